@@ -1,0 +1,45 @@
+"""Fine-tuning for the Hugging Face stack in which nothing is silent."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from types import ModuleType
+
+import wrapt
+
+__version__ = "0.1.0"
+
+# peft imports bitsandbytes where it is installed, which then warns on every CPU that an optional kernel is not.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+# ScratchGPT belongs to the Auto classes as soon as this package is imported. torch and transformers take seconds to
+# import and `hf-finetune --help` needs neither, so each registration waits for the module that it registers with.
+
+
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _register_config(_: ModuleType) -> None:
+    from hf_finetune.models.scratch_gpt import register_config
+
+    register_config()
+
+
+# Each of the next three imports the one after it. Where that one is itself what caused the import (any of them may be
+# imported first) it is not complete yet: the import statement does nothing and its own hook goes on later.
+
+
+@wrapt.when_imported("transformers.models.auto.modeling_auto")
+def _import_layers(_: ModuleType) -> None:
+    import_module("transformers.modeling_layers")
+
+
+@wrapt.when_imported("transformers.modeling_layers")
+def _import_scratch_gpt(_: ModuleType) -> None:
+    import_module("hf_finetune.models.scratch_gpt.modeling_scratch_gpt")
+
+
+@wrapt.when_imported("hf_finetune.models.scratch_gpt.modeling_scratch_gpt")
+def _register_models(_: ModuleType) -> None:
+    from hf_finetune.models.scratch_gpt import register_models
+
+    register_models()

@@ -1,0 +1,92 @@
+"""A run file and its overrides -> one checked, typed `Run`. Nothing of torch or transformers is imported.
+
+    read          yaml_lines       the YAML file, every value with its line
+    override      overrides        section.key=value from the command line
+    translate     retired          names that the stack has retired
+    check         run_file         names and types of every section; train and lora against the stack's own table
+    cross-check   checks           settings that do not go together, or not with this machine or these folders
+    Run           sections
+
+Each stage adds its problems to one `RunDocument`, and all of them are raised together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from hf_finetune.config.checks import cross_check
+from hf_finetune.config.document import RunDocument, shown
+from hf_finetune.config.dump import as_dict, dump_yaml
+from hf_finetune.config.overrides import apply_overrides, run_file_of
+from hf_finetune.config.paths import expand_user
+from hf_finetune.config.recipes import SHIPPED_RECIPES
+from hf_finetune.config.retired import translate_retired_names
+from hf_finetune.config.run_file import check_sections
+from hf_finetune.config.sections import RecipeName, Run, Section
+from hf_finetune.config.suggestions import did_you_mean
+from hf_finetune.config.yaml_lines import read_document
+from hf_finetune.errors import ConfigError
+
+__all__ = ["as_dict", "dump_yaml", "load_run", "read_recipe_name"]
+
+logger = logging.getLogger(__name__)
+
+
+def load_run(argv: Sequence[str], recipe: RecipeName) -> Run:
+    """Read, check and type the run that `argv` describes: a run file, then any `section.key=value`.
+
+    Retired names are translated, each with a warning in the log. Raises ConfigError with every problem at once.
+    """
+    document = read_document(run_file_of(argv))
+    apply_overrides(document, argv[1:])
+    _check_recipe(document, recipe)
+    translate_retired_names(document, recipe)
+    checked = check_sections(document, recipe)
+    cross_check(document, checked, recipe)
+    if document.problems:
+        raise ConfigError(sorted(document.problems, key=lambda problem: (problem.line is None, problem.line or 0)))
+    for note in document.notes:
+        logger.warning(note)
+    return _as_run(document, checked)
+
+
+def read_recipe_name(path: str) -> RecipeName:
+    """The recipe that a run file names, before anything else in it is checked. Raises ConfigError."""
+    document = read_document(path)
+    name = document.values.get("recipe")
+    for recipe in SHIPPED_RECIPES:
+        if name == recipe:
+            return recipe
+    close = did_you_mean(str(name), SHIPPED_RECIPES)
+    what = "is missing" if name is None else f"{shown(name)} is not a recipe of this version"
+    remedy = f"did you mean {close}?" if close else f"the recipes are {', '.join(SHIPPED_RECIPES)}"
+    document.refuse(("recipe",), what, remedy)
+    raise ConfigError(document.problems)
+
+
+def _check_recipe(document: RunDocument, recipe: RecipeName) -> None:
+    named = document.values.get("recipe")
+    if named in SHIPPED_RECIPES and named != recipe:
+        what = f"the file is a run of {named}, and {recipe} was asked to read it"
+        document.refuse(("recipe",), what, f"launch recipes/{named}.py")
+
+
+def _as_run(document: RunDocument, checked: Any) -> Run:
+    return Run(
+        recipe=checked.recipe,
+        model=expand_user(checked.model),
+        data=expand_user(checked.data),
+        train=_as_given(checked.train, document.values.get("train")),
+        lora=None if checked.lora is None else _as_given(checked.lora, document.values["lora"]),
+        eval=checked.eval,
+        hub=checked.hub,
+        output_dir=expand_user(checked.output_dir),
+    )
+
+
+def _as_given(section: Section, written: dict[str, Any] | None) -> dict[str, Any]:
+    """What the file and the command line set in a section of the stack, typed and in their order, without defaults."""
+    typed = section.model_dump(exclude_unset=True)
+    return {name: typed[name] for name in written or {} if name in typed}

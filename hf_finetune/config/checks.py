@@ -1,0 +1,130 @@
+"""Settings that do not go together. Each check reads settings that are valid alone, and names the key to change.
+
+A check is silent where a setting that it compares has a problem of its own: one mistake, one message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_finetune.config.checks_machine import check_machine, check_packages
+from hf_finetune.config.checks_paths import check_inputs, check_output_dir
+from hf_finetune.config.checks_train import check_train
+from hf_finetune.config.document import RunDocument
+from hf_finetune.config.hardware import detect_hardware
+from hf_finetune.config.sections import RecipeName
+
+DOCUMENT_FORMATS = ("auto", "text", "lines", "paragraphs", "file")
+
+
+def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
+    """Compare the checked settings `run` with each other, with the machine and with the folders."""
+    _check_shipped(document)
+    _check_model(document, run, recipe)
+    _check_data(document, run, recipe)
+    _check_recipe_sections(document, run, recipe)
+    check_train(document, run)
+    check_machine(document, run, detect_hardware())
+    check_packages(document, run)
+    check_inputs(document, run)
+    check_output_dir(document, run)
+
+
+def _check_shipped(document: RunDocument) -> None:
+    # Goes when pushing is built.
+    if document.contains("hub") and document.values.get("hub") is not None and not document.is_refused("hub"):
+        document.refuse(("hub",), "pushing is not part of this version yet", "leave hub out")
+
+
+def _check_model(document: RunDocument, run: Any, recipe: RecipeName) -> None:
+    model = run.model
+    if model.path is None and model.scratch is None and not document.is_refused("model"):
+        document.refuse(("model",), "neither model.path nor model.scratch is given", "give one of them")
+    if model.path is not None and model.scratch is not None:
+        document.refuse(("model", "scratch"), "is given together with model.path", "keep one (the other: null)")
+    elif not document.is_refused("model.tokenizer"):
+        _check_tokenizer(document, model)
+    if model.scratch is not None and model.revision is not None:
+        document.refuse(("model", "revision"), "belongs to model.path", "leave it out")
+    if model.dtype == "float16" and recipe not in ("lora", "score"):
+        what = "float16 weights cannot be trained: their gradients vanish"
+        document.refuse(("model", "dtype"), what, "use float32, with train.fp16 or train.bf16 for speed")
+    _check_quantization(document, model, recipe)
+
+
+def _check_tokenizer(document: RunDocument, model: Any) -> None:
+    key = ("model", "tokenizer")
+    if model.tokenizer is None:
+        if model.scratch is not None:
+            remedy = "add model.tokenizer, such as {train: {kind: bpe, vocab_size: 4096}}"
+            document.refuse(key, "is missing; a new model has no tokenizer of its own", remedy)
+        return
+    if isinstance(model.tokenizer, str):
+        return
+    if model.path is not None:
+        what = "a new tokenizer would not fit the trained embeddings of model.path"
+        document.refuse(key, what, "leave it out, or start with model.scratch")
+    training = model.tokenizer.train
+    if training.kind != "char" and training.vocab_size is None:
+        what = f"a {training.kind} tokenizer needs the size of its vocabulary"
+        document.refuse((*key, "train", "vocab_size"), what, "add vocab_size, such as 4096")
+
+
+def _check_quantization(document: RunDocument, model: Any, recipe: RecipeName) -> None:
+    names = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(model, name)]
+    if len(names) == 2:
+        document.refuse(("model", "load_in_8bit"), "is given together with model.load_in_4bit", "keep one")
+        return
+    for name in names:
+        if model.scratch is not None:
+            document.refuse(("model", name), "a model from random weights cannot be quantized", "leave it out")
+        elif recipe not in ("lora", "score"):
+            what = "quantized weights cannot be trained, only adapters on them"
+            document.refuse(("model", name), what, "use the recipe lora, or leave it out")
+
+
+def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
+    data = run.data
+    for split in ("validation", "test"):
+        fraction = f"{split}_fraction"
+        both = getattr(data, split) is not None and getattr(data, fraction) is not None
+        if both and not document.is_refused(f"data.{split}", f"data.{fraction}"):
+            document.refuse(("data", fraction), f"is given together with data.{split}", "keep one")
+    if not document.is_refused("data.validation_fraction", "data.test_fraction"):
+        total = (data.validation_fraction or 0) + (data.test_fraction or 0)
+        if total >= 1:
+            what = f"validation_fraction and test_fraction sum to {total:g}, which leaves no training rows"
+            document.refuse(("data", "test_fraction"), what, "make them smaller")
+    split_here = data.validation_fraction is not None or data.test_fraction is not None
+    for name in ("stratify_by", "group_by"):
+        quiet = document.is_refused(f"data.{name}", "data.validation_fraction", "data.test_fraction")
+        if getattr(data, name) is not None and not split_here and not quiet:
+            remedy = "add data.validation_fraction, or leave it out"
+            document.refuse(("data", name), "nothing is split, so it would have no effect", remedy)
+    _check_format(document, data, run.model.scratch, recipe)
+
+
+def _check_format(document: RunDocument, data: Any, scratch: Any, recipe: RecipeName) -> None:
+    if recipe == "continued_pretraining":
+        if data.format not in DOCUMENT_FORMATS:
+            what = f"{data.format} rows are not documents, which continued_pretraining reads"
+            document.refuse(("data", "format"), what, f"choose one of {', '.join(DOCUMENT_FORMATS)}")
+        positions = scratch.max_position_embeddings if scratch is not None else None
+        if positions is not None and data.block_size is not None and data.block_size > positions:
+            what = f"{data.block_size} tokens are more than the {positions} positions of the model"
+            document.refuse(("data", "block_size"), what, "lower it, or raise model.scratch.max_position_embeddings")
+        return
+    for name in ("block_size", "isolate_documents"):
+        if document.contains(f"data.{name}") and not document.is_refused(f"data.{name}"):
+            document.refuse(("data", name), "belongs to the recipe continued_pretraining", "leave it out")
+
+
+def _check_recipe_sections(document: RunDocument, run: Any, recipe: RecipeName) -> None:
+    if run.data.task is not None and recipe != "classification":
+        document.refuse(("data", "task"), "belongs to the recipe classification", "leave it out")
+    if run.lora is not None and recipe not in ("lora", "classification"):
+        document.refuse(("lora",), "belongs to the recipes lora and classification", "leave it out")
+    if recipe == "lora" and run.lora is None and not document.is_refused("lora"):
+        document.refuse(("lora",), "is missing; the recipe lora needs it", "add a section such as lora: {r: 16}")
+    if run.eval.prompts and recipe != "continued_pretraining":
+        document.refuse(("eval", "prompts"), "belongs to the recipe continued_pretraining", "leave it out")

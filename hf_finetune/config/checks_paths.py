@@ -1,0 +1,152 @@
+"""Inputs that are not there, and run folders that would swallow something."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.document import Key, RunDocument
+from hf_finetune.config.paths import expand_user, is_glob, looks_local, source_paths
+from hf_finetune.config.run_file import PLACEHOLDER
+from hf_finetune.config.suggestions import did_you_mean
+
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 4095
+SPLITS = ("train", "validation", "test")
+
+
+def check_inputs(document: RunDocument, run: Any) -> None:
+    """Every input that is plainly a local path must be there. Globs and Hub ids are left to whoever reads them."""
+    for key, path in _data_inputs(run):
+        if not document.is_refused(".".join(str(part) for part in key[:2])) and looks_local(path) and not is_glob(path):
+            _check_exists(document, key, path)
+    for name in ("path", "tokenizer"):
+        value = getattr(run.model, name)
+        if isinstance(value, str) and looks_local(value) and not document.is_refused(f"model.{name}"):
+            _check_folder(document, ("model", name), value)
+
+
+def check_output_dir(document: RunDocument, run: Any) -> None:
+    """The run folder must be one that can be written, and that holds nothing of value besides the run."""
+    if document.is_refused("output_dir") or run.output_dir == PLACEHOLDER:
+        return
+    problem = _unusable(run.output_dir) or _dangerous(run.output_dir) or _overlaps(document, run)
+    if problem:
+        document.refuse(("output_dir",), *problem)
+
+
+def _data_inputs(run: Any) -> list[tuple[Key, str]]:
+    """Every data path of the run with its key."""
+    inputs: list[tuple[Key, str]] = []
+    for split in SPLITS:
+        sources = getattr(run.data, split)
+        for index, path in enumerate(source_paths(sources)):
+            inputs.append((("data", split, index) if isinstance(sources, list) else ("data", split), path))
+    return [(key, path) for key, path in inputs if path != PLACEHOLDER]
+
+
+def _check_exists(document: RunDocument, key: Key, path: str) -> None:
+    try:
+        if Path(expand_user(path)).exists():
+            return
+    except (OSError, ValueError):
+        document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id")
+        return
+    document.refuse(key, f"no such file: {path}", _remedy(path))
+
+
+def _check_folder(document: RunDocument, key: Key, path: str) -> None:
+    try:
+        local = Path(expand_user(path))
+        exists, is_folder = local.exists(), local.is_dir()
+    except (OSError, ValueError):
+        document.refuse(key, "is not a valid path", "name a folder or a Hub id")
+        return
+    if not exists:
+        document.refuse(key, f"no such folder: {path}", _remedy(path))
+    elif not is_folder:
+        document.refuse(key, f"{path} is a file", "name the folder that holds config.json, or a Hub id")
+
+
+def _remedy(path: str) -> str:
+    """What stands beside a path that is missing; the nearest folder that is there, where its own is not."""
+    local = Path(expand_user(path))
+    parent = local.parent
+    if not parent.is_dir():
+        while not parent.is_dir():
+            parent = parent.parent
+        return f"only {parent}/ exists of that path"
+    try:
+        names = [entry.name for entry in parent.iterdir()]
+    except OSError:
+        return "check the path"
+    close = did_you_mean(local.name, names, cutoff=0.6)
+    return f"did you mean {parent / close}?" if close else "check the path"
+
+
+def _unusable(output_dir: str) -> tuple[str, str] | None:
+    """A name that no file system takes, or a place where nothing can be written."""
+    if not output_dir.isprintable():
+        return "has a character that cannot be printed", "choose a plain name"
+    folder = Path(expand_user(output_dir))
+    too_long = [part for part in folder.parts if len(os.fsencode(part)) > MAX_NAME_BYTES]
+    if too_long or len(os.fsencode(folder.absolute())) > MAX_PATH_BYTES:
+        return f"is longer than file systems take ({MAX_NAME_BYTES} bytes a name)", "choose a shorter name"
+    if output_dir.startswith("~") and str(folder).startswith("~"):
+        return "names the home of another user", "write the path out"
+    try:
+        return _unwritable(folder)
+    except OSError as error:
+        return f"cannot be used ({error.strerror})", "choose another folder"
+
+
+def _unwritable(folder: Path) -> tuple[str, str] | None:
+    existing = folder.absolute()
+    while not existing.exists() and not existing.is_symlink():
+        existing = existing.parent
+    if not existing.is_dir():
+        what = "is a file" if existing == folder.absolute() else f"lies below {existing}, which is a file"
+        return what, "name a folder"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} cannot be written", "choose a folder that you may write"
+    return None
+
+
+def _dangerous(output_dir: str) -> tuple[str, str] | None:
+    """A run folder gets a README.md, a config.json and weights, and loses old checkpoints: it must be its own."""
+    folder = Path(expand_user(output_dir)).resolve()
+    remedy = "name a folder for this run alone, such as runs/first"
+    if folder == Path(folder.anchor):
+        return "is the root of the file system", remedy
+    if folder == Path.home().resolve():
+        return "is the home folder", remedy
+    working = Path.cwd().resolve()
+    if working.is_relative_to(folder):
+        return "is the working folder" if folder == working else "contains the working folder", remedy
+    return None
+
+
+def _overlaps(document: RunDocument, run: Any) -> tuple[str, str] | None:
+    """Inputs inside the run folder would be overwritten; a run folder inside a data folder would be read as data."""
+    folder = Path(expand_user(run.output_dir)).resolve()
+    inputs = [(key, path, True) for key, path in _data_inputs(run)]
+    names = [name for name in ("path", "tokenizer") if isinstance(getattr(run.model, name), str)]
+    inputs += [(("model", name), getattr(run.model, name), False) for name in names]
+    for key, path, is_data in inputs:
+        local = Path(expand_user(path.split("*")[0] or "." if is_data else path))
+        if document.is_refused(".".join(str(part) for part in key[:2])) or not _exists(local):
+            continue
+        source, name = local.resolve(), ".".join(str(part) for part in key[:2])
+        if source.is_relative_to(folder):
+            return f"contains {name} ({path})", "choose another folder: a run overwrites what is in its own"
+        if is_data and local.is_dir() and not is_glob(path) and folder.is_relative_to(source):
+            return f"lies inside {name} ({path})", "choose another folder: the run would be read as data"
+    return None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,47 @@
+"""A `Run` -> plain values and YAML, such that the YAML loads as an equal `Run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_finetune.config.sections import Run
+from hf_finetune.config.yaml_lines import parse_plain
+
+
+def as_dict(run: Run) -> dict[str, Any]:
+    """Every setting as JSON and YAML can hold it. The home folder is written `~`, so that no user name is in it."""
+    values: dict[str, Any] = _without_home(run.model_dump(mode="json"), str(Path.home()))
+    return values
+
+
+def dump_yaml(run: Run) -> str:
+    """The run file of `run`: what `run.yaml` in the run folder holds."""
+    return yaml.dump(as_dict(run), Dumper=_RunDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _without_home(value: Any, home: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_home(inner, home) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_home(inner, home) for inner in value]
+    if isinstance(value, str) and value.startswith(f"{home}/"):
+        return "~" + value[len(home) :]
+    return value
+
+
+class _RunDumper(yaml.SafeDumper):
+    """Quotes every text that our reader, whose plain words differ from PyYAML's, would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = isinstance(parse_plain(text), str)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_RunDumper.add_representer(str, _text)

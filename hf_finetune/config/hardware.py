@@ -1,0 +1,95 @@
+"""What this machine can compute with, found without importing torch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Accelerator = Literal["cpu", "cuda", "mps", "other"]
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_TRUE = ("1", "true", "yes", "on", "y", "t")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """`accelerator` is "other" where torch was built for something that is not known here (ROCm, XPU ...)."""
+
+    accelerator: Accelerator
+    capabilities: tuple[tuple[int, int], ...] = ()
+    """Compute capability of each visible CUDA device."""
+    cpu_flags: frozenset[str] = frozenset()
+
+    def cuda_at_least(self, major: int, minor: int = 0) -> bool:
+        """Whether every visible CUDA device has this compute capability."""
+        return bool(self.capabilities) and min(self.capabilities) >= (major, minor)
+
+    @property
+    def fast_bf16_on_cpu(self) -> bool:
+        return bool(self.cpu_flags & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
+@functools.cache
+def detect_hardware() -> Hardware:
+    """The devices that the installed torch would see. CUDA_VISIBLE_DEVICES holds, since the driver is asked."""
+    build = _torch_build()
+    if build not in ("", "cpu") and not build.startswith("cu"):
+        return Hardware("other")
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return Hardware("mps")
+    capabilities = () if build == "cpu" else _cuda_capabilities()
+    return Hardware("cuda" if capabilities else "cpu", capabilities, _cpu_flags())
+
+
+def trains_on(hardware: Hardware, train: Mapping[str, Any]) -> Accelerator:
+    """Where the Trainer will put the model: `train.use_cpu`, or the launcher's own, keeps it off the accelerator."""
+    launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in _TRUE
+    return "cpu" if train.get("use_cpu") or launched_on_cpu else hardware.accelerator
+
+
+def _torch_build() -> str:
+    """The local part of torch's version: "cpu", "cu130", "rocm7.1" ...; "" for the build of PyPI."""
+    try:
+        return importlib.metadata.version("torch").partition("+")[2]
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _cuda_capabilities() -> tuple[tuple[int, int], ...]:
+    """Compute capability of each visible device, from the driver library; nothing without a driver or a device."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    return tuple(_capability(driver, ordinal) for ordinal in range(count.value))
+
+
+def _capability(driver: ctypes.CDLL, ordinal: int) -> tuple[int, int]:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), ordinal)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    return major.value, minor.value
+
+
+def _cpu_flags() -> frozenset[str]:
+    """The processor's instruction sets, as Linux names them; empty elsewhere."""
+    information = Path("/proc/cpuinfo")
+    if not information.is_file():
+        return frozenset()
+    for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()

@@ -1,0 +1,48 @@
+"""Local paths among the values of a run file, and the home folder in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hf_finetune.config.sections import Section, Source, Sources
+
+Value = TypeVar("Value")
+
+DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt", ".csv", ".parquet", ".gz", ".zst", ".jsonlines")
+_GLOB = set("*?[")
+
+
+def expand_user(value: Value) -> Value:
+    """`value` with `~` written out at the start of every path in it: a path, a list, or a section that has some."""
+    expanded: Any = value
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+        expanded = str(Path(value).expanduser())
+    elif isinstance(value, list):
+        expanded = [expand_user(item) for item in value]
+    elif isinstance(value, Section):
+        names = [
+            name for name in ("path", "tokenizer", "train", "validation", "test") if name in type(value).model_fields
+        ]
+        changed = {name: expand_user(getattr(value, name)) for name in names}
+        expanded = value.model_copy(update={name: new for name, new in changed.items() if new != getattr(value, name)})
+    return expanded  # type: ignore[no-any-return]
+
+
+def source_paths(sources: Sources | None) -> list[str]:
+    """The paths of `data.train` and its like, in order, in whatever form they were given."""
+    if sources is None:
+        return []
+    listed = sources if isinstance(sources, list) else [sources]
+    return [source.path if isinstance(source, Source) else source for source in listed]
+
+
+def is_glob(path: str) -> bool:
+    return bool(_GLOB & set(path))
+
+
+def looks_local(path: str) -> bool:
+    """Whether `path` can only be meant as a file or folder of this machine, not as a Hub id (`name`, `owner/name`)."""
+    if path.startswith(("/", "./", "../", "~")) or path in (".", ".."):
+        return True
+    return path.lower().endswith(DATA_SUFFIXES) or path.count("/") > 1

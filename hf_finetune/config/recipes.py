@@ -1,0 +1,7 @@
+"""Which recipes this version has."""
+
+from __future__ import annotations
+
+from hf_finetune.config.sections import RecipeName
+
+SHIPPED_RECIPES: tuple[RecipeName, ...] = ("continued_pretraining",)

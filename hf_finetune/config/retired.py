@@ -1,0 +1,170 @@
+"""Names that the stack has retired: translated where the meaning is the same, refused with the way out where not.
+
+Checked against transformers 5.23, trl 1.16 and peft 0.21 (https://github.com/huggingface/transformers/blob/main/MIGRATION_GUIDE_V5.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hf_finetune.config.document import Key, RunDocument, key_text, shown
+from hf_finetune.config.sections import RecipeName
+
+
+class Untranslatable(Exception):
+    """A value of a retired setting that the new setting cannot say; the text is the remedy."""
+
+
+class Renamed(NamedTuple):
+    new: str
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+def _ratio(value: Any) -> Any:
+    # warmup_steps below 1 is a share of all steps, but 1.0 is one step:
+    # https://github.com/vllm-project/semantic-router/issues/3940
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
+        return value
+    raise Untranslatable("warmup_steps takes a share of all steps in [0, 1), or a number of steps from 1")
+
+
+def _length_grouping(value: Any) -> Any:
+    return {True: "group_by_length", False: "random"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _dtype(value: Any) -> Any:
+    return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+RENAMED: dict[str, Renamed] = {
+    "tokenizer": Renamed("model.tokenizer"),
+    "model.torch_dtype": Renamed("model.dtype", _dtype),
+    "train.evaluation_strategy": Renamed("train.eval_strategy"),
+    "train.warmup_ratio": Renamed("train.warmup_steps", _ratio),
+    "train.no_cuda": Renamed("train.use_cpu"),
+    "train.per_gpu_train_batch_size": Renamed("train.per_device_train_batch_size"),
+    "train.per_gpu_eval_batch_size": Renamed("train.per_device_eval_batch_size"),
+    "train.group_by_length": Renamed("train.train_sampling_strategy", _length_grouping),
+    "train.include_tokens_per_second": Renamed("train.include_num_input_tokens_seen"),
+    "train.xpu_backend": Renamed("train.ddp_backend"),
+}
+
+# trl's own renames: they hold where `train:` is an SFTConfig. In continued pretraining, blocks have a size instead.
+SFT_RENAMED: dict[str, Renamed] = {"train.max_seq_length": Renamed("train.max_length")}
+TEXT_RENAMED: dict[str, Renamed] = {
+    "train.max_seq_length": Renamed("data.block_size"),
+    "train.max_length": Renamed("data.block_size"),
+}
+
+_HUB = "pushing belongs to the section hub"
+_TOKENIZER = "the tokenizer is model.tokenizer; the trainer gets it as its processing_class"
+_NO_EFFECT = "it has had no effect since transformers 5; leave it out"
+
+# Keys that are not settings of a run, each with what to do instead.
+REFUSED: dict[str, str] = {
+    "train.output_dir": "the run folder is the top-level output_dir",
+    "train.push_to_hub": _HUB,
+    "train.hub_token": f"{_HUB}; a token is never written into a run file: log in with `hf auth login`",
+    "train.hub_private_repo": _HUB,
+    "train.hub_model_id": _HUB,
+    "train.hub_strategy": _HUB,
+    "train.hub_always_push": _HUB,
+    "train.hub_revision": _HUB,
+    "train.push_to_hub_token": f"{_HUB}; a token is never written into a run file: log in with `hf auth login`",
+    "train.push_to_hub_model_id": _HUB,
+    "train.push_to_hub_organization": _HUB,
+    "train.trust_remote_code": "code from a model repository is never run; use a model that needs none",
+    "model.trust_remote_code": "code from a model repository is never run; use a model that needs none",
+    "data.trust_remote_code": "code from a data set repository is never run",
+    "train.tokenizer": _TOKENIZER,
+    "train.processing_class": _TOKENIZER,
+    "train.model_init_kwargs": "the model is described in the section model",
+    "train.overwrite_output_dir": "transformers 5 removed it; leave it out, and name a new output_dir for a new run",
+    "train.logging_dir": "transformers 5 removed it; set the environment variable TENSORBOARD_LOGGING_DIR",
+    "train.save_safetensors": "weights are always safetensors; leave it out",
+    "train.jit_mode_eval": _NO_EFFECT,
+    "train.use_ipex": _NO_EFFECT,
+    "train.use_mps_device": "an Apple GPU is used where there is one; leave it out, or set train.use_cpu",
+    "train.half_precision_backend": "mixed precision has one engine now; leave it out and set train.bf16 or train.fp16",
+    "train.fp16_backend": "mixed precision has one engine now; leave it out and set train.fp16",
+    "train.fp16_opt_level": "it was a setting of Apex, which is gone; leave it out and set train.fp16",
+    "train.adafactor": "write train.optim: adafactor",
+    "train.sharded_ddp": "use train.fsdp",
+    "train.past_index": _NO_EFFECT,
+    "train.ray_scope": _NO_EFFECT,
+    "train.torchdynamo": "write train.torch_compile: true and train.torch_compile_backend",
+    "train.fsdp_min_num_params": "write it as min_num_params in train.fsdp_config",
+    "train.fsdp_transformer_layer_cls_to_wrap": "write it as transformer_layer_cls_to_wrap in train.fsdp_config",
+    "train.dispatch_batches": "write it in train.accelerator_config",
+    "train.split_batches": "write it in train.accelerator_config",
+    "train.tpu_metrics_debug": "write train.debug: tpu_metrics_debug",
+    "train.include_inputs_for_metrics": "write train.include_for_metrics: [inputs]",
+    "train.do_train": "the recipe decides what is run; leave it out",
+    "train.do_eval": "the recipe decides what is run; set train.eval_strategy",
+    "train.do_predict": "the recipe decides what is run; leave it out",
+    "train.local_rank": "the launcher sets it; leave it out",
+    "train.parallelism_config": "it belongs to the accelerate config of the launch line",
+    "train.pad_token": "the tokenizer's own pad token is used; leave it out",
+}
+
+SET_BY_RECIPE: dict[str, str] = {
+    f"lora.{name}": "the recipe sets it; leave it out"
+    for name in (
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+    )
+}
+
+
+def translate_retired_names(document: RunDocument, recipe: RecipeName) -> None:
+    """Give every retired name its new one, with a note, and refuse what cannot be said any more."""
+    own = SFT_RENAMED if recipe in ("sft", "lora") else TEXT_RENAMED if recipe == "continued_pretraining" else {}
+    for old, renamed in (RENAMED | own).items():
+        if document.contains(old):
+            _rename(document, tuple(old.split(".")), renamed)
+    for old, remedy in (REFUSED | SET_BY_RECIPE).items():
+        if document.contains(old):
+            key = tuple(old.split("."))
+            if not document.is_refused(old):
+                document.refuse(key, "is not a setting of a run file", remedy)
+
+
+def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
+    new: Key = tuple(renamed.new.split("."))
+    section = _section(document.values, old)
+    if section is None or document.is_refused(key_text(old)):
+        return
+    if document.contains(renamed.new):
+        document.refuse(old, f"is the retired name of {renamed.new}, which is given too", f"keep {renamed.new} alone")
+        return
+    target = document.values if len(new) == 1 else document.values.setdefault(str(new[0]), {})
+    try:
+        value = renamed.convert(section[str(old[-1])])
+    except Untranslatable as why:
+        found = shown(section[str(old[-1])])
+        document.refuse(old, f"is retired, and {found} has no equivalent in {renamed.new}", str(why))
+        return
+    if not isinstance(target, dict):
+        return
+    document.note(old, f"this name is retired; read as {renamed.new}: {shown(value)}")
+    del section[str(old[-1])]
+    target[str(new[-1])] = value
+    _move_places(document, old, new)
+
+
+def _section(values: Any, key: Key) -> dict[str, Any] | None:
+    """The mapping that holds `key`; None where the file has something else in its place."""
+    for name in key[:-1]:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) and key[-1] in values else None
+
+
+def _move_places(document: RunDocument, old: Key, new: Key) -> None:
+    for key in [key for key in document.places if key[: len(old)] == old]:
+        document.places[new + key[len(old) :]] = document.places.pop(key)

@@ -1,0 +1,113 @@
+"""The whole run file as one settings class, and the check of a document against it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, create_model
+
+from hf_finetune.config.document import Key, RunDocument
+from hf_finetune.config.phrasing import report_errors
+from hf_finetune.config.recipes import SHIPPED_RECIPES
+from hf_finetune.config.sections import (
+    DataSection,
+    EvalSection,
+    HubSection,
+    MadeSection,
+    ModelSection,
+    Name,
+    RecipeName,
+    Section,
+)
+from hf_finetune.config.stack_settings import lora_model, train_model
+
+# What stands in for a required value that is missing, so that the other settings can still be compared.
+PLACEHOLDER = "?"
+
+
+@functools.cache
+def run_file_model(recipe: RecipeName) -> type[Section]:
+    """The settings class of a run file of `recipe`, with the stack's own fields under `train` and `lora`."""
+    train = train_model(recipe)
+    lora = lora_model()
+    fields: dict[str, Any] = {
+        "recipe": (Literal[SHIPPED_RECIPES], Field(description="The recipe that reads this file.")),
+        "model": (ModelSection, Field(description="What is trained.")),
+        "data": (DataSection, Field(description="What it is trained on.")),
+        "train": (train, Field(default=train(), description=f"{train.__name__}, under its own names.")),
+        "lora": (lora | None, Field(default=None, description="LoraConfig, under its own names.")),
+        "eval": (EvalSection, Field(default=EvalSection(), description="Samples at each evaluation.")),
+        "hub": (HubSection | None, Field(default=None, description="Where the result is pushed.")),
+        "output_dir": (Name, Field(description="The run folder.")),
+    }
+    return create_model("RunFile", __base__=MadeSection, **fields)
+
+
+def section_keys(recipe: RecipeName) -> dict[str, set[str]]:
+    """The keys of every section, by the section's full name; "" is the top level."""
+    keys: dict[str, set[str]] = {}
+    _collect_keys(run_file_model(recipe), "", keys)
+    return keys
+
+
+def check_sections(document: RunDocument, recipe: RecipeName) -> Any:
+    """Check types and names of everything; problems go to `document`. Returns the checked settings, in which
+    whatever had a problem has its default (or a placeholder) instead."""
+    model = run_file_model(recipe)
+    values = copy.deepcopy(document.values)
+    for key in sorted(document.refused, key=len):
+        _remove(values, key)
+    keys = section_keys(recipe)
+    while True:
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            for key, missing in report_errors(error.errors(include_url=False), values, document, keys):
+                _replace(values, key, missing)
+
+
+def _replace(values: dict[str, Any], key: Key, missing: bool) -> None:
+    """Make `values` valid at `key`: take the value out, or stand in for one that is missing."""
+    if not missing:
+        _remove(values, key)
+    elif key == ("model",):
+        values["model"] = {}
+    elif key == ("data",):
+        values["data"] = {"train": PLACEHOLDER}
+    elif key == ("recipe",):
+        values["recipe"] = SHIPPED_RECIPES[0]
+    elif key in (("output_dir",), ("data", "train")):
+        _at(values, key[:-1])[key[-1]] = PLACEHOLDER
+    else:
+        _remove(values, key[:-1])
+
+
+def _remove(values: dict[str, Any], key: Key) -> None:
+    container = _at(values, key[:-1])
+    if isinstance(container, dict):
+        container.pop(str(key[-1]), None)
+    elif isinstance(container, list) and len(key) > 1:
+        _remove(values, key[:-1])
+
+
+def _at(values: Any, key: Key) -> Any:
+    for part in key:
+        inside = isinstance(values, dict) and part in values
+        listed = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        values = values[part] if inside or listed else None
+    return values
+
+
+def _collect_keys(section: type[Section], name: str, keys: dict[str, set[str]]) -> None:
+    keys[name] = set(section.model_fields)
+    for field_name, field in section.model_fields.items():
+        for kind in _sections_in(field.annotation):
+            _collect_keys(kind, f"{name}.{field_name}" if name else field_name, keys)
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _sections_in(part)]

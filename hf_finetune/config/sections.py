@@ -1,0 +1,190 @@
+"""The sections of a run file, each a frozen settings class. `docs/run-file.md` is the reader's version."""
+
+from __future__ import annotations
+
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+RecipeName = Literal["continued_pretraining", "classification", "sft", "lora", "score"]
+
+RowFormatName = Literal[
+    "auto",
+    "text",
+    "lines",
+    "paragraphs",
+    "file",
+    "labelled",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "instruction",
+    "prompt_completion",
+    "input_output",
+    "user_assistant",
+    "question_answer",
+]
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, null means the default, a boolean is no number."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in fields or NoneType in _kinds(fields[name].annotation)
+        }
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_boolean_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise PydanticCustomError("bool_as_number", "a boolean where a number belongs")
+        return value
+
+
+class MadeSection(Section):
+    """Base of the sections that are made at run time, which have no source to read docstrings from."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
+def _kinds(annotation: Any) -> frozenset[Any]:
+    """The types that an annotation takes, seen through Optional, Union and Annotated."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return frozenset(kind for part in get_args(annotation) for kind in _kinds(part))
+    return frozenset({get_origin(annotation) or annotation})
+
+
+class TrainTokenizer(Section):
+    """A tokenizer trained on the run's own text."""
+
+    kind: Literal["char", "word", "bpe"]
+    vocab_size: Annotated[int, Field(ge=5)] | None = None
+    """Upper bound, special tokens included. Needed for `bpe` and `word`; `char` takes every character that occurs."""
+
+
+class TokenizerSection(Section):
+    train: TrainTokenizer
+
+
+class ScratchSection(Section):
+    """A ScratchGPT from random weights: a preset's size, any field of `ScratchGPTConfig` overridden."""
+
+    preset: Literal["nano", "tiny", "small", "gpt2"] = "nano"
+    family: Literal["modern", "gpt2"] | None = None
+    hidden_size: PositiveInt | None = None
+    num_hidden_layers: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    num_key_value_heads: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    max_position_embeddings: PositiveInt | None = None
+    hidden_act: Literal["gelu_new", "gelu", "silu", "relu2"] | None = None
+    gated_mlp: bool | None = None
+    qk_norm: bool | None = None
+    rope_theta: Annotated[float, Field(gt=0.0)] | None = None
+    norm_eps: Annotated[float, Field(gt=0.0)] | None = None
+    attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    hidden_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    initializer_range: Annotated[float, Field(gt=0.0)] | None = None
+    tie_word_embeddings: bool | None = None
+
+
+class ModelSection(Section):
+    path: Name | None = None
+    """A folder or a Hub id of the model to continue."""
+    revision: Name | None = None
+    scratch: ScratchSection | None = None
+    """Start a ScratchGPT from random weights instead of `path`."""
+    tokenizer: Name | TokenizerSection | None = None
+    """A folder, a Hub id, or `train: {kind, vocab_size}`; by default the tokenizer beside the model."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights. Mixed precision is `train.bf16` or `train.fp16`."""
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+
+
+class Source(Section):
+    """One data file (or folder, glob, Hub data set id) of a mixture."""
+
+    path: Name
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Copies of each row in one epoch: 2.0 reads every row twice, 0.5 a seeded half of them."""
+
+
+Sources = Name | Source | Annotated[list[Name | Source], Field(min_length=1)]
+
+
+class DataSection(Section):
+    train: Sources
+    """A file, folder, glob or Hub data set id, or a list of these, each with a `weight` if wanted."""
+    validation: Sources | None = None
+    test: Sources | None = None
+    validation_fraction: Fraction | None = None
+    """Share of the training rows that is set aside, seeded by `train.seed`; never together with `validation`."""
+    test_fraction: Fraction | None = None
+    stratify_by: Name | None = None
+    """Field whose values keep their proportions in every split."""
+    group_by: Name | None = None
+    """Field whose equal values stay in one split."""
+    format: RowFormatName = "auto"
+    task: Literal["classification"] | None = None
+    on_bad_line: Literal["fail", "skip"] = "fail"
+    """`skip` leaves rejected lines out, counts them, and lists their numbers in the run folder."""
+    max_line_bytes: PositiveInt = 16 * 1024 * 1024
+    block_size: Annotated[int, Field(ge=2)] | None = None
+    """Tokens per packed block (continued pretraining); by default what the model takes, 1,024 at most."""
+    isolate_documents: bool = False
+    """Documents packed into one block do not attend to each other."""
+
+
+class EvalSection(Section):
+    prompts: list[str] = []
+    """Continued at each evaluation and at the end, into the log and `report.json`."""
+    max_new_tokens: PositiveInt = 64
+    temperature: Annotated[float, Field(ge=0.0)] = 0.8
+    """0 is greedy."""
+    top_k: PositiveInt | None = 50
+    seed: int = 0
+
+
+class HubSection(Section):
+    repo_id: str
+    private: bool = True
+    revision: str | None = None
+
+
+class Run(Section):
+    """A whole run file, resolved."""
+
+    recipe: RecipeName
+    model: ModelSection
+    data: DataSection
+    train: dict[str, Any]
+    """Keyword arguments of `TrainingArguments` (`SFTConfig` for sft and lora), as given in the run file. Of our own:
+    `early_stopping_patience`, `early_stopping_threshold` and `optim: muon`."""
+    lora: dict[str, Any] | None = None
+    """Keyword arguments of peft's `LoraConfig`."""
+    eval: EvalSection = EvalSection()
+    hub: HubSection | None = None
+    output_dir: Name

@@ -1,0 +1,77 @@
+"""Did you mean: the known name that is closest to an unknown one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+# What other tools and habits call a setting of ours.
+OTHER_NAMES = {
+    "lr": "train.learning_rate",
+    "epochs": "train.num_train_epochs",
+    "num_epochs": "train.num_train_epochs",
+    "steps": "train.max_steps",
+    "batch_size": "train.per_device_train_batch_size",
+    "train_batch_size": "train.per_device_train_batch_size",
+    "micro_batch_size": "train.per_device_train_batch_size",
+    "eval_batch_size": "train.per_device_eval_batch_size",
+    "grad_clip": "train.max_grad_norm",
+    "optimizer": "train.optim",
+    "scheduler": "train.lr_scheduler_type",
+    "lr_scheduler": "train.lr_scheduler_type",
+    "patience": "train.early_stopping_patience",
+    "model_name_or_path": "model.path",
+    "base_model": "model.path",
+    "dataset": "data.train",
+    "datasets": "data.train",
+    "train_file": "data.train",
+    "validation_file": "data.validation",
+    "val_set_size": "data.validation_fraction",
+    "sequence_len": "data.block_size",
+    "cutoff_len": "data.block_size",
+    "context_length": "data.block_size",
+    "n_layer": "model.scratch.num_hidden_layers",
+    "n_head": "model.scratch.num_attention_heads",
+    "n_embd": "model.scratch.hidden_size",
+    "dropout": "model.scratch.hidden_dropout",
+    "output": "output_dir",
+    "out_dir": "output_dir",
+    "lora_r": "lora.r",
+    "lora_rank": "lora.r",
+    "rank": "lora.r",
+    "alpha": "lora.lora_alpha",
+}
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.72) -> str | None:
+    """The one of `known` that `name` most likely stands for, or None."""
+    folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower().replace("-", "_")[:100], list(folded), n=1, cutoff=cutoff)
+    return folded[close[0]] if close else None
+
+
+def known_key(name: str, section: str, keys: dict[str, set[str]]) -> str | None:
+    """The full key that `section.name` was meant to be; `keys` maps each section ("" the top) to its keys.
+
+    A key of the same name in another section comes before a similar name in this one.
+    """
+    for other, names in keys.items():
+        if name in names and other != section:
+            return _full(other, name)
+    if name in OTHER_NAMES and _exists(OTHER_NAMES[name], keys):
+        return OTHER_NAMES[name]
+    if close := did_you_mean(name, keys.get(section, set())):
+        return _full(section, close)
+    for other, names in keys.items():
+        if close := did_you_mean(name, names, cutoff=0.8):
+            return _full(other, close)
+    return None
+
+
+def _exists(key: str, keys: dict[str, set[str]]) -> bool:
+    section, _, name = key.rpartition(".")
+    return name in keys.get(section, set())
+
+
+def _full(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name

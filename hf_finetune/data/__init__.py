@@ -1,0 +1,1 @@
+"""JSONL -> checked rows -> splits -> tokens."""

@@ -1,0 +1,190 @@
+"""Files of one role (train, validation or test) -> one memory-mapped data set in the intermediate form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, Value
+from msgspec import UNSET, Struct
+
+from hf_finetune import __version__
+from hf_finetune.data.cache import cached_dataset
+from hf_finetune.data.decoding import RowDecoder
+from hf_finetune.data.formats import encode_row, features_of
+from hf_finetune.data.lines import file_sha256
+from hf_finetune.data.reader import RowBlock, Tally, TextCut, line_problems, read_jsonl, read_text
+from hf_finetune.data.sources import TEXT_FORMATS, DataFile
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
+
+# Columns beside the intermediate form, taken off before the rows are handed out.
+ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the files of a run are read."""
+
+    decoder: RowDecoder
+    on_bad_line: str
+    max_line_bytes: int
+    stratify_by: str | None
+    group_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What was read from a file: accepted + rejected + blank == lines."""
+
+    role: str
+    path: str
+    """As the user wrote it."""
+    weight: float
+    sha256: str
+    bytes: int
+    lines: int
+    accepted: int
+    rejected: int
+    blank: int
+    rows: int
+    rejected_lines: tuple[tuple[int, str], ...]
+    """The number and the reason of each line that was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What tells that a file changed while it was in use."""
+
+    size: int
+    modified: int
+    inode: int
+
+
+def _stamp(file: DataFile) -> _Stamp:
+    status = file.path.stat()
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[Dataset, tuple[FileFacts, ...]]:
+    """Read the files of one role, or find them in the cache by their content.
+
+    Raises DataError naming every line that is rejected, unless bad lines are skipped.
+    """
+    stamps = [_stamp(file) for file in files]
+    hashes = [file_sha256(file.path) for file in files]
+    row_format, decoder = reading.decoder.row_format, reading.decoder
+    own = features_of(row_format.becomes, decoder.labels.kind)
+    made_from = {
+        "version": __version__,
+        "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
+        "format": [row_format.name, list(row_format.required), decoder.labels.kind],
+        "splits": [reading.stratify_by, reading.group_by],
+        "lines": [reading.on_bad_line, reading.max_line_bytes],
+    }
+    beside = {ROW_HASH: Value("uint64"), SOURCE: Value("int32"), STRATUM: Value("string"), GROUP: Value("string")}
+    features = Features({**own, **beside})
+    try:
+        dataset, counts = cached_dataset(
+            "rows", made_from, features, lambda: _batches(files, stamps, reading, features.arrow_schema)
+        )
+    except OSError as error:
+        raise CannotWriteError(
+            f"the datasets cache cannot be written: {error.strerror or error}; set HF_DATASETS_CACHE"
+        ) from error
+    facts = tuple(
+        FileFacts(
+            role=role,
+            path=file.shown,
+            weight=file.weight,
+            sha256=sha256,
+            bytes=stamp.size,
+            rejected=len(count["rejected_lines"]),
+            rejected_lines=tuple((line, reason) for line, reason in count.pop("rejected_lines")),
+            **count,
+        )
+        for file, sha256, stamp, count in zip(files, hashes, stamps, counts["files"], strict=True)
+    )
+    return dataset, facts
+
+
+def _batches(
+    files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: Reading, schema: pa.Schema
+) -> Generator[pa.RecordBatch, None, dict[str, Any]]:
+    counts: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    total = 0
+    for file, stamp in zip(files, stamps, strict=True):
+        tally = Tally()
+        for block in _blocks(file, reading, tally):
+            yield _batch(block, file, reading, schema)
+        if _stamp(file) != stamp:
+            raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
+        if tally.rejected and reading.on_bad_line == "fail":
+            problems += line_problems(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
+            total += len(tally.rejected)
+        elif not tally.rows:
+            problems.append(_without_rows(file, tally))
+            total += 1
+        counts.append(
+            {
+                "lines": tally.lines,
+                "accepted": tally.accepted,
+                "blank": tally.blank,
+                "rows": tally.rows,
+                "rejected_lines": [(line.line, line.reason) for line in tally.rejected],
+            }
+        )
+    if problems:
+        raise DataError(problems, total=total)
+    return {"files": counts}
+
+
+def _without_rows(file: DataFile, tally: Tally) -> Problem:
+    if not tally.lines:
+        return Problem("the file is empty", "put rows into it, or take it out of the run file", file.shown)
+    if not tally.rejected:
+        return Problem("the file has only blank lines", "put rows into it, or take it out of the run file", file.shown)
+    return Problem(
+        f"all {len(tally.rejected):,} lines are rejected", "run with data.on_bad_line=fail to see why", file.shown
+    )
+
+
+def _blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock]:
+    name = reading.decoder.row_format.name
+    if name in TEXT_FORMATS:
+        cut: TextCut = name  # type: ignore[assignment]
+        return read_text(file.path, file.shown, cut, reading.max_line_bytes, tally)
+    return read_jsonl(file.path, file.shown, reading.decoder, reading.max_line_bytes, tally)
+
+
+def _batch(block: RowBlock, file: DataFile, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
+    columns = reading.decoder.row_format.columns(block.rows)
+    contents = map(encode_row, zip(*columns.values(), strict=True))
+    columns[ROW_HASH] = [int.from_bytes(blake2b(content, digest_size=8).digest(), "big") for content in contents]
+    columns[SOURCE] = [file.source] * len(block.rows)
+    columns[STRATUM] = _split_values(block, file, reading, reading.stratify_by, "stratify_by")
+    columns[GROUP] = _split_values(block, file, reading, reading.group_by, "group_by")
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _split_values(block: RowBlock, file: DataFile, reading: Reading, key: str | None, setting: str) -> list[str | None]:
+    """Return the field that splits look at as text in which different values differ (1 and "1" too)."""
+    if key is None:
+        return [None] * len(block.rows)
+    value_of: attrgetter[Any] = reading.decoder.value_of(key)
+    values = [_json_or_none(row, value_of) for row in block.rows]
+    if None in values:
+        line = block.line_numbers[values.index(None)]
+        remedy = f"give every row the field, or leave out data.{setting}"
+        raise DataError(Problem(f"the row has no `{key}`", remedy, file.shown, line, key=f"data.{setting}"))
+    return values
+
+
+def _json_or_none(row: Struct, value_of: attrgetter[Any]) -> str | None:
+    value = value_of(row)
+    return None if value is UNSET or value is None else json.dumps(value, ensure_ascii=False)

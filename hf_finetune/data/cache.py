@@ -1,0 +1,60 @@
+"""Data sets that were computed once: Arrow files in the datasets cache, found again by what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features
+
+Facts = dict[str, Any]
+Batches = Generator[pa.RecordBatch, None, Facts]
+
+# Raised when the layout of a cached file changes, so that older ones are not found.
+CACHE_VERSION = 1
+
+
+def cache_key(made_from: Any) -> str:
+    """Hash of JSON-ready values."""
+    text = json.dumps([CACHE_VERSION, made_from], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def cached_dataset(
+    kind: str, made_from: Any, features: Features, build: Callable[[], Batches]
+) -> tuple[Dataset, Facts]:
+    """Return the memory-mapped data set made from `made_from`, and the facts that `build` returned after its batches.
+
+    A file is written aside and renamed, facts first, so that several processes may race and a killed one leaves
+    nothing that looks whole.
+    """
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
+    folder.mkdir(parents=True, exist_ok=True)
+    arrow = folder / f"{kind}-{cache_key(made_from)}.arrow"
+    sidecar = arrow.with_suffix(".json")
+    if not arrow.exists():
+        _write(arrow, sidecar, features, build())
+    return Dataset.from_file(str(arrow)), json.loads(sidecar.read_text())
+
+
+def _write(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
+    with tempfile.TemporaryDirectory(dir=arrow.parent, prefix=".aside-") as aside:
+        part = Path(aside) / arrow.name
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
+            while True:
+                try:
+                    writer.write_batch(next(batches))
+                except StopIteration as end:
+                    facts = end.value
+                    break
+        part_facts = Path(aside) / sidecar.name
+        part_facts.write_text(json.dumps(facts))
+        os.replace(part_facts, sidecar)
+        os.replace(part, arrow)

@@ -1,0 +1,285 @@
+"""One line -> one checked row: a fast typed decode for the lines that are plain, the strict definition for all others.
+
+The fast decode refuses unknown keys, wrong types, bad UTF-8 and NaN by itself. What it lets pass is a key that occurs
+twice, of which it takes the last. So keys are counted, and none is there twice where there are as many as in the rows:
+first every `":`, which a text can also spell (then there are more); failing that, each `"key"`, which no text can
+spell, as a quote inside a string is escaped, but which an escape in a key can hide (`\\u0074`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from hf_finetune.data.formats import MESSAGE_EXTRAS, Int64, Items, LabelKind, RowFormat, label_kind
+from hf_finetune.data.strict_json import BadLine, json_type, shown_key, strict_object
+
+Scalar = str | Int64 | float | bool | None
+
+_ESCAPED_KEY_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_]+")
+_WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)` - at `\$\.?(?P<place>[^`]*)`")
+_PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`")
+_MOST_UNUSED_KEYS = 50
+_SPACE, _QUOTE, _COLON = b' ":'
+
+
+@dataclass(slots=True)
+class LabelRule:
+    """The type of label that the first labelled row set, and where that row is."""
+
+    kind: LabelKind | None = None
+    place: str = ""
+
+    def check(self, label: Any, place: str, key: str) -> None:
+        """Hold one label against the first one, or let it set the type; raises BadLine."""
+        kind = label_kind(label)
+        if kind is None:
+            raise BadLine("the list of labels mixes strings and integers", "write all labels as strings", key=key)
+        settles = self.kind is None or (self.kind == "empty list" and kind.startswith("list of"))
+        if settles:
+            self.kind, self.place = kind, place
+        elif kind != self.kind and not (kind == "empty list" and str(self.kind).startswith("list of")):
+            raise BadLine(
+                f"the label's type is {kind}, where {self.kind} was set by {self.place}",
+                "write all labels in one type",
+                key=key,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyCount:
+    """How often a quoted key must occur: in which rows, and in which items of rows, it was found."""
+
+    needle: bytes
+    in_every_row: bool
+    in_row: attrgetter[Any] | None
+    in_every_item: bool
+    in_item: attrgetter[Any] | None
+
+    def expected(self, rows: Sequence[Struct], items: Sequence[Struct]) -> int:
+        count = len(rows) * self.in_every_row + len(items) * self.in_every_item
+        if self.in_row is not None:
+            count += sum(self.in_row(row) is not UNSET for row in rows)
+        if self.in_item is not None:
+            count += sum(self.in_item(item) is not UNSET for item in items)
+        return count
+
+
+def _attributes(struct: type[Struct]) -> dict[str, str]:
+    """Map the fields of a struct by their name in the file to their name in Python."""
+    return dict(zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True))
+
+
+def _count_keys(data: bytes) -> int | None:
+    """Count every `":`, an upper bound of the keys; None where white space before a colon may hide a key."""
+    codes = np.frombuffer(data, np.uint8)
+    colons = codes[1:] == _COLON
+    if np.any(colons & (codes[:-1] <= _SPACE)):
+        return None
+    return int(np.count_nonzero(colons & (codes[:-1] == _QUOTE)))
+
+
+class RowDecoder:
+    """Decodes and checks lines of one format into instances of its `row_type`."""
+
+    def __init__(self, row_format: RowFormat, kept: Sequence[str], first_row: Mapping[str, Any]) -> None:
+        """`kept` are fields beside the format's own that a split needs; `first_row` tells which others to expect."""
+        self.row_format = row_format
+        self.labels = LabelRule()
+        own = _attributes(row_format.row_type)
+        scalars = [key for key, value in first_row.items() if not isinstance(value, (dict, list))]
+        unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in own and key not in kept]
+        names = {f"other_{number}": key for number, key in enumerate([*(set(kept) - own.keys()), *unused])}
+        self.unused_keys = set(unused)
+        self.row_type = msgspec.defstruct(
+            row_format.row_type.__name__,
+            [(name, Scalar | UnsetType, UNSET) for name in names],
+            bases=(row_format.row_type,),
+            rename=names,
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self.attributes = _attributes(self.row_type)
+        self._decode = msgspec.json.Decoder(self.row_type).decode
+        self._counts = [self._key_count(key) for key in self._keys()]
+        self._label = attrgetter(own[row_format.label]) if row_format.label else None
+        items = row_format.items
+        self._items = attrgetter(items.field) if items else None
+        self._required_in_item = len(items.required) if items else 0
+        self._countable = all(_PLAIN_KEY.fullmatch(key) for key in self.attributes)
+
+    def _keys(self) -> Iterable[str]:
+        items = self.row_format.items
+        return dict.fromkeys((*self.attributes, *(items.required + items.optional if items else ())))
+
+    def _key_count(self, key: str) -> _KeyCount:
+        items, required = self.row_format.items, key in self.row_format.required
+        in_row = key in self.attributes and not required
+        in_item = items is not None and key in items.optional
+        return _KeyCount(
+            needle=f'"{key}"'.encode(),
+            in_every_row=required,
+            in_row=attrgetter(self.attributes[key]) if in_row else None,
+            in_every_item=items is not None and key in items.required,
+            in_item=attrgetter(key) if in_item else None,
+        )
+
+    def value_of(self, key: str) -> attrgetter[Any]:
+        """Return what reads field `key`, by its name in the file, from a decoded row (UNSET where it is absent)."""
+        return attrgetter(self.attributes[key])
+
+    def block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+        """Decode consecutive lines at once; None where a line among them needs a closer look."""
+        rows = self._fast(data, lines)
+        if rows is None or self._label is None:
+            return rows
+        types = set(map(type, map(self._label, rows)))
+        expected = {"string": str, "integer": int}.get(str(self.labels.kind))
+        return rows if types == {expected} else None
+
+    def line(self, line: bytes, place: str) -> Struct:
+        """Decode one line, or raise BadLine; `place` is its `path:line`."""
+        rows = self._fast(line, (line,))
+        row = rows[0] if rows else self._strict(line)
+        if self._label is not None:
+            self.labels.check(self._label(row), place, str(self.row_format.label))
+        return row
+
+    def _fast(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+        decode = self._decode
+        try:
+            rows = [decode(line) for line in lines]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return rows if self._no_key_twice(data, rows) else None
+
+    def _no_key_twice(self, data: bytes, rows: Sequence[Struct]) -> bool:
+        items: list[Struct] = []
+        if self._items is not None:
+            items = [item for each in map(self._items, rows) for item in each]
+        keys = _count_keys(data)
+        if keys is not None:
+            fewest = len(rows) * len(self.row_format.required) + len(items) * self._required_in_item
+            if keys == fewest or keys == sum(count.expected(rows, items) for count in self._counts):
+                return True
+        if not self._countable or _ESCAPED_KEY_LETTER.search(data):
+            return False
+        return all(data.count(key.needle) == key.expected(rows, items) for key in self._counts)
+
+    def _strict(self, line: bytes) -> Struct:
+        value = strict_object(line)
+        self._check_keys(value)
+        known = {key: each for key, each in value.items() if key in self.attributes}
+        items = self.row_format.items
+        if items is not None:
+            known[items.field] = _plain_items(value[items.field], items)
+            _check_tools(known.pop("tools", None))
+        try:
+            row = msgspec.convert(known, self.row_type)
+        except msgspec.ValidationError as error:
+            raise _wrong_type(str(error)) from None
+        if items is not None:
+            _attach_free_form(row, line, items)
+        return row
+
+    def _check_keys(self, value: Mapping[str, Any]) -> None:
+        unknown = [key for key in value if key not in self.attributes]
+        _check_required(value, self.row_format.required, unknown, f"a `{self.row_format.name}` row")
+        _check_slips(value, self.row_format.optional, unknown)
+        if len(self.unused_keys) < _MOST_UNUSED_KEYS:
+            self.unused_keys.update(unknown)
+
+
+def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: list[str], owner: str) -> None:
+    for key in required:
+        if key in value:
+            continue
+        near = difflib.get_close_matches(key, unknown, 1, 0.75)
+        if near:
+            raise BadLine(
+                f"the key {shown_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelt=near[0]
+            )
+        found = ", ".join(shown_key(each) for each in list(value)[:10]) or "none"
+        raise BadLine(f"the key `{key}` is missing", f"{owner} has {_listed(required)}; this one has {found}", key=key)
+
+
+def _check_slips(value: Mapping[str, Any], optional: Iterable[str], unknown: list[str]) -> None:
+    for key in optional:
+        near = difflib.get_close_matches(key, unknown, 1, 0.8) if key not in value else []
+        if near:
+            raise BadLine(
+                f"the key {shown_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelt=near[0]
+            )
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return ", ".join(f"`{key}`" for key in keys)
+
+
+def _check_tools(tools: object) -> None:
+    if tools is not None and not isinstance(tools, list):
+        raise BadLine(f"`tools` must be an array, found {json_type(tools)}", "write the tools as JSON", key="tools")
+
+
+def _plain_items(found: object, items: Items) -> object:
+    """Reduce each item to the fields that `items` names; whatever is not a list is left to the type check."""
+    if not isinstance(found, list):
+        return found
+    for number, item in enumerate(found):
+        place = f"{items.field}[{number}]"
+        if not isinstance(item, dict):
+            raise BadLine(f"`{place}` must be an object, found {json_type(item)}", key=items.field)
+        named = (*items.required, *items.optional)
+        unknown = [key for key in item if key not in named and key not in MESSAGE_EXTRAS]
+        silent = item.get(items.text) is None and ("tool_calls" in item or "function_call" in item)
+        required = [key for key in items.required if not (silent and key == items.text)]
+        _check_required(item, required, unknown, f"`{place}`")
+        _check_slips(item, (*items.optional, *MESSAGE_EXTRAS), unknown)
+    return [_plain_item(item, items) for item in found]
+
+
+def _plain_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
+    plain = {key: item[key] for key in (*items.required, *items.optional) if key in item}
+    if plain.get(items.text) is None and ("tool_calls" in item or "function_call" in item):
+        plain[items.text] = ""
+    return plain
+
+
+def _attach_free_form(row: Any, line: bytes, items: Items) -> None:
+    """Put the raw JSON text of `tools`, and of what each item has beside its named fields, into a decoded row."""
+    raw = msgspec.json.decode(line, type=dict[str, Raw])
+    if "tools" in raw and bytes(raw["tools"]) != b"null":
+        row.tools = bytes(raw["tools"]).decode()
+    raw_items = msgspec.json.decode(raw[items.field], type=list[dict[str, Raw]])
+    for item, fields in zip(getattr(row, items.field), raw_items, strict=True):
+        beside = {key: bytes(value).decode() for key, value in fields.items() if _is_beside(key, value, items)}
+        if beside:
+            item.extra = "{" + ",".join(f"{json.dumps(key)}:{value}" for key, value in beside.items()) + "}"
+
+
+def _is_beside(key: str, value: Raw, items: Items) -> bool:
+    named = key in items.required or key in items.optional
+    return not named or (key == items.text and bytes(value) == b"null")
+
+
+def _wrong_type(message: str) -> BadLine:
+    found = _WRONG_TYPE.search(message)
+    if found is not None:
+        wanted = found["wanted"].replace(" | ", " or ").replace("str", "string").replace("int", "integer")
+        place = found["place"] or "the row"
+        return BadLine(f"`{place}` must be {wanted}, found {found['found']}", key=place)
+    place_found = _PLACE.search(message)
+    place = place_found["place"] if place_found else "the row"
+    if place.endswith(("from", "sender")):
+        return BadLine(f"`{place}` is not a known speaker", "write system, human, gpt or tool", key=place)
+    return BadLine(f"`{place}` is empty or out of range", "fill it in", key=place)

@@ -1,0 +1,371 @@
+"""The row formats: which fields a row has, and the one intermediate form each kind of row becomes.
+
+    document           {"text"}                       labelled     {"text", "text_pair", "label"}
+    conversation       {"messages", "tools"}          prompt_completion     {"prompt", "completion"}
+
+Free-form JSON (`tools`, and the keys of a message beside its role and content, such as `tool_calls`) is kept as the
+JSON text of the file, byte for byte: as Arrow structs, rows with different keys would gain each other's as nulls.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from datasets import Features, List, Value
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from hf_finetune.config.sections import RowFormatName
+from hf_finetune.data.strict_json import shown_key
+from hf_finetune.errors import DataError, Problem
+
+Kind = Literal["document", "labelled", "conversation", "prompt_completion"]
+LabelKind = Literal["string", "integer", "list of strings", "list of integers", "empty list"]
+Columns = dict[str, list[Any]]
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+NonEmpty = Annotated[str, Meta(min_length=1)]
+# Set by the reader from raw bytes. The pattern matches no string, so no value in a file can take this field's place.
+RawJson = Annotated[str, Meta(pattern=r"(?!)")]
+Label = str | Int64 | list[str | Int64]
+
+MESSAGE_EXTRAS = ("name", "tool_calls", "tool_call_id", "function_call", "reasoning_content")
+
+
+class TextRow(Struct, forbid_unknown_fields=True, gc=False):
+    text: str
+
+
+class LabelledRow(Struct, forbid_unknown_fields=True, gc=False):
+    text: str
+    label: Label
+    text_pair: str | UnsetType | None = UNSET
+
+
+class LabelledInputOutputRow(Struct, forbid_unknown_fields=True, gc=False):
+    input: str
+    output: Label
+
+
+class Message(Struct, forbid_unknown_fields=True, gc=False):
+    """One turn. `content` is "" where the file has null, which `extra` then holds."""
+
+    role: NonEmpty
+    content: str
+    train: bool | UnsetType | None = UNSET
+    weight: Int64 | float | UnsetType | None = UNSET
+    extra: RawJson = ""
+
+
+class Turn(Struct, forbid_unknown_fields=True, gc=False, rename={"sender": "from"}):
+    sender: Literal["system", "human", "user", "gpt", "assistant", "chatgpt", "tool", "observation"]
+    value: str
+    train: bool | UnsetType | None = UNSET
+    weight: Int64 | float | UnsetType | None = UNSET
+    extra: RawJson = ""
+
+
+class MessagesRow(Struct, forbid_unknown_fields=True, gc=False):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    tools: RawJson | UnsetType | None = UNSET
+
+
+class ShareGptRow(Struct, forbid_unknown_fields=True, gc=False):
+    conversations: Annotated[list[Turn], Meta(min_length=1)]
+    tools: RawJson | UnsetType | None = UNSET
+
+
+class AlpacaRow(Struct, forbid_unknown_fields=True, gc=False):
+    instruction: str
+    output: str
+    input: str | UnsetType | None = UNSET
+
+
+class InstructionRow(Struct, forbid_unknown_fields=True, gc=False):
+    instruction: str
+    response: str
+
+
+class PromptCompletionRow(Struct, forbid_unknown_fields=True, gc=False):
+    prompt: str
+    completion: str
+
+
+class InputOutputRow(Struct, forbid_unknown_fields=True, gc=False):
+    input: str
+    output: str
+
+
+class UserAssistantRow(Struct, forbid_unknown_fields=True, gc=False):
+    user: str
+    assistant: str
+
+
+class QuestionAnswerRow(Struct, forbid_unknown_fields=True, gc=False):
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The list of objects inside a conversation row: its field, and the fields of each object."""
+
+    field: str
+    item_type: type[Struct]
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    text: str
+    """The one of `required` that may be null or absent where the item calls a tool instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """One way to write a row, and how it becomes the intermediate form."""
+
+    name: RowFormatName
+    becomes: Kind
+    required: tuple[str, ...]
+    row_type: type[Struct]
+    columns: Callable[[Sequence[Any]], Columns]
+    optional: tuple[str, ...] = ()
+    items: Items | None = None
+    label: str | None = None
+    """The field that holds the label."""
+    in_text_file: bool = False
+    """The rows are cut from plain text, not written as JSON."""
+
+
+def _optional(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+def _document(rows: Sequence[TextRow]) -> Columns:
+    return {"text": [row.text for row in rows]}
+
+
+def _labelled(rows: Sequence[LabelledRow]) -> Columns:
+    return {
+        "text": [row.text for row in rows],
+        "text_pair": [_optional(row.text_pair) for row in rows],
+        "label": [row.label for row in rows],
+    }
+
+
+def _labelled_input_output(rows: Sequence[LabelledInputOutputRow]) -> Columns:
+    return {
+        "text": [row.input for row in rows],
+        "text_pair": [None] * len(rows),
+        "label": [row.output for row in rows],
+    }
+
+
+def _prompt_completion(rows: Sequence[PromptCompletionRow]) -> Columns:
+    return {"prompt": [row.prompt for row in rows], "completion": [row.completion for row in rows]}
+
+
+def _message(role: str, content: str, turn: Message | Turn | None = None) -> dict[str, Any]:
+    train = _optional(turn.train) if turn else None
+    weight = _optional(turn.weight) if turn else None
+    return {
+        "role": role,
+        "content": content,
+        "train": train,
+        "weight": None if weight is None else float(weight),
+        "extra": (turn.extra or None) if turn else None,
+    }
+
+
+def _messages(rows: Sequence[MessagesRow]) -> Columns:
+    return {
+        "messages": [[_message(turn.role, turn.content, turn) for turn in row.messages] for row in rows],
+        "tools": [_optional(row.tools) for row in rows],
+    }
+
+
+SHAREGPT_ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+}
+
+
+def _sharegpt(rows: Sequence[ShareGptRow]) -> Columns:
+    return {
+        "messages": [
+            [_message(SHAREGPT_ROLES[turn.sender], turn.value, turn) for turn in row.conversations] for row in rows
+        ],
+        "tools": [_optional(row.tools) for row in rows],
+    }
+
+
+def _exchange(questions: list[str], answers: list[str]) -> Columns:
+    pairs = zip(questions, answers, strict=True)
+    return {
+        "messages": [[_message("user", asked), _message("assistant", answered)] for asked, answered in pairs],
+        "tools": [None] * len(questions),
+    }
+
+
+def _alpaca(rows: Sequence[AlpacaRow]) -> Columns:
+    asked = [f"{row.instruction}\n\n{row.input}" if row.input else row.instruction for row in rows]
+    return _exchange(asked, [row.output for row in rows])
+
+
+def _two_fields(question: str, answer: str) -> Callable[[Sequence[Any]], Columns]:
+    def columns(rows: Sequence[Any]) -> Columns:
+        return _exchange([getattr(row, question) for row in rows], [getattr(row, answer) for row in rows])
+
+    return columns
+
+
+def _conversation_of(name: RowFormatName, row_type: type[Struct], question: str, answer: str) -> RowFormat:
+    return RowFormat(name, "conversation", (question, answer), row_type, _two_fields(question, answer))
+
+
+_LABELLED_INPUT_OUTPUT = RowFormat(
+    "labelled",
+    "labelled",
+    ("input", "output"),
+    LabelledInputOutputRow,
+    _labelled_input_output,
+    label="output",
+)
+
+FORMATS: dict[str, RowFormat] = {
+    row_format.name: row_format
+    for row_format in (
+        RowFormat("text", "document", ("text",), TextRow, _document),
+        RowFormat("lines", "document", ("text",), TextRow, _document, in_text_file=True),
+        RowFormat("paragraphs", "document", ("text",), TextRow, _document, in_text_file=True),
+        RowFormat("file", "document", ("text",), TextRow, _document, in_text_file=True),
+        RowFormat("labelled", "labelled", ("text", "label"), LabelledRow, _labelled, ("text_pair",), label="label"),
+        RowFormat(
+            "messages",
+            "conversation",
+            ("messages",),
+            MessagesRow,
+            _messages,
+            ("tools",),
+            Items("messages", Message, ("role", "content"), ("train", "weight"), text="content"),
+        ),
+        RowFormat(
+            "sharegpt",
+            "conversation",
+            ("conversations",),
+            ShareGptRow,
+            _sharegpt,
+            ("tools",),
+            Items("conversations", Turn, ("from", "value"), ("train", "weight"), text="value"),
+        ),
+        RowFormat("alpaca", "conversation", ("instruction", "output"), AlpacaRow, _alpaca, ("input",)),
+        _conversation_of("instruction", InstructionRow, "instruction", "response"),
+        RowFormat(
+            "prompt_completion", "prompt_completion", ("prompt", "completion"), PromptCompletionRow, _prompt_completion
+        ),
+        _conversation_of("input_output", InputOutputRow, "input", "output"),
+        _conversation_of("user_assistant", UserAssistantRow, "user", "assistant"),
+        _conversation_of("question_answer", QuestionAnswerRow, "question", "answer"),
+    )
+}
+
+
+def features_of(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
+    """Return the columns of the intermediate form; `label_kind` is needed for labelled rows."""
+    text = Value("string")
+    if becomes == "document":
+        return Features({"text": text})
+    if becomes == "prompt_completion":
+        return Features({"prompt": text, "completion": text})
+    if becomes == "conversation":
+        turn = {"role": text, "content": text, "train": Value("bool"), "weight": Value("float64"), "extra": text}
+        return Features({"messages": List(turn), "tools": text})
+    element = Value("int64") if label_kind in {"integer", "list of integers"} else text
+    label = element if label_kind in {"string", "integer"} else List(element)
+    return Features({"text": text, "text_pair": text, "label": label})
+
+
+def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages of one row as the file had them, `train` and `weight` aside, for a chat template."""
+    return [
+        {"role": message["role"], "content": message["content"]}
+        | (json.loads(message["extra"]) if message["extra"] else {})
+        for message in messages
+    ]
+
+
+def chat_tools(tools: str | None) -> list[dict[str, Any]] | None:
+    """Return the tools of one row as the file had them."""
+    return json.loads(tools) if tools else None
+
+
+def label_kind(label: Label) -> LabelKind | None:
+    """Name the type of a label; None for a list that mixes strings and integers."""
+    if isinstance(label, str):
+        return "string"
+    if isinstance(label, int):
+        return "integer"
+    if not label:
+        return "empty list"
+    types = {type(element) for element in label}
+    if len(types) > 1:
+        return None
+    return "list of strings" if types == {str} else "list of integers"
+
+
+def choose_format(
+    name: RowFormatName, first_row: Mapping[str, Any], task: str | None, shown: str, line: int
+) -> RowFormat:
+    """Return the format called `name`, or for `auto` the one that the keys of the first row decide.
+
+    Raises DataError where no format fits the keys, or two do.
+    """
+    classification = task == "classification"
+    if name != "auto":
+        if classification and "input" in first_row and name in {"labelled", "input_output"}:
+            return _LABELLED_INPUT_OUTPUT
+        return FORMATS[name]
+    matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= first_row.keys()]
+    matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
+    if len(matches) == 1:
+        if classification and matches[0].name == "input_output":
+            return _LABELLED_INPUT_OUTPUT
+        return matches[0]
+    if not matches:
+        raise DataError(_no_format(first_row, shown, line))
+    names = " and ".join(f"`{each.name}`" for each in matches)
+    raise DataError(
+        Problem(
+            f"the keys of the first row fit the formats {names}", "set data.format to the one you mean", shown, line
+        )
+    )
+
+
+def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
+    return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
+
+
+def _no_format(first_row: Mapping[str, Any], shown: str, line: int) -> Problem:
+    known = {field for each in FORMATS.values() for field in each.required}
+    slips = [(key, *difflib.get_close_matches(key, known - first_row.keys(), 1, 0.75)) for key in first_row]
+    guesses = [f"{shown_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
+    if guesses:
+        return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
+    formats = "; ".join(
+        f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
+    )
+    keys = ", ".join(shown_key(key) for key in list(first_row)[:20]) or "no keys at all"
+    return Problem(f"no row format has these keys: {keys}", f"the formats are {formats}", shown, line)
+
+
+def encode_row(values: tuple[Any, ...]) -> bytes:
+    """Return the bytes that stand for a row where rows are compared or hashed."""
+    return msgspec.json.encode(values)

@@ -1,0 +1,235 @@
+"""Data files -> blocks of lines, in constant memory.
+
+Lines end at b"\\n" and nowhere else: a lone CR, U+2028 or U+0085 inside a string is text. gzip and zstd are recognised
+by their first bytes, whatever the file is called. A UTF-8 byte order mark is dropped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import logging
+import shlex
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from hf_finetune.errors import DataError, Problem
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 * 1024
+BOM = b"\xef\xbb\xbf"
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+# A kilobyte of zstd can hold many megabytes; feeding little at a time bounds what one step unpacks.
+_ZSTD_FEED = 1024
+
+_OTHER_FILES = {
+    b"PK\x03\x04": "a zip archive (or a spreadsheet)",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"SQLite format 3": "an SQLite database",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LineBlock:
+    """Consecutive lines of a file, without their b"\\n"; `data` is the same lines joined by it."""
+
+    first_line: int
+    data: bytes
+    lines: list[bytes]
+    ended: bool = True
+    """The last line was followed by b"\\n"."""
+    overlong: int | None = None
+    """Size in bytes of a line above the limit, which is left out: the block then stands for that line alone."""
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes as they are on disk."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
+    """Yield the unpacked bytes of a file in chunks of about `CHUNK_BYTES`.
+
+    Raises DataError where the file is damaged, unreadable, or of a kind that holds no lines of text.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _unpacked(file, shown)
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise DataError(
+            Problem(f"the compressed file is damaged or cut off ({type(error).__name__})", "copy it again", path=shown)
+        ) from None
+    except OSError as error:
+        raise DataError(
+            Problem(f"cannot be read: {error.strerror}", "check the file's permissions", path=shown)
+        ) from None
+
+
+def _unpacked(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
+    head = file.peek(16)
+    if head.startswith(_ZSTD):
+        chunks = _zstd_chunks(file)
+    elif head.startswith(_GZIP):
+        chunks = _file_chunks(gzip.GzipFile(fileobj=file))
+    else:
+        chunks = _file_chunks(file)
+    for number, chunk in enumerate(chunks):
+        if number == 0:
+            _check_encoding(chunk, shown)
+            if chunk.startswith(BOM):
+                logger.info("%s starts with a UTF-8 byte order mark, which is not part of the text", shown)
+            chunk = chunk.removeprefix(BOM)
+        yield chunk
+
+
+def _file_chunks(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _zstd_chunks(file: io.BufferedReader) -> Iterator[bytes]:
+    # zstandard's stream_reader ends without an error where a file was cut off; decompressobj says whether it ended.
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
+    unpacked, started = bytearray(), False
+    while packed := file.read(_ZSTD_FEED):
+        while packed:
+            if frame.eof:
+                frame = decompressor.decompressobj()
+            unpacked += frame.decompress(packed)
+            started, packed = True, frame.unused_data if frame.eof else b""
+        if len(unpacked) >= CHUNK_BYTES:
+            yield bytes(unpacked)
+            unpacked.clear()
+    if unpacked:
+        yield bytes(unpacked)
+    if started and not frame.eof:
+        raise EOFError
+
+
+def _check_encoding(head: bytes, shown: str) -> None:
+    for magic, kind in _OTHER_FILES.items():
+        if head.startswith(magic):
+            raise DataError(Problem(f"this is {kind}, not lines of text", "unpack or convert it to JSONL", path=shown))
+    wide = _wide_encoding(head)
+    if wide is not None:
+        raise DataError(
+            Problem(
+                f"byte 1 starts {wide} text, not UTF-8",
+                f"convert the file: `iconv -f {wide} -t UTF-8 old > new`",
+                path=shown,
+                line=1,
+            )
+        )
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    sample = head[:64]
+    if len(sample) >= 4 and not any(sample[1::2]):
+        return "UTF-16LE"
+    if len(sample) >= 4 and not any(sample[0::2]):
+        return "UTF-16BE"
+    return None
+
+
+def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
+    """Cut chunks into blocks of whole lines; a line above the limit is skipped over, not held."""
+    pending: list[bytes] = []  # pieces of the line that has not ended yet
+    held = 0  # their size
+    skipped = 0  # size so far of a line above the limit, which is skipped over
+    number = 1
+    for chunk in chunks:
+        if skipped:
+            end = chunk.find(b"\n")
+            if end < 0:
+                skipped += len(chunk)
+                continue
+            yield LineBlock(number, b"", [], overlong=skipped + end)
+            number, skipped, chunk = number + 1, 0, chunk[end + 1 :]
+        cut = chunk.rfind(b"\n")
+        if cut >= 0:
+            data = b"".join((*pending, memoryview(chunk)[:cut]))
+            pending, held = [], 0
+            lines = data.split(b"\n")
+            yield from _within_limit(number, data, lines, max_line_bytes)
+            number += len(lines)
+            del data, lines
+        pending.append(chunk[cut + 1 :])
+        held += len(pending[-1])
+        if held > max_line_bytes:
+            skipped, pending, held = held, [], 0
+    if skipped:
+        yield LineBlock(number, b"", [], overlong=skipped)
+    elif held:
+        data = b"".join(pending)
+        yield LineBlock(number, data, [data], ended=False)
+
+
+def _within_limit(number: int, data: bytes, lines: list[bytes], limit: int) -> Iterator[LineBlock]:
+    if len(data) <= limit or max(map(len, lines)) <= limit:
+        yield LineBlock(number, data, lines)
+        return
+    for offset, line in enumerate(lines):
+        overlong = len(line) if len(line) > limit else None
+        yield LineBlock(number + offset, b"" if overlong else line, [] if overlong else [line], overlong=overlong)
+
+
+def check_form(head: bytes, shown: str) -> None:
+    """Refuse a file that holds JSON in another form than one object a line, naming the command that converts it."""
+    text = head.decode("utf-8", errors="replace").lstrip()
+    if text.startswith("[") and _is_array_of_objects(text):
+        remedy = (
+            "convert it: `python -c 'import json,sys; [print(json.dumps(row)) for row in json.load(sys.stdin.buffer)]' "
+            f"< {shlex.quote(shown)} > rows.jsonl`"
+        )
+        raise DataError(Problem("this is one JSON array, not one object a line", remedy, path=shown, line=1))
+    if text.startswith("{") and _first_object_spans_lines(text):
+        remedy = (
+            "convert it: `python -c 'import json,re,sys; [print(json.dumps(json.loads(row))) for row in "
+            r're.split(rb"(?<=})\s*\n(?={)", sys.stdin.buffer.read().strip())]'
+            f"' < {shlex.quote(shown)} > rows.jsonl`"
+        )
+        raise DataError(Problem("this is pretty-printed JSON, not one object a line", remedy, path=shown, line=1))
+
+
+def _is_array_of_objects(text: str) -> bool:
+    decoder = json.JSONDecoder()
+    try:
+        value, end = decoder.raw_decode(text)
+        return bool(value) and isinstance(value[0], dict) and not text[end:].strip()
+    except (json.JSONDecodeError, RecursionError):
+        inside = text[1:].lstrip()
+    if not inside.startswith("{"):
+        return False
+    try:
+        _, end = decoder.raw_decode(inside)
+    except json.JSONDecodeError as error:  # true where the head ends inside the first object
+        return error.pos >= len(inside.rstrip()) or error.msg.startswith("Unterminated")
+    except RecursionError:
+        return False
+    return inside[end:].lstrip()[:1] in {"", ","}
+
+
+def _first_object_spans_lines(text: str) -> bool:
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return "\n" in text[:end]

@@ -1,0 +1,163 @@
+"""What the run file calls its data -> the files to read."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import msgspec
+
+from hf_finetune.config.sections import RowFormatName, Source, Sources
+from hf_finetune.errors import DataError, Problem
+
+JSONL_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+TEXT_FORMATS = {"lines", "paragraphs", "file"}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_ENDING = re.compile(r"\.(jsonl?|ndjson|txt|csv|tsv|md|parquet|gz|zst)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One file to read: where it is, its name as the user wrote it, and which source of the mixture it belongs to."""
+
+    path: Path
+    shown: str
+    source: int
+    weight: float
+
+
+def resolve_sources(sources: Sources, role: str, format_name: RowFormatName) -> list[DataFile]:
+    """Return the files of `data.<role>` in order; a folder, a glob or a list gives several.
+
+    Raises DataError naming every source that matches nothing.
+    """
+    files: list[DataFile] = []
+    problems: list[Problem] = []
+    for number, source in enumerate(sources if isinstance(sources, list) else [sources]):
+        source = source if isinstance(source, Source) else Source(path=source)
+        try:
+            found = _files_of(source.path, role, format_name)
+        except DataError as error:
+            problems += error.problems
+            continue
+        problems += [problem for shown, _ in found if (problem := _unfit(shown, format_name)) is not None]
+        files += [DataFile(path, shown, number, source.weight) for shown, path in found]
+    problems += _named_twice(files, role)
+    if problems:
+        raise DataError(problems)
+    return files
+
+
+def _files_of(written: str, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
+    path = Path(written).expanduser()
+    if path.is_dir():
+        return _files_in_folder(written, path, role, format_name)
+    if path.exists():
+        if not path.is_file():
+            raise DataError(Problem("is not a file", "name a file or a folder", written, key=f"data.{role}"))
+        return [(written, path)]
+    if glob.has_magic(written):
+        names = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+        if not names:
+            raise DataError(Problem("no file matches", "check the pattern", written, key=f"data.{role}"))
+        home = str(Path.home()) if written.startswith("~") else ""
+        return [("~" + name.removeprefix(home) if home else name, Path(name)) for name in names]
+    if _is_hub_id(written, path):
+        return [(written, _hub_rows(written, role))]
+    raise DataError(_missing(written, path, role))
+
+
+def _files_in_folder(written: str, folder: Path, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
+    endings = (".txt",) if format_name in TEXT_FORMATS else JSONL_ENDINGS
+    names = sorted(
+        entry.name for entry in folder.iterdir() if entry.name.endswith(endings) and not entry.name.startswith(".")
+    )
+    if not names:
+        wanted = ", ".join(f"*{ending}" for ending in endings)
+        remedy = "name the files, or a pattern such as folder/**/*.jsonl for folders inside it"
+        raise DataError(Problem(f"the folder has no {wanted}", remedy, written, key=f"data.{role}"))
+    return [(os.path.join(written, name), folder / name) for name in names]
+
+
+def _missing(written: str, path: Path, role: str) -> Problem:
+    folder = path.parent
+    if not folder.is_dir():
+        return Problem(f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}")
+    near = difflib.get_close_matches(path.name, os.listdir(folder), 3, 0.6)
+    remedy = f"did you mean {' or '.join(near)}?" if near else "check the path"
+    return Problem("no such file", remedy, written, key=f"data.{role}")
+
+
+def _unfit(shown: str, format_name: RowFormatName) -> Problem | None:
+    if format_name in TEXT_FORMATS:
+        if shown.endswith(JSONL_ENDINGS):
+            remedy = "set data.format to auto or a row format, or name a text file"
+            return Problem(f"is JSONL, which format {format_name} would train on as plain text", remedy, shown)
+        return None
+    if re.search(r"\.txt(\.gz|\.zst)?$", shown):
+        remedy = (
+            "set data.format to lines (each line is a document), paragraphs (blank lines separate documents) "
+            "or file (the whole file is one document)"
+        )
+        return Problem(f"is plain text, which format {format_name} does not read", remedy, shown)
+    return None
+
+
+def _named_twice(files: Iterable[DataFile], role: str) -> list[Problem]:
+    seen: dict[tuple[int, int], str] = {}
+    problems = []
+    for file in files:
+        status = file.path.stat()
+        first = seen.setdefault((status.st_dev, status.st_ino), file.shown)
+        if first is not file.shown:
+            remedy = "keep one; `weight: 2.0` reads a file twice"
+            problems.append(Problem(f"is the same file as {first}", remedy, file.shown, key=f"data.{role}"))
+    return problems
+
+
+def _is_hub_id(written: str, path: Path) -> bool:
+    return bool(_HUB_ID.fullmatch(written)) and not _FILE_ENDING.search(written) and not path.parent.is_dir()
+
+
+def _hub_rows(repo_id: str, role: str) -> Path:
+    """Write the Hub data set's split called `role` as JSONL into the cache; return that file."""
+    try:
+        rows = datasets.load_dataset(repo_id, split=role)
+    except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:
+        raise DataError(
+            Problem(
+                f"there is no such file, and the Hub data set of this name has no loadable split `{role}` "
+                f"({type(error).__name__})",
+                "check the path; offline, only data sets that are already in the cache can be read",
+                repo_id,
+                key=f"data.{role}",
+            )
+        ) from None
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint}".encode()).hexdigest()[:32]
+    path = folder / f"hub-{name}.jsonl"
+    aside = folder / f".{name}-{os.getpid()}"
+    if not path.exists():
+        with aside.open("wb") as file:
+            file.writelines(msgspec.json.encode(_without_nulls(row)) + b"\n" for row in rows)
+        os.replace(aside, path)
+    return path
+
+
+def _without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    # A table gives every row all columns, and every message all fields: the absent ones come back as None.
+    plain = {key: value for key, value in row.items() if value is not None}
+    for key, value in plain.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            plain[key] = [{name: field for name, field in item.items() if field is not None} for item in value]
+    return plain

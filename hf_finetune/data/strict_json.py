@@ -1,0 +1,139 @@
+"""What one line of a JSONL file may be: the strict definition, and the precise reason where a line fails it.
+
+A line is one JSON object in UTF-8 with no key twice, no NaN or Infinity, no integer beyond 64 bits, no float beyond
+double precision, no lone surrogate and at most `MAX_NESTING` levels. Python's decoder alone accepts all of these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+MAX_NESTING = 128
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+
+
+class BadLine(Exception):
+    """Why a line is rejected, and what to do about it."""
+
+    def __init__(self, reason: str, remedy: str = "", *, key: str | None = None, misspelt: str | None = None) -> None:
+        """`misspelt` is the key that the row has where `key` was expected."""
+        self.reason = reason
+        self.remedy = remedy
+        self.key = key
+        self.misspelt = misspelt
+        super().__init__(reason)
+
+
+def json_type(value: object) -> str:
+    """Name the JSON type of a decoded value, with its article."""
+    return _JSON_TYPES.get(type(value), "a number")
+
+
+def shown_key(key: str) -> str:
+    """Shorten a key for a message."""
+    return f"`{key}`" if len(key) <= 60 else f"`{key[:60]}…`"
+
+
+def decode_utf8(line: bytes) -> str:
+    """Raise BadLine with the byte's place where the line is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadLine(
+            f"byte {error.start + 1} of the line is 0x{line[error.start]:02X}, which is not UTF-8",
+            "convert the file: `iconv -f WINDOWS-1252 -t UTF-8 old > new` where it is Latin-1 or Windows-1252",
+        ) from None
+
+
+def strict_object(line: bytes) -> dict[str, Any]:
+    """Decode one line under the strict definition, or raise BadLine."""
+    text = decode_utf8(line)
+    _check_nesting(line)
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise _bad_json(text, error) from None
+    if not isinstance(value, dict):
+        raise BadLine(
+            f"a row must be a JSON object, found {json_type(value)}", "write each row as {...} on its own line"
+        )
+    if _SURROGATE_ESCAPE.search(line):
+        _check_surrogates(value)
+    return value
+
+
+def _check_nesting(line: bytes) -> None:
+    # Counted before parsing: the parser's own limit depends on how deep the call stack already is.
+    if line.count(b"[") + line.count(b"{") <= MAX_NESTING:
+        return
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", line)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_NESTING:
+            raise BadLine(f"nested more than {MAX_NESTING} levels deep", "flatten the row")
+
+
+def _check_surrogates(value: dict[str, Any]) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadLine(
+            "a string has half of a surrogate pair (\\ud800 to \\udfff alone), which is not a character",
+            "write the whole pair or the character itself; cutting text between code units makes such halves",
+        ) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise BadLine(f"the key {shown_key(twice)} occurs twice in one object", "keep one of them", key=twice)
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise BadLine("an integer does not fit 64 bits", "write it as a string")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise BadLine("a number is too large for double precision", "write it as a string")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise BadLine(f"{name} is not JSON", "write null or leave the key out")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+
+
+def _bad_json(text: str, error: json.JSONDecodeError) -> BadLine:
+    if error.msg == "Extra data":
+        rest = text[error.pos :].lstrip(" \t\r,")
+        if rest[:1] in {"{", "["}:
+            return BadLine("more than one JSON value on the line", "put each object on a line of its own")
+        return BadLine(
+            f"the object ends at character {error.pos}, but the line goes on", "remove what follows the object"
+        )
+    if error.pos >= len(text.rstrip(" \t\r")) or error.msg.startswith("Unterminated string"):
+        return BadLine("not valid JSON: the line ends inside the row", "one whole object a line; was the file cut off?")
+    if "\0" in text:
+        return BadLine(
+            "the line has NUL bytes", "the file is damaged, or is UTF-16: `iconv -f UTF-16 -t UTF-8 old > new`"
+        )
+    remedy = "write line breaks and tabs inside strings as \\n and \\t" if "control character" in error.msg else ""
+    if text[error.pos : error.pos + 1] == "'":
+        remedy = "JSON strings take double quotes: write the file with json.dumps, not str()"
+    return BadLine(f"not valid JSON: {error.msg.rstrip(': ')} (character {error.pos + 1})", remedy)

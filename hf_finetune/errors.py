@@ -1,0 +1,106 @@
+"""The exceptions a user may see.
+
+    FinetuneError            base: one clear message, never a traceback      exit code 2
+    ├── ConfigError          problems of the run file or the command line
+    ├── DataError            problems of data files
+    ├── ModelError           a model or tokenizer that cannot be loaded or used
+    └── EnvironmentProblem   the machine or its folders (5 where nothing can be written)
+
+Each carries every `Problem` that was found, so that one pass names them all.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+EXIT_REFUSED = 2
+EXIT_CANNOT_WRITE = 5
+EXIT_INTERRUPTED = 130
+
+MAX_PROBLEMS_SHOWN = 100
+
+
+def escape_control_characters(text: str) -> str:
+    """Make `text` safe to print: control and ANSI escape characters become `\\x1b`-style escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where it is, what is wrong, and what to do about it."""
+
+    what: str
+    remedy: str = ""
+    path: str | None = None
+    line: int | None = None
+    key: str | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.path, self.line) if part is not None)
+        parts = [part for part in (place, self.key) if part]
+        message = f"{self.what}; {self.remedy}" if self.remedy else self.what
+        return escape_control_characters(": ".join([*parts, message]))
+
+
+class FinetuneError(Exception):
+    """Something the user can put right. `str()` is the whole message, one problem a line."""
+
+    exit_code = EXIT_REFUSED
+
+    def __init__(self, problems: str | Problem | Sequence[Problem], *, total: int | None = None) -> None:
+        """`total` is how many problems there are where only some of them were kept."""
+        if isinstance(problems, str):
+            problems = [Problem(problems)]
+        elif isinstance(problems, Problem):
+            problems = [problems]
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        self.total = len(self.problems) if total is None else total
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS_SHOWN]]
+        if self.total > len(shown):
+            shown.append(f"... and {self.total - len(shown):,} more")
+        if self.total > 1:
+            shown.append(f"{self.total:,} problems")
+        return "\n".join(shown)
+
+
+class ConfigError(FinetuneError):
+    """The run file or the command line asks for something that cannot be done."""
+
+
+class DataError(FinetuneError):
+    """A data file cannot be used as it stands."""
+
+
+class ModelError(FinetuneError):
+    """A model or tokenizer cannot be loaded, or does not fit the run."""
+
+
+class EnvironmentProblem(FinetuneError):
+    """The machine cannot do what was asked."""
+
+
+class CannotWriteError(EnvironmentProblem):
+    """The output folder cannot be written, or has no space left."""
+
+    exit_code = EXIT_CANNOT_WRITE
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the process with the message and exit code of a `FinetuneError`; anything else keeps its traceback."""
+    try:
+        yield
+    except FinetuneError as problem:
+        sys.stderr.write(f"{problem}\n")
+        raise SystemExit(problem.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None

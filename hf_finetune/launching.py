@@ -1,0 +1,69 @@
+"""`hf-finetune train`: from a run file to the processes that run its recipe."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_finetune.config import load_run, read_recipe_name
+from hf_finetune.config.suggestions import did_you_mean
+from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.project_files import shipped
+
+logger = logging.getLogger(__name__)
+
+
+def launch(argv: Sequence[str], where: str) -> int:
+    """Check the run, print its launch line and run that line; returns the recipe's exit code.
+
+    `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name.
+    Raises `ConfigError` before anything is launched.
+    """
+    recipe = read_recipe_name(argv[0])
+    load_run(argv, recipe)
+    script = shipped("recipes") / f"{recipe}.py"
+    arguments = ["--config_file", _short(accelerate_config(where)), _short(script), *argv]
+    logger.info("%s\n", shlex.join(["accelerate", "launch", *arguments]))
+    return _accelerate_launch(arguments)
+
+
+def accelerate_config(where: str) -> Path:
+    """Find the accelerate configuration that `--on` names. Raises `ConfigError`."""
+    folder = shipped("accelerate_configs")
+    for candidate in (Path(where), folder / f"{where}.yaml"):
+        if candidate.is_file():
+            return candidate
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    close = did_you_mean(where, names)
+    hint = f"did you mean {close}? There" if close else "There"
+    raise ConfigError(Problem(f"--on {where}: no such file or name", f"{hint} are {', '.join(names)}"))
+
+
+def _accelerate_launch(arguments: list[str]) -> int:
+    """What `accelerate launch` does, less its traceback; returns the exit code of the recipe, which it would hide."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    # Its table of failed ranks would bury the recipe's own message.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    try:
+        launch_command(launch_command_parser().parse_args(arguments))
+    except subprocess.CalledProcessError as failure:
+        return _exit_code(failure.returncode)
+    except ChildFailedError as failure:
+        return _exit_code(failure.get_first_failure()[1].exitcode)
+    return 0
+
+
+def _exit_code(code: int) -> int:
+    """A process that a signal ended has a negative code; a shell says 128 + signal."""
+    return 128 - code if code < 0 else code
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)

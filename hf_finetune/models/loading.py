@@ -1,0 +1,131 @@
+"""Names and files -> a causal language model that fits its tokenizer, and proof that what is saved is what trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from hf_finetune.config.sections import DataSection, ModelSection
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.parameters import count_parameters
+from hf_finetune.models.presets import scratch_config
+from hf_finetune.models.tokenizers import check_fits, effective_max_length, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BLOCK_SIZE = 1_024
+# On a CPU, PyTorch's flash kernel spends more than it saves on blocks up to this length (benchmarks/throughput.py).
+LONGEST_EAGER_BLOCK = 256
+
+
+def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    """Read the configuration of `model.path`, or make that of `model.scratch`; no weights are touched.
+
+    Raises `ModelError` where it cannot be had, or does not fit the tokenizer.
+    """
+    if model.scratch is not None:
+        made: PreTrainedConfig = scratch_config(
+            model.scratch,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        return made
+    config: PreTrainedConfig = _load_or_refuse(AutoConfig, model)
+    check_fits(tokenizer, config)
+    return config
+
+
+def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Tokens per block: `data.block_size`, or what model and tokenizer take, 1,024 at most."""
+    longest = effective_max_length(tokenizer, config)
+    if data.block_size is None:
+        return DEFAULT_BLOCK_SIZE if longest is None else min(longest, DEFAULT_BLOCK_SIZE)
+    if longest is not None and data.block_size > longest:
+        raise ConfigError(
+            Problem(
+                f"{data.block_size:,} tokens are longer than the {longest:,} that the model takes",
+                "set a smaller data.block_size (or, for model.scratch, a larger max_position_embeddings)",
+                key="data.block_size",
+            )
+        )
+    return data.block_size
+
+
+def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int) -> PreTrainedModel:
+    """Load the weights of `model.path`, or draw those of `model.scratch`; the caller has set the seed."""
+    options = {"dtype": getattr(torch, model.dtype), "attn_implementation": attention_for(model, block)}
+    if model.scratch is not None:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
+    else:
+        loaded = _load_or_refuse(AutoModelForCausalLM, model, config=config, **options)
+    counts = count_parameters(loaded).as_dict()
+    total, trainable = counts.pop("total"), counts.pop("trainable")
+    parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items() if count)
+    logger.info("%s parameters, %s of them trained: %s", f"{total:,}", f"{trainable:,}", parts)
+    return loaded
+
+
+def load_for_generation(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a folder or Hub id to talk to: model in evaluation mode, and its tokenizer. Raises `ModelError`."""
+    model = ModelSection(path=path)
+    tokenizer = load_tokenizer(model)
+    loaded: PreTrainedModel = _load_or_refuse(AutoModelForCausalLM, model)
+    check_fits(tokenizer, loaded.config)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    return loaded.to(device).eval(), tokenizer
+
+
+def attention_for(model: ModelSection, block: int) -> str:
+    """The attention implementation that runs: the one asked for, else the faster one for this device and block."""
+    if model.attn_implementation != "auto":
+        return model.attn_implementation
+    on_cpu = not torch.accelerator.is_available()
+    return "eager" if on_cpu and block <= LONGEST_EAGER_BLOCK else "sdpa"
+
+
+@torch.no_grad()
+def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
+    """Load `folder` again and compare its logits with the live model's; raises `ModelError` where they differ."""
+    model.eval()
+    reloaded = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=model.dtype, attn_implementation=model.config._attn_implementation
+    )
+    reloaded = reloaded.to(model.device).eval()
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
+    difference = (model(input_ids).logits - reloaded(input_ids).logits).abs().max().item()
+    if not difference <= tolerance:
+        raise ModelError(
+            Problem(
+                f"the saved model's logits differ from the trained model's by {difference:.2e}",
+                f"at most {tolerance:.0e} was expected; the weights in the folder are not those that were trained",
+                path=str(folder),
+            )
+        )
+    logger.info("saved to %s, loaded again: largest logit difference %.1e", folder, difference)
+
+
+def _load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> Any:
+    try:
+        return auto_class.from_pretrained(model.path, revision=model.revision, **options)
+    except (OSError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ModelError(
+            Problem(
+                f"{model.path!r} cannot be loaded ({reason})",
+                "give a folder with config.json and model.safetensors, or a Hub id that this machine can reach",
+                key="model.path",
+            )
+        ) from problem

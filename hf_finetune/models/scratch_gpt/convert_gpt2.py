@@ -1,0 +1,83 @@
+"""Hugging Face GPT-2 -> the gpt2 family of ScratchGPT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+ACTIVATION_NAMES = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu"}
+LAYER_MODULES = {
+    "ln_1": "input_layernorm",
+    "attn.c_proj": "self_attn.o_proj",
+    "ln_2": "post_attention_layernorm",
+    "mlp.c_fc": "mlp.up_proj",
+    "mlp.c_proj": "mlp.down_proj",
+}
+
+
+def load_gpt2(path_or_model: str | PreTrainedModel) -> GPT2LMHeadModel:
+    """Read a GPT-2 from a folder or the Hub; a model that is already there is taken as it is."""
+    model = path_or_model
+    if not isinstance(model, PreTrainedModel):
+        model = GPT2LMHeadModel.from_pretrained(model)
+    if not isinstance(model, GPT2LMHeadModel):
+        raise ValueError(f"from_gpt2 takes a GPT2LMHeadModel, not a {type(model).__name__}")
+    return model
+
+
+def convert_gpt2_config(gpt2: GPT2Config) -> dict[str, Any]:
+    """The fields of a ScratchGPTConfig that computes what `gpt2` does; ValueError names all settings it cannot."""
+    unsupported = {
+        f"activation_function={gpt2.activation_function!r}": gpt2.activation_function not in ACTIVATION_NAMES,
+        "scale_attn_weights=False": not gpt2.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx=True": gpt2.scale_attn_by_inverse_layer_idx,
+        "reorder_and_upcast_attn=True": gpt2.reorder_and_upcast_attn,
+        "add_cross_attention=True": gpt2.add_cross_attention,
+        f"embd_pdrop={gpt2.embd_pdrop} beside resid_pdrop={gpt2.resid_pdrop}": gpt2.embd_pdrop != gpt2.resid_pdrop,
+    }
+    if any(unsupported.values()):
+        named = ", ".join(setting for setting, found in unsupported.items() if found)
+        raise ValueError(f"ScratchGPT does not compute what this GPT-2 asks for: {named}")
+    return {
+        "family": "gpt2",
+        "vocab_size": gpt2.vocab_size,
+        "hidden_size": gpt2.n_embd,
+        "num_hidden_layers": gpt2.n_layer,
+        "num_attention_heads": gpt2.n_head,
+        "intermediate_size": gpt2.n_inner,
+        "max_position_embeddings": gpt2.n_positions,
+        "hidden_act": ACTIVATION_NAMES[gpt2.activation_function],
+        "norm_eps": gpt2.layer_norm_epsilon,
+        "attention_dropout": gpt2.attn_pdrop,
+        "hidden_dropout": gpt2.resid_pdrop,
+        "initializer_range": gpt2.initializer_range,
+        "tie_word_embeddings": gpt2.tie_word_embeddings,
+        "pad_token_id": gpt2.pad_token_id,
+        "bos_token_id": gpt2.bos_token_id,
+        "eos_token_id": gpt2.eos_token_id,
+    }
+
+
+def convert_gpt2_weights(gpt2: GPT2LMHeadModel) -> dict[str, Tensor]:
+    """The state dict of a ScratchGPTForCausalLM with the weights of `gpt2`."""
+    source = gpt2.state_dict()
+    for name, module in gpt2.named_modules():
+        if isinstance(module, Conv1D):  # keeps the weight of a linear layer transposed, (in, out)
+            source[f"{name}.weight"] = source[f"{name}.weight"].T
+    converted = {
+        "model.embed_tokens.weight": source["transformer.wte.weight"],
+        "model.embed_positions.weight": source["transformer.wpe.weight"],
+        "lm_head.weight": source["lm_head.weight"],
+    }
+    for kind in ("weight", "bias"):
+        converted[f"model.norm.{kind}"] = source[f"transformer.ln_f.{kind}"]
+        for layer in range(gpt2.config.n_layer):
+            theirs, ours = f"transformer.h.{layer}", f"model.layers.{layer}"
+            for old, new in LAYER_MODULES.items():
+                converted[f"{ours}.{new}.{kind}"] = source[f"{theirs}.{old}.{kind}"]
+            for letter, part in zip("qkv", source[f"{theirs}.attn.c_attn.{kind}"].chunk(3), strict=True):
+                converted[f"{ours}.self_attn.{letter}_proj.{kind}"] = part
+    return converted

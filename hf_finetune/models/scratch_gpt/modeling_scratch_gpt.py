@@ -1,0 +1,413 @@
+"""A GPT from its parts, bottom up: norm, positions, attention, feed-forward, block, model, heads.
+
+Shapes are written (batch, seq, hidden); hidden = heads * head_dim.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation.utils import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GenericForSequenceClassification, GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_scratch_gpt import ScratchGPTConfig
+from .convert_gpt2 import convert_gpt2_config, convert_gpt2_weights, load_gpt2
+
+
+def squared_relu(hidden_states: Tensor) -> Tensor:
+    """relu(x)^2 (So et al., 2021). As a product: the backward pass of `torch.square` is five times slower on a CPU."""
+    positive = F.relu(hidden_states)
+    return positive * positive
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu2": squared_relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),  # GPT-2's: one kernel, eight in transformers
+}
+
+
+def build_norm(config: ScratchGPTConfig) -> nn.Module:
+    """LayerNorm, or RMSNorm, which neither centres nor shifts (Zhang & Sennrich, 2019)."""
+    if config.norm_type == "layernorm":
+        return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.use_bias)
+    return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+
+def rotary_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of each position's rotations (Su et al., 2021), for `rotate`.
+
+    `position_ids` is (batch or 1, seq), both results are (batch or 1, seq, 1, head_dim). They are computed anew in each
+    forward pass: a table kept as a buffer would be lost when a model is built on the meta device.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    angles = position_ids[..., None, None] * theta**-exponents  # (batch, seq, 1, head_dim / 2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn features i and i + head_dim / 2 of (batch, seq, heads, head_dim) as a pair, by the position's angle.
+
+    Rolling by half a head puts each feature's partner in its place; `sin` carries the sign.
+    """
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), sin)
+
+
+def repeat_heads(heads: Tensor, times: int) -> Tensor:
+    """Give each group of query heads its own copy of the key or value head that it shares."""
+    return heads if times == 1 else heads.repeat_interleave(times, dim=1)
+
+
+def eager_attention_forward(
+    module: "ScratchGPTAttention",
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention, softmax(query key^T * scaling + mask) value, written out.
+
+    `query` is (batch, heads, seq, head_dim), `key` and `value` (batch, key_value_heads, keys, head_dim), and
+    `attention_mask` (batch, 1, seq, keys) is 0 where a query may look and the lowest number where it may not.
+    Returns (batch, seq, heads, head_dim) and the weights, (batch, heads, seq, keys).
+    """
+    key = repeat_heads(key, module.num_key_value_groups)
+    value = repeat_heads(value, module.num_key_value_groups)
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (batch, heads, seq, keys)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2), weights
+
+
+class ScratchGPTAttention(nn.Module):
+    """Multi-head attention: each token gathers from itself and the tokens before it."""
+
+    def __init__(self, config: ScratchGPTConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        shared_size = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.k_proj = nn.Linear(config.hidden_size, shared_size, bias=config.use_bias)
+        self.v_proj = nn.Linear(config.hidden_size, shared_size, bias=config.use_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        batch_and_seq = hidden_states.shape[:-1]
+        split = (*batch_and_seq, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(split)  # (batch, seq, heads, head_dim)
+        key = self.k_proj(hidden_states).view(split)  # (batch, seq, key_value_heads, head_dim)
+        value = self.v_proj(hidden_states).view(split)
+        if self.config.qk_norm:  # bounds the scores (Henry et al., 2020)
+            query = F.rms_norm(query, (self.head_dim,), eps=self.config.norm_eps)
+            key = F.rms_norm(key, (self.head_dim,), eps=self.config.norm_eps)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        gathered, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        return self.o_proj(gathered.reshape(*batch_and_seq, -1)), weights
+
+
+class ScratchGPTMLP(nn.Module):
+    """Feed-forward: every token on its own, through a wider layer."""
+
+    def __init__(self, config: ScratchGPTConfig) -> None:
+        super().__init__()
+        self.gate_proj = None
+        if config.gated_mlp:  # Shazeer, 2020
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        wide = self.up_proj(hidden_states)  # (batch, seq, intermediate)
+        if self.gate_proj is None:
+            return self.down_proj(self.activation(wide))
+        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * wide)
+
+
+class ScratchGPTDecoderLayer(GradientCheckpointingLayer):
+    """Attention and feed-forward, each normalised on the way in and added to what came in."""
+
+    def __init__(self, config: ScratchGPTConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = build_norm(config)
+        self.self_attn = ScratchGPTAttention(config, layer_idx)
+        self.post_attention_layernorm = build_norm(config)
+        self.mlp = ScratchGPTMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        gathered, _ = self.self_attn(
+            self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            rotary=rotary,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(gathered)
+        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+
+
+class ScratchGPTPreTrainedModel(PreTrainedModel):
+    """What all ScratchGPT classes share: loading, saving, initial weights, and what the library may do with them."""
+
+    config: ScratchGPTConfig  # read at run time: this module cannot have `from __future__ import annotations`
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ScratchGPTDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": ScratchGPTDecoderLayer,
+        "attentions": ScratchGPTAttention,
+    }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called for children before parents. `init` leaves weights alone that were loaded."""
+        super()._init_weights(module)
+        modern = self.config.family == "modern"
+        if isinstance(module, (ScratchGPTAttention, ScratchGPTMLP)):
+            *inner, output = [child for child in module.children() if isinstance(child, nn.Linear)]
+            if modern:
+                # Features keep their size through any width, and residual branches start silent
+                # (Yang et al., 2022, https://arxiv.org/abs/2203.03466).
+                for projection in inner:
+                    init.normal_(projection.weight, std=projection.in_features**-0.5)
+                init.zeros_(output.weight)
+            else:
+                # The residual stream sums two branches a layer (Radford et al., 2019, section 2.3).
+                std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
+                init.normal_(output.weight, std=std)
+        elif isinstance(module, ScratchGPTForCausalLM) and modern and not self.config.tie_word_embeddings:
+            init.zeros_(module.lm_head.weight)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; by any of the Auto classes the folder also loads where hf_finetune is not installed."""
+        self.config.auto_map = {
+            "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",
+            "AutoModel": "modeling_scratch_gpt.ScratchGPTModel",
+            "AutoModelForCausalLM": "modeling_scratch_gpt.ScratchGPTForCausalLM",
+            "AutoModelForSequenceClassification": "modeling_scratch_gpt.ScratchGPTForSequenceClassification",
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class ScratchGPTModel(ScratchGPTPreTrainedModel):
+    """The decoder without a head: token ids to hidden states, the last of them normalised."""
+
+    def __init__(self, config: ScratchGPTConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = None
+        if config.position_embedding_type == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(ScratchGPTDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = build_norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Takes `input_ids` (batch, seq) or `inputs_embeds` (batch, seq, hidden).
+
+        Documents packed into one row are told apart by `position_ids` that start again at 0, without an
+        `attention_mask`. By default positions count the tokens that `attention_mask` (batch, seq) keeps, so padding
+        may be on either side. Raises ValueError for a position that has no learned embedding.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        # Before a cache is made: with one, packed rows are taken for one text (transformers 5.23, masking_utils.py).
+        causal_mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        if position_ids is None:
+            position_ids = self._count_positions(inputs_embeds, attention_mask, past_key_values)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        rotary = None
+        if self.embed_positions is None:
+            head_dim = self.config.hidden_size // self.config.num_attention_heads
+            rotary = rotary_tables(position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype)
+        else:
+            self._check_positions(position_ids)
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+        hidden_states = self.dropout(inputs_embeds)  # (batch, seq, hidden)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=causal_mask,
+                rotary=rotary,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    @staticmethod
+    def _count_positions(embeds: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
+        """How many tokens of its text stand before each token, (batch or 1, seq)."""
+        seq = embeds.shape[1]
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+            return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -seq:]
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return (torch.arange(seq, device=embeds.device) + past).unsqueeze(0)
+
+    def _check_positions(self, position_ids: Tensor) -> None:
+        """An index error would name no number, and on a GPU it would end the process."""
+        if torch.compiler.is_compiling():
+            return
+        highest, limit = int(position_ids.max()), self.config.max_position_embeddings
+        if highest >= limit:
+            raise ValueError(
+                f"token {highest + 1:,} of a text has no position: this model learned {limit:,} positions "
+                f"(max_position_embeddings); shorten the text, or the tokens to generate, to {limit:,} tokens in all"
+            )
+
+
+class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
+    """Predicts the next token: logits = lm_head(last hidden state) and nothing else, as fused losses assume."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: ScratchGPTConfig) -> None:
+        super().__init__(config)
+        self.model = ScratchGPTModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Takes `labels` (batch, seq), which are shifted here, or `shift_labels`, which are not; -100 is not scored.
+
+        The loss is the mean over the scored tokens, or their sum over `num_items_in_batch`; 0 where none is scored.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))  # (batch, seq, vocab)
+        loss = None
+        if labels is not None or kwargs.get("shift_labels") is not None:
+            if kwargs.get("num_items_in_batch") is None:
+                targets = kwargs["shift_labels"] if labels is None else labels[..., 1:]
+                kwargs["num_items_in_batch"] = (targets != -100).sum().clamp(min=1)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @classmethod
+    def from_gpt2(cls, path_or_model: str | PreTrainedModel) -> Self:
+        """Take over a Hugging Face GPT-2 of any size: a folder, a Hub id or a `GPT2LMHeadModel`; equal logits.
+
+        Raises ValueError for settings of GPT-2 that ScratchGPT does not compute.
+        """
+        source = load_gpt2(path_or_model)
+        model = cls(ScratchGPTConfig(**convert_gpt2_config(source.config)))
+        model.load_state_dict(convert_gpt2_weights(source))
+        model.generation_config = source.generation_config
+        return model.to(source.device, source.dtype)  # type: ignore[arg-type]
+
+
+class ScratchGPTForSequenceClassification(GenericForSequenceClassification, ScratchGPTPreTrainedModel):
+    """Classifies a text by the hidden state of its last token that is not `pad_token_id`."""
+
+    # The loss takes no num_items_in_batch; told so, Trainer divides it by the accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ScratchGPTConfig) -> None:
+        # Not the generic initialiser: it asks AutoModel for the backbone, which knows none where hf_finetune is absent.
+        super(GenericForSequenceClassification, self).__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ScratchGPTModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)  # type: ignore[arg-type]
+        self.post_init()
+
+
+__all__ = [
+    "ScratchGPTForCausalLM",
+    "ScratchGPTForSequenceClassification",
+    "ScratchGPTModel",
+    "ScratchGPTPreTrainedModel",
+]

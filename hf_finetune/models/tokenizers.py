@@ -1,0 +1,233 @@
+"""Tokenizers: load one, or train one on the run's own text; what a tokenizer and a model must agree on."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Literal
+
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+
+from hf_finetune.config.sections import ModelSection, TokenizerSection
+from hf_finetune.errors import DataError, ModelError, Problem
+
+logger = logging.getLogger(__name__)
+
+TokenizerKind = Literal["char", "word", "bpe"]
+
+# Ids 0, 1, 2 of every trained tokenizer; `char` and `word` have the unknown token as id 3.
+PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
+
+# Names under which published vocabularies hold a padding token that the tokenizer's settings do not name.
+PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
+
+VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
+BYTES = 256
+ROWS_PER_BATCH = 1_000
+
+
+def load_tokenizer(model: ModelSection, rows: Dataset | None = None) -> PreTrainedTokenizerFast:
+    """Load the tokenizer that the run names, or train it on the `text` column of `rows`; it has pad and end tokens.
+
+    `rows` is read only under `model.tokenizer.train`, in batches. Code of the tokenizer's folder is never run.
+    Raises `ModelError` where there is no tokenizer, it has no end token, or it has no fast implementation, and
+    `DataError` where there is no text to train on.
+    """
+    if isinstance(model.tokenizer, TokenizerSection):
+        if rows is None or "text" not in rows.column_names:
+            raise DataError(Problem("a tokenizer is trained on `text` rows", "name a tokenizer", key="model.tokenizer"))
+        train = model.tokenizer.train
+        return train_tokenizer(train.kind, _column(rows), train.vocab_size)
+    if model.tokenizer is not None:
+        tokenizer = _load(model.tokenizer, None, "model.tokenizer")
+    elif model.path is not None:
+        tokenizer = _load(model.path, model.revision, "model.path")
+    else:
+        remedy = "name a folder or a Hub id, or `train: {kind: bpe, vocab_size: 4096}`"
+        raise ModelError(Problem("a model from scratch needs a tokenizer", remedy, key="model.tokenizer"))
+    ensure_special_tokens(tokenizer)
+    return tokenizer
+
+
+def _column(rows: Dataset) -> Iterator[str]:
+    for batch in rows.select_columns("text").iter(batch_size=ROWS_PER_BATCH):
+        yield from batch["text"]
+
+
+def _load(name: str, revision: str | None, key: str) -> PreTrainedTokenizerFast:
+    remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    except Exception as error:  # the Rust library raises plain `Exception` for a malformed tokenizer.json
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ModelError(Problem(f"no tokenizer can be loaded from {name!r}: {reason}", remedy, key=key)) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        what = f"the tokenizer of {name!r} is a {type(tokenizer).__name__}, which has no fast implementation"
+        raise ModelError(Problem(what, "convert it to a tokenizer.json first", key=key))
+    # A folder with a config.json and no tokenizer files gives a tokenizer without a vocabulary and no error.
+    if tokenizer.vocab.keys() <= tokenizer.added_tokens_encoder.keys():
+        raise ModelError(Problem(f"the tokenizer of {name!r} has no vocabulary", remedy, key=key))
+    return tokenizer
+
+
+def train_tokenizer(
+    kind: TokenizerKind, texts: Iterable[str], vocab_size: int | None = None
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer; the same texts give the same tokenizer.json, byte for byte.
+
+    `char`: a token is a Unicode code point. `word`: a token is a word, a punctuation mark or a run of white space.
+    `bpe`: byte-level pairs (GPT-2), so that every text can be written. Nothing is normalised and decoding is exact
+    unless a token is unknown. `vocab_size` is an upper bound with the special tokens included; where the texts give
+    less, or `char` has to leave characters out, both numbers are logged.
+    Raises `DataError` where no text has a visible character, `ModelError` where `vocab_size` is missing or too small.
+    """
+    least = {"char": 5, "word": 5, "bpe": BYTES + 3}[kind]
+    if vocab_size is None and kind != "char":
+        raise ModelError(Problem(f"a {kind} tokenizer needs a vocabulary size", "for example 4096", key=VOCAB_SIZE_KEY))
+    if vocab_size is not None and vocab_size < least:
+        what = f"a {kind} tokenizer has at least {least} tokens, special tokens included; {vocab_size} were asked for"
+        raise ModelError(Problem(what, f"set it to {least} or more", key=VOCAB_SIZE_KEY))
+    texts = _with_text(texts)
+    if kind == "char":
+        trained = _train_char(texts, vocab_size)
+    elif kind == "word":
+        trained = _train_word(texts, vocab_size or least)
+    else:
+        trained = _train_bpe(texts, vocab_size or least)
+    reached = trained.get_vocab_size()
+    if vocab_size is not None and reached < vocab_size:
+        logger.warning("%s: %d tokens were asked for, the text gives %d", VOCAB_SIZE_KEY, vocab_size, reached)
+    return _as_pretrained(trained)
+
+
+def _with_text(texts: Iterable[str]) -> Iterator[str]:
+    rest = iter(texts)
+    blank = []
+    for text in rest:
+        blank.append(text)
+        if text.strip():
+            return chain(blank, rest)
+    raise DataError(Problem("there is no text to train a tokenizer on", "look at the `text` fields", key="data.train"))
+
+
+def _train_char(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    special = [PAD, BOS, EOS, UNK]
+    kept = sorted(counts, key=lambda character: (-counts[character], character))
+    if vocab_size is not None and len(special) + len(kept) > vocab_size:
+        kept = kept[: vocab_size - len(special)]
+        left_out = len(counts) - len(kept)
+        logger.warning("%s: %d of %d characters become %s", VOCAB_SIZE_KEY, left_out, len(counts), UNK)
+    vocab = {token: index for index, token in enumerate([*special, *sorted(kept)])}
+    # Pairs without a single merge: the library splits a text into code points by itself, quicker than by an expression.
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token=UNK, fuse_unk=False))
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _train_word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s+|[^\w\s]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS, UNK], min_frequency=1, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _as_pretrained(trained: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=trained,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK if trained.token_to_id(UNK) is not None else None,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give the tokenizer a padding token where it has none, and say which; the vocabulary never grows.
+
+    A padding token of the vocabulary is taken by its usual name, else the end token serves: labels and attention are
+    masked by length, never by id, so that the end token is still learned. Where a pooled position is found by the
+    padding id (classification), an end token must then not be appended to the text.
+    Raises `ModelError` where there is no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        remedy = "set `eos_token` in its tokenizer_config.json"
+        raise ModelError(Problem("the tokenizer has no end token to end documents with", remedy, key="model.tokenizer"))
+    if tokenizer.pad_token_id is not None:
+        return
+    usual = [name for name in PAD_NAMES if name in tokenizer.vocab]
+    tokenizer.pad_token = usual[0] if usual else tokenizer.eos_token
+    logger.info("the tokenizer has no padding token: %r (%d) is used", tokenizer.pad_token, tokenizer.pad_token_id)
+
+
+def check_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
+    """Raise `ModelError` where the tokenizer cannot belong to the model.
+
+    Its ids must have rows in the embedding, and the model's begin and end ids must be special tokens to it, too: an
+    instruct variant may end on another special token than its base, but an ordinary word means another vocabulary.
+    """
+    problems = []
+    largest = max(tokenizer.vocab.values())
+    if largest >= config.vocab_size:
+        what = f"the tokenizer's largest id is {largest:,}, the model has embeddings for {config.vocab_size:,} tokens"
+        problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for name, ids in (("begin", config.bos_token_id), ("end", config.eos_token_id)):
+        for index in ids if isinstance(ids, list) else [ids]:
+            # An id without an embedding is a default that nobody set: GPT2Config has 50256 for any vocabulary.
+            if index is None or index >= config.vocab_size or index in special:
+                continue
+            what = f"the model's {name} token is id {index:,}, which is no special token of this tokenizer"
+            problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))
+    if problems:
+        raise ModelError(problems)
+
+
+def effective_max_length(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int | None:
+    """Return the longest row in tokens that both accept, or None where neither has a limit."""
+    # Models without positions (Mamba, ALiBi) have no such field.
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    # A tokenizer without a limit says 1e30.
+    known = [int(limit) for limit in limits if limit is not None and 0 < limit < 2**62]
+    return min(known, default=None)
+
+
+def unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+    """Return the different pieces of `text` (characters or words) that the tokenizer can only write as unknown."""
+    if tokenizer.unk_token_id is None:
+        return []
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return list(dict.fromkeys(text[start:end] for index, (start, end) in spans if index == tokenizer.unk_token_id))
+
+
+def count_changed_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> int:
+    """Count the texts that do not come back as they were when encoded and decoded (normalised, stripped, unknown)."""
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+    return sum(tokenizer.decode(ids) != text for ids, text in zip(encoded, texts, strict=True))

@@ -1,0 +1,128 @@
+"""The files of a run folder that say what happened: report.json, run.yaml, manifest.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report.json"
+MANIFEST = "manifest.json"
+RUN_FILE = "run.yaml"
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What `report.json` holds; figures that were not computed are absent, never zero."""
+
+    recipe: str
+    run_id: str
+    status: str
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    parameters: dict[str, Any]
+    train: dict[str, Any]
+    evaluation: dict[str, Any]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    distributed: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
+    """Make the folder of a run; one that holds another run's files is refused unless that run is resumed.
+
+    Raises `ConfigError`, or `CannotWriteError` where the folder cannot be made.
+    """
+    folder = Path(output_dir)
+    held = [path.name for path in (folder / REPORT, *sorted(folder.glob("checkpoint-*"))) if path.exists()]
+    if held and not resume:
+        raise ConfigError(
+            Problem(
+                f"{output_dir} holds another run's {held[0]}",
+                "name another folder, remove this one, or go on from a checkpoint: train.resume_from_checkpoint=true",
+                key="output_dir",
+            )
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise CannotWriteError(
+            Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
+        ) from problem
+
+
+def write_run_folder(folder: Path, report: RunReport, manifest: dict[str, Any], run_file: str) -> None:
+    """Write the three files, each aside and renamed, the report last: where it stands, the run was finished.
+
+    The end of the run is said in the log.
+    """
+    _write(folder / RUN_FILE, run_file)
+    _write(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
+    _write(folder / REPORT, _as_json(asdict(report)))
+    logger.info("%s", summary(report, str(folder)))
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """sha256 of each file of the model in `folder`, by name; checkpoints and our own three files left out."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return {
+        name: hashlib.file_digest((folder / name).open("rb"), "sha256").hexdigest()
+        for name in names
+        if name not in (REPORT, MANIFEST, RUN_FILE)
+    }
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: say it in words, where dropping it would read as 'not computed'."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.aside")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+# Metrics in the order they are said, and how each is written; others follow as they are.
+FORMATS = {"loss": "{:.4f}", "perplexity": "{:.2f}", "token_accuracy": "{:.1%}", "bits_per_byte": "{:.3f}"}
+
+
+def summary(report: RunReport, folder: str) -> str:
+    """Several lines of plain text for a person; every figure is one of `report.json`."""
+    train, parameters = report.train, report.parameters
+    work = f"{train['steps']:,} steps in {train['runtime_s']:.0f} s ({train['tokens_per_s']:,.0f} tokens/s)"
+    tokens = report.data["train"]["tokens"]
+    lines = [f"trained {parameters['trainable']:,} parameters on {tokens:,} tokens: {work}"]
+    for split, metrics in report.evaluation.items():
+        figures = [f"{name.replace('_', ' ')} {_written(name, value)}" for name, value in _ordered(metrics)]
+        lines.append(f"{split}: " + "  ".join(figures))
+    lines.append(f"{folder}: model, tokenizer, report.json, run.yaml, manifest.json")
+    return "\n".join(lines)
+
+
+def _ordered(metrics: dict[str, float]) -> list[tuple[str, float]]:
+    names = [name for name in FORMATS if name in metrics]
+    return [(name, metrics[name]) for name in [*names, *(name for name in metrics if name not in names)]]
+
+
+def _written(name: str, value: float) -> str:
+    return FORMATS.get(name, "{:.4g}").format(value)

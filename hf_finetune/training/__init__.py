@@ -1,0 +1,1 @@
+"""Trainer that says what it does."""

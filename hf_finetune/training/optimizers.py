@@ -1,0 +1,149 @@
+"""Muon for the matrices, AdamW for everything else, in one optimizer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_finetune.config.sections import Run
+from hf_finetune.errors import ConfigError, Problem
+
+# Quintic Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: they favour the slope at zero over
+# convergence, so that five steps bring every singular value into about [0.7, 1.2].
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+def orthogonalize(matrices: Tensor, compute_dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Replace each matrix by about the nearest semi-orthogonal one, U V^T of its singular value decomposition.
+
+    `matrices` is (count, rows, columns) with rows <= columns; one batched product serves all of them, where
+    `torch.optim.Muon` launches fifteen small products for each matrix.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = x.to(compute_dtype)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al., 2024) where a group has `use_muon`, AdamW where it has not.
+
+    Muon's update is scaled by 0.2 * sqrt(max(rows, columns)), so that its root mean square is AdamW's and one
+    learning rate and weight decay serve both (Liu et al., 2025, https://arxiv.org/abs/2502.16982).
+    Gradients must be whole matrices and equal on all ranks, as DDP leaves them; sharded ones (FSDP) are not.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float = 0.9, **adamw: Any) -> None:
+        """`groups` are parameter groups, each with `use_muon`; `adamw` takes betas, eps and weight_decay."""
+        defaults = {"lr": lr, "momentum": momentum, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
+        super().__init__(groups, {**defaults, "use_muon": False, **adamw})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params: list[Tensor] = [param for param in group["params"] if param.grad is not None]
+            gradients = [param.grad for param in params if param.grad is not None]
+            if not params:
+                continue
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            update = self._muon if group["use_muon"] else self._adamw
+            update(params, gradients, group)
+        return loss
+
+    def _muon(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        for param in params:
+            if not self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        momenta = [self.state[param]["momentum_buffer"] for param in params]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
+        for (rows, columns), indices in _by_shape(params).items():
+            stacked = torch.stack([updates[i] for i in indices])  # (count, rows, columns)
+            wide = stacked if rows <= columns else stacked.mT
+            directions = orthogonalize(wide) if rows <= columns else orthogonalize(wide).mT
+            alpha = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
+            torch._foreach_add_([params[i] for i in indices], list(directions.unbind()), alpha=alpha)
+
+    def _adamw(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        for param in params:
+            if not self.state[param]:
+                zeros = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+                self.state[param].update(step=torch.zeros(()), **zeros)
+        beta1, beta2 = group["betas"]
+        states = [self.state[param] for param in params]
+        torch._foreach_add_([state["step"] for state in states], 1)
+        step = float(states[0]["step"])
+        first, second = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        denominators = torch._foreach_sqrt(second)
+        torch._foreach_div_(denominators, (1 - beta2**step) ** 0.5)
+        torch._foreach_add_(denominators, group["eps"])
+        torch._foreach_addcdiv_(params, first, denominators, -group["lr"] / (1 - beta1**step))
+
+
+class MuonFactory:
+    """What `Trainer(optimizer_cls_and_kwargs=...)` calls with the model to get a `MuonWithAdamW`."""
+
+    def __call__(self, model: PreTrainedModel, *, lr: float, weight_decay: float, **options: float) -> MuonWithAdamW:
+        """Give Muon the hidden matrices; embeddings, the output head, norms and biases go to AdamW, undecayed."""
+        embedding_lr = lr * options.pop("embedding_lr", 2.0)
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        head_weights = {id(head.weight)} - tables if head is not None else set()
+        trained = [param for param in model.parameters() if param.requires_grad]
+        embeddings = [p for p in trained if id(p) in tables]
+        matrices = [p for p in trained if p.ndim == 2 and id(p) not in tables | head_weights]
+        rest = [p for p in trained if p.ndim != 2 or id(p) in head_weights]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "use_muon": True, "weight_decay": weight_decay},
+            {"params": embeddings, "lr": embedding_lr},
+            {"params": rest},
+        ]
+        return MuonWithAdamW([group for group in groups if group["params"]], lr=lr, **options)
+
+
+def optimizer_choice(run: Run, args: TrainingArguments) -> tuple[type, dict[str, Any]] | None:
+    """Return what `Trainer(optimizer_cls_and_kwargs=...)` takes: Muon where it is asked for, else None."""
+    if run.train.get("optim") != "muon":
+        return None
+    options = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+    return MuonFactory, options | _muon_options(args.optim_args)
+
+
+def _muon_options(optim_args: str | None) -> dict[str, float]:
+    """Read `train.optim_args`, "momentum=0.95,embedding_lr=1": `embedding_lr` multiplies the learning rate."""
+    options: dict[str, float] = {}
+    for part in (optim_args or "").replace(" ", "").split(","):
+        name, _, value = part.partition("=")
+        if not part:
+            continue
+        if name not in ("momentum", "embedding_lr"):
+            raise ConfigError(
+                Problem(f"{name!r} is no option of muon", "it takes momentum and embedding_lr", key="train.optim_args")
+            )
+        options[name] = float(value)
+    return options
+
+
+def _by_shape(tensors: list[Tensor]) -> dict[tuple[int, int], list[int]]:
+    """Indices of the matrices of each shape, for one batched product each."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, tensor in enumerate(tensors):
+        groups[tensor.shape[0], tensor.shape[1]].append(index)
+    return groups

@@ -1,0 +1,108 @@
+"""Continue the pretraining of a causal language model, or train a GPT from scratch.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/continued_pretraining.py \
+        recipes/configs/continued_pretraining.yaml train.max_steps=50
+
+Rows are documents ({"text": ...}, or a .txt file): joined by end tokens and packed into blocks. `model.path` continues
+a model; `model.scratch` starts a ScratchGPT. The model, its tokenizer and the report are written to `output_dir`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_finetune.environment import report_environment, versions
+
+from hf_finetune.config import dump_yaml, load_run
+from hf_finetune.data.packing import collate_blocks, pack_documents
+from hf_finetune.data.splits import load_splits
+from hf_finetune.errors import user_errors
+from hf_finetune.evaluation.language_modeling import language_model_metrics, reduce_logits
+from hf_finetune.evaluation.sampling import SamplePrompts
+from hf_finetune.models.loading import block_size, load_causal_lm, load_config
+from hf_finetune.models.parameters import count_parameters
+from hf_finetune.models.tokenizers import load_tokenizer
+from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, write_run_folder
+from hf_finetune.training.callbacks import LogLines, use_log_lines
+from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, scores, tokens_per_step, train_facts
+from hf_finetune.training.optimizers import optimizer_choice
+from hf_finetune.training.saving import save_verified
+from hf_finetune.training.settings import early_stopping, resolved, training_arguments
+from hf_finetune.training.trainers import Trainer
+
+
+def main(argv: Sequence[str]) -> None:
+    # 1. Settings
+    run = resolved(load_run(argv, recipe="continued_pretraining"))
+    claim_run_folder(run.output_dir, resume=run.train.get("resume_from_checkpoint"))
+    args = training_arguments(run)
+
+    # 2. Data: files -> checked rows -> blocks of tokens
+    with args.main_process_first(desc="reading, tokenizing and packing"):
+        splits = load_splits(run.data, "document", args.data_seed or args.seed)
+        tokenizer = load_tokenizer(run.model, splits.rows["train"])
+        config = load_config(run.model, tokenizer)
+        block = block_size(run.data, config, tokenizer)
+        packed = {
+            name: pack_documents(rows, tokenizer, block, isolate=run.data.isolate_documents)
+            for name, rows in splits.rows.items()
+        }
+    blocks = {name: dataset for name, (dataset, _) in packed.items()}
+    facts = {name: counted for name, (_, counted) in packed.items()}
+
+    # 3. Model
+    model = load_causal_lm(run.model, config, block)
+
+    # 4. Trainer
+    clock = LogLines(tokens_per_step(args, block))
+    sampler = SamplePrompts(tokenizer, run.eval)
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=blocks["train"],
+        eval_dataset=blocks.get("validation"),
+        processing_class=tokenizer,
+        data_collator=collate_blocks,
+        compute_metrics=language_model_metrics(facts["validation"].text_bytes) if "validation" in facts else None,
+        preprocess_logits_for_metrics=reduce_logits,
+        optimizer_cls_and_kwargs=optimizer_choice(run, args),
+        callbacks=[clock, sampler, *early_stopping(run)],
+    )
+    use_log_lines(trainer)
+
+    # 5. Train
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    save_verified(trainer)
+
+    # 6. Evaluate
+    evaluation = {}
+    for name in ("validation", "test"):
+        if name in blocks:
+            trainer.compute_metrics = language_model_metrics(facts[name].text_bytes)
+            evaluation[name] = scores(trainer.evaluate(blocks[name], metric_key_prefix=name), prefix=name)
+
+    # 7. Report and push
+    if trainer.is_world_process_zero():
+        sampler.take(trainer.model, trainer.state.global_step)
+        report = RunReport(
+            recipe=run.recipe,
+            run_id=new_run_id(),
+            status="done",
+            settings=run.model_dump(),
+            data={name: counted.as_dict() for name, counted in facts.items()},
+            parameters=count_parameters(trainer.model).as_dict(),
+            train=train_facts(trainer, result, clock),
+            evaluation=evaluation,
+            samples=sampler.as_dicts(),
+            distributed=distributed_facts(trainer),
+            environment=report_environment(),
+        )
+        manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
+        write_run_folder(Path(run.output_dir), report, manifest, dump_yaml(run))
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,43 @@
+"""Tiny ScratchGPT models for the tests of this folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hf_finetune.models.scratch_gpt import (
+    ScratchGPTConfig,
+    ScratchGPTForCausalLM,
+    ScratchGPTForSequenceClassification,
+    ScratchGPTModel,
+)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "modern": {},
+    "modern-grouped-gated-tied": {"num_key_value_heads": 2, "gated_mlp": True, "tie_word_embeddings": True},
+    "gpt2": {"family": "gpt2"},
+}
+
+
+def tiny_config(**fields: Any) -> ScratchGPTConfig:
+    sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return ScratchGPTConfig(**{**sizes, "max_position_embeddings": 32, **special, **fields})
+
+
+def tiny_model(
+    model_class: type = ScratchGPTForCausalLM, attention: str = "eager", **fields: Any
+) -> ScratchGPTForCausalLM | ScratchGPTModel | ScratchGPTForSequenceClassification:
+    """In eval mode, with no weight left at its initial value: a fresh modern model's branches are all zero."""
+    model = model_class._from_config(tiny_config(**fields), attn_implementation=attention)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return model.eval()
+
+
+def token_ids(*shape: int, vocab_size: int = 61, seed: int = 0) -> torch.Tensor:
+    """Random ordinary tokens: never pad, bos or eos."""
+    return torch.randint(3, vocab_size, shape, generator=torch.Generator().manual_seed(seed))
