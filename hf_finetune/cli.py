@@ -14,6 +14,8 @@ from hf_finetune.errors import user_errors
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hf_finetune.environment import Finding, MachineFacts
+
 app = typer.Typer(
     name="hf-finetune",
     help="Fine-tuning for the Hugging Face stack in which nothing is silent.",
@@ -100,17 +102,32 @@ def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; mad
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can do: devices, precisions, versions against the tested ones."""
+    import os
     from dataclasses import asdict
 
     from hf_finetune.environment import diagnose, machine_facts
 
     facts = machine_facts()
-    findings = diagnose(facts)
+    findings = diagnose(facts, os.environ)
     if as_json:
         print_json({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]})
     else:
-        show_doctor(asdict(facts), findings)
+        show_machine(facts, findings)
     raise typer.Exit(2 if any(finding.level == "problem" for finding in findings) else 0)
+
+
+def show_machine(facts: MachineFacts, findings: list[Finding]) -> None:
+    """Print devices, versions and findings as tables."""
+    from rich.table import Table
+
+    print(f"Python {facts.python} on {facts.system}, {facts.cores} cores, {facts.disk_free_gib:.0f} GiB free here")
+    devices = Table("device", "name", "memory", "precisions", box=None)
+    for device in facts.devices:
+        devices.add_row(device.kind, device.name, f"{device.memory_gib:.0f} GiB", ", ".join(device.precisions))
+    console().print(devices)
+    print("  ".join(f"{name} {version}" for name, version in facts.versions.items()))
+    for finding in findings:
+        print(f"{finding.level:>7}: {finding.what}" + (f"; {finding.remedy}" if finding.remedy else ""))
 
 
 def console() -> Console:

@@ -12,7 +12,7 @@ from pathlib import Path
 from hf_finetune.config import load_run, read_recipe_name
 from hf_finetune.config.suggestions import did_you_mean
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.project_files import shipped
+from hf_finetune.project_files import project_file, shipped
 
 logger = logging.getLogger(__name__)
 
@@ -25,19 +25,18 @@ def launch(argv: Sequence[str], where: str) -> int:
     """
     recipe = read_recipe_name(argv[0])
     load_run(argv, recipe)
-    script = shipped("recipes") / f"{recipe}.py"
-    arguments = ["--config_file", _short(accelerate_config(where)), _short(script), *argv]
+    script = project_file("recipes", f"{recipe}.py")
+    arguments = ["--config_file", str(accelerate_config(where)), str(script), *argv]
     logger.info("%s\n", shlex.join(["accelerate", "launch", *arguments]))
     return _accelerate_launch(arguments)
 
 
 def accelerate_config(where: str) -> Path:
     """Find the accelerate configuration that `--on` names. Raises `ConfigError`."""
-    folder = shipped("accelerate_configs")
-    for candidate in (Path(where), folder / f"{where}.yaml"):
+    for candidate in (Path(where), project_file("accelerate_configs", f"{where}.yaml")):
         if candidate.is_file():
             return candidate
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = sorted(path.stem for path in shipped("accelerate_configs").glob("*.yaml"))
     close = did_you_mean(where, names)
     hint = f"did you mean {close}? There" if close else "There"
     raise ConfigError(Problem(f"--on {where}: no such file or name", f"{hint} are {', '.join(names)}"))
@@ -63,7 +62,3 @@ def _accelerate_launch(arguments: list[str]) -> int:
 def _exit_code(code: int) -> int:
     """A process that a signal ended has a negative code; a shell says 128 + signal."""
     return 128 - code if code < 0 else code
-
-
-def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)

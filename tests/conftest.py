@@ -10,7 +10,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+import json
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +37,43 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project_root() -> Path:
     return ROOT
+
+
+RunRecipe = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
+    """Run a recipe in this process from the project's root, and return its report.json.
+
+    `run_recipe("char_model", "train.max_steps=2")`: a YAML of recipes/configs, then overrides. The run folder is
+    `tmp_path / "run"` unless `output_dir=` names another.
+    """
+
+    def run(config: str, *overrides: str) -> dict[str, Any]:
+        from accelerate.state import AcceleratorState, GradientState
+
+        from hf_finetune.config import read_recipe_name
+
+        monkeypatch.chdir(ROOT)
+        run_file = ROOT / "recipes" / "configs" / f"{config}.yaml"
+        folder = tmp_path / "run"
+        for override in overrides:
+            if override.startswith("output_dir="):
+                folder = Path(override.removeprefix("output_dir="))
+        script = ROOT / "recipes" / f"{read_recipe_name(str(run_file))}.py"
+        # One process, one state: accelerate refuses a second run in it with another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        argv = [os.path.relpath(run_file, ROOT), f"output_dir={folder}", "train.use_cpu=true", *overrides]
+        runpy.run_path(str(script))["main"](argv)
+        return json.loads((folder / "report.json").read_text())
+
+    return run
+
+
+@pytest.fixture
+def environment_of_a_user(datasets_cache: Path) -> dict[str, str]:
+    """For child processes: this interpreter's commands on the path, nothing that would reach a network."""
+    commands = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "default"}

@@ -40,7 +40,8 @@ class _RunDumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    plain = isinstance(parse_plain(text), str)
+    # Outside double quotes YAML folds line breaks, U+0085 and U+2028 among them.
+    plain = isinstance(parse_plain(text), str) and text.isprintable()
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 

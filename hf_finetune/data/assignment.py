@@ -78,12 +78,13 @@ def _take_groups(strata: Rows, groups: Rows, fractions: Mapping[str, float], see
     waiting = seeded_order(np.arange(len(members), dtype=np.uint64), seed).tolist()
     totals = np.bincount(strata)
     taken: dict[str, Rows] = {}
-    for name, fraction in fractions.items():
+    for number, (name, fraction) in enumerate(fractions.items()):
         short = totals * fraction
+        most = len(waiting) - (len(fractions) - number)  # each later split and train need a group too
         chosen: dict[int, None] = {}
         for group in waiting:
             which, many = counts[group]
-            if np.abs(short[which] - many).sum() < np.abs(short[which]).sum():
+            if len(chosen) < most and np.abs(short[which] - many).sum() < np.abs(short[which]).sum():
                 short[which] -= many
                 chosen[group] = None
         if not chosen:

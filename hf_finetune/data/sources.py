@@ -92,7 +92,7 @@ def _missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
     if not folder.is_dir():
         return Problem(f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}")
-    near = difflib.get_close_matches(path.name, os.listdir(folder), 3, 0.6)
+    near = difflib.get_close_matches(path.name, os.listdir(folder), 2, 0.7)
     remedy = f"did you mean {' or '.join(near)}?" if near else "check the path"
     return Problem("no such file", remedy, written, key=f"data.{role}")
 

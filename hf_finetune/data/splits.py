@@ -336,9 +336,9 @@ def _groups(table: Dataset, key: str, fractions: int) -> Rows:
 def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, float], rows: int) -> None:
     problems = [
         Problem(
-            f"{fractions.get(name, 'what is left')} of {rows:,} rows gives {name} no row",
+            f"{fractions[name]} of {rows:,} rows gives {name} no row",
             "change the fraction, add rows, or cut text into smaller documents (data.format paragraphs or lines)",
-            key=f"data.{name}_fraction" if name in fractions else "data.train",
+            key=f"data.{name}_fraction",
         )
         for name, numbers in parts.items()
         if not len(numbers)

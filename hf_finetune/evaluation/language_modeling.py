@@ -46,7 +46,7 @@ def reduce_logits(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch
 def _reduce(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     counted = targets != IGNORE_INDEX
     flat = cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
-    correct = (scores.argmax(dim=-1) == targets) & counted
+    correct = scores.argmax(dim=-1) == targets  # never where a label is ignored: no token has the id -100
     columns = [flat.view_as(targets).sum(dim=1), correct.sum(dim=1), counted.sum(dim=1)]
     return torch.stack([column.to(scores.dtype) for column in columns], dim=1)  # (rows, 3)
 

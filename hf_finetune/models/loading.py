@@ -81,10 +81,10 @@ def load_for_generation(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """Load a folder or Hub id to talk to: model in evaluation mode, and its tokenizer. Raises `ModelError`."""
     model = ModelSection(path=path)
     tokenizer = load_tokenizer(model)
-    loaded: PreTrainedModel = _load_or_refuse(AutoModelForCausalLM, model)
-    check_fits(tokenizer, loaded.config)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    return loaded.to(device).eval(), tokenizer
+    loaded: PreTrainedModel = _load_or_refuse(AutoModelForCausalLM, model, device_map=device)
+    check_fits(tokenizer, loaded.config)
+    return loaded.eval(), tokenizer
 
 
 def attention_for(model: ModelSection, block: int) -> str:
@@ -99,10 +99,11 @@ def attention_for(model: ModelSection, block: int) -> str:
 def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
     """Load `folder` again and compare its logits with the live model's; raises `ModelError` where they differ."""
     model.eval()
+    attention = model.config._attn_implementation
     reloaded = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=model.dtype, attn_implementation=model.config._attn_implementation
+        folder, dtype=model.dtype, attn_implementation=attention, device_map=model.device
     )
-    reloaded = reloaded.to(model.device).eval()
+    reloaded.eval()
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
     difference = (model(input_ids).logits - reloaded(input_ids).logits).abs().max().item()

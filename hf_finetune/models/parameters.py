@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-# Tried in this order on a parameter's name, innermost module first; the first component that matches has it.
+# In this order: the first component that a name of a module around the parameter matches has it.
 COMPONENT_PATTERNS = {
     "head": re.compile(r"^(lm_head|embed_out|score|classifier|classification_head|qa_outputs)$"),
     "norms": re.compile(r"norm|^ln_?[0-9f]|^ln$", re.IGNORECASE),
     "attention": re.compile(r"attn|attention", re.IGNORECASE),
     "feed_forward": re.compile(
-        r"mlp|feed_?forward|ffn?$|experts?$|^fc_?[0-9io]|^intermediate$|^wi|^wo$", re.IGNORECASE
+        r"mlp|feed_?forward|ffn?$|experts?$|^fc_?[0-9io]|^intermediate$|^output$|^wi|^wo$", re.IGNORECASE
     ),
     "embeddings": re.compile(r"embed|^w[tp]e$", re.IGNORECASE),
 }
@@ -44,7 +44,7 @@ def count_parameters(model: PreTrainedModel) -> ParameterCounts:
     """
     components = dict.fromkeys((*COMPONENT_PATTERNS, "other"), 0)
     trainable = 0
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     modules = dict(model.named_modules())
     for name, parameter in model.named_parameters():  # a tied weight comes once, under its first name
         size = _size(parameter)
@@ -59,11 +59,9 @@ def _component(name: str, owner: nn.Module, *, is_head: bool) -> str:
         return "head"
     if isinstance(owner, nn.Embedding):
         return "embeddings"
-    for module_name in reversed(name.split(".")[:-1]):
-        for component, pattern in COMPONENT_PATTERNS.items():
-            if pattern.search(module_name):
-                return component
-    return "other"
+    around = name.split(".")[:-1]
+    matches = (part for part, pattern in COMPONENT_PATTERNS.items() if any(pattern.search(module) for module in around))
+    return next(matches, "other")
 
 
 def _size(parameter: nn.Parameter) -> int:

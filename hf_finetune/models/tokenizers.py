@@ -158,7 +158,7 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _as_pretrained(trained: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=trained,
         pad_token=PAD,
         bos_token=BOS,
@@ -225,9 +225,3 @@ def unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
     encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     return list(dict.fromkeys(text[start:end] for index, (start, end) in spans if index == tokenizer.unk_token_id))
-
-
-def count_changed_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> int:
-    """Count the texts that do not come back as they were when encoded and decoded (normalised, stripped, unknown)."""
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-    return sum(tokenizer.decode(ids) != text for ids, text in zip(encoded, texts, strict=True))

@@ -73,12 +73,13 @@ def write_run_folder(folder: Path, report: RunReport, manifest: dict[str, Any], 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 of each file of the model in `folder`, by name; checkpoints and our own three files left out."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return {
-        name: hashlib.file_digest((folder / name).open("rb"), "sha256").hexdigest()
-        for name in names
-        if name not in (REPORT, MANIFEST, RUN_FILE)
-    }
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: _sha256(path) for path in files if path.name not in (REPORT, MANIFEST, RUN_FILE)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_json(value: Any) -> str:

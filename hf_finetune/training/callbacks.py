@@ -70,7 +70,8 @@ class LogLines(TrainerCallback):
     ) -> None:
         figures = [text.format(logs[name]) for name, text in SHOWN.items() if logs and name in logs]
         if logs and "loss" in logs:
-            figures.append(f"{self._recent_tokens_per_second():,.0f} tokens/s")
+            state.log_history[-1]["tokens_per_s"] = rate = self._recent_tokens_per_second()
+            figures.append(f"{rate:,.0f} tokens/s")
         if figures and state.is_world_process_zero:
             width = len(str(state.max_steps))
             logger.info("step %*d/%d  %s", width, state.global_step, state.max_steps, "  ".join(figures))

@@ -104,7 +104,7 @@ class MuonFactory:
         """Give Muon the hidden matrices; embeddings, the output head, norms and biases go to AdamW, undecayed."""
         embedding_lr = lr * options.pop("embedding_lr", 2.0)
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        head: nn.Module | None = model.get_output_embeddings()
         head_weights = {id(head.weight)} - tables if head is not None else set()
         trained = [param for param in model.parameters() if param.requires_grad]
         embeddings = [p for p in trained if id(p) in tables]

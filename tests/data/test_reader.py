@@ -286,7 +286,7 @@ def test_a_line_above_the_limit_is_rejected_with_its_size_and_not_held(tmp_path)
             file.write(b"x" * limit)
         file.write(b'"}\n' + GOOD)
     tracemalloc.start()
-    rows, numbers, tally = read(path, limit=limit)
+    _, numbers, tally = read(path, limit=limit)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert numbers == [1, 3]
@@ -352,7 +352,11 @@ def texts_of(path, cut, limit=LIMIT):
 @pytest.mark.parametrize(
     ("cut", "texts", "numbers"),
     [
-        ("lines", ["First line", "second line", "Third, Grüße\u2028still third", "  indented", "last"], [1, 2, 5, 8, 9]),
+        (
+            "lines",
+            ["First line", "second line", "Third, Grüße\u2028still third", "  indented", "last"],
+            [1, 2, 5, 8, 9],
+        ),
         ("paragraphs", ["First line\nsecond line", "Third, Grüße\u2028still third", "  indented\nlast"], [1, 5, 8]),
         ("file", [TEXT.replace("\r\n", "\n")], [1]),
     ],

@@ -104,7 +104,7 @@ def test_every_metric_loads_by_its_path_without_network_or_package(tmp_path):
     assert json.loads(done.stdout) == pytest.approx(expected)
 
 
-def test_each_file_names_its_metric_and_says_what_goes_in():
+def test_each_file_names_its_metric_and_says_what_goes_in(metric):
     kinds = {
         "bits_per_byte": BitsPerByte,
         "cross_entropy": CrossEntropy,
@@ -113,6 +113,6 @@ def test_each_file_names_its_metric_and_says_what_goes_in():
     }
     assert [path.stem for path in FILES] == sorted(kinds)
     for name, kind in kinds.items():
-        info = kind(keep_in_memory=True)._info()
+        info = metric(kind)._info()
         assert all(feature in info.inputs_description for feature in info.features)
         assert name in info.inputs_description

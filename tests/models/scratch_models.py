@@ -29,12 +29,12 @@ def tiny_config(**fields: Any) -> ScratchGPTConfig:
 def tiny_model(
     model_class: type = ScratchGPTForCausalLM, attention: str = "eager", **fields: Any
 ) -> ScratchGPTForCausalLM | ScratchGPTModel | ScratchGPTForSequenceClassification:
-    """In eval mode, with no weight left at its initial value: a fresh modern model's branches are all zero."""
-    model = model_class._from_config(tiny_config(**fields), attn_implementation=attention)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    """Always the same, in eval mode, no weight at its first value: a fresh modern model's branches are all zero."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = model_class._from_config(tiny_config(**fields), attn_implementation=attention)
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
     return model.eval()
 
 

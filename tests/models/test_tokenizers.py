@@ -25,7 +25,6 @@ from hf_finetune.data.tokenization import encode_documents
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.models.tokenizers import (
     check_fits,
-    count_changed_texts,
     effective_max_length,
     ensure_special_tokens,
     load_tokenizer,
@@ -367,17 +366,6 @@ def test_words_outside_the_vocabulary_are_named():
 @few
 def test_bytes_know_every_character(text):
     assert unknown_pieces(BPE, text) == []
-
-
-def test_texts_that_a_tokenizer_changes_are_counted():
-    lower = Tokenizer(models.WordLevel({"a": 0, " ": 1, "<e>": 2, "u": 3}, unk_token="u"))
-    lower.normalizer = normalizers.Lowercase()
-    lower.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    lower.decoder = CHAR.backend_tokenizer.decoder
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=lower, eos_token="<e>", unk_token="u")
-    assert count_changed_texts(tokenizer, ["a a", "A", "b"]) == 2
-    assert count_changed_texts(BPE, [*TEXTS, "any Ω"]) == 0
-    assert count_changed_texts(BPE, []) == 0
 
 
 def test_nothing_is_written_beside_a_loaded_tokenizer(tmp_path):

@@ -60,9 +60,10 @@ def rotary_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torc
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn features i and i + head_dim / 2 of (batch, seq, heads, head_dim) as a pair, by the position's angle.
 
-    Rolling by half a head puts each feature's partner in its place; `sin` carries the sign.
+    Exchanging the halves puts each feature's partner in its place; `sin` carries the sign.
     """
-    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), sin)
+    first, second = heads.chunk(2, dim=-1)
+    return heads * cos + torch.cat((second, first), dim=-1) * sin
 
 
 def repeat_heads(heads: Tensor, times: int) -> Tensor:
@@ -182,11 +183,7 @@ class ScratchGPTDecoderLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> Tensor:
         gathered, _ = self.self_attn(
-            self.input_layernorm(hidden_states),
-            attention_mask=attention_mask,
-            rotary=rotary,
-            past_key_values=past_key_values,
-            **kwargs,
+            self.input_layernorm(hidden_states), attention_mask, rotary, past_key_values, **kwargs
         )
         hidden_states = hidden_states + self.dropout(gathered)
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
@@ -211,23 +208,23 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
     }
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Called for children before parents. `init` leaves weights alone that were loaded."""
+        """Draw first weights; `init` leaves alone what was loaded.
+
+        Only modules with weights of their own come here (code outside transformers, 5.23): a layer's are told by name.
+        """
         super()._init_weights(module)
-        modern = self.config.family == "modern"
-        if isinstance(module, (ScratchGPTAttention, ScratchGPTMLP)):
-            *inner, output = [child for child in module.children() if isinstance(child, nn.Linear)]
-            if modern:
-                # Features keep their size through any width, and residual branches start silent
-                # (Yang et al., 2022, https://arxiv.org/abs/2203.03466).
-                for projection in inner:
-                    init.normal_(projection.weight, std=projection.in_features**-0.5)
-                init.zeros_(output.weight)
-            else:
-                # The residual stream sums two branches a layer (Radford et al., 2019, section 2.3).
+        if not isinstance(module, nn.Linear):
+            return
+        name = next((name for name, child in self.named_modules() if child is module), "").rpartition(".")[2]
+        writes_to_residual = name in ("o_proj", "down_proj")
+        if self.config.family == "gpt2":
+            if writes_to_residual:  # the stream sums two branches a layer (Radford et al., 2019, section 2.3)
                 std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
-                init.normal_(output.weight, std=std)
-        elif isinstance(module, ScratchGPTForCausalLM) and modern and not self.config.tie_word_embeddings:
-            init.zeros_(module.lm_head.weight)
+                init.normal_(module.weight, std=std)
+        elif writes_to_residual or (name == "lm_head" and not self.config.tie_word_embeddings):
+            init.zeros_(module.weight)  # branches start silent and all tokens alike (Yang et al., 2022, appendix D)
+        elif name in ("q_proj", "k_proj", "v_proj", "up_proj", "gate_proj"):
+            init.normal_(module.weight, std=module.in_features**-0.5)  # keeps features their size at any width
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; by any of the Auto classes the folder also loads where hf_finetune is not installed."""
@@ -295,12 +292,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         hidden_states = self.dropout(inputs_embeds)  # (batch, seq, hidden)
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states,
-                attention_mask=causal_mask,
-                rotary=rotary,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                **kwargs,
+                hidden_states, causal_mask, rotary, past_key_values=past_key_values, position_ids=position_ids, **kwargs
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
@@ -354,13 +346,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
         The loss is the mean over the scored tokens, or their sum over `num_items_in_batch`; 0 where none is scored.
         """
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))  # (batch, seq, vocab)
         loss = None
@@ -384,8 +370,10 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
         Raises ValueError for settings of GPT-2 that ScratchGPT does not compute.
         """
         source = load_gpt2(path_or_model)
-        model = cls(ScratchGPTConfig(**convert_gpt2_config(source.config)))
+        with init.no_init_weights():  # drawing them takes longer than converting them
+            model = cls(ScratchGPTConfig(**convert_gpt2_config(source.config)))
         model.load_state_dict(convert_gpt2_weights(source))
+        model.tie_weights()
         model.generation_config = source.generation_config
         return model.to(source.device, source.dtype)  # type: ignore[arg-type]
 

@@ -1,0 +1,108 @@
+"""What a Python file defines, read from its syntax tree: names, docstrings, signatures, and their source."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+DefinitionKind = Literal["function", "method", "property", "class"]
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Branch = ast.If | ast.Try | ast.With
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A function, method or class; `name` is as seen from its module, such as `Queue.put`."""
+
+    kind: DefinitionKind
+    name: str
+    docstring: str
+    """Without its indentation; "" where there is none."""
+    source: str
+    """With its decorators, moved to the left margin; of a class what comes before its first method."""
+    node: _Function | ast.ClassDef
+
+    @property
+    def public(self) -> bool:
+        return not any(part.startswith("_") for part in self.name.split("."))
+
+
+@dataclass(frozen=True, slots=True)
+class PythonFile:
+    docstring: str
+    definitions: list[Definition]
+    """In the order of the file, methods after their class; what a function defines inside is left out."""
+
+
+def read_python(text: str) -> PythonFile:
+    """Parse a file without running it."""
+    tree = ast.parse(text)
+    return PythonFile(_docstring(tree), list(_definitions(tree.body, "", text.split("\n"))))
+
+
+def _definitions(body: list[ast.stmt], prefix: str, lines: list[str]) -> Iterator[Definition]:
+    for node in body:
+        if isinstance(node, _Branch):
+            inside = [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)]
+            yield from _definitions(inside, prefix, lines)
+        elif isinstance(node, _Function):
+            kind: DefinitionKind = "property" if _is_property(node) else "method" if prefix else "function"
+            source = _source(node, node.end_lineno or node.lineno, lines)
+            yield Definition(kind, prefix + node.name, _docstring(node), source, node)
+        elif isinstance(node, ast.ClassDef):
+            source = _source(node, _end_of_head(node), lines)
+            yield Definition("class", prefix + node.name, _docstring(node), source, node)
+            yield from _definitions(node.body, f"{prefix}{node.name}.", lines)
+
+
+def _docstring(node: ast.Module | ast.ClassDef | _Function) -> str:
+    return inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip()
+
+
+def _first_line(node: ast.stmt) -> int:
+    if isinstance(node, _Function | ast.ClassDef) and node.decorator_list:
+        return node.decorator_list[0].lineno
+    return node.lineno
+
+
+def _end_of_head(node: ast.ClassDef) -> int:
+    for before, each in enumerate(node.body):
+        if isinstance(each, _Function | ast.ClassDef):
+            return _first_line(each) - 1 if before else node.lineno
+    return node.end_lineno or node.lineno
+
+
+def _source(node: ast.stmt, last_line: int, lines: list[str]) -> str:
+    # Not textwrap.dedent: a string of several lines may reach further left than the code around it.
+    indent = " " * node.col_offset
+    return "\n".join(line.removeprefix(indent) for line in lines[_first_line(node) - 1 : last_line]).rstrip() + "\n"
+
+
+def signature(definition: Definition, name: str) -> str | None:
+    """Return how a function is called, `name(arguments)`, with annotations and defaults as in its source.
+
+    None for a class or a property, for a function that takes no arguments, and for one outside of a class that takes
+    `self`: its decorator makes something else of it.
+    """
+    node = definition.node
+    if isinstance(node, ast.ClassDef) or definition.kind == "property":
+        return None
+    arguments = copy.deepcopy(node.args)
+    positional = arguments.posonlyargs or arguments.args
+    if definition.kind == "method" and "staticmethod" not in map(ast.unparse, node.decorator_list):
+        del positional[:1]
+    elif positional and positional[0].arg == "self":
+        return None
+    written = ast.unparse(arguments)
+    returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{name}({written}){returned}" if written else None
+
+
+def _is_property(node: _Function) -> bool:
+    decorators = [ast.unparse(each) for each in node.decorator_list]
+    return any(each.endswith(("property", ".setter", ".deleter", ".getter")) for each in decorators)

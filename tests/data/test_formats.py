@@ -1,0 +1,263 @@
+"""Each row format is recognised by its keys and becomes the one intermediate form of its kind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import Dataset, List, Value
+
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.decoding import RowDecoder
+from hf_finetune.data.formats import FORMATS, chat_messages, chat_tools, choose_format, features_of
+from hf_finetune.data.splits import load_splits
+from hf_finetune.data.strict_json import BadLine
+from hf_finetune.errors import DataError
+
+
+def loaded(tmp_path, rows, becomes, **settings):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_splits(DataSection(train=str(path), **settings), becomes, seed=0).rows["train"]
+
+
+def turns(user, assistant):
+    plain = {"train": None, "weight": None, "extra": None}
+    return [{"role": "user", "content": user, **plain}, {"role": "assistant", "content": assistant, **plain}]
+
+
+EXAMPLES = [
+    ("text", {"text": "a"}, "document", {"text": "a"}),
+    ("labelled", {"text": "a", "label": "x"}, "labelled", {"text": "a", "text_pair": None, "label": "x"}),
+    (
+        "labelled",
+        {"text": "a", "text_pair": "b", "label": 3},
+        "labelled",
+        {"text": "a", "text_pair": "b", "label": 3},
+    ),
+    ("labelled", {"text": "a", "label": ["x", "y"]}, "labelled", {"text": "a", "text_pair": None, "label": ["x", "y"]}),
+    ("messages", {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, None, None),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, None, None),
+    ("alpaca", {"instruction": "q", "output": "a"}, None, None),
+    ("alpaca", {"instruction": "q", "input": "", "output": "a"}, None, None),
+    ("instruction", {"instruction": "q", "response": "a"}, None, None),
+    ("prompt_completion", {"prompt": "q", "completion": "a"}, "prompt_completion", {"prompt": "q", "completion": "a"}),
+    ("input_output", {"input": "q", "output": "a"}, None, None),
+    ("user_assistant", {"user": "q", "assistant": "a"}, None, None),
+    ("question_answer", {"question": "q", "answer": "a"}, None, None),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "becomes", "expected"), EXAMPLES)
+@pytest.mark.parametrize("automatic", [True, False])
+def test_each_format_becomes_its_intermediate_form(tmp_path, name, row, becomes, expected, automatic):
+    becomes = becomes or "conversation"
+    expected = expected or {"messages": turns("q", "a"), "tools": None}
+    row = row | {"source": "somewhere", "id": 7}
+    rows = loaded(tmp_path, [row, row], becomes, format="auto" if automatic else name)
+    assert rows.to_list() == [expected, expected]
+
+
+def test_every_format_that_is_written_as_json_has_an_example():
+    assert {name for name, *_ in EXAMPLES} == {name for name, each in FORMATS.items() if not each.in_text_file}
+
+
+def test_an_alpaca_input_follows_the_instruction_after_a_blank_line(tmp_path):
+    rows = loaded(tmp_path, [{"instruction": "Do", "input": "this", "output": "done"}], "conversation")
+    assert rows[0]["messages"] == turns("Do\n\nthis", "done")
+
+
+def test_input_and_output_are_text_and_label_where_the_task_is_classification(tmp_path):
+    rows = loaded(tmp_path, [{"input": "a", "output": "x"}], "labelled", task="classification")
+    assert rows.to_list() == [{"text": "a", "text_pair": None, "label": "x"}]
+
+
+def test_train_and_weight_of_a_message_are_kept(tmp_path):
+    messages = [
+        {"role": "assistant", "content": "a", "train": False},
+        {"role": "assistant", "content": "b", "weight": 1},
+        {"role": "assistant", "content": "c", "weight": 0.5, "train": True},
+    ]
+    [row] = loaded(tmp_path, [{"messages": messages}], "conversation")
+    assert [message["train"] for message in row["messages"]] == [False, None, True]
+    assert [message["weight"] for message in row["messages"]] == [None, 1.0, 0.5]
+
+
+TOOL_ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": "Weather?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "function": {"arguments": {"city": "x"}}}],
+            },
+            {"role": "tool", "tool_call_id": "1", "name": "weather", "content": '{"c": 21}'},
+            {"role": "assistant", "content": "21", "reasoning_content": "easy", "refusal": None},
+        ],
+        "tools": [{"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {}}}}}],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "Add"},
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"arguments": {"a": 1, "b": None}}}]},
+            {"role": "assistant", "content": "both", "tool_calls": []},
+        ],
+        "tools": [{"name": "add", "strict": True}],
+    },
+    {"messages": [{"role": "user", "content": "plain"}]},
+]
+
+
+def test_messages_with_different_tool_calls_come_back_as_they_were_written(tmp_path):
+    rows = loaded(tmp_path, TOOL_ROWS, "conversation")
+    for written, row in zip(TOOL_ROWS, rows, strict=True):
+        assert chat_messages(row["messages"]) == written["messages"]
+        assert chat_tools(row["tools"]) == written.get("tools")
+
+
+def test_tool_calls_are_kept_byte_for_byte(tmp_path):
+    calls = '[ {"b":1.50, "a" : "\\u00e9", "n":[1 ,2]} ]'
+    tools = '[{"z":  1e2}]'
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "assistant", "content": "x", "tool_calls": ' + calls + '}], "tools": ' + tools + "}"
+    )
+    [row] = load_splits(DataSection(train=str(path)), "conversation", seed=0).rows["train"]
+    assert row["messages"][0]["extra"] == '{"tool_calls":' + calls + "}"
+    assert row["tools"] == tools
+
+
+def test_features_are_stated_and_not_inferred(tmp_path):
+    text = Value("string")
+    rows = loaded(tmp_path, TOOL_ROWS[2:], "conversation")
+    turn = {"role": text, "content": text, "train": Value("bool"), "weight": Value("float64"), "extra": text}
+    assert rows.features == {"messages": List(turn), "tools": text}
+    assert features_of("labelled", "list of integers")["label"] == List(Value("int64"))
+    assert features_of("labelled", "integer")["label"] == Value("int64")
+    assert isinstance(rows, Dataset)
+
+
+# The auto rule
+
+
+def choose(keys, task=None):
+    return choose_format("auto", dict.fromkeys(keys, "x"), task, "rows.jsonl", 1)
+
+
+def test_a_format_with_more_of_the_keys_goes_before_one_with_fewer():
+    assert choose(["text", "label"]).name == "labelled"
+    assert choose(["instruction", "input", "output"]).name == "alpaca"
+    assert choose(["input", "output"]).name == "input_output"
+    assert choose(["input", "output"], task="classification").becomes == "labelled"
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (["text", "messages"], "`text` and `messages`"),
+        (["prompt", "completion", "messages"], "`messages` and `prompt_completion`"),
+        (["instruction", "output", "response"], "`alpaca` and `instruction`"),
+    ],
+)
+def test_keys_that_fit_two_formats_are_an_error_that_names_both(keys, names):
+    with pytest.raises(DataError, match=f"fit the formats {names}; set data.format"):
+        choose(keys)
+
+
+def test_keys_that_fit_no_format_are_an_error_with_a_suggestion():
+    with pytest.raises(DataError, match="did you mean `mesages` -> `messages`"):
+        choose(["mesages", "id"])
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:1: no row format has these keys: `foo`, `bar`; the formats are text: "
+    ):
+        choose(["foo", "bar"])
+    with pytest.raises(DataError, match="no keys at all"):
+        choose([])
+
+
+# Rows that do not keep to their format
+
+
+def refusal(format_name, row, first=None):
+    decoder = RowDecoder(FORMATS[format_name], (), {})
+    if first is not None:
+        decoder.line(json.dumps(first).encode(), "rows.jsonl:1")
+    with pytest.raises(BadLine) as bad:
+        decoder.line(json.dumps(row).encode(), "rows.jsonl:9")
+    return f"{bad.value.reason}; {bad.value.remedy}"
+
+
+@pytest.mark.parametrize(
+    ("format_name", "row", "message"),
+    [
+        ("messages", {"mesages": []}, "the key `mesages` is not known; did you mean `messages`?"),
+        ("messages", {"messages": []}, "`messages` is empty"),
+        ("messages", {"messages": "hi"}, "`messages` must be array, found str"),
+        ("messages", {"messages": ["hi"]}, "`messages[0]` must be an object, found a string"),
+        ("messages", {"messages": [{"role": "user"}]}, "the key `content` is missing"),
+        (
+            "messages",
+            {"messages": [{"rol": "user", "content": "x"}]},
+            "the key `rol` is not known; did you mean `role`?",
+        ),
+        ("messages", {"messages": [{"role": "", "content": "x"}]}, "`messages[0].role` is empty"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": None}]},
+            "`messages[0].content` must be string, found null",
+        ),
+        ("messages", {"messages": [{"role": "user", "content": [{}]}]}, "must be string, found array"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": "x", "train": 1}]},
+            "`messages[0].train` must be bool or null",
+        ),
+        ("messages", {"messages": [{"role": "user", "content": "x", "wieght": 1}]}, "did you mean `weight`?"),
+        ("messages", {"messages": [{"role": "user", "content": "x", "tool_cals": 1}]}, "did you mean `tool_calls`?"),
+        (
+            "messages",
+            {"messages": [{"role": "u", "content": "x"}], "tools": "[]"},
+            "`tools` must be an array, found a string",
+        ),
+        ("messages", {"messages": [{"role": "u", "content": "x"}], "tool": []}, "did you mean `tools`?"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "bot", "value": "x"}]},
+            "`conversations[0].from` is not a known speaker",
+        ),
+        ("alpaca", {"instruction": "a", "output": "b", "inputs": "c"}, "did you mean `input`?"),
+        ("labelled", {"text": "a", "label": 1.5}, "`label` must be integer or string or array, found float"),
+        ("labelled", {"text": "a", "label": True}, "`label` must be integer or string or array, found bool"),
+        ("labelled", {"text": "a", "label": None}, "`label` must be integer or string or array, found null"),
+        ("labelled", {"text": "a", "label": ["x", 1]}, "the list of labels mixes strings and integers"),
+        (
+            "labelled",
+            {"text": "a"},
+            "the key `label` is missing; a `labelled` row has `text`, `label`; this one has `text`",
+        ),
+    ],
+)
+def test_a_row_that_breaks_its_format_is_told_where(format_name, row, message):
+    assert message in refusal(format_name, row)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "kinds"),
+    [
+        (1, "1", ("string", "integer")),
+        ("1", 1, ("integer", "string")),
+        ("a", ["a"], ("list of strings", "string")),
+        (["a"], [1], ("list of integers", "list of strings")),
+    ],
+)
+def test_a_label_of_another_type_names_the_line_that_set_it(first, later, kinds):
+    message = refusal("labelled", {"text": "b", "label": later}, first={"text": "a", "label": first})
+    assert f"the label's type is {kinds[0]}, where {kinds[1]} was set by rows.jsonl:1" in message
+
+
+def test_empty_label_lists_fit_either_kind_of_list():
+    decoder = RowDecoder(FORMATS["labelled"], (), {})
+    for number, label in enumerate([[], [], [1], [], [2, 3]], 1):
+        decoder.line(json.dumps({"text": "a", "label": label}).encode(), f"rows.jsonl:{number}")
+    assert (decoder.labels.kind, decoder.labels.place) == ("list of integers", "rows.jsonl:3")

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+
+import pytest
+
+from hf_finetune.errors import CannotWriteError, ConfigError
+from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, summary, write_run_folder
+
+
+def report(**changed) -> RunReport:
+    values = {
+        "recipe": "continued_pretraining",
+        "run_id": "0123456789ab",
+        "status": "done",
+        "settings": {"seed": 42},
+        "data": {"train": {"rows": 3, "tokens": 1200}},
+        "parameters": {"total": 1000, "trainable": 900},
+        "train": {"steps": 10, "loss": 1.5, "runtime_s": 2.4, "tokens_per_s": 4321.0},
+        "evaluation": {"validation": {"loss": 1.25, "perplexity": 3.49, "other": 0.123456}},
+    }
+    return RunReport(**{**values, **changed})
+
+
+def test_the_three_files_say_what_was_given_and_hash_the_model(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "checkpoint-5").mkdir()
+    write_run_folder(tmp_path, report(), {"seed": 42}, "recipe: continued_pretraining\n")
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["train"]["steps"] == 10
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest == {"seed": 42, "files": {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}}
+    assert (tmp_path / "run.yaml").read_text() == "recipe: continued_pretraining\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".aside")]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_not_finite_is_said_in_words(tmp_path, value):
+    write_run_folder(tmp_path, report(train={**report().train, "loss": value}), {}, "")
+    text = (tmp_path / "report.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["train"]["loss"] == str(value)
+
+
+def test_the_summary_is_logged_and_holds_the_figures_of_the_report(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_finetune"):
+        write_run_folder(tmp_path, report(), {}, "")
+    assert "validation: loss 1.2500  perplexity 3.49  other 0.1235" in caplog.text
+    assert "10 steps in 2 s (4,321 tokens/s)" in summary(report(), "runs/x")
+    assert summary(report(), "runs/x").splitlines()[-1].startswith("runs/x: ")
+
+
+@pytest.mark.parametrize("held", ["report.json", "checkpoint-50"])
+def test_a_folder_of_another_run_is_claimed_only_to_resume_it(tmp_path, held):
+    (tmp_path / held).mkdir()
+    with pytest.raises(ConfigError, match=f"holds another run's {held}"):
+        claim_run_folder(str(tmp_path), resume=None)
+    claim_run_folder(str(tmp_path), resume="true")
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path):
+    claim_run_folder(str(tmp_path / "a" / "b"), resume=None)
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_one_message_with_exit_code_5(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWriteError, match="cannot be made") as refused:
+        claim_run_folder(str(tmp_path / "file" / "run"), resume=None)
+    assert refused.value.exit_code == 5
+    assert os.listdir(tmp_path) == ["file"]

@@ -1,0 +1,155 @@
+"""The house rules that a reader of the code relies on: who may import whom, and the shape of a recipe."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "hf_finetune"
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+HEADINGS = ["Settings", "Data", "Model", "Trainer", "Train", "Evaluate", "Report and push"]
+
+# Each room and what it may import of ours, itself left out.
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    "data": {"errors", "config"},
+    "models": {"errors", "config", "data"},
+    "training": {"errors", "config", "data", "models"},
+    "evaluation": {"errors", "config", "data", "models"},
+    "reporting": {"errors"},
+    "environment": {"errors", "config", "project_files"},
+    "project_files": {"errors"},
+    "launching": {"errors", "config", "project_files"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names of the modules that a file imports, relative ones made absolute, wherever in the file they stand."""
+    package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            found.add(".".join(part for part in (base, node.module) if part))
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def own_rooms(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports_of(path) if name.startswith("hf_finetune.")}
+    return names - {room_of(path)}
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_the_rooms_below_it(room):
+    files = [path for path in PACKAGE.rglob("*.py") if room_of(path) == room]
+    assert files
+    for path in files:
+        assert own_rooms(path) <= ALLOWED[room], path
+
+
+def test_every_room_has_a_rule():
+    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "cli"}
+    assert rooms == set(ALLOWED)
+
+
+def test_no_room_imports_recipes_or_cli():
+    for path in PACKAGE.rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports_of(path)} & {"recipes"}, path
+        assert "hf_finetune.cli" not in imports_of(path), path
+
+
+def test_settings_errors_and_reports_import_nothing_heavy():
+    for room in ("errors", "config", "reporting", "project_files"):
+        for path in (path for path in PACKAGE.rglob("*.py") if room_of(path) == room):
+            if path.name == "generate.py":  # run by hand when the stack changes
+                continue
+            heavy = {"torch", "transformers", "datasets", "accelerate", "peft", "trl"}
+            assert not {name.split(".")[0] for name in imports_of(path)} & heavy, path
+
+
+def test_scratch_gpt_can_be_shipped_as_it_stands():
+    shipped = [path for path in (PACKAGE / "models" / "scratch_gpt").glob("*.py") if path.name != "__init__.py"]
+    assert shipped
+    for path in shipped:
+        outside = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names)
+        inside = {name for name in imports_of(path) if name.startswith("hf_finetune")}
+        assert outside <= {"torch", "transformers", "huggingface_hub", "hf_finetune"}, path
+        assert all(name.startswith("hf_finetune.models.scratch_gpt") for name in inside), path
+        absolute = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        assert not any(node.level == 0 and (node.module or "").startswith("hf_finetune") for node in absolute), path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_one_main_with_the_seven_headings_in_order(path):
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assert len(source.splitlines()) <= 110
+    definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert [node.name for node in definitions] == ["main"]
+    nested = [node for node in ast.walk(definitions[0]) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    assert nested == [definitions[0]]
+    headings = re.findall(r"^    # (\d)\. ([A-Z][a-z]+(?: [a-z]+)*)", source, re.MULTILINE)
+    assert headings == [(str(number), name) for number, name in enumerate(HEADINGS, start=1)]
+    assert ast.get_docstring(tree).count("accelerate launch") == 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_not_named_after_a_module_that_it_would_shadow(path):
+    dependencies = {"evaluate", "datasets", "transformers", "accelerate", "peft", "trl", "torch", "tokenizers"}
+    assert path.stem not in dependencies | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(RECIPES, 2)))
+def test_steps_that_recipes_share_are_the_same_word_for_word(one, other):
+    for heading in ("5. Train", "7. Report and push"):
+        assert step(one, heading) == step(other, heading)
+
+
+def step(path: Path, heading: str) -> str:
+    body = path.read_text(encoding="utf-8").split(f"    # {heading}", 1)[1]
+    return re.split(r"^    # \d\. |^if __name__", body, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_library_code_never_prints():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "cli.py":
+            continue
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), path
+
+
+def test_yaml_is_loaded_safely_and_nothing_is_unpickled():
+    for path in [*PACKAGE.rglob("*.py"), *RECIPES]:
+        text = path.read_text(encoding="utf-8")
+        for unsafe in ("yaml.load(", "pickle.load", "torch.load(", "shell=True", "trust_remote_code=True"):
+            assert unsafe not in text, (path, unsafe)
+
+
+def test_functions_and_modules_stay_short():
+    for path in PACKAGE.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        # The model stays one file, as those of transformers: it is read, and shipped, as a whole.
+        assert len(source.splitlines()) <= (450 if path.name == "modeling_scratch_gpt.py" else 400), path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 50, (path, node.name)
+
+
+def test_importing_the_package_imports_neither_torch_nor_transformers():
+    code = "import sys, hf_finetune.cli, hf_finetune.config; print({'torch', 'transformers'} & {*sys.modules})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "set()"

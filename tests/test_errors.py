@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, FinetuneError, Problem, user_errors
+
+
+def test_a_problem_reads_place_key_what_and_remedy():
+    problem = Problem("is no number", "write 0.1", path="run.yaml", line=7, key="train.learning_rate")
+    assert str(problem) == "run.yaml:7: train.learning_rate: is no number; write 0.1"
+    assert str(Problem("is empty", path="a.jsonl")) == "a.jsonl: is empty"
+
+
+def test_control_characters_never_reach_the_terminal():
+    assert str(Problem("key 'a\x1b[31m\n'")) == "key 'a\\x1b[31m\\n'"
+
+
+def test_all_problems_are_shown_and_those_beyond_a_hundred_counted():
+    error = DataError([Problem(f"line is bad {n}") for n in range(100)], total=250)
+    lines = str(error).splitlines()
+    assert len(lines) == 102
+    assert lines[-2:] == ["... and 150 more", "250 problems"]
+    assert str(ConfigError("one")) == "one"
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("no"), 2), (CannotWriteError("no"), 5)])
+def test_a_users_mistake_ends_in_its_message_and_exit_code(capsys, error, code):
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise error
+    assert ended.value.code == code
+    assert capsys.readouterr().err == "no\n"
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), user_errors():
+        raise ZeroDivisionError
+
+
+def test_an_interrupt_ends_in_130():
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+
+
+def test_every_error_of_a_user_is_a_finetune_error():
+    assert all(issubclass(error, FinetuneError) for error in (ConfigError, DataError, CannotWriteError))

@@ -1,0 +1,55 @@
+"""The README is run: each command in order, in a new folder, the long ones with fewer steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+FEWER_STEPS = "train.max_steps=2 train.eval_steps=2 train.save_steps=2 eval.max_new_tokens=2"
+
+
+def test_every_command_does_what_the_readme_says(tmp_path, environment_of_a_user):
+    assert len(COMMANDS) >= 8
+    folder = tmp_path
+    for command in COMMANDS:
+        if command.startswith("pip install "):  # tests/test_project_files.py installs the wheel
+            assert shlex.split(command) == ["pip", "install", "hf-finetune"]
+            continue
+        steps = f" {FEWER_STEPS}" if " train " in command or "recipes/configs" in command else ""
+        done = subprocess.run(
+            ["bash", "-c", command + steps],
+            cwd=folder,
+            env=environment_of_a_user,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        if command.endswith("cd mydir"):
+            folder = tmp_path / "mydir"
+
+
+def test_every_file_that_the_readme_links_exists():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_tree_names_every_room_and_module_at_the_top():
+    tree = README.split("## The tree", 1)[1]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    top = {Path(name).parts[0] for name in tracked if len(Path(name).parts) > 1 and not name.startswith(".")}
+    package = {Path(name).parts[1] for name in tracked if name.startswith("hf_finetune/")}
+    for name in [*top, *(name for name in package if name not in ("__init__.py", "py.typed"))]:
+        assert re.search(rf"^\s+{re.escape(name)}/?\s", tree, re.MULTILINE), name
+
+
+def test_the_table_of_recipes_names_every_recipe_and_run_file():
+    table = README.split("## Recipes", 1)[1].split("## ", 1)[0]
+    for path in [*ROOT.glob("recipes/*.py"), *ROOT.glob("recipes/configs/*.yaml")]:
+        assert path.stem in table, path
