@@ -56,17 +56,15 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
         from hf_finetune.config import read_recipe_name
 
         monkeypatch.chdir(ROOT)
-        run_file = ROOT / "recipes" / "configs" / f"{config}.yaml"
-        folder = tmp_path / "run"
-        for override in overrides:
-            if override.startswith("output_dir="):
-                folder = Path(override.removeprefix("output_dir="))
-        script = ROOT / "recipes" / f"{read_recipe_name(str(run_file))}.py"
+        run_file = Path("recipes", "configs", f"{config}.yaml")
+        settings = {"output_dir": str(tmp_path / "run"), "train.use_cpu": "true"}
+        settings |= dict(override.split("=", 1) for override in overrides)  # the last of a name holds, among tests
+        script = Path("recipes", f"{read_recipe_name(str(run_file))}.py")
         # One process, one state: accelerate refuses a second run in it with another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        argv = [os.path.relpath(run_file, ROOT), f"output_dir={folder}", "train.use_cpu=true", *overrides]
-        runpy.run_path(str(script))["main"](argv)
+        runpy.run_path(str(script))["main"]([str(run_file), *(f"{key}={value}" for key, value in settings.items())])
+        folder = Path(settings["output_dir"])
         return json.loads((folder / "report.json").read_text())
 
     return run

@@ -191,7 +191,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(run_recipe, tmp_pa
 
 
 def test_mixed_precision_and_checkpointed_activations_run_as_asked(run_recipe):
-    report = run_recipe("char_model", *QUICK, *SMALL, "train.bf16=true", "train.gradient_checkpointing=true")
+    report = run_recipe("char_model", *QUICK, *SMALL, "train.bf16=true", "train.activation_checkpointing=true")
     assert report["distributed"]["mixed_precision"] == "bf16"
     assert losses(report)[-1] < losses(report)[0]
 
@@ -204,7 +204,7 @@ def test_a_vocabulary_larger_than_the_text_allows_is_the_largest_that_it_allows(
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
-        ("data.block_size=4096", ConfigError, "4,096 tokens are longer than the 256 that the model takes"),
+        ("data.block_size=4096", ConfigError, "4096 tokens are more than the 256 positions"),
         ('eval.prompts=["\u00e9\u4e16"]', ModelError, "U\\+4E16"),
         ("model.scratch.num_attention_heads=3", ModelError, "model.scratch"),
         ("data.train=data_templates/nothing.txt", (ConfigError, DataError), "nothing.txt"),

@@ -10,6 +10,7 @@ anything of the machine.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -115,7 +116,9 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
     file cannot be written, `EnvironmentProblem` where this Python came without its library's source.
     """
     if kind not in KINDS:
-        raise ConfigError(Problem(f"{kind}: there is no such corpus", f"there are {', '.join(KINDS)}"))
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        remedy = f"there are {', '.join(KINDS)}" + (f"; did you mean {near[0]}?" if near else "")
+        raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy))
     _check_target(path, overwrite)
     makers = {"source": _source_rows, "docstrings": _docstring_rows, "modules": _labelled_rows}
     rows = list(makers[kind](_library_files(Path(sysconfig.get_path("stdlib")))))
@@ -230,9 +233,10 @@ def _order(content: str | bytes) -> int:
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
+    # Not Path.exists(), which raises where a folder cannot be searched or a name is too long; `_write` says that well.
+    if os.path.isdir(path):
         raise ConfigError(Problem("is a folder", "name a file, such as corpus.jsonl", path=str(path)))
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise ConfigError(Problem("exists already", "name another file, or add --overwrite", path=str(path)))
 
 

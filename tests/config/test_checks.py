@@ -218,7 +218,7 @@ def test_an_ordinary_run_folder_loads(load, output_dir):
 STEPS = st.sampled_from([None, 1, 2, 3, 4, 6, 0.1, 0.2, 0.25, 0.3, 2.5])
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     eval_strategy=st.sampled_from(["no", "steps", "epoch"]),
     save_strategy=st.sampled_from(["no", "steps", "epoch", "best"]),

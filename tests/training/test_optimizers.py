@@ -24,7 +24,7 @@ def test_one_batched_muon_step_equals_torch_muon_on_each_matrix():
     for param, other in zip(ours, theirs, strict=True):
         other.grad = param.grad.clone()
     groups = [{"params": ours, "use_muon": True, "weight_decay": 0.1}]
-    optimizer = MuonWithAdamW(groups, lr=0.02, momentum=0.95)
+    optimizer = MuonWithAdamW(groups, lr=0.02, momentum=0.95, compute_dtype=torch.bfloat16)
     peer = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     for _ in range(3):
         optimizer.step()

@@ -202,10 +202,7 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {  # noqa: RUF012
-        "hidden_states": ScratchGPTDecoderLayer,
-        "attentions": ScratchGPTAttention,
-    }
+    _can_record_outputs = {"hidden_states": ScratchGPTDecoderLayer, "attentions": ScratchGPTAttention}  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw first weights; `init` leaves alone what was loaded.
@@ -275,6 +272,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         # Before a cache is made: with one, packed rows are taken for one text (transformers 5.23, masking_utils.py).
         causal_mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        in_range = position_ids is None and inputs_embeds.shape[1] <= self.config.max_position_embeddings
         if position_ids is None:
             position_ids = self._count_positions(inputs_embeds, attention_mask, past_key_values)
         if use_cache is None:
@@ -287,7 +285,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             head_dim = self.config.hidden_size // self.config.num_attention_heads
             rotary = rotary_tables(position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype)
         else:
-            self._check_positions(position_ids)
+            if past_key_values is not None or not in_range:  # looks at the numbers, which a GPU would have to wait for
+                self._check_positions(position_ids)
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)  # (batch, seq, hidden)
         for layer in self.layers:
