@@ -84,7 +84,9 @@ def run_ours(folder: Path, text: Text, *overrides: str) -> dict[str, object]:
         "train.per_device_eval_batch_size": 128,
     }
     command = [sys.executable, RECIPE, CHAR_MODEL, *(f"{key}={value}" for key, value in settings.items()), *overrides]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True, env=_environment())
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=_environment())
+    if done.returncode:
+        raise SystemExit(done.stderr)
     report: dict[str, object] = json.loads((folder / "run" / "report.json").read_text())
     return report
 

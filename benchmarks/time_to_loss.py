@@ -37,13 +37,13 @@ OURS = [
     "model.scratch.max_position_embeddings=64",
     "model.scratch.num_attention_heads=2",
     "model.scratch.intermediate_size=504",
-    "train.max_steps=180",
+    "train.max_steps=200",
     "train.per_device_train_batch_size=16",
     "train.learning_rate=0.02",
     "train.weight_decay=0.1",
     "train.optim_args=momentum=0.85",
     "train.lr_scheduler_type=linear",
-    "train.logging_steps=60",
+    "train.logging_steps=50",
     "train.bf16=true",
 ]
 

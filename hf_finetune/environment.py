@@ -6,15 +6,18 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from hf_finetune.config.hardware import detect_hardware
+from hf_finetune.errors import EnvironmentProblem, Problem
 from hf_finetune.project_files import shipped
 
 # What a run's figures depend on.
@@ -23,8 +26,11 @@ STACK = (
     *("huggingface_hub", "peft", "trl", "bitsandbytes", "numpy", "pyarrow"),
 )
 
-# Set by a launcher together; one without the others makes a process wait for peers that never come.
+# What a launcher sets together for each process, so that they find one another.
 RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# Instructions that make bf16 fast on a CPU, as Linux names them.
+FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 GIB = 2**30
 
@@ -35,6 +41,8 @@ class Device:
 
     kind: Literal["cpu", "cuda", "mps"]
     name: str
+    capability: str
+    """A GPU's compute capability; a CPU's instructions for bf16."""
     memory_gib: float
     precisions: tuple[str, ...]
 
@@ -50,6 +58,10 @@ class MachineFacts:
     versions: dict[str, str]
     disk_free_gib: float
     offline: bool
+    gpu_driver: bool
+    """NVIDIA's driver is loaded, whether or not torch sees a GPU."""
+    accelerate_default: dict[str, Any] | None
+    """What `accelerate launch` uses without --config_file, in part."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +78,20 @@ def machine_facts() -> MachineFacts:
     return MachineFacts(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cores=os.cpu_count() or 1,
+        cores=_cores(),
         devices=(_cpu(), *_accelerators()),
         versions=versions(),
         disk_free_gib=shutil.disk_usage(".").free / GIB,
         offline=os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
+        gpu_driver=Path("/proc/driver/nvidia/version").is_file(),
+        accelerate_default=_accelerate_default(),
     )
 
 
 def report_environment() -> dict[str, Any]:
     """The `environment` part of `report.json`."""
-    facts = asdict(machine_facts())
-    del facts["disk_free_gib"]
-    return facts
+    of_the_moment = ("disk_free_gib", "accelerate_default")
+    return {name: value for name, value in asdict(machine_facts()).items() if name not in of_the_moment}
 
 
 def versions() -> dict[str, str]:
@@ -98,9 +111,25 @@ def tested_versions() -> dict[str, str]:
     return dict(line.split("==") for line in pins if "==" in line)
 
 
+def check_versions() -> None:
+    """Raise `EnvironmentProblem`, one line for each, where a version is outside the range that this package declares.
+
+    Imports nothing heavy: an import that fails half-way says less.
+    """
+    problems = [finding for finding in _unsupported(versions()) if finding.level == "problem"]
+    if problems:
+        raise EnvironmentProblem([Problem(finding.what, finding.remedy) for finding in problems])
+
+
 def diagnose(facts: MachineFacts, environment: Mapping[str, str]) -> list[Finding]:
     """Everything that a user should know before a run on this machine, problems first."""
-    findings = [*_unsupported(facts.versions), *_untested(facts.versions), *_rendezvous(environment)]
+    findings = [
+        *_unsupported(facts.versions),
+        *_untested(facts.versions),
+        *_rendezvous(environment),
+        *_unseen_gpu(facts, environment),
+        *_foreign_default(facts),
+    ]
     if facts.disk_free_gib < 2:
         findings.append(Finding("warn", f"{facts.disk_free_gib:.1f} GiB are free here", "checkpoints need room"))
     if all(device.kind == "cpu" for device in facts.devices):
@@ -111,12 +140,32 @@ def diagnose(facts: MachineFacts, environment: Mapping[str, str]) -> list[Findin
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
+def _cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _cpu() -> Device:
+    flags = detect_hardware().cpu_flags
+    capability = " ".join(name for name in FAST_BF16 if name in flags)
+    precisions = ("fp32", *(("bf16",) if capability else ()), *_quantized("4-bit"))
+    return Device("cpu", _cpu_name(), capability, _memory() / GIB, precisions)
+
+
+def _memory() -> int:
+    """Bytes that this process may use: the machine's, or the limit of its container (cgroup v2)."""
     import psutil
 
-    fast = detect_hardware().fast_bf16_on_cpu
-    precisions = ("fp32", "bf16", "4-bit") if fast else ("fp32", "4-bit")
-    return Device("cpu", _cpu_name(), psutil.virtual_memory().total / GIB, precisions)
+    total: int = psutil.virtual_memory().total
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return total if text == "max" else min(total, int(text))
+
+
+def _quantized(*names: str) -> tuple[str, ...]:
+    return names if "bitsandbytes" in versions() else ()
 
 
 def _cpu_name() -> str:
@@ -135,25 +184,43 @@ def _accelerators() -> list[Device]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         half = ("bf16", "fp16") if properties.major >= 8 else ("fp16",)
-        devices.append(
-            Device("cuda", properties.name, properties.total_memory / GIB, ("fp32", *half, "8-bit", "4-bit"))
-        )
+        precisions = ("fp32", *half, *_quantized("8-bit", "4-bit"))
+        capability = f"{properties.major}.{properties.minor}"
+        devices.append(Device("cuda", properties.name, capability, properties.total_memory / GIB, precisions))
     if torch.backends.mps.is_available():
-        devices.append(Device("mps", "Apple GPU", torch.mps.recommended_max_memory() / GIB, ("fp32", "bf16", "fp16")))
+        devices.append(
+            Device("mps", "Apple GPU", "", torch.mps.recommended_max_memory() / GIB, ("fp32", "bf16", "fp16"))
+        )
     return devices
 
 
+def _accelerate_default() -> dict[str, Any] | None:
+    from accelerate.commands.config.config_args import default_config_file
+
+    path = Path(default_config_file)
+    if not path.is_file():
+        return None
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        settings = None
+    names = ("distributed_type", "num_machines", "num_processes", "use_cpu")
+    return {name: settings[name] for name in names if name in settings} if isinstance(settings, dict) else {}
+
+
 def _unsupported(installed: Mapping[str, str]) -> list[Finding]:
-    """Versions outside the ranges that this package declares."""
+    """Versions outside the ranges that this package declares; of an extra it is only a warning."""
     findings = []
     for text in importlib.metadata.requires("hf-finetune") or []:
         requirement = Requirement(text)
         version = installed.get(requirement.name)
-        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if version is not None and wanted and Version(version) not in requirement.specifier:
+        # A nightly build of torch is fine where the release would be.
+        if version is not None and not requirement.specifier.contains(version, prereleases=True):
+            needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             what = f"{requirement.name} {version} is installed, {requirement.specifier} is needed"
-            findings.append(Finding("problem", what, f"pip install '{requirement.name}{requirement.specifier}'"))
-    return findings
+            remedy = f"pip install '{requirement.name}{requirement.specifier}'"
+            findings.append(Finding("problem" if needed else "warn", what, remedy))
+    return list(dict.fromkeys(findings))
 
 
 def _untested(installed: Mapping[str, str]) -> list[Finding]:
@@ -169,9 +236,46 @@ def _untested(installed: Mapping[str, str]) -> list[Finding]:
 
 
 def _rendezvous(environment: Mapping[str, str]) -> list[Finding]:
-    here = [name for name in RENDEZVOUS if name in environment]
-    missing = [name for name in RENDEZVOUS if name not in environment]
-    if not here or not missing:
+    """Left-overs of a launcher; these two variables alone make accelerate and torch look for other processes."""
+    several = environment.get("WORLD_SIZE", "1") not in ("", "1")
+    if not several and "LOCAL_RANK" not in environment:
         return []
-    what = f"{', '.join(here)} set without {', '.join(missing)}: a run would wait for other processes"
-    return [Finding("problem", what, f"unset {' '.join(here)}")]
+    here = [name for name in (*RENDEZVOUS, "LOCAL_RANK") if name in environment]
+    missing = [name for name in RENDEZVOUS if name not in environment]
+    remedy = f"unset {' '.join(here)}"
+    if missing:
+        what = f"{', '.join(here)} set without {', '.join(missing)}: a run would look for other processes and fail"
+        return [Finding("problem", what, remedy)]
+    if several:
+        what = f"{', '.join(here)} are set: a run from this shell would wait for other processes"
+        return [Finding("warn", what, f"{remedy}, unless a launcher set them for it")]
+    return []
+
+
+def _unseen_gpu(facts: MachineFacts, environment: Mapping[str, str]) -> list[Finding]:
+    if not facts.gpu_driver or any(device.kind == "cuda" for device in facts.devices):
+        return []
+    hidden = environment.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return [Finding("warn", f"CUDA_VISIBLE_DEVICES='{hidden}' hides every GPU", "unset CUDA_VISIBLE_DEVICES")]
+    what = f"NVIDIA's driver is here, but torch {facts.versions.get('torch')} sees no GPU"
+    return [Finding("warn", what, "install the torch that fits the driver: https://pytorch.org/get-started/locally")]
+
+
+def _foreign_default(facts: MachineFacts) -> list[Finding]:
+    """Accelerate's default configuration, where it was written for another machine."""
+    settings = facts.accelerate_default or {}
+    gpus = sum(device.kind == "cuda" for device in facts.devices)
+    asked = []
+    if settings.get("num_machines", 1) not in (None, 1):
+        asked.append(f"{settings['num_machines']} machines")
+    kind = str(settings.get("distributed_type", "NO"))
+    on_cpu = settings.get("use_cpu") or kind in ("NO", "MULTI_CPU")
+    processes = settings.get("num_processes")
+    if not on_cpu and isinstance(processes, int) and processes > gpus:
+        asked.append(f"{processes} GPUs ({kind})")
+    if not asked:
+        return []
+    what = f"accelerate's default configuration asks for {' and '.join(asked)}; there are {gpus} GPUs here"
+    remedy = "pass --config_file to accelerate launch, as hf-finetune train does, or run accelerate config again"
+    return [Finding("warn", what, remedy)]

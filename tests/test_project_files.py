@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 
@@ -23,8 +26,19 @@ def test_init_copies_every_recipe_configuration_and_template(tmp_path, project_r
     written = init_project(tmp_path / "mine")
     assert files_of(tmp_path / "mine") == files_of(project_root)
     assert len(written) == len(files_of(project_root))
-    for name in ("recipes/continued_pretraining.py", "accelerate_configs/cpu.yaml", "data_templates/text.jsonl"):
-        assert (tmp_path / "mine" / name).read_bytes() == (project_root / name).read_bytes()
+    for name in files_of(project_root):
+        if not name.startswith("recipes/configs/"):  # their first line changes: see below
+            assert (tmp_path / "mine" / name).read_bytes() == (project_root / name).read_bytes()
+
+
+def test_a_copied_run_file_is_the_shipped_one_and_names_the_installed_schema(tmp_path, project_root):
+    init_project(tmp_path)
+    for path in (project_root / "recipes" / "configs").glob("*.yaml"):
+        schema, *rest = (tmp_path / "recipes" / "configs" / path.name).read_text(encoding="utf-8").splitlines()
+        assert rest == path.read_text(encoding="utf-8").splitlines()[1:]
+        location = urlsplit(schema.removeprefix("# yaml-language-server: $schema="))
+        assert location.scheme == "file"
+        assert "properties" in json.loads(Path(url2pathname(location.path)).read_text(encoding="utf-8"))
 
 
 def test_init_names_all_files_that_exist_and_then_copies_nothing(tmp_path):

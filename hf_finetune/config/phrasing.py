@@ -49,7 +49,8 @@ def report_errors(
     # A union reports every branch: where one branch got further inside, the others say nothing of use.
     deepest = [key for key in by_key if not any(other != key and other[: len(key)] == key for other in by_key)]
     for key in deepest:
-        if key not in document.refused:
+        # What was taken out for a problem of its own is missing now, and that is no second problem.
+        if not any(refused[: len(key)] == key for refused in document.refused):
             document.refuse(key, *_phrase(key, by_key[key], document, keys))
     return [(key, by_key[key][0]["type"] == "missing") for key in deepest]
 

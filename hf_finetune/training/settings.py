@@ -7,11 +7,12 @@ import sys
 from typing import Any
 
 import datasets
-import torch
 import transformers
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from hf_finetune.config.hardware import detect_hardware, trains_on
 from hf_finetune.config.sections import Run
+from hf_finetune.training.memory import keep_freed_memory
 
 # What `train:` takes beside the fields of TrainingArguments.
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
@@ -35,19 +36,22 @@ ALWAYS: dict[str, Any] = {
 
 def resolved(run: Run) -> Run:
     """Fill our defaults into the `train:` section; what the run file says wins."""
-    defaults = ALWAYS | {"dataloader_pin_memory": torch.accelerator.is_available()}
+    on_cpu = trains_on(detect_hardware(), run.train) == "cpu"
+    defaults = ALWAYS | {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu}
     if run.model.scratch is not None:
         defaults |= SCRATCH_DEFAULTS
     return run.model_copy(update={"train": defaults | run.train})
 
 
 def training_arguments(run: Run) -> TrainingArguments:
-    """Build the arguments and set up this process: logging, and the seed before any weight is drawn."""
+    """Build the arguments and set up this process: logging, memory, and the seed before any weight is drawn."""
     ours = {*EARLY_STOPPING, *(["optim"] if run.train.get("optim") == "muon" else [])}
     args = TrainingArguments(
         output_dir=run.output_dir, **{key: value for key, value in run.train.items() if key not in ours}
     )
     set_up_logging(main_process=args.process_index == 0)
+    if args.device.type == "cpu":
+        keep_freed_memory()
     transformers.set_seed(args.seed)
     return args
 

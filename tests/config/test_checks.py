@@ -16,6 +16,7 @@ import hf_finetune.config.checks_machine as checks_machine
 from hf_finetune.config.hardware import Hardware
 
 VALIDATION = "data.validation=validation.jsonl"
+BEST = "train={eval_strategy: steps, load_best_model_at_end: true}"
 
 CONFLICTS = [
     (["model.scratch=null"], "model", "neither model.path nor model.scratch"),
@@ -46,6 +47,9 @@ CONFLICTS = [
     (["train.eval_strategy=steps"], "train.eval_strategy", "nothing to evaluate on"),
     (["train.eval_on_start=true"], "train.eval_on_start", "nothing to evaluate on"),
     (["train.load_best_model_at_end=true"], "train.load_best_model_at_end", "needs evaluations"),
+    ([BEST, "train.save_strategy=epoch"], "train.load_best_model_at_end", "a checkpoint at each evaluation"),
+    ([BEST, "train.save_steps=3", "train.eval_steps=2"], "train.save_steps", "not a multiple of eval_steps, 2"),
+    ([BEST, "train.save_steps=3", "train.eval_steps=0.5"], "train.save_steps", "is a share, the other a count"),
     (["train.save_strategy=best"], "train.save_strategy", "needs evaluations"),
     (["train.early_stopping_patience=2"], "train.early_stopping_patience", "needs evaluations"),
     (["train.early_stopping_patience=0"], "train.early_stopping_patience", "at least 1"),
@@ -69,7 +73,7 @@ CONFLICTS = [
 
 @pytest.mark.parametrize(("overrides", "key", "what"), CONFLICTS, ids=[case[0][0] for case in CONFLICTS])
 def test_settings_that_do_not_go_together_are_one_problem_at_the_key_to_change(only_problem, overrides, key, what):
-    problem = only_problem(VALID, *overrides)
+    problem = only_problem(VALID, *([VALIDATION] if BEST in overrides else []), *overrides)
     assert problem.key == key
     assert what in problem.what
 

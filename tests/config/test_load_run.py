@@ -65,6 +65,11 @@ def test_a_valid_file_becomes_a_typed_run(load):
     assert run.eval.top_k == 50
 
 
+def test_a_whole_number_stays_one_where_any_number_is_allowed(load):
+    run = load(VALID, "train.warmup_steps=10", "train.eval_steps=1.0")
+    assert [type(run.train[name]) for name in ("warmup_steps", "eval_steps")] == [int, float]
+
+
 def test_train_holds_what_was_given_and_nothing_else(load):
     assert load().train == {"max_steps": 5}
     assert load(VALID, "train=null").train == {}
@@ -184,6 +189,7 @@ def test_a_list_of_sources_is_checked_item_by_item(problems):
         "train: train.jsonl", "train:\n    - {path: train.jsonl, weigth: 2}\n    - {weight: 1}\n    - 7"
     )
     found = {problem.key: (problem.line, problem.what) for problem in problems(text)}
+    assert found.keys() == {"data.train[0].weigth", "data.train[1].path", "data.train[2]"}
     assert found["data.train[0].weigth"][0] == 7
     assert found["data.train[1].path"] == (8, "is missing")
     assert found["data.train[2]"] == (9, "expected text or a section of keys, found 7")

@@ -231,9 +231,10 @@ def test_eight_rows_are_learned_by_heart_from_first_weights(fields):
     assert loss.item() < 0.7
 
 
-@every_variant
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_the_whole_model_compiles_into_one_graph(fields, attention):
+@pytest.mark.parametrize(
+    ("attention", "fields"), [("sdpa", fields) for fields in VARIANTS.values()] + [("eager", {})], ids=str
+)
+def test_the_whole_model_compiles_into_one_graph(attention, fields):
     torch.compiler.reset()
     model, ids = tiny_model(attention=attention, **fields).train(), token_ids(2, 7)
     model(ids, labels=ids).loss.backward()

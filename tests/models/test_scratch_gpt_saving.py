@@ -129,9 +129,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 folder, again = sys.argv[1:]
 ids = torch.arange(3, 11).unsqueeze(0)
+classifier = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
 causal = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
 backbone = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-classifier = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
 assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "scratch_gpt"
 assert type(causal).__module__.startswith("transformers_modules")
 assert backbone(ids).last_hidden_state.shape == (1, 8, 32) and classifier(ids).logits.shape == (1, 3)
@@ -163,8 +163,6 @@ FIRST_IMPORTS = {
     "transformers first": "import transformers, hf_finetune",
     "Auto classes first": "from transformers import AutoModelForCausalLM; import hf_finetune",
     "layers before the Auto classes": "import hf_finetune; import transformers.modeling_layers",
-    "a library model first": "import hf_finetune; from transformers import LlamaForCausalLM",
-    "generation first": "import hf_finetune; import transformers.generation.utils",
     "our model first": "from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM",
     "our modeling file first": "from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTModel",
 }

@@ -210,6 +210,10 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
         Only modules with weights of their own come here (code outside transformers, 5.23): a layer's are told by name.
         """
         super()._init_weights(module)
+        if isinstance(module, nn.Embedding) and self.config.family == "modern" and not self.config.tie_word_embeddings:
+            # Norms read the stream at any size, and what the branches add to it then changes a token little at first;
+            # at 0.02 a first step of a branch would drown the token (benchmarks/time_to_loss.py needs 1.3x the steps).
+            init.normal_(module.weight, std=1.0)
         if not isinstance(module, nn.Linear):
             return
         name = next((name for name, child in self.named_modules() if child is module), "").rpartition(".")[2]
