@@ -121,9 +121,10 @@ def show_machine(facts: MachineFacts, findings: list[Finding]) -> None:
     from rich.table import Table
 
     print(f"Python {facts.python} on {facts.system}, {facts.cores} cores, {facts.disk_free_gib:.0f} GiB free here")
-    devices = Table("device", "name", "memory", "precisions", box=None)
+    devices = Table("device", "name", "memory", "capability", "precisions", box=None)
     for device in facts.devices:
-        devices.add_row(device.kind, device.name, f"{device.memory_gib:.0f} GiB", ", ".join(device.precisions))
+        memory, precisions = f"{device.memory_gib:.0f} GiB", ", ".join(device.precisions)
+        devices.add_row(device.kind, device.name, memory, device.capability, precisions)
     console().print(devices)
     print("  ".join(f"{name} {version}" for name, version in facts.versions.items()))
     for finding in findings:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hf_finetune.config import load_run, read_recipe_name
 from hf_finetune.config.suggestions import did_you_mean
+from hf_finetune.environment import check_versions
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.project_files import project_file, shipped
 
@@ -23,6 +24,7 @@ def launch(argv: Sequence[str], where: str) -> int:
     `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name.
     Raises `ConfigError` before anything is launched.
     """
+    check_versions()
     recipe = read_recipe_name(argv[0])
     load_run(argv, recipe)
     script = project_file("recipes", f"{recipe}.py")

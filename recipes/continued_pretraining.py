@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-from hf_finetune.environment import report_environment, versions
 
 from hf_finetune.config import dump_yaml, load_run
 from hf_finetune.data.packing import collate_blocks, pack_documents
 from hf_finetune.data.splits import load_splits
+from hf_finetune.environment import report_environment, versions
 from hf_finetune.errors import user_errors
 from hf_finetune.evaluation.language_modeling import language_model_metrics, reduce_logits
 from hf_finetune.evaluation.sampling import SamplePrompts
 from hf_finetune.models.loading import block_size, load_causal_lm, load_config
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.tokenizers import load_tokenizer
-from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, write_run_folder
+from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
 from hf_finetune.training.callbacks import LogLines, use_log_lines
 from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, scores, tokens_per_step, train_facts
 from hf_finetune.training.optimizers import optimizer_choice
@@ -49,6 +47,9 @@ def main(argv: Sequence[str]) -> None:
             name: pack_documents(rows, tokenizer, block, isolate=run.data.isolate_documents)
             for name, rows in splits.rows.items()
         }
+    if args.should_save:
+        manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
+        open_manifest(run.output_dir, manifest, resume=args.resume_from_checkpoint)
     blocks = {name: dataset for name, (dataset, _) in packed.items()}
     facts = {name: counted for name, (_, counted) in packed.items()}
 
@@ -99,8 +100,7 @@ def main(argv: Sequence[str]) -> None:
             distributed=distributed_facts(trainer),
             environment=report_environment(),
         )
-        manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
-        write_run_folder(Path(run.output_dir), report, manifest, dump_yaml(run))
+        write_run_folder(run.output_dir, report, dump_yaml(run))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# The same examples in every run: what fails on one machine fails on all of them.
+hypothesis.settings.register_profile("same_everywhere", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same_everywhere")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -27,7 +27,7 @@ ALLOWED = {
     "reporting": {"errors"},
     "environment": {"errors", "config", "project_files"},
     "project_files": {"errors"},
-    "launching": {"errors", "config", "project_files"},
+    "launching": {"errors", "config", "environment", "project_files"},
 }
 
 

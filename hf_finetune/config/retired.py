@@ -74,6 +74,8 @@ REFUSED: dict[str, str] = {
     "train.push_to_hub_token": f"{_HUB}; a token is never written into a run file: log in with `hf auth login`",
     "train.push_to_hub_model_id": _HUB,
     "train.push_to_hub_organization": _HUB,
+    "train.batch_eval_metrics": "the metrics are computed over all rows at once; each row is a few sums",
+    "train.eval_do_concat_batches": "the metrics are computed over all rows at once; each row is a few sums",
     "train.trust_remote_code": "code from a model repository is never run; use a model that needs none",
     "model.trust_remote_code": "code from a model repository is never run; use a model that needs none",
     "data.trust_remote_code": "code from a data set repository is never run",

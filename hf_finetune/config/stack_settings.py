@@ -98,6 +98,9 @@ def train_model(recipe: RecipeName) -> type[Section]:
     if recipe in SFT_RECIPES:
         fields |= load_table()["SFTConfig"]
     fields["optim"] = fields["optim"] | {"choices": [*fields["optim"]["choices"], MUON]}
+    # TrainingArguments says text; Trainer.train takes `true` as well, for the last checkpoint of the folder.
+    resume = fields["resume_from_checkpoint"]
+    fields["resume_from_checkpoint"] = resume | {"types": ["bool", *resume["types"]]}
     allowed = {name: field for name, field in fields.items() if f"train.{name}" not in REFUSED}
     return _model(class_name(recipe), allowed | _OURS)
 

@@ -97,8 +97,11 @@ class RowDecoder:
         self.row_format = row_format
         self.labels = LabelRule()
         own = _attributes(row_format.row_type)
-        scalars = [key for key, value in first_row.items() if not isinstance(value, (dict, list))]
-        unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in own and key not in kept]
+        others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
+        scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
+        # A slip in the first row must not teach the decoder to expect it: left out, its line takes the strict path.
+        slips = {_near(key, scalars) for key in row_format.optional if key not in first_row}
+        unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in slips]
         names = {f"other_{number}": key for number, key in enumerate([*(set(kept) - own.keys()), *unused])}
         self.unused_keys = set(unused)
         self.row_type = msgspec.defstruct(
@@ -215,11 +218,13 @@ def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: 
 
 def _check_slips(value: Mapping[str, Any], optional: Iterable[str], unknown: list[str]) -> None:
     for key in optional:
-        near = difflib.get_close_matches(key, unknown, 1, 0.8) if key not in value else []
-        if near:
-            raise BadLine(
-                f"the key {shown_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelt=near[0]
-            )
+        near = _near(key, unknown) if key not in value else None
+        if near is not None:
+            raise BadLine(f"the key {shown_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelt=near)
+
+
+def _near(key: str, unknown: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(key, list(unknown), 1, 0.8)), None)
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -117,10 +117,11 @@ def _named_twice(files: Iterable[DataFile], role: str) -> list[Problem]:
     problems = []
     for file in files:
         status = file.path.stat()
-        first = seen.setdefault((status.st_dev, status.st_ino), file.shown)
-        if first is not file.shown:
+        identity = status.st_dev, status.st_ino
+        if identity in seen:
             remedy = "keep one; `weight: 2.0` reads a file twice"
-            problems.append(Problem(f"is the same file as {first}", remedy, file.shown, key=f"data.{role}"))
+            problems.append(Problem(f"is the same file as {seen[identity]}", remedy, file.shown, key=f"data.{role}"))
+        seen.setdefault(identity, file.shown)
     return problems
 
 

@@ -51,7 +51,12 @@ class Splits:
             "files": [asdict(file) for file in self.files],
             "unused_keys": list(self.unused_keys),
             "splits": {
-                name: {"rows": len(hashes), "sha256": membership_sha256(hashes)} for name, hashes in self.hashes.items()
+                name: {
+                    "rows": len(hashes),
+                    "sha256": membership_sha256(hashes),
+                    "row_hashes": "".join(self.row_hashes(name)),  # 16 digits each: a list would be twice the file
+                }
+                for name, hashes in self.hashes.items()
             },
         }
 

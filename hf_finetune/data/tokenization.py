@@ -22,5 +22,10 @@ def _spelled_out(tokenizer: PreTrainedTokenizerFast, row: list[int], control: di
     """Write each control token of `row` as the tokens of its characters; unknown where the vocabulary lacks one."""
     spelled: list[int] = []
     for index in row:
-        spelled += tokenizer.convert_tokens_to_ids(list(control[index])) if index in control else [index]
+        spelled += [_id_of(tokenizer, character) for character in control[index]] if index in control else [index]
     return spelled
+
+
+def _id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    index: int = tokenizer.convert_tokens_to_ids(token)  # type: ignore[assignment]
+    return index

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +60,32 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
         ) from problem
 
 
-def write_run_folder(folder: Path, report: RunReport, manifest: dict[str, Any], run_file: str) -> None:
-    """Write the three files, each aside and renamed, the report last: where it stands, the run was finished.
+def open_manifest(output_dir: str, manifest: dict[str, Any], *, resume: str | bool | None) -> None:
+    """Write down what a run reads before it trains on it.
 
-    The end of the run is said in the log.
+    Raises `DataError` where a resumed run's data files are not what they were, naming each that changed.
     """
+    path = Path(output_dir) / MANIFEST
+    if resume and path.exists():
+        before = {file["path"]: file["sha256"] for file in json.loads(path.read_text())["data"]["files"]}
+        changed = [file["path"] for file in manifest["data"]["files"] if before.get(file["path"]) != file["sha256"]]
+        if changed:
+            remedy = "put the file back as it was, or start a new run in another output_dir"
+            raise DataError([Problem("has changed since the run began", remedy, path=name) for name in changed])
+    _write(path, _as_json(manifest))
+
+
+def write_run_folder(output_dir: str, report: RunReport, run_file: str) -> None:
+    """Write run.yaml and report.json and complete the manifest, each file aside and renamed, the report last.
+
+    Where report.json stands, the run was finished. The end of the run is said in the log.
+    """
+    folder = Path(output_dir)
+    manifest = json.loads((folder / MANIFEST).read_text())
     _write(folder / RUN_FILE, run_file)
     _write(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
     _write(folder / REPORT, _as_json(asdict(report)))
-    logger.info("%s", summary(report, str(folder)))
+    logger.info("%s", summary(report, output_dir))
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -6,10 +6,25 @@ from functools import cached_property
 from typing import Any
 
 import transformers
+from torch.utils.data import DataLoader
+
+from hf_finetune.errors import DataError, Problem
 
 
 class Trainer(transformers.Trainer):
     """transformers' Trainer, less the work that it repeats at every step."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As in transformers; raises `DataError` where not one batch would come of the rows."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        if len(loader) == 0:
+            args = self.args
+            needed = args.per_device_train_batch_size * args.world_size
+            rows: Any = loader.dataset
+            what = f"{len(rows):,} rows make no batch of {needed:,} under train.dataloader_drop_last"
+            remedy = "lower train.per_device_train_batch_size, or give more rows"
+            raise DataError(Problem(f"0 optimizer steps: {what}", remedy, key="data.train"))
+        return loader
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 per parameter and token, forward and backward (Kaplan et al., 2020).

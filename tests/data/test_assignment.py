@@ -33,7 +33,7 @@ def test_every_row_is_in_one_split_and_each_stratum_keeps_its_share(sizes, first
     assert sorted(np.concatenate(list(parts.values()))) == list(range(len(strata)))
     for name, fraction in fractions.items():
         counts = np.bincount(strata[parts[name]], minlength=len(sizes))
-        assert np.all(counts < np.array(sizes) * fraction + 1)
+        assert np.all(counts <= np.array(sizes) * fraction + 1)
     assert np.all(np.bincount(strata[parts["train"]], minlength=len(sizes)) >= 1)
 
 

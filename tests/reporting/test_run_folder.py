@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from hf_finetune.errors import CannotWriteError, ConfigError
-from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, summary, write_run_folder
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError
+from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, summary, write_run_folder
 
 
 def report(**changed) -> RunReport:
@@ -28,7 +28,8 @@ def report(**changed) -> RunReport:
 def test_the_three_files_say_what_was_given_and_hash_the_model(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "checkpoint-5").mkdir()
-    write_run_folder(tmp_path, report(), {"seed": 42}, "recipe: continued_pretraining\n")
+    open_manifest(str(tmp_path), {"seed": 42}, resume=None)
+    write_run_folder(str(tmp_path), report(), "recipe: continued_pretraining\n")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["train"]["steps"] == 10
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -39,14 +40,16 @@ def test_the_three_files_say_what_was_given_and_hash_the_model(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_not_finite_is_said_in_words(tmp_path, value):
-    write_run_folder(tmp_path, report(train={**report().train, "loss": value}), {}, "")
+    open_manifest(str(tmp_path), {}, resume=None)
+    write_run_folder(str(tmp_path), report(train={**report().train, "loss": value}), "")
     text = (tmp_path / "report.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["train"]["loss"] == str(value)
 
 
 def test_the_summary_is_logged_and_holds_the_figures_of_the_report(tmp_path, caplog):
+    open_manifest(str(tmp_path), {}, resume=None)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        write_run_folder(tmp_path, report(), {}, "")
+        write_run_folder(str(tmp_path), report(), "")
     assert "validation: loss 1.2500  perplexity 3.49  other 0.1235" in caplog.text
     assert "10 steps in 2 s (4,321 tokens/s)" in summary(report(), "runs/x")
     assert summary(report(), "runs/x").splitlines()[-1].startswith("runs/x: ")
@@ -71,3 +74,16 @@ def test_a_folder_that_cannot_be_made_is_one_message_with_exit_code_5(tmp_path):
         claim_run_folder(str(tmp_path / "file" / "run"), resume=None)
     assert refused.value.exit_code == 5
     assert os.listdir(tmp_path) == ["file"]
+
+
+def manifest_of(*files: tuple[str, str]) -> dict:
+    return {"data": {"files": [{"path": path, "sha256": digest} for path, digest in files]}}
+
+
+def test_a_resumed_run_whose_data_changed_is_refused_naming_each_file(tmp_path):
+    open_manifest(str(tmp_path), manifest_of(("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3")), resume=None)
+    open_manifest(str(tmp_path), manifest_of(("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3")), resume=True)
+    with pytest.raises(DataError) as refused:
+        open_manifest(str(tmp_path), manifest_of(("a.jsonl", "1"), ("b.jsonl", "X"), ("d.jsonl", "3")), resume=True)
+    assert [problem.path for problem in refused.value.problems] == ["b.jsonl", "d.jsonl"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["data"]["files"][1]["sha256"] == "2"
