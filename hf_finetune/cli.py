@@ -58,7 +58,9 @@ def generate(
     from hf_finetune.config.sections import EvalSection
     from hf_finetune.evaluation.generation import continue_prompts
     from hf_finetune.models.loading import load_for_generation
+    from hf_finetune.training.settings import set_up_logging
 
+    set_up_logging()
     loaded, tokenizer = load_for_generation(model)
     settings = EvalSection(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)
     samples = continue_prompts(loaded, tokenizer, prompts, settings)

@@ -85,7 +85,7 @@ def test_bad_data_is_one_message_and_exit_code_2_through_the_launcher(hf_finetun
         (("train", "recipes/configs/nothing.yaml"), "recipes/configs/nothing.yaml"),
         (
             ("train", "recipes/configs/char_model.yaml", "--on", "gpu"),
-            "There are cpu, cpu_2proc, multi_gpu, single_gpu",
+            "There are cpu, cpu_2proc, multi_gpu",
         ),
         (("train", "recipes/configs/char_model.yaml", "--on", "cpu_2prog"), "did you mean cpu_2proc?"),
         (("corpus", "sauce", "x.jsonl"), "source"),
