@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_finetune.config import dump_yaml, load_run
+from hf_finetune.config import as_dict, dump_yaml, load_run
 from hf_finetune.data.packing import collate_blocks, pack_documents
 from hf_finetune.data.splits import load_splits
 from hf_finetune.environment import report_environment, versions
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
     # 2. Data: files -> checked rows -> blocks of tokens
     with args.main_process_first(desc="reading, tokenizing and packing"):
-        splits = load_splits(run.data, "document", args.data_seed or args.seed)
+        splits = load_splits(run.data, "document", args.seed)
         tokenizer = load_tokenizer(run.model, splits.rows["train"])
         config = load_config(run.model, tokenizer)
         block = block_size(run.data, config, tokenizer)
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
             recipe=run.recipe,
             run_id=new_run_id(),
             status="done",
-            settings=run.model_dump(),
+            settings=as_dict(run),
             data={name: counted.as_dict() for name, counted in facts.items()},
             parameters=count_parameters(trainer.model).as_dict(),
             train=train_facts(trainer, result, clock),

@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.data.packing import IGNORE_INDEX, collate_blocks, pack_documents
 from hf_finetune.data.tokenization import encode_documents
 from hf_finetune.errors import DataError
+from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
+from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
 from hf_finetune.models.tokenizers import train_tokenizer
 
 TOKENIZER = train_tokenizer("char", ["abcdefgh <|eos|>"], None)
@@ -114,3 +116,30 @@ def test_a_tokenizer_without_bos_joins_documents_by_end_tokens_only():
     )
     dataset, facts = pack_documents(Dataset.from_dict({"text": ["ab", "cd"]}), tokenizer, 8, isolate=False)
     assert tokenizer.decode(dataset[0]["input_ids"][: facts.tokens]) == "ab<|eos|>cd<|eos|>"
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+def test_isolated_documents_have_the_loss_of_each_document_alone(attention, family):
+    texts = ["abc", "defgh abc", "h", "bad cafe"]
+    dataset, facts = pack(texts, 64, isolate=True)
+    assert facts.blocks == 1
+    torch.manual_seed(0)
+    config = ScratchGPTConfig(
+        vocab_size=len(TOKENIZER),
+        family=family,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    model = ScratchGPTForCausalLM._from_config(config, attn_implementation=attention).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # a fresh model's branches are silent, and would leak nothing
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        packed = model(**collate_blocks([dataset[0]])).loss * facts.trained_tokens
+        alone = sum(
+            model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss * (len(ids) - 1)
+            for ids in documents_in_tokens(texts)
+        )
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=0)
