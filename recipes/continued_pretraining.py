@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_finetune.config import as_dict, dump_yaml, load_run
-from hf_finetune.data.packing import collate_blocks, pack_documents
+from hf_finetune.data.packing import collate_blocks, pack_splits
 from hf_finetune.data.splits import load_splits
 from hf_finetune.environment import report_environment, versions
 from hf_finetune.errors import user_errors
@@ -43,15 +43,10 @@ def main(argv: Sequence[str]) -> None:
         tokenizer = load_tokenizer(run.model, splits.rows["train"])
         config = load_config(run.model, tokenizer)
         block = block_size(run.data, config, tokenizer)
-        packed = {
-            name: pack_documents(rows, tokenizer, block, isolate=run.data.isolate_documents)
-            for name, rows in splits.rows.items()
-        }
+        blocks, facts = pack_splits(splits.rows, tokenizer, block, isolate=run.data.isolate_documents)
     if args.should_save:
         manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
         open_manifest(run.output_dir, manifest, resume=args.resume_from_checkpoint)
-    blocks = {name: dataset for name, (dataset, _) in packed.items()}
-    facts = {name: counted for name, (_, counted) in packed.items()}
 
     # 3. Model
     model = load_causal_lm(run.model, config, block)

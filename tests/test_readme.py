@@ -40,13 +40,17 @@ def test_every_file_that_the_readme_links_exists():
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-def test_the_tree_names_every_room_and_module_at_the_top():
+def test_the_tree_names_every_folder_and_every_file_that_one_may_open():
     tree = README.split("## The tree", 1)[1]
+    named = set(re.findall(r"[\w.-]+", tree))
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    top = {Path(name).parts[0] for name in tracked if len(Path(name).parts) > 1 and not name.startswith(".")}
-    package = {Path(name).parts[1] for name in tracked if name.startswith("hf_finetune/")}
-    for name in [*top, *(name for name in package if name not in ("__init__.py", "py.typed"))]:
-        assert re.search(rf"^\s+{re.escape(name)}/?\s", tree, re.MULTILINE), name
+    folders = {Path(name).parts[0] for name in tracked if len(Path(name).parts) > 1 and not name.startswith(".")}
+    opened = ("hf_finetune/**/*.py", "recipes/*.py", "accelerate_configs/*.yaml", "docs/*.md")
+    files = {path.name for pattern in opened for path in ROOT.glob(pattern)} - {"__init__.py"}
+    assert files
+    assert folders | files <= named, (folders | files) - named
+    modules = {name for name in named if re.fullmatch(r"\w+\.py", name)}
+    assert modules <= {Path(name).name for name in tracked}, "a file that is no longer there"
 
 
 def test_the_table_of_recipes_names_every_recipe_and_run_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +46,25 @@ class PackingFacts:
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 
+    def in_words(self, block_size: int) -> str:
+        padding = 100 * self.padding / (self.blocks * block_size)
+        empty = f" ({self.dropped:,} without text left out)" if self.dropped else ""
+        return (
+            f"{self.rows:,} documents{empty}, {self.tokens:,} tokens, {self.trained_tokens:,} of them predicted, "
+            f"in {self.blocks:,} blocks of {block_size:,} ({padding:.1f}% padding)"
+        )
+
+
+def pack_splits(
+    splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
+) -> tuple[dict[str, Dataset], dict[str, PackingFacts]]:
+    """Pack each split as `pack_documents` does, and say in one line what became of it."""
+    blocks, facts = {}, {}
+    for name, rows in splits.items():
+        blocks[name], facts[name] = pack_documents(rows, tokenizer, block_size, isolate=isolate)
+        logger.info("%s: %s", name, facts[name].in_words(block_size))
+    return blocks, facts
+
 
 def pack_documents(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
@@ -72,15 +91,7 @@ def pack_documents(
     )
     if not facts["tokens"]:
         raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
-    counted = PackingFacts(**facts)
-    logger.info(
-        "%s documents, %s tokens, %s of them predicted, in %s blocks of %d (%.1f%% padding); %s documents without text",
-        *(f"{n:,}" for n in (counted.rows, counted.tokens, counted.trained_tokens, counted.blocks)),
-        block_size,
-        100 * counted.padding / (counted.blocks * block_size),
-        f"{counted.dropped:,}",
-    )
-    return dataset, counted
+    return dataset, PackingFacts(**facts)
 
 
 def collate_blocks(blocks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

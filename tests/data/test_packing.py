@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.data.packing import IGNORE_INDEX, collate_blocks, pack_documents
+from hf_finetune.data.packing import IGNORE_INDEX, collate_blocks, pack_documents, pack_splits
 from hf_finetune.data.tokenization import encode_documents
 from hf_finetune.errors import DataError
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
@@ -67,6 +69,16 @@ def test_positions_restart_where_a_document_does(texts, block_size):
         for token, found in zip(row["input_ids"][:real], row["position_ids"], strict=False):
             position = 0 if token == TOKENIZER.bos_token_id else position + 1
             assert found == position
+
+
+def test_splits_are_packed_by_name_and_said_in_one_line_each(caplog):
+    splits = {name: Dataset.from_dict({"text": ["abc", " "]}) for name in ("train", "test")}
+    with caplog.at_level(logging.INFO, logger="hf_finetune"):
+        blocks, facts = pack_splits(splits, TOKENIZER, 4, isolate=False)
+    assert list(blocks) == list(facts) == ["train", "test"]
+    line = "2 documents (1 without text left out), 5 tokens, 4 of them predicted, in 2 blocks of 4 (25.0% padding)"
+    assert f"train: {line}" in caplog.text
+    assert f"test: {line}" in caplog.text
 
 
 def test_a_label_is_the_token_at_its_place():
