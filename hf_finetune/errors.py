@@ -11,7 +11,9 @@ Each carries every `Problem` that was found, so that one pass names them all.
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ EXIT_CANNOT_WRITE = 5
 EXIT_INTERRUPTED = 130
 
 MAX_PROBLEMS_SHOWN = 100
+
+# Where several processes refuse the same thing, the launcher ends the others once the first has said so.
+SECONDS_BEHIND_THE_FIRST = 5.0
 
 
 def escape_control_characters(text: str) -> str:
@@ -100,6 +105,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except FinetuneError as problem:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(SECONDS_BEHIND_THE_FIRST)
         sys.stderr.write(f"{problem}\n")
         raise SystemExit(problem.exit_code) from None
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from hf_finetune import errors
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, FinetuneError, Problem, user_errors
 
 
@@ -44,3 +45,14 @@ def test_an_interrupt_ends_in_130():
 
 def test_every_error_of_a_user_is_a_finetune_error():
     assert all(issubclass(error, FinetuneError) for error in (ConfigError, DataError, CannotWriteError))
+
+
+def test_a_process_behind_the_first_waits_before_it_says_the_same(monkeypatch, capsys):
+    waited: list[float] = []
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
+    for rank, expected in (("0", 0), ("1", 1)):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit), user_errors():
+            raise ConfigError("no")
+        assert len(waited) == expected
+    assert capsys.readouterr().err == "no\nno\n"

@@ -7,6 +7,8 @@ from typing import Any
 
 import transformers
 from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.errors import DataError, Problem
 
@@ -25,6 +27,12 @@ class Trainer(transformers.Trainer):
             remedy = "lower train.per_device_train_batch_size, or give more rows"
             raise DataError(Problem(f"0 optimizer steps: {what}", remedy, key="data.train"))
         return loader
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in transformers; early stopping ends with it, and does not look for its metric in later evaluations."""
+        result: TrainOutput = super().train(*args, **kwargs)
+        self.remove_callback(EarlyStoppingCallback)
+        return result
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 per parameter and token, forward and backward (Kaplan et al., 2020).

@@ -7,6 +7,7 @@ import torch
 import transformers
 from datasets import Dataset
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_finetune.data.packing import collate_blocks
 from hf_finetune.errors import DataError
@@ -46,3 +47,14 @@ def test_the_operations_are_those_that_transformers_counts(trainer):
 
 def test_glibc_takes_the_advice_to_keep_memory():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_early_stopping_ends_with_training(tmp_path):
+    trainer = trainer_of_three_rows(tmp_path, batch=3)
+    trainer.add_callback(transformers.EarlyStoppingCallback(1))
+    trainer.args.load_best_model_at_end, trainer.args.metric_for_best_model = True, "loss"
+    trainer.args.eval_strategy, trainer.args.eval_steps, trainer.args.max_steps = IntervalStrategy.STEPS, 1, 1
+    trainer.args.dataloader_drop_last = False  # three rows are less than an evaluation's batch
+    trainer.eval_dataset = trainer.train_dataset
+    trainer.train()
+    assert not any(isinstance(each, transformers.EarlyStoppingCallback) for each in trainer.callback_handler.callbacks)
