@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         open_manifest(run.output_dir, manifest, resume=args.resume_from_checkpoint)
 
     # 3. Model
-    model = load_causal_lm(run.model, config, block)
+    model = load_causal_lm(run.model, config, block, bf16=args.bf16)
 
     # 4. Trainer
     clock = LogLines(tokens_per_step(args, block))

@@ -116,11 +116,6 @@ def class_name(recipe: RecipeName) -> str:
     return "SFTConfig" if recipe in SFT_RECIPES else "TrainingArguments"
 
 
-def default_of(recipe: RecipeName, name: str) -> Any:
-    """The stack's default of `train.<name>`."""
-    return train_model(recipe).model_fields[name].default
-
-
 def _model(name: str, fields: dict[str, dict[str, Any]]) -> type[Section]:
     definitions: dict[str, Any] = {
         key: (_annotation(key, field), Field(default=field["default"], description=field.get("help")))

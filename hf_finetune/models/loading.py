@@ -24,7 +24,8 @@ from hf_finetune.models.tokenizers import check_fits, effective_max_length, load
 logger = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_SIZE = 1_024
-# On a CPU, PyTorch's flash kernel spends more than it saves on blocks up to this length (benchmarks/throughput.py).
+# On a CPU under bf16, PyTorch's flash kernel spends more than it saves on blocks up to this length: a third of a step
+# at 64 tokens, a fifth at 256. In float32 it draws even at 64 and wins from 256 on.
 LONGEST_EAGER_BLOCK = 256
 
 
@@ -63,9 +64,9 @@ def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTraine
     return data.block_size
 
 
-def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int) -> PreTrainedModel:
+def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *, bf16: bool) -> PreTrainedModel:
     """Load the weights of `model.path`, or draw those of `model.scratch`; the caller has set the seed."""
-    options = {"dtype": getattr(torch, model.dtype), "attn_implementation": attention_for(model, block)}
+    options = {"dtype": getattr(torch, model.dtype), "attn_implementation": attention_for(model, block, bf16=bf16)}
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
@@ -87,12 +88,12 @@ def load_for_generation(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return loaded.eval(), tokenizer
 
 
-def attention_for(model: ModelSection, block: int) -> str:
-    """The attention implementation that runs: the one asked for, else the faster one for this device and block."""
+def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
+    """The attention that runs: the one asked for, else the faster one for this device, block and precision."""
     if model.attn_implementation != "auto":
         return model.attn_implementation
     on_cpu = not torch.accelerator.is_available()
-    return "eager" if on_cpu and block <= LONGEST_EAGER_BLOCK else "sdpa"
+    return "eager" if on_cpu and bf16 and block <= LONGEST_EAGER_BLOCK else "sdpa"
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from hf_finetune.training.memory import keep_freed_memory
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
 
 # Training from random weights wants another optimizer and another learning rate than TrainingArguments' 5e-5, which is
-# meant for pretrained ones. Muon needs a third to a half of AdamW's steps (benchmarks/time_to_loss.py).
+# meant for pretrained ones. Muon reaches a loss in fewer steps than AdamW (benchmarks/time_to_loss.py).
 SCRATCH_DEFAULTS: dict[str, Any] = {
     "optim": "muon",
     "learning_rate": 0.01,

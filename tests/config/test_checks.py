@@ -96,7 +96,7 @@ def test_settings_that_do_not_go_together_are_one_problem_at_the_key_to_change(o
     ids=lambda overrides: overrides[0],
 )
 def test_settings_that_go_together_load(load, overrides):
-    load(VALID, *overrides)
+    assert load(VALID, *overrides).recipe == "continued_pretraining"
 
 
 def test_one_mistake_is_one_message_even_where_other_checks_read_it(only_problem):
@@ -143,7 +143,8 @@ def test_the_launchers_cpu_counts_as_use_cpu(problems, monkeypatch):
 
 def test_hardware_that_is_not_known_is_not_judged(load, monkeypatch):
     monkeypatch.setattr(checks, "detect_hardware", lambda: Hardware("other"))
-    load(VALID, "train.fp16=true", "train.tf32=true", "model.attn_implementation=flex_attention")
+    run = load(VALID, "train.fp16=true", "train.tf32=true", "model.attn_implementation=flex_attention")
+    assert run.train["fp16"] is True
 
 
 def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):

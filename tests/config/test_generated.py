@@ -50,7 +50,8 @@ def test_every_word_that_we_offer_is_taken_by_training_arguments(name):
 
     for word in load_table()["TrainingArguments"][name]["choices"]:
         extra = {"eval_strategy": "steps"} if name == "lr_scheduler_type" else {}
-        TrainingArguments(output_dir="out", use_cpu=True, **extra, **{name: word})
+        args = TrainingArguments(output_dir="out", use_cpu=True, **extra, **{name: word})
+        assert getattr(args, name) == word
 
 
 def test_the_run_file_and_the_run_have_the_same_sections(schema):

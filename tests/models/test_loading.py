@@ -25,7 +25,7 @@ SCRATCH = ModelSection(
 @pytest.fixture
 def saved(tmp_path):
     torch.manual_seed(0)
-    model = load_causal_lm(SCRATCH, load_config(SCRATCH, TOKENIZER), 8)
+    model = load_causal_lm(SCRATCH, load_config(SCRATCH, TOKENIZER), 8, bf16=False)
     with torch.no_grad():
         model.lm_head.weight.normal_()
     model.save_pretrained(tmp_path / "model")
@@ -42,7 +42,7 @@ def test_a_scratch_model_has_a_row_for_each_token_and_its_special_ids():
 def test_a_folder_loads_as_it_was_saved(saved):
     model, folder = saved
     section = ModelSection(path=str(folder))
-    again = load_causal_lm(section, load_config(section, TOKENIZER), 8)
+    again = load_causal_lm(section, load_config(section, TOKENIZER), 8, bf16=False)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     generator, tokenizer = load_for_generation(str(folder))
     assert not generator.training
@@ -88,13 +88,15 @@ def test_the_block_size_is_what_is_asked_for_or_what_the_model_takes():
         block_size(DataSection(train="x", block_size=33), config, TOKENIZER)
 
 
-def test_short_blocks_on_a_cpu_use_eager_attention_unless_another_is_asked_for(monkeypatch):
+def test_short_blocks_of_bf16_on_a_cpu_use_eager_attention_unless_another_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert attention_for(SCRATCH, 256) == "eager"
-    assert attention_for(SCRATCH, 257) == "sdpa"
-    assert attention_for(SCRATCH.model_copy(update={"attn_implementation": "sdpa"}), 8) == "sdpa"
+    assert attention_for(SCRATCH, 256, bf16=True) == "eager"
+    assert attention_for(SCRATCH, 257, bf16=True) == "sdpa"
+    assert attention_for(SCRATCH, 8, bf16=False) == "sdpa"
+    assert attention_for(SCRATCH.model_copy(update={"attn_implementation": "eager"}), 8, bf16=False) == "eager"
+    assert attention_for(SCRATCH.model_copy(update={"attn_implementation": "sdpa"}), 8, bf16=True) == "sdpa"
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert attention_for(SCRATCH, 8) == "sdpa"
+    assert attention_for(SCRATCH, 8, bf16=True) == "sdpa"
 
 
 def test_the_saved_model_is_any_auto_model(saved):

@@ -212,7 +212,7 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Embedding) and self.config.family == "modern" and not self.config.tie_word_embeddings:
             # Norms read the stream at any size, and what the branches add to it then changes a token little at first;
-            # at 0.02 a branch drowns the token from its first step (benchmarks/time_to_loss.py: about 1.4x the steps).
+            # at 0.02 a branch drowns the token from its first step, and training takes more of them.
             init.normal_(module.weight, std=1.0)
         if not isinstance(module, nn.Linear):
             return
