@@ -40,7 +40,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     Muon's update is scaled by 0.2 * sqrt(max(rows, columns)), so that its root mean square is AdamW's and one
     learning rate and weight decay serve both (Liu et al., 2025, https://arxiv.org/abs/2502.16982).
     Gradients must be whole matrices and equal on all ranks, as DDP leaves them; sharded ones (FSDP) are not.
-    Orthogonalising in `compute_dtype` bfloat16 is four times faster where the hardware has it, but its rounding turns
+    Orthogonalising in `compute_dtype` bfloat16 halves a step where the hardware has it, but its rounding turns
     the last bits of a gradient into the third digit of an update: two equal runs in other batches drift apart sooner.
     """
 
