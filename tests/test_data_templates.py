@@ -150,12 +150,14 @@ def test_conversations_end_with_an_answer():
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
 def test_a_run_file_names_templates_that_exist_in_their_format(path):
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    run = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = run["data"]
     named = re.findall(r"data_templates/[\w.*/-]+", path.read_text(encoding="utf-8"))
     assert all((ROOT / each).is_file() for each in named)
     if data["train"].startswith("data_templates/"):
         rows = read(Path(data["train"]).name, data.get("format", "auto")).rows["train"]
-        assert rows.column_names == ["text"]
+        columns = ["text"] if run["recipe"] == "continued_pretraining" else ["messages", "tools"]
+        assert rows.column_names == columns
 
 
 ACCEPTED = {
@@ -167,16 +169,20 @@ ACCEPTED = {
     "null for tools": (
         "conversation",
         1,
-        '{"messages": [{"role": "user", "content": "a", "weight": 1}], "tools": null}',
+        '{"messages": [{"role": "assistant", "content": "a", "weight": 1}], "tools": null}',
     ),
-    "a silent call": ("conversation", 1, '{"messages": [{"role": "assistant", "tool_calls": []}]}'),
+    "a silent call": ("conversation", 1, '{"messages": [{"role": "assistant", "tool_calls": [{}]}]}'),
     "every field of a message": (
         "conversation",
         1,
-        '{"messages": [{"role": "tool", "content": "a", "train": true, "weight": 0.5, "tool_call_id": "1", '
+        '{"messages": [{"role": "assistant", "content": "a", "train": true, "weight": 0.5, "tool_call_id": "1", '
         '"name": "f", "function_call": {}, "reasoning_content": "b"}]}',
     ),
-    "a tool of ShareGPT": ("conversation", 1, '{"conversations": [{"from": "observation", "value": "a"}]}'),
+    "a tool of ShareGPT": (
+        "conversation",
+        1,
+        '{"conversations": [{"from": "observation", "value": "a"}, {"from": "gpt", "value": "b"}]}',
+    ),
 }
 REFUSED = {
     "no text": ("document", '{"text": null}'),
@@ -199,7 +205,9 @@ REFUSED = {
     "a boolean as label": ("labelled", '{"text": "a", "label": true}'),
     "no messages": ("conversation", '{"messages": []}'),
     "silence without a call": ("conversation", '{"messages": [{"role": "user", "content": null}]}'),
-    "tools that are no list": ("conversation", '{"messages": [{"role": "user", "content": "a"}], "tools": {}}'),
+    "tools that are no list": ("conversation", '{"messages": [{"role": "assistant", "content": "a"}], "tools": {}}'),
+    "an empty answer": ("conversation", '{"question": "a", "answer": " "}'),
+    "an assistant who never speaks": ("conversation", '{"messages": [{"role": "user", "content": "a"}]}'),
     "an unknown speaker": ("conversation", '{"conversations": [{"from": "bing", "value": "a"}]}'),
 }
 

@@ -24,6 +24,17 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, 
 
 # Columns beside the intermediate form, taken off before the rows are handed out.
 ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
+FILE, LINE = "_file", "_line"
+
+
+_BESIDE = {
+    ROW_HASH: Value("uint64"),
+    SOURCE: Value("int32"),
+    FILE: Value("int32"),
+    LINE: Value("int32"),
+    STRATUM: Value("string"),
+    GROUP: Value("string"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +95,9 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
         "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
         "format": [row_format.name, list(row_format.required), decoder.labels.kind],
         "splits": [reading.stratify_by, reading.group_by],
-        "lines": [reading.on_bad_line, reading.max_line_bytes],
+        "lines": [reading.on_bad_line, reading.max_line_bytes, decoder.allow_empty],
     }
-    beside = {ROW_HASH: Value("uint64"), SOURCE: Value("int32"), STRATUM: Value("string"), GROUP: Value("string")}
-    features = Features({**own, **beside})
+    features = Features({**own, **_BESIDE})
     try:
         dataset, counts = cached_dataset(
             "rows", made_from, features, lambda: _batches(files, stamps, reading, features.arrow_schema)
@@ -118,10 +128,10 @@ def _batches(
     counts: list[dict[str, Any]] = []
     problems: list[Problem] = []
     total = 0
-    for file, stamp in zip(files, stamps, strict=True):
+    for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
         tally = Tally()
         for block in _blocks(file, reading, tally):
-            yield _batch(block, file, reading, schema)
+            yield _batch(block, file, number, reading, schema)
         if _stamp(file) != stamp:
             raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
         if tally.rejected and reading.on_bad_line == "fail":
@@ -162,11 +172,13 @@ def _blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock
     return read_jsonl(file.path, file.shown, reading.decoder, reading.max_line_bytes, tally)
 
 
-def _batch(block: RowBlock, file: DataFile, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
+def _batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
     columns = reading.decoder.row_format.columns(block.rows)
     contents = map(encode_row, zip(*columns.values(), strict=True))
     columns[ROW_HASH] = [int.from_bytes(blake2b(content, digest_size=8).digest(), "big") for content in contents]
     columns[SOURCE] = [file.source] * len(block.rows)
+    columns[FILE] = [number] * len(block.rows)
+    columns[LINE] = list(block.line_numbers)
     columns[STRATUM] = _split_values(block, file, reading, reading.stratify_by, "stratify_by")
     columns[GROUP] = _split_values(block, file, reading, reading.group_by, "group_by")
     return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)

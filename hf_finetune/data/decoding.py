@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from hf_finetune.data.formats import MESSAGE_EXTRAS, Int64, Items, LabelKind, RowFormat, label_kind
 from hf_finetune.data.strict_json import BadLine, json_type, shown_key, strict_object
+from hf_finetune.data.turn_rules import TurnRules
 
 Scalar = str | Int64 | float | bool | None
 
@@ -92,9 +93,12 @@ def _count_keys(data: bytes) -> int | None:
 class RowDecoder:
     """Decodes and checks lines of one format into instances of its `row_type`."""
 
-    def __init__(self, row_format: RowFormat, kept: Sequence[str], first_row: Mapping[str, Any]) -> None:
+    def __init__(
+        self, row_format: RowFormat, kept: Sequence[str], first_row: Mapping[str, Any], *, allow_empty: bool = False
+    ) -> None:
         """`kept` are fields beside the format's own that a split needs; `first_row` tells which others to expect."""
         self.row_format = row_format
+        self.allow_empty = allow_empty
         self.labels = LabelRule()
         own = _attributes(row_format.row_type)
         others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
@@ -119,6 +123,7 @@ class RowDecoder:
         items = row_format.items
         self._items = attrgetter(items.field) if items else None
         self._required_in_item = len(items.required) if items else 0
+        self._rules = TurnRules(row_format, allow_empty=allow_empty)
         self._countable = all(_PLAIN_KEY.fullmatch(key) for key in self.attributes)
 
     def _keys(self) -> Iterable[str]:
@@ -144,7 +149,9 @@ class RowDecoder:
     def block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
         """Decode consecutive lines at once; None where a line among them needs a closer look."""
         rows = self._fast(data, lines)
-        if rows is None or self._label is None:
+        if rows is None or not self._rules.all_sound(rows):
+            return None
+        if self._label is None:
             return rows
         types = set(map(type, map(self._label, rows)))
         expected = {"string": str, "integer": int}.get(str(self.labels.kind))
@@ -154,6 +161,9 @@ class RowDecoder:
         """Decode one line, or raise BadLine; `place` is its `path:line`."""
         rows = self._fast(line, (line,))
         row = rows[0] if rows else self._strict(line)
+        fault = self._rules.fault(row)
+        if fault is not None:
+            raise fault
         if self._label is not None:
             self.labels.check(self._label(row), place, str(self.row_format.label))
         return row

@@ -120,6 +120,8 @@ class Items:
     optional: tuple[str, ...]
     text: str
     """The one of `required` that may be null or absent where the item calls a tool instead."""
+    said: tuple[str, str]
+    """Attributes of `item_type`: who speaks, and what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class RowFormat:
     items: Items | None = None
     label: str | None = None
     """The field that holds the label."""
+    answer: str | None = None
+    """The field that holds what is trained, where a row is one exchange."""
     in_text_file: bool = False
     """The rows are cut from plain text, not written as JSON."""
 
@@ -228,7 +232,7 @@ def _two_fields(question: str, answer: str) -> Callable[[Sequence[Any]], Columns
 
 
 def _conversation_of(name: RowFormatName, row_type: type[Struct], question: str, answer: str) -> RowFormat:
-    return RowFormat(name, "conversation", (question, answer), row_type, _two_fields(question, answer))
+    return RowFormat(name, "conversation", (question, answer), row_type, _two_fields(question, answer), answer=answer)
 
 
 _LABELLED_INPUT_OUTPUT = RowFormat(
@@ -255,7 +259,9 @@ FORMATS: dict[str, RowFormat] = {
             MessagesRow,
             _messages,
             ("tools",),
-            Items("messages", Message, ("role", "content"), ("train", "weight"), text="content"),
+            Items(
+                "messages", Message, ("role", "content"), ("train", "weight"), text="content", said=("role", "content")
+            ),
         ),
         RowFormat(
             "sharegpt",
@@ -264,12 +270,19 @@ FORMATS: dict[str, RowFormat] = {
             ShareGptRow,
             _sharegpt,
             ("tools",),
-            Items("conversations", Turn, ("from", "value"), ("train", "weight"), text="value"),
+            Items(
+                "conversations", Turn, ("from", "value"), ("train", "weight"), text="value", said=("sender", "value")
+            ),
         ),
-        RowFormat("alpaca", "conversation", ("instruction", "output"), AlpacaRow, _alpaca, ("input",)),
+        RowFormat("alpaca", "conversation", ("instruction", "output"), AlpacaRow, _alpaca, ("input",), answer="output"),
         _conversation_of("instruction", InstructionRow, "instruction", "response"),
         RowFormat(
-            "prompt_completion", "prompt_completion", ("prompt", "completion"), PromptCompletionRow, _prompt_completion
+            "prompt_completion",
+            "prompt_completion",
+            ("prompt", "completion"),
+            PromptCompletionRow,
+            _prompt_completion,
+            answer="completion",
         ),
         _conversation_of("input_output", InputOutputRow, "input", "output"),
         _conversation_of("user_assistant", UserAssistantRow, "user", "assistant"),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,11 +13,22 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.arrow import GROUP, ROW_HASH, SOURCE, STRATUM, FileFacts, Reading, read_role
+from hf_finetune.data.apart import (
+    Chosen,
+    Places,
+    check_groups_apart,
+    check_not_same_file,
+    check_not_same_rows,
+    check_sizes,
+    membership_sha256,
+    places_of,
+    row_hashes,
+    without_copies,
+)
+from hf_finetune.data.arrow import GROUP, SOURCE, STRATUM, FileFacts, Reading, read_role
 from hf_finetune.data.assignment import Hashes, Rows, split_rows, weighted_rows
-from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.formats import FORMATS, Kind, RowFormat, choose_format, features_of
-from hf_finetune.data.reader import Tally, first_row, read_jsonl
+from hf_finetune.data.decoder_choice import choose_decoder
+from hf_finetune.data.formats import Kind, features_of
 from hf_finetune.data.sources import TEXT_FORMATS, DataFile, resolve_sources
 from hf_finetune.errors import DataError, Problem
 
@@ -39,6 +46,14 @@ class Splits:
     """Keys of the rows that nothing reads."""
     hashes: dict[str, Hashes]
     """For each row of a split the blake2b hash of its content, 64 bits."""
+    places: dict[str, Places]
+    overlap: dict[str, dict[str, int]]
+    """For each split beside train: its rows that share 13 words in a row with training rows, and the copies of training
+    rows that were left out of it."""
+
+    def where(self, split: str, row: int) -> tuple[str, int]:
+        """Return the path, as the user wrote it, and the line of a row of `split` (the first, where it has several)."""
+        return self.places[split].at(row)
 
     def row_hashes(self, split: str) -> list[str]:
         """Return 16 hexadecimal digits for each row of `split`, in its order: who is a member."""
@@ -50,6 +65,7 @@ class Splits:
             "format": self.format,
             "files": [asdict(file) for file in self.files],
             "unused_keys": list(self.unused_keys),
+            "overlap": self.overlap,
             "splits": {
                 name: {
                     "rows": len(hashes),
@@ -61,34 +77,36 @@ class Splits:
         }
 
 
-def membership_sha256(hashes: Hashes) -> str:
-    """Hash which rows a split has, whatever their order."""
-    return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
-
-
 def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
+
+    A recipe of conversations takes prompts with completions too, which keep their own columns.
 
     Raises DataError naming all that is wrong with the settings, or else with the files.
     """
     _check_settings(data)
     files = _resolve(data)
-    _check_not_same_file(files)
-    decoder = _decoder(data, becomes, files["train"])
+    check_not_same_file(files)
+    decoder = choose_decoder(data, becomes, files["train"])
     reading = Reading(decoder, data.on_bad_line, data.max_line_bytes, data.stratify_by, data.group_by)
     tables, facts = _read(files, reading)
-    _check_not_same_rows(tables, facts)
-    _check_groups_apart(tables, data.group_by)
+    check_not_same_rows(tables, facts)
+    check_groups_apart(tables, data.group_by)
     if becomes == "document":
         _check_some_text(tables)
     chosen = _split(tables, data, seed, [file.weight for file in _first_of_each_source(files["train"])])
-    own = list(features_of(becomes, decoder.labels.kind))
+    overlap: dict[str, Any] = {}
+    if decoder.row_format.becomes in ("conversation", "prompt_completion"):
+        chosen, overlap = without_copies(tables, chosen, files)
+    check_sizes(chosen)
+    own = list(features_of(decoder.row_format.becomes, decoder.labels.kind))
     rows = {name: _rows_of(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
-    hashes = {name: _hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
+    hashes = {name: row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
+    places = {name: places_of(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
     unused = tuple(sorted(decoder.unused_keys))
     if unused:
         logger.info("keys of the rows that nothing reads: %s", ", ".join(unused))
-    return Splits(rows, decoder.row_format.name, facts, unused, hashes)
+    return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap)
 
 
 def _fractions(data: DataSection) -> dict[str, float]:
@@ -134,106 +152,6 @@ def _resolve(data: DataSection) -> dict[str, list[DataFile]]:
     return files
 
 
-def _check_not_same_file(files: Mapping[str, Sequence[DataFile]]) -> None:
-    problems = [
-        Problem(f"is also data.{first} ({one.shown})", _APART, other.shown, key=f"data.{second}")
-        for first, second in combinations(files, 2)
-        for one in files[first]
-        for other in files[second]
-        if os.path.samefile(one.path, other.path)
-    ]
-    if problems:
-        raise DataError(problems)
-
-
-_APART = "evaluate on rows that are not trained on: another file, or data.validation_fraction"
-
-
-def _check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts]) -> None:
-    problems = [
-        Problem(f"has the same content as data.{one.role} ({one.path})", _APART, other.path, key=f"data.{other.role}")
-        for one, other in combinations(facts, 2)
-        if one.role != other.role and one.sha256 == other.sha256
-    ]
-    members = {role: membership_sha256(_hashes(table)) for role, table in tables.items()}
-    problems += [
-        Problem(f"has the same rows as data.{first}", _APART, key=f"data.{second}")
-        for first, second in combinations(members, 2)
-        if members[first] == members[second] and not problems
-    ]
-    if problems:
-        raise DataError(problems)
-
-
-def _decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) -> RowDecoder:
-    """Decide the format by the first row, check it against the recipe, and let the first label set the type."""
-    if data.format in TEXT_FORMATS:
-        _check_kind(FORMATS[data.format], becomes, train[0].shown)
-        return RowDecoder(FORMATS[data.format], (), {})
-    first, line, file = _first_row(data, train)
-    row_format = choose_format(data.format, first, data.task, file.shown, line)
-    _check_kind(row_format, becomes, file.shown)
-    if data.format == "auto":
-        logger.info("data.format is %s, by the keys of %s:%d", row_format.name, file.shown, line)
-    kept = [key for key in (data.stratify_by, data.group_by) if key is not None]
-    _check_fields(data, first, row_format, file.shown)
-    decoder = RowDecoder(row_format, kept, first)
-    if row_format.label is not None:
-        for _ in read_jsonl(file.path, file.shown, decoder, data.max_line_bytes, Tally()):
-            if decoder.labels.kind not in {None, "empty list"}:
-                break
-    return decoder
-
-
-def _first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
-    for file in train:
-        found = first_row(file.path, file.shown, data.max_line_bytes)
-        if found is not None:
-            return *found, file
-    # No line of any file is a JSON object, so each is rejected (or blank) before its keys would matter.
-    name = "text" if data.format == "auto" else data.format
-    reading = Reading(RowDecoder(FORMATS[name], (), {}), "fail", data.max_line_bytes, None, None)
-    _read({"train": train}, reading)
-    raise AssertionError("a file without a single row was read")
-
-
-def _check_kind(row_format: RowFormat, becomes: Kind, shown: str) -> None:
-    if row_format.becomes == becomes:
-        return
-    fitting = ", ".join(each.name for each in FORMATS.values() if each.becomes == becomes)
-    remedy = f"this recipe takes {_KIND_NAMES[becomes]}; data.format may be {fitting}"
-    if "text" in row_format.required and becomes == "document":
-        remedy += "; `format: text` reads only the `text` of each row"
-    if row_format.name == "input_output" and becomes == "labelled":
-        remedy += "; `task: classification` takes `output` as the label"
-    raise DataError(Problem(f"rows of format {row_format.name} are {_KIND_NAMES[row_format.becomes]}", remedy, shown))
-
-
-_KIND_NAMES: dict[Kind, str] = {
-    "document": "documents",
-    "labelled": "labelled texts",
-    "conversation": "conversations",
-    "prompt_completion": "prompts with completions",
-}
-
-
-def _check_fields(data: DataSection, first: Mapping[str, Any], row_format: RowFormat, shown: str) -> None:
-    problems = []
-    for setting in ("stratify_by", "group_by"):
-        key = getattr(data, setting)
-        if key is None:
-            continue
-        if key not in first:
-            near = difflib.get_close_matches(key, list(first), 1, 0.6)
-            remedy = f"did you mean `{near[0]}`?" if near else f"the rows have {', '.join(list(first)[:20])}"
-            problems.append(Problem(f"the rows have no field `{key}`", remedy, shown, key=f"data.{setting}"))
-        elif isinstance(first[key], (dict, list)) and key != row_format.label:
-            remedy = "name a field that holds a string or a number"
-            problems.append(Problem(f"the field `{key}` is no single value", remedy, shown, key=f"data.{setting}"))
-    if problems:
-        raise DataError(problems)
-
-
 def _read(
     files: Mapping[str, Sequence[DataFile]], reading: Reading
 ) -> tuple[dict[str, Dataset], tuple[FileFacts, ...]]:
@@ -257,10 +175,6 @@ def _read(
     return tables, tuple(facts)
 
 
-def _hashes(table: Dataset) -> Hashes:
-    return np.asarray(table.data.column(ROW_HASH).to_numpy())
-
-
 def _codes(table: Dataset, column: str) -> tuple[Rows, list[str]]:
     """Return each row's value as a number from 0, and the values in sorted order."""
     encoded = table.data.column(column).combine_chunks().dictionary_encode()
@@ -268,23 +182,6 @@ def _codes(table: Dataset, column: str) -> tuple[Rows, list[str]]:
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[np.argsort(np.array(values, dtype=object))] = np.arange(len(values))
     return ranks[encoded.indices.to_numpy()], sorted(values)
-
-
-def _check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> None:
-    if group_by is None:
-        return
-    groups = {role: set(pc.unique(table.data.column(GROUP)).to_pylist()) for role, table in tables.items()}
-    problems = [
-        Problem(
-            f"{len(groups[first] & groups[second]):,} groups of `{group_by}` are in data.{first} and data.{second}",
-            "move each group to one file",
-            key="data.group_by",
-        )
-        for first, second in combinations(groups, 2)
-        if groups[first] & groups[second]
-    ]
-    if problems:
-        raise DataError(problems)
 
 
 def _check_some_text(tables: Mapping[str, Dataset]) -> None:
@@ -298,9 +195,7 @@ def _first_of_each_source(files: Sequence[DataFile]) -> list[DataFile]:
     return list({file.source: file for file in files}.values())
 
 
-def _split(
-    tables: Mapping[str, Dataset], data: DataSection, seed: int, weights: Sequence[float]
-) -> dict[str, tuple[str, Rows]]:
+def _split(tables: Mapping[str, Dataset], data: DataSection, seed: int, weights: Sequence[float]) -> Chosen:
     """Return for each split the role whose files it comes from, and its row numbers there."""
     table, fractions = tables["train"], _fractions(data)
     chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
@@ -309,7 +204,7 @@ def _split(
         if data.stratify_by is not None:
             strata = _strata(table, data.stratify_by)
         groups = _groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
-        parts = split_rows(_hashes(table), strata, groups, fractions, seed)
+        parts = split_rows(row_hashes(table), strata, groups, fractions, seed)
         _check_no_part_empty(parts, fractions, len(table))
         chosen |= {name: ("train", rows) for name, rows in parts.items()}
     chosen["train"] = ("train", _weighted(chosen["train"][1], table, weights, seed))
@@ -355,7 +250,7 @@ def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, floa
 def _weighted(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -> Rows:
     if all(weight == 1.0 for weight in weights):
         return rows
-    sources, hashes = table.data.column(SOURCE).to_numpy()[rows], _hashes(table)
+    sources, hashes = table.data.column(SOURCE).to_numpy()[rows], row_hashes(table)
     parts = [weighted_rows(rows[sources == number], hashes, weight, seed) for number, weight in enumerate(weights)]
     empty = [number for number, part in enumerate(parts) if not len(part)]
     if empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from pathlib import Path
 
@@ -102,7 +103,20 @@ def check_messages(row, state):
         require(message.get("train") in (True, False, None) and type(message.get("train")) in (bool, type(None)))
         require(type(message.get("weight")) in (int, float, type(None)))
         check_slips(message, ["train", "weight", *extras], ["role", "content", "train", "weight", *extras])
+    check_turns(row["messages"])
     return {"roles": [message["role"] for message in row["messages"]]}
+
+
+def check_turns(messages):
+    roles = [message["role"] for message in messages]
+    require(set(roles) <= {"system", "developer", "user", "assistant", "tool", "function"})
+    opening = len(list(itertools.takewhile(lambda role: role in ("system", "developer"), roles)))
+    require(not {"system", "developer"} & set(roles[opening:]))
+    require(("assistant", "assistant") not in itertools.pairwise(roles))
+    answers = [message for message in messages if message["role"] == "assistant"]
+    for answer in answers:
+        require((answer.get("content") or "").strip() or answer.get("tool_calls") or answer.get("function_call"))
+    require(any(answer.get("train") is not False and answer.get("weight") not in (0, 0.0) for answer in answers))
 
 
 CHECKS = {"text": check_text, "labelled": check_labelled, "messages": check_messages}
@@ -155,12 +169,20 @@ CORPUS = {
     ],
     "messages": [
         b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": true}]}',
-        b'{"messages": [{"role": "user", "content": "role"}, {"content": "x", "role": "content", "weight": 0}]}',
+        b'{"messages": [{"role": "assistant", "content": "role"}, {"content": "x", "role": "user", "weight": 0}]}',
         b'{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"f": {"a": 1}}]}], "tools": [{"n": 2}]}',
         b'{"messages": [{"role": "assistant", "tool_calls": []}], "tools": null}',
-        b'{"messages": [{"role": "tool", "name": "f", "content": "{\\"x\\": 1}", "tool_call_id": "1"}]}',
-        b'{"messages": [{"role": "user", "content": "q", "train": null, "weight": 0.5}], "id": "x"}',
-        b'{"messages":[{"role":"user","role":"x","content":"q"}],"messages_id":3}',
+        b'{"messages":[{"role":"system","content":""},{"role":"assistant","content":"a"},'
+        b'{"role":"tool","name":"f","content":"{\\"x\\": 1}","tool_call_id":"1"},{"role":"assistant","content":"b"}]}',
+        b'{"messages": [{"role": "assistant", "content": "q", "train": null, "weight": 0.5}], "id": "x"}',
+        b'{"messages":[{"role":"user","role":"assistant","content":"q"}],"messages_id":3}',
+        b'{"messages":[{"role":"user","content":"q"},{"role":"user","content":"r"},{"role":"assistant","content":"a"}]}',
+        b'{"messages":[{"role":"assistant","content":"q"},{"role":"assistant","content":"a"}]}',
+        b'{"messages":[{"role":"assistant","content":" \\n\\u00a0"}],"id":1}',
+        b'{"messages":[{"role":"assistant","content":"q","weight":0.0}],"id":1}',
+        b'{"messages":[{"role":"user","content":"q"},{"role":"system","content":"s"},{"role":"assistant","content":"a"}]}',
+        b'{"messages":[{"role":"user","content":"q"},{"role":"bot","content":"a"},{"role":"assistant","content":"a"}]}',
+        b'{"messages":[{"role":"user","content":"q"}]}',
         b'{"messages": []}',
     ],
 }
@@ -168,7 +190,7 @@ CORPUS = {
 PIECES = [
     b"", b'"', b"{", b"}", b"[", b"]", b",", b":", b" ", b"\\", b"\0", b"\t", b"\r", b"\n", b"\xff", b"\xc3",
     b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xc2\x85", b"1", b"-", b".", b"e9", b"NaN", b"null", b"true", b"1e999",
-    b"18446744073709551616", b'"text": 1, ', b'"text": "b", ', b'"label": "x", ', b'"role": "x", ', b'"id": 0, ',
+    b"18446744073709551616", b'"text": 1, ', b'"text": "b", ', b'"label": "x", ', b'"role": "tool", ', b'"id": 0, ',
     b'"te\\u0078t": "c", ', b'"x" : 1, ', b"\\u0000", b"\\ud800", b"\\udc00", b"\\u0074", b"[" * 130, b'{"a":' * 130,
     b"\xef\xbb\xbf",
 ]  # fmt: skip

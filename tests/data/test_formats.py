@@ -74,9 +74,9 @@ def test_input_and_output_are_text_and_label_where_the_task_is_classification(tm
 
 def test_train_and_weight_of_a_message_are_kept(tmp_path):
     messages = [
-        {"role": "assistant", "content": "a", "train": False},
+        {"role": "user", "content": "a", "train": False},
         {"role": "assistant", "content": "b", "weight": 1},
-        {"role": "assistant", "content": "c", "weight": 0.5, "train": True},
+        {"role": "user", "content": "c", "weight": 0.5, "train": True},
     ]
     [row] = loaded(tmp_path, [{"messages": messages}], "conversation")
     assert [message["train"] for message in row["messages"]] == [False, None, True]
@@ -101,11 +101,12 @@ TOOL_ROWS = [
         "messages": [
             {"role": "user", "content": "Add"},
             {"role": "assistant", "content": "", "tool_calls": [{"function": {"arguments": {"a": 1, "b": None}}}]},
+            {"role": "tool", "content": "3"},
             {"role": "assistant", "content": "both", "tool_calls": []},
         ],
         "tools": [{"name": "add", "strict": True}],
     },
-    {"messages": [{"role": "user", "content": "plain"}]},
+    {"messages": [{"role": "assistant", "content": "plain"}]},
 ]
 
 
@@ -126,6 +127,31 @@ def test_tool_calls_are_kept_byte_for_byte(tmp_path):
     [row] = load_splits(DataSection(train=str(path)), "conversation", seed=0).rows["train"]
     assert row["messages"][0]["extra"] == '{"tool_calls":' + calls + "}"
     assert row["tools"] == tools
+
+
+def test_tool_calls_of_any_shape_come_back_from_a_mixed_file_as_python_reads_them(tmp_path):
+    calls = [
+        '{"b": 1.0, "a": 1e5}',
+        '{"a": 100000, "z": {"y": null, "x": [], "w": [1, "1", true, -0.0]}}',
+        '{"\\u0061\\n": "\\ud83d\\ude00", "n": 1E-7, "big": 9223372036854775807}',
+        '"{\\"b\\": 1.0, \\"a\\": 1e5}"',
+    ]
+    lines = [
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": '
+        f'[{{"id": "{number}", "function": {{"name": "f", "arguments": {call}}}}}]}}], "tools": [{call}]}}'
+        for number, call in enumerate(calls)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*lines, '{"messages": [{"role": "assistant", "content": "plain"}]}', *lines[::-1]]))
+    rows = load_splits(DataSection(train=str(path)), "conversation", seed=0).rows["train"]
+    for line, row in zip(path.read_text().splitlines(), rows, strict=True):
+        written = json.loads(line)
+        # As text, so that 1.0 is not 1, true is not 1, and the order of keys counts.
+        assert json.dumps(chat_messages(row["messages"])) == json.dumps(written["messages"])
+        assert json.dumps(chat_tools(row["tools"])) == json.dumps(written.get("tools"))
+        for message, original in zip(row["messages"], written["messages"], strict=True):
+            assert ("tool_calls" in original) == (message["extra"] is not None)
+            assert message["extra"] is None or message["extra"].removeprefix('{"tool_calls":')[:-1] in line
 
 
 def test_features_are_stated_and_not_inferred(tmp_path):

@@ -383,3 +383,45 @@ def test_processes_that_read_the_same_file_at_once_get_the_same_rows():
     splits = load(train="rows.jsonl", validation_fraction=0.1)
     expected = json.loads(json.dumps([splits.facts(), splits.rows["train"][:]]))
     assert seen == [expected, expected]
+
+
+# Where each row stands
+
+
+def test_every_row_of_every_split_knows_its_file_and_line():
+    Path("a.jsonl").write_text('{"text": "a1"}\n\nnot json\n{"text": "a4"}\n')
+    Path("b.jsonl").write_text("".join(f'{{"text": "b{number}"}}\n' for number in range(1, 41)))
+    splits = load(
+        train=["a.jsonl", {"path": "b.jsonl", "weight": 1.5}],
+        test=write("test.jsonl", texts(3)),
+        validation_fraction=0.25,
+        on_bad_line="skip",
+    )
+    assert len(splits.rows["train"]) > 40
+    for name in ("train", "validation"):
+        for number, row in enumerate(splits.rows[name]):
+            path, line = splits.where(name, number)
+            assert row["text"] == f"{path[0]}{line}"
+    assert [splits.where("test", row) for row in range(3)] == [("test.jsonl", 1), ("test.jsonl", 2), ("test.jsonl", 3)]
+
+
+def test_a_row_read_from_the_cache_is_shown_by_the_path_of_this_run():
+    load(train=write("first.jsonl", texts(3)))
+    Path("first.jsonl").rename("second.jsonl")
+    assert load(train="second.jsonl").where("train", 1) == ("second.jsonl", 2)
+
+
+def test_a_paragraph_stands_where_it_begins():
+    Path("rows.txt").write_text("one\n\n\ntwo\nstill two\n\nthree\n")
+    splits = load(train="rows.txt", format="paragraphs")
+    assert [splits.where("train", row)[1] for row in range(3)] == [1, 4, 7]
+
+
+def test_a_recipe_of_conversations_takes_prompts_with_completions_as_they_are():
+    rows = [{"prompt": "1 + 1 =", "completion": " 2"}, {"prompt": "", "completion": "x"}]
+    splits = load("conversation", train=write("rows.jsonl", rows))
+    assert splits.rows["train"].to_list() == rows
+    assert splits.format == "prompt_completion"
+    assert "this recipe takes conversations; data.format may be messages, sharegpt" in refused(
+        "conversation", train=write("texts.jsonl", texts(2))
+    )

@@ -1,0 +1,153 @@
+"""What is evaluated on is not trained on: the same file, the same rows, the same groups, or copies of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_finetune.data.arrow import FILE, GROUP, LINE, ROW_HASH, FileFacts
+from hf_finetune.data.assignment import Hashes, Rows
+from hf_finetune.data.overlap import Overlap, find_overlap
+from hf_finetune.data.sources import DataFile
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
+
+logger = logging.getLogger(__name__)
+
+Chosen = dict[str, tuple[str, Rows]]
+"""For each split the role whose files it comes from, and its row numbers there."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each row of a split stands: the number of its file in `files`, and its line there."""
+
+    files: tuple[str, ...]
+    file: npt.NDArray[np.int32]
+    line: npt.NDArray[np.int32]
+
+    def at(self, row: int) -> tuple[str, int]:
+        return self.files[self.file[row]], int(self.line[row])
+
+
+def row_hashes(table: Dataset) -> Hashes:
+    return np.asarray(table.data.column(ROW_HASH).to_numpy())
+
+
+def membership_sha256(hashes: Hashes) -> str:
+    """Hash which rows a split has, whatever their order."""
+    return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
+
+
+def check_not_same_file(files: Mapping[str, Sequence[DataFile]]) -> None:
+    problems = [
+        Problem(f"is also data.{first} ({one.shown})", _APART, other.shown, key=f"data.{second}")
+        for first, second in combinations(files, 2)
+        for one in files[first]
+        for other in files[second]
+        if os.path.samefile(one.path, other.path)
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+_APART = "evaluate on rows that are not trained on: another file, or data.validation_fraction"
+
+
+def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts]) -> None:
+    problems = [
+        Problem(f"has the same content as data.{one.role} ({one.path})", _APART, other.path, key=f"data.{other.role}")
+        for one, other in combinations(facts, 2)
+        if one.role != other.role and one.sha256 == other.sha256
+    ]
+    members = {role: membership_sha256(row_hashes(table)) for role, table in tables.items()}
+    problems += [
+        Problem(f"has the same rows as data.{first}", _APART, key=f"data.{second}")
+        for first, second in combinations(members, 2)
+        if members[first] == members[second] and not problems
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> None:
+    if group_by is None:
+        return
+    groups = {role: set(pc.unique(table.data.column(GROUP)).to_pylist()) for role, table in tables.items()}
+    problems = [
+        Problem(
+            f"{len(groups[first] & groups[second]):,} groups of `{group_by}` are in data.{first} and data.{second}",
+            "move each group to one file",
+            key="data.group_by",
+        )
+        for first, second in combinations(groups, 2)
+        if groups[first] & groups[second]
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def without_copies(
+    tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
+) -> tuple[Chosen, dict[str, dict[str, int]]]:
+    """Compare each split with the training rows. Copies of them are left out of a split that was drawn from the same
+    files, and refused, line by line, in a file of its own."""
+    train = np.unique(chosen["train"][1])  # weights repeat rows
+    others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
+    found = find_overlap((tables["train"], train), others)
+    kept, facts, problems, total = dict(chosen), {}, [], 0
+    places = places_of(tables["train"], files["train"], train)
+    for name, overlap in found.items():
+        role, numbers = chosen[name]
+        copies = overlap.copy_of >= 0
+        if role == "train":
+            kept[name] = (role, numbers[~copies])
+        else:
+            total += int(copies.sum())
+            problems += _copy_problems(name, overlap, places_of(tables[role], files[role], numbers), places)
+        facts[name] = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_run[~copies].sum())}
+        _say_overlap(name, len(numbers), facts[name])
+    if problems:
+        raise DataError(problems, total=total)
+    return kept, facts
+
+
+def _copy_problems(split: str, overlap: Overlap, places: Places, train: Places) -> list[Problem]:
+    problems = []
+    for row in np.flatnonzero(overlap.copy_of >= 0)[:MAX_PROBLEMS_SHOWN]:
+        path, line = places.at(int(row))
+        first, first_line = train.at(int(overlap.copy_of[row]))
+        what = f"is also a training row ({first}:{first_line})"
+        problems.append(Problem(what, "take it out of one of the files", path, line, key=f"data.{split}"))
+    return problems
+
+
+def _say_overlap(split: str, rows: int, facts: Mapping[str, int]) -> None:
+    if facts["copies"]:
+        logger.warning("%s: %d of %d rows are copies of training rows and are left out", split, facts["copies"], rows)
+    if facts["shares_13_words"]:
+        shared = facts["shares_13_words"]
+        logger.info("%s: %d of %d rows share 13 words in a row with training rows", split, shared, rows)
+
+
+def check_sizes(chosen: Chosen) -> None:
+    train = len(chosen["train"][1])
+    for name, (_, numbers) in chosen.items():
+        if not len(numbers):
+            what = f"every row that was drawn for {name} is a copy of a training row"
+            raise DataError(Problem(what, "take repeated rows out of the file", key=f"data.{name}_fraction"))
+        if len(numbers) > train:
+            logger.warning("%s has more rows than train: %d and %d; are they swapped?", name, len(numbers), train)
+
+
+def places_of(table: Dataset, files: Sequence[DataFile], numbers: Rows) -> Places:
+    file, line = (np.asarray(table.data.column(name).to_numpy())[numbers] for name in (FILE, LINE))
+    return Places(tuple(each.shown for each in files), file, line)

@@ -1,0 +1,183 @@
+"""Rows to evaluate on that are trained on too: copies, and rows that share a long run of words.
+
+Text is compared in lower case, its white space aside. A copy has the same messages by the same speakers. A shared run
+is 13 words, as in https://arxiv.org/abs/2005.14165 (appendix C); what system messages say is no part of one, since many
+rows have the same. Words are hashed to 64 bits, and runs of them as polynomials over these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_finetune.data.assignment import Hashes, Rows
+from hf_finetune.data.turn_rules import OPENING_ROLES
+
+RUN = 13
+ROWS_AT_ONCE = 4_000
+
+# Odd, so that no power of them vanishes modulo 2**64.
+_WORD, _TURN, _EXTRA, _IN_RUN = (np.uint64(0x9E3779B97F4A7C15 + 2 * step) for step in (0, 1, 2, 3))
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What the rows of one split have in common with the training rows."""
+
+    copy_of: Rows
+    """For each row the number of the first training row that it is a copy of, or -1."""
+    shares_run: Flags
+    """Whether it has 13 words in a row that a training row has too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prints:
+    """Hashes of some consecutive rows, and of the runs of words in them, each with the number of its row."""
+
+    rows: Hashes
+    runs: Hashes
+    run_rows: Rows
+
+
+def find_overlap(train: tuple[Dataset, Rows], others: Mapping[str, tuple[Dataset, Rows]]) -> dict[str, Overlap]:
+    """Compare the rows of each split in `others` with the training rows; a split is a table and its row numbers there.
+
+    The tables hold conversations, or prompts with completions, in the intermediate form.
+    """
+    indexes = {name: _Index(*split) for name, split in others.items()}
+    for start, prints in _prints(*train):
+        for index in indexes.values():
+            index.compare(start, prints)
+    return {name: index.overlap() for name, index in indexes.items()}
+
+
+class _Index:
+    """The rows of one split to look others up in."""
+
+    def __init__(self, table: Dataset, numbers: Rows) -> None:
+        parts = [(start, prints) for start, prints in _prints(table, numbers)]
+        self.rows = np.concatenate([prints.rows for _, prints in parts])
+        self.order = np.argsort(self.rows, kind="stable")
+        self.first_copy = np.full(len(self.rows), -1, dtype=np.int64)  # by position in `order`
+        runs = np.concatenate([prints.runs for _, prints in parts])
+        self.run_rows = np.concatenate([start + prints.run_rows for start, prints in parts])
+        self.runs, self.run_of = np.unique(runs, return_inverse=True)
+        self.run_seen = np.zeros(len(self.runs), dtype=bool)
+        # Most of what is looked up is not there: one bit of the high part of a hash tells so for nearly all of it.
+        self.shift = np.uint64(64 - max(int(16 * len(self.runs)).bit_length(), 10))
+        self.present = np.zeros(2 ** (64 - int(self.shift)), dtype=bool)
+        self.present[self.runs >> self.shift] = True
+
+    def compare(self, start: int, prints: _Prints) -> None:
+        """Mark what the training rows from number `start` on have too."""
+        ordered = self.rows[self.order]
+        left = np.searchsorted(ordered, prints.rows, "left")
+        right = np.searchsorted(ordered, prints.rows, "right")
+        for number in np.flatnonzero(left < right):
+            place = self.first_copy[left[number] : right[number]]
+            place[place < 0] = start + number
+        runs = prints.runs[self.present[prints.runs >> self.shift]]
+        at = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
+        self.run_seen[at[self.runs[at] == runs]] = True
+
+    def overlap(self) -> Overlap:
+        copy_of, shares = np.empty_like(self.first_copy), np.zeros(len(self.rows), dtype=bool)
+        copy_of[self.order] = self.first_copy
+        shares[self.run_rows[self.run_seen[self.run_of]]] = True
+        return Overlap(copy_of, shares)
+
+
+def _prints(table: Dataset, numbers: Rows) -> Iterator[tuple[int, _Prints]]:
+    """Yield the prints of a split's rows, some at a time, each time with the number of the first in the split."""
+    for start in range(0, len(numbers), ROWS_AT_ONCE):
+        wanted = numbers[start : start + ROWS_AT_ONCE]
+        yield start, _prints_of(*_turns(table.data.table.take(pa.array(wanted)).combine_chunks()))
+
+
+def _turns(rows: Any) -> tuple[Rows, list[str], Any, Any]:
+    """The messages of all rows in one list: how many each row has, their roles, texts and free-form parts."""
+    if "messages" in rows.column_names:
+        column = rows.column("messages").combine_chunks()
+        turns = column.flatten()
+        return (
+            column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64),
+            turns.field("role").to_pylist(),
+            turns.field("content"),
+            turns.field("extra"),
+        )
+    pairs = np.arange(2 * len(rows)).reshape(2, -1).T.ravel()  # prompt, completion, prompt, completion ...
+    both = pa.concat_arrays([rows.column(name).combine_chunks() for name in ("prompt", "completion")])
+    texts = both.take(pa.array(pairs))
+    return np.full(len(rows), 2), ["user", "assistant"] * len(rows), texts, pa.nulls(len(texts), pa.string())
+
+
+def _prints_of(turns_per_row: Rows, roles: list[str], texts: Any, extras: Any) -> _Prints:
+    words_per_turn, words = _words(texts)
+    in_turns = _sums(words * _powers(_WORD, words_per_turn), words_per_turn)
+    role_hashes = np.array(list(map({role: _hash(role) for role in set(roles)}.__getitem__, roles)), dtype=np.uint64)
+    extra_hashes = _hashes_of(extras.fill_null(""))
+    turns = (in_turns ^ role_hashes) + extra_hashes * _EXTRA + words_per_turn.astype(np.uint64)
+    rows = _sums(turns * _powers(_TURN, turns_per_row), turns_per_row)
+    row_of_turn = np.repeat(np.arange(len(turns_per_row)), turns_per_row)
+    spoken = np.array([role not in OPENING_ROLES for role in roles], dtype=bool)
+    in_runs = np.repeat(spoken, words_per_turn)
+    row_of_word = np.repeat(row_of_turn, words_per_turn)[in_runs]
+    return _Prints(rows, *_runs(words[in_runs], row_of_word))
+
+
+def _words(texts: Any) -> tuple[Rows, Hashes]:
+    """How many words each text has, and the hashes of all."""
+    # Trimmed first: pyarrow 26 sometimes takes white space at the very end of its buffer for a part of the last word.
+    split = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(texts)))
+    flat = split.flatten()
+    filled = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)  # an empty text is split into one empty word
+    text_of = np.repeat(np.arange(len(texts)), split.value_lengths().to_numpy(zero_copy_only=False))
+    return np.bincount(text_of[filled], minlength=len(texts)), _hashes_of(flat)[filled]
+
+
+def _hashes_of(texts: Any) -> Hashes:
+    encoded = texts.dictionary_encode()
+    hashes = np.array([_hash(text) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
+    return np.asarray(hashes[encoded.indices.to_numpy(zero_copy_only=False)], dtype=np.uint64)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _powers(base: np.uint64, sizes: Rows) -> Hashes:
+    """base**0, base**1 ... for each of some consecutive groups, modulo 2**64."""
+    table = np.full(int(sizes.max(initial=0)) + 1, base, dtype=np.uint64)
+    table[0] = 1
+    starts = np.cumsum(sizes) - sizes
+    within: Rows = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
+    return np.asarray(np.cumprod(table)[within], dtype=np.uint64)
+
+
+def _sums(values: Hashes, sizes: Rows) -> Hashes:
+    """The sum of each of some consecutive groups, modulo 2**64."""
+    upto = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(values, dtype=np.uint64)])
+    ends = np.cumsum(sizes)
+    return np.asarray(upto[ends] - upto[ends - sizes], dtype=np.uint64)
+
+
+def _runs(words: Hashes, row_of: Rows) -> tuple[Hashes, Rows]:
+    """The hash of each run of 13 words inside a row, and its row."""
+    count = len(words) - RUN + 1
+    if count < 1:
+        return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
+    runs = np.zeros(count, dtype=np.uint64)
+    for offset in range(RUN):
+        runs = runs * _IN_RUN + words[offset : offset + count]
+    inside = row_of[:count] == row_of[RUN - 1 :]
+    return runs[inside], row_of[:count][inside]
