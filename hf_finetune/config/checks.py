@@ -9,12 +9,27 @@ from typing import Any
 
 from hf_finetune.config.checks_machine import check_machine, check_packages
 from hf_finetune.config.checks_paths import check_inputs, check_output_dir
+from hf_finetune.config.checks_sft import check_lora, check_sft
 from hf_finetune.config.checks_train import check_train
 from hf_finetune.config.document import RunDocument
 from hf_finetune.config.hardware import detect_hardware
 from hf_finetune.config.sections import RecipeName
+from hf_finetune.config.stack_settings import SFT_RECIPES
 
-DOCUMENT_FORMATS = ("auto", "text", "lines", "paragraphs", "file")
+DOCUMENT_FORMATS = ("text", "lines", "paragraphs", "file")
+CONVERSATION_FORMATS = (
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "instruction",
+    "prompt_completion",
+    "input_output",
+    "user_assistant",
+    "question_answer",
+)
+# Settings of data that only some recipes read.
+BLOCK_SETTINGS = ("block_size", "isolate_documents")
+CHAT_SETTINGS = ("chat_template", "loss_on", "too_long", "max_dropped", "allow_empty")
 
 
 def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
@@ -24,6 +39,8 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     _check_data(document, run, recipe)
     _check_recipe_sections(document, run, recipe)
     check_train(document, run)
+    check_sft(document, run, recipe, detect_hardware())
+    check_lora(document, run)
     check_machine(document, run, detect_hardware())
     check_packages(document, run)
     check_inputs(document, run)
@@ -105,18 +122,33 @@ def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
 
 
 def _check_format(document: RunDocument, data: Any, scratch: Any, recipe: RecipeName) -> None:
-    if recipe == "continued_pretraining":
-        if data.format not in DOCUMENT_FORMATS:
-            what = f"{data.format} rows are not documents, which continued_pretraining reads"
-            document.refuse(("data", "format"), what, f"choose one of {', '.join(DOCUMENT_FORMATS)}")
+    pretraining = recipe == "continued_pretraining"
+    if pretraining:
+        _check_kind(document, data.format, DOCUMENT_FORMATS, "documents, which continued_pretraining reads")
         positions = scratch.max_position_embeddings if scratch is not None else None
         if positions is not None and data.block_size is not None and data.block_size > positions:
             what = f"{data.block_size} tokens are more than the {positions} positions of the model"
             document.refuse(("data", "block_size"), what, "lower it, or raise model.scratch.max_position_embeddings")
-        return
-    for name in ("block_size", "isolate_documents"):
-        if document.contains(f"data.{name}") and not document.is_refused(f"data.{name}"):
-            document.refuse(("data", name), "belongs to the recipe continued_pretraining", "leave it out")
+    elif recipe in SFT_RECIPES:
+        _check_kind(document, data.format, CONVERSATION_FORMATS, f"conversations, which {recipe} reads")
+    if not pretraining:
+        _refuse_given(document, data, BLOCK_SETTINGS, "belongs to the recipe continued_pretraining")
+    if recipe not in SFT_RECIPES:
+        _refuse_given(document, data, CHAT_SETTINGS, "belongs to the recipes sft and lora")
+
+
+def _check_kind(document: RunDocument, given: str, fitting: tuple[str, ...], kind: str) -> None:
+    if given not in ("auto", *fitting):
+        remedy = f"choose one of auto, {', '.join(fitting)}"
+        document.refuse(("data", "format"), f"{given} rows are not {kind}", remedy)
+
+
+def _refuse_given(document: RunDocument, data: Any, names: tuple[str, ...], what: str) -> None:
+    """Refuse settings that this recipe does not read; defaults may stand there, as they do in `run.yaml`."""
+    for name in names:
+        given = getattr(data, name) != type(data).model_fields[name].default
+        if given and not document.is_refused(f"data.{name}"):
+            document.refuse(("data", name), what, "leave it out")
 
 
 def _check_recipe_sections(document: RunDocument, run: Any, recipe: RecipeName) -> None:
@@ -126,5 +158,6 @@ def _check_recipe_sections(document: RunDocument, run: Any, recipe: RecipeName) 
         document.refuse(("lora",), "belongs to the recipes lora and classification", "leave it out")
     if recipe == "lora" and run.lora is None and not document.is_refused("lora"):
         document.refuse(("lora",), "is missing; the recipe lora needs it", "add a section such as lora: {r: 16}")
-    if run.eval.prompts and recipe != "continued_pretraining":
-        document.refuse(("eval", "prompts"), "belongs to the recipe continued_pretraining", "leave it out")
+    if run.eval.prompts and recipe not in ("continued_pretraining", *SFT_RECIPES):
+        what = "belongs to the recipes continued_pretraining, sft and lora"
+        document.refuse(("eval", "prompts"), what, "leave it out")

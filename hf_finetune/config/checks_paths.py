@@ -13,6 +13,8 @@ from hf_finetune.config.suggestions import did_you_mean
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4095
+TEMPLATE_SUFFIXES = (".jinja", ".j2")
+OUR_TEMPLATES = ("plain", "alpaca")
 SPLITS = ("train", "validation", "test")
 
 
@@ -25,6 +27,9 @@ def check_inputs(document: RunDocument, run: Any) -> None:
         value = getattr(run.model, name)
         if isinstance(value, str) and looks_local(value) and not document.is_refused(f"model.{name}"):
             _check_folder(document, ("model", name), value)
+    template = run.data.chat_template
+    if template is not None and not document.is_refused("data.chat_template"):
+        _check_template(document, template)
 
 
 def check_output_dir(document: RunDocument, run: Any) -> None:
@@ -54,6 +59,16 @@ def _check_exists(document: RunDocument, key: Key, path: str) -> None:
         document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id")
         return
     document.refuse(key, f"no such file: {path}", _remedy(path))
+
+
+def _check_template(document: RunDocument, template: str) -> None:
+    key = ("data", "chat_template")
+    if template.endswith(TEMPLATE_SUFFIXES):
+        _check_exists(document, key, template)
+    elif template not in OUR_TEMPLATES:
+        close = did_you_mean(template, OUR_TEMPLATES)
+        remedy = f"did you mean {close}?" if close else f"write {' or '.join(OUR_TEMPLATES)}, or name a .jinja file"
+        document.refuse(key, f"{template!r} is no chat template", remedy)
 
 
 def _check_folder(document: RunDocument, key: Key, path: str) -> None:

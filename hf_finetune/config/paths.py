@@ -10,6 +10,7 @@ from hf_finetune.config.sections import Section, Source, Sources
 Value = TypeVar("Value")
 
 DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt", ".csv", ".parquet", ".gz", ".zst", ".jsonlines")
+PATH_SETTINGS = ("path", "tokenizer", "train", "validation", "test", "chat_template")
 _GLOB = set("*?[")
 
 
@@ -21,9 +22,7 @@ def expand_user(value: Value) -> Value:
     elif isinstance(value, list):
         expanded = [expand_user(item) for item in value]
     elif isinstance(value, Section):
-        names = [
-            name for name in ("path", "tokenizer", "train", "validation", "test") if name in type(value).model_fields
-        ]
+        names = [name for name in PATH_SETTINGS if name in type(value).model_fields]
         changed = {name: expand_user(getattr(value, name)) for name in names}
         expanded = value.model_copy(update={name: new for name, new in changed.items() if new != getattr(value, name)})
     return expanded  # type: ignore[no-any-return]

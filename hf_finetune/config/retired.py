@@ -19,6 +19,7 @@ class Untranslatable(Exception):
 class Renamed(NamedTuple):
     new: str
     convert: Callable[[Any], Any] = lambda value: value
+    why: str = "this name is retired"
 
 
 def _ratio(value: Any) -> Any:
@@ -37,6 +38,23 @@ def _dtype(value: Any) -> Any:
     return value.removeprefix("torch.") if isinstance(value, str) else value
 
 
+def _loss_on(assistant_only: Any) -> Any:
+    # A number is no boolean here either, though 1 == True.
+    return {True: "assistant", False: "all"}[assistant_only] if isinstance(assistant_only, bool) else assistant_only
+
+
+def _truncation(mode: Any) -> Any:
+    if mode == "keep_end":
+        raise Untranslatable("a conversation is cut at its end, or write data.too_long: drop")
+    return {"keep_start": "cut"}.get(mode, mode) if isinstance(mode, str) else mode
+
+
+def _packing_strategy(strategy: Any) -> Any:
+    if strategy == "wrapped":
+        raise Untranslatable("packed conversations never see each other; write data.too_long: cut or split")
+    return {"bfd": "cut", "bfd_split": "split", "bfd-requeue": "split"}.get(str(strategy), strategy)
+
+
 RENAMED: dict[str, Renamed] = {
     "tokenizer": Renamed("model.tokenizer"),
     "model.torch_dtype": Renamed("model.dtype", _dtype),
@@ -52,6 +70,18 @@ RENAMED: dict[str, Renamed] = {
 
 # trl's own renames: they hold where `train:` is an SFTConfig. In continued pretraining, blocks have a size instead.
 SFT_RENAMED: dict[str, Renamed] = {"train.max_seq_length": Renamed("train.max_length")}
+
+# Settings of SFTConfig that a run file says in its own words: what the rows become is settled before TRL sees them.
+_SAID_ELSEWHERE = "a run file says it with another key"
+SFT_SAID_ELSEWHERE: dict[str, Renamed] = {
+    "train.assistant_only_loss": Renamed("data.loss_on", _loss_on, _SAID_ELSEWHERE),
+    "train.chat_template_path": Renamed("data.chat_template", why=_SAID_ELSEWHERE),
+    "train.truncation_mode": Renamed("data.too_long", _truncation, _SAID_ELSEWHERE),
+    "train.packing_strategy": Renamed("data.too_long", _packing_strategy, _SAID_ELSEWHERE),
+}
+# Values that trl has renamed.
+SFT_VALUES: dict[Key, dict[str, str]] = {("train", "loss_type"): {"chunked_nll": "nll"}}
+
 TEXT_RENAMED: dict[str, Renamed] = {
     "train.max_seq_length": Renamed("data.block_size"),
     "train.max_length": Renamed("data.block_size"),
@@ -108,6 +138,14 @@ REFUSED: dict[str, str] = {
     "train.local_rank": "the launcher sets it; leave it out",
     "train.parallelism_config": "it belongs to the accelerate config of the launch line",
     "train.pad_token": "the tokenizer's own pad token is used; leave it out",
+    "train.eos_token": "a turn ends as the chat template says; name another in data.chat_template",
+    "train.completion_only_loss": "prompt_completion rows train the completion; data.loss_on: all trains both parts",
+    "train.dataset_text_field": "data.format says which field holds what",
+    "train.dataset_kwargs": "the rows are tokenized before the trainer gets them, as the section data says",
+    "train.dataset_num_proc": "the tokenizer uses every core by itself; leave it out",
+    "train.shuffle_dataset": "the rows are shuffled anew in each epoch; see train.train_sampling_strategy",
+    "train.padding_free": "it follows from train.packing under flash_attention_2; leave it out",
+    "train.eval_packing": "evaluation gives the same loss packed or not; leave it out",
 }
 
 SET_BY_RECIPE: dict[str, str] = {
@@ -126,7 +164,10 @@ SET_BY_RECIPE: dict[str, str] = {
 
 def translate_retired_names(document: RunDocument, recipe: RecipeName) -> None:
     """Give every retired name its new one, with a note, and refuse what cannot be said any more."""
-    own = SFT_RENAMED if recipe in ("sft", "lora") else TEXT_RENAMED if recipe == "continued_pretraining" else {}
+    own = TEXT_RENAMED if recipe == "continued_pretraining" else {}
+    if recipe in ("sft", "lora"):
+        own = SFT_RENAMED | SFT_SAID_ELSEWHERE
+        _translate_values(document)
     for old, renamed in (RENAMED | own).items():
         if document.contains(old):
             _rename(document, tuple(old.split(".")), renamed)
@@ -143,21 +184,31 @@ def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
     if section is None or document.is_refused(key_text(old)):
         return
     if document.contains(renamed.new):
-        document.refuse(old, f"is the retired name of {renamed.new}, which is given too", f"keep {renamed.new} alone")
+        what = f"says the same as {renamed.new}, which is given too"
+        document.refuse(old, what, f"keep {renamed.new} alone")
         return
     target = document.values if len(new) == 1 else document.values.setdefault(str(new[0]), {})
     try:
         value = renamed.convert(section[str(old[-1])])
     except Untranslatable as why:
         found = shown(section[str(old[-1])])
-        document.refuse(old, f"is retired, and {found} has no equivalent in {renamed.new}", str(why))
+        document.refuse(old, f"{renamed.why}, and {found} has no equivalent in {renamed.new}", str(why))
         return
     if not isinstance(target, dict):
         return
-    document.note(old, f"this name is retired; read as {renamed.new}: {shown(value)}")
+    document.note(old, f"{renamed.why}; read as {renamed.new}: {shown(value)}")
     del section[str(old[-1])]
     target[str(new[-1])] = value
     _move_places(document, old, new)
+
+
+def _translate_values(document: RunDocument) -> None:
+    for key, renamed in SFT_VALUES.items():
+        section = _section(document.values, key)
+        value = section[str(key[-1])] if section is not None else None
+        if section is not None and isinstance(value, str) and value in renamed:
+            section[str(key[-1])] = renamed[value]
+            document.note(key, f"{value} is a retired name; read as {renamed[value]}")
 
 
 def _section(values: Any, key: Key) -> dict[str, Any] | None:

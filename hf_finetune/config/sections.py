@@ -155,16 +155,30 @@ class DataSection(Section):
     block_size: Annotated[int, Field(ge=2)] | None = None
     """Tokens per packed block (continued pretraining); by default what the model takes, 1,024 at most."""
     isolate_documents: bool = False
-    """Documents packed into one block do not attend to each other."""
+    """Documents packed into one block do not attend to each other (continued pretraining)."""
+    chat_template: Name | None = None
+    """`plain`, `alpaca` or a .jinja file (sft and lora); by default the tokenizer's own, else `plain`."""
+    loss_on: Literal["assistant", "all", "last"] = "assistant"
+    """What of a conversation is trained (sft and lora): the assistant's turns, every token, or the last turn alone."""
+    too_long: Literal["drop", "cut", "split", "error"] = "drop"
+    """What becomes of a conversation longer than `train.max_length` (sft and lora)."""
+    max_dropped: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """The largest share of the rows of a split that may be left out: too long, or nothing to train (sft and lora)."""
+    allow_empty: bool = False
+    """Take answers that are empty: the model learns to say nothing (sft and lora)."""
 
 
 class EvalSection(Section):
     prompts: list[str] = []
-    """Continued at each evaluation and at the end, into the log and `report.json`."""
+    """Continued (sft and lora: answered) at each evaluation and at the end, into the log and `report.json`."""
     max_new_tokens: PositiveInt = 64
     temperature: Annotated[float, Field(ge=0.0)] = 0.8
     """0 is greedy."""
     top_k: PositiveInt | None = 50
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Sample from the likeliest tokens that together have this probability."""
+    repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0
+    """Above 1 makes tokens that are there already less likely."""
     seed: int = 0
 
 

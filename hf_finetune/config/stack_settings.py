@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, create_model
 
-from hf_finetune.config.retired import REFUSED, SET_BY_RECIPE
+from hf_finetune.config.retired import REFUSED, SET_BY_RECIPE, SFT_SAID_ELSEWHERE
 from hf_finetune.config.sections import MadeSection, RecipeName, Section
 
 TABLE_FILE = "stack_settings.json"
@@ -101,7 +101,8 @@ def train_model(recipe: RecipeName) -> type[Section]:
     # TrainingArguments says text; Trainer.train takes `true` as well, for the last checkpoint of the folder.
     resume = fields["resume_from_checkpoint"]
     fields["resume_from_checkpoint"] = resume | {"types": ["bool", *resume["types"]]}
-    allowed = {name: field for name, field in fields.items() if f"train.{name}" not in REFUSED}
+    taken = REFUSED.keys() | SFT_SAID_ELSEWHERE.keys()
+    allowed = {name: field for name, field in fields.items() if f"train.{name}" not in taken}
     return _model(class_name(recipe), allowed | _OURS)
 
 

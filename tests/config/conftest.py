@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def load(workspace: Path) -> Callable[..., Run]:
     def load(text: str = VALID, *overrides: str) -> Run:
         (workspace / "run.yaml").write_text(text, encoding="utf-8")
-        return load_run(["run.yaml", *overrides], "continued_pretraining")
+        recipe = re.match(r"recipe: (sft|lora)\n", text)
+        return load_run(["run.yaml", *overrides], recipe[1] if recipe else "continued_pretraining")
 
     return load
 

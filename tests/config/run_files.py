@@ -1,4 +1,4 @@
-"""A run file that loads in the working folder of these tests."""
+"""Run files that load in the working folder of these tests."""
 
 from __future__ import annotations
 
@@ -13,3 +13,15 @@ train:
   max_steps: 5
 output_dir: runs/first
 """
+
+VALID_SFT = """\
+recipe: sft
+model: {path: base}
+data:
+  train: train.jsonl
+train:
+  max_steps: 5
+output_dir: runs/first
+"""
+
+VALID_LORA = VALID_SFT.replace("recipe: sft", "recipe: lora").replace("output_dir", "lora: {r: 4}\noutput_dir")

@@ -97,4 +97,5 @@ def test_an_invalid_file_fails_the_schema(schema, extra):
 def test_the_schema_explains_settings_of_ours_and_of_the_stack(schema):
     definitions = schema.schema["$defs"]
     assert definitions["DataSection"]["properties"]["isolate_documents"]["description"]
-    assert definitions["TrainingArguments"]["properties"]["learning_rate"]["description"]
+    assert definitions["SFTConfig"]["properties"]["learning_rate"]["description"]
+    assert definitions["SFTConfig"]["properties"]["packing"]["description"]

@@ -202,7 +202,7 @@ def test_the_recipe_of_the_file_must_be_the_recipe_that_reads_it(workspace):
 
 
 def test_a_recipe_that_is_not_shipped_is_refused(only_problem):
-    assert only_problem(VALID.replace("continued_pretraining", "sft")).key == "recipe"
+    assert only_problem(VALID.replace("continued_pretraining", "score")).key == "recipe"
 
 
 def test_read_recipe_name_needs_nothing_but_the_recipe(workspace):

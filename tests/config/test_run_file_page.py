@@ -9,8 +9,9 @@ import pytest
 import yaml
 from run_files import VALID
 
-from hf_finetune.config.retired import RENAMED, TEXT_RENAMED
+from hf_finetune.config.retired import RENAMED, SFT_RENAMED, SFT_SAID_ELSEWHERE, TEXT_RENAMED
 from hf_finetune.config.run_file import section_keys
+from hf_finetune.config.stack_settings import load_table
 
 MISTAKEN = """\
 recipe: continued_pretraining
@@ -33,7 +34,7 @@ def page(project_root) -> str:
 
 @pytest.fixture
 def page_inputs(workspace) -> None:
-    for name in ("my_text.jsonl", "my_other_text.jsonl"):
+    for name in ("my_text.jsonl", "my_other_text.jsonl", "my_chats.jsonl"):
         (workspace / name).write_text('{"text": "one"}\n', encoding="utf-8")
 
 
@@ -75,3 +76,11 @@ def test_every_translated_name_is_on_the_page(page):
     for old, renamed in (RENAMED | TEXT_RENAMED).items():
         assert f"`{old}`" in page
         assert f"`{renamed.new}`" in page
+    for old, renamed in (SFT_RENAMED | SFT_SAID_ELSEWHERE).items():
+        assert re.search(rf"`{old}(: \w+)?`", page), old
+        assert re.search(rf"`{renamed.new}(: \w+)?`", page), renamed.new
+
+
+def test_every_setting_of_sftconfig_is_on_the_page(page):
+    for name in load_table()["SFTConfig"].keys() - load_table()["TrainingArguments"].keys() - {"trust_remote_code"}:
+        assert re.search(rf"`(train\.)?{name}(: \w+)?`", page), name
