@@ -1,0 +1,326 @@
+"""Conversations -> token ids and labels, in which exactly what the assistant said is trained."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.bins import pack_rows
+from hf_finetune.data.cache import Batches, cached_dataset
+from hf_finetune.data.chat import prepared
+from hf_finetune.data.control_tokens import MARK, ControlTokens, Tokens, control_tokens
+from hf_finetune.data.formats import chat_messages, chat_tools
+from hf_finetune.data.packing import IGNORE_INDEX
+from hf_finetune.data.splits import Splits
+from hf_finetune.data.turns import ChatProblem, Message, Span, message_span, trained_spans
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_BATCH = 1_000
+ROWS_DECODED = 1_000
+"""Rows of a split whose trained tokens are decoded again and compared with the text."""
+
+FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "length": Value("int32")})
+
+
+@dataclass(frozen=True)
+class ConversationFacts:
+    """What became of the conversations of one split."""
+
+    rows: int
+    examples: int
+    """What is trained on: rows that were dropped are missing, a row that was split is several."""
+    dropped: int
+    too_long: int
+    """Rows of more tokens than one example takes, whatever became of them."""
+    untrained: int
+    """Dropped, since no trained token was left."""
+    truncated: int
+    without_end: int
+    """Trained turns that were cut before their end token."""
+    tokens: int
+    trained_tokens: int
+    trained_bytes: int
+    """UTF-8 bytes of the trained text: the denominator of bits per byte."""
+    longest: int
+    """Tokens of the longest example; under packing, of a block."""
+    spelled: dict[str, int]
+    """Rows by the control token that their text spells; none of them became one."""
+    altered: int
+    """Of the first rows, those whose trained tokens do not decode to their text: a tokenizer that changes text."""
+    filled: float = 1.0
+    """Under packing, the share of real tokens in the blocks."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def in_words(self) -> str:
+        dropped = f" ({self.dropped:,} left out)" if self.dropped else ""
+        share = self.trained_tokens / max(self.tokens, 1)
+        return (
+            f"{self.rows:,} conversations{dropped}, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained "
+            f"({share:.0%}), the longest {self.longest:,}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A conversation as text: what it says, and where it is trained."""
+
+    row: int
+    text: str
+    spans: list[Span]
+    spelled: set[str]
+
+
+def tokenize_splits(
+    splits: Splits, tokenizer: PreTrainedTokenizerFast, template: str, data: DataSection, max_length: int
+) -> tuple[dict[str, Dataset], dict[str, ConversationFacts]]:
+    """Tokenise each split under `template`, and say in one line what became of it.
+
+    Columns are `input_ids`, `labels` (-100 where nothing is trained) and `length`, at most `max_length`. Raises
+    `DataError` naming each conversation that the template refuses or cannot mask, or where more than
+    `data.max_dropped` of the rows are too long or have nothing to train.
+    """
+    examples, facts = {}, {}
+    for name, rows in splits.rows.items():
+        build = _Build(splits, name, tokenizer, template, data, max_length)
+        made_from = {
+            "rows": rows._fingerprint,
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "special": tokenizer.special_tokens_map,
+            "template": template if build.rendered else None,
+            "settings": [data.loss_on, data.too_long, max_length],
+        }
+        examples[name], counted = cached_dataset("conversations", made_from, FEATURES, build.batches)
+        facts[name] = ConversationFacts(**counted)
+        logger.info("%s: %s", name, facts[name].in_words())
+        _check_share(name, facts[name], data, max_length)
+        _say_what_is_odd(name, facts[name])
+    return examples, facts
+
+
+def pack_examples(
+    examples: dict[str, Dataset], facts: dict[str, ConversationFacts], block_size: int, *, packing: bool
+) -> tuple[dict[str, Dataset], dict[str, ConversationFacts]]:
+    """Under `packing`, pack the examples of each split into blocks, as `pack_rows` does, and say how full they are."""
+    if not packing:
+        return examples, facts
+    blocks, packed = {}, {}
+    for name, rows in examples.items():
+        blocks[name], share = pack_rows(rows, block_size)
+        packed[name] = replace(facts[name], filled=share, longest=block_size)
+        logger.info("%s: packed into %s blocks, %.1f%% full", name, f"{len(blocks[name]):,}", 100 * share)
+    return blocks, packed
+
+
+def _check_share(split: str, facts: ConversationFacts, data: DataSection, max_length: int) -> None:
+    share = facts.dropped / facts.rows
+    if facts.examples and share <= data.max_dropped:
+        return
+    long = facts.dropped - facts.untrained
+    what = (
+        f"{facts.dropped:,} of {facts.rows:,} {split} rows ({share:.1%}) would be left out: {long:,} of more than "
+        f"{max_length:,} tokens, {facts.untrained:,} without a trained token"
+    )
+    remedy = "raise train.max_length, set data.too_long to cut or split, or accept it with data.max_dropped"
+    raise DataError(Problem(what, remedy, key="data.max_dropped"))
+
+
+def _say_what_is_odd(split: str, facts: ConversationFacts) -> None:
+    if facts.spelled:
+        tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
+        logger.warning(
+            "%s: text spells control tokens: %s; they stay text (thoughts belong into reasoning_content)", split, tokens
+        )
+    if facts.without_end > 0.05 * facts.examples:
+        logger.warning(
+            "%s: %d of %d examples end before their turn does; a model that never sees the end does not learn to stop",
+            *(split, facts.without_end, facts.examples),
+        )
+    if facts.altered:
+        logger.warning(
+            "%s: the tokenizer changes the text of %d of the first %d rows; what is trained is not what they say",
+            *(split, facts.altered, min(facts.rows, ROWS_DECODED)),
+        )
+
+
+class _Build:
+    """One split on its way from rows to examples, and what was counted."""
+
+    def __init__(
+        self,
+        splits: Splits,
+        split: str,
+        tokenizer: PreTrainedTokenizerFast,
+        template: str,
+        data: DataSection,
+        max_length: int,
+    ) -> None:
+        self.rows = splits.rows[split]
+        self.where: Callable[[int], tuple[str, int]] = lambda row: splits.where(split, row)
+        self.tokenizer, self.template, self.data, self.max_length = tokenizer, template, data, max_length
+        self.control: ControlTokens = control_tokens(tokenizer)
+        # Prompt and completion are trained as they stand, unless the run names a template for them.
+        self.rendered = "messages" in self.rows.column_names or data.chat_template is not None
+        self.counts: Counter[str] = Counter(rows=len(self.rows))
+        self.spelled: Counter[str] = Counter()
+        self.problems: list[Problem] = []
+        self.problem_count = 0
+
+    def batches(self) -> Batches:
+        """Record batches of examples; afterwards the facts. Raises `DataError` with every problem of the split."""
+        done = 0
+        for batch in self.rows.iter(batch_size=ROWS_PER_BATCH):
+            size = len(next(iter(batch.values())))
+            rows = [{name: values[number] for name, values in batch.items()} for number in range(size)]
+            drafts = [draft for number, row in enumerate(rows, done) if (draft := self._draft(number, row)) is not None]
+            done += size
+            examples = [] if self.problems else list(self._examples(drafts))
+            columns = {name: [example[name] for example in examples] for name in FEATURES}
+            yield pa.RecordBatch.from_pydict(columns, schema=FEATURES.arrow_schema)
+        if self.problems:
+            raise DataError(self.problems, total=self.problem_count)
+        counted: dict[str, Any] = {name.name: self.counts[name.name] for name in fields(ConversationFacts)}
+        return counted | {"filled": 1.0, "spelled": dict(self.spelled.most_common())}
+
+    def _refuse(self, row: int, what: str, remedy: str = "") -> None:
+        self.problem_count += 1
+        if len(self.problems) < MAX_PROBLEMS_SHOWN:
+            path, line = self.where(row)
+            self.problems.append(Problem(what, remedy, path, line))
+
+    def _draft(self, number: int, row: dict[str, Any]) -> _Draft | None:
+        try:
+            if not self.rendered:
+                return self._plain_draft(number, row["prompt"], row["completion"])
+            if "messages" not in row:
+                row = {"messages": _exchange(row["prompt"], row["completion"]), "tools": None}
+            return self._chat_draft(number, row["messages"], chat_tools(row["tools"]))
+        except ChatProblem as problem:
+            roles = ", ".join(message["role"] for message in row.get("messages", []))
+            self._refuse(number, f"{problem} (roles: {roles})", "change the row, or name another data.chat_template")
+            return None
+
+    def _plain_draft(self, number: int, prompt: str, completion: str) -> _Draft:
+        tokenizer = self.tokenizer
+        begin = str(tokenizer.bos_token) if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else ""
+        before = begin + self.control.mark(prompt)
+        text = before + self.control.mark(completion) + str(tokenizer.eos_token)
+        start = 0 if self.data.loss_on == "all" else len(before)
+        return _Draft(number, text, [(start, len(text))], self.control.spelled_in([prompt, completion]))
+
+    def _chat_draft(self, number: int, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> _Draft:
+        messages = chat_messages(turns)
+        trained = _trained(turns, self.data.loss_on)
+        chat = prepared(self.tokenizer, self.template, messages, tools)
+        if self.data.loss_on == "all":
+            left_out = [message_span(chat, index) for index, train in enumerate(trained) if not train]
+            spans = _complement(left_out, len(chat.text()))
+        else:
+            spans = trained_spans(chat, trained)
+        return _Draft(number, chat.text(), spans, self.control.spelled_in([messages, tools]))
+
+    def _examples(self, drafts: Sequence[_Draft]) -> Iterator[dict[str, Any]]:
+        bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]
+        encoded = self.control.encode([draft.text for draft in drafts], bounds)
+        for draft, tokens in zip(drafts, encoded, strict=True):
+            ranges = _token_ranges(draft.spans, tokens)
+            self.spelled.update(draft.spelled)
+            if draft.row < ROWS_DECODED:
+                self.counts["altered"] += not self._decodes(draft, tokens, ranges)
+            labels = [IGNORE_INDEX] * len(tokens.ids)
+            for start, stop in ranges:
+                labels[start:stop] = tokens.ids[start:stop]
+            yield from self._fitted(draft.row, tokens.ids, labels, {stop for _, stop in ranges})
+
+    def _decodes(self, draft: _Draft, tokens: Tokens, ranges: Sequence[Span]) -> bool:
+        """Whether the trained tokens say what the text says, white space aside."""
+        decode = self.tokenizer.backend_tokenizer.decode
+        spans = zip(draft.spans, ranges, strict=True)
+        return all(
+            _solid(draft.text[slice(*span)].replace(MARK, ""))
+            in _solid(decode(tokens.ids[slice(*tokens_of_it)], skip_special_tokens=False))
+            for span, tokens_of_it in spans
+        )
+
+    def _fitted(self, row: int, ids: list[int], labels: list[int], ends: set[int]) -> Iterator[dict[str, Any]]:
+        """The row as one example, or as `data.too_long` says; `ends` are the positions behind trained turns."""
+        size, limit = len(ids), self.max_length
+        windows = [(0, size)]
+        if size > limit:
+            self.counts["too_long"] += 1
+            if self.data.too_long == "error":
+                self._refuse(row, f"{size:,} tokens, and train.max_length is {limit:,}", "shorten it, or raise that")
+            if self.data.too_long in ("drop", "error"):
+                self.counts["dropped"] += 1
+                return
+            stop = limit if self.data.too_long == "cut" else size
+            windows = [(start, min(start + limit, size)) for start in range(0, stop, limit)]
+            self.counts["truncated"] += 1
+        trained = [(start, stop) for start, stop in windows if self._has_target(labels[start:stop])]
+        if not trained:
+            self.counts["untrained"] += 1
+            self.counts["dropped"] += 1
+        for start, stop in trained:
+            yield self._example(ids[start:stop], labels[start:stop])
+            cut = self.data.too_long == "cut" and stop < size
+            self.counts["without_end"] += cut and labels[stop - 1] != IGNORE_INDEX and stop not in ends
+
+    @staticmethod
+    def _has_target(labels: Sequence[int]) -> bool:
+        return any(label != IGNORE_INDEX for label in labels[1:])  # nothing predicts the first token
+
+    def _example(self, ids: list[int], labels: list[int]) -> dict[str, Any]:
+        targets = [label for label in labels if label != IGNORE_INDEX]
+        said = self.tokenizer.backend_tokenizer.decode(targets, skip_special_tokens=True)
+        self.counts["examples"] += 1
+        self.counts["tokens"] += len(ids)
+        self.counts["trained_tokens"] += sum(label != IGNORE_INDEX for label in labels[1:])
+        self.counts["trained_bytes"] += len(said.encode())
+        self.counts["longest"] = max(self.counts["longest"], len(ids))
+        return {"input_ids": ids, "labels": labels, "length": len(ids)}
+
+
+def _exchange(prompt: str, completion: str) -> list[dict[str, Any]]:
+    more: dict[str, Any] = {"train": None, "weight": None, "extra": None}
+    return [{"role": "user", "content": prompt, **more}, {"role": "assistant", "content": completion, **more}]
+
+
+def _trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
+    """Which messages may be trained: those that neither `train` nor `weight` leaves out, under `last` only one."""
+    wrong = [turn["weight"] for turn in turns if turn["weight"] not in (None, 0.0, 1.0)]
+    if wrong:
+        raise ChatProblem(f"the weight of a message is 0 or 1, not {wrong[0]:g}")
+    trained = [turn["train"] is not False and turn["weight"] != 0.0 for turn in turns]
+    if loss_on == "last":
+        last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
+        trained = [train and index == last for index, train in enumerate(trained)]
+    return trained
+
+
+def _complement(spans: Sequence[Span], size: int) -> list[Span]:
+    edges = [0, *(position for span in spans for position in span), size]
+    return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
+
+
+def _token_ranges(spans: Sequence[Span], tokens: Tokens) -> list[Span]:
+    """The tokens of each span; one that begins before it and reaches into it counts."""
+    asked = sorted({position for span in spans for position in span})
+    position_of = dict(zip(asked, tokens.bounds, strict=True))
+    begins, ends = [begin for begin, _ in tokens.offsets], [end for _, end in tokens.offsets]
+    return [(bisect_right(ends, position_of[start]), bisect_left(begins, position_of[stop])) for start, stop in spans]
+
+
+def _solid(text: str) -> str:
+    return "".join(text.split())
