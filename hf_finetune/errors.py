@@ -4,6 +4,7 @@
     ├── ConfigError          problems of the run file or the command line
     ├── DataError            problems of data files
     ├── ModelError           a model or tokenizer that cannot be loaded or used
+    ├── NonFiniteError       a loss or gradient that is no finite number     exit code 4
     └── EnvironmentProblem   the machine or its folders (5 where nothing can be written)
 
 Each carries every `Problem` that was found, so that one pass names them all.
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 EXIT_REFUSED = 2
+EXIT_NON_FINITE = 4
 EXIT_CANNOT_WRITE = 5
 EXIT_INTERRUPTED = 130
 
@@ -87,6 +89,12 @@ class DataError(FinetuneError):
 
 class ModelError(FinetuneError):
     """A model or tokenizer cannot be loaded, or does not fit the run."""
+
+
+class NonFiniteError(FinetuneError):
+    """A loss or gradient is infinite or no number; it has not reached the weights."""
+
+    exit_code = EXIT_NON_FINITE
 
 
 class EnvironmentProblem(FinetuneError):

@@ -25,6 +25,7 @@ ALLOWED = {
     "training": {"errors", "config", "data", "models"},
     "evaluation": {"errors", "config", "data", "models"},
     "reporting": {"errors"},
+    "release": {"errors", "config", "data", "models", "reporting"},
     "environment": {"errors", "config", "project_files"},
     "project_files": {"errors"},
     "launching": {"errors", "config", "environment", "project_files"},

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from hf_finetune import errors
-from hf_finetune.errors import CannotWriteError, ConfigError, DataError, FinetuneError, Problem, user_errors
+from hf_finetune.errors import (
+    CannotWriteError,
+    ConfigError,
+    DataError,
+    FinetuneError,
+    NonFiniteError,
+    Problem,
+    user_errors,
+)
 
 
 def test_a_problem_reads_place_key_what_and_remedy():
@@ -24,7 +32,9 @@ def test_all_problems_are_shown_and_those_beyond_a_hundred_counted():
     assert str(ConfigError("one")) == "one"
 
 
-@pytest.mark.parametrize(("error", "code"), [(ConfigError("no"), 2), (CannotWriteError("no"), 5)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConfigError("no"), 2), (NonFiniteError("no"), 4), (CannotWriteError("no"), 5)]
+)
 def test_a_users_mistake_ends_in_its_message_and_exit_code(capsys, error, code):
     with pytest.raises(SystemExit) as ended, user_errors():
         raise error
@@ -44,7 +54,7 @@ def test_an_interrupt_ends_in_130():
 
 
 def test_every_error_of_a_user_is_a_finetune_error():
-    assert all(issubclass(error, FinetuneError) for error in (ConfigError, DataError, CannotWriteError))
+    assert all(issubclass(error, FinetuneError) for error in (ConfigError, DataError, NonFiniteError, CannotWriteError))
 
 
 def test_a_process_behind_the_first_waits_before_it_says_the_same(monkeypatch, capsys):

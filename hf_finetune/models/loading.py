@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -17,6 +19,7 @@ from transformers import (
 
 from hf_finetune.config.sections import DataSection, ModelSection
 from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.adapter_files import base_of, is_adapter
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.presets import scratch_config
 from hf_finetune.models.tokenizers import check_fits, effective_max_length, load_tokenizer
@@ -65,21 +68,74 @@ def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTraine
 
 
 def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *, bf16: bool) -> PreTrainedModel:
-    """Load the weights of `model.path`, or draw those of `model.scratch`; the caller has set the seed."""
-    options = {"dtype": getattr(torch, model.dtype), "attn_implementation": attention_for(model, block, bf16=bf16)}
+    """Load the weights of `model.path`, or draw those of `model.scratch`; the caller has set the seed.
+
+    Linear layers but the head are held in 4 or 8 bits where the run asks for it, on CPU and CUDA alike.
+    """
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, model.dtype),
+        "attn_implementation": attention_for(model, block, bf16=bf16),
+    }
+    quantization = quantization_for(model, bf16=bf16)
+    if quantization is not None:
+        options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
         loaded = _load_or_refuse(AutoModelForCausalLM, model, config=config, **options)
+    keep_quantized_weights(loaded)
     counts = count_parameters(loaded).as_dict()
-    total, trainable = counts.pop("total"), counts.pop("trainable")
+    total, _ = counts.pop("total"), counts.pop("trainable")
     parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items() if count)
-    logger.info("%s parameters, %s of them trained: %s", f"{total:,}", f"{trainable:,}", parts)
+    logger.info("%s parameters: %s", f"{total:,}", parts)
     return loaded
 
 
-def load_for_generation(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a folder or Hub id to talk to: model in evaluation mode, and its tokenizer. Raises `ModelError`."""
+def keep_quantized_weights(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from rewriting 4-bit weights on a CPU with AVX512-BF16 in the first forward of an evaluation.
+
+    Its packing for that kernel rounds the scales to bfloat16, lets no gradient through once training goes on, is read
+    as garbage by `dequantize`, and fails on sizes that are no multiples of 32 and 64: bitsandbytes 0.50,
+    https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1804.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.__dict__["support_avx512bf16_for_cpu"] = False
+
+
+def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
+    """NF4 with double quantisation (QLoRA, https://arxiv.org/abs/2305.14314), LLM.int8(), or neither.
+
+    Raises `ConfigError` for random weights: a base that is nowhere stored cannot be rounded the same way again.
+    """
+    if not (model.load_in_4bit or model.load_in_8bit):
+        return None
+    if model.scratch is not None:
+        key = "model.load_in_4bit" if model.load_in_4bit else "model.load_in_8bit"
+        raise ConfigError(Problem("random weights are not held in 4 or 8 bits", "name a model.path", key=key))
+    if model.load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+    )
+
+
+def load_for_generation(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a folder or Hub id to talk to: model in evaluation mode, and its tokenizer. Raises `ModelError`.
+
+    An adapter comes over its base (a `PeftModel`), loaded as it was trained on; `base` says where that is now.
+    """
+    if is_adapter(path):
+        from hf_finetune.models.adapter_loading import load_adapter  # peft is not needed to talk to a whole model
+
+        adapted: Any
+        adapted, tokenizer = load_adapter(path, base)  # a PeftModel does all that its base does
+        return adapted, tokenizer
+    if base is not None:
+        raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
     model = ModelSection(path=path)
     tokenizer = load_tokenizer(model)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
@@ -122,6 +178,11 @@ def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 
 
 
 def _load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> Any:
+    assert model.path is not None
+    if is_adapter(model.path):  # transformers would load its base and put the adapter into it, unasked
+        what = f"{model.path!r} is an adapter, not a model (its base is {base_of(model.path)!r})"
+        remedy = f"merge it first: hf-finetune merge {model.path} MERGED"
+        raise ModelError(Problem(what, remedy, key="model.path"))
     try:
         return auto_class.from_pretrained(model.path, revision=model.revision, **options)
     except (OSError, ValueError) as problem:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from hf_finetune.config.sections import ModelSection, TokenizerSection
-from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.data.chat import end_token_ids
+from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +34,7 @@ PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
 
 VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
 BYTES = 256
+DEFAULT_ROW_LENGTH = 1_024
 ROWS_PER_BATCH = 1_000
 
 
@@ -216,6 +224,35 @@ def effective_max_length(tokenizer: PreTrainedTokenizerFast, config: PreTrainedC
     # A tokenizer without a limit says 1e30.
     known = [int(limit) for limit in limits if limit is not None and 0 < limit < 2**62]
     return min(known, default=None)
+
+
+def row_length(train: Mapping[str, Any], config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Tokens that a row of a conversation may have: `train.max_length`, by default 1,024 or what the model takes.
+
+    Under `max_length: null` it is what the model takes. Raises `ConfigError` where the model takes less than asked.
+    """
+    longest = effective_max_length(tokenizer, config)
+    if "max_length" not in train:
+        return DEFAULT_ROW_LENGTH if longest is None else min(longest, DEFAULT_ROW_LENGTH)
+    asked: int | None = train["max_length"]
+    if asked is None and longest is not None:
+        return longest
+    if asked is not None and (longest is None or asked <= longest):
+        return asked
+    what = "neither model nor tokenizer has a limit" if asked is None else f"{asked:,} tokens are too long"
+    taken = "" if longest is None else f"; the model takes {longest:,}"
+    raise ConfigError(Problem(what + taken, "set a number that the model takes", key="train.max_length"))
+
+
+def stop_after_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write into the model's generation settings what ends an answer, so that a server stops where it was trained to.
+
+    The padding token goes to the model's own settings too (https://github.com/huggingface/transformers/issues/34055).
+    """
+    generation = model.generation_config or GenerationConfig()
+    generation.eos_token_id = end_token_ids(tokenizer)
+    generation.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config = generation
 
 
 def unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:

@@ -1,0 +1,237 @@
+"""A base model and LoRA's settings -> an adapter on it, saved with proof that it is what was trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.adapter_files import (
+    ADAPTER_WEIGHTS,
+    BaseRecord,
+    base_of,
+    edit_adapter_config,
+    fingerprint,
+    is_adapter,
+    write_base_record,
+)
+from hf_finetune.models.adapter_loading import base_model, is_quantized, load_adapter, load_base, put_adapter_on, quiet
+from hf_finetune.models.adapter_targets import check_targets, tied_modules
+from hf_finetune.models.parameters import count_parameters
+
+__all__ = ["attach_adapter", "base_of", "is_adapter", "load_adapter", "save_adapter", "verify_adapter"]
+
+logger = logging.getLogger(__name__)
+
+# These take the adapter's first weights out of the base's, so that a fresh base is another than the one in training.
+REWRITE_THE_BASE = ("pissa", "olora")
+# These look at data, gradients or an unrounded base before training, which no recipe does; peft would go on without.
+NEED_A_PASS_BEFORE = ("eva", "corda", "lora_ga", "loftq")
+INITIAL = "initial_adapter"
+"""Where a model in training keeps what such an adapter began with."""
+
+EXACT_TOLERANCE = 1e-5
+
+
+def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> PeftModel:
+    """Put an adapter with peft's `LoraConfig(**lora)` on a loaded model; only the adapter is trained, in float32.
+
+    `target_modules` is "all-linear" unless the run names others. A 4- or 8-bit base needs nothing further: peft's
+    prepare_model_for_kbit_training would cast embeddings and norms to float32, which a base loaded for inference does
+    not have; `model.dtype` decides that. Raises `ConfigError` for settings that name nothing in this model or that
+    peft refuses, and `ModelError` for a base that could not be loaded again.
+    """
+    _check_stored(model)
+    config = _lora_config(model, lora or {})
+    check_targets(model, config)
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed())  # whatever was drawn before: a resumed run begins as the first did
+            adapted = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as problem:
+        raise _refused(problem) from problem
+    _check_head_is_trained(adapted)
+    _check_trained(adapted)
+    if _rewrites_the_base(config):
+        first = {key: value.clone() for key, value in _adapter_weights(adapted).items()}
+        object.__setattr__(adapted, INITIAL, first)
+    _log(adapted)
+    return adapted
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Complete what `PeftModel.save_pretrained` has written: the base's identity; PiSSA and OLoRA as plain LoRA."""
+    record = base_record(model)
+    if _rewrites_the_base(lora_config(model)):
+        _write_as_plain_lora(model, folder)
+    write_base_record(folder, record)
+
+
+@torch.no_grad()
+def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXACT_TOLERANCE) -> None:
+    """Load the adapter in `folder` over a fresh base and compare its logits with the live model's.
+
+    The base is loaded as the live one was: quantisation, precision, attention. The tolerance is of the largest logit
+    where that is above 1. Raises `ModelError` where they differ.
+    """
+    model.eval()
+    base = base_model(model)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(base.config.vocab_size, (2, 16), generator=generator).to(base.device)
+    with _own_forward(model):
+        trained = model(input_ids).logits
+    fresh = load_base(base_record(model), attention=base.config._attn_implementation, device=base.device)
+    reloaded = put_adapter_on(fresh, Path(folder))
+    difference = (trained - reloaded(input_ids).logits).abs().max().item()
+    if not difference <= tolerance * max(1.0, trained.abs().max().item()):
+        raise ModelError(
+            Problem(
+                f"the saved adapter's logits differ from the trained model's by {difference:.2e}",
+                f"at most {tolerance:.0e} was expected; adapter and base in the folder are not what was trained",
+                path=str(folder),
+            )
+        )
+    logger.info("adapter saved to %s, loaded again: largest logit difference %.1e", folder, difference)
+
+
+def base_record(model: PeftModel) -> BaseRecord:
+    """Which base a live adapter stands on, and how it was loaded."""
+    base = base_model(model)
+    name, revision = base.config._name_or_path, getattr(base.config, "_commit_hash", None)  # only a Hub model has one
+    stored: Any = base.config
+    quantizer: Any = getattr(base, "hf_quantizer", None)  # as with is_quantized
+    asked_for = is_quantized(base) and not quantizer.pre_quantized
+    return BaseRecord(
+        name_or_path=name,
+        revision=revision,
+        fingerprint=fingerprint(name, revision),
+        dtype=str(base.config.dtype).removeprefix("torch."),
+        quantization=stored.quantization_config.to_dict() if asked_for else None,
+    )
+
+
+def lora_config(model: PeftModel) -> LoraConfig:
+    config: LoraConfig = model.peft_config["default"]  # type: ignore[assignment]
+    return config
+
+
+def _check_stored(model: PreTrainedModel) -> None:
+    if not model.config._name_or_path:
+        what = "an adapter needs a base that is stored: nothing could load these random weights again"
+        raise ModelError(Problem(what, "train and save the model first, then name it", key="model.path"))
+
+
+def _lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraConfig:
+    settings = {**lora, "task_type": "CAUSAL_LM"}
+    begun = str(lora.get("init_lora_weights")).lower()
+    if begun in NEED_A_PASS_BEFORE:
+        what = f"{begun} needs a pass over data or weights before training, which this recipe does not make"
+        raise ConfigError(Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights"))
+    if settings.get("target_modules") is None and not settings.get("target_parameters"):
+        settings["target_modules"] = "all-linear"
+    if tied_modules(model, settings):
+        settings.setdefault("ensure_weight_tying", True)
+    try:
+        config = LoraConfig(**settings)
+    except (ValueError, TypeError, ImportError) as problem:
+        raise _refused(problem) from problem
+    if _rewrites_the_base(config) and (is_quantized(model) or model.config.dtype != torch.float32):
+        what = f"{begun} rewrites the base's weights, and weights that are rounded would be rounded anew"
+        remedy = "set model.dtype: float32 without 4 or 8 bits, or lora.init_lora_weights: true"
+        raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
+    return config
+
+
+def _refused(problem: Exception) -> ConfigError:
+    reason = " ".join(str(problem).split())
+    return ConfigError(Problem(f"peft refuses these settings ({reason})", "see peft's LoraConfig", key="lora"))
+
+
+def _rewrites_the_base(config: LoraConfig) -> bool:
+    return str(config.init_lora_weights).lower().startswith(REWRITE_THE_BASE)
+
+
+def _check_head_is_trained(model: PeftModel) -> None:
+    # TRL's loss multiplies by the head's own weight: https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/sft_trainer.py
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        what = "an adapter on the output head, or on an embedding that shares its weight, would never be trained"
+        remedy = "the loss reads the head's own weight: name the module in lora.modules_to_save instead"
+        raise ConfigError(Problem(what, remedy, key="lora.target_modules"))
+
+
+def _check_trained(model: PeftModel) -> None:
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise ModelError(Problem("the adapter has 0 parameters to train", "name target modules", key="lora"))
+    rounded = [name for name, parameter in trained.items() if parameter.dtype != torch.float32]
+    if rounded:
+        what = f"{len(rounded)} trained weights would be {trained[rounded[0]].dtype}, first {rounded[0]}"
+        remedy = "set model.dtype: float32 (train.bf16 still computes in bfloat16), or train LoRA's weights only"
+        raise ModelError(Problem(what, remedy, key="model.dtype"))
+
+
+def _log(model: PeftModel) -> None:
+    counts = count_parameters(model)  # type: ignore[arg-type]  # it has all that is asked of a model
+    config = lora_config(model)
+    targeted: list[str] = model.base_model.targeted_module_names  # type: ignore[assignment]
+    names = [name.rpartition(".")[2] for name in targeted]
+    whole = sorted({name.rpartition(".")[2] for name in config.modules_to_save or ()})
+    parts = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)] + [f"all of {name}" for name in whole]
+    where = ", ".join(parts)
+    share = counts.trainable / counts.total
+    logger.info(
+        "adapter: %.2f%% of %s parameters trained, r=%d on %s", 100 * share, f"{counts.total:,}", config.r, where
+    )
+
+
+def _adapter_weights(model: PeftModel) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {key: value for key, value in weights.items() if "lora_A" in key or "lora_B" in key}
+
+
+def _write_as_plain_lora(model: PeftModel, folder: Path) -> None:
+    """Turn a PiSSA or OLoRA adapter into one of twice the rank that stands on the base as it was.
+
+    W - s B0 A0 + s B A = W + s [B | -B0] [A ; A0]. peft's own conversion (path_initial_model_for_weight_conversion)
+    leaves out modules_to_save and DoRA's magnitudes.
+    """
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    first: dict[str, Tensor] = getattr(model, INITIAL)
+    for key, began in first.items():
+        now = weights[key]
+        sign, dim = (1, 0) if "lora_A" in key else (-1, 1)
+        weights[key] = torch.cat([now, sign * began.to(now)], dim=dim).contiguous()
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config = lora_config(model)
+    growth = 2**0.5 if config.use_rslora else 2  # so that alpha / sqrt(r), or alpha / r, stays what it was
+    changes = {
+        "init_lora_weights": True,
+        "r": 2 * config.r,
+        "lora_alpha": growth * config.lora_alpha,
+        "rank_pattern": {name: 2 * rank for name, rank in (config.rank_pattern or {}).items()},
+        "alpha_pattern": {name: growth * alpha for name, alpha in (config.alpha_pattern or {}).items()},
+    }
+    edit_adapter_config(folder, changes)
+
+
+@contextmanager
+def _own_forward(model: PeftModel) -> Iterator[None]:
+    """Set aside what others have put in place of `forward`: TRL's fused head, which has no logits, on the base, and
+    Accelerate's rounding to mixed precision on the whole."""
+    modules = [module.__dict__ for module in (model, base_model(model))]
+    patched = [(own, own.pop("forward")) for own in modules if "forward" in own]
+    try:
+        yield
+    finally:
+        for own, forward in patched:
+            own["forward"] = forward

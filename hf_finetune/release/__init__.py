@@ -1,0 +1,1 @@
+"""A run folder -> what others use: merged, exported, published."""

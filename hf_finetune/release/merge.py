@@ -1,0 +1,167 @@
+"""An adapter and its base -> one model that needs neither, with the difference measured before it is kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
+from hf_finetune.models.adapter_files import BaseRecord, adapter_folder, read_base_record
+from hf_finetune.models.adapter_loading import base_model, is_quantized, load_adapter, load_base, put_adapter_on, quiet
+from hf_finetune.models.tokenizers import effective_max_length, stop_after_turns
+from hf_finetune.release.held_out import HeldOutRow, held_out_rows
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+# float32 in, float32 out: only the order of the additions changes. Of the largest logit.
+ROUNDING = 1e-4
+# Of each row, spread over it: all logits of a large vocabulary would not fit into memory.
+POSITIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MergeFacts:
+    """What merging changed: adapter over base against the merged model as it lies in `output`."""
+
+    output: str
+    dtype: str
+    rows: int
+    max_logit_difference: float
+    loss_before: float
+    loss_after: float
+    relative_loss_difference: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    logits: list[Tensor]  # one for each row, (POSITIONS, vocab) at most, float32 on the CPU
+    loss: float
+
+
+def merge_adapter(
+    adapter: str,
+    output: str,
+    *,
+    base: str | None = None,
+    dtype: Dtype = "float32",
+    data: str | None = None,
+    tolerance: float = 0.01,
+    overwrite: bool = False,
+) -> MergeFacts:
+    """Merge `adapter` into its base, save the model in `dtype`, load it again and compare it on held-out rows.
+
+    A 4- or 8-bit base is dequantised first; the sum is made in float32. Written aside and renamed: where the mean
+    loss differs by more than `tolerance` (relative), or logits by more than rounding where nothing was rounded,
+    `ModelError` is raised and no `output` is left. Raises `ConfigError` where `output` may not be replaced.
+    """
+    target = Path(output)
+    folder, record = adapter_folder(adapter), read_base_record(adapter, base)
+    _check_output(target, [folder, Path(record.name_or_path)], overwrite)
+    model, tokenizer = load_adapter(adapter, base)
+    exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(base_model(model))
+    rows = held_out_rows(data, folder, tokenizer, effective_max_length(tokenizer, model.config))
+    before = _measure(model, rows)
+    device = model.device
+    del model  # two models at a time do not fit where one just does
+    aside = target.with_name(f".{target.name}.aside")
+    try:
+        _save(_merged(folder, record, device).to(getattr(torch, dtype)), tokenizer, aside)
+        merged = AutoModelForCausalLM.from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
+        facts = replace(_compare(before, _measure(merged, rows)), output=output, dtype=dtype)
+        _check_same(facts, before, tolerance, exact=exact)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(aside, target)
+    except OSError as problem:
+        what = f"cannot be written ({problem.strerror or problem})"
+        raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    logger.info("merged into %s: %s", output, _in_words(facts))
+    return facts
+
+
+def _check_output(target: Path, read: Sequence[Path], overwrite: bool) -> None:
+    place = target.resolve()
+    if any(place == path.resolve() or place in path.resolve().parents for path in read):
+        what = "the merged model would take the place of the adapter or of its base"
+        raise ConfigError(Problem(what, "name another folder", path=str(target)))
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
+        raise ConfigError(
+            Problem("is there already", "name another folder, or allow it with --overwrite", path=str(target))
+        )
+
+
+def _merged(folder: Path, record: BaseRecord, device: torch.device) -> PreTrainedModel:
+    """The base in float32 with the adapter added to it."""
+    as_trained = record if record.quantization is not None else replace(record, dtype="float32")
+    model = load_base(as_trained, device=device)
+    if is_quantized(model):
+        # Rounded weights are what the adapter was trained on: the base as it was before is another one.
+        model.dequantize(dtype=torch.float32)
+        model.__dict__.pop("is_loaded_in_4bit", None)  # transformers leaves them, and peft would look for such layers
+        model.__dict__.pop("is_loaded_in_8bit", None)
+    with quiet():
+        merged: PreTrainedModel = put_adapter_on(model.float(), folder).merge_and_unload(safe_merge=True)
+    return merged
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    stop_after_turns(model, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[HeldOutRow]) -> _Measured:
+    logits, total, count = [], 0.0, 0
+    for row in rows:
+        found = model(row.input_ids.to(model.device)).logits[0].float()  # (seq, vocab)
+        targets = row.labels[0, 1:]
+        total += F.cross_entropy(found[:-1], targets.to(found.device), reduction="sum").item()
+        count += int((targets >= 0).sum())
+        logits.append(found[:: max(1, len(found) // POSITIONS)].cpu())
+    return _Measured(logits, total / max(count, 1))
+
+
+def _compare(before: _Measured, after: _Measured) -> MergeFacts:
+    pairs = zip(before.logits, after.logits, strict=True)
+    differences = torch.stack([(one - other).abs().max() for one, other in pairs])
+    relative = abs(after.loss - before.loss) / max(abs(before.loss), 1e-12)
+    return MergeFacts("", "", len(differences), differences.max().item(), before.loss, after.loss, relative)
+
+
+def _check_same(facts: MergeFacts, before: _Measured, tolerance: float, *, exact: bool) -> None:
+    scale = max(1.0, max(logits.abs().max().item() for logits in before.logits))
+    # Written so that a NaN fails.
+    if not facts.relative_loss_difference <= tolerance:
+        what = f"the merged model is another one: {_in_words(facts)}; at most {tolerance:.2%} was allowed"
+        remedy = "merge in float32 (--dtype float32), or allow more with --tolerance"
+        raise ModelError(Problem(what, remedy, path=facts.output))
+    if exact and not facts.max_logit_difference <= ROUNDING * scale:
+        what = f"the merged model is another one: {_in_words(facts)}; in float32 only rounding may differ"
+        raise ModelError(Problem(what, "this is a mistake of ours or of peft: please report it", path=facts.output))
+
+
+def _in_words(facts: MergeFacts) -> str:
+    return (
+        f"mean loss on {facts.rows} rows {facts.loss_before:.4f} before, {facts.loss_after:.4f} after "
+        f"({facts.relative_loss_difference:.3%} apart), largest logit difference {facts.max_logit_difference:.1e}"
+    )

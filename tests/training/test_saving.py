@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from trl import SFTConfig
+from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, saved_base
+
+from hf_finetune.errors import ModelError
+from hf_finetune.models.loading import load_for_generation
+from hf_finetune.training.guards import TrainableGuard
+from hf_finetune.training.saving import save_verified
+from hf_finetune.training.sft_trainer import SFTTrainer
+
+IDS = [[3 + (row * 7 + place) % 50 for place in range(16)] for row in range(8)]
+ROWS = Dataset.from_dict({"input_ids": IDS, "labels": IDS})
+
+
+@pytest.fixture
+def base(tmp_path):
+    return saved_base(tmp_path / "base")
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    """A model after three steps under TRL's own trainer, whose fused head takes the place of the base's forward."""
+
+    def fit(model, **settings):
+        args = SFTConfig(
+            str(tmp_path / "run"),
+            max_steps=3,
+            learning_rate=1e-2,
+            max_length=None,
+            packing=False,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            dataloader_pin_memory=False,
+            **{"bf16": False, "activation_checkpointing": False, "save_strategy": "no"} | settings,
+        )
+        tokenizer = copy.copy(TOKENIZER)
+        tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+        trainer = SFTTrainer(model, args, train_dataset=ROWS, processing_class=tokenizer, callbacks=[TrainableGuard()])
+        trainer.train()
+        return trainer
+
+    return fit
+
+
+@pytest.mark.parametrize("lora", [{}, {"init_lora_weights": "pissa", "use_dora": True, "modules_to_save": ["lm_head"]}])
+@pytest.mark.parametrize("section", [{}, {"load_in_4bit": True}], ids=["float32", "4 bits"])
+def test_an_adapter_that_trl_has_trained_is_saved_loaded_again_and_equal(base, tmp_path, fitted, lora, section):
+    if section and lora:
+        lora = {"use_dora": True}
+    trainer = fitted(adapter_on(base, lora, **section))
+    save_verified(trainer)
+    loaded, tokenizer = load_for_generation(str(tmp_path / "run"))
+    forward = trainer.model.get_base_model().__dict__.pop("forward")  # TRL's has no logits
+    assert forward
+    assert (logits_of(trainer.model) - logits_of(loaded)).abs().max() <= 1e-5
+    assert tokenizer.chat_template == trainer.processing_class.chat_template
+
+
+@pytest.mark.parametrize("section", [{}, {"load_in_4bit": True}], ids=["float32", "4 bits"])
+def test_recomputed_activations_reach_every_adapter(base, fitted, section):
+    trainer = fitted(adapter_on(base, **section), activation_checkpointing=True)  # TrainableGuard looks
+    save_verified(trainer)
+
+
+@pytest.mark.parametrize("section", [{"dtype": "float32"}, {"dtype": "bfloat16"}])
+def test_mixed_precision_of_the_run_is_not_compared_with(base, fitted, section):
+    save_verified(fitted(adapter_on(base, **section), bf16=True))
+
+
+def test_an_adapters_folder_holds_what_it_needs_and_nothing_else(base, tmp_path, fitted):
+    save_verified(fitted(adapter_on(base)))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "base_model.json",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_the_model_in_training_goes_on_as_it_was(base, fitted):
+    """Its forward stays TRL's: evaluation comes after saving."""
+    trainer = fitted(adapter_on(base))
+    before = trainer.evaluate(ROWS)["eval_loss"]
+    save_verified(trainer)
+    assert trainer.evaluate(ROWS)["eval_loss"] == before
+
+
+def test_an_adapter_whose_folder_is_not_what_was_trained_is_found(base, fitted, monkeypatch):
+    trainer = fitted(adapter_on(base))
+    save_model = trainer.save_model
+
+    def save_something_else():
+        save_model()
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters():
+                parameter += 0.1 * ("lora_B" in name)
+
+    monkeypatch.setattr(trainer, "save_model", save_something_else)
+    with pytest.raises(ModelError, match="logits differ"):
+        save_verified(trainer)
+
+
+def test_a_whole_model_is_saved_and_compared_as_before(tmp_path, fitted):
+    model = adapter_on(saved_base(tmp_path / "base", **TIED)).unload().requires_grad_(True)
+    trainer = fitted(model)
+    save_verified(trainer)
+    loaded, _ = load_for_generation(str(tmp_path / "run"))
+    assert not isinstance(loaded, PeftModel)
+    assert not (tmp_path / "run" / "training_args.bin").exists()
