@@ -133,7 +133,8 @@ def summary(report: RunReport, folder: str) -> str:
     for split, metrics in report.evaluation.items():
         figures = [f"{name.replace('_', ' ')} {_written(name, value)}" for name, value in _ordered(metrics)]
         lines.append(f"{split}: " + "  ".join(figures))
-    lines.append(f"{folder}: model, tokenizer, report.json, run.yaml, manifest.json")
+    kind = "adapter" if (Path(folder) / "adapter_config.json").exists() else "model"
+    lines.append(f"{folder}: {kind}, tokenizer, report.json, run.yaml, manifest.json")
     return "\n".join(lines)
 
 

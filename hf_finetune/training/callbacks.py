@@ -37,7 +37,7 @@ class LogLines(TrainerCallback):
     `training_seconds` counts from step to step; evaluating, saving and sampling in between are left out.
     """
 
-    def __init__(self, tokens_per_step: int) -> None:
+    def __init__(self, tokens_per_step: float) -> None:
         self.tokens_per_step = tokens_per_step
         self.training_seconds = 0.0
         self.timed_steps = 0

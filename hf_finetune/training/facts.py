@@ -26,10 +26,10 @@ def launch_line() -> str:
     return shlex.join(["accelerate", "launch", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 
 
-def tokens_per_step(args: TrainingArguments, block_size: int) -> int:
-    """Tokens of one optimizer step over all processes."""
+def tokens_per_step(args: TrainingArguments, row_size: float) -> float:
+    """Tokens of one optimizer step over all processes, for rows of `row_size` tokens on average."""
     rows: int = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    return rows * block_size
+    return rows * row_size
 
 
 def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[str, Any]:

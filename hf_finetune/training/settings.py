@@ -12,7 +12,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from hf_finetune.config.hardware import detect_hardware, trains_on
 from hf_finetune.config.sections import Run
-from hf_finetune.training.memory import keep_freed_memory
+from hf_finetune.config.stack_settings import SFT_RECIPES
+from hf_finetune.training.memory import keep_freed_memory, leave_imports_alone
 
 # What `train:` takes beside the fields of TrainingArguments.
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
@@ -33,11 +34,33 @@ ALWAYS: dict[str, Any] = {
     "report_to": "none",
 }
 
+# SFTConfig recomputes every activation in the backward pass, and asks for bf16 on machines without it
+# (https://github.com/huggingface/trl/issues/3616). Here the first has to be asked for, and bf16 is on where the
+# hardware computes it fast.
+CHAT_DEFAULTS: dict[str, Any] = {
+    "activation_checkpointing": False,
+    "learning_rate": 2e-5,
+}
+LORA_LEARNING_RATE = 2e-4
+
+# Rows reach SFTTrainer tokenised, cut and packed by us; it is told to leave them so.
+PREPARED: dict[str, Any] = {"max_length": None, "packing": False}
+
 
 def resolved(run: Run) -> Run:
     """Fill our defaults into the `train:` section; what the run file says wins."""
-    on_cpu = trains_on(detect_hardware(), run.train) == "cpu"
-    defaults = ALWAYS | {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu}
+    hardware = detect_hardware()
+    device = trains_on(hardware, run.train)
+    defaults = ALWAYS | {"use_cpu": device == "cpu", "dataloader_pin_memory": device != "cpu"}
+    if run.recipe in SFT_RECIPES:
+        fast = hardware.cuda_at_least(8) if device == "cuda" else device == "cpu" and hardware.fast_bf16_on_cpu
+        defaults |= CHAT_DEFAULTS | {"bf16": fast and not run.train.get("fp16")}
+        if "gradient_checkpointing" in run.train:  # the same by its older name
+            defaults.pop("activation_checkpointing")
+        if not run.train.get("packing"):
+            defaults["train_sampling_strategy"] = "group_by_length"  # rows of like length share a batch: less padding
+    if run.recipe == "lora":
+        defaults["learning_rate"] = LORA_LEARNING_RATE
     if run.model.scratch is not None:
         defaults |= SCRATCH_DEFAULTS
     return run.model_copy(update={"train": defaults | run.train})
@@ -46,10 +69,15 @@ def resolved(run: Run) -> Run:
 def training_arguments(run: Run) -> TrainingArguments:
     """Build the arguments and set up this process: logging, memory, and the seed before any weight is drawn."""
     ours = {*EARLY_STOPPING, *(["optim"] if run.train.get("optim") == "muon" else [])}
-    args = TrainingArguments(
-        output_dir=run.output_dir, **{key: value for key, value in run.train.items() if key not in ours}
-    )
+    settings = {key: value for key, value in run.train.items() if key not in ours}
+    if run.recipe in SFT_RECIPES:
+        from trl.trainer.sft_config import SFTConfig
+
+        args: TrainingArguments = SFTConfig(output_dir=run.output_dir, **settings | PREPARED)
+    else:
+        args = TrainingArguments(output_dir=run.output_dir, **settings)
     set_up_logging(main_process=args.process_index == 0)
+    leave_imports_alone()
     if args.device.type == "cpu":
         keep_freed_memory()
     transformers.set_seed(args.seed)

@@ -1,4 +1,4 @@
-"""The Trainer that the recipes construct."""
+"""The Trainer that the recipes construct, and what it shares with SFTTrainer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers.trainer_utils import TrainOutput
 from hf_finetune.errors import DataError, Problem
 
 
-class Trainer(transformers.Trainer):
-    """transformers' Trainer, less the work that it repeats at every step."""
+class TrainerChecks(transformers.Trainer):
+    """What our trainers add to transformers' or TRL's: put before it among the bases."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in transformers; raises `DataError` where not one batch would come of the rows."""
@@ -45,3 +45,7 @@ class Trainer(transformers.Trainer):
     def _parameters_outside_embeddings(self) -> int:
         model: Any = self.model
         return int(model.num_parameters(exclude_embeddings=True))
+
+
+class Trainer(TrainerChecks):
+    """transformers' Trainer, less the work that it repeats at every step."""
