@@ -1,36 +1,54 @@
-"""Prompts -> continuations of a causal language model, the same for the same seed and without a trace in the run."""
+"""Prompts -> continuations or answers of a causal language model, the same for the same seed and without a trace."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.data.chat import encode_prompt, end_token_ids
 from hf_finetune.data.tokenization import encode_documents
-from hf_finetune.errors import ModelError, Problem
+from hf_finetune.data.turns import Message
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.evaluation.streaming import TextPieces, TokenStream, text_after
 from hf_finetune.models.tokenizers import effective_max_length, unknown_pieces
 
 logger = logging.getLogger(__name__)
 
+Write = Callable[[str], object]
+
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and its continuation."""
+    """A prompt and its continuation, or a message and its answer."""
 
     prompt: str
     continuation: str
     tokens: int
     """Tokens that were generated, the end token included."""
     finished: bool
-    """The model ended the text itself; otherwise `max_new_tokens` did."""
+    """The model ended the text itself; otherwise `max_new_tokens` did, or for an answer the model's last position."""
     prompt_tokens_cut: int
-    """Tokens at the start of the prompt for which the model has no position."""
+    """Tokens at the start of the prompt for which the model has no position; never of a conversation."""
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """A model that generates, and how."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    settings: EvalSection
+    ends: list[int]
+    positions: int | None
 
 
 def continue_prompts(
@@ -44,23 +62,105 @@ def continue_prompts(
     """
     check_prompts(tokenizer, prompts)
     samples = []
-    with _evaluating(model):
-        for index, prompt in enumerate(prompts):
-            with _seeded(model.device, settings.seed + index):
-                samples.append(_continue(model, tokenizer, prompt, settings, settings.seed + index))
+    for index, prompt in enumerate(prompts):
+        with _speaking(model, tokenizer, settings, index) as speaker:
+            samples.append(_continue(speaker, prompt, settings.seed + index))
     return samples
+
+
+def answer_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    settings: EvalSection,
+    system: str | None = None,
+) -> list[Sample]:
+    """Answer each prompt as a user's only message, under the tokenizer's chat template; seeds as `continue_prompts`.
+
+    Raises `ModelError` as `check_prompts` and `answer` do.
+    """
+    check_prompts(tokenizer, prompts)
+    unknown = unwritable(tokenizer, system or "")
+    if unknown:
+        raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "leave it out", key="--system"))
+    opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    chats = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
+    return [answer(model, tokenizer, chat, settings, number) for number, chat in enumerate(chats)]
+
+
+def respond(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    settings: EvalSection,
+    *,
+    system: str | None = None,
+    raw: bool = False,
+) -> list[Sample]:
+    """Answer prompts where the tokenizer has a chat template, else, or where `raw` asks for it, continue them.
+
+    Raises `ConfigError` where text to continue is given a system message.
+    """
+    if tokenizer.chat_template and not raw:
+        return answer_prompts(model, tokenizer, prompts, settings, system)
+    if system is not None:
+        what = "a text that is continued takes no system message"
+        raise ConfigError(Problem(what, "leave --system out; for --raw, write it into the prompt"))
+    return continue_prompts(model, tokenizer, prompts, settings)
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    settings: EvalSection,
+    number: int = 0,
+    write: Write | None = None,
+) -> Sample:
+    """Answer the last of `messages`; answer number `number` has the seed `settings.seed + number`.
+
+    The answer ends before the token that ends an assistant's turn, and at the model's last position at the latest: the
+    conversation is never cut. `write` gets its text in pieces, as it is drawn. A repetition penalty counts the answer's
+    own tokens alone: those of the conversation would hold the end token down. No trace, as with `continue_prompts`.
+    Raises `ModelError` where the conversation leaves no position to answer in, and `DataError` where the template
+    refuses it.
+    """
+    ids = encode_prompt(tokenizer, list(messages))
+    ends = {*end_token_ids(tokenizer), *_own_ends(model)}
+    with _speaking(model, tokenizer, settings, number, ends) as speaker:
+        room = settings.max_new_tokens
+        if speaker.positions is not None:
+            room = min(room, speaker.positions - len(ids))
+        if room < 1:
+            what = f"the conversation has {len(ids):,} tokens, the model takes {speaker.positions:,} with its answer"
+            raise ModelError(Problem(what, "shorten it"))
+        pieces = TextPieces(tokenizer, ids)
+        new = _generate(speaker, ids, room, len(ids), write and _writer(pieces, ends, write))
+        if write is not None:
+            write(pieces.rest())
+    return _sample(speaker, str(messages[-1]["content"]), ids, new, settings.seed + number)
+
+
+def _writer(pieces: TextPieces, ends: set[int], write: Write) -> Callable[[int], object]:
+    return lambda token: None if token in ends else write(pieces.add(token))
 
 
 def check_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> None:
     """Raise `ModelError`, naming all pieces of all prompts, where the tokenizer cannot write a prompt."""
     problems = []
     for index, prompt in enumerate(prompts):
-        unknown = _surrogates(prompt) or unknown_pieces(tokenizer, prompt)
+        unknown = unwritable(tokenizer, prompt)
         if unknown:
-            what = f"the tokenizer has never seen {', '.join(_named(piece) for piece in unknown)}"
+            what = f"the tokenizer has never seen {unknown}"
             problems.append(Problem(what, "leave it out of the prompt", key=f"eval.prompts[{index}]"))
     if problems:
         raise ModelError(problems)
+
+
+def unwritable(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    """The pieces of `text` that the tokenizer cannot write, named and listed; "" where it can write all."""
+    pieces = _surrogates(text) or unknown_pieces(tokenizer, text)
+    return ", ".join(_named(piece) for piece in pieces)
 
 
 def _surrogates(text: str) -> list[str]:
@@ -72,73 +172,89 @@ def _named(piece: str) -> str:
     return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
 
 
-def _continue(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, settings: EvalSection, seed: int
-) -> Sample:
+def _continue(speaker: _Speaker, prompt: str, seed: int) -> Sample:
+    tokenizer, positions = speaker.tokenizer, speaker.positions
     ids = encode_documents(tokenizer, [prompt])[0]
     if tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
     # Without a begin token a document follows the end of another.
     ids = ids or [tokenizer.eos_token_id]
-    positions = effective_max_length(tokenizer, model.config)
     cut = 0 if positions is None else max(0, len(ids) - (positions - 1))
     if cut:
         logger.warning("a prompt of %d tokens does not fit %d positions: %d are cut", len(ids), positions, cut)
-    new = _generate(model, tokenizer, ids[cut:], settings, positions)
-    finished = new[-1] == tokenizer.eos_token_id
-    written = str(tokenizer.decode(ids + (new[:-1] if finished else new)))
-    return Sample(
-        prompt=prompt,
-        # Not the new tokens by themselves: some decoders drop the space before the first word of a text.
-        continuation=written[len(tokenizer.decode(ids)) :],
-        tokens=len(new),
-        finished=finished,
-        prompt_tokens_cut=cut,
-        seed=seed,
-    )
-
-
-def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    window: list[int],
-    settings: EvalSection,
-    positions: int | None,
-) -> list[int]:
     new: list[int] = []
-    while len(new) < settings.max_new_tokens:
-        room = settings.max_new_tokens - len(new)
-        if positions is not None:
-            room = min(room, positions - len(window))
-        input_ids = torch.tensor([window], device=model.device)  # (1, seq)
-        output = model.generate(  # type: ignore[operator]
-            input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            generation_config=_generation_config(tokenizer, settings, room),
-        )
-        step = output[0, len(window) :].tolist()
+    window, most = ids[cut:], speaker.settings.max_new_tokens
+    while len(new) < most:
+        room = most - len(new) if positions is None else min(most - len(new), positions - len(window))
+        step = _generate(speaker, window, room)
         new += step
-        if step[-1] == tokenizer.eos_token_id:
+        if step[-1] in speaker.ends:
             break
         if positions is not None:
             window = [*window, *step][-max(1, positions // 2) :]
+    return _sample(speaker, prompt, ids, new, seed, cut)
+
+
+def _sample(speaker: _Speaker, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0) -> Sample:
+    finished = new[-1] in speaker.ends
+    continuation = text_after(speaker.tokenizer, ids, new[:-1] if finished else new)
+    return Sample(prompt, continuation, len(new), finished, cut, seed)
+
+
+def _generate(
+    speaker: _Speaker, ids: list[int], room: int, unpenalised: int = 0, take: Callable[[int], object] | None = None
+) -> list[int]:
+    """Draw up to `room` tokens after `ids`; of those, the first `unpenalised` count as no repetition."""
+    model, penalty = speaker.model, speaker.settings.repetition_penalty
+    input_ids = torch.tensor([ids], device=model.device)  # (1, seq)
+    output = model.generate(  # type: ignore[operator]
+        input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        generation_config=_generation_config(speaker, room),
+        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalised)],
+        streamer=TokenStream(take) if take else None,
+    )
+    new: list[int] = output[0, len(ids) :].tolist()
     return new
 
 
-def _generation_config(
-    tokenizer: PreTrainedTokenizerFast, settings: EvalSection, max_new_tokens: int
-) -> GenerationConfig:
+def _generation_config(speaker: _Speaker, max_new_tokens: int) -> GenerationConfig:
+    tokenizer, settings = speaker.tokenizer, speaker.settings
     sampling: dict[str, float] = {"do_sample": False}
     if settings.temperature > 0:
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k or 0}
+        sampling |= {} if settings.top_p is None else {"top_p": settings.top_p}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=speaker.ends,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
         **sampling,
     )
+
+
+def _own_ends(model: PreTrainedModel) -> list[int]:
+    """What the model's own generation settings end at: published chat models list more tokens than their template."""
+    own: Any = model.generation_config and model.generation_config.eos_token_id
+    return [] if own is None else own if isinstance(own, list) else [own]
+
+
+@contextmanager
+def _speaking(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: EvalSection,
+    number: int,
+    ends: set[int] | None = None,
+) -> Iterator[_Speaker]:
+    """The model seeded for text number `number`, and in evaluation mode; both are undone."""
+    # Not the `PeftModel` around it, whose `generate` puts its own generation settings into the base for good.
+    inner: PreTrainedModel = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    positions = effective_max_length(tokenizer, inner.config)
+    speaker = _Speaker(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
+    with _evaluating(inner), _seeded(inner.device, settings.seed + number):
+        yield speaker
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Continuations of fixed prompts while a run trains."""
+"""Continuations of fixed prompts, or answers to them, before, while and after a run trains."""
 
 from __future__ import annotations
 
@@ -16,21 +16,38 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.evaluation.generation import Sample, check_prompts, continue_prompts
+from hf_finetune.evaluation.generation import Sample, answer_prompts, check_prompts, continue_prompts
 
 logger = logging.getLogger(__name__)
 
 
 class SamplePrompts(TrainerCallback):
-    """Continue the fixed prompts of `eval.prompts` at each evaluation and at the end, into the log and `samples`."""
+    """Continue the fixed prompts of `eval.prompts` at each evaluation and at the end, into the log and `samples`.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: EvalSection) -> None:
+    A chat run answers them, and does so before its first step, too. The last samples are those of the model that is
+    kept: with `load_best_model_at_end`, of the step that was best.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: EvalSection, *, chat: bool = False) -> None:
         """Raises `ModelError`, before anything is trained, where the tokenizer cannot write a prompt."""
         check_prompts(tokenizer, settings.prompts)
         self.tokenizer = tokenizer
         self.settings = settings
+        self.chat = chat
         self.samples: list[tuple[int, Sample]] = []
         """(step, sample), oldest first; on the main process only."""
+        self.ended = False
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.chat and model is not None and state.global_step == 0 and state.is_world_process_zero:
+            self.take(model, 0)
 
     def on_evaluate(
         self,
@@ -40,14 +57,28 @@ class SamplePrompts(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        if model is not None and state.is_world_process_zero:
+        if model is not None and state.is_world_process_zero and not self.ended:
             self.take(model, state.global_step)
 
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if model is not None and state.is_world_process_zero:
+            best = state.best_global_step if args.load_best_model_at_end else None
+            self.take(model, best or state.global_step)
+        self.ended = True  # the step is no longer that of the model, once the best one was loaded
+
     def take(self, model: PreTrainedModel, step: int) -> None:
-        """Sample now, unless this step was sampled already."""
+        """Sample now, unless the last samples are of this step."""
         if not self.settings.prompts or (self.samples and self.samples[-1][0] == step):
             return
-        for sample in continue_prompts(model, self.tokenizer, self.settings.prompts, self.settings):
+        speak = answer_prompts if self.chat else continue_prompts
+        for sample in speak(model, self.tokenizer, self.settings.prompts, self.settings):
             self.samples.append((step, sample))
             logger.info("sample at step %d: %s|%s", step, sample.prompt, sample.continuation)
 
