@@ -81,7 +81,6 @@ def main(argv: Sequence[str]) -> None:
 
     # 7. Report and push
     if trainer.is_world_process_zero():
-        sampler.take(trainer.model, trainer.state.global_step)
         report = RunReport(
             recipe=run.recipe,
             run_id=new_run_id(),

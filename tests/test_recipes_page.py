@@ -1,0 +1,41 @@
+"""docs/recipes.md: its run files are sound runs after `init`, its commands exist, its settings are taken."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from hf_finetune.cli import app
+from hf_finetune.config import load_run, read_recipe_name
+from hf_finetune.project_files import init_project
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+COMMANDS = [shlex.split(command) for command in re.findall(r"^\$ hf-finetune (.+)$", PAGE, re.MULTILINE)]
+SETTINGS = sorted(set(re.findall(r"`((?:data|train|model)\.\w+)(?:: \w+)?`", PAGE)))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_is_one_that_there_is(command, tmp_path, monkeypatch):
+    init_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/continued_pretraining").mkdir(parents=True)
+    if command[0] == "train":
+        load_run(command[1:], read_recipe_name(command[1]))
+    else:
+        known = get_command(app).commands[command[0]]
+        known.make_context(command[0], command[1:])
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_is_one_that_there_is(setting, tmp_path, monkeypatch):
+    init_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/continued_pretraining").mkdir(parents=True)
+    with_packing = {"train.packing": "true"}
+    values = {"data.chat_template": "plain", "data.loss_on": "all", "data.too_long": "cut", "data.max_dropped": "0.1"}
+    values |= {"train.max_length": "64", "model.load_in_4bit": "true", "data.chat_template": "alpaca"} | with_packing
+    load_run(["recipes/configs/lora.yaml", f"{setting}={values[setting]}"], "lora")
