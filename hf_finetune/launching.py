@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_finetune.config import load_run, read_recipe_name
 from hf_finetune.config.suggestions import did_you_mean
@@ -46,19 +49,36 @@ def accelerate_config(where: str) -> Path:
 
 def _accelerate_launch(arguments: list[str]) -> int:
     """What `accelerate launch` does, less its traceback; returns the exit code of the recipe, which it would hide."""
-    from accelerate.commands.launch import launch_command, launch_command_parser
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # torch reads it once, when it is imported
+    from accelerate.commands import launch as accelerate_launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # Its table of failed ranks would bury the recipe's own message.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    # One process needs no child: torch is imported here already, and would be once more there.
+    accelerate_launch.simple_launcher = _run_here
     try:
-        launch_command(launch_command_parser().parse_args(arguments))
+        accelerate_launch.launch_command(accelerate_launch.launch_command_parser().parse_args(arguments))
     except subprocess.CalledProcessError as failure:
         return _exit_code(failure.returncode)
     except ChildFailedError as failure:
         return _exit_code(failure.get_first_failure()[1].exitcode)
     return 0
+
+
+def _run_here(args: Any) -> None:
+    """Run the one process of a launch as this process, with the arguments and environment that it would have."""
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    command, environment = prepare_simple_launcher_cmd_env(args)
+    os.environ.update(environment)
+    if command[0] != sys.executable:  # mpirun, for several processes on CPUs
+        subprocess.run(command, check=True)
+        return
+    _, script, *sys.argv[1:] = command
+    sys.argv[0] = script
+    sys.path.insert(0, str(Path(script).parent))  # as `python script` has it
+    runpy.run_path(script, run_name="__main__")
 
 
 def _exit_code(code: int) -> int:

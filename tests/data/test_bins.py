@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -91,3 +94,35 @@ def test_bins_of_many_batches_and_of_columns_in_chunks_are_the_same_rows():
 def test_a_row_longer_than_the_block_is_refused():
     with pytest.raises(ValueError, match="17 tokens does not fit into 16"):
         pack_rows(rows_of([3, 17]), BLOCK)
+
+
+def fewest_bins(lengths: np.ndarray, capacity: int) -> int:
+    """A bound that no packing beats (Martello and Toth, 1990): rows longer than a half share no bin with each other."""
+    bounds = []
+    for small in range(capacity // 2 + 1):
+        large = lengths[lengths > capacity - small]
+        middle = lengths[(lengths <= capacity - small) & (2 * lengths > capacity)]
+        little = lengths[(2 * lengths <= capacity) & (lengths >= max(small, 1))]
+        left_in_middle = len(middle) * capacity - int(middle.sum())
+        more = -(-(int(little.sum()) - left_in_middle) // capacity)
+        bounds.append(len(large) + len(middle) + max(0, more))
+    return max(bounds)
+
+
+@settings(max_examples=200)
+@given(lengths=lengths_of_rows)
+def test_bins_are_at_most_eleven_ninths_of_the_fewest_possible_and_one(lengths):
+    bins = best_fit(np.array(lengths), BLOCK)
+    assert bins.max() + 1 <= Fraction(11, 9) * fewest_bins(np.array(lengths), BLOCK) + 1
+    assert (bins == best_fit(np.array(lengths), BLOCK)).all()
+
+
+@pytest.mark.parametrize("longest", [300, 8_192], ids=["short", "of any length"])
+def test_a_million_rows_take_seconds_and_nearly_fill_their_bins(longest):
+    lengths = np.random.default_rng(0).integers(1, longest, 1_000_000)
+    start = time.process_time()
+    bins = best_fit(lengths, 8_192)
+    assert time.process_time() - start < 10
+    loads = np.bincount(bins, lengths)
+    assert loads.max() <= 8_192
+    assert loads.mean() > 0.99 * 8_192
