@@ -16,7 +16,7 @@ demo: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate $(DEMO) "def read_lines(path):" "class Stack:" --max-new-tokens 80
 	$(BIN)/hf-finetune corpus docstrings $(QUESTIONS) --overwrite
 	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_docstrings.yaml model.path=$(DEMO) output_dir=$(DEMO)-lora --on cpu
-	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate $(DEMO)-lora "How do I call zipfile.ZipFile.extract?" --base --temperature 0 --max-new-tokens 40
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate $(DEMO)-lora "How do I call zipfile.ZipFile.extract?" --base --temperature 0 --max-new-tokens 24
 
 test: $(READY)
 	$(BIN)/python -m pytest

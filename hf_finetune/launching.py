@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import runpy
@@ -50,6 +51,8 @@ def accelerate_config(where: str) -> Path:
 def _accelerate_launch(arguments: list[str]) -> int:
     """What `accelerate launch` does, less its traceback; returns the exit code of the recipe, which it would hide."""
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # torch reads it once, when it is imported
+    # The imports make a million objects that stay, which the collector would walk again and again.
+    gc.set_threshold(100_000, 20, 20)
     from accelerate.commands import launch as accelerate_launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
