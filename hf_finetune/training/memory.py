@@ -9,6 +9,7 @@ import platform
 # Parameters of glibc's mallopt(3); the largest mmap threshold that it takes is 32 MiB.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 MIB = 2**20
+PYTHONS_THRESHOLD = (700, 10, 10)
 
 
 def keep_freed_memory() -> bool:
@@ -32,5 +33,7 @@ def leave_imports_alone() -> None:
     """Take all that exists so far, which is what the imports made and stays, out of the garbage collector's rounds.
 
     It would walk a million objects of torch and its kin in each full round and once more at exit, 1 to 2 s of a run.
+    From here on it collects as often as Python has it: activations that hang in cycles are wanted back.
     """
     gc.freeze()
+    gc.set_threshold(*PYTHONS_THRESHOLD)
