@@ -10,11 +10,6 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction
 
-from hf_finetune.evaluation.metrics.bits_per_byte import BitsPerByte
-from hf_finetune.evaluation.metrics.cross_entropy import CrossEntropy
-from hf_finetune.evaluation.metrics.perplexity import Perplexity
-from hf_finetune.evaluation.metrics.token_accuracy import TokenAccuracy
-
 IGNORE_INDEX = -100
 
 # Logits that are worked on at once: 64 MiB in single precision, whatever the batch, length and vocabulary.
@@ -58,6 +53,12 @@ def language_model_metrics(total_bytes: int) -> Callable[[EvalPrediction], dict[
     and at any batch size; the `loss` takes the place of the Trainer's, which is a mean of the means of batches and
     leaves out batches that are not finite. NaN stays NaN.
     """
+
+    # `evaluate` takes half a second to import, which a run without evaluation need not spend.
+    from hf_finetune.evaluation.metrics.bits_per_byte import BitsPerByte
+    from hf_finetune.evaluation.metrics.cross_entropy import CrossEntropy
+    from hf_finetune.evaluation.metrics.perplexity import Perplexity
+    from hf_finetune.evaluation.metrics.token_accuracy import TokenAccuracy
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         nll_sums, correct, tokens = np.asarray(prediction.predictions, dtype=np.float64).T
