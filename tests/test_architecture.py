@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from itertools import combinations
 from pathlib import Path
 
@@ -148,6 +150,20 @@ def test_functions_and_modules_stay_short():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 50, (path, node.name)
+
+
+def test_everything_that_is_imported_is_installed_with_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.match(r"[\w-]+", each)[0].lower().replace("_", "-") for each in project["dependencies"]}
+    imported = {name.split(".")[0] for path in [*PACKAGE.rglob("*.py"), *RECIPES] for name in imports_of(path)}
+    imported -= {*sys.stdlib_module_names, "hf_finetune", "pydantic_core"}  # pydantic brings exactly the one it wants
+    providers = packages_distributions()
+    missing = {
+        name
+        for name in imported
+        if name in providers and not {each.lower().replace("_", "-") for each in providers[name]} & declared
+    }
+    assert not missing
 
 
 def test_importing_the_package_imports_neither_torch_nor_transformers():

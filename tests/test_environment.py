@@ -92,7 +92,9 @@ def test_versions_are_checked_before_anything_heavy_is_imported(monkeypatch, env
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment_of_a_user, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
-    monkeypatch.setattr(environment, "versions", lambda: {"torch": "1.13.0", "accelerate": "0.20.0", "peft": "0.1"})
+    monkeypatch.setattr(
+        environment, "versions", lambda: {"torch": "1.13.0", "accelerate": "0.20.0", "bitsandbytes": "0.1"}
+    )
     with pytest.raises(EnvironmentProblem) as refused:
         check_versions()
     assert [str(problem).split()[0] for problem in refused.value.problems] == ["accelerate", "torch"]
