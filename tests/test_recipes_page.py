@@ -15,6 +15,15 @@ from hf_finetune.project_files import init_project
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
 COMMANDS = [shlex.split(command) for command in re.findall(r"^\$ hf-finetune (.+)$", PAGE, re.MULTILINE)]
+VALUES = {
+    "data.chat_template": "alpaca",
+    "data.loss_on": "all",
+    "data.max_dropped": "0.1",
+    "data.too_long": "cut",
+    "model.load_in_4bit": "true",
+    "train.max_length": "64",
+    "train.packing": "true",
+}
 SETTINGS = sorted(set(re.findall(r"`((?:data|train|model)\.\w+)(?:: \w+)?`", PAGE)))
 
 
@@ -35,7 +44,4 @@ def test_a_setting_is_one_that_there_is(setting, tmp_path, monkeypatch):
     init_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("runs/continued_pretraining").mkdir(parents=True)
-    with_packing = {"train.packing": "true"}
-    values = {"data.chat_template": "plain", "data.loss_on": "all", "data.too_long": "cut", "data.max_dropped": "0.1"}
-    values |= {"train.max_length": "64", "model.load_in_4bit": "true", "data.chat_template": "alpaca"} | with_packing
-    load_run(["recipes/configs/lora.yaml", f"{setting}={values[setting]}"], "lora")
+    load_run(["recipes/configs/lora.yaml", f"{setting}={VALUES[setting]}"], "lora")

@@ -43,6 +43,8 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast) ->
         tokenizer.chat_template = _ours(name) if name in OURS else _read(name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
     template = training_template(tokenizer)
+    if template != default_template(tokenizer):
+        logger.info("chat template: TRL's training variant of the tokenizer's own")
     _check_end(tokenizer, template)
     return template
 
@@ -80,8 +82,6 @@ def training_template(tokenizer: PreTrainedTokenizerFast) -> str:
         variant = get_training_chat_template(known)
     except (ValueError, TypeError, TemplateError):  # a template that TRL does not know: it needs no markers here
         return own
-    if variant is not None and variant != own:
-        logger.info("chat template: TRL's training variant of the tokenizer's own")
     return variant or own
 
 
