@@ -27,7 +27,7 @@ from hf_finetune.data.corpus import KINDS
 from hf_finetune.evaluation.generation import answer_prompts
 from hf_finetune.models.loading import load_for_generation
 
-COMMANDS = ("train", "generate", "chat", "merge", "corpus", "init", "doctor")
+COMMANDS = ("train", "predict", "generate", "chat", "merge", "corpus", "init", "doctor")
 
 
 @pytest.fixture
@@ -106,6 +106,15 @@ def test_bad_data_is_one_message_and_exit_code_2_through_the_launcher(hf_finetun
     assert "2 problems" in done.stderr
     assert "Traceback" not in done.stderr
     assert "accelerate launch --config_file accelerate_configs/cpu.yaml" in done.stderr.replace(str(tmp_path), "")
+
+
+def test_show_data_is_a_setting_of_the_run(in_this_process, tmp_path):
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text("recipe: continued_pretraining\nmodel: {path: m}\ndata: {train: t.jsonl}\noutput_dir: x\n")
+    assert "eval.show_data" not in in_this_process("train", str(run_file)).stderr
+    done = in_this_process("train", str(run_file), "--show-data")
+    assert done.returncode == 2
+    assert "eval.show_data" in done.stderr
 
 
 @pytest.mark.parametrize(

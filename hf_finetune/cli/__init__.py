@@ -1,0 +1,33 @@
+"""The `hf-finetune` command. Nothing heavy is imported before a command needs it: `--help` answers at once."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from hf_finetune.cli.generating import chat, generate
+from hf_finetune.cli.machine import doctor
+from hf_finetune.cli.predicting import predict
+from hf_finetune.cli.project import corpus, init
+from hf_finetune.cli.runs import merge, train
+from hf_finetune.errors import user_errors
+
+app = typer.Typer(
+    name="hf-finetune",
+    help="Fine-tuning for the Hugging Face stack in which nothing is silent.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train, predict, generate, chat, merge, corpus, init, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("hf_finetune").setLevel(logging.INFO)
+    with user_errors():
+        app()

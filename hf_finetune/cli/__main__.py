@@ -1,0 +1,5 @@
+"""`python -m hf_finetune.cli`."""
+
+from hf_finetune.cli import main
+
+main()

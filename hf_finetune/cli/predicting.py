@@ -1,0 +1,85 @@
+"""`hf-finetune predict`: a classifier labels a file of rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from hf_finetune.cli.terminal import BasePath, Model
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
+
+JsonFacts = Annotated[
+    bool, typer.Option("--json", help="Print what was done as JSON (without --output: to standard error).")
+]
+Output = Annotated[str | None, typer.Option(help="The file to write; else the rows go to standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of one batch, padding included.")]
+MaxLength = Annotated[int | None, typer.Option(min=4, help="Cut texts at this many tokens; else at what fits.")]
+Prefix = Annotated[str, typer.Option(help="Before the names label, score and scores, where rows have such fields.")]
+MostLabels = Annotated[int | None, typer.Option(min=1, help="So many labels in scores, likeliest first; else all.")]
+
+
+def predict(
+    model: Model,
+    file: Annotated[str, typer.Argument(help="Rows to label: JSONL, also .gz or .zst; - is standard input.")],
+    output: Output = None,
+    overwrite: Overwrite = False,
+    prefix: Prefix = "",
+    top_k: MostLabels = None,
+    max_length: MaxLength = None,
+    batch_tokens: BatchTokens = None,
+    base_path: BasePath = None,
+    as_json: JsonFacts = False,
+) -> None:
+    """Add label, score and scores to each row of a file; keep its order and every other field."""
+    from dataclasses import asdict
+
+    from hf_finetune.evaluation.prediction import PredictionOptions, predict_file
+    from hf_finetune.training.settings import set_up_logging
+
+    set_up_logging()
+    options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k)
+    try:
+        with _destination(output, file, overwrite=overwrite) as rows:
+            facts = predict_file(model, file, rows, options)
+    except BrokenPipeError:
+        # Whoever reads the rows has seen enough; what Python still holds of them must not fail when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+    if as_json:
+        print(json.dumps(asdict(facts), indent=2), file=sys.stderr if output is None else sys.stdout)
+    elif output is not None:
+        print(f"{output}: {facts.rows:,} rows")
+    if facts.left_out:
+        what = f"{facts.left_out:,} of {facts.left_out + facts.rows:,} rows could not be labelled and were left out"
+        raise DataError(Problem(what, "put right what is said about each above, and label those", path=file))
+
+
+@contextmanager
+def _destination(output: str | None, file: str, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Standard output, or a file that is whole or not there: written aside and renamed at the end."""
+    if output is None:
+        yield sys.stdout.buffer
+        return
+    path = Path(output)
+    if path.exists() and Path(file).exists() and path.samefile(file):
+        raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
+    if path.exists() and not overwrite:
+        raise ConfigError(Problem("exists already", "name another file, or --overwrite it", output, key="--output"))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("xb") as rows:
+            yield rows
+        aside.replace(path)
+    except OSError as problem:
+        what = f"cannot be written ({problem.strerror})"
+        raise CannotWriteError(Problem(what, "name another file with --output", output)) from problem
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""What several commands share: their options, and how they write to the terminal and read from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Model = Annotated[str, typer.Argument(help="A run folder, model folder, adapter or Hub id.")]
+BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not where training found it.")]
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def typed_lines() -> Iterator[str]:
+    """The lines of standard input; in a terminal with a prompt, where Ctrl-C takes a line back and Ctrl-D ends."""
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    with suppress(ImportError):  # not on Windows, whose terminal edits lines itself
+        import readline  # noqa: F401
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print("\nCtrl-D or /quit ends")
+            continue
+        yield line
