@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hf_finetune.data.decoder_choice import choose_format
 from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.formats import choose_format
 from hf_finetune.data.reader import Tally, first_row, read_jsonl
 
 MAX_LINE_BYTES = 16 * 1024 * 1024

@@ -27,7 +27,7 @@ IN_JSONL = [(file, name) for file, name in TEMPLATES if name not in TEXT_FORMATS
 
 
 def read(file, format_name):
-    data = DataSection(train=str(FOLDER / file), format=format_name)
+    data = DataSection(train=str(FOLDER / file), format=format_name, allow_empty=file == "multilabel.jsonl")
     name = format_name if format_name != "auto" else dict(TEMPLATES)[file]
     return load_splits(data, FORMATS[name].becomes, seed=0)
 
@@ -156,15 +156,15 @@ def test_a_run_file_names_templates_that_exist_in_their_format(path):
     assert all((ROOT / each).is_file() for each in named)
     if data["train"].startswith("data_templates/"):
         rows = read(Path(data["train"]).name, data.get("format", "auto")).rows["train"]
-        columns = ["text"] if run["recipe"] == "continued_pretraining" else ["messages", "tools"]
-        assert rows.column_names == columns
+        columns = {"continued_pretraining": ["text"], "classification": ["text", "text_pair", "label"]}
+        assert rows.column_names == columns.get(run["recipe"], ["messages", "tools"])
 
 
 ACCEPTED = {
     "mark, line ends and blank lines": ("document", 2, '\ufeff{"text": "one"}\r\n\r\n \n{"text": ""}'),
     "another field": ("document", 1, '{"text": "one", "note": 3}'),
     "null for an optional field": ("labelled", 1, '{"text": "a", "label": 1, "text_pair": null}'),
-    "no label of several": ("labelled", 2, '{"text": "a", "label": ["x"]}\n{"text": "b", "label": []}'),
+    "several labels": ("labelled", 2, '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y", "x"]}'),
     "an alpaca row without input": ("conversation", 1, '{"instruction": "a", "output": "b", "input": null}'),
     "null for tools": (
         "conversation",
@@ -201,6 +201,9 @@ REFUSED = {
         '{"text": "a", "label": 1}\n{"text": "b", "label": 1, "text_pairs": "c"}',
     ),
     "labels of two types": ("labelled", '{"text": "a", "label": 1}\n{"text": "b", "label": "1"}'),
+    "no label of several": ("labelled", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": []}'),
+    "a label twice": ("labelled", '{"text": "a", "label": ["x", "x"]}'),
+    "a blank label": ("labelled", '{"text": "a", "label": " "}'),
     "a fraction as label": ("labelled", '{"text": "a", "label": 0.5}'),
     "a boolean as label": ("labelled", '{"text": "a", "label": true}'),
     "no messages": ("conversation", '{"messages": []}'),
@@ -241,6 +244,16 @@ def test_the_formats_that_auto_chooses_are_those_of_the_readme(tmp_path):
     assert load_splits(DataSection(train=str(path)), "conversation", seed=0).format == "input_output"
     classified = load_splits(DataSection(train=str(path), task="classification"), "labelled", seed=0)
     assert classified.rows["train"][0]["label"] == "b"
+
+
+def test_what_the_readme_says_of_labels_holds(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": ["x"]}\n{"text": "b", "label": []}\n', encoding="utf-8")
+    splits = load_splits(DataSection(train=str(path), allow_empty=True), "labelled", seed=0)
+    assert splits.rows["train"]["label"][:] == [["x"], []]
+    path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0.5}\n', encoding="utf-8")
+    splits = load_splits(DataSection(train=str(path), task="regression"), "labelled", seed=0)
+    assert splits.rows["train"]["label"][:] == [1.0, 0.5]
 
 
 def test_a_folder_stands_for_the_files_right_inside_it(tmp_path):

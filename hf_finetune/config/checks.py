@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_finetune.config.checks_classification import LABELLED_FORMATS, check_classification
 from hf_finetune.config.checks_machine import check_machine, check_packages
 from hf_finetune.config.checks_paths import check_inputs, check_output_dir
 from hf_finetune.config.checks_sft import check_lora, check_sft
 from hf_finetune.config.checks_train import check_train
-from hf_finetune.config.document import RunDocument
+from hf_finetune.config.document import RunDocument, refuse_given
 from hf_finetune.config.hardware import detect_hardware
 from hf_finetune.config.sections import RecipeName
 from hf_finetune.config.stack_settings import SFT_RECIPES
@@ -29,7 +30,7 @@ CONVERSATION_FORMATS = (
 )
 # Settings of data that only some recipes read.
 BLOCK_SETTINGS = ("block_size", "isolate_documents")
-CHAT_SETTINGS = ("chat_template", "loss_on", "too_long", "max_dropped", "allow_empty")
+CHAT_SETTINGS = ("chat_template", "loss_on", "too_long", "max_dropped")
 
 
 def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
@@ -41,6 +42,7 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     check_train(document, run)
     check_sft(document, run, recipe, detect_hardware())
     check_lora(document, run)
+    check_classification(document, run, recipe)
     check_machine(document, run, detect_hardware())
     check_packages(document, run)
     check_inputs(document, run)
@@ -55,6 +57,7 @@ def _check_shipped(document: RunDocument) -> None:
 
 def _check_model(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     model = run.model
+    trains_adapter = recipe == "lora" or (recipe == "classification" and run.lora is not None)
     if model.path is None and model.scratch is None and not document.is_refused("model"):
         document.refuse(("model",), "neither model.path nor model.scratch is given", "give one of them")
     if model.path is not None and model.scratch is not None:
@@ -63,10 +66,10 @@ def _check_model(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         _check_tokenizer(document, model)
     if model.scratch is not None and model.revision is not None:
         document.refuse(("model", "revision"), "belongs to model.path", "leave it out")
-    if model.dtype == "float16" and recipe not in ("lora", "score"):
+    if model.dtype == "float16" and not (trains_adapter or recipe == "score"):
         what = "float16 weights cannot be trained: their gradients vanish"
         document.refuse(("model", "dtype"), what, "use float32, with train.fp16 or train.bf16 for speed")
-    _check_quantization(document, model, recipe)
+    _check_quantization(document, model, recipe, adapter=trains_adapter)
 
 
 def _check_tokenizer(document: RunDocument, model: Any) -> None:
@@ -87,7 +90,7 @@ def _check_tokenizer(document: RunDocument, model: Any) -> None:
         document.refuse((*key, "train", "vocab_size"), what, "add vocab_size, such as 4096")
 
 
-def _check_quantization(document: RunDocument, model: Any, recipe: RecipeName) -> None:
+def _check_quantization(document: RunDocument, model: Any, recipe: RecipeName, *, adapter: bool) -> None:
     names = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(model, name)]
     if len(names) == 2:
         document.refuse(("model", "load_in_8bit"), "is given together with model.load_in_4bit", "keep one")
@@ -95,9 +98,10 @@ def _check_quantization(document: RunDocument, model: Any, recipe: RecipeName) -
     for name in names:
         if model.scratch is not None:
             document.refuse(("model", name), "a model from random weights cannot be quantized", "leave it out")
-        elif recipe not in ("lora", "score"):
+        elif not adapter and recipe != "score":
             what = "quantized weights cannot be trained, only adapters on them"
-            document.refuse(("model", name), what, "use the recipe lora, or leave it out")
+            remedy = "add a section lora, or leave it out" if recipe == "classification" else ""
+            document.refuse(("model", name), what, remedy or "use the recipe lora, or leave it out")
 
 
 def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
@@ -131,10 +135,14 @@ def _check_format(document: RunDocument, data: Any, scratch: Any, recipe: Recipe
             document.refuse(("data", "block_size"), what, "lower it, or raise model.scratch.max_position_embeddings")
     elif recipe in SFT_RECIPES:
         _check_kind(document, data.format, CONVERSATION_FORMATS, f"conversations, which {recipe} reads")
+    elif recipe == "classification":
+        _check_kind(document, data.format, LABELLED_FORMATS, f"labelled texts, which {recipe} reads")
     if not pretraining:
-        _refuse_given(document, data, BLOCK_SETTINGS, "belongs to the recipe continued_pretraining")
+        refuse_given(document, "data", data, BLOCK_SETTINGS, "belongs to the recipe continued_pretraining")
     if recipe not in SFT_RECIPES:
-        _refuse_given(document, data, CHAT_SETTINGS, "belongs to the recipes sft and lora")
+        refuse_given(document, "data", data, CHAT_SETTINGS, "belongs to the recipes sft and lora")
+    if recipe not in (*SFT_RECIPES, "classification"):
+        refuse_given(document, "data", data, ("allow_empty",), "belongs to the recipes sft, lora and classification")
 
 
 def _check_kind(document: RunDocument, given: str, fitting: tuple[str, ...], kind: str) -> None:
@@ -143,17 +151,7 @@ def _check_kind(document: RunDocument, given: str, fitting: tuple[str, ...], kin
         document.refuse(("data", "format"), f"{given} rows are not {kind}", remedy)
 
 
-def _refuse_given(document: RunDocument, data: Any, names: tuple[str, ...], what: str) -> None:
-    """Refuse settings that this recipe does not read; defaults may stand there, as they do in `run.yaml`."""
-    for name in names:
-        given = getattr(data, name) != type(data).model_fields[name].default
-        if given and not document.is_refused(f"data.{name}"):
-            document.refuse(("data", name), what, "leave it out")
-
-
 def _check_recipe_sections(document: RunDocument, run: Any, recipe: RecipeName) -> None:
-    if run.data.task is not None and recipe != "classification":
-        document.refuse(("data", "task"), "belongs to the recipe classification", "leave it out")
     if run.lora is not None and recipe not in ("lora", "classification"):
         document.refuse(("lora",), "belongs to the recipes lora and classification", "leave it out")
     if recipe == "lora" and run.lora is None and not document.is_refused("lora"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,16 @@ class RunDocument:
 def _related(key: Key, other: Key) -> bool:
     shared = min(len(key), len(other))
     return key[:shared] == other[:shared]
+
+
+def refuse_given(
+    document: RunDocument, section: str, settings: Any, names: Sequence[str], what: str, remedy: str = "leave it out"
+) -> None:
+    """Refuse settings that a run does not read; defaults may stand there, as they do in `run.yaml`."""
+    for name in names:
+        given = getattr(settings, name) != type(settings).model_fields[name].default
+        if given and not document.is_refused(f"{section}.{name}"):
+            document.refuse((section, name), what, remedy)
 
 
 def key_text(key: Key) -> str:

@@ -85,10 +85,13 @@ def _phrase(key: Key, errors: list[ErrorDetails], document: RunDocument, keys: d
     if bound := next((error for error in errors if error["type"] in _BOUNDS), None):
         limit = _BOUNDS[bound["type"]].format(**bound["ctx"])
         return f"must be {limit}, not {shown(value)}", ""
-    if choices := _choices(errors):
+    if (choices := _choices(errors)) and not any(error["type"] == "too_short" for error in errors):
         close = did_you_mean(str(value), choices, cutoff=0.6)
         remedy = f"did you mean {close}?" if close else ""
-        return f"expected {_one_of(choices)}, found {shown(value)}", remedy or "choose one of them"
+        return (
+            f"expected {_one_of(choices)}{_beside_choices(errors)}, found {shown(value)}",
+            remedy or "choose one of them",
+        )
     return _wrong_type(errors, value)
 
 
@@ -116,6 +119,12 @@ def _choices(errors: Iterable[ErrorDetails]) -> list[str]:
             text = str(error["ctx"]["expected"]).replace(" or ", ", ")
             return [word.strip("'") for word in text.split(", ")]
     return []
+
+
+def _beside_choices(errors: Iterable[ErrorDetails]) -> str:
+    """What a setting takes beside words."""
+    kinds = {error["type"].partition("_")[0] for error in errors} & {"int", "dict", "model"}
+    return "".join(f" or {kind}" for kind in dict.fromkeys(_EXPECTED[kind] for kind in sorted(kinds)))
 
 
 def _one_of(choices: list[str]) -> str:

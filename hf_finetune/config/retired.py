@@ -109,6 +109,7 @@ REFUSED: dict[str, str] = {
     "train.trust_remote_code": "code from a model repository is never run; use a model that needs none",
     "model.trust_remote_code": "code from a model repository is never run; use a model that needs none",
     "data.trust_remote_code": "code from a data set repository is never run",
+    "model.num_labels": "the labels are those of the training rows; leave it out",
     "train.tokenizer": _TOKENIZER,
     "train.processing_class": _TOKENIZER,
     "train.model_init_kwargs": "the model is described in the section model",

@@ -38,7 +38,7 @@ def run_file_model(recipe: RecipeName) -> type[Section]:
         "data": (DataSection, Field(description="What it is trained on.")),
         "train": (train, Field(default=train(), description=f"{train.__name__}, under its own names.")),
         "lora": (lora | None, Field(default=None, description="LoraConfig, under its own names.")),
-        "eval": (EvalSection, Field(default=EvalSection(), description="Samples at each evaluation.")),
+        "eval": (EvalSection, Field(default=EvalSection(), description="What is measured, and samples.")),
         "hub": (HubSection | None, Field(default=None, description="Where the result is pushed.")),
         "output_dir": (Name, Field(description="The run folder.")),
     }

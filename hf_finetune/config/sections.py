@@ -109,6 +109,12 @@ class ScratchSection(Section):
     tie_word_embeddings: bool | None = None
 
 
+class LastBlocks(Section):
+    """Train the last blocks of the model, the norm after them and the head."""
+
+    last_blocks: PositiveInt
+
+
 class ModelSection(Section):
     path: Name | None = None
     """A folder or a Hub id of the model to continue."""
@@ -122,6 +128,10 @@ class ModelSection(Section):
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
     load_in_4bit: bool = False
     load_in_8bit: bool = False
+    train_only: Literal["all", "head"] | LastBlocks = "all"
+    """`head`, or `{last_blocks: N}`: the rest stays as it is (classification)."""
+    new_head: bool = False
+    """Draw a new head where that of `path` is for other labels (classification)."""
 
 
 class Source(Section):
@@ -132,6 +142,10 @@ class Source(Section):
     """Copies of each row in one epoch: 2.0 reads every row twice, 0.5 a seeded half of them."""
 
 
+Balance = (
+    Literal["none", "undersample", "oversample", "weights", "focal"]
+    | Annotated[dict[str, Annotated[float, Field(gt=0.0, strict=True)]], Field(min_length=1)]
+)
 Sources = Name | Source | Annotated[list[Name | Source], Field(min_length=1)]
 
 
@@ -148,7 +162,8 @@ class DataSection(Section):
     group_by: Name | None = None
     """Field whose equal values stay in one split."""
     format: RowFormatName = "auto"
-    task: Literal["classification"] | None = None
+    task: Literal["classification", "regression"] | None = None
+    """`regression` predicts numbers; `classification` is for rows that could be read in two ways."""
     on_bad_line: Literal["fail", "skip"] = "fail"
     """`skip` leaves rejected lines out, counts them, and lists their numbers in the run folder."""
     max_line_bytes: PositiveInt = 16 * 1024 * 1024
@@ -165,7 +180,14 @@ class DataSection(Section):
     max_dropped: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """The largest share of the rows of a split that may be left out: too long, or nothing to train (sft and lora)."""
     allow_empty: bool = False
-    """Take answers that are empty: the model learns to say nothing (sft and lora)."""
+    """Take answers that are empty: the model learns to say nothing (sft and lora). Take rows with no label, `[]`: none
+    of the labels fits (classification)."""
+    max_length: Annotated[int, Field(ge=2)] | Literal["longest_train"] | None = None
+    """Tokens at which a text is cut (classification); by default what the model takes. `longest_train` pads every batch
+    to the longest training text."""
+    balance: Balance = "none"
+    """What is done about rare labels (classification): rows left out or repeated, weights in the loss (or a weight for
+    each label by name), or focal loss."""
 
 
 class EvalSection(Section):
@@ -180,6 +202,14 @@ class EvalSection(Section):
     repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0
     """Above 1 makes tokens that are there already less likely."""
     seed: int = 0
+    threshold_metric: (
+        Literal["accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews_correlation"] | None
+    ) = None
+    """Decision thresholds are tuned for it on the validation split (classification); by default the likeliest label."""
+    calibrate: bool = True
+    """Fit a temperature on the validation split, so that a score of 0.9 is right in 9 of 10 rows (classification)."""
+    show_data: bool = False
+    """Show the texts of the worst mistakes, which are named by file and line otherwise (classification)."""
 
 
 class HubSection(Section):

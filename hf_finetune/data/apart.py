@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from hf_finetune.data.sources import DataFile
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
+
+_COPIES_SHOWN = 5
 
 Chosen = dict[str, tuple[str, Rows]]
 """For each split the role whose files it comes from, and its row numbers there."""
@@ -100,9 +103,7 @@ def without_copies(
 ) -> tuple[Chosen, dict[str, dict[str, int]]]:
     """Compare each split with the training rows. Copies of them are left out of a split that was drawn from the same
     files, and refused, line by line, in a file of its own."""
-    train = np.unique(chosen["train"][1])  # weights repeat rows
-    others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
-    found = find_overlap((tables["train"], train), others)
+    train, found = _overlaps(tables, chosen)
     kept, facts, problems, total = dict(chosen), {}, [], 0
     places = places_of(tables["train"], files["train"], train)
     for name, overlap in found.items():
@@ -114,10 +115,58 @@ def without_copies(
             total += int(copies.sum())
             problems += _copy_problems(name, overlap, places_of(tables[role], files[role], numbers), places)
         facts[name] = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_run[~copies].sum())}
-        _say_overlap(name, len(numbers), facts[name])
+        if facts[name]["copies"]:
+            left_out = (name, facts[name]["copies"], len(numbers))
+            logger.warning("%s: %d of %d rows are copies of training rows and are left out", *left_out)
+        _say_shared(name, len(numbers), facts[name]["shares_13_words"])
     if problems:
         raise DataError(problems, total=total)
     return kept, facts
+
+
+def count_copies(
+    tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
+) -> dict[str, dict[str, int]]:
+    """Compare labelled rows with the training rows by their texts. Copies stay where they are, since short texts do
+    repeat, but they are counted and pointed out: scores on them say little."""
+    train, found = _overlaps(tables, chosen)
+    places = places_of(tables["train"], files["train"], train)
+    facts = {}
+    for name, overlap in found.items():
+        role, numbers = chosen[name]
+        copies = np.flatnonzero(overlap.copy_of >= 0)
+        labels = _labels(tables[role], numbers[copies])
+        trained = _labels(tables["train"], train[overlap.copy_of[copies]])
+        others = sum(label != other for label, other in zip(labels, trained, strict=True))
+        shared = int((overlap.shares_run & (overlap.copy_of < 0)).sum())
+        facts[name] = {"copies": len(copies), "other_label": others, "shares_13_words": shared}
+        own = places_of(tables[role], files[role], numbers)
+        _say_copies(
+            name, facts[name], [(own.at(row), places.at(overlap.copy_of[row])) for row in copies[:_COPIES_SHOWN]]
+        )
+        _say_shared(name, len(numbers), shared)
+    return facts
+
+
+def _labels(table: Dataset, rows: Rows) -> list[Any]:
+    labels = table.data.column("label").take(rows).to_pylist()
+    return [sorted(label) if isinstance(label, list) else label for label in labels]
+
+
+def _say_copies(split: str, facts: Mapping[str, int], first: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> None:
+    if facts["copies"]:
+        shown = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in first)
+        logger.warning(
+            "%s: %d rows have the text of a training row, %d of them with another label: %s%s",
+            *(split, facts["copies"], facts["other_label"], shown, " ..." if facts["copies"] > len(first) else ""),
+        )
+
+
+def _overlaps(tables: Mapping[str, Dataset], chosen: Chosen) -> tuple[Rows, dict[str, Overlap]]:
+    """The training rows, each once, and what the rows of every other split have in common with them."""
+    train = np.unique(chosen["train"][1])  # weights repeat rows
+    others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
+    return train, find_overlap((tables["train"], train), others)
 
 
 def _copy_problems(split: str, overlap: Overlap, places: Places, train: Places) -> list[Problem]:
@@ -130,11 +179,8 @@ def _copy_problems(split: str, overlap: Overlap, places: Places, train: Places) 
     return problems
 
 
-def _say_overlap(split: str, rows: int, facts: Mapping[str, int]) -> None:
-    if facts["copies"]:
-        logger.warning("%s: %d of %d rows are copies of training rows and are left out", split, facts["copies"], rows)
-    if facts["shares_13_words"]:
-        shared = facts["shares_13_words"]
+def _say_shared(split: str, rows: int, shared: int) -> None:
+    if shared:
         logger.info("%s: %d of %d rows share 13 words in a row with training rows", split, shared, rows)
 
 

@@ -199,4 +199,7 @@ def _split_values(block: RowBlock, file: DataFile, reading: Reading, key: str | 
 
 def _json_or_none(row: Struct, value_of: attrgetter[Any]) -> str | None:
     value = value_of(row)
-    return None if value is UNSET or value is None else json.dumps(value, ensure_ascii=False)
+    if value is UNSET or value is None:
+        return None
+    # Of several labels the set counts, not their order.
+    return json.dumps(sorted(value) if isinstance(value, list) else value, ensure_ascii=False)

@@ -34,10 +34,11 @@ def split_rows(
     """Assign each row to one of the splits in `fractions` or to "train"; row numbers come back in ascending order.
 
     `strata` and `groups` hold a code from 0 for each row. Without groups a split takes exactly its rounded share, and
-    of each stratum its share to within one row. Groups stay whole, so shares are then approximate.
+    of each stratum its share to within one row; equal rows of a stratum stay together where there are enough others to
+    fill the share with. Groups stay whole, so shares are then approximate.
     """
     if groups is None:
-        taken = _take_rows(seeded_order(hashes, seed), strata, fractions)
+        taken = _take_rows(hashes, seeded_order(hashes, seed), strata, fractions)
     else:
         taken = _take_groups(strata, groups, fractions, seed)
     rest = np.ones(len(hashes), dtype=bool)
@@ -46,19 +47,36 @@ def split_rows(
     return {"train": np.flatnonzero(rest), **{name: np.sort(rows) for name, rows in taken.items()}}
 
 
-def _take_rows(order: Rows, strata: Rows, fractions: Mapping[str, float]) -> dict[str, Rows]:
+def _take_rows(hashes: Hashes, order: Rows, strata: Rows, fractions: Mapping[str, float]) -> dict[str, Rows]:
     sizes = np.bincount(strata)
     by_stratum = order[np.argsort(strata[order], kind="stable")]
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
     left = sizes - 1  # one row of each stratum stays in train
     taken: dict[str, Rows] = {}
     for name, fraction in fractions.items():
         counts = _shares(sizes, left, fraction)
+        for start, cut, end in zip(starts, starts + counts, ends, strict=True):
+            _keep_together(by_stratum[start:end], int(cut - start), hashes)
         taken[name] = np.concatenate(
             [by_stratum[start : start + count] for start, count in zip(starts, counts, strict=True)]
         )
         starts, left = starts + counts, left - counts
     return taken
+
+
+def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> None:
+    """Where `cut` would part equal rows, put as many single rows from behind them in their place (in place)."""
+    if cut == 0 or cut == len(rows) or hashes[rows[cut - 1]] != hashes[rows[cut]]:
+        return
+    ordered = hashes[rows]
+    equal = np.flatnonzero(ordered == ordered[cut])
+    first, behind = int(equal[0]), int(equal[-1]) + 1
+    _, at, counts = np.unique(ordered[behind:], return_index=True, return_counts=True)
+    single = behind + np.sort(at[counts == 1])[: cut - first]
+    if len(single) == cut - first:
+        others = np.setdiff1d(np.arange(behind, len(rows)), single)
+        rows[first:] = rows[np.concatenate([single, equal, others])]
 
 
 def _shares(sizes: Rows, left: Rows, fraction: float) -> Rows:

@@ -73,6 +73,37 @@ class RowCollator:
         }
 
 
+@dataclass(frozen=True)
+class TextCollator:
+    """Make a batch of texts: `input_ids`, `attention_mask`, and `token_type_ids` and `labels` where the rows have them.
+
+    Shape (batch, longest), or (batch, `width`) where that is given; padding comes after the text. Labels are stacked as
+    they are: a class number for each row, or a number for each label.
+    """
+
+    pad_token_id: int
+    width: int | None = None
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        width = self.width or int(lengths.max())
+        mask = np.arange(width) < lengths[:, None]  # (batch, width)
+        batch = {"input_ids": _filled(rows, "input_ids", mask, self.pad_token_id)}
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"] = _filled(rows, "token_type_ids", mask, 0)
+        batch["attention_mask"] = mask.astype(np.int64)
+        tensors = {name: torch.from_numpy(values) for name, values in batch.items()}
+        if "labels" in rows[0]:
+            tensors["labels"] = torch.tensor(np.array([row["labels"] for row in rows]))
+        return tensors
+
+
+def _filled(rows: Sequence[dict[str, Any]], column: str, mask: npt.NDArray[np.bool_], fill: int) -> IntArray:
+    values = np.full(mask.shape, fill, np.int64)
+    values[mask] = np.concatenate([row[column] for row in rows])
+    return values
+
+
 def without_row_index(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
     """The batch as a model takes it, and which of the collated rows each position is of: (batch, seq)."""
     model_inputs = dict(batch)

@@ -7,12 +7,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_finetune.config.sections import DataSection
+from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.arrow import Reading, read_role
 from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.formats import FORMATS, Kind, RowFormat, choose_format
+from hf_finetune.data.formats import (
+    FORMATS,
+    LABELLED_INPUT_OUTPUT,
+    NUMBERS,
+    NUMBERS_INPUT_OUTPUT,
+    Kind,
+    RowFormat,
+)
 from hf_finetune.data.reader import Tally, first_row, read_jsonl
 from hf_finetune.data.sources import TEXT_FORMATS, DataFile
+from hf_finetune.data.strict_json import shown_key
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -86,3 +94,51 @@ def _check_fields(data: DataSection, first: Mapping[str, Any], row_format: RowFo
             problems.append(Problem(f"the field `{key}` is no single value", remedy, shown, key=f"data.{setting}"))
     if problems:
         raise DataError(problems)
+
+
+def choose_format(
+    name: RowFormatName, first_row: Mapping[str, Any], task: str | None, shown: str, line: int
+) -> RowFormat:
+    """Return the format called `name`, or for `auto` the one that the keys of the first row decide.
+
+    Raises DataError where no format fits the keys, or two do.
+    """
+    if name != "auto":
+        as_labelled = task is not None and "input" in first_row and name in {"labelled", "input_output"}
+        return _for_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
+    matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= first_row.keys()]
+    matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
+    if len(matches) == 1:
+        return _for_task(matches[0], task)
+    if not matches:
+        raise DataError(_no_format(first_row, shown, line))
+    names = " and ".join(f"`{each.name}`" for each in matches)
+    raise DataError(
+        Problem(
+            f"the keys of the first row fit the formats {names}", "set data.format to the one you mean", shown, line
+        )
+    )
+
+
+def _for_task(row_format: RowFormat, task: str | None) -> RowFormat:
+    """The format with its label read as `task` says: a class, or a number."""
+    if row_format.name == "input_output" and task is not None:
+        return NUMBERS_INPUT_OUTPUT if task == "regression" else LABELLED_INPUT_OUTPUT
+    return NUMBERS if row_format.name == "labelled" and task == "regression" else row_format
+
+
+def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
+    return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
+
+
+def _no_format(first_row: Mapping[str, Any], shown: str, line: int) -> Problem:
+    known = {field for each in FORMATS.values() for field in each.required}
+    slips = [(key, *difflib.get_close_matches(key, known - first_row.keys(), 1, 0.75)) for key in first_row]
+    guesses = [f"{shown_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
+    if guesses:
+        return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
+    formats = "; ".join(
+        f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
+    )
+    keys = ", ".join(shown_key(key) for key in list(first_row)[:20]) or "no keys at all"
+    return Problem(f"no row format has these keys: {keys}", f"the formats are {formats}", shown, line)

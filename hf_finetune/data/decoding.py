@@ -20,7 +20,8 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from hf_finetune.data.formats import MESSAGE_EXTRAS, Int64, Items, LabelKind, RowFormat, label_kind
+from hf_finetune.data.formats import MESSAGE_EXTRAS, Int64, Items, RowFormat
+from hf_finetune.data.label_rules import LabelRule
 from hf_finetune.data.strict_json import BadLine, json_type, shown_key, strict_object
 from hf_finetune.data.turn_rules import TurnRules
 
@@ -32,29 +33,6 @@ _WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)` 
 _PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`")
 _MOST_UNUSED_KEYS = 50
 _SPACE, _QUOTE, _COLON = b' ":'
-
-
-@dataclass(slots=True)
-class LabelRule:
-    """The type of label that the first labelled row set, and where that row is."""
-
-    kind: LabelKind | None = None
-    place: str = ""
-
-    def check(self, label: Any, place: str, key: str) -> None:
-        """Hold one label against the first one, or let it set the type; raises BadLine."""
-        kind = label_kind(label)
-        if kind is None:
-            raise BadLine("the list of labels mixes strings and integers", "write all labels as strings", key=key)
-        settles = self.kind is None or (self.kind == "empty list" and kind.startswith("list of"))
-        if settles:
-            self.kind, self.place = kind, place
-        elif kind != self.kind and not (kind == "empty list" and str(self.kind).startswith("list of")):
-            raise BadLine(
-                f"the label's type is {kind}, where {self.kind} was set by {self.place}",
-                "write all labels in one type",
-                key=key,
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +77,7 @@ class RowDecoder:
         """`kept` are fields beside the format's own that a split needs; `first_row` tells which others to expect."""
         self.row_format = row_format
         self.allow_empty = allow_empty
-        self.labels = LabelRule()
+        self.labels = LabelRule("number" if row_format.numbers else None, allow_empty=allow_empty)
         own = _attributes(row_format.row_type)
         others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
         scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
@@ -153,9 +131,7 @@ class RowDecoder:
             return None
         if self._label is None:
             return rows
-        types = set(map(type, map(self._label, rows)))
-        expected = {"string": str, "integer": int}.get(str(self.labels.kind))
-        return rows if types == {expected} else None
+        return rows if self.labels.all_sound(list(map(self._label, rows))) else None
 
     def line(self, line: bytes, place: str) -> Struct:
         """Decode one line, or raise BadLine; `place` is its `path:line`."""
@@ -200,7 +176,7 @@ class RowDecoder:
         try:
             row = msgspec.convert(known, self.row_type)
         except msgspec.ValidationError as error:
-            raise _wrong_type(str(error)) from None
+            raise _wrong_type(str(error), self.row_format) from None
         if items is not None:
             _attach_free_form(row, line, items)
         return row
@@ -287,12 +263,17 @@ def _is_beside(key: str, value: Raw, items: Items) -> bool:
     return not named or (key == items.text and bytes(value) == b"null")
 
 
-def _wrong_type(message: str) -> BadLine:
+def _wrong_type(message: str, row_format: RowFormat) -> BadLine:
     found = _WRONG_TYPE.search(message)
     if found is not None:
         wanted = found["wanted"].replace(" | ", " or ").replace("str", "string").replace("int", "integer")
         place = found["place"] or "the row"
-        return BadLine(f"`{place}` must be {wanted}, found {found['found']}", key=place)
+        remedy = ""
+        if row_format.numbers and place == row_format.label:
+            wanted, remedy = "a number", "data.task: regression reads numbers; leave it out for labels with names"
+        elif found["found"] == "float" and place.partition("[")[0] == row_format.label:
+            remedy = "write a class as text or as a whole number; data.task: regression predicts numbers"
+        return BadLine(f"`{place}` must be {wanted}, found {found['found']}", remedy, key=place)
     place_found = _PLACE.search(message)
     place = place_found["place"] if place_found else "the row"
     if place.endswith(("from", "sender")):

@@ -9,7 +9,6 @@ JSON text of the file, byte for byte: as Arrow structs, rows with different keys
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,9 @@ from datasets import Features, List, Value
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hf_finetune.config.sections import RowFormatName
-from hf_finetune.data.strict_json import shown_key
-from hf_finetune.errors import DataError, Problem
 
 Kind = Literal["document", "labelled", "conversation", "prompt_completion"]
-LabelKind = Literal["string", "integer", "list of strings", "list of integers", "empty list"]
+LabelKind = Literal["string", "integer", "list of strings", "list of integers", "empty list", "number"]
 Columns = dict[str, list[Any]]
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -44,6 +41,17 @@ class LabelledRow(Struct, forbid_unknown_fields=True, gc=False):
     text: str
     label: Label
     text_pair: str | UnsetType | None = UNSET
+
+
+class NumberRow(Struct, forbid_unknown_fields=True, gc=False):
+    text: str
+    label: Int64 | float
+    text_pair: str | UnsetType | None = UNSET
+
+
+class NumberInputOutputRow(Struct, forbid_unknown_fields=True, gc=False):
+    input: str
+    output: Int64 | float
 
 
 class LabelledInputOutputRow(Struct, forbid_unknown_fields=True, gc=False):
@@ -137,6 +145,8 @@ class RowFormat:
     items: Items | None = None
     label: str | None = None
     """The field that holds the label."""
+    numbers: bool = False
+    """Labels are numbers to predict, whole or not."""
     answer: str | None = None
     """The field that holds what is trained, where a row is one exchange."""
     in_text_file: bool = False
@@ -165,6 +175,10 @@ def _labelled_input_output(rows: Sequence[LabelledInputOutputRow]) -> Columns:
         "text_pair": [None] * len(rows),
         "label": [row.output for row in rows],
     }
+
+
+def _with_numbers(columns: Columns) -> Columns:
+    return columns | {"label": [float(label) for label in columns["label"]]}
 
 
 def _prompt_completion(rows: Sequence[PromptCompletionRow]) -> Columns:
@@ -235,13 +249,27 @@ def _conversation_of(name: RowFormatName, row_type: type[Struct], question: str,
     return RowFormat(name, "conversation", (question, answer), row_type, _two_fields(question, answer), answer=answer)
 
 
-_LABELLED_INPUT_OUTPUT = RowFormat(
+LABELLED_INPUT_OUTPUT = RowFormat(
+    "labelled", "labelled", ("input", "output"), LabelledInputOutputRow, _labelled_input_output, label="output"
+)
+NUMBERS = RowFormat(
+    "labelled",
+    "labelled",
+    ("text", "label"),
+    NumberRow,
+    lambda rows: _with_numbers(_labelled(rows)),
+    ("text_pair",),
+    label="label",
+    numbers=True,
+)
+NUMBERS_INPUT_OUTPUT = RowFormat(
     "labelled",
     "labelled",
     ("input", "output"),
-    LabelledInputOutputRow,
-    _labelled_input_output,
+    NumberInputOutputRow,
+    lambda rows: _with_numbers(_labelled_input_output(rows)),
     label="output",
+    numbers=True,
 )
 
 FORMATS: dict[str, RowFormat] = {
@@ -301,6 +329,8 @@ def features_of(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
     if becomes == "conversation":
         turn = {"role": text, "content": text, "train": Value("bool"), "weight": Value("float64"), "extra": text}
         return Features({"messages": List(turn), "tools": text})
+    if label_kind == "number":
+        return Features({"text": text, "text_pair": text, "label": Value("float64")})
     element = Value("int64") if label_kind in {"integer", "list of integers"} else text
     label = element if label_kind in {"string", "integer"} else List(element)
     return Features({"text": text, "text_pair": text, "label": label})
@@ -318,65 +348,6 @@ def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def chat_tools(tools: str | None) -> list[dict[str, Any]] | None:
     """Return the tools of one row as the file had them."""
     return json.loads(tools) if tools else None
-
-
-def label_kind(label: Label) -> LabelKind | None:
-    """Name the type of a label; None for a list that mixes strings and integers."""
-    if isinstance(label, str):
-        return "string"
-    if isinstance(label, int):
-        return "integer"
-    if not label:
-        return "empty list"
-    types = {type(element) for element in label}
-    if len(types) > 1:
-        return None
-    return "list of strings" if types == {str} else "list of integers"
-
-
-def choose_format(
-    name: RowFormatName, first_row: Mapping[str, Any], task: str | None, shown: str, line: int
-) -> RowFormat:
-    """Return the format called `name`, or for `auto` the one that the keys of the first row decide.
-
-    Raises DataError where no format fits the keys, or two do.
-    """
-    classification = task == "classification"
-    if name != "auto":
-        if classification and "input" in first_row and name in {"labelled", "input_output"}:
-            return _LABELLED_INPUT_OUTPUT
-        return FORMATS[name]
-    matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= first_row.keys()]
-    matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
-    if len(matches) == 1:
-        if classification and matches[0].name == "input_output":
-            return _LABELLED_INPUT_OUTPUT
-        return matches[0]
-    if not matches:
-        raise DataError(_no_format(first_row, shown, line))
-    names = " and ".join(f"`{each.name}`" for each in matches)
-    raise DataError(
-        Problem(
-            f"the keys of the first row fit the formats {names}", "set data.format to the one you mean", shown, line
-        )
-    )
-
-
-def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
-    return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
-
-
-def _no_format(first_row: Mapping[str, Any], shown: str, line: int) -> Problem:
-    known = {field for each in FORMATS.values() for field in each.required}
-    slips = [(key, *difflib.get_close_matches(key, known - first_row.keys(), 1, 0.75)) for key in first_row]
-    guesses = [f"{shown_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
-    if guesses:
-        return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
-    formats = "; ".join(
-        f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
-    )
-    keys = ", ".join(shown_key(key) for key in list(first_row)[:20]) or "no keys at all"
-    return Problem(f"no row format has these keys: {keys}", f"the formats are {formats}", shown, line)
 
 
 def encode_row(values: tuple[Any, ...]) -> bytes:

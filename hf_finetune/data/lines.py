@@ -24,6 +24,7 @@ from hf_finetune.errors import DataError, Problem
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
+STANDARD_INPUT = Path("-")
 BOM = b"\xef\xbb\xbf"
 
 _GZIP = b"\x1f\x8b"
@@ -61,12 +62,12 @@ def file_sha256(path: Path) -> str:
 
 
 def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a file in chunks of about `CHUNK_BYTES`.
+    """Yield the unpacked bytes of a file, or of `STANDARD_INPUT`, in chunks of about `CHUNK_BYTES`.
 
     Raises DataError where the file is damaged, unreadable, or of a kind that holds no lines of text.
     """
     try:
-        with path.open("rb") as file:
+        with open(0, "rb", closefd=False) if path == STANDARD_INPUT else path.open("rb") as file:
             yield from _unpacked(file, shown)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DataError(
@@ -96,7 +97,9 @@ def _unpacked(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
 
 
 def _file_chunks(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK_BYTES):
+    # Of a pipe only what is there: a read that waits for more misses a Ctrl-C between two of its system calls.
+    read = file.read if file.seekable() else file.read1
+    while chunk := read(CHUNK_BYTES):
         yield chunk
 
 

@@ -1,8 +1,9 @@
 """Rows to evaluate on that are trained on too: copies, and rows that share a long run of words.
 
-Text is compared in lower case, its white space aside. A copy has the same messages by the same speakers. A shared run
-is 13 words, as in https://arxiv.org/abs/2005.14165 (appendix C); what system messages say is no part of one, since many
-rows have the same. Words are hashed to 64 bits, and runs of them as polynomials over these.
+Text is compared in lower case, its white space aside. A copy has the same messages by the same speakers, or the same
+text and pair, whatever its label. A shared run is 13 words, as in https://arxiv.org/abs/2005.14165 (appendix C); what
+system messages say is no part of one, since many rows have the same. Words are hashed to 64 bits, and runs of them as
+polynomials over these.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class _Prints:
 def find_overlap(train: tuple[Dataset, Rows], others: Mapping[str, tuple[Dataset, Rows]]) -> dict[str, Overlap]:
     """Compare the rows of each split in `others` with the training rows; a split is a table and its row numbers there.
 
-    The tables hold conversations, or prompts with completions, in the intermediate form.
+    The tables hold conversations, prompts with completions, or labelled texts, in the intermediate form.
     """
     indexes = {name: _Index(*split) for name, split in others.items()}
     for start, prints in _prints(*train):
@@ -115,9 +116,10 @@ def _turns(rows: Any) -> tuple[Rows, list[str], Any, Any]:
             turns.field("content"),
             turns.field("extra"),
         )
-    pairs = np.arange(2 * len(rows)).reshape(2, -1).T.ravel()  # prompt, completion, prompt, completion ...
-    both = pa.concat_arrays([rows.column(name).combine_chunks() for name in ("prompt", "completion")])
-    texts = both.take(pa.array(pairs))
+    pairs = np.arange(2 * len(rows)).reshape(2, -1).T.ravel()  # first, second, first, second ...
+    names = ("prompt", "completion") if "prompt" in rows.column_names else ("text", "text_pair")
+    both = pa.concat_arrays([rows.column(name).combine_chunks() for name in names])
+    texts = both.take(pa.array(pairs)).fill_null("")
     return np.full(len(rows), 2), ["user", "assistant"] * len(rows), texts, pa.nulls(len(texts), pa.string())
 
 

@@ -20,6 +20,7 @@ from hf_finetune.data.apart import (
     check_not_same_file,
     check_not_same_rows,
     check_sizes,
+    count_copies,
     membership_sha256,
     places_of,
     row_hashes,
@@ -33,6 +34,8 @@ from hf_finetune.data.sources import TEXT_FORMATS, DataFile, resolve_sources
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
+
+_PLACES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Splits:
     places: dict[str, Places]
     overlap: dict[str, dict[str, int]]
     """For each split beside train: its rows that share 13 words in a row with training rows, and the copies of training
-    rows that were left out of it."""
+    rows that were left out of it (labelled rows: that are in it, and how many of them have another label)."""
 
     def where(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the line of a row of `split` (the first, where it has several)."""
@@ -94,10 +97,12 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     check_groups_apart(tables, data.group_by)
     if becomes == "document":
         _check_some_text(tables)
-    chosen = _split(tables, data, seed, [file.weight for file in _first_of_each_source(files["train"])])
+    chosen = _split(tables, data, seed, files["train"])
     overlap: dict[str, Any] = {}
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
         chosen, overlap = without_copies(tables, chosen, files)
+    elif becomes == "labelled":
+        overlap = count_copies(tables, chosen, files)
     check_sizes(chosen)
     own = list(features_of(decoder.row_format.becomes, decoder.labels.kind))
     rows = {name: _rows_of(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
@@ -195,14 +200,15 @@ def _first_of_each_source(files: Sequence[DataFile]) -> list[DataFile]:
     return list({file.source: file for file in files}.values())
 
 
-def _split(tables: Mapping[str, Dataset], data: DataSection, seed: int, weights: Sequence[float]) -> Chosen:
+def _split(tables: Mapping[str, Dataset], data: DataSection, seed: int, files: Sequence[DataFile]) -> Chosen:
     """Return for each split the role whose files it comes from, and its row numbers there."""
+    weights = [file.weight for file in _first_of_each_source(files)]
     table, fractions = tables["train"], _fractions(data)
     chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
     if fractions:
         strata = np.zeros(len(table), dtype=np.int64)
         if data.stratify_by is not None:
-            strata = _strata(table, data.stratify_by)
+            strata = _strata(table, files, data.stratify_by)
         groups = _groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
         parts = split_rows(row_hashes(table), strata, groups, fractions, seed)
         _check_no_part_empty(parts, fractions, len(table))
@@ -211,17 +217,21 @@ def _split(tables: Mapping[str, Dataset], data: DataSection, seed: int, weights:
     return {name: chosen[name] for name in ("train", "validation", "test") if name in chosen}
 
 
-def _strata(table: Dataset, key: str) -> Rows:
+def _strata(table: Dataset, files: Sequence[DataFile], key: str) -> Rows:
+    """Return a number for each value of `key`; sets of labels that a single row has are one stratum together."""
     codes, values = _codes(table, STRATUM)
-    alone = [value for value, size in zip(values, np.bincount(codes), strict=True) if size == 1]
-    if alone:
-        raise DataError(
-            Problem(
-                f"{len(alone):,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits",
-                "merge rare values, add rows, or stratify by another field",
-                key="data.stratify_by",
-            )
-        )
+    alone = np.bincount(codes) == 1
+    if values[0].startswith("["):  # as JSON, and only a label may be a list
+        strata: Rows = np.where(alone, len(values), np.arange(len(values)))[codes]
+        return np.unique(strata, return_inverse=True)[1]
+    if alone.any():
+        rows = np.flatnonzero(alone[codes])
+        places = places_of(table, files, rows)
+        first = ", ".join("{}:{}".format(*places.at(row)) for row in range(min(len(rows), _PLACES_SHOWN)))
+        first += ", ..." if len(rows) > _PLACES_SHOWN else ""
+        what = f"{len(rows):,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
+        remedy = "merge rare values, add rows, or stratify by another field"
+        raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by"))
     return codes
 
 

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_finetune.config.sections import ModelSection, TokenizerSection
+from hf_finetune.config.sections import DataSection, ModelSection, TokenizerSection
 from hf_finetune.data.chat import end_token_ids
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
@@ -32,18 +32,35 @@ PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
 # Names under which published vocabularies hold a padding token that the tokenizer's settings do not name.
 PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
 
+# RoBERTa and its kin count positions from the one after the padding token's id: of 514 they use 512.
+COUNT_FROM_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
+
 VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
 BYTES = 256
 DEFAULT_ROW_LENGTH = 1_024
 ROWS_PER_BATCH = 1_000
 
 
-def load_tokenizer(model: ModelSection, rows: Dataset | None = None) -> PreTrainedTokenizerFast:
-    """Load the tokenizer that the run names, or train it on the `text` column of `rows`; it has pad and end tokens.
+def load_tokenizer(
+    model: ModelSection, rows: Dataset | None = None, *, needs_end: bool = True
+) -> PreTrainedTokenizerFast:
+    """Load the tokenizer that the run names, or train it on the `text` column of `rows`; it has a padding token.
 
     `rows` is read only under `model.tokenizer.train`, in batches. Code of the tokenizer's folder is never run.
-    Raises `ModelError` where there is no tokenizer, it has no end token, or it has no fast implementation, and
-    `DataError` where there is no text to train on.
+    Raises `ModelError` where there is no tokenizer, it has no fast implementation, or, under `needs_end`, no end
+    token, and `DataError` where there is no text to train on. Classifiers need no end token, and encoders have none.
     """
     if isinstance(model.tokenizer, TokenizerSection):
         if rows is None or "text" not in rows.column_names:
@@ -57,7 +74,7 @@ def load_tokenizer(model: ModelSection, rows: Dataset | None = None) -> PreTrain
     else:
         remedy = "name a folder or a Hub id, or `train: {kind: bpe, vocab_size: 4096}`"
         raise ModelError(Problem("a model from scratch needs a tokenizer", remedy, key="model.tokenizer"))
-    ensure_special_tokens(tokenizer)
+    ensure_special_tokens(tokenizer, needs_end=needs_end)
     return tokenizer
 
 
@@ -176,15 +193,15 @@ def _as_pretrained(trained: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool = True) -> None:
     """Give the tokenizer a padding token where it has none, and say which; the vocabulary never grows.
 
     A padding token of the vocabulary is taken by its usual name, else the end token serves: labels and attention are
     masked by length, never by id, so that the end token is still learned. Where a pooled position is found by the
     padding id (classification), an end token must then not be appended to the text.
-    Raises `ModelError` where there is no end token.
+    Raises `ModelError` where there is no end token and `needs_end`, or no token to pad with.
     """
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and (needs_end or tokenizer.pad_token_id is None):
         remedy = "set `eos_token` in its tokenizer_config.json"
         raise ModelError(Problem("the tokenizer has no end token to end documents with", remedy, key="model.tokenizer"))
     if tokenizer.pad_token_id is not None:
@@ -220,7 +237,10 @@ def check_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> 
 def effective_max_length(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int | None:
     """Return the longest row in tokens that both accept, or None where neither has a limit."""
     # Models without positions (Mamba, ALiBi) have no such field.
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in COUNT_FROM_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    limits = [tokenizer.model_max_length, positions]
     # A tokenizer without a limit says 1e30.
     known = [int(limit) for limit in limits if limit is not None and 0 < limit < 2**62]
     return min(known, default=None)
@@ -242,6 +262,20 @@ def row_length(train: Mapping[str, Any], config: PreTrainedConfig, tokenizer: Pr
     what = "neither model nor tokenizer has a limit" if asked is None else f"{asked:,} tokens are too long"
     taken = "" if longest is None else f"; the model takes {longest:,}"
     raise ConfigError(Problem(what + taken, "set a number that the model takes", key="train.max_length"))
+
+
+def text_length(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Tokens at which a text to classify is cut: `data.max_length`, else what model and tokenizer take.
+
+    None where nothing sets a limit. Raises `ConfigError` where the model takes less than asked.
+    """
+    longest = effective_max_length(tokenizer, config)
+    if not isinstance(data.max_length, int):
+        return longest
+    if longest is not None and data.max_length > longest:
+        what = f"{data.max_length:,} tokens are more than the {longest:,} that the model takes"
+        raise ConfigError(Problem(what, "lower it, or leave it out", key="data.max_length"))
+    return data.max_length
 
 
 def stop_after_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

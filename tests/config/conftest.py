@@ -34,7 +34,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def load(workspace: Path) -> Callable[..., Run]:
     def load(text: str = VALID, *overrides: str) -> Run:
         (workspace / "run.yaml").write_text(text, encoding="utf-8")
-        recipe = re.match(r"recipe: (sft|lora)\n", text)
+        recipe = re.match(r"recipe: (sft|lora|classification)\n", text)
         return load_run(["run.yaml", *overrides], recipe[1] if recipe else "continued_pretraining")
 
     return load

@@ -25,3 +25,5 @@ output_dir: runs/first
 """
 
 VALID_LORA = VALID_SFT.replace("recipe: sft", "recipe: lora").replace("output_dir", "lora: {r: 4}\noutput_dir")
+
+VALID_CLASSIFICATION = VALID_SFT.replace("recipe: sft", "recipe: classification")

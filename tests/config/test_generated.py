@@ -65,6 +65,8 @@ def test_the_run_file_and_the_run_have_the_same_sections(schema):
         {"train": {"learning_rate": 1e-4, "optim": "muon", "early_stopping_patience": 3, "eval_strategy": "no"}},
         {"data": {"train": ["a.jsonl", {"path": "b.jsonl", "weight": 2}], "format": "lines"}},
         {"model": {"path": "gpt2"}, "eval": {"prompts": ["def "], "top_k": None}},
+        {"model": {"path": "gpt2", "train_only": {"last_blocks": 2}}, "eval": {"threshold_metric": "f1_macro"}},
+        {"data": {"train": "a.jsonl", "balance": {"spam": 2}, "max_length": "longest_train", "task": "regression"}},
     ],
 )
 def test_a_valid_file_passes_the_schema(schema, extra):
@@ -80,6 +82,10 @@ def test_a_valid_file_passes_the_schema(schema, extra):
         {"model": {"scratch": {"preset": "huge"}}},
         {"data": {}},
         {"data": {"train": [{"weight": 2}]}},
+        {"data": {"train": "a.jsonl", "balance": {"spam": 0}}},
+        {"data": {"train": "a.jsonl", "balance": "undersampling"}},
+        {"data": {"train": "a.jsonl", "max_length": 1}},
+        {"model": {"path": "gpt2", "train_only": {"last_blocks": 0}}},
         {"data": {"train": "a.jsonl", "validation_fraction": 1.0}},
         {"train": {"learning_rate": "fast"}},
         {"train": {"learning_rate": 0}},

@@ -34,7 +34,7 @@ def page(project_root) -> str:
 
 @pytest.fixture
 def page_inputs(workspace) -> None:
-    for name in ("my_text.jsonl", "my_other_text.jsonl", "my_chats.jsonl"):
+    for name in ("my_text.jsonl", "my_other_text.jsonl", "my_chats.jsonl", "my_tickets.jsonl"):
         (workspace / name).write_text('{"text": "one"}\n', encoding="utf-8")
 
 

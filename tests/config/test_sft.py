@@ -143,7 +143,7 @@ CONFLICTS = [
     (VALID, ["data.too_long=cut"], "data.too_long", "belongs to the recipes sft and lora"),
     (VALID, ["data.chat_template=plain"], "data.chat_template", "belongs to the recipes sft and lora"),
     (VALID, ["data.max_dropped=0.5"], "data.max_dropped", "belongs to the recipes sft and lora"),
-    (VALID, ["data.allow_empty=true"], "data.allow_empty", "belongs to the recipes sft and lora"),
+    (VALID, ["data.allow_empty=true"], "data.allow_empty", "belongs to the recipes sft, lora and class"),
 ]
 
 

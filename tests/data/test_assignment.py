@@ -47,6 +47,31 @@ def test_shares_are_exact_without_strata_and_within_one_row_with_them():
     assert {name: len(rows) for name, rows in odd.items()} == {"train": 544, "validation": 78, "test": 155}
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    copies=st.lists(st.integers(1, 6), min_size=30, max_size=60),
+    strata_count=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_equal_rows_stay_together_and_shares_stay_exact(copies, strata_count, seed):
+    copies += [1] * 40  # rows enough to fill a share with
+    distinct = hashes_of(len(copies), seed)
+    hashes = np.random.default_rng(seed).permutation(np.repeat(distinct, copies))
+    strata = np.unique(hashes % np.uint64(strata_count), return_inverse=True)[1]
+    parts = split_rows(hashes, strata, None, FRACTIONS, seed)
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(len(hashes)))
+    assert {name: len(parts[name]) for name in FRACTIONS} == {
+        name: round(len(hashes) * fraction) for name, fraction in FRACTIONS.items()
+    }
+    members = [set(hashes[rows].tolist()) for rows in parts.values()]
+    assert sum(map(len, members)) == len(set(hashes.tolist()))
+
+
+def test_rows_that_are_all_equal_are_parted_all_the_same():
+    parts = split_rows(np.full(10, 7, dtype=np.uint64), no_strata(10), None, FRACTIONS, 0)
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 7, "validation": 1, "test": 2}
+
+
 def test_a_split_depends_on_the_rows_and_the_seed_and_not_on_the_order_of_the_file():
     hashes = hashes_of(500)
     shuffled = np.random.default_rng(1).permutation(500)

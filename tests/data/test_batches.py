@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 from models.scratch_models import tiny_model
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hf_finetune.data.batches import RowCollator, without_row_index
+from hf_finetune.data.batches import RowCollator, TextCollator, without_row_index
 from hf_finetune.data.bins import pack_rows
 
 PAD = 0
@@ -188,3 +188,35 @@ def test_the_row_of_each_token_is_known_in_either_layout():
     padded, row_index = without_row_index(RowCollator(PAD, True, 4)(rows))
     assert row_index.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1]]
     assert (padded["labels"][0, 5:] == -100).all()
+
+
+TEXT_ROWS = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=9), min_size=1, max_size=6)
+
+
+@given(texts=TEXT_ROWS, wider=st.none() | st.integers(9, 12), typed=st.booleans())
+def test_texts_of_a_batch_come_back_out_of_their_mask_and_nothing_else_does(texts, wider, typed):
+    rows = [{"input_ids": ids, "labels": number, "length": len(ids)} for number, ids in enumerate(texts)]
+    if typed:
+        rows = [row | {"token_type_ids": [1] * row["length"]} for row in rows]
+    batch = TextCollator(PAD, wider)(rows)
+    assert batch.keys() == {"input_ids", "attention_mask", "labels"} | ({"token_type_ids"} if typed else set())
+    for number, ids in enumerate(texts):
+        kept = batch["attention_mask"][number].bool()
+        assert batch["input_ids"][number][kept].tolist() == ids
+        assert set(batch["input_ids"][number][~kept].tolist()) <= {PAD}
+        assert not typed or batch["token_type_ids"][number].tolist() == kept.int().tolist()
+    assert batch["input_ids"].shape == (len(texts), wider or max(map(len, texts)))
+    assert batch["labels"].tolist() == list(range(len(texts)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [([1, 0], torch.int64), ([0.5, -100.0], torch.float32), ([[0.0, 1.0], [1.0, 1.0]], torch.float32)],
+)
+def test_labels_keep_their_shape_and_type(labels, kind):
+    rows = Dataset.from_dict({"input_ids": [[1], [2, 3]], "labels": labels})
+    if kind == torch.float32:
+        rows = rows.cast_column("labels", List(Value("float32")) if isinstance(labels[0], list) else Value("float32"))
+    found = TextCollator(PAD)([rows[0], rows[1]])["labels"]
+    assert found.tolist() == labels
+    assert found.is_floating_point() == kind.is_floating_point

@@ -11,12 +11,20 @@ from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.chat import load_chat_template
 from hf_finetune.data.conversations import tokenize_splits
 from hf_finetune.data.formats import FORMATS
+from hf_finetune.data.labels import freeze_labels
 from hf_finetune.data.splits import load_splits
 from hf_finetune.errors import DataError
 from hf_finetune.models.tokenizers import train_tokenizer
 
 BLOCK = re.compile(r"^```(jsonl|text)(?: (\w+))?((?: \w+=\w+)*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-KINDS = {"text": "document", "labelled": "labelled"}
+CLASSES = {
+    "labelled": ("question", "statement"),
+    "input": ("question", "statement"),
+    "pairs": ("0", "1"),
+    "several": ("damage", "delivery"),
+    "numbers": ("value",),
+}
+KINDS = {"text": "document"} | dict.fromkeys(CLASSES, "labelled")
 SAME = ("instruction", "input_output", "user_assistant", "question_answer")
 
 
@@ -28,7 +36,7 @@ def page(project_root) -> str:
 def examples(page):
     """The rows of each example with the settings that it is read with."""
     return {
-        name: (rows, dict(setting.split("=") for setting in settings.split()))
+        name: (rows, {key: value == "true" or value for key, value in (each.split("=") for each in settings.split())})
         for language, name, settings, rows in BLOCK.findall(page)
         if language == "jsonl"
     }
@@ -66,7 +74,7 @@ def test_every_example_is_read_in_full(page, tmp_path):
         (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
         data = DataSection(train=str(tmp_path / "rows.jsonl"), **settings)
         splits = load_splits(data, KINDS.get(name, "conversation"), seed=0)
-        assert splits.files[0].rows == rows.count("\n")
+        assert splits.files[0].rows == splits.files[0].accepted == rows.count("\n")
         assert splits.format == name or name not in FORMATS
         assert not splits.unused_keys
 
@@ -77,6 +85,18 @@ def test_every_row_format_has_an_example(page):
         assert f"`{name}`" in page, name
         assert name in shown or row_format.in_text_file
     assert set(RowFormatName.__args__) == {*FORMATS, "auto"}
+
+
+def test_labelled_examples_have_the_classes_that_the_page_says(page, tmp_path):
+    for name, classes in CLASSES.items():
+        rows, settings = examples(page)[name]
+        (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+        data = DataSection(train=str(tmp_path / "rows.jsonl"), **settings)
+        labels = freeze_labels(load_splits(data, "labelled", seed=0), data)
+        assert labels.names == classes
+        if name != "numbers":
+            (row,) = [line for line in page.splitlines() if re.match(rf"\| .*`{name}`", line) and "data." not in line]
+            assert tuple(re.findall(r"`(\w+)`", row.split("|")[2])) == classes
 
 
 def test_what_the_page_marks_as_trained_is_what_is_trained(page, tmp_path):

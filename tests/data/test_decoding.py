@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from hf_finetune.data import reader
-from hf_finetune.data.decoding import LabelRule, RowDecoder
+from hf_finetune.data.decoding import RowDecoder
 from hf_finetune.data.formats import FORMATS
+from hf_finetune.data.label_rules import LabelRule
 from hf_finetune.data.reader import Tally
 
 LIMIT = 1024 * 1024
@@ -79,6 +80,9 @@ def check_labelled(row, state):
     require(row.get("text_pair") is None or isinstance(row["text_pair"], str))
     label = row["label"]
     require(type(label) in (str, int, list))
+    values = label if isinstance(label, list) else [label]
+    require(values and len(set(map(repr, values))) == len(values))
+    require(not any(isinstance(each, str) and not each.strip() for each in values))
     kind = [type(label)]
     if isinstance(label, list):
         require(all(type(each) in (str, int) for each in label) and len({type(each) for each in label}) <= 1)
@@ -166,6 +170,9 @@ CORPUS = {
         b'{"text": "float", "label": 1.0}',
         b'{"text": "mixed", "label": [1, "a"]}',
         b'{"text": "big", "label": 9223372036854775807}',
+        b'{"text": "blank", "label": " \\u00a0"}',
+        b'{"text": "twice", "label": ["a", "b", "a"]}',
+        b'{"text": "blank among others", "label": ["a", ""]}',
     ],
     "messages": [
         b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": true}]}',

@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset, List, Value
 
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.decoder_choice import choose_format
 from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.formats import FORMATS, chat_messages, chat_tools, choose_format, features_of
+from hf_finetune.data.formats import FORMATS, chat_messages, chat_tools, features_of
 from hf_finetune.data.splits import load_splits
 from hf_finetune.data.strict_json import BadLine
 from hf_finetune.errors import DataError
@@ -176,6 +177,12 @@ def test_a_format_with_more_of_the_keys_goes_before_one_with_fewer():
     assert choose(["instruction", "input", "output"]).name == "alpaca"
     assert choose(["input", "output"]).name == "input_output"
     assert choose(["input", "output"], task="classification").becomes == "labelled"
+    assert choose(["input", "output"], task="regression").numbers
+    assert choose(["text", "label"], task="regression").numbers
+    assert choose(["text", "text_pair", "label"], task="classification").numbers is False
+    assert choose(["text"], task="regression").name == "text"
+    named = choose_format("labelled", {"input": "a", "output": "b"}, "classification", "rows.jsonl", 1)
+    assert (named.required, named.becomes) == (("input", "output"), "labelled")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +260,18 @@ def refusal(format_name, row, first=None):
             "`conversations[0].from` is not a known speaker",
         ),
         ("alpaca", {"instruction": "a", "output": "b", "inputs": "c"}, "did you mean `input`?"),
-        ("labelled", {"text": "a", "label": 1.5}, "`label` must be integer or string or array, found float"),
+        (
+            "labelled",
+            {"text": "a", "label": 1.5},
+            "`label` must be integer or string or array, found float; write a class as text or as a whole number; "
+            "data.task: regression predicts numbers",
+        ),
+        ("labelled", {"text": "a", "label": [1.5]}, "`label[0]` must be integer or string, found float; write a class"),
+        ("labelled", {"text": "a", "label": []}, "the row has no label; give it one, or set data.allow_empty: true"),
+        ("labelled", {"text": "a", "label": ""}, "the label is empty; name it"),
+        ("labelled", {"text": "a", "label": "\u3000"}, "the label is empty; name it"),
+        ("labelled", {"text": "a", "label": ["x", " "]}, "the label is empty; name it"),
+        ("labelled", {"text": "a", "label": [3, 1, 3]}, "the label 3 is there twice; keep one of them"),
         ("labelled", {"text": "a", "label": True}, "`label` must be integer or string or array, found bool"),
         ("labelled", {"text": "a", "label": None}, "`label` must be integer or string or array, found null"),
         ("labelled", {"text": "a", "label": ["x", 1]}, "the list of labels mixes strings and integers"),
@@ -283,7 +301,52 @@ def test_a_label_of_another_type_names_the_line_that_set_it(first, later, kinds)
 
 
 def test_empty_label_lists_fit_either_kind_of_list():
-    decoder = RowDecoder(FORMATS["labelled"], (), {})
+    decoder = RowDecoder(FORMATS["labelled"], (), {}, allow_empty=True)
     for number, label in enumerate([[], [], [1], [], [2, 3]], 1):
         decoder.line(json.dumps({"text": "a", "label": label}).encode(), f"rows.jsonl:{number}")
     assert (decoder.labels.kind, decoder.labels.place) == ("list of integers", "rows.jsonl:3")
+
+
+# Numbers to predict
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"text": "a", "label": 1}, {"text": "b", "label": 2.5, "text_pair": "c"}, {"text": "d", "label": -3e10}],
+        [{"input": "a", "output": 1}, {"input": "b", "output": 2.5}, {"input": "d", "output": -3e10}],
+    ],
+)
+def test_whole_numbers_and_others_are_one_column_where_numbers_are_predicted(tmp_path, rows):
+    loaded_rows = loaded(tmp_path, rows, "labelled", task="regression")
+    assert loaded_rows.features["label"] == Value("float64")
+    assert loaded_rows["label"][:] == [1.0, 2.5, -3e10][: len(rows)]
+
+
+def test_a_number_is_the_same_row_however_it_is_written(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    hashes = []
+    for number in ("3", "3.0", "9007199254740993", "9007199254740993.0"):
+        path.write_text(f'{{"text": "a", "label": {number}}}\n')
+        hashes += load_splits(DataSection(train=str(path), task="regression"), "labelled", seed=0).row_hashes("train")
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
+
+
+def test_the_cache_of_classes_is_not_read_as_numbers(tmp_path):
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": 2}]
+    for task, kind in ((None, "int64"), ("regression", "float64"), ("classification", "int64")):
+        assert loaded(tmp_path, rows, "labelled", task=task).features["label"] == Value(kind)
+
+
+@pytest.mark.parametrize("label", ["1.5", True, None, [1.5], {"x": 1}])
+def test_what_is_no_number_is_not_predicted_as_one(label):
+    decoder = RowDecoder(choose(["text", "label"], task="regression"), (), {})
+    with pytest.raises(BadLine, match="`label` must be a number, found"):
+        decoder.line(json.dumps({"text": "a", "label": label}).encode(), "rows.jsonl:1")
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity", "9223372036854775808"])
+def test_a_number_beyond_what_is_held_is_refused(number):
+    decoder = RowDecoder(choose(["text", "label"], task="regression"), (), {})
+    with pytest.raises(BadLine):
+        decoder.line(f'{{"text": "a", "label": {number}}}'.encode(), "rows.jsonl:1")

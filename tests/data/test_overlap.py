@@ -199,3 +199,82 @@ def test_documents_are_not_compared():
     rows = [{"text": "the same"}]
     train, validation = write("train.jsonl", [*rows, {"text": "a"}]), write("validation.jsonl", [*rows, {"text": "b"}])
     assert load("document", train=train, validation=validation).overlap == {}
+
+
+# Labelled rows: copies are counted and stay
+
+
+def labelled(count, start=0, **more):
+    return [{"text": f"Text number {n}.", "label": "even" if n % 2 == 0 else "odd"} | more for n in range(start, count)]
+
+
+def test_labelled_rows_with_the_text_of_a_training_row_are_counted_and_pointed_out(caplog):
+    validation = [
+        *labelled(12, 10),
+        {"text": "text  NUMBER 3.\n", "label": "odd"},
+        {"text": "Text number 2.", "label": "odd"},
+        {"text": "Text number 2.", "label": "even", "text_pair": "and more"},
+    ]
+    with caplog.at_level(logging.WARNING, "hf_finetune"):
+        splits = load(
+            "labelled", train=write("train.jsonl", labelled(5)), validation=write("validation.jsonl", validation)
+        )
+    assert splits.overlap == {"validation": {"copies": 2, "other_label": 1, "shares_13_words": 0}}
+    assert len(splits.rows["validation"]) == 5
+    assert (
+        "validation: 2 rows have the text of a training row, 1 of them with another label: "
+        "validation.jsonl:3 (as train.jsonl:4), validation.jsonl:4 (as train.jsonl:3)"
+    ) in caplog.text
+    assert json.loads(json.dumps(splits.facts()))["overlap"] == splits.overlap
+
+
+def test_of_many_copies_the_first_few_are_shown(caplog):
+    train = write("train.jsonl", labelled(30))
+    with caplog.at_level(logging.WARNING, "hf_finetune"):
+        load("labelled", train=train, test=write("test.jsonl", [*labelled(8), {"text": "new", "label": "odd"}]))
+    assert "test: 8 rows have the text of a training row, 0 of them with another label" in caplog.text
+    assert "test.jsonl:5 (as train.jsonl:5) ..." in caplog.text
+    assert "test.jsonl:6" not in caplog.text
+
+
+def test_labels_of_copies_in_a_drawn_split_are_compared_with_those_of_the_training_rows():
+    rows = labelled(200) + [{"text": row["text"].upper(), "label": "odd"} for row in labelled(200)]
+    data = DataSection(train=[{"path": write("rows.jsonl", rows), "weight": 2.0}], validation_fraction=0.3)
+    splits = load_splits(data, "labelled", 0)
+    trained = {row["text"].lower(): row["label"] for row in splits.rows["train"]}
+    copies = [row for row in splits.rows["validation"] if row["text"].lower() in trained]
+    other = sum(row["label"] != trained[row["text"].lower()] for row in copies)
+    assert len(copies) - 10 > other > 10
+    assert splits.overlap["validation"] == {"copies": len(copies), "other_label": other, "shares_13_words": 0}
+
+
+def test_a_pair_is_a_copy_of_the_same_pair_alone_and_the_order_of_labels_is_none():
+    pair = {"text": "one", "text_pair": "two", "label": ["a", "b"]}
+    others = [
+        pair | {"label": ["b", "a"]},
+        pair | {"text": "two", "text_pair": "one"},
+        pair | {"text": "one two", "text_pair": None},
+        pair | {"text_pair": ""},
+    ]
+    train = write("train.jsonl", [pair, {"text": "one", "label": ["a"]}])
+    splits = load("labelled", train=train, validation=write("validation.jsonl", others))
+    assert splits.overlap["validation"] == {"copies": 2, "other_label": 1, "shares_13_words": 0}
+
+
+def test_long_labelled_texts_that_share_a_run_are_counted(caplog):
+    long = " ".join(f"word{number}" for number in range(20))
+    train = write("train.jsonl", [{"text": long, "label": 0}, {"text": "x", "label": 1}])
+    other = [{"text": f"start {long}", "label": 0}, {"text": "y", "label": 1}]
+    with caplog.at_level(logging.INFO, "hf_finetune"):
+        splits = load("labelled", train=train, validation=write("validation.jsonl", other))
+    assert splits.overlap["validation"] == {"copies": 0, "other_label": 0, "shares_13_words": 1}
+    assert "1 of 2 rows share 13 words" in caplog.text
+
+
+def test_copies_of_repeated_labelled_rows_are_drawn_into_one_split():
+    rows = [*labelled(60), *labelled(20), *labelled(20)]
+    for seed in range(20):
+        data = DataSection(train=write("rows.jsonl", rows), validation_fraction=0.2, test_fraction=0.1)
+        splits = load_splits(data, "labelled", seed)
+        assert [facts["copies"] for facts in splits.overlap.values()] == [0, 0]
+        assert {name: len(each) for name, each in splits.rows.items()} == {"train": 70, "validation": 20, "test": 10}

@@ -159,6 +159,67 @@ def test_stratified_splits_keep_the_proportions_of_a_label():
     assert counts["test"] == {"rare": 4, "common": 36}
 
 
+@pytest.mark.parametrize("names", [("rare", "common"), (1, 0)])
+def test_three_splits_keep_the_proportions_of_text_and_of_numbers(names):
+    rows = [{"text": f"row {n}", "label": names[0] if n % 5 == 0 else names[1]} for n in range(400)]
+    settings = {"validation_fraction": 0.1, "test_fraction": 0.25, "stratify_by": "label"}
+    splits = load("labelled", train=write("rows.jsonl", rows), **settings)
+    counts = {name: Counter(each["label"][:]) for name, each in splits.rows.items()}
+    assert {name: (count[names[0]], count[names[1]]) for name, count in counts.items()} == {
+        "train": (52, 208),
+        "validation": (8, 32),
+        "test": (20, 80),
+    }
+
+
+def test_three_splits_keep_the_proportions_of_sets_of_labels_and_put_rare_sets_anywhere():
+    sets = [["a"], ["b", "a"], ["a", "b"], ["b"], []]
+    rare = [["a", "b", "c"], ["c", "b"], ["c"]]
+    rows = [{"text": f"row {n}", "label": sets[n % 5]} for n in range(400)]
+    rows += [{"text": f"rare {n}", "label": label} for n, label in enumerate(rare)]
+    settings = {"validation_fraction": 0.1, "test_fraction": 0.25, "stratify_by": "label", "allow_empty": True}
+    splits = load("labelled", train=write("rows.jsonl", rows), **settings)
+    found = {name: Counter(tuple(sorted(label)) for label in each["label"]) for name, each in splits.rows.items()}
+    assert sum(map(len, splits.rows.values())) == 403
+    for labels, count in ((("a",), 80), (("a", "b"), 160), (("b",), 80), ((), 80)):
+        assert [found[name][labels] for name in ("validation", "test")] == [count * 0.1, count * 0.25]
+    assert len(splits.rows["validation"]) == 40
+
+
+def test_the_same_labels_in_another_order_are_one_set():
+    labels = [["a", "b"]] * 4 + [["b", "a"]] * 4 + [["c"]] * 96 + [["d"]] * 6
+    rows = [{"text": f"row {n}", "label": label} for n, label in enumerate(labels)]
+    splits = load("labelled", train=write("rows.jsonl", rows), validation_fraction=0.1, stratify_by="label")
+    # Of 8 rows 0.8 is the largest remainder; of 4 and 4 rows 0.4 would be the smallest.
+    assert sum(len(label) == 2 for label in splits.rows["validation"]["label"]) == 1
+
+
+def test_one_rare_set_of_labels_alone_stays_in_train():
+    rows = [{"text": f"row {n}", "label": ["a"] if n % 2 else ["b"]} for n in range(20)]
+    rows.append({"text": "rare", "label": ["b", "a"]})
+    splits = load(
+        "labelled", train=write("rows.jsonl", rows), validation_fraction=0.2, test_fraction=0.2, stratify_by="label"
+    )
+    assert ["b", "a"] in splits.rows["train"]["label"][:]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_labels_keep_their_proportions_nearly_where_groups_stay_whole(several):
+    def label(n):
+        name = "rare" if n % 4 == 0 else "common"
+        return [name, "every"] if several else name
+
+    rows = [{"text": f"{n // 3} row {n}", "label": label(n), "user": n // 3} for n in range(1200)]
+    settings = {"validation_fraction": 0.1, "test_fraction": 0.2, "stratify_by": "label", "group_by": "user"}
+    splits = load("labelled", train=write("rows.jsonl", rows), **settings)
+    users = [{text.split()[0] for text in each["text"]} for each in splits.rows.values()]
+    assert sum(map(len, users)) == 400
+    for name, fraction in (("validation", 0.1), ("test", 0.2)):
+        rare = sum("rare" in label for label in splits.rows[name]["label"])
+        assert abs(rare - 300 * fraction) <= 5, name
+        assert abs(len(splits.rows[name]) - 1200 * fraction) <= 5, name
+
+
 def test_a_group_is_never_in_two_splits_even_by_a_field_that_is_no_column():
     rows = [{"text": f"{n % 40} row {n}", "user": n % 40, "lang": "de" if n % 4 else "en"} for n in range(400)]
     settings = {"train": write("rows.jsonl", rows), "validation_fraction": 0.2, "stratify_by": "lang"}

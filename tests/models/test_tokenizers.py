@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
     AutoTokenizer,
     BertConfig,
     ByT5Tokenizer,
@@ -24,6 +27,7 @@ from hf_finetune.config.sections import ModelSection, TokenizerSection, TrainTok
 from hf_finetune.data.tokenization import encode_documents
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.models.tokenizers import (
+    COUNT_FROM_PADDING,
     check_fits,
     effective_max_length,
     ensure_special_tokens,
@@ -350,6 +354,18 @@ def test_the_longest_row_is_what_both_accept(tokenizer_limit, positions, expecte
         tokenizer.model_max_length = tokenizer_limit
     config = MambaConfig() if positions is None else GPT2Config(n_positions=positions)
     assert effective_max_length(tokenizer, config) == expected
+
+
+@pytest.mark.parametrize("model_type", COUNT_FROM_PADDING)
+def test_models_that_count_positions_from_the_padding_take_as_many_tokens_as_is_said(model_type):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = CONFIG_MAPPING[model_type](vocab_size=40, max_position_embeddings=20, pad_token_id=1, **sizes)
+    longest = effective_max_length(trained("char"), config)
+    assert longest == 18
+    model = AutoModel.from_config(config).eval()
+    model(torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, longest + 1), 5))
 
 
 def test_characters_outside_the_alphabet_are_named():

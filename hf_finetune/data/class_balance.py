@@ -1,0 +1,69 @@
+"""Rare labels: training rows left out or repeated until all have as many, or weights for the loss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_finetune.data.assignment import Rows
+from hf_finetune.data.labels import MOST_COUNTS_LOGGED, Labels
+from hf_finetune.errors import ConfigError, Problem
+
+logger = logging.getLogger(__name__)
+
+Weights = npt.NDArray[np.float32]
+
+
+def balanced_rows(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float], seed: int) -> Rows:
+    """The numbers of the training rows to train on, ascending: all of them unless `balance` samples.
+
+    undersample: as many rows of each label as the rarest has, a seeded choice. oversample: as many as the commonest
+    has, each row at least once. Raises ConfigError where rows have several labels.
+    """
+    if not isinstance(balance, str) or balance not in ("undersample", "oversample"):
+        return np.arange(len(encoded), dtype=np.int64)
+    if labels.kind != "single":
+        what = f"{balance} needs rows of one label each: a row left out or repeated changes all of its labels"
+        raise ConfigError(Problem(what, "write weights or focal", key="data.balance"))
+    counts = np.bincount(encoded, minlength=len(labels.names))
+    wanted = int(counts.min() if balance == "undersample" else counts.max())
+    random = np.random.default_rng(seed)
+    chosen = [_as_many(np.flatnonzero(encoded == number), wanted, random) for number in range(len(labels.names))]
+    before = ", ".join(f"{name} {count:,}" for name, count in zip(labels.names, counts, strict=True))
+    logger.info("data.balance is %s: %d training rows of each label, where there were %s", balance, wanted, before)
+    return np.sort(np.concatenate(chosen))
+
+
+def _as_many(rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
+    """Each of `rows` as often as `wanted` has room for, and a random choice of them for the rest."""
+    whole, rest = divmod(wanted, len(rows))
+    return np.concatenate([np.tile(rows, whole), random.permutation(rows)[:rest]])
+
+
+def class_weights(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float]) -> Weights | None:
+    """Weights for the loss, (labels,); None where `balance` asks for none.
+
+    One label a row: rows / (labels * rows of the label), or those given, scaled so that the mean over all training rows
+    is 1 and the learning rate keeps its meaning. Several: of a label's presence over its absence (`pos_weight`), the
+    rows without it / the rows with it, or those given.
+    """
+    if balance != "weights" and not isinstance(balance, Mapping):
+        return None
+    rows = len(encoded)
+    given = np.array([balance[name] for name in labels.names]) if isinstance(balance, Mapping) else None
+    if labels.kind == "multi":
+        positives = encoded.sum(axis=0, dtype=np.float64)
+        # A label that every row has would weigh nothing and never be learnt.
+        weights = np.maximum(rows - positives, 1) / positives if given is None else given
+    else:
+        counts = np.bincount(encoded, minlength=len(labels.names))
+        weights = 1 / counts if given is None else given
+        weights = weights * rows / (weights * counts).sum()
+    shown = [f"{name} {weight:.3g}" for name, weight in zip(labels.names, weights, strict=True)]
+    shown = shown[:MOST_COUNTS_LOGGED] + (["..."] if len(shown) > MOST_COUNTS_LOGGED else [])
+    logger.info("weights of the labels in the loss: %s", ", ".join(shown))
+    return weights.astype(np.float32)
