@@ -38,6 +38,9 @@ class BaseRecord:
     dtype: str = "auto"
     quantization: dict[str, Any] | None = None
     """Of transformers' BitsAndBytesConfig; None for a base that was loaded as it is stored."""
+    classifier: dict[str, Any] | None = None
+    """`id2label`, `problem_type` and `pad_token_id` of the configuration under a classifier's head; None for a language
+    model."""
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -73,14 +76,16 @@ def base_of(path: str | Path) -> str:
 def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
     """What the adapter says about its base; `base`, where given, is the place where that base is now.
 
-    An adapter that others have trained has no record: its base is loaded as it is stored.
+    An adapter that others have trained has no record: its base is loaded as it is stored. Of their classifiers
+    `classifier` is empty: what it would hold follows from the base and from the weights.
     """
     file = stored_file(str(path), BASE_RECORD)
     if file is not None:
         recorded = json.loads(Path(file).read_text(encoding="utf-8"))
         name = base or os.path.expanduser(recorded["name_or_path"])
         return BaseRecord(**recorded | {"name_or_path": name, "revision": None if base else recorded["revision"]})
-    return BaseRecord(base or base_of(path))
+    config = json.loads((adapter_folder(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return BaseRecord(base or base_of(path), classifier={} if config.get("task_type") == "SEQ_CLS" else None)
 
 
 def write_base_record(folder: Path, record: BaseRecord) -> None:

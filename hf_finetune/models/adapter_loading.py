@@ -5,14 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM
+from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, PeftModelForSequenceClassification
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError, Problem
@@ -25,7 +34,16 @@ from hf_finetune.models.adapter_files import (
     read_base_record,
     stored_file,
 )
-from hf_finetune.models.loading import keep_quantized_weights
+from hf_finetune.models.heads import (
+    PEFT_PREFIX,
+    classification_head,
+    is_classifier,
+    labelled,
+    new_weights,
+    remember_new,
+    sequence_classifier,
+)
+from hf_finetune.models.loading import keep_quantized_weights, quiet_loading
 from hf_finetune.models.tokenizers import check_fits, load_tokenizer
 
 
@@ -34,14 +52,41 @@ def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrai
 
     Raises `ModelError` where the base is not the one that the adapter was trained on.
     """
-    folder, record = adapter_folder(path), read_base_record(path, base)
+    folder, record = adapter_folder(path), adapter_record(path, base)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     loaded = load_base(record, device=device)
     check_base(record, path)
     has_tokenizer = stored_file(path, "tokenizer_config.json") is not None
-    tokenizer = load_tokenizer(ModelSection(path=path if has_tokenizer else record.name_or_path))
+    section = ModelSection(path=path if has_tokenizer else record.name_or_path)
+    tokenizer = load_tokenizer(section, needs_end=record.classifier is None)
     check_fits(tokenizer, loaded.config)
+    if record.classifier is not None and record.classifier["pad_token_id"] is None:
+        loaded.config.pad_token_id = tokenizer.pad_token_id
     return put_adapter_on(loaded, folder), tokenizer
+
+
+def adapter_record(path: str, base: str | None = None) -> BaseRecord:
+    """What the adapter in `path` says about its base, and in the case of a classifier about its labels.
+
+    Raises `ModelError` for a classifier of others without the weights of its head.
+    """
+    record = read_base_record(path, base)
+    if record.classifier != {}:
+        return record
+    config: PreTrainedConfig = AutoConfig.from_pretrained(record.name_or_path, revision=record.revision or "main")
+    sequence_classifier(config, record.name_or_path)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    head = classification_head(model)
+    name = next(name for name, module in model.named_modules() if module is head)
+    weights = load_file(adapter_folder(path) / ADAPTER_WEIGHTS)
+    if (weight := weights.get(f"{PEFT_PREFIX}{name}.weight")) is None:
+        what = f"is the adapter of a classifier without its head ({name})"
+        raise ModelError(Problem(what, "train it with the head in modules_to_save", path=path))
+    known = len(weight) == config.num_labels
+    labels = config.id2label if known else {number: f"LABEL_{number}" for number in range(len(weight))}
+    described = {"id2label": labels, "problem_type": config.problem_type, "pad_token_id": config.pad_token_id}
+    return replace(record, classifier=described)
 
 
 def load_base(record: BaseRecord, *, device: torch.device, attention: str | None = None) -> PreTrainedModel:
@@ -53,15 +98,36 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
     if is_adapter(record.name_or_path):
         what = f"{record.name_or_path!r} is an adapter, not a model"
         raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
+    source: dict[str, Any] = {"revision": record.revision or "main"}
     try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            record.name_or_path, revision=record.revision or "main", **options
-        )
+        if record.classifier is None:
+            loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(record.name_or_path, **source, **options)
+        else:
+            loaded = _load_under_head(record, source, options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
         raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
     keep_quantized_weights(loaded)
+    return loaded
+
+
+def _load_under_head(record: BaseRecord, source: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
+    """A classifier whose head, where the base has none of this size, is still to come from the adapter."""
+    said = dict(record.classifier or {})
+    labels = {int(number): name for number, name in said.pop("id2label").items()}
+    config = labelled(AutoConfig.from_pretrained(record.name_or_path, **source), labels, **said)
+    with torch.random.fork_rng(devices=[]), quiet_loading():
+        loaded: PreTrainedModel
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            record.name_or_path,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **source,
+            **options,
+        )
+    remember_new(loaded, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     return loaded
 
 
@@ -78,10 +144,16 @@ def put_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
         what = "was begun by a random decomposition (pissa_niter) of its base and holds only what came after"
         raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))
     config.inference_mode = True
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    absent = [name for name in new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
+    if absent:
+        what = f"lacks weights that its base has not: {len(absent)}, first {absent[0]}"
+        raise ModelError(Problem(what, "train it with all that is new in modules_to_save", path=str(folder)))
+    kind = PeftModelForSequenceClassification if is_classifier(base) else PeftModelForCausalLM
     try:
         with torch.random.fork_rng(devices=[]), quiet():
-            model = PeftModelForCausalLM(base, config)
-        result: Any = set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+            model: PeftModel = kind(base, config)
+        result: Any = set_peft_model_state_dict(model, weights)
     except (ValueError, RuntimeError, KeyError) as problem:
         raise _another_base(folder, str(problem).strip().splitlines()[-1].strip()) from problem
     lost = [*result.unexpected_keys, *(key for key in result.missing_keys if ".default." in key and "lora_" in key)]
@@ -101,9 +173,10 @@ def is_quantized(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """peft 0.21 asks for a property that transformers 5.23 has renamed, which neither user nor run can change."""
+    """peft 0.21 asks for a property that transformers 5.23 has renamed, and tells of what it sets right for GPT-2."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
         yield
 
 

@@ -44,7 +44,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
 
 def tied_modules(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
     """Whether the settings name an embedding or head that share one weight, which peft must then keep shared."""
-    if not model.config.tie_word_embeddings:
+    if not model.config.tie_word_embeddings or model.get_output_embeddings() is None:
         return False
     shared = {
         name.rpartition(".")[2]

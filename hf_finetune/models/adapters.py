@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from hf_finetune.models.adapter_files import (
 )
 from hf_finetune.models.adapter_loading import base_model, is_quantized, load_adapter, load_base, put_adapter_on, quiet
 from hf_finetune.models.adapter_targets import check_targets, tied_modules
+from hf_finetune.models.heads import head_modules, is_classifier
+from hf_finetune.models.loading import own_forward, probe
 from hf_finetune.models.parameters import count_parameters
 
 __all__ = ["attach_adapter", "base_of", "is_adapter", "load_adapter", "save_adapter", "verify_adapter"]
@@ -42,10 +43,13 @@ INITIAL = "initial_adapter"
 
 EXACT_TOLERANCE = 1e-5
 
+CLASSIFIER_FIELDS = ("id2label", "problem_type", "pad_token_id")
+
 
 def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> PeftModel:
     """Put an adapter with peft's `LoraConfig(**lora)` on a loaded model; only the adapter is trained, in float32.
 
+    Of a classifier all that is new is trained and saved whole with it (`modules_to_save`), whatever its name.
     `target_modules` is "all-linear" unless the run names others. A 4- or 8-bit base needs nothing further: peft's
     prepare_model_for_kbit_training would cast embeddings and norms to float32, which a base loaded for inference does
     not have; `model.dtype` decides that. Raises `ConfigError` for settings that name nothing in this model or that
@@ -60,6 +64,7 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> Pe
             adapted = get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as problem:
         raise _refused(problem) from problem
+    lora_config(adapted).modules_to_save = _saved_whole(model, lora or {})  # peft has added names that are not there
     _check_head_is_trained(adapted)
     _check_trained(adapted)
     if _rewrites_the_base(config):
@@ -84,15 +89,11 @@ def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXAC
     The base is loaded as the live one was: quantisation, precision, attention. The tolerance is of the largest logit
     where that is above 1. Raises `ModelError` where they differ.
     """
-    model.eval()
     base = base_model(model)
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(base.config.vocab_size, (2, 16), generator=generator).to(base.device)
-    with _own_forward(model):
-        trained = model(input_ids).logits
+    with own_forward(base):
+        trained = probe(model)
     fresh = load_base(base_record(model), attention=base.config._attn_implementation, device=base.device)
-    reloaded = put_adapter_on(fresh, Path(folder))
-    difference = (trained - reloaded(input_ids).logits).abs().max().item()
+    difference = (trained - probe(put_adapter_on(fresh, Path(folder)))).abs().max().item()
     if not difference <= tolerance * max(1.0, trained.abs().max().item()):
         raise ModelError(
             Problem(
@@ -117,6 +118,7 @@ def base_record(model: PeftModel) -> BaseRecord:
         fingerprint=fingerprint(name, revision),
         dtype=str(base.config.dtype).removeprefix("torch."),
         quantization=stored.quantization_config.to_dict() if asked_for else None,
+        classifier={name: getattr(stored, name) for name in CLASSIFIER_FIELDS} if is_classifier(base) else None,
     )
 
 
@@ -132,7 +134,8 @@ def _check_stored(model: PreTrainedModel) -> None:
 
 
 def _lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraConfig:
-    settings = {**lora, "task_type": "CAUSAL_LM"}
+    settings = {**lora, "task_type": "SEQ_CLS" if is_classifier(model) else "CAUSAL_LM"}
+    settings["modules_to_save"] = _saved_whole(model, lora)
     begun = str(lora.get("init_lora_weights")).lower()
     if begun in NEED_A_PASS_BEFORE:
         what = f"{begun} needs a pass over data or weights before training, which this recipe does not make"
@@ -150,6 +153,14 @@ def _lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraConfig:
         remedy = "set model.dtype: float32 without 4 or 8 bits, or lora.init_lora_weights: true"
         raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
     return config
+
+
+def _saved_whole(model: PreTrainedModel, lora: Mapping[str, Any]) -> list[str] | None:
+    """The run's `modules_to_save`, and all that is new in a classifier: peft knows a head by two of its usual names."""
+    named = lora.get("modules_to_save")
+    if not is_classifier(model):
+        return named
+    return list(dict.fromkeys([*head_modules(model), *([named] if isinstance(named, str) else named or ())]))
 
 
 def _refused(problem: Exception) -> ConfigError:
@@ -185,8 +196,8 @@ def _log(model: PeftModel) -> None:
     config = lora_config(model)
     targeted: list[str] = model.base_model.targeted_module_names  # type: ignore[assignment]
     names = [name.rpartition(".")[2] for name in targeted]
-    whole = sorted({name.rpartition(".")[2] for name in config.modules_to_save or ()})
-    parts = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)] + [f"all of {name}" for name in whole]
+    parts = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
+    parts += [f"all of {name}" for name in sorted(config.modules_to_save or ())]
     where = ", ".join(parts)
     share = counts.trainable / counts.total
     logger.info(
@@ -222,16 +233,3 @@ def _write_as_plain_lora(model: PeftModel, folder: Path) -> None:
         "alpha_pattern": {name: growth * alpha for name, alpha in (config.alpha_pattern or {}).items()},
     }
     edit_adapter_config(folder, changes)
-
-
-@contextmanager
-def _own_forward(model: PeftModel) -> Iterator[None]:
-    """Set aside what others have put in place of `forward`: TRL's fused head, which has no logits, on the base, and
-    Accelerate's rounding to mixed precision on the whole."""
-    modules = [module.__dict__ for module in (model, base_model(model))]
-    patched = [(own, own.pop("forward")) for own in modules if "forward" in own]
-    try:
-        yield
-    finally:
-        for own, forward in patched:
-            own["forward"] = forward

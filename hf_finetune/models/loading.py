@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,9 +23,13 @@ from transformers import (
 from hf_finetune.config.sections import DataSection, ModelSection
 from hf_finetune.errors import ConfigError, ModelError, Problem
 from hf_finetune.models.adapter_files import base_of, is_adapter
+from hf_finetune.models.heads import auto_class_of
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.presets import scratch_config
 from hf_finetune.models.tokenizers import check_fits, effective_max_length, load_tokenizer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +53,7 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
             eos_token_id=tokenizer.eos_token_id,
         )
         return made
-    config: PreTrainedConfig = _load_or_refuse(AutoConfig, model)
+    config: PreTrainedConfig = load_or_refuse(AutoConfig, model)
     check_fits(tokenizer, config)
     return config
 
@@ -82,13 +89,17 @@ def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *,
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
-        loaded = _load_or_refuse(AutoModelForCausalLM, model, config=config, **options)
+        loaded = load_or_refuse(AutoModelForCausalLM, model, config=config, **options)
     keep_quantized_weights(loaded)
-    counts = count_parameters(loaded).as_dict()
+    log_parameters(loaded)
+    return loaded
+
+
+def log_parameters(model: PreTrainedModel) -> None:
+    counts = count_parameters(model).as_dict()
     total, _ = counts.pop("total"), counts.pop("trainable")
     parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items() if count)
     logger.info("%s parameters: %s", f"{total:,}", parts)
-    return loaded
 
 
 def keep_quantized_weights(model: PreTrainedModel) -> None:
@@ -134,14 +145,22 @@ def load_for_generation(path: str, *, base: str | None = None) -> tuple[PreTrain
         adapted: Any
         adapted, tokenizer = load_adapter(path, base)  # a PeftModel does all that its base does
         return adapted, tokenizer
-    if base is not None:
-        raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
+    refuse_base(path, base)
     model = ModelSection(path=path)
     tokenizer = load_tokenizer(model)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    loaded: PreTrainedModel = _load_or_refuse(AutoModelForCausalLM, model, device_map=device)
+    config = load_or_refuse(AutoConfig, model)
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        remedy = "it can be asked with hf-finetune predict"
+        raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
+    loaded: PreTrainedModel = load_or_refuse(AutoModelForCausalLM, model, config=config, device_map=device)
     check_fits(tokenizer, loaded.config)
     return loaded.eval(), tokenizer
+
+
+def refuse_base(path: str, base: str | None) -> None:
+    if base is not None:
+        raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
 
 
 def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
@@ -152,20 +171,14 @@ def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
     return "eager" if on_cpu and bf16 and block <= LONGEST_EAGER_BLOCK else "sdpa"
 
 
-@torch.no_grad()
 def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
     """Load `folder` again and compare its logits with the live model's; raises `ModelError` where they differ."""
-    model.eval()
+    trained = probe(model)
     attention = model.config._attn_implementation
-    reloaded = AutoModelForCausalLM.from_pretrained(
+    reloaded = auto_class_of(model).from_pretrained(
         folder, dtype=model.dtype, attn_implementation=attention, device_map=model.device
     )
-    reloaded.eval()
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
-    # The class's forward: Accelerate has put one that rounds to the run's mixed precision on the trained instance.
-    trained = type(model).forward(model, input_ids).logits
-    difference = (trained - reloaded(input_ids).logits).abs().max().item()
+    difference = (trained - probe(reloaded)).abs().max().item()
     if not difference <= tolerance:
         raise ModelError(
             Problem(
@@ -177,7 +190,48 @@ def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 
     logger.info("saved to %s, loaded again: largest logit difference %.1e", folder, difference)
 
 
-def _load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> Any:
+@torch.no_grad()
+def probe(model: PreTrainedModel | PeftModel) -> Tensor:
+    """Logits of a model, in evaluation mode from here on, for the same two rows of random tokens each time.
+
+    Computed by the class's own forward: Accelerate has put one that rounds to the run's mixed precision on a trained
+    instance, and TRL one without logits.
+    """
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
+    with own_forward(model):
+        logits: Tensor = model.eval()(input_ids).logits
+    return logits
+
+
+@contextmanager
+def own_forward(*modules: torch.nn.Module) -> Iterator[None]:
+    """Set aside what others have put in place of `forward` on these instances."""
+    patched = [(own, own.pop("forward")) for own in (module.__dict__ for module in modules) if "forward" in own]
+    try:
+        yield
+    finally:
+        for own, forward in patched:
+            own["forward"] = forward
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from telling in a table what we tell in a line."""
+    theirs = logging.getLogger("transformers.modeling_utils")
+    theirs.addFilter(_is_no_load_report)  # a higher level would make it check a plan that no model of ours has
+    try:
+        yield
+    finally:
+        theirs.removeFilter(_is_no_load_report)
+
+
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
+def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> Any:
+    """`auto_class.from_pretrained` of `model.path`; raises `ModelError` where it fails, and for an adapter."""
     assert model.path is not None
     if is_adapter(model.path):  # transformers would load its base and put the adapter into it, unasked
         what = f"{model.path!r} is an adapter, not a model (its base is {base_of(model.path)!r})"

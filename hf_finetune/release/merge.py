@@ -14,11 +14,22 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.data.labels import Labels
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
-from hf_finetune.models.adapter_files import BaseRecord, adapter_folder, read_base_record
-from hf_finetune.models.adapter_loading import base_model, is_quantized, load_adapter, load_base, put_adapter_on, quiet
+from hf_finetune.models.adapter_files import BaseRecord, adapter_folder
+from hf_finetune.models.adapter_loading import (
+    adapter_record,
+    base_model,
+    is_quantized,
+    load_adapter,
+    load_base,
+    put_adapter_on,
+    quiet,
+)
+from hf_finetune.models.decisions import DECISION
+from hf_finetune.models.heads import auto_class_of, is_classifier, labels_of
 from hf_finetune.models.tokenizers import effective_max_length, stop_after_turns
 from hf_finetune.release.held_out import HeldOutRow, held_out_rows
 
@@ -50,7 +61,7 @@ class MergeFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    logits: list[Tensor]  # one for each row, (POSITIONS, vocab) at most, float32 on the CPU
+    logits: list[Tensor]  # one for each row, (POSITIONS, vocab) at most, or (labels,); float32 on the CPU
     loss: float
 
 
@@ -71,19 +82,23 @@ def merge_adapter(
     `ModelError` is raised and no `output` is left. Raises `ConfigError` where `output` may not be replaced.
     """
     target = Path(output)
-    folder, record = adapter_folder(adapter), read_base_record(adapter, base)
+    folder, record = adapter_folder(adapter), adapter_record(adapter, base)
     _check_output(target, [folder, Path(record.name_or_path)], overwrite)
     model, tokenizer = load_adapter(adapter, base)
     exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(base_model(model))
-    rows = held_out_rows(data, folder, tokenizer, effective_max_length(tokenizer, model.config))
-    before = _measure(model, rows)
+    labels = labels_of(model.config) if is_classifier(base_model(model)) else None
+    rows = held_out_rows(data, folder, tokenizer, effective_max_length(tokenizer, model.config), labels)
+    before = _measure(model, rows, labels)
     device = model.device
     del model  # two models at a time do not fit where one just does
     aside = target.with_name(f".{target.name}.aside")
     try:
-        _save(_merged(folder, record, device).to(getattr(torch, dtype)), tokenizer, aside)
-        merged = AutoModelForCausalLM.from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
-        facts = replace(_compare(before, _measure(merged, rows)), output=output, dtype=dtype)
+        merged = _merged(folder, record, device).to(getattr(torch, dtype))
+        _save(merged, tokenizer, aside)
+        if labels is not None and (folder / DECISION).exists():
+            shutil.copy(folder / DECISION, aside)
+        merged = auto_class_of(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
+        facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
         _check_same(facts, before, tolerance, exact=exact)
         if target.exists():
             shutil.rmtree(target)
@@ -124,21 +139,37 @@ def _merged(folder: Path, record: BaseRecord, device: torch.device) -> PreTraine
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    stop_after_turns(model, tokenizer)
+    if not is_classifier(model):
+        stop_after_turns(model, tokenizer)
+    elif model.config.pad_token_id is None:  # an adapter of others does not say
+        model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
-def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[HeldOutRow]) -> _Measured:
+def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[HeldOutRow], labels: Labels | None) -> _Measured:
     logits, total, count = [], 0.0, 0
     for row in rows:
-        found = model(row.input_ids.to(model.device)).logits[0].float()  # (seq, vocab)
-        targets = row.labels[0, 1:]
-        total += F.cross_entropy(found[:-1], targets.to(found.device), reduction="sum").item()
-        count += int((targets >= 0).sum())
-        logits.append(found[:: max(1, len(found) // POSITIONS)].cpu())
+        inputs = {name: ids.to(model.device) for name, ids in row.inputs.items()}
+        found = model(**inputs).logits[0].float().cpu()  # (seq, vocab), or of a classifier (labels,)
+        if labels is not None:
+            total, count = total + _loss(found, row.labels[0], labels).item(), count + 1
+        else:
+            targets = row.labels[0, 1:]
+            total += F.cross_entropy(found[:-1], targets, reduction="sum").item()
+            count += int((targets >= 0).sum())
+            found = found[:: max(1, len(found) // POSITIONS)]
+        logits.append(found)
     return _Measured(logits, total / max(count, 1))
+
+
+def _loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    if labels.kind == "single":
+        return F.cross_entropy(logits, target)
+    if labels.kind == "multi":
+        return F.binary_cross_entropy_with_logits(logits, target)
+    return F.mse_loss(logits, target.reshape(logits.shape))
 
 
 def _compare(before: _Measured, after: _Measured) -> MergeFacts:

@@ -26,6 +26,10 @@ SHOWN = {
     "eval_perplexity": "perplexity {:.2f}",
     "eval_token_accuracy": "token accuracy {:.1%}",
     "eval_bits_per_byte": "bits per byte {:.3f}",
+    "eval_accuracy": "accuracy {:.1%}",
+    "eval_f1_macro": "f1 macro {:.3f}",
+    "eval_matthews_correlation": "matthews correlation {:.3f}",
+    "eval_mae": "mean absolute error {:.4g}",
     "grad_norm": "grad norm {:.2f}",
     "learning_rate": "lr {:.2e}",
 }

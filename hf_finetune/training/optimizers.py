@@ -112,15 +112,15 @@ class MuonFactory:
     """What `Trainer(optimizer_cls_and_kwargs=...)` calls with the model to get a `MuonWithAdamW`."""
 
     def __call__(self, model: PreTrainedModel, *, lr: float, weight_decay: float, **options: Any) -> MuonWithAdamW:
-        """Give Muon the hidden matrices; embeddings, the output head, norms and biases go to AdamW, undecayed."""
+        """Give Muon the hidden matrices; embeddings, the head, norms and biases go to AdamW, undecayed."""
         embedding_lr = lr * options.pop("embedding_lr", 2.0)
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        head: nn.Module | None = model.get_output_embeddings()
-        head_weights = {id(head.weight)} - tables if head is not None else set()
+        # Beside its base a model has its head, of a vocabulary or of labels.
+        hidden = {id(param) for param in model.base_model.parameters() if param.ndim == 2} - tables
         trained = [param for param in model.parameters() if param.requires_grad]
-        embeddings = [p for p in trained if id(p) in tables]
-        matrices = [p for p in trained if p.ndim == 2 and id(p) not in tables | head_weights]
-        rest = [p for p in trained if p.ndim != 2 or id(p) in head_weights]
+        embeddings = [param for param in trained if id(param) in tables]
+        matrices = [param for param in trained if id(param) in hidden]
+        rest = [param for param in trained if id(param) not in tables | hidden]
         groups: list[dict[str, Any]] = [
             {"params": matrices, "use_muon": True, "weight_decay": weight_decay},
             {"params": embeddings, "lr": embedding_lr},

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import Trainer
 
+from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.adapter_files import is_adapter
-from hf_finetune.models.loading import verify_saved
+from hf_finetune.models.decisions import DECISION, Decision, write_decision
+from hf_finetune.models.heads import classification_head, fold_decision
+from hf_finetune.models.loading import probe, verify_saved
+
+# Of the largest logit, in float32; rounded weights have each been rounded once more.
+FOLDING_TOLERANCE = 1e-5
+ROUNDINGS = 16
 
 
 def save_verified(trainer: Trainer) -> None:
@@ -20,6 +30,7 @@ def save_verified(trainer: Trainer) -> None:
     if trainer.is_world_process_zero():
         # A pickle of the arguments, Hub token and local paths included: nothing that a model folder should carry.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / DECISION).unlink(missing_ok=True)  # of a run before
         model = trainer.accelerator.unwrap_model(trainer.model)
         if is_adapter(folder):
             from hf_finetune.models.adapters import save_adapter, verify_adapter  # peft: only where there is one
@@ -30,3 +41,36 @@ def save_verified(trainer: Trainer) -> None:
         else:
             verify_saved(model, folder)
     trainer.accelerator.wait_for_everyone()
+
+
+def save_decision(trainer: Trainer, decision: Decision | None) -> None:
+    """Fold a classifier's decision into its last layer and save it again, with `decision.json`; every rank calls it.
+
+    The trained model is changed in place: its logits are from then on those that `Decision.saved_probabilities` takes.
+    Nothing is done without a decision. Raises `ModelError` where the folded logits are not `logits / temperature`, plus
+    the offsets where the head has a bias, or the saved ones differ from them.
+    """
+    if decision is None:
+        return
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    before = probe(model)
+    folded = fold_decision(model, decision)
+    _check_folded(model, before, folded)
+    save_verified(trainer)
+    if trainer.is_world_process_zero():
+        write_decision(folded, str(trainer.args.output_dir))
+    trainer.accelerator.wait_for_everyone()
+
+
+def _check_folded(model: Any, before: Tensor, decision: Decision) -> None:
+    expected = before.cpu().double() / decision.temperature
+    if decision.offsets_in_weights:
+        expected += torch.as_tensor(decision.offsets).to(expected)
+    difference = (probe(model).cpu().double() - expected).abs().max().item()
+    dtype = classification_head(model).weight.dtype
+    tolerance = FOLDING_TOLERANCE if dtype == torch.float32 else ROUNDINGS * torch.finfo(dtype).eps
+    if not difference <= tolerance * max(1.0, expected.abs().max().item()):
+        what = (
+            f"with temperature and thresholds in its head the model's logits are {difference:.2e} from those expected"
+        )
+        raise ModelError(Problem(what, "set eval.calibrate: false and no eval.threshold_metric", key="eval"))

@@ -42,6 +42,8 @@ CHAT_DEFAULTS: dict[str, Any] = {
     "learning_rate": 2e-5,
 }
 LORA_LEARNING_RATE = 2e-4
+HEAD_LEARNING_RATE = 1e-3
+"""Of a new head over a frozen model: a linear layer, which takes far more than a pretrained model does."""
 
 # Rows reach SFTTrainer tokenised, cut and packed by us; it is told to leave them so.
 PREPARED: dict[str, Any] = {"max_length": None, "packing": False}
@@ -52,15 +54,19 @@ def resolved(run: Run) -> Run:
     hardware = detect_hardware()
     device = trains_on(hardware, run.train)
     defaults = ALWAYS | {"use_cpu": device == "cpu", "dataloader_pin_memory": device != "cpu"}
-    if run.recipe in SFT_RECIPES:
+    if run.recipe in (*SFT_RECIPES, "classification"):
         fast = hardware.cuda_at_least(8) if device == "cuda" else device == "cpu" and hardware.fast_bf16_on_cpu
-        defaults |= CHAT_DEFAULTS | {"bf16": fast and not run.train.get("fp16")}
-        if "gradient_checkpointing" in run.train:  # the same by its older name
-            defaults.pop("activation_checkpointing")
+        defaults |= {"bf16": fast and not run.train.get("fp16")}
         if not run.train.get("packing"):
             defaults["train_sampling_strategy"] = "group_by_length"  # rows of like length share a batch: less padding
-    if run.recipe == "lora":
+    if run.recipe in SFT_RECIPES:
+        defaults |= CHAT_DEFAULTS
+        if "gradient_checkpointing" in run.train:  # the same by its older name
+            defaults.pop("activation_checkpointing")
+    if run.lora is not None:
         defaults["learning_rate"] = LORA_LEARNING_RATE
+    elif run.model.train_only == "head":
+        defaults["learning_rate"] = HEAD_LEARNING_RATE
     if run.model.scratch is not None:
         defaults |= SCRATCH_DEFAULTS
     return run.model_copy(update={"train": defaults | run.train})

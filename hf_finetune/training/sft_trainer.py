@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Sampler
 from trl.trainer.sft_trainer import SFTTrainer as TRLTrainer
 
 from hf_finetune.data.batches import without_row_index
 from hf_finetune.data.packing import IGNORE_INDEX
-from hf_finetune.training.sampling import LengthGrouped
 from hf_finetune.training.trainers import TrainerChecks
 
 
@@ -62,21 +57,6 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["input_ids", "labels", "seq_lengths", "length"]  # type: ignore[assignment]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
-        rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or "length" not in rows.column_names:
-            sampler: Sampler[Any] | None = super()._get_train_sampler(train_dataset)
-            return sampler
-        together = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGrouped(lengths_of(rows), together, seed)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[Any] | None:
-        if "length" not in eval_dataset.column_names:
-            sampler: Sampler[Any] | None = super()._get_eval_sampler(eval_dataset)
-            return sampler
-        return LengthGrouped(lengths_of(eval_dataset), self.args.eval_batch_size, seed=0)
 
     def compute_loss(
         self,
@@ -149,9 +129,3 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
 
 def _spread(values: Tensor, trained: Tensor) -> Tensor:
     return values.new_zeros(trained.shape).masked_scatter(trained, values)
-
-
-def lengths_of(rows: Dataset) -> npt.NDArray[np.int64]:
-    """The column `length` at once: read one by one, as transformers does, a million take a minute."""
-    lengths: npt.NDArray[np.int64] = rows.with_format("numpy")[:]["length"]
-    return lengths

@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import transformers
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.training.sampling import LengthGrouped, LongestFirst, lengths_of
 
 
 class TrainerChecks(transformers.Trainer):
@@ -27,6 +28,21 @@ class TrainerChecks(transformers.Trainer):
             remedy = "lower train.per_device_train_batch_size, or give more rows"
             raise DataError(Problem(f"0 optimizer steps: {what}", remedy, key="data.train"))
         return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or "length" not in rows.column_names:
+            sampler: Sampler[Any] | None = super()._get_train_sampler(train_dataset)
+            return sampler
+        together = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGrouped(lengths_of(rows), together, seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[Any] | None:
+        if "length" not in eval_dataset.column_names:
+            sampler: Sampler[Any] | None = super()._get_eval_sampler(eval_dataset)
+            return sampler
+        return LongestFirst(lengths_of(eval_dataset))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; early stopping ends with it, and does not look for its metric in later evaluations."""

@@ -64,7 +64,7 @@ def test_components_add_up_to_what_transformers_counts(fields):
 
 
 def test_a_classifiers_score_is_its_head():
-    assert components(tiny_model(ScratchGPTForSequenceClassification, num_labels=3))["head"] == 3 * 32
+    assert components(tiny_model(ScratchGPTForSequenceClassification, num_labels=3))["head"] == 3 * 32 + 3
 
 
 def test_only_parameters_that_learn_are_trainable():

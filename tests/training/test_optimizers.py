@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from models.scratch_models import tiny_model
 from torch import nn
 
+from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM, ScratchGPTForSequenceClassification
 from hf_finetune.training.optimizers import MuonFactory, MuonWithAdamW, orthogonalize
 
 
@@ -72,26 +74,19 @@ def test_resuming_from_the_state_dict_continues_bit_for_bit():
     assert all(torch.equal(param, other) for param, other in zip(whole, resumed, strict=True))
 
 
-class TinyLM(nn.Module):
-    def __init__(self, *, tied: bool) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(10, 4)
-        self.hidden = nn.Linear(4, 4)
-        self.norm = nn.LayerNorm(4)
-        self.head = nn.Linear(4, 10, bias=False)
-        if tied:
-            self.head.weight = self.embed.weight
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.head
+def is_hidden(name: str, weight: torch.Tensor) -> bool:
+    return weight.ndim == 2 and ".layers." in f".{name}"
 
 
+@pytest.mark.parametrize("model_class", [ScratchGPTForCausalLM, ScratchGPTForSequenceClassification])
 @pytest.mark.parametrize("tied", [True, False])
-def test_every_trained_parameter_is_in_exactly_one_group_and_only_hidden_matrices_in_muons(tied):
-    model = TinyLM(tied=tied)
-    model.norm.bias.requires_grad = False
+def test_every_trained_parameter_is_in_exactly_one_group_and_only_hidden_matrices_in_muons(model_class, tied):
+    model = tiny_model(model_class, tie_word_embeddings=tied)
+    model.model.norm.weight.requires_grad = False
     optimizer = MuonFactory()(model, lr=0.01, weight_decay=0.1)
     grouped = [id(param) for group in optimizer.param_groups for param in group["params"]]
     assert sorted(grouped) == sorted(id(param) for param in model.parameters() if param.requires_grad)
     muon = [param for group in optimizer.param_groups if group["use_muon"] for param in group["params"]]
-    assert [id(param) for param in muon] == [id(model.hidden.weight)]
+    hidden = [weight for name, weight in model.named_parameters() if is_hidden(name, weight)]
+    assert sorted(map(id, muon)) == sorted(map(id, hidden))
+    assert hidden

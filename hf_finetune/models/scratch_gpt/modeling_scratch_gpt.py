@@ -392,7 +392,8 @@ class ScratchGPTForSequenceClassification(GenericForSequenceClassification, Scra
         super(GenericForSequenceClassification, self).__init__(config)
         self.num_labels = config.num_labels
         self.model = ScratchGPTModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)  # type: ignore[arg-type]
+        # With a bias, unlike those of transformers: decision thresholds are kept in it.
+        self.score = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
 
