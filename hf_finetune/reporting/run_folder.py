@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
+from hf_finetune.reporting.summary import summary
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def write_run_folder(output_dir: str, report: RunReport, run_file: str) -> None:
     _write(folder / RUN_FILE, run_file)
     _write(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
     _write(folder / REPORT, _as_json(asdict(report)))
-    logger.info("%s", summary(report, output_dir))
+    logger.info("%s", summary(asdict(report), output_dir))
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -118,30 +119,3 @@ def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.aside")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
-
-
-# Metrics in the order they are said, and how each is written; others follow as they are.
-FORMATS = {"loss": "{:.4f}", "perplexity": "{:.2f}", "token_accuracy": "{:.1%}", "bits_per_byte": "{:.3f}"}
-
-
-def summary(report: RunReport, folder: str) -> str:
-    """Several lines of plain text for a person; every figure is one of `report.json`."""
-    train, parameters = report.train, report.parameters
-    work = f"{train['steps']:,} steps in {train['runtime_s']:.0f} s ({train['tokens_per_s']:,.0f} tokens/s)"
-    tokens = report.data["train"]["tokens"]
-    lines = [f"trained {parameters['trainable']:,} parameters on {tokens:,} tokens: {work}"]
-    for split, metrics in report.evaluation.items():
-        figures = [f"{name.replace('_', ' ')} {_written(name, value)}" for name, value in _ordered(metrics)]
-        lines.append(f"{split}: " + "  ".join(figures))
-    kind = "adapter" if (Path(folder) / "adapter_config.json").exists() else "model"
-    lines.append(f"{folder}: {kind}, tokenizer, report.json, run.yaml, manifest.json")
-    return "\n".join(lines)
-
-
-def _ordered(metrics: dict[str, float]) -> list[tuple[str, float]]:
-    names = [name for name in FORMATS if name in metrics]
-    return [(name, metrics[name]) for name in [*names, *(name for name in metrics if name not in names)]]
-
-
-def _written(name: str, value: float) -> str:
-    return FORMATS.get(name, "{:.4g}").format(value)

@@ -1,0 +1,95 @@
+"""What validation says about decisions: a temperature for the probabilities, thresholds for the labels."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_finetune.config.sections import EvalSection
+from hf_finetune.data.labels import Labels
+from hf_finetune.evaluation.classification import Outputs, mean_log_loss, plain_decision
+from hf_finetune.evaluation.counts import Name, count, score_of
+from hf_finetune.evaluation.thresholds import tuned_thresholds
+from hf_finetune.models.decisions import Decision
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float64]
+
+COLDEST, HOTTEST = 0.05, 20.0
+
+
+def fit_decision(outputs: Outputs | None, labels: Labels, settings: EvalSection) -> Decision | None:
+    """Fit to the validation split what `eval.calibrate` and `eval.threshold_metric` ask for.
+
+    None for a regression, which decides nothing, and without a validation split: nothing is ever fitted to test rows.
+    Neither makes validation worse: not its log-loss by the temperature, nor the metric by the thresholds.
+    """
+    if labels.kind == "number":
+        return None
+    if outputs is None:
+        logger.info("no validation split: probabilities are not calibrated, and the likeliest label is chosen")
+        return None
+    decision = plain_decision(labels)
+    if settings.calibrate:
+        decision = replace(decision, temperature=fit_temperature(outputs))
+        _log_temperature(outputs, decision.temperature)
+    if settings.threshold_metric is not None:
+        tuned = tune_thresholds(outputs, decision, settings.threshold_metric)
+        _log_thresholds(outputs, decision, tuned)
+        decision = tuned
+    return decision
+
+
+def fit_temperature(outputs: Outputs) -> float:
+    """What to divide the logits by so that their log-loss is least (Guo et al., 2017, arXiv 1706.04599).
+
+    The logarithm of the temperature is taken to be normal around 0 beforehand. Where rows are few, or all of them are
+    right (when ever larger logits would be best), that holds it near 1; where they are many, it weighs nothing. The
+    log-loss of 1 is never exceeded. Between 0.05 and 20.
+    """
+    from scipy.optimize import minimize_scalar
+
+    rows = len(outputs.references)
+
+    def cost(logarithm: float) -> float:
+        return mean_log_loss(outputs.logits / math.exp(logarithm), outputs.references) + logarithm**2 / (2 * rows)
+
+    bounds = (math.log(COLDEST), math.log(HOTTEST))
+    found = float(minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+    return math.exp(found) if cost(found) < cost(0.0) else 1.0
+
+
+def tune_thresholds(outputs: Outputs, decision: Decision, metric: Name) -> Decision:
+    """`decision` with the thresholds that are best for `metric`; with even ones where none are better."""
+    even = replace(decision, thresholds=(), metric=metric)
+    thresholds = tuned_thresholds(outputs.logits, outputs.references, even, metric)
+    tuned = replace(even, thresholds=tuple(thresholds.tolist()))
+    return tuned if metric_of(outputs, tuned, metric) > metric_of(outputs, even, metric) + 1e-12 else even
+
+
+def metric_of(outputs: Outputs, decision: Decision, metric: Name) -> float:
+    chosen = decision.choose(decision.probabilities(outputs.logits))
+    return float(score_of(metric, count(decision.kind, chosen, outputs.references, len(decision.labels))))
+
+
+def _log_temperature(outputs: Outputs, temperature: float) -> None:
+    before, after = (mean_log_loss(outputs.logits / each, outputs.references) for each in (1.0, temperature))
+    logger.info("temperature %.3f: log-loss on validation %.4f, before %.4f", temperature, after, before)
+    if not COLDEST * 1.001 < temperature < HOTTEST / 1.001:
+        logger.warning("the temperature is at its bound: the logits say next to nothing about validation")
+
+
+def _log_thresholds(outputs: Outputs, before: Decision, tuned: Decision) -> None:
+    metric: Any = tuned.metric
+    values = [metric_of(outputs, each, metric) for each in (tuned, before)]
+    if tuned.thresholds == before.thresholds:
+        logger.info("thresholds: none are better for %s on validation (%.4f) than even ones", metric, values[1])
+        return
+    each = ", ".join(f"{label} {value:.3f}" for label, value in zip(tuned.labels, tuned.thresholds, strict=True))
+    logger.info("thresholds for %s on validation, %.4f, before %.4f: %s", metric, *values, each)
