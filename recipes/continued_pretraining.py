@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
         if name in blocks:
             trainer.compute_metrics = language_model_metrics(facts[name].text_bytes)
             evaluation[name] = scores(trainer.evaluate(blocks[name], metric_key_prefix=name), prefix=name)
+    samples = sampler.as_dicts()
 
     # 7. Report and push
     if trainer.is_world_process_zero():
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
             parameters=count_parameters(trainer.model).as_dict(),
             train=train_facts(trainer, result, clock),
             evaluation=evaluation,
-            samples=sampler.as_dicts(),
+            samples=samples,
             distributed=distributed_facts(trainer),
             environment=report_environment(),
         )

@@ -84,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
         if name in rows:
             trainer.compute_metrics = language_model_metrics(facts[name].trained_bytes)
             evaluation[name] = scores(trainer.evaluate(rows[name], metric_key_prefix=name), prefix=name)
+    samples = sampler.as_dicts()
 
     # 7. Report and push
     if trainer.is_world_process_zero():
@@ -96,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
             parameters=count_parameters(trainer.model).as_dict(),
             train=train_facts(trainer, result, clock),
             evaluation=evaluation,
-            samples=sampler.as_dicts(),
+            samples=samples,
             distributed=distributed_facts(trainer),
             environment=report_environment(),
         )

@@ -19,6 +19,7 @@ ACCELERATE_CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 STAND_INS = {
     "python_code": ["data.train=data_templates/text.jsonl"],
     "python_docstrings": ["data.train=data_templates/instruction.jsonl", "data.group_by=null", "train.max_length=64"],
+    "spam": ["data.train=data_templates/labelled.jsonl", "data.validation_fraction=0.2"],
 }
 # Run files that take up the model of another, in the order of the runs: a small one is made for all of them.
 FIRST = "languages"
@@ -34,6 +35,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_there_are_run_files_for_the_documented_projects():
     documented = {"continued_pretraining", "char_model", "python_code", "domain_text", "languages"}
     documented |= {"sft", "lora", "qlora", "python_docstrings"}
+    documented |= {"classification", "classification_lora", "multilabel", "spam"}
     assert documented <= {path.stem for path in RUN_FILES}
 
 
@@ -53,9 +55,10 @@ def test_every_run_file_runs(run_recipe, tmp_path, first_run):
         if name == FIRST:  # in the first steps its attention adds nothing, and no adapter on it could learn
             overrides[0] = "train.max_steps=6"
         if "path" in settings["model"]:
-            overrides += [f"model.path={first_run}", "train.eval_strategy=steps"]
-        if settings["train"]["save_strategy"] == "epoch":
-            overrides.append("train.save_strategy=steps")
+            overrides.append(f"model.path={first_run}")
+        for each in ("eval_strategy", "save_strategy"):
+            if settings["train"][each] == "epoch":
+                overrides.append(f"train.{each}=steps")
         report = run_recipe(name, *overrides, *STAND_INS.get(name, []))
         assert report["status"] == "done", name
         assert report["train"]["steps"] == (6 if name == FIRST else 2), name

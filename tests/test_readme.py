@@ -46,7 +46,7 @@ def test_the_tree_names_every_folder_and_every_file_that_one_may_open():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     folders = {Path(name).parts[0] for name in tracked if len(Path(name).parts) > 1 and not name.startswith(".")}
     opened = ("hf_finetune/**/*.py", "recipes/*.py", "accelerate_configs/*.yaml", "docs/*.md")
-    files = {path.name for pattern in opened for path in ROOT.glob(pattern)} - {"__init__.py"}
+    files = {path.name for pattern in opened for path in ROOT.glob(pattern)} - {"__init__.py", "__main__.py"}
     assert files
     assert folders | files <= named, (folders | files) - named
     modules = {name for name in named if re.fullmatch(r"\w+\.py", name)}
