@@ -146,7 +146,8 @@ def _remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: b
     names = [name for name in known if isinstance(name, str)] if isinstance(label, str) else []
     same = [name for name in names if _folded(name) == _folded(str(label))]
     if same:
-        return f"did you mean {shown(same[0])}? write it in one way"
+        nearest = min(same, key=lambda name: name.strip() != str(label).strip())
+        return f"did you mean {shown(nearest)}? write it in one way"
     if drawn and data.stratify_by is None:
         return "set data.stratify_by to the field of the label, so that every split has each"
     close = did_you_mean(str(label), names)

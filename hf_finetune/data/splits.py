@@ -97,7 +97,7 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     check_groups_apart(tables, data.group_by)
     if becomes == "document":
         _check_some_text(tables)
-    chosen = _split(tables, data, seed, files["train"])
+    chosen = _split(tables, data, seed, files["train"], decoder.row_format.label)
     overlap: dict[str, Any] = {}
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
         chosen, overlap = without_copies(tables, chosen, files)
@@ -200,7 +200,9 @@ def _first_of_each_source(files: Sequence[DataFile]) -> list[DataFile]:
     return list({file.source: file for file in files}.values())
 
 
-def _split(tables: Mapping[str, Dataset], data: DataSection, seed: int, files: Sequence[DataFile]) -> Chosen:
+def _split(
+    tables: Mapping[str, Dataset], data: DataSection, seed: int, files: Sequence[DataFile], label: str | None
+) -> Chosen:
     """Return for each split the role whose files it comes from, and its row numbers there."""
     weights = [file.weight for file in _first_of_each_source(files)]
     table, fractions = tables["train"], _fractions(data)
@@ -208,7 +210,7 @@ def _split(tables: Mapping[str, Dataset], data: DataSection, seed: int, files: S
     if fractions:
         strata = np.zeros(len(table), dtype=np.int64)
         if data.stratify_by is not None:
-            strata = _strata(table, files, data.stratify_by)
+            strata = _strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
         groups = _groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
         parts = split_rows(row_hashes(table), strata, groups, fractions, seed)
         _check_no_part_empty(parts, fractions, len(table))
@@ -217,11 +219,14 @@ def _split(tables: Mapping[str, Dataset], data: DataSection, seed: int, files: S
     return {name: chosen[name] for name in ("train", "validation", "test") if name in chosen}
 
 
-def _strata(table: Dataset, files: Sequence[DataFile], key: str) -> Rows:
-    """Return a number for each value of `key`; sets of labels that a single row has are one stratum together."""
+def _strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Rows:
+    """Return a number for each value of `key`; labels, or sets of them, of a single row are one stratum together.
+
+    Of sets that is how it has to be; what is wrong with a rare label is said where labels are frozen.
+    """
     codes, values = _codes(table, STRATUM)
     alone = np.bincount(codes) == 1
-    if values[0].startswith("["):  # as JSON, and only a label may be a list
+    if is_label:
         strata: Rows = np.where(alone, len(values), np.arange(len(values)))[codes]
         return np.unique(strata, return_inverse=True)[1]
     if alone.any():

@@ -218,9 +218,10 @@ def refused_by_source(labels, weight):
     return [str(problem) for problem in error.value.problems]
 
 
-def test_a_single_row_that_should_be_stratified_is_named_too():
-    message = refused(["a", "b", "a", "b", "c"], validation_fraction=0.4, stratify_by="label")
-    assert "1 of 3 values of `label` have a single row, which cannot be in two splits (train.jsonl:5)" in message[0]
+def test_rare_labels_that_should_be_stratified_are_named_with_what_was_meant():
+    message = refused(["ham", "b", "ham", "b", "Ham", "c", "ham", "ham"], validation_fraction=0.4, stratify_by="label")
+    assert any(line.startswith("train.jsonl:6: label: the label 'c' has a single row") for line in message)
+    assert any("did you mean 'ham'?" in line for line in message)
 
 
 def test_blank_labels_rows_without_a_label_and_labels_said_twice_are_refused_line_by_line():
