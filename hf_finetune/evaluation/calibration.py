@@ -28,7 +28,7 @@ def fit_decision(outputs: Outputs | None, labels: Labels, settings: EvalSection)
     """Fit to the validation split what `eval.calibrate` and `eval.threshold_metric` ask for.
 
     None for a regression, which decides nothing, and without a validation split: nothing is ever fitted to test rows.
-    Neither makes validation worse: not its log-loss by the temperature, nor the metric by the thresholds.
+    Thresholds never lower the metric on validation.
     """
     if labels.kind == "number":
         return None
@@ -49,20 +49,31 @@ def fit_decision(outputs: Outputs | None, labels: Labels, settings: EvalSection)
 def fit_temperature(outputs: Outputs) -> float:
     """What to divide the logits by so that their log-loss is least (Guo et al., 2017, arXiv 1706.04599).
 
-    The logarithm of the temperature is taken to be normal around 0 beforehand. Where rows are few, or all of them are
-    right (when ever larger logits would be best), that holds it near 1; where they are many, it weighs nothing. The
-    log-loss of 1 is never exceeded. Between 0.05 and 20.
+    As if validation had one row more that is right and one that is wrong: of few rows, all of them right, it does not
+    follow that the model is never wrong (Laplace's rule of succession; Platt, 1999, smooths his targets like that).
+    Where rows are many, that weighs nothing. Between 0.05 and 20.
     """
     from scipy.optimize import minimize_scalar
 
-    rows = len(outputs.references)
-
     def cost(logarithm: float) -> float:
-        return mean_log_loss(outputs.logits / math.exp(logarithm), outputs.references) + logarithm**2 / (2 * rows)
+        return cautious_log_loss(outputs, math.exp(logarithm))
 
     bounds = (math.log(COLDEST), math.log(HOTTEST))
     found = float(minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
     return math.exp(found) if cost(found) < cost(0.0) else 1.0
+
+
+def cautious_log_loss(outputs: Outputs, temperature: float) -> float:
+    """The log-loss at a temperature with two rows more that are like the others: one right, and one wrong."""
+    logits, references, rows = outputs.logits / temperature, outputs.references, len(outputs.references)
+    wrong = 1 - references if references.ndim == 2 else _likeliest_wrong(logits, references)
+    return ((rows + 1) * mean_log_loss(logits, references) + mean_log_loss(logits, wrong)) / (rows + 2)
+
+
+def _likeliest_wrong(logits: Array, references: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    others = logits.copy()
+    others[np.arange(len(others)), references] = -np.inf
+    return np.asarray(others.argmax(axis=1), dtype=np.int64)
 
 
 def tune_thresholds(outputs: Outputs, decision: Decision, metric: Name) -> Decision:

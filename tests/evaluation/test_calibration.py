@@ -17,8 +17,14 @@ from hypothesis import strategies as st
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.labels import Labels
 from hf_finetune.evaluation import thresholds
-from hf_finetune.evaluation.calibration import fit_decision, fit_temperature, metric_of, tune_thresholds
-from hf_finetune.evaluation.classification import Outputs, mean_log_loss, score_split
+from hf_finetune.evaluation.calibration import (
+    cautious_log_loss,
+    fit_decision,
+    fit_temperature,
+    metric_of,
+    tune_thresholds,
+)
+from hf_finetune.evaluation.classification import Outputs, score_split
 from hf_finetune.models.decisions import Decision
 
 METRICS = ["accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews_correlation"]
@@ -65,12 +71,10 @@ def every_threshold(told):
 
 @settings(max_examples=60)
 @given(kind=st.sampled_from(["single", "multi"]), rows=st.integers(1, 60), labels=st.integers(2, 5), seed=seeds)
-def test_the_temperature_never_raises_the_log_loss(kind, rows, labels, seed):
+def test_no_other_temperature_is_better(kind, rows, labels, seed):
     outputs = outputs_of(kind, rows, labels, seed, scale=10 ** np.random.default_rng(seed).uniform(-2, 2))
-    temperature = fit_temperature(outputs)
-    assert 0.05 <= temperature <= 20
-    after = mean_log_loss(outputs.logits / temperature, outputs.references)
-    assert after <= mean_log_loss(outputs.logits, outputs.references)
+    found = cautious_log_loss(outputs, fit_temperature(outputs))
+    assert all(found <= cautious_log_loss(outputs, each) + 1e-5 for each in [1.0, *np.geomspace(0.05, 20, 50)])
 
 
 @pytest.mark.parametrize("kind", ["single", "multi"])
@@ -96,12 +100,17 @@ def test_calibration_halves_the_error_of_an_overconfident_model_on_rows_it_was_n
     assert scores["log_loss"] < scores["log_loss_before_scaling"]
 
 
-@pytest.mark.parametrize("rows", [1, 4, 500])
-def test_rows_that_are_all_right_leave_the_temperature_near_one(rows):
-    references = np.arange(rows) % 2
-    logits = np.where(references[:, None] == np.arange(2), 3.0, -3.0)
+@pytest.mark.parametrize("kind", ["single", "multi"])
+@pytest.mark.parametrize(("rows", "wrong"), [(1, 0), (4, 0), (500, 0), (100, 3)])
+def test_what_was_always_right_is_said_to_be_wrong_once_in_two_rows_more(kind, rows, wrong):
+    """Laplace's rule of succession, for rows of which the model is equally sure."""
+    given = np.arange(rows) % 2
+    told = np.where(np.arange(rows) < wrong, 1 - given, given)
+    logits = np.where(told[:, None] == np.arange(2), 4.0, -4.0)
+    references = given if kind == "single" else (given[:, None] == np.arange(2)).astype(np.int64)
     temperature = fit_temperature(Outputs(logits, references))
-    assert 0.5 < temperature <= 1
+    surest = Decision(("a", "b"), kind, temperature).probabilities(logits).max()
+    assert surest == pytest.approx((rows - wrong + 1) / (rows + 2), abs=1e-4)
 
 
 def test_logits_that_say_nothing_leave_the_temperature_at_one():
