@@ -39,8 +39,10 @@ SHOWN = ("accuracy", "matthews_correlation", "expected_calibration_error_before_
 # Of the protocol `scratch`, in place of model.path.
 SCRATCH = {
     "model.path": None,
-    "model.scratch": {"preset": "nano"},
+    "model.scratch": {"preset": "nano", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     "model.tokenizer": {"train": {"kind": "bpe", "vocab_size": 1024}},
+    "train.learning_rate": 5e-3,  # random weights take far more than pretrained ones
+    "train.num_train_epochs": 10,
 }
 
 
