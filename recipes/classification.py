@@ -46,8 +46,7 @@ def main(argv: Sequence[str]) -> None:
         labels = freeze_labels(splits, run.data)
         tokenizer = load_tokenizer(run.model, splits.rows["train"], needs_end=False)
         config = load_config(run.model, tokenizer)
-        limit = text_length(run.data, config, tokenizer)
-        rows, facts = tokenize_labelled(splits, tokenizer, labels, run.data, limit)
+        rows, facts = tokenize_labelled(splits, tokenizer, labels, run.data, text_length(run.data, config, tokenizer))
         rows, facts, weights = balance_classes(rows, facts, labels, run.data.balance, args.seed)
     if args.should_save:
         manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
@@ -83,9 +82,10 @@ def main(argv: Sequence[str]) -> None:
     outputs = {name: predict_split(trainer, rows[name]) for name in ("validation", "test") if name in rows}
     decision = fit_decision(outputs.get("validation"), labels, run.eval)
     save_decision(trainer, decision)
-    evaluation = {name: score_split(found, labels, decision) for name, found in outputs.items()}
-    add_baselines(evaluation, splits, labels, seed=args.seed)
-    samples = show_mistakes(outputs.get("validation"), labels, decision, splits, run.eval)
+    if trainer.is_world_process_zero():
+        evaluation = {name: score_split(found, labels, decision) for name, found in outputs.items()}
+        add_baselines(evaluation, splits, labels, seed=args.seed)
+        samples = show_mistakes(outputs.get("validation"), labels, decision, splits, run.eval)
 
     # 7. Report and push
     if trainer.is_world_process_zero():

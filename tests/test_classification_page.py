@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_finetune.config import load_run
+from hf_finetune.config import as_dict, load_run
 from hf_finetune.project_files import init_project
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +70,8 @@ def test_the_sections_of_the_page_are_taken_as_they_stand(tmp_path, monkeypatch)
     run = yaml.safe_load(Path("recipes/configs/classification.yaml").read_text())
     for section in (yaml.safe_load(code) for kind, code in BLOCKS if kind == "yaml"):
         Path("run.yaml").write_text(yaml.safe_dump(run | section))
-        load_run(["run.yaml"], "classification")
+        read = as_dict(load_run(["run.yaml"], "classification"))
+        assert all(read[name][key] == value for name, keys in section.items() for key, value in keys.items())
 
 
 def test_every_metric_of_the_page_is_a_module():

@@ -26,9 +26,9 @@ from hf_finetune.data.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization import EncodedTexts, encode_texts
 from hf_finetune.errors import ConfigError, DataError, EnvironmentProblem, ModelError, NonFiniteError, Problem
 from hf_finetune.evaluation.prediction_rows import Window, added_fields, read_windows, with_fields
-from hf_finetune.models.adapter_files import stored_file
 from hf_finetune.models.classifiers import load_for_prediction
 from hf_finetune.models.decisions import DECISION, Array, Decision, read_decision
+from hf_finetune.models.heads import labels_of
 from hf_finetune.models.tokenizers import effective_max_length
 
 logger = logging.getLogger(__name__)
@@ -118,13 +118,11 @@ def open_classifier(path: str, options: PredictionOptions) -> Classifier:
     model, tokenizer = load_for_prediction(path, base=options.base_path)
     inner: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     inner.config.use_cache = False  # nothing is generated
-    stored = stored_file(path, DECISION)
-    decision = read_decision(Path(stored).parent) if stored else None
     on_cpu = model.device.type == "cpu"
     return Classifier(
         model=model,
         tokenizer=tokenizer,
-        decision=_decision(decision, inner.config, path),
+        decision=_decision(read_decision(path), inner.config, path),
         max_length=_max_length(effective_max_length(tokenizer, inner.config), options.max_length),
         batch_tokens=options.batch_tokens or (BATCH_TOKENS_ON_CPU if on_cpu else BATCH_TOKENS),
         takes_types="token_type_ids" in signature(inner.forward).parameters,
@@ -206,16 +204,15 @@ def _existing(file: str) -> Path:
 
 def _decision(decision: Decision | None, config: Any, path: str) -> Decision | None:
     """The folder's own decision, else what `pipeline` does: the likeliest label, or each above 0.5."""
-    labels = tuple(config.id2label[place] for place in range(config.num_labels))
-    if len({*labels}) < len(labels):
+    labels = labels_of(config)
+    if len({*labels.names}) < len(labels.names):
         raise ModelError(Problem("two of its labels have the same name", "correct id2label in config.json", path))
-    if decision is not None and decision.labels != labels:
-        what = f"{DECISION} is for the labels {', '.join(decision.labels)}, the model has {', '.join(labels)}"
+    if decision is not None and decision.labels != labels.names:
+        what = f"{DECISION} is for the labels {', '.join(decision.labels)}, the model has {', '.join(labels.names)}"
         raise ModelError(Problem(what, f"remove {DECISION}, or use that of the run", path))
-    if decision is not None or config.problem_type == "regression":
+    if decision is not None or labels.kind == "number":
         return decision
-    several = config.problem_type == "multi_label_classification" or len(labels) == 1
-    return Decision(labels, "multi" if several else "single")
+    return Decision(labels.names, "multi" if len(labels.names) == 1 else labels.kind)
 
 
 def _max_length(longest: int | None, asked: int | None) -> int | None:

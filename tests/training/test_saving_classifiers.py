@@ -182,6 +182,7 @@ def test_mixed_precision_of_the_run_is_not_folded_with(backbone, fitted, tmp_pat
     trainer = fitted(classifier_on(backbone("bert")), bf16=True)
     save_verified(trainer)
     save_decision(trainer, SINGLE)
+    assert read_decision(tmp_path / "run").thresholds == SINGLE.thresholds
 
 
 def test_without_a_decision_nothing_is_written_and_one_of_a_run_before_goes(backbone, fitted, tmp_path):
