@@ -19,7 +19,7 @@ demo: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate $(DEMO)-lora "How do I call zipfile.ZipFile.extract?" --base --temperature 0 --max-new-tokens 24
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
