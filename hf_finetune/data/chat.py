@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.control_tokens import control_tokens
+from hf_finetune.data.rendering import compile_template
 from hf_finetune.data.turns import ChatProblem, Message, Renderer, trained_spans
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
@@ -59,16 +60,10 @@ def _read(name: str) -> str:
         raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
     source = Path(name).read_text(encoding="utf-8")
     try:
-        _compile(source)
+        compile_template(source)
     except TemplateSyntaxError as mistake:
         raise ConfigError(Problem(str(mistake.message), "mend the template", name, mistake.lineno, KEY)) from mistake
     return source
-
-
-def _compile(source: str) -> None:
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    _compile_jinja_template(source)
 
 
 def training_template(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -11,9 +11,12 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.control_tokens import ControlTokens, control_tokens
+from hf_finetune.data.rendering import bound_templates
 
 Message = dict[str, Any]
 Span = tuple[int, int]
+
+bound_templates()
 
 
 class ChatProblem(Exception):
@@ -38,7 +41,10 @@ class Renderer:
         return self._texts[count, prompt]
 
     def with_messages(self, messages: list[Message], *, prompt: bool = False) -> str:
-        """Other messages under the same template. Raises `ChatProblem` where it refuses them."""
+        """Other messages under the same template.
+
+        Raises `ChatProblem` where it refuses them, and `ModelError` where it goes beyond the bounds of `rendering`.
+        """
         try:
             return str(
                 self.tokenizer.apply_chat_template(

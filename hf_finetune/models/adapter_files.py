@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
+from hf_finetune.config.paths import looks_local
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.foreign import check_folder
+from hf_finetune.models.stored import stored_file, weight_files, whole_file
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -51,7 +52,8 @@ def is_adapter(path: str | Path) -> bool:
 def adapter_folder(path: str | Path) -> Path:
     """The local folder of an adapter, fetched first where `path` is a Hub id.
 
-    Raises `ModelError` where it is no adapter, or has no weights as safetensors: a pickle is not opened.
+    Raises `ModelError` where it is no adapter, has no weights as safetensors (a pickle is not opened), or holds what
+    `check_folder` refuses.
     """
     config = stored_file(str(path), ADAPTER_CONFIG)
     if config is None:
@@ -60,17 +62,22 @@ def adapter_folder(path: str | Path) -> Path:
     if stored_file(str(path), ADAPTER_WEIGHTS) is None:
         what = f"is an adapter without {ADAPTER_WEIGHTS}"
         raise ModelError(Problem(what, "save it as safetensors; pickled weights are not loaded", path=str(path)))
+    check_folder(str(path))
+    whole_file(str(path), ADAPTER_WEIGHTS)
     return Path(config).parent
 
 
 def base_of(path: str | Path) -> str:
-    """Name or path of the model that the adapter in `path` was trained on; `ModelError` where it names none."""
+    """Name or path of the model that the adapter in `path` was trained on.
+
+    Raises `ModelError` where it names none, or an adapter of the Hub a folder: that is one of another machine.
+    """
     config = json.loads((adapter_folder(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     named: str | None = config.get("base_model_name_or_path")
     if not named:
         remedy = "name its base with --base-path"
         raise ModelError(Problem("the adapter does not say which model it was trained on", remedy, path=str(path)))
-    return os.path.expanduser(named)
+    return _base_path(named, path)
 
 
 def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
@@ -82,10 +89,17 @@ def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
     file = stored_file(str(path), BASE_RECORD)
     if file is not None:
         recorded = json.loads(Path(file).read_text(encoding="utf-8"))
-        name = base or os.path.expanduser(recorded["name_or_path"])
+        name = base or _base_path(recorded["name_or_path"], path)
         return BaseRecord(**recorded | {"name_or_path": name, "revision": None if base else recorded["revision"]})
     config = json.loads((adapter_folder(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return BaseRecord(base or base_of(path), classifier={} if config.get("task_type") == "SEQ_CLS" else None)
+
+
+def _base_path(named: str, adapter: str | Path) -> str:
+    if looks_local(named) and not os.path.isdir(adapter):
+        what = f"the adapter was trained on {named!r}, a folder of another machine"
+        raise ModelError(Problem(what, "say where its base is now with --base-path", path=str(adapter)))
+    return os.path.expanduser(named)
 
 
 def write_base_record(folder: Path, record: BaseRecord) -> None:
@@ -125,7 +139,7 @@ def fingerprint(name: str, revision: str | None = None) -> str | None:
     The files are read, not a loaded model: device, precision and quantisation leave it as it is, and so does a copy
     of the folder. A few kilobytes of each weight are read. None where the weights are not safetensors.
     """
-    config, files = stored_file(name, "config.json", revision), _weight_files(name, revision)
+    config, files = stored_file(name, "config.json", revision), weight_files(name, revision)
     if config is None or not files:
         return None
     values = json.loads(Path(config).read_text(encoding="utf-8"))
@@ -136,38 +150,7 @@ def fingerprint(name: str, revision: str | None = None) -> str | None:
     return digest.hexdigest()
 
 
-def stored_file(name: str, file: str, revision: str | None = None) -> str | None:
-    """Where a file of a folder or Hub id lies on this machine; None where there is no such file."""
-    if os.path.isdir(name):
-        path = Path(name, file)
-        return str(path) if path.exists() else None
-    try:
-        found: str | None = cached_file(
-            name,
-            file,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-    except OSError:  # neither a folder nor the name of anything on the Hub
-        return None
-    return found
-
-
-def _weight_files(name: str, revision: str | None) -> list[str]:
-    whole = stored_file(name, SAFE_WEIGHTS_NAME, revision)
-    if whole is not None:
-        return [whole]
-    index = stored_file(name, SAFE_WEIGHTS_INDEX_NAME, revision)
-    if index is None:
-        return []
-    shards: list[str]
-    shards, _ = get_checkpoint_shard_files(name, index, revision=revision)
-    return shards
-
-
-def _samples(files: list[str]) -> Iterator[tuple[str, bytes]]:
+def _samples(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     for path in files:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dictionary)

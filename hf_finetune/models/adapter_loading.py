@@ -32,7 +32,6 @@ from hf_finetune.models.adapter_files import (
     check_base,
     is_adapter,
     read_base_record,
-    stored_file,
 )
 from hf_finetune.models.heads import (
     PEFT_PREFIX,
@@ -43,7 +42,8 @@ from hf_finetune.models.heads import (
     remember_new,
     sequence_classifier,
 )
-from hf_finetune.models.loading import keep_quantized_weights, quiet_loading
+from hf_finetune.models.loading import from_stored, keep_quantized_weights, quiet_loading
+from hf_finetune.models.stored import stored_file
 from hf_finetune.models.tokenizers import check_fits, load_tokenizer
 
 
@@ -73,7 +73,7 @@ def adapter_record(path: str, base: str | None = None) -> BaseRecord:
     record = read_base_record(path, base)
     if record.classifier != {}:
         return record
-    config: PreTrainedConfig = AutoConfig.from_pretrained(record.name_or_path, revision=record.revision or "main")
+    config: PreTrainedConfig = from_stored(AutoConfig, record.name_or_path, record.revision)
     sequence_classifier(config, record.name_or_path)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
@@ -98,12 +98,11 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
     if is_adapter(record.name_or_path):
         what = f"{record.name_or_path!r} is an adapter, not a model"
         raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
-    source: dict[str, Any] = {"revision": record.revision or "main"}
     try:
         if record.classifier is None:
-            loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(record.name_or_path, **source, **options)
+            loaded: PreTrainedModel = from_stored(AutoModelForCausalLM, record.name_or_path, record.revision, **options)
         else:
-            loaded = _load_under_head(record, source, options)
+            loaded = _load_under_head(record, options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
@@ -112,19 +111,20 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
     return loaded
 
 
-def _load_under_head(record: BaseRecord, source: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
+def _load_under_head(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:
     """A classifier whose head, where the base has none of this size, is still to come from the adapter."""
     said = dict(record.classifier or {})
     labels = {int(number): name for number, name in said.pop("id2label").items()}
-    config = labelled(AutoConfig.from_pretrained(record.name_or_path, **source), labels, **said)
+    source = record.name_or_path, record.revision
+    config = labelled(from_stored(AutoConfig, *source), labels, **said)
     with torch.random.fork_rng(devices=[]), quiet_loading():
         loaded: PreTrainedModel
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(
-            record.name_or_path,
+        loaded, info = from_stored(
+            AutoModelForSequenceClassification,
+            *source,
             config=config,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **source,
             **options,
         )
     remember_new(loaded, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.adapter_files import stored_file
+from hf_finetune.models.stored import stored_file
 
 DECISION = "decision.json"
 

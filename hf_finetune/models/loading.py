@@ -21,11 +21,13 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import DataSection, ModelSection
-from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.errors import ConfigError, ModelError, NonFiniteError, Problem
 from hf_finetune.models.adapter_files import base_of, is_adapter
+from hf_finetune.models.foreign import check_folder, folder_of
 from hf_finetune.models.heads import auto_class_of
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.presets import scratch_config
+from hf_finetune.models.stored import refuse_pickles, weight_files
 from hf_finetune.models.tokenizers import check_fits, effective_max_length, load_tokenizer
 
 if TYPE_CHECKING:
@@ -195,12 +197,15 @@ def probe(model: PreTrainedModel | PeftModel) -> Tensor:
     """Logits of a model, in evaluation mode from here on, for the same two rows of random tokens each time.
 
     Computed by the class's own forward: Accelerate has put one that rounds to the run's mixed precision on a trained
-    instance, and TRL one without logits.
+    instance, and TRL one without logits. Raises `NonFiniteError` where they are no finite numbers.
     """
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
     with own_forward(model):
         logits: Tensor = model.eval()(input_ids).logits
+    if not logits.isfinite().all():
+        remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
+        raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy))
     return logits
 
 
@@ -238,7 +243,7 @@ def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> A
         remedy = f"merge it first: hf-finetune merge {model.path} MERGED"
         raise ModelError(Problem(what, remedy, key="model.path"))
     try:
-        return auto_class.from_pretrained(model.path, revision=model.revision, **options)
+        return from_stored(auto_class, model.path, model.revision, **options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise ModelError(
@@ -248,3 +253,21 @@ def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> A
                 key="model.path",
             )
         ) from problem
+
+
+def from_stored(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:
+    """`auto_class.from_pretrained` of a folder or Hub id: safetensors alone are read, and code of its own never run.
+
+    All files are of one commit. Raises `ModelError` for what others may not bring with a model, or is damaged, and
+    what transformers raises.
+    """
+    commit = check_folder(name, revision)
+    if auto_class is not AutoConfig:
+        if folder_of(name, commit) is not None and not weight_files(name, commit):
+            refuse_pickles(name, commit)
+        options["use_safetensors"] = True
+    # Left to itself transformers asks on the terminal whether code of a repository may run.
+    loaded = auto_class.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False, **options)
+    if auto_class is AutoConfig and commit is not None:
+        loaded._commit_hash = commit  # transformers 5.23 does not say it any more; it is not saved
+    return loaded

@@ -21,6 +21,7 @@ from transformers import (
 from hf_finetune.config.sections import DataSection, ModelSection, TokenizerSection
 from hf_finetune.data.chat import end_token_ids
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
+from hf_finetune.models.foreign import check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +35,8 @@ PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
 
 # RoBERTa and its kin count positions from the one after the padding token's id: of 514 they use 512.
 COUNT_FROM_PADDING = (
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "luke",
-    "markuplm",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
+    *("camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
 )
 
 VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
@@ -59,8 +51,9 @@ def load_tokenizer(
     """Load the tokenizer that the run names, or train it on the `text` column of `rows`; it has a padding token.
 
     `rows` is read only under `model.tokenizer.train`, in batches. Code of the tokenizer's folder is never run.
-    Raises `ModelError` where there is no tokenizer, it has no fast implementation, or, under `needs_end`, no end
-    token, and `DataError` where there is no text to train on. Classifiers need no end token, and encoders have none.
+    Raises `ModelError` where there is no tokenizer, or one without a fast implementation, that would read files of
+    other folders, or, under `needs_end`, without an end token, and `DataError` where there is no text to train on.
+    Classifiers need no end token, and encoders have none.
     """
     if isinstance(model.tokenizer, TokenizerSection):
         if rows is None or "text" not in rows.column_names:
@@ -85,8 +78,9 @@ def _column(rows: Dataset) -> Iterator[str]:
 
 def _load(name: str, revision: str | None, key: str) -> PreTrainedTokenizerFast:
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
+    commit = check_folder(name, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False)
     except Exception as error:  # the Rust library raises plain `Exception` for a malformed tokenizer.json
         reason = str(error).strip().split("\n", 1)[0]
         raise ModelError(Problem(f"no tokenizer can be loaded from {name!r}: {reason}", remedy, key=key)) from error

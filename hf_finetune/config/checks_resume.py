@@ -1,0 +1,23 @@
+"""A checkpoint to go on from is one of the run's own: its optimizer's state is a pickle that this run has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.document import RunDocument
+from hf_finetune.config.paths import expand_user
+
+KEY = ("train", "resume_from_checkpoint")
+
+
+def check_resume(document: RunDocument, run: Any) -> None:
+    """Refuse a checkpoint outside `output_dir`: others' are read as models, by their safetensors alone."""
+    checkpoint = run.train.resume_from_checkpoint
+    if not isinstance(checkpoint, str) or document.is_refused(".".join(KEY), "output_dir"):
+        return
+    place, folder = Path(expand_user(checkpoint)).resolve(), Path(expand_user(run.output_dir)).resolve()
+    if place.parent == folder:
+        return
+    what = f"{checkpoint} is no checkpoint of {run.output_dir}, and others' optimizer states are not opened"
+    document.refuse(KEY, what, "name the run's own output_dir, or start from the weights alone with model.path")

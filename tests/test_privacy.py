@@ -1,0 +1,163 @@
+"""What a run leaves behind says nothing of the machine that made it, and opens nothing that others have pickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import platform
+import runpy
+import shutil
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+from models.test_foreign_models import Evil
+from safetensors.torch import load_file, save_file
+from tuned_adapters import saved_base
+
+from hf_finetune.config import load_run
+from hf_finetune.errors import ConfigError, ModelError
+from hf_finetune.reporting.run_folder import claim_run_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+USER, HOST = "canary-user-name", "canary-host-name"
+NAMED = ("model.path=base", "data.train=rows.jsonl", "output_dir=runs/one")
+SETTINGS = ("train.max_steps=4", "train.logging_steps=1", "train.bf16=false", "train.use_cpu=true", "eval.prompts=[]")
+CHECKPOINTS = ("train.save_strategy=steps", "train.save_steps=2", "train.eval_strategy=steps", "train.eval_steps=2")
+BEST = ("train.load_best_model_at_end=true", "train.metric_for_best_model=loss")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of somebody, with a model and rows in it."""
+    home = tmp_path / USER
+    folder = home / "project"
+    folder.mkdir(parents=True)
+    for name in ("USER", "LOGNAME", "USERNAME"):
+        monkeypatch.setenv(name, USER)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
+    monkeypatch.setattr(platform, "node", lambda: HOST)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.chdir(folder)
+    shutil.copytree(ROOT / "recipes" / "configs", folder / "configs")
+    saved_base(folder / "base")
+    rows = [
+        {"user": f"question {'abc'[n % 3]} {'xyz'[n // 3]}", "assistant": f"answer {'abc'[n % 3]}"} for n in range(9)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run(recipe: str, *settings: str) -> None:
+    """As from a shell in the project's folder; of a setting that is named twice the last holds."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    script = ROOT / "recipes" / f"{recipe}.py"
+    given = dict(setting.split("=", 1) for setting in (*NAMED, *SETTINGS, *settings))
+    sys.argv = [str(script), f"configs/{recipe}.yaml", *(f"{key}={value}" for key, value in given.items())]
+    runpy.run_path(str(script))["main"](sys.argv[1:])
+
+
+def mentions(folder: Path, *words: str) -> list[str]:
+    """Files of a folder with one of the words in any of their bytes."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [f"{path.name}: {word}" for path in files for word in words if word.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("recipe", ["sft", "lora"])
+def test_no_path_user_or_host_is_in_any_byte_of_a_run_folder(project, tmp_path, recipe):
+    run(recipe, *CHECKPOINTS, *BEST)
+    folder = project / "runs" / "one"
+    assert (folder / "checkpoint-4").is_dir()
+    assert mentions(folder, str(tmp_path), USER, HOST, str(ROOT)) == []
+
+
+@pytest.mark.parametrize("recipe", ["sft", "lora"])
+@pytest.mark.parametrize("typed", ["{home}/project", "~/project"])
+def test_a_home_folder_that_was_typed_is_in_nothing_that_is_published(project, tmp_path, recipe, typed):
+    place = typed.format(home=project.parent)
+    named = [f"{key}={place}/{value}" for key, value in (setting.split("=") for setting in NAMED)]
+    run(recipe, *named, *CHECKPOINTS, *BEST)
+    folder = project / "runs" / "one"
+    left = [name for name in mentions(folder, str(tmp_path), USER) if not name.startswith("adapter_config.json")]
+    assert left == []
+    published = [path for path in folder.iterdir() if path.is_file()]
+    assert not [path.name for path in published if USER.encode() in path.read_bytes()]
+
+
+def test_the_folder_of_a_run_is_its_owners_alone_and_one_that_is_there_is_left_as_it_is(tmp_path):
+    claim_run_folder(str(tmp_path / "runs" / "mine"), resume=None)
+    assert stat.S_IMODE((tmp_path / "runs" / "mine").stat().st_mode) == 0o700
+    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "shared").chmod(0o755)
+    claim_run_folder(str(tmp_path / "shared"), resume=None)
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
+
+
+# What of a checkpoint is a pickle, and whether going on from it reads that.
+PICKLES = {"optimizer.pt": True, "scheduler.pt": True, "rng_state.pth": True, "training_args.bin": False}
+PICKLES |= {"custom_checkpoint_0.pkl": False, "pytorch_model.bin": False}
+
+
+def resumed(folder: Path) -> Any:
+    (folder / "report.json").unlink()
+    run("sft", *CHECKPOINTS, "train.resume_from_checkpoint=runs/one/checkpoint-2")
+
+
+def test_no_pickle_of_a_checkpoint_can_run_code(project, tmp_path):
+    run("sft", *CHECKPOINTS)
+    folder, mark = project / "runs" / "one", tmp_path / "code-has-run"
+    for name, read in PICKLES.items():
+        if not read:
+            (folder / "checkpoint-2" / name).write_bytes(pickle.dumps(Evil(mark), protocol=2))
+    resumed(folder)
+    assert json.loads((folder / "report.json").read_text())["train"]["steps"] == 4
+    for name in (name for name, read in PICKLES.items() if read):
+        path = folder / "checkpoint-2" / name
+        whole = path.read_bytes()
+        path.write_bytes(pickle.dumps(Evil(mark), protocol=2))
+        with pytest.raises(pickle.UnpicklingError):
+            resumed(folder)
+        path.write_bytes(whole)
+        (folder / "report.json").touch()
+    assert not mark.exists()
+
+
+def test_a_run_does_not_go_on_over_another_base(project):
+    run("sft", *CHECKPOINTS)
+    folder = project / "runs" / "one"
+    source = json.loads((folder / "manifest.json").read_text())["model"]
+    assert (source["name"], source["revision"]) == ("base", None)
+    weights = load_file("base/model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, "base/model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="the model is not the one that the run began with"):
+        resumed(folder)
+
+
+@pytest.mark.parametrize("place", ["runs/other/checkpoint-2", "../checkpoint-2", "base", "runs/one"])
+def test_a_checkpoint_of_another_folder_is_refused_before_it_is_opened(project, place):
+    settings = (
+        "model.path=base",
+        "data.train=rows.jsonl",
+        "output_dir=runs/one",
+        f"train.resume_from_checkpoint={place}",
+    )
+    with pytest.raises(ConfigError, match=r"train.resume_from_checkpoint: .*others' optimizer states are not opened"):
+        load_run([str(ROOT / "recipes" / "configs" / "sft.yaml"), *settings], "sft")
+
+
+@pytest.mark.parametrize("place", ["true", "runs/one/checkpoint-2", "./runs/one/../one/checkpoint-2"])
+def test_a_checkpoint_of_the_run_itself_is_gone_on_from(project, place):
+    (project / "runs" / "one" / "checkpoint-2").mkdir(parents=True)
+    settings = (
+        "model.path=base",
+        "data.train=rows.jsonl",
+        "output_dir=runs/one",
+        f"train.resume_from_checkpoint={place}",
+    )
+    assert load_run([str(ROOT / "recipes" / "configs" / "sft.yaml"), *settings], "sft").train["resume_from_checkpoint"]
