@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.chat import encode_prompt, end_token_ids
 from hf_finetune.data.tokenization import encode_documents
 from hf_finetune.data.turns import Message
 from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.evaluation.speaking import Speaker, generate_ids, own_ends, speaking
 from hf_finetune.evaluation.streaming import TextPieces, TokenStream, text_after
-from hf_finetune.models.tokenizers import effective_max_length, unknown_pieces
+from hf_finetune.models.tokenizers import unknown_pieces
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +37,6 @@ class Sample:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Speaker:
-    """A model that generates, and how."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    settings: EvalSection
-    ends: list[int]
-    positions: int | None
-
-
 def continue_prompts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], settings: EvalSection
 ) -> list[Sample]:
@@ -63,7 +49,7 @@ def continue_prompts(
     check_prompts(tokenizer, prompts)
     samples = []
     for index, prompt in enumerate(prompts):
-        with _speaking(model, tokenizer, settings, index) as speaker:
+        with speaking(model, tokenizer, settings, index) as speaker:
             samples.append(_continue(speaker, prompt, settings.seed + index))
     return samples
 
@@ -126,8 +112,8 @@ def answer(
     refuses it.
     """
     ids = encode_prompt(tokenizer, list(messages))
-    ends = {*end_token_ids(tokenizer), *_own_ends(model)}
-    with _speaking(model, tokenizer, settings, number, ends) as speaker:
+    ends = {*end_token_ids(tokenizer), *own_ends(model)}
+    with speaking(model, tokenizer, settings, number, ends) as speaker:
         room = settings.max_new_tokens
         if speaker.positions is not None:
             room = min(room, speaker.positions - len(ids))
@@ -135,7 +121,8 @@ def answer(
             what = f"the conversation has {len(ids):,} tokens, the model takes {speaker.positions:,} with its answer"
             raise ModelError(Problem(what, "shorten it"))
         pieces = TextPieces(tokenizer, ids)
-        new = _generate(speaker, ids, room, len(ids), write and _writer(pieces, ends, write))
+        stream = TokenStream(_writer(pieces, ends, write)) if write else None
+        [new] = generate_ids(speaker, [ids], room, streamer=stream)
         if write is not None:
             write(pieces.rest())
     return _sample(speaker, str(messages[-1]["content"]), ids, new, settings.seed + number)
@@ -172,7 +159,7 @@ def _named(piece: str) -> str:
     return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
 
 
-def _continue(speaker: _Speaker, prompt: str, seed: int) -> Sample:
+def _continue(speaker: Speaker, prompt: str, seed: int) -> Sample:
     tokenizer, positions = speaker.tokenizer, speaker.positions
     ids = encode_documents(tokenizer, [prompt])[0]
     if tokenizer.bos_token_id is not None:
@@ -186,7 +173,7 @@ def _continue(speaker: _Speaker, prompt: str, seed: int) -> Sample:
     window, most = ids[cut:], speaker.settings.max_new_tokens
     while len(new) < most:
         room = most - len(new) if positions is None else min(most - len(new), positions - len(window))
-        step = _generate(speaker, window, room)
+        [step] = generate_ids(speaker, [window], room, penalise_prompt=True)
         new += step
         if step[-1] in speaker.ends:
             break
@@ -195,95 +182,7 @@ def _continue(speaker: _Speaker, prompt: str, seed: int) -> Sample:
     return _sample(speaker, prompt, ids, new, seed, cut)
 
 
-def _sample(speaker: _Speaker, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0) -> Sample:
+def _sample(speaker: Speaker, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0) -> Sample:
     finished = new[-1] in speaker.ends
     continuation = text_after(speaker.tokenizer, ids, new[:-1] if finished else new)
     return Sample(prompt, continuation, len(new), finished, cut, seed)
-
-
-def _generate(
-    speaker: _Speaker, ids: list[int], room: int, unpenalised: int = 0, take: Callable[[int], object] | None = None
-) -> list[int]:
-    """Draw up to `room` tokens after `ids`; of those, the first `unpenalised` count as no repetition."""
-    model, penalty = speaker.model, speaker.settings.repetition_penalty
-    input_ids = torch.tensor([ids], device=model.device)  # (1, seq)
-    output = model.generate(  # type: ignore[operator]
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        generation_config=_generation_config(speaker, room),
-        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalised)],
-        streamer=TokenStream(take) if take else None,
-    )
-    new: list[int] = output[0, len(ids) :].tolist()
-    return new
-
-
-def _generation_config(speaker: _Speaker, max_new_tokens: int) -> GenerationConfig:
-    tokenizer, settings = speaker.tokenizer, speaker.settings
-    sampling: dict[str, float] = {"do_sample": False}
-    if settings.temperature > 0:
-        sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k or 0}
-        sampling |= {} if settings.top_p is None else {"top_p": settings.top_p}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=speaker.ends,
-        pad_token_id=tokenizer.pad_token_id,
-        use_cache=True,
-        **sampling,
-    )
-
-
-def _own_ends(model: PreTrainedModel) -> list[int]:
-    """What the model's own generation settings end at: published chat models list more tokens than their template."""
-    own: Any = model.generation_config and model.generation_config.eos_token_id
-    return [] if own is None else own if isinstance(own, list) else [own]
-
-
-@contextmanager
-def _speaking(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    settings: EvalSection,
-    number: int,
-    ends: set[int] | None = None,
-) -> Iterator[_Speaker]:
-    """The model seeded for text number `number`, and in evaluation mode; both are undone."""
-    # Not the `PeftModel` around it, whose `generate` puts its own generation settings into the base for good.
-    inner: PreTrainedModel = model if isinstance(model, PreTrainedModel) else model.get_base_model()
-    positions = effective_max_length(tokenizer, inner.config)
-    speaker = _Speaker(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
-    with _evaluating(inner), _seeded(inner.device, settings.seed + number):
-        yield speaker
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout off, and none of the generation settings that came with the model."""
-    training = {module: module.training for module in model.modules()}
-    generation_config = model.generation_config
-    # What `generate` is not told it takes from here: a published model's top_p or repetition penalty would slip in.
-    model.generation_config = GenerationConfig()
-    model.eval()
-    try:
-        yield
-    finally:
-        model.generation_config = generation_config
-        for module, was_training in training.items():
-            module.training = was_training
-
-
-@contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators that sampling draws from and put them back; `torch.manual_seed` would seed every GPU."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

@@ -54,6 +54,10 @@ class TextPieces:
 
 def text_after(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], new: Sequence[int]) -> str:
     """The text of `new` tokens that go on from those `before`: what `TextPieces` gives in all."""
+    known = list(before[-TOKENS_BEFORE:])
+    start, whole = (str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (known, [*known, *new]))
+    if UNFINISHED not in start + whole and whole.startswith(start):  # as good as always, and 50 times faster
+        return whole[len(start) :]
     pieces = TextPieces(tokenizer, before)
     return "".join([*map(pieces.add, new), pieces.rest()])
 

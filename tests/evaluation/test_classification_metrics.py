@@ -295,8 +295,3 @@ def test_each_file_says_what_goes_in_and_what_comes_out(metric, name):
     info = metric(ALL[name])._info()
     assert all(feature in info.inputs_description for feature in info.features)
     assert f"\n    {name}: " in info.inputs_description
-
-
-def test_no_file_of_the_folder_is_left_out():
-    of_language_models = {"bits_per_byte", "cross_entropy", "perplexity", "token_accuracy"}  # test_metrics.py
-    assert {path.stem for path in FOLDER.glob("*.py")} - {"__init__"} == ALL.keys() | of_language_models

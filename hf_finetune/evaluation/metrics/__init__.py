@@ -1,4 +1,4 @@
-"""`evaluate.Metric` modules: each file stands alone, so that `evaluate.load("<path of the file>")` works offline.
+"""`evaluate.Metric` modules: a file needs only those beside it, so that `evaluate.load("<its path>")` works offline.
 
 `evaluate.load` takes the first metric class that it finds in a file: `from evaluate import Metric` would be it.
 """
