@@ -28,6 +28,8 @@ from hf_finetune.data.python_source import read_python, signature
 from hf_finetune.errors import CannotWriteError, ConfigError, EnvironmentProblem, Problem
 
 KINDS = ("source", "docstrings", "modules")
+# Of the same command, but no corpus: hf_finetune.evaluation.canaries.
+CANARIES = "canaries"
 LICENCE = "PSF-2.0"
 
 # Tests, and what has a licence or a grammar of its own.
@@ -116,10 +118,10 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
     file cannot be written, `EnvironmentProblem` where this Python came without its library's source.
     """
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, 1)
+        near = difflib.get_close_matches(kind, [*KINDS, CANARIES], 1)
         remedy = f"there are {', '.join(KINDS)}" + (f"; did you mean {near[0]}?" if near else "")
         raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy))
-    _check_target(path, overwrite)
+    check_target(path, overwrite)
     makers = {"source": _source_rows, "docstrings": _docstring_rows, "modules": _labelled_rows}
     rows = list(makers[kind](_library_files(Path(sysconfig.get_path("stdlib")))))
     if not rows:
@@ -127,7 +129,7 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
         raise EnvironmentProblem(Problem("this Python has no source files of its standard library", remedy))
     kept = rows if max_bytes is None else _sample(rows, max_bytes)
     content = b"".join(row.line() for row in kept)
-    _write(path, content)
+    write_whole(path, content)
     files = len({row.file for row in kept})
     return CorpusFacts(kind, len(kept), len(content), files, LICENCE, platform.python_version())
 
@@ -232,15 +234,17 @@ def _order(content: str | bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
-    # Not Path.exists(), which raises where a folder cannot be searched or a name is too long; `_write` says that well.
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise `ConfigError` where `path` is a folder, or exists and is to be kept."""
+    # Not Path.exists(), which raises where a folder cannot be searched or a name is too long; writing says that well.
     if os.path.isdir(path):
         raise ConfigError(Problem("is a folder", "name a file, such as corpus.jsonl", path=str(path)))
     if os.path.exists(path) and not overwrite:
         raise ConfigError(Problem("exists already", "name another file, or add --overwrite", path=str(path)))
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file aside and put it in place at once. Raises `CannotWriteError`, and leaves what was there."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

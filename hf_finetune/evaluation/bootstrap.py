@@ -12,7 +12,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 Statistic = Callable[[Array], dict[str, Array]]
-"""Takes how often each row counts in each resample, (rows, resamples); gives figures by name, (resamples,) each."""
+"""Takes how often each row counts in each resample, (rows, resamples), as any numbers that are not negative; gives
+figures by name, (resamples,) each."""
 
 # Weights that are worked on at once: 8 MiB.
 WEIGHTS_AT_ONCE = 2**20
@@ -38,6 +39,12 @@ def bootstrap_intervals(
     drawn = _figures(statistic, _resampled(rows, resamples, random))
     left_out = _figures(statistic, _without_groups(rows, random))
     return {name: _interval(float(point[name][0]), drawn[name], left_out[name], level) for name in point}
+
+
+def intervals_of(statistic: Statistic, rows: int, labels: int = 1) -> dict[str, list[float]]:
+    """The 95 % interval of each figure, as a report has them, in some seconds; `labels` is how many a row has."""
+    found = bootstrap_intervals(statistic, rows, resamples=affordable_resamples(rows, labels))
+    return {name: list(ends) for name, ends in found.items()}
 
 
 def affordable_resamples(rows: int, labels: int) -> int:

@@ -22,7 +22,8 @@ class Counts:
     right: Array
     predicted: Array
     given: Array
-    rows: int
+    rows: int | Array
+    """(...) where resamples have different numbers of them."""
     exact: Array
     """Rows with all labels right: (...)."""
 
@@ -114,7 +115,7 @@ def _root(spread: Array) -> Array:
 
 
 SCORES: dict[str, Callable[[Counts], Array]] = {
-    "accuracy": lambda counts: counts.exact / counts.rows,
+    "accuracy": lambda counts: np.asarray(counts.exact / counts.rows),
     "balanced_accuracy": _balanced_accuracy,
     "precision_macro": _precision,
     "recall_macro": _recall,

@@ -30,7 +30,7 @@ def label_statistic(
 
     A resample has the same weight in all as it would have rows; areas are NaN where it leaves them undefined.
     """
-    rows, labels = probabilities.shape
+    labels = probabilities.shape[1]
     given, predicted = references, chosen
     if kind == "single":
         given, predicted = ((each[:, None] == np.arange(labels)).astype(np.int64) for each in (references, chosen))
@@ -42,6 +42,7 @@ def label_statistic(
     areas = [_areas(probabilities[:, label], given[:, label]) for label in range(1 if binary else 0, labels)]
 
     def statistic(weights: Array) -> dict[str, Array]:
+        rows = weights.sum(axis=0)
         right, predicted_rows, given_rows = (each @ weights for each in sums)
         counts = Counts(kind, right, predicted_rows, given_rows, rows, exact @ weights)
         found = np.stack([area(weights) for area in areas])  # (labels, 2, resamples)
@@ -59,14 +60,13 @@ def label_statistic(
 
 def number_statistic(predicted: Array, references: Array) -> Statistic:
     """Loss (mean squared error), mae, r2 and pearson of resamples of a split."""
-    rows = len(references)
     # Around their means: squares of large numbers would lose what differs.
     given, said = references - references.mean(), predicted - predicted.mean()
     error = predicted - references
     moments = np.stack([given, said, given**2, said**2, given * said, error**2, np.abs(error)])
 
     def statistic(weights: Array) -> dict[str, Array]:
-        y, p, yy, pp, yp, squared, absolute = moments @ weights / rows
+        y, p, yy, pp, yp, squared, absolute = moments @ weights / weights.sum(axis=0)
         variance, spread = yy - y**2, pp - p**2
         # A resample may hold one row many times over: no variance, but for rounding.
         variance = np.where(variance > ROUNDING * yy, variance, np.nan)

@@ -1,0 +1,92 @@
+"""Words swapped for their counterparts (he and she, Emily and Lakisha): does what a model does depend on them?
+
+The lists are short, English, and for measuring: a swapped text is not always a good sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from hf_finetune.evaluation.bootstrap import Statistic
+from hf_finetune.evaluation.pairing import number, paired_figures
+
+SWAPS = ("gender", "names", "religion", "origin")
+
+
+@dataclass(frozen=True, slots=True)
+class _Swaps:
+    pattern: re.Pattern[str]
+    counterparts: dict[str, str]
+
+
+def swap_words(text: str, name: str) -> str | None:
+    """`text` with each word of the list swapped for its counterpart, in either direction; None where it has none.
+
+    Whole words are swapped, and keep their case: HE becomes SHE, He She. A word that the list writes with a capital
+    letter is swapped only where the text does, too: a Turkey is no turkey.
+    """
+    swaps = _swaps(name)
+    swapped = swaps.pattern.sub(lambda found: swaps.counterparts[found[0]], text)
+    return None if swapped == text else swapped
+
+
+def swapped_rows(texts: Sequence[str], name: str) -> tuple[list[int], list[str]]:
+    """The numbers of the texts that have a word of the list, and those texts with each such word swapped."""
+    found = [(row, swapped) for row, text in enumerate(texts) if (swapped := swap_words(text, name)) is not None]
+    return [row for row, _ in found], [swapped for _, swapped in found]
+
+
+def swap_effect(
+    original: Statistic,
+    swapped: Statistic,
+    both: Statistic,
+    rows: int,
+    said: tuple[Sequence[Any], Sequence[Any]] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What swapping words changes, over the `rows` that have any: `{"rows", "changed", "figures", "words"}`.
+
+    The statistics are of these rows as they were, as they are swapped, and of both one after the other, as `compare`
+    takes them; a figure's `difference` is swapped minus original, with its `interval`, and `real` as there. `said` are
+    the labels or answers of each row before and after, of which `changed` is the share that differs.
+    """
+    figures = paired_figures(original, swapped, both, rows, seed=seed)
+    shown = {
+        name: {key: figure[key] for key in ("difference", "interval", "p_value", "real")}
+        for name, figure in figures.items()
+    }
+    effect: dict[str, Any] = {"rows": rows, "figures": shown}
+    words = [
+        f"{name}: {'higher' if figure['difference'] > 0 else 'lower'} by {number(abs(figure['difference']))} with the"
+        " words swapped: a real difference"
+        for name, figure in figures.items()
+        if figure["real"]
+    ]
+    words = words or [f"no figure changes by more than these {rows:,} rows would by chance"]
+    if said is not None:
+        changed = sum(one != other for one, other in zip(*said, strict=True)) / rows
+        effect["changed"] = changed
+        words.insert(0, f"with the words swapped the model says something else in {changed:.1%} of {rows:,} rows")
+    return {**effect, "words": words}
+
+
+@cache
+def _swaps(name: str) -> _Swaps:
+    listed = json.loads(files("hf_finetune.evaluation").joinpath("swap_lists", f"{name}.json").read_text("utf-8"))
+    both_ways = [pair for one, other in listed["pairs"] for pair in ((one, other), (other, one))]
+    counterparts: dict[str, str] = {}
+    for word, other in [*both_ways, *listed["one_way"].items()]:
+        counterparts[word] = other
+        if word.islower():
+            counterparts[word[0].upper() + word[1:]] = other[0].upper() + other[1:]
+        if word.islower() or len(word) > 3:  # MS and MR are other words
+            counterparts[word.upper()] = other.upper()
+    words = "|".join(map(re.escape, sorted(counterparts, key=len, reverse=True)))
+    return _Swaps(re.compile(rf"(?<!\w)(?:{words})(?!\w)"), counterparts)
