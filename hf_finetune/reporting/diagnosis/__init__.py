@@ -1,0 +1,105 @@
+"""What a run's own log says about it, in words: what went wrong, on which evidence, and the next setting to try."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hf_finetune.reporting.diagnosis.curves import Curve, fall, noise, train_curve, validation_curve
+from hf_finetune.reporting.diagnosis.divergence import FEWEST_POINTS, judge_divergence, judge_rise_and_back
+from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, number, setting
+from hf_finetune.reporting.diagnosis.progress import judge_progress
+from hf_finetune.reporting.diagnosis.setup import judge_setup
+from hf_finetune.reporting.runs import RunRecord
+
+__all__ = ["Diagnosis", "Finding", "diagnose"]
+
+FEWEST_STEPS = 10
+"""Below this no optimizer has shown yet what it does."""
+CLEAR = 3.0
+"""Standard deviations of the noise that a curve has to have fallen."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings of a run, the worst first, and what they come to."""
+
+    verdict: str
+    """One or two sentences: the first thing that a person reads."""
+    findings: tuple[Finding, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def diagnose(run: RunRecord) -> Diagnosis:
+    """Judge a run by its history, and by its settings, data facts and scores where it has them.
+
+    There is always a finding: of the last level, `good`, where nothing is wrong.
+    """
+    train, validation = train_curve(run), validation_curve(run)
+    diverged = judge_divergence(run, train, validation)
+    curves = [diverged] if diverged else [judge_rise_and_back(run, train), judge_progress(run, train, validation)]
+    found = [each for each in curves if each]
+    found += judge_setup(run, overfitted=any(each.kind == "overfitting" for each in found))
+    if not any(each.level in ("problem", "warning") for each in found):
+        found.append(_too_short(run, train, validation) or _healthy(train, validation))
+    findings = tuple(sorted(found, key=lambda finding: LEVELS.index(finding.level)))
+    return Diagnosis(_verdict(run, findings), findings)
+
+
+def _too_short(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+    """A log of which nothing can be said: too few steps, too few points, or no fall that is more than noise."""
+    few = len(train) < FEWEST_POINTS and len(validation) < 3
+    if not few and run.step >= FEWEST_STEPS and (_fell(train) or _fell(validation)):
+        return None
+    points = f"{len(train)} training losses and {len(validation)} validation losses are in the log"
+    often = setting(run, "logging_steps", max(1, run.step // 20))
+    return Finding(
+        kind="too_short_to_say",
+        level="note",
+        title="The log is too short to judge the run by" if run.history else "There is no training log",
+        evidence=f"{points}, over {run.step:,} steps.",
+        cause="Few points, or mostly noise." if run.history else "Nothing was trained here, or nothing was logged.",
+        remedy=f"Log more often ({often}), evaluate on a validation split, or train longer.",
+    )
+
+
+def _fell(whole: Curve) -> bool:
+    found = fall(whole)
+    return found is not None and (found.least > 0 or whole.values[0] - whole.end > CLEAR * noise(whole.values))
+
+
+def _healthy(train: Curve, validation: Curve) -> Finding:
+    said = (
+        [f"training loss went from {number(float(train.values[0]))} to {number(train.end)}"] if len(train) > 1 else []
+    )
+    if len(validation) > 1:
+        first, last = (number(float(validation.values[end])) for end in (0, -1))
+        said.append(
+            f"validation loss from {first} to {last}" if said else f"validation loss went from {first} to {last}"
+        )
+    unseen = "" if len(validation) else " There was no validation, so that overfitting could not be seen."
+    return Finding(
+        kind="healthy",
+        level="good",
+        title="The run looks healthy",
+        evidence=f"The {', the '.join(said)}.{unseen}",
+        cause="Nothing in the log is out of the ordinary.",
+        remedy="Look at the scores and samples; then try more data, or more steps.",
+    )
+
+
+def _verdict(run: RunRecord, findings: tuple[Finding, ...]) -> str:
+    """The worst finding and what to do about it; what else there is, by name; how far an unfinished run got."""
+    stopped = run.status == "stopped" or (run.max_steps is not None and run.step < run.max_steps)
+    reached = f" of {run.max_steps:,}" if run.max_steps else ""
+    first = [f"The run stopped at step {run.step:,}{reached}."] if stopped and run.history else []
+    if run.status == "stopped" and not run.history:
+        first = ["The run did not finish, and no checkpoint tells how far it got."]
+    grave = [each for each in findings if each.level in ("problem", "warning")]
+    leading = grave[0] if grave else findings[-1]
+    others = [each.title[0].lower() + each.title[1:] for each in grave[1:3]]
+    then = f" Also: {'; '.join(others)}." if others else ""
+    advice = leading.evidence if leading.level == "good" else leading.remedy
+    return " ".join([*first, f"{leading.title}.", advice]) + then

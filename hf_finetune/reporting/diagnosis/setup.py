@@ -1,0 +1,236 @@
+"""What the rest of a run's files say: the start, gradients, throughput, validation rows, copies, memorised text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from hf_finetune.reporting.diagnosis.findings import Finding, number, setting, train_setting
+from hf_finetune.reporting.runs import RunRecord, curve
+
+ALWAYS = 0.95
+"""Share of the logged steps, warm-up aside, that had to be clipped."""
+WARM_UP = 0.1
+"""Share of the steps in which gradients are large by nature."""
+FEWEST_NORMS = 5
+FAR_ABOVE = 10.0
+"""Times the limit: clipping then decides the size of every step."""
+WORSE_THAN_GUESSING = 1.1
+"""Times ln(vocabulary): what random weights may have over it."""
+TOO_GOOD = 0.85
+"""Times ln(vocabulary), in the first steps of random weights: they cannot know more yet."""
+FIRST_STEPS = 3
+SLOWER = 0.6
+"""Share of the usual throughput at the end; batches of uneven length make less than that."""
+FEWEST_RATES = 8
+FEWEST_ROWS = 30
+"""Of validation, where no interval was computed: a share of 30 rows is uncertain by 18 points either way."""
+WIDE = 0.05
+"""Half an interval of a score, in points of the score."""
+WIDE_LOSS = 0.1
+"""Half an interval of a loss, as a share of it."""
+SCORES = ("accuracy", "f1_macro", "exact_match", "token_accuracy")
+COPIES = 0.01
+"""Share of the validation rows, or of the training rows, that are copies."""
+VERBATIM = 0.01
+"""Share of the training rows that are continued word for word, by the lower end of its interval."""
+EXTRACTED = 0.5
+HASH_DIGITS = 16
+
+
+def judge_setup(run: RunRecord, *, overfitted: bool) -> list[Finding]:
+    found = [_start(run), _clipping(run), _throughput(run), _few_rows(run), _memorised(run, overfitted), _leaked(run)]
+    return [each for each in found if each]
+
+
+def _start(run: RunRecord) -> Finding | None:
+    guess, losses = _guessing(run), [each for each in curve(run, "loss") if math.isfinite(each[1])]
+    if guess is None or not losses:
+        return None
+    step, loss = losses[0]
+    scratch = (run.settings.get("model") or {}).get("scratch") is not None
+    early = scratch and step <= FIRST_STEPS
+    if not (loss > WORSE_THAN_GUESSING * guess or (early and loss < TOO_GOOD * guess)):
+        return None
+    above = loss > guess
+    return Finding(
+        kind="loss_at_start",
+        level="warning",
+        title=f"The first loss is far {'above' if above else 'below'} that of guessing",
+        evidence=f"{number(loss)} at step {step:,}; every token equally likely is {number(guess)}, ln(vocabulary).",
+        cause="The learning rate is too high from the first steps on, the tokenizer is another model's, or the loss is "
+        "a sum over batches."
+        if above
+        else "Random weights cannot know this: the labels are shifted, or can be seen in the input.",
+        remedy=f"Look at the tokenizer and the data, and log every step: {setting(run, 'logging_steps', 1)}.",
+        step=step,
+    )
+
+
+def _guessing(run: RunRecord) -> float | None:
+    """ln(vocabulary) of a language model."""
+    architectures, vocabulary = run.model.get("architectures"), run.model.get("vocab_size")
+    if not (isinstance(vocabulary, int) and vocabulary > 1 and isinstance(architectures, list) and architectures):
+        return None
+    return math.log(vocabulary) if str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")) else None
+
+
+def _clipping(run: RunRecord) -> Finding | None:
+    limit = train_setting(run, "max_grad_norm")
+    norms = [value for step, value in curve(run, "grad_norm") if step > WARM_UP * run.step and math.isfinite(value)]
+    if not isinstance(limit, int | float) or limit <= 0 or len(norms) < FEWEST_NORMS:
+        return None
+    clipped = sum(norm > limit for norm in norms)
+    if clipped < ALWAYS * len(norms):
+        return None
+    usual = float(np.median(norms))
+    assumed = ", the default," if run.status == "foreign" else ""
+    return Finding(
+        kind="clipping_every_step",
+        level="warning" if usual > FAR_ABOVE * limit else "note",
+        title="The gradient was clipped at every step",
+        evidence=f"Its norm was above max_grad_norm {limit:g}{assumed} at {clipped} of {len(norms)} logged steps, "
+        f"{number(usual)} in the middle.",
+        cause="The limit, not the gradient, sets the size of each step: rare large gradients are no longer told apart.",
+        remedy=f"Set {setting(run, 'max_grad_norm', float(f'{2 * usual:.1g}'))}, or larger batches: "
+        f"{setting(run, 'gradient_accumulation_steps', 4 * (train_setting(run, 'gradient_accumulation_steps') or 1))}.",
+    )
+
+
+def _throughput(run: RunRecord) -> Finding | None:
+    rates = curve(run, "tokens_per_s")
+    if len(rates) < FEWEST_RATES:
+        return None
+    values = [value for _, value in rates]
+    cut = len(values) * 3 // 4
+    usual, late = float(np.median(values[:cut])), float(np.median(values[cut:]))
+    if late >= SLOWER * usual:
+        return None
+    slow = len(values)
+    while slow > 0 and values[slow - 1] < (usual + late) / 2:
+        slow -= 1
+    step = rates[min(slow, len(rates) - 1)][0]
+    return Finding(
+        kind="throughput_drop",
+        level="note",
+        title=f"Training became slower about step {step:,}",
+        evidence=f"{usual:,.0f} tokens per second before, {late:,.0f} in the last quarter: {late / usual:.0%}.",
+        cause="Other work on the machine, a processor that got too hot, or memory that is full and swapped.",
+        remedy="Look at the machine. The model is none the worse for it.",
+        step=step,
+    )
+
+
+def _few_rows(run: RunRecord) -> Finding | None:
+    scores = run.report.get("evaluation", {}).get("validation")
+    scores = scores if isinstance(scores, dict) else {}
+    wide = next(_wide_intervals(scores), None)
+    rows = _validation_rows(run)
+    if wide is None and (scores.get("intervals") or rows is None or rows >= FEWEST_ROWS):
+        return None
+    few = f"It has {rows:,} rows. " if rows is not None else ""
+    said = (
+        f"{wide[0].replace('_', ' ')} {number(wide[1])} may as well be {number(wide[2])} or {number(wide[3])}."
+        if wide
+        else ""
+    )
+    return Finding(
+        kind="noisy_validation",
+        level="warning",
+        title="The validation split is too small to tell models apart",
+        evidence=f"{few}{said or 'Other rows of the same kind would give other figures.'}".strip(),
+        cause="Too few rows for the interval: differences between steps, or between runs, may be chance.",
+        remedy="Give more validation rows: a larger data.validation_fraction, or a file of its own in data.validation.",
+    )
+
+
+def _wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float, float]]:
+    intervals = scores.get("intervals")
+    for name, interval in (intervals if isinstance(intervals, dict) else {}).items():
+        value = scores.get(name)
+        if not (isinstance(value, int | float) and isinstance(interval, list) and len(interval) == 2):
+            continue
+        if not all(isinstance(end, int | float) for end in interval):
+            continue
+        half = (interval[1] - interval[0]) / 2
+        if (name in SCORES and half > WIDE) or (name == "loss" and half > WIDE_LOSS * abs(value)):
+            yield name, value, *interval
+
+
+def _validation_rows(run: RunRecord) -> int | None:
+    """Rows that were evaluated, by the speed that every Trainer logs; blocks, where texts were packed."""
+    counts = [
+        round(entry["eval_runtime"] * entry["eval_samples_per_second"])
+        for entry in run.history
+        if {"eval_loss", "eval_runtime", "eval_samples_per_second"} <= entry.keys()
+    ]
+    return max(counts, default=None)
+
+
+def _memorised(run: RunRecord, overfitted: bool) -> Finding | None:
+    text, repeated = " ".join(_memorised_text(run)), _repeated_rows(run)
+    rows, unique = repeated or (0, 0)
+    copies = rows - unique
+    often = rows > 0 and copies > COPIES * rows
+    if not text and not (often and overfitted):
+        return None
+    said = f"{copies:,} of {rows:,} training rows are copies of others. " if often else ""
+    return Finding(
+        kind="duplicates_behind_memorisation",
+        level="warning",
+        title="Training rows are learned by heart" + (", and there are copies among them" if often else ""),
+        evidence=f"{said}{text}".strip(),
+        cause="What is seen many times is repeated word for word."
+        if often
+        else "Rows were seen often enough to be repeated.",
+        remedy="Take out copies, weights above 1 and secrets; fewer epochs "
+        f"({setting(run, 'num_train_epochs', 1)}) and a smaller model or adapter learn less by heart.",
+    )
+
+
+def _memorised_text(run: RunRecord) -> Iterator[str]:
+    for split in run.report.get("evaluation", {}).values():
+        found = split.get("memorisation") if isinstance(split, dict) else None
+        if not isinstance(found, dict):
+            continue
+        verbatim = found.get("verbatim") or {}
+        if (verbatim.get("interval") or [0.0])[0] > VERBATIM:
+            yield f"{verbatim['continued']:,} of {verbatim['rows']:,} rows are continued word for word."
+        for group in found.get("canaries") or []:
+            if group.get("extracted", 0) >= EXTRACTED:
+                yield f"{group['extracted']:.0%} of the canaries planted {group['copies']} times can be extracted."
+
+
+def _repeated_rows(run: RunRecord) -> tuple[int, int] | None:
+    """Training rows and how many of them are different, by the hashes in the manifest."""
+    train = _at(run.manifest, "data", "splits", "train")
+    hashes = train.get("row_hashes")
+    if not isinstance(hashes, str):
+        return None
+    each = [hashes[start : start + HASH_DIGITS] for start in range(0, len(hashes), HASH_DIGITS)]
+    return len(each), len(set(each))
+
+
+def _leaked(run: RunRecord) -> Finding | None:
+    copies = _at(run.manifest, "data", "overlap", "validation").get("copies", 0)
+    rows = _at(run.report, "data", "validation").get("rows", 0)
+    if not (isinstance(copies, int) and isinstance(rows, int)) or copies <= COPIES * rows or not rows:
+        return None
+    return Finding(
+        kind="validation_leak",
+        level="warning",
+        title="Validation rows were trained on",
+        evidence=f"{copies:,} of {rows:,} validation rows have the text of a training row.",
+        cause="The same text is in both splits: the figures are better than on new text.",
+        remedy="Take the copies out, or keep them in one split with data.group_by.",
+    )
+
+
+def _at(value: Any, *keys: str) -> dict[str, Any]:
+    """The object at a path of keys; {} where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
