@@ -1,0 +1,173 @@
+"""report.html: one page that holds everything a run measured, and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import os
+from functools import cache
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
+from hf_finetune.reporting.figures import number
+from hf_finetune.reporting.page.blocks import Advice, Block, Findings, Section, Words, mapping, visible
+from hf_finetune.reporting.page.curves import curves
+from hf_finetune.reporting.page.labels import labels, mistakes
+from hf_finetune.reporting.page.record import again, data, parameters, samples
+from hf_finetune.reporting.page.scores import headline, scores
+from hf_finetune.reporting.runs import RunRecord, read_run
+
+logger = logging.getLogger(__name__)
+
+PAGE = "report.html"
+# In the head of each page of ours: any other file of the same name is somebody's own.
+MARKER = '<meta name="generator" content="hf-finetune">'
+HEAD_CHARACTERS = 2000
+
+RECIPES = {
+    "continued_pretraining": "Pretraining",
+    "classification": "Classification",
+    "sft": "Instruction tuning",
+    "lora": "LoRA",
+    "score": "Scores",
+}
+
+
+def write_page(folder: Path) -> Path:
+    """Write DIR/report.html from the files of a run folder, and return its path.
+
+    A file of that name that is not ours stays, which the log says. Raises what `read_run` raises, and
+    `CannotWriteError`.
+    """
+    path = folder / PAGE
+    if not is_ours(path):
+        logger.warning("%s is not a page of ours and stays as it is; hf-finetune report %s --output FILE", path, folder)
+        return path
+    run = read_run(folder)
+    save_page(path, page(run, diagnose(run)))
+    return path
+
+
+def page(run: RunRecord, diagnosis: Diagnosis) -> str:
+    """The page of one run, as far as it got: the same files give the same page. What was not computed is not shown."""
+    sections = (
+        Section("verdict", "Verdict", (*verdict(run, diagnosis), *headline(run), *_advice(diagnosis))),
+        Section("curves", "Curves", tuple(curves(run))),
+        Section("scores", "Scores", tuple(scores(run))),
+        Section("labels", "Labels", tuple(labels(run))),
+        Section("samples", "Before and after", tuple(samples(run))),
+        Section("mistakes", "Mistakes", tuple(mistakes(run))),
+        Section("data", "Data", tuple(data(run))),
+        Section("parameters", "Parameters", tuple(parameters(run))),
+        Section("again", "Do it again", tuple(again(run))),
+    )
+    recipe = run.report.get("recipe") or run.settings.get("recipe")
+    return render(run.name, _kind(run, recipe), facts_line(run), sections)
+
+
+def _kind(run: RunRecord, recipe: Any) -> str:
+    named = RECIPES.get(recipe, "Training run") if isinstance(recipe, str) else "Training run"
+    return {"done": named, "stopped": f"{named}, not finished", "foreign": "Run of another Trainer"}[run.status]
+
+
+def verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
+    """The diagnosis in a sentence or two, and what there is to know of a run that did not end."""
+    if run.status != "stopped":
+        return [Words((diagnosis.verdict,))]
+    far = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps else "")
+    said = f"This run is not finished. It is shown as far as it got, which is {far}."
+    return [Words((diagnosis.verdict,)), Words((said,), tone="warning")]
+
+
+def _advice(diagnosis: Diagnosis) -> list[Block]:
+    found = []
+    for finding in diagnosis.findings:
+        lines = (("evidence", finding.evidence), ("likely cause", finding.cause), ("try next", finding.remedy))
+        found.append(Advice(finding.level, finding.title, tuple(line for line in lines if line[1])))
+    return [Findings(tuple(found))] if found else []
+
+
+def facts_line(run: RunRecord) -> list[str]:
+    """Steps, time, speed and what was trained, in a line."""
+    train, parameters = mapping(run.report.get("train")), mapping(run.report.get("parameters"))
+    epochs, seconds = number(train.get("epochs")), number(train.get("runtime_s"))
+    speed, trainable = number(train.get("tokens_per_s")), number(parameters.get("trainable"))
+    line = [f"{run.step:,} steps" if run.history or run.step else ""]
+    line.append("" if epochs is None else f"{epochs:.3g} epochs")
+    line.append("" if seconds is None else duration(seconds))
+    line.append("" if not speed else f"{speed:,.0f} tokens/s")
+    line.append("" if trainable is None else f"{trainable:,.0f} parameters trained")
+    return [part for part in line if part]
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 10 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def render(title: str, kind: str, facts: list[str], sections: tuple[Section, ...]) -> str:
+    """Sections as HTML; those without blocks are left out. All text in them is escaped and made visible."""
+    css = _template("report.css")
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return str(
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            kind=kind,
+            facts_line=facts,
+            sections=[section for section in sections if section.blocks],
+            css=css,
+            css_hash=f"sha256-{digest}",
+            next_number=count(1).__next__,
+        )
+    )
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    return Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _template(name: str) -> str:
+    return (files("hf_finetune.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a page may be written there: nothing is, or a page of ours."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return MARKER in file.read(HEAD_CHARACTERS)
+
+
+def save_page(path: Path, html: str) -> None:
+    """Write the whole page or nothing. Raises `CannotWriteError`."""
+    aside = path.with_name(f".{path.name}.aside")
+    try:
+        aside.write_text(html, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as problem:
+        what = f"cannot be written ({problem.strerror})"
+        raise CannotWriteError(Problem(what, "name a file elsewhere with --output", path=str(path))) from problem
