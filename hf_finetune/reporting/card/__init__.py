@@ -1,0 +1,195 @@
+"""The model card: README.md of a model's folder, with the Hub's metadata and what is known about the model.
+
+Every figure is one of the run folder's files, and what is not there is said to be unknown. Nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined, Template
+
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem, escape_control_characters
+from hf_finetune.reporting.card import procedure, results
+from hf_finetune.reporting.card.facts import CARD, ModelFacts, model_facts, shown_path
+from hf_finetune.reporting.runs import RunRecord, read_run
+
+logger = logging.getLogger(__name__)
+
+MARKER = "<!-- Written by hf-finetune, which writes it anew until this line is removed. -->"
+TEMPLATE = "card.md.j2"
+NO_LICENSE = "not stated; set card.license in the run file"
+
+# What Markdown or HTML would read as markup; an underscore inside a word is none.
+_MARKUP = re.compile(r"([\\`*\[\]<>&|~]|(?<![^\W_])_|_(?![^\W_]))")
+
+
+def write_card(folder: Path, made_from: Path | None = None) -> Path:
+    """Write README.md into a folder of ours and return its path; `made_from` is the run whose adapter was merged.
+
+    A README.md that we did not write is left alone, which the log says. Raises as `read_run` does for torn files, and
+    `CannotWriteError`.
+    """
+    path = folder / CARD
+    if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
+        logger.warning("%s is yours and stays as it is: no model card was written", CARD)
+        return path
+    aside = path.with_name(f".{CARD}.aside")
+    try:
+        aside.write_text(card(run_behind(folder, made_from)), encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as problem:
+        what = f"cannot be written ({problem.strerror})"
+        raise CannotWriteError(Problem(what, "make room, or allow writing", path=str(path))) from problem
+    return path
+
+
+def run_behind(folder: Path, made_from: Path | None = None) -> RunRecord:
+    """The run that made the model in `folder`; one of which nothing is known where the model is not ours."""
+    try:
+        run = read_run(made_from or folder)
+    except ConfigError:
+        run = unknown_run(folder)
+    return replace(run, folder=folder, name=folder.resolve().name)
+
+
+def unknown_run(folder: Path) -> RunRecord:
+    return RunRecord(
+        folder=folder,
+        name=folder.resolve().name,
+        status="foreign",
+        report={},
+        manifest={},
+        settings={},
+        model={},
+        history=[],
+        max_steps=None,
+        step=0,
+        best_step=None,
+        best_checkpoint=None,
+    )
+
+
+def card(run: RunRecord, repo_id: str | None = None) -> str:
+    """The whole card; `repo_id` is where the folder is pushed, and takes the place of its name in what is shown."""
+    facts = model_facts(run)
+    head = yaml.safe_dump(metadata(run, repo_id), sort_keys=False, width=10_000)
+    body = _template().render(
+        run=run,
+        facts=facts,
+        card=_owner(run),
+        no_license=NO_LICENSE,
+        title=repo_id.split("/")[-1] if repo_id else run.name,
+        place=repo_id or _place(run),
+        merged=_is_merged(run, facts),
+        scored=shown_path(str(_section(run, "model").get("path", "a model"))),
+        from_scratch=_section(run, "model").get("scratch") is not None,
+        results=results,
+        procedure=procedure,
+        parameters=run.report.get("parameters", {}),
+    )
+    return f"---\n{head}---\n\n{MARKER}\n\n{body}"
+
+
+def metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]:
+    """The card's metadata as the Hub has it: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
+
+    What is not known is left out, the license too. A base that is a local folder is never named, for its path means
+    nothing elsewhere (https://github.com/huggingface/transformers/issues/33922): its own base is, where its card has
+    one. A model that an adapter was merged into is a `finetune`: `merge` is the Hub's word for one made of several.
+    """
+    facts, owner = model_facts(run), _owner(run)
+    base = facts.base and (facts.base.name if facts.base.on_hub else facts.base.own_base)
+    stands_on_it = facts.kind == "adapter" and facts.base is not None and facts.base.on_hub
+    values = {
+        "license": owner["license"],
+        "language": owner["language"],
+        "library_name": {"adapter": "peft", "model": "transformers", "none": None}[facts.kind],
+        "pipeline_tag": facts.task,
+        "base_model": base,
+        "base_model_relation": base and ("adapter" if stands_on_it else "finetune"),
+        "datasets": owner["datasets"],
+        "tags": list(dict.fromkeys([*_tags(run, facts), *owner["tags"]])),
+        "model-index": [] if _is_merged(run, facts) else results.model_index(run, facts, repo_id or run.name),
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _is_merged(run: RunRecord, facts: ModelFacts) -> bool:
+    """The figures are then those of the adapter over its base, and not of the weights in the folder."""
+    return facts.kind == "model" and run.settings.get("lora") is not None
+
+
+def _tags(run: RunRecord, facts: ModelFacts) -> list[str]:
+    learned = ["sft"] if procedure.recipe_of(run) in ("sft", "lora") else []
+    adapted = ["lora"] if facts.kind == "adapter" else []
+    return ["hf-finetune", *learned, *adapted, *(["conversational"] if facts.chat else [])]
+
+
+def _owner(run: RunRecord) -> dict[str, Any]:
+    """The section `card` of the run file, complete."""
+    empty: dict[str, Any] = {"license": None, "language": [], "datasets": [], "tags": []}
+    empty |= {"intended_use": None, "limits": None, "personal_data": None}
+    return empty | _section(run, "card")
+
+
+def _section(run: RunRecord, name: str) -> dict[str, Any]:
+    given = run.settings.get(name)
+    return given if isinstance(given, dict) else {}
+
+
+def _place(run: RunRecord) -> str:
+    """The folder as its owner calls it, where that says nothing about the machine."""
+    typed = run.settings.get("output_dir")
+    same = isinstance(typed, str) and Path(typed).name == run.name
+    return shown_path(str(typed)) if same else run.name
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters |= {"md": _plain_text, "table": _as_table, "code": _as_code, "python": _as_python}
+    text = files("hf_finetune.reporting").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(text)
+
+
+def _plain_text(text: object) -> str:
+    """`text` on one line, such that Markdown shows it as it is; control and direction characters are written out."""
+    return _MARKUP.sub(r"\\\1", _visible(text))
+
+
+def _visible(text: object) -> str:
+    return escape_control_characters(" ".join(str(text).split()))
+
+
+def _as_code(text: object) -> str:
+    """`text` on one line, such that it does not end the code it stands in."""
+    return _visible(text).replace("`", "'")
+
+
+def _as_python(value: str | Mapping[Any, Any]) -> str:
+    """A text, or a mapping of texts and numbers, as Python writes it, in ASCII."""
+    if isinstance(value, Mapping):
+        pairs = (f"{_as_python(key)}: {_as_python(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    return json.dumps(value).replace("`", "\\u0060")
+
+
+def _as_table(rows: list[list[str]]) -> str:
+    """Rows of cells, the first of them the names of the columns, as a Markdown table; numbers stand to the right."""
+    head, *body = ([_plain_text(cell) for cell in row] for row in rows)
+    right = [bool(body) and all(re.fullmatch(r"[\d.,%e+-]*", row[index]) for row in body) for index in range(len(head))]
+    rule = ["---:" if each else ":---" for each in right]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))

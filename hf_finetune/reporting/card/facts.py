@@ -1,0 +1,152 @@
+"""What the files of a model's folder say about it: which kind of model it is, and what it stands on."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from hf_finetune.reporting.runs import RunRecord
+
+CARD = "README.md"
+
+# Of a name on the Hub: an owner and a name, or a name alone.
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
+_METADATA = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_PROBLEMS: dict[str, Literal["single", "multi", "number"]] = {
+    "single_label_classification": "single",
+    "multi_label_classification": "multi",
+    "regression": "number",
+}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that this one was made from."""
+
+    name: str
+    """A Hub id, or a folder: relative as the run file has it, else its last part alone."""
+    on_hub: bool
+    revision: str | None = None
+    own_base: str | None = None
+    """Of a local folder: the Hub id that its own model card names."""
+    custom_code: bool = False
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model folder, as its own files describe it."""
+
+    kind: Literal["model", "adapter", "none"]
+    """`none` where a folder holds scores only."""
+    task: Literal["text-generation", "text-classification"]
+    problem: Literal["single", "multi", "number"] | None = None
+    """What a classifier gives: one label, any number of labels, or a number."""
+    labels: dict[int, str] = field(default_factory=dict)
+    offsets: list[float] = field(default_factory=list)
+    """What a classifier's thresholds add to its logits, where its head does not hold them already."""
+    chat: bool = False
+    custom_code: bool = False
+    """The code of the model is in the folder (of an adapter: in its base's)."""
+    base: BaseModel | None = None
+    quantization: str | None = None
+    """How an adapter's base was loaded for training, such as `4 bit`; None for a base in full."""
+
+    @property
+    def label_numbers(self) -> dict[str, int]:
+        return {name: number for number, name in self.labels.items()}
+
+
+def model_facts(run: RunRecord) -> ModelFacts:
+    """Read `config.json`, or of an adapter `adapter_config.json` and `base_model.json`; nothing of it is loaded."""
+    config, adapter = _json(run.folder / "config.json"), _json(run.folder / "adapter_config.json")
+    record = _json(run.folder / "base_model.json")
+    base = _base_model(run, record.get("name_or_path") or adapter.get("base_model_name_or_path"))
+    if adapter:
+        described = record.get("classifier") or {}
+        classifies = adapter.get("task_type") == "SEQ_CLS"
+        code = base is not None and base.custom_code
+    else:
+        described, code = config, "auto_map" in config
+        classifies = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+    labels = described.get("id2label") if classifies else None
+    return ModelFacts(
+        kind="adapter" if adapter else "model" if (run.folder / "config.json").is_file() else "none",
+        task="text-classification" if classifies or run.report.get("recipe") == "classification" else "text-generation",
+        problem=_PROBLEMS.get(str(described.get("problem_type")), "single") if classifies else None,
+        labels={int(number): str(name) for number, name in (labels or {}).items()},
+        offsets=_offsets(_json(run.folder / "decision.json")) if classifies else [],
+        chat=_can_chat(run.folder),
+        custom_code=code,
+        base=base,
+        quantization=_bits(record.get("quantization")) if adapter else None,
+    )
+
+
+def shown_path(path: str) -> str:
+    """`path` as a reader elsewhere may see it: relative as it was typed, of any other the last part alone."""
+    parts = re.split(r"[\\/]", path.rstrip("\\/"))
+    outside = path.startswith(("/", "~", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path)
+    return parts[-1] if outside else path
+
+
+def card_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a model card that is there already; {} where there is none that can be read."""
+    try:
+        found = _METADATA.match((folder / CARD).read_text(encoding="utf-8"))
+        values = yaml.safe_load(found[1]) if found else {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
+    """From what the run wrote down about it, else from whether there is such a folder here."""
+    section = run.settings.get("model")
+    section = section if isinstance(section, dict) else {}
+    path = recorded or section.get("path")
+    if not path or section.get("scratch") is not None or run.report.get("recipe") == "score":
+        return None
+    written = run.manifest.get("model")
+    written = written if isinstance(written, dict) else {}
+    folder = Path(path).expanduser()
+    known_local = not written.get("revision") and (bool(written.get("sha256")) or folder.is_dir())
+    if _HUB_ID.fullmatch(path) and not known_local:
+        return BaseModel(path, True, revision=written.get("revision") or section.get("revision"))
+    own = card_metadata(folder).get("base_model")
+    code = "auto_map" in _json(folder / "config.json")
+    return BaseModel(shown_path(path), False, own_base=own if isinstance(own, str) else None, custom_code=code)
+
+
+def _offsets(decision: dict[str, Any]) -> list[float]:
+    """Such that the largest logit decides, or of any number of labels each above 0; [] where they do so already."""
+    thresholds = [decision["thresholds"][label] for label in decision.get("labels", [])]
+    even = 0.5 if decision.get("kind") == "multi" else 1 / max(1, len(thresholds))
+    if decision.get("offsets_in_weights") or all(math.isclose(threshold, even) for threshold in thresholds):
+        return []
+    if decision["kind"] == "multi":
+        return [math.log1p(-threshold) - math.log(threshold) for threshold in thresholds]
+    return [-math.log(threshold) for threshold in thresholds]
+
+
+def _can_chat(folder: Path) -> bool:
+    return (folder / "chat_template.jinja").is_file() or "chat_template" in _json(folder / "tokenizer_config.json")
+
+
+def _bits(quantization: Any) -> str | None:
+    if not isinstance(quantization, dict):
+        return None
+    return "4 bit" if quantization.get("load_in_4bit") else "8 bit" if quantization.get("load_in_8bit") else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

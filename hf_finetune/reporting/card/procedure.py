@@ -1,0 +1,166 @@
+"""How a model was made, for its card: data with hashes, the settings that matter, the machine, the command."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from hf_finetune.reporting.card.facts import shown_path
+from hf_finetune.reporting.card.results import data_sha256
+from hf_finetune.reporting.runs import RunRecord
+
+RECIPES = {
+    "continued_pretraining": "Continued pretraining: the next tokens of documents",
+    "sft": "Instruction tuning of all parameters",
+    "lora": "Instruction tuning of a LoRA adapter on a frozen base",
+    "classification": "Classification",
+}
+# Of the section `train` and of `lora`, those that change what is learned.
+TRAIN_SETTINGS = (
+    *("optim", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "max_length"),
+    *("packing", "loss_type", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16"),
+    *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience", "seed"),
+)
+LORA_SETTINGS = (
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "init_lora_weights"),
+    *("use_dora", "use_rslora", "bias"),
+)
+CHAT_SETTINGS = ("loss_on", "too_long", "chat_template")
+DATA_SETTINGS = {
+    "continued_pretraining": ("block_size", "isolate_documents"),
+    "sft": CHAT_SETTINGS,
+    "lora": CHAT_SETTINGS,
+    "classification": ("balance", "max_length"),
+}
+COLUMNS = {"rows": "Rows", "tokens": "Tokens", "trained_tokens": "Trained tokens", "dropped": "Left out"}
+
+Rows = list[list[str]]
+
+
+def recipe_of(run: RunRecord) -> str:
+    return str(run.report.get("recipe") or run.settings.get("recipe"))
+
+
+def split_rows(run: RunRecord) -> Rows:
+    """A row for each split: its counts and the hash of its rows; the names of the columns first."""
+    splits = {name: counted for name, counted in run.report.get("data", {}).items() if isinstance(counted, dict)}
+    names = [name for name in COLUMNS if any(name in counted for counted in splits.values())]
+    head = ["Split", *(COLUMNS[name] for name in names), "sha256"]
+    rows = [
+        [split, *(_plain(counted.get(name)) for name in names), data_sha256(run, split) or ""]
+        for split, counted in splits.items()
+    ]
+    return [head, *rows] if rows else []
+
+
+def file_rows(run: RunRecord) -> Rows:
+    """A row for each file that was read, with its hash; the names of the columns first."""
+    files = run.manifest.get("data", {}).get("files", [])
+    rows = [
+        [
+            shown_path(str(file.get("path", ""))),
+            str(file.get("role", "")),
+            *(_plain(file.get(name)) for name in ("lines", "accepted", "rejected")),
+            str(file.get("sha256", "")),
+        ]
+        for file in files
+    ]
+    return [["File", "For", "Lines", "Taken", "Rejected", "sha256"], *rows] if rows else []
+
+
+def overlap_sentences(run: RunRecord) -> list[str]:
+    """What validation and test rows share with those of training."""
+    found = []
+    for split, counts in run.manifest.get("data", {}).get("overlap", {}).items():
+        said = [f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if isinstance(count, int)]
+        found.append(f"{split} beside the training rows: {', '.join(said)}")
+    return found
+
+
+def setting_rows(run: RunRecord) -> Rows:
+    """The settings that change what is learned, as the run file has them; the names of the columns first."""
+    of_data = DATA_SETTINGS.get(recipe_of(run), ())
+    sections = {"train": TRAIN_SETTINGS, "lora": LORA_SETTINGS, "data": of_data}
+    rows = []
+    for section, names in sections.items():
+        given = run.settings.get(section)
+        if isinstance(given, dict):
+            rows += [[f"{section}.{name}", _plain(given[name])] for name in names if given.get(name) is not None]
+    return [["Setting", "Value"], *rows] if rows else []
+
+
+def training_sentence(run: RunRecord) -> str | None:
+    """Steps, epochs, time and speed of the run; None where nothing was trained."""
+    train = run.report.get("train", {})
+    if not train.get("steps"):
+        return f"Stopped after {run.step:,} steps." if run.step else None
+    said = f"{train['steps']:,} steps"
+    if isinstance(train.get("epochs"), int | float):
+        said += f" ({train['epochs']:.2f} epochs)"
+    if isinstance(train.get("runtime_s"), int | float):
+        said += f" in {_duration(train['runtime_s'])}"
+    if isinstance(train.get("tokens_per_s"), int | float):
+        said += f", {train['tokens_per_s']:,.0f} tokens/s"
+    if train.get("best_checkpoint"):
+        said += f"; the weights are those of {train['best_checkpoint']}, which was best on validation"
+    return f"{said}."
+
+
+def machine_sentence(run: RunRecord) -> str | None:
+    """Devices, processes and precision, as they were really used."""
+    devices = run.report.get("environment", {}).get("devices", [])
+    ran = run.report.get("distributed", {})
+    if not devices and not ran:
+        return None
+    kind = str(ran.get("device", "cpu"))
+    used = [f"{device['name']} ({device['memory_gib']:.0f} GiB)" for device in devices if device.get("kind") == kind]
+    said = f"{', '.join(used) or kind}; {ran.get('processes', 1)} process(es), strategy {ran.get('strategy', 'NO')}"
+    return f"{said}, mixed precision {ran.get('mixed_precision', 'no')}."
+
+
+def energy_sentence(run: RunRecord) -> str:
+    energy = run.report.get("train", {}).get("energy")
+    if not isinstance(energy, dict) or "watt_hours" not in energy:
+        return "Not measured."
+    return f"{energy['watt_hours']:,.1f} Wh while training ({energy.get('source', 'source not known')})."
+
+
+def version_sentence(run: RunRecord) -> str | None:
+    versions = run.manifest.get("versions") or run.report.get("environment", {}).get("versions") or {}
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or None
+
+
+def launch_line(run: RunRecord) -> str | None:
+    """The command that made the run, in which a path outside the working folder is its last part alone."""
+    line = run.manifest.get("launch")
+    if not isinstance(line, str):
+        return None
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return None
+    return shlex.join("=".join(_portable(part) for part in word.split("=", 1)) for word in words)
+
+
+def _portable(word: str) -> str:
+    return shown_path(word) if re.match(r"[/~\\]|[A-Za-z]:[\\/]", word) else word
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_plain(item)}" for name, item in value.items())
+    return shown_path(value) if isinstance(value, str) else "" if value is None else f"{value:g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
