@@ -33,7 +33,7 @@ _OPTIM_PACKAGES = {
 
 _INSTALL = {"bitsandbytes": 'pip install "hf-finetune[qlora]"'}
 _FLAG_PACKAGES = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}
-_TRACKERS_CHECKED = ("trackio", "wandb", "mlflow", "swanlab", "comet_ml", "clearml")
+_TRACKERS_CHECKED = ("tensorboard", "trackio", "wandb", "mlflow", "swanlab", "comet_ml", "clearml")
 
 
 def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
@@ -101,6 +101,8 @@ def check_packages(document: RunDocument, run: Any) -> None:
     for name, package in _FLAG_PACKAGES.items():
         if getattr(run.train, name):
             _need(document, ("train", name), package)
+    if run.eval.harness:
+        _need(document, ("eval", "harness"), "lm_eval")
     _check_trackers(document, run.train.report_to)
 
 
@@ -112,8 +114,6 @@ def _check_trackers(document: RunDocument, report_to: str | list[str] | None) ->
             close = did_you_mean(name, known, cutoff=0.6)
             remedy = f"did you mean {close}?" if close else f"choose from {', '.join(known)}"
             document.refuse(("train", "report_to"), f"{name!r} is not a tracker", remedy)
-        elif name == "tensorboard" and not _installed("tensorboardX"):
-            _need(document, ("train", "report_to"), "tensorboard")
         elif name in _TRACKERS_CHECKED:
             _need(document, ("train", "report_to"), name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.evaluation.display import printable
 from hf_finetune.evaluation.generation import Sample, answer_prompts, check_prompts, continue_prompts
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ class SamplePrompts(TrainerCallback):
         self.chat = chat
         self.samples: list[tuple[int, Sample]] = []
         """(step, sample), oldest first; on the main process only."""
+        self.on_sample: Callable[[str, str], object] = _nothing
+        """Called with the prompt and the continuation of each sample: a display may show them."""
         self.ended = False
 
     def on_train_begin(
@@ -80,8 +84,13 @@ class SamplePrompts(TrainerCallback):
         speak = answer_prompts if self.chat else continue_prompts
         for sample in speak(model, self.tokenizer, self.settings.prompts, self.settings):
             self.samples.append((step, sample))
-            logger.info("sample at step %d: %s|%s", step, sample.prompt, sample.continuation)
+            written = (printable(sample.prompt), printable(sample.continuation))
+            logger.info("sample at step %d: %s|%s", step, *written)
+            self.on_sample(sample.prompt, sample.continuation)
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """The samples, JSON-ready."""
         return [{"step": step, **asdict(sample)} for step, sample in self.samples]
+
+
+def _nothing(prompt: str, continuation: str) -> None: ...

@@ -33,13 +33,18 @@ def tokens_per_step(args: TrainingArguments, row_size: float) -> float:
 
 
 def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[str, Any]:
-    """The `train` part of the report; `runtime_s` is the whole of training, `tokens_per_s` of the steps alone."""
+    """The `train` part of the report; `runtime_s` is the whole of training, `tokens_per_s` of the steps alone.
+
+    `energy` is there where it was measured, and then of training and what was evaluated in it.
+    """
     # Typed by transformers as what they may be before training.
     optimizer: Any = trainer.optimizer
     model: Any = trainer.model
+    energy = clock.energy.as_dict()
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     return {
         "steps": trainer.state.global_step,
+        "max_steps": trainer.state.max_steps,
         "epochs": trainer.state.epoch,
         "loss": result.training_loss,
         "runtime_s": result.metrics["train_runtime"],
@@ -48,6 +53,7 @@ def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[
         "attention": model.config._attn_implementation,
         "best_checkpoint": _name(trainer.state.best_model_checkpoint),
         "best_metric": trainer.state.best_metric,
+        **({} if energy is None else {"energy": energy}),
         "history": history,
     }
 
@@ -62,16 +68,6 @@ def distributed_facts(trainer: Trainer) -> dict[str, Any]:
         "device": state.device.type,
         "threads_per_process": torch.get_num_threads(),
         "mixed_precision": state.mixed_precision,
-    }
-
-
-def scores(metrics: dict[str, float], prefix: str) -> dict[str, float]:
-    """The metrics of `Trainer.evaluate` under their own names."""
-    timing = ("_runtime", "_per_second")
-    return {
-        name.removeprefix(f"{prefix}_"): value
-        for name, value in metrics.items()
-        if name.startswith(f"{prefix}_") and not name.endswith(timing)
     }
 
 

@@ -13,7 +13,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from hf_finetune.config.hardware import detect_hardware, trains_on
 from hf_finetune.config.sections import Run
 from hf_finetune.config.stack_settings import SFT_RECIPES
+from hf_finetune.models.adapter_files import portable
 from hf_finetune.training.memory import keep_freed_memory, leave_imports_alone
+from hf_finetune.training.trackers import place_trackers
 
 # What `train:` takes beside the fields of TrainingArguments.
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
@@ -79,9 +81,10 @@ def training_arguments(run: Run) -> TrainingArguments:
     if run.recipe in SFT_RECIPES:
         from trl.trainer.sft_config import SFTConfig
 
-        args: TrainingArguments = SFTConfig(output_dir=run.output_dir, **settings | PREPARED)
+        args: TrainingArguments = SFTConfig(output_dir=portable(run.output_dir), **settings | PREPARED)
     else:
-        args = TrainingArguments(output_dir=run.output_dir, **settings)
+        args = TrainingArguments(output_dir=portable(run.output_dir), **settings)
+    place_trackers(run.output_dir, args.report_to or [])
     set_up_logging(main_process=args.process_index == 0)
     leave_imports_alone()
     if args.device.type == "cpu":
