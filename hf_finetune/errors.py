@@ -5,6 +5,8 @@
     ├── DataError            problems of data files
     ├── ModelError           a model or tokenizer that cannot be loaded or used
     ├── NonFiniteError       a loss or gradient that is no finite number     exit code 4
+    ├── HubError             the Hub refuses, or cannot be reached
+    │   └── NotPushedError   trained, or ready to push, and not pushed       exit code 6
     └── EnvironmentProblem   the machine or its folders (5 where nothing can be written)
 
 Each carries every `Problem` that was found, so that one pass names them all.
@@ -13,6 +15,7 @@ Each carries every `Problem` that was found, so that one pass names them all.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,12 +25,39 @@ from dataclasses import dataclass
 EXIT_REFUSED = 2
 EXIT_NON_FINITE = 4
 EXIT_CANNOT_WRITE = 5
+EXIT_NOT_PUSHED = 6
 EXIT_INTERRUPTED = 130
 
 MAX_PROBLEMS_SHOWN = 100
 
 # Where several processes refuse the same thing, the launcher ends the others once the first has said so.
 SECONDS_BEHIND_THE_FIRST = 5.0
+
+
+# What grants access to something, by the shape that whoever issues it gives it. Case matters in all of them.
+SECRETS = {
+    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
+    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
+    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
+    "a Slack token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
+    "a Google key": r"\bAIza[0-9A-Za-z_-]{35}",
+    "a Stripe key": r"\b[rs]k_live_[0-9A-Za-z]{16,}",
+    # With a digit and a capital, so that a name-of-many-words-after-sk is none.
+    "an API key (sk-)": r"\bsk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[\w-]{20,}",
+    "a PyPI token": r"\bpypi-AgE[0-9A-Za-z_-]{30,}",
+    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
+    "a signed web token": r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+}
+SECRET = re.compile("|".join(f"(?:{shape})" for shape in SECRETS.values()), re.ASCII)
+
+
+def kind_of_secret(text: str) -> str | None:
+    """What kind of secret stands in `text`, of those in SECRETS; None where there is none."""
+    found = SECRET.search(text)
+    if found is None:
+        return None
+    return next(kind for kind, shape in SECRETS.items() if re.search(shape, found[0], re.ASCII))
 
 
 def escape_control_characters(text: str) -> str:
@@ -52,7 +82,7 @@ class Problem:
         place = ":".join(str(part) for part in (self.path, self.line) if part is not None)
         parts = [part for part in (place, self.key) if part]
         message = f"{self.what}; {self.remedy}" if self.remedy else self.what
-        return escape_control_characters(": ".join([*parts, message]))
+        return SECRET.sub("(a secret)", escape_control_characters(": ".join([*parts, message])))
 
 
 class FinetuneError(Exception):
@@ -95,6 +125,16 @@ class NonFiniteError(FinetuneError):
     """A loss or gradient is infinite or no number; it has not reached the weights."""
 
     exit_code = EXIT_NON_FINITE
+
+
+class HubError(FinetuneError):
+    """The Hub, or what goes there, is not as a push needs it."""
+
+
+class NotPushedError(HubError):
+    """All is done and lies in its folder, but it was not pushed."""
+
+    exit_code = EXIT_NOT_PUSHED
 
 
 class EnvironmentProblem(FinetuneError):

@@ -32,6 +32,7 @@ from hf_finetune.models.decisions import DECISION
 from hf_finetune.models.heads import auto_class_of, is_classifier, labels_of
 from hf_finetune.models.tokenizers import effective_max_length, stop_after_turns
 from hf_finetune.release.held_out import HeldOutRow, held_out_rows
+from hf_finetune.reporting.card import write_card
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def merge_adapter(
         if target.exists():
             shutil.rmtree(target)
         os.replace(aside, target)
+        write_card(target, made_from=folder)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror or problem})"
         raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem

@@ -1,0 +1,90 @@
+"""Whether a push could succeed: asked before anything is trained, and nothing is left behind on the Hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub import HfApi, get_token, is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from hf_finetune.config.suggestions import did_you_mean
+from hf_finetune.errors import HubError, Problem
+from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently, status_of
+
+# Before training a person is waiting.
+PATIENCE = 30.0
+
+_TOKENS = "https://huggingface.co/settings/tokens"
+_WRITING_ROLES = ("admin", "write", "contributor")
+
+
+def check_access(repo_id: str, *, public: bool, create_pr: bool) -> None:
+    """Raise `HubError` where the token here may not push to `repo_id`, or where that would publish unasked."""
+    if is_offline_mode():
+        raise HubError(Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it, or push later"))
+    if get_token() is None:
+        raise HubError(Problem("there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN"))
+    api = HfApi(library_name="hf-finetune")
+    try:
+        who = patiently(api.whoami, PATIENCE)
+        _check_token(who, repo_id)
+        _check_repository(api, who, repo_id, public=public, create_pr=create_pr)
+    except HubError:
+        raise
+    except Exception as problem:
+        if not is_of_the_hub(problem):
+            raise
+        raise HubError(in_words(problem)) from problem
+
+
+def _check_token(who: dict[str, Any], repo_id: str) -> None:
+    token = who.get("auth", {}).get("accessToken", {})
+    remedy = f"make one that may write at {_TOKENS}, and log in with it: `hf auth login`"
+    if token.get("role") == "read":
+        raise HubError(Problem("the token may only read", remedy))
+    scoped = token.get("fineGrained", {}).get("scoped")
+    if token.get("role") != "fineGrained" or scoped is None:
+        return
+    granted = {
+        scope.get("entity", {}).get("name")
+        for scope in scoped
+        if "repo.write" in scope.get("permissions", []) or "repo.content.write" in scope.get("permissions", [])
+    }
+    if not granted & {repo_id, repo_id.split("/")[0]}:
+        raise HubError(Problem(f"the token may not write to {repo_id}, nor to its owner's repositories", remedy))
+
+
+def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: bool, create_pr: bool) -> None:
+    try:
+        info = patiently(lambda: api.model_info(repo_id), PATIENCE)
+    except RepositoryNotFoundError:
+        if create_pr:
+            what = f"there is no repository {repo_id} to open a pull request on, or the token may not see it"
+            raise HubError(Problem(what, "check its name, or push without create_pr")) from None
+        _check_owner(who, repo_id.split("/")[0])
+        return
+    if not info.private and not public:
+        what = f"{repo_id} is public, and what is pushed there everybody can read"
+        raise HubError(Problem(what, "allow it with hub.private: false (--public), or name another one"))
+    if create_pr:  # anybody may open one
+        return
+    try:
+        patiently(lambda: api.auth_check(repo_id, write=True), PATIENCE)
+    except HfHubHTTPError as problem:
+        if status_of(problem) not in (401, 403, 404):
+            raise
+        what = f"{who.get('name')} may not write to {repo_id}"
+        raise HubError(Problem(what, "ask its owner, set hub.create_pr: true, or name another one")) from problem
+
+
+def _check_owner(who: dict[str, Any], owner: str) -> None:
+    """A repository that is not there yet can be made under one's own name, and in organisations that let one write."""
+    roles = {org.get("name"): org.get("roleInOrg") for org in who.get("orgs", [])}
+    writable = [str(who.get("name")), *(name for name, role in roles.items() if role in (None, *_WRITING_ROLES))]
+    if owner in writable:
+        return
+    close = did_you_mean(owner, writable)
+    if owner in roles:
+        raise HubError(Problem(f"{who.get('name')} may only read in {owner}", "ask its administrators"))
+    remedy = f"did you mean {close}?" if close else f"use one of {', '.join(writable)}"
+    raise HubError(Problem(f"{who.get('name')} may not make a repository under {owner!r}", remedy))

@@ -1,0 +1,193 @@
+"""Planned files -> one commit on the Hub, pinned to the head that it was planned on.
+
+Weights go first, each once: what has arrived stays in the Hub's storage, so that a push that is broken off goes on
+where it was. No part of it can be seen before the one commit that names them all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import ModelInfo
+
+from hf_finetune.errors import HubError, Problem
+from hf_finetune.release.hub.files import MODEL_FILES, PlannedFile
+from hf_finetune.release.hub.requests import PATIENCE, in_words, patiently, status_of
+
+logger = logging.getLogger(__name__)
+
+MESSAGE = "Upload a model trained with hf-finetune"
+CONFLICTS = (409, 412)
+
+
+@dataclass(frozen=True, slots=True)
+class PushOptions:
+    public: bool = False
+    """A repository that is made is public, and one that is public already is taken."""
+    revision: str | None = None
+    """A branch, made where there is none; by default main."""
+    create_pr: bool = False
+    message: str = MESSAGE
+    license: str | None = None
+    """Goes into the pushed card, in the place of what it says."""
+    patience: float = PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class PushFacts:
+    """What lies on the Hub now, and what of it was not there before."""
+
+    repo_id: str
+    url: str
+    commit: str
+    private: bool
+    files: int
+    bytes: int
+    sent_files: int
+    sent_bytes: int
+    removed: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    head: str
+    private: bool
+    changed: list[PlannedFile]
+    removed: list[str]
+
+
+def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -> PushFacts:
+    """Make `repo_id` hold `files`, by one commit at most, and read back that it does.
+
+    Files of a model that the repository has and `files` lacks are removed: they would be loaded. Raises what
+    huggingface_hub does where the Hub refuses, and `HubError` where the repository is public and `options` are not.
+    """
+    api = HfApi(library_name="hf-finetune")
+    difference = first = _compare(api, repo_id, files, options)
+    url = f"{constants.ENDPOINT}/{repo_id}"
+    commit = difference.head
+    for attempt in (1, 2):
+        if not difference.changed and not difference.removed:
+            break
+        try:
+            commit, url = _commit(api, repo_id, difference, options)
+            break
+        except HfHubHTTPError as problem:
+            # Somebody else's commit, or our own, whose answer was lost: the new head tells.
+            if status_of(problem) not in CONFLICTS or attempt == 2:
+                raise
+            logger.info("%s; comparing with the repository anew", in_words(problem).what)
+            difference = _compare(api, repo_id, files, options)
+            commit = difference.head
+    if difference.changed or difference.removed:
+        _check_arrived(api, repo_id, files, commit, options)
+    sent = first.changed
+    return PushFacts(
+        repo_id=repo_id,
+        url=url,
+        commit=commit,
+        private=first.private,
+        files=len(files),
+        bytes=sum(file.size for file in files),
+        sent_files=len(sent),
+        sent_bytes=sum(file.size for file in sent),
+        removed=tuple(first.removed),
+    )
+
+
+def _compare(api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: PushOptions) -> _Difference:
+    """What of `files` the head of the branch lacks; repository and branch are made where there are none."""
+    info = patiently(lambda: _open(api, repo_id, options), options.patience)
+    if not info.private and not options.public:
+        what = f"{repo_id} is public, and what is pushed there everybody can read"
+        raise HubError(Problem(what, "allow it with --public (run file: hub.private: false), or name another one"))
+    there = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    changed = [file for file in files if not _is_same(file, there.get(file.name))]
+    planned = {file.name for file in files}
+    removed = sorted(name for name in there if MODEL_FILES.fullmatch(name) and name not in planned)
+    return _Difference(str(info.sha), bool(info.private), changed, removed)
+
+
+def _open(api: HfApi, repo_id: str, options: PushOptions) -> ModelInfo:
+    try:
+        return api.model_info(repo_id, revision=options.revision, files_metadata=True)
+    except RevisionNotFoundError:
+        if options.create_pr or options.revision is None:
+            raise
+        api.create_branch(repo_id, branch=options.revision, exist_ok=True)
+    except RepositoryNotFoundError:
+        if options.create_pr:
+            raise
+        api.create_repo(repo_id, private=not options.public, exist_ok=True)
+        if options.revision not in (None, constants.DEFAULT_REVISION):
+            api.create_branch(repo_id, branch=str(options.revision), exist_ok=True)
+    return api.model_info(repo_id, revision=options.revision, files_metadata=True)
+
+
+def _is_same(file: PlannedFile, there: Any) -> bool:
+    if there is None:
+        return False
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 == file.sha256)
+    return bool(there.blob_id == file.git_oid())
+
+
+def _commit(api: HfApi, repo_id: str, difference: _Difference, options: PushOptions) -> tuple[str, str]:
+    """Upload what is large, then commit it all; returns the commit and where to look at it."""
+    additions = [_addition(file) for file in difference.changed]
+    large = [addition for addition in additions if not isinstance(addition.path_or_fileobj, bytes)]
+    _upload(api, repo_id, [addition for addition in additions if addition not in large], options)
+    for addition in large:  # one by one: what has arrived is not sent again
+        logger.info("sending %s (%.1f MB)", addition.path_in_repo, addition.upload_info.size / 1e6)
+        _upload(api, repo_id, [addition], options)
+    deletions = [CommitOperationDelete(name, is_folder=False) for name in difference.removed]
+
+    def commit() -> tuple[str, str]:
+        made = api.create_commit(
+            repo_id,
+            [*additions, *deletions],
+            commit_message=options.message,
+            revision=options.revision,
+            create_pr=options.create_pr,
+            parent_commit=difference.head,
+        )
+        return made.oid, made.pr_url or f"{constants.ENDPOINT}/{repo_id}"
+
+    # A pull request whose answer is lost may be there: asked for again, there would be two.
+    return patiently(commit, 0.0 if options.create_pr else options.patience)
+
+
+def _upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], options: PushOptions) -> None:
+    """Bring what the Hub wants as large files into its storage; the small ones travel in the commit."""
+
+    def upload() -> None:
+        api.preupload_lfs_files(repo_id, additions, revision=options.revision, create_pr=options.create_pr)
+
+    if additions:
+        patiently(upload, options.patience)
+
+
+def _addition(file: PlannedFile) -> CommitOperationAdd:
+    addition = CommitOperationAdd(file.name, file.path if file.content is None else file.content)
+    addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # of the file as it was checked
+    return addition
+
+
+def _check_arrived(api: HfApi, repo_id: str, files: Sequence[PlannedFile], commit: str, options: PushOptions) -> None:
+    """Read back what the commit holds: a `.gitignore` on the Hub, for one, leaves files out without a word."""
+    info = patiently(lambda: api.model_info(repo_id, revision=commit, files_metadata=True), options.patience)
+    there = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    missing = [file.name for file in files if not _is_same(file, there.get(file.name))]
+    if missing:
+        what = f"{repo_id} does not hold {', '.join(missing)} as sent"
+        raise HubError(
+            Problem(what, "look whether a .gitignore or .gitattributes there leaves them out, and push again")
+        )
