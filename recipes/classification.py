@@ -23,7 +23,9 @@ from hf_finetune.models.adapters import attach_adapter
 from hf_finetune.models.classifiers import choose_trained, load_classifier
 from hf_finetune.models.loading import load_config
 from hf_finetune.models.parameters import count_parameters
+from hf_finetune.models.pinning import model_source, pinned
 from hf_finetune.models.tokenizers import load_tokenizer, text_length
+from hf_finetune.release.hub import check_push, checkpoint_pushes, push_run
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
 from hf_finetune.training.callbacks import LogLines, use_log_lines
 from hf_finetune.training.classification_trainer import ClassificationLoss, ClassificationTrainer
@@ -36,8 +38,9 @@ from hf_finetune.training.settings import early_stopping, resolved, training_arg
 
 def main(argv: Sequence[str]) -> None:
     # 1. Settings
-    run = resolved(load_run(argv, recipe="classification"))
+    run = pinned(resolved(load_run(argv, recipe="classification")))
     claim_run_folder(run.output_dir, resume=run.train.get("resume_from_checkpoint"))
+    check_push(run)
     args = training_arguments(run)
 
     # 2. Data: files -> checked rows -> labels frozen from the training rows -> tokens
@@ -49,8 +52,9 @@ def main(argv: Sequence[str]) -> None:
         rows, facts = tokenize_labelled(splits, tokenizer, labels, run.data, text_length(run.data, config, tokenizer))
         rows, facts, weights = balance_classes(rows, facts, labels, run.data.balance, args.seed)
     if args.should_save:
-        manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
-        open_manifest(run.output_dir, manifest, resume=args.resume_from_checkpoint)
+        manifest = {"data": splits.facts(), "model": model_source(run.model), "versions": versions()}
+        manifest |= {"seed": args.seed, "launch": launch_line()}
+        open_manifest(run.output_dir, manifest, dump_yaml(run), resume=args.resume_from_checkpoint)
 
     # 3. Model
     longest, pad = facts["train"].longest, tokenizer.pad_token_id
@@ -70,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         compute_loss_func=ClassificationLoss(labels.kind, weights, run.data.balance, args.label_smoothing_factor),
         compute_metrics=classification_metrics(labels),
         optimizer_cls_and_kwargs=optimizer_choice(run, args),
-        callbacks=[clock, TrainableGuard(), *early_stopping(run)],
+        callbacks=[clock, TrainableGuard(), *early_stopping(run), *checkpoint_pushes(run)],
     )
     use_log_lines(trainer)
 
@@ -102,7 +106,8 @@ def main(argv: Sequence[str]) -> None:
             distributed=distributed_facts(trainer),
             environment=report_environment(),
         )
-        write_run_folder(run.output_dir, report, dump_yaml(run))
+        write_run_folder(run.output_dir, report)
+        push_run(run)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,16 @@ from hf_finetune.data.packing import collate_blocks, pack_splits
 from hf_finetune.data.splits import load_splits
 from hf_finetune.environment import report_environment, versions
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation.language_modeling import language_model_metrics, reduce_logits
+from hf_finetune.evaluation.language_modeling import language_model_metrics, reduce_logits, score_split
 from hf_finetune.evaluation.sampling import SamplePrompts
 from hf_finetune.models.loading import block_size, load_causal_lm, load_config
 from hf_finetune.models.parameters import count_parameters
+from hf_finetune.models.pinning import model_source, pinned
 from hf_finetune.models.tokenizers import load_tokenizer
+from hf_finetune.release.hub import check_push, checkpoint_pushes, push_run
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
 from hf_finetune.training.callbacks import LogLines, use_log_lines
-from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, scores, tokens_per_step, train_facts
+from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, tokens_per_step, train_facts
 from hf_finetune.training.optimizers import optimizer_choice
 from hf_finetune.training.saving import save_verified
 from hf_finetune.training.settings import early_stopping, resolved, training_arguments
@@ -33,8 +35,9 @@ from hf_finetune.training.trainers import Trainer
 
 def main(argv: Sequence[str]) -> None:
     # 1. Settings
-    run = resolved(load_run(argv, recipe="continued_pretraining"))
+    run = pinned(resolved(load_run(argv, recipe="continued_pretraining")))
     claim_run_folder(run.output_dir, resume=run.train.get("resume_from_checkpoint"))
+    check_push(run)
     args = training_arguments(run)
 
     # 2. Data: files -> checked rows -> blocks of tokens
@@ -45,8 +48,9 @@ def main(argv: Sequence[str]) -> None:
         block = block_size(run.data, config, tokenizer)
         blocks, facts = pack_splits(splits.rows, tokenizer, block, isolate=run.data.isolate_documents)
     if args.should_save:
-        manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
-        open_manifest(run.output_dir, manifest, resume=args.resume_from_checkpoint)
+        manifest = {"data": splits.facts(), "model": model_source(run.model), "versions": versions()}
+        manifest |= {"seed": args.seed, "launch": launch_line()}
+        open_manifest(run.output_dir, manifest, dump_yaml(run), resume=args.resume_from_checkpoint)
 
     # 3. Model
     model = load_causal_lm(run.model, config, block, bf16=args.bf16)
@@ -64,20 +68,17 @@ def main(argv: Sequence[str]) -> None:
         compute_metrics=language_model_metrics(facts["validation"].text_bytes) if "validation" in facts else None,
         preprocess_logits_for_metrics=reduce_logits,
         optimizer_cls_and_kwargs=optimizer_choice(run, args),
-        callbacks=[clock, sampler, *early_stopping(run)],
+        callbacks=[clock, sampler, *early_stopping(run), *checkpoint_pushes(run)],
     )
-    use_log_lines(trainer)
+    use_log_lines(trainer, sampler)
 
     # 5. Train
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     save_verified(trainer)
 
     # 6. Evaluate
-    evaluation = {}
-    for name in ("validation", "test"):
-        if name in blocks:
-            trainer.compute_metrics = language_model_metrics(facts[name].text_bytes)
-            evaluation[name] = scores(trainer.evaluate(blocks[name], metric_key_prefix=name), prefix=name)
+    held_out = [name for name in ("validation", "test") if name in blocks]
+    evaluation = {name: score_split(trainer, blocks[name], facts[name].text_bytes) for name in held_out}
     samples = sampler.as_dicts()
 
     # 7. Report and push
@@ -95,7 +96,8 @@ def main(argv: Sequence[str]) -> None:
             distributed=distributed_facts(trainer),
             environment=report_environment(),
         )
-        write_run_folder(run.output_dir, report, dump_yaml(run))
+        write_run_folder(run.output_dir, report)
+        push_run(run)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,16 @@ from hf_finetune.data.conversations import pack_examples, tokenize_splits
 from hf_finetune.data.splits import load_splits
 from hf_finetune.environment import report_environment, versions
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation.language_modeling import language_model_metrics
+from hf_finetune.evaluation.language_modeling import language_model_metrics, score_split
 from hf_finetune.evaluation.sampling import SamplePrompts
 from hf_finetune.models.loading import load_causal_lm, load_config
 from hf_finetune.models.parameters import count_parameters
+from hf_finetune.models.pinning import model_source, pinned
 from hf_finetune.models.tokenizers import load_tokenizer, row_length, stop_after_turns
+from hf_finetune.release.hub import check_push, checkpoint_pushes, push_run
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
 from hf_finetune.training.callbacks import LogLines, use_log_lines
-from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, scores, tokens_per_step, train_facts
+from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, tokens_per_step, train_facts
 from hf_finetune.training.guards import TrainableGuard
 from hf_finetune.training.isolation import check_isolation, reads_one_row
 from hf_finetune.training.optimizers import optimizer_choice
@@ -36,8 +38,9 @@ from hf_finetune.training.sft_trainer import SFTTrainer
 
 def main(argv: Sequence[str]) -> None:
     # 1. Settings
-    run = resolved(load_run(argv, recipe="sft"))
+    run = pinned(resolved(load_run(argv, recipe="sft")))
     claim_run_folder(run.output_dir, resume=run.train.get("resume_from_checkpoint"))
+    check_push(run)
     args = training_arguments(run)
 
     # 2. Data: files -> checked rows -> conversations as tokens, of which the assistant's are trained
@@ -50,8 +53,9 @@ def main(argv: Sequence[str]) -> None:
         rows, facts = tokenize_splits(splits, tokenizer, template, run.data, longest)
         rows, facts = pack_examples(rows, facts, longest, packing=bool(run.train.get("packing")))
     if args.should_save:
-        manifest = {"data": splits.facts(), "versions": versions(), "seed": args.seed, "launch": launch_line()}
-        open_manifest(run.output_dir, manifest, resume=args.resume_from_checkpoint)
+        manifest = {"data": splits.facts(), "model": model_source(run.model), "versions": versions()}
+        manifest |= {"seed": args.seed, "launch": launch_line()}
+        open_manifest(run.output_dir, manifest, dump_yaml(run), resume=args.resume_from_checkpoint)
 
     # 3. Model
     model = load_causal_lm(run.model, config, facts["train"].longest, bf16=args.bf16)
@@ -70,20 +74,17 @@ def main(argv: Sequence[str]) -> None:
         data_collator=RowCollator(tokenizer.pad_token_id, flatten=reads_one_row(model)),
         compute_metrics=language_model_metrics(facts["validation"].trained_bytes) if "validation" in facts else None,
         optimizer_cls_and_kwargs=optimizer_choice(run, args),
-        callbacks=[clock, sampler, TrainableGuard(), *early_stopping(run)],
+        callbacks=[clock, sampler, TrainableGuard(), *early_stopping(run), *checkpoint_pushes(run)],
     )
-    use_log_lines(trainer)
+    use_log_lines(trainer, sampler)
 
     # 5. Train
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     save_verified(trainer)
 
     # 6. Evaluate
-    evaluation = {}
-    for name in ("validation", "test"):
-        if name in rows:
-            trainer.compute_metrics = language_model_metrics(facts[name].trained_bytes)
-            evaluation[name] = scores(trainer.evaluate(rows[name], metric_key_prefix=name), prefix=name)
+    held_out = [name for name in ("validation", "test") if name in rows]
+    evaluation = {name: score_split(trainer, rows[name], facts[name].trained_bytes) for name in held_out}
     samples = sampler.as_dicts()
 
     # 7. Report and push
@@ -101,7 +102,8 @@ def main(argv: Sequence[str]) -> None:
             distributed=distributed_facts(trainer),
             environment=report_environment(),
         )
-        write_run_folder(run.output_dir, report, dump_yaml(run))
+        write_run_folder(run.output_dir, report)
+        push_run(run)
 
 
 if __name__ == "__main__":

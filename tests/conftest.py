@@ -39,6 +39,14 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Files whose tests take longest: first, so that no process is left alone with one of them in the end.
+LONGEST = ("test_readme.py", "test_score_recipe.py", "test_cli.py", "test_recipes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture
 def project_root() -> Path:
     return ROOT
@@ -62,9 +70,10 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
 
         monkeypatch.chdir(ROOT)
         run_file = Path("recipes", "configs", f"{config}.yaml")
-        settings = {"output_dir": str(tmp_path / "run"), "train.use_cpu": "true"}
+        recipe = read_recipe_name(str(run_file))
+        settings = {"output_dir": str(tmp_path / "run")} | ({} if recipe == "score" else {"train.use_cpu": "true"})
         settings |= dict(override.split("=", 1) for override in overrides)  # the last of a name holds, among tests
-        script = Path("recipes", f"{read_recipe_name(str(run_file))}.py")
+        script = Path("recipes", f"{recipe}.py")
         # One process, one state: accelerate refuses a second run in it with another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()

@@ -27,7 +27,20 @@ from hf_finetune.data.corpus import KINDS
 from hf_finetune.evaluation.generation import answer_prompts
 from hf_finetune.models.loading import load_for_generation
 
-COMMANDS = ("train", "predict", "generate", "chat", "merge", "corpus", "init", "doctor")
+COMMANDS = (
+    "train",
+    "score",
+    "predict",
+    "generate",
+    "chat",
+    "report",
+    "diagnose",
+    "merge",
+    "push",
+    "corpus",
+    "init",
+    "doctor",
+)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_there_are_run_files_for_the_documented_projects():
     documented = {"continued_pretraining", "char_model", "python_code", "domain_text", "languages"}
     documented |= {"sft", "lora", "qlora", "python_docstrings"}
-    documented |= {"classification", "classification_lora", "multilabel", "spam"}
+    documented |= {"classification", "classification_lora", "multilabel", "spam", "score"}
     assert documented <= {path.stem for path in RUN_FILES}
 
 
@@ -51,6 +51,11 @@ def test_every_run_file_runs(run_recipe, tmp_path, first_run):
     order = [FIRST, *(path.stem for path in RUN_FILES if path.stem != FIRST)]
     for name in order:
         settings = yaml.safe_load((ROOT / "recipes" / "configs" / f"{name}.yaml").read_text())
+        if settings["recipe"] == "score":  # of a model that one of the runs before it has made
+            made = tmp_path / Path(settings["model"]["path"]).name
+            report = run_recipe(name, f"model.path={made}", f"output_dir={tmp_path / name}", "eval.max_new_tokens=3")
+            assert report["evaluation"]["test"]["comparison"]["figures"]["loss"]["tuned"] > 0
+            continue
         overrides = [*QUICK, f"output_dir={first_run if name == FIRST else tmp_path / name}"]
         if name == FIRST:  # in the first steps its attention adds nothing, and no adapter on it could learn
             overrides[0] = "train.max_steps=6"
@@ -71,7 +76,8 @@ def test_a_run_file_is_valid_as_it_stands(path, monkeypatch, tmp_path):
     for name in ("data_templates", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
     settings = yaml.safe_load(path.read_text())
-    for needed in (settings["data"]["train"], settings["model"].get("path")):
+    rows = settings["data"]["test" if settings["recipe"] == "score" else "train"]
+    for needed in (rows, settings["model"].get("path")):
         if needed and not Path(needed).exists():  # made by the command that the file's own comment gives
             assert needed in path.read_text().split("recipe:")[0] or needed.startswith("runs/")
             Path(needed).parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,15 @@ import logging
 
 import typer
 
+from hf_finetune.cli.diagnosing import diagnose
 from hf_finetune.cli.generating import chat, generate
 from hf_finetune.cli.machine import doctor
 from hf_finetune.cli.predicting import predict
 from hf_finetune.cli.project import corpus, init
+from hf_finetune.cli.publishing import push
+from hf_finetune.cli.reporting import report
 from hf_finetune.cli.runs import merge, train
+from hf_finetune.cli.scoring import score
 from hf_finetune.errors import user_errors
 
 app = typer.Typer(
@@ -21,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, predict, generate, chat, merge, corpus, init, doctor):
+for command in (train, score, predict, generate, chat, merge, report, diagnose, push, corpus, init, doctor):
     app.command()(command)
 
 

@@ -56,7 +56,7 @@ def generate(
     set_up_logging()
     speak = partial(respond, prompts=prompts, settings=settings, system=system, raw=raw)
     if base:
-        pairs = before_and_after(model, base_path, speak)
+        pairs = list(zip(*before_and_after(model, base_path, speak, speak), strict=True))
         if as_json:
             print_json([{"base": asdict(before), "tuned": asdict(after)} for before, after in pairs])
             return

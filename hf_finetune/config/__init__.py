@@ -12,12 +12,13 @@ Each stage adds its problems to one `RunDocument`, and all of them are raised to
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from hf_finetune.config.checks import cross_check
-from hf_finetune.config.document import RunDocument, shown
+from hf_finetune.config.document import COMMAND_LINE, Place, RunDocument, shown
 from hf_finetune.config.dump import as_dict, dump_yaml
 from hf_finetune.config.overrides import apply_overrides, run_file_of
 from hf_finetune.config.paths import expand_user
@@ -29,7 +30,7 @@ from hf_finetune.config.suggestions import did_you_mean
 from hf_finetune.config.yaml_lines import read_document
 from hf_finetune.errors import ConfigError
 
-__all__ = ["as_dict", "dump_yaml", "load_run", "read_recipe_name"]
+__all__ = ["as_dict", "dump_yaml", "load_run", "read_recipe_name", "run_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,17 @@ def load_run(argv: Sequence[str], recipe: RecipeName) -> Run:
     """
     document = read_document(run_file_of(argv))
     apply_overrides(document, argv[1:])
+    return _checked(document, recipe)
+
+
+def run_of(values: dict[str, Any], recipe: RecipeName) -> Run:
+    """Check and type the run that a command describes without a file. Raises ConfigError as `load_run` does."""
+    document = RunDocument(COMMAND_LINE, values=copy.deepcopy(values) | {"recipe": recipe})
+    document.places = {(name,): Place(COMMAND_LINE, None) for name in document.values}
+    return _checked(document, recipe)
+
+
+def _checked(document: RunDocument, recipe: RecipeName) -> Run:
     _check_recipe(document, recipe)
     translate_retired_names(document, recipe)
     checked = check_sections(document, recipe)
@@ -80,7 +92,8 @@ def _as_run(document: RunDocument, checked: Any) -> Run:
         data=expand_user(checked.data),
         train=_as_given(checked.train, document.values.get("train")),
         lora=None if checked.lora is None else _as_given(checked.lora, document.values["lora"]),
-        eval=checked.eval,
+        eval=expand_user(checked.eval),
+        card=checked.card,
         hub=checked.hub,
         output_dir=expand_user(checked.output_dir),
     )

@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.config.checks_classification import LABELLED_FORMATS, check_classification
+from hf_finetune.config.checks_hub import check_hub
 from hf_finetune.config.checks_machine import check_machine, check_packages
 from hf_finetune.config.checks_paths import check_inputs, check_output_dir
+from hf_finetune.config.checks_resume import check_resume
+from hf_finetune.config.checks_score import check_score
 from hf_finetune.config.checks_sft import check_lora, check_sft
 from hf_finetune.config.checks_train import check_train
 from hf_finetune.config.document import RunDocument, refuse_given
@@ -35,7 +38,6 @@ CHAT_SETTINGS = ("chat_template", "loss_on", "too_long", "max_dropped")
 
 def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     """Compare the checked settings `run` with each other, with the machine and with the folders."""
-    _check_shipped(document)
     _check_model(document, run, recipe)
     _check_data(document, run, recipe)
     _check_recipe_sections(document, run, recipe)
@@ -43,16 +45,13 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     check_sft(document, run, recipe, detect_hardware())
     check_lora(document, run)
     check_classification(document, run, recipe)
+    check_score(document, run, recipe)
     check_machine(document, run, detect_hardware())
     check_packages(document, run)
+    check_hub(document, run)
     check_inputs(document, run)
     check_output_dir(document, run)
-
-
-def _check_shipped(document: RunDocument) -> None:
-    # Goes when pushing is built.
-    if document.contains("hub") and document.values.get("hub") is not None and not document.is_refused("hub"):
-        document.refuse(("hub",), "pushing is not part of this version yet", "leave hub out")
+    check_resume(document, run)
 
 
 def _check_model(document: RunDocument, run: Any, recipe: RecipeName) -> None:
@@ -139,7 +138,7 @@ def _check_format(document: RunDocument, data: Any, scratch: Any, recipe: Recipe
         _check_kind(document, data.format, LABELLED_FORMATS, f"labelled texts, which {recipe} reads")
     if not pretraining:
         refuse_given(document, "data", data, BLOCK_SETTINGS, "belongs to the recipe continued_pretraining")
-    if recipe not in SFT_RECIPES:
+    if recipe not in (*SFT_RECIPES, "score"):
         refuse_given(document, "data", data, CHAT_SETTINGS, "belongs to the recipes sft and lora")
     if recipe not in (*SFT_RECIPES, "classification"):
         refuse_given(document, "data", data, ("allow_empty",), "belongs to the recipes sft, lora and classification")

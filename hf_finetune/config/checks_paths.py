@@ -27,6 +27,10 @@ def check_inputs(document: RunDocument, run: Any) -> None:
         value = getattr(run.model, name)
         if isinstance(value, str) and looks_local(value) and not document.is_refused(f"model.{name}"):
             _check_folder(document, ("model", name), value)
+    for name in ("base", "canaries"):
+        value = getattr(run.eval, name)
+        if isinstance(value, str) and looks_local(value) and not document.is_refused(f"eval.{name}"):
+            (_check_folder if name == "base" else _check_exists)(document, ("eval", name), value)
     template = run.data.chat_template
     if template is not None and not document.is_refused("data.chat_template"):
         _check_template(document, template)
@@ -44,10 +48,10 @@ def check_output_dir(document: RunDocument, run: Any) -> None:
 def _data_inputs(run: Any) -> list[tuple[Key, str]]:
     """Every data path of the run with its key."""
     inputs: list[tuple[Key, str]] = []
-    for split in SPLITS:
-        sources = getattr(run.data, split)
+    given = [*((("data", split), getattr(run.data, split)) for split in SPLITS), (("eval", "forget"), run.eval.forget)]
+    for key, sources in given:
         for index, path in enumerate(source_paths(sources)):
-            inputs.append((("data", split, index) if isinstance(sources, list) else ("data", split), path))
+            inputs.append(((*key, index) if isinstance(sources, list) else key, path))
     return [(key, path) for key, path in inputs if path != PLACEHOLDER]
 
 

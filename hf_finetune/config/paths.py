@@ -10,7 +10,7 @@ from hf_finetune.config.sections import Section, Source, Sources
 Value = TypeVar("Value")
 
 DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt", ".csv", ".parquet", ".gz", ".zst", ".jsonlines")
-PATH_SETTINGS = ("path", "tokenizer", "train", "validation", "test", "chat_template")
+PATH_SETTINGS = ("path", "tokenizer", "train", "validation", "test", "chat_template", "base", "forget", "canaries")
 _GLOB = set("*?[")
 
 

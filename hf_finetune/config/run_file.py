@@ -12,6 +12,7 @@ from hf_finetune.config.document import Key, RunDocument
 from hf_finetune.config.phrasing import report_errors
 from hf_finetune.config.recipes import SHIPPED_RECIPES
 from hf_finetune.config.sections import (
+    CardSection,
     DataSection,
     EvalSection,
     HubSection,
@@ -39,6 +40,7 @@ def run_file_model(recipe: RecipeName) -> type[Section]:
         "train": (train, Field(default=train(), description=f"{train.__name__}, under its own names.")),
         "lora": (lora | None, Field(default=None, description="LoraConfig, under its own names.")),
         "eval": (EvalSection, Field(default=EvalSection(), description="What is measured, and samples.")),
+        "card": (CardSection, Field(default=CardSection(), description="What only its owner can say about a model.")),
         "hub": (HubSection | None, Field(default=None, description="Where the result is pushed.")),
         "output_dir": (Name, Field(description="The run folder.")),
     }
@@ -78,7 +80,7 @@ def _replace(values: dict[str, Any], key: Key, missing: bool) -> None:
         values["data"] = {"train": PLACEHOLDER}
     elif key == ("recipe",):
         values["recipe"] = SHIPPED_RECIPES[0]
-    elif key in (("output_dir",), ("data", "train")):
+    elif key == ("output_dir",):
         _at(values, key[:-1])[key[-1]] = PLACEHOLDER
     else:
         _remove(values, key[:-1])

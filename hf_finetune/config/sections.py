@@ -150,8 +150,11 @@ Sources = Name | Source | Annotated[list[Name | Source], Field(min_length=1)]
 
 
 class DataSection(Section):
-    train: Sources
-    """A file, folder, glob or Hub data set id, or a list of these, each with a `weight` if wanted."""
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["train"]}, {"required": ["test"]}]})
+
+    train: Sources | None = None
+    """A file, folder, glob or Hub data set id, or a list of these, each with a `weight` if wanted. Only `score` does
+    without, which looks there for what the model knows by heart."""
     validation: Sources | None = None
     test: Sources | None = None
     validation_fraction: Fraction | None = None
@@ -210,12 +213,53 @@ class EvalSection(Section):
     """Fit a temperature on the validation split, so that a score of 0.9 is right in 9 of 10 rows (classification)."""
     show_data: bool = False
     """Show the texts of the worst mistakes, which are named by file and line otherwise (classification)."""
+    base: bool | Name = False
+    """Score this model on the same rows and compare (score); `true` is the one that was tuned."""
+    by: list[Name] = []
+    """Fields of the rows whose values are scored apart (score); a dot goes into an object: `meta.language`."""
+    forget: Sources | None = None
+    """Rows of what the model could do before, scored beside the base (score): did it forget?"""
+    swaps: list[Literal["gender", "names", "religion", "origin"]] = []
+    """Word lists of which each word is swapped for its counterpart, to see whether the scores change (score)."""
+    canaries: Name | None = None
+    """A file of `hf-finetune corpus canaries` that was among the training data (score): are its secrets given away?"""
+    verbatim_prefix: PositiveInt | None = None
+    """Tokens of each row of `data.train` after which the model is to continue it word for word (score)."""
+    harness: list[Name] = []
+    """Tasks of lm-evaluation-harness, where it is installed, by name or as a YAML file (score)."""
+    batch_size: PositiveInt = 16
+    """Rows that are answered, or read, at once (score)."""
+    generate_rows: Annotated[int, Field(ge=0)] | None = None
+    """Rows that are answered, drawn with `seed` (score); by default all. 0 answers none."""
+
+
+class CardSection(Section):
+    """What only its owner can say about a model; the rest of the model card is measured."""
+
+    license: Name | None = None
+    """As the Hub has it: `apache-2.0`, `mit`, `other`, `unknown` ..."""
+    language: list[Name] = []
+    """Codes of the languages: `en`, `de` ..."""
+    datasets: list[Name] = []
+    """Hub ids of the data sets."""
+    tags: list[Name] = []
+    intended_use: Name | None = None
+    limits: Name | None = None
+    personal_data: Name | None = None
+    """What is known about personal data among the training rows."""
 
 
 class HubSection(Section):
-    repo_id: str
+    """Where the finished run is pushed; the token is that of `hf auth login`, or in HF_TOKEN."""
+
+    repo_id: Name
     private: bool = True
-    revision: str | None = None
+    revision: Name | None = None
+    """A branch; it is made where there is none."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    push_every: PositiveInt | None = None
+    """Push the weights of a checkpoint each time so many optimizer steps are done, in the background."""
 
 
 class Run(Section):
@@ -230,5 +274,6 @@ class Run(Section):
     lora: dict[str, Any] | None = None
     """Keyword arguments of peft's `LoraConfig`."""
     eval: EvalSection = EvalSection()
+    card: CardSection = CardSection()
     hub: HubSection | None = None
     output_dir: Name

@@ -18,7 +18,7 @@ Facts = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Facts]
 
 # Raised when the layout of a cached file changes, so that older ones are not found.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def cache_key(made_from: Any) -> str:

@@ -30,7 +30,14 @@ ROWS_PER_BATCH = 1_000
 ROWS_DECODED = 1_000
 """Rows of a split whose trained tokens are decoded again and compared with the text."""
 
-FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "length": Value("int32")})
+FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "labels": List(Value("int32")),
+        "length": Value("int32"),
+        "row": Value("int32"),  # of the split, counted from 0
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,9 @@ def tokenize_splits(
 ) -> tuple[dict[str, Dataset], dict[str, ConversationFacts]]:
     """Tokenise each split under `template`, and say in one line what became of it.
 
-    Columns are `input_ids`, `labels` (-100 where nothing is trained) and `length`, at most `max_length`. Raises
-    `DataError` naming each conversation that the template refuses or cannot mask, or where more than
-    `data.max_dropped` of the rows are too long or have nothing to train.
+    Columns are `input_ids`, `labels` (-100 where nothing is trained), `length`, at most `max_length`, and `row`, the
+    number of the row in its split. Raises `DataError` naming each conversation that the template refuses or cannot
+    mask, or where more than `data.max_dropped` of the rows are too long or have nothing to train.
     """
     examples, facts = {}, {}
     for name, rows in splits.rows.items():
@@ -273,7 +280,7 @@ class _Build:
             self.counts["untrained"] += 1
             self.counts["dropped"] += 1
         for start, stop in trained:
-            yield self._example(ids[start:stop], labels[start:stop])
+            yield self._example(row, ids[start:stop], labels[start:stop])
             cut = self.data.too_long == "cut" and stop < size
             self.counts["without_end"] += cut and labels[stop - 1] != IGNORE_INDEX and stop not in ends
 
@@ -281,7 +288,7 @@ class _Build:
     def _has_target(labels: Sequence[int]) -> bool:
         return any(label != IGNORE_INDEX for label in labels[1:])  # nothing predicts the first token
 
-    def _example(self, ids: list[int], labels: list[int]) -> dict[str, Any]:
+    def _example(self, row: int, ids: list[int], labels: list[int]) -> dict[str, Any]:
         targets = [label for label in labels if label != IGNORE_INDEX]
         said = self.tokenizer.backend_tokenizer.decode(targets, skip_special_tokens=True)
         self.counts["examples"] += 1
@@ -289,7 +296,7 @@ class _Build:
         self.counts["trained_tokens"] += sum(label != IGNORE_INDEX for label in labels[1:])
         self.counts["trained_bytes"] += len(said.encode())
         self.counts["longest"] = max(self.counts["longest"], len(ids))
-        return {"input_ids": ids, "labels": labels, "length": len(ids)}
+        return {"input_ids": ids, "labels": labels, "length": len(ids), "row": row}
 
 
 def _exchange(prompt: str, completion: str) -> list[dict[str, Any]]:

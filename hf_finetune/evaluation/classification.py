@@ -14,7 +14,7 @@ from transformers import EvalPrediction, Trainer
 
 from hf_finetune.data.labels import Labels
 from hf_finetune.errors import NonFiniteError, Problem
-from hf_finetune.evaluation.bootstrap import affordable_resamples, bootstrap_intervals
+from hf_finetune.evaluation.bootstrap import intervals_of
 from hf_finetune.evaluation.resampled import label_statistic, number_statistic
 from hf_finetune.models.decisions import Decision
 
@@ -126,11 +126,10 @@ def score_split(outputs: Outputs, labels: Labels, decision: Decision | None) -> 
         f"{name}_before_scaling": value for name, value in calibration_figures(labels, before, references).items()
     }
     statistic = label_statistic(decision.kind, probabilities, chosen, references)
-    resamples = affordable_resamples(*probabilities.shape)
     return {
         "loss": mean_log_loss(outputs.logits, references),
         **figures,
-        "intervals": _as_lists(bootstrap_intervals(statistic, len(references), resamples=resamples)),
+        "intervals": intervals_of(statistic, *probabilities.shape),
         "per_class": per_class(labels, probabilities, chosen, references),
         "confusion_matrix": confusion(labels, chosen, references),
         "reliability": reliability(labels, probabilities, references),
@@ -139,14 +138,8 @@ def score_split(outputs: Outputs, labels: Labels, decision: Decision | None) -> 
 
 def _score_numbers(outputs: Outputs) -> dict[str, Any]:
     predicted, references = outputs.logits[:, 0], outputs.references
-    rows = len(references)
-    statistic, resamples = number_statistic(predicted, references), affordable_resamples(rows, labels=1)
-    intervals = bootstrap_intervals(statistic, rows, resamples=resamples)
-    return {**number_figures(predicted, references), "intervals": _as_lists(intervals)}
-
-
-def _as_lists(intervals: dict[str, tuple[float, float]]) -> dict[str, list[float]]:
-    return {name: list(ends) for name, ends in intervals.items()}
+    intervals = intervals_of(number_statistic(predicted, references), len(references))
+    return {**number_figures(predicted, references), "intervals": intervals}
 
 
 def number_figures(predicted: Array, references: Array) -> dict[str, float]:

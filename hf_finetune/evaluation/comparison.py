@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.yaml_lines import read_document
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.evaluation.generation import Sample
-from hf_finetune.models.adapter_files import is_adapter
+from hf_finetune.models.adapter_files import base_of, is_adapter
 from hf_finetune.models.loading import load_for_generation
 from hf_finetune.models.tokenizers import check_fits
 
-Speak = Callable[[PreTrainedModel, PreTrainedTokenizerFast], list[Sample]]
+Model = PreTrainedModel
+Tokenizer = PreTrainedTokenizerFast
+Before = TypeVar("Before")
+After = TypeVar("After")
 
 
-def before_and_after(path: str, base: str | None, speak: Speak) -> list[tuple[Sample, Sample]]:
-    """Let the base of the model in `path`, then that model, `speak`; both with the tuned model's tokenizer.
+def before_and_after(
+    path: str,
+    base: str | None,
+    ask_base: Callable[[Model, Tokenizer], Before],
+    ask_tuned: Callable[[Model, Tokenizer], After],
+) -> tuple[Before, After]:
+    """Ask the base of the model in `path` and that model itself, both with the tuned model's tokenizer.
 
     The base of an adapter is the model under it, the adapter switched off; that of a whole model is `base`, or what
     its run.yaml names. Raises `ConfigError` where neither says which it is, and `ModelError` where one cannot be
@@ -29,17 +36,22 @@ def before_and_after(path: str, base: str | None, speak: Speak) -> list[tuple[Sa
         adapted: Any
         adapted, tokenizer = load_for_generation(path, base=base)
         with adapted.disable_adapter():
-            before = speak(adapted, tokenizer)
-        after = speak(adapted, tokenizer)
+            before = ask_base(adapted, tokenizer)
+        after = ask_tuned(adapted, tokenizer)
     else:
         base = base or base_of_run(path)
         tuned, tokenizer = load_for_generation(path)
-        after = speak(tuned, tokenizer)
+        after = ask_tuned(tuned, tokenizer)
         del tuned  # two models at a time may not fit where one does
         untuned, _ = load_for_generation(base)
         check_fits(tokenizer, untuned.config)
-        before = speak(untuned, tokenizer)
-    return list(zip(before, after, strict=True))
+        before = ask_base(untuned, tokenizer)
+    return before, after
+
+
+def base_of_model(path: str) -> str:
+    """Name or path of what the model or adapter in `path` was tuned from. Raises `ConfigError` where nothing says."""
+    return base_of(path) if is_adapter(path) else base_of_run(path)
 
 
 def base_of_run(path: str) -> str:

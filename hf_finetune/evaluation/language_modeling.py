@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
-from transformers import EvalPrediction
+from transformers import EvalPrediction, Trainer
+
+from hf_finetune.evaluation.bootstrap import Array, intervals_of
+from hf_finetune.evaluation.language_figures import language_figures, language_statistic
 
 IGNORE_INDEX = -100
 
@@ -53,26 +57,19 @@ def language_model_metrics(total_bytes: int) -> Callable[[EvalPrediction], dict[
     and at any batch size; the `loss` takes the place of the Trainer's, which is a mean of the means of batches and
     leaves out batches that are not finite. NaN stays NaN.
     """
+    return lambda prediction: language_figures(*_sums_and_sizes(prediction.predictions, total_bytes))
 
-    # `evaluate` takes half a second to import, which a run without evaluation need not spend.
-    from hf_finetune.evaluation.metrics.bits_per_byte import BitsPerByte
-    from hf_finetune.evaluation.metrics.cross_entropy import CrossEntropy
-    from hf_finetune.evaluation.metrics.perplexity import Perplexity
-    from hf_finetune.evaluation.metrics.token_accuracy import TokenAccuracy
 
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        nll_sums, correct, tokens = np.asarray(prediction.predictions, dtype=np.float64).T
-        counts = {"correct": correct.astype(np.int64), "tokens": tokens.astype(np.int64)}
-        sums = {"nll_sums": nll_sums, "tokens": counts["tokens"]}
-        # A metric makes a folder even when it keeps everything in memory.
-        with tempfile.TemporaryDirectory() as folder:
-            kept = {"keep_in_memory": True, "cache_dir": folder}
-            loss = CrossEntropy(**kept).compute(**sums)["cross_entropy"]
-            return {
-                "loss": loss,
-                **Perplexity(**kept).compute(**sums),
-                **TokenAccuracy(**kept).compute(**counts),
-                **BitsPerByte(**kept).compute(nll_sums=nll_sums, total_bytes=total_bytes),
-            }
+def score_split(trainer: Trainer, rows: Dataset, total_bytes: int) -> dict[str, Any]:
+    """The same figures of `rows`, with intervals, as a report has them; every rank calls it and gets all.
 
-    return compute
+    The bytes of a row, or of a block that packs some, are taken to be as many as its tokens have on average.
+    """
+    parts = _sums_and_sizes(trainer.predict(rows).predictions, total_bytes)
+    return {**language_figures(*parts), "intervals": intervals_of(language_statistic(*parts), len(parts[0]))}
+
+
+def _sums_and_sizes(predictions: Any, total_bytes: int) -> tuple[Array, Array, Array]:
+    sums = np.asarray(predictions, dtype=np.float64)  # (rows, 3)
+    tokens = sums[:, 2]
+    return sums, total_bytes * tokens / max(1.0, tokens.sum()), np.zeros(len(sums))

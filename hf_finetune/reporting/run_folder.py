@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
 from hf_finetune.reporting.summary import summary
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 REPORT = "report.json"
 MANIFEST = "manifest.json"
 RUN_FILE = "run.yaml"
+# What a run says about its model, and is no part of it.
+OURS = (REPORT, MANIFEST, RUN_FILE, "report.html", "README.md")
 
 
 @dataclass(frozen=True)
@@ -54,50 +56,107 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
             )
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)  # what a model has learned of its data is in it
     except OSError as problem:
         raise CannotWriteError(
             Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
         ) from problem
 
 
-def open_manifest(output_dir: str, manifest: dict[str, Any], *, resume: str | bool | None) -> None:
-    """Write down what a run reads before it trains on it.
+def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, resume: str | bool | None) -> None:
+    """Write down what a run reads and its settings before it trains: what is known of a run that never ends.
 
-    Raises `DataError` where a resumed run's data files are not what they were, naming each that changed.
+    Raises `DataError` where a resumed run's data files are not what they were, naming each that changed, and
+    `ModelError` where its model is not.
     """
-    path = Path(output_dir) / MANIFEST
+    path, manifest = Path(output_dir) / MANIFEST, _without_home(manifest)
     if resume and path.exists():
         before = {file["path"]: file["sha256"] for file in json.loads(path.read_text())["data"]["files"]}
         changed = [file["path"] for file in manifest["data"]["files"] if before.get(file["path"]) != file["sha256"]]
         if changed:
             remedy = "put the file back as it was, or start a new run in another output_dir"
             raise DataError([Problem("has changed since the run began", remedy, path=name) for name in changed])
+        began, now = json.loads(path.read_text()).get("model"), manifest.get("model")
+        if began is not None and began != now:
+            what = f"the model is not the one that the run began with ({began['revision'] or 'its files differ'})"
+            raise ModelError(
+                Problem(what, "name that commit in model.revision, or put its files back", key="model.path")
+            )
     _write(path, _as_json(manifest))
+    _write(path.with_name(RUN_FILE), run_file)
 
 
-def write_run_folder(output_dir: str, report: RunReport, run_file: str) -> None:
-    """Write run.yaml and report.json and complete the manifest, each file aside and renamed, the report last.
+def write_run_folder(output_dir: str, report: RunReport) -> None:
+    """Complete the manifest and write report.json, each file aside and renamed; then what is made of them.
 
-    Where report.json stands, the run was finished. The end of the run is said in the log.
+    Where report.json stands, the run was finished: report.html and README.md can be written again from it. The end of
+    the run is said in the log.
     """
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
-    _write(folder / RUN_FILE, run_file)
     _write(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
     _write(folder / REPORT, _as_json(asdict(report)))
+    _write_for_readers(folder)
     logger.info("%s", summary(asdict(report), output_dir))
 
 
+def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> None:
+    """Add what `score` measured to the report, report.html and model card of a finished run, in the place of `name`.
+
+    Raises as `check_recorded` does.
+    """
+    check_recorded(output_dir, name)
+    folder = Path(output_dir)
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report["evaluation"] = report["evaluation"] | {name: evaluation}
+    _write(folder / REPORT, _as_json(report))
+    _write_for_readers(folder)
+    logger.info("%s: the report and the model card have it as %s", output_dir, name)
+
+
+def check_recorded(output_dir: str, name: str) -> None:
+    """Raise `ConfigError` where there is no finished run to add figures to, or `name` is one of its own splits."""
+    path = Path(output_dir) / REPORT
+    if not path.is_file():
+        what = f"there is no {REPORT} of a finished run to add the figures to"
+        raise ConfigError(Problem(what, "leave --record out", path=output_dir))
+    measured = json.loads(path.read_text(encoding="utf-8"))["evaluation"].get(name, {})
+    if measured and "data" not in measured:
+        raise ConfigError(
+            Problem(f"the run measured {name} itself", "record the figures under another name", key="--record")
+        )
+
+
+def _write_for_readers(folder: Path) -> None:
+    """report.html and, where the folder holds a model, its card."""
+    # They draw, which a run need not wait for before it has trained.
+    from hf_finetune.reporting.card import write_card
+    from hf_finetune.reporting.page import write_page
+
+    write_page(folder)
+    if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
+        write_card(folder)
+
+
 def hash_files(folder: Path) -> dict[str, str]:
-    """sha256 of each file of the model in `folder`, by name; checkpoints and our own three files left out."""
+    """sha256 of each file of the model in `folder`, by name; checkpoints and what we write about it left out."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: _sha256(path) for path in files if path.name not in (REPORT, MANIFEST, RUN_FILE)}
+    return {path.name: _sha256(path) for path in files if path.name not in OURS}
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_home(value: Any) -> Any:
+    """A user's name is no part of what is published."""
+    if isinstance(value, dict):
+        return {key: _without_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_home(item) for item in value]
+    return value.replace(f"{Path.home()}/", "~/") if isinstance(value, str) else value
 
 
 def _as_json(value: Any) -> str:

@@ -40,7 +40,7 @@ CONFLICTS = [
     (["data.block_size=512", "model.scratch.max_position_embeddings=256"], "data.block_size", "more than the 256"),
     (["data.train=[]"], "data.train", "is empty"),
     (["lora={r: 8}"], "lora", "belongs to the recipes lora and classification"),
-    (["hub={repo_id: a/b}"], "hub", "not part of this version"),
+    (["hub={repo_id: a/b}"], "card.license", "is missing"),
     (["train.max_steps=0"], "train.max_steps", "at least 1"),
     (["train.num_train_epochs=0"], "train.num_train_epochs", "greater than 0"),
     (["train.save_steps=2.5"], "train.save_steps", "neither a number of steps nor a share"),

@@ -117,7 +117,7 @@ def test_twenty_mistakes_are_reported_in_one_go_within_two_seconds_without_torch
         (23, "train.seed"),
         (24, "train.load_best_model_at_end"),
         (25, "train.lr_scheduler_type"),
-        (26, "hub"),
+        (26, "card.license"),
         (27, "output_dir"),
     }
     assert all(path == "run.yaml" for _, _, path in report["problems"])

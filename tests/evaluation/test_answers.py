@@ -250,10 +250,10 @@ def test_an_adapter_is_compared_with_itself_switched_off(tmp_path):
     def speak(model, tokenizer):
         return answer_prompts(model, tokenizer, ["A", "b"], drawing())
 
-    pairs = before_and_after(str(folder), None, speak)
-    assert [before for before, _ in pairs] == speak(load_for_generation(str(base))[0], TOKENIZER)
-    assert [after for _, after in pairs] == speak(*load_for_generation(str(folder)))
-    assert all(before.continuation != after.continuation for before, after in pairs)
+    before, after = before_and_after(str(folder), None, speak, speak)
+    assert before == speak(load_for_generation(str(base))[0], TOKENIZER)
+    assert after == speak(*load_for_generation(str(folder)))
+    assert all(one.continuation != other.continuation for one, other in zip(before, after, strict=True))
 
 
 def test_a_whole_model_is_compared_with_the_base_of_its_run(tmp_path):
@@ -264,11 +264,11 @@ def test_a_whole_model_is_compared_with_the_base_of_its_run(tmp_path):
         return answer_prompts(model, tokenizer, ["A"], GREEDY)
 
     with pytest.raises(ConfigError, match=r"no run\.yaml.*--base-path"):
-        before_and_after(tuned, None, speak)
-    [(before, after)] = before_and_after(tuned, base, speak)
+        before_and_after(tuned, None, speak, speak)
+    [before], [after] = before_and_after(tuned, base, speak, speak)
     assert (before.continuation, after.continuation) == ("no", "abc")
     Path(tuned, "run.yaml").write_text(f"model:\n  path: {base}\n")
-    assert before_and_after(tuned, None, speak) == [(before, after)]
+    assert before_and_after(tuned, None, speak, speak) == ([before], [after])
 
 
 @pytest.mark.parametrize(
@@ -284,8 +284,12 @@ def test_a_run_without_a_base_that_can_be_had_is_told_so(section, message, tmp_p
 def test_a_base_of_another_size_is_refused(tmp_path):
     other = saved_base(tmp_path / "other")
     tuned = saved_parrot(tmp_path / "tuned", SAYS_ABC)
+
+    def silent(model, tokenizer):
+        return []
+
     with pytest.raises(ModelError, match="has embeddings for 61 tokens"):
-        before_and_after(tuned, str(other), lambda model, tokenizer: [])
+        before_and_after(tuned, str(other), silent, silent)
 
 
 def test_what_a_model_wrote_cannot_steer_a_terminal():

@@ -4,11 +4,14 @@ import hashlib
 import json
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
-from hf_finetune.errors import CannotWriteError, ConfigError, DataError
-from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError
+from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, record_scores, write_run_folder
+
+RUN_FILE = "recipe: continued_pretraining\n"
 
 
 def report(**changed) -> RunReport:
@@ -28,28 +31,29 @@ def report(**changed) -> RunReport:
 def test_the_three_files_say_what_was_given_and_hash_the_model(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "checkpoint-5").mkdir()
-    open_manifest(str(tmp_path), {"seed": 42}, resume=None)
-    write_run_folder(str(tmp_path), report(), "recipe: continued_pretraining\n")
+    open_manifest(str(tmp_path), {"seed": 42}, RUN_FILE, resume=None)
+    write_run_folder(str(tmp_path), report())
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["train"]["steps"] == 10
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest == {"seed": 42, "files": {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}}
-    assert (tmp_path / "run.yaml").read_text() == "recipe: continued_pretraining\n"
+    assert (tmp_path / "run.yaml").read_text() == RUN_FILE
+    assert "report.html" in os.listdir(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".aside")]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_not_finite_is_said_in_words(tmp_path, value):
-    open_manifest(str(tmp_path), {}, resume=None)
-    write_run_folder(str(tmp_path), report(train={**report().train, "loss": value}), "")
+    open_manifest(str(tmp_path), {}, RUN_FILE, resume=None)
+    write_run_folder(str(tmp_path), report(train={**report().train, "loss": value}))
     text = (tmp_path / "report.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["train"]["loss"] == str(value)
 
 
 def test_the_end_of_a_run_is_said_in_the_log(tmp_path, caplog):
-    open_manifest(str(tmp_path), {}, resume=None)
+    open_manifest(str(tmp_path), {}, RUN_FILE, resume=None)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        write_run_folder(str(tmp_path), report(), "")
+        write_run_folder(str(tmp_path), report())
     assert "validation: loss 1.2500  perplexity 3.49" in caplog.text
 
 
@@ -74,14 +78,46 @@ def test_a_folder_that_cannot_be_made_is_one_message_with_exit_code_5(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_model_gets_a_card_and_what_is_written_about_it_is_no_part_of_it(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    open_manifest(str(tmp_path), {}, RUN_FILE, resume=None)
+    for _ in range(2):
+        write_run_folder(str(tmp_path), report())
+        assert list(json.loads((tmp_path / "manifest.json").read_text())["files"]) == ["config.json"]
+    assert "1.25" in (tmp_path / "README.md").read_text()
+
+
+def test_scores_are_added_to_a_finished_run_and_never_take_the_place_of_its_own(tmp_path):
+    with pytest.raises(ConfigError, match=r"no report\.json of a finished run"):
+        record_scores(str(tmp_path), "more", {})
+    open_manifest(str(tmp_path), {}, RUN_FILE, resume=None)
+    write_run_folder(str(tmp_path), report())
+    for loss in (2.0, 3.0):
+        record_scores(str(tmp_path), "more", {"loss": loss, "data": {"path": "more.jsonl"}})
+        evaluation = json.loads((tmp_path / "report.json").read_text())["evaluation"]
+        assert evaluation["more"]["loss"] == loss
+        assert evaluation["validation"]["loss"] == 1.25
+    with pytest.raises(ConfigError, match="the run measured validation itself"):
+        record_scores(str(tmp_path), "validation", {"loss": 1.0})
+
+
 def manifest_of(*files: tuple[str, str]) -> dict:
     return {"data": {"files": [{"path": path, "sha256": digest} for path, digest in files]}}
 
 
-def test_a_resumed_run_whose_data_changed_is_refused_naming_each_file(tmp_path):
-    open_manifest(str(tmp_path), manifest_of(("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3")), resume=None)
-    open_manifest(str(tmp_path), manifest_of(("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3")), resume=True)
+def begin(folder: Path, *files: tuple[str, str], resume: bool | None = True, model: str = "1") -> None:
+    manifest = manifest_of(*files) | {
+        "model": {"name": "base", "revision": None, "sha256": {"model.safetensors": model}}
+    }
+    open_manifest(str(folder), manifest, RUN_FILE, resume=resume)
+
+
+def test_a_resumed_run_whose_data_or_model_changed_is_refused_naming_what(tmp_path):
+    begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3"), resume=None)
+    begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3"))
+    with pytest.raises(ModelError, match="the model is not the one that the run began with"):
+        begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3"), model="2")
     with pytest.raises(DataError) as refused:
-        open_manifest(str(tmp_path), manifest_of(("a.jsonl", "1"), ("b.jsonl", "X"), ("d.jsonl", "3")), resume=True)
+        begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "X"), ("d.jsonl", "3"))
     assert [problem.path for problem in refused.value.problems] == ["b.jsonl", "d.jsonl"]
     assert json.loads((tmp_path / "manifest.json").read_text())["data"]["files"][1]["sha256"] == "2"

@@ -17,12 +17,20 @@ def test_work_figures_and_folder_are_said_in_this_order(tmp_path):
     work, validation, last = lines_of(tmp_path, validation={"perplexity": 3.49, "loss": 1.25, "other": 0.5})
     assert work == "trained 900 parameters on 1,200 tokens: 10 steps in 2 s (4,321 tokens/s)"
     assert validation == "validation: loss 1.2500  perplexity 3.49"
-    assert last == f"{tmp_path}: model, tokenizer, report.json, run.yaml, manifest.json"
+    assert last == f"{tmp_path}: report.html, report.json, run.yaml, manifest.json"
+    (tmp_path / "config.json").touch()
+    assert lines_of(tmp_path)[-1].startswith(f"{tmp_path}: model, tokenizer, README.md, report.html")
 
 
 def test_a_folder_with_an_adapter_is_called_one(tmp_path):
     (tmp_path / "adapter_config.json").touch()
     assert lines_of(tmp_path)[-1].startswith(f"{tmp_path}: adapter, ")
+
+
+def test_what_was_scored_says_how_it_compares_and_not_that_anything_was_trained(tmp_path):
+    judged = {"comparison": {"words": ["loss: a real difference"]}, "forgetting": {"words": ["nothing forgotten"]}}
+    said = summary({"train": {}, "parameters": {}, "data": {}, "evaluation": {"test": judged}}, str(tmp_path))
+    assert said.splitlines()[1:3] == ["test: loss: a real difference", "test: nothing forgotten"]
 
 
 def test_a_classifier_stands_beside_the_simplest_models_with_its_interval(tmp_path):

@@ -1,0 +1,112 @@
+"""`hf-finetune score`: a saved model measured on rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_finetune.cli.terminal import Json, Model, print_json
+
+if TYPE_CHECKING:
+    from hf_finetune.evaluation.scoring.scored import Scored
+
+
+Rows = Annotated[str, typer.Argument(help="A JSONL or text file of rows, in any of our formats.")]
+Base = Annotated[bool, typer.Option("--base", help="Score what it was tuned from, too, and compare.")]
+OtherBase = Annotated[str | None, typer.Option("--base-path", help="Compare with this model.")]
+By = Annotated[list[str] | None, typer.Option(help="A field whose values are scored apart. Again for more.")]
+Forget = Annotated[str | None, typer.Option(help="Rows of what it could do before: did it forget?")]
+Swaps = Annotated[list[str] | None, typer.Option(help="Swap words: gender, names, religion or origin. Again for more.")]
+Canaries = Annotated[str | None, typer.Option(help="The file of canaries that it was trained with.")]
+TrainData = Annotated[str | None, typer.Option(help="Its training rows, for --verbatim-prefix.")]
+Prefix = Annotated[int | None, typer.Option(min=1, help="Tokens of a training row after which it is to go on.")]
+Harness = Annotated[list[str] | None, typer.Option(help="A task of lm-evaluation-harness. Again for more.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Of an answer.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows that are read or answered at once.")]
+GenerateRows = Annotated[int | None, typer.Option(min=0, help="Answer so many rows, drawn; 0: none.")]
+Record = Annotated[str | None, typer.Option(metavar="NAME", help="Add it to the run's own report and card, as NAME.")]
+
+
+def score(
+    model: Model,
+    data: Rows,
+    base: Base = False,
+    base_path: OtherBase = None,
+    by: By = None,
+    forget: Forget = None,
+    swaps: Swaps = None,
+    canaries: Canaries = None,
+    train_data: TrainData = None,
+    verbatim_prefix: Prefix = None,
+    harness: Harness = None,
+    max_new_tokens: MaxNewTokens = 64,
+    batch_size: BatchSize = 16,
+    generate_rows: GenerateRows = None,
+    record: Record = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on rows that it was not trained on: figures with intervals, beside its base's if wanted."""
+    settings: dict[str, Any] = {"base": base_path or base, "temperature": 0.0}
+    settings |= {"by": by, "forget": forget, "swaps": swaps, "canaries": canaries, "harness": harness}
+    settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
+    settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    scored = _scored(model, {"test": data, "train": train_data}, settings, record)
+    if as_json:
+        print_json(scored.evaluation)
+    else:
+        _show(scored.evaluation)
+
+
+def _scored(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> Scored:
+    from hf_finetune.config import run_of
+    from hf_finetune.config.run_file import PLACEHOLDER
+
+    values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
+    run = run_of(values, "score")
+    from hf_finetune.evaluation.scoring import load_scored_rows
+    from hf_finetune.evaluation.scoring import score as measure
+    from hf_finetune.evaluation.scoring.processes import join_processes
+    from hf_finetune.reporting.run_folder import check_recorded, record_scores
+    from hf_finetune.training.settings import set_up_logging
+
+    join_processes()
+    set_up_logging()
+    if record is not None:
+        check_recorded(model, record)
+    scored = measure(run, load_scored_rows(run))
+    if record is not None:
+        record_scores(model, record, scored.evaluation)
+    return scored
+
+
+def _show(found: dict[str, Any]) -> None:
+    from hf_finetune.reporting.figures import figures_of, shown, shown_interval
+
+    figures = {name: value for name, value in figures_of(found).items() if name != "rows"}
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        interval = shown_interval(name, found.get("intervals", {}).get(name))
+        print(f"{name.replace('_', ' '):>{width}}  {shown(name, value):>10}  {interval}")
+    for title, words in _sentences(found):
+        print(f"\n{title}")
+        for line in words:
+            print(f"  {line}")
+
+
+def _sentences(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """What the figures mean, in words, under a heading each."""
+    parts = []
+    if "comparison" in found:
+        parts.append((f"beside {found['comparison']['base']}", found["comparison"]["words"]))
+    if "forgetting" in found:
+        parts.append((f"on {found['forgetting']['data']}", found["forgetting"]["words"]))
+    for field, slices in found.get("slices", {}).items():
+        parts.append((f"by {field}", [gap["words"] for gap in slices["gaps"]]))
+    for name, effect in found.get("swaps", {}).items():
+        parts.append((f"with words of the list {name} swapped in {effect['rows']:,} rows", effect["words"]))
+    if "memorisation" in found:
+        parts.append(("known by heart", found["memorisation"]["words"]))
+    for task, figures in found.get("harness", {}).items():
+        parts.append((f"task {task} of the harness", [f"{name} {value:.4g}" for name, value in figures.items()]))
+    return parts

@@ -1,0 +1,69 @@
+"""The figures of a saved classifier, beside another classifier's, and with words swapped."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from hf_finetune.config.sections import Run
+from hf_finetune.data.splits import Splits
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.evaluation.pairing import compare
+from hf_finetune.evaluation.prediction import Classifier, PredictionOptions, open_classifier
+from hf_finetune.evaluation.scoring.labelling import MeasuredLabels, labels_of_classifier, measure_classifier
+from hf_finetune.evaluation.scoring.scored import Scored, model_path, parameters_of
+from hf_finetune.evaluation.scoring.swapped_rows import swapped
+from hf_finetune.evaluation.swaps import swap_effect
+from hf_finetune.models.subjects import reads_labels
+
+logger = logging.getLogger(__name__)
+
+# What is asked of language models alone.
+NOT_OF_CLASSIFIERS = ("forget", "canaries", "verbatim_prefix", "generate_rows", "harness")
+
+
+def score_classifier(run: Run, splits: Splits) -> Scored:
+    """Label every row, and again with words swapped; `eval.base` names another classifier to compare with.
+
+    Raises `ConfigError` for settings of language models, and where the other one has other labels.
+    """
+    _check_settings(run)
+    classifier = open_classifier(model_path(run), PredictionOptions())
+    tuned = measure_classifier(classifier, splits)
+    scores: dict[str, Any] = dict(tuned.figures())
+    effects = {name: found for name in run.eval.swaps if (found := _swap(classifier, splits, tuned, name))}
+    if effects:
+        scores["swaps"] = effects
+    labels, parameters = labels_of_classifier(classifier), parameters_of(classifier.model)
+    del classifier  # two models at a time may not fit where one does
+    if isinstance(run.eval.base, str):
+        other = open_classifier(run.eval.base, PredictionOptions())
+        if labels_of_classifier(other).names != labels.names:
+            what = (
+                f"its labels are {', '.join(labels_of_classifier(other).names)}; the model's {', '.join(labels.names)}"
+            )
+            raise ModelError(Problem(what, "name a classifier of the same labels", run.eval.base))
+        base = measure_classifier(other, splits)
+        compared = compare(base.statistic(), tuned.statistic(), base.statistic(beside=tuned), len(tuned.outputs.logits))
+        scores["comparison"] = {"base": run.eval.base, **compared}
+    return Scored(scores, tuned.statistic(), tuned.facts, parameters)
+
+
+def _check_settings(run: Run) -> None:
+    given = [name for name in NOT_OF_CLASSIFIERS if getattr(run.eval, name) not in (None, [])]
+    problems = [Problem("is asked of language models", "leave it out", key=f"eval.{name}") for name in given]
+    if run.eval.base is True or (isinstance(run.eval.base, str) and not reads_labels(run.eval.base)):
+        what = "what a classifier was tuned from knows no labels"
+        problems.append(Problem(what, "name another classifier to compare with", key="eval.base"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _swap(classifier: Classifier, splits: Splits, tuned: MeasuredLabels, name: str) -> dict[str, Any]:
+    rows, changed = swapped(splits, name)
+    if changed is None:
+        logger.warning("no row has a word of the list %s: nothing was swapped", name)
+        return {}
+    before, after = tuned.of_rows(rows), measure_classifier(classifier, changed)
+    both = before.statistic(beside=after)
+    return swap_effect(before.statistic(), after.statistic(), both, len(rows), (before.said(), after.said()))

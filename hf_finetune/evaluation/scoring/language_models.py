@@ -1,0 +1,99 @@
+"""The figures of a saved language model, beside its base's, with words swapped, and what it knows by heart."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from hf_finetune.config.sections import Run
+from hf_finetune.data.splits import Splits
+from hf_finetune.evaluation.bootstrap import intervals_of
+from hf_finetune.evaluation.comparison import base_of_model, before_and_after
+from hf_finetune.evaluation.pairing import compare, forgetting
+from hf_finetune.evaluation.scoring.harness import harness_scores
+from hf_finetune.evaluation.scoring.known_by_heart import known_by_heart
+from hf_finetune.evaluation.scoring.reading import Measured, joined, measure
+from hf_finetune.evaluation.scoring.rows import rows_to_score
+from hf_finetune.evaluation.scoring.scored import Scored, model_path, parameters_of
+from hf_finetune.evaluation.scoring.swapped_rows import swapped
+from hf_finetune.evaluation.swaps import swap_effect
+from hf_finetune.models.loading import load_for_generation
+
+logger = logging.getLogger(__name__)
+
+JUDGES = {"comparison": compare, "forgetting": forgetting}
+
+
+def score_language_model(run: Run, splits: Splits) -> Scored:
+    """Read every row, answer those that ask something, and do the same with the base where `eval.base` asks for it."""
+    path, settings = model_path(run), run.eval
+    rows = {"comparison": splits}
+    if settings.forget is not None:
+        rows["forgetting"] = rows_to_score(settings.forget, run.data, None)
+
+    def read(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Measured]:
+        return {name: measure(model, tokenizer, each, run.data, settings) for name, each in rows.items()}
+
+    def read_all(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+    ) -> tuple[dict[str, Measured], dict[str, Any], dict[str, int]]:
+        measured = read(model, tokenizer)
+        effects = _swaps(model, tokenizer, run, splits, measured["comparison"])
+        more = effects | known_by_heart(model, tokenizer, run)
+        if settings.harness:
+            more["harness"] = harness_scores(model, tokenizer, settings.harness, settings.batch_size)
+        return measured, more, parameters_of(model)
+
+    before: Mapping[str, Measured] = {}
+    if settings.base is False:
+        after, more, parameters = read_all(*load_for_generation(path))
+    else:
+        named = None if settings.base is True else settings.base
+        before, (after, more, parameters) = before_and_after(path, named, read, read_all)
+        more |= {name: _judged(name, before[name], after[name]) for name in before}
+        more["comparison"]["base"] = named or base_of_model(path)
+    if "forgetting" in more:
+        more["forgetting"]["data"] = ", ".join(file.path for file in rows["forgetting"].files)
+    tuned = after["comparison"]
+    statistic = tuned.statistic()
+    figures = {**tuned.figures(), "intervals": intervals_of(statistic, tuned.rows)}
+    return Scored({**figures, **more, **_decoding(run, tuned)}, statistic, tuned.facts, parameters)
+
+
+def _judged(name: str, before: Measured, after: Measured) -> dict[str, Any]:
+    both = joined(before, after).statistic()
+    return {"rows": before.rows, **JUDGES[name](before.statistic(), after.statistic(), both, before.rows)}
+
+
+def _swaps(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, splits: Splits, tuned: Measured
+) -> dict[str, Any]:
+    """What the figures of reading become where words are swapped; nothing is answered anew."""
+    effects = {}
+    reading = run.eval.model_copy(update={"generate_rows": 0})
+    for name in run.eval.swaps:
+        rows, changed = swapped(splits, name)
+        if changed is None:
+            logger.warning("no row has a word of the list %s: nothing was swapped", name)
+            continue
+        after = measure(model, tokenizer, changed, run.data, reading)
+        before = tuned.read_of(rows)
+        effects[name] = swap_effect(before.statistic(), after.statistic(), joined(before, after).statistic(), len(rows))
+    return {"swaps": effects} if effects else {}
+
+
+def _decoding(run: Run, tuned: Measured) -> dict[str, Any]:
+    """How the answers were made, where there are any."""
+    if not tuned.answers:
+        return {}
+    names = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "batch_size", "seed")
+    how = {name: getattr(run.eval, name) for name in names}
+    greedy = how["temperature"] == 0
+    left_out = ("temperature", "top_k", "top_p", "seed") if greedy else ()
+    return {
+        "decoding": {"rows": len(tuned.answers), "greedy": greedy}
+        | {name: value for name, value in how.items() if name not in left_out}
+    }

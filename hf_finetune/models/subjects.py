@@ -1,0 +1,20 @@
+"""What kind of model a folder or Hub id holds, before anything of its size is loaded."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig
+
+from hf_finetune.config.sections import ModelSection
+from hf_finetune.models.adapter_files import is_adapter, read_base_record
+from hf_finetune.models.loading import load_or_refuse
+
+
+def reads_labels(path: str) -> bool:
+    """Whether a model folder, adapter or Hub id is a text classifier; else it is a language model.
+
+    Raises `ModelError` where there is no model, or none that transformers knows.
+    """
+    if is_adapter(path):
+        return read_base_record(path).classifier is not None
+    config = load_or_refuse(AutoConfig, ModelSection(path=path))
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])

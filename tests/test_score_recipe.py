@@ -1,0 +1,240 @@
+"""`recipes/score.py` and `hf-finetune score`: what they measure is what the runs, and plain transformers, say too."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
+from tuned_classifiers import saved_backbone
+from typer.testing import CliRunner
+
+from hf_finetune.cli import app
+from hf_finetune.config import run_of
+from hf_finetune.data.chat import encode_prompt
+from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.evaluation.generation import answer
+from hf_finetune.evaluation.scoring import greedy, load_scored_rows, score
+from hf_finetune.models.loading import load_for_generation
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def questions(count: int) -> list[dict]:
+    """Rows of two fields, and two that no recipe reads."""
+    words = ("cat", "dog", "cow", "fox")
+    return [
+        {
+            "question": f"Is it a {words[number % 4]}?",
+            "answer": f"A {words[(number + 1) % 4]}, he said.",
+            "language": ("en", "de")[number % 2],
+            "meta": {"source": f"s{number % 3}"},
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    """A tiny base that can chat, and an adapter on it."""
+    folder = tmp_path_factory.mktemp("models")
+    base = saved_base(folder / "base")
+    TOKENIZER.chat_template = (ROOT / "hf_finetune/data/templates/plain.jinja").read_text()
+    try:
+        TOKENIZER.save_pretrained(base)
+        adapter = save(train(adapter_on(base, {"r": 4}), steps=20), folder / "adapter")
+    finally:
+        TOKENIZER.chat_template = None
+    return {"base": str(base), "adapter": str(adapter)}
+
+
+def scored(model: str, rows: Path, more: dict | None = None, **settings):
+    values = {"model": {"path": model}, "data": {"test": str(rows)} | (more or {}), "output_dir": "?"}
+    run = greedy(run_of(values | {"eval": {"max_new_tokens": 4, **settings}}, "score"))
+    return score(run, load_scored_rows(run)).evaluation
+
+
+def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a_time(models, tmp_path):
+    rows = questions(9)
+    found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", rows))
+    model, tokenizer = load_for_generation(models["base"])
+    nll, tokens, same = 0.0, 0, 0
+    settings = run_of({"model": {"path": "m"}, "data": {"test": "d"}, "output_dir": "?"}, "score").eval
+    settings = settings.model_copy(update={"temperature": 0.0, "max_new_tokens": 4})
+    for row in rows:
+        asked = [{"role": "user", "content": row["question"]}]
+        prompt = encode_prompt(tokenizer, asked)
+        whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": row["answer"]}], tokenize=False)
+        ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        end = ids.index(tokenizer.eos_token_id, len(prompt)) + 1
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].double()
+        losses = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
+        nll += losses[len(prompt) - 1 : end - 1].sum().item()
+        tokens += end - len(prompt)
+        same += answer(model, tokenizer, asked, settings).continuation.strip() == row["answer"]
+    assert found["loss"] == pytest.approx(nll / tokens, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(nll / tokens), rel=1e-5)
+    assert found["exact_match"] == same / len(rows)
+    assert found["rows"] == 9
+    assert found["decoding"] == {
+        "rows": 9,
+        "greedy": True,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": 4,
+        "batch_size": 16,
+    }
+    low, high = found["intervals"]["loss"]
+    assert low <= found["loss"] <= high
+
+
+def test_a_document_longer_than_the_model_takes_is_read_to_its_end(models, tmp_path):
+    text = "The quick brown fox jumps over the lazy dog. " * 5
+    found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", [{"text": text}, {"text": "Short."}]))
+    model, tokenizer = load_for_generation(models["base"])
+    nll, tokens = 0.0, 0
+    begin = tokenizer.bos_token_id or tokenizer.eos_token_id
+    for each in (text, "Short."):
+        ids = [begin, *tokenizer(each, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        tokens += len(ids) - 1
+        for start in range(0, len(ids) - 1, 63):  # windows of 64 tokens that share one
+            window = torch.tensor([ids[start : start + 64]])
+            with torch.no_grad():
+                nll += model(window, labels=window).loss.item() * (window.shape[1] - 1)
+    assert found["loss"] == pytest.approx(nll / tokens, rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(nll / math.log(2) / len((text + "Short.").encode()), rel=1e-4)
+    assert "exact_match" not in found
+
+
+def test_an_adapter_is_compared_with_its_base_and_with_words_swapped(models, tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", questions(30))
+    forget = jsonl(tmp_path / "forget.jsonl", [{"text": f"He saw the {word}."} for word in ("cat", "dog", "cow")])
+    found = scored(
+        models["adapter"], rows, base=True, forget=str(forget), swaps=["gender"], by=["language", "meta.source"]
+    )
+    alone = scored(models["base"], rows)
+    compared = found["comparison"]["figures"]["loss"]
+    assert compared["base"] == pytest.approx(alone["loss"], rel=1e-6)
+    assert compared["tuned"] == found["loss"]
+    assert found["comparison"]["base"] == models["base"]
+    assert found["forgetting"]["rows"] == 3
+    assert found["forgetting"]["data"].endswith("forget.jsonl")
+    assert found["swaps"]["gender"]["rows"] == 30
+    assert set(found["slices"]) == {"language", "meta.source"}
+    assert [of["rows"] for of in found["slices"]["language"]["values"].values()] == [15, 15]
+    german = scored(
+        models["adapter"], jsonl(tmp_path / "de.jsonl", [r for r in questions(30) if r["language"] == "de"])
+    )
+    assert found["slices"]["language"]["values"]["de"]["loss"] == pytest.approx(german["loss"], rel=1e-5)
+
+
+def test_what_is_known_by_heart_is_named_by_file_and_line(models, tmp_path):
+    text = "The quick brown fox jumps over the lazy dog."
+    train_rows = jsonl(tmp_path / "train.jsonl", [{"text": text}, {"text": "Hi."}, {"text": text[::-1]}])
+    found = scored(models["base"], train_rows, {"train": str(train_rows)}, verbatim_prefix=8)
+    assert found["memorisation"]["verbatim"]["rows"] == 2
+    assert found["memorisation"]["verbatim"]["places"] == []
+
+
+def test_a_classifier_gets_the_figures_of_its_own_run(run_recipe, tmp_path):
+    labels = ("ham", "spam")
+    for name, start, count in (("train", 0, 24), ("validation", 30, 9), ("test", 60, 8)):
+        rows = [
+            {"text": "ab"[n % 2] * (1 + n % 3) + f" he {n} x" * (1 + n % 5), "label": labels[n % 7 % 2], "kind": n % 2}
+            for n in range(start, start + count)
+        ]
+        jsonl(tmp_path / f"{name}.jsonl", rows)
+    files = [f"data.{name}={tmp_path}/{name}.jsonl" for name in ("train", "validation", "test")]
+    base = saved_backbone(tmp_path / "bert", "bert")
+    report = run_recipe(
+        *("classification", *files, f"model.path={base}", "model.scratch=null", "model.tokenizer=null"),
+        *("data.validation_fraction=null", "data.test_fraction=null", "data.stratify_by=null"),
+        *("train.max_steps=4", "train.eval_strategy=no", "train.save_strategy=no"),
+        *("train.load_best_model_at_end=false", "train.metric_for_best_model=null", "train.bf16=false"),
+        "eval.threshold_metric=f1_macro",
+    )
+    folder = str(tmp_path / "run")
+    found = scored(folder, tmp_path / "test.jsonl", by=["kind"], swaps=["gender"], base=folder)
+    own = report["evaluation"]["test"]
+    for name in ("accuracy", "f1_macro", "matthews_correlation", "roc_auc", "log_loss", "loss"):
+        assert found[name] == pytest.approx(own[name], abs=1e-5), name
+    assert found["confusion_matrix"] == own["confusion_matrix"]
+    assert found["swaps"]["gender"]["changed"] <= 1
+    assert found["comparison"]["figures"]["accuracy"]["difference"] == 0
+    assert list(found["slices"]["kind"]["values"]) == ["0", "1"]
+    with pytest.raises(ConfigError, match=r"eval.canaries|what a classifier was tuned from"):
+        scored(
+            folder, tmp_path / "test.jsonl", base=True, verbatim_prefix=4, more={"train": str(tmp_path / "train.jsonl")}
+        )
+    jsonl(tmp_path / "wrong.jsonl", [{"text": "a", "label": "ham"}, {"text": "b", "label": "Spam"}])
+    with pytest.raises(DataError, match=r"wrong.jsonl:2: label: the model has no label 'Spam'; did you mean 'spam'\?"):
+        scored(folder, tmp_path / "wrong.jsonl")
+
+
+def test_two_processes_measure_to_the_last_bit_what_one_does(models, run_recipe, tmp_path, environment_of_a_user):
+    rows = jsonl(tmp_path / "rows.jsonl", questions(37))
+    settings = [f"model.path={models['adapter']}", f"data.test={rows}", "eval.max_new_tokens=3", "eval.batch_size=4"]
+    one = run_recipe("score", *settings)
+    command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml", "recipes/score.py"]
+    command += ["recipes/configs/score.yaml", *settings, f"output_dir={tmp_path}/two"]
+    done = subprocess.run(command, cwd=ROOT, env=environment_of_a_user, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert (one["distributed"]["processes"], two["distributed"]["processes"]) == (1, 2)
+    assert two["evaluation"] == one["evaluation"]
+    assert (tmp_path / "two" / "report.html").is_file()
+    assert not (tmp_path / "two" / "README.md").exists()  # there is no model in it
+
+
+def test_the_command_says_it_in_words_and_in_json(models, tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", questions(12))
+    arguments = ["score", models["adapter"], str(rows), "--base", "--max-new-tokens", "2", "--by", "language"]
+    said = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "perplexity" in said.stdout
+    assert f"beside {models['base']}" in said.stdout
+    assert "by language" in said.stdout
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert found["rows"] == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"by": ["langauge"]}, r"no row has the field langauge; did you mean language\?"),
+        ({"forget": "rows.jsonl"}, r"eval.forget: needs the model as it was before"),
+        ({"swaps": ["genders"]}, r"eval.swaps"),
+        ({"verbatim_prefix": 4}, r"eval.verbatim_prefix: needs the rows that the model was trained on"),
+        ({"canaries": "none.jsonl"}, r"eval.canaries: no such file: none.jsonl"),
+        ({"base": "no/such/folder"}, r"eval.base: no such folder"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_before_a_model_is_loaded(models, tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    rows = jsonl(tmp_path / "rows.jsonl", questions(4))
+    with pytest.raises((ConfigError, DataError), match=message):
+        scored(models["base"], rows, **settings)
+
+
+def test_scores_are_recorded_in_the_report_and_the_card_of_the_run(run_recipe, tmp_path, models):
+    run_recipe("sft", f"model.path={models['base']}", "train.max_steps=1", "eval.prompts=[]", "data.too_long=cut",
+               "train.eval_strategy=no", "train.save_strategy=no", "train.load_best_model_at_end=false",
+               "data.max_dropped=1", f"data.train={jsonl(tmp_path / 'sft.jsonl', questions(6))}")  # fmt: skip
+    rows = jsonl(tmp_path / "rows.jsonl", questions(12))
+    command = ["score", str(tmp_path / "run"), str(rows), "--max-new-tokens", "2", "--record", "questions"]
+    said = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert said.exit_code == 0, said.output
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["evaluation"]["questions"]["rows"] == 12
+    assert "questions" in (tmp_path / "run" / "README.md").read_text()
+    assert "questions" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(ConfigError, match="there is no report"):
+        CliRunner().invoke(app, [*command[:1], models["base"], *command[2:]], catch_exceptions=False)
