@@ -48,7 +48,8 @@ def _diagnoses(folders: list[str]) -> dict[str, Diagnosis]:
 def _say_finding(finding: Finding) -> None:
     _say(f"  {finding.level}: {finding.title} ({finding.kind})")
     for name, text in (("seen", finding.evidence), ("likely", finding.cause), ("try", finding.remedy)):
-        _say(f"    {name:<7} {text}")
+        if text:
+            _say(f"    {name:<7} {text}")
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -300,3 +301,28 @@ def test_findings_stand_with_the_worst_first():
 def test_a_long_log_is_judged_as_a_short_one():
     history = log_of("overfitting", steps=20_000, every=1)
     assert said(record(history))[0] == "overfitting"
+
+
+def scored(**parts):
+    run = record([])
+    return replace(run, report={"recipe": "score", "evaluation": {"test": {"rows": 20, **parts}}})
+
+
+def figures(**differences):
+    return {name: {"difference": value, "real": value != 0} for name, value in differences.items()}
+
+
+def test_a_run_that_only_scored_is_judged_by_what_it_compared():
+    alone = diagnose(scored())
+    assert alone.verdict == "On 20 rows, without another model beside it."
+    better = {"base": "runs/base", "figures": figures(loss=-0.3, chrf=2.0, exact_match=0)}
+    forgot = {"rows": 6, "data": "old.jsonl", "figures": figures(loss=0.2, answer_tokens=3.0)}
+    both = diagnose(scored(comparison=better, forgetting=forgot))
+    assert both.verdict == (
+        "On 20 rows it is, beside runs/base, better in loss, chrF. On 6 rows of old.jsonl it is worse in loss."
+    )
+    assert [each.kind for each in both.findings] == ["forgot", "scored"]
+    worse = diagnose(scored(comparison={"base": "runs/base", "figures": figures(loss=0.3)}))
+    assert worse.findings[0].title == "The model is worse than runs/base"
+    same = diagnose(scored(comparison={"base": "runs/base", "figures": figures(loss=0)}))
+    assert "no different, as far as these rows show" in same.verdict

@@ -337,4 +337,5 @@ def test_a_report_that_somebody_changed_is_a_page_or_one_message_never_a_traceba
     holder[place[-1]] = "nan" if isinstance(value, float) and not math.isfinite(value) else value
     folder = run_folder(tmp_path_factory.getbasetemp() / "changed", changed, manifest())
     with suppress(FinetuneError):  # a message with the path and what to do
-        Read(page(read_run(folder), Diagnosis("All is well.", ())))
+        run = read_run(folder)
+        Read(page(run, diagnose(run)))

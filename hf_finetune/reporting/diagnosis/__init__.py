@@ -9,6 +9,7 @@ from hf_finetune.reporting.diagnosis.curves import Curve, fall, noise, train_cur
 from hf_finetune.reporting.diagnosis.divergence import FEWEST_POINTS, judge_divergence, judge_rise_and_back
 from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, number, setting
 from hf_finetune.reporting.diagnosis.progress import judge_progress
+from hf_finetune.reporting.diagnosis.scores import judge_scores
 from hf_finetune.reporting.diagnosis.setup import judge_setup
 from hf_finetune.reporting.runs import RunRecord
 
@@ -37,6 +38,9 @@ def diagnose(run: RunRecord) -> Diagnosis:
 
     There is always a finding: of the last level, `good`, where nothing is wrong.
     """
+    if run.report.get("recipe") == "score":  # nothing was trained
+        found = judge_scores(run)
+        return Diagnosis(" ".join(each.evidence for each in found), tuple(reversed(found)))
     train, validation = train_curve(run), validation_curve(run)
     diverged = judge_divergence(run, train, validation)
     curves = [diverged] if diverged else [judge_rise_and_back(run, train), judge_progress(run, train, validation)]

@@ -162,12 +162,10 @@ def _wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float,
 
 def _validation_rows(run: RunRecord) -> int | None:
     """Rows that were evaluated, by the speed that every Trainer logs; blocks, where texts were packed."""
-    counts = [
-        round(entry["eval_runtime"] * entry["eval_samples_per_second"])
-        for entry in run.history
-        if {"eval_loss", "eval_runtime", "eval_samples_per_second"} <= entry.keys()
-    ]
-    return max(counts, default=None)
+    timed = (
+        _numbers(entry, "eval_runtime", "eval_samples_per_second") for entry in run.history if "eval_loss" in entry
+    )
+    return max((round(seconds * rate) for seconds, rate in filter(None, timed)), default=None)
 
 
 def _memorised(run: RunRecord, overfitted: bool) -> Finding | None:
@@ -196,12 +194,23 @@ def _memorised_text(run: RunRecord) -> Iterator[str]:
         found = split.get("memorisation") if isinstance(split, dict) else None
         if not isinstance(found, dict):
             continue
-        verbatim = found.get("verbatim") or {}
-        if (verbatim.get("interval") or [0.0])[0] > VERBATIM:
-            yield f"{verbatim['continued']:,} of {verbatim['rows']:,} rows are continued word for word."
-        for group in found.get("canaries") or []:
-            if group.get("extracted", 0) >= EXTRACTED:
-                yield f"{group['extracted']:.0%} of the canaries planted {group['copies']} times can be extracted."
+        verbatim, canaries = found.get("verbatim"), found.get("canaries")
+        interval = verbatim.get("interval") if isinstance(verbatim, dict) else None
+        low = _numbers(dict(enumerate(interval)) if isinstance(interval, list) else None, 0)
+        counted = _numbers(verbatim, "continued", "rows")
+        if low and counted and low[0] > VERBATIM:
+            yield f"{counted[0]:,.0f} of {counted[1]:,.0f} rows are continued word for word."
+        for group in canaries if isinstance(canaries, list) else []:
+            planted = _numbers(group, "extracted", "copies")
+            if planted and planted[0] >= EXTRACTED:
+                yield f"{planted[0]:.0%} of the canaries planted {planted[1]:,.0f} times can be extracted."
+
+
+def _numbers(holder: Any, *names: str | int) -> list[float]:
+    """The numbers of these names in `holder`; none where one is missing or no finite number: files can be edited."""
+    values = [holder.get(name) for name in names] if isinstance(holder, dict) else []
+    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return numbers if len(numbers) == len(names) and all(map(math.isfinite, numbers)) else []
 
 
 def _repeated_rows(run: RunRecord) -> tuple[int, int] | None:
