@@ -112,7 +112,10 @@ def test_a_run_that_kept_its_best_checkpoint_is_warned_and_told_that_it_has_it()
     kept = {"settings": {"train": {"load_best_model_at_end": True}}, "best_checkpoint": "checkpoint-80"}
     found = finding(record(log_of("overfitting"), **kept), "overfitting")
     assert found.level == "warning"
-    assert "The saved model is that of checkpoint-80" in found.remedy
+    assert "The saved model is that of checkpoint-80. " in found.remedy
+    kept["settings"]["train"]["metric_for_best_model"] = "eval_f1_macro"
+    found = finding(record(log_of("overfitting"), **kept), "overfitting")
+    assert "checkpoint-80, the best by f1_macro, which need not be the best by its loss. " in found.remedy
 
 
 def test_validation_that_rises_while_training_rises_too_is_not_called_overfitting():

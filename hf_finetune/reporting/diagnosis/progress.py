@@ -77,7 +77,10 @@ def _keeps_best(run: RunRecord) -> bool:
 
 def _stop_at(run: RunRecord, step: int) -> str:
     if _keeps_best(run):
-        return f"The saved model is that of {run.best_checkpoint}. More rows, or a smaller model, reach further."
+        metric = str(train_setting(run, "metric_for_best_model") or "loss").removeprefix("eval_")
+        chosen = "" if metric == "loss" else f", the best by {metric}, which need not be the best by its loss"
+        kept = f"The saved model is that of {run.best_checkpoint}{chosen}."
+        return f"{kept} More rows, or a smaller model, reach further."
     use = f"Use {run.best_checkpoint}, or train" if run.best_checkpoint else "Train"
     patience = setting(run, "early_stopping_patience", 3)
     return (
