@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
-from tuned_classifiers import saved_backbone
+from tuned_classifiers import NUMBER, classifier_on, saved_backbone
 from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config import run_of
 from hf_finetune.data.chat import encode_prompt
-from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.errors import ConfigError, DataError, NonFiniteError
 from hf_finetune.evaluation.generation import answer
 from hf_finetune.evaluation.scoring import greedy, load_scored_rows, score
 from hf_finetune.models.loading import load_for_generation
@@ -137,6 +137,42 @@ def test_an_adapter_is_compared_with_its_base_and_with_words_swapped(models, tmp
     assert found["slices"]["language"]["values"]["de"]["loss"] == pytest.approx(german["loss"], rel=1e-5)
 
 
+def test_rows_that_training_takes_are_scored_too_and_only_those_with_an_answer_are_answered(models, tmp_path):
+    rows = [{"messages": [{"role": "assistant", "content": "A cat."}]}]
+    rows += [{"messages": [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "A cat."}]}] * 3
+    assert scored(models["base"], jsonl(tmp_path / "rows.jsonl", rows))["decoding"]["rows"] == 3
+    empty = [*questions(3), {"question": "Is it?", "answer": ""}]
+    found = scored(models["base"], jsonl(tmp_path / "empty.jsonl", empty))
+    assert (found["rows"], found["decoding"]["rows"]) == (4, 3)
+
+
+def test_words_and_bytes_do_not_depend_on_where_a_long_document_is_cut(models, tmp_path):
+    text = "supercalifragilistic " * 30
+    found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", [{"text": text}]))
+    nll = found["loss"] * (len(text) + 1)  # a token for each character, and the end
+    assert found["word_perplexity"] == pytest.approx(math.exp(nll / 30), rel=1e-4)
+    assert found["bits_per_byte"] == pytest.approx(nll / math.log(2) / len(text), rel=1e-6)
+
+
+def test_a_model_that_gives_no_numbers_is_not_scored(models, tmp_path):
+    model, tokenizer = load_for_generation(models["base"])
+    model.model.norm.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    with pytest.raises(NonFiniteError, match="answer to 4 of 4 rows is no number"):
+        scored(str(tmp_path / "broken"), jsonl(tmp_path / "rows.jsonl", questions(4)))
+
+
+def test_a_regression_is_scored_on_its_numbers(tmp_path):
+    model = classifier_on(saved_backbone(tmp_path / "bert", "bert"), NUMBER)
+    model.save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    rows = jsonl(tmp_path / "rows.jsonl", [{"text": "abc" * n, "label": n / 2} for n in range(1, 6)])
+    assert scored(str(tmp_path / "model"), rows)["mae"] > 0
+    with pytest.raises(DataError, match=r"words.jsonl:1"):
+        scored(str(tmp_path / "model"), jsonl(tmp_path / "words.jsonl", [{"text": "abc", "label": "good"}]))
+
+
 def test_what_is_known_by_heart_is_named_by_file_and_line(models, tmp_path):
     text = "The quick brown fox jumps over the lazy dog."
     train_rows = jsonl(tmp_path / "train.jsonl", [{"text": text}, {"text": "Hi."}, {"text": text[::-1]}])
@@ -202,7 +238,8 @@ def test_the_command_says_it_in_words_and_in_json(models, tmp_path):
     assert "perplexity" in said.stdout
     assert f"beside {models['base']}" in said.stdout
     assert "by language" in said.stdout
-    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
+    printed = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout
+    found = json.loads(printed, parse_constant=pytest.fail)  # a short answer repeats nothing: NaN, which JSON has not
     assert found["rows"] == 12
 
 
@@ -212,6 +249,7 @@ def test_the_command_says_it_in_words_and_in_json(models, tmp_path):
         ({"by": ["langauge"]}, r"no row has the field langauge; did you mean language\?"),
         ({"forget": "rows.jsonl"}, r"eval.forget: needs the model as it was before"),
         ({"swaps": ["genders"]}, r"eval.swaps"),
+        ({"base": True, "forget": {"path": "rows.jsonl", "weight": 2.0}}, r"eval.forget: has a weight"),
         ({"verbatim_prefix": 4}, r"eval.verbatim_prefix: needs the rows that the model was trained on"),
         ({"canaries": "none.jsonl"}, r"eval.canaries: no such file: none.jsonl"),
         ({"base": "no/such/folder"}, r"eval.base: no such folder"),

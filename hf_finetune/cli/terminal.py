@@ -25,7 +25,9 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    from hf_finetune.reporting.run_folder import json_ready
+
+    print(json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def typed_lines() -> Iterator[str]:

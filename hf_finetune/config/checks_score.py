@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.config.document import RunDocument, refuse_given
-from hf_finetune.config.sections import RecipeName
+from hf_finetune.config.sections import RecipeName, Source
 
 EVAL_SETTINGS = (
     *("base", "by", "forget", "swaps", "canaries", "verbatim_prefix", "harness"),
@@ -33,6 +33,10 @@ def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     for section in ("train", "hub"):
         if document.values.get(section):
             document.refuse((section,), "is no section of score, which trains and pushes nothing", "leave it out")
+    for key, sources in ((("data", "test"), run.data.test), (("eval", "forget"), run.eval.forget)):
+        listed = sources if isinstance(sources, list) else [sources]
+        if any(isinstance(source, Source) and source.weight != 1 for source in listed):
+            document.refuse(key, "has a weight, which is for training rows", "leave it out: each row is scored once")
     if run.data.test is None and not document.is_refused("data.test", "data"):
         document.refuse(("data", "test"), "is missing", "give the rows to score")
     if run.eval.verbatim_prefix is not None and run.data.train is None and not document.is_refused("data.train"):

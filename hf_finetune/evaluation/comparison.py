@@ -39,11 +39,11 @@ def before_and_after(
             before = ask_base(adapted, tokenizer)
         after = ask_tuned(adapted, tokenizer)
     else:
-        base = base or base_of_run(path)
+        base, revision = (base, None) if base else base_of_run(path)
         tuned, tokenizer = load_for_generation(path)
         after = ask_tuned(tuned, tokenizer)
         del tuned  # two models at a time may not fit where one does
-        untuned, _ = load_for_generation(base)
+        untuned, _ = load_for_generation(base, revision=revision)
         check_fits(tokenizer, untuned.config)
         before = ask_base(untuned, tokenizer)
     return before, after
@@ -51,11 +51,14 @@ def before_and_after(
 
 def base_of_model(path: str) -> str:
     """Name or path of what the model or adapter in `path` was tuned from. Raises `ConfigError` where nothing says."""
-    return base_of(path) if is_adapter(path) else base_of_run(path)
+    return base_of(path) if is_adapter(path) else base_of_run(path)[0]
 
 
-def base_of_run(path: str) -> str:
-    """Name or path of the model that the run in `path` went on from. Raises `ConfigError` where it names none."""
+def base_of_run(path: str) -> tuple[str, str | None]:
+    """Name or path of the model that the run in `path` went on from, and its revision where it is one of the Hub.
+
+    Raises `ConfigError` where it names none.
+    """
     file = Path(path) / "run.yaml"
     remedy = "say which model it was trained from with --base-path"
     if not file.is_file():
@@ -64,7 +67,4 @@ def base_of_run(path: str) -> str:
     if not model.get("path"):
         remedy = "a GPT from scratch has no base; compare with another model through --base-path"
         raise ConfigError(Problem("the run began with random weights", remedy, path=str(file)))
-    if model.get("revision"):
-        what = f"the run went on from revision {model['revision']} of {model['path']}"
-        raise ConfigError(Problem(what, "name a folder that holds it with --base-path", path=str(file)))
-    return str(Path(model["path"]).expanduser())
+    return str(Path(model["path"]).expanduser()), model.get("revision")

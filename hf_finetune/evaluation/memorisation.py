@@ -66,7 +66,11 @@ def exposure(
     gives whole: after the user's question, under the chat template, or after the text before the secret.
     Raises `ModelError` where the tokenizer cannot write a canary, or the model does not take one so long.
     """
-    template = training_template(tokenizer) if any(canary.asked for canary in canaries) else None
+    asked = any(canary.asked for canary in canaries)
+    if asked and not tokenizer.chat_template:
+        what = "the canaries are questions, and the model has no chat template to be asked by"
+        raise ModelError(Problem(what, "plant and score with those of `corpus canaries --format text`", key=KEY))
+    template = training_template(tokenizer) if asked else None
     _check_writable(tokenizer, canaries)
     drawn, bits, given_away = random.Random(seed), [], []
     with _evaluated(model) as inner:

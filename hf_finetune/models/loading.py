@@ -136,10 +136,13 @@ def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig |
     )
 
 
-def load_for_generation(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_for_generation(
+    path: str, *, base: str | None = None, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a folder or Hub id to talk to: model in evaluation mode, and its tokenizer. Raises `ModelError`.
 
     An adapter comes over its base (a `PeftModel`), loaded as it was trained on; `base` says where that is now.
+    `revision` is of a whole model of the Hub.
     """
     if is_adapter(path):
         from hf_finetune.models.adapter_loading import load_adapter  # peft is not needed to talk to a whole model
@@ -148,7 +151,7 @@ def load_for_generation(path: str, *, base: str | None = None) -> tuple[PreTrain
         adapted, tokenizer = load_adapter(path, base)  # a PeftModel does all that its base does
         return adapted, tokenizer
     refuse_base(path, base)
-    model = ModelSection(path=path)
+    model = ModelSection(path=path, revision=revision)
     tokenizer = load_tokenizer(model)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     config = load_or_refuse(AutoConfig, model)

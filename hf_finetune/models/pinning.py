@@ -16,7 +16,12 @@ from hf_finetune.models.stored import commit_of, stored_file, weight_files
 logger = logging.getLogger(__name__)
 
 # What beside the weights decides what a model computes, and what its tokenizer writes.
-SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+SMALL_FILES = (
+    *("config.json", "generation_config.json", "decision.json"),
+    *("adapter_config.json", "adapter_model.safetensors", "base_model.json"),
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+)
 SHA256_DIGITS = 64
 
 

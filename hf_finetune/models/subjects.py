@@ -18,3 +18,13 @@ def reads_labels(path: str) -> bool:
         return read_base_record(path).classifier is not None
     config = load_or_refuse(AutoConfig, ModelSection(path=path))
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def predicts_numbers(path: str) -> bool:
+    """Whether a model folder, adapter or Hub id is a text classifier of one number. Raises as `reads_labels` does."""
+    if not reads_labels(path):
+        return False
+    if is_adapter(path):
+        described = read_base_record(path).classifier or {}
+        return described.get("problem_type") == "regression"
+    return bool(load_or_refuse(AutoConfig, ModelSection(path=path)).problem_type == "regression")

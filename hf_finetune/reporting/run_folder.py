@@ -72,19 +72,39 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
     """
     path, manifest = Path(output_dir) / MANIFEST, _without_home(manifest)
     if resume and path.exists():
-        before = {file["path"]: file["sha256"] for file in json.loads(path.read_text())["data"]["files"]}
-        changed = [file["path"] for file in manifest["data"]["files"] if before.get(file["path"]) != file["sha256"]]
-        if changed:
-            remedy = "put the file back as it was, or start a new run in another output_dir"
-            raise DataError([Problem("has changed since the run began", remedy, path=name) for name in changed])
-        began, now = json.loads(path.read_text()).get("model"), manifest.get("model")
-        if began is not None and began != now:
-            what = f"the model is not the one that the run began with ({began['revision'] or 'its files differ'})"
-            raise ModelError(
-                Problem(what, "name that commit in model.revision, or put its files back", key="model.path")
-            )
+        _check_same(json.loads(path.read_text(encoding="utf-8")), manifest)
     _write(path, _as_json(manifest))
     _write(path.with_name(RUN_FILE), run_file)
+
+
+def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise where a run would go on with other data, another split of it, or another model than it began with."""
+    before, after = ({file["path"]: file["sha256"] for file in each["data"]["files"]} for each in (began, now))
+    remedy = "put it back as it was, or start a new run in another output_dir"
+    changed = [name for name in before | after if before.get(name) != after.get(name)]
+    if changed:
+        raise DataError([Problem("has changed since the run began", remedy, path=name) for name in changed])
+    rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
+    if rows[0] != rows[1]:
+        what = "the rows are split in another way than when the run began"
+        raise DataError(Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data"))
+    for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer")):
+        one, other = (_source_of(each, model) for each in (began, now))
+        if one is not None and _identity(one) != _identity(other or {}):
+            what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
+            put = "name that commit in model.revision, or put its files back"
+            raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
+
+
+def _source_of(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
+    source: dict[str, Any] | None = manifest.get("model")
+    return source.get("tokenizer") if source is not None and model == "tokenizer" else source
+
+
+def _identity(source: dict[str, Any]) -> tuple[Any, ...]:
+    """The files of a folder, wherever it lies and however it is written; the commit of a Hub id."""
+    files = source.get("sha256")
+    return ("folder", sorted(files.items())) if files else (source.get("name"), source.get("revision"))
 
 
 def write_run_folder(output_dir: str, report: RunReport) -> None:
@@ -96,7 +116,7 @@ def write_run_folder(output_dir: str, report: RunReport) -> None:
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
     _write(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
-    _write(folder / REPORT, _as_json(asdict(report)))
+    _write(folder / REPORT, _as_json(_without_home(asdict(report))))
     _write_for_readers(folder)
     logger.info("%s", summary(asdict(report), output_dir))
 
@@ -109,7 +129,7 @@ def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> Non
     check_recorded(output_dir, name)
     folder = Path(output_dir)
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    report["evaluation"] = report["evaluation"] | {name: evaluation}
+    report["evaluation"] = report["evaluation"] | {name: _without_home(evaluation)}
     _write(folder / REPORT, _as_json(report))
     _write_for_readers(folder)
     logger.info("%s: the report and the model card have it as %s", output_dir, name)
@@ -154,21 +174,21 @@ def _without_home(value: Any) -> Any:
     """A user's name is no part of what is published."""
     if isinstance(value, dict):
         return {key: _without_home(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_home(item) for item in value]
     return value.replace(f"{Path.home()}/", "~/") if isinstance(value, str) else value
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """JSON has no NaN: say it in words, where dropping it would read as 'not computed'."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [json_ready(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -82,7 +82,8 @@ def test_a_folder_is_known_by_its_name_and_what_is_in_it(base, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     source = model_source(ModelSection(path=str(base)))
     assert (source["name"], source["revision"]) == ("base", None)
-    assert set(source["sha256"]) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    files = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert set(source["sha256"]) == files
     for name, digest in source["sha256"].items():
         assert hashlib.sha256((base / name).read_bytes()).hexdigest() == digest
     json.dumps(source)

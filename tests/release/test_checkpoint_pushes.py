@@ -126,7 +126,7 @@ def test_never_are_two_under_way_and_only_the_newest_waits(hub, tmp_path, monkey
         under_way.remove(step)
 
     monkeypatch.setattr(PushCheckpoints, "_push", slow)
-    args = SimpleNamespace(output_dir=tmp_path)
+    args = SimpleNamespace(output_dir=tmp_path, world_size=1)
     for step in (1, 2, 3, 4):
         model_folder(tmp_path / f"checkpoint-{step}", seed=step)
         callback.on_save(args, SimpleNamespace(global_step=step, is_world_process_zero=True), None)

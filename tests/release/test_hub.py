@@ -251,6 +251,14 @@ def test_weights_of_a_gated_base_are_not_published_unless_somebody_said_its_lice
     push_folder(folder, "ada/model", options=PRIVATE)
 
 
+def test_a_gated_base_is_refused_before_it_is_trained_and_any_checkpoint_of_it_pushed(hub, tmp_path):
+    hub.make("meta/llama", private=False, gated="manual")
+    run = run_of(tmp_path, private=False).model_copy(update={"model": ModelSection(path="meta/llama")})
+    with pytest.raises(HubError, match="these are the weights of meta/llama"):
+        check_push(run)
+    check_push(run.model_copy(update={"lora": {"r": 4}}))
+
+
 def test_a_base_that_only_some_may_see_is_a_gated_one(hub, folder):
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: [ada/not-there, meta/llama]\n---\n# X\n")
     hub.faults = [Fault(403, "GET", "meta/llama", headers={"X-Error-Code": "GatedRepo"})]

@@ -92,12 +92,17 @@ def test_the_header_of_weights_is_read_and_the_weights_are_not(folder):
 def test_the_token_in_use_and_keys_of_the_environment_are_sought_whatever_they_look_like(folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "no known shape at all")
     monkeypatch.setenv("MY_TRACKER_API_KEY", "0123456789abcdef0123")
-    (folder / "run.yaml").write_text("x: no known shape at all\ny: 0123456789abcdef0123\n")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    monkeypatch.setenv("SERVICE_KEY", "/etc/ssl/private/service.pem")
+    lines = ["no known shape at all", "0123456789abcdef0123", "/etc/ssl/private/service.pem"]
+    lines.append("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    (folder / "run.yaml").write_text("".join(f"x: {line}\n" for line in lines))
     with pytest.raises(DataError) as refused:
         plan_push(folder, "ada/model", options=OPTIONS)
     said = [(problem.line, problem.what) for problem in refused.value.problems]
     assert said[0][0] == 1
     assert said[1] == (2, "holds what looks like the value of MY_TRACKER_API_KEY")
+    assert [line for line, _ in said] == [1, 2, 4]
     assert "0123456789abcdef" not in str(refused.value)
 
 

@@ -119,5 +119,30 @@ def test_a_resumed_run_whose_data_or_model_changed_is_refused_naming_what(tmp_pa
         begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3"), model="2")
     with pytest.raises(DataError) as refused:
         begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "X"), ("d.jsonl", "3"))
-    assert [problem.path for problem in refused.value.problems] == ["b.jsonl", "d.jsonl"]
+    assert [problem.path for problem in refused.value.problems] == ["b.jsonl", "c.jsonl", "d.jsonl"]
     assert json.loads((tmp_path / "manifest.json").read_text())["data"]["files"][1]["sha256"] == "2"
+
+
+def test_a_resumed_run_is_the_same_from_another_folder_and_another_one_with_another_split(tmp_path):
+    def begin(name: str = "base", rows: str = "1", tokenizer: str = "2", resume: bool | None = True) -> None:
+        model = {"name": name, "revision": None, "sha256": {"model.safetensors": "1"}}
+        model["tokenizer"] = {"name": "a/b", "revision": tokenizer, "sha256": {}}
+        data = manifest_of(("a.jsonl", "1"))["data"] | {"splits": {"train": {"rows": 3, "sha256": rows}}}
+        open_manifest(str(tmp_path), {"data": data, "model": model}, RUN_FILE, resume=resume)
+
+    begin(resume=None)
+    begin(name="../elsewhere/base/")
+    with pytest.raises(DataError, match="the rows are split in another way"):
+        begin(rows="2")
+    with pytest.raises(ModelError, match=r"model\.tokenizer: the tokenizer is not the one that the run began with"):
+        begin(tokenizer="3")
+
+
+def test_the_home_folder_is_in_no_report(tmp_path):
+    open_manifest(str(tmp_path), {}, RUN_FILE, resume=None)
+    place = {"path": str(Path.home() / "rows.jsonl"), "line": 3}
+    write_run_folder(str(tmp_path), report(samples=[place]))
+    record_scores(str(tmp_path), "more", {"loss": 2.0, "data": place})
+    for name in ("report.json", "report.html"):
+        assert str(Path.home()) + "/" not in (tmp_path / name).read_text(), name
+    assert "~/rows.jsonl" in (tmp_path / "report.json").read_text()

@@ -16,7 +16,7 @@ from hf_finetune.evaluation.scoring.language_models import score_language_model
 from hf_finetune.evaluation.scoring.rows import SPLIT, rows_to_score
 from hf_finetune.evaluation.scoring.scored import Scored, model_path
 from hf_finetune.evaluation.slices import field_values, slice_figures
-from hf_finetune.models.subjects import reads_labels
+from hf_finetune.models.subjects import predicts_numbers, reads_labels
 
 
 def greedy(run: Run) -> Run:
@@ -32,7 +32,9 @@ def load_scored_rows(run: Run) -> Splits:
     Raises `DataError` as `load_splits` does, and `ConfigError` where the rows have no field of `eval.by`.
     """
     assert run.data.test is not None  # or `load_run` would have refused it
-    splits = rows_to_score(run.data.test, run.data, "labelled" if reads_labels(model_path(run)) else None)
+    path = model_path(run)
+    data = run.data.model_copy(update={"task": "regression"}) if predicts_numbers(path) else run.data
+    splits = rows_to_score(run.data.test, data, "labelled" if reads_labels(path) else None)
     slice_values(run, splits)
     return splits
 

@@ -38,10 +38,10 @@ def score_classifier(run: Run, splits: Splits) -> Scored:
     del classifier  # two models at a time may not fit where one does
     if isinstance(run.eval.base, str):
         other = open_classifier(run.eval.base, PredictionOptions())
-        if labels_of_classifier(other).names != labels.names:
-            what = (
-                f"its labels are {', '.join(labels_of_classifier(other).names)}; the model's {', '.join(labels.names)}"
-            )
+        others = labels_of_classifier(other)
+        if (others.names, others.kind) != (labels.names, labels.kind):
+            one, two = (f"{', '.join(each.names)} ({each.kind})" for each in (others, labels))
+            what = f"its labels are {one}; those of the model {two}"
             raise ModelError(Problem(what, "name a classifier of the same labels", run.eval.base))
         base = measure_classifier(other, splits)
         compared = compare(base.statistic(), tuned.statistic(), base.statistic(beside=tuned), len(tuned.outputs.logits))

@@ -13,7 +13,7 @@ from hf_finetune.config.suggestions import did_you_mean
 from hf_finetune.data.labels import Labels
 from hf_finetune.data.splits import Splits
 from hf_finetune.data.tokenization import EncodedTexts, encode_texts
-from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, NonFiniteError, Problem
 from hf_finetune.evaluation.bootstrap import Statistic
 from hf_finetune.evaluation.classification import Outputs, plain_decision, score_split
 from hf_finetune.evaluation.prediction import Classifier, window_logits
@@ -111,7 +111,12 @@ def _logits(classifier: Classifier, rows: EncodedTexts) -> Array:
         return list(zip(part, window_logits(classifier, some).tolist(), strict=True))
 
     found = dict(shared_work(parts, predict))
-    return np.array([found[row] for row in range(len(order))], dtype=np.float64)
+    logits = np.array([found[row] for row in range(len(order))], dtype=np.float64)
+    broken = int((~np.isfinite(logits)).any(axis=1).sum())
+    if broken:
+        remedy = "load it in another precision, or train it again with a lower train.learning_rate"
+        raise NonFiniteError(Problem(f"the model's answer to {broken:,} of {len(logits):,} rows is no number", remedy))
+    return logits
 
 
 def encoded_labels(splits: Splits, labels: Labels) -> npt.NDArray[Any]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.config.sections import DataSection, EvalSection
 from hf_finetune.data.batches import RowCollator
 from hf_finetune.data.splits import Splits
+from hf_finetune.errors import NonFiniteError, Problem
 from hf_finetune.evaluation.answer_figures import Answer, answer_figures, answer_statistic
 from hf_finetune.evaluation.batched import generate_batched
 from hf_finetune.evaluation.bootstrap import Array, Statistic
@@ -128,7 +129,8 @@ def row_sums(
 ) -> Array:
     """For each of `rows` rows the sums over its predicted tokens, (rows, 3), as `reduce_logits` gives them.
 
-    The same to the last bit for any number of processes that compute with the same number of threads.
+    The same to the last bit for any number of processes that compute with the same number of threads. Raises
+    `NonFiniteError` where the model gives no numbers.
     """
     collate, vocabulary = RowCollator(tokenizer.pad_token_id), model.config.get_text_config().vocab_size
     batches = []
@@ -150,6 +152,10 @@ def row_sums(
     # A row of several windows is added up in an order that does not depend on who read which.
     for row, of_row in sorted(shared_work(batches, read)):
         total[row] += of_row
+    broken = int((~np.isfinite(total)).any(axis=1).sum())
+    if broken:
+        remedy = "load it in another precision, or train it again with a lower train.learning_rate"
+        raise NonFiniteError(Problem(f"the model's answer to {broken:,} of {rows:,} rows is no number", remedy))
     return total
 
 

@@ -62,7 +62,8 @@ def rows_to_score(sources: Sources, data: DataSection, becomes: Kind | None) -> 
     Without `becomes`, the first rows decide whether they are conversations (prompts with completions among them) or
     documents. Raises `DataError` as `load_splits` does.
     """
-    whole = data.model_copy(update={"train": sources, "test": None, "too_long": "cut", "max_dropped": 1.0})
+    taken = {"allow_empty": True, "too_long": "cut", "max_dropped": 1.0}  # what a run may have been trained on
+    whole = data.model_copy(update={"train": sources, "test": None, **taken})
     splits = _load(whole, becomes)
     (rows,), (hashes,), (places,) = splits.rows.values(), splits.hashes.values(), splits.places.values()
     return replace(splits, rows={SPLIT: rows}, hashes={SPLIT: hashes}, places={SPLIT: places}, overlap={})
@@ -130,11 +131,13 @@ def _windows(row: int, ids: list[int], longest: int) -> list[Example]:
 
 def text_sizes(examples: Sequence[Example], rows: int, tokenizer: PreTrainedTokenizerFast) -> Texts:
     """Bytes and words of what is predicted in each row."""
+    predicted: dict[int, list[int]] = {}
+    for example in examples:  # the windows of a row come in order, and may cut a word or a character in two
+        predicted.setdefault(example.row, []).extend(label for label in example.labels if label != IGNORE_INDEX)
     sizes = np.zeros((2, rows))
-    decode = tokenizer.backend_tokenizer.decode
-    for example in examples:
-        text = decode([label for label in example.labels if label != IGNORE_INDEX], skip_special_tokens=True)
-        sizes[:, example.row] += len(text.encode()), len(text.split())
+    for row, ids in predicted.items():
+        text = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
+        sizes[:, row] = len(text.encode()), len(text.split())
     return Texts(*sizes)
 
 
@@ -150,7 +153,12 @@ def prompts_of(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSec
         prompts = []
         for number, row in enumerate(rows):
             *messages, last = chat_messages(row["messages"])
-            if last["role"] == "assistant" and isinstance(last["content"], str) and last["content"].strip():
+            if (
+                messages
+                and last["role"] == "assistant"
+                and isinstance(last["content"], str)
+                and last["content"].strip()
+            ):
                 ids = encode_prompt(tokenizer, messages, chat_tools(row["tools"]))
                 prompts.append(Prompt(number, ids, last["content"]))
         return prompts
@@ -159,8 +167,8 @@ def prompts_of(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSec
         encoded = [encode_prompt(tokenizer, messages) for messages in asked]
     else:
         encoded = [_plain_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
-    pairs = zip(encoded, rows["completion"], strict=True)
-    return [Prompt(number, ids, completion) for number, (ids, completion) in enumerate(pairs)]
+    pairs = enumerate(zip(encoded, rows["completion"], strict=True))
+    return [Prompt(number, ids, completion) for number, (ids, completion) in pairs if completion.strip()]
 
 
 def _plain_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:

@@ -19,7 +19,7 @@ from hf_finetune.config.checks_hub import require_repo_id
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import FinetuneError, HubError, NotPushedError, Problem
 from hf_finetune.release.hub.access import check_access
-from hf_finetune.release.hub.card import check_gated_base, licensed_card
+from hf_finetune.release.hub.card import check_gated, check_gated_base, licensed_card
 from hf_finetune.release.hub.files import PlannedFile, planned_files
 from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently
 from hf_finetune.release.hub.secrets import check_secrets
@@ -42,6 +42,8 @@ def check_push(run: Run) -> None:
         return
     try:
         check_access(run.hub.repo_id, public=not run.hub.private, create_pr=run.hub.create_pr)
+        if not run.hub.private and run.lora is None and run.model.path is not None:
+            patiently(lambda: check_gated(HfApi(), [str(run.model.path)]), PushOptions().patience)
     except HubError as refused:
         later = f"or leave hub out, and push when it is trained: {resume_command(run.output_dir, run.hub)}"
         problems = [Problem(each.what, f"{each.remedy}; {later}", key="hub") for each in refused.problems]

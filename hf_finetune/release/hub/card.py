@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,12 @@ def check_gated_base(api: HfApi, folder: Path, licence: str | None) -> None:
     if licence is not None or (folder / "adapter_config.json").exists():
         return
     named = card_metadata(folder).get("base_model") or []
-    for base in [named] if isinstance(named, str) else named:
+    check_gated(api, [named] if isinstance(named, str) else named)
+
+
+def check_gated(api: HfApi, bases: Sequence[str]) -> None:
+    """Raise `HubError` where one of `bases` is a model of the Hub that not everybody may have."""
+    for base in bases:
         try:
             gated = api.model_info(str(base)).gated
         except GatedRepoError:
@@ -88,7 +94,7 @@ def check_gated_base(api: HfApi, folder: Path, licence: str | None) -> None:
         if gated:
             what = f"these are the weights of {base}, which its owner gives only to those who accept its terms"
             remedy = "push without --public, push the adapter instead, or say with --license what its terms allow"
-            raise HubError(Problem(what, remedy, path=str(folder)))
+            raise HubError(Problem(what, remedy))
 
 
 def _text(path: Path) -> str:

@@ -63,7 +63,7 @@ class PushCheckpoints(TrainerCallback):
         with self._lock:
             overtaken, self._waiting = self._waiting, (step, held)
             if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="checkpoint pushes", daemon=True)
+                self._worker = threading.Thread(target=self._work, name="checkpoint pushes")
                 self._worker.start()
         if overtaken is not None:
             logger.info("checkpoint-%d is not pushed: checkpoint-%d is newer", overtaken[0], step)
@@ -73,7 +73,8 @@ class PushCheckpoints(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         worker = self._worker
-        if worker is not None:
+        # Others would wait for this process, and give up before a slow upload is done: it then ends by itself.
+        if worker is not None and args.world_size == 1:
             worker.join()
         if self.failed:
             steps = ", ".join(str(step) for step in self.failed)

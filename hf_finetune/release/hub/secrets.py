@@ -39,10 +39,15 @@ def live_secrets() -> dict[str, str]:
     found = {
         value: f"the value of {name}"
         for name, value in os.environ.items()
-        if name.endswith(_LIVE) and len(value) >= _SHORTEST_LIVE and "/" not in value
+        if name.endswith(_LIVE) and len(value) >= _SHORTEST_LIVE and not _is_path(value)
     }
     token = get_token()
     return found | ({token: "your Hugging Face token"} if token else {})
+
+
+def _is_path(value: str) -> bool:
+    """Of a file with a secret in it; a secret may have slashes, too."""
+    return value.startswith(("/", "~", "./", "../")) or os.path.exists(value)
 
 
 def _secrets_in(file: PlannedFile, live: dict[str, str]) -> Iterator[tuple[int | None, str]]:
