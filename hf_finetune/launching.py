@@ -32,7 +32,9 @@ def launch(argv: Sequence[str], where: str) -> int:
     recipe = read_recipe_name(argv[0])
     load_run(argv, recipe)
     script = project_file("recipes", f"{recipe}.py")
-    arguments = ["--config_file", str(accelerate_config(where)), str(script), *argv]
+    config = accelerate_config(where)
+    os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
+    arguments = ["--config_file", str(config), str(script), *argv]
     logger.info("%s\n", shlex.join(["accelerate", "launch", *arguments]))
     return _accelerate_launch(arguments)
 

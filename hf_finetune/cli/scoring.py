@@ -25,6 +25,7 @@ Harness = Annotated[list[str] | None, typer.Option(help="A task of lm-evaluation
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Of an answer.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows that are read or answered at once.")]
 GenerateRows = Annotated[int | None, typer.Option(min=0, help="Answer so many rows, drawn; 0: none.")]
+RowFormat = Annotated[str, typer.Option("--format", help="How rows are read, as data.format: lines for a text file.")]
 Record = Annotated[str | None, typer.Option(metavar="NAME", help="Add it to the run's own report and card, as NAME.")]
 
 
@@ -43,6 +44,7 @@ def score(
     max_new_tokens: MaxNewTokens = 64,
     batch_size: BatchSize = 16,
     generate_rows: GenerateRows = None,
+    row_format: RowFormat = "auto",
     record: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +53,7 @@ def score(
     settings |= {"by": by, "forget": forget, "swaps": swaps, "canaries": canaries, "harness": harness}
     settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    scored = _scored(model, {"test": data, "train": train_data}, settings, record)
+    scored = _scored(model, {"test": data, "train": train_data, "format": row_format}, settings, record)
     if as_json:
         print_json(scored.evaluation)
     else:
@@ -102,7 +104,8 @@ def _sentences(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     if "forgetting" in found:
         parts.append((f"on {found['forgetting']['data']}", found["forgetting"]["words"]))
     for field, slices in found.get("slices", {}).items():
-        parts.append((f"by {field}", [gap["words"] for gap in slices["gaps"]]))
+        few = f"none of {len(slices['values']):,} values has as many rows as a figure needs"
+        parts.append((f"by {field}", [gap["words"] for gap in slices["gaps"]] or [few]))
     for name, effect in found.get("swaps", {}).items():
         parts.append((f"with words of the list {name} swapped in {effect['rows']:,} rows", effect["words"]))
     if "memorisation" in found:

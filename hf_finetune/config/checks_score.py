@@ -42,6 +42,9 @@ def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     if run.eval.verbatim_prefix is not None and run.data.train is None and not document.is_refused("data.train"):
         what = "needs the rows that the model was trained on, and there is no data.train"
         document.refuse(("eval", "verbatim_prefix"), what, "add data.train")
+    if run.data.train is not None and run.eval.verbatim_prefix is None:
+        what = "is read to see what of it the model knows by heart, and eval.verbatim_prefix is not set"
+        document.refuse(("data", "train"), what, "set eval.verbatim_prefix, such as 32, or leave it out")
     if run.eval.forget is not None and run.eval.base is False and not document.is_refused("eval.base"):
         what = "needs the model as it was before, to compare with"
         document.refuse(("eval", "forget"), what, "add eval.base: true, or name the model there")

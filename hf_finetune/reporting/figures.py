@@ -120,9 +120,9 @@ def shown(name: str, value: Any) -> str:
 
 
 def shown_interval(name: str, interval: Any) -> str:
-    """`91.2% to 95.0%`; nothing where there is no interval."""
+    """`91.2% to 95.0%`; nothing where there is no interval, or one without width: of rows that are all alike."""
     ends = [number(end) for end in interval] if isinstance(interval, list | tuple) else []
-    if len(ends) != 2 or any(end is None or not math.isfinite(end) for end in ends):
+    if len(ends) != 2 or any(end is None or not math.isfinite(end) for end in ends) or ends[0] == ends[1]:
         return ""
     return f"{shown(name, ends[0])} to {shown(name, ends[1])}"
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,9 @@ def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> Non
 
 def check_recorded(output_dir: str, name: str) -> None:
     """Raise `ConfigError` where there is no finished run to add figures to, or `name` is one of its own splits."""
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
+        what = f"{name!r} is no name for figures"
+        raise ConfigError(Problem(what, "use letters, digits, dots, dashes and underscores", key="--record"))
     path = Path(output_dir) / REPORT
     if not path.is_file():
         what = f"there is no {REPORT} of a finished run to add the figures to"

@@ -22,7 +22,9 @@ def summary(report: Mapping[str, Any], folder: str) -> str:
     """Several lines for a person; every figure is one of `report`, which is what report.json holds."""
     train, lines = report["train"], []
     if train:
-        work = f"{train['steps']:,} steps in {train['runtime_s']:.0f} s ({train['tokens_per_s']:,.0f} tokens/s)"
+        steps, timed = train["steps"], train.get("timed_steps", train["steps"])
+        work = f"{steps:,} steps" + (f", the last {timed:,} of them" if timed < steps else "")
+        work += f" in {train['runtime_s']:.0f} s ({train['tokens_per_s']:,.0f} tokens/s)"
         tokens = report["data"]["train"]["tokens"]
         lines.append(f"trained {report['parameters']['trainable']:,} parameters on {tokens:,} tokens: {work}")
     for split, metrics in report["evaluation"].items():

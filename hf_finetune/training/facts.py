@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import uuid
@@ -14,6 +15,9 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.training.callbacks import LogLines
 
+# Where `hf-finetune train` says which accelerate configuration it has named; `accelerate launch` does not.
+CONFIG_FILE = "HF_FINETUNE_CONFIG_FILE"
+
 
 def new_run_id() -> str:
     """An identifier that tells two runs apart and nothing about the machine."""
@@ -23,7 +27,8 @@ def new_run_id() -> str:
 def launch_line() -> str:
     """The command that made this run, as it was typed; the path of the script is shortened to its folder and name."""
     script = Path(sys.argv[0])
-    return shlex.join(["accelerate", "launch", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+    where = ["--config_file", os.environ[CONFIG_FILE]] if CONFIG_FILE in os.environ else []
+    return shlex.join(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 
 
 def tokens_per_step(args: TrainingArguments, row_size: float) -> float:
@@ -45,6 +50,8 @@ def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[
     return {
         "steps": trainer.state.global_step,
         "max_steps": trainer.state.max_steps,
+        # Time and speed are of these alone, in a run that was gone on with.
+        "timed_steps": clock.timed_steps,
         "epochs": trainer.state.epoch,
         "loss": result.training_loss,
         "runtime_s": result.metrics["train_runtime"],

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.config.paths import source_paths
 from hf_finetune.config.sections import Run
+from hf_finetune.data.lines import file_sha256
 from hf_finetune.evaluation.canaries import read_canaries
 from hf_finetune.evaluation.memorisation import exposure, memorisation_words, verbatim_share
 from hf_finetune.evaluation.scoring.reading import longest_row
 from hf_finetune.evaluation.scoring.rows import SPLIT, read_examples, rows_to_score
+from hf_finetune.evaluation.scoring.scored import model_path
+
+logger = logging.getLogger(__name__)
 
 PLACES_NAMED = 20
 
@@ -27,7 +35,23 @@ def known_by_heart(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, r
         found["verbatim"] = _verbatim(model, tokenizer, run, run.eval.verbatim_prefix)
     if not found:
         return {}
-    return {"memorisation": {**found, "words": memorisation_words(found.get("canaries", []), found.get("verbatim"))}}
+    words = memorisation_words(found.get("canaries", []), found.get("verbatim"))
+    asked = [run.eval.canaries] if run.eval.canaries else []
+    asked += source_paths(run.data.train) if "verbatim" in found else []
+    unseen = [path for path in asked if not _was_trained_on(model_path(run), path)]
+    if unseen:
+        words.insert(0, f"not among the training data of the run's manifest: {', '.join(unseen)}")
+        logger.warning("%s", words[0])
+    return {"memorisation": {**found, "words": words}}
+
+
+def _was_trained_on(model: str, path: str) -> bool:
+    """Whether a file is one that the run in `model` was trained on; yes where nothing tells."""
+    manifest = Path(model, "manifest.json")
+    if not manifest.is_file() or not Path(path).is_file():
+        return True
+    files = json.loads(manifest.read_text(encoding="utf-8"))["data"]["files"]
+    return file_sha256(Path(path)) in {file["sha256"] for file in files}
 
 
 def _verbatim(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, prefix: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import Run
@@ -60,7 +61,9 @@ def score_language_model(run: Run, splits: Splits) -> Scored:
     tuned = after["comparison"]
     statistic = tuned.statistic()
     figures = {**tuned.figures(), "intervals": intervals_of(statistic, tuned.rows)}
-    return Scored({**figures, **more, **_decoding(run, tuned)}, statistic, tuned.facts, parameters)
+    # Of some rows' answers there are too few for each slice.
+    sliced = statistic if len(tuned.answers) == tuned.rows else tuned.read_of(np.arange(tuned.rows)).statistic()
+    return Scored({**figures, **more, **_decoding(run, tuned)}, sliced, tuned.facts, parameters)
 
 
 def _judged(name: str, before: Measured, after: Measured) -> dict[str, Any]:

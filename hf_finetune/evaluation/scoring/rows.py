@@ -79,8 +79,8 @@ def _load(data: DataSection, becomes: Kind | None) -> Splits:
     except FinetuneError as no_conversations:
         try:
             return load_splits(data, "document", seed=0)
-        except FinetuneError:
-            raise no_conversations from None
+        except FinetuneError as no_documents:
+            raise (no_documents if "are documents" in str(no_conversations) else no_conversations) from None
 
 
 def are_conversations(rows: Dataset) -> bool:

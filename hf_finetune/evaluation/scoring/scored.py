@@ -19,7 +19,7 @@ class Scored:
     evaluation: dict[str, Any]
     """As a report has it."""
     statistic: Statistic
-    """The figures again, of rows that count differently."""
+    """The figures again, of rows that count differently; without those of answers, where not all rows were answered."""
     facts: dict[str, Any]
     """What became of the rows, as a report has it."""
     parameters: dict[str, int]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -13,11 +14,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, is_offline_mode
+from huggingface_hub import HfApi, get_token, is_offline_mode
 
 from hf_finetune.config.checks_hub import require_repo_id
 from hf_finetune.config.sections import HubSection, Run
-from hf_finetune.errors import FinetuneError, HubError, NotPushedError, Problem
+from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedError, Problem
+from hf_finetune.models.adapter_files import BASE_RECORD
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import check_gated, check_gated_base, licensed_card
 from hf_finetune.release.hub.files import PlannedFile, planned_files
@@ -78,9 +80,16 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
     try:
         if is_offline_mode():
             raise HubError(Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it"))
+        if get_token() is None:
+            raise HubError(
+                Problem("there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN")
+            )
         if options.public:
             patiently(lambda: check_gated_base(HfApi(), Path(folder), options.license), options.patience)
-        return transfer(files, repo_id, options)
+        facts = transfer(files, repo_id, options)
+        if options.public and facts.private:
+            logger.warning("%s was there already, and stays private: make it public in its settings", repo_id)
+        return facts
     except HubError as refused:
         raise _not_pushed(refused.problems, folder, repo_id, options) from refused
     except Exception as problem:
@@ -92,10 +101,26 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
 def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list[PlannedFile]:
     """The files that would be pushed, checked: whole, as the run wrote them, with a licence, and without secrets."""
     require_repo_id(repo_id)
+    if not Path(folder).is_dir():
+        raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
     card = licensed_card(Path(folder), options.license, repo_id)
     files = planned_files(Path(folder), card=card)
     check_secrets(files)
+    _warn_of_a_local_base(Path(folder))
     return files
+
+
+def _warn_of_a_local_base(folder: Path) -> None:
+    """An adapter whose base nobody else has loads for nobody else."""
+    if not (folder / BASE_RECORD).exists():
+        return
+    record = json.loads((folder / BASE_RECORD).read_text(encoding="utf-8"))
+    if record.get("revision") is None and os.path.isdir(os.path.expanduser(record["name_or_path"])):
+        base = record["name_or_path"]
+        remedy = "push the base and train on its Hub id, or push the model of hf-finetune merge"
+        logger.warning(
+            "the adapter's base %s is a folder of this machine, without which it loads nowhere: %s", base, remedy
+        )
 
 
 def checkpoint_pushes(run: Run) -> list[TrainerCallback]:

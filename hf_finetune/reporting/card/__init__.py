@@ -91,6 +91,7 @@ def card(run: RunRecord, repo_id: str | None = None) -> str:
         no_license=NO_LICENSE,
         title=repo_id.split("/")[-1] if repo_id else run.name,
         place=repo_id or _place(run),
+        pushed=repo_id is not None,
         merged=_is_merged(run, facts),
         scored=shown_path(str(_section(run, "model").get("path", "a model"))),
         from_scratch=_section(run, "model").get("scratch") is not None,

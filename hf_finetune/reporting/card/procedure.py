@@ -99,6 +99,9 @@ def training_sentence(run: RunRecord) -> str | None:
     said = f"{train['steps']:,} steps"
     if isinstance(train.get("epochs"), int | float):
         said += f" ({train['epochs']:.2f} epochs)"
+    timed = train.get("timed_steps")
+    if isinstance(timed, int) and timed < train["steps"]:
+        said += f", the last {timed:,} of them"
     if isinstance(train.get("runtime_s"), int | float):
         said += f" in {_duration(train['runtime_s'])}"
     if isinstance(train.get("tokens_per_s"), int | float):

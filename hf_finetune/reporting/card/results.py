@@ -135,7 +135,9 @@ def _split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Table:
             others = (shown(key, figures.get(key)) for figures in beside.values())
             rows.append([figure.title, shown(key, scores[key]), *ends, *others])
     counted = scores.get("rows") or _mapping(_mapping(run.report, "data"), split).get("rows")
-    notes = [f"{_count(counted)} rows of {data_name(run, split)}" if counted else data_name(run, split)]
+    answered = _mapping(scores, "decoding").get("rows")
+    few = f" ({_count(answered)} of them answered)" if answered and answered != counted else ""
+    notes = [f"{_count(counted)} rows{few} of {data_name(run, split)}" if counted else data_name(run, split)]
     return Table(split, rows, notes)
 
 

@@ -76,7 +76,9 @@ def _fell(whole: Curve) -> bool:
 
 def _healthy(train: Curve, validation: Curve) -> Finding:
     said = (
-        [f"training loss went from {number(float(train.values[0]))} to {number(train.end)}"] if len(train) > 1 else []
+        [f"training loss went from {number(float(train.values[0]))} to about {number(train.end)}"]
+        if len(train) > 1
+        else []
     )
     if len(validation) > 1:
         first, last = (number(float(validation.values[end])) for end in (0, -1))

@@ -44,7 +44,7 @@ def judge_progress(run: RunRecord, train: Curve, validation: Curve) -> Finding |
 
 
 def _overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
-    if len(validation) < FEWEST_VALIDATIONS or not len(train):
+    if len(validation) < FEWEST_VALIDATIONS or len(train) < FEWEST_VALIDATIONS:
         return None
     best = int(np.argmin(validation.values))
     after = validation.values[best + 1 :]

@@ -104,7 +104,9 @@ def _figures(split: str, found: dict[str, Any]) -> list[Block]:
 def _caption(split: str, found: Mapping[str, Any]) -> str:
     rows = number(found.get("rows"))
     data, model = mapping(found.get("data")).get("path"), mapping(found.get("model")).get("name")
-    of = [f"{rows:,.0f} rows" if rows else "", f"of {data}" if data else "", f"by {model}" if model else ""]
+    answered = number(mapping(found.get("decoding")).get("rows"))
+    few = f" ({answered:,.0f} of them answered)" if answered and rows and answered < rows else ""
+    of = [f"{rows:,.0f} rows{few}" if rows else "", f"of {data}" if data else "", f"by {model}" if model else ""]
     said = " ".join(part for part in of if part)
     return f"{split}: {said}" if said else split
 
