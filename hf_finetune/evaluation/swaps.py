@@ -36,12 +36,6 @@ def swap_words(text: str, name: str) -> str | None:
     return None if swapped == text else swapped
 
 
-def swapped_rows(texts: Sequence[str], name: str) -> tuple[list[int], list[str]]:
-    """The numbers of the texts that have a word of the list, and those texts with each such word swapped."""
-    found = [(row, swapped) for row, text in enumerate(texts) if (swapped := swap_words(text, name)) is not None]
-    return [row for row, _ in found], [swapped for _, swapped in found]
-
-
 def swap_effect(
     original: Statistic,
     swapped: Statistic,
