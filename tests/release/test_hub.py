@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import release.hub_folders as folders
@@ -257,6 +259,22 @@ def test_a_gated_base_is_refused_before_it_is_trained_and_any_checkpoint_of_it_p
     with pytest.raises(HubError, match="these are the weights of meta/llama"):
         check_push(run)
     check_push(run.model_copy(update={"lora": {"r": 4}}))
+
+
+def test_an_adapter_on_a_base_of_this_machine_is_said_to_load_nowhere_else(folder, tmp_path, caplog):
+    (tmp_path / "base").mkdir()
+    for base, warned in ((tmp_path / "base", True), ("ada/base", False)):
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+        (folder / "manifest.json").unlink(missing_ok=True)
+        caplog.clear()
+        plan_push(folder, "ada/model", options=PRIVATE)
+        assert ("loads only where its base is" in caplog.text) == warned
+
+
+def test_pushing_needs_neither_torch_nor_transformers():
+    code = "import sys, hf_finetune.release.hub; print({'torch', 'transformers'} & {*sys.modules})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "set()"
 
 
 def test_a_base_that_only_some_may_see_is_a_gated_one(hub, folder):

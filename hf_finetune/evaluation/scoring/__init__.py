@@ -29,14 +29,12 @@ def greedy(run: Run) -> Run:
 def load_scored_rows(run: Run) -> Splits:
     """The rows of `data.test`, of the kind that the model in `model.path` reads.
 
-    Raises `DataError` as `load_splits` does, and `ConfigError` where the rows have no field of `eval.by`.
+    Raises `DataError` as `load_splits` does.
     """
     assert run.data.test is not None  # or `load_run` would have refused it
     path = model_path(run)
     data = run.data.model_copy(update={"task": "regression"}) if predicts_numbers(path) else run.data
-    splits = rows_to_score(run.data.test, data, "labelled" if reads_labels(path) else None)
-    slice_values(run, splits)
-    return splits
+    return rows_to_score(run.data.test, data, "labelled" if reads_labels(path) else None)
 
 
 def slice_values(run: Run, splits: Splits) -> dict[str, list[str | None]]:
@@ -50,12 +48,13 @@ def slice_values(run: Run, splits: Splits) -> dict[str, list[str | None]]:
 def score(run: Run, splits: Splits) -> Scored:
     """Measure the model of `run` on the rows, and all else that `eval` asks for; every process calls it.
 
-    Raises `ConfigError` and `ModelError` where something is asked for that a model of this kind cannot be asked.
+    Raises `DataError` where the rows have no field of `eval.by`, and `ConfigError` and `ModelError` where something is
+    asked for that a model of this kind cannot be asked.
     """
+    values = slice_values(run, splits)  # a field that is not there is said before a model is loaded
     of_kind = score_classifier if reads_labels(model_path(run)) else score_language_model
     scored = of_kind(run, splits)
     more: dict[str, Any] = {"data": _source(splits)}
-    values = slice_values(run, splits)
     if values:
         more["slices"] = {field: slice_figures(scored.statistic, each) for field, each in values.items()}
     return replace(scored, evaluation={"rows": len(splits.rows[SPLIT]), **scored.evaluation, **more})

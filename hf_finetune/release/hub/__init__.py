@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -19,10 +18,9 @@ from huggingface_hub import HfApi, get_token, is_offline_mode
 from hf_finetune.config.checks_hub import require_repo_id
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedError, Problem
-from hf_finetune.models.adapter_files import BASE_RECORD
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import check_gated, check_gated_base, licensed_card
-from hf_finetune.release.hub.files import PlannedFile, planned_files
+from hf_finetune.release.hub.files import PlannedFile, local_base, planned_files
 from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushFacts, PushOptions, transfer
@@ -106,21 +104,10 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     card = licensed_card(Path(folder), options.license, repo_id)
     files = planned_files(Path(folder), card=card)
     check_secrets(files)
-    _warn_of_a_local_base(Path(folder))
-    return files
-
-
-def _warn_of_a_local_base(folder: Path) -> None:
-    """An adapter whose base nobody else has loads for nobody else."""
-    if not (folder / BASE_RECORD).exists():
-        return
-    record = json.loads((folder / BASE_RECORD).read_text(encoding="utf-8"))
-    if record.get("revision") is None and os.path.isdir(os.path.expanduser(record["name_or_path"])):
-        base = record["name_or_path"]
+    if base := local_base(Path(folder)):
         remedy = "push the base and train on its Hub id, or push the model of hf-finetune merge"
-        logger.warning(
-            "the adapter's base %s is a folder of this machine, without which it loads nowhere: %s", base, remedy
-        )
+        logger.warning("the adapter loads only where its base is, the folder %s of this machine: %s", base, remedy)
+    return files
 
 
 def checkpoint_pushes(run: Run) -> list[TrainerCallback]:

@@ -143,6 +143,13 @@ def _planned(name: str, path: Path, instead: bytes | None) -> PlannedFile:
     return PlannedFile(name, path, len(content), hashlib.sha256(content).hexdigest(), content)
 
 
+def local_base(folder: Path) -> str | None:
+    """The base of the adapter in `folder` where that is a folder of this machine, which nobody else has."""
+    config = folder / "adapter_config.json"
+    base = str(_read_json(config).get("base_model_name_or_path")) if config.is_file() else ""
+    return base if base and Path(base).expanduser().is_dir() else None
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
