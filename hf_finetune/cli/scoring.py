@@ -83,7 +83,7 @@ def _scored(model: str, data: dict[str, Any], settings: dict[str, Any], record: 
 
 
 def _show(found: dict[str, Any]) -> None:
-    from hf_finetune.reporting.figures import figures_of, shown, shown_interval
+    from hf_finetune.metric_info import figures_of, shown, shown_interval
 
     figures = {name: value for name, value in figures_of(found).items() if name != "rows"}
     width = max(map(len, figures))

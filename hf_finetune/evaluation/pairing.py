@@ -6,7 +6,7 @@ Every row is scored by both, so that what makes a row hard falls out of the diff
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +17,12 @@ from hf_finetune.evaluation.bootstrap import (
     affordable_resamples,
     bootstrap_intervals,
 )
+from hf_finetune.metric_info import figure
 
 Array = npt.NDArray[np.float64]
-Better = Literal["higher", "lower", "neither"]
 
 # Of all differences that are none, the share that may be called real: over all figures together.
 FALSE_ALARMS = 0.05
-
-FIGURES: dict[str, Better] = {
-    **dict.fromkeys(("loss", "perplexity", "word_perplexity", "bits_per_byte"), "lower"),
-    **dict.fromkeys(("log_loss", "expected_calibration_error", "mae", "repetition"), "lower"),
-    **dict.fromkeys(("token_accuracy", "exact_match", "token_f1", "bleu", "chrf"), "higher"),
-    **dict.fromkeys(("rouge1", "rouge2", "rougeL", "stop_rate"), "higher"),
-    **dict.fromkeys(("accuracy", "balanced_accuracy", "precision_macro", "recall_macro"), "higher"),
-    **dict.fromkeys(("f1_macro", "f1_micro", "f1_weighted", "matthews_correlation"), "higher"),
-    **dict.fromkeys(("roc_auc", "pr_auc", "r2", "pearson"), "higher"),
-    **dict.fromkeys(("answer_tokens", "refusal_rate"), "neither"),
-}
-"""Which way each figure gets better; one that is not here gets neither."""
 
 
 def compare(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0) -> dict[str, Any]:
@@ -130,7 +118,7 @@ def corrected_p_values(observed: Array, drawn: Array) -> Array:
 
 def _gain(name: str, difference: float) -> float:
     """Above 0 where the difference is for the better; 0 where neither direction is."""
-    return {"higher": difference, "lower": -difference, "neither": 0.0}[FIGURES.get(name, "neither")]
+    return {"higher": difference, "lower": -difference, "neither": 0.0}[figure(name).better]
 
 
 def _change(name: str, figure: dict[str, Any]) -> str:

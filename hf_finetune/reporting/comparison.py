@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hf_finetune.metric_info import HEADLINES, figure, figures_of, number, shown, shown_interval
 from hf_finetune.reporting.charts import Chart, Series, line_chart
 from hf_finetune.reporting.diagnosis import Diagnosis
-from hf_finetune.reporting.figures import HEADLINES, figure, figures_of, number, shown, shown_interval
 from hf_finetune.reporting.page import duration, render
 from hf_finetune.reporting.page.blocks import (
     MOST_IN_A_CELL,

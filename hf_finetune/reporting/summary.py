@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.reporting.figures import shown, shown_interval
+from hf_finetune.metric_info import shown, shown_interval
 
 # The figures that are said, in this order; report.json has all.
 SAID = (

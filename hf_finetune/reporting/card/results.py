@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from hf_finetune.metric_info import FIGURES, HUB_METRICS, shown, shown_interval
 from hf_finetune.reporting.card.facts import ModelFacts, shown_path
-from hf_finetune.reporting.figures import FIGURES, HUB_METRICS, shown, shown_interval
 from hf_finetune.reporting.runs import RunRecord
 
 # Of the label counts that a table of classes shows.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_finetune.metric_info import figure
 from hf_finetune.reporting.diagnosis.findings import Finding
-from hf_finetune.reporting.figures import figure
 from hf_finetune.reporting.runs import RunRecord
 
 MOST_NAMED = 4

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.metric_info import number
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
-from hf_finetune.reporting.figures import number
 from hf_finetune.reporting.page.blocks import Advice, Block, Findings, Section, Words, mapping, visible
 from hf_finetune.reporting.page.curves import curves
 from hf_finetune.reporting.page.labels import labels, mistakes

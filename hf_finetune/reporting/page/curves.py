@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from hf_finetune.metric_info import figure
 from hf_finetune.reporting.charts import Chart, Mark, Series, line_chart
-from hf_finetune.reporting.figures import figure
 from hf_finetune.reporting.page.blocks import Block, More, some, table
 from hf_finetune.reporting.runs import RunRecord, curve
 

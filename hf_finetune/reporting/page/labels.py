@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_finetune.metric_info import figure, number, shown
 from hf_finetune.reporting.charts import reliability_chart
-from hf_finetune.reporting.figures import figure, number, shown
 from hf_finetune.reporting.page.blocks import (
     Block,
     Matrix,

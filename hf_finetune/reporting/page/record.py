@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_finetune.reporting.figures import number
+from hf_finetune.metric_info import number
 from hf_finetune.reporting.page.blocks import (
     MOST_IN_A_CELL,
     Block,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hf_finetune.reporting.figures import HEADLINES, figure, figures_of, number, shown, shown_interval
+from hf_finetune.metric_info import HEADLINES, figure, figures_of, number, shown, shown_interval
 from hf_finetune.reporting.page.blocks import (
     Block,
     Cell,

@@ -1,4 +1,4 @@
-"""The figures of a report: what each is called, how it is written, and which way is better."""
+"""The one table of metrics: what each is called, how it is written, and which way is better."""
 
 from __future__ import annotations
 
