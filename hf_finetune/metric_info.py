@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,6 +80,16 @@ HEADLINES = (
     *("exact_match", "token_f1", "loss", "perplexity", "token_accuracy", "bits_per_byte", "mae", "r2", "pearson"),
 )
 
+# What is computed at each evaluation while a model trains, by what it learns: a checkpoint can be the best by these.
+OF_TOKENS = ("loss", "perplexity", "token_accuracy", "bits_per_byte")
+OF_LABELS = (
+    *("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted"),
+    *("matthews_correlation", "roc_auc"),
+)
+OF_NUMBERS = ("loss", "mae", "r2", "pearson")
+
+# Schedules of the learning rate that follow the metric by which a checkpoint is the best.
+METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
 # Of these several figures are one metric to the Hub, or it has another name for them.
 HUB_METRICS = {
@@ -98,6 +109,18 @@ HUB_METRICS = {
 def figure(name: str) -> Figure:
     """How the figure `name` is shown; one that we do not know is shown under its own name."""
     return FIGURES.get(name) or Figure(name.replace("_", " "), "{:.4g}", "neither")
+
+
+def best_metric(train: Mapping[str, Any]) -> str | None:
+    """The metric by which a run with these settings of `train` calls a checkpoint the best, without `eval_`.
+
+    None where nothing asks for one; the loss where no name is given, as in transformers.
+    """
+    name = train.get("metric_for_best_model")
+    if name is not None:
+        return str(name).removeprefix("eval_")
+    asked = train.get("load_best_model_at_end") or train.get("lr_scheduler_type") in METRIC_SCHEDULES
+    return "loss" if asked else None
 
 
 def number(value: Any) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from hf_finetune.config.checks_classification import LABELLED_FORMATS, check_classification
 from hf_finetune.config.checks_hub import check_hub
 from hf_finetune.config.checks_machine import check_machine, check_packages
+from hf_finetune.config.checks_metric import check_metric
 from hf_finetune.config.checks_paths import check_inputs, check_output_dir
 from hf_finetune.config.checks_resume import check_resume
 from hf_finetune.config.checks_score import check_score
@@ -42,6 +43,7 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     _check_data(document, run, recipe)
     _check_recipe_sections(document, run, recipe)
     check_train(document, run)
+    check_metric(document, run, recipe)
     check_sft(document, run, recipe, detect_hardware())
     check_lora(document, run)
     check_classification(document, run, recipe)

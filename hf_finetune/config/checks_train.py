@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_finetune.config.document import RunDocument, shown
 from hf_finetune.config.stack_settings import MUON
+from hf_finetune.metric_info import METRIC_SCHEDULES
 
 _MIN_LR_SCHEDULERS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
@@ -104,8 +105,7 @@ def _check_schedule(document: RunDocument, run: Any) -> None:
     train, key = run.train, ("train", "lr_scheduler_type")
     name, extra = train.lr_scheduler_type, train.lr_scheduler_kwargs
     given = extra if isinstance(extra, dict) else {}
-    by_metric = name in ("reduce_lr_on_plateau", "greedy")
-    if by_metric and train.eval_strategy == "no" and not document.is_refused("train.eval_strategy"):
+    if name in METRIC_SCHEDULES and train.eval_strategy == "no" and not document.is_refused("train.eval_strategy"):
         document.refuse(key, f"{name} needs evaluations", "set train.eval_strategy")
     if isinstance(extra, str) or document.is_refused("train.lr_scheduler_kwargs"):
         return

@@ -14,7 +14,8 @@ from datasets import Dataset
 
 from hf_finetune.data.labels import Labels
 from hf_finetune.data.splits import Splits
-from hf_finetune.evaluation.classification import LABEL_FIGURES, label_figures, number_figures, plain_decision
+from hf_finetune.evaluation.classification import label_figures, number_figures, plain_decision
+from hf_finetune.metric_info import OF_LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _figures(predicted: Array, references: npt.NDArray[Any], labels: Labels) -> 
     chosen = plain_decision(labels).choose(predicted)
     figures = label_figures(labels, predicted, chosen, references.astype(np.int64))
     loss = figures["log_loss"]
-    return {"loss": loss} | {name: figures[name] for name in LABEL_FIGURES} | {"log_loss": loss}
+    return {name: loss if name == "loss" else figures[name] for name in OF_LABELS} | {"log_loss": loss}
 
 
 def _from_words(texts: Texts, given: npt.NDArray[Any], splits: Sequence[Texts], labels: Labels) -> list[Array]:

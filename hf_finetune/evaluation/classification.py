@@ -16,21 +16,12 @@ from hf_finetune.data.labels import Labels
 from hf_finetune.errors import NonFiniteError, Problem
 from hf_finetune.evaluation.bootstrap import intervals_of
 from hf_finetune.evaluation.resampled import label_statistic, number_statistic
+from hf_finetune.metric_info import OF_LABELS
 from hf_finetune.models.decisions import Decision
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-# What is computed at each evaluation while a model trains.
-LABEL_FIGURES = (
-    "accuracy",
-    "balanced_accuracy",
-    "f1_macro",
-    "f1_micro",
-    "f1_weighted",
-    "matthews_correlation",
-    "roc_auc",
-)
 RELIABILITY_BINS = 15
 
 
@@ -90,7 +81,7 @@ def classification_metrics(labels: Labels) -> Callable[[EvalPrediction], dict[st
         if labels.kind == "number":
             return number_figures(logits[:, 0], references.astype(np.float64))
         if not np.isfinite(logits).all():
-            return dict.fromkeys(("loss", *LABEL_FIGURES), float("nan"))
+            return dict.fromkeys(OF_LABELS, float("nan"))
         return figures_while_training(labels, Outputs(logits, references.astype(np.int64)))
 
     return compute
@@ -100,8 +91,8 @@ def figures_while_training(labels: Labels, outputs: Outputs) -> dict[str, float]
     decision = plain_decision(labels)
     probabilities = decision.probabilities(outputs.logits)
     figures = label_figures(labels, probabilities, decision.choose(probabilities), outputs.references)
-    loss = mean_log_loss(outputs.logits, outputs.references)
-    return {"loss": loss} | {name: figures[name] for name in LABEL_FIGURES}
+    figures["loss"] = mean_log_loss(outputs.logits, outputs.references)
+    return {name: figures[name] for name in OF_LABELS}
 
 
 def plain_decision(labels: Labels) -> Decision:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.metric_info import best_metric, figure
 from hf_finetune.reporting.run_folder import MANIFEST, REPORT, RUN_FILE
 
 TRAINER_STATE = "trainer_state.json"
@@ -59,7 +60,7 @@ class RunRecord:
     step: int
     """Optimizer steps that were made, as far as anything on disk tells."""
     best_step: int | None
-    """Of the best checkpoint; without one, of the lowest validation loss."""
+    """Of the best checkpoint; without one, of the evaluation that was best by the run's metric, or else by the loss."""
     best_checkpoint: str | None
     """Its folder's name, where the run kept one by its validation."""
 
@@ -94,9 +95,17 @@ def read_run(folder: str | Path) -> RunRecord:
         history=history,
         max_steps=_max_steps(train, settings, state),
         step=_last_step(train, state, history),
-        best_step=_best_step(best, history),
+        best_step=_best_step(best, history, best_metric(_train(settings)) or "loss"),
         best_checkpoint=best,
     )
+
+
+def kept_by(run: RunRecord) -> str | None:
+    """The metric by which the saved weights are those of `best_checkpoint`; None where they are the last ones."""
+    train = _train(run.settings)
+    # A run that stopped has saved its checkpoints alone.
+    kept = run.status != "stopped" and run.best_checkpoint is not None and train.get("load_best_model_at_end")
+    return best_metric(train) if kept else None
 
 
 def curve(run: RunRecord, figure: str) -> list[tuple[int, float]]:
@@ -177,10 +186,13 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def _train(settings: Figures) -> Figures:
+    train = settings.get("train")
+    return train if isinstance(train, dict) else {}
+
+
 def _max_steps(train: Figures, settings: Figures, state: Figures) -> int | None:
-    asked = settings.get("train")
-    asked = asked if isinstance(asked, dict) else {}
-    found = (train.get("max_steps"), asked.get("max_steps"), state.get("max_steps"))
+    found = (train.get("max_steps"), _train(settings).get("max_steps"), state.get("max_steps"))
     return next((steps for steps in found if isinstance(steps, int) and steps > 0), None)
 
 
@@ -189,14 +201,14 @@ def _last_step(train: Figures, state: Figures, history: list[dict[str, float]]) 
     return max((int(step) for step in known if isinstance(step, int)), default=0)
 
 
-def _best_step(checkpoint: str | None, history: list[dict[str, float]]) -> int | None:
+def _best_step(checkpoint: str | None, history: list[dict[str, float]], metric: str) -> int | None:
     match = CHECKPOINT.fullmatch(checkpoint or "")
     if match:
         return int(match[1])
-    losses = [
-        (entry["eval_loss"], int(entry["step"])) for entry in history if math.isfinite(entry.get("eval_loss", math.nan))
-    ]
-    return min(losses)[1] if losses else None
+    sign = -1 if figure(metric).better == "higher" else 1
+    name = f"eval_{metric}"
+    found = [(sign * entry[name], int(entry["step"])) for entry in history if math.isfinite(entry.get(name, math.nan))]
+    return min(found)[1] if found else None
 
 
 def _folder_name(path: Any) -> str | None:

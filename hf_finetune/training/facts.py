@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -59,7 +60,7 @@ def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[
         "optimizer": type(optimizer.optimizer).__name__,
         "attention": model.config._attn_implementation,
         "best_checkpoint": _name(trainer.state.best_model_checkpoint),
-        "best_metric": trainer.state.best_metric,
+        "best_metric": _finite(trainer.state.best_metric),
         **({} if energy is None else {"energy": energy}),
         "history": history,
     }
@@ -76,6 +77,11 @@ def distributed_facts(trainer: Trainer) -> dict[str, Any]:
         "threads_per_process": torch.get_num_threads(),
         "mixed_precision": state.mixed_precision,
     }
+
+
+def _finite(metric: float | None) -> float | None:
+    """Infinite is what the Trainer begins to compare with: no evaluation gave a number then."""
+    return metric if metric is not None and math.isfinite(metric) else None
 
 
 def _name(path: str | None) -> str | None:

@@ -10,6 +10,7 @@ import datasets
 import transformers
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from hf_finetune.config.checks_metric import best_model_settings
 from hf_finetune.config.hardware import detect_hardware, trains_on
 from hf_finetune.config.sections import Run
 from hf_finetune.config.stack_settings import SFT_RECIPES
@@ -77,7 +78,7 @@ def resolved(run: Run) -> Run:
 def training_arguments(run: Run) -> TrainingArguments:
     """Build the arguments and set up this process: logging, memory, and the seed before any weight is drawn."""
     ours = {*EARLY_STOPPING, *(["optim"] if run.train.get("optim") == "muon" else [])}
-    settings = {key: value for key, value in run.train.items() if key not in ours}
+    settings = {key: value for key, value in run.train.items() if key not in ours} | best_model_settings(run.train)
     if run.recipe in SFT_RECIPES:
         from trl.trainer.sft_config import SFTConfig
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from typing import Any
 
 import transformers
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.training.sampling import LengthGrouped, LongestFirst, lengths_of
+
+logger = logging.getLogger(__name__)
 
 
 class TrainerChecks(transformers.Trainer):
@@ -48,7 +51,23 @@ class TrainerChecks(transformers.Trainer):
         """As in transformers; early stopping ends with it, and does not look for its metric in later evaluations."""
         result: TrainOutput = super().train(*args, **kwargs)
         self.remove_callback(EarlyStoppingCallback)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
+            what = (
+                "no checkpoint had a number for %s on validation, so that none is the best: the last weights are kept"
+            )
+            logger.warning(what, self.args.metric_for_best_model)
         return result
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As in transformers (5.23), but the best of the steps that are saved where one of them is to be loaded.
+
+        With save_steps a multiple of eval_steps it would remember one that nothing keeps, and load an earlier one.
+        """
+        saved = self.control.should_save or self.args.save_strategy == SaveStrategy.BEST
+        if self.args.load_best_model_at_end and not saved:
+            return False
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        return is_best
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 per parameter and token, forward and backward (Kaplan et al., 2020).

@@ -14,12 +14,12 @@ from hf_finetune.data.labels import Labels, freeze_labels
 from hf_finetune.data.splits import load_splits
 from hf_finetune.evaluation import baselines
 from hf_finetune.evaluation.baselines import add_baselines, baseline_scores
-from hf_finetune.evaluation.classification import LABEL_FIGURES
+from hf_finetune.metric_info import OF_LABELS
 
 SPAM = Labels(("ham", "spam"), "single", ("ham", "spam"))
 TAGS = Labels(("art", "law", "old"), "multi", ("art", "law", "old"))
 NUMBER = Labels(("value",), "number")
-NAMES = {"loss", *LABEL_FIGURES, "log_loss"}
+NAMES = {*OF_LABELS, "log_loss"}
 
 
 def some_texts(rows, seed=0):

@@ -20,13 +20,13 @@ from transformers import EvalPrediction
 from hf_finetune.data.labels import Labels
 from hf_finetune.errors import NonFiniteError
 from hf_finetune.evaluation.classification import (
-    LABEL_FIGURES,
     Outputs,
     classification_metrics,
     mean_log_loss,
     predict_split,
     score_split,
 )
+from hf_finetune.metric_info import OF_LABELS
 from hf_finetune.models.decisions import Decision
 
 EVERY = (TOPICS, TAGS, NUMBER)
@@ -92,7 +92,7 @@ def test_logits_that_are_no_numbers_stop_the_run_with_the_number_of_rows(tmp_pat
         trainer.model.classifier.bias[1] = math.nan
     with pytest.raises(NonFiniteError, match="11 of 11 rows is no number"):
         predict_split(trainer, rows)
-    assert all(math.isnan(value) for name, value in trainer.evaluate(rows).items() if name[5:] in LABEL_FIGURES)
+    assert all(math.isnan(value) for name, value in trainer.evaluate(rows).items() if name[5:] in OF_LABELS)
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,14 @@ def test_a_run_that_kept_its_best_checkpoint_is_warned_and_told_that_it_has_it()
     assert "checkpoint-80, the best by f1_macro, which need not be the best by its loss. " in found.remedy
 
 
+def test_a_healthy_run_whose_best_checkpoint_was_not_its_last_says_which_one_was_saved():
+    kept = {"settings": {"train": {"load_best_model_at_end": True, "metric_for_best_model": "mae"}}}
+    healthy = record(log_of("healthy"), **kept, best_checkpoint="checkpoint-80", best_step=80)
+    assert diagnose(healthy).verdict.endswith("The saved model is that of checkpoint-80, the best by mae.")
+    ended = replace(healthy, best_checkpoint=f"checkpoint-{healthy.step}", best_step=healthy.step)
+    assert "saved model" not in diagnose(ended).verdict
+
+
 def test_validation_that_rises_while_training_rises_too_is_not_called_overfitting():
     assert "overfitting" not in said(record(log_of("divergence")))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from reporting.logs import write_state
 
 from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.reporting.card.procedure import training_sentence
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.run_folder import RunReport, open_manifest, write_run_folder
-from hf_finetune.reporting.runs import curve, read_run
+from hf_finetune.reporting.runs import curve, kept_by, read_run
 
 HISTORY = [
     {"step": 10, "loss": 3.0, "learning_rate": 1e-3, "grad_norm": 0.5, "epoch": 0.1},
@@ -25,7 +27,7 @@ HISTORY = [
 RUN_FILE = "recipe: sft\ntrain: {max_steps: 40}\n"
 
 
-def finished(folder, history=HISTORY, **train):
+def finished(folder, history=HISTORY, asked=None, **train):
     folder.mkdir(exist_ok=True)
     open_manifest(str(folder), {"data": {"files": []}, "launch": "accelerate launch x"}, RUN_FILE, resume=None)
     facts = {"steps": 40, "loss": 2.5, "runtime_s": 3.0, "tokens_per_s": 10.0, "best_checkpoint": None, **train}
@@ -33,7 +35,7 @@ def finished(folder, history=HISTORY, **train):
         recipe="sft",
         run_id="x",
         status="done",
-        settings={"train": {"max_steps": 40}},
+        settings={"train": {"max_steps": 40, **(asked or {})}},
         data={"train": {"rows": 1, "tokens": 2}},
         parameters={"total": 2, "trainable": 2},
         train={**facts, "history": history},
@@ -58,6 +60,33 @@ def test_without_a_kept_checkpoint_the_best_step_is_that_of_the_lowest_validatio
     run = read_run(finished(tmp_path / "run"))
     assert (run.best_step, run.best_checkpoint) == (20, None)
     assert read_run(finished(tmp_path / "none", HISTORY[:1])).best_step is None
+
+
+@pytest.mark.parametrize(("metric", "step"), [("eval_mae", 30), ("r2", 20), ("loss", 10), (None, 10)])
+def test_without_a_kept_checkpoint_the_best_step_is_that_of_the_runs_own_metric(tmp_path, metric, step):
+    losses, errors, shares = (1.0, 2.0, 3.0), (9.0, 7.0, 5.0), (0.1, 0.4, 0.2)
+    history = [
+        {"step": at, "eval_loss": loss, "eval_mae": error, "eval_r2": share}
+        for at, loss, error, share in zip((10, 20, 30), losses, errors, shares, strict=True)
+    ]
+    run = read_run(finished(tmp_path / "run", history, asked={"metric_for_best_model": metric}))
+    assert (run.best_step, run.best_checkpoint) == (step, None)
+
+
+def test_the_weights_are_those_of_the_best_checkpoint_only_where_that_was_loaded(tmp_path):
+    kept = {"load_best_model_at_end": True, "metric_for_best_model": "eval_mae"}
+    given = {"best_checkpoint": "checkpoint-20", "best_metric": 7.25}
+    loaded = read_run(finished(tmp_path / "loaded", asked=kept, **given))
+    assert kept_by(loaded) == "mae"
+    said = "the weights are those of checkpoint-20, whose mean absolute error on validation was the lowest, 7.25."
+    assert training_sentence(loaded).endswith(said)
+    higher = read_run(finished(tmp_path / "higher", asked={**kept, "metric_for_best_model": "r2"}, **given))
+    assert "whose R² on validation was the highest" in training_sentence(higher)
+    last = read_run(finished(tmp_path / "last", asked={"metric_for_best_model": "eval_mae"}, **given))
+    assert kept_by(last) is None
+    assert "weights" not in training_sentence(last)
+    assert kept_by(read_run(finished(tmp_path / "none", asked=kept))) is None
+    assert kept_by(replace(loaded, status="stopped")) is None
 
 
 def test_figures_that_are_not_finite_come_back_as_numbers(tmp_path):

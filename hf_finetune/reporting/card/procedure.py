@@ -6,9 +6,10 @@ import re
 import shlex
 from typing import Any
 
+from hf_finetune.metric_info import figure, shown
 from hf_finetune.reporting.card.facts import shown_path
 from hf_finetune.reporting.card.results import data_sha256
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.runs import RunRecord, kept_by
 
 RECIPES = {
     "continued_pretraining": "Continued pretraining: the next tokens of documents",
@@ -106,8 +107,11 @@ def training_sentence(run: RunRecord) -> str | None:
         said += f" in {_duration(train['runtime_s'])}"
     if isinstance(train.get("tokens_per_s"), int | float):
         said += f", {train['tokens_per_s']:,.0f} tokens/s"
-    if train.get("best_checkpoint"):
-        said += f"; the weights are those of {train['best_checkpoint']}, which was best on validation"
+    metric = kept_by(run)
+    if metric is not None:
+        best = "highest" if figure(metric).better == "higher" else "lowest"
+        said += f"; the weights are those of {run.best_checkpoint}, whose {figure(metric).title} on validation was the "
+        said += f"{best}, {shown(metric, train.get('best_metric'))}"
     return f"{said}."
 
 

@@ -11,7 +11,7 @@ from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, number, se
 from hf_finetune.reporting.diagnosis.progress import judge_progress
 from hf_finetune.reporting.diagnosis.scores import judge_scores
 from hf_finetune.reporting.diagnosis.setup import judge_setup
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.runs import RunRecord, kept_by
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
@@ -47,7 +47,7 @@ def diagnose(run: RunRecord) -> Diagnosis:
     found = [each for each in curves if each]
     found += judge_setup(run, overfitted=any(each.kind == "overfitting" for each in found))
     if not any(each.level in ("problem", "warning") for each in found):
-        found.append(_too_short(run, train, validation) or _healthy(train, validation))
+        found.append(_too_short(run, train, validation) or _healthy(run, train, validation))
     findings = tuple(sorted(found, key=lambda finding: LEVELS.index(finding.level)))
     return Diagnosis(_verdict(run, findings), findings)
 
@@ -74,7 +74,7 @@ def _fell(whole: Curve) -> bool:
     return found is not None and (found.least > 0 or whole.values[0] - whole.end > CLEAR * noise(whole.values))
 
 
-def _healthy(train: Curve, validation: Curve) -> Finding:
+def _healthy(run: RunRecord, train: Curve, validation: Curve) -> Finding:
     said = (
         [f"training loss went from {number(float(train.values[0]))} to about {number(train.end)}"]
         if len(train) > 1
@@ -90,10 +90,18 @@ def _healthy(train: Curve, validation: Curve) -> Finding:
         kind="healthy",
         level="good",
         title="The run looks healthy",
-        evidence=f"The {', the '.join(said)}.{unseen}",
+        evidence=f"The {', the '.join(said)}.{unseen}{_kept(run)}",
         cause="Nothing in the log is out of the ordinary.",
         remedy="Look at the scores and samples; then try more data, or more steps.",
     )
+
+
+def _kept(run: RunRecord) -> str:
+    """Which weights were saved, where they are not those that the curves end with."""
+    metric = kept_by(run)
+    if metric is None or run.best_step is None or run.best_step >= run.step:
+        return ""
+    return f" The saved model is that of {run.best_checkpoint}, the best by {metric}."
 
 
 def _verdict(run: RunRecord, findings: tuple[Finding, ...]) -> str:

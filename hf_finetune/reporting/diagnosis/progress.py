@@ -6,8 +6,8 @@ import numpy as np
 
 from hf_finetune.reporting.diagnosis.curves import Curve, fall, learning_rates, noise
 from hf_finetune.reporting.diagnosis.divergence import FEWEST_POINTS
-from hf_finetune.reporting.diagnosis.findings import Finding, number, other_rate, peak_rate, setting, train_setting
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.diagnosis.findings import Finding, number, other_rate, peak_rate, setting
+from hf_finetune.reporting.runs import RunRecord, kept_by
 
 FEWEST_VALIDATIONS = 3
 """To see a loss fall and rise again."""
@@ -60,7 +60,7 @@ def _overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | N
     epochs = max((entry["epoch"] for entry in run.history if "epoch" in entry), default=0.0)
     return Finding(
         kind="overfitting",
-        level="warning" if _keeps_best(run) else "problem",
+        level="warning" if kept_by(run) else "problem",
         title=f"Overfitting from step {step:,} on",
         evidence=f"The validation loss was lowest at step {step:,}, {number(lowest)}, and rose to {number(end)}, while "
         f"the training loss went from {number(level)} to {number(train.end)}."
@@ -71,13 +71,9 @@ def _overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | N
     )
 
 
-def _keeps_best(run: RunRecord) -> bool:
-    return bool(train_setting(run, "load_best_model_at_end")) and run.best_checkpoint is not None
-
-
 def _stop_at(run: RunRecord, step: int) -> str:
-    if _keeps_best(run):
-        metric = str(train_setting(run, "metric_for_best_model") or "loss").removeprefix("eval_")
+    metric = kept_by(run)
+    if metric is not None:
         chosen = "" if metric == "loss" else f", the best by {metric}, which need not be the best by its loss"
         kept = f"The saved model is that of {run.best_checkpoint}{chosen}."
         return f"{kept} More rows, or a smaller model, reach further."
