@@ -60,7 +60,8 @@ def test_a_setting_of_the_page_is_one_that_there_is(setting, tmp_path, monkeypat
     assert name in PAGE or f"{name.split('.')[1]}: {value}" in PAGE, "the page names it"
     init_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    more = ["data.balance=none", "data.stratify_by=null"] if "regression" in setting else []
+    numbers = ["data.balance=none", "data.stratify_by=null", "train.metric_for_best_model=mae"]
+    more = numbers if "regression" in setting else []
     load_run(["recipes/configs/classification.yaml", setting, *more], "classification")
 
 
