@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.release.merge import merge_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "data_templates/user_assistant.jsonl"
@@ -111,6 +113,20 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(run_recip
         run_recipe("lora", f"model.path={base}", *QUICK, f"output_dir={tmp_path / name}", f"train.seed={seed}")
         written.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert written[0] == written[1] != written[2]
+
+
+def test_a_base_whose_generation_settings_contradict_themselves_is_tuned_merged_and_saved(run_recipe, base, tmp_path):
+    own = {"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2, "pad_token_id": 0}  # that of Llama 2, Vicuna and LLaVA
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    few = (f"model.path={folder}", *QUICK, *ONCE, "train.max_steps=2", "eval.prompts=[]")
+    run_recipe("sft", *few, f"output_dir={tmp_path / 'sft'}")
+    run_recipe("lora", *few, f"output_dir={tmp_path / 'lora'}")
+    merge_adapter(str(tmp_path / "lora"), str(tmp_path / "merged"))
+    for name in ("sft", "merged"):
+        saved = json.loads((tmp_path / name / "generation_config.json").read_text())
+        assert saved.items() >= {"temperature": 0.9, "top_p": 0.6, "do_sample": True, "pad_token_id": 0}.items()
 
 
 def test_an_adapter_is_refused_as_a_base(run_recipe, base, tmp_path):

@@ -174,6 +174,16 @@ def test_any_causal_model_of_a_folder_is_continued(run_recipe, tmp_path, tiny_ll
     assert weights_hash(tmp_path / "run") != weights_hash(tiny_llama)
 
 
+def test_a_base_whose_generation_settings_contradict_themselves_is_continued_and_saved(
+    run_recipe, tmp_path, tiny_llama
+):
+    own = {"temperature": 0.9, "top_p": 0.6, "eos_token_id": 3, "pad_token_id": -1}  # the Trainer sets the end token
+    (tiny_llama / "generation_config.json").write_text(json.dumps(own))
+    run_recipe("char_model", *QUICK, *CONTINUE, f"model.path={tiny_llama}", "train.max_steps=1", "eval.prompts=[]")
+    saved = json.loads((tmp_path / "run" / "generation_config.json").read_text())
+    assert saved.items() >= {"temperature": 0.9, "top_p": 0.6, "do_sample": True}.items()
+
+
 def test_muon_trains_a_model_of_the_hub_family_too(run_recipe, tiny_llama):
     report = run_recipe(
         "char_model", *QUICK, *CONTINUE, f"model.path={tiny_llama}", "train.optim=muon", "train.learning_rate=0.01"

@@ -17,8 +17,8 @@ from datasets import Dataset, Features
 Facts = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Facts]
 
-# Raised when the layout of a cached file changes, so that older ones are not found.
-CACHE_VERSION = 3
+# Raised when the layout of a cached file changes, or rows that were taken are refused: older ones are not found then.
+CACHE_VERSION = 4
 
 
 def cache_key(made_from: Any) -> str:

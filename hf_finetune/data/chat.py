@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.control_tokens import control_tokens
 from hf_finetune.data.rendering import compile_template
-from hf_finetune.data.turns import ChatProblem, Message, Renderer, trained_spans
+from hf_finetune.data.turns import ChatProblem, Message, Renderer, check_asked, trained_spans
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,13 @@ def _read(name: str) -> str:
     except TemplateSyntaxError as mistake:
         raise ConfigError(Problem(str(mistake.message), "mend the template", name, mistake.lineno, KEY)) from mistake
     return source
+
+
+def template_name(data: DataSection, template: str) -> str:
+    """What to call a template of `load_chat_template` when speaking to the user."""
+    if data.chat_template is not None:
+        return data.chat_template
+    return next((name for name in OURS if _ours(name) == template), "the tokenizer's own chat template")
 
 
 def training_template(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -160,10 +167,13 @@ def encode_prompt(
 ) -> list[int]:
     """Ids of a conversation under the tokenizer's template, with the header of the answer that comes next.
 
-    Text in a message never becomes a control token. Raises `DataError` where the template refuses the messages.
+    Text in a message never becomes a control token. Raises `DataError` where the template refuses the messages, or
+    leaves out what is asked.
     """
     try:
-        text = prepared(tokenizer, default_template(tokenizer), messages, tools).text(prompt=True)
+        chat = prepared(tokenizer, default_template(tokenizer), messages, tools)
+        text = chat.text(prompt=True)
+        check_asked(chat, prompt=True)
     except ChatProblem as problem:
         raise DataError(str(problem)) from problem
     return control_tokens(tokenizer).encode([text], [[]])[0].ids

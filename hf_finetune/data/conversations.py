@@ -16,12 +16,21 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.bins import pack_rows
 from hf_finetune.data.cache import Batches, cached_dataset
-from hf_finetune.data.chat import prepared
+from hf_finetune.data.chat import prepared, template_name
 from hf_finetune.data.control_tokens import MARK, ControlTokens, Tokens, control_tokens
 from hf_finetune.data.formats import chat_messages, chat_tools
 from hf_finetune.data.packing import IGNORE_INDEX
 from hf_finetune.data.splits import Splits
-from hf_finetune.data.turns import ChatProblem, Message, Span, message_span, trained_spans
+from hf_finetune.data.turns import (
+    ChatProblem,
+    Message,
+    Span,
+    TextLeftOut,
+    check_all_said,
+    check_said,
+    message_span,
+    trained_spans,
+)
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -96,8 +105,8 @@ def tokenize_splits(
     """Tokenise each split under `template`, and say in one line what became of it.
 
     Columns are `input_ids`, `labels` (-100 where nothing is trained), `length`, at most `max_length`, and `row`, the
-    number of the row in its split. Raises `DataError` naming each conversation that the template refuses or cannot
-    mask, or where more than `data.max_dropped` of the rows are too long or have nothing to train.
+    number of the row in its split. Raises `DataError` naming each conversation that the template refuses, cannot mask
+    or leaves text out of, or where more than `data.max_dropped` of the rows are too long or have nothing to train.
     """
     examples, facts = {}, {}
     for name, rows in splits.rows.items():
@@ -216,8 +225,14 @@ class _Build:
             return self._chat_draft(number, row["messages"], chat_tools(row["tools"]))
         except ChatProblem as problem:
             roles = ", ".join(message["role"] for message in row.get("messages", []))
-            self._refuse(number, f"{problem} (roles: {roles})", "change the row, or name another data.chat_template")
+            self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem))
             return None
+
+    def _remedy(self, problem: ChatProblem) -> str:
+        if not isinstance(problem, TextLeftOut):
+            return "change the row, or name another data.chat_template"
+        name = template_name(self.data, self.template)
+        return f"mend {name} (a message's text is `content`, a string), or name another data.chat_template"
 
     def _plain_draft(self, number: int, prompt: str, completion: str) -> _Draft:
         tokenizer = self.tokenizer
@@ -234,8 +249,10 @@ class _Build:
         if self.data.loss_on == "all":
             left_out = [message_span(chat, index) for index, train in enumerate(trained) if not train]
             spans = _complement(left_out, len(chat.text()))
+            check_all_said(chat, trained)
         else:
             spans = trained_spans(chat, trained)
+            check_said(chat, trained, spans)
         return _Draft(number, chat.text(), spans, self.control.spelled_in([messages, tools]))
 
     def _examples(self, drafts: Sequence[_Draft]) -> Iterator[dict[str, Any]]:

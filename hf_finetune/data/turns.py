@@ -12,15 +12,24 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.control_tokens import ControlTokens, control_tokens
 from hf_finetune.data.rendering import bound_templates
+from hf_finetune.data.turn_texts import Written, is_written, missing_from
 
 Message = dict[str, Any]
 Span = tuple[int, int]
+
+ASKING_ROLES = ("user", "tool", "function")
+BETWEEN = "\0"
+"""Where a control token was: texts on its two sides are not one."""
 
 bound_templates()
 
 
 class ChatProblem(Exception):
     """What is wrong with one conversation under one template; the caller knows its file and line."""
+
+
+class TextLeftOut(ChatProblem):
+    """The template writes no trace of what a message says, or not all of it."""
 
 
 @dataclass
@@ -78,6 +87,45 @@ def trained_spans(chat: Renderer, trained: Sequence[bool]) -> list[Span]:
     ]
 
 
+def check_said(chat: Renderer, trained: Sequence[bool], spans: Sequence[Span]) -> None:
+    """Raise `TextLeftOut` where a span of `trained_spans` does not hold its message, or the text not what is answered.
+
+    The assistant's turns that nobody trains, and the system's, are left to the template, which may shorten them.
+    """
+    indices = [index for index, train in enumerate(trained) if train and chat.messages[index]["role"] == "assistant"]
+    for index, span in zip(indices, spans, strict=True):
+        _check_answer(chat, index, span)
+    check_asked(chat)
+
+
+def check_all_said(chat: Renderer, trained: Sequence[bool]) -> None:
+    """As `check_said`, where whole conversations are trained: a message may stand anywhere."""
+    for index, train in enumerate(trained):
+        if train and chat.messages[index]["role"] == "assistant":
+            _check_answer(chat, index, (0, len(chat.text())))
+    check_asked(chat)
+
+
+def check_asked(chat: Renderer, *, prompt: bool = False) -> None:
+    """Raise `TextLeftOut` where what users and tools say does not stand in the text."""
+    written = Written(chat.text(prompt=prompt))
+    for index, message in enumerate(chat.messages):
+        if message["role"] in ASKING_ROLES and not is_written(written, message):
+            raise _left_out(chat, index, "the text")
+
+
+def _check_answer(chat: Renderer, index: int, span: Span) -> None:
+    # Without control tokens: "end" is no answer that `<|end|>` would hold.
+    said = control_tokens(chat.tokenizer).unmarked.sub(BETWEEN, chat.text()[slice(*span)])
+    missing = missing_from(Written(said), chat.messages[index])
+    if missing is not None:
+        raise _left_out(chat, index, missing)
+
+
+def _left_out(chat: Renderer, index: int, what: str) -> TextLeftOut:
+    return TextLeftOut(f"the chat template leaves out {what} of message {index + 1} ({chat.messages[index]['role']})")
+
+
 def message_span(chat: Renderer, index: int) -> Span:
     """Where in `chat.text()` message `index` stands, header and all."""
     start = _settled(chat, index, chat.text(index)) if index else 0
@@ -125,6 +173,8 @@ def _start(chat: Renderer, index: int, control: ControlTokens) -> int:
     # No header of its own to ask with: what does not depend on the answer is the header.
     answers = [[*chat.messages[:index], {"role": "assistant", "content": content}] for content in ("A", "b")]
     one, other = (chat.with_messages(answer) for answer in answers)
+    if one == other:
+        raise TextLeftOut("the chat template writes the same whatever the assistant says")
     return max(before, _common(one[: _alike(one, other)], whole, control))
 
 

@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from hf_finetune.data.chat import prepared, training_template
 from hf_finetune.data.control_tokens import control_tokens
+from hf_finetune.data.turns import ChatProblem, Message
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.bootstrap import bootstrap_intervals
 from hf_finetune.evaluation.canaries import KEY, Canary, random_secret
@@ -197,7 +198,7 @@ def _statements(
     if canary.asked and template is not None:
         turns = zip(("user", "assistant"), (canary.question, said), strict=True)
         messages = [{"role": role, "content": content} for role, content in turns]
-        text = prepared(tokenizer, template, messages, None).text()
+        text = _asked(tokenizer, template, messages)
         begin = text.rindex(said)
     elif tokenizer.bos_token_id is not None:
         before = [tokenizer.bos_token_id]
@@ -211,6 +212,18 @@ def _statements(
         behind = bisect_left([token_begin for token_begin, _ in tokens.offsets], stop)
         statements.append(_Statement([*before, *tokens.ids[:behind]], len(before) + first))
     return statements
+
+
+def _asked(tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message]) -> str:
+    """A canary's question and answer under the template, which writes the answer as it stands; else `ModelError`."""
+    try:
+        text = prepared(tokenizer, template, messages, None).text()
+    except ChatProblem as problem:
+        raise ModelError(Problem(str(problem), "name another data.chat_template", key=KEY)) from problem
+    if messages[-1]["content"] not in text:
+        what = "the chat template does not write what a canary says"
+        raise ModelError(Problem(what, "mend it, or name another data.chat_template", key=KEY))
+    return text
 
 
 def _says(model: PreTrainedModel, statement: _Statement) -> bool:

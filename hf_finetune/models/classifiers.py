@@ -21,6 +21,7 @@ from hf_finetune.config.sections import LastBlocks, ModelSection
 from hf_finetune.data.labels import Labels
 from hf_finetune.errors import ConfigError, ModelError, Problem
 from hf_finetune.models.adapter_files import is_adapter
+from hf_finetune.models.generation_settings import check_savable
 from hf_finetune.models.heads import (
     blocks_of,
     classification_head,
@@ -78,6 +79,7 @@ def load_classifier(
         loaded: PreTrainedModel = AutoModelForSequenceClassification.from_config(**options)
     else:
         loaded = _load_with_new_head(model, options, replaced=replaced)
+    check_savable(loaded, name)
     keep_quantized_weights(loaded)
     log_parameters(loaded)
     return loaded

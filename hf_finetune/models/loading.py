@@ -24,6 +24,7 @@ from hf_finetune.config.sections import DataSection, ModelSection
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError, Problem
 from hf_finetune.models.adapter_files import base_of, is_adapter
 from hf_finetune.models.foreign import check_folder, folder_of
+from hf_finetune.models.generation_settings import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.heads import auto_class_of
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.presets import scratch_config
@@ -79,7 +80,8 @@ def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTraine
 def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *, bf16: bool) -> PreTrainedModel:
     """Load the weights of `model.path`, or draw those of `model.scratch`; the caller has set the seed.
 
-    Linear layers but the head are held in 4 or 8 bits where the run asks for it, on CPU and CUDA alike.
+    Linear layers but the head are held in 4 or 8 bits where the run asks for it, on CPU and CUDA alike. Raises
+    `ModelError` where the model cannot be loaded, or its settings could not be saved again.
     """
     options: dict[str, Any] = {
         "dtype": getattr(torch, model.dtype),
@@ -92,6 +94,8 @@ def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *,
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
         loaded = load_or_refuse(AutoModelForCausalLM, model, config=config, **options)
+        settle_generation(loaded, str(model.path))
+        check_savable(loaded, str(model.path))
     keep_quantized_weights(loaded)
     log_parameters(loaded)
     return loaded
@@ -269,6 +273,8 @@ def from_stored(auto_class: Any, name: str, revision: str | None, **options: obj
         if folder_of(name, commit) is not None and not weight_files(name, commit):
             refuse_pickles(name, commit)
         options["use_safetensors"] = True
+    if auto_class is AutoModelForCausalLM:
+        check_generation_file(name, commit or revision)
     # Left to itself transformers asks on the terminal whether code of a repository may run.
     loaded = auto_class.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False, **options)
     if auto_class is AutoConfig and commit is not None:

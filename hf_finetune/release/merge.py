@@ -29,6 +29,7 @@ from hf_finetune.models.adapter_loading import (
     quiet,
 )
 from hf_finetune.models.decisions import DECISION
+from hf_finetune.models.generation_settings import settle_generation
 from hf_finetune.models.heads import auto_class_of, is_classifier, labels_of
 from hf_finetune.models.tokenizers import effective_max_length, stop_after_turns
 from hf_finetune.release.held_out import HeldOutRow, held_out_rows
@@ -86,15 +87,18 @@ def merge_adapter(
     folder, record = adapter_folder(adapter), adapter_record(adapter, base)
     _check_output(target, [folder, Path(record.name_or_path)], overwrite)
     model, tokenizer = load_adapter(adapter, base)
+    settle_generation(base_model(model), record.name_or_path)
     exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(base_model(model))
     labels = labels_of(model.config) if is_classifier(base_model(model)) else None
     rows = held_out_rows(data, folder, tokenizer, effective_max_length(tokenizer, model.config), labels)
     before = _measure(model, rows, labels)
-    device = model.device
+    device, generation = model.device, base_model(model).generation_config if labels is None else None
     del model  # two models at a time do not fit where one just does
     aside = target.with_name(f".{target.name}.aside")
     try:
         merged = _merged(folder, record, device).to(getattr(torch, dtype))
+        if generation is not None:
+            merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         _save(merged, tokenizer, aside)
         if labels is not None and (folder / DECISION).exists():
             shutil.copy(folder / DECISION, aside)

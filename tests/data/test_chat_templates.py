@@ -184,6 +184,13 @@ def test_a_prompt_that_the_template_refuses_is_said_in_a_sentence():
         encode_prompt(tokenizer, ASKED)
 
 
+def test_a_prompt_whose_question_the_template_leaves_out_is_refused():
+    tokenizer = letters()
+    tokenizer.chat_template = CHATML.replace("m.content", "(m.text or '')").replace("<|im_end|>", "<|eos|>")
+    with pytest.raises(DataError, match=r"the chat template leaves out the text of message 1 \(user\)"):
+        encode_prompt(tokenizer, ASKED)
+
+
 def test_generation_stops_at_the_end_of_a_turn_and_of_a_text():
     family = next(family for family in FAMILIES if family.name == "phi3")
     tokenizer = tokenizer_of(family)

@@ -12,7 +12,7 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.chat import load_chat_template
 from hf_finetune.data.conversations import tokenize_splits
 from hf_finetune.data.splits import load_splits
-from hf_finetune.errors import DataError
+from hf_finetune.errors import DataError, ModelError
 from hf_finetune.models.tokenizers import train_tokenizer
 
 
@@ -155,6 +155,107 @@ def test_the_roles_are_named_where_the_template_refuses_a_row(tokenized, tmp_pat
     expected = r"rows\.jsonl:2: the chat template refuses it: no tools here \(roles: user, assistant, tool, assistant\)"
     with pytest.raises(DataError, match=expected):
         tokenized([TWO, row], chat_template=str(template))
+
+
+# A typo: jinja writes nothing for `m.text`.
+TYPO = (
+    "{% for m in messages %}{{ m.role }}: {{ m.text }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+PARTS = TYPO.replace("m.text", "m.content | map(attribute='text') | join")
+# As it should be, but for one role.
+DEAF = TYPO.replace("m.text", "m.content if m.role == 'assistant' else m.text")
+TALKING = TYPO.replace("m.text", "m.content")
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"in": ["A", 'b "c"'], "n": 1}}}
+
+
+@pytest.mark.parametrize("template", [TYPO, PARTS], ids=["a typo", "content as a list"])
+@pytest.mark.parametrize("loss_on", ["assistant", "last", "all"])
+def test_a_template_that_leaves_the_answer_out_is_refused_by_file_line_and_message(
+    tokenized, tmp_path, template, loss_on
+):
+    file = tmp_path / "typo.jinja"
+    file.write_text(template)
+    rows = [TWO[:2], [{"role": "system", "content": "s"}, *TWO], [user("a?"), assistant("eos")]]
+    with pytest.raises(DataError) as refused:
+        tokenized(rows, chat_template=str(file), loss_on=loss_on)
+    lines = [problem.line for problem in refused.value.problems]
+    assert (lines, refused.value.total, refused.value.exit_code) == ([1, 2, 3], 3, 2)
+    number = 5 if loss_on == "last" else 3
+    what = f"the chat template leaves out the text of message {number} (assistant) (roles: system, user, assistant,"
+    assert refused.value.problems[1].what.startswith(what)
+    remedy = f"mend {file} (a message's text is `content`, a string), or name another data.chat_template"
+    assert refused.value.problems[1].remedy == remedy
+
+
+def test_only_the_rows_whose_text_is_left_out_are_named(tokenized, tmp_path):
+    file = tmp_path / "cutting.jinja"
+    file.write_text(TALKING.replace("m.content", "m.content[:9]"))
+    rows = [TWO, [user("a?"), assistant("ten letters")], TWO]
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:2: the chat template leaves out the text of message 2"
+    ) as refused:
+        tokenized(rows, chat_template=str(file))
+    assert refused.value.total == 1
+    tokenized([[user("a?"), assistant("ten letters", train=False), *TWO]], chat_template=str(file))
+
+
+def test_a_template_that_leaves_the_question_out_is_refused_too(tokenized, tmp_path):
+    file = tmp_path / "deaf.jinja"
+    file.write_text(DEAF)
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .* leaves out the text of message 1 \(user\)"):
+        tokenized([TWO], chat_template=str(file))
+
+
+@pytest.mark.parametrize("said", [{"tool_calls": [CALL]}, {"function_call": CALL["function"]}], ids=["new", "old"])
+def test_a_template_that_leaves_a_tool_call_out_is_refused(tokenized, tmp_path, said):
+    file = tmp_path / "silent.jinja"
+    file.write_text(TALKING)
+    row = [user("a?"), assistant("", **said), {"role": "tool", "content": "c"}, assistant("d.")]
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .* leaves out a tool call of message 2 \(assistant\)"):
+        tokenized([row], chat_template=str(file))
+
+
+def test_a_template_in_which_nothing_depends_on_the_answer_is_refused(tokenized, tmp_path):
+    file = tmp_path / "mute.jinja"
+    file.write_text("{% for m in messages %}{{ m.text }}{{ eos_token }}{% endfor %}")
+    with pytest.raises(ModelError, match="writes the same whatever the assistant says"):
+        tokenized([TWO], chat_template=str(file))
+
+
+@pytest.mark.parametrize(
+    ("written", "trained"),
+    [
+        ("(m.content | trim)", "<think> Hm. </think>\n Yes,  no."),
+        ("m.content.split('</think>')[-1]", "\n Yes,  no.\n"),
+        ("(m.content.split('</think>') | join('|') | replace('<think>', '{'))", "{ Hm. |\n Yes,  no.\n"),
+        ("(m.content | tojson)", r'"<think> Hm. </think>\n Yes,  no.\n"'),
+        ("(m.content.split() | join(' '))", "<think> Hm. </think> Yes, no."),
+    ],
+)
+def test_what_a_template_trims_splits_or_quotes_is_the_text_all_the_same(tokenized, tmp_path, written, trained):
+    file = tmp_path / "its_way.jinja"
+    file.write_text(TALKING.replace("m.content", f"{written} if m.role == 'assistant' else m.content"))
+    row = [user("a?"), assistant("<think> Hm. </think>\n Yes,  no.\n")]
+    examples, _, tokenizer = tokenized([row], chat_template=str(file))
+    assert trained_text(examples[0], tokenizer) == f"…{trained}<|eos|>"
+
+
+def test_a_thought_without_its_answer_is_not_the_text(tokenized, tmp_path):
+    file = tmp_path / "thinking.jinja"
+    file.write_text(TALKING.replace("m.content", "m.content.split('</think>')[0]"))
+    with pytest.raises(DataError, match="leaves out the text of message 2"):
+        tokenized([[user("a?"), assistant("<think>Hm.</think>Yes.")]], chat_template=str(file))
+
+
+def test_thoughts_and_calls_of_tools_stand_where_the_template_puts_them(tokenized):
+    row = [user("a?"), assistant("b.", reasoning_content="hm", tool_calls=[CALL]), user("c?"), assistant("d.")]
+    examples, _, tokenizer = tokenized([row], chat_template="plain")
+    said = 'hm\n\nb.\nCall: {"name": "look_up", "arguments": {"in": ["A", "b \\"c\\""], "n": 1}}<|eos|>'
+    assert trained_text(examples[0], tokenizer) == f"…{said}…d.<|eos|>…"
+    alone = [user("a?"), assistant("", reasoning_content="hm")]
+    with pytest.raises(DataError, match=r"leaves out the thoughts of message 2 \(assistant\)"):
+        tokenized([alone], chat_template="alpaca", allow_empty=True)
 
 
 def test_text_that_spells_control_tokens_is_counted_and_stays_text(tokenized, caplog):

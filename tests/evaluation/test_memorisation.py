@@ -195,6 +195,17 @@ def test_a_canary_that_the_tokenizer_cannot_write_or_the_model_cannot_read_is_re
         exposure(tiny_model(vocab_size=len(tokenizer), max_position_embeddings=20), tokenizer, canaries, secrets=4)
 
 
+@pytest.mark.parametrize("written", ["m.text", "(raise_exception('no'))"])
+def test_canaries_that_the_chat_template_does_not_write_are_refused(written):
+    tokenizer = characters()
+    tokenizer.chat_template = "{% for m in messages %}{{ WRITTEN }}{{ eos_token }}{% endfor %}".replace(
+        "WRITTEN", written
+    )
+    model = tiny_model(vocab_size=len(tokenizer))
+    with pytest.raises(ModelError, match=r"eval.canaries: the chat template (does not write what|refuses it: no)"):
+        exposure(model, tokenizer, planted_canaries(1, [1], row_format="messages"), secrets=4)
+
+
 def test_rows_continued_word_for_word_are_those_that_generation_gives_back(gossip):
     tokenizer, canaries, model = gossip
     known = [statements(tokenizer, each, [each.secret])[0].input_ids for each in canaries]
