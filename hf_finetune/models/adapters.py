@@ -211,6 +211,7 @@ def _log_adapter(model: PeftModel) -> None:
 
 
 def _get_lora_weights(model: PeftModel) -> dict[str, Tensor]:
+    """The weights lora_A, (rank, in) each, and lora_B, (out, rank) each, by the names under which peft saves them."""
     weights: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {key: value for key, value in weights.items() if "lora_A" in key or "lora_B" in key}
 

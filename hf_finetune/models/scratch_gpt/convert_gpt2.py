@@ -62,7 +62,7 @@ def convert_gpt2_config(gpt2: GPT2Config) -> dict[str, Any]:
 
 
 def convert_gpt2_weights(gpt2: GPT2LMHeadModel) -> dict[str, Tensor]:
-    """Convert to the state dict of a ScratchGPTForCausalLM; its weights are views of those of `gpt2`."""
+    """Convert to the state dict of a ScratchGPTForCausalLM; linear weights are (out, in), views of those of `gpt2`."""
     source = gpt2.state_dict()
     for name, module in gpt2.named_modules():
         if isinstance(module, Conv1D):  # stores the weight of a linear layer as (in, out)
