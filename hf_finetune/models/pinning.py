@@ -79,7 +79,7 @@ def _check_content(name: str, path: Path, commit: str | None) -> None:
     if len(expected) != SHA256_DIGITS or _compute_sha256(path) == expected:
         return
     logger.warning("%s of %s is damaged in the cache: downloading it again", path.name, name)
-    downloaded = stored_file(name, path.name, commit, anew=True)
+    downloaded = stored_file(name, path.name, commit, force_download=True)
     if downloaded is None or _compute_sha256(Path(downloaded)) != expected:
         what = f"{path.name} is not what the Hub says it is"
         raise ModelError(Problem(what, "download the model again", path=name))

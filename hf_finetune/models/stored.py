@@ -22,10 +22,10 @@ REPOSITORY_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 
 
-def stored_file(name: str, file: str, revision: str | None = None, *, anew: bool = False) -> str | None:
+def stored_file(name: str, file: str, revision: str | None = None, *, force_download: bool = False) -> str | None:
     """Find a file of a folder or Hub id on this machine, downloading it if need be; None where there is no such file.
 
-    `anew` downloads a file of the Hub again, whatever the cache holds.
+    `force_download` downloads a file of the Hub again, whatever the cache holds.
     """
     if os.path.isdir(name):
         path = Path(name, file)
@@ -37,7 +37,7 @@ def stored_file(name: str, file: str, revision: str | None = None, *, anew: bool
             name,
             file,
             revision=revision,
-            force_download=anew,
+            force_download=force_download,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
             _raise_exceptions_for_gated_repo=False,
@@ -76,7 +76,7 @@ def whole_file(name: str, file: str, revision: str | None = None) -> Path:
     reason = None if path is None else _find_damage(path)
     if path is not None and reason is not None and not os.path.isdir(name):
         logger.warning("%s of %s is damaged in the cache (%s): downloading it again", file, name, reason)
-        path = stored_file(name, file, revision, anew=True)
+        path = stored_file(name, file, revision, force_download=True)
         reason = None if path is None else _find_damage(path)
     if path is None:
         raise ModelError(Problem(f"has no {file}", "copy or fetch the model again", path=name))
