@@ -1,6 +1,9 @@
-"""Classification: an encoder, a decoder or a ScratchGPT, all of it, its head or an adapter, learns to label texts.
+"""Text classification with an encoder, a decoder or a ScratchGPT: full fine-tuning, the head alone, or LoRA.
 
-accelerate launch --config_file accelerate_configs/cpu.yaml recipes/classification.py recipes/configs/spam.yaml
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/classification.py recipes/configs/spam.yaml
+
+Rows are texts with a label, several labels or a number; `model.train_only` and `lora:` select the trained weights.
+Model, tokenizer, decision (temperature and thresholds) and report are written to `output_dir`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Continue the pretraining of a causal language model, or train a GPT from scratch.
+"""Continued pretraining of a causal language model, or pretraining of a GPT from scratch.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/continued_pretraining.py \
         recipes/configs/continued_pretraining.yaml train.max_steps=50
 
-Rows are documents ({"text": ...}, or a .txt file): joined by end tokens and packed into blocks. `model.path` continues
-a model; `model.scratch` starts a ScratchGPT. The model, its tokenizer and the report are written to `output_dir`.
+Rows are documents ({"text": ...}, or a .txt file), joined by end tokens and packed into blocks. `model.path` continues
+a model; `model.scratch` starts a ScratchGPT. Model, tokenizer and report are written to `output_dir`.
 """
 
 from __future__ import annotations

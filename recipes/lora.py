@@ -1,8 +1,9 @@
-"""LoRA and QLoRA: an adapter on a frozen base model learns what the assistant says in conversations.
+"""LoRA and QLoRA: an adapter on a frozen base model is trained on the assistant's turns of conversations.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lora.py recipes/configs/lora.yaml
 
-`lora:` is peft's LoraConfig; with `model.load_in_4bit` or `load_in_8bit` the base is quantized (QLoRA).
+`lora:` is peft's LoraConfig; `model.load_in_4bit` or `load_in_8bit` quantizes the base (QLoRA). Adapter, tokenizer and
+report are written to `output_dir`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Score: a saved model, adapter or ScratchGPT is measured on rows it was not trained on, beside its base if wanted.
+"""Score: evaluate a saved model or adapter on rows that it was not trained on, optionally beside its base.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/score.py recipes/configs/score.yaml
 
-Nothing is made or trained, so that steps 3 to 5 of the other recipes are missing. `hf-finetune score` does the same.
+Nothing is trained: steps 3 to 5 of the other recipes are missing. `hf-finetune score` does the same. The report is
+written to `output_dir`.
 """
 
 from __future__ import annotations

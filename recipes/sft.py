@@ -1,9 +1,9 @@
-"""Instruction SFT: all parameters of a causal language model learn what the assistant says in conversations.
+"""Instruction SFT: every parameter of a causal language model is trained on the assistant's turns of conversations.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py recipes/configs/sft.yaml
 
-Rows are conversations in any format of data_templates; `data.loss_on` says which part of them is trained. The model,
-its tokenizer with the chat template, and the report are written to `output_dir`.
+Rows are conversations in any format of data_templates; `data.loss_on` selects the trained tokens. Model, tokenizer
+(with its chat template) and report are written to `output_dir`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An adapter's folder and its base -> the model that was trained."""
+"""Load a saved adapter over its base: the model as it was trained."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ from hf_finetune.models.tokenizers import check_fits, load_tokenizer
 
 
 def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrainedTokenizerFast]:
-    """Load an adapter over its base, in evaluation mode, and the tokenizer beside it, else that of its base.
+    """Load an adapter over its base, in evaluation mode, with the tokenizer in its folder, or else its base's.
 
-    Raises `ModelError` where the base is not the one that the adapter was trained on.
+    `base` is the base's folder or Hub id today, if it has moved. Raises `ModelError` where adapter, base or tokenizer
+    cannot be loaded, or the base is not the one that the adapter was trained on.
     """
     folder, record = adapter_folder(path), adapter_record(path, base)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
@@ -66,9 +67,9 @@ def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrai
 
 
 def adapter_record(path: str, base: str | None = None) -> BaseRecord:
-    """What the adapter in `path` says about its base, and in the case of a classifier about its labels.
+    """Read which base the adapter in `path` has, and for a classifier its labels.
 
-    Raises `ModelError` for a classifier of others without the weights of its head.
+    Raises `ModelError` for a classifier from another tool that was saved without the weights of its head.
     """
     record = read_base_record(path, base)
     if record.classifier != {}:
@@ -90,7 +91,10 @@ def adapter_record(path: str, base: str | None = None) -> BaseRecord:
 
 
 def load_base(record: BaseRecord, *, device: torch.device, attention: str | None = None) -> PreTrainedModel:
-    """Load the model that `record` names as it was loaded for training. Raises `ModelError`."""
+    """Load the model that `record` names with the precision and quantization that it had in training.
+
+    Raises `ModelError` where it cannot be loaded, or is an adapter itself.
+    """
     quantization = record.quantization and BitsAndBytesConfig.from_dict(record.quantization)
     options: dict[str, Any] = {"dtype": record.dtype, "attn_implementation": attention, "device_map": {"": device}}
     if quantization:
@@ -102,7 +106,7 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
         if record.classifier is None:
             loaded: PreTrainedModel = from_stored(AutoModelForCausalLM, record.name_or_path, record.revision, **options)
         else:
-            loaded = _load_under_head(record, options)
+            loaded = _load_classifier_base(record, options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
@@ -111,12 +115,12 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
     return loaded
 
 
-def _load_under_head(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:
-    """A classifier whose head, where the base has none of this size, is still to come from the adapter."""
-    said = dict(record.classifier or {})
-    labels = {int(number): name for number, name in said.pop("id2label").items()}
+def _load_classifier_base(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a classifier's base; a head that is not in its files is drawn at random, and later set from the adapter."""
+    described = dict(record.classifier or {})
+    labels = {int(number): name for number, name in described.pop("id2label").items()}
     source = record.name_or_path, record.revision
-    config = labelled(from_stored(AutoConfig, *source), labels, **said)
+    config = labelled(from_stored(AutoConfig, *source), labels, **described)
     with torch.random.fork_rng(devices=[]), quiet_loading():
         loaded: PreTrainedModel
         loaded, info = from_stored(
@@ -132,22 +136,23 @@ def _load_under_head(record: BaseRecord, options: dict[str, Any]) -> PreTrainedM
 
 
 def put_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """The adapter of `folder` over a loaded base, in evaluation mode; every stored weight has its place.
+    """Attach the adapter in `folder` to a loaded base, in evaluation mode; every stored weight is used.
 
-    Draws nothing from the process's random numbers. Raises `ModelError` where shapes or modules are another model's.
+    The process's random state stays as it is. Raises `ModelError` for an adapter that is not LoRA or is an unfinished
+    PiSSA checkpoint, and where module names or shapes do not match the base.
     """
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         what = f"is an adapter of the kind {config.peft_type}"
         raise ModelError(Problem(what, "only LoRA's are loaded and merged", path=str(folder)))
     if str(config.init_lora_weights).startswith("pissa_niter"):
-        what = "was begun by a random decomposition (pissa_niter) of its base and holds only what came after"
+        what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
         raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))
     config.inference_mode = True
     weights = load_file(folder / ADAPTER_WEIGHTS)
     absent = [name for name in new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
     if absent:
-        what = f"lacks weights that its base has not: {len(absent)}, first {absent[0]}"
+        what = f"lacks weights that its base does not have either: {len(absent)}, first {absent[0]}"
         raise ModelError(Problem(what, "train it with all that is new in modules_to_save", path=str(folder)))
     kind = PeftModelForSequenceClassification if is_classifier(base) else PeftModelForCausalLM
     try:
@@ -155,31 +160,36 @@ def put_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
             model: PeftModel = kind(base, config)
         result: Any = set_peft_model_state_dict(model, weights)
     except (ValueError, RuntimeError, KeyError) as problem:
-        raise _another_base(folder, str(problem).strip().splitlines()[-1].strip()) from problem
+        raise _make_mismatch_error(folder, str(problem).strip().splitlines()[-1].strip()) from problem
+    # peft 0.21 only warns of such keys, and the model runs untrained: https://github.com/huggingface/peft/issues/2699
     lost = [*result.unexpected_keys, *(key for key in result.missing_keys if ".default." in key and "lora_" in key)]
     if lost:
-        raise _another_base(folder, f"{len(lost)} of its weights have no place there, first {lost[0]}")
+        raise _make_mismatch_error(folder, f"{len(lost)} weights are missing or unexpected, first {lost[0]}")
     return model.eval()
 
 
 def base_model(model: PeftModel) -> PreTrainedModel:
+    """Return the model under an adapter."""
     base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
     return base
 
 
 def is_quantized(model: PreTrainedModel) -> bool:
-    return getattr(model, "is_quantized", False)  # transformers sets it on those that are, and on no other
+    """Whether the model's weights are held in 4 or 8 bits."""
+    return getattr(model, "is_quantized", False)  # transformers sets it on quantized models and on no others
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """peft 0.21 asks for a property that transformers 5.23 has renamed, and tells of what it sets right for GPT-2."""
+    """Hide two warnings of peft 0.21 that ask nothing of a user."""
     with warnings.catch_warnings():
+        # It reads a property that transformers 5.23 has renamed; can go with a peft that reads the new name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # It corrects this setting by itself for the transposed weights of GPT-2.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
         yield
 
 
-def _another_base(folder: Path, reason: str) -> ModelError:
+def _make_mismatch_error(folder: Path, reason: str) -> ModelError:
     what = f"the adapter does not fit this base ({reason})"
     return ModelError(Problem(what, "name the base that it was trained on", path=str(folder)))

@@ -1,4 +1,4 @@
-"""Names in LoRA's settings against the modules that a model really has."""
+"""Check the module names in LoRA's settings against the modules of the model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ ALL_LINEAR = "all-linear"
 
 
 def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Raise `ConfigError` for every name or pattern that no module has, with the names that there are.
-
-    peft passes over a name that matches nothing as long as another one matches.
-    """
+    """Raise `ConfigError` for every name or pattern that matches no module, listing the names that the model has."""
+    # peft 0.21 raises only where no name matches at all; a typo beside a name that matches is passed over in silence.
     modules = [name for name, _ in model.named_modules()]
     problems = [
-        _unmatched(model, name, key)
+        _make_unmatched_problem(model, name, key)
         for key in ("target_modules", "exclude_modules", "modules_to_save")
-        for name in _names(getattr(config, key))
-        if not any(_is_meant(module, name) for module in modules)
+        for name in _list_names(getattr(config, key))
+        if not any(_matches_name(module, name) for module in modules)
     ]
     pattern = config.target_modules
     if isinstance(pattern, str) and pattern != ALL_LINEAR:
@@ -37,13 +35,15 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         except re.error as error:
             what = f"{pattern!r} is no regular expression ({error})"
             raise ConfigError(Problem(what, "write one, or a list of names", key="lora.target_modules")) from error
-        problems += [] if matched else [_unmatched(model, pattern, "target_modules")]
+        problems += [] if matched else [_make_unmatched_problem(model, pattern, "target_modules")]
     if problems:
         raise ConfigError(problems)
 
 
 def tied_modules(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
-    """Whether the settings name an embedding or head that share one weight, which peft must then keep shared."""
+    """Whether the settings name an embedding or head that share one weight, which peft must then keep tied."""
+    # Untied, the trained head is lost once a merged model is loaded. Can go once LoraConfig sets `ensure_weight_tying`
+    # by itself (peft 0.21 does not): https://github.com/huggingface/transformers/issues/45127
     if not model.config.tie_word_embeddings or model.get_output_embeddings() is None:
         return False
     shared = {
@@ -51,20 +51,20 @@ def tied_modules(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
         for name, module in model.named_modules()
         if module in (model.get_input_embeddings(), model.get_output_embeddings())
     }
-    named = [*_names(lora.get("modules_to_save")), *_names(lora.get("target_modules"))]
+    named = [*_list_names(lora.get("modules_to_save")), *_list_names(lora.get("target_modules"))]
     return any(name.rpartition(".")[2] in shared for name in named)
 
 
-def _names(value: Any) -> list[str]:
-    """A list of names as it is; a pattern, or nothing, has none."""
+def _list_names(value: Any) -> list[str]:
+    """The names in a list, sorted; [] for a regular expression, which is a string, and for None."""
     return [] if value is None or isinstance(value, str) else sorted(value)
 
 
-def _is_meant(module: str, name: str) -> bool:
+def _matches_name(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
 
 
-def _unmatched(model: PreTrainedModel, name: str, key: str) -> Problem:
+def _make_unmatched_problem(model: PreTrainedModel, name: str, key: str) -> Problem:
     counts = Counter(
         module.rpartition(".")[2]
         for module, kind in model.named_modules()

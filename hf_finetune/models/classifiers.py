@@ -1,4 +1,4 @@
-"""Names and files -> a sequence classifier for the labels of the rows."""
+"""Load a sequence classifier for the labels of the rows, and choose which of its weights are trained."""
 
 from __future__ import annotations
 
@@ -55,16 +55,17 @@ NAMES_SHOWN = 10
 def load_classifier(
     model: ModelSection, config: PreTrainedConfig, labels: Labels, longest: int, *, bf16: bool, pad_token_id: int
 ) -> PreTrainedModel:
-    """Load the weights of `model.path`, or draw those of `model.scratch`, under a head for `labels`.
+    """Load the weights of `model.path`, or draw those of `model.scratch`, with a head for `labels`.
 
-    The caller has set the seed: a new head is drawn. What is new and what of the folder is left out is logged. `config`
-    stays as it is; the model's has labels, problem type and padding token. Linear layers of the blocks are held in 4 or
-    8 bits where the run asks for it. Raises `ModelError` where the folder's head is for other labels, unless
-    `model.new_head` says that it may go, and where more is missing than a head and a pooler.
+    Set the seed first: a new head is drawn at random. New weights, and weights of the folder that are not used, are
+    logged. `config` is not changed; the model gets a copy with labels, problem type and padding token. The linear
+    layers of the blocks are quantized to 4 or 8 bits where the run asks for it. `longest`: tokens of the longest row.
+    Raises `ModelError` where the folder's head is for other labels and `model.new_head` is not set, and where weights
+    other than head and pooler are missing; `ConfigError` for random weights in 4 or 8 bits.
     """
     name = model.path or "model.scratch"
     sequence_classifier(config, name)
-    replaced = _is_for_others(model, config, labels)
+    replaced = _is_for_other_labels(model, config, labels)
     wanted = labelled(config, labels.id2label, labels.problem_type, pad_token_id)
     options: dict[str, Any] = {
         "config": wanted,
@@ -73,7 +74,7 @@ def load_classifier(
     }
     quantization = quantization_for(model, bf16=bf16)
     if quantization is not None:
-        quantization.llm_int8_skip_modules = _outside_blocks(wanted)
+        quantization.llm_int8_skip_modules = _list_unquantized(wanted)
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForSequenceClassification.from_config(**options)
@@ -88,8 +89,8 @@ def load_classifier(
 def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a trained classifier, folder or Hub id, in evaluation mode, and its tokenizer.
 
-    An adapter comes over its base (a `PeftModel`); `base` says where that is now. Raises `ModelError` for what is no
-    classifier: transformers would give a language model a random head.
+    An adapter is loaded over its base, as a `PeftModel`; `base` is the base's folder or Hub id if it has moved. Raises
+    `ModelError` for anything but a classifier: transformers would give a language model a random head.
     """
     if is_adapter(path):
         from hf_finetune.models.adapter_loading import base_model, load_adapter  # not needed for a whole model
@@ -113,25 +114,25 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
         )
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if missing:
-        raise _no_classifier(path, f"a model without {_some(missing)}")
+        raise _no_classifier(path, f"a model without {_format_names(missing)}")
     tokenizer = load_tokenizer(model, needs_end=False)
     check_fits(tokenizer, loaded.config)
     return loaded.eval(), tokenizer
 
 
 def choose_trained(model: PreTrainedModel, train_only: Literal["all", "head"] | LastBlocks) -> None:
-    """Freeze what is not to be trained, in place, and log the share that is.
+    """Freeze, in place, the weights that are not to be trained, and log the share that is.
 
-    "all" is what the architecture uses; "head" is all that a classifier learns from the beginning; `last_blocks` adds
-    so many blocks and what comes after them, such as a final norm or a pooler. Raises `ConfigError` where there are
-    fewer blocks.
+    "all": every weight that the architecture uses. "head": the modules that a classifier trains from scratch.
+    `last_blocks`: these, the last blocks and what comes after them, such as a final norm or a pooler. Raises
+    `ConfigError` where the model has fewer blocks.
     """
     if train_only == "all":
         freeze_unused(model)
         return
     trained = [model.get_submodule(name) for name in head_modules(model)]
     if not isinstance(train_only, str):
-        trained += _last(model, train_only.last_blocks)
+        trained += _find_last_blocks(model, train_only.last_blocks)
     model.requires_grad_(False)
     for module in trained:
         module.requires_grad_(True)
@@ -142,17 +143,19 @@ def choose_trained(model: PreTrainedModel, train_only: Literal["all", "head"] | 
     logger.info("%s of %s parameters trained (%.2f%%): %s", f"{count:,}", f"{total:,}", 100 * count / total, where)
 
 
-def _is_for_others(model: ModelSection, config: PreTrainedConfig, labels: Labels) -> bool:
-    """Whether the folder's head is for other labels; raises `ModelError` where it may not be replaced."""
+def _is_for_other_labels(model: ModelSection, config: PreTrainedConfig, labels: Labels) -> bool:
+    """Whether the folder's head is for other labels. Raises `ModelError` where it is and `new_head` is not set."""
     architectures = config.architectures or []
     if model.scratch is not None or not any(name.endswith("ForSequenceClassification") for name in architectures):
         return False
-    theirs = tuple(name for _, name in sorted((config.id2label or {}).items()))
+    stored = tuple(name for _, name in sorted((config.id2label or {}).items()))
+    # transformers writes LABEL_0, LABEL_1, ... where nobody named the labels: their number alone can be compared.
     generic = tuple(f"LABEL_{number}" for number in range(len(labels.names)))
-    if theirs in (labels.names, generic):
+    if stored in (labels.names, generic):
         return False
     if not model.new_head:
-        what = f"{model.path!r} is a classifier of {_counted(theirs)}; the training rows have {_counted(labels.names)}"
+        what = f"{model.path!r} is a classifier of {_format_labels(stored)}; "
+        what += f"the training rows have {_format_labels(labels.names)}"
         raise ModelError(Problem(what, "name the base model, or set model.new_head: true", key="model.path"))
     return True
 
@@ -167,45 +170,45 @@ def _load_with_new_head(model: ModelSection, options: dict[str, Any], *, replace
             ignore_mismatched_sizes=True,
             **options,
         )
-    outside = head_modules(loaded)  # before any new weight is known: what is beside the base
+    outside = head_modules(loaded)  # asked before `remember_new`: only the modules outside the base
+    prefixes = tuple(f"{name}." for name in outside)
     if replaced:
         redraw(loaded, outside)
     else:
         _refuse_mismatched(model, info["mismatched_keys"])
-    drawn = {name for name, _ in loaded.named_parameters() if replaced and name.startswith(_prefixes(outside))}
+    drawn = {name for name, _ in loaded.named_parameters() if replaced and name.startswith(prefixes)}
     new = sorted(drawn.union(info["missing_keys"], (key for key, *_ in info["mismatched_keys"])))
-    lost = [name for name in new if not name.startswith(_prefixes(outside)) and "pooler" not in name.split(".")]
+    lost = [name for name in new if not name.startswith(prefixes) and "pooler" not in name.split(".")]
     if lost:
-        what = f"{model.path!r} lacks {_some(lost)} of a {type(loaded).__name__}"
+        what = f"{model.path!r} lacks {_format_names(lost)} of a {type(loaded).__name__}"
         raise ModelError(Problem(what, "name a folder that holds the whole model", key="model.path"))
     remember_new(loaded, new)
     if new:
-        logger.info("new weights, drawn at random: %s", ", ".join(_modules(new_weights(loaded))))
+        logger.info("new weights, drawn at random: %s", ", ".join(_list_modules(new_weights(loaded))))
     if info["unexpected_keys"]:
-        logger.info("left out of %s: %s", model.path, ", ".join(_modules(info["unexpected_keys"])))
+        logger.info("left out of %s: %s", model.path, ", ".join(_list_modules(info["unexpected_keys"])))
     return loaded
 
 
 def _refuse_mismatched(model: ModelSection, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
-    """A head that its configuration does not speak of, of another size."""
+    """Raise `ModelError` for a stored head whose size differs from what its configuration says."""
     for name, stored, wanted in sorted(mismatched):
-        what = f"{model.path!r} has {name} of {_size(stored)}; the training rows need {_size(wanted)}"
+        what = f"{model.path!r} has {name} of {_format_shape(stored)}; the training rows need {_format_shape(wanted)}"
         raise ModelError(Problem(what, "name the base model, or set model.new_head: true", key="model.path"))
 
 
-def _outside_blocks(config: PreTrainedConfig) -> list[str]:
-    """Names of the linear layers that no block holds.
-
-    bitsandbytes would round a new head, of which transformers 5.23 spares the last bias alone.
-    """
+def _list_unquantized(config: PreTrainedConfig) -> list[str]:
+    """Names of the linear layers outside all blocks, which are not quantized."""
+    # transformers 5.23 excludes the last parameter: of a head with a bias `classifier.bias`, which names no layer, so
+    # that a new head would be rounded before it is trained. Can go when `get_keys_to_not_convert` names its module.
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     within = {layer for block in blocks_of(model) for part in block for layer in part.modules()}
     return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer not in within]
 
 
-def _last(model: PreTrainedModel, number: int) -> list[nn.Module]:
-    """The last blocks, and the layers of the base that come after all blocks."""
+def _find_last_blocks(model: PreTrainedModel, number: int) -> list[nn.Module]:
+    """The modules of the last blocks, and the layers of the base that come after all blocks."""
     blocks = blocks_of(model)
     if number > len(blocks):
         what = f"the model has {len(blocks)} blocks, and the last {number} were asked for"
@@ -228,23 +231,19 @@ def _no_classifier(path: str, what: str) -> ModelError:
     return ModelError(Problem(f"is no text classifier but {what}", remedy, path=path))
 
 
-def _counted(names: tuple[str, ...]) -> str:
+def _format_labels(names: tuple[str, ...]) -> str:
     shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
     return f"{len(names)} labels ({shown})"
 
 
-def _some(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} weights, first {names[0]}"
 
 
-def _size(shape: Iterable[int]) -> str:
+def _format_shape(shape: Iterable[int]) -> str:
     return " x ".join(str(size) for size in shape)
 
 
-def _modules(names: Iterable[str]) -> list[str]:
+def _list_modules(names: Iterable[str]) -> list[str]:
     found = sorted({name.rpartition(".")[0] or name for name in names})
     return found[:NAMES_SHOWN] + (["..."] if len(found) > NAMES_SHOWN else [])
-
-
-def _prefixes(modules: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"{name}." for name in modules)

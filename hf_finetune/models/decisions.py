@@ -1,4 +1,4 @@
-"""From a classifier's logits to probabilities and labels: a temperature for the first, thresholds for the second."""
+"""The decision of a classifier: logits to probabilities by a temperature, probabilities to labels by thresholds."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the logits of a classifier become probabilities and labels; `decision.json` in its folder.
+    """Temperature and thresholds of a classifier; stored as `decision.json` in its folder.
 
-    One label of several: the largest `probability / threshold`; thresholds add up to 1, and of two labels the second is
-    chosen where its probability is at least its threshold. Any number of labels: each whose probability is at least its
-    threshold. Both are a shift of the logits, which a head with a bias can hold (`offsets`). Raises ValueError for
-    numbers that no such shift can be made of.
+    "single": the label with the largest `probability / threshold`; the thresholds add up to 1, so that of two labels
+    the second is chosen if its probability is at least its threshold. "multi": every label whose probability is at
+    least its threshold. Both equal a shift of the logits, which a head with a bias can hold (`offsets`). Raises
+    ValueError for a temperature of 0 or less and for a threshold outside (0, 1).
     """
+
+    # Two labels with thresholds (0.7, 0.3) and probabilities (0.65, 0.35): the ratios are 0.93 and 1.17, the second
+    # label. offsets = -log(thresholds), less the first: (0, 0.85), and log(0.65), log(0.35) + 0.85 has the same argmax.
 
     labels: tuple[str, ...]
     kind: Literal["single", "multi"]
     temperature: float = 1.0
-    """Logits are divided by it (Guo et al., 2017, https://arxiv.org/abs/1706.04599)."""
+    """Divides the logits (Guo et al., 2017, https://arxiv.org/abs/1706.04599)."""
     thresholds: tuple[float, ...] = ()
-    """One for each label; by default 1 / labels each, or 0.5."""
+    """One per label; by default 1 / labels ("single") or 0.5 ("multi")."""
     metric: str | None = None
-    """The metric on validation that the thresholds were chosen for."""
+    """The validation metric that the thresholds maximize."""
     offsets_in_weights: bool = False
-    """Whether the saved head adds `offsets` to its logits, so that the largest of them decides."""
+    """Whether the saved head's bias holds `offsets`, so that its argmax ("multi": > 0) is the decision."""
 
     def __post_init__(self) -> None:
         if not self.thresholds:
@@ -49,7 +52,7 @@ class Decision:
 
     @property
     def offsets(self) -> Array:
-        """What to add to calibrated logits so that the largest (several labels: each above 0) decides: (labels,)."""
+        """Added to logits / temperature, they make argmax ("multi": > 0) apply the thresholds: (labels,), float64."""
         thresholds = np.asarray(self.thresholds, dtype=np.float64)
         if self.kind == "multi":
             return np.log1p(-thresholds) - np.log(thresholds)
@@ -57,23 +60,27 @@ class Decision:
         return np.asarray(shift - shift[0])
 
     def probabilities(self, logits: Array) -> Array:
-        """Of the logits as they were trained, (rows, labels)."""
-        return self._normalised(np.asarray(logits, dtype=np.float64) / self.temperature)
+        """Probabilities (rows, labels) from the logits (rows, labels) of the model as it was trained."""
+        return self._normalize(np.asarray(logits, dtype=np.float64) / self.temperature)
 
     def saved_probabilities(self, logits: Array) -> Array:
-        """Of the saved model's logits: its head holds the temperature, and perhaps the offsets, (rows, labels)."""
+        """Probabilities (rows, labels) from the logits (rows, labels) of the saved model.
+
+        Its head holds the temperature already, and the offsets if it has a bias: these are subtracted again.
+        """
         scaled = np.asarray(logits, dtype=np.float64)
-        return self._normalised(scaled - self.offsets if self.offsets_in_weights else scaled)
+        return self._normalize(scaled - self.offsets if self.offsets_in_weights else scaled)
 
     def choose(self, probabilities: Array) -> npt.NDArray[np.int64]:
-        """The number of each row's label, (rows,); of several labels 1 where one is given, (rows, labels)."""
+        """Choose by probabilities (rows, labels): an index per row, (rows,), or for "multi" 0 and 1, (rows, labels)."""
         if self.kind == "multi":
             return (probabilities >= np.asarray(self.thresholds)).astype(np.int64)
-        # From the last to the first, so that a probability just at its threshold has its label.
+        # argmax takes the first of equals. Reversed, the later label wins a tie: of two, the second at its threshold.
         ratios = (probabilities / np.asarray(self.thresholds))[:, ::-1]
         return np.asarray(len(self.labels) - 1 - ratios.argmax(axis=1), dtype=np.int64)
 
-    def _normalised(self, scaled: Array) -> Array:
+    def _normalize(self, scaled: Array) -> Array:
+        """Sigmoid of each logit ("multi") or softmax of each row ("single"): (rows, labels) -> (rows, labels)."""
         if self.kind == "multi":
             return np.asarray(np.exp(-np.logaddexp(0.0, -scaled)))
         shifted = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -81,14 +88,15 @@ class Decision:
 
 
 def write_decision(decision: Decision, folder: str | Path) -> None:
+    """Write `decision.json` into a model's folder, with the thresholds by label."""
     values = asdict(decision) | {"thresholds": dict(zip(decision.labels, decision.thresholds, strict=True))}
     Path(folder, DECISION).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_decision(folder: str | Path) -> Decision | None:
-    """What a folder or Hub id says; None where it has no such file.
+    """Read the `decision.json` of a folder or Hub id; None where it has none.
 
-    Raises `ModelError` for a file that is not one of ours.
+    Raises `ModelError` for a file of another form, and for impossible values.
     """
     path = stored_file(str(folder), DECISION)
     if path is None:

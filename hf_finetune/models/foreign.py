@@ -1,4 +1,4 @@
-"""What a model's folder may say: nothing in it runs code, and nothing in it reads a file outside it."""
+"""Untrusted model folders: refuse settings that would run code, or read a file outside the folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from hf_finetune.models.stored import SAFETENSORS, commit_of, json_of, stored_fi
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json")
 
-# With a repository's name as value these make transformers fetch a kernel from there and run it.
+# With a repository's name as value these make transformers download a kernel from there and run it, whatever
+# `trust_remote_code` says. `_attn_implementation_internal` did so unasked up to transformers 5.2 (CVE-2026-4372).
 KERNELS = ("attn_implementation", "experts_implementation")
-# Paths on the machine of whoever saved the model: many files of the Hub have them, and nothing reads them.
-LEFT_BEHIND = ("tokenizer_file", "special_tokens_map_file", "added_tokens_file", "tokenizer_config_file")
+# Paths on the machine that saved the model: many repositories have them, and transformers 5.23 does not read them.
+IGNORED_PATHS = ("tokenizer_file", "special_tokens_map_file", "added_tokens_file", "tokenizer_config_file")
+# Keys that transformers opens as a path: `vocab_file: "../.env"` was read, and pushed with the tokenizer
+# (https://github.com/huggingface/transformers/pull/46279).
 PATH_ENDINGS = ("_file", "_files", "_dir", "location", "external_data", "transformers_weights")
 
 CODE = "code from a model repository is never run; use a model that needs none"
@@ -26,19 +29,19 @@ INSIDE = "only files of the model's own folder are read: use a copy of the model
 
 
 def check_folder(name: str, revision: str | None = None) -> str | None:
-    """Raise `ModelError`, with all that is wrong, for a model whose files would have code run or other files read.
+    """Raise `ModelError`, listing every problem, for a model whose files would run code or read other files.
 
-    `name` is a folder or a Hub id, of which the commit is returned that was looked at; one that is not there is left to
-    whoever loads it.
+    `name` is a folder or a Hub id. Returns the commit of a Hub id that was checked, so that the caller can load that
+    one; None for a folder, and where nothing is found: loading then says what is missing.
     """
     commit = commit_of(name, revision)
     folder = folder_of(name, commit)
     if folder is None:
         return None
-    problems = [*_links(folder, name)]
+    problems = [*_find_outside_links(folder, name)]
     for file in CONFIGS:
         values = json_of(folder / file) or {}
-        found = [*_code(values), *_paths(values)]
+        found = [*_find_code(values), *_find_outside_paths(values)]
         problems += [Problem(what, remedy, path=str(Path(name, file)), key=key) for what, remedy, key in found]
     config = json_of(folder / CONFIG) or {}
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
@@ -50,7 +53,7 @@ def check_folder(name: str, revision: str | None = None) -> str | None:
 
 
 def folder_of(name: str, commit: str | None) -> Path | None:
-    """The local folder of a folder, or of a commit of a Hub id with the small files in it that are read first."""
+    """Find the local folder of a model, or the cache's snapshot of a Hub commit, with its configuration files in it."""
     if os.path.isdir(name):
         return Path(name)
     if commit is None:
@@ -63,9 +66,10 @@ Found = tuple[str, str, str]
 """What is wrong, what to do, and the key."""
 
 
-def _links(folder: Path, name: str) -> Iterator[Problem]:
-    """Files that lie elsewhere; in the Hub's cache those of a commit are links to the blobs of its repository."""
+def _find_outside_links(folder: Path, name: str) -> Iterator[Problem]:
+    """Yield a problem for each link that leaves the folder."""
     home = folder.resolve()
+    # The Hub's cache links models--org--name/snapshots/<commit>/config.json to models--org--name/blobs/<hash>.
     if home.parent.name == "snapshots":
         home = home.parent.parent
     for path in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*")]):
@@ -73,9 +77,9 @@ def _links(folder: Path, name: str) -> Iterator[Problem]:
             yield Problem("is a link to a file outside the model's folder", INSIDE, path=str(Path(name, path.name)))
 
 
-def _code(values: dict[str, Any]) -> Iterator[Found]:
-    """What would have code of a repository run; `auto_map` beside a model type that is known is passed over."""
-    for keys, value in _leaves(values):
+def _find_code(values: dict[str, Any]) -> Iterator[Found]:
+    """Yield the settings that would run code of a repository; `auto_map` beside a known model type is never used."""
+    for keys, value in _iterate_leaves(values):
         key = ".".join(keys)
         if keys[-1] == "trust_remote_code" and value is True:
             yield "asks that code from a repository be trusted", CODE, key
@@ -85,18 +89,20 @@ def _code(values: dict[str, Any]) -> Iterator[Found]:
             yield "names weights that are not safetensors", "only safetensors are loaded", key
 
 
-def _paths(values: dict[str, Any]) -> Iterator[Found]:
-    for keys, value in _leaves(values):
+def _find_outside_paths(values: dict[str, Any]) -> Iterator[Found]:
+    """Yield the settings that name a file outside the model's folder."""
+    for keys, value in _iterate_leaves(values):
         last = next((part for part in reversed(keys) if not part.isdigit()), "")
-        if not isinstance(value, str) or last in LEFT_BEHIND or not last.endswith(PATH_ENDINGS):
+        if not isinstance(value, str) or last in IGNORED_PATHS or not last.endswith(PATH_ENDINGS):
             continue
         path = Path(value)
         if path.is_absolute() or ".." in path.parts or value.startswith("~") or "://" in value or "\\" in value:
             yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys)
 
 
-def _leaves(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value that is no list and no object, with the keys that lead to it."""
+def _iterate_leaves(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every value that is neither list nor object, with the keys that lead to it."""
+    # {"a": {"b": [1, 2]}} -> (("a", "b", "1"), 2), (("a", "b", "0"), 1); a loop, since a file may nest to any depth.
     rest: list[tuple[tuple[str, ...], Any]] = [((), values)]
     while rest:
         keys, value = rest.pop()

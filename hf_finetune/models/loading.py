@@ -1,4 +1,4 @@
-"""Names and files -> a causal language model that fits its tokenizer, and proof that what is saved is what trained."""
+"""Load a causal language model that fits its tokenizer, and verify that a saved model is the one that was trained."""
 
 from __future__ import annotations
 
@@ -37,32 +37,35 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_SIZE = 1_024
-# On a CPU under bf16, PyTorch's flash kernel spends more than it saves on blocks up to this length: a third of a step
-# at 64 tokens, a fifth at 256. In float32 it draws even at 64 and wins from 256 on.
+# On a CPU under bf16, PyTorch's flash kernel is slower than eager attention up to this length: by a third of a step at
+# 64 tokens, by a fifth at 256. In float32 they are equal at 64 tokens, and flash is faster from 256 on.
 LONGEST_EAGER_BLOCK = 256
 
 
 def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
-    """Read the configuration of `model.path`, or make that of `model.scratch`; no weights are touched.
+    """Read the configuration of `model.path`, or build that of `model.scratch`; no weights are loaded.
 
-    Raises `ModelError` where it cannot be had, or does not fit the tokenizer.
+    Raises `ModelError` where it cannot be loaded or built, or does not fit the tokenizer.
     """
     if model.scratch is not None:
-        made: PreTrainedConfig = scratch_config(
+        built: PreTrainedConfig = scratch_config(
             model.scratch,
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-        return made
+        return built
     config: PreTrainedConfig = load_or_refuse(AutoConfig, model)
     check_fits(tokenizer, config)
     return config
 
 
 def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens per block: `data.block_size`, or what model and tokenizer take, 1,024 at most."""
+    """Tokens per block: `data.block_size`, by default the most that model and tokenizer take, up to 1,024.
+
+    Raises `ConfigError` where the model takes fewer than `data.block_size`.
+    """
     longest = effective_max_length(tokenizer, config)
     if data.block_size is None:
         return DEFAULT_BLOCK_SIZE if longest is None else min(longest, DEFAULT_BLOCK_SIZE)
@@ -78,10 +81,11 @@ def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTraine
 
 
 def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *, bf16: bool) -> PreTrainedModel:
-    """Load the weights of `model.path`, or draw those of `model.scratch`; the caller has set the seed.
+    """Load the weights of `model.path`, or draw those of `model.scratch` (set the seed first).
 
-    Linear layers but the head are held in 4 or 8 bits where the run asks for it, on CPU and CUDA alike. Raises
-    `ModelError` where the model cannot be loaded, or its settings could not be saved again.
+    Linear layers except the head are quantized to 4 or 8 bits where the run asks for it, on CPU and CUDA. `block`:
+    tokens of the longest row. Raises `ModelError` where the model cannot be loaded, or its settings could not be saved
+    again, and `ConfigError` for random weights in 4 or 8 bits.
     """
     options: dict[str, Any] = {
         "dtype": getattr(torch, model.dtype),
@@ -102,6 +106,7 @@ def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *,
 
 
 def log_parameters(model: PreTrainedModel) -> None:
+    """Log the number of parameters, in total and by component."""
     counts = count_parameters(model).as_dict()
     total, _ = counts.pop("total"), counts.pop("trainable")
     parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items() if count)
@@ -109,21 +114,20 @@ def log_parameters(model: PreTrainedModel) -> None:
 
 
 def keep_quantized_weights(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from rewriting 4-bit weights on a CPU with AVX512-BF16 in the first forward of an evaluation.
-
-    Its packing for that kernel rounds the scales to bfloat16, lets no gradient through once training goes on, is read
-    as garbage by `dequantize`, and fails on sizes that are no multiples of 32 and 64: bitsandbytes 0.50,
-    https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1804.
-    """
+    """Keep bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16 in the first forward in eval mode."""
+    # bitsandbytes 0.50 packs for that kernel for good: it rounds the scales to bfloat16, stops gradients when training
+    # goes on, makes `dequantize` return garbage, and fails on sizes that are not multiples of 32 and 64. Can go when
+    # `Linear4bit` unpacks for training: https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1804
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
 def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
-    """NF4 with double quantisation (QLoRA, https://arxiv.org/abs/2305.14314), LLM.int8(), or neither.
+    """Build the settings of NF4 with double quantization (QLoRA, https://arxiv.org/abs/2305.14314) or LLM.int8().
 
-    Raises `ConfigError` for random weights: a base that is nowhere stored cannot be rounded the same way again.
+    None where the run asks for neither. Raises `ConfigError` for random weights: a base that is not stored cannot be
+    quantized again for inference.
     """
     if not (model.load_in_4bit or model.load_in_8bit):
         return None
@@ -143,16 +147,17 @@ def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig |
 def load_for_generation(
     path: str, *, base: str | None = None, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a folder or Hub id to talk to: model in evaluation mode, and its tokenizer. Raises `ModelError`.
+    """Load a language model, folder or Hub id, in evaluation mode, and its tokenizer.
 
-    An adapter comes over its base (a `PeftModel`), loaded as it was trained on; `base` says where that is now.
-    `revision` is of a whole model of the Hub.
+    An adapter is loaded over its base, as a `PeftModel`, in the precision of its training; `base` is the base's folder
+    or Hub id if it has moved. `revision` applies to a full model of the Hub. Raises `ModelError` where there is no
+    such model, or it is a text classifier.
     """
     if is_adapter(path):
-        from hf_finetune.models.adapter_loading import load_adapter  # peft is not needed to talk to a whole model
+        from hf_finetune.models.adapter_loading import load_adapter  # peft: only for an adapter
 
         adapted: Any
-        adapted, tokenizer = load_adapter(path, base)  # a PeftModel does all that its base does
+        adapted, tokenizer = load_adapter(path, base)  # a PeftModel generates as its base does
         return adapted, tokenizer
     refuse_base(path, base)
     model = ModelSection(path=path, revision=revision)
@@ -168,12 +173,13 @@ def load_for_generation(
 
 
 def refuse_base(path: str, base: str | None) -> None:
+    """Raise `ModelError` where a base is named for a full model."""
     if base is not None:
         raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
 
 
 def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
-    """The attention that runs: the one asked for, else the faster one for this device, block and precision."""
+    """Choose the attention implementation: the requested one, else the fastest for device, row length and precision."""
     if model.attn_implementation != "auto":
         return model.attn_implementation
     on_cpu = not torch.accelerator.is_available()
@@ -181,7 +187,7 @@ def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
 
 
 def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
-    """Load `folder` again and compare its logits with the live model's; raises `ModelError` where they differ."""
+    """Reload the model in `folder` and compare its logits with the live ones. Raises `ModelError` where they differ."""
     trained = probe(model)
     attention = model.config._attn_implementation
     reloaded = auto_class_of(model).from_pretrained(
@@ -201,11 +207,12 @@ def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 
 
 @torch.no_grad()
 def probe(model: PreTrainedModel | PeftModel) -> Tensor:
-    """Logits of a model, in evaluation mode from here on, for the same two rows of random tokens each time.
+    """Compute a model's logits, (2, 16, vocab) or (2, labels), for two fixed rows of random tokens.
 
-    Computed by the class's own forward: Accelerate has put one that rounds to the run's mixed precision on a trained
-    instance, and TRL one without logits. Raises `NonFiniteError` where they are no finite numbers.
+    The model stays in evaluation mode. Raises `NonFiniteError` where a logit is NaN or infinite.
     """
+    # Accelerate 1.15 patches `forward` of a trained instance to round to the run's mixed precision, and TRL 1.16 to
+    # return no logits: `own_forward` calls the method of the class.
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
     with own_forward(model):
@@ -218,7 +225,7 @@ def probe(model: PreTrainedModel | PeftModel) -> Tensor:
 
 @contextmanager
 def own_forward(*modules: torch.nn.Module) -> Iterator[None]:
-    """Set aside what others have put in place of `forward` on these instances."""
+    """Undo, inside the `with`, what other libraries have patched in place of `forward` on these instances."""
     patched = [(own, own.pop("forward")) for own in (module.__dict__ for module in modules) if "forward" in own]
     try:
         yield
@@ -229,23 +236,24 @@ def own_forward(*modules: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers from telling in a table what we tell in a line."""
-    theirs = logging.getLogger("transformers.modeling_utils")
-    theirs.addFilter(_is_no_load_report)  # a higher level would make it check a plan that no model of ours has
+    """Hide transformers' table of new and unused weights, which the caller logs in one line."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    modeling_logger = logging.getLogger("transformers.modeling_utils")
+    # A filter, not a log level: at WARNING and above transformers 5.23 also verifies a plan for tensor parallelism.
+    modeling_logger.addFilter(keep)
     try:
         yield
     finally:
-        theirs.removeFilter(_is_no_load_report)
-
-
-def _is_no_load_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
+        modeling_logger.removeFilter(keep)
 
 
 def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> Any:
-    """`auto_class.from_pretrained` of `model.path`; raises `ModelError` where it fails, and for an adapter."""
+    """Call `auto_class.from_pretrained` on `model.path`. Raises `ModelError` where it fails, and for an adapter."""
     assert model.path is not None
-    if is_adapter(model.path):  # transformers would load its base and put the adapter into it, unasked
+    if is_adapter(model.path):  # transformers would load its base and attach the adapter unasked
         what = f"{model.path!r} is an adapter, not a model (its base is {base_of(model.path)!r})"
         remedy = f"merge it first: hf-finetune merge {model.path} MERGED"
         raise ModelError(Problem(what, remedy, key="model.path"))
@@ -263,10 +271,10 @@ def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> A
 
 
 def from_stored(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:
-    """`auto_class.from_pretrained` of a folder or Hub id: safetensors alone are read, and code of its own never run.
+    """Call `auto_class.from_pretrained` on a folder or Hub id: only safetensors are read, and no code of it is run.
 
-    All files are of one commit. Raises `ModelError` for what others may not bring with a model, or is damaged, and
-    what transformers raises.
+    All files are of one commit. Raises `ModelError` for pickled or damaged weights and for settings that `check_folder`
+    refuses; errors of transformers pass through.
     """
     commit = check_folder(name, revision)
     if auto_class is not AutoConfig:
@@ -275,8 +283,8 @@ def from_stored(auto_class: Any, name: str, revision: str | None, **options: obj
         options["use_safetensors"] = True
     if auto_class is AutoModelForCausalLM:
         check_generation_file(name, commit or revision)
-    # Left to itself transformers asks on the terminal whether code of a repository may run.
+    # Without `trust_remote_code=False` transformers asks on the terminal whether the repository's code may run.
     loaded = auto_class.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False, **options)
     if auto_class is AutoConfig and commit is not None:
-        loaded._commit_hash = commit  # transformers 5.23 does not say it any more; it is not saved
+        loaded._commit_hash = commit  # transformers 5.23 no longer sets it; it is not saved
     return loaded

@@ -1,4 +1,4 @@
-"""Which model a run reads, so that a run that goes on later reads the same one."""
+"""Provenance of the model: pin its Hub revision for the whole run, and record the files that were read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_finetune.models.stored import commit_of, stored_file, weight_files
 
 logger = logging.getLogger(__name__)
 
-# What beside the weights decides what a model computes, and what its tokenizer writes.
+# Beside the weights these decide what a model computes and how its tokenizer splits a text.
 SMALL_FILES = (
     *("config.json", "generation_config.json", "decision.json"),
     *("adapter_config.json", "adapter_model.safetensors", "base_model.json"),
@@ -26,9 +26,10 @@ SHA256_DIGITS = 64
 
 
 def pinned(run: Run) -> Run:
-    """The run with the commit in `model.revision` that a model of the Hub has now: what is loaded from here on.
+    """Return `run` with `model.revision` set to the commit that its Hub branch points to now.
 
-    Where the branch moves while a run reads its data, no file of the later commit is taken.
+    Everything is then loaded from that one commit, even if the branch moves while the run reads its data. The run is
+    returned as it is for a local folder and for `model.scratch`.
     """
     if run.model.path is None:
         return run
@@ -41,21 +42,21 @@ def pinned(run: Run) -> Run:
 
 
 def model_source(model: ModelSection) -> dict[str, Any]:
-    """The `model` part of the manifest: name, commit of a Hub id, sha256 of the files of a folder; no home folder.
+    """Build the `model` part of the manifest: name, commit of a Hub id, sha256 of a folder's files; no home folder.
 
-    A tokenizer that is named apart has its own in `tokenizer`; `name` is None for a model from random weights. Files of
-    the Hub whose content is not what their name in the cache says are fetched once more; raises `ModelError` where that
-    does not help, or a file is damaged.
+    A tokenizer of its own (`model.tokenizer`) gets the same keys under `tokenizer`; `name` is None for random weights.
+    A weight file of the Hub whose sha256 does not match its name in the cache is downloaded once more. Raises
+    `ModelError` where it still does not match, or where a file is damaged.
     """
-    source = (
-        {"name": None, "revision": None, "sha256": {}} if model.path is None else _source(model.path, model.revision)
-    )
+    source: dict[str, Any] = {"name": None, "revision": None, "sha256": {}}
+    if model.path is not None:
+        source = _describe_source(model.path, model.revision)
     if isinstance(model.tokenizer, str):
-        source["tokenizer"] = _source(model.tokenizer, None)
+        source["tokenizer"] = _describe_source(model.tokenizer, None)
     return source
 
 
-def _source(name: str, revision: str | None) -> dict[str, Any]:
+def _describe_source(name: str, revision: str | None) -> dict[str, Any]:
     commit = commit_of(name, revision)
     weights = weight_files(name, commit)
     if not os.path.isdir(name):
@@ -66,22 +67,24 @@ def _source(name: str, revision: str | None) -> dict[str, Any]:
     return {
         "name": portable(name),
         "revision": None,
-        "sha256": {path.name: _sha256(path) for path in sorted([*small, *weights])},
+        "sha256": {path.name: _compute_sha256(path) for path in sorted([*small, *weights])},
     }
 
 
 def _check_content(name: str, path: Path, commit: str | None) -> None:
-    """A large file of the Hub lies in the cache under its sha256."""
+    """Raise `ModelError` where a downloaded file is not the one that the Hub has, even after a second download."""
+    # The cache stores a large file as blobs/<its sha256> and links to it; a small file's blob is a shorter git hash.
+    # huggingface_hub 2.4 checks the size of a download and not its content: watch `hf_hub_download` for a hash check.
     expected = path.resolve().name
-    if len(expected) != SHA256_DIGITS or _sha256(path) == expected:
+    if len(expected) != SHA256_DIGITS or _compute_sha256(path) == expected:
         return
-    logger.warning("%s of %s is damaged in the cache: it is fetched again", path.name, name)
-    again = stored_file(name, path.name, commit, anew=True)
-    if again is None or _sha256(Path(again)) != expected:
+    logger.warning("%s of %s is damaged in the cache: downloading it again", path.name, name)
+    downloaded = stored_file(name, path.name, commit, force_download=True)
+    if downloaded is None or _compute_sha256(Path(downloaded)) != expected:
         what = f"{path.name} is not what the Hub says it is"
-        raise ModelError(Problem(what, "fetch the model again", path=name))
+        raise ModelError(Problem(what, "download the model again", path=name))
 
 
-def _sha256(path: Path) -> str:
+def _compute_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Named sizes of ScratchGPT, and the configuration that a run file's `model.scratch` asks for."""
+"""Named sizes of ScratchGPT, and the configuration for a run file's `model.scratch`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hf_finetune.config.sections import ScratchSection
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ArchitectureError, ScratchGPTConfig
 
-# Parameters of the layers alone: 0.8 M, 10.6 M, 37.7 M, 85 M (124 M with GPT-2's vocabulary and positions).
+# Parameters without embeddings and head: 0.8 M, 10.6 M, 37.7 M, 85 M (124 M with GPT-2's vocabulary and positions).
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": {
         "hidden_size": 128,
@@ -48,7 +48,10 @@ def scratch_config(
     bos_token_id: int | None,
     eos_token_id: int | None,
 ) -> ScratchGPTConfig:
-    """The preset with the section's own fields over it; raises `ModelError` for fields that do not fit each other."""
+    """Build the configuration of a preset, overridden by the section's own fields.
+
+    Raises `ModelError` for values of the wrong type and for fields that contradict each other.
+    """
     fields = {**PRESETS[section.preset], **section.model_dump(exclude={"preset"}, exclude_none=True)}
     try:
         return ScratchGPTConfig(
@@ -59,10 +62,10 @@ def scratch_config(
             eos_token_id=eos_token_id,
         )
     except (StrictDataclassClassValidationError, StrictDataclassFieldValidationError) as error:
-        raise ModelError(_problems(error, section)) from error
+        raise ModelError(_convert_error(error, section)) from error
 
 
-def _problems(error: Exception, section: ScratchSection) -> list[Problem]:
+def _convert_error(error: Exception, section: ScratchSection) -> list[Problem]:
     remedy = f"change it, or another field of model.scratch (preset {section.preset})"
     if isinstance(error.__cause__, ArchitectureError):
         return [Problem(what, remedy, key=f"model.scratch.{field}") for field, what in error.__cause__.problems]

@@ -1,4 +1,4 @@
-"""The files of a model, in a folder or from the Hub: where they lie, which commit they are, whether they are whole."""
+"""Files of a model, in a folder or on the Hub: where they are, at which commit, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ from hf_finetune.errors import ModelError, Problem
 logger = logging.getLogger(__name__)
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack")
-MARKS = ("config.json", "adapter_config.json", "tokenizer_config.json")
-"""One of these is in every repository of a model, an adapter or a tokenizer."""
+REPOSITORY_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json")
+"""Every repository of a model, an adapter or a tokenizer has one of these."""
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 
 
-def stored_file(name: str, file: str, revision: str | None = None, *, anew: bool = False) -> str | None:
-    """Where a file of a folder or Hub id lies on this machine; None where there is no such file.
+def stored_file(name: str, file: str, revision: str | None = None, *, force_download: bool = False) -> str | None:
+    """Find a file of a folder or Hub id on this machine, downloading it if need be; None where there is no such file.
 
-    `anew` fetches a file of the Hub again, whatever the cache holds.
+    `force_download` downloads a file of the Hub again, whatever the cache holds.
     """
     if os.path.isdir(name):
         path = Path(name, file)
         return str(path) if path.exists() else None
     try:
+        # With these private arguments (transformers 5.23) a file that is absent, gated or out of reach is None; watch
+        # `cached_file` for public ones.
         found: str | None = cached_file(
             name,
             file,
             revision=revision,
-            force_download=anew,
+            force_download=force_download,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
             _raise_exceptions_for_gated_repo=False,
@@ -46,36 +48,36 @@ def stored_file(name: str, file: str, revision: str | None = None, *, anew: bool
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit that a model of the Hub has now, or in the cache of this machine; None for a folder."""
+    """Find the commit that a Hub id has now, or in the cache where the Hub is out of reach; None for a folder."""
     if os.path.isdir(name):
         return None
-    found = (stored_file(name, file, revision) for file in MARKS)
+    found = (stored_file(name, file, revision) for file in REPOSITORY_FILES)
     snapshot = next((Path(file).parent for file in found if file is not None), None)
     return None if snapshot is None else snapshot.name
 
 
 def weight_files(name: str, revision: str | None = None) -> list[Path]:
-    """The safetensors files of a model's weights, each one whole; none where the model has none.
+    """Find the safetensors files of a model, each checked to be complete; [] where the model has none.
 
-    A file of the Hub that is not whole is fetched once more. Raises `ModelError` for one that stays so, and for an
-    index that names files elsewhere or of another kind.
+    A damaged file of the Hub is downloaded once more. Raises `ModelError` for one that stays damaged, and for an index
+    that names files of another folder or format.
     """
     if stored_file(name, SAFE_WEIGHTS_NAME, revision) is not None:
         return [whole_file(name, SAFE_WEIGHTS_NAME, revision)]
     index = stored_file(name, SAFE_WEIGHTS_INDEX_NAME, revision)
     if index is None:
         return []
-    return [whole_file(name, shard, revision) for shard in _shards(Path(index))]
+    return [whole_file(name, shard, revision) for shard in _read_shard_names(Path(index))]
 
 
 def whole_file(name: str, file: str, revision: str | None = None) -> Path:
-    """Where a safetensors file lies, once it has been seen to be whole. Raises `ModelError` where it is missing too."""
+    """Find a safetensors file and check that it is complete. Raises `ModelError` where it is damaged or missing."""
     path = stored_file(name, file, revision)
-    reason = None if path is None else _broken(path)
+    reason = None if path is None else _find_damage(path)
     if path is not None and reason is not None and not os.path.isdir(name):
-        logger.warning("%s of %s is damaged in the cache (%s): it is fetched again", file, name, reason)
-        path = stored_file(name, file, revision, anew=True)
-        reason = None if path is None else _broken(path)
+        logger.warning("%s of %s is damaged in the cache (%s): downloading it again", file, name, reason)
+        path = stored_file(name, file, revision, force_download=True)
+        reason = None if path is None else _find_damage(path)
     if path is None:
         raise ModelError(Problem(f"has no {file}", "copy or fetch the model again", path=name))
     if reason is not None:
@@ -86,7 +88,7 @@ def whole_file(name: str, file: str, revision: str | None = None) -> Path:
 
 
 def refuse_pickles(name: str, revision: str | None = None) -> None:
-    """Raise `ModelError` for a model without safetensors, saying what it has instead."""
+    """Raise `ModelError` for a model without safetensors weights, naming the pickle that it has instead."""
     if os.path.isdir(name):
         pickles = sorted(path.name for pattern in PICKLES for path in Path(name).glob(pattern))
     else:
@@ -101,7 +103,9 @@ def refuse_pickles(name: str, revision: str | None = None) -> None:
     raise ModelError(Problem(what, remedy, path=name))
 
 
-def _shards(index: Path) -> list[str]:
+def _read_shard_names(index: Path) -> list[str]:
+    """The files that a weight index names. Raises `ModelError` where one is no safetensors file of the same folder."""
+    # {"weight_map": {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "model-00002-of-00002.safetensors"}}
     weight_map = (json_of(index) or {}).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(Problem("is no index of weights", "copy or fetch it again", path=str(index)))
@@ -113,8 +117,8 @@ def _shards(index: Path) -> list[str]:
     return shards
 
 
-def _broken(path: str) -> str | None:
-    """Why a file cannot be opened as safetensors; its header says how long it has to be."""
+def _find_damage(path: str) -> str | None:
+    """Why a file cannot be opened as safetensors, or None; its header states its length, so that a cut file shows."""
     try:
         with safe_open(path, framework="pt"):
             return None
@@ -123,9 +127,9 @@ def _broken(path: str) -> str | None:
 
 
 def json_of(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is none: whoever needs it says so."""
+    """Read the object in a JSON file; None where the file is missing, malformed or not an object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # RecursionError: brackets nested 100,000 deep
         return None
     return values if isinstance(values, dict) else None

@@ -1,4 +1,4 @@
-"""What kind of model a folder or Hub id holds, before anything of its size is loaded."""
+"""The task of a saved model, read from its configuration before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hf_finetune.models.loading import load_or_refuse
 
 
 def reads_labels(path: str) -> bool:
-    """Whether a model folder, adapter or Hub id is a text classifier; else it is a language model.
+    """Whether a model folder, adapter or Hub id is a sequence classifier; otherwise it is a language model.
 
-    Raises `ModelError` where there is no model, or none that transformers knows.
+    Raises `ModelError` where there is no model, or one of a type that transformers does not know.
     """
     if is_adapter(path):
         return read_base_record(path).classifier is not None
@@ -21,7 +21,7 @@ def reads_labels(path: str) -> bool:
 
 
 def predicts_numbers(path: str) -> bool:
-    """Whether a model folder, adapter or Hub id is a text classifier of one number. Raises as `reads_labels` does."""
+    """Whether a model folder, adapter or Hub id is a regression model. Raises `ModelError` as `reads_labels` does."""
     if not reads_labels(path):
         return False
     if is_adapter(path):

@@ -1,1 +1,1 @@
-"""Trainer that says what it does."""
+"""Trainers, callbacks and checks of a training run."""

@@ -1,4 +1,4 @@
-"""What a run says while it trains: one plain line per logging step and per evaluation."""
+"""Log one plain line per logging step and per evaluation, and measure time, memory and energy."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from hf_finetune.training.trackers import use_trackers
 logger = logging.getLogger(__name__)
 
 MIB = 2**20
-# Counters of energy begin anew every quarter of an hour at the soonest.
+# Energy counters wrap around after a quarter of an hour at the earliest.
 SECONDS_BETWEEN_READINGS = 60.0
 
-# The figures of a line, in order, and how each is written.
+# The metrics of a line, in order, with their formats.
 SHOWN = {
     "loss": "loss {:.4f}",
     "eval_loss": "validation loss {:.4f}",
@@ -48,15 +48,17 @@ SHOWN = {
 
 
 def figures_in_words(logs: Mapping[str, float]) -> list[str]:
-    """The figures of a log entry that are said, in their order."""
+    """Format the known metrics of a log entry, in their order."""
+    # {"loss": 0.25, "learning_rate": 2e-5, "epoch": 1.0} -> ["loss 0.2500", "lr 2.00e-05"]
     return [text.format(logs[name]) for name, text in SHOWN.items() if name in logs]
 
 
 class LogLines(TrainerCallback):
-    """Write one plain line for each logging step and each evaluation, and measure time, memory and energy.
+    """Log one plain line for each logging step and each evaluation, and measure time, memory and energy.
 
-    `training_seconds` counts from step to step; evaluating, saving and sampling in between are left out. `energy` is of
-    all from the first step to the end of training. Each training entry of the log gets `tokens_per_s` and `memory_mib`.
+    `training_seconds` is the time of the optimizer steps, without evaluation, saving and sampling; `energy` is that of
+    everything between the start and the end of training. `tokens_per_s` and `memory_mib` are added to each training
+    entry of the log.
     """
 
     def __init__(self, tokens_per_step: float) -> None:
@@ -70,7 +72,7 @@ class LogLines(TrainerCallback):
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the whole run."""
+        """Tokens per second over all steps so far, over all processes."""
         return self.timed_steps * self.tokens_per_step / max(self.training_seconds, 1e-9)
 
     def on_train_begin(
@@ -101,7 +103,7 @@ class LogLines(TrainerCallback):
         logs = {} if logs is None else logs
         if "loss" in logs:
             measured = {"tokens_per_s": self._recent_tokens_per_second(), "memory_mib": peak_memory_mib()}
-            logs |= measured  # for the trackers, which come after this
+            logs |= measured  # for the trackers, which are called later
             state.log_history[-1] |= measured
         figures = figures_in_words(logs)
         if figures and state.is_world_process_zero:
@@ -126,22 +128,22 @@ class LogLines(TrainerCallback):
 
 
 class Sampler(Protocol):
-    """What takes samples while a run trains, and says so."""
+    """A callback that generates samples during training."""
 
     on_sample: Callable[[str, str], object]
-    """Called with prompt and continuation."""
+    """Called with each prompt and its continuation."""
 
 
 def use_log_lines(trainer: Trainer, sampler: Sampler | None = None) -> None:
-    """Replace what the Trainer prints by `LogLines`, and its trackers by ours; where a person watches, show progress.
+    """Replace the Trainer's printed logs and its trackers by ours, and show progress in a terminal.
 
-    The display is the main process's, in a terminal, unless `train.disable_tqdm`; the samples of `sampler` are in it.
+    Progress is shown by the main process only, with the samples of `sampler`, unless `train.disable_tqdm` is set.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     use_trackers(trainer)
-    watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    if watched and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
+    in_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if in_terminal and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
         from rich.console import Console
 
         from hf_finetune.training.progress import ProgressDisplay
@@ -153,12 +155,13 @@ def use_log_lines(trainer: Trainer, sampler: Sampler | None = None) -> None:
 
 
 def peak_memory_mib() -> float:
-    """The most memory so far: of this process's GPU where it has used one, else of the process."""
+    """Peak memory so far in MiB: allocated on the GPU if this process uses one, else resident in RAM."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / MIB
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / MIB
     import resource  # not on Windows
 
+    # ru_maxrss is in bytes on macOS and in KiB on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024

@@ -1,4 +1,4 @@
-"""What a finished run did, as JSON-ready figures for its report."""
+"""Statistics of a finished run, ready for report.json."""
 
 from __future__ import annotations
 
@@ -16,42 +16,45 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.training.callbacks import LogLines
 
-# Where `hf-finetune train` says which accelerate configuration it has named; `accelerate launch` does not.
+# Set by `hf-finetune train` to the accelerate configuration it uses; `accelerate launch` 1.15 passes it to nobody.
 CONFIG_FILE = "HF_FINETUNE_CONFIG_FILE"
 
 
 def new_run_id() -> str:
-    """An identifier that tells two runs apart and nothing about the machine."""
+    """Draw a random run id: 12 hexadecimal digits that say nothing about the machine."""
     return uuid.uuid4().hex[:12]
 
 
 def launch_line() -> str:
-    """The command that made this run, as it was typed; the path of the script is shortened to its folder and name."""
+    """Format the command of this run as it was typed, the path of the script shortened to its folder and name."""
+    # "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py recipes/configs/sft.yaml"
     script = Path(sys.argv[0])
     where = ["--config_file", os.environ[CONFIG_FILE]] if CONFIG_FILE in os.environ else []
     return shlex.join(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 
 
 def tokens_per_step(args: TrainingArguments, row_size: float) -> float:
-    """Tokens of one optimizer step over all processes, for rows of `row_size` tokens on average."""
+    """Tokens of one optimizer step over all processes, where rows have `row_size` tokens on average."""
     rows: int = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     return rows * row_size
 
 
 def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[str, Any]:
-    """The `train` part of the report; `runtime_s` is the whole of training, `tokens_per_s` of the steps alone.
+    """Collect the `train` part of the report.
 
-    `energy` is there where it was measured, and then of training and what was evaluated in it.
+    `runtime_s` is all of training, evaluation included, and so is `energy`, which is there only where it was measured;
+    `tokens_per_s` is the speed of the optimizer steps alone.
     """
-    # Typed by transformers as what they may be before training.
+    # transformers types both as optional: they are before training.
     optimizer: Any = trainer.optimizer
     model: Any = trainer.model
     energy = clock.energy.as_dict()
+    best = trainer.state.best_model_checkpoint
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     return {
         "steps": trainer.state.global_step,
         "max_steps": trainer.state.max_steps,
-        # Time and speed are of these alone, in a run that was gone on with.
+        # After a resume, time and speed cover only the steps since then.
         "timed_steps": clock.timed_steps,
         "epochs": trainer.state.epoch,
         "loss": result.training_loss,
@@ -59,7 +62,7 @@ def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[
         "tokens_per_s": clock.tokens_per_second,
         "optimizer": type(optimizer.optimizer).__name__,
         "attention": model.config._attn_implementation,
-        "best_checkpoint": _name(trainer.state.best_model_checkpoint),
+        "best_checkpoint": None if best is None else Path(best).name,  # without the path of this machine
         "best_metric": _finite(trainer.state.best_metric),
         **({} if energy is None else {"energy": energy}),
         "history": history,
@@ -67,7 +70,7 @@ def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[
 
 
 def distributed_facts(trainer: Trainer) -> dict[str, Any]:
-    """What really ran, from the accelerator's own state."""
+    """Describe how the run was distributed, as the accelerator really ran it."""
     state = trainer.accelerator.state
     return {
         "strategy": state.distributed_type.value,
@@ -82,7 +85,3 @@ def distributed_facts(trainer: Trainer) -> dict[str, Any]:
 def _finite(metric: float | None) -> float | None:
     """Infinite is what the Trainer begins to compare with: no evaluation gave a number then."""
     return metric if metric is not None and math.isfinite(metric) else None
-
-
-def _name(path: str | None) -> str | None:
-    return None if path is None else Path(path).name

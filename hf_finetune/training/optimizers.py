@@ -1,4 +1,4 @@
-"""Muon for the matrices, AdamW for everything else, in one optimizer."""
+"""Muon for the hidden matrices and AdamW for all other parameters, in one optimizer."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_finetune.config.sections import Run
 from hf_finetune.errors import ConfigError, Problem
 
-# Quintic Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: they favour the slope at zero over
-# convergence, so that five steps bring every singular value into about [0.7, 1.2].
+# Quintic Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: they favor the slope at zero over
+# convergence, so that five steps bring every singular value into about [0.7, 1.2]. x -> a x + b x^3 + c x^5 takes a
+# singular value of 0.1 to 0.34, 0.99, 0.71, 1.11 and 0.71.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonalize(matrices: Tensor, compute_dtype: torch.dtype) -> Tensor:
-    """Replace each matrix by about the nearest semi-orthogonal one, U V^T of its singular value decomposition.
+    """Replace each matrix by an approximation of the nearest semi-orthogonal one, U V^T of its SVD.
 
-    `matrices` is (count, rows, columns) with rows <= columns; one batched product serves all of them, where
-    `torch.optim.Muon` launches fifteen small products for each matrix.
+    `matrices` is (count, rows, columns) with rows <= columns; the result has the same shape and dtype.
     """
+    # Batched: torch 2.13's `torch.optim.Muon` launches fifteen small products for each matrix. Can go when it batches.
     a, b, c = NEWTON_SCHULZ
     x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     x = x.to(compute_dtype)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
+        gram = x @ x.mT  # (count, rows, rows)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(matrices.dtype)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon (Jordan et al., 2024) where a group has `use_muon`, AdamW where it has not.
+    """Muon (Jordan et al., 2024) for groups with `use_muon`, AdamW for the others.
 
-    Muon's update is scaled by 0.2 * sqrt(max(rows, columns)), so that its root mean square is AdamW's and one
+    Muon's update is scaled by 0.2 * sqrt(max(rows, columns)), so that its root mean square matches AdamW's and one
     learning rate and weight decay serve both (Liu et al., 2025, https://arxiv.org/abs/2502.16982).
-    Gradients must be whole matrices and equal on all ranks, as DDP leaves them; sharded ones (FSDP) are not.
-    Orthogonalising in `compute_dtype` bfloat16 halves a step where the hardware has it, but its rounding turns
-    the last bits of a gradient into the third digit of an update: two equal runs in other batches drift apart sooner.
+    Gradients must be full matrices and equal on all ranks, as with DDP; FSDP shards them.
     """
+
+    # bfloat16 as `compute_dtype` halves a step on hardware that has it, but amplifies the last bits of a gradient to
+    # the third digit of an update: runs that differ only in batch layout drift apart sooner.
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient; returns the loss of `closure`, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -70,18 +73,19 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 continue
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            update = self._muon if group["use_muon"] else self._adamw
+            update = self._update_muon if group["use_muon"] else self._update_adamw
             update(params, gradients, group)
         return loss
 
-    def _muon(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update_muon(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices in place; each parameter and its gradient are (rows, columns)."""
         for param in params:
             if not self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
         momenta = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
-        for (rows, columns), indices in _by_shape(params).items():
+        for (rows, columns), indices in _group_by_shape(params).items():
             stacked = torch.stack([updates[i] for i in indices])  # (count, rows, columns)
             wide = stacked if rows <= columns else stacked.mT
             directions = orthogonalize(wide, self.compute_dtype)
@@ -89,7 +93,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
             alpha = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
             torch._foreach_add_([params[i] for i in indices], list(directions.unbind()), alpha=alpha)
 
-    def _adamw(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update_adamw(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of any shape in place; each gradient has its parameter's shape."""
         for param in params:
             if not self.state[param]:
                 zeros = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
@@ -109,13 +114,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 class MuonFactory:
-    """What `Trainer(optimizer_cls_and_kwargs=...)` calls with the model to get a `MuonWithAdamW`."""
+    """Builds a `MuonWithAdamW` from a model, in the form that `Trainer(optimizer_cls_and_kwargs=...)` calls."""
 
     def __call__(self, model: PreTrainedModel, *, lr: float, weight_decay: float, **options: Any) -> MuonWithAdamW:
-        """Give Muon the hidden matrices; embeddings, the head, norms and biases go to AdamW, undecayed."""
+        """Assign hidden matrices to Muon; embeddings, head, norms and biases to AdamW, without weight decay."""
         embedding_lr = lr * options.pop("embedding_lr", 2.0)
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        # Beside its base a model has its head, of a vocabulary or of labels.
+        # The base model excludes the head, over the vocabulary or the labels.
         hidden = {id(param) for param in model.base_model.parameters() if param.ndim == 2} - tables
         trained = [param for param in model.parameters() if param.requires_grad]
         embeddings = [param for param in trained if id(param) in tables]
@@ -130,16 +135,20 @@ class MuonFactory:
 
 
 def optimizer_choice(run: Run, args: TrainingArguments) -> tuple[type, dict[str, Any]] | None:
-    """Return what `Trainer(optimizer_cls_and_kwargs=...)` takes: Muon where it is asked for, else None."""
+    """Return the Trainer's `optimizer_cls_and_kwargs`: Muon under `train.optim: muon`, else None.
+
+    Raises `ConfigError` for unknown names in `train.optim_args`.
+    """
     if run.train.get("optim") != "muon":
         return None
     options: dict[str, Any] = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
     options["compute_dtype"] = torch.bfloat16 if args.bf16 else torch.float32
-    return MuonFactory, options | _muon_options(args.optim_args)
+    return MuonFactory, options | _parse_muon_options(args.optim_args)
 
 
-def _muon_options(optim_args: str | None) -> dict[str, float]:
-    """Read `train.optim_args`, "momentum=0.95,embedding_lr=1": `embedding_lr` multiplies the learning rate."""
+def _parse_muon_options(optim_args: str | None) -> dict[str, float]:
+    """Parse `train.optim_args`; `embedding_lr` is a factor of the learning rate. Raises `ConfigError`."""
+    # "momentum=0.95, embedding_lr=1" -> {"momentum": 0.95, "embedding_lr": 1.0}
     options: dict[str, float] = {}
     for part in (optim_args or "").replace(" ", "").split(","):
         name, _, value = part.partition("=")
@@ -153,8 +162,9 @@ def _muon_options(optim_args: str | None) -> dict[str, float]:
     return options
 
 
-def _by_shape(tensors: list[Tensor]) -> dict[tuple[int, int], list[int]]:
-    """Indices of the matrices of each shape, for one batched product each."""
+def _group_by_shape(tensors: list[Tensor]) -> dict[tuple[int, int], list[int]]:
+    """Group the indices of matrices, (rows, columns) each, by shape: one batched product serves a group."""
+    # Shapes (4, 8), (4, 4), (4, 8) -> {(4, 8): [0, 2], (4, 4): [1]}
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
         groups[tensor.shape[0], tensor.shape[1]].append(index)

@@ -1,4 +1,4 @@
-"""Training as a person in a terminal sees it: a bar, the latest figures, the time left, and the last sample."""
+"""Progress of training in a terminal: a bar, the latest metrics, the time left, and the last sample."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SAMPLE_CHARACTERS = 600
 
 
 class ProgressDisplay(TrainerCallback):
-    """A display at the foot of the terminal while a run trains or evaluates; log lines go on above it.
+    """A display at the foot of the terminal while a run trains or evaluates; log lines scroll above it.
 
-    For the main process alone. It is drawn from the steps themselves: a thread of its own would be copied in the
-    middle of its work into the processes of a data loader.
+    For the main process only. It is drawn by the callbacks: a thread could be forked into a data loader's workers in
+    the middle of a write.
     """
 
     def __init__(self, console: Console) -> None:
@@ -41,7 +41,7 @@ class ProgressDisplay(TrainerCallback):
         self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     def show_sample(self, prompt: str, continuation: str) -> None:
-        """What the model wrote last, shown until the next."""
+        """Show the latest sample until the next one."""
         self._sample = (prompt, continuation)
         self._draw(now=True)
 
@@ -93,7 +93,7 @@ class ProgressDisplay(TrainerCallback):
         self.stop()
 
     def stop(self) -> None:
-        """Leave the last frame standing, and give the terminal back as it was."""
+        """Leave the last frame on the screen, and restore the terminal."""
         if self._live is None:
             return
         live, self._live = self._live, None
@@ -158,7 +158,7 @@ class ProgressDisplay(TrainerCallback):
 
 
 def _sample_text(prompt: str, continuation: str) -> Text:
-    """The first lines of a sample, the prompt in bold; nothing in it steers the terminal."""
+    """Format the first lines of a sample, the prompt in bold, with control characters escaped."""
     shown = Text.assemble(
         (_lines(prompt[:SAMPLE_CHARACTERS]), "bold"), " ", _lines(continuation[:SAMPLE_CHARACTERS]), overflow="ellipsis"
     )

@@ -1,4 +1,4 @@
-"""Saving a model so that what lies in the folder is what was trained."""
+"""Save a model and verify that the files hold what was trained."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from hf_finetune.models.decisions import DECISION, Decision, write_decision
 from hf_finetune.models.heads import classification_head, fold_decision
 from hf_finetune.models.loading import probe, verify_saved
 
-# Of the largest logit, in float32; rounded weights have each been rounded once more.
+# Relative to the largest logit, in float32; weights of lower precision have been rounded once more each.
 FOLDING_TOLERANCE = 1e-5
 ROUNDINGS = 16
 
 
 def save_verified(trainer: Trainer) -> None:
-    """Save model or adapter, and tokenizer, to `output_dir`, load it again and compare; every rank calls it.
+    """Save model or adapter and tokenizer to `output_dir`, reload them and compare logits; call it on every rank.
 
-    Of an adapter the base is loaded a second time for that. Raises `ModelError` where the saved logits differ.
+    For an adapter, the base is loaded a second time. Raises `ModelError` where the logits differ, and `NonFiniteError`
+    where they are NaN or infinite.
     """
     folder = Path(str(trainer.args.output_dir))
     trainer.save_model()
     if trainer.is_world_process_zero():
-        # A pickle of the arguments, Hub token and local paths included: nothing that a model folder should carry.
+        # transformers 5.23 pickles its arguments, with Hub token and local paths, which a shared folder would leak.
+        # Can go when `Trainer._save` writes no pickle.
         (folder / "training_args.bin").unlink(missing_ok=True)
-        (folder / DECISION).unlink(missing_ok=True)  # of a run before
+        (folder / DECISION).unlink(missing_ok=True)  # of an earlier run
         model = trainer.accelerator.unwrap_model(trainer.model)
         if is_adapter(folder):
-            from hf_finetune.models.adapters import save_adapter, verify_adapter  # peft: only where there is one
+            from hf_finetune.models.adapters import save_adapter, verify_adapter  # peft: only for an adapter
 
-            (folder / "README.md").unlink(missing_ok=True)  # peft's form with nothing filled in
+            (folder / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
             save_adapter(model, folder)
             verify_adapter(model, folder)
         else:
@@ -44,11 +46,11 @@ def save_verified(trainer: Trainer) -> None:
 
 
 def save_decision(trainer: Trainer, decision: Decision | None) -> None:
-    """Fold a classifier's decision into its last layer and save it again, with `decision.json`; every rank calls it.
+    """Fold a classifier's decision into its head and save it again, with `decision.json`; call it on every rank.
 
-    The trained model is changed in place: its logits are from then on those that `Decision.saved_probabilities` takes.
-    Nothing is done without a decision. Raises `ModelError` where the folded logits are not `logits / temperature`, plus
-    the offsets where the head has a bias, or the saved ones differ from them.
+    The model is changed in place: its logits are then those that `Decision.saved_probabilities` takes. Does nothing
+    without a decision. Raises `ModelError` where the folded logits are not `logits / temperature` (plus the offsets,
+    if the head has a bias), or the saved logits differ from them.
     """
     if decision is None:
         return
@@ -63,6 +65,7 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> None:
 
 
 def _check_folded(model: Any, before: Tensor, decision: Decision) -> None:
+    """Raise `ModelError` where the logits are not those expected from `before`, (2, labels)."""
     expected = before.cpu().double() / decision.temperature
     if decision.offsets_in_weights:
         expected += torch.as_tensor(decision.offsets).to(expected)

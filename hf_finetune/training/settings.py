@@ -1,4 +1,4 @@
-"""The `train:` section -> `TrainingArguments`, and everything else a process sets up before it trains."""
+"""Build `TrainingArguments` from the `train:` section, and set up the process before training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hf_finetune.models.adapter_files import portable
 from hf_finetune.training.memory import keep_freed_memory, leave_imports_alone
 from hf_finetune.training.trackers import place_trackers
 
-# What `train:` takes beside the fields of TrainingArguments.
+# Keys of `train:` that are not fields of TrainingArguments.
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
 
-# Training from random weights wants another optimizer and another learning rate than TrainingArguments' 5e-5, which is
-# meant for pretrained ones. Muon reaches a loss in fewer steps than AdamW (benchmarks/time_to_loss.py).
+# Random weights need a higher learning rate than TrainingArguments' 5e-5, which is meant for pretrained ones, and Muon
+# reaches a given loss in fewer steps than AdamW (benchmarks/time_to_loss.py).
 SCRATCH_DEFAULTS: dict[str, Any] = {
     "optim": "muon",
     "learning_rate": 0.01,
@@ -32,39 +32,39 @@ SCRATCH_DEFAULTS: dict[str, Any] = {
 
 ALWAYS: dict[str, Any] = {
     "learning_rate": 5e-5,
-    # The default replaces a NaN loss by the mean of the ones before it: https://github.com/huggingface/trl/issues/6702
+    # On by default (transformers 5.23), the filter logs the mean of earlier losses in place of a NaN; can go when it is
+    # off by default: https://github.com/huggingface/trl/issues/6702
     "logging_nan_inf_filter": False,
     "report_to": "none",
 }
 
-# SFTConfig recomputes every activation in the backward pass, and asks for bf16 on machines without it
-# (https://github.com/huggingface/trl/issues/3616). Here the first has to be asked for, and bf16 is on where the
-# hardware computes it fast.
+# SFTConfig turns on activation checkpointing, and bf16 even on machines without it (TRL 1.16; can go with
+# https://github.com/huggingface/trl/issues/3616). Here the first is off by default, and bf16 is on where it is fast.
 CHAT_DEFAULTS: dict[str, Any] = {
     "activation_checkpointing": False,
     "learning_rate": 2e-5,
 }
 LORA_LEARNING_RATE = 2e-4
 HEAD_LEARNING_RATE = 1e-3
-"""Of a new head over a frozen model: a linear layer, which takes far more than a pretrained model does."""
+"""For a new head on a frozen model: a linear layer tolerates a far higher rate than a pretrained model."""
 
-# Rows reach SFTTrainer tokenised, cut and packed by us; it is told to leave them so.
+# Rows reach SFTTrainer tokenized, truncated and packed: it must not do so again.
 PREPARED: dict[str, Any] = {"max_length": None, "packing": False}
 
 
 def resolved(run: Run) -> Run:
-    """Fill our defaults into the `train:` section; what the run file says wins."""
+    """Return `run` with our defaults in its `train:` section; keys that the run file sets keep their values."""
     hardware = detect_hardware()
     device = trains_on(hardware, run.train)
     defaults = ALWAYS | {"use_cpu": device == "cpu", "dataloader_pin_memory": device != "cpu"}
     if run.recipe in (*SFT_RECIPES, "classification"):
-        fast = hardware.cuda_at_least(8) if device == "cuda" else device == "cpu" and hardware.fast_bf16_on_cpu
-        defaults |= {"bf16": fast and not run.train.get("fp16")}
+        fast_bf16 = hardware.cuda_at_least(8) if device == "cuda" else device == "cpu" and hardware.fast_bf16_on_cpu
+        defaults |= {"bf16": fast_bf16 and not run.train.get("fp16")}
         if not run.train.get("packing"):
-            defaults["train_sampling_strategy"] = "group_by_length"  # rows of like length share a batch: less padding
+            defaults["train_sampling_strategy"] = "group_by_length"  # less padding
     if run.recipe in SFT_RECIPES:
         defaults |= CHAT_DEFAULTS
-        if "gradient_checkpointing" in run.train:  # the same by its older name
+        if "gradient_checkpointing" in run.train:  # an older name of the same setting
             defaults.pop("activation_checkpointing")
     if run.lora is not None:
         defaults["learning_rate"] = LORA_LEARNING_RATE
@@ -76,7 +76,7 @@ def resolved(run: Run) -> Run:
 
 
 def training_arguments(run: Run) -> TrainingArguments:
-    """Build the arguments and set up this process: logging, memory, and the seed before any weight is drawn."""
+    """Build `TrainingArguments` and set up this process: trackers, logging, memory, and the seed of new weights."""
     ours = {*EARLY_STOPPING, *(["optim"] if run.train.get("optim") == "muon" else [])}
     settings = {key: value for key, value in run.train.items() if key not in ours} | best_model_settings(run.train)
     if run.recipe in SFT_RECIPES:
@@ -95,17 +95,17 @@ def training_arguments(run: Run) -> TrainingArguments:
 
 
 def early_stopping(run: Run) -> list[TrainerCallback]:
-    """The callback that `train.early_stopping_patience` asks for, if it does."""
+    """The callback for `train.early_stopping_patience` in a list; [] where it is not set."""
     if "early_stopping_patience" not in run.train:
         return []
     return [EarlyStoppingCallback(**{key: run.train[key] for key in EARLY_STOPPING if key in run.train})]
 
 
 def set_up_logging(*, main_process: bool = True) -> None:
-    """Show our messages on the main process; of the libraries, and on other processes, only what is wrong."""
+    """Log our messages on the main process, of libraries warnings only, and on other processes errors only."""
     level = logging.INFO if main_process else logging.ERROR
     logging.basicConfig(format="%(message)s", level=logging.WARNING if main_process else logging.ERROR, force=True)
     logging.getLogger("hf_finetune").setLevel(level)
-    if not sys.stderr.isatty():  # progress bars would be lines without an end
+    if not sys.stderr.isatty():  # progress bars would fill a log file
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer for rows that are tokens already."""
+"""TRL's SFTTrainer for tokenized rows."""
 
 from __future__ import annotations
 
@@ -16,29 +16,35 @@ from hf_finetune.training.trainers import TrainerChecks
 
 
 class TokenScores(NamedTuple):
-    """How well next tokens are predicted; each is (batch, seq - 1), and 0 where nothing is trained."""
+    """Next-token predictions: negative log-likelihood, whether argmax is correct, and whether the token is trained.
+
+    Each is (batch, seq - 1), and 0 where the token is not trained.
+    """
 
     nll: Tensor
-    right: Tensor
+    correct: Tensor
     trained: Tensor
 
 
 class SFTTrainer(TrainerChecks, TRLTrainer):
     """TRL's SFTTrainer: no telemetry, no empty model card, and adapters that keep their precision.
 
-    The loss is the sum over all trained tokens of an optimizer step, of all its micro-batches and processes, over
-    their number. On a CPU only trained positions go through the output head; TRL projects all, twice.
-    `prediction_step` gives sums per row, which `language_model_metrics` turns into exact scores without more.
+    The loss is the mean over all trained tokens of an optimizer step, however they are split into micro-batches and
+    processes. `prediction_step` returns sums per row, from which `language_model_metrics` computes exact metrics.
     """
+
+    # On a CPU only trained positions go through the output head: TRL 1.16 projects all positions, twice. Can go when it
+    # projects those with labels.
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         trained = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
         super().__init__(model, *args, **kwargs)
         for name, weight in model.named_parameters():
-            # TRL has rounded adapters of a quantized base to bfloat16, in which small updates are lost.
+            # TRL 1.16 casts adapters on a quantized base to bfloat16, in which small updates are lost. Can go when it
+            # leaves them in float32.
             if name in trained and weight.dtype != trained[name].dtype:
                 weight.data = trained[name]
-        # Whatever the model's own forward takes: the loss is computed here.
+        # True for any model, whatever its forward accepts, since the loss is computed here.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True  # type: ignore[assignment]
         self._head_positions: Tensor | None = None
@@ -52,7 +58,7 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        # peft writes an empty model card beside every adapter.
+        # peft 0.21 writes an empty model card beside every adapter; can go when it stops.
         Path(output_dir or str(self.args.output_dir), "README.md").unlink(missing_ok=True)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -65,13 +71,16 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of `train.loss_type`; label smoothing, mixtures of experts and asked-for outputs are TRL's."""
+        """Compute the loss of `train.loss_type`, a scalar, from `input_ids` and `labels`, (batch, seq) each.
+
+        TRL computes it under label smoothing, for mixtures of experts, and with `return_outputs`.
+        """
         if return_outputs or self.aux_loss_enabled or self.label_smoother is not None:
             inputs, _ = without_row_index(inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         args: Any = self.args
         scores = self._score(model, inputs)
-        # Dynamic fine-tuning (https://huggingface.co/papers/2508.05629) weighs a token by its own probability.
+        # Dynamic fine-tuning (https://huggingface.co/papers/2508.05629) weights the loss of a token by its probability.
         losses = scores.nll * (-scores.nll).exp().detach() if args.loss_type == "dft" else scores.nll
         count = scores.trained.sum() if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / torch.as_tensor(count).clamp(min=1)
@@ -86,9 +95,10 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Returns loss, sums and labels. Sums are (rows, 3): negative log-likelihood, right predictions, predictions.
+        """Return the loss, a scalar; sums, (rows, 3) float32; and labels, (batch, seq).
 
-        They take the place of logits and are exact however many processes share the rows.
+        Sums are of negative log-likelihood, correct predictions and trained tokens; they take the place of logits and
+        are exact for any number of processes.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -103,6 +113,7 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
         return loss, sums, inputs["labels"]
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> TokenScores:
+        """Score next-token predictions for `input_ids` and `labels`, (batch, seq) each; -100 is not trained."""
         model_inputs, _ = without_row_index(inputs)
         labels = model_inputs["labels"]
         trained = labels[:, 1:] != IGNORE_INDEX
@@ -117,15 +128,16 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
             self._head_positions = None
         targets = labels[:, 1:][trained]
         nll = cross_entropy(logits.float(), targets, reduction="none")
-        right = logits.argmax(dim=-1) == targets
-        return TokenScores(_spread(nll, trained), _spread(right, trained), trained)
+        correct = logits.argmax(dim=-1) == targets
+        return TokenScores(_scatter(nll, trained), _scatter(correct, trained), trained)
 
     def _keep_trained_positions(self, head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor] | None:
-        """Hook of the output head: (batch, seq, hidden) -> (1, trained tokens, hidden) while a loss is computed."""
+        """Pre-forward hook of the output head: (batch, seq, hidden) -> (1, trained tokens, hidden) while scoring."""
         if self._head_positions is None:
             return None
         return (states[0][:, :-1][self._head_positions][None],)
 
 
-def _spread(values: Tensor, trained: Tensor) -> Tensor:
+def _scatter(values: Tensor, trained: Tensor) -> Tensor:
+    """Put values (trained tokens,) where `trained` (batch, seq - 1) is True, and 0 elsewhere: (batch, seq - 1)."""
     return values.new_zeros(trained.shape).masked_scatter(trained, values)

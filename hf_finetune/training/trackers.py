@@ -1,4 +1,4 @@
-"""What `train.report_to` writes: into the run folder, without a network, with nothing of the machine in it."""
+"""Trackers for `train.report_to`: they write into the run folder, work offline, and leave out facts of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transformers.integrations.integration_utils import (
     rewrite_logs,
 )
 
-# What wandb writes down of the machine, the code and the repository by itself.
+# By default wandb records machine, user, code and repository.
 WANDB_KEEPS_OUT = {
     "WANDB_DISABLE_CODE": "true",
     "WANDB_DISABLE_GIT": "true",
@@ -35,9 +35,9 @@ WANDB_KEEPS_OUT = {
 
 
 def place_trackers(output_dir: str, report_to: Sequence[str]) -> None:
-    """Send what trackio and wandb write into the run folder; call it before the Trainer imports them.
+    """Make trackio and wandb write into the run folder; call it before the Trainer imports them.
 
-    What the environment says already is left as it is. wandb stays offline where the Hub does.
+    Environment variables that are set already keep their values. wandb is offline wherever the Hub is.
     """
     if "trackio" in report_to:
         os.environ.setdefault("TRACKIO_DIR", str(Path(output_dir, "trackio").resolve()))
@@ -49,7 +49,7 @@ def place_trackers(output_dir: str, report_to: Sequence[str]) -> None:
 
 
 def use_trackers(trainer: Trainer) -> None:
-    """Put ours in the place of the Trainer's trackers, after its other callbacks, whose figures they take over."""
+    """Replace the Trainer's trackers by ours, behind the other callbacks, so that metrics added by these are logged."""
     output_dir = Path(str(trainer.args.output_dir))
     if trainer.pop_callback(TensorBoardCallback) is not None:
         trainer.add_callback(TensorBoardFile(output_dir / "tensorboard"))
@@ -60,7 +60,9 @@ def use_trackers(trainer: Trainer) -> None:
 
 
 class TensorBoardFile(TrainerCallback):
-    """Write every logged figure into one event file, whose name, other than the Trainer's, has no host in it."""
+    """Write all logged metrics into one TensorBoard event file."""
+
+    # torch 2.13's SummaryWriter puts the host name into the file name. Can go when the name can be chosen.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,14 +109,14 @@ class TensorBoardFile(TrainerCallback):
 
 
 class LocalTrackio(TrackioCallback):
-    """transformers' trackio callback, quiet, without paths and the user's name, and closed when training ends.
+    """transformers' trackio callback without output, paths and user name, closed when training ends."""
 
-    Left as it is it asks the Hub who the user is, and what is scored after training begins a run anew.
-    """
+    # As it stands (trackio 0.43, transformers 5.23) it asks the Hub for the user's name, and metrics that are logged
+    # after training open a second run. Can go when trackio takes no namespace for a local run.
 
     def setup(self, args: TrainingArguments, state: TrainerState, model: Any = None, **kwargs: Any) -> None:
         if args.trackio_space_id is None:
-            sys.modules["trackio.run"].__dict__["_get_default_namespace"] = _nobody
+            sys.modules["trackio.run"].__dict__["_get_default_namespace"] = lambda: None
         with redirect_stdout(io.StringIO()):
             super().setup(shareable(args), state, None)  # type: ignore[no-untyped-call]
 
@@ -130,7 +132,7 @@ class LocalTrackio(TrackioCallback):
 
 
 class PlainWandb(WandbCallback):
-    """transformers' wandb callback without paths; what is scored after training is not its."""
+    """transformers' wandb callback without paths; metrics logged after training are left out."""
 
     def setup(self, args: TrainingArguments, state: TrainerState, model: Any = None, **kwargs: Any) -> None:
         super().setup(shareable(args), state, None)  # type: ignore[no-untyped-call]
@@ -143,7 +145,8 @@ class PlainWandb(WandbCallback):
 
 
 def shareable(args: TrainingArguments) -> TrainingArguments:
-    """A copy for others to read: every setting that may hold a path or a token is None; a run has its folder's name."""
+    """Return a copy that is safe to log: settings that may hold a path or token are None; the run is named."""
+    # output_dir "out/sft" -> None, hub_token "hf_..." -> None, learning_rate 2e-5 -> 2e-5, run_name None -> "sft"
     copied = copy.copy(args)
     for field in fields(args):
         value = getattr(args, field.name)
@@ -153,10 +156,6 @@ def shareable(args: TrainingArguments) -> TrainingArguments:
     return copied
 
 
-def _nobody() -> None:
-    return None
-
-
 def _as_float32(value: float) -> float:
-    """Protocol buffers refuse what float32 cannot hold."""
+    """Return infinity for a value beyond float32, which protocol buffers refuse."""
     return math.copysign(math.inf, value) if abs(value) > 3.4028234e38 else value

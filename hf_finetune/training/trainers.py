@@ -1,4 +1,4 @@
-"""The Trainer that the recipes construct, and what it shares with SFTTrainer."""
+"""The Trainer of the recipes, and the mixin that it shares with SFTTrainer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class TrainerChecks(transformers.Trainer):
-    """What our trainers add to transformers' or TRL's: put before it among the bases."""
+    """Mixin of our trainers: list it before transformers' or TRL's Trainer among the bases."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As in transformers; raises `DataError` where not one batch would come of the rows."""
+        """As in transformers, but raises `DataError` where the rows do not fill one batch."""
         loader: DataLoader[Any] = super().get_train_dataloader()
         if len(loader) == 0:
             args = self.args
@@ -37,9 +37,9 @@ class TrainerChecks(transformers.Trainer):
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in rows.column_names:
             sampler: Sampler[Any] | None = super()._get_train_sampler(train_dataset)
             return sampler
-        together = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        rows_per_step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGrouped(lengths_of(rows), together, seed)
+        return LengthGrouped(lengths_of(rows), rows_per_step, seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[Any] | None:
         if "length" not in eval_dataset.column_names:
@@ -48,8 +48,9 @@ class TrainerChecks(transformers.Trainer):
         return LongestFirst(lengths_of(eval_dataset))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As in transformers; early stopping ends with it, and does not look for its metric in later evaluations."""
+        """As in transformers, but early stopping ends with training."""
         result: TrainOutput = super().train(*args, **kwargs)
+        # It would warn that later evaluations, on the test split, lack its metric (transformers 5.23).
         self.remove_callback(EarlyStoppingCallback)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
             what = (
@@ -70,10 +71,8 @@ class TrainerChecks(transformers.Trainer):
         return is_best
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """6 per parameter and token, forward and backward (Kaplan et al., 2020).
-
-        transformers walks all modules to count the parameters anew for each batch: a millisecond of every step.
-        """
+        """Estimate 6 per parameter and token, forward and backward (Kaplan et al., 2020)."""
+        # transformers 5.23 counts the parameters for each batch, a millisecond of every step; can go when it caches.
         return 6 * int(inputs["input_ids"].numel()) * self._parameters_outside_embeddings
 
     @cached_property
@@ -83,4 +82,4 @@ class TrainerChecks(transformers.Trainer):
 
 
 class Trainer(TrainerChecks):
-    """transformers' Trainer, less the work that it repeats at every step."""
+    """transformers' Trainer with these checks."""

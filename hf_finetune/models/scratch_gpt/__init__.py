@@ -30,7 +30,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public classes when they are first asked for: torch takes seconds, the configuration needs none."""
+    """Import the public classes on first use: torch takes seconds to import, and the configuration does not need it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __name__), name)
@@ -47,7 +47,7 @@ def register_config() -> None:
 
 
 def register_models() -> None:
-    """Make the Auto classes know ScratchGPT, and `save_pretrained` ship its code."""
+    """Make the Auto classes know ScratchGPT, and `save_pretrained` copy its code into the model folder."""
     from transformers.models.auto.modeling_auto import (
         AutoModel,
         AutoModelForCausalLM,

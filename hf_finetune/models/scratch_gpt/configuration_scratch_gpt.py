@@ -1,4 +1,4 @@
-"""The settings of a ScratchGPT."""
+"""Configuration of a ScratchGPT."""
 
 from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar
 
@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 T = TypeVar("T")
-# The type of a field that its family decides: None can be given, and is gone when the configuration is made.
+# Type of a field that defaults by family: None may be passed, and `__post_init__` replaces it.
 if TYPE_CHECKING:
     from typing import Annotated
 
@@ -15,7 +15,7 @@ else:
     ByFamily = Optional
 BY_FAMILY: Any = None
 
-# What a family decides where the configuration leaves a field open.
+# Values of the fields that are None, by family.
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "modern": {
         "position_embedding_type": "rotary",
@@ -49,7 +49,7 @@ SIZES = (
 
 
 class ArchitectureError(ValueError):
-    """Fields that do not fit each other. `problems` are pairs of a field and what is wrong with it."""
+    """Fields that contradict each other. `problems` are pairs of a field and what is wrong with it."""
 
     def __init__(self, problems: list[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
@@ -58,11 +58,11 @@ class ArchitectureError(ValueError):
 
 @strict
 class ScratchGPTConfig(PreTrainedConfig):
-    """Shape and parts of a ScratchGPT.
+    """Configuration of a ScratchGPT.
 
-    `family` is "modern" (rotary positions, RMSNorm, normalised queries and keys, squared ReLU, no biases) or "gpt2"
-    (learned positions, LayerNorm, GELU, biases, tied head); it decides every field that is None, and each may be set.
-    Raises `StrictDataclassError` for a value of the wrong type and for fields that do not fit each other.
+    `family` is "modern" (rotary positions, RMSNorm, normalized queries and keys, squared ReLU, no biases) or "gpt2"
+    (learned positions, LayerNorm, GELU, biases, tied head); it sets every field that is None, and each can be given.
+    Raises `StrictDataclassError` for a value of the wrong type and for fields that contradict each other.
     """
 
     model_type = "scratch_gpt"
@@ -74,9 +74,9 @@ class ScratchGPTConfig(PreTrainedConfig):
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     num_key_value_heads: ByFamily[int] = BY_FAMILY
-    """Fewer than the attention heads: groups of query heads share one key and value head (Ainslie et al., 2023)."""
+    """Fewer than the attention heads: grouped-query attention (Ainslie et al., 2023)."""
     intermediate_size: ByFamily[int] = BY_FAMILY
-    """By default 4 * hidden_size, and two thirds of that, rounded up to a multiple of 64, where the MLP is gated."""
+    """By default 4 * hidden_size; if the MLP is gated, two thirds of that, rounded up to a multiple of 64."""
     max_position_embeddings: int = 1024
     position_embedding_type: ByFamily[Literal["rotary", "learned"]] = BY_FAMILY
     rope_theta: float | int = 10000.0
@@ -105,19 +105,20 @@ class ScratchGPTConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.intermediate_size is None:
             wide = 4 * self.hidden_size
+            # Gated, three matrices of two thirds the width hold what two of full width do: hidden_size 384 -> 1,024.
             self.intermediate_size = -(-wide * 2 // 3 // 64) * 64 if self.gated_mlp else wide
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Called by `@strict`: the checks that need more than one field."""
+        """Check the fields against each other; `@strict` calls it. Raises `ArchitectureError` with all problems."""
         problems = [
             (field, f"{field} is {size}; it must be 1 or more") for field in SIZES if (size := getattr(self, field)) < 1
         ]
-        problems = problems or self._misfits()
+        problems = problems or self._find_conflicts()
         if problems:
             raise ArchitectureError(problems)
 
-    def _misfits(self) -> list[tuple[str, str]]:
+    def _find_conflicts(self) -> list[tuple[str, str]]:
         hidden, heads, shared = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
         problems = []
         if hidden % heads:
@@ -125,7 +126,7 @@ class ScratchGPTConfig(PreTrainedConfig):
             problems.append(("hidden_size", message))
         elif self.position_embedding_type == "rotary" and hidden // heads % 2:
             message = (
-                f"rotary positions turn pairs of features, and each head has {hidden // heads} of them "
+                f"rotary positions rotate pairs of features, and each head has {hidden // heads} features "
                 f"(hidden_size {hidden} / num_attention_heads {heads}); the number must be even"
             )
             problems.append(("hidden_size", message))

@@ -1,4 +1,4 @@
-"""Hugging Face GPT-2 -> the gpt2 family of ScratchGPT."""
+"""Convert a Hugging Face GPT-2 to the gpt2 family of ScratchGPT."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAYER_MODULES = {
 
 
 def load_gpt2(path_or_model: str | PreTrainedModel) -> GPT2LMHeadModel:
-    """Read a GPT-2 from a folder or the Hub; a model that is already there is taken as it is."""
+    """Load a GPT-2 from a folder or the Hub; a loaded one is returned as it is. Raises ValueError for other models."""
     model = path_or_model
     if not isinstance(model, PreTrainedModel):
         model = GPT2LMHeadModel.from_pretrained(model)
@@ -29,7 +29,7 @@ def load_gpt2(path_or_model: str | PreTrainedModel) -> GPT2LMHeadModel:
 
 
 def convert_gpt2_config(gpt2: GPT2Config) -> dict[str, Any]:
-    """The fields of a ScratchGPTConfig that computes what `gpt2` does; ValueError names all settings it cannot."""
+    """Convert to the fields of a ScratchGPTConfig. Raises ValueError that names all settings it does not support."""
     unsupported = {
         f"activation_function={gpt2.activation_function!r}": gpt2.activation_function not in ACTIVATION_NAMES,
         "scale_attn_weights=False": not gpt2.scale_attn_weights,
@@ -62,10 +62,10 @@ def convert_gpt2_config(gpt2: GPT2Config) -> dict[str, Any]:
 
 
 def convert_gpt2_weights(gpt2: GPT2LMHeadModel) -> dict[str, Tensor]:
-    """The state dict of a ScratchGPTForCausalLM with the weights of `gpt2`."""
+    """Convert to the state dict of a ScratchGPTForCausalLM; linear weights are (out, in), views of those of `gpt2`."""
     source = gpt2.state_dict()
     for name, module in gpt2.named_modules():
-        if isinstance(module, Conv1D):  # keeps the weight of a linear layer transposed, (in, out)
+        if isinstance(module, Conv1D):  # stores the weight of a linear layer as (in, out)
             source[f"{name}.weight"] = source[f"{name}.weight"].T
     converted = {
         "model.embed_tokens.weight": source["transformer.wte.weight"],
@@ -75,9 +75,10 @@ def convert_gpt2_weights(gpt2: GPT2LMHeadModel) -> dict[str, Tensor]:
     for kind in ("weight", "bias"):
         converted[f"model.norm.{kind}"] = source[f"transformer.ln_f.{kind}"]
         for layer in range(gpt2.config.n_layer):
-            theirs, ours = f"transformer.h.{layer}", f"model.layers.{layer}"
+            old_layer, new_layer = f"transformer.h.{layer}", f"model.layers.{layer}"
             for old, new in LAYER_MODULES.items():
-                converted[f"{ours}.{new}.{kind}"] = source[f"{theirs}.{old}.{kind}"]
-            for letter, part in zip("qkv", source[f"{theirs}.attn.c_attn.{kind}"].chunk(3), strict=True):
-                converted[f"{ours}.self_attn.{letter}_proj.{kind}"] = part
+                converted[f"{new_layer}.{new}.{kind}"] = source[f"{old_layer}.{old}.{kind}"]
+            # c_attn is one layer: after the transpose its weight is (3 * hidden, hidden), its bias (3 * hidden,).
+            for letter, part in zip("qkv", source[f"{old_layer}.attn.c_attn.{kind}"].chunk(3), strict=True):
+                converted[f"{new_layer}.self_attn.{letter}_proj.{kind}"] = part
     return converted

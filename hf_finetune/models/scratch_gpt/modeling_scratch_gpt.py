@@ -1,4 +1,4 @@
-"""A GPT from its parts, bottom up: norm, positions, attention, feed-forward, block, model, heads.
+"""A GPT from its parts, bottom up: norm, positions, attention, feed-forward, layer, model, heads.
 
 Shapes are written (batch, seq, hidden); hidden = heads * head_dim.
 """
@@ -25,7 +25,8 @@ from .convert_gpt2 import convert_gpt2_config, convert_gpt2_weights, load_gpt2
 
 
 def squared_relu(hidden_states: Tensor) -> Tensor:
-    """relu(x)^2 (So et al., 2021). As a product: the backward pass of `torch.square` is five times slower on a CPU."""
+    """relu(x)^2 (So et al., 2021), element by element: any shape -> the same shape."""
+    # As a product: the backward pass of `torch.square` is five times slower on a CPU (torch 2.13).
     positive = F.relu(hidden_states)
     return positive * positive
 
@@ -34,23 +35,24 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": squared_relu,
     "silu": F.silu,
     "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),  # GPT-2's: one kernel, eight in transformers
+    "gelu_new": partial(F.gelu, approximate="tanh"),  # GPT-2's: one kernel here, eight in transformers
 }
 
 
 def build_norm(config: ScratchGPTConfig) -> nn.Module:
-    """LayerNorm, or RMSNorm, which neither centres nor shifts (Zhang & Sennrich, 2019)."""
+    """Build LayerNorm, or RMSNorm, which neither centers nor shifts (Zhang & Sennrich, 2019): (..., hidden) -> same."""
     if config.norm_type == "layernorm":
         return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.use_bias)
     return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
 
 def rotary_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of each position's rotations (Su et al., 2021), for `rotate`.
+    """Compute cosines and sines of the rotation angles of each position (Su et al., 2021), for `rotate`.
 
-    `position_ids` is (batch or 1, seq), both results are (batch or 1, seq, 1, head_dim). They are computed anew in each
-    forward pass: a table kept as a buffer would be lost when a model is built on the meta device.
+    `position_ids` is (batch or 1, seq); both results are (batch or 1, seq, 1, head_dim) in `dtype`.
     """
+    # In each forward pass: kept as a buffer the tables would be lost when a model is built on the meta device.
+    # theta 10,000 and head_dim 4 give frequencies 1 and 0.01: position 3 turns feature pair 0 by 3 rad, pair 1 by 0.03.
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
     angles = position_ids[..., None, None] * theta**-exponents  # (batch, seq, 1, head_dim / 2)
     cos, sin = angles.cos(), angles.sin()
@@ -58,16 +60,17 @@ def rotary_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torc
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn features i and i + head_dim / 2 of (batch, seq, heads, head_dim) as a pair, by the position's angle.
+    """Rotate features i and i + head_dim / 2 as a pair: (batch, seq, heads, head_dim) -> the same shape.
 
-    Exchanging the halves puts each feature's partner in its place; `sin` carries the sign.
+    `cos` and `sin` are (batch or 1, seq, 1, head_dim), from `rotary_tables`.
     """
+    # (a, b) -> (a cos - b sin, b cos + a sin): swapping the halves gives (b, a), and `sin` holds (-sin, sin).
     first, second = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat((second, first), dim=-1) * sin
 
 
 def repeat_heads(heads: Tensor, times: int) -> Tensor:
-    """Give each group of query heads its own copy of the key or value head that it shares."""
+    """Copy each key or value head for its query heads: (batch, heads, seq, dim) -> (batch, heads * times, seq, dim)."""
     return heads if times == 1 else heads.repeat_interleave(times, dim=1)
 
 
@@ -84,8 +87,8 @@ def eager_attention_forward(
     """Scaled dot-product attention, softmax(query key^T * scaling + mask) value, written out.
 
     `query` is (batch, heads, seq, head_dim), `key` and `value` (batch, key_value_heads, keys, head_dim), and
-    `attention_mask` (batch, 1, seq, keys) is 0 where a query may look and the lowest number where it may not.
-    Returns (batch, seq, heads, head_dim) and the weights, (batch, heads, seq, keys).
+    `attention_mask` (batch, 1, seq, keys) is 0 where a query may attend and the dtype's minimum where it may not.
+    Returns the output, (batch, seq, heads, head_dim), and the attention weights, (batch, heads, seq, keys).
     """
     key = repeat_heads(key, module.num_key_value_groups)
     value = repeat_heads(value, module.num_key_value_groups)
@@ -98,7 +101,7 @@ def eager_attention_forward(
 
 
 class ScratchGPTAttention(nn.Module):
-    """Multi-head attention: each token gathers from itself and the tokens before it."""
+    """Multi-head or grouped-query attention: each token attends to itself and the tokens before it."""
 
     def __init__(self, config: ScratchGPTConfig, layer_idx: int) -> None:
         super().__init__()
@@ -122,6 +125,7 @@ class ScratchGPTAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        """(batch, seq, hidden) -> the same shape, and the attention weights where the implementation returns them."""
         batch_and_seq = hidden_states.shape[:-1]
         split = (*batch_and_seq, -1, self.head_dim)
         query = self.q_proj(hidden_states).view(split)  # (batch, seq, heads, head_dim)
@@ -145,18 +149,19 @@ class ScratchGPTAttention(nn.Module):
 
 
 class ScratchGPTMLP(nn.Module):
-    """Feed-forward: every token on its own, through a wider layer."""
+    """Feed-forward, applied to each token by itself; gated (Shazeer, 2020) if the configuration says so."""
 
     def __init__(self, config: ScratchGPTConfig) -> None:
         super().__init__()
         self.gate_proj = None
-        if config.gated_mlp:  # Shazeer, 2020
+        if config.gated_mlp:
             self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """(batch, seq, hidden) -> the same shape."""
         wide = self.up_proj(hidden_states)  # (batch, seq, intermediate)
         if self.gate_proj is None:
             return self.down_proj(self.activation(wide))
@@ -164,7 +169,7 @@ class ScratchGPTMLP(nn.Module):
 
 
 class ScratchGPTDecoderLayer(GradientCheckpointingLayer):
-    """Attention and feed-forward, each normalised on the way in and added to what came in."""
+    """Pre-norm transformer layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
     def __init__(self, config: ScratchGPTConfig, layer_idx: int) -> None:
         super().__init__()
@@ -182,6 +187,7 @@ class ScratchGPTDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        """(batch, seq, hidden) -> the same shape."""
         gathered, _ = self.self_attn(
             self.input_layernorm(hidden_states), attention_mask, rotary, past_key_values, **kwargs
         )
@@ -190,7 +196,7 @@ class ScratchGPTDecoderLayer(GradientCheckpointingLayer):
 
 
 class ScratchGPTPreTrainedModel(PreTrainedModel):
-    """What all ScratchGPT classes share: loading, saving, initial weights, and what the library may do with them."""
+    """Base of all ScratchGPT classes: loading, saving, initial weights, supported features of transformers."""
 
     config: ScratchGPTConfig  # read at run time: this module cannot have `from __future__ import annotations`
     base_model_prefix = "model"
@@ -205,30 +211,30 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": ScratchGPTDecoderLayer, "attentions": ScratchGPTAttention}  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw first weights; `init` leaves alone what was loaded.
-
-        Only modules with weights of their own come here (code outside transformers, 5.23): a layer's are told by name.
-        """
+        """Initialize the weights of one module, in place; `init` skips those that were loaded."""
+        # For code outside transformers, 5.23 calls this only with modules that own weights: `ScratchGPTAttention` never
+        # comes, so that its layers are told apart by name.
         super()._init_weights(module)
         if isinstance(module, nn.Embedding) and self.config.family == "modern" and not self.config.tie_word_embeddings:
-            # Norms read the stream at any size, and what the branches add to it then changes a token little at first;
-            # at 0.02 a branch drowns the token from its first step, and training takes more of them.
+            # The norms rescale the residual stream, so that its size is free. At 1.0 a branch changes a token little at
+            # first; at 0.02 it outweighs the token embedding from the first step on, and training takes more steps.
             init.normal_(module.weight, std=1.0)
         if not isinstance(module, nn.Linear):
             return
         name = next((name for name, child in self.named_modules() if child is module), "").rpartition(".")[2]
         writes_to_residual = name in ("o_proj", "down_proj")
         if self.config.family == "gpt2":
-            if writes_to_residual:  # the stream sums two branches a layer (Radford et al., 2019, section 2.3)
+            if writes_to_residual:  # two branches per layer add to the stream (Radford et al., 2019, section 2.3)
                 std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
                 init.normal_(module.weight, std=std)
         elif writes_to_residual or (name == "lm_head" and not self.config.tie_word_embeddings):
-            init.zeros_(module.weight)  # branches start silent and all tokens alike (Yang et al., 2022, appendix D)
+            # Branches add 0, and all tokens are equally likely at first (Yang et al., 2022, appendix D).
+            init.zeros_(module.weight)
         elif name in ("q_proj", "k_proj", "v_proj", "up_proj", "gate_proj"):
-            init.normal_(module.weight, std=module.in_features**-0.5)  # keeps features their size at any width
+            init.normal_(module.weight, std=module.in_features**-0.5)  # keeps the variance of features at any width
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; by any of the Auto classes the folder also loads where hf_finetune is not installed."""
+        """Save as transformers does; the Auto classes can load the folder even without hf_finetune installed."""
         self.config.auto_map = {
             "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",
             "AutoModel": "modeling_scratch_gpt.ScratchGPTModel",
@@ -239,7 +245,7 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
 
 
 class ScratchGPTModel(ScratchGPTPreTrainedModel):
-    """The decoder without a head: token ids to hidden states, the last of them normalised."""
+    """The decoder without a head: token ids (batch, seq) -> normalized hidden states (batch, seq, hidden)."""
 
     def __init__(self, config: ScratchGPTConfig) -> None:
         super().__init__(config)
@@ -264,17 +270,17 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Takes `input_ids` (batch, seq) or `inputs_embeds` (batch, seq, hidden).
+        """`input_ids` (batch, seq) or `inputs_embeds` (batch, seq, hidden) -> hidden states (batch, seq, hidden).
 
-        Documents packed into one row are told apart by `position_ids` that start again at 0, without an
-        `attention_mask`. By default positions count the tokens that `attention_mask` (batch, seq) keeps, so padding
-        may be on either side. Raises ValueError for a position that has no learned embedding.
+        Packed documents are told apart by `position_ids` (batch, seq) that restart at 0, without an `attention_mask`.
+        By default positions count the tokens that `attention_mask` (batch, seq) keeps, so that padding may be on either
+        side. Raises ValueError for both or neither of the inputs, and for a position without a learned embedding.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        # Before a cache is made: with one, packed rows are taken for one text (transformers 5.23, masking_utils.py).
+        # Before a cache is made: with one, transformers 5.23 (masking_utils.py) ignores the restarts in `position_ids`.
         causal_mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
         in_range = position_ids is None and inputs_embeds.shape[1] <= self.config.max_position_embeddings
         if position_ids is None:
@@ -289,7 +295,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             head_dim = self.config.hidden_size // self.config.num_attention_heads
             rotary = rotary_tables(position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype)
         else:
-            if past_key_values is not None or not in_range:  # looks at the numbers, which a GPU would have to wait for
+            if past_key_values is not None or not in_range:  # reads the values, for which a GPU must synchronize
                 self._check_positions(position_ids)
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)  # (batch, seq, hidden)
@@ -301,7 +307,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
 
     @staticmethod
     def _count_positions(embeds: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
-        """How many tokens of its text stand before each token, (batch or 1, seq)."""
+        """Count the tokens before each token: embeds (batch, seq, hidden) -> positions (batch or 1, seq), int64."""
+        # attention_mask [0, 0, 1, 1, 1] -> [0, 0, 0, 1, 2]; [1, 1, 1, 0, 0] -> [0, 1, 2, 2, 2]: padding is never read.
         seq = embeds.shape[1]
         if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -seq:]
@@ -309,7 +316,10 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         return (torch.arange(seq, device=embeds.device) + past).unsqueeze(0)
 
     def _check_positions(self, position_ids: Tensor) -> None:
-        """An index error would name no number, and on a GPU it would end the process."""
+        """Raise ValueError for a position in `position_ids` (batch or 1, seq) without an embedding.
+
+        The index error would name no number, and on a GPU it would abort the process.
+        """
         if torch.compiler.is_compiling():
             return
         highest, limit = int(position_ids.max()), self.config.max_position_embeddings
@@ -321,7 +331,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
 
 
 class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
-    """Predicts the next token: logits = lm_head(last hidden state) and nothing else, as fused losses assume."""
+    """Predict the next token: logits are lm_head(last hidden state) and nothing else, as fused losses assume."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
@@ -344,9 +354,10 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Takes `labels` (batch, seq), which are shifted here, or `shift_labels`, which are not; -100 is not scored.
+        """Compute logits (batch, seq, vocab), of the last `logits_to_keep` positions if given, and the loss of labels.
 
-        The loss is the mean over the scored tokens, or their sum over `num_items_in_batch`; 0 where none is scored.
+        `labels` (batch, seq) are shifted here, `shift_labels` (batch, seq) are not; -100 is ignored. The loss is the
+        mean over the other labels, or their sum divided by `num_items_in_batch`; 0 where all are ignored.
         """
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
@@ -368,12 +379,12 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_gpt2(cls, path_or_model: str | PreTrainedModel) -> Self:
-        """Take over a Hugging Face GPT-2 of any size: a folder, a Hub id or a `GPT2LMHeadModel`; equal logits.
+        """Convert a Hugging Face GPT-2 of any size, a folder, a Hub id or a `GPT2LMHeadModel`; the logits are equal.
 
-        Raises ValueError for settings of GPT-2 that ScratchGPT does not compute.
+        Raises ValueError for settings of GPT-2 that ScratchGPT does not support.
         """
         source = load_gpt2(path_or_model)
-        with init.no_init_weights():  # drawing them takes longer than converting them
+        with init.no_init_weights():  # which would take longer than the conversion
             model = cls(ScratchGPTConfig(**convert_gpt2_config(source.config)))
         model.load_state_dict(convert_gpt2_weights(source))
         model.tie_weights()
@@ -382,17 +393,17 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
 
 
 class ScratchGPTForSequenceClassification(GenericForSequenceClassification, ScratchGPTPreTrainedModel):
-    """Classifies a text by the hidden state of its last token that is not `pad_token_id`."""
+    """Classify a text by the hidden state of its last token that is not `pad_token_id`: logits (batch, labels)."""
 
-    # The loss takes no num_items_in_batch; told so, Trainer divides it by the accumulation steps.
+    # The loss takes no num_items_in_batch; knowing that, Trainer divides it by the accumulation steps.
     accepts_loss_kwargs = False
 
     def __init__(self, config: ScratchGPTConfig) -> None:
-        # Not the generic initialiser: it asks AutoModel for the backbone, which knows none where hf_finetune is absent.
+        # Not the generic __init__: it asks AutoModel for the backbone, which is not registered without hf_finetune.
         super(GenericForSequenceClassification, self).__init__(config)
         self.num_labels = config.num_labels
         self.model = ScratchGPTModel(config)
-        # With a bias, unlike those of transformers: decision thresholds are kept in it.
+        # With a bias, unlike the heads of transformers: it can hold decision thresholds.
         self.score = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
