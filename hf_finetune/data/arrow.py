@@ -27,7 +27,7 @@ ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
 FILE, LINE = "_file", "_line"
 
 
-_BESIDE = {
+_EXTRA_FEATURES = {
     ROW_HASH: Value("uint64"),
     SOURCE: Value("int32"),
     FILE: Value("int32"),
@@ -76,7 +76,7 @@ class _Stamp:
     inode: int
 
 
-def _stamp(file: DataFile) -> _Stamp:
+def _read_stamp(file: DataFile) -> _Stamp:
     status = file.path.stat()
     return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -86,7 +86,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
 
     Raises DataError naming every line that is rejected, unless bad lines are skipped.
     """
-    stamps = [_stamp(file) for file in files]
+    stamps = [_read_stamp(file) for file in files]
     hashes = [file_sha256(file.path) for file in files]
     row_format, decoder = reading.decoder.row_format, reading.decoder
     own = features_of(row_format.becomes, decoder.labels.kind)
@@ -97,10 +97,10 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
         "splits": [reading.stratify_by, reading.group_by],
         "lines": [reading.on_bad_line, reading.max_line_bytes, decoder.allow_empty],
     }
-    features = Features({**own, **_BESIDE})
+    features = Features({**own, **_EXTRA_FEATURES})
     try:
         dataset, counts = cached_dataset(
-            "rows", made_from, features, lambda: _batches(files, stamps, reading, features.arrow_schema)
+            "rows", made_from, features, lambda: _build_batches(files, stamps, reading, features.arrow_schema)
         )
     except OSError as error:
         raise CannotWriteError(
@@ -122,7 +122,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
     return dataset, facts
 
 
-def _batches(
+def _build_batches(
     files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: Reading, schema: pa.Schema
 ) -> Generator[pa.RecordBatch, None, dict[str, Any]]:
     counts: list[dict[str, Any]] = []
@@ -130,15 +130,15 @@ def _batches(
     total = 0
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
         tally = Tally()
-        for block in _blocks(file, reading, tally):
-            yield _batch(block, file, number, reading, schema)
-        if _stamp(file) != stamp:
+        for block in _read_blocks(file, reading, tally):
+            yield _build_batch(block, file, number, reading, schema)
+        if _read_stamp(file) != stamp:
             raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
         if tally.rejected and reading.on_bad_line == "fail":
             problems += line_problems(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
             total += len(tally.rejected)
         elif not tally.rows:
-            problems.append(_without_rows(file, tally))
+            problems.append(_explain_no_rows(file, tally))
             total += 1
         counts.append(
             {
@@ -154,7 +154,7 @@ def _batches(
     return {"files": counts}
 
 
-def _without_rows(file: DataFile, tally: Tally) -> Problem:
+def _explain_no_rows(file: DataFile, tally: Tally) -> Problem:
     if not tally.lines:
         return Problem("the file is empty", "put rows into it, or take it out of the run file", file.shown)
     if not tally.rejected:
@@ -164,7 +164,7 @@ def _without_rows(file: DataFile, tally: Tally) -> Problem:
     )
 
 
-def _blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock]:
+def _read_blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock]:
     name = reading.decoder.row_format.name
     if name in TEXT_FORMATS:
         cut: TextCut = name  # type: ignore[assignment]
@@ -172,24 +172,26 @@ def _blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock
     return read_jsonl(file.path, file.shown, reading.decoder, reading.max_line_bytes, tally)
 
 
-def _batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
+def _build_batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
     columns = reading.decoder.row_format.columns(block.rows)
     contents = map(encode_row, zip(*columns.values(), strict=True))
     columns[ROW_HASH] = [int.from_bytes(blake2b(content, digest_size=8).digest(), "big") for content in contents]
     columns[SOURCE] = [file.source] * len(block.rows)
     columns[FILE] = [number] * len(block.rows)
     columns[LINE] = list(block.line_numbers)
-    columns[STRATUM] = _split_values(block, file, reading, reading.stratify_by, "stratify_by")
-    columns[GROUP] = _split_values(block, file, reading, reading.group_by, "group_by")
+    columns[STRATUM] = _read_split_values(block, file, reading, reading.stratify_by, "stratify_by")
+    columns[GROUP] = _read_split_values(block, file, reading, reading.group_by, "group_by")
     return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def _split_values(block: RowBlock, file: DataFile, reading: Reading, key: str | None, setting: str) -> list[str | None]:
+def _read_split_values(
+    block: RowBlock, file: DataFile, reading: Reading, key: str | None, setting: str
+) -> list[str | None]:
     """Return the field that splits look at as text in which different values differ (1 and "1" too)."""
     if key is None:
         return [None] * len(block.rows)
     value_of: attrgetter[Any] = reading.decoder.value_of(key)
-    values = [_json_or_none(row, value_of) for row in block.rows]
+    values = [_encode_value(row, value_of) for row in block.rows]
     if None in values:
         line = block.line_numbers[values.index(None)]
         remedy = f"give every row the field, or leave out data.{setting}"
@@ -197,7 +199,7 @@ def _split_values(block: RowBlock, file: DataFile, reading: Reading, key: str | 
     return values
 
 
-def _json_or_none(row: Struct, value_of: attrgetter[Any]) -> str | None:
+def _encode_value(row: Struct, value_of: attrgetter[Any]) -> str | None:
     value = value_of(row)
     if value is UNSET or value is None:
         return None

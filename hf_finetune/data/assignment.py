@@ -17,10 +17,10 @@ Hashes = npt.NDArray[np.uint64]
 
 def seeded_order(hashes: Hashes, seed: int) -> Rows:
     """Return row numbers in a random order that the seed and the rows' hashes decide; equal rows stay in file order."""
-    return np.argsort(_mixed(hashes, seed), kind="stable")
+    return np.argsort(_mix(hashes, seed), kind="stable")
 
 
-def _mixed(hashes: Hashes, seed: int) -> Hashes:
+def _mix(hashes: Hashes, seed: int) -> Hashes:
     # splitmix64's finaliser: https://prng.di.unimi.it/splitmix64.c
     mixed = hashes + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -55,7 +55,7 @@ def _take_rows(hashes: Hashes, order: Rows, strata: Rows, fractions: Mapping[str
     left = sizes - 1  # one row of each stratum stays in train
     taken: dict[str, Rows] = {}
     for name, fraction in fractions.items():
-        counts = _shares(sizes, left, fraction)
+        counts = _apportion(sizes, left, fraction)
         for start, cut, end in zip(starts, starts + counts, ends, strict=True):
             _keep_together(by_stratum[start:end], int(cut - start), hashes)
         taken[name] = np.concatenate(
@@ -79,7 +79,7 @@ def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> None:
         rows[first:] = rows[np.concatenate([single, equal, others])]
 
 
-def _shares(sizes: Rows, left: Rows, fraction: float) -> Rows:
+def _apportion(sizes: Rows, left: Rows, fraction: float) -> Rows:
     """Round `sizes * fraction`, at most `left`, to the rounded share of all: largest remainders first."""
     exact = sizes * fraction
     counts: Rows = np.minimum(np.floor(exact).astype(np.int64), left)

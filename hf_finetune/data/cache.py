@@ -40,11 +40,11 @@ def cached_dataset(
     arrow = folder / f"{kind}-{cache_key(made_from)}.arrow"
     sidecar = arrow.with_suffix(".json")
     if not arrow.exists():
-        _write(arrow, sidecar, features, build())
+        _write_dataset(arrow, sidecar, features, build())
     return Dataset.from_file(str(arrow)), json.loads(sidecar.read_text())
 
 
-def _write(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
+def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
     with tempfile.TemporaryDirectory(dir=arrow.parent, prefix=".aside-") as aside:
         part = Path(aside) / arrow.name
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:

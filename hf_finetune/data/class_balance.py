@@ -32,13 +32,13 @@ def balanced_rows(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapp
     counts = np.bincount(encoded, minlength=len(labels.names))
     wanted = int(counts.min() if balance == "undersample" else counts.max())
     random = np.random.default_rng(seed)
-    chosen = [_as_many(np.flatnonzero(encoded == number), wanted, random) for number in range(len(labels.names))]
+    chosen = [_resample(np.flatnonzero(encoded == number), wanted, random) for number in range(len(labels.names))]
     before = ", ".join(f"{name} {count:,}" for name, count in zip(labels.names, counts, strict=True))
     logger.info("data.balance is %s: %d training rows of each label, where there were %s", balance, wanted, before)
     return np.sort(np.concatenate(chosen))
 
 
-def _as_many(rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
+def _resample(rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
     """Each of `rows` as often as `wanted` has room for, and a random choice of them for the rest."""
     whole, rest = divmod(wanted, len(rows))
     return np.concatenate([np.tile(rows, whole), random.permutation(rows)[:rest]])

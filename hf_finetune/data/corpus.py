@@ -53,7 +53,7 @@ _CHUNK_CHARACTERS = range(200, 4001)
 # A label has at least and at most this many rows, so that guessing the largest is no strategy.
 _LABEL_ROWS = (40, 100)
 
-_QUESTIONS = {
+_QUESTION_TEMPLATES = {
     "function": (
         "Explain what {name} does.",
         "What is {name} for?",
@@ -107,7 +107,7 @@ class _Row:
     file: str
     values: dict[str, Any]
 
-    def line(self) -> bytes:
+    def encode_line(self) -> bytes:
         return json.dumps(self.values, ensure_ascii=False).encode() + b"\n"
 
 
@@ -122,19 +122,19 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
         remedy = f"there are {', '.join(KINDS)}" + (f"; did you mean {near[0]}?" if near else "")
         raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy))
     check_target(path, overwrite)
-    makers = {"source": _source_rows, "docstrings": _docstring_rows, "modules": _labelled_rows}
-    rows = list(makers[kind](_library_files(Path(sysconfig.get_path("stdlib")))))
+    makers = {"source": _build_source_rows, "docstrings": _build_docstring_rows, "modules": _build_labelled_rows}
+    rows = list(makers[kind](_read_library_files(Path(sysconfig.get_path("stdlib")))))
     if not rows:
         remedy = "use another Python; Linux distributions split the library's source off into a package of its own"
         raise EnvironmentProblem(Problem("this Python has no source files of its standard library", remedy))
     kept = rows if max_bytes is None else _sample(rows, max_bytes)
-    content = b"".join(row.line() for row in kept)
+    content = b"".join(row.encode_line() for row in kept)
     write_whole(path, content)
     files = len({row.file for row in kept})
     return CorpusFacts(kind, len(kept), len(content), files, LICENCE, platform.python_version())
 
 
-def _library_files(folder: Path) -> Iterator[tuple[str, str]]:
+def _read_library_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the name, relative and with slashes, and the text of each file, in the order of names."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
     for name in names:
@@ -149,26 +149,26 @@ def _library_files(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, text
 
 
-def _source_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
+def _build_source_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
     for name, text in files:
         yield _Row(name, {"text": text, "source": name, "license": LICENCE})
 
 
-def _docstring_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
+def _build_docstring_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
     """Yield one row for each question: a name that two files define is asked about once."""
     asked: set[str] = set()
     for file, text in files:
-        module = _public_module(file)
+        module = _get_public_module(file)
         if module is None:
             continue
-        for question, answer in _questions(module, text):
+        for question, answer in _build_questions(module, text):
             if question not in asked and len(answer.split()) >= _MIN_WORDS:
                 asked.add(question)
                 values = {"instruction": question, "response": answer, "module": module, "license": LICENCE}
                 yield _Row(file, values)
 
 
-def _questions(module: str, text: str) -> Iterator[tuple[str, str]]:
+def _build_questions(module: str, text: str) -> Iterator[tuple[str, str]]:
     file = read_python(text)
     yield _ask("module", module), file.docstring
     for definition in file.definitions:
@@ -182,18 +182,18 @@ def _questions(module: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _ask(subject: str, name: str) -> str:
-    phrasings = _QUESTIONS[subject]
-    return phrasings[_order(f"{subject} {name}") % len(phrasings)].format(name=name)
+    phrasings = _QUESTION_TEMPLATES[subject]
+    return phrasings[_hash_order(f"{subject} {name}") % len(phrasings)].format(name=name)
 
 
-def _public_module(file: str) -> str | None:
+def _get_public_module(file: str) -> str | None:
     """Return the name under which a file is imported; None where it is private or a program."""
     parts = file.removesuffix(".py").removesuffix("/__init__").split("/")
     name = _PUBLIC_NAMES.get(".".join(parts), ".".join(parts))
     return None if any(part.startswith("_") for part in name.split(".")) else name
 
 
-def _labelled_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
+def _build_labelled_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
     """Yield the functions and classes of those packages that have enough of them, the same number at most of each."""
     by_label: dict[str, list[_Row]] = {}
     seen: set[str] = set()
@@ -210,25 +210,25 @@ def _labelled_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
     least, most = _LABEL_ROWS
     for rows in by_label.values():
         if len(rows) >= least:
-            chosen = sorted(range(len(rows)), key=lambda number: _order(rows[number].values["text"]))[:most]
+            chosen = sorted(range(len(rows)), key=lambda number: _hash_order(rows[number].values["text"]))[:most]
             yield from (rows[number] for number in sorted(chosen))
 
 
 def _sample(rows: list[_Row], max_bytes: int) -> list[_Row]:
     """Return rows from all over the library that fit in `max_bytes`, in their order."""
-    lines = [row.line() for row in rows]
+    lines = [row.encode_line() for row in rows]
     smallest = min(map(len, lines))
     if max_bytes < smallest:
         raise ConfigError(Problem(f"not one row fits in {max_bytes:,} bytes", f"allow {smallest:,} bytes at least"))
     chosen, left = [], max_bytes
-    for number in sorted(range(len(rows)), key=lambda number: _order(lines[number])):
+    for number in sorted(range(len(rows)), key=lambda number: _hash_order(lines[number])):
         if len(lines[number]) <= left:
             chosen.append(number)
             left -= len(lines[number])
     return [rows[number] for number in sorted(chosen)]
 
 
-def _order(content: str | bytes) -> int:
+def _hash_order(content: str | bytes) -> int:
     """Return a number that has nothing to do with where the content stands, and is the same in every process."""
     data = content.encode() if isinstance(content, str) else content
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")

@@ -31,7 +31,7 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
     if data.format in TEXT_FORMATS:
         _check_kind(FORMATS[data.format], becomes, train[0].shown)
         return RowDecoder(FORMATS[data.format], (), {})
-    first, line, file = _first_row(data, train)
+    first, line, file = _read_first_row(data, train)
     row_format = choose_format(data.format, first, data.task, file.shown, line)
     _check_kind(row_format, becomes, file.shown)
     if data.format == "auto":
@@ -46,7 +46,7 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
     return decoder
 
 
-def _first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
+def _read_first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
     for file in train:
         found = first_row(file.path, file.shown, data.max_line_bytes)
         if found is not None:
@@ -105,13 +105,13 @@ def choose_format(
     """
     if name != "auto":
         as_labelled = task is not None and "input" in first_row and name in {"labelled", "input_output"}
-        return _for_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
+        return _apply_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
     matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= first_row.keys()]
     matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
     if len(matches) == 1:
-        return _for_task(matches[0], task)
+        return _apply_task(matches[0], task)
     if not matches:
-        raise DataError(_no_format(first_row, shown, line))
+        raise DataError(_explain_no_format(first_row, shown, line))
     names = " and ".join(f"`{each.name}`" for each in matches)
     raise DataError(
         Problem(
@@ -120,7 +120,7 @@ def choose_format(
     )
 
 
-def _for_task(row_format: RowFormat, task: str | None) -> RowFormat:
+def _apply_task(row_format: RowFormat, task: str | None) -> RowFormat:
     """The format with its label read as `task` says: a class, or a number."""
     if row_format.name == "input_output" and task is not None:
         return NUMBERS_INPUT_OUTPUT if task == "regression" else LABELLED_INPUT_OUTPUT
@@ -131,7 +131,7 @@ def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
     return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
 
 
-def _no_format(first_row: Mapping[str, Any], shown: str, line: int) -> Problem:
+def _explain_no_format(first_row: Mapping[str, Any], shown: str, line: int) -> Problem:
     known = {field for each in FORMATS.values() for field in each.required}
     slips = [(key, *difflib.get_close_matches(key, known - first_row.keys(), 1, 0.75)) for key in first_row]
     guesses = [f"{shown_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]

@@ -38,9 +38,13 @@ def check_classes(splits: Splits, data: DataSection, found: Mapping[str, Occurre
     One label only, labels that differ by case, white space or the way a number is written, a label of a single row, a
     label that only an evaluation split has, and weights (`data.balance`) that are for other labels.
     """
-    problems = [*_too_few(found["train"]), *_alike(splits, found["train"]), *_weights(data, names)]
-    single, seen_once = _single_rows(splits, data, found)
-    unknown, total = _unknown(splits, data, found, seen_once)
+    problems = [
+        *_check_label_count(found["train"]),
+        *_find_similar(splits, found["train"]),
+        *_check_weights(data, names),
+    ]
+    single, seen_once = _find_single_rows(splits, data, found)
+    unknown, total = _find_unknown(splits, data, found, seen_once)
     problems += single + unknown
     if problems:
         raise DataError(problems[:MAX_PROBLEMS_SHOWN], total=len(problems) + total - len(unknown))
@@ -63,14 +67,14 @@ def check_numbers(splits: Splits) -> None:
         raise DataError(problems, total=total)
 
 
-def _too_few(train: Occurrences) -> list[Problem]:
+def _check_label_count(train: Occurrences) -> list[Problem]:
     if len(train) > 1:
         return []
     what = f"the training rows have one label only, {shown(next(iter(train)))}" if train else "no training row has one"
     return [Problem(what, "there must be two labels at least: add rows of another", key="data.train")]
 
 
-def _alike(splits: Splits, train: Occurrences) -> list[Problem]:
+def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
     """Labels that are probably meant to be one: each beside the one with most rows."""
     groups: dict[str, list[str]] = {}
     for label in train:
@@ -83,8 +87,8 @@ def _alike(splits: Splits, train: Occurrences) -> list[Problem]:
         for label in others:
             path, line = splits.where("train", train[label][0])
             how = "are the same number" if _NUMBER.fullmatch(label.strip()) else "differ by case or white space only"
-            what = f"the labels {shown(label)} ({_rows(train[label])}, the first here) and {shown(most)}"
-            what += f" ({_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
+            what = f"the labels {shown(label)} ({_format_rows(train[label])}, the first here) and {shown(most)}"
+            what += f" ({_format_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
             problems.append(Problem(what, f"did you mean {shown(most)}? write it in one way", path, line, "label"))
     return problems
 
@@ -96,11 +100,11 @@ def _folded(label: str) -> str:
     return "".join(unicodedata.normalize("NFC", label).casefold().split())
 
 
-def _rows(rows: Sequence[int]) -> str:
+def _format_rows(rows: Sequence[int]) -> str:
     return f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
 
 
-def _single_rows(
+def _find_single_rows(
     splits: Splits, data: DataSection, found: Mapping[str, Occurrences]
 ) -> tuple[list[Problem], set[Label]]:
     """Labels of one row in all splits together: what is learnt of them can never be measured.
@@ -124,7 +128,7 @@ def _single_rows(
     return problems, once
 
 
-def _unknown(
+def _find_unknown(
     splits: Splits, data: DataSection, found: Mapping[str, Occurrences], seen_once: set[Label]
 ) -> tuple[list[Problem], int]:
     """Rows to evaluate on whose label no training row has: the first of them as problems, and how many there are."""
@@ -134,7 +138,7 @@ def _unknown(
         for label in sorted(found[name].keys() - found["train"].keys() - seen_once, key=str):
             rows = found[name][label]
             total += len(rows)
-            remedy = _remedy(label, list(found["train"]), data, drawn=getattr(data, name) is None)
+            remedy = _suggest_remedy(label, list(found["train"]), data, drawn=getattr(data, name) is None)
             what = f"the label {shown(label)} is in {name}, but no training row has it"
             for row in rows[: MAX_PROBLEMS_SHOWN - len(problems)]:
                 path, line = splits.where(name, row)
@@ -142,7 +146,7 @@ def _unknown(
     return sorted(problems, key=lambda problem: (problem.path or "", problem.line or 0)), total
 
 
-def _remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
+def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
     names = [name for name in known if isinstance(name, str)] if isinstance(label, str) else []
     same = [name for name in names if _folded(name) == _folded(str(label))]
     if same:
@@ -155,7 +159,7 @@ def _remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: b
     return f"did you mean {shown(close)}? if not, {remedy}" if close else remedy
 
 
-def _weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
+def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
     """`data.balance` by name must weigh every label, and no other."""
     if not isinstance(data.balance, dict):
         return []

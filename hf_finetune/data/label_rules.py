@@ -21,7 +21,7 @@ class LabelRule:
     allow_empty: bool = False
     """Whether a row may have no label, `[]`."""
 
-    def all_sound(self, labels: Sequence[Any]) -> bool:
+    def pass_fast_check(self, labels: Sequence[Any]) -> bool:
         """Whether many labels are sound at first sight; lists always need a closer look."""
         if self.kind == "number":
             return True

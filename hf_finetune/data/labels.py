@@ -85,17 +85,17 @@ def freeze_labels(splits: Splits, data: DataSection) -> Labels:
         raise DataError(Problem(f"rows of format {splits.format} have no label", key="data.format"))
     if data.task == "regression":
         check_numbers(splits)
-        _say_numbers(splits)
+        _log_numbers(splits)
         return Labels((REGRESSION_NAME,), "number")
     kind: LabelsKind = "multi" if isinstance(splits.rows["train"].features["label"], List) else "single"
-    found = {name: _occurrences(splits, name) for name in splits.rows}
+    found = {name: _find_occurrences(splits, name) for name in splits.rows}
     labels = Labels(tuple(map(str, sorted(found["train"]))), kind, tuple(sorted(found["train"])))
     check_classes(splits, data, found, labels.names)
-    _say_classes(splits, labels, found)
+    _log_classes(splits, labels, found)
     return labels
 
 
-def _occurrences(splits: Splits, name: str) -> Occurrences:
+def _find_occurrences(splits: Splits, name: str) -> Occurrences:
     """The rows of each label in one split; rows that a weight repeats count once."""
     column = splits.rows[name]["label"][:]
     found: Occurrences = {}
@@ -106,7 +106,7 @@ def _occurrences(splits: Splits, name: str) -> Occurrences:
     return found
 
 
-def _say_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences]) -> None:
+def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences]) -> None:
     counts = [f"{shown(value)} {len(found['train'][value]):,}" for value in labels.values[:MOST_COUNTS_LOGGED]]
     counts += ["..."] if len(labels.values) > MOST_COUNTS_LOGGED else []
     several = " (a row may have several)" if labels.kind == "multi" else ""
@@ -124,7 +124,7 @@ def _say_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences
             )
 
 
-def _say_numbers(splits: Splits) -> None:
+def _log_numbers(splits: Splits) -> None:
     train: Dataset = splits.rows["train"]
     numbers = np.asarray(train["label"][:])
     shape = (len(numbers), numbers.min(), numbers.max(), numbers.mean())

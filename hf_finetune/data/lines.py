@@ -68,7 +68,7 @@ def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
     """
     try:
         with open(0, "rb", closefd=False) if path == STANDARD_INPUT else path.open("rb") as file:
-            yield from _unpacked(file, shown)
+            yield from _decompress(file, shown)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DataError(
             Problem(f"the compressed file is damaged or cut off ({type(error).__name__})", "copy it again", path=shown)
@@ -79,14 +79,14 @@ def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
         ) from None
 
 
-def _unpacked(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
+def _decompress(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
     head = file.peek(16)
     if head.startswith(_ZSTD):
-        chunks = _zstd_chunks(file)
+        chunks = _read_zstd(file)
     elif head.startswith(_GZIP):
-        chunks = _file_chunks(gzip.GzipFile(fileobj=file))
+        chunks = _read_plain(gzip.GzipFile(fileobj=file))
     else:
-        chunks = _file_chunks(file)
+        chunks = _read_plain(file)
     for number, chunk in enumerate(chunks):
         if number == 0:
             _check_encoding(chunk, shown)
@@ -96,14 +96,14 @@ def _unpacked(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
         yield chunk
 
 
-def _file_chunks(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
+def _read_plain(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
     # Of a pipe only what is there: a read that waits for more misses a Ctrl-C between two of its system calls.
     read = file.read if file.seekable() else file.read1
     while chunk := read(CHUNK_BYTES):
         yield chunk
 
 
-def _zstd_chunks(file: io.BufferedReader) -> Iterator[bytes]:
+def _read_zstd(file: io.BufferedReader) -> Iterator[bytes]:
     # zstandard's stream_reader ends without an error where a file was cut off; decompressobj says whether it ended.
     decompressor = zstandard.ZstdDecompressor()
     frame = decompressor.decompressobj()
@@ -127,7 +127,7 @@ def _check_encoding(head: bytes, shown: str) -> None:
     for magic, kind in _OTHER_FILES.items():
         if head.startswith(magic):
             raise DataError(Problem(f"this is {kind}, not lines of text", "unpack or convert it to JSONL", path=shown))
-    wide = _wide_encoding(head)
+    wide = _detect_wide_encoding(head)
     if wide is not None:
         raise DataError(
             Problem(
@@ -139,7 +139,7 @@ def _check_encoding(head: bytes, shown: str) -> None:
         )
 
 
-def _wide_encoding(head: bytes) -> str | None:
+def _detect_wide_encoding(head: bytes) -> str | None:
     if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -171,7 +171,7 @@ def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBl
             data = b"".join((*pending, memoryview(chunk)[:cut]))
             pending, held = [], 0
             lines = data.split(b"\n")
-            yield from _within_limit(number, data, lines, max_line_bytes)
+            yield from _split_overlong(number, data, lines, max_line_bytes)
             number += len(lines)
             del data, lines
         pending.append(chunk[cut + 1 :])
@@ -185,7 +185,7 @@ def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBl
         yield LineBlock(number, data, [data], ended=False)
 
 
-def _within_limit(number: int, data: bytes, lines: list[bytes], limit: int) -> Iterator[LineBlock]:
+def _split_overlong(number: int, data: bytes, lines: list[bytes], limit: int) -> Iterator[LineBlock]:
     if len(data) <= limit or max(map(len, lines)) <= limit:
         yield LineBlock(number, data, lines)
         return
@@ -203,7 +203,7 @@ def check_form(head: bytes, shown: str) -> None:
             f"< {shlex.quote(shown)} > rows.jsonl`"
         )
         raise DataError(Problem("this is one JSON array, not one object a line", remedy, path=shown, line=1))
-    if text.startswith("{") and _first_object_spans_lines(text):
+    if text.startswith("{") and _has_multiline_object(text):
         remedy = (
             "convert it: `python -c 'import json,re,sys; [print(json.dumps(json.loads(row))) for row in "
             r're.split(rb"(?<=})\s*\n(?={)", sys.stdin.buffer.read().strip())]'
@@ -230,7 +230,7 @@ def _is_array_of_objects(text: str) -> bool:
     return inside[end:].lstrip()[:1] in {"", ","}
 
 
-def _first_object_spans_lines(text: str) -> bool:
+def _has_multiline_object(text: str) -> bool:
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except (json.JSONDecodeError, RecursionError):

@@ -37,7 +37,7 @@ class TooLarge(Overtime):
 
 
 @dataclass(slots=True, eq=False)
-class _Work:
+class _Task:
     thread: int
     seconds: float
     until: float
@@ -47,14 +47,14 @@ class _Work:
 
 
 @dataclass
-class _Watch:
-    works: list[_Work] = field(default_factory=list)
+class _Watchdog:
+    works: list[_Task] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     awake: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
 
 
-_watch = _Watch()
+_watchdog = _Watchdog()
 
 
 def run_watched(work: Callable[[], Result], seconds: float) -> Result:
@@ -62,11 +62,11 @@ def run_watched(work: Callable[[], Result], seconds: float) -> Result:
 
     A single step of C code is not interrupted.
     """
-    watch = _watch
-    entry = _Work(threading.get_ident(), seconds, time.monotonic() + seconds)
+    watch = _watchdog
+    entry = _Task(threading.get_ident(), seconds, time.monotonic() + seconds)
     watch.works.append(entry)
     if not watch.awake.is_set():
-        _wake(watch)
+        _start_watching(watch)
     try:
         return work()
     finally:
@@ -77,15 +77,15 @@ def run_watched(work: Callable[[], Result], seconds: float) -> Result:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(entry.thread), None)
 
 
-def _wake(watch: _Watch) -> None:
+def _start_watching(watch: _Watchdog) -> None:
     with watch.lock:
         if watch.thread is None:
-            watch.thread = threading.Thread(target=_look, args=(watch,), name="overtime", daemon=True)
+            watch.thread = threading.Thread(target=_poll, args=(watch,), name="overtime", daemon=True)
             watch.thread.start()
     watch.awake.set()
 
 
-def _look(watch: _Watch) -> None:
+def _poll(watch: _Watchdog) -> None:
     process, last = psutil.Process(), time.monotonic()
     while True:
         watch.awake.wait()
@@ -96,10 +96,10 @@ def _look(watch: _Watch) -> None:
         elif now - last > SECONDS_UNTIL_IDLE:
             watch.awake.clear()
         for work in tuple(watch.works):
-            _stop_if_over(watch, work, now, process.memory_info().rss)
+            _stop_if_exceeded(watch, work, now, process.memory_info().rss)
 
 
-def _stop_if_over(watch: _Watch, work: _Work, now: float, memory: int) -> None:
+def _stop_if_exceeded(watch: _Watchdog, work: _Task, now: float, memory: int) -> None:
     processor = time.process_time()
     if not work.memory:
         work.memory, work.processor = memory, processor
@@ -115,10 +115,10 @@ def _stop_if_over(watch: _Watch, work: _Work, now: float, memory: int) -> None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(work.thread), ctypes.py_object(reason))
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     """A forked process has no watching thread, and maybe a lock that nobody will open."""
-    global _watch
-    _watch = _Watch()
+    global _watchdog
+    _watchdog = _Watchdog()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)

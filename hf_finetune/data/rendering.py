@@ -40,9 +40,9 @@ class BoundedTemplate(Template):
 
     def render(self, *args: Any, **kwargs: Any) -> str:
         """As in jinja2; raises `ModelError` where a bound is reached."""
-        text: str = _within_bounds(functools.partial(super().render, *args, **kwargs))
-        if len(text) > LONGEST_TEXT and len(text) > LONGEST_TEXT + COPIES * _size(kwargs):
-            raise _refused(f"writes {len(text):,} characters")
+        text: str = _run_within_limits(functools.partial(super().render, *args, **kwargs))
+        if len(text) > LONGEST_TEXT and len(text) > LONGEST_TEXT + COPIES * _count_characters(kwargs):
+            raise _build_error(f"writes {len(text):,} characters")
         return text
 
 
@@ -54,13 +54,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
-            _check_step([left, *(right if isinstance(right, tuple) else (right,))], formats=True)
+            _check_operation([left, *(right if isinstance(right, tuple) else (right,))], formats=True)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _check(left.bit_length() * right, MOST_BITS)
+            _check_size(left.bit_length() * right, MOST_BITS)
         elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            _check(left.bit_length() + right.bit_length(), MOST_BITS)
+            _check_size(left.bit_length() + right.bit_length(), MOST_BITS)
         elif operator == "*":
-            _check(_length(left) * _length(right), LARGEST_RESULT)
+            _check_size(_measure_output(left) * _measure_output(right), LARGEST_RESULT)
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Any:
@@ -70,52 +70,54 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         write = super().wrap_str_format(value)
         if write is None and (value.__name__ not in AMPLIFYING_METHODS or not isinstance(value.__self__, str)):
             return None
-        return _bounded(write or value, value.__name__, value.__self__)
+        return _bound_method(write or value, value.__name__, value.__self__)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return attr not in FORBIDDEN_METHODS and super().is_safe_attribute(obj, attr, value)
 
 
-def _bounded(method: Callable[..., Any], name: str, owner: Any) -> Callable[..., Any]:
+def _bound_method(method: Callable[..., Any], name: str, owner: Any) -> Callable[..., Any]:
     def bounded(*args: Any, **kwargs: Any) -> Any:
         if name == "join":
             args = tuple(map(list, args))
-        _check_step([owner, *args, *kwargs.values()], formats=name.startswith("format"))
+        _check_operation([owner, *args, *kwargs.values()], formats=name.startswith("format"))
         return method(*args, **kwargs)
 
     return bounded
 
 
-def _bounded_filter(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+def _bound_filter(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
     passed = 1 if hasattr(make, "jinja_pass_arg") else 0  # some want the environment first
 
     @functools.wraps(make)
     def bounded(*args: Any, **kwargs: Any) -> Any:
         before, (value, *others) = args[:passed], args[passed:]
         value = list(value) if name == "join" else value
-        _check_step([value, *others, *kwargs.values()], formats=name == "format")
+        _check_operation([value, *others, *kwargs.values()], formats=name == "format")
         return make(*before, value, *others, **kwargs)
 
     return bounded
 
 
-def _check_step(operands: list[Any], *, formats: bool = False) -> None:
+def _check_operation(operands: list[Any], *, formats: bool = False) -> None:
     """The first operand is what is written, again and again; the others say how, or what stands in between."""
     first, *others = operands
     for value in others:
         if isinstance(value, int):
-            _check(value, LARGEST_NUMBER)
-    _check(_length(first) * max(map(_length, others), default=1), LARGEST_RESULT)
+            _check_size(value, LARGEST_NUMBER)
+    _check_size(_measure_output(first) * max(map(_measure_output, others), default=1), LARGEST_RESULT)
     if formats and isinstance(first, str) and _WIDE.search(first):
-        raise _refused("pads a text to a great width")
+        raise _build_error("pads a text to a great width")
 
 
-def _check(size: int, most: int) -> None:
+def _check_size(size: int, most: int) -> None:
     if size > most:
-        raise _refused(f"makes something of size {size:,} in one step" if size < 10**15 else "makes too much in a step")
+        raise _build_error(
+            f"makes something of size {size:,} in one step" if size < 10**15 else "makes too much in a step"
+        )
 
 
-def _length(value: Any) -> int:
+def _measure_output(value: Any) -> int:
     """What a value is when it is written out, or how often it makes something be written."""
     if isinstance(value, int):
         return max(1, value)
@@ -124,42 +126,42 @@ def _length(value: Any) -> int:
     return max(1, len(value)) if isinstance(value, str | dict) else 1
 
 
-def _size(value: Any) -> int:
+def _count_characters(value: Any) -> int:
     """Characters in what a template is given."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(len(str(key)) + _size(inner) for key, inner in value.items())
-    return sum(map(_size, value)) if isinstance(value, list | tuple) else 1
+        return sum(len(str(key)) + _count_characters(inner) for key, inner in value.items())
+    return sum(map(_count_characters, value)) if isinstance(value, list | tuple) else 1
 
 
-def _within_bounds(work: Callable[[], Any]) -> Any:
+def _run_within_limits(work: Callable[[], Any]) -> Any:
     try:
         return run_watched(work, LONGEST_SECONDS)
     except TooLong:
-        raise _refused(f"did not end within {LONGEST_SECONDS:g} s") from None
+        raise _build_error(f"did not end within {LONGEST_SECONDS:g} s") from None
     except TooLarge:
-        raise _refused(f"took more than {MOST_GROWTH >> 20} MiB") from None
+        raise _build_error(f"took more than {MOST_GROWTH >> 20} MiB") from None
     except (RecursionError, MemoryError, OverflowError) as problem:
-        raise _refused(f"went beyond all bounds ({type(problem).__name__})") from None
+        raise _build_error(f"went beyond all bounds ({type(problem).__name__})") from None
 
 
-def _refused(what: str) -> ModelError:
+def _build_error(what: str) -> ModelError:
     remedy = "a template is a program that came with the model: look into chat_template.jinja, or name another one"
     return ModelError(Problem(f"the chat template {what} on one conversation", remedy, key=KEY))
 
 
-_theirs = chat_template_utils._compile_jinja_template
+_original_compile = chat_template_utils._compile_jinja_template
 
 
 @functools.cache
-def _environment() -> BoundedEnvironment:
-    given = _theirs("").environment
+def _make_environment() -> BoundedEnvironment:
+    given = _original_compile("").environment
     extensions: Iterable[Any] = [type(extension) for extension in given.extensions.values()]
     made = BoundedEnvironment(trim_blocks=given.trim_blocks, lstrip_blocks=given.lstrip_blocks, extensions=extensions)
     made.globals.update(given.globals)
     made.filters.update(given.filters)
-    made.filters.update({name: _bounded_filter(name, made.filters[name]) for name in AMPLIFYING_FILTERS})
+    made.filters.update({name: _bound_filter(name, made.filters[name]) for name in AMPLIFYING_FILTERS})
     return made
 
 
@@ -169,7 +171,7 @@ def compile_template(source: str) -> Template:
 
     Raises jinja2's `TemplateSyntaxError` for a mistake, `ModelError` where a bound is reached.
     """
-    compiled: Template = _within_bounds(lambda: _environment().from_string(source))
+    compiled: Template = _run_within_limits(lambda: _make_environment().from_string(source))
     return compiled
 
 

@@ -35,7 +35,7 @@ from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
-_PLACES_SHOWN = 5
+_MAX_PLACES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Splits:
 
     def where(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the line of a row of `split` (the first, where it has several)."""
-        return self.places[split].at(row)
+        return self.places[split].locate(row)
 
     def row_hashes(self, split: str) -> list[str]:
         """Return 16 hexadecimal digits for each row of `split`, in its order: who is a member."""
@@ -88,16 +88,16 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     Raises DataError naming all that is wrong with the settings, or else with the files.
     """
     _check_settings(data)
-    files = _resolve(data)
+    files = _resolve_files(data)
     check_not_same_file(files)
     decoder = choose_decoder(data, becomes, files["train"])
     reading = Reading(decoder, data.on_bad_line, data.max_line_bytes, data.stratify_by, data.group_by)
-    tables, facts = _read(files, reading)
+    tables, facts = _read_files(files, reading)
     check_not_same_rows(tables, facts)
     check_groups_apart(tables, data.group_by)
     if becomes == "document":
         _check_some_text(tables)
-    chosen = _split(tables, data, seed, files["train"], decoder.row_format.label)
+    chosen = _assign_rows(tables, data, seed, files["train"], decoder.row_format.label)
     overlap: dict[str, Any] = {}
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
         chosen, overlap = without_copies(tables, chosen, files)
@@ -105,7 +105,7 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
         overlap = count_copies(tables, chosen, files)
     check_sizes(chosen)
     own = list(features_of(decoder.row_format.becomes, decoder.labels.kind))
-    rows = {name: _rows_of(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
+    rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
     hashes = {name: row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
     places = {name: places_of(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
     unused = tuple(sorted(decoder.unused_keys))
@@ -114,13 +114,13 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap)
 
 
-def _fractions(data: DataSection) -> dict[str, float]:
+def _get_fractions(data: DataSection) -> dict[str, float]:
     wanted = {"validation": data.validation_fraction, "test": data.test_fraction}
     return {name: fraction for name, fraction in wanted.items() if fraction is not None}
 
 
 def _check_settings(data: DataSection) -> None:
-    fractions = _fractions(data)
+    fractions = _get_fractions(data)
     problems = [
         Problem(f"data.{name} and data.{name}_fraction are both set", "keep one of them", key=f"data.{name}_fraction")
         for name in fractions
@@ -138,7 +138,7 @@ def _check_settings(data: DataSection) -> None:
         raise DataError(problems)
 
 
-def _resolve(data: DataSection) -> dict[str, list[DataFile]]:
+def _resolve_files(data: DataSection) -> dict[str, list[DataFile]]:
     files: dict[str, list[DataFile]] = {}
     problems: list[Problem] = []
     for role in ("train", "validation", "test"):
@@ -157,7 +157,7 @@ def _resolve(data: DataSection) -> dict[str, list[DataFile]]:
     return files
 
 
-def _read(
+def _read_files(
     files: Mapping[str, Sequence[DataFile]], reading: Reading
 ) -> tuple[dict[str, Dataset], tuple[FileFacts, ...]]:
     tables: dict[str, Dataset] = {}
@@ -180,7 +180,7 @@ def _read(
     return tables, tuple(facts)
 
 
-def _codes(table: Dataset, column: str) -> tuple[Rows, list[str]]:
+def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:
     """Return each row's value as a number from 0, and the values in sorted order."""
     encoded = table.data.column(column).combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
@@ -200,31 +200,31 @@ def _first_of_each_source(files: Sequence[DataFile]) -> list[DataFile]:
     return list({file.source: file for file in files}.values())
 
 
-def _split(
+def _assign_rows(
     tables: Mapping[str, Dataset], data: DataSection, seed: int, files: Sequence[DataFile], label: str | None
 ) -> Chosen:
     """Return for each split the role whose files it comes from, and its row numbers there."""
     weights = [file.weight for file in _first_of_each_source(files)]
-    table, fractions = tables["train"], _fractions(data)
+    table, fractions = tables["train"], _get_fractions(data)
     chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
     if fractions:
         strata = np.zeros(len(table), dtype=np.int64)
         if data.stratify_by is not None:
-            strata = _strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
-        groups = _groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
+            strata = _compute_strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
+        groups = _compute_groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
         parts = split_rows(row_hashes(table), strata, groups, fractions, seed)
         _check_no_part_empty(parts, fractions, len(table))
         chosen |= {name: ("train", rows) for name, rows in parts.items()}
-    chosen["train"] = ("train", _weighted(chosen["train"][1], table, weights, seed))
+    chosen["train"] = ("train", _apply_weights(chosen["train"][1], table, weights, seed))
     return {name: chosen[name] for name in ("train", "validation", "test") if name in chosen}
 
 
-def _strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Rows:
+def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Rows:
     """Return a number for each value of `key`; labels, or sets of them, of a single row are one stratum together.
 
     Of sets that is how it has to be; what is wrong with a rare label is said where labels are frozen.
     """
-    codes, values = _codes(table, STRATUM)
+    codes, values = _encode_column(table, STRATUM)
     alone = np.bincount(codes) == 1
     if is_label:
         strata: Rows = np.where(alone, len(values), np.arange(len(values)))[codes]
@@ -232,16 +232,16 @@ def _strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bo
     if alone.any():
         rows = np.flatnonzero(alone[codes])
         places = places_of(table, files, rows)
-        first = ", ".join("{}:{}".format(*places.at(row)) for row in range(min(len(rows), _PLACES_SHOWN)))
-        first += ", ..." if len(rows) > _PLACES_SHOWN else ""
+        first = ", ".join("{}:{}".format(*places.locate(row)) for row in range(min(len(rows), _MAX_PLACES_SHOWN)))
+        first += ", ..." if len(rows) > _MAX_PLACES_SHOWN else ""
         what = f"{len(rows):,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
         remedy = "merge rare values, add rows, or stratify by another field"
         raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by"))
     return codes
 
 
-def _groups(table: Dataset, key: str, fractions: int) -> Rows:
-    codes, values = _codes(table, GROUP)
+def _compute_groups(table: Dataset, key: str, fractions: int) -> Rows:
+    codes, values = _encode_column(table, GROUP)
     if len(values) <= fractions:
         what = f"`{key}` has {len(values)} groups, too few for {fractions + 1} splits"
         raise DataError(Problem(what, "group by a field with more values", key="data.group_by"))
@@ -262,7 +262,7 @@ def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, floa
         raise DataError(problems)
 
 
-def _weighted(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -> Rows:
+def _apply_weights(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -> Rows:
     if all(weight == 1.0 for weight in weights):
         return rows
     sources, hashes = table.data.column(SOURCE).to_numpy()[rows], row_hashes(table)
@@ -274,7 +274,7 @@ def _weighted(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -
     return np.concatenate(parts)
 
 
-def _rows_of(table: Dataset, columns: list[str], numbers: Rows) -> Dataset:
+def _select_rows(table: Dataset, columns: list[str], numbers: Rows) -> Dataset:
     plain = table.select_columns(columns)
     whole = len(numbers) == len(table) and np.array_equal(numbers, np.arange(len(table)))
     return plain if whole else plain.select(numbers)

@@ -22,12 +22,12 @@ _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a bo
 class BadLine(Exception):
     """Why a line is rejected, and what to do about it."""
 
-    def __init__(self, reason: str, remedy: str = "", *, key: str | None = None, misspelt: str | None = None) -> None:
-        """`misspelt` is the key that the row has where `key` was expected."""
+    def __init__(self, reason: str, remedy: str = "", *, key: str | None = None, misspelled: str | None = None) -> None:
+        """`misspelled` is the key that the row has where `key` was expected."""
         self.reason = reason
         self.remedy = remedy
         self.key = key
-        self.misspelt = misspelt
+        self.misspelled = misspelled
         super().__init__(reason)
 
 
@@ -59,7 +59,7 @@ def strict_object(line: bytes) -> dict[str, Any]:
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise _bad_json(text, error) from None
+        raise _explain_json_error(text, error) from None
     if not isinstance(value, dict):
         raise BadLine(
             f"a row must be a JSON object, found {json_type(value)}", "write each row as {...} on its own line"
@@ -90,7 +90,7 @@ def _check_surrogates(value: dict[str, Any]) -> None:
         ) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -99,27 +99,29 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _integer(digits: str) -> int:
+def _parse_integer(digits: str) -> int:
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
         raise BadLine("an integer does not fit 64 bits", "write it as a string")
     return int(digits)
 
 
-def _float(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
         raise BadLine("a number is too large for double precision", "write it as a string")
     return value
 
 
-def _constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise BadLine(f"{name} is not JSON", "write null or leave the key out")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_build_object, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_reject_constant
+)
 
 
-def _bad_json(text: str, error: json.JSONDecodeError) -> BadLine:
+def _explain_json_error(text: str, error: json.JSONDecodeError) -> BadLine:
     if error.msg == "Extra data":
         rest = text[error.pos :].lstrip(" \t\r,")
         if rest[:1] in {"{", "["}:
