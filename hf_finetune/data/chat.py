@@ -63,7 +63,7 @@ def _read_template_file(name: str) -> str:
     try:
         compile_template(source)
     except TemplateSyntaxError as mistake:
-        raise ConfigError(Problem(str(mistake.message), "mend the template", name, mistake.lineno, KEY)) from mistake
+        raise ConfigError(Problem(str(mistake.message), "fix the template", name, mistake.lineno, KEY)) from mistake
     return source
 
 
@@ -134,7 +134,9 @@ def _convert_arguments(message: Message, form: str) -> Message:
             try:
                 function["arguments"] = json.loads(arguments)
             except json.JSONDecodeError as mistake:
-                raise ChatProblem("the arguments of a tool call are no JSON, which the template needs") from mistake
+                raise ChatProblem(
+                    "the arguments of a tool call are not valid JSON, which the template needs"
+                ) from mistake
         elif form == "string" and isinstance(arguments, dict):
             function["arguments"] = json.dumps(arguments, ensure_ascii=False)
     return {**message, "tool_calls": calls}

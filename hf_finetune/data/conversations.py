@@ -151,7 +151,7 @@ def _log_warnings(split: str, facts: ConversationFacts) -> None:
     if facts.spelled:
         tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
         logger.warning(
-            "%s: text spells control tokens: %s; they stay text (thoughts belong into reasoning_content)", split, tokens
+            "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)", split, tokens
         )
     if facts.without_end > 0.05 * facts.examples:
         logger.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Encoding
 from tokenizers.processors import Sequence as Processors
@@ -142,5 +143,6 @@ def _spell_out(tokenizer: PreTrainedTokenizerFast, row: list[int], control: dict
     """Replace each special token of `row` (tokens,) by the tokens of its characters, unknown ones included."""
     spelled: list[int] = []
     for index in row:
-        spelled += tokenizer.convert_tokens_to_ids(list(control[index])) if index in control else [index]
+        tokens: Any = tokenizer.convert_tokens_to_ids(list(control[index])) if index in control else [index]
+        spelled += tokens
     return spelled
