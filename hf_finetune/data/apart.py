@@ -1,4 +1,4 @@
-"""What is evaluated on is not trained on: the same file, the same rows, the same groups, or copies of rows."""
+"""Leakage between splits: same file, same rows, shared groups, duplicates."""
 
 from __future__ import annotations
 
@@ -26,31 +26,34 @@ logger = logging.getLogger(__name__)
 _MAX_DUPLICATES_SHOWN = 5
 
 Chosen = dict[str, tuple[str, Rows]]
-"""For each split the role whose files it comes from, and its row numbers there."""
+"""For each split the role whose files it comes from, and its row numbers there: (rows,)."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where each row of a split stands: the number of its file in `files`, and its line there."""
+    """The file and line of each row of a split: `file` holds indices into `files`, both arrays are (rows,)."""
 
     files: tuple[str, ...]
     file: npt.NDArray[np.int32]
     line: npt.NDArray[np.int32]
 
     def locate(self, row: int) -> tuple[str, int]:
+        """Return the path, as the user wrote it, and the line of a row."""
         return self.files[self.file[row]], int(self.line[row])
 
 
 def row_hashes(table: Dataset) -> Hashes:
+    """Return the content hash of each row: uint64 (rows,)."""
     return np.asarray(table.data.column(ROW_HASH).to_numpy())
 
 
 def membership_sha256(hashes: Hashes) -> str:
-    """Hash which rows a split has, whatever their order."""
+    """Hash the set of rows of a split, whatever their order; `hashes`: (rows,)."""
     return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
 
 
 def check_not_same_file(files: Mapping[str, Sequence[DataFile]]) -> None:
+    """Raise `DataError` where two roles read one file, by whatever names."""
     problems = [
         Problem(f"is also data.{first} ({one.shown})", _LEAKAGE_REMEDY, other.shown, key=f"data.{second}")
         for first, second in combinations(files, 2)
@@ -66,6 +69,7 @@ _LEAKAGE_REMEDY = "evaluate on rows that are not trained on: another file, or da
 
 
 def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts]) -> None:
+    """Raise `DataError` where two roles have files of one content, or the same set of rows."""
     problems = [
         Problem(
             f"has the same content as data.{one.role} ({one.path})",
@@ -87,6 +91,7 @@ def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts
 
 
 def check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> None:
+    """Raise `DataError` where the files of two roles share a value of `group_by`."""
     if group_by is None:
         return
     groups = {role: set(pc.unique(table.data.column(GROUP)).to_pylist()) for role, table in tables.items()}
@@ -106,8 +111,11 @@ def check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> N
 def without_copies(
     tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
 ) -> tuple[Chosen, dict[str, dict[str, int]]]:
-    """Compare each split with the training rows. Copies of them are left out of a split that was drawn from the same
-    files, and refused, line by line, in a file of its own."""
+    """Compare each split with the training rows: returns the splits without duplicates, and their counts.
+
+    Duplicates of training rows are dropped from a split that was drawn from the same files. Raises `DataError` naming
+    each one, by line, in a file of its own.
+    """
     train, found = _compute_overlaps(tables, chosen)
     kept, facts, problems, total = dict(chosen), {}, [], 0
     places = places_of(tables["train"], files["train"], train)
@@ -132,8 +140,10 @@ def without_copies(
 def count_copies(
     tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
 ) -> dict[str, dict[str, int]]:
-    """Compare labelled rows with the training rows by their texts. Copies stay where they are, since short texts do
-    repeat, but they are counted and pointed out: scores on them say little."""
+    """Count the labelled rows of each split whose text a training row has too, and log the first.
+
+    They stay in the split, as short texts do repeat: scores on them say little.
+    """
     train, found = _compute_overlaps(tables, chosen)
     places = places_of(tables["train"], files["train"], train)
     facts = {}
@@ -156,6 +166,7 @@ def count_copies(
 
 
 def _read_labels(table: Dataset, rows: Rows) -> list[Any]:
+    """Return the labels of `rows` (rows,); the order within a list of labels does not count."""
     labels = table.data.column("label").take(rows).to_pylist()
     return [sorted(label) if isinstance(label, list) else label for label in labels]
 
@@ -172,7 +183,7 @@ def _log_duplicates(
 
 
 def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Chosen) -> tuple[Rows, dict[str, Overlap]]:
-    """The training rows, each once, and what the rows of every other split have in common with them."""
+    """Return the training rows, each once (rows,), and the overlap of every other split with them."""
     train = np.unique(chosen["train"][1])  # weights repeat rows
     others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
     return train, find_overlap((tables["train"], train), others)
@@ -194,6 +205,7 @@ def _log_shared_ngrams(split: str, rows: int, shared: int) -> None:
 
 
 def check_sizes(chosen: Chosen) -> None:
+    """Raise `DataError` where a split is left without a row; warn where one is larger than train."""
     train = len(chosen["train"][1])
     for name, (_, numbers) in chosen.items():
         if not len(numbers):
@@ -204,5 +216,6 @@ def check_sizes(chosen: Chosen) -> None:
 
 
 def places_of(table: Dataset, files: Sequence[DataFile], numbers: Rows) -> Places:
+    """Return the file and line of the rows `numbers` (rows,) of a table."""
     file, line = (np.asarray(table.data.column(name).to_numpy())[numbers] for name in (FILE, LINE))
     return Places(tuple(each.shown for each in files), file, line)

@@ -1,9 +1,9 @@
-"""Rows to evaluate on that are trained on too: copies, and rows that share a long run of words.
+"""Contamination: evaluation rows that duplicate a training row or share a 13-gram of words with one.
 
-Text is compared in lower case, its white space aside. A copy has the same messages by the same speakers, or the same
-text and pair, whatever its label. A shared run is 13 words, as in https://arxiv.org/abs/2005.14165 (appendix C); what
-system messages say is no part of one, since many rows have the same. Words are hashed to 64 bits, and runs of them as
-polynomials over these.
+Text is compared in lower case, white space aside. A duplicate has the same messages by the same speakers, or the same
+text and pair, whatever its label. N-grams are of 13 words, as in https://arxiv.org/abs/2005.14165 (appendix C); those
+of system messages do not count, since many rows have the same. Words are hashed to 64 bits, and n-grams as polynomials
+over these hashes, modulo 2**64.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hf_finetune.data.turn_rules import OPENING_ROLES
 RUN = 13
 ROWS_AT_ONCE = 4_000
 
-# Odd, so that no power of them vanishes modulo 2**64.
+# Odd: the powers of an even number become 0 modulo 2**64.
 _WORD_BASE, _TURN_BASE, _EXTRA_FACTOR, _NGRAM_BASE = (np.uint64(0x9E3779B97F4A7C15 + 2 * step) for step in (0, 1, 2, 3))
 
 Flags = npt.NDArray[np.bool_]
@@ -33,17 +33,17 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What the rows of one split have in common with the training rows."""
+    """The overlap of one split with the training rows."""
 
     copy_of: Rows
-    """For each row the number of the first training row that it is a copy of, or -1."""
+    """The number of the first training row that each row duplicates, or -1: int64 (rows,)."""
     shares_run: Flags
-    """Whether it has 13 words in a row that a training row has too."""
+    """Whether each row shares a 13-gram with a training row: bool (rows,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Fingerprints:
-    """Hashes of some consecutive rows, and of the runs of words in them, each with the number of its row."""
+    """Hashes of consecutive rows, (rows,), and of their n-grams with the row of each, (n-grams,)."""
 
     rows: Hashes
     runs: Hashes
@@ -51,9 +51,10 @@ class _Fingerprints:
 
 
 def find_overlap(train: tuple[Dataset, Rows], others: Mapping[str, tuple[Dataset, Rows]]) -> dict[str, Overlap]:
-    """Compare the rows of each split in `others` with the training rows; a split is a table and its row numbers there.
+    """Compare the rows of each split in `others` with the training rows.
 
-    The tables hold conversations, prompts with completions, or labelled texts, in the intermediate form.
+    A split is a table and its row numbers there (rows,); the tables hold conversations, prompts with completions, or
+    labelled texts, in the intermediate form. Memory grows with `others`, not with the training rows.
     """
     indexes = {name: _Index(*split) for name, split in others.items()}
     for start, prints in _iterate_fingerprints(*train):
@@ -63,25 +64,27 @@ def find_overlap(train: tuple[Dataset, Rows], others: Mapping[str, tuple[Dataset
 
 
 class _Index:
-    """The rows of one split to look others up in."""
+    """The rows and n-grams of one split, sorted: training rows are looked up in it."""
 
     def __init__(self, table: Dataset, numbers: Rows) -> None:
         parts = [(start, prints) for start, prints in _iterate_fingerprints(table, numbers)]
-        self.rows = np.concatenate([prints.rows for _, prints in parts])
+        self.rows = np.concatenate([prints.rows for _, prints in parts])  # (rows,)
         self.order = np.argsort(self.rows, kind="stable")
         self.first_copy = np.full(len(self.rows), -1, dtype=np.int64)  # by position in `order`
         runs = np.concatenate([prints.runs for _, prints in parts])
         self.run_rows = np.concatenate([start + prints.run_rows for start, prints in parts])
         self.runs, self.run_of = np.unique(runs, return_inverse=True)
         self.run_seen = np.zeros(len(self.runs), dtype=bool)
-        # Most of what is looked up is not there: one bit of the high part of a hash tells so for nearly all of it.
+        # Nearly all n-grams that are looked up are absent: a table of flags by their high bits (a Bloom filter with one
+        # hash, at least 16 flags for each n-gram) rules most of them out before the binary search.
         self.shift = np.uint64(64 - max(int(16 * len(self.runs)).bit_length(), 10))
         self.present = np.zeros(2 ** (64 - int(self.shift)), dtype=bool)
         self.present[self.runs >> self.shift] = True
 
     def compare(self, start: int, prints: _Fingerprints) -> None:
-        """Mark what the training rows from number `start` on have too."""
+        """Mark the rows and n-grams that consecutive training rows, from number `start` on, have too."""
         ordered = self.rows[self.order]
+        # Equal rows stand together in `ordered`: a training row with left < right duplicates those between the two.
         left = np.searchsorted(ordered, prints.rows, "left")
         right = np.searchsorted(ordered, prints.rows, "right")
         for number in np.flatnonzero(left < right):
@@ -92,6 +95,7 @@ class _Index:
         self.run_seen[at[self.runs[at] == runs]] = True
 
     def build_overlap(self) -> Overlap:
+        """Return what was marked, in the order of the split's rows."""
         copy_of, shares = np.empty_like(self.first_copy), np.zeros(len(self.rows), dtype=bool)
         copy_of[self.order] = self.first_copy
         shares[self.run_rows[self.run_seen[self.run_of]]] = True
@@ -99,14 +103,14 @@ class _Index:
 
 
 def _iterate_fingerprints(table: Dataset, numbers: Rows) -> Iterator[tuple[int, _Fingerprints]]:
-    """Yield the prints of a split's rows, some at a time, each time with the number of the first in the split."""
+    """Yield the hashes of a split's rows, `ROWS_AT_ONCE` at a time, with the number of the first of them."""
     for start in range(0, len(numbers), ROWS_AT_ONCE):
         wanted = numbers[start : start + ROWS_AT_ONCE]
         yield start, _compute_fingerprints(*_flatten_messages(table.data.table.take(pa.array(wanted)).combine_chunks()))
 
 
 def _flatten_messages(rows: Any) -> tuple[Rows, list[str], Any, Any]:
-    """The messages of all rows in one list: how many each row has, their roles, texts and free-form parts."""
+    """Flatten the messages of all rows: their number (rows,), and the roles, texts and free-form JSON (messages,)."""
     if "messages" in rows.column_names:
         column = rows.column("messages").combine_chunks()
         turns = column.flatten()
@@ -124,6 +128,9 @@ def _flatten_messages(rows: Any) -> tuple[Rows, list[str], Any, Any]:
 
 
 def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, extras: Any) -> _Fingerprints:
+    """Hash rows and their n-grams from flattened messages; shapes as `_flatten_messages` returns them."""
+    # A message is hashed as (sum(word[i] * WORD**i) ^ role) + extra * EXTRA + number of words, and a row as
+    # sum(message[j] * TURN**j): words in another order, by another speaker or cut into other messages differ.
     words_per_turn, words = _hash_words(texts)
     in_turns = _sum_groups(words * _compute_powers(_WORD_BASE, words_per_turn), words_per_turn)
     role_hashes = np.array(
@@ -140,7 +147,7 @@ def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, ext
 
 
 def _hash_words(texts: Any) -> tuple[Rows, Hashes]:
-    """How many words each text has, and the hashes of all."""
+    """Count the words of each text, (texts,), and hash all of them, (words,)."""
     # Trimmed first: pyarrow 26 sometimes takes white space at the very end of its buffer for a part of the last word.
     split = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(texts)))
     flat = split.flatten()
@@ -150,6 +157,7 @@ def _hash_words(texts: Any) -> tuple[Rows, Hashes]:
 
 
 def _hash_texts(texts: Any) -> Hashes:
+    """Hash each text of an Arrow array, equal ones once: uint64 (texts,)."""
     encoded = texts.dictionary_encode()
     hashes = np.array([_hash_text(text) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
     return np.asarray(hashes[encoded.indices.to_numpy(zero_copy_only=False)], dtype=np.uint64)
@@ -160,7 +168,8 @@ def _hash_text(text: str) -> int:
 
 
 def _compute_powers(base: np.uint64, sizes: Rows) -> Hashes:
-    """base**0, base**1 ... for each of some consecutive groups, modulo 2**64."""
+    """Compute base**0, base**1, ... anew for each group, modulo 2**64: `sizes` (groups,) -> (sum of sizes,)."""
+    # base 3 and sizes [2, 3] -> [1, 3, 1, 3, 9]
     table = np.full(int(sizes.max(initial=0)) + 1, base, dtype=np.uint64)
     table[0] = 1
     starts = np.cumsum(sizes) - sizes
@@ -169,14 +178,16 @@ def _compute_powers(base: np.uint64, sizes: Rows) -> Hashes:
 
 
 def _sum_groups(values: Hashes, sizes: Rows) -> Hashes:
-    """The sum of each of some consecutive groups, modulo 2**64."""
+    """Sum consecutive groups of `values` (sum of sizes,), modulo 2**64: `sizes` (groups,) -> (groups,)."""
+    # values [1, 2, 3, 4, 5] and sizes [2, 0, 3] -> [3, 0, 12], by differences of running sums: these may wrap around.
     upto = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(values, dtype=np.uint64)])
     ends = np.cumsum(sizes)
     return np.asarray(upto[ends] - upto[ends - sizes], dtype=np.uint64)
 
 
 def _hash_ngrams(words: Hashes, row_of: Rows) -> tuple[Hashes, Rows]:
-    """The hash of each run of 13 words inside a row, and its row."""
+    """Hash each n-gram within a row: `words`, `row_of` (words,) -> hashes and rows (n-grams,)."""
+    # Of the words [a b c d e] with `row_of` [0 0 0 1 1], the 2-grams are ab, bc and de: cd crosses two rows.
     count = len(words) - RUN + 1
     if count < 1:
         return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
