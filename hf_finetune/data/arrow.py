@@ -22,7 +22,7 @@ from hf_finetune.data.reader import RowBlock, Tally, TextCut, line_problems, rea
 from hf_finetune.data.sources import TEXT_FORMATS, DataFile
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
 
-# Columns beside the intermediate form, taken off before the rows are handed out.
+# Columns besides those of the intermediate form; they are removed from the rows of a split.
 ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
 FILE, LINE = "_file", "_line"
 
@@ -39,7 +39,7 @@ _EXTRA_FEATURES = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the files of a run are read."""
+    """The settings with which the files of a run are read."""
 
     decoder: RowDecoder
     on_bad_line: str
@@ -50,7 +50,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What was read from a file: accepted + rejected + blank == lines."""
+    """Counts of one file: accepted + rejected + blank == lines."""
 
     role: str
     path: str
@@ -64,12 +64,12 @@ class FileFacts:
     blank: int
     rows: int
     rejected_lines: tuple[tuple[int, str], ...]
-    """The number and the reason of each line that was left out."""
+    """The number of each dropped line, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What tells that a file changed while it was in use."""
+    """Size, time and inode of a file: if one differs, it was changed while it was read."""
 
     size: int
     modified: int
@@ -82,10 +82,12 @@ def _read_stamp(file: DataFile) -> _Stamp:
 
 
 def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[Dataset, tuple[FileFacts, ...]]:
-    """Read the files of one role, or find them in the cache by their content.
+    """Read the files of one role, or load their rows from the cache by the files' content.
 
-    Raises DataError naming every line that is rejected, unless bad lines are skipped.
+    Raises DataError naming every rejected line, unless bad lines are skipped, and CannotWriteError where the cache
+    cannot be written.
     """
+    # Before the hash: a file that changes after this is noticed when its rows have been read.
     stamps = [_read_stamp(file) for file in files]
     hashes = [file_sha256(file.path) for file in files]
     row_format, decoder = reading.decoder.row_format, reading.decoder
@@ -125,6 +127,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
 def _build_batches(
     files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: Reading, schema: pa.Schema
 ) -> Generator[pa.RecordBatch, None, dict[str, Any]]:
+    """Yield the rows of all files as record batches, and return the counts of each file."""
     counts: list[dict[str, Any]] = []
     problems: list[Problem] = []
     total = 0
@@ -173,6 +176,7 @@ def _read_blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[Row
 
 
 def _build_batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
+    """Convert a block of file `number` to the intermediate form, with the columns of `_EXTRA_FEATURES`."""
     columns = reading.decoder.row_format.columns(block.rows)
     contents = map(encode_row, zip(*columns.values(), strict=True))
     columns[ROW_HASH] = [int.from_bytes(blake2b(content, digest_size=8).digest(), "big") for content in contents]
@@ -187,7 +191,10 @@ def _build_batch(block: RowBlock, file: DataFile, number: int, reading: Reading,
 def _read_split_values(
     block: RowBlock, file: DataFile, reading: Reading, key: str | None, setting: str
 ) -> list[str | None]:
-    """Return the field that splits look at as text in which different values differ (1 and "1" too)."""
+    """Read the field that rows are stratified or grouped by, as JSON text: 1 and "1" differ.
+
+    Raises DataError for a row without it.
+    """
     if key is None:
         return [None] * len(block.rows)
     value_of: attrgetter[Any] = reading.decoder.value_of(key)
@@ -203,5 +210,5 @@ def _encode_value(row: Struct, value_of: attrgetter[Any]) -> str | None:
     value = value_of(row)
     if value is UNSET or value is None:
         return None
-    # Of several labels the set counts, not their order.
+    # Of several labels the set counts, not the order: ["b", "a"] and ["a", "b"] are one stratum.
     return json.dumps(sorted(value) if isinstance(value, list) else value, ensure_ascii=False)

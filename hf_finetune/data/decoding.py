@@ -1,9 +1,9 @@
-"""One line -> one checked row: a fast typed decode for the lines that are plain, the strict definition for all others.
+"""One line -> one checked row: a fast typed decode for plain lines, the strict definition for all others.
 
-The fast decode refuses unknown keys, wrong types, bad UTF-8 and NaN by itself. What it lets pass is a key that occurs
-twice, of which it takes the last. So keys are counted, and none is there twice where there are as many as in the rows:
-first every `":`, which a text can also spell (then there are more); failing that, each `"key"`, which no text can
-spell, as a quote inside a string is escaped, but which an escape in a key can hide (`\\u0074`).
+msgspec refuses unknown keys, wrong types, bad UTF-8 and NaN by itself, but of a key that occurs twice it takes the last
+(0.22; the counting can go once it refuses such rows). So keys are counted: none occurs twice if there are as many as
+the rows have. First every `":` is counted, which a text can spell too (then there are more); if that fails, each
+`"key"`, which no text can spell, as a quote inside a string is escaped, but an escape in a key can hide (`\\u0074`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SPACE, _QUOTE, _COLON = b' ":'
 
 @dataclass(frozen=True, slots=True)
 class _KeyCount:
-    """How often a quoted key must occur: in which rows, and in which items of rows, it was found."""
+    """How often a quoted key must occur in the bytes of decoded rows: once for each row and item that has it."""
 
     needle: bytes
     in_every_row: bool
@@ -46,6 +46,7 @@ class _KeyCount:
     in_item: attrgetter[Any] | None
 
     def count_expected(self, rows: Sequence[Struct], items: Sequence[Struct]) -> int:
+        """Count the occurrences that `rows` and their `items` account for."""
         count = len(rows) * self.in_every_row + len(items) * self.in_every_item
         if self.in_row is not None:
             count += sum(self.in_row(row) is not UNSET for row in rows)
@@ -55,12 +56,13 @@ class _KeyCount:
 
 
 def _map_fields(struct: type[Struct]) -> dict[str, str]:
-    """Map the fields of a struct by their name in the file to their name in Python."""
+    """Map the names of a struct's fields in the file to those in Python."""
     return dict(zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True))
 
 
 def _count_keys(data: bytes) -> int | None:
-    """Count every `":`, an upper bound of the keys; None where white space before a colon may hide a key."""
+    """Count every `":`, an upper bound of the keys; None where white space before a colon may hide one."""
+    # {"text": "a"} counts 1, and {"text": "a\":"} 2, as the escaped quote in its text has a colon behind it.
     codes = np.frombuffer(data, np.uint8)
     colons = codes[1:] == _COLON
     if np.any(colons & (codes[:-1] <= _SPACE)):
@@ -69,19 +71,19 @@ def _count_keys(data: bytes) -> int | None:
 
 
 class RowDecoder:
-    """Decodes and checks lines of one format into instances of its `row_type`."""
+    """Decodes lines of one format to instances of `row_type`, and checks them."""
 
     def __init__(
         self, row_format: RowFormat, kept: Sequence[str], first_row: Mapping[str, Any], *, allow_empty: bool = False
     ) -> None:
-        """`kept` are fields beside the format's own that a split needs; `first_row` tells which others to expect."""
+        """`kept`: fields besides the format's that splits need; `first_row` has the others to expect."""
         self.row_format = row_format
         self.allow_empty = allow_empty
         self.labels = LabelRule("number" if row_format.numbers else None, allow_empty=allow_empty)
         own = _map_fields(row_format.row_type)
         others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
         scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
-        # A slip in the first row must not teach the decoder to expect it: left out, its line takes the strict path.
+        # A misspelled key of the first row must not become an expected one: not listed, its line is decoded strictly.
         slips = {_find_near_key(key, scalars) for key in row_format.optional if key not in first_row}
         unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in slips]
         names = {f"other_{number}": key for number, key in enumerate([*(set(kept) - own.keys()), *unused])}
@@ -121,11 +123,11 @@ class RowDecoder:
         )
 
     def value_of(self, key: str) -> attrgetter[Any]:
-        """Return what reads field `key`, by its name in the file, from a decoded row (UNSET where it is absent)."""
+        """Return a getter of field `key`, by its name in the file; it gives UNSET for a row without the field."""
         return attrgetter(self.attributes[key])
 
     def block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
-        """Decode consecutive lines at once; None where a line among them needs a closer look."""
+        """Decode consecutive lines, `data` when joined; None where one of them may be bad: decode these one by one."""
         rows = self._decode_fast(data, lines)
         if rows is None or not self._turn_rules.accept_all(rows):
             return None
@@ -134,7 +136,7 @@ class RowDecoder:
         return rows if self.labels.pass_fast_check(list(map(self._label, rows))) else None
 
     def line(self, line: bytes, place: str) -> Struct:
-        """Decode one line, or raise BadLine; `place` is its `path:line`."""
+        """Decode one line, whose `path:line` is `place`. Raises LineError with the reason and the remedy."""
         rows = self._decode_fast(line, (line,))
         row = rows[0] if rows else self._decode_strict(line)
         fault = self._turn_rules.find_fault(row)
@@ -145,6 +147,7 @@ class RowDecoder:
         return row
 
     def _decode_fast(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+        """Decode lines by msgspec alone; None where a line fails or may have a key twice."""
         decode = self._decode
         try:
             rows = [decode(line) for line in lines]
@@ -153,9 +156,11 @@ class RowDecoder:
         return rows if self._has_unique_keys(data, rows) else None
 
     def _has_unique_keys(self, data: bytes, rows: Sequence[Struct]) -> bool:
+        """True where the bytes `data` of `rows` surely hold no key twice in one object."""
         items: list[Struct] = []
         if self._items is not None:
             items = [item for each in map(self._items, rows) for item in each]
+        # {"text": "a", "text": "b"} has 2 keys where the row has 1: not equal, and "text" is found twice, so False.
         keys = _count_keys(data)
         if keys is not None:
             fewest = len(rows) * len(self.row_format.required) + len(items) * self._required_in_item
@@ -166,6 +171,7 @@ class RowDecoder:
         return all(data.count(key.needle) == key.count_expected(rows, items) for key in self._counts)
 
     def _decode_strict(self, line: bytes) -> Struct:
+        """Decode a line by the strict definition; raises LineError."""
         value = strict_object(line)
         self._check_keys(value)
         known = {key: each for key, each in value.items() if key in self.attributes}
@@ -182,6 +188,7 @@ class RowDecoder:
         return row
 
     def _check_keys(self, value: Mapping[str, Any]) -> None:
+        """Raise LineError for a missing or misspelled key; other unknown ones are collected in `unused_keys`."""
         unknown = [key for key in value if key not in self.attributes]
         _check_required(value, self.row_format.required, unknown, f"a `{self.row_format.name}` row")
         _check_misspelled(value, self.row_format.optional, unknown)
@@ -225,7 +232,10 @@ def _check_tools(tools: object) -> None:
 
 
 def _reduce_items(found: object, items: Items) -> object:
-    """Reduce each item to the fields that `items` names; whatever is not a list is left to the type check."""
+    """Reduce each item to the fields that `items` names; a value that is no list is left to the type check.
+
+    Raises LineError for an item that is no object, or whose keys are missing or misspelled.
+    """
     if not isinstance(found, list):
         return found
     for number, item in enumerate(found):
@@ -249,7 +259,7 @@ def _reduce_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
 
 
 def _attach_free_form(row: Any, line: bytes, items: Items) -> None:
-    """Put the raw JSON text of `tools`, and of what each item has beside its named fields, into a decoded row."""
+    """Set the raw JSON text of `tools`, and of the other fields of each item, in a decoded row."""
     raw = msgspec.json.decode(line, type=dict[str, Raw])
     if "tools" in raw and bytes(raw["tools"]) != b"null":
         row.tools = bytes(raw["tools"]).decode()
@@ -266,6 +276,8 @@ def _is_free_form(key: str, value: Raw, items: Items) -> bool:
 
 
 def _explain_type_error(message: str, row_format: RowFormat) -> BadLine:
+    """Turn a message of msgspec into ours."""
+    # "Expected `str`, got `int` - at `$.text`" -> "`text` must be string, found int"
     found = _WRONG_TYPE.search(message)
     if found is not None:
         wanted = found["wanted"].replace(" | ", " or ").replace("str", "string").replace("int", "integer")

@@ -1,9 +1,9 @@
-"""The row formats: which fields a row has, and the one intermediate form each kind of row becomes.
+"""The row formats: the fields of a row, and the intermediate form that each kind of row is converted to.
 
     document           {"text"}                       labelled     {"text", "text_pair", "label"}
     conversation       {"messages", "tools"}          prompt_completion     {"prompt", "completion"}
 
-Free-form JSON (`tools`, and the keys of a message beside its role and content, such as `tool_calls`) is kept as the
+Free-form JSON (`tools`, and the keys of a message besides its role and content, such as `tool_calls`) is kept as the
 JSON text of the file, byte for byte: as Arrow structs, rows with different keys would gain each other's as nulls.
 """
 
@@ -26,7 +26,7 @@ Columns = dict[str, list[Any]]
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 NonEmpty = Annotated[str, Meta(min_length=1)]
-# Set by the reader from raw bytes. The pattern matches no string, so no value in a file can take this field's place.
+# Set by the decoder from raw bytes. The pattern matches no string, so no value in a file can set this field.
 RawJson = Annotated[str, Meta(pattern=r"(?!)")]
 Label = str | Int64 | list[str | Int64]
 
@@ -60,7 +60,7 @@ class LabelledInputOutputRow(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Message(Struct, forbid_unknown_fields=True, gc=False):
-    """One turn. `content` is "" where the file has null, which `extra` then holds."""
+    """One message. `content` is "" where the file has null, which `extra` then holds."""
 
     role: NonEmpty
     content: str
@@ -127,14 +127,14 @@ class Items:
     required: tuple[str, ...]
     optional: tuple[str, ...]
     text: str
-    """The one of `required` that may be null or absent where the item calls a tool instead."""
+    """The field of `required` that may be null or absent where the item calls a tool."""
     speaker_and_text: tuple[str, str]
-    """Attributes of `item_type`: who speaks, and what."""
+    """The attributes of `item_type` with the speaker and the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """One way to write a row, and how it becomes the intermediate form."""
+    """One way to write a row, and its conversion to the intermediate form."""
 
     name: RowFormatName
     becomes: Kind
@@ -146,9 +146,9 @@ class RowFormat:
     label: str | None = None
     """The field that holds the label."""
     numbers: bool = False
-    """Labels are numbers to predict, whole or not."""
+    """Labels are numbers to predict: regression."""
     answer: str | None = None
-    """The field that holds what is trained, where a row is one exchange."""
+    """The field with the trained text, where a row is one prompt and its answer."""
     in_text_file: bool = False
     """The rows are cut from plain text, not written as JSON."""
 
@@ -186,6 +186,7 @@ def _convert_prompt_completion(rows: Sequence[PromptCompletionRow]) -> Columns:
 
 
 def _build_message(role: str, content: str, turn: Message | Turn | None = None) -> dict[str, Any]:
+    """Build a message of the intermediate form; absent fields become None."""
     train = _unset_to_none(turn.train) if turn else None
     weight = _unset_to_none(turn.weight) if turn else None
     return {
@@ -237,11 +238,14 @@ def _build_exchanges(questions: list[str], answers: list[str]) -> Columns:
 
 
 def _convert_alpaca(rows: Sequence[AlpacaRow]) -> Columns:
+    # The Alpaca data writes a row without an input as "input": "".
     asked = [f"{row.instruction}\n\n{row.input}" if row.input else row.instruction for row in rows]
     return _build_exchanges(asked, [row.output for row in rows])
 
 
 def _make_converter(question: str, answer: str) -> Callable[[Sequence[Any]], Columns]:
+    """Make a function that converts rows of two fields to conversations."""
+
     def columns(rows: Sequence[Any]) -> Columns:
         return _build_exchanges([getattr(row, question) for row in rows], [getattr(row, answer) for row in rows])
 
@@ -356,7 +360,7 @@ def features_of(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
 
 
 def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages of one row as the file had them, `train` and `weight` aside, for a chat template."""
+    """Restore the messages of one row as the file has them, without `train` and `weight`, for a chat template."""
     return [
         {"role": message["role"], "content": message["content"]}
         | (json.loads(message["extra"]) if message["extra"] else {})
@@ -365,10 +369,10 @@ def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def chat_tools(tools: str | None) -> list[dict[str, Any]] | None:
-    """Return the tools of one row as the file had them."""
+    """Restore the tools of one row as the file has them."""
     return json.loads(tools) if tools else None
 
 
 def encode_row(values: tuple[Any, ...]) -> bytes:
-    """Return the bytes that stand for a row where rows are compared or hashed."""
+    """Encode a row, its columns in order, to the bytes by which rows are compared and hashed."""
     return msgspec.json.encode(values)

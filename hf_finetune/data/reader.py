@@ -23,7 +23,7 @@ TextCut = Literal["lines", "paragraphs", "file"]
 
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """A line that is left out, and why."""
+    """A line that is dropped, and the reason."""
 
     line: int
     reason: str
@@ -34,7 +34,7 @@ class RejectedLine:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a file's lines, filled while it is read: accepted + rejected + blank == lines."""
+    """Counts of a file's lines, updated while it is read: accepted + rejected + blank == lines."""
 
     lines: int = 0
     accepted: int = 0
@@ -49,21 +49,22 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class RowBlock:
-    """Some consecutive rows of a file, and the line each stands on (the first one, where it has several)."""
+    """Consecutive rows of a file, and the (first) line of each."""
 
     rows: list[Any]
     line_numbers: Sequence[int]
 
 
 def is_blank(line: bytes) -> bool:
-    """True for a line of nothing but JSON's white space."""
+    """True for a line of JSON white space alone."""
     return not line.strip(b" \t\r")
 
 
 def read_jsonl(path: Path, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: Tally) -> Iterator[RowBlock]:
     """Yield the rows of a JSONL file, one for each accepted line; `tally` is complete when the iterator is exhausted.
 
-    `shown` is the path as the user wrote it. Raises DataError where the file as a whole is not JSONL.
+    `shown` is the path as the user wrote it. Raises DataError where the file as a whole is not JSONL; a bad line is
+    counted in `tally`, not raised.
     """
     chunks = _check_first_chunk(read_chunks(path, shown), shown)
     for block in line_blocks(chunks, max_line_bytes):
@@ -80,6 +81,7 @@ def read_jsonl(path: Path, shown: str, decoder: RowDecoder, max_line_bytes: int,
 
 
 def _check_first_chunk(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
+    """Pass `chunks` on; raises DataError where the first shows that the file is JSON of another layout."""
     for number, chunk in enumerate(chunks):
         if number == 0:
             check_form(chunk, shown)
@@ -89,6 +91,7 @@ def _check_first_chunk(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
 def _decode_lines(
     block: LineBlock, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: Tally
 ) -> tuple[list[Struct], list[int]]:
+    """Decode a block that did not pass as a whole: its sound rows and their line numbers; the others are counted."""
     rows, numbers = [], []
     for number, line in _iterate_checked_lines(block, max_line_bytes, tally):
         try:
@@ -121,9 +124,10 @@ def _build_length_error(size: int, limit: int) -> BadLine:
 
 
 def read_text(path: Path, shown: str, cut: TextCut, max_line_bytes: int, tally: Tally) -> Iterator[RowBlock]:
-    """Yield the documents of a plain text file; a CRLF counts as one line end.
+    """Yield the documents of a plain text file; CRLF counts as one line end.
 
-    lines: each line that is not blank. paragraphs: what blank lines separate. file: the whole text.
+    lines: each line that is not blank. paragraphs: separated by blank lines. file: the whole text. Raises DataError
+    where the file is not UTF-8 text, or too large for one document.
     """
     lines = line_blocks(read_chunks(path, shown), max_line_bytes)
     if cut == "file":
@@ -137,7 +141,7 @@ def read_text(path: Path, shown: str, cut: TextCut, max_line_bytes: int, tally: 
 
 
 def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: Tally) -> list[tuple[int, str]]:
-    """Return every line that could be decoded, blank ones as ""."""
+    """Decode the lines of a block: number and text of each that is valid UTF-8, blank ones included."""
     good: list[tuple[int, str]] = []
     if block.overlong is not None:
         tally.reject(block.first_line, _build_length_error(block.overlong, max_line_bytes))
@@ -163,6 +167,8 @@ def _yield_lines(decoded: Iterator[list[tuple[int, str]]]) -> Iterator[RowBlock]
 
 
 def _yield_paragraphs(decoded: Iterator[list[tuple[int, str]]]) -> Iterator[RowBlock]:
+    """Yield paragraphs by the line that each starts on; one may span several blocks."""
+    # Of the lines "a", "b", "", "c", the documents are "a\nb" of line 1 and "c" of line 4.
     paragraph: list[str] = []
     start = 0
     for lines in decoded:
@@ -197,7 +203,10 @@ def _yield_whole_file(lines: Iterator[LineBlock], shown: str, max_line_bytes: in
 
 
 def first_row(path: Path, shown: str, max_line_bytes: int) -> tuple[dict[str, Any], int] | None:
-    """Return the first line that is a sound JSON object, and its number; None where no line is."""
+    """Return the first line that is a valid JSON object, and its number; None where no line is.
+
+    Raises DataError where the file as a whole is not JSONL.
+    """
     chunks = _check_first_chunk(read_chunks(path, shown), shown)
     for block in line_blocks(chunks, max_line_bytes):
         for number, line in enumerate(block.lines, block.first_line):
@@ -211,7 +220,7 @@ def first_row(path: Path, shown: str, max_line_bytes: int) -> tuple[dict[str, An
 
 
 def line_problems(shown: str, tally: Tally, most: int) -> list[Problem]:
-    """Describe the first `most` rejected lines; a misspelled key says how many rows of the file have it."""
+    """Describe the first `most` rejected lines; for a misspelled key, with the number of rows that have it."""
     slips = Counter(line.misspelled for line in tally.rejected if line.misspelled)
     return [
         Problem(

@@ -1,4 +1,4 @@
-"""What the run file calls its data -> the files to read."""
+"""The sources that the run file names -> the files to read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILE_ENDING = re.compile(r"\.(jsonl?|ndjson|txt|csv|tsv|md|parquet|gz|zst)$", r
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file to read: where it is, its name as the user wrote it, and which source of the mixture it belongs to."""
+    """One file to read: its path, the path as the user wrote it, and its source in the mixture with its weight."""
 
     path: Path
     shown: str
@@ -38,7 +38,7 @@ class DataFile:
 def resolve_sources(sources: Sources, role: str, format_name: RowFormatName) -> list[DataFile]:
     """Return the files of `data.<role>` in order; a folder, a glob or a list gives several.
 
-    Raises DataError naming every source that matches nothing.
+    Raises DataError naming every source that matches nothing, has rows of another kind, or is named twice.
     """
     files: list[DataFile] = []
     problems: list[Problem] = []
@@ -58,6 +58,7 @@ def resolve_sources(sources: Sources, role: str, format_name: RowFormatName) -> 
 
 
 def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
+    """Find the files of one source: each path as it is shown, and as it is opened."""
     path = Path(written).expanduser()
     if path.is_dir():
         return _list_folder(written, path, role, format_name)
@@ -69,6 +70,7 @@ def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tup
         names = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not names:
             raise DataError(Problem("no file matches", "check the pattern", written, key=f"data.{role}"))
+        # A pattern such as ~/rows/*.jsonl is shown with ~ again: messages and the manifest name no home folder.
         home = str(Path.home()) if written.startswith("~") else ""
         return [("~" + name.removeprefix(home) if home else name, Path(name)) for name in names]
     if _is_hub_id(written, path):
@@ -113,6 +115,7 @@ def _find_mismatch(shown: str, format_name: RowFormatName) -> Problem | None:
 
 
 def _find_duplicates(files: Iterable[DataFile], role: str) -> list[Problem]:
+    """Find files that are read twice, by whatever names: links to one file have its device and inode."""
     seen: dict[tuple[int, int], str] = {}
     problems = []
     for file in files:
@@ -130,7 +133,7 @@ def _is_hub_id(written: str, path: Path) -> bool:
 
 
 def _download_hub_rows(repo_id: str, role: str) -> Path:
-    """Write the Hub data set's split called `role` as JSONL into the cache; return that file."""
+    """Write the split `role` of a Hub data set as JSONL into the cache, and return that file."""
     try:
         rows = datasets.load_dataset(repo_id, split=role)
     except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:
@@ -156,7 +159,8 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
 
 
 def _drop_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    # A table gives every row all columns, and every message all fields: the absent ones come back as None.
+    # An Arrow table gives every row all columns, and every message all fields: absent ones come back as None, and
+    # {"role": "user", "content": "Hi", "tool_calls": None} would have a key too many.
     plain = {key: value for key, value in row.items() if value is not None}
     for key, value in plain.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,6 +1,6 @@
-"""What a row of a conversation must be beside its keys and types: known roles in a sound order, and answers.
+"""Checks of a conversation beyond its keys and types: known roles in a valid order, and answers that are not empty.
 
-Whether the user opens, or speaks twice in a row, is left to the chat template.
+Whether the user speaks first, or twice in a row, is left to the chat template.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _EMPTY_REMEDY = "fill it in, take the row out, or set data.allow_empty: true"
 
 
 class TurnRules:
-    """Checks decoded rows of one format; rows that are no conversations pass."""
+    """Checks decoded rows of one format; of rows that are no conversations, the answer alone."""
 
     def __init__(self, row_format: RowFormat, *, allow_empty: bool) -> None:
         self._allow_empty = allow_empty
         self._answer = row_format.answer
         self._items = row_format.items
         self._valid_sequences: set[tuple[str, ...]] = set()
-        """Sequences of roles, as the file names them, that were found sound."""
+        """Sequences of roles, as the file names them, that were found valid."""
         if self._items is not None:
             role, text = self._items.speaker_and_text
-            self._turns, self._said = attrgetter(self._items.field), attrgetter(role, text)
+            self._turns, self._speaker_and_text = attrgetter(self._items.field), attrgetter(role, text)
             self._role, self._text = attrgetter(role), attrgetter(text)
 
     def accept_all(self, rows: Sequence[Struct]) -> bool:
-        """Whether no row of many has a fault."""
+        """True if no row has a fault."""
         return self._pass_fast_check(rows) or not any(map(self.find_fault, rows))
 
     def _pass_fast_check(self, rows: Sequence[Struct]) -> bool:
-        """Whether the rows are sound at first sight: known sequences of roles, nothing empty, nothing left out."""
+        """Fast path: True if all role sequences are known to be valid and no text is empty; else "check each"."""
         if self._items is None:
             answer = self._answer
             return answer is None or self._allow_empty or _has_no_blank([getattr(row, answer) for row in rows])
@@ -56,7 +56,7 @@ class TurnRules:
         return not chosen and _has_no_blank(list(map(self._text, turns)))
 
     def find_fault(self, row: Struct) -> BadLine | None:
-        """Say why a row is rejected; None where it is sound."""
+        """Return the reason to reject a row, or None."""
         if self._items is not None:
             return self._find_conversation_fault(self._turns(row), self._items.field)
         if self._answer is None or self._allow_empty or not _is_blank(getattr(row, self._answer)):
@@ -65,8 +65,9 @@ class TurnRules:
         return BadLine(what, _EMPTY_REMEDY, key=self._answer)
 
     def _find_conversation_fault(self, turns: Sequence[Any], field: str) -> BadLine | None:
-        said = [self._said(turn) for turn in turns]
-        written = tuple([role for role, _ in said])
+        """Return the fault of the messages in `field`, or None; remembers valid sequences of roles."""
+        spoken = [self._speaker_and_text(turn) for turn in turns]
+        written = tuple([role for role, _ in spoken])
         roles = [SHAREGPT_ROLES.get(role, role) for role in written]
         if written not in self._valid_sequences:
             fault = _find_order_fault(roles, field)
@@ -75,7 +76,7 @@ class TurnRules:
             if len(self._valid_sequences) < _MAX_SEQUENCES:
                 self._valid_sequences.add(written)
         trained = False
-        for number, (role, (_, text)) in enumerate(zip(roles, said, strict=True)):
+        for number, (role, (_, text)) in enumerate(zip(roles, spoken, strict=True)):
             if role != "assistant":
                 continue
             turn = turns[number]
@@ -103,6 +104,8 @@ def _calls_tool(extra: str) -> bool:
 
 
 def _find_order_fault(roles: Sequence[str], field: str) -> BadLine | None:
+    """Return the fault of a sequence of roles, or None."""
+    # [user, assistant, tool, assistant] is valid, [user, assistant, system] and [user, assistant, assistant] are not.
     for number, role in enumerate(roles):
         if role not in ROLES:
             near = difflib.get_close_matches(role.lower(), ROLES, 1, 0.6)
@@ -123,7 +126,7 @@ def _find_order_fault(roles: Sequence[str], field: str) -> BadLine | None:
 
 
 def _format_roles(roles: Sequence[str], around: int) -> str:
-    """The roles near position `around`, never what was said."""
+    """Format the roles near position `around`; never the text of a message."""
     start, stop = max(around - _SHOWN_BEFORE, 0), around + _SHOWN_AFTER
     shown = ["…"] * (start > 0) + [role[:_SHOWN_CHARACTERS] for role in roles[start:stop]] + ["…"] * (stop < len(roles))
     return f"(roles: {', '.join(shown)})"
