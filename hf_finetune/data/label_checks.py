@@ -1,4 +1,4 @@
-"""What the labels of a run must be across its rows: known from training, told apart, and there more than once."""
+"""Checks of the labels of a run across its rows: known from training, distinct, and more than one row of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 Label = str | int
 Occurrences = dict[Label, list[int]]
-"""The rows of a split that have each label."""
+"""The row numbers of a split by label."""
 
 MOST_LABELS_NAMED = 20
 
@@ -26,17 +26,18 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
 def distinct_rows(splits: Splits, name: str) -> list[int]:
-    """The rows of a split in order, without those that a weight repeats."""
+    """Return the row numbers of a split, ascending, without the repeats of a weight."""
     places = splits.places[name]
+    # File and line as one number: np.unique(axis=0) would sort structs, which is far slower.
     here = places.file.astype(np.int64) << 32 | places.line
     return np.sort(np.unique(here, return_index=True)[1]).tolist()  # type: ignore[no-any-return]
 
 
 def check_classes(splits: Splits, data: DataSection, found: Mapping[str, Occurrences], names: Sequence[str]) -> None:
-    """Raise DataError with every problem of the labels; each is named by file and line where it stands somewhere.
+    """Raise DataError with every problem of the labels, by file and line where it has one.
 
-    One label only, labels that differ by case, white space or the way a number is written, a label of a single row, a
-    label that only an evaluation split has, and weights (`data.balance`) that are for other labels.
+    These are: a single label; labels that differ only by case, white space or the notation of a number; a label of a
+    single row; a label that only an evaluation split has; weights (`data.balance`) for other labels.
     """
     problems = [
         *_check_label_count(found["train"]),
@@ -75,7 +76,7 @@ def _check_label_count(train: Occurrences) -> list[Problem]:
 
 
 def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
-    """Labels that are probably meant to be one: each beside the one with most rows."""
+    """Find labels that probably are one, such as "Spam" and "spam": each is compared with the most frequent."""
     groups: dict[str, list[str]] = {}
     for label in train:
         if isinstance(label, str):
@@ -94,7 +95,8 @@ def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
 
 
 def _folded(label: str) -> str:
-    """What labels that are meant to be one have in common: letters in any case, blanks anywhere, a number's value."""
+    """Normalize a label: case, white space and Unicode composition are dropped, and a number becomes its value."""
+    # " New York" and "newyork" are equal, and so are "1", "1.0" and "+01".
     if _NUMBER.fullmatch(label.strip()):
         return str(Fraction(label.strip()))
     return "".join(unicodedata.normalize("NFC", label).casefold().split())
@@ -107,9 +109,9 @@ def _format_rows(rows: Sequence[int]) -> str:
 def _find_single_rows(
     splits: Splits, data: DataSection, found: Mapping[str, Occurrences]
 ) -> tuple[list[Problem], set[Label]]:
-    """Labels of one row in all splits together: what is learnt of them can never be measured.
+    """Find labels of a single row in all splits together, which can be trained or measured, but not both.
 
-    Not those that are probably a slip, which the other checks name: of another label, or in a file for evaluation.
+    Without those that other checks report: probable misspellings, and labels of evaluation files.
     """
     rows = Counter({label: len(here) for label, here in found["train"].items()})
     for name in found.keys() - {"train"}:
@@ -131,7 +133,7 @@ def _find_single_rows(
 def _find_unknown(
     splits: Splits, data: DataSection, found: Mapping[str, Occurrences], seen_once: set[Label]
 ) -> tuple[list[Problem], int]:
-    """Rows to evaluate on whose label no training row has: the first of them as problems, and how many there are."""
+    """Find evaluation rows whose label no training row has: problems of the first of them, and their number."""
     problems: list[Problem] = []
     total = 0
     for name in (name for name in found if name != "train"):
@@ -147,6 +149,7 @@ def _find_unknown(
 
 
 def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
+    """Suggest the label that was meant, or how to get training rows of this one; `drawn`: the split is a fraction."""
     names = [name for name in known if isinstance(name, str)] if isinstance(label, str) else []
     same = [name for name in names if _folded(name) == _folded(str(label))]
     if same:
@@ -160,7 +163,7 @@ def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, 
 
 
 def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
-    """`data.balance` by name must weigh every label, and no other."""
+    """Check that weights by name (`data.balance`) are for every label, and for no other."""
     if not isinstance(data.balance, dict):
         return []
     given, problems = data.balance.keys(), []
