@@ -1,1 +1,1 @@
-"""JSONL -> checked rows -> splits -> tokens."""
+"""Files -> checked rows -> splits -> tokens."""

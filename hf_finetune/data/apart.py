@@ -1,4 +1,4 @@
-"""What is evaluated on is not trained on: the same file, the same rows, the same groups, or copies of rows."""
+"""Leakage between splits: same file, same rows, shared groups, duplicates."""
 
 from __future__ import annotations
 
@@ -23,36 +23,39 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
 
-_COPIES_SHOWN = 5
+_MAX_DUPLICATES_SHOWN = 5
 
 Chosen = dict[str, tuple[str, Rows]]
-"""For each split the role whose files it comes from, and its row numbers there."""
+"""For each split the role whose files it comes from, and its row numbers there: (rows,)."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where each row of a split stands: the number of its file in `files`, and its line there."""
+    """The file and line of each row of a split: `file` holds indices into `files`, both arrays are (rows,)."""
 
     files: tuple[str, ...]
     file: npt.NDArray[np.int32]
     line: npt.NDArray[np.int32]
 
-    def at(self, row: int) -> tuple[str, int]:
+    def locate(self, row: int) -> tuple[str, int]:
+        """Return the path, as the user wrote it, and the line of a row."""
         return self.files[self.file[row]], int(self.line[row])
 
 
 def row_hashes(table: Dataset) -> Hashes:
+    """Return the content hash of each row: uint64 (rows,)."""
     return np.asarray(table.data.column(ROW_HASH).to_numpy())
 
 
 def membership_sha256(hashes: Hashes) -> str:
-    """Hash which rows a split has, whatever their order."""
+    """Hash the set of rows of a split, whatever their order; `hashes`: (rows,)."""
     return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
 
 
 def check_not_same_file(files: Mapping[str, Sequence[DataFile]]) -> None:
+    """Raise `DataError` where two roles read one file, by whatever names."""
     problems = [
-        Problem(f"is also data.{first} ({one.shown})", _APART, other.shown, key=f"data.{second}")
+        Problem(f"is also data.{first} ({one.shown})", _LEAKAGE_REMEDY, other.shown, key=f"data.{second}")
         for first, second in combinations(files, 2)
         for one in files[first]
         for other in files[second]
@@ -62,18 +65,24 @@ def check_not_same_file(files: Mapping[str, Sequence[DataFile]]) -> None:
         raise DataError(problems)
 
 
-_APART = "evaluate on rows that are not trained on: another file, or data.validation_fraction"
+_LEAKAGE_REMEDY = "evaluate on rows that are not trained on: another file, or data.validation_fraction"
 
 
 def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts]) -> None:
+    """Raise `DataError` where two roles have files of one content, or the same set of rows."""
     problems = [
-        Problem(f"has the same content as data.{one.role} ({one.path})", _APART, other.path, key=f"data.{other.role}")
+        Problem(
+            f"has the same content as data.{one.role} ({one.path})",
+            _LEAKAGE_REMEDY,
+            other.path,
+            key=f"data.{other.role}",
+        )
         for one, other in combinations(facts, 2)
         if one.role != other.role and one.sha256 == other.sha256
     ]
     members = {role: membership_sha256(row_hashes(table)) for role, table in tables.items()}
     problems += [
-        Problem(f"has the same rows as data.{first}", _APART, key=f"data.{second}")
+        Problem(f"has the same rows as data.{first}", _LEAKAGE_REMEDY, key=f"data.{second}")
         for first, second in combinations(members, 2)
         if members[first] == members[second] and not problems
     ]
@@ -82,6 +91,7 @@ def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts
 
 
 def check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> None:
+    """Raise `DataError` where the files of two roles share a value of `group_by`."""
     if group_by is None:
         return
     groups = {role: set(pc.unique(table.data.column(GROUP)).to_pylist()) for role, table in tables.items()}
@@ -101,9 +111,12 @@ def check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> N
 def without_copies(
     tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
 ) -> tuple[Chosen, dict[str, dict[str, int]]]:
-    """Compare each split with the training rows. Copies of them are left out of a split that was drawn from the same
-    files, and refused, line by line, in a file of its own."""
-    train, found = _overlaps(tables, chosen)
+    """Compare each split with the training rows: returns the splits without duplicates, and their counts.
+
+    Duplicates of training rows are dropped from a split that was drawn from the same files. Raises `DataError` naming
+    each one, by line, in a file of its own.
+    """
+    train, found = _compute_overlaps(tables, chosen)
     kept, facts, problems, total = dict(chosen), {}, [], 0
     places = places_of(tables["train"], files["train"], train)
     for name, overlap in found.items():
@@ -113,12 +126,12 @@ def without_copies(
             kept[name] = (role, numbers[~copies])
         else:
             total += int(copies.sum())
-            problems += _copy_problems(name, overlap, places_of(tables[role], files[role], numbers), places)
+            problems += _build_duplicate_problems(name, overlap, places_of(tables[role], files[role], numbers), places)
         facts[name] = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_run[~copies].sum())}
         if facts[name]["copies"]:
             left_out = (name, facts[name]["copies"], len(numbers))
             logger.warning("%s: %d of %d rows are copies of training rows and are left out", *left_out)
-        _say_shared(name, len(numbers), facts[name]["shares_13_words"])
+        _log_shared_ngrams(name, len(numbers), facts[name]["shares_13_words"])
     if problems:
         raise DataError(problems, total=total)
     return kept, facts
@@ -127,33 +140,40 @@ def without_copies(
 def count_copies(
     tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
 ) -> dict[str, dict[str, int]]:
-    """Compare labelled rows with the training rows by their texts. Copies stay where they are, since short texts do
-    repeat, but they are counted and pointed out: scores on them say little."""
-    train, found = _overlaps(tables, chosen)
+    """Count the labelled rows of each split whose text a training row has too, and log the first.
+
+    They stay in the split, as short texts do repeat: scores on them say little.
+    """
+    train, found = _compute_overlaps(tables, chosen)
     places = places_of(tables["train"], files["train"], train)
     facts = {}
     for name, overlap in found.items():
         role, numbers = chosen[name]
         copies = np.flatnonzero(overlap.copy_of >= 0)
-        labels = _labels(tables[role], numbers[copies])
-        trained = _labels(tables["train"], train[overlap.copy_of[copies]])
+        labels = _read_labels(tables[role], numbers[copies])
+        trained = _read_labels(tables["train"], train[overlap.copy_of[copies]])
         others = sum(label != other for label, other in zip(labels, trained, strict=True))
         shared = int((overlap.shares_run & (overlap.copy_of < 0)).sum())
         facts[name] = {"copies": len(copies), "other_label": others, "shares_13_words": shared}
         own = places_of(tables[role], files[role], numbers)
-        _say_copies(
-            name, facts[name], [(own.at(row), places.at(overlap.copy_of[row])) for row in copies[:_COPIES_SHOWN]]
+        _log_duplicates(
+            name,
+            facts[name],
+            [(own.locate(row), places.locate(overlap.copy_of[row])) for row in copies[:_MAX_DUPLICATES_SHOWN]],
         )
-        _say_shared(name, len(numbers), shared)
+        _log_shared_ngrams(name, len(numbers), shared)
     return facts
 
 
-def _labels(table: Dataset, rows: Rows) -> list[Any]:
+def _read_labels(table: Dataset, rows: Rows) -> list[Any]:
+    """Return the labels of `rows` (rows,); the order within a list of labels does not count."""
     labels = table.data.column("label").take(rows).to_pylist()
     return [sorted(label) if isinstance(label, list) else label for label in labels]
 
 
-def _say_copies(split: str, facts: Mapping[str, int], first: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> None:
+def _log_duplicates(
+    split: str, facts: Mapping[str, int], first: Sequence[tuple[tuple[str, int], tuple[str, int]]]
+) -> None:
     if facts["copies"]:
         shown = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in first)
         logger.warning(
@@ -162,29 +182,30 @@ def _say_copies(split: str, facts: Mapping[str, int], first: Sequence[tuple[tupl
         )
 
 
-def _overlaps(tables: Mapping[str, Dataset], chosen: Chosen) -> tuple[Rows, dict[str, Overlap]]:
-    """The training rows, each once, and what the rows of every other split have in common with them."""
+def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Chosen) -> tuple[Rows, dict[str, Overlap]]:
+    """Return the training rows, each once (rows,), and the overlap of every other split with them."""
     train = np.unique(chosen["train"][1])  # weights repeat rows
     others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
     return train, find_overlap((tables["train"], train), others)
 
 
-def _copy_problems(split: str, overlap: Overlap, places: Places, train: Places) -> list[Problem]:
+def _build_duplicate_problems(split: str, overlap: Overlap, places: Places, train: Places) -> list[Problem]:
     problems = []
     for row in np.flatnonzero(overlap.copy_of >= 0)[:MAX_PROBLEMS_SHOWN]:
-        path, line = places.at(int(row))
-        first, first_line = train.at(int(overlap.copy_of[row]))
+        path, line = places.locate(int(row))
+        first, first_line = train.locate(int(overlap.copy_of[row]))
         what = f"is also a training row ({first}:{first_line})"
         problems.append(Problem(what, "take it out of one of the files", path, line, key=f"data.{split}"))
     return problems
 
 
-def _say_shared(split: str, rows: int, shared: int) -> None:
+def _log_shared_ngrams(split: str, rows: int, shared: int) -> None:
     if shared:
         logger.info("%s: %d of %d rows share 13 words in a row with training rows", split, shared, rows)
 
 
 def check_sizes(chosen: Chosen) -> None:
+    """Raise `DataError` where a split is left without a row; warn where one is larger than train."""
     train = len(chosen["train"][1])
     for name, (_, numbers) in chosen.items():
         if not len(numbers):
@@ -195,5 +216,6 @@ def check_sizes(chosen: Chosen) -> None:
 
 
 def places_of(table: Dataset, files: Sequence[DataFile], numbers: Rows) -> Places:
+    """Return the file and line of the rows `numbers` (rows,) of a table."""
     file, line = (np.asarray(table.data.column(name).to_numpy())[numbers] for name in (FILE, LINE))
     return Places(tuple(each.shown for each in files), file, line)

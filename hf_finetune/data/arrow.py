@@ -22,12 +22,12 @@ from hf_finetune.data.reader import RowBlock, Tally, TextCut, line_problems, rea
 from hf_finetune.data.sources import TEXT_FORMATS, DataFile
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
 
-# Columns beside the intermediate form, taken off before the rows are handed out.
+# Columns besides those of the intermediate form; they are removed from the rows of a split.
 ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
 FILE, LINE = "_file", "_line"
 
 
-_BESIDE = {
+_EXTRA_FEATURES = {
     ROW_HASH: Value("uint64"),
     SOURCE: Value("int32"),
     FILE: Value("int32"),
@@ -39,7 +39,7 @@ _BESIDE = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the files of a run are read."""
+    """The settings with which the files of a run are read."""
 
     decoder: RowDecoder
     on_bad_line: str
@@ -50,7 +50,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What was read from a file: accepted + rejected + blank == lines."""
+    """Counts of one file: accepted + rejected + blank == lines."""
 
     role: str
     path: str
@@ -64,29 +64,31 @@ class FileFacts:
     blank: int
     rows: int
     rejected_lines: tuple[tuple[int, str], ...]
-    """The number and the reason of each line that was left out."""
+    """The number of each dropped line, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What tells that a file changed while it was in use."""
+    """Size, time and inode of a file: if one differs, it was changed while it was read."""
 
     size: int
     modified: int
     inode: int
 
 
-def _stamp(file: DataFile) -> _Stamp:
+def _read_stamp(file: DataFile) -> _Stamp:
     status = file.path.stat()
     return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[Dataset, tuple[FileFacts, ...]]:
-    """Read the files of one role, or find them in the cache by their content.
+    """Read the files of one role, or load their rows from the cache by the files' content.
 
-    Raises DataError naming every line that is rejected, unless bad lines are skipped.
+    Raises DataError naming every rejected line, unless bad lines are skipped, and CannotWriteError where the cache
+    cannot be written.
     """
-    stamps = [_stamp(file) for file in files]
+    # Before the hash: a file that changes after this is noticed when its rows have been read.
+    stamps = [_read_stamp(file) for file in files]
     hashes = [file_sha256(file.path) for file in files]
     row_format, decoder = reading.decoder.row_format, reading.decoder
     own = features_of(row_format.becomes, decoder.labels.kind)
@@ -97,10 +99,10 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
         "splits": [reading.stratify_by, reading.group_by],
         "lines": [reading.on_bad_line, reading.max_line_bytes, decoder.allow_empty],
     }
-    features = Features({**own, **_BESIDE})
+    features = Features({**own, **_EXTRA_FEATURES})
     try:
         dataset, counts = cached_dataset(
-            "rows", made_from, features, lambda: _batches(files, stamps, reading, features.arrow_schema)
+            "rows", made_from, features, lambda: _build_batches(files, stamps, reading, features.arrow_schema)
         )
     except OSError as error:
         raise CannotWriteError(
@@ -122,23 +124,24 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
     return dataset, facts
 
 
-def _batches(
+def _build_batches(
     files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: Reading, schema: pa.Schema
 ) -> Generator[pa.RecordBatch, None, dict[str, Any]]:
+    """Yield the rows of all files as record batches, and return the counts of each file."""
     counts: list[dict[str, Any]] = []
     problems: list[Problem] = []
     total = 0
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
         tally = Tally()
-        for block in _blocks(file, reading, tally):
-            yield _batch(block, file, number, reading, schema)
-        if _stamp(file) != stamp:
+        for block in _read_blocks(file, reading, tally):
+            yield _build_batch(block, file, number, reading, schema)
+        if _read_stamp(file) != stamp:
             raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
         if tally.rejected and reading.on_bad_line == "fail":
             problems += line_problems(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
             total += len(tally.rejected)
         elif not tally.rows:
-            problems.append(_without_rows(file, tally))
+            problems.append(_explain_no_rows(file, tally))
             total += 1
         counts.append(
             {
@@ -154,7 +157,7 @@ def _batches(
     return {"files": counts}
 
 
-def _without_rows(file: DataFile, tally: Tally) -> Problem:
+def _explain_no_rows(file: DataFile, tally: Tally) -> Problem:
     if not tally.lines:
         return Problem("the file is empty", "put rows into it, or take it out of the run file", file.shown)
     if not tally.rejected:
@@ -164,7 +167,7 @@ def _without_rows(file: DataFile, tally: Tally) -> Problem:
     )
 
 
-def _blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock]:
+def _read_blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock]:
     name = reading.decoder.row_format.name
     if name in TEXT_FORMATS:
         cut: TextCut = name  # type: ignore[assignment]
@@ -172,24 +175,30 @@ def _blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock
     return read_jsonl(file.path, file.shown, reading.decoder, reading.max_line_bytes, tally)
 
 
-def _batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
+def _build_batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
+    """Convert a block of file `number` to the intermediate form, with the columns of `_EXTRA_FEATURES`."""
     columns = reading.decoder.row_format.columns(block.rows)
     contents = map(encode_row, zip(*columns.values(), strict=True))
     columns[ROW_HASH] = [int.from_bytes(blake2b(content, digest_size=8).digest(), "big") for content in contents]
     columns[SOURCE] = [file.source] * len(block.rows)
     columns[FILE] = [number] * len(block.rows)
     columns[LINE] = list(block.line_numbers)
-    columns[STRATUM] = _split_values(block, file, reading, reading.stratify_by, "stratify_by")
-    columns[GROUP] = _split_values(block, file, reading, reading.group_by, "group_by")
+    columns[STRATUM] = _read_split_values(block, file, reading, reading.stratify_by, "stratify_by")
+    columns[GROUP] = _read_split_values(block, file, reading, reading.group_by, "group_by")
     return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def _split_values(block: RowBlock, file: DataFile, reading: Reading, key: str | None, setting: str) -> list[str | None]:
-    """Return the field that splits look at as text in which different values differ (1 and "1" too)."""
+def _read_split_values(
+    block: RowBlock, file: DataFile, reading: Reading, key: str | None, setting: str
+) -> list[str | None]:
+    """Read the field that rows are stratified or grouped by, as JSON text: 1 and "1" differ.
+
+    Raises DataError for a row without it.
+    """
     if key is None:
         return [None] * len(block.rows)
     value_of: attrgetter[Any] = reading.decoder.value_of(key)
-    values = [_json_or_none(row, value_of) for row in block.rows]
+    values = [_encode_value(row, value_of) for row in block.rows]
     if None in values:
         line = block.line_numbers[values.index(None)]
         remedy = f"give every row the field, or leave out data.{setting}"
@@ -197,9 +206,9 @@ def _split_values(block: RowBlock, file: DataFile, reading: Reading, key: str | 
     return values
 
 
-def _json_or_none(row: Struct, value_of: attrgetter[Any]) -> str | None:
+def _encode_value(row: Struct, value_of: attrgetter[Any]) -> str | None:
     value = value_of(row)
     if value is UNSET or value is None:
         return None
-    # Of several labels the set counts, not their order.
+    # Of several labels the set counts, not the order: ["b", "a"] and ["a", "b"] are one stratum.
     return json.dumps(sorted(value) if isinstance(value, list) else value, ensure_ascii=False)

@@ -1,7 +1,7 @@
 """Which rows go into which split: pure arithmetic on hashes, strata and groups.
 
-Rows are taken in the order of their seeded hash, so a split depends on what the rows are and not on where they stand in
-the file.
+Rows are taken in the order of their seeded hash, so a split depends on the content of the rows and not on their order
+in the file. `Rows` are row numbers or codes, `Hashes` 64-bit content hashes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def seeded_order(hashes: Hashes, seed: int) -> Rows:
-    """Return row numbers in a random order that the seed and the rows' hashes decide; equal rows stay in file order."""
-    return np.argsort(_mixed(hashes, seed), kind="stable")
+    """Shuffle rows by their seeded hashes (rows,) -> row numbers (rows,); equal rows stay in file order."""
+    return np.argsort(_mix(hashes, seed), kind="stable")
 
 
-def _mixed(hashes: Hashes, seed: int) -> Hashes:
-    # splitmix64's finaliser: https://prng.di.unimi.it/splitmix64.c
+def _mix(hashes: Hashes, seed: int) -> Hashes:
+    """Return other random hashes, (rows,), for each seed."""
+    # The finalizer of splitmix64: https://prng.di.unimi.it/splitmix64.c
     mixed = hashes + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -31,11 +32,11 @@ def _mixed(hashes: Hashes, seed: int) -> Hashes:
 def split_rows(
     hashes: Hashes, strata: Rows, groups: Rows | None, fractions: Mapping[str, float], seed: int
 ) -> dict[str, Rows]:
-    """Assign each row to one of the splits in `fractions` or to "train"; row numbers come back in ascending order.
+    """Assign each row to one of the splits in `fractions` or to "train": ascending row numbers (rows of the split,).
 
-    `strata` and `groups` hold a code from 0 for each row. Without groups a split takes exactly its rounded share, and
-    of each stratum its share to within one row; equal rows of a stratum stay together where there are enough others to
-    fill the share with. Groups stay whole, so shares are then approximate.
+    `hashes`, `strata` and `groups` are (rows,), the latter two codes from 0. Without groups a split takes exactly its
+    rounded share, and its share of each stratum to within one row; equal rows of a stratum stay together if there are
+    enough others to fill the share. With groups, which are never divided, shares are approximate.
     """
     if groups is None:
         taken = _take_rows(hashes, seeded_order(hashes, seed), strata, fractions)
@@ -48,14 +49,15 @@ def split_rows(
 
 
 def _take_rows(hashes: Hashes, order: Rows, strata: Rows, fractions: Mapping[str, float]) -> dict[str, Rows]:
-    sizes = np.bincount(strata)
+    """Take the rounded share of each stratum, in `order`; `hashes`, `order` and `strata`: (rows,)."""
+    sizes = np.bincount(strata)  # (strata,)
     by_stratum = order[np.argsort(strata[order], kind="stable")]
     ends = np.cumsum(sizes)
     starts = ends - sizes
     left = sizes - 1  # one row of each stratum stays in train
     taken: dict[str, Rows] = {}
     for name, fraction in fractions.items():
-        counts = _shares(sizes, left, fraction)
+        counts = _apportion(sizes, left, fraction)
         for start, cut, end in zip(starts, starts + counts, ends, strict=True):
             _keep_together(by_stratum[start:end], int(cut - start), hashes)
         taken[name] = np.concatenate(
@@ -66,7 +68,8 @@ def _take_rows(hashes: Hashes, order: Rows, strata: Rows, fractions: Mapping[str
 
 
 def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> None:
-    """Where `cut` would part equal rows, put as many single rows from behind them in their place (in place)."""
+    """Reorder `rows` (rows,) in place such that `cut` does not separate equal rows, if single rows can fill in."""
+    # The contents [a b b c d] cut at 2 would separate the two b: c takes their place, and [a c | b b d] remains.
     if cut == 0 or cut == len(rows) or hashes[rows[cut - 1]] != hashes[rows[cut]]:
         return
     ordered = hashes[rows]
@@ -79,8 +82,9 @@ def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> None:
         rows[first:] = rows[np.concatenate([single, equal, others])]
 
 
-def _shares(sizes: Rows, left: Rows, fraction: float) -> Rows:
-    """Round `sizes * fraction`, at most `left`, to the rounded share of all: largest remainders first."""
+def _apportion(sizes: Rows, left: Rows, fraction: float) -> Rows:
+    """Round `sizes * fraction`, at most `left`, by largest remainders; all arrays: (strata,)."""
+    # Half of the sizes [3, 3, 4] is [1.5, 1.5, 2], and of all 10 rows 5: [2, 1, 2].
     exact = sizes * fraction
     counts: Rows = np.minimum(np.floor(exact).astype(np.int64), left)
     missing = round(float(sizes.sum() * fraction)) - int(counts.sum())
@@ -91,14 +95,17 @@ def _shares(sizes: Rows, left: Rows, fraction: float) -> Rows:
 
 
 def _take_groups(strata: Rows, groups: Rows, fractions: Mapping[str, float], seed: int) -> dict[str, Rows]:
-    """Walk the groups in random order; a split takes each that brings its strata nearer to their shares."""
+    """Walk the groups in random order; a split takes each that brings its strata closer to their shares.
+
+    `strata` and `groups`: (rows,). Each split, train included, has at least one group.
+    """
     counts, members = _group_strata(strata, groups)
     waiting = seeded_order(np.arange(len(members), dtype=np.uint64), seed).tolist()
     totals = np.bincount(strata)
     taken: dict[str, Rows] = {}
     for number, (name, fraction) in enumerate(fractions.items()):
         short = totals * fraction
-        most = len(waiting) - (len(fractions) - number)  # each later split and train need a group too
+        most = len(waiting) - (len(fractions) - number)  # a group each for the later splits and train
         chosen: dict[int, None] = {}
         for group in waiting:
             which, many = counts[group]
@@ -113,14 +120,17 @@ def _take_groups(strata: Rows, groups: Rows, fractions: Mapping[str, float], see
 
 
 def _group_strata(strata: Rows, groups: Rows) -> tuple[list[tuple[Rows, Rows]], list[Rows]]:
-    """Return for each group its strata with their counts, and its rows."""
+    """Return for each group its strata with their counts, (strata of it,) both, and its rows; arguments: (rows,)."""
     by_group = np.argsort(groups, kind="stable")
     members = np.split(by_group, np.cumsum(np.bincount(groups))[:-1])
     return [np.unique(strata[rows], return_counts=True) for rows in members], members
 
 
 def weighted_rows(rows: Rows, hashes: Hashes, weight: float, seed: int) -> Rows:
-    """Repeat `rows` by the whole part of `weight` and add a seeded choice of them for its fraction."""
+    """Repeat `rows` (rows,) by the integer part of `weight`, and add a seeded sample of them for its fraction.
+
+    `hashes` are those of all rows of the table. 10 rows with weight 2.3 give 23.
+    """
     whole, part = int(weight), weight - int(weight)
     extra = seeded_order(hashes[rows], seed)[: round(part * len(rows))]
     return np.concatenate([np.tile(rows, whole), rows[np.sort(extra)]])

@@ -1,4 +1,7 @@
-"""Examples -> blocks of several examples each, with as little padding as best fit leaves."""
+"""Packing: examples -> blocks of several whole examples, by best-fit decreasing (BFD).
+
+TRL's `pack_dataset(strategy="bfd")` gives the same columns; this one is streamed from and to memory-mapped files.
+"""
 
 from __future__ import annotations
 
@@ -22,30 +25,33 @@ IntArray = npt.NDArray[np.int64]
 
 
 def pack_rows(rows: Dataset, block: int) -> tuple[Dataset, float]:
-    """Pack `rows` (`input_ids`, `labels`) into bins of at most `block` tokens; returns also the share of real tokens.
+    """Pack `rows` (`input_ids`, `labels`) into bins of at most `block` tokens; returns also the filled share of them.
 
-    Columns are `input_ids`, `labels` and `seq_lengths`, the lengths of a bin's examples. No example is cut, and its
-    first label is -100: nothing predicts it. Bins stand in the order of their first examples, examples in that of the
-    rows. Raises ValueError for an example longer than `block`.
+    Columns are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,), the lengths of a bin's examples. No
+    example is cut, and its first label is -100: nothing predicts it. Bins are sorted by their first row, and examples
+    keep the order of the rows. Raises ValueError for an example longer than `block`.
     """
     made_from = {"rows": rows._fingerprint, "block": block}
-    packed, facts = cached_dataset("bins", made_from, FEATURES, lambda: _pack(rows, block))
+    packed, facts = cached_dataset("bins", made_from, FEATURES, lambda: _build_batches(rows, block))
     return packed, facts["tokens"] / (len(packed) * block)
 
 
 def best_fit(lengths: IntArray, capacity: int) -> IntArray:
-    """Number of the bin that each length goes to: longest first, each into the fullest bin that still takes it.
+    """Assign examples to bins, longest first, each to the fullest bin that has room for it.
 
-    All of one length are placed at once. The fullest bin that takes one goes on taking more of them as long as it can,
-    so that the work is in distinct lengths and distinct spaces left, not in rows.
+    `lengths`: (rows,) -> number of the bin of each row: (rows,). Rows of equal length are placed together: the fullest
+    bin that takes one takes as many of them as fit, so the cost is in distinct lengths and distinct remaining spaces,
+    not in rows. Raises ValueError for a length above `capacity`.
     """
+    # lengths [3, 5, 2, 4, 2] with capacity 8: the 5 opens bin 0, the 4 bin 1; the 3 fills bin 0 to the brim, both 2s
+    # fill bin 1. The result is [0, 0, 1, 1, 1].
     if lengths.max() > capacity:
         raise ValueError(f"an example of {lengths.max():,} tokens does not fit into {capacity:,}")
     order = np.argsort(-lengths, kind="stable")
     changes = np.flatnonzero(np.diff(lengths[order])) + 1
     bins = np.empty(len(lengths), np.int64)
-    free: dict[int, IntArray] = {}  # space left -> bins that have it
-    spaces: list[int] = []  # its keys in order
+    free: dict[int, IntArray] = {}  # space left -> numbers of the bins that have it
+    spaces: list[int] = []  # the keys of `free`, sorted
     opened = 0
     for start, stop in pairwise([0, *changes.tolist(), len(order)]):
         length = int(lengths[order[start]])
@@ -64,11 +70,12 @@ def best_fit(lengths: IntArray, capacity: int) -> IntArray:
             start += len(placed)
             left_by_last = space - length * (len(placed) - each * (len(used) - 1))
             for left, which in ((space, rest), (space % length, used[:-1]), (left_by_last, used[-1:])):
-                _put(free, spaces, left, which)
+                _add_bins(free, spaces, left, which)
     return bins
 
 
-def _put(free: dict[int, IntArray], spaces: list[int], space: int, bins: IntArray) -> None:
+def _add_bins(free: dict[int, IntArray], spaces: list[int], space: int, bins: IntArray) -> None:
+    """Add `bins` (bins,) to those with `space` left, in place; full ones are dropped."""
     if space == 0 or not len(bins):
         return
     if space not in free:
@@ -78,8 +85,9 @@ def _put(free: dict[int, IntArray], spaces: list[int], space: int, bins: IntArra
         free[space] = np.concatenate([free[space], bins])
 
 
-def _pack(rows: Dataset, block: int) -> Batches:
-    columns = {name: _documents(rows, name) for name in ("input_ids", "labels")}
+def _build_batches(rows: Dataset, block: int) -> Batches:
+    """Yield record batches of at most `BINS_PER_BATCH` bins, and return the number of tokens."""
+    columns = {name: _read_documents(rows, name) for name in ("input_ids", "labels")}
     lengths = np.array([len(document) for document in columns["input_ids"]], np.int64)
     bins = best_fit(lengths, block)
     first_row = np.full(bins.max() + 1, len(rows))
@@ -89,34 +97,36 @@ def _pack(rows: Dataset, block: int) -> Batches:
     for first in range(0, len(ends), BINS_PER_BATCH):
         batch_ends = ends[first : first + BINS_PER_BATCH]
         start = int(ends[first - 1]) if first else 0
-        yield _record_batch(columns, lengths, order[start : batch_ends[-1]], batch_ends - start)
+        yield _build_record_batch(columns, lengths, order[start : batch_ends[-1]], batch_ends - start)
     return {"tokens": int(lengths.sum())}
 
 
-def _documents(rows: Dataset, name: str) -> list[npt.NDArray[np.int32]]:
-    """One array per row: views into the memory-mapped column."""
+def _read_documents(rows: Dataset, name: str) -> list[npt.NDArray[np.int32]]:
+    """Read a column of lists as one (tokens,) array per row: views into the memory-mapped file."""
     documents = []
     table = rows.data if rows._indices is None else rows.flatten_indices().data
     for chunk in table.column(name).chunks:
+        # The offsets of a sliced chunk do not start at 0, but `flatten` gives the slice alone.
         bounds = (chunk.offsets.to_numpy() - chunk.offsets[0].as_py()).tolist()
         values = chunk.flatten().to_numpy().astype(np.int32, copy=False)
         documents += [values[start:stop] for start, stop in pairwise(bounds)]
     return documents
 
 
-def _record_batch(
+def _build_record_batch(
     columns: dict[str, list[npt.NDArray[np.int32]]], lengths: IntArray, rows: IntArray, ends: IntArray
 ) -> pa.RecordBatch:
-    """`rows` in order; a bin ends before each of `ends`."""
+    """Build the bins of one batch from its `rows` (rows,), in order; bin `i` ends before `ends[i]`, (bins,)."""
     sizes = lengths[rows]
     starts = np.cumsum(sizes) - sizes
     bounds = np.concatenate([[0], ends])
     token_bounds = np.append(starts, sizes.sum())[bounds]
     ids, labels = (np.concatenate([documents[row] for row in rows]) for documents in columns.values())
     labels[starts[sizes > 0]] = IGNORE_INDEX
-    arrays = [_lists(token_bounds, ids), _lists(token_bounds, labels), _lists(bounds, sizes)]
+    arrays = [_build_lists(token_bounds, ids), _build_lists(token_bounds, labels), _build_lists(bounds, sizes)]
     return pa.RecordBatch.from_arrays(arrays, schema=FEATURES.arrow_schema)
 
 
-def _lists(bounds: IntArray, values: npt.NDArray[np.integer]) -> pa.ListArray:
+def _build_lists(bounds: IntArray, values: npt.NDArray[np.integer]) -> pa.ListArray:
+    """Cut `values` (total,) at `bounds` (lists + 1,) into an Arrow array of int32 lists."""
     return pa.ListArray.from_arrays(bounds.astype(np.int32), values.astype(np.int32))

@@ -1,4 +1,4 @@
-"""Data sets that were computed once: Arrow files in the datasets cache, found again by what they were made from."""
+"""Data sets that are computed once: Arrow files in the `datasets` cache, under a hash of their inputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from datasets import Dataset, Features
 Facts = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Facts]
 
-# Raised when the layout of a cached file changes, or rows that were taken are refused: older ones are not found then.
+# Incremented when the layout of a cached file changes, or rows that were taken are refused: older files are not found.
 CACHE_VERSION = 4
 
 
 def cache_key(made_from: Any) -> str:
-    """Hash of JSON-ready values."""
+    """Hash JSON-ready values to 32 hexadecimal digits."""
     text = json.dumps([CACHE_VERSION, made_from], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -30,25 +30,25 @@ def cache_key(made_from: Any) -> str:
 def cached_dataset(
     kind: str, made_from: Any, features: Features, build: Callable[[], Batches]
 ) -> tuple[Dataset, Facts]:
-    """Return the memory-mapped data set made from `made_from`, and the facts that `build` returned after its batches.
+    """Load the memory-mapped data set of the inputs `made_from`, or build it; also returns the counts of `build`.
 
-    A file is written aside and renamed, facts first, so that several processes may race and a killed one leaves
-    nothing that looks whole.
+    Files are written aside and renamed, the counts first, so that processes may race, and a killed one leaves nothing
+    that looks complete. Raises OSError where the cache cannot be written, and whatever `build` raises.
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
     folder.mkdir(parents=True, exist_ok=True)
     arrow = folder / f"{kind}-{cache_key(made_from)}.arrow"
     sidecar = arrow.with_suffix(".json")
     if not arrow.exists():
-        _write(arrow, sidecar, features, build())
+        _write_dataset(arrow, sidecar, features, build())
     return Dataset.from_file(str(arrow)), json.loads(sidecar.read_text())
 
 
-def _write(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
+def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
     with tempfile.TemporaryDirectory(dir=arrow.parent, prefix=".aside-") as aside:
         part = Path(aside) / arrow.name
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
-            while True:
+            while True:  # not `for`, which drops the value that a generator returns
                 try:
                     writer.write_batch(next(batches))
                 except StopIteration as end:

@@ -1,4 +1,4 @@
-"""Chat templates: which one a run trains with, and conversations and prompts under it."""
+"""Chat templates: which one a run trains with, and how conversations and prompts are rendered under it."""
 
 from __future__ import annotations
 
@@ -24,37 +24,38 @@ logger = logging.getLogger(__name__)
 OURS = ("plain", "alpaca")
 KEY = "data.chat_template"
 
-# The shortest conversation, to see what a template does.
+# The shortest conversation: a template is probed with it.
 EXCHANGE: tuple[Message, ...] = ({"role": "user", "content": "A"}, {"role": "assistant", "content": "b"})
 
-# Tokens as templates of the Hub write them, to name those that a tokenizer lacks.
+# Control tokens as templates on the Hub spell them, such as <|im_end|>, <｜User｜> and [INST]: those that a tokenizer
+# lacks are named in the error.
 TOKEN_LIKE = re.compile(r"<[|｜]?[\w▁/:.-]+[|｜]?>|\[/?[A-Z_]+\]")
 
 
 def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Return the template that training renders; `tokenizer.chat_template` becomes the one to talk with.
+    """Return the template to train with, and set `tokenizer.chat_template` to the one for inference.
 
-    `data.chat_template` names one of ours or a .jinja file. By default the tokenizer's own holds; where TRL has a
-    training variant of it, whose earlier turns stay as they were when later ones follow, that is rendered. A tokenizer
-    without one gets `plain`. Raises `ConfigError` where the file cannot be read or has a mistake, and `ModelError`
-    where the template writes assistant turns that have no end.
+    `data.chat_template` names a built-in template or a .jinja file; the default is the tokenizer's own, or `plain` for
+    a tokenizer without one. Where TRL has a prefix-preserving training variant of the tokenizer's template, training
+    renders that. Raises `ConfigError` where the file cannot be read or is not valid Jinja, and `ModelError` where the
+    template ends assistant turns with no token.
     """
     if data.chat_template is not None or not tokenizer.chat_template:
         name = data.chat_template or "plain"
-        tokenizer.chat_template = _ours(name) if name in OURS else _read(name)
+        tokenizer.chat_template = _read_built_in(name) if name in OURS else _read_template_file(name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
     template = training_template(tokenizer)
     if template != default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
-    _check_end(tokenizer, template)
+    _check_turn_end(tokenizer, template)
     return template
 
 
-def _ours(name: str) -> str:
+def _read_built_in(name: str) -> str:
     return files("hf_finetune.data").joinpath("templates", f"{name}.jinja").read_text("utf-8")
 
 
-def _read(name: str) -> str:
+def _read_template_file(name: str) -> str:
     if not name.endswith((".jinja", ".j2")) or not Path(name).is_file():
         remedy = f"name a .jinja file, or one of {', '.join(OURS)}"
         raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
@@ -62,7 +63,7 @@ def _read(name: str) -> str:
     try:
         compile_template(source)
     except TemplateSyntaxError as mistake:
-        raise ConfigError(Problem(str(mistake.message), "mend the template", name, mistake.lineno, KEY)) from mistake
+        raise ConfigError(Problem(str(mistake.message), "fix the template", name, mistake.lineno, KEY)) from mistake
     return source
 
 
@@ -74,7 +75,7 @@ def template_name(data: DataSection, template: str) -> str:
 
 
 def training_template(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The tokenizer's template, or TRL's training variant of it."""
+    """Return TRL's training variant of the tokenizer's template, or the template itself."""
     own = default_template(tokenizer)
     from trl.chat_template_utils import get_training_chat_template
 
@@ -82,32 +83,32 @@ def training_template(tokenizer: PreTrainedTokenizerFast) -> str:
     known.chat_template = own
     try:
         variant = get_training_chat_template(known)
-    except (ValueError, TypeError, TemplateError):  # a template that TRL does not know: it needs no markers here
+    except (ValueError, TypeError, TemplateError):  # TRL knows no variant, and `{% generation %}` is not needed here
         return own
     return variant or own
 
 
 def default_template(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The tokenizer's template; the `default` one where it has several by name."""
+    """Return the tokenizer's template; of several named ones, `default`."""
     template: Any = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default", next(iter(template.values())))
     return str(template)
 
 
-def _check_end(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
-    """Refuse a template whose assistant turns have no end token: a model trained with it would never stop."""
+def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    """Raise `ModelError` where assistant turns have no end token: a model trained so would never stop."""
     chat = Renderer(tokenizer, template, list(EXCHANGE))
     try:
         trained_spans(chat, [True, True])
     except ChatProblem as problem:
-        missing = sorted(set(TOKEN_LIKE.findall(_or_nothing(chat))) - control_tokens(tokenizer).names.keys())
+        missing = sorted(set(TOKEN_LIKE.findall(_render_or_empty(chat))) - control_tokens(tokenizer).names.keys())
         foreign = f"; it writes {', '.join(missing)}, which the tokenizer does not have" if missing else ""
         remedy = f"name the template of this model, or one of {', '.join(OURS)}, in {KEY}"
         raise ModelError(Problem(f"{problem}{foreign}", remedy, key=KEY)) from problem
 
 
-def _or_nothing(chat: Renderer) -> str:
+def _render_or_empty(chat: Renderer) -> str:
     try:
         return chat.text()
     except ChatProblem:
@@ -117,15 +118,19 @@ def _or_nothing(chat: Renderer) -> str:
 def prepared(
     tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message], tools: list[dict[str, Any]] | None
 ) -> Renderer:
-    """A conversation ready to be rendered: text marked, and the arguments of tool calls as the template takes them."""
+    """Prepare a conversation for rendering: mark its text, and convert tool-call arguments to what the template takes.
+
+    Raises `ChatTemplateError` where the template takes arguments as an object and they are not valid JSON.
+    """
     control = control_tokens(tokenizer)
     if any(message.get("tool_calls") for message in messages):
-        form = _arguments_form(tokenizer, template)
-        messages = [_with_arguments(message, form) for message in messages]
+        form = _detect_arguments_form(tokenizer, template)
+        messages = [_convert_arguments(message, form) for message in messages]
     return Renderer(tokenizer, template, control.mark(messages), control.mark(tools))
 
 
-def _with_arguments(message: Message, form: str) -> Message:
+def _convert_arguments(message: Message, form: str) -> Message:
+    """Copy a message with the arguments of its tool calls as `form` says: an object or a JSON string."""
     if form == "any" or not message.get("tool_calls"):
         return message
     calls = copy.deepcopy(message["tool_calls"])
@@ -136,19 +141,20 @@ def _with_arguments(message: Message, form: str) -> Message:
             try:
                 function["arguments"] = json.loads(arguments)
             except json.JSONDecodeError as mistake:
-                raise ChatProblem("the arguments of a tool call are no JSON, which the template needs") from mistake
+                raise ChatProblem(
+                    "the arguments of a tool call are not valid JSON, which the template needs"
+                ) from mistake
         elif form == "string" and isinstance(arguments, dict):
             function["arguments"] = json.dumps(arguments, ensure_ascii=False)
     return {**message, "tool_calls": calls}
 
 
-def _arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
-    """How the template takes arguments: `object`, `string` or `any`.
+def _detect_arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+    """Detect how the template takes the arguments of a tool call: `object`, `string` or `any`."""
+    # The OpenAI format has a JSON string, which many templates would encode once more: "{\\"key\\": 1}". Can go once
+    # transformers passes templates one form: https://github.com/huggingface/transformers/issues/45419
 
-    The OpenAI form has JSON text, which many templates would quote once more (https://github.com/huggingface/transformers/issues/45419).
-    """
-
-    def shown(arguments: Any) -> str | None:
+    def render(arguments: Any) -> str | None:
         call: Message = {"type": "function", "id": "call00001", "function": {"name": "probe", "arguments": arguments}}
         messages = [EXCHANGE[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
         try:
@@ -156,7 +162,7 @@ def _arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
         except ChatProblem:
             return None
 
-    as_object, as_string = shown({"key": "probed"}), shown('{"key": "probed"}')
+    as_object, as_string = render({"key": "probed"}), render('{"key": "probed"}')
     if as_object is None:
         return "any" if as_string is None else "string"
     return "object" if as_string is None or '\\"key' in as_string or "probed" not in as_string else "any"
@@ -165,7 +171,7 @@ def _arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
 def encode_prompt(
     tokenizer: PreTrainedTokenizerFast, messages: list[Message], tools: list[dict[str, Any]] | None = None
 ) -> list[int]:
-    """Ids of a conversation under the tokenizer's template, with the header of the answer that comes next.
+    """Tokenize a conversation under the tokenizer's template, generation prompt included: (tokens,) ids.
 
     Text in a message never becomes a control token. Raises `DataError` where the template refuses the messages, or
     leaves out what is asked.
@@ -180,12 +186,13 @@ def encode_prompt(
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The token that ends an assistant's turn under the tokenizer's template, and the end token of a text, sorted."""
+    """Find the ids that end generation, sorted: the tokenizer's EOS, and the end-of-turn token of its chat template."""
+    # With <|endoftext|> as EOS alone, a ChatML model would go on behind <|im_end|> and write the user's next turn.
     chat = Renderer(tokenizer, training_template(tokenizer), list(EXCHANGE))
     ends = {tokenizer.eos_token_id}
     try:
         [(start, stop)] = trained_spans(chat, [False, True])
-    except ChatProblem:  # such as one that takes no conversation of two
+    except ChatProblem:  # the template refuses this conversation, or marks no end
         return sorted(ends)
     *_, end = control_tokens(tokenizer).unmarked.finditer(chat.text(), start, stop)
     return sorted({*ends, tokenizer.convert_tokens_to_ids(end[0])})

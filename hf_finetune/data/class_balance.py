@@ -1,4 +1,4 @@
-"""Rare labels: training rows left out or repeated until all have as many, or weights for the loss."""
+"""Imbalanced classes: resampled training rows, or class weights for the loss."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Weights = npt.NDArray[np.float32]
 
 
 def balanced_rows(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float], seed: int) -> Rows:
-    """The numbers of the training rows to train on, ascending: all of them unless `balance` samples.
+    """Select the rows to train on: ascending row numbers, all of them unless `balance` samples.
 
-    undersample: as many rows of each label as the rarest has, a seeded choice. oversample: as many as the commonest
-    has, each row at least once. Raises ConfigError where rows have several labels.
+    undersample: as many rows of each label as the rarest has, a seeded sample. oversample: as many as the most frequent
+    has, each row at least once. `encoded`: (rows,), or (rows, labels) for multi-label rows, for which sampling raises
+    ConfigError.
     """
     if not isinstance(balance, str) or balance not in ("undersample", "oversample"):
         return np.arange(len(encoded), dtype=np.int64)
@@ -32,32 +33,34 @@ def balanced_rows(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapp
     counts = np.bincount(encoded, minlength=len(labels.names))
     wanted = int(counts.min() if balance == "undersample" else counts.max())
     random = np.random.default_rng(seed)
-    chosen = [_as_many(np.flatnonzero(encoded == number), wanted, random) for number in range(len(labels.names))]
+    chosen = [_resample(np.flatnonzero(encoded == number), wanted, random) for number in range(len(labels.names))]
     before = ", ".join(f"{name} {count:,}" for name, count in zip(labels.names, counts, strict=True))
     logger.info("data.balance is %s: %d training rows of each label, where there were %s", balance, wanted, before)
     return np.sort(np.concatenate(chosen))
 
 
-def _as_many(rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
-    """Each of `rows` as often as `wanted` has room for, and a random choice of them for the rest."""
+def _resample(rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
+    """Resample `rows` (rows,) to `wanted` rows, each as often as any other or once more: (wanted,)."""
+    # 3 rows for 8: each twice, and a random 2 of them once more.
     whole, rest = divmod(wanted, len(rows))
     return np.concatenate([np.tile(rows, whole), random.permutation(rows)[:rest]])
 
 
 def class_weights(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float]) -> Weights | None:
-    """Weights for the loss, (labels,); None where `balance` asks for none.
+    """Compute the weights of the labels in the loss, float32 (labels,); None where `balance` asks for none.
 
-    One label a row: rows / (labels * rows of the label), or those given, scaled so that the mean over all training rows
-    is 1 and the learning rate keeps its meaning. Several: of a label's presence over its absence (`pos_weight`), the
-    rows without it / the rows with it, or those given.
+    Single label: rows / (labels * rows of the label), as in scikit-learn's "balanced", or the given ones, scaled to a
+    mean of 1 over the training rows, which keeps the scale of the learning rate. Multi-label: the `pos_weight` of
+    BCEWithLogitsLoss, rows without the label / rows with it, or the given ones. `encoded`: (rows,) or (rows, labels).
     """
+    # 3 rows of "a" and 1 of "b": weights 4/6 and 4/2, whose mean over the 4 rows is 1.
     if balance != "weights" and not isinstance(balance, Mapping):
         return None
     rows = len(encoded)
     given = np.array([balance[name] for name in labels.names]) if isinstance(balance, Mapping) else None
     if labels.kind == "multi":
         positives = encoded.sum(axis=0, dtype=np.float64)
-        # A label that every row has would weigh nothing and never be learnt.
+        # At least 1 row: a label that every row has would get the weight 0, and never be learned.
         weights = np.maximum(rows - positives, 1) / positives if given is None else given
     else:
         counts = np.bincount(encoded, minlength=len(labels.names))

@@ -1,4 +1,4 @@
-"""Conversations -> token ids and labels, in which exactly what the assistant said is trained."""
+"""Conversations -> token ids and labels; exactly the assistant's turns are trained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 1_000
 ROWS_DECODED = 1_000
-"""Rows of a split whose trained tokens are decoded again and compared with the text."""
+"""Rows of each split whose trained tokens are decoded and compared with their text."""
 
 FEATURES = Features(
     {
@@ -51,36 +51,36 @@ FEATURES = Features(
 
 @dataclass(frozen=True)
 class ConversationFacts:
-    """What became of the conversations of one split."""
+    """Counts of one tokenized split."""
 
     rows: int
     examples: int
-    """What is trained on: rows that were dropped are missing, a row that was split is several."""
+    """Examples to train on: a dropped row gives none, a split row several."""
     dropped: int
     too_long: int
-    """Rows of more tokens than one example takes, whatever became of them."""
+    """Rows of more than `max_length` tokens: dropped, cut or split."""
     untrained: int
-    """Dropped, since no trained token was left."""
+    """Rows that were dropped because no trained token was left."""
     truncated: int
     without_end: int
-    """Trained turns that were cut before their end token."""
+    """Examples whose last trained turn was cut before its end token."""
     tokens: int
     trained_tokens: int
     trained_bytes: int
     """UTF-8 bytes of the trained text: the denominator of bits per byte."""
     longest: int
-    """Tokens of the longest example; under packing, of a block."""
+    """Tokens of the longest example; of a block with packing."""
     spelled: dict[str, int]
-    """Rows by the control token that their text spells; none of them became one."""
+    """Rows whose text spells each control token; there it stays text."""
     altered: int
-    """Of the first rows, those whose trained tokens do not decode to their text: a tokenizer that changes text."""
+    """Of the first `ROWS_DECODED` rows, those whose trained tokens do not decode to their text."""
     filled: float = 1.0
-    """Under packing, the share of real tokens in the blocks."""
+    """With packing, the share of tokens in the blocks that are not padding."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         dropped = f" ({self.dropped:,} left out)" if self.dropped else ""
         share = self.trained_tokens / max(self.tokens, 1)
         return (
@@ -90,8 +90,8 @@ class ConversationFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    """A conversation as text: what it says, and where it is trained."""
+class _RenderedRow:
+    """A rendered conversation, and the (start, stop) characters that are trained."""
 
     row: int
     text: str
@@ -102,15 +102,16 @@ class _Draft:
 def tokenize_splits(
     splits: Splits, tokenizer: PreTrainedTokenizerFast, template: str, data: DataSection, max_length: int
 ) -> tuple[dict[str, Dataset], dict[str, ConversationFacts]]:
-    """Tokenise each split under `template`, and say in one line what became of it.
+    """Tokenize each split under `template`, and log its counts in one line.
 
-    Columns are `input_ids`, `labels` (-100 where nothing is trained), `length`, at most `max_length`, and `row`, the
-    number of the row in its split. Raises `DataError` naming each conversation that the template refuses, cannot mask
-    or leaves text out of, or where more than `data.max_dropped` of the rows are too long or have nothing to train.
+    Columns: `input_ids` and `labels` (tokens,), -100 where nothing is trained; `length`, at most `max_length`; `row`,
+    the number of the row in its split. Raises `DataError` naming each conversation that the template refuses, cannot
+    mask or leaves text out of, or where more than the share `data.max_dropped` of rows is too long or has no trained
+    token.
     """
     examples, facts = {}, {}
     for name, rows in splits.rows.items():
-        build = _Build(splits, name, tokenizer, template, data, max_length)
+        build = _SplitTokenizer(splits, name, tokenizer, template, data, max_length)
         made_from = {
             "rows": rows._fingerprint,
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
@@ -118,18 +119,21 @@ def tokenize_splits(
             "template": template if build.rendered else None,
             "settings": [data.loss_on, data.too_long, max_length],
         }
-        examples[name], counted = cached_dataset("conversations", made_from, FEATURES, build.batches)
+        examples[name], counted = cached_dataset("conversations", made_from, FEATURES, build.build_batches)
         facts[name] = ConversationFacts(**counted)
-        logger.info("%s: %s", name, facts[name].in_words())
-        _check_share(name, facts[name], data, max_length)
-        _say_what_is_odd(name, facts[name])
+        logger.info("%s: %s", name, facts[name].describe())
+        _check_dropped_share(name, facts[name], data, max_length)
+        _log_warnings(name, facts[name])
     return examples, facts
 
 
 def pack_examples(
     examples: dict[str, Dataset], facts: dict[str, ConversationFacts], block_size: int, *, packing: bool
 ) -> tuple[dict[str, Dataset], dict[str, ConversationFacts]]:
-    """Under `packing`, pack the examples of each split into blocks, as `pack_rows` does, and say how full they are."""
+    """With `packing`, pack each split into blocks of at most `block_size` tokens (`pack_bfd`), and log their fill.
+
+    The columns of blocks are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,).
+    """
     if not packing:
         return examples, facts
     blocks, packed = {}, {}
@@ -140,7 +144,7 @@ def pack_examples(
     return blocks, packed
 
 
-def _check_share(split: str, facts: ConversationFacts, data: DataSection, max_length: int) -> None:
+def _check_dropped_share(split: str, facts: ConversationFacts, data: DataSection, max_length: int) -> None:
     share = facts.dropped / facts.rows
     if facts.examples and share <= data.max_dropped:
         return
@@ -153,11 +157,11 @@ def _check_share(split: str, facts: ConversationFacts, data: DataSection, max_le
     raise DataError(Problem(what, remedy, key="data.max_dropped"))
 
 
-def _say_what_is_odd(split: str, facts: ConversationFacts) -> None:
+def _log_warnings(split: str, facts: ConversationFacts) -> None:
     if facts.spelled:
         tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
         logger.warning(
-            "%s: text spells control tokens: %s; they stay text (thoughts belong into reasoning_content)", split, tokens
+            "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)", split, tokens
         )
     if facts.without_end > 0.05 * facts.examples:
         logger.warning(
@@ -171,8 +175,8 @@ def _say_what_is_odd(split: str, facts: ConversationFacts) -> None:
         )
 
 
-class _Build:
-    """One split on its way from rows to examples, and what was counted."""
+class _SplitTokenizer:
+    """Tokenizes the rows of one split into examples, and counts them."""
 
     def __init__(
         self,
@@ -194,15 +198,17 @@ class _Build:
         self.problems: list[Problem] = []
         self.problem_count = 0
 
-    def batches(self) -> Batches:
-        """Record batches of examples; afterwards the facts. Raises `DataError` with every problem of the split."""
+    def build_batches(self) -> Batches:
+        """Yield record batches of examples, and return the counts. Raises `DataError` with all its problems."""
         done = 0
         for batch in self.rows.iter(batch_size=ROWS_PER_BATCH):
             size = len(next(iter(batch.values())))
             rows = [{name: values[number] for name, values in batch.items()} for number in range(size)]
-            drafts = [draft for number, row in enumerate(rows, done) if (draft := self._draft(number, row)) is not None]
+            drafts = [
+                draft for number, row in enumerate(rows, done) if (draft := self._render_row(number, row)) is not None
+            ]
             done += size
-            examples = [] if self.problems else list(self._examples(drafts))
+            examples = [] if self.problems else list(self._build_examples(drafts))
             columns = {name: [example[name] for example in examples] for name in FEATURES}
             yield pa.RecordBatch.from_pydict(columns, schema=FEATURES.arrow_schema)
         if self.problems:
@@ -211,18 +217,19 @@ class _Build:
         return counted | {"filled": 1.0, "spelled": dict(self.spelled.most_common())}
 
     def _refuse(self, row: int, what: str, remedy: str = "") -> None:
+        """Record a problem of row `row`; only the first ones are kept, all are counted."""
         self.problem_count += 1
         if len(self.problems) < MAX_PROBLEMS_SHOWN:
             path, line = self.where(row)
             self.problems.append(Problem(what, remedy, path, line))
 
-    def _draft(self, number: int, row: dict[str, Any]) -> _Draft | None:
+    def _render_row(self, number: int, row: dict[str, Any]) -> _RenderedRow | None:
         try:
             if not self.rendered:
-                return self._plain_draft(number, row["prompt"], row["completion"])
+                return self._render_plain(number, row["prompt"], row["completion"])
             if "messages" not in row:
-                row = {"messages": _exchange(row["prompt"], row["completion"]), "tools": None}
-            return self._chat_draft(number, row["messages"], chat_tools(row["tools"]))
+                row = {"messages": _build_exchange(row["prompt"], row["completion"]), "tools": None}
+            return self._render_chat(number, row["messages"], chat_tools(row["tools"]))
         except ChatProblem as problem:
             roles = ", ".join(message["role"] for message in row.get("messages", []))
             self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem))
@@ -234,28 +241,32 @@ class _Build:
         name = template_name(self.data, self.template)
         return f"mend {name} (a message's text is `content`, a string), or name another data.chat_template"
 
-    def _plain_draft(self, number: int, prompt: str, completion: str) -> _Draft:
+    def _render_plain(self, number: int, prompt: str, completion: str) -> _RenderedRow:
         tokenizer = self.tokenizer
+        # With one token for both (GPT-2), every row would begin with the token that ends a text.
         begin = str(tokenizer.bos_token) if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else ""
+        # [bos] prompt completion eos: no template, and no separator.
         before = begin + self.control.mark(prompt)
         text = before + self.control.mark(completion) + str(tokenizer.eos_token)
         start = 0 if self.data.loss_on == "all" else len(before)
-        return _Draft(number, text, [(start, len(text))], self.control.spelled_in([prompt, completion]))
+        return _RenderedRow(number, text, [(start, len(text))], self.control.spelled_in([prompt, completion]))
 
-    def _chat_draft(self, number: int, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> _Draft:
+    def _render_chat(
+        self, number: int, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+    ) -> _RenderedRow:
         messages = chat_messages(turns)
-        trained = _trained(turns, self.data.loss_on)
+        trained = _select_trained(turns, self.data.loss_on)
         chat = prepared(self.tokenizer, self.template, messages, tools)
         if self.data.loss_on == "all":
             left_out = [message_span(chat, index) for index, train in enumerate(trained) if not train]
-            spans = _complement(left_out, len(chat.text()))
+            spans = _invert_spans(left_out, len(chat.text()))
             check_all_said(chat, trained)
         else:
             spans = trained_spans(chat, trained)
             check_said(chat, trained, spans)
-        return _Draft(number, chat.text(), spans, self.control.spelled_in([messages, tools]))
+        return _RenderedRow(number, chat.text(), spans, self.control.spelled_in([messages, tools]))
 
-    def _examples(self, drafts: Sequence[_Draft]) -> Iterator[dict[str, Any]]:
+    def _build_examples(self, drafts: Sequence[_RenderedRow]) -> Iterator[dict[str, Any]]:
         bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]
         encoded = self.control.encode([draft.text for draft in drafts], bounds)
         for draft, tokens in zip(drafts, encoded, strict=True):
@@ -263,12 +274,12 @@ class _Build:
             self.spelled.update(draft.spelled)
             if draft.row < ROWS_DECODED:
                 self.counts["altered"] += not self._decodes(draft, tokens, ranges)
-            labels = [IGNORE_INDEX] * len(tokens.ids)
+            labels = [IGNORE_INDEX] * len(tokens.ids)  # (tokens,)
             for start, stop in ranges:
                 labels[start:stop] = tokens.ids[start:stop]
-            yield from self._fitted(draft.row, tokens.ids, labels, {stop for _, stop in ranges})
+            yield from self._fit_length(draft.row, tokens.ids, labels, {stop for _, stop in ranges})
 
-    def _decodes(self, draft: _Draft, tokens: Tokens, ranges: Sequence[Span]) -> bool:
+    def _decodes(self, draft: _RenderedRow, tokens: Tokens, ranges: Sequence[Span]) -> bool:
         """Whether the trained tokens say what the text says, white space aside."""
         decode = self.tokenizer.backend_tokenizer.decode
         spans = zip(draft.spans, ranges, strict=True)
@@ -278,8 +289,12 @@ class _Build:
             for span, tokens_of_it in spans
         )
 
-    def _fitted(self, row: int, ids: list[int], labels: list[int], ends: set[int]) -> Iterator[dict[str, Any]]:
-        """The row as one example, or as `data.too_long` says; `ends` are the positions behind trained turns."""
+    def _fit_length(self, row: int, ids: list[int], labels: list[int], ends: set[int]) -> Iterator[dict[str, Any]]:
+        """Yield a row as one example, or as `data.too_long` says.
+
+        `ids` and `labels`: (tokens,); `ends`: the positions behind trained turns.
+        """
+        # 5 tokens with max_length 2 give the windows (0, 2) under `cut`, and (0, 2) (2, 4) (4, 5) under `split`.
         size, limit = len(ids), self.max_length
         windows = [(0, size)]
         if size > limit:
@@ -297,7 +312,7 @@ class _Build:
             self.counts["untrained"] += 1
             self.counts["dropped"] += 1
         for start, stop in trained:
-            yield self._example(row, ids[start:stop], labels[start:stop])
+            yield self._build_example(row, ids[start:stop], labels[start:stop])
             cut = self.data.too_long == "cut" and stop < size
             self.counts["without_end"] += cut and labels[stop - 1] != IGNORE_INDEX and stop not in ends
 
@@ -305,7 +320,8 @@ class _Build:
     def _has_target(labels: Sequence[int]) -> bool:
         return any(label != IGNORE_INDEX for label in labels[1:])  # nothing predicts the first token
 
-    def _example(self, row: int, ids: list[int], labels: list[int]) -> dict[str, Any]:
+    def _build_example(self, row: int, ids: list[int], labels: list[int]) -> dict[str, Any]:
+        """Count one example, and return its columns; `ids` and `labels`: (tokens,)."""
         targets = [label for label in labels if label != IGNORE_INDEX]
         said = self.tokenizer.backend_tokenizer.decode(targets, skip_special_tokens=True)
         self.counts["examples"] += 1
@@ -316,13 +332,17 @@ class _Build:
         return {"input_ids": ids, "labels": labels, "length": len(ids), "row": row}
 
 
-def _exchange(prompt: str, completion: str) -> list[dict[str, Any]]:
+def _build_exchange(prompt: str, completion: str) -> list[dict[str, Any]]:
     more: dict[str, Any] = {"train": None, "weight": None, "extra": None}
     return [{"role": "user", "content": prompt, **more}, {"role": "assistant", "content": completion, **more}]
 
 
-def _trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
-    """Which messages may be trained: those that neither `train` nor `weight` leaves out, under `last` only one."""
+def _select_trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
+    """Flag the messages that may be trained: (messages,).
+
+    `train: false` and `weight: 0` exclude one, `loss_on: last` all but the assistant's last. Raises `ChatTemplateError`
+    for a weight between 0 and 1.
+    """
     wrong = [turn["weight"] for turn in turns if turn["weight"] not in (None, 0.0, 1.0)]
     if wrong:
         raise ChatProblem(f"the weight of a message is 0 or 1, not {wrong[0]:g}")
@@ -333,13 +353,15 @@ def _trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
     return trained
 
 
-def _complement(spans: Sequence[Span], size: int) -> list[Span]:
+def _invert_spans(spans: Sequence[Span], size: int) -> list[Span]:
+    """Return what the sorted `spans` leave of (0, size): [(2, 4)] of 6 leaves [(0, 2), (4, 6)]."""
     edges = [0, *(position for span in spans for position in span), size]
     return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
 
 
 def _token_ranges(spans: Sequence[Span], tokens: Tokens) -> list[Span]:
-    """The tokens of each span; one that begins before it and reaches into it counts."""
+    """Map spans of characters to (start, stop) ranges of tokens; a token across the start of a span belongs to it."""
+    # With the offsets (0, 2) (2, 5) (5, 6) the span (3, 5) is the range (1, 2): the token of (2, 5) is trained whole.
     asked = sorted({position for span in spans for position in span})
     position_of = dict(zip(asked, tokens.bounds, strict=True))
     begins, ends = [begin for begin, _ in tokens.offsets], [end for _, end in tokens.offsets]

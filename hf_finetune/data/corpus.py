@@ -1,11 +1,10 @@
-"""Real corpora without a network, from the Python installation itself: its standard library.
+"""Real corpora without a network, from the standard library of the Python installation.
 
     source       text rows: one for each file
     docstrings   instruction rows: what a function, class or module is for, and how it is called
     modules      labelled rows: a function or class, and the package that it is from
 
-Files are parsed, never imported: importing a module runs it. The same Python gives the same bytes, and no row holds
-anything of the machine.
+Files are parsed, never imported: importing a module runs it. The same Python gives the same bytes on any machine.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from hf_finetune.data.python_source import read_python, signature
 from hf_finetune.errors import CannotWriteError, ConfigError, EnvironmentProblem, Problem
 
 KINDS = ("source", "docstrings", "modules")
-# Of the same command, but no corpus: hf_finetune.evaluation.canaries.
+# Another kind of the same command, written by canaries.py.
 CANARIES = "canaries"
 LICENCE = "PSF-2.0"
 
-# Tests, and what has a licence or a grammar of its own.
+# Tests, and code with a license or a grammar of its own.
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "__pycache__"}
-# Tables that a program wrote: long, and nothing to learn from.
+# Generated tables: long, and nothing to learn from.
 _GENERATED = re.compile(
     r"auto-?generated|automatically generated|file is generated|gencodec|generated on windows", re.I
 )
 
-# Modules that are documented under a name other than that of their file.
+# Modules that are documented under another name than that of their file.
 _PUBLIC_NAMES = {
     "posixpath": "os.path",
     "_collections_abc": "collections.abc",
@@ -50,10 +49,10 @@ _PUBLIC_NAMES = {
 
 _MIN_WORDS = 3
 _CHUNK_CHARACTERS = range(200, 4001)
-# A label has at least and at most this many rows, so that guessing the largest is no strategy.
+# The minimum and maximum of rows of a label: always predicting the largest scores little.
 _LABEL_ROWS = (40, 100)
 
-_QUESTIONS = {
+_QUESTION_TEMPLATES = {
     "function": (
         "Explain what {name} does.",
         "What is {name} for?",
@@ -92,7 +91,7 @@ _QUESTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class CorpusFacts:
-    """What was written: `files` of the standard library have a row in it."""
+    """Counts of a corpus; `files` is the number of library files with a row in it."""
 
     kind: str
     rows: int
@@ -107,40 +106,40 @@ class _Row:
     file: str
     values: dict[str, Any]
 
-    def line(self) -> bytes:
+    def encode_line(self) -> bytes:
         return json.dumps(self.values, ensure_ascii=False).encode() + b"\n"
 
 
 def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwrite: bool = False) -> CorpusFacts:
-    """Write the rows of one of `KINDS` as JSONL, at most `max_bytes` of them, sampled over the whole library.
+    """Write the rows of one of `KINDS` as JSONL, at most `max_bytes`, sampled over the whole library.
 
     Raises `ConfigError` where the kind is unknown, `path` exists or not one row fits, `CannotWriteError` where the
-    file cannot be written, `EnvironmentProblem` where this Python came without its library's source.
+    file cannot be written, `EnvironmentProblem` where this Python has no source of its library.
     """
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, [*KINDS, CANARIES], 1)
         remedy = f"there are {', '.join(KINDS)}" + (f"; did you mean {near[0]}?" if near else "")
         raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy))
     check_target(path, overwrite)
-    makers = {"source": _source_rows, "docstrings": _docstring_rows, "modules": _labelled_rows}
-    rows = list(makers[kind](_library_files(Path(sysconfig.get_path("stdlib")))))
+    makers = {"source": _build_source_rows, "docstrings": _build_docstring_rows, "modules": _build_labelled_rows}
+    rows = list(makers[kind](_read_library_files(Path(sysconfig.get_path("stdlib")))))
     if not rows:
         remedy = "use another Python; Linux distributions split the library's source off into a package of its own"
         raise EnvironmentProblem(Problem("this Python has no source files of its standard library", remedy))
     kept = rows if max_bytes is None else _sample(rows, max_bytes)
-    content = b"".join(row.line() for row in kept)
+    content = b"".join(row.encode_line() for row in kept)
     write_whole(path, content)
     files = len({row.file for row in kept})
     return CorpusFacts(kind, len(kept), len(content), files, LICENCE, platform.python_version())
 
 
-def _library_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name, relative and with slashes, and the text of each file, in the order of names."""
+def _read_library_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the relative POSIX name and the text of each library file, sorted by name."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
     for name in names:
         parts = name.split("/")
-        # What an administrator or a build adds beside the library (sitecustomize.py, _sysconfigdata_*.py) is not
-        # of the library, and may hold paths of the machine.
+        # Files that an administrator or a build adds (sitecustomize.py, _sysconfigdata_*.py) are not of the library,
+        # and may hold paths of the machine.
         if parts[0].removesuffix(".py") not in sys.stdlib_module_names or _SKIPPED_FOLDERS.intersection(parts):
             continue
         with tokenize.open(folder / name) as file:
@@ -149,26 +148,27 @@ def _library_files(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, text
 
 
-def _source_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
+def _build_source_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
     for name, text in files:
         yield _Row(name, {"text": text, "source": name, "license": LICENCE})
 
 
-def _docstring_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
-    """Yield one row for each question: a name that two files define is asked about once."""
+def _build_docstring_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
+    """Yield one row for each question; a name that two files define gives one question."""
     asked: set[str] = set()
     for file, text in files:
-        module = _public_module(file)
+        module = _get_public_module(file)
         if module is None:
             continue
-        for question, answer in _questions(module, text):
+        for question, answer in _build_questions(module, text):
             if question not in asked and len(answer.split()) >= _MIN_WORDS:
                 asked.add(question)
                 values = {"instruction": question, "response": answer, "module": module, "license": LICENCE}
                 yield _Row(file, values)
 
 
-def _questions(module: str, text: str) -> Iterator[tuple[str, str]]:
+def _build_questions(module: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield questions about a module and its public definitions, each with its answer."""
     file = read_python(text)
     yield _ask("module", module), file.docstring
     for definition in file.definitions:
@@ -182,19 +182,20 @@ def _questions(module: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _ask(subject: str, name: str) -> str:
-    phrasings = _QUESTIONS[subject]
-    return phrasings[_order(f"{subject} {name}") % len(phrasings)].format(name=name)
+    """Phrase a question about `name`; its hash chooses the wording, so every run asks the same."""
+    phrasings = _QUESTION_TEMPLATES[subject]
+    return phrasings[_hash_order(f"{subject} {name}") % len(phrasings)].format(name=name)
 
 
-def _public_module(file: str) -> str | None:
+def _get_public_module(file: str) -> str | None:
     """Return the name under which a file is imported; None where it is private or a program."""
     parts = file.removesuffix(".py").removesuffix("/__init__").split("/")
     name = _PUBLIC_NAMES.get(".".join(parts), ".".join(parts))
     return None if any(part.startswith("_") for part in name.split(".")) else name
 
 
-def _labelled_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
-    """Yield the functions and classes of those packages that have enough of them, the same number at most of each."""
+def _build_labelled_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
+    """Yield the functions and classes of each package that has enough of them, up to the maximum of a label."""
     by_label: dict[str, list[_Row]] = {}
     seen: set[str] = set()
     for file, text in files:
@@ -210,33 +211,33 @@ def _labelled_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
     least, most = _LABEL_ROWS
     for rows in by_label.values():
         if len(rows) >= least:
-            chosen = sorted(range(len(rows)), key=lambda number: _order(rows[number].values["text"]))[:most]
+            chosen = sorted(range(len(rows)), key=lambda number: _hash_order(rows[number].values["text"]))[:most]
             yield from (rows[number] for number in sorted(chosen))
 
 
 def _sample(rows: list[_Row], max_bytes: int) -> list[_Row]:
-    """Return rows from all over the library that fit in `max_bytes`, in their order."""
-    lines = [row.line() for row in rows]
+    """Sample rows over the whole library, in their order, that fit in `max_bytes`; `ConfigError` if none fits."""
+    lines = [row.encode_line() for row in rows]
     smallest = min(map(len, lines))
     if max_bytes < smallest:
         raise ConfigError(Problem(f"not one row fits in {max_bytes:,} bytes", f"allow {smallest:,} bytes at least"))
     chosen, left = [], max_bytes
-    for number in sorted(range(len(rows)), key=lambda number: _order(lines[number])):
+    for number in sorted(range(len(rows)), key=lambda number: _hash_order(lines[number])):
         if len(lines[number]) <= left:
             chosen.append(number)
             left -= len(lines[number])
     return [rows[number] for number in sorted(chosen)]
 
 
-def _order(content: str | bytes) -> int:
-    """Return a number that has nothing to do with where the content stands, and is the same in every process."""
+def _hash_order(content: str | bytes) -> int:
+    """Hash content to a sort key: a pseudo-random order that is the same in every process, unlike that of `hash`."""
     data = content.encode() if isinstance(content, str) else content
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Raise `ConfigError` where `path` is a folder, or exists and is to be kept."""
-    # Not Path.exists(), which raises where a folder cannot be searched or a name is too long; writing says that well.
+    """Raise `ConfigError` where `path` is a folder, or exists without `overwrite`."""
+    # Not Path.exists(), which raises where a folder cannot be searched; `write_atomically` reports that.
     if os.path.isdir(path):
         raise ConfigError(Problem("is a folder", "name a file, such as corpus.jsonl", path=str(path)))
     if os.path.exists(path) and not overwrite:
@@ -244,7 +245,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file aside and put it in place at once. Raises `CannotWriteError`, and leaves what was there."""
+    """Write a file aside, fsync and rename it. Raises `CannotWriteError`, and then leaves an old file as it was."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,11 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) -> RowDecoder:
-    """Decide the format by the first row, check it against the recipe, and let the first label set the type."""
+    """Detect the format by the first row, check it against the recipe, and set the type of labels by the first label.
+
+    Raises DataError where the format does not fit the keys or the recipe.
+    """
     if data.format in TEXT_FORMATS:
         _check_kind(FORMATS[data.format], becomes, train[0].shown)
         return RowDecoder(FORMATS[data.format], (), {})
-    first, line, file = _first_row(data, train)
+    first, line, file = _read_first_row(data, train)
     row_format = choose_format(data.format, first, data.task, file.shown, line)
     _check_kind(row_format, becomes, file.shown)
     if data.format == "auto":
@@ -46,12 +49,13 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
     return decoder
 
 
-def _first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
+def _read_first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
     for file in train:
         found = first_row(file.path, file.shown, data.max_line_bytes)
         if found is not None:
             return *found, file
     # No line of any file is a JSON object, so each is rejected (or blank) before its keys would matter.
+    # Reading raises with all of the reasons; the decoder may be of any format.
     name = "text" if data.format == "auto" else data.format
     reading = Reading(RowDecoder(FORMATS[name], (), {}), "fail", data.max_line_bytes, None, None)
     read_role(train, "train", reading)
@@ -91,27 +95,25 @@ def _check_fields(data: DataSection, first: Mapping[str, Any], row_format: RowFo
             problems.append(Problem(f"the rows have no field `{key}`", remedy, shown, key=f"data.{setting}"))
         elif isinstance(first[key], (dict, list)) and key != row_format.label:
             remedy = "name a field that holds a string or a number"
-            problems.append(Problem(f"the field `{key}` is no single value", remedy, shown, key=f"data.{setting}"))
+            problems.append(Problem(f"the field `{key}` is not a single value", remedy, shown, key=f"data.{setting}"))
     if problems:
         raise DataError(problems)
 
 
-def choose_format(
-    name: RowFormatName, first_row: Mapping[str, Any], task: str | None, shown: str, line: int
-) -> RowFormat:
+def choose_format(name: RowFormatName, row: Mapping[str, Any], task: str | None, shown: str, line: int) -> RowFormat:
     """Return the format called `name`, or for `auto` the one that the keys of the first row decide.
 
     Raises DataError where no format fits the keys, or two do.
     """
     if name != "auto":
-        as_labelled = task is not None and "input" in first_row and name in {"labelled", "input_output"}
-        return _for_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
-    matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= first_row.keys()]
+        as_labelled = task is not None and "input" in row and name in {"labelled", "input_output"}
+        return _apply_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
+    matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= row.keys()]
     matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
     if len(matches) == 1:
-        return _for_task(matches[0], task)
+        return _apply_task(matches[0], task)
     if not matches:
-        raise DataError(_no_format(first_row, shown, line))
+        raise DataError(_explain_no_format(row, shown, line))
     names = " and ".join(f"`{each.name}`" for each in matches)
     raise DataError(
         Problem(
@@ -120,25 +122,26 @@ def choose_format(
     )
 
 
-def _for_task(row_format: RowFormat, task: str | None) -> RowFormat:
-    """The format with its label read as `task` says: a class, or a number."""
+def _apply_task(row_format: RowFormat, task: str | None) -> RowFormat:
+    """Return the format with its label read as a class or, with `task: regression`, as a number."""
     if row_format.name == "input_output" and task is not None:
         return NUMBERS_INPUT_OUTPUT if task == "regression" else LABELLED_INPUT_OUTPUT
     return NUMBERS if row_format.name == "labelled" and task == "regression" else row_format
 
 
 def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
+    """True where `larger` has all required fields of `smaller`: `labelled` (text, label) covers `text`."""
     return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
 
 
-def _no_format(first_row: Mapping[str, Any], shown: str, line: int) -> Problem:
+def _explain_no_format(row: Mapping[str, Any], shown: str, line: int) -> Problem:
     known = {field for each in FORMATS.values() for field in each.required}
-    slips = [(key, *difflib.get_close_matches(key, known - first_row.keys(), 1, 0.75)) for key in first_row]
+    slips = [(key, *difflib.get_close_matches(key, known - row.keys(), 1, 0.75)) for key in row]
     guesses = [f"{shown_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
     if guesses:
         return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
     formats = "; ".join(
         f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
     )
-    keys = ", ".join(shown_key(key) for key in list(first_row)[:20]) or "no keys at all"
+    keys = ", ".join(shown_key(key) for key in list(row)[:20]) or "no keys at all"
     return Problem(f"no row format has these keys: {keys}", f"the formats are {formats}", shown, line)

@@ -1,9 +1,9 @@
-"""One line -> one checked row: a fast typed decode for the lines that are plain, the strict definition for all others.
+"""One line -> one checked row: a fast typed decode for plain lines, the strict definition for all others.
 
-The fast decode refuses unknown keys, wrong types, bad UTF-8 and NaN by itself. What it lets pass is a key that occurs
-twice, of which it takes the last. So keys are counted, and none is there twice where there are as many as in the rows:
-first every `":`, which a text can also spell (then there are more); failing that, each `"key"`, which no text can
-spell, as a quote inside a string is escaped, but which an escape in a key can hide (`\\u0074`).
+msgspec refuses unknown keys, wrong types, bad UTF-8 and NaN by itself, but of a key that occurs twice it takes the last
+(0.22; the counting can go once it refuses such rows). So keys are counted: none occurs twice if there are as many as
+the rows have. First every `":` is counted, which a text can spell too (then there are more); if that fails, each
+`"key"`, which no text can spell, as a quote inside a string is escaped, but an escape in a key can hide (`\\u0074`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _ESCAPED_KEY_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_]+")
 _WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)` - at `\$\.?(?P<place>[^`]*)`")
 _PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`")
-_MOST_UNUSED_KEYS = 50
+_MAX_UNUSED_KEYS = 50
 _SPACE, _QUOTE, _COLON = b' ":'
 
 
 @dataclass(frozen=True, slots=True)
 class _KeyCount:
-    """How often a quoted key must occur: in which rows, and in which items of rows, it was found."""
+    """How often a quoted key must occur in the bytes of decoded rows: once for each row and item that has it."""
 
     needle: bytes
     in_every_row: bool
@@ -45,7 +45,8 @@ class _KeyCount:
     in_every_item: bool
     in_item: attrgetter[Any] | None
 
-    def expected(self, rows: Sequence[Struct], items: Sequence[Struct]) -> int:
+    def count_expected(self, rows: Sequence[Struct], items: Sequence[Struct]) -> int:
+        """Count the occurrences that `rows` and their `items` account for."""
         count = len(rows) * self.in_every_row + len(items) * self.in_every_item
         if self.in_row is not None:
             count += sum(self.in_row(row) is not UNSET for row in rows)
@@ -54,13 +55,14 @@ class _KeyCount:
         return count
 
 
-def _attributes(struct: type[Struct]) -> dict[str, str]:
-    """Map the fields of a struct by their name in the file to their name in Python."""
+def _map_fields(struct: type[Struct]) -> dict[str, str]:
+    """Map the names of a struct's fields in the file to those in Python."""
     return dict(zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True))
 
 
 def _count_keys(data: bytes) -> int | None:
-    """Count every `":`, an upper bound of the keys; None where white space before a colon may hide a key."""
+    """Count every `":`, an upper bound of the keys; None where white space before a colon may hide one."""
+    # {"text": "a"} counts 1, and {"text": "a\":"} 2, as the escaped quote in its text has a colon behind it.
     codes = np.frombuffer(data, np.uint8)
     colons = codes[1:] == _COLON
     if np.any(colons & (codes[:-1] <= _SPACE)):
@@ -69,20 +71,20 @@ def _count_keys(data: bytes) -> int | None:
 
 
 class RowDecoder:
-    """Decodes and checks lines of one format into instances of its `row_type`."""
+    """Decodes lines of one format to instances of `row_type`, and checks them."""
 
     def __init__(
         self, row_format: RowFormat, kept: Sequence[str], first_row: Mapping[str, Any], *, allow_empty: bool = False
     ) -> None:
-        """`kept` are fields beside the format's own that a split needs; `first_row` tells which others to expect."""
+        """`kept`: fields besides the format's that splits need; `first_row` has the others to expect."""
         self.row_format = row_format
         self.allow_empty = allow_empty
         self.labels = LabelRule("number" if row_format.numbers else None, allow_empty=allow_empty)
-        own = _attributes(row_format.row_type)
+        own = _map_fields(row_format.row_type)
         others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
         scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
-        # A slip in the first row must not teach the decoder to expect it: left out, its line takes the strict path.
-        slips = {_near(key, scalars) for key in row_format.optional if key not in first_row}
+        # A misspelled key of the first row must not become an expected one: not listed, its line is decoded strictly.
+        slips = {_find_near_key(key, scalars) for key in row_format.optional if key not in first_row}
         unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in slips]
         names = {f"other_{number}": key for number, key in enumerate([*(set(kept) - own.keys()), *unused])}
         self.unused_keys = set(unused)
@@ -94,21 +96,21 @@ class RowDecoder:
             forbid_unknown_fields=True,
             gc=False,
         )
-        self.attributes = _attributes(self.row_type)
+        self.attributes = _map_fields(self.row_type)
         self._decode = msgspec.json.Decoder(self.row_type).decode
-        self._counts = [self._key_count(key) for key in self._keys()]
+        self._counts = [self._build_key_count(key) for key in self._list_keys()]
         self._label = attrgetter(own[row_format.label]) if row_format.label else None
         items = row_format.items
         self._items = attrgetter(items.field) if items else None
         self._required_in_item = len(items.required) if items else 0
-        self._rules = TurnRules(row_format, allow_empty=allow_empty)
+        self._turn_rules = TurnRules(row_format, allow_empty=allow_empty)
         self._countable = all(_PLAIN_KEY.fullmatch(key) for key in self.attributes)
 
-    def _keys(self) -> Iterable[str]:
+    def _list_keys(self) -> Iterable[str]:
         items = self.row_format.items
         return dict.fromkeys((*self.attributes, *(items.required + items.optional if items else ())))
 
-    def _key_count(self, key: str) -> _KeyCount:
+    def _build_key_count(self, key: str) -> _KeyCount:
         items, required = self.row_format.items, key in self.row_format.required
         in_row = key in self.attributes and not required
         in_item = items is not None and key in items.optional
@@ -121,71 +123,76 @@ class RowDecoder:
         )
 
     def value_of(self, key: str) -> attrgetter[Any]:
-        """Return what reads field `key`, by its name in the file, from a decoded row (UNSET where it is absent)."""
+        """Return a getter of field `key`, by its name in the file; it gives UNSET for a row without the field."""
         return attrgetter(self.attributes[key])
 
     def block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
-        """Decode consecutive lines at once; None where a line among them needs a closer look."""
-        rows = self._fast(data, lines)
-        if rows is None or not self._rules.all_sound(rows):
+        """Decode consecutive lines, `data` when joined; None where one of them may be bad: decode these one by one."""
+        rows = self._decode_fast(data, lines)
+        if rows is None or not self._turn_rules.accept_all(rows):
             return None
         if self._label is None:
             return rows
-        return rows if self.labels.all_sound(list(map(self._label, rows))) else None
+        return rows if self.labels.pass_fast_check(list(map(self._label, rows))) else None
 
     def line(self, line: bytes, place: str) -> Struct:
-        """Decode one line, or raise BadLine; `place` is its `path:line`."""
-        rows = self._fast(line, (line,))
-        row = rows[0] if rows else self._strict(line)
-        fault = self._rules.fault(row)
+        """Decode one line, whose `path:line` is `place`. Raises LineError with the reason and the remedy."""
+        rows = self._decode_fast(line, (line,))
+        row = rows[0] if rows else self._decode_strict(line)
+        fault = self._turn_rules.find_fault(row)
         if fault is not None:
             raise fault
         if self._label is not None:
             self.labels.check(self._label(row), place, str(self.row_format.label))
         return row
 
-    def _fast(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+    def _decode_fast(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+        """Decode lines by msgspec alone; None where a line fails or may have a key twice."""
         decode = self._decode
         try:
             rows = [decode(line) for line in lines]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return rows if self._no_key_twice(data, rows) else None
+        return rows if self._has_unique_keys(data, rows) else None
 
-    def _no_key_twice(self, data: bytes, rows: Sequence[Struct]) -> bool:
+    def _has_unique_keys(self, data: bytes, rows: Sequence[Struct]) -> bool:
+        """True where the bytes `data` of `rows` surely hold no key twice in one object."""
         items: list[Struct] = []
         if self._items is not None:
             items = [item for each in map(self._items, rows) for item in each]
+        # {"text": "a", "text": "b"} has 2 keys where the row has 1: not equal, and "text" is found twice, so False.
         keys = _count_keys(data)
         if keys is not None:
             fewest = len(rows) * len(self.row_format.required) + len(items) * self._required_in_item
-            if keys == fewest or keys == sum(count.expected(rows, items) for count in self._counts):
+            if keys == fewest or keys == sum(count.count_expected(rows, items) for count in self._counts):
                 return True
         if not self._countable or _ESCAPED_KEY_LETTER.search(data):
             return False
-        return all(data.count(key.needle) == key.expected(rows, items) for key in self._counts)
+        return all(data.count(key.needle) == key.count_expected(rows, items) for key in self._counts)
 
-    def _strict(self, line: bytes) -> Struct:
+    def _decode_strict(self, line: bytes) -> Struct:
+        """Decode a line by the strict definition; raises LineError."""
         value = strict_object(line)
         self._check_keys(value)
         known = {key: each for key, each in value.items() if key in self.attributes}
         items = self.row_format.items
         if items is not None:
-            known[items.field] = _plain_items(value[items.field], items)
+            known[items.field] = _reduce_items(value[items.field], items)
             _check_tools(known.pop("tools", None))
         try:
             row = msgspec.convert(known, self.row_type)
         except msgspec.ValidationError as error:
-            raise _wrong_type(str(error), self.row_format) from None
+            raise _explain_type_error(str(error), self.row_format) from None
         if items is not None:
             _attach_free_form(row, line, items)
         return row
 
     def _check_keys(self, value: Mapping[str, Any]) -> None:
+        """Raise LineError for a missing or misspelled key; other unknown ones are collected in `unused_keys`."""
         unknown = [key for key in value if key not in self.attributes]
         _check_required(value, self.row_format.required, unknown, f"a `{self.row_format.name}` row")
-        _check_slips(value, self.row_format.optional, unknown)
-        if len(self.unused_keys) < _MOST_UNUSED_KEYS:
+        _check_misspelled(value, self.row_format.optional, unknown)
+        if len(self.unused_keys) < _MAX_UNUSED_KEYS:
             self.unused_keys.update(unknown)
 
 
@@ -196,24 +203,26 @@ def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: 
         near = difflib.get_close_matches(key, unknown, 1, 0.75)
         if near:
             raise BadLine(
-                f"the key {shown_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelt=near[0]
+                f"the key {shown_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelled=near[0]
             )
         found = ", ".join(shown_key(each) for each in list(value)[:10]) or "none"
-        raise BadLine(f"the key `{key}` is missing", f"{owner} has {_listed(required)}; this one has {found}", key=key)
+        raise BadLine(
+            f"the key `{key}` is missing", f"{owner} has {_format_keys(required)}; this one has {found}", key=key
+        )
 
 
-def _check_slips(value: Mapping[str, Any], optional: Iterable[str], unknown: list[str]) -> None:
+def _check_misspelled(value: Mapping[str, Any], optional: Iterable[str], unknown: list[str]) -> None:
     for key in optional:
-        near = _near(key, unknown) if key not in value else None
+        near = _find_near_key(key, unknown) if key not in value else None
         if near is not None:
-            raise BadLine(f"the key {shown_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelt=near)
+            raise BadLine(f"the key {shown_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near)
 
 
-def _near(key: str, unknown: Iterable[str]) -> str | None:
+def _find_near_key(key: str, unknown: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(key, list(unknown), 1, 0.8)), None)
 
 
-def _listed(keys: Iterable[str]) -> str:
+def _format_keys(keys: Iterable[str]) -> str:
     return ", ".join(f"`{key}`" for key in keys)
 
 
@@ -222,8 +231,11 @@ def _check_tools(tools: object) -> None:
         raise BadLine(f"`tools` must be an array, found {json_type(tools)}", "write the tools as JSON", key="tools")
 
 
-def _plain_items(found: object, items: Items) -> object:
-    """Reduce each item to the fields that `items` names; whatever is not a list is left to the type check."""
+def _reduce_items(found: object, items: Items) -> object:
+    """Reduce each item to the fields that `items` names; a value that is no list is left to the type check.
+
+    Raises LineError for an item that is no object, or whose keys are missing or misspelled.
+    """
     if not isinstance(found, list):
         return found
     for number, item in enumerate(found):
@@ -235,11 +247,11 @@ def _plain_items(found: object, items: Items) -> object:
         silent = item.get(items.text) is None and ("tool_calls" in item or "function_call" in item)
         required = [key for key in items.required if not (silent and key == items.text)]
         _check_required(item, required, unknown, f"`{place}`")
-        _check_slips(item, (*items.optional, *MESSAGE_EXTRAS), unknown)
-    return [_plain_item(item, items) for item in found]
+        _check_misspelled(item, (*items.optional, *MESSAGE_EXTRAS), unknown)
+    return [_reduce_item(item, items) for item in found]
 
 
-def _plain_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
+def _reduce_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
     plain = {key: item[key] for key in (*items.required, *items.optional) if key in item}
     if plain.get(items.text) is None and ("tool_calls" in item or "function_call" in item):
         plain[items.text] = ""
@@ -247,23 +259,25 @@ def _plain_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
 
 
 def _attach_free_form(row: Any, line: bytes, items: Items) -> None:
-    """Put the raw JSON text of `tools`, and of what each item has beside its named fields, into a decoded row."""
+    """Set the raw JSON text of `tools`, and of the other fields of each item, in a decoded row."""
     raw = msgspec.json.decode(line, type=dict[str, Raw])
     if "tools" in raw and bytes(raw["tools"]) != b"null":
         row.tools = bytes(raw["tools"]).decode()
     raw_items = msgspec.json.decode(raw[items.field], type=list[dict[str, Raw]])
     for item, fields in zip(getattr(row, items.field), raw_items, strict=True):
-        beside = {key: bytes(value).decode() for key, value in fields.items() if _is_beside(key, value, items)}
+        beside = {key: bytes(value).decode() for key, value in fields.items() if _is_free_form(key, value, items)}
         if beside:
             item.extra = "{" + ",".join(f"{json.dumps(key)}:{value}" for key, value in beside.items()) + "}"
 
 
-def _is_beside(key: str, value: Raw, items: Items) -> bool:
+def _is_free_form(key: str, value: Raw, items: Items) -> bool:
     named = key in items.required or key in items.optional
     return not named or (key == items.text and bytes(value) == b"null")
 
 
-def _wrong_type(message: str, row_format: RowFormat) -> BadLine:
+def _explain_type_error(message: str, row_format: RowFormat) -> BadLine:
+    """Turn a message of msgspec into ours."""
+    # "Expected `str`, got `int` - at `$.text`" -> "`text` must be string, found int"
     found = _WRONG_TYPE.search(message)
     if found is not None:
         wanted = found["wanted"].replace(" | ", " or ").replace("str", "string").replace("int", "integer")

@@ -1,9 +1,9 @@
-"""The row formats: which fields a row has, and the one intermediate form each kind of row becomes.
+"""The row formats: the fields of a row, and the intermediate form that each kind of row is converted to.
 
     document           {"text"}                       labelled     {"text", "text_pair", "label"}
     conversation       {"messages", "tools"}          prompt_completion     {"prompt", "completion"}
 
-Free-form JSON (`tools`, and the keys of a message beside its role and content, such as `tool_calls`) is kept as the
+Free-form JSON (`tools`, and the keys of a message besides its role and content, such as `tool_calls`) is kept as the
 JSON text of the file, byte for byte: as Arrow structs, rows with different keys would gain each other's as nulls.
 """
 
@@ -26,7 +26,7 @@ Columns = dict[str, list[Any]]
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 NonEmpty = Annotated[str, Meta(min_length=1)]
-# Set by the reader from raw bytes. The pattern matches no string, so no value in a file can take this field's place.
+# Set by the decoder from raw bytes. The pattern matches no string, so no value in a file can set this field.
 RawJson = Annotated[str, Meta(pattern=r"(?!)")]
 Label = str | Int64 | list[str | Int64]
 
@@ -60,7 +60,7 @@ class LabelledInputOutputRow(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Message(Struct, forbid_unknown_fields=True, gc=False):
-    """One turn. `content` is "" where the file has null, which `extra` then holds."""
+    """One message. `content` is "" where the file has null, which `extra` then holds."""
 
     role: NonEmpty
     content: str
@@ -127,14 +127,14 @@ class Items:
     required: tuple[str, ...]
     optional: tuple[str, ...]
     text: str
-    """The one of `required` that may be null or absent where the item calls a tool instead."""
-    said: tuple[str, str]
-    """Attributes of `item_type`: who speaks, and what."""
+    """The field of `required` that may be null or absent where the item calls a tool."""
+    speaker_and_text: tuple[str, str]
+    """The attributes of `item_type` with the speaker and the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """One way to write a row, and how it becomes the intermediate form."""
+    """One way to write a row, and its conversion to the intermediate form."""
 
     name: RowFormatName
     becomes: Kind
@@ -146,30 +146,30 @@ class RowFormat:
     label: str | None = None
     """The field that holds the label."""
     numbers: bool = False
-    """Labels are numbers to predict, whole or not."""
+    """Labels are numbers to predict: regression."""
     answer: str | None = None
-    """The field that holds what is trained, where a row is one exchange."""
+    """The field with the trained text, where a row is one prompt and its answer."""
     in_text_file: bool = False
     """The rows are cut from plain text, not written as JSON."""
 
 
-def _optional(value: Any) -> Any:
+def _unset_to_none(value: Any) -> Any:
     return None if value is UNSET else value
 
 
-def _document(rows: Sequence[TextRow]) -> Columns:
+def _convert_documents(rows: Sequence[TextRow]) -> Columns:
     return {"text": [row.text for row in rows]}
 
 
-def _labelled(rows: Sequence[LabelledRow]) -> Columns:
+def _convert_labelled(rows: Sequence[LabelledRow]) -> Columns:
     return {
         "text": [row.text for row in rows],
-        "text_pair": [_optional(row.text_pair) for row in rows],
+        "text_pair": [_unset_to_none(row.text_pair) for row in rows],
         "label": [row.label for row in rows],
     }
 
 
-def _labelled_input_output(rows: Sequence[LabelledInputOutputRow]) -> Columns:
+def _convert_labelled_input_output(rows: Sequence[LabelledInputOutputRow]) -> Columns:
     return {
         "text": [row.input for row in rows],
         "text_pair": [None] * len(rows),
@@ -177,17 +177,18 @@ def _labelled_input_output(rows: Sequence[LabelledInputOutputRow]) -> Columns:
     }
 
 
-def _with_numbers(columns: Columns) -> Columns:
+def _convert_numbers(columns: Columns) -> Columns:
     return columns | {"label": [float(label) for label in columns["label"]]}
 
 
-def _prompt_completion(rows: Sequence[PromptCompletionRow]) -> Columns:
+def _convert_prompt_completion(rows: Sequence[PromptCompletionRow]) -> Columns:
     return {"prompt": [row.prompt for row in rows], "completion": [row.completion for row in rows]}
 
 
-def _message(role: str, content: str, turn: Message | Turn | None = None) -> dict[str, Any]:
-    train = _optional(turn.train) if turn else None
-    weight = _optional(turn.weight) if turn else None
+def _build_message(role: str, content: str, turn: Message | Turn | None = None) -> dict[str, Any]:
+    """Build a message of the intermediate form; absent fields become None."""
+    train = _unset_to_none(turn.train) if turn else None
+    weight = _unset_to_none(turn.weight) if turn else None
     return {
         "role": role,
         "content": content,
@@ -197,10 +198,10 @@ def _message(role: str, content: str, turn: Message | Turn | None = None) -> dic
     }
 
 
-def _messages(rows: Sequence[MessagesRow]) -> Columns:
+def _convert_messages(rows: Sequence[MessagesRow]) -> Columns:
     return {
-        "messages": [[_message(turn.role, turn.content, turn) for turn in row.messages] for row in rows],
-        "tools": [_optional(row.tools) for row in rows],
+        "messages": [[_build_message(turn.role, turn.content, turn) for turn in row.messages] for row in rows],
+        "tools": [_unset_to_none(row.tools) for row in rows],
     }
 
 
@@ -216,48 +217,56 @@ SHAREGPT_ROLES = {
 }
 
 
-def _sharegpt(rows: Sequence[ShareGptRow]) -> Columns:
+def _convert_sharegpt(rows: Sequence[ShareGptRow]) -> Columns:
     return {
         "messages": [
-            [_message(SHAREGPT_ROLES[turn.sender], turn.value, turn) for turn in row.conversations] for row in rows
+            [_build_message(SHAREGPT_ROLES[turn.sender], turn.value, turn) for turn in row.conversations]
+            for row in rows
         ],
-        "tools": [_optional(row.tools) for row in rows],
+        "tools": [_unset_to_none(row.tools) for row in rows],
     }
 
 
-def _exchange(questions: list[str], answers: list[str]) -> Columns:
+def _build_exchanges(questions: list[str], answers: list[str]) -> Columns:
     pairs = zip(questions, answers, strict=True)
     return {
-        "messages": [[_message("user", asked), _message("assistant", answered)] for asked, answered in pairs],
+        "messages": [
+            [_build_message("user", asked), _build_message("assistant", answered)] for asked, answered in pairs
+        ],
         "tools": [None] * len(questions),
     }
 
 
-def _alpaca(rows: Sequence[AlpacaRow]) -> Columns:
+def _convert_alpaca(rows: Sequence[AlpacaRow]) -> Columns:
+    # The Alpaca data writes a row without an input as "input": "".
     asked = [f"{row.instruction}\n\n{row.input}" if row.input else row.instruction for row in rows]
-    return _exchange(asked, [row.output for row in rows])
+    return _build_exchanges(asked, [row.output for row in rows])
 
 
-def _two_fields(question: str, answer: str) -> Callable[[Sequence[Any]], Columns]:
+def _make_converter(question: str, answer: str) -> Callable[[Sequence[Any]], Columns]:
+    """Make a function that converts rows of two fields to conversations."""
+
     def columns(rows: Sequence[Any]) -> Columns:
-        return _exchange([getattr(row, question) for row in rows], [getattr(row, answer) for row in rows])
+        return _build_exchanges([getattr(row, question) for row in rows], [getattr(row, answer) for row in rows])
 
     return columns
 
 
-def _conversation_of(name: RowFormatName, row_type: type[Struct], question: str, answer: str) -> RowFormat:
-    return RowFormat(name, "conversation", (question, answer), row_type, _two_fields(question, answer), answer=answer)
+def _make_two_field_format(name: RowFormatName, row_type: type[Struct], question: str, answer: str) -> RowFormat:
+    return RowFormat(
+        name, "conversation", (question, answer), row_type, _make_converter(question, answer), answer=answer
+    )
 
 
 LABELLED_INPUT_OUTPUT = RowFormat(
-    "labelled", "labelled", ("input", "output"), LabelledInputOutputRow, _labelled_input_output, label="output"
+    "labelled", "labelled", ("input", "output"), LabelledInputOutputRow, _convert_labelled_input_output, label="output"
 )
 NUMBERS = RowFormat(
     "labelled",
     "labelled",
     ("text", "label"),
     NumberRow,
-    lambda rows: _with_numbers(_labelled(rows)),
+    lambda rows: _convert_numbers(_convert_labelled(rows)),
     ("text_pair",),
     label="label",
     numbers=True,
@@ -267,7 +276,7 @@ NUMBERS_INPUT_OUTPUT = RowFormat(
     "labelled",
     ("input", "output"),
     NumberInputOutputRow,
-    lambda rows: _with_numbers(_labelled_input_output(rows)),
+    lambda rows: _convert_numbers(_convert_labelled_input_output(rows)),
     label="output",
     numbers=True,
 )
@@ -275,20 +284,27 @@ NUMBERS_INPUT_OUTPUT = RowFormat(
 FORMATS: dict[str, RowFormat] = {
     row_format.name: row_format
     for row_format in (
-        RowFormat("text", "document", ("text",), TextRow, _document),
-        RowFormat("lines", "document", ("text",), TextRow, _document, in_text_file=True),
-        RowFormat("paragraphs", "document", ("text",), TextRow, _document, in_text_file=True),
-        RowFormat("file", "document", ("text",), TextRow, _document, in_text_file=True),
-        RowFormat("labelled", "labelled", ("text", "label"), LabelledRow, _labelled, ("text_pair",), label="label"),
+        RowFormat("text", "document", ("text",), TextRow, _convert_documents),
+        RowFormat("lines", "document", ("text",), TextRow, _convert_documents, in_text_file=True),
+        RowFormat("paragraphs", "document", ("text",), TextRow, _convert_documents, in_text_file=True),
+        RowFormat("file", "document", ("text",), TextRow, _convert_documents, in_text_file=True),
+        RowFormat(
+            "labelled", "labelled", ("text", "label"), LabelledRow, _convert_labelled, ("text_pair",), label="label"
+        ),
         RowFormat(
             "messages",
             "conversation",
             ("messages",),
             MessagesRow,
-            _messages,
+            _convert_messages,
             ("tools",),
             Items(
-                "messages", Message, ("role", "content"), ("train", "weight"), text="content", said=("role", "content")
+                "messages",
+                Message,
+                ("role", "content"),
+                ("train", "weight"),
+                text="content",
+                speaker_and_text=("role", "content"),
             ),
         ),
         RowFormat(
@@ -296,25 +312,32 @@ FORMATS: dict[str, RowFormat] = {
             "conversation",
             ("conversations",),
             ShareGptRow,
-            _sharegpt,
+            _convert_sharegpt,
             ("tools",),
             Items(
-                "conversations", Turn, ("from", "value"), ("train", "weight"), text="value", said=("sender", "value")
+                "conversations",
+                Turn,
+                ("from", "value"),
+                ("train", "weight"),
+                text="value",
+                speaker_and_text=("sender", "value"),
             ),
         ),
-        RowFormat("alpaca", "conversation", ("instruction", "output"), AlpacaRow, _alpaca, ("input",), answer="output"),
-        _conversation_of("instruction", InstructionRow, "instruction", "response"),
+        RowFormat(
+            "alpaca", "conversation", ("instruction", "output"), AlpacaRow, _convert_alpaca, ("input",), answer="output"
+        ),
+        _make_two_field_format("instruction", InstructionRow, "instruction", "response"),
         RowFormat(
             "prompt_completion",
             "prompt_completion",
             ("prompt", "completion"),
             PromptCompletionRow,
-            _prompt_completion,
+            _convert_prompt_completion,
             answer="completion",
         ),
-        _conversation_of("input_output", InputOutputRow, "input", "output"),
-        _conversation_of("user_assistant", UserAssistantRow, "user", "assistant"),
-        _conversation_of("question_answer", QuestionAnswerRow, "question", "answer"),
+        _make_two_field_format("input_output", InputOutputRow, "input", "output"),
+        _make_two_field_format("user_assistant", UserAssistantRow, "user", "assistant"),
+        _make_two_field_format("question_answer", QuestionAnswerRow, "question", "answer"),
     )
 }
 
@@ -337,7 +360,7 @@ def features_of(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
 
 
 def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages of one row as the file had them, `train` and `weight` aside, for a chat template."""
+    """Restore the messages of one row as the file has them, without `train` and `weight`, for a chat template."""
     return [
         {"role": message["role"], "content": message["content"]}
         | (json.loads(message["extra"]) if message["extra"] else {})
@@ -346,10 +369,10 @@ def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def chat_tools(tools: str | None) -> list[dict[str, Any]] | None:
-    """Return the tools of one row as the file had them."""
+    """Restore the tools of one row as the file has them."""
     return json.loads(tools) if tools else None
 
 
 def encode_row(values: tuple[Any, ...]) -> bytes:
-    """Return the bytes that stand for a row where rows are compared or hashed."""
+    """Encode a row, its columns in order, to the bytes by which rows are compared and hashed."""
     return msgspec.json.encode(values)

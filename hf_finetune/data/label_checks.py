@@ -1,4 +1,4 @@
-"""What the labels of a run must be across its rows: known from training, told apart, and there more than once."""
+"""Checks of the labels of a run across its rows: known from training, distinct, and more than one row of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 Label = str | int
 Occurrences = dict[Label, list[int]]
-"""The rows of a split that have each label."""
+"""The row numbers of a split by label."""
 
 MOST_LABELS_NAMED = 20
 
@@ -26,21 +26,26 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
 def distinct_rows(splits: Splits, name: str) -> list[int]:
-    """The rows of a split in order, without those that a weight repeats."""
+    """Return the row numbers of a split, ascending, without the repeats of a weight."""
     places = splits.places[name]
+    # File and line as one number: np.unique(axis=0) would sort structs, which is far slower.
     here = places.file.astype(np.int64) << 32 | places.line
     return np.sort(np.unique(here, return_index=True)[1]).tolist()  # type: ignore[no-any-return]
 
 
 def check_classes(splits: Splits, data: DataSection, found: Mapping[str, Occurrences], names: Sequence[str]) -> None:
-    """Raise DataError with every problem of the labels; each is named by file and line where it stands somewhere.
+    """Raise DataError with every problem of the labels, by file and line where it has one.
 
-    One label only, labels that differ by case, white space or the way a number is written, a label of a single row, a
-    label that only an evaluation split has, and weights (`data.balance`) that are for other labels.
+    These are: a single label; labels that differ only by case, white space or the notation of a number; a label of a
+    single row; a label that only an evaluation split has; weights (`data.balance`) for other labels.
     """
-    problems = [*_too_few(found["train"]), *_alike(splits, found["train"]), *_weights(data, names)]
-    single, seen_once = _single_rows(splits, data, found)
-    unknown, total = _unknown(splits, data, found, seen_once)
+    problems = [
+        *_check_label_count(found["train"]),
+        *_find_similar(splits, found["train"]),
+        *_check_weights(data, names),
+    ]
+    single, seen_once = _find_single_rows(splits, data, found)
+    unknown, total = _find_unknown(splits, data, found, seen_once)
     problems += single + unknown
     if problems:
         raise DataError(problems[:MAX_PROBLEMS_SHOWN], total=len(problems) + total - len(unknown))
@@ -63,15 +68,15 @@ def check_numbers(splits: Splits) -> None:
         raise DataError(problems, total=total)
 
 
-def _too_few(train: Occurrences) -> list[Problem]:
+def _check_label_count(train: Occurrences) -> list[Problem]:
     if len(train) > 1:
         return []
     what = f"the training rows have one label only, {shown(next(iter(train)))}" if train else "no training row has one"
     return [Problem(what, "there must be two labels at least: add rows of another", key="data.train")]
 
 
-def _alike(splits: Splits, train: Occurrences) -> list[Problem]:
-    """Labels that are probably meant to be one: each beside the one with most rows."""
+def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
+    """Find labels that probably are one, such as "Spam" and "spam": each is compared with the most frequent."""
     groups: dict[str, list[str]] = {}
     for label in train:
         if isinstance(label, str):
@@ -83,29 +88,30 @@ def _alike(splits: Splits, train: Occurrences) -> list[Problem]:
         for label in others:
             path, line = splits.where("train", train[label][0])
             how = "are the same number" if _NUMBER.fullmatch(label.strip()) else "differ by case or white space only"
-            what = f"the labels {shown(label)} ({_rows(train[label])}, the first here) and {shown(most)}"
-            what += f" ({_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
+            what = f"the labels {shown(label)} ({_format_rows(train[label])}, the first here) and {shown(most)}"
+            what += f" ({_format_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
             problems.append(Problem(what, f"did you mean {shown(most)}? write it in one way", path, line, "label"))
     return problems
 
 
 def _folded(label: str) -> str:
-    """What labels that are meant to be one have in common: letters in any case, blanks anywhere, a number's value."""
+    """Normalize a label: case, white space and Unicode composition are dropped, and a number becomes its value."""
+    # " New York" and "newyork" are equal, and so are "1", "1.0" and "+01".
     if _NUMBER.fullmatch(label.strip()):
         return str(Fraction(label.strip()))
     return "".join(unicodedata.normalize("NFC", label).casefold().split())
 
 
-def _rows(rows: Sequence[int]) -> str:
+def _format_rows(rows: Sequence[int]) -> str:
     return f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
 
 
-def _single_rows(
+def _find_single_rows(
     splits: Splits, data: DataSection, found: Mapping[str, Occurrences]
 ) -> tuple[list[Problem], set[Label]]:
-    """Labels of one row in all splits together: what is learnt of them can never be measured.
+    """Find labels of a single row in all splits together, which can be trained or measured, but not both.
 
-    Not those that are probably a slip, which the other checks name: of another label, or in a file for evaluation.
+    Without those that other checks report: probable misspellings, and labels of evaluation files.
     """
     rows = Counter({label: len(here) for label, here in found["train"].items()})
     for name in found.keys() - {"train"}:
@@ -124,17 +130,17 @@ def _single_rows(
     return problems, once
 
 
-def _unknown(
+def _find_unknown(
     splits: Splits, data: DataSection, found: Mapping[str, Occurrences], seen_once: set[Label]
 ) -> tuple[list[Problem], int]:
-    """Rows to evaluate on whose label no training row has: the first of them as problems, and how many there are."""
+    """Find evaluation rows whose label no training row has: problems of the first of them, and their number."""
     problems: list[Problem] = []
     total = 0
     for name in (name for name in found if name != "train"):
         for label in sorted(found[name].keys() - found["train"].keys() - seen_once, key=str):
             rows = found[name][label]
             total += len(rows)
-            remedy = _remedy(label, list(found["train"]), data, drawn=getattr(data, name) is None)
+            remedy = _suggest_remedy(label, list(found["train"]), data, drawn=getattr(data, name) is None)
             what = f"the label {shown(label)} is in {name}, but no training row has it"
             for row in rows[: MAX_PROBLEMS_SHOWN - len(problems)]:
                 path, line = splits.where(name, row)
@@ -142,7 +148,8 @@ def _unknown(
     return sorted(problems, key=lambda problem: (problem.path or "", problem.line or 0)), total
 
 
-def _remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
+def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
+    """Suggest the label that was meant, or how to get training rows of this one; `drawn`: the split is a fraction."""
     names = [name for name in known if isinstance(name, str)] if isinstance(label, str) else []
     same = [name for name in names if _folded(name) == _folded(str(label))]
     if same:
@@ -155,8 +162,8 @@ def _remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: b
     return f"did you mean {shown(close)}? if not, {remedy}" if close else remedy
 
 
-def _weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
-    """`data.balance` by name must weigh every label, and no other."""
+def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
+    """Check that weights by name (`data.balance`) are for every label, and for no other."""
     if not isinstance(data.balance, dict):
         return []
     given, problems = data.balance.keys(), []

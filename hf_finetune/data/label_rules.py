@@ -1,4 +1,4 @@
-"""What a label must be in its own row: of the type that the first one set, not blank, and named once."""
+"""Checks of a label in its own row: of the type that the first one set, not blank, and named once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _ALLOW_EMPTY = "give it one, or set data.allow_empty: true where none of the lab
 
 @dataclass(slots=True)
 class LabelRule:
-    """The type of label that the first labelled row set, and where that row is."""
+    """The type of label that the first labelled row set, and the place of that row."""
 
     kind: LabelKind | None = None
     place: str = ""
     allow_empty: bool = False
-    """Whether a row may have no label, `[]`."""
+    """A row may have no label, `[]`."""
 
-    def all_sound(self, labels: Sequence[Any]) -> bool:
-        """Whether many labels are sound at first sight; lists always need a closer look."""
+    def pass_fast_check(self, labels: Sequence[Any]) -> bool:
+        """Fast path: True if every label surely has the expected type; False means "check each"."""
         if self.kind == "number":
             return True
         if self.kind == "integer":
@@ -31,13 +31,14 @@ class LabelRule:
         return plain and all(labels) and not any(map(str.isspace, labels))
 
     def check(self, label: Any, place: str, key: str) -> None:
-        """Hold one label against the first one, or let it set the type; raises BadLine."""
+        """Check one label against the type that the first one set, or set it. Raises LineError."""
         if self.kind == "number":
             return
         kind = label_kind(label)
         if kind is None:
             raise BadLine("the list of labels mixes strings and integers", "write all labels as strings", key=key)
         self._check_value(label if isinstance(label, list) else [label], key)
+        # An empty list says nothing about its elements: the first list that has some sets the type.
         settles = self.kind is None or (self.kind == "empty list" and kind.startswith("list of"))
         if settles:
             self.kind, self.place = kind, place
@@ -54,7 +55,7 @@ class LabelRule:
             raise BadLine("the label is empty", "name it, or take the row out", key=key)
         twice = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
         if twice is not None:
-            raise BadLine(f"the label {twice!r} is there twice", "keep one of them", key=key)
+            raise BadLine(f"the label {twice!r} occurs twice", "keep one of them", key=key)
 
 
 _LISTS = {"list of string", "list of integer"}

@@ -1,4 +1,4 @@
-"""Labelled texts -> tokens and encoded labels."""
+"""Labelled texts -> token ids and encoded labels."""
 
 from __future__ import annotations
 
@@ -29,42 +29,43 @@ LONGEST_TRAIN = "longest_train"
 
 @dataclass(frozen=True, slots=True)
 class LabelledFacts:
-    """What became of the rows of one split; tokens include those that the tokenizer puts around a text."""
+    """Counts of one tokenized split; tokens include the special ones around a text."""
 
     rows: int
     dropped: int
-    """Always 0: no row is left out."""
+    """Always 0: no row is dropped."""
     tokens: int
     trained_tokens: int
-    """Tokens that a label is learned from: all of them."""
+    """Equal to `tokens`: a label is learned from all of them."""
     truncated: int
-    """Rows longer than `data.max_length`, or than the model takes, which were cut."""
+    """Rows that were cut: longer than `data.max_length` or than the model takes."""
     longest: int
     labels: dict[str, int]
-    """Rows of each label; empty for numbers."""
+    """Rows of each label; empty for regression."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         return f"{self.rows:,} rows, {self.tokens:,} tokens, the longest row {self.longest:,}"
 
 
 def tokenize_labelled(
     splits: Splits, tokenizer: PreTrainedTokenizerFast, labels: Labels, data: DataSection, limit: int | None
 ) -> tuple[dict[str, Dataset], dict[str, LabelledFacts]]:
-    """Tokenise each split, its rows in their order, and say in one line what became of it.
+    """Tokenize each split, rows in their order, and log its counts in one line.
 
-    Columns are `input_ids`, `token_type_ids` where the tokenizer makes them, `labels` (a class number, 0.0 or 1.0 for
-    each label, or a number) and `length`. Rows are cut at `limit` tokens, under `data.max_length: longest_train` at
-    the longest row of the training split; the tokenizer takes the limit over, so that texts are cut there later too.
+    Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
+    target or 0.0 and 1.0 (labels,); `length`. Rows are cut at `limit` tokens, with `data.max_length: longest_train` at
+    the longest training row; `tokenizer.model_max_length` is set to that, so that later texts are cut there too.
+    Raises `DataError` for a label that is none of `labels`.
     """
     if any(_has_pairs(rows) for rows in splits.rows.values()):
         separate_pairs(tokenizer)
     tokenized, facts = {}, {}
     for name in sorted(splits.rows, key=lambda split: split != "train"):
         tokenized[name], facts[name] = _tokenize(splits.rows[name], tokenizer, labels, limit)
-        logger.info("%s: %s", name, facts[name].in_words())
+        logger.info("%s: %s", name, facts[name].describe())
         if facts[name].truncated:
             logger.warning("%s: %s rows longer than %d tokens were cut", name, f"{facts[name].truncated:,}", limit)
         if data.max_length == LONGEST_TRAIN:
@@ -77,7 +78,11 @@ def tokenize_labelled(
 def balance_classes(
     rows: dict[str, Dataset], facts: dict[str, LabelledFacts], labels: Labels, balance: Any, seed: int
 ) -> tuple[dict[str, Dataset], dict[str, LabelledFacts], npt.NDArray[np.float32] | None]:
-    """Choose the training rows, and the weights of the classes, that `data.balance` asks for; other splits stay."""
+    """Select the training rows, and compute the class weights, that `data.balance` asks for; other splits stay.
+
+    Returns rows, counts, and the weights float32 (labels,) or None. Raises `ConfigError` where multi-label rows are to
+    be sampled.
+    """
     train = rows["train"]
     encoded = train.with_format("numpy")[:]["labels"]
     chosen = balanced_rows(labels, encoded, balance, seed)
@@ -93,13 +98,13 @@ def balance_classes(
         tokens=tokens,
         trained_tokens=tokens,
         longest=int(columns["length"].max()),
-        labels=_label_counts(labels, columns["labels"]),
+        labels=_count_labels(labels, columns["labels"]),
     )
     return rows | {"train": train}, facts | {"train": balanced}, weights
 
 
 def padded_width(data: DataSection, facts: Mapping[str, LabelledFacts]) -> int | None:
-    """Tokens to which every batch is padded, under `data.max_length: longest_train`; None for the longest of each."""
+    """Return the width to pad every batch to, with `data.max_length: longest_train`; else None, for its longest row."""
     return facts["train"].longest if data.max_length == LONGEST_TRAIN else None
 
 
@@ -124,14 +129,15 @@ def _tokenize(
     features = Features(
         {"input_ids": ids, **({"token_type_ids": ids} if typed else {}), "labels": label, "length": Value("int32")}
     )
-    batches = partial(_batches, rows, tokenizer, labels, limit, features)
+    batches = partial(_build_batches, rows, tokenizer, labels, limit, features)
     tokenized, counted = cached_dataset("labelled", made_from, features, batches)
     return tokenized, LabelledFacts(**counted)
 
 
-def _batches(
+def _build_batches(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None, features: Features
 ) -> Batches:
+    """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
     tokens = truncated = longest = 0
     for batch in rows.iter(batch_size=ROWS_PER_BATCH):
         encoded = encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
@@ -141,12 +147,13 @@ def _batches(
         if encoded.token_type_ids is not None:
             columns["token_type_ids"] = encoded.token_type_ids
         yield pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
-    counts = _label_counts(labels, labels.encode(rows["label"]))
+    counts = _count_labels(labels, labels.encode(rows["label"]))
     facts = LabelledFacts(len(rows), 0, tokens, tokens, truncated, longest, counts)
     return facts.as_dict()
 
 
-def _label_counts(labels: Labels, encoded: npt.NDArray[Any]) -> dict[str, int]:
+def _count_labels(labels: Labels, encoded: npt.NDArray[Any]) -> dict[str, int]:
+    """Count the rows of each label; `encoded`: (rows,), or (rows, labels) for multi-label rows."""
     if labels.kind == "number":
         return {}
     counts = encoded.sum(axis=0) if labels.kind == "multi" else np.bincount(encoded, minlength=len(labels.names))

@@ -1,4 +1,4 @@
-"""The labels of a run, frozen from its training rows: their names, their order, and each row's label as numbers."""
+"""The labels of a run, frozen from its training rows: names, order, and the encoding of each row's label."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _PROBLEM_TYPES: dict[LabelsKind, ProblemType] = {
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes of a run in the order of the model's logits; for regression one number, called "value"."""
+    """The classes of a run in the order of the model's logits; for regression a single target, named "value"."""
 
     names: tuple[str, ...]
     kind: LabelsKind
     values: tuple[str | int, ...] = ()
-    """The labels as the rows have them; none for regression."""
+    """The labels as the rows have them; empty for regression."""
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -51,16 +51,16 @@ class Labels:
 
     @property
     def problem_type(self) -> ProblemType:
-        """What transformers calls it; unset, a model would guess it from the type of the labels."""
+        """The `problem_type` of transformers, which it would else guess from the dtype of the labels."""
         return _PROBLEM_TYPES[self.kind]
 
     def encode(self, column: Sequence[Any]) -> npt.NDArray[Any]:
-        """The label column of a split as numbers.
+        """Encode the label column of a split, (rows,).
 
         single: int64 (rows,); multi: 0.0 and 1.0 as float32 (rows, labels); number: float32 (rows,).
-        Raises DataError for a label that is none of these.
+        Raises DataError for a label that is none of `values`.
         """
-        rows = column[:]  # a column of a data set is read at once so, and slowly row by row
+        rows = column[:]  # a `datasets` column is read at once by [:], but row by row when iterated
         if self.kind == "number":
             return np.asarray(rows, dtype=np.float32)
         number_of = {value: number for number, value in enumerate(self.values)}
@@ -77,26 +77,26 @@ class Labels:
 
 
 def freeze_labels(splits: Splits, data: DataSection) -> Labels:
-    """Decide the labels of a run by its training rows alone, sorted: numbers by size, text by code point.
+    """Determine the labels of a run from its training rows alone, sorted: numbers by value, text by code point.
 
-    Raises DataError with all that is wrong with the labels of any split; see `label_checks`.
+    Raises DataError with every problem of the labels of any split; see `check_classes`.
     """
     if "label" not in splits.rows["train"].column_names:
         raise DataError(Problem(f"rows of format {splits.format} have no label", key="data.format"))
     if data.task == "regression":
         check_numbers(splits)
-        _say_numbers(splits)
+        _log_numbers(splits)
         return Labels((REGRESSION_NAME,), "number")
     kind: LabelsKind = "multi" if isinstance(splits.rows["train"].features["label"], List) else "single"
-    found = {name: _occurrences(splits, name) for name in splits.rows}
+    found = {name: _find_occurrences(splits, name) for name in splits.rows}
     labels = Labels(tuple(map(str, sorted(found["train"]))), kind, tuple(sorted(found["train"])))
     check_classes(splits, data, found, labels.names)
-    _say_classes(splits, labels, found)
+    _log_classes(splits, labels, found)
     return labels
 
 
-def _occurrences(splits: Splits, name: str) -> Occurrences:
-    """The rows of each label in one split; rows that a weight repeats count once."""
+def _find_occurrences(splits: Splits, name: str) -> Occurrences:
+    """Find the rows of each label in one split, without the repeats of a weight."""
     column = splits.rows[name]["label"][:]
     found: Occurrences = {}
     for row in distinct_rows(splits, name):
@@ -106,7 +106,7 @@ def _occurrences(splits: Splits, name: str) -> Occurrences:
     return found
 
 
-def _say_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences]) -> None:
+def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences]) -> None:
     counts = [f"{shown(value)} {len(found['train'][value]):,}" for value in labels.values[:MOST_COUNTS_LOGGED]]
     counts += ["..."] if len(labels.values) > MOST_COUNTS_LOGGED else []
     several = " (a row may have several)" if labels.kind == "multi" else ""
@@ -124,7 +124,7 @@ def _say_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences
             )
 
 
-def _say_numbers(splits: Splits) -> None:
+def _log_numbers(splits: Splits) -> None:
     train: Dataset = splits.rows["train"]
     numbers = np.asarray(train["label"][:])
     shape = (len(numbers), numbers.min(), numbers.max(), numbers.mean())

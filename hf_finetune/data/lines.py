@@ -1,7 +1,7 @@
 """Data files -> blocks of lines, in constant memory.
 
-Lines end at b"\\n" and nowhere else: a lone CR, U+2028 or U+0085 inside a string is text. gzip and zstd are recognised
-by their first bytes, whatever the file is called. A UTF-8 byte order mark is dropped.
+Lines end at b"\\n" and nowhere else: a lone CR, U+2028 or U+0085 inside a string is text, where `str.splitlines` cuts.
+gzip and zstd are recognized by their first bytes, not by the name of the file. A UTF-8 byte order mark is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BOM = b"\xef\xbb\xbf"
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-# A kilobyte of zstd can hold many megabytes; feeding little at a time bounds what one step unpacks.
+# A kilobyte of zstd can hold many megabytes; small reads bound what one step decompresses.
 _ZSTD_FEED = 1024
 
 _OTHER_FILES = {
@@ -52,7 +52,7 @@ class LineBlock:
     ended: bool = True
     """The last line was followed by b"\\n"."""
     overlong: int | None = None
-    """Size in bytes of a line above the limit, which is left out: the block then stands for that line alone."""
+    """Size in bytes of a line above the limit, which is dropped: the block then stands for that line alone."""
 
 
 def file_sha256(path: Path) -> str:
@@ -62,13 +62,13 @@ def file_sha256(path: Path) -> str:
 
 
 def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a file, or of `STANDARD_INPUT`, in chunks of about `CHUNK_BYTES`.
+    """Yield the decompressed bytes of a file, or of `STANDARD_INPUT`, in chunks of about `CHUNK_BYTES`.
 
-    Raises DataError where the file is damaged, unreadable, or of a kind that holds no lines of text.
+    Raises DataError where the file is damaged, unreadable, not UTF-8, or of a binary format.
     """
     try:
         with open(0, "rb", closefd=False) if path == STANDARD_INPUT else path.open("rb") as file:
-            yield from _unpacked(file, shown)
+            yield from _decompress(file, shown)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DataError(
             Problem(f"the compressed file is damaged or cut off ({type(error).__name__})", "copy it again", path=shown)
@@ -79,14 +79,15 @@ def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
         ) from None
 
 
-def _unpacked(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
+def _decompress(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
+    """Yield decompressed chunks, the first one checked and without a byte order mark."""
     head = file.peek(16)
     if head.startswith(_ZSTD):
-        chunks = _zstd_chunks(file)
+        chunks = _read_zstd(file)
     elif head.startswith(_GZIP):
-        chunks = _file_chunks(gzip.GzipFile(fileobj=file))
+        chunks = _read_plain(gzip.GzipFile(fileobj=file))
     else:
-        chunks = _file_chunks(file)
+        chunks = _read_plain(file)
     for number, chunk in enumerate(chunks):
         if number == 0:
             _check_encoding(chunk, shown)
@@ -96,15 +97,16 @@ def _unpacked(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
         yield chunk
 
 
-def _file_chunks(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
-    # Of a pipe only what is there: a read that waits for more misses a Ctrl-C between two of its system calls.
+def _read_plain(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
+    # Of a pipe, read what is there: a `read` that waits for more misses a Ctrl-C between two of its system calls.
     read = file.read if file.seekable() else file.read1
     while chunk := read(CHUNK_BYTES):
         yield chunk
 
 
-def _zstd_chunks(file: io.BufferedReader) -> Iterator[bytes]:
-    # zstandard's stream_reader ends without an error where a file was cut off; decompressobj says whether it ended.
+def _read_zstd(file: io.BufferedReader) -> Iterator[bytes]:
+    # zstandard's stream_reader (0.25) ends without an error where a file is truncated; decompressobj has `eof`. A file
+    # may hold several frames, as `cat a.zst b.zst` writes: the bytes behind one are `unused_data`.
     decompressor = zstandard.ZstdDecompressor()
     frame = decompressor.decompressobj()
     unpacked, started = bytearray(), False
@@ -124,10 +126,11 @@ def _zstd_chunks(file: io.BufferedReader) -> Iterator[bytes]:
 
 
 def _check_encoding(head: bytes, shown: str) -> None:
+    """Raise DataError where the first bytes are those of a binary format, or of UTF-16 or UTF-32."""
     for magic, kind in _OTHER_FILES.items():
         if head.startswith(magic):
             raise DataError(Problem(f"this is {kind}, not lines of text", "unpack or convert it to JSONL", path=shown))
-    wide = _wide_encoding(head)
+    wide = _detect_wide_encoding(head)
     if wide is not None:
         raise DataError(
             Problem(
@@ -139,12 +142,13 @@ def _check_encoding(head: bytes, shown: str) -> None:
         )
 
 
-def _wide_encoding(head: bytes) -> str | None:
+def _detect_wide_encoding(head: bytes) -> str | None:
+    """Name the encoding of UTF-16 or UTF-32 text, by its byte order mark or by the zero bytes of ASCII letters."""
     if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
-    sample = head[:64]
+    sample = head[:64]  # without a mark "{}" is 7B 00 7D 00 in UTF-16LE
     if len(sample) >= 4 and not any(sample[1::2]):
         return "UTF-16LE"
     if len(sample) >= 4 and not any(sample[0::2]):
@@ -153,10 +157,11 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
-    """Cut chunks into blocks of whole lines; a line above the limit is skipped over, not held."""
+    """Cut chunks into blocks of whole lines; a line above the limit is skipped, never held in memory."""
+    # The chunks b"a\nb" and b"c\nd" give the blocks [a], [bc] and [d], and the last has not ended.
     pending: list[bytes] = []  # pieces of the line that has not ended yet
-    held = 0  # their size
-    skipped = 0  # size so far of a line above the limit, which is skipped over
+    held = 0  # their size in bytes
+    skipped = 0  # the size so far of a line above the limit
     number = 1
     for chunk in chunks:
         if skipped:
@@ -171,7 +176,7 @@ def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBl
             data = b"".join((*pending, memoryview(chunk)[:cut]))
             pending, held = [], 0
             lines = data.split(b"\n")
-            yield from _within_limit(number, data, lines, max_line_bytes)
+            yield from _split_overlong(number, data, lines, max_line_bytes)
             number += len(lines)
             del data, lines
         pending.append(chunk[cut + 1 :])
@@ -185,7 +190,8 @@ def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBl
         yield LineBlock(number, data, [data], ended=False)
 
 
-def _within_limit(number: int, data: bytes, lines: list[bytes], limit: int) -> Iterator[LineBlock]:
+def _split_overlong(number: int, data: bytes, lines: list[bytes], limit: int) -> Iterator[LineBlock]:
+    """Yield lines as one block, or, if one is above the limit, as a block each."""
     if len(data) <= limit or max(map(len, lines)) <= limit:
         yield LineBlock(number, data, lines)
         return
@@ -195,7 +201,7 @@ def _within_limit(number: int, data: bytes, lines: list[bytes], limit: int) -> I
 
 
 def check_form(head: bytes, shown: str) -> None:
-    """Refuse a file that holds JSON in another form than one object a line, naming the command that converts it."""
+    """Raise DataError, with the command that converts it, for a JSON array or pretty-printed JSON instead of JSONL."""
     text = head.decode("utf-8", errors="replace").lstrip()
     if text.startswith("[") and _is_array_of_objects(text):
         remedy = (
@@ -203,7 +209,7 @@ def check_form(head: bytes, shown: str) -> None:
             f"< {shlex.quote(shown)} > rows.jsonl`"
         )
         raise DataError(Problem("this is one JSON array, not one object a line", remedy, path=shown, line=1))
-    if text.startswith("{") and _first_object_spans_lines(text):
+    if text.startswith("{") and _has_multiline_object(text):
         remedy = (
             "convert it: `python -c 'import json,re,sys; [print(json.dumps(json.loads(row))) for row in "
             r're.split(rb"(?<=})\s*\n(?={)", sys.stdin.buffer.read().strip())]'
@@ -213,6 +219,7 @@ def check_form(head: bytes, shown: str) -> None:
 
 
 def _is_array_of_objects(text: str) -> bool:
+    """True where `text`, the head of a file, is or begins an array of objects."""
     decoder = json.JSONDecoder()
     try:
         value, end = decoder.raw_decode(text)
@@ -223,14 +230,15 @@ def _is_array_of_objects(text: str) -> bool:
         return False
     try:
         _, end = decoder.raw_decode(inside)
-    except json.JSONDecodeError as error:  # true where the head ends inside the first object
+    except json.JSONDecodeError as error:  # the head may end inside the first object
         return error.pos >= len(inside.rstrip()) or error.msg.startswith("Unterminated")
     except RecursionError:
         return False
     return inside[end:].lstrip()[:1] in {"", ","}
 
 
-def _first_object_spans_lines(text: str) -> bool:
+def _has_multiline_object(text: str) -> bool:
+    """True where the first JSON value of `text` has line breaks in it."""
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except (json.JSONDecodeError, RecursionError):

@@ -1,7 +1,8 @@
-"""Stop Python code of others that runs too long, or takes too much memory, in whatever thread it runs.
+"""A watchdog: stops untrusted Python code that runs too long or takes too much memory, in any thread.
 
-One thread looks at all that is watched, every few hundredths of a second, and raises `Overtime` in the thread that is
-over its time. Signals would do for the main thread alone. What ends before the first look costs a microsecond.
+One thread polls all running tasks every few hundredths of a second, and raises `LimitExceeded` in the thread of a task
+that exceeds its limits. Signals work in the main thread only. A task that ends before the first poll costs about a
+microsecond.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ Result = TypeVar("Result")
 SECONDS_BETWEEN_LOOKS = 0.02
 SECONDS_UNTIL_IDLE = 1.0
 MOST_GROWTH = 256 * 2**20
-"""Bytes by which the process may grow meanwhile."""
+"""Bytes by which the process may grow while a task runs."""
 
 
 class Overtime(BaseException):
-    """Raised in the thread that is watched; no `except Exception` of the watched code takes it."""
+    """Raised in the watched thread; a BaseException, so that no `except Exception` there catches it."""
 
 
 class TooLong(Overtime):
-    """It has run for too long."""
+    """The task has run for too long."""
 
 
 class TooLarge(Overtime):
@@ -37,55 +38,57 @@ class TooLarge(Overtime):
 
 
 @dataclass(slots=True, eq=False)
-class _Work:
+class _Task:
     thread: int
     seconds: float
     until: float
-    memory: int = 0  # of the process at the first look, in bytes
-    processor: float = 0.0  # of the process at the first look, in seconds
+    memory: int = 0  # bytes of the process at the first poll
+    processor: float = 0.0  # CPU seconds of the process at the first poll
     stopped: bool = False
 
 
 @dataclass
-class _Watch:
-    works: list[_Work] = field(default_factory=list)
+class _Watchdog:
+    works: list[_Task] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     awake: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
 
 
-_watch = _Watch()
+_watchdog = _Watchdog()
 
 
 def run_watched(work: Callable[[], Result], seconds: float) -> Result:
-    """What `work` returns. Raises `TooLong` or `TooLarge` between two of its steps once it is beyond its bounds.
+    """Return what `work` returns, or raise `TimeLimitExceeded` or `MemoryLimitExceeded` between two of its bytecodes.
 
-    A single step of C code is not interrupted.
+    A single call of C code is not interrupted: see the limits of operations in `sandbox`.
     """
-    watch = _watch
-    entry = _Work(threading.get_ident(), seconds, time.monotonic() + seconds)
+    watch = _watchdog
+    entry = _Task(threading.get_ident(), seconds, time.monotonic() + seconds)
     watch.works.append(entry)
     if not watch.awake.is_set():
-        _wake(watch)
+        _start_watching(watch)
     try:
         return work()
     finally:
         with watch.lock:
             if not entry.stopped:
                 watch.works.remove(entry)
-        if entry.stopped:  # where it has ended by itself in between, nothing is to be raised later
+        if entry.stopped:  # the work ended by itself: clear the pending exception
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(entry.thread), None)
 
 
-def _wake(watch: _Watch) -> None:
+def _start_watching(watch: _Watchdog) -> None:
+    """Start the polling thread, or wake it."""
     with watch.lock:
         if watch.thread is None:
-            watch.thread = threading.Thread(target=_look, args=(watch,), name="overtime", daemon=True)
+            watch.thread = threading.Thread(target=_poll, args=(watch,), name="overtime", daemon=True)
             watch.thread.start()
     watch.awake.set()
 
 
-def _look(watch: _Watch) -> None:
+def _poll(watch: _Watchdog) -> None:
+    """Check all tasks again and again; without one for `SECONDS_UNTIL_IDLE`, wait to be woken."""
     process, last = psutil.Process(), time.monotonic()
     while True:
         watch.awake.wait()
@@ -96,14 +99,15 @@ def _look(watch: _Watch) -> None:
         elif now - last > SECONDS_UNTIL_IDLE:
             watch.awake.clear()
         for work in tuple(watch.works):
-            _stop_if_over(watch, work, now, process.memory_info().rss)
+            _stop_if_exceeded(watch, work, now, process.memory_info().rss)
 
 
-def _stop_if_over(watch: _Watch, work: _Work, now: float, memory: int) -> None:
+def _stop_if_exceeded(watch: _Watchdog, work: _Task, now: float, memory: int) -> None:
+    """Raise the exception in the thread of `work` where a limit is exceeded."""
     processor = time.process_time()
     if not work.memory:
         work.memory, work.processor = memory, processor
-    # A machine that stood still is no fault of the work: it has to have used its time.
+    # On a machine under load or suspended, wall time passes without the task: half of its time must be CPU time.
     late = now > work.until and processor - work.processor > work.seconds / 2
     reason = TooLong if late else TooLarge if memory - work.memory > MOST_GROWTH else None
     if reason is None:
@@ -115,10 +119,10 @@ def _stop_if_over(watch: _Watch, work: _Work, now: float, memory: int) -> None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(work.thread), ctypes.py_object(reason))
 
 
-def _begin_anew() -> None:
-    """A forked process has no watching thread, and maybe a lock that nobody will open."""
-    global _watch
-    _watch = _Watch()
+def _reset_after_fork() -> None:
+    """Replace the watchdog: a forked process has no polling thread, and may hold a lock that nobody releases."""
+    global _watchdog
+    _watchdog = _Watchdog()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,4 +1,4 @@
-"""What a Python file defines, read from its syntax tree: names, docstrings, signatures, and their source."""
+"""The definitions of a Python file, from its syntax tree: names, docstrings, signatures and source."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _Branch = ast.If | ast.Try | ast.With
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A function, method or class; `name` is as seen from its module, such as `Queue.put`."""
+    """A function, method or class; `name` is qualified within its module, such as `Queue.put`."""
 
     kind: DefinitionKind
     name: str
     docstring: str
-    """Without its indentation; "" where there is none."""
+    """Without indentation; "" if there is none."""
     source: str
-    """With its decorators, moved to the left margin; of a class what comes before its first method."""
+    """With decorators, and dedented; of a class the part before its first method."""
     node: _Function | ast.ClassDef
 
     @property
@@ -34,61 +34,65 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class PythonFile:
+    """A parsed Python file."""
+
     docstring: str
     definitions: list[Definition]
-    """In the order of the file, methods after their class; what a function defines inside is left out."""
+    """In the order of the file, methods after their class, without definitions inside functions."""
 
 
 def read_python(text: str) -> PythonFile:
-    """Parse a file without running it."""
+    """Parse a file without running it. Raises SyntaxError for one that this Python cannot parse."""
     tree = ast.parse(text)
-    return PythonFile(_docstring(tree), list(_definitions(tree.body, "", text.split("\n"))))
+    return PythonFile(_get_docstring(tree), list(_find_definitions(tree.body, "", text.split("\n"))))
 
 
-def _definitions(body: list[ast.stmt], prefix: str, lines: list[str]) -> Iterator[Definition]:
+def _find_definitions(body: list[ast.stmt], prefix: str, lines: list[str]) -> Iterator[Definition]:
+    """Yield definitions, also those inside `if`, `try` and `with`; `prefix` is that of their names."""
     for node in body:
         if isinstance(node, _Branch):
             inside = [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)]
-            yield from _definitions(inside, prefix, lines)
+            yield from _find_definitions(inside, prefix, lines)
         elif isinstance(node, _Function):
             kind: DefinitionKind = "property" if _is_property(node) else "method" if prefix else "function"
-            source = _source(node, node.end_lineno or node.lineno, lines)
-            yield Definition(kind, prefix + node.name, _docstring(node), source, node)
+            source = _extract_source(node, node.end_lineno or node.lineno, lines)
+            yield Definition(kind, prefix + node.name, _get_docstring(node), source, node)
         elif isinstance(node, ast.ClassDef):
-            source = _source(node, _end_of_head(node), lines)
-            yield Definition("class", prefix + node.name, _docstring(node), source, node)
-            yield from _definitions(node.body, f"{prefix}{node.name}.", lines)
+            source = _extract_source(node, _find_head_end(node), lines)
+            yield Definition("class", prefix + node.name, _get_docstring(node), source, node)
+            yield from _find_definitions(node.body, f"{prefix}{node.name}.", lines)
 
 
-def _docstring(node: ast.Module | ast.ClassDef | _Function) -> str:
+def _get_docstring(node: ast.Module | ast.ClassDef | _Function) -> str:
     return inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip()
 
 
-def _first_line(node: ast.stmt) -> int:
+def _get_first_line(node: ast.stmt) -> int:
     if isinstance(node, _Function | ast.ClassDef) and node.decorator_list:
         return node.decorator_list[0].lineno
     return node.lineno
 
 
-def _end_of_head(node: ast.ClassDef) -> int:
+def _find_head_end(node: ast.ClassDef) -> int:
     for before, each in enumerate(node.body):
         if isinstance(each, _Function | ast.ClassDef):
-            return _first_line(each) - 1 if before else node.lineno
+            return _get_first_line(each) - 1 if before else node.lineno
     return node.end_lineno or node.lineno
 
 
-def _source(node: ast.stmt, last_line: int, lines: list[str]) -> str:
-    # Not textwrap.dedent: a string of several lines may reach further left than the code around it.
+def _extract_source(node: ast.stmt, last_line: int, lines: list[str]) -> str:
+    # Not textwrap.dedent: a multi-line string may reach further left than the code around it.
     indent = " " * node.col_offset
-    return "\n".join(line.removeprefix(indent) for line in lines[_first_line(node) - 1 : last_line]).rstrip() + "\n"
+    return "\n".join(line.removeprefix(indent) for line in lines[_get_first_line(node) - 1 : last_line]).rstrip() + "\n"
 
 
 def signature(definition: Definition, name: str) -> str | None:
-    """Return how a function is called, `name(arguments)`, with annotations and defaults as in its source.
+    """Format the call of a function, `name(arguments)`, with annotations and defaults as in its source.
 
-    None for a class or a property, for a function that takes no arguments, and for one outside of a class that takes
-    `self`: its decorator makes something else of it.
+    None for a class or a property, for a function without arguments, and for one outside of a class that takes `self`,
+    which a decorator or an assignment makes a method.
     """
+    # A method `def put(self, item, block=True) -> None` of `Queue` becomes "queue.Queue.put(item, block=True) -> None".
     node = definition.node
     if isinstance(node, ast.ClassDef) or definition.kind == "property":
         return None

@@ -1,4 +1,4 @@
-"""The rows of a split as their files have them, for fields that no recipe reads."""
+"""The rows of a split with all of their fields, read again from its files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hf_finetune.errors import ConfigError, Problem
 
 
 def raw_rows(splits: Splits, split: str, max_line_bytes: int, key: str) -> Iterator[dict[str, Any]]:
-    """Each row of `split`, read again from its file; the split has the rows of its files in their order.
+    """Yield each row of `split` as its file has it, in the order of the split.
 
-    Raises `ConfigError`, for the setting `key`, where rows have no fields, or come from no file.
+    Raises `ConfigError`, for the setting `key`, where rows have no fields, or a source is not a local file.
     """
     places = splits.places[split]
     if splits.format in TEXT_FORMATS:
         raise ConfigError(Problem("rows of a text file have no fields", "leave it out", key=key))
     for number, shown in enumerate(places.files):
         if not Path(shown).expanduser().is_file():
-            what = f"{shown} is no file, whose rows could be read again"
+            what = f"{shown} is not a local file, whose rows could be read again"
             raise ConfigError(Problem(what, "save the data set as JSONL and name that", key=key))
         wanted = set(places.line[places.file == number].tolist())
         path = Path(shown).expanduser()

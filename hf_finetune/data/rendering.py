@@ -1,7 +1,8 @@
-"""Chat templates come with models and are programs: whoever renders one in this process does so within bounds.
+"""Chat templates are untrusted programs that come with models: in this process they are rendered within limits.
 
-The sandbox of transformers keeps a template from files, attributes and other code, and leaves time and memory to it
-(https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/utils/chat_template_utils.py).
+The sandbox of transformers keeps a template from files, attributes and other code, but not from endless loops or huge
+texts (https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/utils/chat_template_utils.py). This
+module can go once transformers limits both.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from hf_finetune.errors import ModelError, Problem
 KEY = "data.chat_template"
 LONGEST_SECONDS = 1.0
 LONGEST_TEXT = 1_000_000
-"""Characters that a template may write of its own, beside `COPIES` of what it is given."""
+"""Characters that a template may write, besides `COPIES` times those that it is given."""
 COPIES = 4
 
-# What one step may make of its operands: Python repeats and pads in one go, which nothing can stop.
+# Limits of a single operation: the watchdog cannot interrupt C code such as `"a" * 10**12`, `2 ** 10**12` or
+# `"%999999999d" % 1`, so the size of its result is estimated from the operands beforehand.
 LARGEST_NUMBER = 10_000
 LARGEST_RESULT = 100_000_000
 MOST_BITS = 100_000
@@ -36,87 +38,98 @@ _WIDE = re.compile(r"\d{5}")
 
 
 class BoundedTemplate(Template):
-    """A template that is stopped when it has run for a second, and refused when it writes without measure."""
+    """A template that is stopped after a second, and refused when its output is too long."""
 
     def render(self, *args: Any, **kwargs: Any) -> str:
-        """As in jinja2; raises `ModelError` where a bound is reached."""
-        text: str = _within_bounds(functools.partial(super().render, *args, **kwargs))
-        if len(text) > LONGEST_TEXT and len(text) > LONGEST_TEXT + COPIES * _size(kwargs):
-            raise _refused(f"writes {len(text):,} characters")
+        """Render as in jinja2; raises `ModelError` where a limit is exceeded."""
+        text: str = _run_within_limits(functools.partial(super().render, *args, **kwargs))
+        if len(text) > LONGEST_TEXT and len(text) > LONGEST_TEXT + COPIES * _count_characters(kwargs):
+            raise _build_error(f"writes {len(text):,} characters")
         return text
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """The sandbox of transformers in which no single step makes much of little."""
+    """transformers' sandbox with a limit on what one operation may allocate."""
 
     template_class = BoundedTemplate
     intercepted_binops = frozenset(["*", "**", "%"])
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Check the size of a product, power or formatted string, then compute it; raises `ModelError`."""
         if operator == "%" and isinstance(left, str):
-            _check_step([left, *(right if isinstance(right, tuple) else (right,))], formats=True)
+            _check_operation([left, *(right if isinstance(right, tuple) else (right,))], formats=True)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _check(left.bit_length() * right, MOST_BITS)
+            _check_size(left.bit_length() * right, MOST_BITS)
         elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            _check(left.bit_length() + right.bit_length(), MOST_BITS)
+            _check_size(left.bit_length() + right.bit_length(), MOST_BITS)
         elif operator == "*":
-            _check(_length(left) * _length(right), LARGEST_RESULT)
+            _check_size(_measure_output(left) * _measure_output(right), LARGEST_RESULT)
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Any:
-        """Every attribute that a template reads passes here before it is found safe: None leaves it as it is."""
+        """Return the method that a template reads with its size checked; None leaves the value as it is."""
+        # jinja2 calls this for every attribute, not for `str.format` alone, and before `is_safe_attribute`.
         if type(value) is not BuiltinMethodType and type(value) is not MethodType:
             return None
         write = super().wrap_str_format(value)
         if write is None and (value.__name__ not in AMPLIFYING_METHODS or not isinstance(value.__self__, str)):
             return None
-        return _bounded(write or value, value.__name__, value.__self__)
+        return _bound_method(write or value, value.__name__, value.__self__)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Refuse str.translate too: its table may map each character to a long text."""
         return attr not in FORBIDDEN_METHODS and super().is_safe_attribute(obj, attr, value)
 
 
-def _bounded(method: Callable[..., Any], name: str, owner: Any) -> Callable[..., Any]:
+def _bound_method(method: Callable[..., Any], name: str, owner: Any) -> Callable[..., Any]:
+    """Wrap a method of `owner` such that its operands are checked first."""
+
     def bounded(*args: Any, **kwargs: Any) -> Any:
         if name == "join":
-            args = tuple(map(list, args))
-        _check_step([owner, *args, *kwargs.values()], formats=name.startswith("format"))
+            args = tuple(map(list, args))  # a generator could be measured only once
+        _check_operation([owner, *args, *kwargs.values()], formats=name.startswith("format"))
         return method(*args, **kwargs)
 
     return bounded
 
 
-def _bounded_filter(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
-    passed = 1 if hasattr(make, "jinja_pass_arg") else 0  # some want the environment first
+def _bound_filter(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter such that its operands are checked first."""
+    passed = 1 if hasattr(make, "jinja_pass_arg") else 0  # such a filter takes the environment or context first
 
     @functools.wraps(make)
     def bounded(*args: Any, **kwargs: Any) -> Any:
         before, (value, *others) = args[:passed], args[passed:]
         value = list(value) if name == "join" else value
-        _check_step([value, *others, *kwargs.values()], formats=name == "format")
+        _check_operation([value, *others, *kwargs.values()], formats=name == "format")
         return make(*before, value, *others, **kwargs)
 
     return bounded
 
 
-def _check_step(operands: list[Any], *, formats: bool = False) -> None:
-    """The first operand is what is written, again and again; the others say how, or what stands in between."""
+def _check_operation(operands: list[Any], *, formats: bool = False) -> None:
+    """Raise `ModelError` where an operation may write too much: the first operand is repeated, padded or joined."""
+    # "ab".center(9) is estimated as 2 * 9 characters, "-".join(["ab", "cd"]) as 1 * (2 + 4), "ab".replace("b", "cde")
+    # as 2 * 3: the order of magnitude is enough, as the limit is far above what a conversation needs.
     first, *others = operands
     for value in others:
         if isinstance(value, int):
-            _check(value, LARGEST_NUMBER)
-    _check(_length(first) * max(map(_length, others), default=1), LARGEST_RESULT)
+            _check_size(value, LARGEST_NUMBER)
+    _check_size(_measure_output(first) * max(map(_measure_output, others), default=1), LARGEST_RESULT)
     if formats and isinstance(first, str) and _WIDE.search(first):
-        raise _refused("pads a text to a great width")
+        raise _build_error("pads a text to a great width")
 
 
-def _check(size: int, most: int) -> None:
+def _check_size(size: int, most: int) -> None:
+    """Raise `ModelError` where `size` is above `most`."""
     if size > most:
-        raise _refused(f"makes something of size {size:,} in one step" if size < 10**15 else "makes too much in a step")
+        raise _build_error(
+            f"makes something of size {size:,} in one step" if size < 10**15 else "makes too much in a step"
+        )
 
 
-def _length(value: Any) -> int:
-    """What a value is when it is written out, or how often it makes something be written."""
+def _measure_output(value: Any) -> int:
+    """Estimate the characters of a value when written, or, of a number, how often it repeats something."""
     if isinstance(value, int):
         return max(1, value)
     if isinstance(value, list | tuple):
@@ -124,55 +137,59 @@ def _length(value: Any) -> int:
     return max(1, len(value)) if isinstance(value, str | dict) else 1
 
 
-def _size(value: Any) -> int:
-    """Characters in what a template is given."""
+def _count_characters(value: Any) -> int:
+    """Count the characters of the values that a template is given."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(len(str(key)) + _size(inner) for key, inner in value.items())
-    return sum(map(_size, value)) if isinstance(value, list | tuple) else 1
+        return sum(len(str(key)) + _count_characters(inner) for key, inner in value.items())
+    return sum(map(_count_characters, value)) if isinstance(value, list | tuple) else 1
 
 
-def _within_bounds(work: Callable[[], Any]) -> Any:
+def _run_within_limits(work: Callable[[], Any]) -> Any:
+    """Return what `work` returns; raises `ModelError` where it exceeds a limit of time, memory or depth."""
     try:
         return run_watched(work, LONGEST_SECONDS)
     except TooLong:
-        raise _refused(f"did not end within {LONGEST_SECONDS:g} s") from None
+        raise _build_error(f"did not end within {LONGEST_SECONDS:g} s") from None
     except TooLarge:
-        raise _refused(f"took more than {MOST_GROWTH >> 20} MiB") from None
+        raise _build_error(f"took more than {MOST_GROWTH >> 20} MiB") from None
     except (RecursionError, MemoryError, OverflowError) as problem:
-        raise _refused(f"went beyond all bounds ({type(problem).__name__})") from None
+        raise _build_error(f"exceeded the limits of Python ({type(problem).__name__})") from None
 
 
-def _refused(what: str) -> ModelError:
+def _build_error(what: str) -> ModelError:
     remedy = "a template is a program that came with the model: look into chat_template.jinja, or name another one"
     return ModelError(Problem(f"the chat template {what} on one conversation", remedy, key=KEY))
 
 
-_theirs = chat_template_utils._compile_jinja_template
+_original_compile = chat_template_utils._compile_jinja_template
 
 
 @functools.cache
-def _environment() -> BoundedEnvironment:
-    given = _theirs("").environment
+def _make_environment() -> BoundedEnvironment:
+    # transformers builds its environment inside the function: its filters, globals and extensions are taken over from
+    # a template that it compiled.
+    given = _original_compile("").environment
     extensions: Iterable[Any] = [type(extension) for extension in given.extensions.values()]
     made = BoundedEnvironment(trim_blocks=given.trim_blocks, lstrip_blocks=given.lstrip_blocks, extensions=extensions)
     made.globals.update(given.globals)
     made.filters.update(given.filters)
-    made.filters.update({name: _bounded_filter(name, made.filters[name]) for name in AMPLIFYING_FILTERS})
+    made.filters.update({name: _bound_filter(name, made.filters[name]) for name in AMPLIFYING_FILTERS})
     return made
 
 
 @functools.lru_cache
 def compile_template(source: str) -> Template:
-    """Compile a chat template within bounds: what is constant in it is computed here already.
+    """Compile a chat template within limits: jinja2 computes constant expressions here already.
 
-    Raises jinja2's `TemplateSyntaxError` for a mistake, `ModelError` where a bound is reached.
+    Raises jinja2's `TemplateSyntaxError` for invalid syntax, `ModelError` where a limit is exceeded.
     """
-    compiled: Template = _within_bounds(lambda: _environment().from_string(source))
+    compiled: Template = _run_within_limits(lambda: _make_environment().from_string(source))
     return compiled
 
 
 def bound_templates() -> None:
-    """From now on transformers compiles every chat template by `compile_template`, whoever asks it to render one."""
+    """Make transformers compile every chat template by `compile_template`, whoever renders one."""
+    # A private name of transformers 5.23, looked up at each call (`render_jinja_template`); a test renders through it.
     chat_template_utils._compile_jinja_template = compile_template

@@ -1,4 +1,4 @@
-"""What the run file calls its data -> the files to read."""
+"""The sources that the run file names -> the files to read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILE_ENDING = re.compile(r"\.(jsonl?|ndjson|txt|csv|tsv|md|parquet|gz|zst)$", r
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file to read: where it is, its name as the user wrote it, and which source of the mixture it belongs to."""
+    """One file to read: its path, the path as the user wrote it, and its source in the mixture with its weight."""
 
     path: Path
     shown: str
@@ -38,29 +38,30 @@ class DataFile:
 def resolve_sources(sources: Sources, role: str, format_name: RowFormatName) -> list[DataFile]:
     """Return the files of `data.<role>` in order; a folder, a glob or a list gives several.
 
-    Raises DataError naming every source that matches nothing.
+    Raises DataError naming every source that matches nothing, has rows of another kind, or is named twice.
     """
     files: list[DataFile] = []
     problems: list[Problem] = []
     for number, source in enumerate(sources if isinstance(sources, list) else [sources]):
         source = source if isinstance(source, Source) else Source(path=source)
         try:
-            found = _files_of(source.path, role, format_name)
+            found = _find_files(source.path, role, format_name)
         except DataError as error:
             problems += error.problems
             continue
-        problems += [problem for shown, _ in found if (problem := _unfit(shown, format_name)) is not None]
+        problems += [problem for shown, _ in found if (problem := _find_mismatch(shown, format_name)) is not None]
         files += [DataFile(path, shown, number, source.weight) for shown, path in found]
-    problems += _named_twice(files, role)
+    problems += _find_duplicates(files, role)
     if problems:
         raise DataError(problems)
     return files
 
 
-def _files_of(written: str, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
+def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
+    """Find the files of one source: each path as it is shown, and as it is opened."""
     path = Path(written).expanduser()
     if path.is_dir():
-        return _files_in_folder(written, path, role, format_name)
+        return _list_folder(written, path, role, format_name)
     if path.exists():
         if not path.is_file():
             raise DataError(Problem("is not a file", "name a file or a folder", written, key=f"data.{role}"))
@@ -69,14 +70,15 @@ def _files_of(written: str, role: str, format_name: RowFormatName) -> list[tuple
         names = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not names:
             raise DataError(Problem("no file matches", "check the pattern", written, key=f"data.{role}"))
+        # A pattern such as ~/rows/*.jsonl is shown with ~ again: messages and the manifest name no home folder.
         home = str(Path.home()) if written.startswith("~") else ""
         return [("~" + name.removeprefix(home) if home else name, Path(name)) for name in names]
     if _is_hub_id(written, path):
-        return [(written, _hub_rows(written, role))]
-    raise DataError(_missing(written, path, role))
+        return [(written, _download_hub_rows(written, role))]
+    raise DataError(_explain_missing(written, path, role))
 
 
-def _files_in_folder(written: str, folder: Path, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
+def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
     endings = (".txt",) if format_name in TEXT_FORMATS else JSONL_ENDINGS
     names = sorted(
         entry.name for entry in folder.iterdir() if entry.name.endswith(endings) and not entry.name.startswith(".")
@@ -88,7 +90,7 @@ def _files_in_folder(written: str, folder: Path, role: str, format_name: RowForm
     return [(os.path.join(written, name), folder / name) for name in names]
 
 
-def _missing(written: str, path: Path, role: str) -> Problem:
+def _explain_missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
     if not folder.is_dir():
         return Problem(f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}")
@@ -97,7 +99,7 @@ def _missing(written: str, path: Path, role: str) -> Problem:
     return Problem("no such file", remedy, written, key=f"data.{role}")
 
 
-def _unfit(shown: str, format_name: RowFormatName) -> Problem | None:
+def _find_mismatch(shown: str, format_name: RowFormatName) -> Problem | None:
     if format_name in TEXT_FORMATS:
         if shown.endswith(JSONL_ENDINGS):
             remedy = "set data.format to auto or a row format, or name a text file"
@@ -112,7 +114,8 @@ def _unfit(shown: str, format_name: RowFormatName) -> Problem | None:
     return None
 
 
-def _named_twice(files: Iterable[DataFile], role: str) -> list[Problem]:
+def _find_duplicates(files: Iterable[DataFile], role: str) -> list[Problem]:
+    """Find files that are read twice, by whatever names: links to one file have its device and inode."""
     seen: dict[tuple[int, int], str] = {}
     problems = []
     for file in files:
@@ -129,8 +132,8 @@ def _is_hub_id(written: str, path: Path) -> bool:
     return bool(_HUB_ID.fullmatch(written)) and not _FILE_ENDING.search(written) and not path.parent.is_dir()
 
 
-def _hub_rows(repo_id: str, role: str) -> Path:
-    """Write the Hub data set's split called `role` as JSONL into the cache; return that file."""
+def _download_hub_rows(repo_id: str, role: str) -> Path:
+    """Write the split `role` of a Hub data set as JSONL into the cache, and return that file."""
     try:
         rows = datasets.load_dataset(repo_id, split=role)
     except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:
@@ -150,13 +153,14 @@ def _hub_rows(repo_id: str, role: str) -> Path:
     aside = folder / f".{name}-{os.getpid()}"
     if not path.exists():
         with aside.open("wb") as file:
-            file.writelines(msgspec.json.encode(_without_nulls(row)) + b"\n" for row in rows)
+            file.writelines(msgspec.json.encode(_drop_nulls(row)) + b"\n" for row in rows)
         os.replace(aside, path)
     return path
 
 
-def _without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    # A table gives every row all columns, and every message all fields: the absent ones come back as None.
+def _drop_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    # An Arrow table gives every row all columns, and every message all fields: absent ones come back as None, and
+    # {"role": "user", "content": "Hi", "tool_calls": None} would have a key too many.
     plain = {key: value for key, value in row.items() if value is not None}
     for key, value in plain.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

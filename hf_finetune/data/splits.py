@@ -1,4 +1,4 @@
-"""The data section of a run -> train, validation and test rows, and the facts about them."""
+"""The data section of a run -> train, validation and test rows, and statistics of them."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
-_PLACES_SHOWN = 5
+_MAX_PLACES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of a run by split: "train", and "validation" and "test" where there are any."""
+    """The rows of a run by split: "train", and "validation" and "test" if the run has them."""
 
     rows: dict[str, Dataset]
     format: str
     files: tuple[FileFacts, ...]
     unused_keys: tuple[str, ...]
-    """Keys of the rows that nothing reads."""
+    """Keys of the rows that are not read."""
     hashes: dict[str, Hashes]
-    """For each row of a split the blake2b hash of its content, 64 bits."""
+    """The 64-bit blake2b hash of each row of a split: uint64 (rows,)."""
     places: dict[str, Places]
     overlap: dict[str, dict[str, int]]
-    """For each split beside train: its rows that share 13 words in a row with training rows, and the copies of training
-    rows that were left out of it (labelled rows: that are in it, and how many of them have another label)."""
+    """For each split but train: the rows that share a 13-gram with training rows, and the duplicates of training rows
+    that were dropped from it (labelled rows: that are in it, and how many of these have another label)."""
 
     def where(self, split: str, row: int) -> tuple[str, int]:
-        """Return the path, as the user wrote it, and the line of a row of `split` (the first, where it has several)."""
-        return self.places[split].at(row)
+        """Return the path, as the user wrote it, and the (first) line of a row of `split`."""
+        return self.places[split].locate(row)
 
     def row_hashes(self, split: str) -> list[str]:
-        """Return 16 hexadecimal digits for each row of `split`, in its order: who is a member."""
+        """Format the hash of each row of `split`, in its order, as 16 hexadecimal digits."""
         return [f"{value:016x}" for value in self.hashes[split].tolist()]
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest and the report say about the data, ready for JSON."""
+        """Return the data section of the manifest and the report, JSON-ready."""
         return {
             "format": self.format,
             "files": [asdict(file) for file in self.files],
@@ -83,44 +83,44 @@ class Splits:
 def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
 
-    A recipe of conversations takes prompts with completions too, which keep their own columns.
-
-    Raises DataError naming all that is wrong with the settings, or else with the files.
+    A recipe for conversations takes prompts with completions too, which keep their own columns. Raises
+    DataError naming every problem of the settings, or else of the files.
     """
     _check_settings(data)
-    files = _resolve(data)
+    files = _resolve_files(data)
     check_not_same_file(files)
     decoder = choose_decoder(data, becomes, files["train"])
     reading = Reading(decoder, data.on_bad_line, data.max_line_bytes, data.stratify_by, data.group_by)
-    tables, facts = _read(files, reading)
+    tables, facts = _read_files(files, reading)
     check_not_same_rows(tables, facts)
     check_groups_apart(tables, data.group_by)
     if becomes == "document":
         _check_some_text(tables)
-    chosen = _split(tables, data, seed, files["train"], decoder.row_format.label)
+    chosen = _assign_rows(tables, data, seed, files["train"], decoder.row_format.label)
     overlap: dict[str, Any] = {}
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
         chosen, overlap = without_copies(tables, chosen, files)
     elif becomes == "labelled":
         overlap = count_copies(tables, chosen, files)
     check_sizes(chosen)
+    # Hashes, places and the values of stratify_by and group_by are columns of the tables, but not of the splits.
     own = list(features_of(decoder.row_format.becomes, decoder.labels.kind))
-    rows = {name: _rows_of(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
+    rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
     hashes = {name: row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
     places = {name: places_of(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
     unused = tuple(sorted(decoder.unused_keys))
     if unused:
-        logger.info("keys of the rows that nothing reads: %s", ", ".join(unused))
+        logger.info("keys of the rows that are not read: %s", ", ".join(unused))
     return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap)
 
 
-def _fractions(data: DataSection) -> dict[str, float]:
+def _get_fractions(data: DataSection) -> dict[str, float]:
     wanted = {"validation": data.validation_fraction, "test": data.test_fraction}
     return {name: fraction for name, fraction in wanted.items() if fraction is not None}
 
 
 def _check_settings(data: DataSection) -> None:
-    fractions = _fractions(data)
+    fractions = _get_fractions(data)
     problems = [
         Problem(f"data.{name} and data.{name}_fraction are both set", "keep one of them", key=f"data.{name}_fraction")
         for name in fractions
@@ -138,7 +138,7 @@ def _check_settings(data: DataSection) -> None:
         raise DataError(problems)
 
 
-def _resolve(data: DataSection) -> dict[str, list[DataFile]]:
+def _resolve_files(data: DataSection) -> dict[str, list[DataFile]]:
     files: dict[str, list[DataFile]] = {}
     problems: list[Problem] = []
     for role in ("train", "validation", "test"):
@@ -147,7 +147,7 @@ def _resolve(data: DataSection) -> dict[str, list[DataFile]]:
             continue
         try:
             files[role] = resolve_sources(sources, role, data.format)
-        except DataError as error:
+        except DataError as error:  # the other roles are checked too: all problems in one run
             problems += error.problems
             continue
         if role != "train" and any(file.weight != 1.0 for file in files[role]):
@@ -157,7 +157,7 @@ def _resolve(data: DataSection) -> dict[str, list[DataFile]]:
     return files
 
 
-def _read(
+def _read_files(
     files: Mapping[str, Sequence[DataFile]], reading: Reading
 ) -> tuple[dict[str, Dataset], tuple[FileFacts, ...]]:
     tables: dict[str, Dataset] = {}
@@ -180,8 +180,9 @@ def _read(
     return tables, tuple(facts)
 
 
-def _codes(table: Dataset, column: str) -> tuple[Rows, list[str]]:
-    """Return each row's value as a number from 0, and the values in sorted order."""
+def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:
+    """Encode a column as the rank of each row's value: codes (rows,) from 0, and the sorted values."""
+    # ["b", "a", "b"] -> [1, 0, 1], ["a", "b"]. Not Arrow's own codes, which follow the order of the rows.
     encoded = table.data.column(column).combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     ranks = np.empty(len(values), dtype=np.int64)
@@ -196,52 +197,51 @@ def _check_some_text(tables: Mapping[str, Dataset]) -> None:
             raise DataError(Problem("no row has any text", "fill the `text` fields", key=f"data.{role}"))
 
 
-def _first_of_each_source(files: Sequence[DataFile]) -> list[DataFile]:
-    return list({file.source: file for file in files}.values())
-
-
-def _split(
+def _assign_rows(
     tables: Mapping[str, Dataset], data: DataSection, seed: int, files: Sequence[DataFile], label: str | None
 ) -> Chosen:
-    """Return for each split the role whose files it comes from, and its row numbers there."""
-    weights = [file.weight for file in _first_of_each_source(files)]
-    table, fractions = tables["train"], _fractions(data)
+    """Assign rows to splits: for each split the role whose files it comes from, and its row numbers there (rows,)."""
+    weights = list({file.source: file.weight for file in files}.values())
+    table, fractions = tables["train"], _get_fractions(data)
     chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
     if fractions:
         strata = np.zeros(len(table), dtype=np.int64)
         if data.stratify_by is not None:
-            strata = _strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
-        groups = _groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
+            strata = _compute_strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
+        groups = _compute_groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
         parts = split_rows(row_hashes(table), strata, groups, fractions, seed)
         _check_no_part_empty(parts, fractions, len(table))
         chosen |= {name: ("train", rows) for name, rows in parts.items()}
-    chosen["train"] = ("train", _weighted(chosen["train"][1], table, weights, seed))
+    chosen["train"] = ("train", _apply_weights(chosen["train"][1], table, weights, seed))
     return {name: chosen[name] for name in ("train", "validation", "test") if name in chosen}
 
 
-def _strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Rows:
-    """Return a number for each value of `key`; labels, or sets of them, of a single row are one stratum together.
+def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Rows:
+    """Return the stratum of each row, a number from 0 by its value of `key`: (rows,).
 
-    Of sets that is how it has to be; what is wrong with a rare label is said where labels are frozen.
+    Labels of a single row, or sets of them, are pooled in one stratum: sets cannot all be frequent, and a rare label is
+    reported where labels are frozen. Raises DataError for values of another field that have a single row.
     """
-    codes, values = _codes(table, STRATUM)
+    codes, values = _encode_column(table, STRATUM)
     alone = np.bincount(codes) == 1
     if is_label:
+        # The labels [a a b c], where b and c are alone, are the strata [0 0 1 1].
         strata: Rows = np.where(alone, len(values), np.arange(len(values)))[codes]
         return np.unique(strata, return_inverse=True)[1]
     if alone.any():
         rows = np.flatnonzero(alone[codes])
         places = places_of(table, files, rows)
-        first = ", ".join("{}:{}".format(*places.at(row)) for row in range(min(len(rows), _PLACES_SHOWN)))
-        first += ", ..." if len(rows) > _PLACES_SHOWN else ""
+        first = ", ".join("{}:{}".format(*places.locate(row)) for row in range(min(len(rows), _MAX_PLACES_SHOWN)))
+        first += ", ..." if len(rows) > _MAX_PLACES_SHOWN else ""
         what = f"{len(rows):,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
         remedy = "merge rare values, add rows, or stratify by another field"
         raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by"))
     return codes
 
 
-def _groups(table: Dataset, key: str, fractions: int) -> Rows:
-    codes, values = _codes(table, GROUP)
+def _compute_groups(table: Dataset, key: str, fractions: int) -> Rows:
+    """Return the group of each row, a number from 0: (rows,). Raises DataError for fewer groups than splits."""
+    codes, values = _encode_column(table, GROUP)
     if len(values) <= fractions:
         what = f"`{key}` has {len(values)} groups, too few for {fractions + 1} splits"
         raise DataError(Problem(what, "group by a field with more values", key="data.group_by"))
@@ -262,7 +262,8 @@ def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, floa
         raise DataError(problems)
 
 
-def _weighted(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -> Rows:
+def _apply_weights(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -> Rows:
+    """Repeat or thin out the training rows (rows,) by the weight of their source."""
     if all(weight == 1.0 for weight in weights):
         return rows
     sources, hashes = table.data.column(SOURCE).to_numpy()[rows], row_hashes(table)
@@ -274,7 +275,8 @@ def _weighted(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -
     return np.concatenate(parts)
 
 
-def _rows_of(table: Dataset, columns: list[str], numbers: Rows) -> Dataset:
+def _select_rows(table: Dataset, columns: list[str], numbers: Rows) -> Dataset:
+    """Select columns, and the rows of `numbers` (rows,) unless these are all in order: `select` slows reading down."""
     plain = table.select_columns(columns)
     whole = len(numbers) == len(table) and np.array_equal(numbers, np.arange(len(table)))
     return plain if whole else plain.select(numbers)

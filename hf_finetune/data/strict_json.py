@@ -1,4 +1,4 @@
-"""What one line of a JSONL file may be: the strict definition, and the precise reason where a line fails it.
+"""Strict decoding of one line of JSONL, with the precise reason where a line is rejected.
 
 A line is one JSON object in UTF-8 with no key twice, no NaN or Infinity, no integer beyond 64 bits, no float beyond
 double precision, no lone surrogate and at most `MAX_NESTING` levels. Python's decoder alone accepts all of these.
@@ -20,29 +20,29 @@ _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a bo
 
 
 class BadLine(Exception):
-    """Why a line is rejected, and what to do about it."""
+    """A line that is rejected: the reason, and the remedy."""
 
-    def __init__(self, reason: str, remedy: str = "", *, key: str | None = None, misspelt: str | None = None) -> None:
-        """`misspelt` is the key that the row has where `key` was expected."""
+    def __init__(self, reason: str, remedy: str = "", *, key: str | None = None, misspelled: str | None = None) -> None:
+        """`misspelled` is the key that the row has where `key` was expected."""
         self.reason = reason
         self.remedy = remedy
         self.key = key
-        self.misspelt = misspelt
+        self.misspelled = misspelled
         super().__init__(reason)
 
 
 def json_type(value: object) -> str:
-    """Name the JSON type of a decoded value, with its article."""
+    """Name the JSON type of a decoded value, with its article: "an object", "null"."""
     return _JSON_TYPES.get(type(value), "a number")
 
 
 def shown_key(key: str) -> str:
-    """Shorten a key for a message."""
+    """Format a key for a message, in backquotes and cut at 60 characters."""
     return f"`{key}`" if len(key) <= 60 else f"`{key[:60]}…`"
 
 
 def decode_utf8(line: bytes) -> str:
-    """Raise BadLine with the byte's place where the line is not UTF-8."""
+    """Decode a line; raises LineError with the position of the first byte that is not UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -53,24 +53,26 @@ def decode_utf8(line: bytes) -> str:
 
 
 def strict_object(line: bytes) -> dict[str, Any]:
-    """Decode one line under the strict definition, or raise BadLine."""
+    """Decode one line under the strict definition of this module; raises LineError."""
     text = decode_utf8(line)
     _check_nesting(line)
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise _bad_json(text, error) from None
+        raise _explain_json_error(text, error) from None
     if not isinstance(value, dict):
         raise BadLine(
             f"a row must be a JSON object, found {json_type(value)}", "write each row as {...} on its own line"
         )
+    # Python decodes the escape \ud83d alone to a lone surrogate, which no UTF-8 file, tokenizer or Arrow table takes.
     if _SURROGATE_ESCAPE.search(line):
         _check_surrogates(value)
     return value
 
 
 def _check_nesting(line: bytes) -> None:
-    # Counted before parsing: the parser's own limit depends on how deep the call stack already is.
+    # Counted before parsing: the parser's own limit depends on how deep the call stack already is. Brackets inside
+    # strings do not count, so strings are taken out first, but only where there are many brackets at all.
     if line.count(b"[") + line.count(b"{") <= MAX_NESTING:
         return
     depth = 0
@@ -90,7 +92,8 @@ def _check_surrogates(value: dict[str, Any]) -> None:
         ) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build the dict of an object; raises LineError for a key that occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -99,27 +102,31 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _integer(digits: str) -> int:
+def _parse_integer(digits: str) -> int:
+    # int() of a long string takes quadratic time; 64 bits have 19 digits and a sign.
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
         raise BadLine("an integer does not fit 64 bits", "write it as a string")
     return int(digits)
 
 
-def _float(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
         raise BadLine("a number is too large for double precision", "write it as a string")
     return value
 
 
-def _constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise BadLine(f"{name} is not JSON", "write null or leave the key out")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_build_object, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_reject_constant
+)
 
 
-def _bad_json(text: str, error: json.JSONDecodeError) -> BadLine:
+def _explain_json_error(text: str, error: json.JSONDecodeError) -> BadLine:
+    """Find the usual mistake behind a decoder's error: two objects, a cut line, NUL bytes, quotes of Python."""
     if error.msg == "Extra data":
         rest = text[error.pos :].lstrip(" \t\r,")
         if rest[:1] in {"{", "["}:

@@ -1,9 +1,10 @@
-"""Texts -> token ids in which no text can spell a control token."""
+"""Texts -> token ids; a text that spells a special token stays text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Encoding
 from tokenizers.processors import Sequence as Processors
@@ -13,48 +14,51 @@ from transformers import PreTrainedTokenizerFast
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """Texts as a classifier reads them, one list of ids each."""
+    """Tokenized texts of a classifier: one list (tokens,) per row."""
 
     input_ids: list[list[int]]
     token_type_ids: list[list[int]] | None
-    """0 for the first text of a row and 1 for its pair; None for tokenizers that make no such ids."""
+    """0 for the first text of a row and 1 for its pair; None for tokenizers without such ids."""
     truncated: int
-    """Rows that were cut."""
+    """Number of rows that were cut."""
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Tokenise plain text, without begin or end tokens; text that spells a special token stays ordinary text."""
+    """Tokenize plain texts without BOS or EOS: one list of ids (tokens,) per text.
+
+    A text that spells a special token stays ordinary text.
+    """
     if not texts:
         return []
-    # `<|eos|>` in a document would otherwise become the real one: https://github.com/huggingface/transformers/issues/29279
+    # Without `split_special_tokens`, `<|eos|>` in a document becomes the real one. Can go once that is the default for
+    # text: https://github.com/huggingface/transformers/issues/29279 (open in 5.23).
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
     ids: list[list[int]] = encoded["input_ids"]
-    control = _control_tokens(tokenizer)
-    return [row if control.keys().isdisjoint(row) else _spelled_out(tokenizer, row, control) for row in ids]
+    control = _find_special_tokens(tokenizer)
+    return [row if control.keys().isdisjoint(row) else _spell_out(tokenizer, row, control) for row in ids]
 
 
 def encode_texts(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], pairs: Sequence[str | None] | None, max_length: int | None
 ) -> EncodedTexts:
-    """Tokenise texts, each with its pair where it has one, with the special tokens that the tokenizer puts around them.
+    """Tokenize texts, each with its pair if it has one, with the special tokens that the tokenizer puts around them.
 
-    Rows longer than `max_length` are cut (of two texts the longer one), special tokens are not. What spells a special
-    token in a text stays text. A row has one token at least: an empty text without special tokens becomes the begin,
-    end or padding token.
+    Rows longer than `max_length` are cut (of two texts the longer one), but for their special tokens. A text that
+    spells a special token stays text. A row has at least one token: an empty one becomes BOS, EOS or padding.
     """
     joined = [pair or None for pair in pairs or [None] * len(texts)]  # an empty pair is none, as in transformers
     alone = [text for text, pair in zip(texts, joined, strict=True) if pair is None]
     both = [(text, pair) for text, pair in zip(texts, joined, strict=True) if pair is not None]
-    single, double = iter(_encodings(tokenizer, alone, max_length)), iter(_encodings(tokenizer, both, max_length))
+    single, double = iter(_encode_batch(tokenizer, alone, max_length)), iter(_encode_batch(tokenizer, both, max_length))
     encodings = [next(single) if pair is None else next(double) for pair in joined]
-    control = _control_tokens(tokenizer)
+    control = _find_special_tokens(tokenizer)
     rows = [
         (encoding.ids, encoding.type_ids)
         if control.keys().isdisjoint(encoding.ids)
         else _spell_out_text(tokenizer, encoding, control, max_length)
         for encoding in encodings
     ]
-    rows = [row if row[0] else ([_something(tokenizer)], [0]) for row in rows]
+    rows = [row if row[0] else ([_find_placeholder(tokenizer)], [0]) for row in rows]
     typed = "token_type_ids" in tokenizer.model_input_names
     return EncodedTexts(
         [ids for ids, _ in rows],
@@ -64,10 +68,9 @@ def encode_texts(
 
 
 def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Let the tokenizer put its end token between the two texts of a row, where it would put nothing.
+    """Make the tokenizer put EOS between the two texts of a row, if it puts nothing there (decoders' do not).
 
-    Tokenizers of decoders run the texts together. The change is saved with the tokenizer, so that all who load it
-    read pairs as they were trained.
+    Changes `tokenizer` in place; the change is saved with it, so pairs are tokenized later as they were in training.
     """
     backend = tokenizer.backend_tokenizer
     whose = backend.encode("a", "a").sequence_ids  # 0, 1, or None for what belongs to neither
@@ -80,9 +83,10 @@ def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
     backend.post_processor = template if before is None else Processors([before, template])
 
 
-def _encodings(
+def _encode_batch(
     tokenizer: PreTrainedTokenizerFast, texts: list[str] | list[tuple[str, str]], max_length: int | None
 ) -> list[Encoding]:
+    """Tokenize texts or pairs with special tokens, cut at `max_length`: one encoding (tokens,) per text."""
     if not texts:
         return []
     backend = tokenizer.backend_tokenizer
@@ -93,19 +97,22 @@ def _encodings(
             backend.enable_truncation(max_length)
         backend.no_padding()
         return backend.encode_batch(texts)
-    finally:  # all of it would be saved with the tokenizer
+    finally:  # these settings would be saved with the tokenizer
         backend.encode_special_tokens = before
         backend.no_truncation()
 
 
-def _something(tokenizer: PreTrainedTokenizerFast) -> int:
+def _find_placeholder(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the id that stands for an empty text: BOS, EOS or padding."""
     candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     index: int = next(index for index in candidates if index is not None)
     return index
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
-    """Unigram and word-level vocabularies hold special tokens as ordinary entries too, and find them in text."""
+def _find_special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+    """Return the special tokens by id, but for the unknown token."""
+    # Unigram and word-level vocabularies have them as ordinary entries too: `split_special_tokens` does not keep these
+    # from finding `<s>` in a text.
     control = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     control.pop(tokenizer.unk_token_id, None)
     return control
@@ -114,12 +121,14 @@ def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
 def _spell_out_text(
     tokenizer: PreTrainedTokenizerFast, encoding: Encoding, control: dict[int, str], max_length: int | None
 ) -> tuple[list[int], list[int]]:
-    """Ids and type ids of a row, each control token of its text as the tokens of its characters, cut anew."""
+    """Spell out the special tokens in the text of a row, and cut it again: ids and type ids, (tokens,) each."""
+    # [CLS] a [SEP] [SEP], whose first [SEP] is of the text, becomes [CLS] a [ S E P ] [SEP]. Beyond `max_length`, the
+    # last tokens of the text are dropped, and the special tokens around it stay.
     ids: list[int] = []
     types: list[int] = []
     added: list[bool] = []
     for index, kind, special in zip(encoding.ids, encoding.type_ids, encoding.special_tokens_mask, strict=True):
-        spelled = [index] if special else _spelled_out(tokenizer, [index], control)
+        spelled = [index] if special else _spell_out(tokenizer, [index], control)
         ids += spelled
         types += [kind] * len(spelled)
         added += [bool(special)] * len(spelled)
@@ -130,14 +139,10 @@ def _spell_out_text(
     return ids, types
 
 
-def _spelled_out(tokenizer: PreTrainedTokenizerFast, row: list[int], control: dict[int, str]) -> list[int]:
-    """Write each control token of `row` as the tokens of its characters; unknown where the vocabulary lacks one."""
+def _spell_out(tokenizer: PreTrainedTokenizerFast, row: list[int], control: dict[int, str]) -> list[int]:
+    """Replace each special token of `row` (tokens,) by the tokens of its characters, unknown ones included."""
     spelled: list[int] = []
     for index in row:
-        spelled += [_id_of(tokenizer, character) for character in control[index]] if index in control else [index]
+        tokens: Any = tokenizer.convert_tokens_to_ids(list(control[index])) if index in control else [index]
+        spelled += tokens
     return spelled
-
-
-def _id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    index: int = tokenizer.convert_tokens_to_ids(token)  # type: ignore[assignment]
-    return index

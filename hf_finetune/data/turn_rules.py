@@ -1,6 +1,6 @@
-"""What a row of a conversation must be beside its keys and types: known roles in a sound order, and answers.
+"""Checks of a conversation beyond its keys and types: known roles in a valid order, and answers that are not empty.
 
-Whether the user opens, or speaks twice in a row, is left to the chat template.
+Whether the user speaks first, or twice in a row, is left to the chat template.
 """
 
 from __future__ import annotations
@@ -20,76 +20,77 @@ from hf_finetune.data.strict_json import BadLine
 OPENING_ROLES = ("system", "developer")
 ROLES = (*OPENING_ROLES, "user", "assistant", "tool", "function")
 
-_MOST_SEQUENCES = 10_000
+_MAX_SEQUENCES = 10_000
 _SHOWN_BEFORE, _SHOWN_AFTER, _SHOWN_CHARACTERS = 8, 3, 30
 _EMPTY_REMEDY = "fill it in, take the row out, or set data.allow_empty: true"
 
 
 class TurnRules:
-    """Checks decoded rows of one format; rows that are no conversations pass."""
+    """Checks decoded rows of one format; of rows that are no conversations, the answer alone."""
 
     def __init__(self, row_format: RowFormat, *, allow_empty: bool) -> None:
         self._allow_empty = allow_empty
         self._answer = row_format.answer
         self._items = row_format.items
-        self._sound: set[tuple[str, ...]] = set()
-        """Sequences of roles, as the file names them, that were found sound."""
+        self._valid_sequences: set[tuple[str, ...]] = set()
+        """Sequences of roles, as the file names them, that were found valid."""
         if self._items is not None:
-            role, text = self._items.said
-            self._turns, self._said = attrgetter(self._items.field), attrgetter(role, text)
+            role, text = self._items.speaker_and_text
+            self._turns, self._speaker_and_text = attrgetter(self._items.field), attrgetter(role, text)
             self._role, self._text = attrgetter(role), attrgetter(text)
 
-    def all_sound(self, rows: Sequence[Struct]) -> bool:
-        """Whether no row of many has a fault."""
-        return self._plainly_sound(rows) or not any(map(self.fault, rows))
+    def accept_all(self, rows: Sequence[Struct]) -> bool:
+        """True if no row has a fault."""
+        return self._pass_fast_check(rows) or not any(map(self.find_fault, rows))
 
-    def _plainly_sound(self, rows: Sequence[Struct]) -> bool:
-        """Whether the rows are sound at first sight: known sequences of roles, nothing empty, nothing left out."""
+    def _pass_fast_check(self, rows: Sequence[Struct]) -> bool:
+        """Fast path: True if all role sequences are known to be valid and no text is empty; else "check each"."""
         if self._items is None:
             answer = self._answer
-            return answer is None or self._allow_empty or _none_is_blank([getattr(row, answer) for row in rows])
+            return answer is None or self._allow_empty or _has_no_blank([getattr(row, answer) for row in rows])
         conversations = list(map(self._turns, rows))
-        if not {tuple(map(self._role, turns)) for turns in conversations} <= self._sound:
+        if not {tuple(map(self._role, turns)) for turns in conversations} <= self._valid_sequences:
             return False
         turns = [turn for each in conversations for turn in each]
         chosen = [turn for turn in turns if turn.train is not UNSET or turn.weight is not UNSET]
-        return not chosen and _none_is_blank(list(map(self._text, turns)))
+        return not chosen and _has_no_blank(list(map(self._text, turns)))
 
-    def fault(self, row: Struct) -> BadLine | None:
-        """Say why a row is rejected; None where it is sound."""
+    def find_fault(self, row: Struct) -> BadLine | None:
+        """Return the reason to reject a row, or None."""
         if self._items is not None:
-            return self._conversation_fault(self._turns(row), self._items.field)
+            return self._find_conversation_fault(self._turns(row), self._items.field)
         if self._answer is None or self._allow_empty or not _is_blank(getattr(row, self._answer)):
             return None
         what = f"`{self._answer}` is empty: the model would learn to answer nothing"
         return BadLine(what, _EMPTY_REMEDY, key=self._answer)
 
-    def _conversation_fault(self, turns: Sequence[Any], field: str) -> BadLine | None:
-        said = [self._said(turn) for turn in turns]
-        written = tuple([role for role, _ in said])
+    def _find_conversation_fault(self, turns: Sequence[Any], field: str) -> BadLine | None:
+        """Return the fault of the messages in `field`, or None; remembers valid sequences of roles."""
+        spoken = [self._speaker_and_text(turn) for turn in turns]
+        written = tuple([role for role, _ in spoken])
         roles = [SHAREGPT_ROLES.get(role, role) for role in written]
-        if written not in self._sound:
-            fault = _order_fault(roles, field)
+        if written not in self._valid_sequences:
+            fault = _find_order_fault(roles, field)
             if fault is not None:
                 return fault
-            if len(self._sound) < _MOST_SEQUENCES:
-                self._sound.add(written)
+            if len(self._valid_sequences) < _MAX_SEQUENCES:
+                self._valid_sequences.add(written)
         trained = False
-        for number, (role, (_, text)) in enumerate(zip(roles, said, strict=True)):
+        for number, (role, (_, text)) in enumerate(zip(roles, spoken, strict=True)):
             if role != "assistant":
                 continue
             turn = turns[number]
-            if _is_blank(text) and not self._allow_empty and not _calls_a_tool(turn.extra):
+            if _is_blank(text) and not self._allow_empty and not _calls_tool(turn.extra):
                 what = f"the assistant says nothing in `{field}[{number}]`: the model would learn to answer nothing"
-                return BadLine(f"{what} {_in_words(roles, number)}", _EMPTY_REMEDY, key=field)
+                return BadLine(f"{what} {_format_roles(roles, number)}", _EMPTY_REMEDY, key=field)
             trained = trained or (turn.train is not False and turn.weight != 0)
         if not trained:
             what = "`train` or `weight` leaves out every turn of the assistant"
-            return BadLine(f"{what} {_in_words(roles, 0)}", "train one of them, or take the row out", key=field)
+            return BadLine(f"{what} {_format_roles(roles, 0)}", "train one of them, or take the row out", key=field)
         return None
 
 
-def _none_is_blank(texts: Sequence[str]) -> bool:
+def _has_no_blank(texts: Sequence[str]) -> bool:
     return all(texts) and not any(map(str.isspace, texts))
 
 
@@ -97,33 +98,35 @@ def _is_blank(text: str) -> bool:
     return not text or text.isspace()
 
 
-def _calls_a_tool(extra: str) -> bool:
+def _calls_tool(extra: str) -> bool:
     beside = json.loads(extra) if extra else {}
     return bool(beside.get("tool_calls") or beside.get("function_call"))
 
 
-def _order_fault(roles: Sequence[str], field: str) -> BadLine | None:
+def _find_order_fault(roles: Sequence[str], field: str) -> BadLine | None:
+    """Return the fault of a sequence of roles, or None."""
+    # [user, assistant, tool, assistant] is valid, [user, assistant, system] and [user, assistant, assistant] are not.
     for number, role in enumerate(roles):
         if role not in ROLES:
             near = difflib.get_close_matches(role.lower(), ROLES, 1, 0.6)
             remedy = f"did you mean {near[0]}?" if near else f"the roles are {', '.join(ROLES)}"
-            return BadLine(f"`{field}[{number}]` has an unknown role {_in_words(roles, number)}", remedy, key=field)
+            return BadLine(f"`{field}[{number}]` has an unknown role {_format_roles(roles, number)}", remedy, key=field)
     if "assistant" not in roles:
         remedy = "there is nothing to train on: take the row out"
-        return BadLine(f"the assistant never speaks {_in_words(roles, 0)}", remedy, key=field)
+        return BadLine(f"the assistant never speaks {_format_roles(roles, 0)}", remedy, key=field)
     for number, (before, role) in enumerate(pairwise(roles), 1):
         if role in OPENING_ROLES and before not in OPENING_ROLES:
             what = f"`{field}[{number}]` is a {role} message after others"
-            return BadLine(f"{what} {_in_words(roles, number)}", "put it first", key=field)
+            return BadLine(f"{what} {_format_roles(roles, number)}", "put it first", key=field)
         if role == before == "assistant":
             what = f"the assistant speaks twice in a row in `{field}[{number}]`"
             remedy = "join the two messages, or put back what stood between them"
-            return BadLine(f"{what} {_in_words(roles, number)}", remedy, key=field)
+            return BadLine(f"{what} {_format_roles(roles, number)}", remedy, key=field)
     return None
 
 
-def _in_words(roles: Sequence[str], around: int) -> str:
-    """The roles near position `around`, never what was said."""
+def _format_roles(roles: Sequence[str], around: int) -> str:
+    """Format the roles near position `around`; never the text of a message."""
     start, stop = max(around - _SHOWN_BEFORE, 0), around + _SHOWN_AFTER
     shown = ["…"] * (start > 0) + [role[:_SHOWN_CHARACTERS] for role in roles[start:stop]] + ["…"] * (stop < len(roles))
     return f"(roles: {', '.join(shown)})"

@@ -1,4 +1,4 @@
-"""A rendered conversation, and which part of it each message is: no marker in the template is needed."""
+"""Conversations under a chat template, and the characters of each assistant turn; `{% generation %}` is not needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ bound_templates()
 
 
 class ChatProblem(Exception):
-    """What is wrong with one conversation under one template; the caller knows its file and line."""
+    """A conversation that its template refuses or cannot mask; the caller adds the file and line."""
 
 
 class TextLeftOut(ChatProblem):
@@ -34,7 +34,7 @@ class TextLeftOut(ChatProblem):
 
 @dataclass
 class Renderer:
-    """A conversation under a template, each prefix of it rendered at most once."""
+    """A conversation under a chat template; each prefix of it is rendered at most once."""
 
     tokenizer: PreTrainedTokenizerFast
     template: str
@@ -43,16 +43,19 @@ class Renderer:
     _texts: dict[tuple[int, bool], str] = field(default_factory=dict)
 
     def text(self, count: int | None = None, *, prompt: bool = False) -> str:
-        """The first `count` messages, all by default; `prompt` adds the header of the answer that comes next."""
+        """Render the first `count` messages (default: all); `prompt` appends the generation prompt.
+
+        Raises as `with_messages` does.
+        """
         count = len(self.messages) if count is None else count
         if (count, prompt) not in self._texts:
             self._texts[count, prompt] = self.with_messages(self.messages[:count], prompt=prompt)
         return self._texts[count, prompt]
 
     def with_messages(self, messages: list[Message], *, prompt: bool = False) -> str:
-        """Other messages under the same template.
+        """Render other messages under the same template.
 
-        Raises `ChatProblem` where it refuses them, and `ModelError` where it goes beyond the bounds of `rendering`.
+        Raises `ChatTemplateError` where the template refuses them, `ModelError` where it exceeds the sandbox's limits.
         """
         try:
             return str(
@@ -74,12 +77,16 @@ def _reason(refusal: Exception) -> str:
 
 
 def trained_spans(chat: Renderer, trained: Sequence[bool]) -> list[Span]:
-    """Where in `chat.text()` each trained assistant message stands, its end-of-turn token included.
+    """Find the trained assistant turns in `chat.text()`, their end-of-turn tokens included.
 
-    A turn begins where the header of the answer ends and closes with its end token; both are found by rendering the
-    conversation up to it, so that no marker in the template is needed. Raises `ChatProblem` where the template writes
-    earlier messages otherwise once later ones follow, or closes no turn.
+    Returns (start, stop) character offsets, one pair per trained turn; `trained` holds one flag per message. A turn
+    starts behind its generation prompt and stops behind its end token: both are found by rendering the conversation up
+    to it, so the template needs no `{% generation %}`. Raises `ChatTemplateError` where the template rewrites earlier
+    messages once later ones follow (it is not prefix-stable), or ends no turn with a token.
     """
+    # Under the template `plain`, a question "Hi" and its answer "Yes." become
+    #   <|bos|>User:\nHi<|eos|>\nAssistant:\nYes.<|eos|>\n
+    # and the span of the answer is (34, 45): `Yes.<|eos|>`, without the line break behind it.
     return [
         _turn(chat, index)
         for index, message in enumerate(chat.messages)
@@ -127,12 +134,16 @@ def _left_out(chat: Renderer, index: int, what: str) -> TextLeftOut:
 
 
 def message_span(chat: Renderer, index: int) -> Span:
-    """Where in `chat.text()` message `index` stands, header and all."""
+    """Find message `index` in `chat.text()`, its header included: (start, stop) character offsets.
+
+    Raises `ChatTemplateError` where the template is not prefix-stable.
+    """
     start = _settled(chat, index, chat.text(index)) if index else 0
     return start, _settled(chat, index + 1, chat.text(index + 1))
 
 
 def _turn(chat: Renderer, index: int) -> Span:
+    """Find the text and the end token of assistant message `index`: (start, stop) character offsets."""
     whole, control = chat.text(), control_tokens(chat.tokenizer)
     start = _start(chat, index, control)
     shared = _end(chat, index, control)
@@ -148,7 +159,7 @@ def _turn(chat: Renderer, index: int) -> Span:
 
 
 def _end(chat: Renderer, index: int, control: ControlTokens) -> int:
-    """Where assistant message `index` ends, without what only the end of a conversation adds."""
+    """Find the offset behind assistant message `index`, without what the template adds at the end of a conversation."""
     whole, count = chat.text(), index + 1
     if count < len(chat.messages):
         return _settled(chat, count, chat.text(count))
@@ -161,7 +172,7 @@ def _end(chat: Renderer, index: int, control: ControlTokens) -> int:
 
 
 def _start(chat: Renderer, index: int, control: ControlTokens) -> int:
-    """The position behind the header of assistant message `index`."""
+    """Find the offset behind the generation prompt of assistant message `index`."""
     whole = chat.text()
     before = _settled(chat, index, _prefix(chat, index)) if index else 0
     try:
@@ -170,7 +181,7 @@ def _start(chat: Renderer, index: int, control: ControlTokens) -> int:
         asked = ""
     if len(asked) > before:
         return max(before, _common(asked, whole, control))
-    # No header of its own to ask with: what does not depend on the answer is the header.
+    # The template has no generation prompt: the header is what two different answers have in common.
     answers = [[*chat.messages[:index], {"role": "assistant", "content": content}] for content in ("A", "b")]
     one, other = (chat.with_messages(answer) for answer in answers)
     if one == other:
@@ -186,7 +197,12 @@ def _prefix(chat: Renderer, index: int) -> str:
 
 
 def _settled(chat: Renderer, count: int, text: str) -> int:
-    """How much of `text`, the first `count` messages, stands in the whole conversation too; all but a closing token."""
+    """Count the characters of `text` (the first `count` messages) that start the whole conversation too.
+
+    Raises `ChatTemplateError` where more than a closing token differs: the template is not prefix-stable.
+    """
+    # A template that closes its last message alone with a token is stable: of "Assistant: Yes.<|eos|>", all but the
+    # token starts "Assistant: Yes.User: C<|eos|>" too. One that strips the reasoning of earlier turns is not.
     whole, control = chat.text(), control_tokens(chat.tokenizer)
     if whole.startswith(text):
         return len(text)
@@ -201,7 +217,8 @@ def _settled(chat: Renderer, count: int, text: str) -> int:
 
 
 def _common(text: str, whole: str, control: ControlTokens) -> int:
-    """Length of the common prefix, in whole pieces: a control token, or the text between two of them."""
+    """Measure the common prefix up to a border of a control token, so that none is cut in two."""
+    # "a<|eos|>" and "a<|end|>" share the characters "a<|e", and the common prefix is "a".
     if whole.startswith(text):
         return len(text)
     limit, position = _alike(text, whole), 0

@@ -271,7 +271,7 @@ def refusal(format_name, row, first=None):
         ("labelled", {"text": "a", "label": ""}, "the label is empty; name it"),
         ("labelled", {"text": "a", "label": "\u3000"}, "the label is empty; name it"),
         ("labelled", {"text": "a", "label": ["x", " "]}, "the label is empty; name it"),
-        ("labelled", {"text": "a", "label": [3, 1, 3]}, "the label 3 is there twice; keep one of them"),
+        ("labelled", {"text": "a", "label": [3, 1, 3]}, "the label 3 occurs twice; keep one of them"),
         ("labelled", {"text": "a", "label": True}, "`label` must be integer or string or array, found bool"),
         ("labelled", {"text": "a", "label": None}, "`label` must be integer or string or array, found null"),
         ("labelled", {"text": "a", "label": ["x", 1]}, "the list of labels mixes strings and integers"),

@@ -231,7 +231,7 @@ def test_blank_labels_rows_without_a_label_and_labels_said_twice_are_refused_lin
     assert refused([["a"], [], ["b", "a", "b"], ["a", ""], [3]]) == [
         "train.jsonl:2: label: the row has no label; give it one, or set data.allow_empty: true where none of the "
         "labels fits",
-        "train.jsonl:3: label: the label 'b' is there twice; keep one of them",
+        "train.jsonl:3: label: the label 'b' occurs twice; keep one of them",
         "train.jsonl:4: label: the label is empty; name it, or take the row out",
         "train.jsonl:5: label: the label's type is list of integers, where list of strings was set by train.jsonl:1; "
         'write all labels in one type: 1 and "1" would be two labels',

@@ -361,7 +361,7 @@ def test_identical_rows_are_no_error_here():
         ({"validation_fraction": 0.01}, "0.01 of 20 rows gives validation no row"),
         ({"validation_fraction": 0.2, "stratify_by": "lnag"}, "the rows have no field `lnag`; did you mean `lang`?"),
         ({"group_by": "zzz"}, "the rows have no field `zzz`; the rows have text, lang, meta"),
-        ({"group_by": "meta"}, "the field `meta` is no single value"),
+        ({"group_by": "meta"}, "the field `meta` is not a single value"),
         ({"validation_fraction": 0.2, "stratify_by": "text"}, "20 of 20 values of `text` have a single row"),
         ({"validation_fraction": 0.2, "group_by": "lang"}, "`lang` has 1 groups, too few for 2 splits"),
     ],
