@@ -36,7 +36,6 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Answer prompts with a chat model or adapter; continue them with a model that has no chat template."""
-    # Before torch is imported, which takes seconds: an option out of range is refused at once.
     settings = sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -111,6 +110,7 @@ def chat(
 
 def sampling(**options: Any) -> EvalSection:
     """Validate the sampling options of a command. Raises `ConfigError` that names each option out of range."""
+    # Called before torch is imported, which takes seconds: an option out of range is refused at once.
     from pydantic import ValidationError
 
     from hf_finetune.config.sections import EvalSection

@@ -42,7 +42,7 @@ def check_hub(document: RunDocument, run: Any) -> None:
     if license is None and not document.is_refused("card"):
         what = "is missing; what is pushed says under which license it may be used"
         remedy = "add card: {license: apache-2.0}, or the one you mean, or unknown"
-        document.refuse(("card", "license"), what, remedy, place=document.place(("hub",)))
+        document.refuse(("card", "license"), what, remedy, place=document.find_place(("hub",)))
     if run.hub.create_pr and run.hub.push_every is not None and not document.is_refused("hub.push_every"):
         what = "each checkpoint would open a pull request of its own"
         document.refuse(("hub", "push_every"), what, "leave out this or hub.create_pr")

@@ -33,7 +33,7 @@ class RunDocument:
     refused: set[Key] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
-    def place(self, key: Key) -> Place:
+    def find_place(self, key: Key) -> Place:
         """Where `key` is written, else the nearest section around it, else the first line of the file."""
         for length in range(len(key), 0, -1):
             if (place := self.places.get(key[:length])) is not None:
@@ -42,13 +42,13 @@ class RunDocument:
 
     def refuse(self, key: Key, what: str, remedy: str = "", *, place: Place | None = None) -> None:
         """Add a problem of `key`, by default with the place where it is written."""
-        place = place or self.place(key)
+        place = place or self.find_place(key)
         self.refused.add(key)
         self.problems.append(Problem(what, remedy, place.path, place.line, key_text(key)))
 
     def note(self, key: Key, text: str) -> None:
         """Add a warning about `key` that is logged once the whole run has been accepted."""
-        self.notes.append(str(Problem(text, "", self.place(key).path, self.place(key).line, key_text(key))))
+        self.notes.append(str(Problem(text, "", self.find_place(key).path, self.find_place(key).line, key_text(key))))
 
     def is_refused(self, *keys: str) -> bool:
         """Whether one of `keys` ("section.key"), or a section around it or a value inside it, has a problem already."""

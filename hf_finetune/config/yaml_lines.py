@@ -83,7 +83,7 @@ def node_value(node: yaml.Node, key: Key, document: RunDocument, place_of: Place
         document.places.setdefault(key, place_of(node))
     if len(key) > MAX_DEPTH or len(document.places) > MAX_VALUES:
         what = "nested too deeply" if len(key) > MAX_DEPTH else f"the file has more than {MAX_VALUES:,} values"
-        place = document.place(key[:2])
+        place = document.find_place(key[:2])
         raise ConfigError(Problem(what, "a run file is short; are anchors repeated in it?", place.path, place.line))
     if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("str", "map", "seq"):
         document.refuse(
@@ -120,7 +120,7 @@ def _read_mapping(node: yaml.MappingNode, key: Key, document: RunDocument, place
             document.refuse(here, "merge keys are not read", "write the keys out", place=place_of(key_node))
             continue
         if name in values:
-            first = document.place(here).line
+            first = document.find_place(here).line
             what = "is given twice" + (f", first in line {first}" if first else "")
             document.refuse(here, what, "keep one of them", place=place_of(key_node))
             continue
