@@ -1,4 +1,4 @@
-"""What this machine can do, for `hf-finetune doctor`, `report.json` and `manifest.json`."""
+"""Facts about this machine and its installation, for `hf-finetune doctor`, `report.json` and `manifest.json`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from hf_finetune.config.hardware import detect_hardware
 from hf_finetune.errors import EnvironmentProblem, Problem
 from hf_finetune.project_files import shipped
 
-# What a run's figures depend on.
+# Packages whose versions may change the metrics of a run.
 STACK = (
     *("hf-finetune", "torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "safetensors"),
     *("huggingface_hub", "peft", "trl", "bitsandbytes", "numpy", "pyarrow"),
 )
 
-# What a launcher sets together for each process, so that they find one another.
+# Variables that a launcher sets together for each process, so that the processes find each other (env:// of torch):
+# https://docs.pytorch.org/docs/stable/distributed.html#environment-variable-initialization
 RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 # Instructions that make bf16 fast on a CPU, as Linux names them.
@@ -37,7 +38,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Device:
-    """Something to compute on, and the precisions that training may ask of it."""
+    """A CPU or accelerator, and the precisions that training can use on it."""
 
     kind: Literal["cpu", "cuda", "mps"]
     name: str
@@ -49,7 +50,7 @@ class Device:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """No host name, user name or path is among them."""
+    """Facts about the machine; a host name, user name or path is never among them."""
 
     python: str
     system: str
@@ -66,7 +67,7 @@ class MachineFacts:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know before a run; a `problem` will stop or hang one."""
+    """A remark about the machine; a `problem` stops or hangs a run."""
 
     level: Literal["ok", "warn", "problem"]
     what: str
@@ -74,28 +75,28 @@ class Finding:
 
 
 def machine_facts() -> MachineFacts:
-    """Ask the machine; imports torch."""
+    """Collect the facts about this machine; imports torch."""
     return MachineFacts(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cores=_cores(),
-        devices=(_cpu(), *_accelerators()),
+        cores=_count_cores(),
+        devices=(_describe_cpu(), *_list_accelerators()),
         versions=versions(),
         disk_free_gib=shutil.disk_usage(".").free / GIB,
         offline=os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
         gpu_driver=Path("/proc/driver/nvidia/version").is_file(),
-        accelerate_default=_accelerate_default(),
+        accelerate_default=_read_accelerate_default(),
     )
 
 
 def report_environment() -> dict[str, Any]:
-    """The `environment` part of `report.json`."""
+    """Collect the `environment` part of `report.json`."""
     of_the_moment = ("disk_free_gib", "accelerate_default")
     return {name: value for name, value in asdict(machine_facts()).items() if name not in of_the_moment}
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the stack; what is not installed is left out."""
+    """Look up the installed versions of the stack; packages that are not installed are left out."""
     found = {}
     for name in STACK:
         try:
@@ -106,15 +107,15 @@ def versions() -> dict[str, str]:
 
 
 def tested_versions() -> dict[str, str]:
-    """The exact versions that the tests run with: constraints.txt."""
+    """Read the exact versions that the tests run with, from constraints.txt."""
     pins = shipped("constraints.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in pins if "==" in line)
 
 
 def check_versions() -> None:
-    """Raise `EnvironmentProblem`, one line for each, where a version is outside the range that this package declares.
+    """Raise `EnvironmentProblem` that names every package whose version is outside the declared range.
 
-    Imports nothing heavy: an import that fails half-way says less.
+    Imports none of them: an import that fails halfway would give a worse message.
     """
     problems = [finding for finding in _unsupported(versions()) if finding.level == "problem"]
     if problems:
@@ -122,7 +123,7 @@ def check_versions() -> None:
 
 
 def diagnose(facts: MachineFacts, environment: Mapping[str, str]) -> list[Finding]:
-    """Everything that a user should know before a run on this machine, problems first."""
+    """List what a user should know before a run on this machine, problems first."""
     findings = [
         *_unsupported(facts.versions),
         *_untested(facts.versions),
@@ -140,22 +141,23 @@ def diagnose(facts: MachineFacts, environment: Mapping[str, str]) -> list[Findin
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
-def _cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
+def _count_cores() -> int:
+    """Count the cores that this process may use."""
+    # os.cpu_count() counts the whole machine, also in a container that may use two of its cores.
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _cpu() -> Device:
+def _describe_cpu() -> Device:
     flags = detect_hardware().cpu_flags
     capability = " ".join(name for name in FAST_BF16 if name in flags)
-    precisions = ("fp32", *(("bf16",) if capability else ()), *_quantized("4-bit"))
-    return Device("cpu", _cpu_name(), capability, _memory() / GIB, precisions)
+    precisions = ("fp32", *(("bf16",) if capability else ()), *_list_quantized("4-bit"))
+    return Device("cpu", _read_cpu_name(), capability, _read_memory() / GIB, precisions)
 
 
-def _memory() -> int:
-    """Bytes that this process may use: the machine's, or the limit of its container (cgroup v2)."""
+def _read_memory() -> int:
+    """Read how many bytes this process may use: those of the machine, or the limit of its container (cgroup v2)."""
     import psutil
 
     total: int = psutil.virtual_memory().total
@@ -164,11 +166,12 @@ def _memory() -> int:
     return total if text == "max" else min(total, int(text))
 
 
-def _quantized(*names: str) -> tuple[str, ...]:
+def _list_quantized(*names: str) -> tuple[str, ...]:
+    # All of them or none: bitsandbytes, an extra, does the quantization.
     return names if "bitsandbytes" in versions() else ()
 
 
-def _cpu_name() -> str:
+def _read_cpu_name() -> str:
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -177,14 +180,14 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _accelerators() -> list[Device]:
+def _list_accelerators() -> list[Device]:
     import torch
 
     devices = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         half = ("bf16", "fp16") if properties.major >= 8 else ("fp16",)
-        precisions = ("fp32", *half, *_quantized("8-bit", "4-bit"))
+        precisions = ("fp32", *half, *_list_quantized("8-bit", "4-bit"))
         capability = f"{properties.major}.{properties.minor}"
         devices.append(Device("cuda", properties.name, capability, properties.total_memory / GIB, precisions))
     if torch.backends.mps.is_available():
@@ -194,7 +197,7 @@ def _accelerators() -> list[Device]:
     return devices
 
 
-def _accelerate_default() -> dict[str, Any] | None:
+def _read_accelerate_default() -> dict[str, Any] | None:
     from accelerate.commands.config.config_args import default_config_file
 
     path = Path(default_config_file)
@@ -204,17 +207,18 @@ def _accelerate_default() -> dict[str, Any] | None:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         settings = None
+    # Only these: the file may also name hosts and their addresses.
     names = ("distributed_type", "num_machines", "num_processes", "use_cpu")
     return {name: settings[name] for name in names if name in settings} if isinstance(settings, dict) else {}
 
 
 def _unsupported(installed: Mapping[str, str]) -> list[Finding]:
-    """Versions outside the ranges that this package declares; of an extra it is only a warning."""
+    """Find versions outside the declared ranges: a problem, or for the package of an extra a warning."""
     findings = []
     for text in importlib.metadata.requires("hf-finetune") or []:
         requirement = Requirement(text)
         version = installed.get(requirement.name)
-        # A nightly build of torch is fine where the release would be.
+        # A nightly build of torch (2.14.0.dev20260801) is in the range if its release is.
         if version is not None and not requirement.specifier.contains(version, prereleases=True):
             needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             what = f"{requirement.name} {version} is installed, {requirement.specifier} is needed"
@@ -236,7 +240,9 @@ def _untested(installed: Mapping[str, str]) -> list[Finding]:
 
 
 def _rendezvous(environment: Mapping[str, str]) -> list[Finding]:
-    """Left-overs of a launcher; these two variables alone make accelerate and torch look for other processes."""
+    """Find variables that a launcher left behind, and that make accelerate and torch look for other processes."""
+    # accelerate 1.15 takes any LOCAL_RANK but -1 for a launch of several processes (state.py). torch then raises if one
+    # of RENDEZVOUS is missing, and else waits for processes that nobody started.
     several = environment.get("WORLD_SIZE", "1") not in ("", "1")
     if not several and "LOCAL_RANK" not in environment:
         return []
@@ -263,7 +269,9 @@ def _unseen_gpu(facts: MachineFacts, environment: Mapping[str, str]) -> list[Fin
 
 
 def _foreign_default(facts: MachineFacts) -> list[Finding]:
-    """Accelerate's default configuration, where it was written for another machine."""
+    """Find a default configuration of accelerate that was written for another machine."""
+    # `accelerate launch` reads it without a word whenever --config_file is missing. `accelerate config` itself writes
+    # counts that do not fit: https://github.com/huggingface/accelerate/issues/2818
     settings = facts.accelerate_default or {}
     gpus = sum(device.kind == "cuda" for device in facts.devices)
     asked = []

@@ -1,15 +1,16 @@
-"""The exceptions a user may see.
+"""The exceptions that a user may see.
 
     FinetuneError            base: one clear message, never a traceback      exit code 2
     ├── ConfigError          problems of the run file or the command line
     ├── DataError            problems of data files
     ├── ModelError           a model or tokenizer that cannot be loaded or used
-    ├── NonFiniteError       a loss or gradient that is no finite number     exit code 4
-    ├── HubError             the Hub refuses, or cannot be reached
-    │   └── NotPushedError   trained, or ready to push, and not pushed       exit code 6
-    └── EnvironmentProblem   the machine or its folders (5 where nothing can be written)
+    ├── NonFiniteError       a loss or gradient is NaN or infinite           exit code 4
+    ├── HubError             the Hub refuses a request, or cannot be reached
+    │   └── NotPushedError   the model is complete, and was not pushed       exit code 6
+    └── EnvironmentProblem   the machine or its folders
+        └── CannotWriteError no space, or no permission to write             exit code 5
 
-Each carries every `Problem` that was found, so that one pass names them all.
+Each carries every `Problem` that was found, so that all of them are named at once.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ EXIT_INTERRUPTED = 130
 
 MAX_PROBLEMS_SHOWN = 100
 
-# Where several processes refuse the same thing, the launcher ends the others once the first has said so.
+# Of several processes that fail alike only rank 0 is to print the message: the others wait so long, and are killed by
+# the launcher before, once rank 0 has ended.
 SECONDS_BEHIND_THE_FIRST = 5.0
 
 
-# What grants access to something, by the shape that whoever issues it gives it. Case matters in all of them.
+# Access tokens and keys, by the shape that their issuer gives them; all are case-sensitive. Most shapes are also in
+# https://github.com/Yelp/detect-secrets/tree/master/detect_secrets/plugins
 SECRETS = {
     "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
     "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
@@ -43,7 +46,7 @@ SECRETS = {
     "a Slack token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
     "a Google key": r"\bAIza[0-9A-Za-z_-]{35}",
     "a Stripe key": r"\b[rs]k_live_[0-9A-Za-z]{16,}",
-    # With a digit and a capital, so that a name-of-many-words-after-sk is none.
+    # With a digit and a capital, so that "sk-learn-pipeline-of-many-words" is none.
     "an API key (sk-)": r"\bsk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[\w-]{20,}",
     "a PyPI token": r"\bpypi-AgE[0-9A-Za-z_-]{30,}",
     "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
@@ -53,7 +56,7 @@ SECRET = re.compile("|".join(f"(?:{shape})" for shape in SECRETS.values()), re.A
 
 
 def kind_of_secret(text: str) -> str | None:
-    """What kind of secret stands in `text`, of those in SECRETS; None where there is none."""
+    """Return which kind of secret of `SECRETS` is in `text`, or None."""
     found = SECRET.search(text)
     if found is None:
         return None
@@ -62,6 +65,7 @@ def kind_of_secret(text: str) -> str | None:
 
 def escape_control_characters(text: str) -> str:
     """Make `text` safe to print: control and ANSI escape characters become `\\x1b`-style escapes."""
+    # A name in a data file could otherwise clear the screen, or set the title of the terminal.
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
@@ -86,21 +90,21 @@ class Problem:
 
 
 class FinetuneError(Exception):
-    """Something the user can put right. `str()` is the whole message, one problem a line."""
+    """Base of the errors that a user can correct. `str()` is the whole message, one problem per line."""
 
     exit_code = EXIT_REFUSED
 
     def __init__(self, problems: str | Problem | Sequence[Problem], *, total: int | None = None) -> None:
-        """`total` is how many problems there are where only some of them were kept."""
+        """`total` is the number of problems, if more were found than are in `problems`."""
         if isinstance(problems, str):
             problems = [Problem(problems)]
         elif isinstance(problems, Problem):
             problems = [problems]
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.total = len(self.problems) if total is None else total
-        super().__init__(self._message())
+        super().__init__(self._format_message())
 
-    def _message(self) -> str:
+    def _format_message(self) -> str:
         shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS_SHOWN]]
         if self.total > len(shown):
             shown.append(f"... and {self.total - len(shown):,} more")
@@ -122,17 +126,17 @@ class ModelError(FinetuneError):
 
 
 class NonFiniteError(FinetuneError):
-    """A loss or gradient is infinite or no number; it has not reached the weights."""
+    """A loss or gradient is NaN or infinite; it has not reached the weights."""
 
     exit_code = EXIT_NON_FINITE
 
 
 class HubError(FinetuneError):
-    """The Hub, or what goes there, is not as a push needs it."""
+    """The Hub refuses a request or cannot be reached, or a repository there does not allow the push."""
 
 
 class NotPushedError(HubError):
-    """All is done and lies in its folder, but it was not pushed."""
+    """The model is complete in its folder, but was not pushed."""
 
     exit_code = EXIT_NOT_PUSHED
 

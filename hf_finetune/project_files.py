@@ -1,4 +1,4 @@
-"""Where recipes, configurations and templates are, in a checkout and in a wheel, and how a user gets them."""
+"""Recipes, configurations and templates: where they are in a checkout and in a wheel, and how a user copies them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ FOLDERS = ("recipes", "accelerate_configs", "data_templates")
 
 
 def shipped(name: str) -> Path:
-    """The folder (or file) `name` of the project: inside the package where it was installed, else in the checkout."""
+    """Find the folder (or file) `name` of the project: inside the installed package, else in the checkout."""
+    # A wheel has them in hf_finetune/shipped/: a top-level `recipes` in site-packages could be anybody's.
     installed = PACKAGE / "shipped" / name
     return installed if installed.exists() else PACKAGE.parent / name
 
 
 def project_file(folder: str, name: str) -> Path:
-    """A recipe or configuration: the user's own below the current folder (`hf-finetune init`), else the shipped one."""
+    """Find a recipe or configuration: the user's own below the current folder (`hf-finetune init`), else ours."""
     own = Path(folder) / name
     return own if own.is_file() else shipped(folder) / name
 
@@ -26,8 +27,8 @@ def project_file(folder: str, name: str) -> Path:
 def init_project(target: Path) -> list[Path]:
     """Copy recipes, configurations and templates into `target`, and return the files written.
 
-    Nothing is overwritten: where any file exists already, all of them are named by `ConfigError` and none is copied.
-    Raises `CannotWriteError` where the folder cannot be written.
+    Nothing is overwritten: `ConfigError` names every file that exists already, and none is copied then. Raises
+    `CannotWriteError` if the folder cannot be written.
     """
     copies = {
         path: target / name / path.relative_to(shipped(name))
@@ -52,7 +53,7 @@ def init_project(target: Path) -> list[Path]:
 
 
 def _point_to_schema(copy: Path) -> None:
-    """Let the editor of a copied run file find the schema in the installed package."""
+    """Point the schema comment of a copied run file to the installed package, for editors."""
     if copy.suffix != ".yaml" or copy.parent.name != "configs":
         return
     text = copy.read_text(encoding="utf-8")

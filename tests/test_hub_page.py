@@ -13,7 +13,7 @@ from hf_finetune.cli import app
 from hf_finetune.config import load_run
 from hf_finetune.config.sections import HubSection
 from hf_finetune.errors import SECRETS, Problem
-from hf_finetune.release.hub import PushOptions, _not_pushed
+from hf_finetune.release.hub import PushOptions, _make_not_pushed_error
 from hf_finetune.release.hub.files import _is_allowed
 from hf_finetune.release.hub.requests import PATIENCE
 
@@ -58,7 +58,7 @@ def test_the_files_of_the_page_are_pushed_and_those_that_stay_are_not():
 
 def test_the_message_of_the_page_is_the_one_that_is_printed():
     problem = Problem("the Hub has trouble of its own (503)", "push again later")
-    assert str(_not_pushed([problem], "runs/lora", "my-name/my-adapter", PushOptions())) in PAGE
+    assert str(_make_not_pushed_error([problem], "runs/lora", "my-name/my-adapter", PushOptions())) in PAGE
 
 
 def test_what_is_searched_for_and_for_how_long_is_what_the_page_says():

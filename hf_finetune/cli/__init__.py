@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (train, score, predict, generate, chat, merge, report, diagnose, push, corpus, init, doctor):
     app.command()(command)
 

@@ -1,4 +1,4 @@
-"""`hf-finetune diagnose`: what a run's own log says about it."""
+"""`hf-finetune diagnose`: findings from the log of a run."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def diagnose(
-    folders: Annotated[list[str], typer.Argument(help="Run folders or checkpoints, ours or any Trainer's.")],
+    folders: Annotated[list[str], typer.Argument(help="Run folders or checkpoints, of this or any Trainer.")],
     as_json: Json = False,
 ) -> None:
-    """Say in words what a run's log tells: what went wrong, from which step on, and the next setting to try."""
-    found = _diagnoses(folders)
+    """Explain a run by its log: what went wrong, from which step on, and the next setting to try."""
+    found = _diagnose_folders(folders)
     if as_json:
         print_json([{"folder": folder, **each.as_dict()} for folder, each in found.items()])
         return
     for folder, each in found.items():
-        _say(f"{folder}: {each.verdict}")
+        _print_line(f"{folder}: {each.verdict}")
         for finding in each.findings:
-            _say_finding(finding)
+            _print_finding(finding)
 
 
-def _diagnoses(folders: list[str]) -> dict[str, Diagnosis]:
-    """Of every folder; all that cannot be read are named together."""
+def _diagnose_folders(folders: list[str]) -> dict[str, Diagnosis]:
+    """Diagnose every folder. Raises ConfigError that names all folders that cannot be read."""
     from hf_finetune.reporting.diagnosis import diagnose as diagnose_run
     from hf_finetune.reporting.runs import read_run
 
@@ -45,12 +45,13 @@ def _diagnoses(folders: list[str]) -> dict[str, Diagnosis]:
     return found
 
 
-def _say_finding(finding: Finding) -> None:
-    _say(f"  {finding.level}: {finding.title} ({finding.kind})")
+def _print_finding(finding: Finding) -> None:
+    _print_line(f"  {finding.level}: {finding.title} ({finding.kind})")
     for name, text in (("seen", finding.evidence), ("likely", finding.cause), ("try", finding.remedy)):
         if text:
-            _say(f"    {name:<7} {text}")
+            _print_line(f"    {name:<7} {text}")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
+    # The log of a run may come from others, with escape sequences in it that would command the terminal.
     print(escape_control_characters(line))

@@ -1,4 +1,4 @@
-"""`hf-finetune generate` and `chat`: a language model speaks."""
+"""`hf-finetune generate` and `chat`: text from a language model, and a conversation with one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def chat(
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: int = 0,
 ) -> None:
-    """Talk to a chat model or adapter in the terminal; /help lists what can be said besides."""
+    """Talk to a chat model or adapter in the terminal; /help lists the commands."""
     settings = sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -109,7 +109,8 @@ def chat(
 
 
 def sampling(**options: Any) -> EvalSection:
-    """The sampling options of a command as settings; `ConfigError` names each that is out of range."""
+    """Validate the sampling options of a command. Raises `ConfigError` that names each option out of range."""
+    # Called before torch is imported, which takes seconds: an option out of range is refused at once.
     from pydantic import ValidationError
 
     from hf_finetune.config.sections import EvalSection

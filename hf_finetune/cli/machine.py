@@ -1,4 +1,4 @@
-"""`hf-finetune doctor`: what this machine can do."""
+"""`hf-finetune doctor`: devices, versions and findings about this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do: devices, precisions, versions against the tested ones."""
+    """Check this machine: devices, precisions, and versions against the tested ones."""
     import os
     from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""`hf-finetune predict`: a classifier labels a file of rows."""
+"""`hf-finetune predict`: label a file of rows with a classifier."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ def predict(
     set_up_logging()
     options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k)
     try:
-        with _destination(output, file, overwrite=overwrite) as rows:
+        with _open_output(output, file, overwrite=overwrite) as rows:
             facts = predict_file(model, file, rows, options)
     except BrokenPipeError:
-        # Whoever reads the rows has seen enough; what Python still holds of them must not fail when it ends.
+        # `hf-finetune predict ... | head` closes the pipe. Python flushes standard output once more when it exits, and
+        # that must not fail: https://docs.python.org/3/library/signal.html#note-on-sigpipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
     if as_json:
@@ -58,13 +59,16 @@ def predict(
     elif output is not None:
         print(f"{output}: {facts.rows:,} rows")
     if facts.left_out:
-        what = f"{facts.left_out:,} of {facts.left_out + facts.rows:,} rows could not be labelled and were left out"
-        raise DataError(Problem(what, "put right what is said about each above, and label those", path=file))
+        what = f"{facts.left_out:,} of {facts.left_out + facts.rows:,} rows could not be labeled and were left out"
+        raise DataError(Problem(what, "correct them as the messages above say, and label those again", path=file))
 
 
 @contextmanager
-def _destination(output: str | None, file: str, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """Standard output, or a file that is whole or not there: written aside and renamed at the end."""
+def _open_output(output: str | None, file: str, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open standard output, or a file that is written aside and renamed when it is complete.
+
+    Raises ConfigError if the file exists or is the input, and CannotWriteError if it cannot be written.
+    """
     if output is None:
         yield sys.stdout.buffer
         return

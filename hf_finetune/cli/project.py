@@ -1,4 +1,4 @@
-"""`hf-finetune init` and `corpus`: files to begin with."""
+"""`hf-finetune init` and `corpus`: recipes, run files and data to start with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def corpus(
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Stop before the file grows larger.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     copies: Annotated[
-        str | None, typer.Option(help="Canaries: how often a secret is planted; by default 1,10,100")
+        str | None, typer.Option(help="Canaries: how often a secret is repeated; by default 1,10,100")
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Canaries: secrets of each number; by default 10")
@@ -29,7 +29,7 @@ def corpus(
     seed: Annotated[int | None, typer.Option(help="Canaries: draws the secrets; by default 0")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a real corpus, without a network, from the Python installation itself, or canaries to train beside rows."""
+    """Write a real corpus from the Python installation, without a network, or canaries to add to the training rows."""
     from dataclasses import asdict
 
     from hf_finetune.data.corpus import CANARIES, write_corpus
@@ -37,7 +37,7 @@ def corpus(
     canary_options = {"copies": copies, "count": count, "row_format": row_format, "seed": seed}
     given = {name: value for name, value in canary_options.items() if value is not None}
     if kind == CANARIES:
-        _canaries(file, given, overwrite=overwrite, limited=max_bytes is not None, as_json=as_json)
+        _plant_canaries(file, given, overwrite=overwrite, limited=max_bytes is not None, as_json=as_json)
         return
     _refuse_options(kind, given)
     facts = write_corpus(kind, file, max_bytes=max_bytes, overwrite=overwrite)
@@ -47,7 +47,7 @@ def corpus(
     print(f"{file}: {facts.rows:,} rows, {facts.bytes / 1e6:.1f} MB from {facts.files:,} files ({facts.licence})")
 
 
-def _canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bool, as_json: bool) -> None:
+def _plant_canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from hf_finetune.errors import ConfigError, Problem
@@ -56,7 +56,7 @@ def _canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bo
     if limited:
         raise ConfigError(Problem("canaries are as many as you ask for", "set --count or --copies", key="--max-bytes"))
     row_format, seed = given.pop("row_format", "messages"), given.pop("seed", 0)
-    copies = _numbers(given.pop("copies")) if "copies" in given else COPIES
+    copies = _parse_numbers(given.pop("copies")) if "copies" in given else COPIES
     canaries = planted_canaries(copies=copies, row_format=row_format, seed=seed, **given)
     facts = write_canaries(file, canaries, row_format=row_format, seed=seed, overwrite=overwrite)
     if as_json:
@@ -67,13 +67,13 @@ def _canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bo
     print(f"  data.train: [your rows, {file}]   and score with   eval.canaries: {file}")
 
 
-def _numbers(listed: str) -> list[int]:
+def _parse_numbers(listed: str) -> list[int]:
     from hf_finetune.errors import ConfigError, Problem
 
     try:
         return [int(number) for number in listed.split(",")]
     except ValueError:
-        raise ConfigError(Problem(f"{listed} is no list of numbers", "write 1,10,100", key="--copies")) from None
+        raise ConfigError(Problem(f"{listed} is not a list of numbers", "write 1,10,100", key="--copies")) from None
 
 
 def _refuse_options(kind: str, given: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def _refuse_options(kind: str, given: dict[str, Any]) -> None:
         raise ConfigError(Problem(f"{options}: only for canaries", f"leave it out for {kind}"))
 
 
-def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; made where it is missing.")]) -> None:
+def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; created if it is missing.")]) -> None:
     """Copy recipes, configurations and data templates into a folder of your own."""
     from hf_finetune.project_files import init_project
 

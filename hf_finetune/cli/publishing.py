@@ -1,4 +1,4 @@
-"""`hf-finetune push`: a model folder goes to the Hub."""
+"""`hf-finetune push`: push a model folder to the Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hf_finetune.release.hub import PushOptions
 
 Public = Annotated[bool, typer.Option("--public", help="For everybody to read; private otherwise.")]
-Revision = Annotated[str | None, typer.Option(help="A branch, made where there is none; else main.")]
+Revision = Annotated[str | None, typer.Option(help="A branch, created if it does not exist; else main.")]
 CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")]
 License = Annotated[str | None, typer.Option(help="Such as apache-2.0 or unknown; else what README.md says.")]
 Message = Annotated[str | None, typer.Option(help="Of the commit.")]
@@ -22,7 +22,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and li
 
 def push(
     directory: Annotated[str, typer.Argument(help="The folder of a run, a merged model or an adapter.")],
-    repo: Annotated[str, typer.Argument(help="owner/name on the Hub; made, private, where there is none.")],
+    repo: Annotated[str, typer.Argument(help="owner/name on the Hub; created, private, if it does not exist.")],
     public: Public = False,
     revision: Revision = None,
     create_pr: CreatePr = False,
@@ -31,7 +31,7 @@ def push(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Push a model folder to the Hub: weights, tokenizer, card and report, in one commit. Run again, it goes on."""
+    """Push a model folder to the Hub: weights, tokenizer, card and report, in one commit. Repeat it to resume."""
     from dataclasses import replace
     from pathlib import Path
 
@@ -42,9 +42,10 @@ def push(
     require_repo_id(repo)
     options = PushOptions(public, revision, create_pr, license=license)
     options = replace(options, message=message) if message else options
+    # Asked for in a terminal only: in a script nobody would answer, and push_folder names the option instead.
     asks = license is None and sys.stdin.isatty() and Path(directory).is_dir()
     if asks and declared_license(Path(directory)) is None:
-        options = replace(options, license=typer.prompt("README.md says no licence. Which one (unknown is one)"))
+        options = replace(options, license=typer.prompt("README.md says no license. Which one (unknown is one)"))
     if dry_run:
         _show_plan(directory, repo, options, as_json=as_json)
         return

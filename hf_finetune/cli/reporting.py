@@ -1,4 +1,4 @@
-"""`hf-finetune report`: a run as a page, or several runs beside one another."""
+"""`hf-finetune report`: the page of one run, or the comparison of several."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    folders: Annotated[list[str], typer.Argument(help="Run folders, ours or any Trainer's; several are compared.")],
+    folders: Annotated[list[str], typer.Argument(help="Run folders of this or any Trainer; several are compared.")],
     output: Annotated[
         Path | None, typer.Option(help="The page to write; else report.html in the folder, or comparison.html here.")
     ] = None,
@@ -36,14 +36,14 @@ def report(
     diagnoses = [diagnose(run) for run in runs]
     save_page(path, page(runs[0], diagnoses[0]) if len(runs) == 1 else comparison(runs, diagnoses))
     if as_json:
-        print_json(_facts(path, runs, diagnoses))
+        print_json(_collect_results(path, runs, diagnoses))
         return
     for run, diagnosis in zip(runs, diagnoses, strict=True):
         print(f"{run.name}: {diagnosis.verdict}")
     print(f"{path} is written")
 
 
-def _facts(path: Path, runs: list[RunRecord], diagnoses: list[Diagnosis]) -> dict[str, Any]:
+def _collect_results(path: Path, runs: list[RunRecord], diagnoses: list[Diagnosis]) -> dict[str, Any]:
     from hf_finetune.reporting.comparison import best_in_words, cautions, differences, run_names
 
     found: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""`hf-finetune train` and `merge`: a run, and what becomes of its adapter."""
+"""`hf-finetune train` and `merge`: launch a run, and merge its adapter into the base model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ def merge(
     output: Annotated[str, typer.Argument(help="The folder of the merged model.")],
     base_path: Annotated[str | None, typer.Option("--base", "--base-path", help="Where its base is now.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Of the merged weights.")] = "float32",
-    data: Annotated[str | None, typer.Option(help="Held-out rows to compare on; else the run's validation.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Held-out rows to compare on; else the run's validation split.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Largest relative difference of the loss.")] = 0.01,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make one model of an adapter and its base, and say what that changed on held-out rows."""
+    """Merge an adapter into its base, and measure what that changes on held-out rows."""
     from hf_finetune.release.merge import merge_adapter
     from hf_finetune.training.settings import set_up_logging
 

@@ -1,4 +1,4 @@
-"""`hf-finetune score`: a saved model measured on rows."""
+"""`hf-finetune score`: evaluate a saved model on rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 Rows = Annotated[str, typer.Argument(help="A JSONL or text file of rows, in any of our formats.")]
 Base = Annotated[bool, typer.Option("--base", help="Score what it was tuned from, too, and compare.")]
 OtherBase = Annotated[str | None, typer.Option("--base-path", help="Compare with this model.")]
-By = Annotated[list[str] | None, typer.Option(help="A field whose values are scored apart. Again for more.")]
-Forget = Annotated[str | None, typer.Option(help="Rows of what it could do before: did it forget?")]
-Swaps = Annotated[list[str] | None, typer.Option(help="Swap words: gender, names, religion or origin. Again for more.")]
-Canaries = Annotated[str | None, typer.Option(help="The file of canaries that it was trained with.")]
+By = Annotated[list[str] | None, typer.Option(help="A field by whose values metrics are broken down. Repeatable.")]
+Forget = Annotated[str | None, typer.Option(help="Rows of a task of the base: did it forget it?")]
+Swaps = Annotated[list[str] | None, typer.Option(help="Swap words: gender, names, religion or origin. Repeatable.")]
+Canaries = Annotated[str | None, typer.Option(help="The file of canaries that it was trained on.")]
 TrainData = Annotated[str | None, typer.Option(help="Its training rows, for --verbatim-prefix.")]
-Prefix = Annotated[int | None, typer.Option(min=1, help="Tokens of a training row after which it is to go on.")]
-Harness = Annotated[list[str] | None, typer.Option(help="A task of lm-evaluation-harness. Again for more.")]
+Prefix = Annotated[int | None, typer.Option(min=1, help="Tokens of a training row that it is given to continue.")]
+Harness = Annotated[list[str] | None, typer.Option(help="A task of lm-evaluation-harness. Repeatable.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Of an answer.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Rows that are read or answered at once.")]
-GenerateRows = Annotated[int | None, typer.Option(min=0, help="Answer so many rows, drawn; 0: none.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows that are scored or answered at once.")]
+GenerateRows = Annotated[int | None, typer.Option(min=0, help="Answer so many rows, drawn at random; 0: none.")]
 RowFormat = Annotated[str, typer.Option("--format", help="How rows are read, as data.format: lines for a text file.")]
 Record = Annotated[str | None, typer.Option(metavar="NAME", help="Add it to the run's own report and card, as NAME.")]
 
@@ -48,19 +48,19 @@ def score(
     record: Record = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on rows that it was not trained on: figures with intervals, beside its base's if wanted."""
+    """Evaluate a model on rows that it was not trained on: metrics with intervals, compared with its base if asked."""
     settings: dict[str, Any] = {"base": base_path or base, "temperature": 0.0}
     settings |= {"by": by, "forget": forget, "swaps": swaps, "canaries": canaries, "harness": harness}
     settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    scored = _scored(model, {"test": data, "train": train_data, "format": row_format}, settings, record)
+    scored = _score_model(model, {"test": data, "train": train_data, "format": row_format}, settings, record)
     if as_json:
         print_json(scored.evaluation)
     else:
-        _show(scored.evaluation)
+        _print_metrics(scored.evaluation)
 
 
-def _scored(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> Scored:
+def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> Scored:
     from hf_finetune.config import run_of
     from hf_finetune.config.run_file import PLACEHOLDER
 
@@ -72,8 +72,10 @@ def _scored(model: str, data: dict[str, Any], settings: dict[str, Any], record: 
     from hf_finetune.reporting.run_folder import check_recorded, record_scores
     from hf_finetune.training.settings import set_up_logging
 
+    # Under `accelerate launch`, and before a model is loaded: each process takes its share of the rows.
     join_processes()
     set_up_logging()
+    # Refused now, not after an hour of scoring.
     if record is not None:
         check_recorded(model, record)
     scored = measure(run, load_scored_rows(run))
@@ -82,7 +84,7 @@ def _scored(model: str, data: dict[str, Any], settings: dict[str, Any], record: 
     return scored
 
 
-def _show(found: dict[str, Any]) -> None:
+def _print_metrics(found: dict[str, Any]) -> None:
     from hf_finetune.metric_info import figures_of, shown, shown_interval
 
     figures = {name: value for name, value in figures_of(found).items() if name != "rows"}
@@ -90,14 +92,14 @@ def _show(found: dict[str, Any]) -> None:
     for name, value in figures.items():
         interval = shown_interval(name, found.get("intervals", {}).get(name))
         print(f"{name.replace('_', ' '):>{width}}  {shown(name, value):>10}  {interval}")
-    for title, words in _sentences(found):
+    for title, words in _list_findings(found):
         print(f"\n{title}")
         for line in words:
             print(f"  {line}")
 
 
-def _sentences(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """What the figures mean, in words, under a heading each."""
+def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """List the findings that are sentences, each part under its heading."""
     parts = []
     if "comparison" in found:
         parts.append((f"beside {found['comparison']['base']}", found["comparison"]["words"]))
@@ -109,7 +111,7 @@ def _sentences(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     for name, effect in found.get("swaps", {}).items():
         parts.append((f"with words of the list {name} swapped in {effect['rows']:,} rows", effect["words"]))
     if "memorisation" in found:
-        parts.append(("known by heart", found["memorisation"]["words"]))
+        parts.append(("memorization", found["memorisation"]["words"]))
     for task, figures in found.get("harness", {}).items():
         parts.append((f"task {task} of the harness", [f"{name} {value:.4g}" for name, value in figures.items()]))
     return parts

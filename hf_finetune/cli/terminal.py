@@ -1,4 +1,4 @@
-"""What several commands share: their options, and how they write to the terminal and read from it."""
+"""Options that several commands share, and how they write to the terminal and read from it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not wh
 
 
 def console() -> Console:
+    """Create a rich console that leaves the wrapping of long lines to the terminal."""
     from rich.console import Console
 
     return Console(soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
+    """Print `value` as JSON, with NaN and infinities as text, since JSON has no such numbers."""
     from hf_finetune.reporting.run_folder import json_ready
 
     print(json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def typed_lines() -> Iterator[str]:
-    """The lines of standard input; in a terminal with a prompt, where Ctrl-C takes a line back and Ctrl-D ends."""
+    """Yield the lines of standard input; in a terminal with a prompt, where Ctrl-C discards a line and Ctrl-D ends."""
+    # A line of bytes that are not UTF-8 must not end the chat with a traceback.
     sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)

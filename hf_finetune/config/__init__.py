@@ -2,12 +2,13 @@
 
     read          yaml_lines       the YAML file, every value with its line
     override      overrides        section.key=value from the command line
-    translate     retired          names that the stack has retired
+    translate     retired          names that the stack has deprecated
     check         run_file         names and types of every section; train and lora against the stack's own table
-    cross-check   checks           settings that do not go together, or not with this machine or these folders
+    cross-check   checks           settings that conflict with each other, with this machine or with these folders
     Run           sections
 
-Each stage adds its problems to one `RunDocument`, and all of them are raised together.
+Each stage adds its problems to one `RunDocument`, and all of them are raised together: a run file with five mistakes
+takes one attempt to repair, not five.
 """
 
 from __future__ import annotations
@@ -36,23 +37,25 @@ logger = logging.getLogger(__name__)
 
 
 def load_run(argv: Sequence[str], recipe: RecipeName) -> Run:
-    """Read, check and type the run that `argv` describes: a run file, then any `section.key=value`.
+    """Parse and validate the run that `argv` describes: a run file, then any number of `section.key=value`.
 
-    Retired names are translated, each with a warning in the log. Raises ConfigError with every problem at once.
+    Deprecated names are translated, each with a warning in the log. Raises ConfigError with every problem at once.
     """
     document = read_document(run_file_of(argv))
     apply_overrides(document, argv[1:])
-    return _checked(document, recipe)
+    return _check_document(document, recipe)
 
 
 def run_of(values: dict[str, Any], recipe: RecipeName) -> Run:
-    """Check and type the run that a command describes without a file. Raises ConfigError as `load_run` does."""
+    """Build the run that a command describes without a file, validated as `load_run` does. Raises ConfigError."""
     document = RunDocument(COMMAND_LINE, values=copy.deepcopy(values) | {"recipe": recipe})
     document.places = {(name,): Place(COMMAND_LINE, None) for name in document.values}
-    return _checked(document, recipe)
+    return _check_document(document, recipe)
 
 
-def _checked(document: RunDocument, recipe: RecipeName) -> Run:
+def _check_document(document: RunDocument, recipe: RecipeName) -> Run:
+    # The order matters: a deprecated name would be an unknown key to check_sections, and cross_check compares values
+    # whose types are known to be right.
     _check_recipe(document, recipe)
     translate_retired_names(document, recipe)
     checked = check_sections(document, recipe)
@@ -61,11 +64,11 @@ def _checked(document: RunDocument, recipe: RecipeName) -> Run:
         raise ConfigError(sorted(document.problems, key=lambda problem: (problem.line is None, problem.line or 0)))
     for note in document.notes:
         logger.warning(note)
-    return _as_run(document, checked)
+    return _make_run(document, checked)
 
 
 def read_recipe_name(path: str) -> RecipeName:
-    """The recipe that a run file names, before anything else in it is checked. Raises ConfigError."""
+    """Read only the `recipe` key of a run file. Raises ConfigError if it is missing or no recipe of this version."""
     document = read_document(path)
     name = document.values.get("recipe")
     for recipe in SHIPPED_RECIPES:
@@ -85,13 +88,14 @@ def _check_recipe(document: RunDocument, recipe: RecipeName) -> None:
         document.refuse(("recipe",), what, f"launch recipes/{named}.py")
 
 
-def _as_run(document: RunDocument, checked: Any) -> Run:
+def _make_run(document: RunDocument, checked: Any) -> Run:
+    # Only what was given is kept of train and lora: the stack's own defaults apply, and run.yaml stays short.
     return Run(
         recipe=checked.recipe,
         model=expand_user(checked.model),
         data=expand_user(checked.data),
-        train=_as_given(checked.train, document.values.get("train")),
-        lora=None if checked.lora is None else _as_given(checked.lora, document.values["lora"]),
+        train=_select_given(checked.train, document.values.get("train")),
+        lora=None if checked.lora is None else _select_given(checked.lora, document.values["lora"]),
         eval=expand_user(checked.eval),
         card=checked.card,
         hub=checked.hub,
@@ -99,7 +103,7 @@ def _as_run(document: RunDocument, checked: Any) -> Run:
     )
 
 
-def _as_given(section: Section, written: dict[str, Any] | None) -> dict[str, Any]:
-    """What the file and the command line set in a section of the stack, typed and in their order, without defaults."""
+def _select_given(section: Section, written: dict[str, Any] | None) -> dict[str, Any]:
+    """The settings of `train` or `lora` that were given, with their types and in their order, without the defaults."""
     typed = section.model_dump(exclude_unset=True)
     return {name: typed[name] for name in written or {} if name in typed}

@@ -1,6 +1,6 @@
-"""Settings that do not go together. Each check reads settings that are valid alone, and names the key to change.
+"""Settings that conflict. Each check reads settings that are valid by themselves, and names the key to change.
 
-A check is silent where a setting that it compares has a problem of its own: one mistake, one message.
+A check skips settings that have a problem already: one mistake, one message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONVERSATION_FORMATS = (
     "user_assistant",
     "question_answer",
 )
-# Settings of data that only some recipes read.
+# Settings of `data` that only some recipes read.
 BLOCK_SETTINGS = ("block_size", "isolate_documents")
 CHAT_SETTINGS = ("chat_template", "loss_on", "too_long", "max_dropped")
 
@@ -67,6 +67,8 @@ def _check_model(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         _check_tokenizer(document, model)
     if model.scratch is not None and model.revision is not None:
         document.refuse(("model", "revision"), "belongs to model.path", "leave it out")
+    # Adapters are trained in float32 whatever the base has; full weights in float16 fail only at the first step, with
+    # "Attempting to unscale FP16 gradients": https://github.com/huggingface/transformers/issues/23165
     if model.dtype == "float16" and not (trains_adapter or recipe == "score"):
         what = "float16 weights cannot be trained: their gradients vanish"
         document.refuse(("model", "dtype"), what, "use float32, with train.fp16 or train.bf16 for speed")
@@ -119,8 +121,8 @@ def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
             document.refuse(("data", "test_fraction"), what, "make them smaller")
     split_here = data.validation_fraction is not None or data.test_fraction is not None
     for name in ("stratify_by", "group_by"):
-        quiet = document.is_refused(f"data.{name}", "data.validation_fraction", "data.test_fraction")
-        if getattr(data, name) is not None and not split_here and not quiet:
+        skip = document.is_refused(f"data.{name}", "data.validation_fraction", "data.test_fraction")
+        if getattr(data, name) is not None and not split_here and not skip:
             remedy = "add data.validation_fraction, or leave it out"
             document.refuse(("data", name), "nothing is split, so it would have no effect", remedy)
     _check_format(document, data, run.model.scratch, recipe)

@@ -1,4 +1,4 @@
-"""Settings of classification that do not go together, and its settings in the run files of other recipes."""
+"""Conflicts of settings in `classification`, and settings of `classification` in other recipes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LENGTHS = {
 
 
 def check_classification(document: RunDocument, run: Any, recipe: RecipeName) -> None:
-    """Which weights are trained, how long a text may be, and what the labels are good for."""
+    """Check which weights are trained, how long a text may be, and what the task and the labels allow."""
     if recipe != "classification":
         refuse_given(document, "model", run.model, MODEL_SETTINGS, _BELONGS)
         refuse_given(document, "data", run.data, ("task", "balance"), _BELONGS)

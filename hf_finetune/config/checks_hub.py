@@ -1,4 +1,4 @@
-"""What a run that is pushed has to say beforehand, and secrets in its settings, which the run folder would keep."""
+"""What a push needs is checked before training, and no setting holds a secret: run.yaml would keep it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hf_finetune.config.document import Key, RunDocument
 from hf_finetune.config.suggestions import did_you_mean
 from hf_finetune.errors import ConfigError, Problem, kind_of_secret
 
-# One part of a repository's name as the Hub has it; 96 characters in all.
+# Owner or name of a repository, by the rules of huggingface_hub.utils.validate_repo_id; 96 characters in all.
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 _LONGEST = 96
 _ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.ASCII)
 
-# The licences that the Hub lists: https://huggingface.co/docs/hub/repositories-licenses
+# The licenses that the Hub lists: https://huggingface.co/docs/hub/repositories-licenses
 _LICENSES = """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
     bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
@@ -30,59 +30,60 @@ LICENSES = frozenset(_LICENSES.split())
 
 
 def check_hub(document: RunDocument, run: Any) -> None:
-    """The repository's name, the licence that a pushed card needs, and secrets anywhere among the settings."""
+    """Check the repository's name, the license that a pushed card needs, and all settings for secrets."""
     _check_secrets(document, document.values, ())
-    licence = run.card.license
-    if licence is not None and not document.is_refused("card.license") and (problem := license_problem(licence)):
+    license = run.card.license
+    if license is not None and not document.is_refused("card.license") and (problem := license_problem(license)):
         document.refuse(("card", "license"), problem.what, problem.remedy)
     if run.hub is None or document.is_refused("hub.repo_id"):
         return
     if problem := repo_id_problem(run.hub.repo_id):
         document.refuse(("hub", "repo_id"), problem.what, problem.remedy)
-    if licence is None and not document.is_refused("card"):
-        what = "is missing; what is pushed says under which licence it may be used"
+    if license is None and not document.is_refused("card"):
+        what = "is missing; what is pushed says under which license it may be used"
         remedy = "add card: {license: apache-2.0}, or the one you mean, or unknown"
-        document.refuse(("card", "license"), what, remedy, place=document.place(("hub",)))
+        document.refuse(("card", "license"), what, remedy, place=document.find_place(("hub",)))
     if run.hub.create_pr and run.hub.push_every is not None and not document.is_refused("hub.push_every"):
         what = "each checkpoint would open a pull request of its own"
         document.refuse(("hub", "push_every"), what, "leave out this or hub.create_pr")
 
 
 def repo_id_problem(repo_id: str) -> Problem | None:
-    """Why `repo_id` is not `owner/name` as the Hub takes it; None where it is."""
+    """Return why `repo_id` is not a valid `owner/name` of the Hub, or None if it is."""
     form = "write owner/name, such as my-name/my-model"
     if address := _ADDRESS.match(repo_id):
-        return Problem("is an address, not a name", f"did you mean {_meant(repo_id[address.end() :])}?")
+        return Problem("is an address, not a name", f"did you mean {_suggest_repo_id(repo_id[address.end() :])}?")
     if "/" not in repo_id.strip("/"):
-        return Problem(f"{repo_id!r} names no owner", f"did you mean your-user-name/{_meant(repo_id)}?")
+        return Problem(f"{repo_id!r} names no owner", f"did you mean your-user-name/{_suggest_repo_id(repo_id)}?")
     parts = repo_id.split("/")
     well_formed = all(_PART.fullmatch(part) and "--" not in part and ".." not in part for part in parts)
     if len(parts) == 2 and well_formed and len(repo_id) <= _LONGEST and not repo_id.endswith(".git"):
         return None
     if len(repo_id) > _LONGEST:
         return Problem(f"is longer than {_LONGEST} characters", form)
-    meant = _meant(repo_id)
+    meant = _suggest_repo_id(repo_id)
     remedy = f"did you mean {meant}?" if meant != repo_id and repo_id_problem(meant) is None else form
     return Problem(f"{repo_id!r} is not the name of a repository", remedy)
 
 
-def _meant(text: str) -> str:
-    """`text` as the nearest name of a repository: at most owner/name, each of letters, digits, `-`, `_` and `.`."""
+def _suggest_repo_id(text: str) -> str:
+    """Turn `text` into the closest valid repository name: `owner/name`, of letters, digits, `-`, `_` and `.`."""
+    # "ada/my model (v2)" -> "ada/my-model-v2"
     parts = [re.sub(r"[^A-Za-z0-9_.]+|\.\.+", "-", part).strip("-.") for part in text.strip("/ ").split("/")]
     return "/".join([part for part in parts if part][:2]).removesuffix(".git")
 
 
-def license_problem(licence: str) -> Problem | None:
-    """Why `licence` is none of the Hub's; None where it is one."""
-    if licence in LICENSES:
+def license_problem(license: str) -> Problem | None:
+    """Return why `license` is not one of the Hub's licenses, or None if it is."""
+    if license in LICENSES:
         return None
-    close = did_you_mean(licence, LICENSES, cutoff=0.6)
+    close = did_you_mean(license, LICENSES, cutoff=0.6)
     remedy = f"did you mean {close}?" if close else "write its SPDX id in small letters, or other, or unknown"
-    return Problem(f"{licence!r} is no licence that the Hub knows", remedy)
+    return Problem(f"{license!r} is no license that the Hub knows", remedy)
 
 
 def require_repo_id(repo_id: str) -> None:
-    """Raise `ConfigError` where `repo_id`, from a command line, is not `owner/name`."""
+    """Raise `ConfigError` if `repo_id`, from a command line, is not a valid `owner/name`."""
     if problem := repo_id_problem(repo_id):
         raise ConfigError(problem)
 
@@ -94,10 +95,7 @@ def _check_secrets(document: RunDocument, value: Any, key: Key) -> None:
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             _check_secrets(document, inner, (*key, number))
-    elif isinstance(value, str) and (kind := kind_of_secret(value)) and not document.is_refused(_name(key)):
+    elif isinstance(value, str) and (kind := kind_of_secret(value)):
         remedy = "take it out: settings are copied into the run folder; log in with `hf auth login`, or set HF_TOKEN"
-        document.refuse(key, f"holds what looks like {kind}", remedy)
-
-
-def _name(key: Key) -> str:
-    return ".".join(str(part) for part in key)
+        if not document.is_refused(".".join(str(part) for part in key)):
+            document.refuse(key, f"holds what looks like {kind}", remedy)

@@ -1,4 +1,4 @@
-"""What a run asks of the machine and of optional packages, before anything is loaded."""
+"""The machine and the installed packages can do what the run asks for; checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from hf_finetune.config.hardware import Hardware, trains_on
 from hf_finetune.config.stack_settings import load_table
 from hf_finetune.config.suggestions import did_you_mean
 
+# Compute capabilities: https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capabilities
 _AMPERE = (8, 0)
 _FIRST_FP16 = (5, 3)
 
-# Optimizers of transformers by the package that they live in.
+# Packages of transformers' optional optimizers, by the beginning of `train.optim`; the first match counts.
 _BITSANDBYTES = ("adamw_bnb_8bit", "adamw_8bit", "ademamix", "lion_", "paged_", "rmsprop_bnb")
 _OPTIM_PACKAGES = {
     **dict.fromkeys(_BITSANDBYTES, "bitsandbytes"),
@@ -37,7 +38,7 @@ _TRACKERS_CHECKED = ("tensorboard", "trackio", "wandb", "mlflow", "swanlab", "co
 
 
 def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
-    """Precision and attention against the device that the run would use."""
+    """Check precision and attention against the device that the run would use."""
     if document.is_refused("train.use_cpu"):
         return
     train = run.train
@@ -58,17 +59,18 @@ def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
 
 
 def _check_precision(document: RunDocument, name: str, device: str, hardware: Hardware) -> None:
+    # TrainingArguments accepts fp16 on a CPU (transformers 5.23), and bf16 on GPUs that only emulate it, slowly.
     key = ("train", name)
     if name.startswith("fp16") and device == "cpu":
         document.refuse(key, "float16 is not trained on a CPU", f"use train.{name.replace('fp16', 'bf16')}, or neither")
     elif name.startswith("fp16") and device == "cuda" and not hardware.cuda_at_least(*_FIRST_FP16):
-        document.refuse(key, f"{_oldest(hardware)} computes no float16", "leave it out")
+        document.refuse(key, f"{_describe_oldest_gpu(hardware)} computes no float16", "leave it out")
     elif name.startswith("bf16") and device == "cuda" and not hardware.cuda_at_least(*_AMPERE):
-        what = f"{_oldest(hardware)} computes no bfloat16, which needs compute capability 8.0"
+        what = f"{_describe_oldest_gpu(hardware)} computes no bfloat16, which needs compute capability 8.0"
         document.refuse(key, what, f"use train.{name.replace('bf16', 'fp16')}")
 
 
-def _oldest(hardware: Hardware) -> str:
+def _describe_oldest_gpu(hardware: Hardware) -> str:
     major, minor = min(hardware.capabilities)
     return f"the GPU (compute capability {major}.{minor})"
 
@@ -81,28 +83,30 @@ def _check_attention(document: RunDocument, run: Any, device: str, hardware: Har
         document.refuse(key, "flex_attention is trained on CUDA devices only", "use sdpa")
     if attention != "flash_attention_2":
         return
+    # The kernels take float16 and bfloat16 only, and fail at the first forward pass:
+    # https://github.com/Dao-AILab/flash-attention#nvidia-cuda-support
     half = run.train.bf16 or run.train.fp16 or run.model.dtype != "float32"
     if device != "cuda" or not hardware.cuda_at_least(*_AMPERE):
         document.refuse(key, "flash_attention_2 needs a GPU of compute capability 8.0 or more", "use sdpa")
-    elif not _installed("flash_attn"):
+    elif not _is_installed("flash_attn"):
         document.refuse(key, "the package flash-attn is not installed", "pip install flash-attn, or use sdpa")
     elif not half:
         document.refuse(key, "flash_attention_2 computes in bf16 or fp16 only", "set train.bf16: true, or use sdpa")
 
 
 def check_packages(document: RunDocument, run: Any) -> None:
-    """Optional packages that a setting needs."""
+    """Check that the optional packages are installed that a setting needs."""
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(run.model, name):
-            _need(document, ("model", name), "bitsandbytes")
+            _require_package(document, ("model", name), "bitsandbytes")
     prefix = next((prefix for prefix in _OPTIM_PACKAGES if run.train.optim.startswith(prefix)), None)
     if prefix is not None:
-        _need(document, ("train", "optim"), _OPTIM_PACKAGES[prefix])
+        _require_package(document, ("train", "optim"), _OPTIM_PACKAGES[prefix])
     for name, package in _FLAG_PACKAGES.items():
         if getattr(run.train, name):
-            _need(document, ("train", name), package)
+            _require_package(document, ("train", name), package)
     if run.eval.harness:
-        _need(document, ("eval", "harness"), "lm_eval")
+        _require_package(document, ("eval", "harness"), "lm_eval")
     _check_trackers(document, run.train.report_to)
 
 
@@ -115,14 +119,14 @@ def _check_trackers(document: RunDocument, report_to: str | list[str] | None) ->
             remedy = f"did you mean {close}?" if close else f"choose from {', '.join(known)}"
             document.refuse(("train", "report_to"), f"{name!r} is not a tracker", remedy)
         elif name in _TRACKERS_CHECKED:
-            _need(document, ("train", "report_to"), name)
+            _require_package(document, ("train", "report_to"), name)
 
 
-def _need(document: RunDocument, key: tuple[str, str], package: str) -> None:
-    if not _installed(package) and not document.is_refused(".".join(key)):
+def _require_package(document: RunDocument, key: tuple[str, str], package: str) -> None:
+    if not _is_installed(package) and not document.is_refused(".".join(key)):
         install = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
         document.refuse(key, f"the package {package} is not installed", install)
 
 
-def _installed(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None

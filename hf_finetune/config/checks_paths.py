@@ -1,4 +1,4 @@
-"""Inputs that are not there, and run folders that would swallow something."""
+"""Inputs exist; `output_dir` can be written and overwrites no input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.document import Key, RunDocument
+from hf_finetune.config.document import Key, RunDocument, key_text
 from hf_finetune.config.paths import expand_user, is_glob, looks_local, source_paths
 from hf_finetune.config.run_file import PLACEHOLDER
 from hf_finetune.config.suggestions import did_you_mean
@@ -19,9 +19,9 @@ SPLITS = ("train", "validation", "test")
 
 
 def check_inputs(document: RunDocument, run: Any) -> None:
-    """Every input that is plainly a local path must be there. Globs and Hub ids are left to whoever reads them."""
-    for key, path in _data_inputs(run):
-        if not document.is_refused(".".join(str(part) for part in key[:2])) and looks_local(path) and not is_glob(path):
+    """Check that every input that can only be a local path exists. Globs and Hub ids are checked when they are read."""
+    for key, path in _list_data_inputs(run):
+        if not document.is_refused(key_text(key[:2])) and looks_local(path) and not is_glob(path):
             _check_exists(document, key, path)
     for name in ("path", "tokenizer"):
         value = getattr(run.model, name)
@@ -37,16 +37,16 @@ def check_inputs(document: RunDocument, run: Any) -> None:
 
 
 def check_output_dir(document: RunDocument, run: Any) -> None:
-    """The run folder must be one that can be written, and that holds nothing of value besides the run."""
+    """Check that the run folder can be written and would hold nothing but the run."""
     if document.is_refused("output_dir") or run.output_dir == PLACEHOLDER:
         return
-    problem = _unusable(run.output_dir) or _dangerous(run.output_dir) or _overlaps(document, run)
+    problem = _find_name_problem(run.output_dir) or _find_danger(run.output_dir) or _find_overlap(document, run)
     if problem:
         document.refuse(("output_dir",), *problem)
 
 
-def _data_inputs(run: Any) -> list[tuple[Key, str]]:
-    """Every data path of the run with its key."""
+def _list_data_inputs(run: Any) -> list[tuple[Key, str]]:
+    """List every data path of the run with its key: `[(("data", "train", 0), "a.jsonl"), ...]`."""
     inputs: list[tuple[Key, str]] = []
     given = [*((("data", split), getattr(run.data, split)) for split in SPLITS), (("eval", "forget"), run.eval.forget)]
     for key, sources in given:
@@ -62,7 +62,7 @@ def _check_exists(document: RunDocument, key: Key, path: str) -> None:
     except (OSError, ValueError):
         document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id")
         return
-    document.refuse(key, f"no such file: {path}", _remedy(path))
+    document.refuse(key, f"no such file: {path}", _suggest_path(path))
 
 
 def _check_template(document: RunDocument, template: str) -> None:
@@ -83,13 +83,13 @@ def _check_folder(document: RunDocument, key: Key, path: str) -> None:
         document.refuse(key, "is not a valid path", "name a folder or a Hub id")
         return
     if not exists:
-        document.refuse(key, f"no such folder: {path}", _remedy(path))
+        document.refuse(key, f"no such folder: {path}", _suggest_path(path))
     elif not is_folder:
         document.refuse(key, f"{path} is a file", "name the folder that holds config.json, or a Hub id")
 
 
-def _remedy(path: str) -> str:
-    """What stands beside a path that is missing; the nearest folder that is there, where its own is not."""
+def _suggest_path(path: str) -> str:
+    """Suggest a remedy for a missing path: the closest name in its folder, or the nearest folder that exists."""
     local = Path(expand_user(path))
     parent = local.parent
     if not parent.is_dir():
@@ -104,23 +104,24 @@ def _remedy(path: str) -> str:
     return f"did you mean {parent / close}?" if close else "check the path"
 
 
-def _unusable(output_dir: str) -> tuple[str, str] | None:
-    """A name that no file system takes, or a place where nothing can be written."""
+def _find_name_problem(output_dir: str) -> tuple[str, str] | None:
+    """Find what is wrong with a folder's name, or with writing there: (what, remedy), or None."""
     if not output_dir.isprintable():
         return "has a character that cannot be printed", "choose a plain name"
     folder = Path(expand_user(output_dir))
     too_long = [part for part in folder.parts if len(os.fsencode(part)) > MAX_NAME_BYTES]
     if too_long or len(os.fsencode(folder.absolute())) > MAX_PATH_BYTES:
         return f"is longer than file systems take ({MAX_NAME_BYTES} bytes a name)", "choose a shorter name"
+    # "~ada/runs" stays as it is: expand_user expands "~" and "~/..." alone, and the run would create a folder "~ada".
     if output_dir.startswith("~") and str(folder).startswith("~"):
         return "names the home of another user", "write the path out"
     try:
-        return _unwritable(folder)
+        return _find_write_problem(folder)
     except OSError as error:
         return f"cannot be used ({error.strerror})", "choose another folder"
 
 
-def _unwritable(folder: Path) -> tuple[str, str] | None:
+def _find_write_problem(folder: Path) -> tuple[str, str] | None:
     existing = folder.absolute()
     while not existing.exists() and not existing.is_symlink():
         existing = existing.parent
@@ -132,8 +133,8 @@ def _unwritable(folder: Path) -> tuple[str, str] | None:
     return None
 
 
-def _dangerous(output_dir: str) -> tuple[str, str] | None:
-    """A run folder gets a README.md, a config.json and weights, and loses old checkpoints: it must be its own."""
+def _find_danger(output_dir: str) -> tuple[str, str] | None:
+    """Find whether the run would write into a folder of other things: README.md, config.json, deleted checkpoints."""
     folder = Path(expand_user(output_dir)).resolve()
     remedy = "name a folder for this run alone, such as runs/first"
     if folder == Path(folder.anchor):
@@ -146,17 +147,19 @@ def _dangerous(output_dir: str) -> tuple[str, str] | None:
     return None
 
 
-def _overlaps(document: RunDocument, run: Any) -> tuple[str, str] | None:
-    """Inputs inside the run folder would be overwritten; a run folder inside a data folder would be read as data."""
+def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
+    """Find inputs inside the run folder, which it would overwrite, and data folders around it, which would read it."""
     folder = Path(expand_user(run.output_dir)).resolve()
-    inputs = [(key, path, True) for key, path in _data_inputs(run)]
+    inputs = [(key, path, True) for key, path in _list_data_inputs(run)]
     names = [name for name in ("path", "tokenizer") if isinstance(getattr(run.model, name), str)]
     inputs += [(("model", name), getattr(run.model, name), False) for name in names]
     for key, path, is_data in inputs:
+        # Of a glob the part before the first "*": runs/*/rows.jsonl is compared as runs/.
         local = Path(expand_user(path.split("*")[0] or "." if is_data else path))
-        if document.is_refused(".".join(str(part) for part in key[:2])) or not _exists(local):
+        name = key_text(key[:2])
+        if document.is_refused(name) or not _exists(local):
             continue
-        source, name = local.resolve(), ".".join(str(part) for part in key[:2])
+        source = local.resolve()
         if source.is_relative_to(folder):
             return f"contains {name} ({path})", "choose another folder: a run overwrites what is in its own"
         if is_data and local.is_dir() and not is_glob(path) and folder.is_relative_to(source):

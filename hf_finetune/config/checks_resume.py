@@ -1,4 +1,4 @@
-"""A checkpoint to go on from is one of the run's own: its optimizer's state is a pickle that this run has written."""
+"""A run resumes from its own checkpoints only: the optimizer state is a pickle, which must be one that it wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ KEY = ("train", "resume_from_checkpoint")
 
 
 def check_resume(document: RunDocument, run: Any) -> None:
-    """Refuse a checkpoint outside `output_dir`: others' are read as models, by their safetensors alone."""
+    """Refuse a checkpoint outside `output_dir`; a foreign one can be loaded as a model, from its safetensors."""
+    # torch.load of optimizer.pt and rng_state.pth runs code in old versions (CVE-2025-32434 before torch 2.6,
+    # CVE-2026-24747 before 2.10). Can go once Trainer keeps these states in safetensors.
     checkpoint = run.train.resume_from_checkpoint
     if not isinstance(checkpoint, str) or document.is_refused(".".join(KEY), "output_dir"):
         return

@@ -1,4 +1,4 @@
-"""What a run of `score` reads, and its settings in the run files of other recipes."""
+"""Conflicts of settings in a run of `score`, and settings of `score` in other recipes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVAL_SETTINGS = (
     *("base", "by", "forget", "swaps", "canaries", "verbatim_prefix", "harness"),
     *("batch_size", "generate_rows"),
 )
-# What makes a model or is done to one: a saved model has it behind it.
+# How a model is created or loaded for training, which is decided already for a saved model.
 MODEL_SETTINGS = ("scratch", "revision", "tokenizer", "dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
 DATA_SETTINGS = ("validation", "validation_fraction", "test_fraction", "stratify_by", "group_by")
 LENGTH_SETTINGS = ("too_long", "max_dropped")
@@ -21,7 +21,7 @@ _NO_SPLIT = "is no setting of score, which splits nothing: all rows of data.test
 
 
 def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
-    """Every other recipe trains, and needs rows for it; score needs rows to score and a model that is there."""
+    """Check that `score` has rows to score and a saved model, and that every other recipe has rows to train on."""
     if recipe != "score":
         refuse_given(document, "eval", run.eval, EVAL_SETTINGS, "belongs to the recipe score")
         if run.data.train is None and not document.is_refused("data.train", "data"):
@@ -43,7 +43,7 @@ def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         what = "needs the rows that the model was trained on, and there is no data.train"
         document.refuse(("eval", "verbatim_prefix"), what, "add data.train")
     if run.data.train is not None and run.eval.verbatim_prefix is None:
-        what = "is read to see what of it the model knows by heart, and eval.verbatim_prefix is not set"
+        what = "is read only to measure memorization, and eval.verbatim_prefix is not set"
         document.refuse(("data", "train"), what, "set eval.verbatim_prefix, such as 32, or leave it out")
     if run.eval.forget is not None and run.eval.base is False and not document.is_refused("eval.base"):
         what = "needs the model as it was before, to compare with"

@@ -1,4 +1,4 @@
-"""Settings of SFTConfig and LoraConfig that do not go together: what trl and peft find out too late, or never."""
+"""Settings of SFTConfig and LoraConfig that conflict, which trl and peft check too late or not at all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hf_finetune.config.sections import RecipeName
 from hf_finetune.config.stack_settings import SFT_RECIPES
 from hf_finetune.config.suggestions import did_you_mean
 
-# Ways to begin an adapter that need nothing but the base model.
+# Values of init_lora_weights that need nothing but the base model, and those that need batches of data besides.
 _INITS = ("gaussian", "olora", "orthogonal", "pissa")
 _PISSA_STEPS = re.compile(r"pissa_niter_[1-9][0-9]{0,3}")
 _NEED_DATA = ("corda", "eva", "loftq", "lora_ga")
 
 
 def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Hardware) -> None:
-    """What a conversation recipe cannot do, and settings of SFTTrainer that would have no effect."""
+    """Check what the conversation recipes cannot do, and settings of SFTTrainer that would have no effect."""
     if recipe not in SFT_RECIPES:
         return
     train = run.train
@@ -45,7 +45,7 @@ def _check_scratch(document: RunDocument, model: Any, recipe: RecipeName) -> Non
 
 
 def check_lora(document: RunDocument, run: Any) -> None:
-    """LoraConfig's own rules, and ways to begin an adapter that the recipe cannot take."""
+    """Check LoraConfig's own rules, and the initializations of an adapter that the recipe does not support."""
     if run.lora is None:
         return
     lora = run.lora
@@ -54,7 +54,7 @@ def check_lora(document: RunDocument, run: Any) -> None:
             document.refuse(("lora", name), "names nothing", "leave it out, or name modules of the model")
     _check_pattern(document, lora.target_modules)
     _check_layers(document, lora)
-    _check_start(document, lora.init_lora_weights, run.model)
+    _check_init_lora_weights(document, lora.init_lora_weights, run.model)
     if lora.lora_bias and lora.use_dora:
         document.refuse(("lora", "lora_bias"), "is given together with lora.use_dora", "keep one")
 
@@ -69,6 +69,7 @@ def _check_pattern(document: RunDocument, pattern: str | list[str] | None) -> No
 
 
 def _check_layers(document: RunDocument, lora: Any) -> None:
+    # LoraConfig raises for these too, but the recipe creates it only once the base model is loaded.
     if lora.layers_pattern is not None and lora.layers_to_transform is None:
         what = "has no effect without lora.layers_to_transform"
         document.refuse(("lora", "layers_pattern"), what, "add layers_to_transform, or leave it out")
@@ -77,7 +78,7 @@ def _check_layers(document: RunDocument, lora: Any) -> None:
         document.refuse(("lora", "layers_to_transform"), what, "write lora.target_modules: [q_proj, v_proj]")
 
 
-def _check_start(document: RunDocument, start: bool | str, model: Any) -> None:
+def _check_init_lora_weights(document: RunDocument, start: bool | str, model: Any) -> None:
     key = ("lora", "init_lora_weights")
     if isinstance(start, bool):
         return
@@ -87,7 +88,7 @@ def _check_start(document: RunDocument, start: bool | str, model: Any) -> None:
     elif start not in _INITS and not _PISSA_STEPS.fullmatch(start):
         close = did_you_mean(start, _INITS, cutoff=0.6)
         remedy = f"did you mean {close}?" if close else f"choose true, {', '.join(_INITS)} or pissa_niter_16"
-        document.refuse(key, f"{shown(start)} is no way to begin an adapter", remedy)
+        document.refuse(key, f"{shown(start)} is no initialization of an adapter", remedy)
     elif start.startswith("pissa") and (model.load_in_4bit or model.load_in_8bit):
         what = f"{start} needs the base's weights as they are, and these are quantized"
         document.refuse(key, what, "leave it out, or load the base in 16 bit")

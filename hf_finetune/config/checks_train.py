@@ -1,4 +1,4 @@
-"""Settings of `train:` that do not go together: what Trainer itself finds out after the model is loaded, or never."""
+"""Settings of `train:` that conflict, which Trainer checks after the model is loaded or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIN_LR_SCHEDULERS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
 
 def check_train(document: RunDocument, run: Any) -> None:
-    """Compare the settings of `train` with each other and with the data that there is to evaluate on."""
+    """Check the settings of `train` against each other, and against the rows that there are to evaluate on."""
     _check_duration(document, run)
     _check_evaluation(document, run)
     _check_best_model(document, run)
@@ -27,6 +27,7 @@ def _check_duration(document: RunDocument, run: Any) -> None:
     if run.train.max_steps < 1 and run.train.max_steps != -1:
         what = f"must be at least 1, not {run.train.max_steps}"
         document.refuse(("train", "max_steps"), what, "leave it out to train for train.num_train_epochs")
+    # 0.25 is every quarter of the run and 25 every 25 steps, but 2.5 is neither.
     for name in ("logging_steps", "eval_steps", "save_steps"):
         steps = getattr(run.train, name)
         if steps is not None and steps > 1 and steps != int(steps):
@@ -47,7 +48,9 @@ def _check_evaluation(document: RunDocument, run: Any) -> None:
 
 
 def _check_best_model(document: RunDocument, run: Any) -> None:
-    """Trainer's own rules for keeping the best checkpoint, which it checks after the model is loaded."""
+    """Check Trainer's own rules for keeping the best checkpoint."""
+    # Before they were errors, load_best_model_at_end changed save_steps without a word:
+    # https://github.com/huggingface/transformers/pull/12786
     train = run.train
     if document.is_refused("train.eval_strategy", "train.save_strategy", "train.load_best_model_at_end"):
         return
@@ -73,6 +76,8 @@ def _check_save_steps(document: RunDocument, train: Any) -> None:
     if document.is_refused("train.save_steps", "train.eval_steps", "train.logging_steps"):
         return
     save, evaluate = train.save_steps, train.eval_steps or train.logging_steps
+    # In millionths, as Trainer compares: 0.1 % 0.02 is 3.5e-18 and not 0, though 0.1 is five times 0.02
+    # (https://github.com/huggingface/transformers/pull/38217).
     remedy = f"make save_steps a multiple of {shown(evaluate)}"
     if (save < 1) != (evaluate < 1):
         document.refuse(
@@ -85,14 +90,14 @@ def _check_save_steps(document: RunDocument, train: Any) -> None:
 
 def _check_early_stopping(document: RunDocument, run: Any) -> None:
     train = run.train
-    quiet = document.is_refused("train.early_stopping_patience", "train.eval_strategy")
+    skip = document.is_refused("train.early_stopping_patience", "train.eval_strategy")
     if train.early_stopping_patience is None:
-        if train.early_stopping_threshold is not None and not quiet:
+        if train.early_stopping_threshold is not None and not skip:
             what = "has no effect without train.early_stopping_patience"
             document.refuse(("train", "early_stopping_threshold"), what, "add early_stopping_patience")
         return
     key = ("train", "early_stopping_patience")
-    if train.eval_strategy == "no" and not quiet:
+    if train.eval_strategy == "no" and not skip:
         document.refuse(key, "needs evaluations, and train.eval_strategy is no", "set train.eval_strategy")
     elif not (train.load_best_model_at_end or train.metric_for_best_model) and not document.is_refused(
         "train.load_best_model_at_end", "train.metric_for_best_model"
@@ -109,6 +114,7 @@ def _check_schedule(document: RunDocument, run: Any) -> None:
         document.refuse(key, f"{name} needs evaluations", "set train.eval_strategy")
     if isinstance(extra, str) or document.is_refused("train.lr_scheduler_kwargs"):
         return
+    # Trainer creates the scheduler after the model is loaded, and raises only there.
     if name in _MIN_LR_SCHEDULERS and len(given.keys() & {"min_lr", "min_lr_rate"}) != 1:
         document.refuse(key, f"{name} needs a floor", "add train.lr_scheduler_kwargs: {min_lr_rate: 0.1}")
     if name == "warmup_stable_decay" and "num_decay_steps" not in given:
@@ -119,6 +125,7 @@ def _check_muon(document: RunDocument, run: Any) -> None:
     if run.train.optim != MUON:
         return
     sharded = [name for name in ("fsdp", "deepspeed") if getattr(run.train, name)]
+    # `accelerate launch` sets these for the processes of the run, as its configuration file says.
     launched = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "") == "true"]
     if sharded or launched:
         what = f"muon needs whole matrices on each process, and {(sharded or launched)[0].lower()} splits them"

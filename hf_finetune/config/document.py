@@ -1,4 +1,4 @@
-"""What the run file and the command line say: every value with its place, and what is wrong with them."""
+"""The settings as written in the run file and on the command line: values, their places, and the problems found."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ MAX_SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class Place:
+    """A line of the run file, or the command line (`line` is None)."""
+
     path: str
     line: int | None
 
 
 @dataclass(slots=True)
 class RunDocument:
-    """The settings as written. Every stage of `load_run` adds the problems and notes that it finds."""
+    """The settings as written, and the problems and notes that each stage of `load_run` adds."""
 
     path: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -31,31 +33,35 @@ class RunDocument:
     refused: set[Key] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
-    def place(self, key: Key) -> Place:
-        """Where `key` is written, or the nearest section around it; the first line of the file at last."""
+    def find_place(self, key: Key) -> Place:
+        """Where `key` is written, else the nearest section around it, else the first line of the file."""
         for length in range(len(key), 0, -1):
             if (place := self.places.get(key[:length])) is not None:
                 return place
         return Place(self.path, 1)
 
     def refuse(self, key: Key, what: str, remedy: str = "", *, place: Place | None = None) -> None:
-        place = place or self.place(key)
+        """Add a problem of `key`, by default with the place where it is written."""
+        place = place or self.find_place(key)
         self.refused.add(key)
         self.problems.append(Problem(what, remedy, place.path, place.line, key_text(key)))
 
     def note(self, key: Key, text: str) -> None:
-        self.notes.append(str(Problem(text, "", self.place(key).path, self.place(key).line, key_text(key))))
+        """Add a warning about `key` that is logged once the whole run has been accepted."""
+        self.notes.append(str(Problem(text, "", self.find_place(key).path, self.find_place(key).line, key_text(key))))
 
     def is_refused(self, *keys: str) -> bool:
-        """Whether one of `keys` ("section.key"), or anything around or inside it, has a problem already."""
+        """Whether one of `keys` ("section.key"), or a section around it or a value inside it, has a problem already."""
         wanted = [tuple(key.split(".")) for key in keys]
-        return any(_related(key, refused) for key in wanted for refused in self.refused)
+        return any(_is_related(key, refused) for key in wanted for refused in self.refused)
 
     def contains(self, key: str) -> bool:
+        """Whether `key` ("section.key") was given, on the command line or in the file."""
         return tuple(key.split(".")) in self.places
 
 
-def _related(key: Key, other: Key) -> bool:
+def _is_related(key: Key, other: Key) -> bool:
+    # ("data",) and ("data", "train") are related, ("data", "train") and ("data", "test") are not.
     shared = min(len(key), len(other))
     return key[:shared] == other[:shared]
 
@@ -63,7 +69,7 @@ def _related(key: Key, other: Key) -> bool:
 def refuse_given(
     document: RunDocument, section: str, settings: Any, names: Sequence[str], what: str, remedy: str = "leave it out"
 ) -> None:
-    """Refuse settings that a run does not read; defaults may stand there, as they do in `run.yaml`."""
+    """Refuse settings that a run does not read, unless they have their default value, as all have in `run.yaml`."""
     for name in names:
         given = getattr(settings, name) != type(settings).model_fields[name].default
         if given and not document.is_refused(f"{section}.{name}"):
@@ -71,7 +77,7 @@ def refuse_given(
 
 
 def key_text(key: Key) -> str:
-    """`("data", "train", 0, "path")` as `data.train[0].path`."""
+    """Format `("data", "train", 0, "path")` as `data.train[0].path`."""
     text = ""
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -79,11 +85,12 @@ def key_text(key: Key) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it may stand in a message: short, and never an access token."""
+    """Format a value for a message: short, and never an access token."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
+    # str() of an integer of more than 4,300 digits is a ValueError: https://github.com/python/cpython/issues/95778
     if isinstance(value, int | float):
         return str(value) if not isinstance(value, int) or abs(value) < 10**20 else "a very large number"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A `Run` -> plain values and YAML, such that the YAML loads as an equal `Run`."""
+"""A `Run` -> plain values and YAML; loading the YAML gives an equal `Run`."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from hf_finetune.config.yaml_lines import parse_plain
 
 
 def as_dict(run: Run) -> dict[str, Any]:
-    """Every setting as JSON and YAML can hold it. The home folder is written `~`, so that no user name is in it."""
-    values: dict[str, Any] = _without_home(run.model_dump(mode="json"), str(Path.home()))
+    """Convert every setting to JSON types. The home folder is written `~`, so that no user name is in it."""
+    values: dict[str, Any] = _hide_home(run.model_dump(mode="json"), str(Path.home()))
     return values
 
 
 def dump_yaml(run: Run) -> str:
-    """The run file of `run`: what `run.yaml` in the run folder holds."""
+    """Write `run` as YAML, the content of `run.yaml` in the run folder."""
     return yaml.dump(as_dict(run), Dumper=_RunDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _without_home(value: Any, home: str) -> Any:
+def _hide_home(value: Any, home: str) -> Any:
     if isinstance(value, dict):
-        return {key: _without_home(inner, home) for key, inner in value.items()}
+        return {key: _hide_home(inner, home) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_home(inner, home) for inner in value]
+        return [_hide_home(inner, home) for inner in value]
     if isinstance(value, str) and value.startswith(f"{home}/"):
         return "~" + value[len(home) :]
     return value
 
 
 class _RunDumper(yaml.SafeDumper):
-    """Quotes every text that our reader, whose plain words differ from PyYAML's, would take for something else."""
+    """Quotes every text that `parse_plain`, whose rules differ from PyYAML's, would read as another type."""
 
+    # An object that occurs twice would be written as an anchor and an alias, which few people can read.
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # "1e-4" must be quoted here, though PyYAML itself reads it as text: our reader takes 1e-4 for a number.
     # Outside double quotes YAML folds line breaks, U+0085 and U+2028 among them.
     plain = isinstance(parse_plain(text), str) and text.isprintable()
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
-_RunDumper.add_representer(str, _text)
+_RunDumper.add_representer(str, _represent_text)

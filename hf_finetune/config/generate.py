@@ -5,7 +5,7 @@
     run.schema.json        the JSON Schema of a run file, for editors
 
 Run it after a change to sections.py or to the pinned versions; a test compares both files with their sources.
-This is the only module of the room that imports the stack, and nothing imports this module but that test.
+This is the only module of the package `config` that imports the stack, and only that test imports it.
 """
 
 from __future__ import annotations
@@ -26,60 +26,61 @@ MAX_HELP = 200
 _PACKAGES = ("transformers", "trl", "peft")
 _SIMPLE = {bool: "bool", int: "int", float: "float", str: "str", types.NoneType: "null"}
 
-# Values that the stack takes beyond what its annotations say.
-_ALSO_TAKES = {"fsdp": ["bool"], "report_to": [], "debug": []}
+# TrainingArguments accepts `fsdp: true`, which its annotation leaves out (transformers 5.23).
+_ALSO_TAKES = {"fsdp": ["bool"]}
 
 
 def stack_table() -> dict[str, Any]:
-    """What `stack_settings.json` holds, made from the installed packages."""
+    """Build the content of `stack_settings.json` from the installed packages."""
     from peft import LoraConfig
     from transformers import TrainingArguments
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
     from trl.trainer.sft_config import SFTConfig
 
-    training = _fields(TrainingArguments)
+    training = _list_fields(TrainingArguments)
     return {
         "versions": {package: version(package) for package in _PACKAGES},
         "trackers": sorted(INTEGRATION_TO_CALLBACK),
         "TrainingArguments": training,
-        "SFTConfig": {name: field for name, field in _fields(SFTConfig).items() if training.get(name) != field},
-        "LoraConfig": _fields(LoraConfig),
+        "SFTConfig": {name: field for name, field in _list_fields(SFTConfig).items() if training.get(name) != field},
+        "LoraConfig": _list_fields(LoraConfig),
     }
 
 
-def _fields(settings_class: type) -> dict[str, dict[str, Any]]:
+def _list_fields(settings_class: type) -> dict[str, dict[str, Any]]:
     hints = typing.get_type_hints(settings_class)
     table = {}
     for field in dataclasses.fields(settings_class):
-        kinds = set(_kinds(hints[field.name])) | set(_ALSO_TAKES.get(field.name, []))
-        entry: dict[str, Any] = {"types": sorted(kinds), "default": _default(field)}
-        if choices := _choices(hints[field.name]) or list(field.metadata.get("choices", [])):
+        kinds = set(_list_yaml_types(hints[field.name])) | set(_ALSO_TAKES.get(field.name, []))
+        entry: dict[str, Any] = {"types": sorted(kinds), "default": _get_default(field)}
+        if choices := _list_choices(hints[field.name]) or list(field.metadata.get("choices", [])):
             entry["choices"] = choices
-        if text := _first_sentence(str(field.metadata.get("help", ""))):
+        if text := _shorten_help(str(field.metadata.get("help", ""))):
             entry["help"] = text
         table[field.name] = entry
     return table
 
 
-def _kinds(hint: Any) -> list[str]:
-    """The kinds of YAML values that an annotation takes."""
+def _list_yaml_types(hint: Any) -> list[str]:
+    """List the types of YAML values that an annotation accepts."""
+    # Optional[Union[str, list[str]]] -> ["str", "list[str]", "null"]; an Enum is written as a word
     if hint in _SIMPLE:
         return [_SIMPLE[hint]]
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return [kind for part in typing.get_args(hint) for kind in _kinds(part)]
+        return [kind for part in typing.get_args(hint) for kind in _list_yaml_types(part)]
     if origin is typing.Literal:
         return [_SIMPLE[type(value)] for value in typing.get_args(hint)]
     if origin is list or hint is list:
-        items = {kind for part in typing.get_args(hint) for kind in _kinds(part)}
+        items = {kind for part in typing.get_args(hint) for kind in _list_yaml_types(part)}
         return [f"list[{items.pop()}]" if items in ({"str"}, {"int"}) else "list"]
     if origin is tuple:
         return ["list"]
     return ["str"] if isinstance(hint, type) and issubclass(hint, Enum) else ["dict"]
 
 
-def _choices(hint: Any) -> list[str]:
-    """The words that an annotation allows, where it is an enumeration of words."""
+def _list_choices(hint: Any) -> list[str]:
+    """List the words that an Enum or Literal annotation allows; [] for any other annotation."""
     parts = typing.get_args(hint) or (hint,)
     for part in parts:
         if isinstance(part, type) and issubclass(part, Enum) and part.__name__ != "DebugOption":
@@ -88,7 +89,7 @@ def _choices(hint: Any) -> list[str]:
     return [word for word in words if isinstance(word, str)]
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _get_default(field: dataclasses.Field[Any]) -> Any:
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
@@ -97,12 +98,13 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str | list | dict) else None
 
 
-def _first_sentence(text: str) -> str:
+def _shorten_help(text: str) -> str:
     sentence = " ".join(text.replace("%%", "%").split()).split(". ")[0].rstrip(".")
     return sentence if len(sentence) <= MAX_HELP else sentence[: MAX_HELP - 1].rsplit(" ", 1)[0] + " …"
 
 
 def as_json(value: dict[str, Any]) -> str:
+    """Format `value` as JSON, the way both files are written."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What this machine can compute with, found without importing torch."""
+"""The devices that this machine has, detected without importing torch: a run file is validated in a second."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 Accelerator = Literal["cpu", "cuda", "mps", "other"]
 
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _TRUE = ("1", "true", "yes", "on", "y", "t")
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """`accelerator` is "other" where torch was built for something that is not known here (ROCm, XPU ...)."""
+    """The accelerator that torch would use; "other" for a build of torch that is not known here (ROCm, XPU ...)."""
 
     accelerator: Accelerator
     capabilities: tuple[tuple[int, int], ...] = ()
@@ -34,37 +35,39 @@ class Hardware:
 
     @property
     def fast_bf16_on_cpu(self) -> bool:
+        """Whether the CPU has instructions for bf16, which torch emulates otherwise."""
         return bool(self.cpu_flags & {"amx_bf16", "avx512_bf16", "bf16"})
 
 
 @functools.cache
 def detect_hardware() -> Hardware:
-    """The devices that the installed torch would see. CUDA_VISIBLE_DEVICES holds, since the driver is asked."""
-    build = _torch_build()
+    """Detect the devices that the installed torch would see. The CUDA driver itself applies CUDA_VISIBLE_DEVICES."""
+    build = _find_torch_build()
     if build not in ("", "cpu") and not build.startswith("cu"):
         return Hardware("other")
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return Hardware("mps")
-    capabilities = () if build == "cpu" else _cuda_capabilities()
-    return Hardware("cuda" if capabilities else "cpu", capabilities, _cpu_flags())
+    capabilities = () if build == "cpu" else _query_cuda_capabilities()
+    return Hardware("cuda" if capabilities else "cpu", capabilities, _read_cpu_flags())
 
 
 def trains_on(hardware: Hardware, train: Mapping[str, Any]) -> Accelerator:
-    """Where the Trainer will put the model: `train.use_cpu`, or the launcher's own, keeps it off the accelerator."""
+    """Return where Trainer will put the model: `train.use_cpu`, or that of accelerate, keeps it on the CPU."""
     launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in _TRUE
     return "cpu" if train.get("use_cpu") or launched_on_cpu else hardware.accelerator
 
 
-def _torch_build() -> str:
-    """The local part of torch's version: "cpu", "cu130", "rocm7.1" ...; "" for the build of PyPI."""
+def _find_torch_build() -> str:
+    """Find the local part of torch's version: "cpu", "cu130", "rocm7.1" ...; "" for the build on PyPI."""
     try:
         return importlib.metadata.version("torch").partition("+")[2]
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
-def _cuda_capabilities() -> tuple[tuple[int, int], ...]:
-    """Compute capability of each visible device, from the driver library; nothing without a driver or a device."""
+def _query_cuda_capabilities() -> tuple[tuple[int, int], ...]:
+    """Query the compute capability of each visible device from the driver library; () without driver or device."""
+    # libcuda.so.1 comes with the driver; libcuda.so is only there where the CUDA toolkit is installed.
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -72,10 +75,10 @@ def _cuda_capabilities() -> tuple[tuple[int, int], ...]:
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return ()
-    return tuple(_capability(driver, ordinal) for ordinal in range(count.value))
+    return tuple(_query_capability(driver, ordinal) for ordinal in range(count.value))
 
 
-def _capability(driver: ctypes.CDLL, ordinal: int) -> tuple[int, int]:
+def _query_capability(driver: ctypes.CDLL, ordinal: int) -> tuple[int, int]:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(device), ordinal)
     driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
@@ -83,8 +86,9 @@ def _capability(driver: ctypes.CDLL, ordinal: int) -> tuple[int, int]:
     return major.value, minor.value
 
 
-def _cpu_flags() -> frozenset[str]:
-    """The processor's instruction sets, as Linux names them; empty elsewhere."""
+def _read_cpu_flags() -> frozenset[str]:
+    """Read the processor's instruction sets from /proc/cpuinfo; empty on other systems than Linux."""
+    # "flags" on x86 ("... avx512_bf16 amx_bf16 ..."), "Features" on ARM ("... bf16 ...")
     information = Path("/proc/cpuinfo")
     if not information.is_file():
         return frozenset()

@@ -1,4 +1,4 @@
-"""`section.key=value` on the command line, laid over the values of the run file."""
+"""`section.key=value` on the command line, which overrides the values of the run file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORM = "write section.key=value, such as train.max_steps=50"
 
 
 def run_file_of(argv: Sequence[str]) -> str:
-    """The path of the run file: the first argument. Raises ConfigError where it is something else."""
+    """Return the path of the run file, the first argument. Raises ConfigError if it is a flag or an override."""
     if not argv:
         raise ConfigError(Problem("no run file is named", "give the path of a .yaml file first", COMMAND_LINE))
     if argv[0].startswith("-"):
@@ -28,22 +28,23 @@ def run_file_of(argv: Sequence[str]) -> str:
 
 
 def apply_overrides(document: RunDocument, arguments: Sequence[str]) -> None:
-    """Replace or add each value; whatever is not `section.key=value` becomes a problem."""
+    """Set each value in `document`; an argument that is not `section.key=value` becomes a problem of it."""
     seen: set[Key] = set()
     for argument in arguments:
-        key = _override_key(document, argument)
+        key = _parse_key(document, argument)
         if key is None:
             continue
         if key in seen:
             document.refuse(key, "is given twice on the command line", "keep one of them", place=_PLACE)
             continue
         seen.add(key)
-        _forget(document, key)
+        _forget_places(document, key)
         document.places[key] = _PLACE
-        _place_value(document, key, _parse_value(document, key, argument.partition("=")[2]))
+        _set_value(document, key, _parse_value(document, key, argument.partition("=")[2]))
 
 
-def _override_key(document: RunDocument, argument: str) -> Key | None:
+def _parse_key(document: RunDocument, argument: str) -> Key | None:
+    # "train.max_steps=50" -> ("train", "max_steps"); "--max_steps=50" and "max_steps" are refused.
     name, equals, _ = argument.partition("=")
     if argument.startswith("-"):
         key, what = name.lstrip("-"), f"{name} is a flag; settings have no flags here"
@@ -58,7 +59,8 @@ def _override_key(document: RunDocument, argument: str) -> Key | None:
 
 
 def _parse_value(document: RunDocument, key: Key, text: str) -> Any:
-    """Lists, mappings and quoted text are YAML; anything else is one word, so that `*.jsonl` needs no more quotes."""
+    """Parse lists, mappings and quoted text as YAML, and anything else as one plain word."""
+    # As YAML, `*.jsonl` would be an alias and `data: x` a mapping; as plain words they need no quotes inside quotes.
     if not text.startswith(("[", "{", "'", '"')):
         return scalar(parse_plain(text), key, document)
     try:
@@ -69,7 +71,7 @@ def _parse_value(document: RunDocument, key: Key, text: str) -> Any:
     return None if node is None else node_value(node, key, document, lambda _: _PLACE)
 
 
-def _place_value(document: RunDocument, key: Key, value: Any) -> None:
+def _set_value(document: RunDocument, key: Key, value: Any) -> None:
     section = document.values
     for depth, name in enumerate(key[:-1], start=1):
         inner = section.get(str(name))
@@ -84,7 +86,7 @@ def _place_value(document: RunDocument, key: Key, value: Any) -> None:
     section[str(key[-1])] = value
 
 
-def _forget(document: RunDocument, key: Key) -> None:
-    """Drop the places of what the file said inside `key`, so that no message names a line that no longer counts."""
+def _forget_places(document: RunDocument, key: Key) -> None:
+    """Forget where the file set `key` and the values inside it, so that no message names an overridden line."""
     for inner in [inner for inner in document.places if inner[: len(key)] == key]:
         del document.places[inner]

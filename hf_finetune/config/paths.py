@@ -1,4 +1,4 @@
-"""Local paths among the values of a run file, and the home folder in them."""
+"""Local paths among the values of a run file: expanded, listed, and told from Hub ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GLOB = set("*?[")
 
 
 def expand_user(value: Value) -> Value:
-    """`value` with `~` written out at the start of every path in it: a path, a list, or a section that has some."""
+    """Expand a leading `~` in a path, in each path of a list, or in each path setting of a section."""
     expanded: Any = value
     if isinstance(value, str) and (value == "~" or value.startswith("~/")):
         expanded = str(Path(value).expanduser())
@@ -29,7 +29,7 @@ def expand_user(value: Value) -> Value:
 
 
 def source_paths(sources: Sources | None) -> list[str]:
-    """The paths of `data.train` and its like, in order, in whatever form they were given."""
+    """List the paths of `data.train`, `eval.forget` ..., which may be one path, one source or a list of both."""
     if sources is None:
         return []
     listed = sources if isinstance(sources, list) else [sources]
@@ -37,11 +37,13 @@ def source_paths(sources: Sources | None) -> list[str]:
 
 
 def is_glob(path: str) -> bool:
+    """Whether `path` has a wildcard."""
     return bool(_GLOB & set(path))
 
 
 def looks_local(path: str) -> bool:
-    """Whether `path` can only be meant as a file or folder of this machine, not as a Hub id (`name`, `owner/name`)."""
+    """Whether `path` can only be a file or folder of this machine, not a Hub id (`name`, `owner/name`)."""
+    # runs/base may be both, so it is not "local": from_pretrained itself looks for the folder first.
     if path.startswith(("/", "./", "../", "~")) or path in (".", ".."):
         return True
     return path.lower().endswith(DATA_SUFFIXES) or path.count("/") > 1

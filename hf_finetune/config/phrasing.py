@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in our words: which key, what was expected, what was found."""
+"""Validation errors of pydantic as messages: which key, what was expected, what was found."""
 
 from __future__ import annotations
 
@@ -42,21 +42,24 @@ _REQUIRED = {
 def report_errors(
     errors: Sequence[ErrorDetails], values: Any, document: RunDocument, keys: dict[str, set[str]]
 ) -> list[tuple[Key, bool]]:
-    """Add one problem for each key that has errors. Returns the keys, each with whether it is missing."""
+    """Add one problem to `document` for each key with errors. Returns the keys, each with whether it is missing."""
     by_key: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
-        by_key.setdefault(_real_key(error, values), []).append(error)
-    # A union reports every branch: where one branch got further inside, the others say nothing of use.
+        by_key.setdefault(_locate_error(error, values), []).append(error)
+    # A union reports every branch; of `tokenizer: {train: {kind: x}}` the branch that wants text is of no interest:
+    # errors at ("model", "tokenizer") and ("model", "tokenizer", "train", "kind") -> only the second is reported.
     deepest = [key for key in by_key if not any(other != key and other[: len(key)] == key for other in by_key)]
     for key in deepest:
-        # What was taken out for a problem of its own is missing now, and that is no second problem.
+        # A value that was removed because of its own problem is missing now, which is no second problem.
         if not any(refused[: len(key)] == key for refused in document.refused):
-            document.refuse(key, *_phrase(key, by_key[key], document, keys))
+            document.refuse(key, *_describe_errors(key, by_key[key], document, keys))
     return [(key, by_key[key][0]["type"] == "missing") for key in deepest]
 
 
-def _real_key(error: ErrorDetails, values: Any) -> Key:
-    """The error's place in the file: pydantic's without the names of union branches."""
+def _locate_error(error: ErrorDetails, values: Any) -> Key:
+    """Find the key of an error in the file: pydantic's `loc` without the names of union branches."""
+    # ("data", "train", "list[union[...]]", 0, "Source", "weight") -> ("data", "train", 0, "weight")
+    # Can go once pydantic (2.14) leaves the branches out: https://github.com/pydantic/pydantic/issues/7261
     key: list[str | int] = []
     for index, part in enumerate(error["loc"]):
         is_missing = error["type"] == "missing" and index == len(error["loc"]) - 1
@@ -74,28 +77,30 @@ def _is_inside(values: Any, part: str | int) -> bool:
     return isinstance(values, dict) and part in values
 
 
-def _phrase(key: Key, errors: list[ErrorDetails], document: RunDocument, keys: dict[str, set[str]]) -> tuple[str, str]:
-    """What is wrong at `key` and what to do about it."""
+def _describe_errors(
+    key: Key, errors: list[ErrorDetails], document: RunDocument, keys: dict[str, set[str]]
+) -> tuple[str, str]:
+    """Describe the errors of one key: what is wrong and what to do about it."""
     error = errors[0]
     if error["type"] == "missing":
         return "is missing", _REQUIRED.get(key_text(key), "give it a value")
     if error["type"] == "extra_forbidden":
-        return _unknown(key, keys)
+        return _describe_unknown_key(key, keys)
     value = error["input"]
     if bound := next((error for error in errors if error["type"] in _BOUNDS), None):
         limit = _BOUNDS[bound["type"]].format(**bound["ctx"])
         return f"must be {limit}, not {shown(value)}", ""
-    if (choices := _choices(errors)) and not any(error["type"] == "too_short" for error in errors):
+    if (choices := _list_choices(errors)) and not any(error["type"] == "too_short" for error in errors):
         close = did_you_mean(str(value), choices, cutoff=0.6)
         remedy = f"did you mean {close}?" if close else ""
         return (
-            f"expected {_one_of(choices)}{_beside_choices(errors)}, found {shown(value)}",
+            f"expected {_format_choices(choices)}{_describe_other_types(errors)}, found {shown(value)}",
             remedy or "choose one of them",
         )
-    return _wrong_type(errors, value)
+    return _describe_type_error(errors, value)
 
 
-def _wrong_type(errors: list[ErrorDetails], value: Any) -> tuple[str, str]:
+def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, str]:
     kinds = {error["type"] for error in errors}
     if kinds & {"string_too_short", "too_short"}:
         return "is empty", "give it a value"
@@ -112,8 +117,8 @@ def _wrong_type(errors: list[ErrorDetails], value: Any) -> tuple[str, str]:
     return f"expected {wanted}, found {shown(value)}", remedy
 
 
-def _choices(errors: Iterable[ErrorDetails]) -> list[str]:
-    """The words that a setting takes, from pydantic's `'a', 'b' or 'c'`."""
+def _list_choices(errors: Iterable[ErrorDetails]) -> list[str]:
+    """List the choices of a setting, from pydantic's `'a', 'b' or 'c'`."""
     for error in errors:
         if error["type"] == "literal_error":
             text = str(error["ctx"]["expected"]).replace(" or ", ", ")
@@ -121,19 +126,19 @@ def _choices(errors: Iterable[ErrorDetails]) -> list[str]:
     return []
 
 
-def _beside_choices(errors: Iterable[ErrorDetails]) -> str:
-    """What a setting takes beside words."""
+def _describe_other_types(errors: Iterable[ErrorDetails]) -> str:
+    """Describe what a setting takes besides its choices: " or a whole number", " or a section of keys" ..."""
     kinds = {error["type"].partition("_")[0] for error in errors} & {"int", "dict", "model"}
     return "".join(f" or {kind}" for kind in dict.fromkeys(_EXPECTED[kind] for kind in sorted(kinds)))
 
 
-def _one_of(choices: list[str]) -> str:
+def _format_choices(choices: list[str]) -> str:
     if len(choices) > MAX_LISTED:
         return f"one of {len(choices)} names ({', '.join(choices[:6])}, ...)"
     return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
 
 
-def _unknown(key: Key, keys: dict[str, set[str]]) -> tuple[str, str]:
+def _describe_unknown_key(key: Key, keys: dict[str, set[str]]) -> tuple[str, str]:
     section = ".".join(str(part) for part in key[:-1] if isinstance(part, str))
     what = f"is not a setting of {f'the section {section}' if section else 'a run file'}"
     if close := known_key(str(key[-1]), section, keys):

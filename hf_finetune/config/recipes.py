@@ -1,4 +1,4 @@
-"""Which recipes this version has."""
+"""The recipes of this version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that the stack has retired: translated where the meaning is the same, refused with the way out where not.
+"""Names that the stack has deprecated or removed: translated if the meaning is the same, refused with a remedy if not.
 
 Checked against transformers 5.23, trl 1.16 and peft 0.21 (https://github.com/huggingface/transformers/blob/main/MIGRATION_GUIDE_V5.md).
 """
@@ -13,43 +13,48 @@ from hf_finetune.config.sections import RecipeName
 
 
 class Untranslatable(Exception):
-    """A value of a retired setting that the new setting cannot say; the text is the remedy."""
+    """The new setting has no equivalent for a value of the deprecated one; the text is the remedy."""
 
 
 class Renamed(NamedTuple):
+    """The new name of a setting, and how its values are converted."""
+
     new: str
     convert: Callable[[Any], Any] = lambda value: value
-    why: str = "this name is retired"
+    why: str = "this name is deprecated"
 
 
-def _ratio(value: Any) -> Any:
-    # warmup_steps below 1 is a share of all steps, but 1.0 is one step:
+def _convert_warmup_ratio(value: Any) -> Any:
+    # transformers 5.15 removed warmup_ratio: https://github.com/vllm-project/semantic-router/issues/3925
+    # warmup_steps below 1 is a share of all steps, but 1.0 is one step, not all of them:
     # https://github.com/vllm-project/semantic-router/issues/3940
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
         return value
     raise Untranslatable("warmup_steps takes a share of all steps in [0, 1), or a number of steps from 1")
 
 
-def _length_grouping(value: Any) -> Any:
+def _convert_length_grouping(value: Any) -> Any:
     return {True: "group_by_length", False: "random"}.get(value, value) if isinstance(value, bool) else value
 
 
-def _dtype(value: Any) -> Any:
+def _convert_dtype(value: Any) -> Any:
     return value.removeprefix("torch.") if isinstance(value, str) else value
 
 
-def _loss_on(assistant_only: Any) -> Any:
-    # A number is no boolean here either, though 1 == True.
+def _convert_assistant_only(assistant_only: Any) -> Any:
+    # A number is no boolean here either, though {True: ...}[1] would find it, since 1 == True.
     return {True: "assistant", False: "all"}[assistant_only] if isinstance(assistant_only, bool) else assistant_only
 
 
-def _truncation(mode: Any) -> Any:
+def _convert_truncation_mode(mode: Any) -> Any:
     if mode == "keep_end":
         raise Untranslatable("a conversation is cut at its end, or write data.too_long: drop")
     return {"keep_start": "cut"}.get(mode, mode) if isinstance(mode, str) else mode
 
 
-def _packing_strategy(strategy: Any) -> Any:
+def _convert_packing_strategy(strategy: Any) -> Any:
+    # "wrapped" cuts the stream of tokens at every max_length, so that documents attend to each other:
+    # https://github.com/huggingface/trl/issues/3067
     if strategy == "wrapped":
         raise Untranslatable("packed conversations never see each other; write data.too_long: cut or split")
     return {"bfd": "cut", "bfd_split": "split", "bfd-requeue": "split"}.get(str(strategy), strategy)
@@ -57,29 +62,29 @@ def _packing_strategy(strategy: Any) -> Any:
 
 RENAMED: dict[str, Renamed] = {
     "tokenizer": Renamed("model.tokenizer"),
-    "model.torch_dtype": Renamed("model.dtype", _dtype),
+    "model.torch_dtype": Renamed("model.dtype", _convert_dtype),
     "train.evaluation_strategy": Renamed("train.eval_strategy"),
-    "train.warmup_ratio": Renamed("train.warmup_steps", _ratio),
+    "train.warmup_ratio": Renamed("train.warmup_steps", _convert_warmup_ratio),
     "train.no_cuda": Renamed("train.use_cpu"),
     "train.per_gpu_train_batch_size": Renamed("train.per_device_train_batch_size"),
     "train.per_gpu_eval_batch_size": Renamed("train.per_device_eval_batch_size"),
-    "train.group_by_length": Renamed("train.train_sampling_strategy", _length_grouping),
+    "train.group_by_length": Renamed("train.train_sampling_strategy", _convert_length_grouping),
     "train.include_tokens_per_second": Renamed("train.include_num_input_tokens_seen"),
     "train.xpu_backend": Renamed("train.ddp_backend"),
 }
 
-# trl's own renames: they hold where `train:` is an SFTConfig. In continued pretraining, blocks have a size instead.
+# trl's own renames, for the recipes whose `train:` is an SFTConfig; continued pretraining has data.block_size instead.
 SFT_RENAMED: dict[str, Renamed] = {"train.max_seq_length": Renamed("train.max_length")}
 
-# Settings of SFTConfig that a run file says in its own words: what the rows become is settled before TRL sees them.
+# Settings of SFTConfig that have a key of their own in a run file: the rows are prepared before TRL sees them.
 _SAID_ELSEWHERE = "a run file says it with another key"
 SFT_SAID_ELSEWHERE: dict[str, Renamed] = {
-    "train.assistant_only_loss": Renamed("data.loss_on", _loss_on, _SAID_ELSEWHERE),
+    "train.assistant_only_loss": Renamed("data.loss_on", _convert_assistant_only, _SAID_ELSEWHERE),
     "train.chat_template_path": Renamed("data.chat_template", why=_SAID_ELSEWHERE),
-    "train.truncation_mode": Renamed("data.too_long", _truncation, _SAID_ELSEWHERE),
-    "train.packing_strategy": Renamed("data.too_long", _packing_strategy, _SAID_ELSEWHERE),
+    "train.truncation_mode": Renamed("data.too_long", _convert_truncation_mode, _SAID_ELSEWHERE),
+    "train.packing_strategy": Renamed("data.too_long", _convert_packing_strategy, _SAID_ELSEWHERE),
 }
-# Values that trl has renamed.
+# Values that trl has renamed; "chunked_nll" is an alias until trl 2.
 SFT_VALUES: dict[Key, dict[str, str]] = {("train", "loss_type"): {"chunked_nll": "nll"}}
 
 TEXT_RENAMED: dict[str, Renamed] = {
@@ -91,7 +96,7 @@ _HUB = "pushing belongs to the section hub"
 _TOKENIZER = "the tokenizer is model.tokenizer; the trainer gets it as its processing_class"
 _NO_EFFECT = "it has had no effect since transformers 5; leave it out"
 
-# Keys that are not settings of a run, each with what to do instead.
+# Keys that are not settings of a run, each with its remedy.
 REFUSED: dict[str, str] = {
     "train.output_dir": "the run folder is the top-level output_dir",
     "train.push_to_hub": _HUB,
@@ -164,7 +169,8 @@ SET_BY_RECIPE: dict[str, str] = {
 
 
 def translate_retired_names(document: RunDocument, recipe: RecipeName) -> None:
-    """Give every retired name its new one, with a note, and refuse what cannot be said any more."""
+    """Replace every deprecated name by its new one, with a note in `document`, and refuse those that have none."""
+    # max_seq_length means max_length in SFT and block_size in continued pretraining, so the recipe decides.
     own = TEXT_RENAMED if recipe == "continued_pretraining" else {}
     if recipe in ("sft", "lora"):
         own = SFT_RENAMED | SFT_SAID_ELSEWHERE
@@ -181,7 +187,7 @@ def translate_retired_names(document: RunDocument, recipe: RecipeName) -> None:
 
 def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
     new: Key = tuple(renamed.new.split("."))
-    section = _section(document.values, old)
+    section = _find_section(document.values, old)
     if section is None or document.is_refused(key_text(old)):
         return
     if document.contains(renamed.new):
@@ -205,20 +211,21 @@ def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
 
 def _translate_values(document: RunDocument) -> None:
     for key, renamed in SFT_VALUES.items():
-        section = _section(document.values, key)
+        section = _find_section(document.values, key)
         value = section[str(key[-1])] if section is not None else None
         if section is not None and isinstance(value, str) and value in renamed:
             section[str(key[-1])] = renamed[value]
-            document.note(key, f"{value} is a retired name; read as {renamed[value]}")
+            document.note(key, f"{value} is a deprecated name; read as {renamed[value]}")
 
 
-def _section(values: Any, key: Key) -> dict[str, Any] | None:
-    """The mapping that holds `key`; None where the file has something else in its place."""
+def _find_section(values: Any, key: Key) -> dict[str, Any] | None:
+    """Return the mapping that holds `key`, or None if there is something else in its place."""
     for name in key[:-1]:
         values = values.get(name) if isinstance(values, dict) else None
     return values if isinstance(values, dict) and key[-1] in values else None
 
 
 def _move_places(document: RunDocument, old: Key, new: Key) -> None:
+    # A message about the new name must point to the line on which the user wrote the old one.
     for key in [key for key in document.places if key[: len(old)] == old]:
         document.places[new + key[len(old) :]] = document.places.pop(key)

@@ -1,4 +1,4 @@
-"""The whole run file as one settings class, and the check of a document against it."""
+"""The whole run file as one pydantic model, and the validation of a document against it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from hf_finetune.config.sections import (
 )
 from hf_finetune.config.stack_settings import lora_model, train_model
 
-# What stands in for a required value that is missing, so that the other settings can still be compared.
+# Replaces a required value that is missing, so that the other settings can still be checked against each other.
 PLACEHOLDER = "?"
 
 
 @functools.cache
 def run_file_model(recipe: RecipeName) -> type[Section]:
-    """The settings class of a run file of `recipe`, with the stack's own fields under `train` and `lora`."""
+    """Build the settings class of a run file of `recipe`, with the stack's own fields under `train` and `lora`."""
     train = train_model(recipe)
     lora = lora_model()
     fields: dict[str, Any] = {
@@ -48,20 +48,24 @@ def run_file_model(recipe: RecipeName) -> type[Section]:
 
 
 def section_keys(recipe: RecipeName) -> dict[str, set[str]]:
-    """The keys of every section, by the section's full name; "" is the top level."""
+    """List the keys of every section, by the section's full name; "" is the top level."""
     keys: dict[str, set[str]] = {}
     _collect_keys(run_file_model(recipe), "", keys)
     return keys
 
 
 def check_sections(document: RunDocument, recipe: RecipeName) -> Any:
-    """Check types and names of everything; problems go to `document`. Returns the checked settings, in which
-    whatever had a problem has its default (or a placeholder) instead."""
+    """Validate the names and types of all settings; problems are added to `document`.
+
+    Returns the validated settings, where every refused value is replaced by its default (or a placeholder).
+    """
     model = run_file_model(recipe)
     values = copy.deepcopy(document.values)
     for key in sorted(document.refused, key=len):
         _remove(values, key)
     keys = section_keys(recipe)
+    # Pydantic gives no model for values with errors. Each round takes out what it refused, so that the rest becomes
+    # one: `{model: {path: 3, dtype: float32}}` -> 3 is refused -> `{model: {dtype: float32}}` is valid.
     while True:
         try:
             return model.model_validate(values)
@@ -71,7 +75,7 @@ def check_sections(document: RunDocument, recipe: RecipeName) -> Any:
 
 
 def _replace(values: dict[str, Any], key: Key, missing: bool) -> None:
-    """Make `values` valid at `key`: take the value out, or stand in for one that is missing."""
+    """Make `values` valid at `key`: remove the value, or insert a placeholder for one that is missing."""
     if not missing:
         _remove(values, key)
     elif key == ("model",):
@@ -81,20 +85,20 @@ def _replace(values: dict[str, Any], key: Key, missing: bool) -> None:
     elif key == ("recipe",):
         values["recipe"] = SHIPPED_RECIPES[0]
     elif key == ("output_dir",):
-        _at(values, key[:-1])[key[-1]] = PLACEHOLDER
+        _get_value(values, key[:-1])[key[-1]] = PLACEHOLDER
     else:
         _remove(values, key[:-1])
 
 
 def _remove(values: dict[str, Any], key: Key) -> None:
-    container = _at(values, key[:-1])
+    container = _get_value(values, key[:-1])
     if isinstance(container, dict):
         container.pop(str(key[-1]), None)
     elif isinstance(container, list) and len(key) > 1:
         _remove(values, key[:-1])
 
 
-def _at(values: Any, key: Key) -> Any:
+def _get_value(values: Any, key: Key) -> Any:
     for part in key:
         inside = isinstance(values, dict) and part in values
         listed = isinstance(values, list) and isinstance(part, int) and part < len(values)
@@ -105,11 +109,11 @@ def _at(values: Any, key: Key) -> Any:
 def _collect_keys(section: type[Section], name: str, keys: dict[str, set[str]]) -> None:
     keys[name] = set(section.model_fields)
     for field_name, field in section.model_fields.items():
-        for kind in _sections_in(field.annotation):
+        for kind in _find_sections(field.annotation):
             _collect_keys(kind, f"{name}.{field_name}" if name else field_name, keys)
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
+def _find_sections(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    return [kind for part in getattr(annotation, "__args__", ()) for kind in _sections_in(part)]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _find_sections(part)]

@@ -1,4 +1,4 @@
-"""The JSON Schema of a run file, from the same settings classes that check it."""
+"""The JSON Schema of a run file, from the settings classes that validate it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ SCHEMA_FILE = "run.schema.json"
 
 
 def run_schema() -> dict[str, Any]:
-    """A schema that an editor completes and checks a run file with; `train:` offers what any shipped recipe takes."""
+    """Build the schema with which an editor completes and validates a run file, whatever its recipe."""
+    # SFTConfig has every field of TrainingArguments, so that its recipes have the most settings under `train`.
     widest = max(SHIPPED_RECIPES, key=lambda recipe: len(train_model(recipe).model_fields))
     schema = run_file_model(widest).model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hf-finetune run file"} | {

@@ -33,7 +33,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, null means the default, a boolean is no number."""
+    """Base of all sections: unknown keys are errors, null means the default, and a boolean is not a number."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
@@ -41,37 +41,40 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_the_default(cls, values: Any) -> Any:
+    def _drop_nulls(cls, values: Any) -> Any:
+        # `max_length: null` in a run file, or on the command line, takes back what was set before it.
         if not isinstance(values, dict):
             return values
         fields = cls.model_fields
         return {
             name: value
             for name, value in values.items()
-            if value is not None or name not in fields or NoneType in _kinds(fields[name].annotation)
+            if value is not None or name not in fields or NoneType in _list_types(fields[name].annotation)
         }
 
     @field_validator("*", mode="before")
     @classmethod
-    def _a_boolean_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+    def _refuse_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic takes True for 1: https://docs.pydantic.dev/latest/concepts/conversion_table/
+        kinds = _list_types(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
             raise PydanticCustomError("bool_as_number", "a boolean where a number belongs")
         return value
 
 
 class MadeSection(Section):
-    """Base of the sections that are made at run time, which have no source to read docstrings from."""
+    """Base of the sections that are created at run time, which have no source to read docstrings from."""
 
     model_config = ConfigDict(use_attribute_docstrings=False)
 
 
-def _kinds(annotation: Any) -> frozenset[Any]:
-    """The types that an annotation takes, seen through Optional, Union and Annotated."""
+def _list_types(annotation: Any) -> frozenset[Any]:
+    """List the types that an annotation takes, looking into Optional, Union and Annotated."""
+    # Annotated[float, Field(gt=0)] | None -> {float, NoneType}; list[str] -> {list}
     if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
+        return _list_types(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return frozenset(kind for part in get_args(annotation) for kind in _kinds(part))
+        return frozenset(kind for part in get_args(annotation) for kind in _list_types(part))
     return frozenset({get_origin(annotation) or annotation})
 
 
@@ -131,7 +134,7 @@ class ModelSection(Section):
     train_only: Literal["all", "head"] | LastBlocks = "all"
     """`head`, or `{last_blocks: N}`: the rest stays as it is (classification)."""
     new_head: bool = False
-    """Draw a new head where that of `path` is for other labels (classification)."""
+    """Initialize a new head if that of `path` is for other labels (classification)."""
 
 
 class Source(Section):
@@ -153,8 +156,8 @@ class DataSection(Section):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["train"]}, {"required": ["test"]}]})
 
     train: Sources | None = None
-    """A file, folder, glob or Hub data set id, or a list of these, each with a `weight` if wanted. Only `score` does
-    without, which looks there for what the model knows by heart."""
+    """A file, folder, glob or Hub data set id, or a list of these, each with an optional `weight`. `score` needs
+    it only to measure memorization."""
     validation: Sources | None = None
     test: Sources | None = None
     validation_fraction: Fraction | None = None
@@ -171,25 +174,25 @@ class DataSection(Section):
     """`skip` leaves rejected lines out, counts them, and lists their numbers in the run folder."""
     max_line_bytes: PositiveInt = 16 * 1024 * 1024
     block_size: Annotated[int, Field(ge=2)] | None = None
-    """Tokens per packed block (continued pretraining); by default what the model takes, 1,024 at most."""
+    """Tokens per packed block (continued pretraining); by default the model's maximum, 1,024 at most."""
     isolate_documents: bool = False
     """Documents packed into one block do not attend to each other (continued pretraining)."""
     chat_template: Name | None = None
     """`plain`, `alpaca` or a .jinja file (sft and lora); by default the tokenizer's own, else `plain`."""
     loss_on: Literal["assistant", "all", "last"] = "assistant"
-    """What of a conversation is trained (sft and lora): the assistant's turns, every token, or the last turn alone."""
+    """Which tokens of a conversation are trained (sft and lora): the assistant's turns, all, or its last turn."""
     too_long: Literal["drop", "cut", "split", "error"] = "drop"
-    """What becomes of a conversation longer than `train.max_length` (sft and lora)."""
+    """What is done with a conversation longer than `train.max_length` (sft and lora)."""
     max_dropped: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """The largest share of the rows of a split that may be left out: too long, or nothing to train (sft and lora)."""
     allow_empty: bool = False
-    """Take answers that are empty: the model learns to say nothing (sft and lora). Take rows with no label, `[]`: none
-    of the labels fits (classification)."""
+    """Accept empty answers, from which the model learns to say nothing (sft and lora), and rows without any label, `[]`
+    (classification)."""
     max_length: Annotated[int, Field(ge=2)] | Literal["longest_train"] | None = None
-    """Tokens at which a text is cut (classification); by default what the model takes. `longest_train` pads every batch
-    to the longest training text."""
+    """Texts are truncated to so many tokens (classification); by default to the model's maximum. `longest_train` pads
+    every batch to the longest training text."""
     balance: Balance = "none"
-    """What is done about rare labels (classification): rows left out or repeated, weights in the loss (or a weight for
+    """How rare labels are treated (classification): rows left out or repeated, weights in the loss (or a weight for
     each label by name), or focal loss."""
 
 
@@ -216,15 +219,15 @@ class EvalSection(Section):
     base: bool | Name = False
     """Score this model on the same rows and compare (score); `true` is the one that was tuned."""
     by: list[Name] = []
-    """Fields of the rows whose values are scored apart (score); a dot goes into an object: `meta.language`."""
+    """Fields of the rows by whose values the metrics are broken down (score); a dot enters an object: `meta.lang`."""
     forget: Sources | None = None
-    """Rows of what the model could do before, scored beside the base (score): did it forget?"""
+    """Rows of a task of the base model, on which both models are scored (score): did fine-tuning forget it?"""
     swaps: list[Literal["gender", "names", "religion", "origin"]] = []
-    """Word lists of which each word is swapped for its counterpart, to see whether the scores change (score)."""
+    """Word lists whose words are swapped for their counterparts, to see whether the metrics change (score)."""
     canaries: Name | None = None
-    """A file of `hf-finetune corpus canaries` that was among the training data (score): are its secrets given away?"""
+    """A file of `hf-finetune corpus canaries` that was among the training data, to measure their exposure (score)."""
     verbatim_prefix: PositiveInt | None = None
-    """Tokens of each row of `data.train` after which the model is to continue it word for word (score)."""
+    """Tokens of each row of `data.train` that the model gets, to see whether it continues the row verbatim (score)."""
     harness: list[Name] = []
     """Tasks of lm-evaluation-harness, where it is installed, by name or as a YAML file (score)."""
     batch_size: PositiveInt = 16
@@ -255,11 +258,11 @@ class HubSection(Section):
     repo_id: Name
     private: bool = True
     revision: Name | None = None
-    """A branch; it is made where there is none."""
+    """A branch, created if it does not exist."""
     create_pr: bool = False
     """Open a pull request instead of committing."""
     push_every: PositiveInt | None = None
-    """Push the weights of a checkpoint each time so many optimizer steps are done, in the background."""
+    """Push the weights of a checkpoint every so many optimizer steps, in the background."""
 
 
 class Run(Section):

@@ -1,5 +1,8 @@
-"""`train:` and `lora:` are the stack's own classes. Their fields come from a table, made by `generate.py` from the
-installed packages, and become pydantic models here, so that every section of a run file is checked in the same way."""
+"""Settings classes of `train:` and `lora:`, whose fields are those of TrainingArguments, SFTConfig and LoraConfig.
+
+The fields come from a table that `generate.py` writes from the installed packages, so that a run file is validated
+without importing torch; here they become pydantic models, so that all sections are validated in the same way.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ SFT_RECIPES: tuple[RecipeName, ...] = ("sft", "lora")
 _TYPES: dict[str, tuple[Any, ...]] = {
     "bool": (bool,),
     "int": (int,),
-    "float": (int, float),  # what was written as a whole number stays one
+    # `save_steps: 100` stays 100 in run.yaml, and does not become 100.0.
+    "float": (int, float),
     "str": (str,),
     "dict": (dict[str, Any],),
     "list": (list[Any],),
@@ -34,7 +38,7 @@ _AT_LEAST_0 = {"ge": 0}
 _AT_LEAST_1 = {"ge": 1}
 _SHARE = {"ge": 0, "lt": 1}
 
-# What the stack finds out late, or never.
+# Bounds that the stack itself checks after the model is loaded, or not at all.
 _BOUNDS: dict[str, dict[str, Any]] = {
     "per_device_train_batch_size": _AT_LEAST_1,
     "per_device_eval_batch_size": _AT_LEAST_1,
@@ -68,9 +72,9 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "lora_dropout": _SHARE,
 }
 
-# Settings of ours beside those of TrainingArguments.
+# Settings of this project in addition to those of TrainingArguments.
 MUON = "muon"
-_OURS: dict[str, dict[str, Any]] = {
+_OWN_FIELDS: dict[str, dict[str, Any]] = {
     "early_stopping_patience": {
         "types": ["int", "null"],
         "default": None,
@@ -86,46 +90,50 @@ _OURS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def load_table() -> dict[str, Any]:
-    """The generated table: versions, trackers, and the fields of each class of the stack."""
+    """Load the generated table: versions, trackers, and the fields of each class of the stack."""
     table: dict[str, Any] = json.loads(files("hf_finetune.config").joinpath(TABLE_FILE).read_text("utf-8"))
     return table
 
 
 @functools.cache
 def train_model(recipe: RecipeName) -> type[Section]:
-    """The settings class of `train:`: TrainingArguments, or SFTConfig for the recipes that use SFTTrainer."""
+    """Build the settings class of `train:`: TrainingArguments, or SFTConfig for the recipes that use SFTTrainer."""
     fields = dict(load_table()["TrainingArguments"])
     if recipe in SFT_RECIPES:
         fields |= load_table()["SFTConfig"]
     fields["optim"] = fields["optim"] | {"choices": [*fields["optim"]["choices"], MUON]}
-    # TrainingArguments says text; Trainer.train takes `true` as well, for the last checkpoint of the folder.
+    # TrainingArguments declares str (transformers 5.23), but Trainer.train also takes True: the last checkpoint there.
     resume = fields["resume_from_checkpoint"]
     fields["resume_from_checkpoint"] = resume | {"types": ["bool", *resume["types"]]}
     taken = REFUSED.keys() | SFT_SAID_ELSEWHERE.keys()
     allowed = {name: field for name, field in fields.items() if f"train.{name}" not in taken}
-    return _model(class_name(recipe), allowed | _OURS)
+    return _build_section(class_name(recipe), allowed | _OWN_FIELDS)
 
 
 @functools.cache
 def lora_model() -> type[Section]:
-    """The settings class of `lora:`: peft's LoraConfig without what the recipe sets itself."""
+    """Build the settings class of `lora:`: peft's LoraConfig without the fields that the recipe sets."""
     fields = load_table()["LoraConfig"]
-    return _model("LoraConfig", {name: field for name, field in fields.items() if f"lora.{name}" not in SET_BY_RECIPE})
+    return _build_section(
+        "LoraConfig", {name: field for name, field in fields.items() if f"lora.{name}" not in SET_BY_RECIPE}
+    )
 
 
 def class_name(recipe: RecipeName) -> str:
+    """Name the class of the stack whose fields `train:` has."""
     return "SFTConfig" if recipe in SFT_RECIPES else "TrainingArguments"
 
 
-def _model(name: str, fields: dict[str, dict[str, Any]]) -> type[Section]:
+def _build_section(name: str, fields: dict[str, dict[str, Any]]) -> type[Section]:
     definitions: dict[str, Any] = {
-        key: (_annotation(key, field), Field(default=field["default"], description=field.get("help")))
+        key: (_build_annotation(key, field), Field(default=field["default"], description=field.get("help")))
         for key, field in fields.items()
     }
     return create_model(name, __base__=MadeSection, **definitions)
 
 
-def _annotation(name: str, field: dict[str, Any]) -> Any:
+def _build_annotation(name: str, field: dict[str, Any]) -> Any:
+    # {"types": ["float", "null"], ...} of learning_rate -> Annotated[int, gt 0] | Annotated[float, gt 0] | None
     kinds = [kind for word in field["types"] for kind in _TYPES[word]]
     if "choices" in field:
         kinds = [Literal[tuple(field["choices"])] if kind is str else kind for kind in kinds]

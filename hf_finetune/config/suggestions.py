@@ -1,11 +1,11 @@
-"""Did you mean: the known name that is closest to an unknown one."""
+"""Suggestions for unknown names: the closest known one, or the setting that another tool calls so."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-# What other tools and habits call a setting of ours.
+# Names of settings in axolotl, LLaMA-Factory, nanoGPT and the examples of transformers, and what people say for them.
 OTHER_NAMES = {
     "lr": "train.learning_rate",
     "epochs": "train.num_train_epochs",
@@ -48,27 +48,30 @@ OTHER_NAMES = {
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.72) -> str | None:
-    """The one of `known` that `name` most likely stands for, or None."""
+    """Return the name in `known` that is closest to `name`, or None if none is close (difflib ratio >= `cutoff`)."""
+    # difflib is quadratic in the length of the names, and `name` comes from outside: 100 characters are enough.
     folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower().replace("-", "_")[:100], list(folded), n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
 
 
 def known_key(name: str, section: str, keys: dict[str, set[str]]) -> str | None:
-    """The full key that `section.name` was meant to be; `keys` maps each section ("" the top) to its keys.
+    """Suggest the full key that `section.name` was meant to be, or None.
 
-    A key of the same name in another section comes before a similar name in this one.
+    `keys` maps each section ("" is the top level) to its keys. A key of the same name in another section is preferred
+    to a similar name in this one.
     """
+    # ("max_steps", "") -> "train.max_steps"; ("lr", "train") and ("learning_rat", "train") -> "train.learning_rate"
     for other, names in keys.items():
         if name in names and other != section:
-            return _full(other, name)
+            return _join_key(other, name)
     if name in OTHER_NAMES and _exists(OTHER_NAMES[name], keys):
         return OTHER_NAMES[name]
     if close := did_you_mean(name, keys.get(section, set())):
-        return _full(section, close)
+        return _join_key(section, close)
     for other, names in keys.items():
         if close := did_you_mean(name, names, cutoff=0.8):
-            return _full(other, close)
+            return _join_key(other, close)
     return None
 
 
@@ -77,5 +80,5 @@ def _exists(key: str, keys: dict[str, set[str]]) -> bool:
     return name in keys.get(section, set())
 
 
-def _full(section: str, name: str) -> str:
+def _join_key(section: str, name: str) -> str:
     return f"{section}.{name}" if section else name

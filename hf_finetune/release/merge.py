@@ -1,4 +1,4 @@
-"""An adapter and its base -> one model that needs neither, with the difference measured before it is kept."""
+"""An adapter and its base -> one merged model, which is compared with them before it is kept."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-# float32 in, float32 out: only the order of the additions changes. Of the largest logit.
+# Largest difference of the logits, as a share of the largest logit, if everything is float32: W x + B A x and
+# (W + B A) x are the same sums in another order.
 ROUNDING = 1e-4
-# Of each row, spread over it: all logits of a large vocabulary would not fit into memory.
+# Positions per row whose logits are kept, evenly spaced: 64 rows of 1,024 positions and 128k logits would be 34 GB.
 POSITIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class MergeFacts:
-    """What merging changed: adapter over base against the merged model as it lies in `output`."""
+    """What merging changed: the adapter on its base compared with the merged model as saved in `output`."""
 
     output: str
     dtype: str
@@ -62,9 +63,11 @@ class MergeFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    logits: list[Tensor]  # one for each row, (POSITIONS, vocab) at most, or (labels,); float32 on the CPU
+class _Measurement:
+    logits: list[Tensor]
+    """One tensor per row, (positions, vocab), or (num_labels,) of a classifier; float32 on the CPU."""
     loss: float
+    """Mean over the predicted tokens, of a classifier over the rows."""
 
 
 def merge_adapter(
@@ -79,9 +82,10 @@ def merge_adapter(
 ) -> MergeFacts:
     """Merge `adapter` into its base, save the model in `dtype`, load it again and compare it on held-out rows.
 
-    A 4- or 8-bit base is dequantised first; the sum is made in float32. Written aside and renamed: where the mean
-    loss differs by more than `tolerance` (relative), or logits by more than rounding where nothing was rounded,
-    `ModelError` is raised and no `output` is left. Raises `ConfigError` where `output` may not be replaced.
+    A 4- or 8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and
+    renamed once it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more
+    than `tolerance` (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if
+    `output` may not be replaced; `CannotWriteError` if it cannot be written.
     """
     target = Path(output)
     folder, record = adapter_folder(adapter), adapter_record(adapter, base)
@@ -93,15 +97,18 @@ def merge_adapter(
     rows = held_out_rows(data, folder, tokenizer, effective_max_length(tokenizer, model.config), labels)
     before = _measure(model, rows, labels)
     device, generation = model.device, base_model(model).generation_config if labels is None else None
-    del model  # two models at a time do not fit where one just does
+    # A machine that just holds one model does not hold two.
+    del model
     aside = target.with_name(f".{target.name}.aside")
     try:
-        merged = _merged(folder, record, device).to(getattr(torch, dtype))
+        merged = _merge(folder, record, device).to(getattr(torch, dtype))
         if generation is not None:
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         _save(merged, tokenizer, aside)
         if labels is not None and (folder / DECISION).exists():
             shutil.copy(folder / DECISION, aside)
+        # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another one:
+        # https://github.com/huggingface/transformers/issues/45127
         merged = auto_class_of(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
         facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
         _check_same(facts, before, tolerance, exact=exact)
@@ -114,7 +121,7 @@ def merge_adapter(
         raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    logger.info("merged into %s: %s", output, _in_words(facts))
+    logger.info("merged into %s: %s", output, _format_facts(facts))
     return facts
 
 
@@ -129,15 +136,18 @@ def _check_output(target: Path, read: Sequence[Path], overwrite: bool) -> None:
         )
 
 
-def _merged(folder: Path, record: BaseRecord, device: torch.device) -> PreTrainedModel:
-    """The base in float32 with the adapter added to it."""
+def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrainedModel:
+    """Load the base in float32 and add the adapter to it."""
     as_trained = record if record.quantization is not None else replace(record, dtype="float32")
     model = load_base(as_trained, device=device)
     if is_quantized(model):
-        # Rounded weights are what the adapter was trained on: the base as it was before is another one.
+        # The adapter was trained on the quantized weights: added to the original ones, or rounded to 4 bits again, it
+        # gives another model. https://github.com/unslothai/unsloth-zoo/pull/810 https://github.com/huggingface/peft/issues/2321
         model.dequantize(dtype=torch.float32)
-        model.__dict__.pop("is_loaded_in_4bit", None)  # transformers leaves them, and peft would look for such layers
-        model.__dict__.pop("is_loaded_in_8bit", None)
+        # transformers 5.23 leaves these flags set, and peft would look for quantized layers. Can go once `dequantize`
+        # clears them, as it does `quantization_method`: https://github.com/huggingface/transformers/issues/39295
+        for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
+            model.__dict__.pop(flag, None)
     with quiet():
         merged: PreTrainedModel = put_adapter_on(model.float(), folder).merge_and_unload(safe_merge=True)
     return merged
@@ -147,30 +157,34 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     shutil.rmtree(folder, ignore_errors=True)
     if not is_classifier(model):
         stop_after_turns(model, tokenizer)
-    elif model.config.pad_token_id is None:  # an adapter of others does not say
+    # A classifier takes the last token before the padding, and refuses batches without it:
+    # https://github.com/huggingface/transformers/issues/34055
+    elif model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
-def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[HeldOutRow], labels: Labels | None) -> _Measured:
+def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[HeldOutRow], labels: Labels | None) -> _Measurement:
+    """Compute the logits and the mean loss of each row, one row at a time: padding would change them by rounding."""
     logits, total, count = [], 0.0, 0
     for row in rows:
         inputs = {name: ids.to(model.device) for name, ids in row.inputs.items()}
-        found = model(**inputs).logits[0].float().cpu()  # (seq, vocab), or of a classifier (labels,)
+        found = model(**inputs).logits[0].float().cpu()  # (seq, vocab), or (num_labels,) of a classifier
         if labels is not None:
-            total, count = total + _loss(found, row.labels[0], labels).item(), count + 1
+            total, count = total + _compute_loss(found, row.labels[0], labels).item(), count + 1
         else:
             targets = row.labels[0, 1:]
             total += F.cross_entropy(found[:-1], targets, reduction="sum").item()
             count += int((targets >= 0).sum())
             found = found[:: max(1, len(found) // POSITIONS)]
         logits.append(found)
-    return _Measured(logits, total / max(count, 1))
+    return _Measurement(logits, total / max(count, 1))
 
 
-def _loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+def _compute_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """Compute a classifier's loss of one row -> (). `logits`: (num_labels,); `target`: (), or (num_labels,)."""
     if labels.kind == "single":
         return F.cross_entropy(logits, target)
     if labels.kind == "multi":
@@ -178,26 +192,26 @@ def _loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     return F.mse_loss(logits, target.reshape(logits.shape))
 
 
-def _compare(before: _Measured, after: _Measured) -> MergeFacts:
+def _compare(before: _Measurement, after: _Measurement) -> MergeFacts:
     pairs = zip(before.logits, after.logits, strict=True)
     differences = torch.stack([(one - other).abs().max() for one, other in pairs])
     relative = abs(after.loss - before.loss) / max(abs(before.loss), 1e-12)
     return MergeFacts("", "", len(differences), differences.max().item(), before.loss, after.loss, relative)
 
 
-def _check_same(facts: MergeFacts, before: _Measured, tolerance: float, *, exact: bool) -> None:
+def _check_same(facts: MergeFacts, before: _Measurement, tolerance: float, *, exact: bool) -> None:
     scale = max(1.0, max(logits.abs().max().item() for logits in before.logits))
-    # Written so that a NaN fails.
+    # `not a <= b` and not `a > b`, so that a NaN fails.
     if not facts.relative_loss_difference <= tolerance:
-        what = f"the merged model is another one: {_in_words(facts)}; at most {tolerance:.2%} was allowed"
+        what = f"the merged model differs: {_format_facts(facts)}; at most {tolerance:.2%} was allowed"
         remedy = "merge in float32 (--dtype float32), or allow more with --tolerance"
         raise ModelError(Problem(what, remedy, path=facts.output))
     if exact and not facts.max_logit_difference <= ROUNDING * scale:
-        what = f"the merged model is another one: {_in_words(facts)}; in float32 only rounding may differ"
-        raise ModelError(Problem(what, "this is a mistake of ours or of peft: please report it", path=facts.output))
+        what = f"the merged model differs: {_format_facts(facts)}; in float32 only rounding may differ"
+        raise ModelError(Problem(what, "this is a bug of hf-finetune or of peft: please report it", path=facts.output))
 
 
-def _in_words(facts: MergeFacts) -> str:
+def _format_facts(facts: MergeFacts) -> str:
     return (
         f"mean loss on {facts.rows} rows {facts.loss_before:.4f} before, {facts.loss_after:.4f} after "
         f"({facts.relative_loss_difference:.3%} apart), largest logit difference {facts.max_logit_difference:.1e}"

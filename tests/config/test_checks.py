@@ -131,7 +131,7 @@ GPU = {
 )
 def test_precision_is_checked_against_every_visible_gpu(problems, monkeypatch, gpu, overrides, refused):
     monkeypatch.setattr(checks, "detect_hardware", lambda: GPU[gpu])
-    monkeypatch.setattr(checks_machine, "_installed", lambda package: True)
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: True)
     assert [problem.key for problem in problems(VALID, *overrides)] == ([refused] if refused else [])
 
 
@@ -164,7 +164,7 @@ def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):
 def test_a_package_that_is_not_installed_is_named_with_its_install_line(
     only_problem, monkeypatch, override, key, remedy
 ):
-    monkeypatch.setattr(checks_machine, "_installed", lambda package: False)
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: False)
     problem = only_problem(VALID, override)
     assert (problem.key, problem.remedy) == (key, remedy)
 

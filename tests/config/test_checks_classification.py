@@ -41,7 +41,7 @@ def test_the_defaults_are_those_of_the_documentation(load):
     ids=lambda overrides: overrides[0],
 )
 def test_settings_that_go_together_load_and_load_again_from_the_run_folder(load, monkeypatch, overrides):
-    monkeypatch.setattr(checks_machine, "_installed", lambda package: True)
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: True)
     run = load(VALID_CLASSIFICATION, *overrides)
     assert load(dump_yaml(run)) == run
 

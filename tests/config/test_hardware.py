@@ -99,4 +99,4 @@ def test_this_machine_is_seen_as_torch_sees_it():
     else:
         assert seen.capabilities == ()
     if sys.platform == "linux":
-        assert hardware._cpu_flags()
+        assert hardware._read_cpu_flags()

@@ -30,7 +30,7 @@ def test_a_retired_name_of_the_same_meaning_is_translated_with_a_note(load, capl
     assert run.train == new
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        f"run.yaml:8: train.{old.split(':')[0]}: this name is retired; read as train."
+        f"run.yaml:8: train.{old.split(':')[0]}: this name is deprecated; read as train."
     )
 
 

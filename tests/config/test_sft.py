@@ -55,7 +55,7 @@ def test_a_retired_value_is_translated_with_a_note(load, caplog):
         assert load(VALID_SFT, "train.loss_type=chunked_nll").train["loss_type"] == "nll"
         assert load(VALID_SFT, "train.loss_type=dft").train["loss_type"] == "dft"
     assert [record.getMessage() for record in caplog.records] == [
-        "command line: train.loss_type: chunked_nll is a retired name; read as nll"
+        "command line: train.loss_type: chunked_nll is a deprecated name; read as nll"
     ]
 
 
@@ -131,7 +131,7 @@ CONFLICTS = [
     (VALID_LORA, ["lora.layers_to_transform=[0, 1]"], "lora.layers_to_transform", "as a list of module names"),
     (VALID_LORA, ["lora.layers_pattern=h"], "lora.layers_pattern", "without lora.layers_to_transform"),
     (VALID_LORA, ["lora.init_lora_weights=eva"], "lora.init_lora_weights", "measures the model on data"),
-    (VALID_LORA, ["lora.init_lora_weights=pisa"], "lora.init_lora_weights", "no way to begin an adapter"),
+    (VALID_LORA, ["lora.init_lora_weights=pisa"], "lora.init_lora_weights", "no initialization of an adapter"),
     (
         VALID_LORA,
         ["lora.init_lora_weights=pissa_niter_4", "model.load_in_4bit=true"],
@@ -175,13 +175,13 @@ def test_settings_that_do_not_go_together_are_refused_by_the_key_to_change(only_
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_settings_that_go_together_load_and_load_again_from_the_run_folder(load, monkeypatch, text, overrides):
-    monkeypatch.setattr(checks_machine, "_installed", lambda package: True)
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: True)
     run = load(text, *overrides)
     assert load(dump_yaml(run)) == run
 
 
 def test_quantization_needs_bitsandbytes_and_says_how_to_get_it(only_problem, monkeypatch):
-    monkeypatch.setattr(checks_machine, "_installed", lambda package: package != "bitsandbytes")
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: package != "bitsandbytes")
     problem = only_problem(VALID_LORA, "model.load_in_4bit=true")
     assert (problem.key, problem.remedy) == ("model.load_in_4bit", 'pip install "hf-finetune[qlora]"')
 

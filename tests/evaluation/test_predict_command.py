@@ -102,7 +102,7 @@ def test_bad_rows_end_in_exit_code_2_with_the_others_labelled(predict, classifie
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     assert f"{rows}:2: text: `text` must be string, found int" in notes
     assert f"{rows}:4: not valid JSON" in notes
-    assert "2 of 4 rows could not be labelled" in notes
+    assert "2 of 4 rows could not be labeled" in notes
     assert "Traceback" not in notes
 
 

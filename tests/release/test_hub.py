@@ -153,8 +153,8 @@ def test_a_card_without_metadata_gets_the_licence_given(hub, folder):
 @pytest.mark.parametrize(
     ("card", "licence", "said"),
     [
-        ("# No metadata\n", None, "says no licence"),
-        ("---\ntags: [x]\n---\n", None, "says no licence"),
+        ("# No metadata\n", None, "says no license"),
+        ("---\ntags: [x]\n---\n", None, "says no license"),
         ("---\nlicense: apache\n---\nx", None, "did you mean apache-2.0"),
         ("x", "MIT", "did you mean mit"),
         ("", "mit", "no model card"),

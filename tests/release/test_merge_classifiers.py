@@ -71,7 +71,7 @@ def test_a_merged_classifier_is_the_adapter_with_its_head_over_its_base(tuned, t
 
 
 @pytest.mark.parametrize("section", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
-def test_a_rounded_base_is_dequantised_first(tuned, tmp_path, section):
+def test_a_rounded_base_is_dequantized_first(tuned, tmp_path, section):
     trained, adapter = tuned("llama", **section)
     facts = merge_adapter(str(adapter), str(tmp_path / "merged"))
     assert facts.relative_loss_difference < 0.01
@@ -140,7 +140,7 @@ def test_without_rows_the_runs_own_validation_split_is_taken(tuned, tmp_path, ca
 
 def test_a_merge_that_loses_the_head_is_refused_and_leaves_nothing(tuned, tmp_path, monkeypatch):
     _, adapter = tuned()
-    merged = merge._merged
+    merged = merge._merge
 
     def under_another_head(*args):
         model = merged(*args)
@@ -148,8 +148,8 @@ def test_a_merge_that_loses_the_head_is_refused_and_leaves_nothing(tuned, tmp_pa
             model.classifier.weight.normal_()
         return model
 
-    monkeypatch.setattr(merge, "_merged", under_another_head)
-    with pytest.raises(ModelError, match="the merged model is another one"):
+    monkeypatch.setattr(merge, "_merge", under_another_head)
+    with pytest.raises(ModelError, match="the merged model differs"):
         merge_adapter(str(adapter), str(tmp_path / "merged"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 

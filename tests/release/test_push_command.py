@@ -172,7 +172,7 @@ def test_the_licence_is_asked_for_in_a_terminal_and_refused_elsewhere(hub, folde
         code, out, _ = command("push", folder, "ada/model")
     os.close(person)
     assert code == 0
-    assert "says no licence" in out
+    assert "says no license" in out
     assert hub.files("ada/model")["README.md"].startswith(b"---\nlicense: cc-by-4.0\n")
 
 

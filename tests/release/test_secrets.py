@@ -85,7 +85,7 @@ def test_the_header_of_weights_is_read_and_the_weights_are_not(folder):
     with pytest.raises(DataError, match=r"model\.safetensors: holds what looks like a Hugging Face token, in its head"):
         plan_push(folder, "ada/model", options=OPTIONS)
     (folder / "model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(DataError, match="is no safetensors file"):
+    with pytest.raises(DataError, match="is not a safetensors file"):
         plan_push(folder, "ada/model", options=OPTIONS)
 
 

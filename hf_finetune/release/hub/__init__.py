@@ -1,7 +1,7 @@
-"""A finished folder -> the Hub: only files of the allow-list, without secrets, private unless said, in one commit.
+"""A finished folder -> the Hub: only files of an allow-list, without secrets, private by default, in one commit.
 
-`docs/hub.md` is the reader's version. The folder is only read: a push that fails loses nothing, and is gone on with by
-`hf-finetune push`.
+`docs/hub.md` is the reader's version. The folder is only read: a push that fails loses nothing, and `hf-finetune push`
+resumes it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +35,12 @@ logger = logging.getLogger(__name__)
 
 
 def check_push(run: Run) -> None:
-    """Ask the Hub, before anything is trained, whether the run may be pushed; on rank 0, where `run` has a hub.
+    """Ask the Hub before training whether the run may be pushed; on rank 0, if `run` has a hub.
 
-    Raises `HubError`: offline, no token, one that may not write, no such owner, or a public repository unasked.
+    Raises `HubError`: offline, no token or one that may not write, no such owner, or a public repository that the run
+    did not ask for.
     """
-    if run.hub is None or not _is_main():
+    if run.hub is None or not _is_main_process():
         return
     try:
         check_access(run.hub.repo_id, public=not run.hub.private, create_pr=run.hub.create_pr)
@@ -51,11 +53,11 @@ def check_push(run: Run) -> None:
 
 
 def push_run(run: Run) -> None:
-    """Push the finished run folder to `run.hub`, on rank 0; nothing is done without one.
+    """Push the finished run folder to `run.hub`, if there is one; on rank 0.
 
-    Raises `NotPushedError`, whatever the reason, with the command that goes on; the folder is complete.
+    Raises `NotPushedError`, whatever the reason, with the command that resumes the push; the folder is complete.
     """
-    if run.hub is None or not _is_main():
+    if run.hub is None or not _is_main_process():
         return
     options = PushOptions(not run.hub.private, run.hub.revision, run.hub.create_pr)
     try:
@@ -63,15 +65,15 @@ def push_run(run: Run) -> None:
     except NotPushedError:
         raise
     except FinetuneError as refused:
-        raise _not_pushed(refused.problems, run.output_dir, run.hub.repo_id, options) from refused
+        raise _make_not_pushed_error(refused.problems, run.output_dir, run.hub.repo_id, options) from refused
     logger.info("%s", pushed_in_words(facts))
 
 
 def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None = None) -> PushFacts:
-    """Push what `folder` holds of a model to `repo_id`, private unless `options.public`.
+    """Push the model in `folder` to `repo_id`, private unless `options.public`.
 
-    What is wrong with folder, name or licence raises before the Hub is asked (`ConfigError`, `DataError`); what fails
-    there raises `NotPushedError` with the command that goes on.
+    Raises `ConfigError` or `DataError` for a problem of folder, name or license, before the Hub is asked; and
+    `NotPushedError`, with the command that resumes the push, if the Hub refuses it or cannot be reached.
     """
     options = options or PushOptions()
     files = plan_push(folder, repo_id, options=options)
@@ -89,15 +91,18 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
             logger.warning("%s was there already, and stays private: make it public in its settings", repo_id)
         return facts
     except HubError as refused:
-        raise _not_pushed(refused.problems, folder, repo_id, options) from refused
+        raise _make_not_pushed_error(refused.problems, folder, repo_id, options) from refused
     except Exception as problem:
         if not is_of_the_hub(problem):
             raise
-        raise _not_pushed([in_words(problem)], folder, repo_id, options) from problem
+        raise _make_not_pushed_error([in_words(problem)], folder, repo_id, options) from problem
 
 
 def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list[PlannedFile]:
-    """The files that would be pushed, checked: whole, as the run wrote them, with a licence, and without secrets."""
+    """List the files that would be pushed, checked: complete, as the run wrote them, licensed, and without secrets.
+
+    Raises `ConfigError` or `DataError` where they are not.
+    """
     require_repo_id(repo_id)
     if not Path(folder).is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
@@ -111,7 +116,9 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
 
 
 def checkpoint_pushes(run: Run) -> list[TrainerCallback]:
-    """For the Trainer, on every rank: push a checkpoint each `hub.push_every` steps, in the background."""
+    """Make the callback that pushes a checkpoint every `hub.push_every` steps in the background; on every rank."""
+    # Trainer's own push_to_hub (5.23) never looks at the exception of a background push (PushInProgress), and uploads
+    # training_args.bin, a pickle with `hub_token` in it. This callback can go once both are mended.
     if run.hub is None or run.hub.push_every is None:
         return []
     from hf_finetune.release.hub.checkpoints import PushCheckpoints
@@ -120,7 +127,7 @@ def checkpoint_pushes(run: Run) -> list[TrainerCallback]:
 
 
 def resume_command(folder: str | Path, target: HubSection | PushOptions, repo_id: str | None = None) -> str:
-    """The command that pushes `folder` as `target` says; no secret is in it."""
+    """Format the command that pushes `folder` with the options of `target`; it holds no secret."""
     words = ["hf-finetune", "push", str(folder)]
     if isinstance(target, HubSection):
         repo_id, target = target.repo_id, PushOptions(not target.private, target.revision, target.create_pr)
@@ -134,7 +141,7 @@ def resume_command(folder: str | Path, target: HubSection | PushOptions, repo_id
 
 
 def pushed_in_words(facts: PushFacts) -> str:
-    """One line for the log."""
+    """Format what was pushed as one line."""
     kind = "private" if facts.private else "public"
     sent = f"{facts.sent_files} of {facts.files} files sent, {facts.sent_bytes / 1e6:,.1f} MB"
     if not facts.sent_files:
@@ -142,11 +149,15 @@ def pushed_in_words(facts: PushFacts) -> str:
     return f"pushed to {facts.url} ({kind}, commit {facts.commit[:12]}): {sent}"
 
 
-def _not_pushed(problems: object, folder: str | Path, repo_id: str, options: PushOptions) -> NotPushedError:
+def _make_not_pushed_error(
+    problems: Sequence[Problem], folder: str | Path, repo_id: str, options: PushOptions
+) -> NotPushedError:
     command = resume_command(folder, options, repo_id)
-    said = [str(problem) for problem in problems]  # type: ignore[attr-defined]
-    return NotPushedError([Problem(f"not pushed: {each}; {folder} is complete; to go on: {command}") for each in said])
+    return NotPushedError(
+        [Problem(f"not pushed: {problem}; {folder} is complete; to go on: {command}") for problem in problems]
+    )
 
 
-def _is_main() -> bool:
+def _is_main_process() -> bool:
+    # torchrun sets RANK for each process, and so does accelerate for those of mpirun (state.py of 1.15).
     return os.environ.get("RANK", "0") == "0"

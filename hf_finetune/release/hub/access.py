@@ -1,4 +1,4 @@
-"""Whether a push could succeed: asked before anything is trained, and nothing is left behind on the Hub."""
+"""Check before training that a push could succeed; nothing is created on the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_finetune.config.suggestions import did_you_mean
 from hf_finetune.errors import HubError, Problem
 from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently, status_of
 
-# Before training a person is waiting.
+# Seconds. Before training somebody waits in front of the terminal.
 PATIENCE = 30.0
 
 _TOKENS = "https://huggingface.co/settings/tokens"
@@ -19,7 +19,7 @@ _WRITING_ROLES = ("admin", "write", "contributor")
 
 
 def check_access(repo_id: str, *, public: bool, create_pr: bool) -> None:
-    """Raise `HubError` where the token here may not push to `repo_id`, or where that would publish unasked."""
+    """Raise `HubError` if the token may not push to `repo_id`, or if that would publish a private run."""
     if is_offline_mode():
         raise HubError(Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it, or push later"))
     if get_token() is None:
@@ -38,6 +38,8 @@ def check_access(repo_id: str, *, public: bool, create_pr: bool) -> None:
 
 
 def _check_token(who: dict[str, Any], repo_id: str) -> None:
+    # {"auth": {"accessToken": {"role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"name": "ada"},
+    # "permissions": ["repo.write"]}]}}}}: https://huggingface.co/docs/hub/security-tokens
     token = who.get("auth", {}).get("accessToken", {})
     remedy = f"make one that may write at {_TOKENS}, and log in with it: `hf auth login`"
     if token.get("role") == "read":
@@ -66,11 +68,13 @@ def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: 
     if not info.private and not public:
         what = f"{repo_id} is public, and what is pushed there everybody can read"
         raise HubError(Problem(what, "allow it with hub.private: false (--public), or name another one"))
-    if create_pr:  # anybody may open one
+    # Anybody may open a pull request.
+    if create_pr:
         return
     try:
         patiently(lambda: api.auth_check(repo_id, write=True), PATIENCE)
     except HfHubHTTPError as problem:
+        # A token without access gets 404 for a repository that it may not see.
         if status_of(problem) not in (401, 403, 404):
             raise
         what = f"{who.get('name')} may not write to {repo_id}"
@@ -78,7 +82,7 @@ def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: 
 
 
 def _check_owner(who: dict[str, Any], owner: str) -> None:
-    """A repository that is not there yet can be made under one's own name, and in organisations that let one write."""
+    """Check that the user may create a repository of `owner`: the user, or an organization that gives write access."""
     roles = {org.get("name"): org.get("roleInOrg") for org in who.get("orgs", [])}
     writable = [str(who.get("name")), *(name for name, role in roles.items() if role in (None, *_WRITING_ROLES))]
     if owner in writable:

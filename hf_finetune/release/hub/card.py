@@ -1,4 +1,4 @@
-"""The model card as it is pushed: its licence is there, and what it says of its base is respected."""
+"""The model card as it is pushed: it names a license, and the terms of its base model are respected."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _METADATA = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILIN
 
 
 def card_metadata(folder: Path) -> dict[str, Any]:
-    """What stands between the dashes of README.md; empty where nothing does.
+    """Read the YAML metadata between the dashes of README.md; {} without any.
 
-    Raises `ConfigError` where there is no card, or an empty one, and `DataError` where its metadata are no YAML.
+    Raises `ConfigError` if there is no card or an empty one, and `DataError` if the metadata are not YAML.
     """
     path = folder / CARD
-    text = _text(path)
+    text = _read_text(path)
     if not text.strip():
         remedy = "write one: what the model is for, what it was trained on, what it cannot do"
         raise ConfigError(Problem("there is no model card, which a push needs", remedy, path=str(path)))
@@ -34,62 +34,66 @@ def card_metadata(folder: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(found[1]) if found else {}
     except yaml.YAMLError as problem:
-        raise DataError(Problem("the metadata between the dashes is no YAML", "mend it", path=str(path))) from problem
+        raise DataError(Problem("the metadata between the dashes is not YAML", "mend it", path=str(path))) from problem
     return values if isinstance(values, dict) else {}
 
 
 def declared_license(folder: Path) -> str | None:
-    licence = card_metadata(folder).get("license")
-    return str(licence) if licence else None
+    """Read the license that the card of `folder` names. Raises as `card_metadata` does."""
+    license = card_metadata(folder).get("license")
+    return str(license) if license else None
 
 
-def licensed_card(folder: Path, licence: str | None, repo_id: str) -> bytes:
-    """README.md as it is pushed to `repo_id`, with `licence` where one is given; the file stays as it is.
+def licensed_card(folder: Path, license: str | None, repo_id: str) -> bytes:
+    """Make README.md as it is pushed to `repo_id`, with `license` if one is given; the file stays as it is.
 
-    A card that is as we wrote it names the repository in place of the folder; one that was edited gets its licence and
-    nothing else. Raises `ConfigError` where neither the card nor `licence` says one that the Hub knows.
+    A card that nobody has edited names the repository instead of the folder; an edited one gets the license and nothing
+    else. Raises `ConfigError` if neither the card nor `license` names a license of the Hub.
     """
-    text = _text(folder / CARD)
+    text = _read_text(folder / CARD)
     in_card = declared_license(folder)
-    stated = licence or in_card
+    stated = license or in_card
     if stated is None:
-        what = "says no licence, so nobody would know what they may do with the model"
+        what = "says no license, so nobody would know what they may do with the model"
         remedy = "give --license, such as apache-2.0, or unknown; or set card.license in the run file"
         raise ConfigError(Problem(what, remedy, path=str(folder / CARD)))
     if problem := license_problem(stated):
-        raise ConfigError(Problem(problem.what, problem.remedy, path=None if licence else str(folder / CARD)))
+        raise ConfigError(Problem(problem.what, problem.remedy, path=None if license else str(folder / CARD)))
     if MARKER in text and text == card(run := run_behind(folder)):
         owner = run.settings.get("card") or {}
         return card(replace(run, settings={**run.settings, "card": {**owner, "license": stated}}), repo_id).encode()
-    if licence is None:
+    if license is None:
         return text.encode()
+    # Edited by hand: the text between the dashes is changed as text, since YAML would lose its comments and order.
     found = _METADATA.match(text)
     if found is None:
-        return f"---\nlicense: {licence}\n---\n\n{text}".encode()
+        return f"---\nlicense: {license}\n---\n\n{text}".encode()
     kept = re.sub(r"^license:.*\n", "", found[1], flags=re.MULTILINE)
-    body = text[found.end(1) :].replace(NO_LICENSE, licence)
-    return f"---\nlicense: {licence}\n{kept}{body}".encode()
+    body = text[found.end(1) :].replace(NO_LICENSE, license)
+    return f"---\nlicense: {license}\n{kept}{body}".encode()
 
 
-def check_gated_base(api: HfApi, folder: Path, licence: str | None) -> None:
-    """Refuse to publish the weights of a base that its owner gives to registered people only.
+def check_gated_base(api: HfApi, folder: Path, license: str | None) -> None:
+    """Raise `HubError` if `folder` would publish the weights of a gated base model.
 
-    An adapter holds none of them; with a `licence` given at the push, somebody has decided. Raises `HubError`.
+    An adapter holds none of them; a `license` given with the push says that its terms have been considered.
     """
-    if licence is not None or (folder / "adapter_config.json").exists():
+    if license is not None or (folder / "adapter_config.json").exists():
         return
     named = card_metadata(folder).get("base_model") or []
     check_gated(api, [named] if isinstance(named, str) else named)
 
 
 def check_gated(api: HfApi, bases: Sequence[str]) -> None:
-    """Raise `HubError` where one of `bases` is a model of the Hub that not everybody may have."""
+    """Raise `HubError` if one of `bases` is gated on the Hub: only those who accept its terms may download it."""
     for base in bases:
         try:
             gated = api.model_info(str(base)).gated
+        # Gated, and the token has no access: https://huggingface.co/docs/hub/models-gated
         except GatedRepoError:
             gated = "manual"
-        except (RepositoryNotFoundError, HFValidationError):  # not on the Hub, or not for us to see
+        # A local folder, or a private repository that the token may not see.
+        except (RepositoryNotFoundError, HFValidationError):
             continue
         if gated:
             what = f"these are the weights of {base}, which its owner gives only to those who accept its terms"
@@ -97,7 +101,7 @@ def check_gated(api: HfApi, bases: Sequence[str]) -> None:
             raise HubError(Problem(what, remedy))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if not path.exists():
         return ""
     try:

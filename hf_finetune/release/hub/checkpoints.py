@@ -1,4 +1,4 @@
-"""Checkpoints pushed while the run goes on, in a thread of their own that never stops it."""
+"""Push checkpoints during training, in a background thread whose failures never stop the run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from hf_finetune.release.hub.transfer import PushOptions, transfer
 logger = logging.getLogger(__name__)
 
 BRANCH = "checkpoints"
-# Of the run that was before, or an empty form of peft's.
+# Files of an earlier run in the same folder; README.md may also be the template of a card that peft writes.
 _NOT_OF_A_CHECKPOINT = (CARD, "report.html", "report.json", "run.yaml", "manifest.json")
 
 
 def checkpoint_branch(hub: HubSection) -> str:
-    """Where checkpoints go: beside the finished model, which alone is what its branch holds."""
+    """Name the branch of the checkpoints; the branch of the finished model holds nothing else."""
     return BRANCH if hub.revision is None else f"{hub.revision}-{BRANCH}"
 
 
 class PushCheckpoints(TrainerCallback):
-    """Save each `hub.push_every` steps, and push what was saved to the branch of checkpoints, one at a time.
+    """Save every `hub.push_every` steps, and push what was saved to the branch of the checkpoints, one at a time.
 
-    Where one is still under way, only the newest waits behind it. A failure is logged when it happens; the next push
-    is the next try. The end of training waits for the last one. Every rank has it, since all save; rank 0 pushes.
+    While one is pushed, only the newest of the others waits. A failure is logged when it happens, and the next
+    checkpoint is the next attempt. The end of training waits for the last push. Every rank needs the callback, since
+    all ranks save; rank 0 pushes.
     """
 
     def __init__(self, hub: HubSection, patience: float = 60.0) -> None:
@@ -56,14 +57,14 @@ class PushCheckpoints(TrainerCallback):
             return
         step, output = state.global_step, Path(str(args.output_dir))
         try:
-            held = _hold(output / f"checkpoint-{step}", output / f".push-{step}")
+            held = _copy_checkpoint(output / f"checkpoint-{step}", output / f".push-{step}")
         except (OSError, FinetuneError) as problem:
             self._note_failure(step, str(problem))
             return
         with self._lock:
             overtaken, self._waiting = self._waiting, (step, held)
             if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="checkpoint pushes")
+                self._worker = threading.Thread(target=self._run_worker, name="checkpoint pushes")
                 self._worker.start()
         if overtaken is not None:
             logger.info("checkpoint-%d is not pushed: checkpoint-%d is newer", overtaken[0], step)
@@ -73,7 +74,8 @@ class PushCheckpoints(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         worker = self._worker
-        # Others would wait for this process, and give up before a slow upload is done: it then ends by itself.
+        # With several processes the others would wait at their next collective operation, and time out before a slow
+        # upload is done. Python itself joins the thread when the process exits.
         if worker is not None and args.world_size == 1:
             worker.join()
         if self.failed:
@@ -84,7 +86,7 @@ class PushCheckpoints(TrainerCallback):
     def _tried(self) -> int:
         return len(self.failed) + len(self.pushed)
 
-    def _work(self) -> None:
+    def _run_worker(self) -> None:
         while True:
             with self._lock:
                 if self._waiting is None:
@@ -95,7 +97,8 @@ class PushCheckpoints(TrainerCallback):
                 self._push(step, held)
             except FinetuneError as problem:
                 self._note_failure(step, str(problem))
-            except Exception as problem:  # nothing that goes wrong here may stop the training
+            # Whatever goes wrong here must not stop the training.
+            except Exception as problem:
                 self._note_failure(step, str(in_words(problem)))
             finally:
                 shutil.rmtree(held, ignore_errors=True)
@@ -118,8 +121,9 @@ class PushCheckpoints(TrainerCallback):
         logger.warning("checkpoint-%d was not pushed: %s; the next one is tried", step, why)
 
 
-def _hold(checkpoint: Path, held: Path) -> Path:
-    """Keep what is pushed of a checkpoint, which may be rotated away meanwhile; weights cost no room again."""
+def _copy_checkpoint(checkpoint: Path, held: Path) -> Path:
+    """Copy the files of a checkpoint that are pushed; weights are hard links, which take no space."""
+    # save_total_limit may delete the checkpoint while it waits or is pushed.
     shutil.rmtree(held, ignore_errors=True)
     held.mkdir()
     for name, path in allowed_files(checkpoint).items():
@@ -130,7 +134,8 @@ def _hold(checkpoint: Path, held: Path) -> Path:
             _link(path, held / name)
         else:
             shutil.copyfile(path, held / name)
-    if (held / ADAPTER_CONFIG).exists():  # as peft writes it, with the path on this machine
+    # peft 0.21 writes the base as it was loaded, which may be a path on this machine.
+    if (held / ADAPTER_CONFIG).exists():
         edit_adapter_config(held, {"base_model_name_or_path": portable(base_of(held))})
     return held
 
@@ -138,5 +143,6 @@ def _hold(checkpoint: Path, held: Path) -> Path:
 def _link(path: Path, link: Path) -> None:
     try:
         os.link(path, link)
-    except OSError:  # a file system without hard links
+    # A file system without hard links, such as exFAT.
+    except OSError:
         shutil.copyfile(path, link)

@@ -1,6 +1,6 @@
-"""Which files of a folder go to the Hub, and whether they are whole and what the run wrote.
+"""Which files of a folder are pushed to the Hub, and whether they are complete and as the run wrote them.
 
-An allow-list: whatever is not named here stays, checkpoints, logs, pickles and dot files among it.
+It is an allow-list: checkpoints, logs, pickles, dot files and whatever else is not named here stay behind.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from hf_finetune.reporting.run_folder import MANIFEST
 
 CARD = "README.md"
 _CONFIGS = ("config.json", "adapter_config.json")
-# A ScratchGPT takes its code along: https://huggingface.co/docs/transformers/custom_models
+# The code of a ScratchGPT is pushed with its weights: https://huggingface.co/docs/transformers/custom_models
 _CODE = {path.name for path in Path(scratch_gpt.__path__[0]).glob("*.py")} - {"__init__.py"}
 _TEMPLATES = "additional_chat_templates"
 
-# What decides which model loads: where the repository holds one that the folder lacks, the push removes it.
+# Files that decide which model is loaded: the push removes those that the repository has and the folder lacks. With a
+# stale adapter_config.json, for example, from_pretrained would load the base that it names, not the new weights.
 MODEL_FILES = re.compile(
     r"(?:adapter_)?(?:config|model)\.json|generation_config\.json|base_model\.json|decision\.json"
     r"|(?:adapter_)?model(?:-\d{5}-of-\d{5})?\.safetensors|(?:adapter_)?model\.safetensors\.index\.json"
@@ -33,14 +34,14 @@ _TOKENIZER_FILES = re.compile(
     r"|(?:tokenizer|spiece|sentencepiece\.bpe)\.model|chat_template\.jinja"
 )
 _PAGES = re.compile(rf"{CARD}|report\.(?:html|json)|run\.yaml|manifest\.json|LICENSE(?:\.txt|\.md)?|NOTICE(?:\.txt)?")
-# A person may edit the card, and it and the page are written after the manifest.
+# Both are written after the manifest, and people may edit the card.
 _NOT_HASHED = (CARD, "report.html")
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A file as it will lie on the Hub. What is not weights is held as it was read: what is checked is what is sent."""
+    """A file as it will be on the Hub. All but weights are kept in memory: what is checked is what is sent."""
 
     name: str
     path: Path
@@ -50,7 +51,7 @@ class PlannedFile:
     """None for weights, which stay on the disk."""
 
     def git_oid(self) -> str:
-        """The id that git gives a file of this content; the Hub names files by it that are not large."""
+        """Compute the id of the content in git, by which the Hub lists files that are not in its large-file storage."""
         oid = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         if self.content is not None:
             oid.update(self.content)
@@ -62,26 +63,31 @@ class PlannedFile:
 
 
 def planned_files(folder: Path, *, card: bytes | None = None) -> list[PlannedFile]:
-    """The files of `folder` that are pushed, by name, hashed; `card` takes the place of README.md.
+    """List the files of `folder` that are pushed, with their hashes; `card` replaces README.md.
 
-    Raises `ConfigError` where the folder is no model, and `DataError` where a file leads out of it, is missing or is
-    not what the manifest says.
+    Raises `ConfigError` if the folder is not a model, and `DataError` if a file is a link out of it, is missing, or
+    differs from the manifest.
     """
     paths = allowed_files(folder)
     _check_model(folder, paths)
-    planned = {name: _planned(name, path, card if name == CARD else None) for name, path in paths.items()}
+    planned = {name: _plan_file(name, path, card if name == CARD else None) for name, path in paths.items()}
     _check_manifest(folder, planned)
     return list(planned.values())
 
 
 def allowed_files(folder: Path) -> dict[str, Path]:
-    """Files of `folder` that may be pushed, by their name on the Hub; links out of the folder raise `DataError`."""
+    """Find the files of `folder` that may be pushed, by their name on the Hub.
+
+    Raises `ConfigError` if it is not a folder, and `DataError` for links out of it.
+    """
     if not folder.is_dir():
         raise ConfigError(Problem("is not a folder", "name the folder of a model or run", path=str(folder)))
     candidates = [*folder.iterdir(), *(folder / _TEMPLATES).glob("*.jinja")]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(candidates) if path.is_file()}
     code = _CODE if _is_scratch(folder) else set()
     allowed = {name: path for name, path in found.items() if _is_allowed(name) or name in code}
+    # A foreign model folder may have `vocab.txt` -> ~/.ssh/id_ed25519; the like was found in transformers:
+    # https://github.com/huggingface/transformers/pull/46279
     home = folder.resolve()
     outside = [name for name, path in allowed.items() if not path.resolve().is_relative_to(home)]
     if outside:
@@ -92,6 +98,7 @@ def allowed_files(folder: Path) -> dict[str, Path]:
 
 
 def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights."""
     return name.endswith(".safetensors")
 
 
@@ -107,7 +114,7 @@ def _is_scratch(folder: Path) -> bool:
 
 
 def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
-    """Refuse a folder without configuration and weights, and one that lacks a part of its weights."""
+    """Refuse a folder without a configuration or weights, or with incomplete weights."""
     configured = [name for name in _CONFIGS if name in paths]
     if not configured or not any(is_weights(name) for name in paths):
         lacking = "weights as .safetensors" if configured else "config.json or adapter_config.json"
@@ -121,7 +128,7 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
 
 
 def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
-    """Refuse files that are not what the run wrote: the figures of its report would be about another model."""
+    """Refuse files that the run did not write: the metrics in its report would be those of another model."""
     if MANIFEST not in planned:
         return
     written: dict[str, str] = _read_json(folder / MANIFEST).get("files", {})
@@ -135,7 +142,7 @@ def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
         raise DataError([Problem(what, remedy, path=str(folder / name)) for name, what in wrong.items()])
 
 
-def _planned(name: str, path: Path, instead: bytes | None) -> PlannedFile:
+def _plan_file(name: str, path: Path, instead: bytes | None) -> PlannedFile:
     if is_weights(name):
         with path.open("rb") as file:
             return PlannedFile(name, path, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), None)
@@ -144,7 +151,7 @@ def _planned(name: str, path: Path, instead: bytes | None) -> PlannedFile:
 
 
 def local_base(folder: Path) -> str | None:
-    """The base of the adapter in `folder` where that is a folder of this machine, which nobody else has."""
+    """Return the base of the adapter in `folder` if it is a folder of this machine, which nobody else has."""
     config = folder / "adapter_config.json"
     base = str(_read_json(config).get("base_model_name_or_path")) if config.is_file() else ""
     return base if base and Path(base).expanduser().is_dir() else None

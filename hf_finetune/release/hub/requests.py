@@ -1,7 +1,7 @@
-"""Requests to the Hub that outlast its bad moments, stop at once at what lasts, and are told in plain words.
+"""Hub requests: transient failures are retried, permanent ones stop at once, and both are explained.
 
-huggingface_hub repeats uploads five times, 31 seconds in all, and its other requests not at all; and it waits for an
-answer without end (https://github.com/huggingface/huggingface_hub/blob/v2.4.0/src/huggingface_hub/utils/_http.py).
+huggingface_hub 2.4 retries uploads five times, 31 seconds in all, and other requests not at all; and it waits for an
+answer forever. This module can go once both can be configured (https://github.com/huggingface/huggingface_hub/blob/v2.4.0/src/huggingface_hub/utils/_http.py).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 TIMEOUT = 120.0
-"""Seconds without a byte after which a connection counts as dead."""
+"""Seconds without a byte after which a connection is given up."""
 PATIENCE = 300.0
-"""Seconds that one request is repeated for."""
+"""Seconds for which one request is retried."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 
-_PASSES = (408, 429)
+_TRANSIENT = (408, 429)
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _TOKENS = "https://huggingface.co/settings/tokens"
-_IN_WORDS = {
+_MESSAGES = {
     401: ("the Hub does not accept the token", "log in again with `hf auth login`, or set HF_TOKEN"),
     403: ("the token may not do that", f"use one with write access, from {_TOKENS}"),
     404: ("there is no such repository, or the token may not see it", "check its name, and the token's access"),
@@ -49,22 +49,26 @@ _IN_WORDS = {
 
 @functools.cache
 def set_up_client() -> None:
-    """For the rest of this process: connections of huggingface_hub have a timeout, its messages no signed address."""
-    set_client_factory(_client)
-    logging.getLogger("huggingface_hub.utils._http").addFilter(_without_queries)
+    """Give all connections of huggingface_hub in this process a timeout, and hide signed addresses in its messages."""
+    set_client_factory(_make_client)
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_hide_queries)
     if not sys.stderr.isatty():
         disable_progress_bars()
 
 
 def patiently(request: Callable[[], Answer], patience: float) -> Answer:
-    """Make a request; while the Hub has a bad moment, make it again, for `patience` seconds."""
+    """Make a request, and repeat it after transient failures for up to `patience` seconds.
+
+    Raises what `request` raised last.
+    """
+    # Waits 1, 2, 4 ... 30, 30 seconds, or longer if the Hub says so (Retry-After).
     set_up_client()
     deadline, wait = time.monotonic() + patience, FIRST_WAIT
     while True:
         try:
             return request()
         except Exception as problem:
-            pause = max(wait, _asked_wait(problem))
+            pause = max(wait, _get_retry_after(problem))
             if not passes(problem) or time.monotonic() + pause > deadline:
                 raise
             logger.info("%s; trying again in %.0f s", in_words(problem).what, pause)
@@ -73,86 +77,87 @@ def patiently(request: Callable[[], Answer], patience: float) -> Answer:
 
 
 def passes(problem: BaseException) -> bool:
-    """Whether a request that failed so may well succeed when it is made again."""
-    for cause in _causes(problem):
+    """Whether the same request may succeed later."""
+    for cause in _iterate_causes(problem):
         if isinstance(cause, OfflineModeIsEnabled):
             return False
-        if (status := _status(cause)) is not None:
-            return status in _PASSES or status >= 500
-        # A proxy's page where JSON belongs is a JSONDecodeError; the last two are hf_xet's.
+        if (status := _parse_status(cause)) is not None:
+            return status in _TRANSIENT or status >= 500
+        # JSONDecodeError: a proxy answered with a page of its own. ConnectionError and TimeoutError come from hf_xet.
         if isinstance(cause, httpx2.TransportError | json.JSONDecodeError | ConnectionError | TimeoutError):
             return True
     return False
 
 
 def is_of_the_hub(problem: BaseException) -> bool:
-    """Whether `problem` is one of talking to the Hub, and not a mistake of ours."""
+    """Whether `problem` comes from a request to the Hub, rather than from a bug of this project."""
     kinds = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
-    return any(isinstance(cause, kinds) for cause in _causes(problem))
+    return any(isinstance(cause, kinds) for cause in _iterate_causes(problem))
 
 
 def status_of(problem: BaseException) -> int | None:
-    """The HTTP status at the root of `problem`, if the Hub answered at all."""
-    return next((status for cause in _causes(problem) if (status := _status(cause)) is not None), None)
+    """Return the HTTP status that caused `problem`, or None if the Hub did not answer."""
+    return next((status for cause in _iterate_causes(problem) if (status := _parse_status(cause)) is not None), None)
 
 
 def in_words(problem: BaseException) -> Problem:
-    """What went wrong and what to do about it; no token is in it, and no address."""
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in _causes(problem)):
+    """Describe what went wrong and what to do about it, without any token or address."""
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in _iterate_causes(problem)):
         return Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it and push again")
     status = status_of(problem)
     if status is None:
-        kind = type(list(_causes(problem))[-1]).__name__
-        said = f": {problem}" if isinstance(problem, ValueError) and not isinstance(problem, OSError) else ""
-        return Problem(f"the Hub cannot be reached ({kind}{said})", f"check the connection to {constants.ENDPOINT}")
+        kind = type(list(_iterate_causes(problem))[-1]).__name__
+        detail = f": {problem}" if isinstance(problem, ValueError) and not isinstance(problem, OSError) else ""
+        return Problem(f"the Hub cannot be reached ({kind}{detail})", f"check the connection to {constants.ENDPOINT}")
     if status >= 500:
         return Problem(f"the Hub has trouble of its own ({status})", "push again later")
-    is_missing = any(isinstance(cause, RepositoryNotFoundError) for cause in _causes(problem))
-    what, remedy = _IN_WORDS.get(
+    is_missing = any(isinstance(cause, RepositoryNotFoundError) for cause in _iterate_causes(problem))
+    what, remedy = _MESSAGES.get(
         404 if is_missing else status, ("the Hub refuses it", "push again when that is mended")
     )
-    said = _said(problem)
-    return Problem(f"{what} ({status}{f': {said}' if said else ''})", remedy)
+    reason = _get_server_message(problem)
+    return Problem(f"{what} ({status}{f': {reason}' if reason else ''})", remedy)
 
 
-def _status(cause: BaseException) -> int | None:
+def _parse_status(cause: BaseException) -> int | None:
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code
-    # hf_xet 1.8 tells of an answer in words alone.
+    # hf_xet 1.8 gives the status only as text: "... HTTP status client error (403 Forbidden) ...".
     found = _XET_STATUS.search(str(cause)) if isinstance(cause, ConnectionError) else None
     return int(found[1]) if found else None
 
 
-def _said(problem: BaseException) -> str:
-    """The Hub's own reason, in a line."""
-    messages = [cause.server_message for cause in _causes(problem) if isinstance(cause, HfHubHTTPError)]
+def _get_server_message(problem: BaseException) -> str:
+    """Return the reason that the Hub gave, as one line; "" if it gave none."""
+    messages = [cause.server_message for cause in _iterate_causes(problem) if isinstance(cause, HfHubHTTPError)]
     return " ".join((messages[0] or "").split())[:200] if messages else ""
 
 
-def _asked_wait(problem: BaseException) -> float:
-    """Seconds that the Hub's Retry-After asks for; 0 where it asks for none."""
-    for cause in _causes(problem):
+def _get_retry_after(problem: BaseException) -> float:
+    """Return the seconds of the Hub's Retry-After header, or 0."""
+    for cause in _iterate_causes(problem):
         if isinstance(cause, HfHubHTTPError):
             asked = cause.response.headers.get("Retry-After", "")
             return float(asked) if asked.isdigit() else 0.0
     return 0.0
 
 
-def _causes(problem: BaseException) -> Iterator[BaseException]:
-    """`problem` and what it was raised from; huggingface_hub wraps what fails in a thread in a RuntimeError."""
+def _iterate_causes(problem: BaseException) -> Iterator[BaseException]:
+    """Iterate over `problem` and the exceptions that it was raised from."""
+    # huggingface_hub wraps what fails in one of its upload threads in a RuntimeError.
     cause: BaseException | None = problem
     while cause is not None:
         yield cause
         cause = cause.__cause__
 
 
-def _without_queries(record: logging.LogRecord) -> bool:
-    """What follows `?` in the address of an upload lets anybody write there."""
+def _hide_queries(record: logging.LogRecord) -> bool:
+    """Cut the query from the addresses in a log record: with a signed one anybody could write to the storage."""
     record.msg, record.args = re.sub(r"\?\S*", "?...", record.getMessage()), ()
     return True
 
 
-def _client() -> httpx2.Client:
+def _make_client() -> httpx2.Client:
     client = default_client_factory()
     client.timeout = httpx2.Timeout(TIMEOUT)
     return client

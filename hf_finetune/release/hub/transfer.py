@@ -1,7 +1,7 @@
-"""Planned files -> one commit on the Hub, pinned to the head that it was planned on.
+"""Planned files -> one commit on the Hub, with the head that it was compared with as its parent.
 
-Weights go first, each once: what has arrived stays in the Hub's storage, so that a push that is broken off goes on
-where it was. No part of it can be seen before the one commit that names them all.
+Weights are uploaded first, each once: they stay in the Hub's storage, so that an interrupted push resumes where it was.
+Nothing of it is visible before the one commit that names all files.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ CONFLICTS = (409, 412)
 
 @dataclass(frozen=True, slots=True)
 class PushOptions:
+    """What a push may do; `patience` is in seconds per request."""
+
     public: bool = False
-    """A repository that is made is public, and one that is public already is taken."""
+    """Create a public repository, and accept one that is public already."""
     revision: str | None = None
-    """A branch, made where there is none; by default main."""
+    """A branch, created if it does not exist; by default main."""
     create_pr: bool = False
     message: str = MESSAGE
     license: str | None = None
-    """Goes into the pushed card, in the place of what it says."""
+    """Replaces the license in the pushed card."""
     patience: float = PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
 class PushFacts:
-    """What lies on the Hub now, and what of it was not there before."""
+    """What is on the Hub after a push, and which part of it was sent."""
 
     repo_id: str
     url: str
@@ -65,10 +67,11 @@ class _Difference:
 
 
 def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -> PushFacts:
-    """Make `repo_id` hold `files`, by one commit at most, and read back that it does.
+    """Make `repo_id` hold `files` with one commit at most, and check afterwards that it does.
 
-    Files of a model that the repository has and `files` lacks are removed: they would be loaded. Raises what
-    huggingface_hub does where the Hub refuses, and `HubError` where the repository is public and `options` are not.
+    Model files that the repository has and `files` lacks are removed, since they would be loaded. Raises the exceptions
+    of huggingface_hub if the Hub refuses, and `HubError` if the repository is public and `options` are not, or if it
+    does not hold what was sent.
     """
     api = HfApi(library_name="hf-finetune")
     difference = first = _compare(api, repo_id, files, options)
@@ -81,10 +84,10 @@ def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -
             commit, url = _commit(api, repo_id, difference, options)
             break
         except HfHubHTTPError as problem:
-            # Somebody else's commit, or our own, whose answer was lost: the new head tells.
+            # The head has moved, by a commit of others or by ours whose answer was lost: comparing again shows which.
             if status_of(problem) not in CONFLICTS or attempt == 2:
                 raise
-            logger.info("%s; comparing with the repository anew", in_words(problem).what)
+            logger.info("%s; comparing with the repository again", in_words(problem).what)
             difference = _compare(api, repo_id, files, options)
             commit = difference.head
     if difference.changed or difference.removed:
@@ -104,8 +107,8 @@ def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -
 
 
 def _compare(api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: PushOptions) -> _Difference:
-    """What of `files` the head of the branch lacks; repository and branch are made where there are none."""
-    info = patiently(lambda: _open(api, repo_id, options), options.patience)
+    """Find which of `files` the head of the branch lacks; repository and branch are created if they do not exist."""
+    info = patiently(lambda: _open_repository(api, repo_id, options), options.patience)
     if not info.private and not options.public:
         what = f"{repo_id} is public, and what is pushed there everybody can read"
         raise HubError(Problem(what, "allow it with --public (run file: hub.private: false), or name another one"))
@@ -116,7 +119,7 @@ def _compare(api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: Pu
     return _Difference(str(info.sha), bool(info.private), changed, removed)
 
 
-def _open(api: HfApi, repo_id: str, options: PushOptions) -> ModelInfo:
+def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> ModelInfo:
     try:
         return api.model_info(repo_id, revision=options.revision, files_metadata=True)
     except RevisionNotFoundError:
@@ -133,6 +136,7 @@ def _open(api: HfApi, repo_id: str, options: PushOptions) -> ModelInfo:
 
 
 def _is_same(file: PlannedFile, there: Any) -> bool:
+    # The Hub lists large files by sha256 and all others by the id of their blob in git.
     if there is None:
         return False
     if there.lfs is not None:
@@ -141,11 +145,12 @@ def _is_same(file: PlannedFile, there: Any) -> bool:
 
 
 def _commit(api: HfApi, repo_id: str, difference: _Difference, options: PushOptions) -> tuple[str, str]:
-    """Upload what is large, then commit it all; returns the commit and where to look at it."""
-    additions = [_addition(file) for file in difference.changed]
+    """Upload the large files, then commit all; returns the commit and its URL."""
+    additions = [_make_addition(file) for file in difference.changed]
     large = [addition for addition in additions if not isinstance(addition.path_or_fileobj, bytes)]
     _upload(api, repo_id, [addition for addition in additions if addition not in large], options)
-    for addition in large:  # one by one: what has arrived is not sent again
+    # One by one: an interrupted push then sends again only the file that was on its way.
+    for addition in large:
         logger.info("sending %s (%.1f MB)", addition.path_in_repo, addition.upload_info.size / 1e6)
         _upload(api, repo_id, [addition], options)
     deletions = [CommitOperationDelete(name, is_folder=False) for name in difference.removed]
@@ -161,12 +166,12 @@ def _commit(api: HfApi, repo_id: str, difference: _Difference, options: PushOpti
         )
         return made.oid, made.pr_url or f"{constants.ENDPOINT}/{repo_id}"
 
-    # A pull request whose answer is lost may be there: asked for again, there would be two.
+    # Not retried for a pull request: if only the answer was lost, there would be two of them.
     return patiently(commit, 0.0 if options.create_pr else options.patience)
 
 
 def _upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], options: PushOptions) -> None:
-    """Bring what the Hub wants as large files into its storage; the small ones travel in the commit."""
+    """Upload files into the large-file storage if the Hub wants them there; small ones are part of the commit."""
 
     def upload() -> None:
         api.preupload_lfs_files(repo_id, additions, revision=options.revision, create_pr=options.create_pr)
@@ -175,14 +180,17 @@ def _upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], optio
         patiently(upload, options.patience)
 
 
-def _addition(file: PlannedFile) -> CommitOperationAdd:
+def _make_addition(file: PlannedFile) -> CommitOperationAdd:
     addition = CommitOperationAdd(file.name, file.path if file.content is None else file.content)
-    addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # of the file as it was checked
+    # The hash of the file as it was checked, which huggingface_hub would compute again, of what is there by now.
+    addition.upload_info.sha256 = bytes.fromhex(file.sha256)
     return addition
 
 
 def _check_arrived(api: HfApi, repo_id: str, files: Sequence[PlannedFile], commit: str, options: PushOptions) -> None:
-    """Read back what the commit holds: a `.gitignore` on the Hub, for one, leaves files out without a word."""
+    """Raise `HubError` if the commit lacks one of `files` or holds it otherwise."""
+    # huggingface_hub leaves out what a .gitignore on the Hub excludes, and only logs it:
+    # https://github.com/huggingface/huggingface_hub/pull/1868
     info = patiently(lambda: api.model_info(repo_id, revision=commit, files_metadata=True), options.patience)
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
     missing = [file.name for file in files if not _is_same(file, there.get(file.name))]
