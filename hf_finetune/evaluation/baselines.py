@@ -81,7 +81,7 @@ def _sample_rows(rows: int, labels: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _fit_constant(given: npt.NDArray[Any], labels: Labels) -> Array:
-    """Return what is predicted for every row: each label's share of the training rows, (labels,), or their mean, (1,)."""
+    """Return what is predicted for every row: each label's share of the training rows, (labels,), or a mean, (1,)."""
     if labels.kind == "single":
         return np.bincount(given, minlength=len(labels.names)) / len(given)
     return np.atleast_1d(given.mean(axis=0, dtype=np.float64))

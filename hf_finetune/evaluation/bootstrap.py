@@ -1,6 +1,6 @@
 """Bootstrap intervals (BCa) of all metrics of a split at once.
 
-Not `scipy.stats.bootstrap`, which resamples the rows themselves and calls the statistic on their copies. Here a resample
+Not `scipy.stats.bootstrap`, which resamples the rows themselves and calls the statistic on the copies. Here a resample
 is a column of row weights, so that 1,000 resamples of every metric are one matrix product; all metrics share the same
 resamples; the jackknife of BCa leaves out groups of rows, where scipy's leaves out one row after the other; and a
 resample in which a metric is NaN (an AUC without positives) is left out, where scipy's interval would be NaN.
