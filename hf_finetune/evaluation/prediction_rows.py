@@ -214,5 +214,5 @@ def _format_value(numbers: list[str]) -> str:
 
 
 def _format_number(value: float) -> str:
-    """Format six digits, about the precision of float32; as a float even for integers, so that a column has one type."""
+    """Format six digits, about the precision of float32; always as a float, so that a column has one type."""
     return repr(float(f"{value:.6g}"))
