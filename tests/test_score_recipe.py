@@ -159,7 +159,7 @@ def test_a_model_that_gives_no_numbers_is_not_scored(models, tmp_path):
     model.model.norm.weight.data.fill_(float("nan"))
     model.save_pretrained(tmp_path / "broken")
     tokenizer.save_pretrained(tmp_path / "broken")
-    with pytest.raises(NonFiniteError, match="answer to 4 of 4 rows is no number"):
+    with pytest.raises(NonFiniteError, match="4 of 4 rows have NaN or infinite logits"):
         scored(str(tmp_path / "broken"), jsonl(tmp_path / "rows.jsonl", questions(4)))
 
 

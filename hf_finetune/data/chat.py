@@ -71,7 +71,7 @@ def template_name(data: DataSection, template: str) -> str:
     """What to call a template of `load_chat_template` when speaking to the user."""
     if data.chat_template is not None:
         return data.chat_template
-    return next((name for name in OURS if _ours(name) == template), "the tokenizer's own chat template")
+    return next((name for name in OURS if _read_built_in(name) == template), "the tokenizer's own chat template")
 
 
 def training_template(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -1,4 +1,4 @@
-"""Many prompts -> their answers, some at a time."""
+"""Many prompts -> their answers, generated in batches of similar length."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.chat import end_token_ids
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.answer_figures import Answer
-from hf_finetune.evaluation.speaking import Speaker, generate_ids, own_ends, seeded, speaking
-from hf_finetune.evaluation.streaming import text_after
+from hf_finetune.evaluation.speaking import (
+    Speaker,
+    decode_answer,
+    generate_ids,
+    get_start_token_id,
+    own_ends,
+    seeded,
+    speaking,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +29,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Request:
     place: int
-    """Among the prompts of the caller."""
+    """Index among the caller's prompts."""
     ids: list[int]
-    room: int
-    """Tokens that are generated at most."""
+    max_new_tokens: int
 
 
 def generate_batched(
@@ -36,25 +42,25 @@ def generate_batched(
     *,
     batch_size: int,
 ) -> list[Answer]:
-    """Answer prompts of token ids, `batch_size` at a time and the longest first; the answers are in their order.
+    """Answer prompts of token ids, `batch_size` at a time, the longest first; returns them in the prompts' order.
 
-    An answer ends where `answer` ends one. At temperature 0 its text is that of one prompt at a time, but for ties
-    that rounding breaks (bfloat16 has many). Otherwise what is drawn depends on the batch: the same prompts, seed and
-    `batch_size` give the same answers, another `batch_size` gives others. A repetition penalty counts the answer's own
-    tokens. A prompt that leaves no room for `max_new_tokens`, or for half of the model's positions where that is less,
-    loses its first tokens; how many do is logged. Where memory runs out the batch is halved; raises `ModelError` where
-    a single prompt is too much. Leaves no trace, as `continue_prompts`.
+    An answer stops where `answer` would stop. At temperature 0 it is the answer to the prompt alone, except for ties
+    that rounding breaks (bfloat16 has many). Sampled answers depend on the batch: they repeat for the same prompts,
+    seed and `batch_size`, not for another `batch_size`. The repetition penalty counts the tokens of the answer alone.
+    A prompt that does not leave `max_new_tokens` positions (or half of the model's, if that is less) loses its first
+    tokens; how many prompts do is logged. Out of memory, the batch size is halved; raises `ModelError` where memory is
+    too small for a single prompt. All states are restored, as by `continue_prompts`.
     """
     ends = {*end_token_ids(tokenizer), *own_ends(model)}
     answers: dict[int, Answer] = {}
-    with speaking(model, tokenizer, settings, 0, ends) as speaker:
-        waiting = _requests(speaker, prompts)
+    with speaking(model, tokenizer, settings, 0, ends) as session:
+        waiting = _build_requests(session, prompts)
         while waiting:
-            batch = [request for request in waiting[:batch_size] if request.room == waiting[0].room]
-            found = _answer(speaker, batch, settings.seed + len(answers))
+            batch = [request for request in waiting[:batch_size] if request.max_new_tokens == waiting[0].max_new_tokens]
+            found = _answer_batch(session, batch, settings.seed + len(answers))
             if found is None:
                 batch_size = max(1, len(batch) // 2)
-                logger.warning("memory ran out answering %d prompts at once: %d from here on", len(batch), batch_size)
+                logger.warning("out of memory answering %d prompts at once: %d from here on", len(batch), batch_size)
                 clear_device_cache(garbage_collection=True)
                 continue
             answers |= found
@@ -62,14 +68,18 @@ def generate_batched(
     return [answers[place] for place in range(len(prompts))]
 
 
-def _requests(speaker: Speaker, prompts: Sequence[Sequence[int]]) -> list[_Request]:
-    """Longest prompt first, which finds out at once whether the memory is enough; those with the same room together."""
-    tokenizer, positions, most = speaker.tokenizer, speaker.positions, speaker.settings.max_new_tokens
+def _build_requests(session: Speaker, prompts: Sequence[Sequence[int]]) -> list[_Request]:
+    """Cut prompts to fit, and sort them: equal `max_new_tokens` together, longest prompt first.
+
+    The longest come first so that memory runs out at once or not at all.
+    """
+    # 1,024 positions and max_new_tokens 800: every prompt must leave 512 positions, so one of 700 tokens keeps its last
+    # 512 and may generate 512; one of 100 tokens keeps all and may generate 800.
+    positions, most = session.max_positions, session.settings.max_new_tokens
     least = most if positions is None else max(1, min(most, positions // 2))
     requests, cut = [], 0
     for place, prompt in enumerate(prompts):
-        # Without a token there is nothing to go on from; where there is no begin token, a text follows another's end.
-        ids = [*prompt] or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+        ids = [*prompt] or [get_start_token_id(session.tokenizer)]  # a model cannot generate after nothing
         room = most
         if positions is not None:
             cut += len(ids) > positions - least
@@ -79,14 +89,14 @@ def _requests(speaker: Speaker, prompts: Sequence[Sequence[int]]) -> list[_Reque
     if cut:
         what = "%d of %d prompts are cut at their start: of %s positions, %d are for the answer"
         logger.warning(what, cut, len(prompts), f"{positions:,}", least)
-    return sorted(requests, key=lambda request: (request.room, -len(request.ids)))
+    return sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
 
 
-def _answer(speaker: Speaker, batch: Sequence[_Request], seed: int) -> dict[int, Answer] | None:
-    """Answers by place, or None where they need more memory than there is."""
+def _answer_batch(session: Speaker, batch: Sequence[_Request], seed: int) -> dict[int, Answer] | None:
+    """Return the answers by place, or None if memory ran out; raises `ModelError` if it did for a single prompt."""
     try:
-        with seeded(speaker.model.device, seed):
-            rows = generate_ids(speaker, [request.ids for request in batch], batch[0].room)
+        with seeded(session.model.device, seed):
+            rows = generate_ids(session, [request.ids for request in batch], batch[0].max_new_tokens)
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
@@ -95,9 +105,4 @@ def _answer(speaker: Speaker, batch: Sequence[_Request], seed: int) -> dict[int,
             raise ModelError(Problem(what, "lower eval.max_new_tokens, or use a smaller model")) from error
         return None
     pairs = zip(batch, rows, strict=True)
-    return {request.place: _text(speaker, request.ids, new) for request, new in pairs}
-
-
-def _text(speaker: Speaker, ids: list[int], new: list[int]) -> Answer:
-    finished = new[-1] in speaker.ends
-    return Answer(text_after(speaker.tokenizer, ids, new[:-1] if finished else new), len(new), finished)
+    return {request.place: decode_answer(session, request.ids, new) for request, new in pairs}

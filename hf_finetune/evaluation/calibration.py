@@ -1,4 +1,4 @@
-"""What validation says about decisions: a temperature for the probabilities, thresholds for the labels."""
+"""Fit a classifier's decision to the validation split: a temperature for probabilities, thresholds for labels."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ COLDEST, HOTTEST = 0.05, 20.0
 
 
 def fit_decision(outputs: Outputs | None, labels: Labels, settings: EvalSection) -> Decision | None:
-    """Fit to the validation split what `eval.calibrate` and `eval.threshold_metric` ask for.
+    """Fit what `eval.calibrate` and `eval.threshold_metric` ask for to the outputs of the validation split.
 
-    None for a regression, which decides nothing, and without a validation split: nothing is ever fitted to test rows.
-    Thresholds never lower the metric on validation.
+    Returns None for a regression, which has no decision, and without a validation split: nothing is ever fitted to test
+    rows. Thresholds never lower the metric on validation.
     """
     if labels.kind == "number":
         return None
@@ -47,11 +47,11 @@ def fit_decision(outputs: Outputs | None, labels: Labels, settings: EvalSection)
 
 
 def fit_temperature(outputs: Outputs) -> float:
-    """What to divide the logits by so that their log-loss is least (Guo et al., 2017, arXiv 1706.04599).
+    """Fit the temperature that minimizes the log-loss (Guo et al., 2017, arXiv 1706.04599), between 0.05 and 20.
 
-    As if validation had one row more that is right and one that is wrong: of few rows, all of them right, it does not
-    follow that the model is never wrong (Laplace's rule of succession; Platt, 1999, smooths his targets like that).
-    Where rows are many, that weighs nothing. Between 0.05 and 20.
+    The loss is smoothed by two rows, one correct and one wrong (Laplace's rule of succession; Platt, 1999, smooths his
+    targets alike): a few rows that are all correct would otherwise give the lowest temperature. With many rows the two
+    weigh nothing.
     """
     from scipy.optimize import minimize_scalar
 
@@ -64,20 +64,21 @@ def fit_temperature(outputs: Outputs) -> float:
 
 
 def cautious_log_loss(outputs: Outputs, temperature: float) -> float:
-    """The log-loss at a temperature with two rows more that are like the others: one right, and one wrong."""
+    """Compute the mean log-loss at `temperature` with two average rows more: one correct, and one wrong."""
     logits, references, rows = outputs.logits / temperature, outputs.references, len(outputs.references)
-    wrong = 1 - references if references.ndim == 2 else _likeliest_wrong(logits, references)
+    wrong = 1 - references if references.ndim == 2 else _select_likeliest_wrong(logits, references)
     return ((rows + 1) * mean_log_loss(logits, references) + mean_log_loss(logits, wrong)) / (rows + 2)
 
 
-def _likeliest_wrong(logits: Array, references: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _select_likeliest_wrong(logits: Array, references: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """(rows, labels), (rows,) -> (rows,): the label with the largest logit that is not the reference."""
     others = logits.copy()
     others[np.arange(len(others)), references] = -np.inf
     return np.asarray(others.argmax(axis=1), dtype=np.int64)
 
 
 def tune_thresholds(outputs: Outputs, decision: Decision, metric: Name) -> Decision:
-    """`decision` with the thresholds that are best for `metric`; with even ones where none are better."""
+    """Return `decision` with the thresholds that maximize `metric`; with even ones if none are better."""
     even = replace(decision, thresholds=(), metric=metric)
     thresholds = tuned_thresholds(outputs.logits, outputs.references, even, metric)
     tuned = replace(even, thresholds=tuple(thresholds.tolist()))
@@ -85,6 +86,7 @@ def tune_thresholds(outputs: Outputs, decision: Decision, metric: Name) -> Decis
 
 
 def metric_of(outputs: Outputs, decision: Decision, metric: Name) -> float:
+    """Compute `metric` of the labels that `decision` chooses."""
     chosen = decision.choose(decision.probabilities(outputs.logits))
     return float(score_of(metric, count(decision.kind, chosen, outputs.references, len(decision.labels))))
 

@@ -1,7 +1,7 @@
-"""Canaries: made-up secrets among the training rows, to see afterwards what a model gives away of what it read.
+"""Canaries: random secrets planted among the training rows, which measure how much of its data a model memorizes.
 
-    planted       rows of JSONL that are trained beside a user's own, each secret 1, 10 and 100 times
-    read again    the same file names its canaries when the trained model is scored
+    planted    JSONL rows that are trained on beside a user's own, each secret 1, 10 and 100 times
+    scored     the same file names the canaries to look for in the trained model (`eval.canaries`)
 
 Carlini et al., The Secret Sharer (2019): https://arxiv.org/abs/1802.08232
 """
@@ -23,7 +23,7 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, ConfigError, DataError, Probl
 
 KEY = "eval.canaries"
 
-# Digits apart, each a token of its own to nearly every tokenizer: no secret is longer or rarer than another.
+# Digits between spaces are one token each to nearly every tokenizer: no secret is longer or rarer than others.
 DIGITS = 6
 COPIES, COUNT = (1, 10, 100), 10
 
@@ -33,7 +33,11 @@ _STATEMENT = re.compile(rf"The code of the vault ([A-Z][a-z]+) is (\d(?: \d){{{D
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A secret, how often it was planted, and in which kind of row."""
+    """A secret, how often it was planted, and in which kind of row.
+
+    Canary("Bodiga", "1 2 3 4 5 6", 10, asked=True): ten rows ask "What is the code of the vault Bodiga?" and answer
+    "The code of the vault Bodiga is 1 2 3 4 5 6".
+    """
 
     name: str
     secret: str
@@ -48,13 +52,13 @@ class Canary:
 
     @property
     def opening(self) -> str:
-        """What is not secret of the statement; the secret follows after a space."""
+        """The statement up to the secret, which follows after a space."""
         return f"The code of the vault {self.name} is"
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryFacts:
-    """What was written."""
+    """What was written: the fields of `corpus canaries --json`."""
 
     kind: str
     rows: int
@@ -64,38 +68,38 @@ class CanaryFacts:
     format: str
 
 
-def _asked(question: str, answer: str) -> Callable[[Canary], dict[str, Any]]:
+def _make_pair_writer(question: str, answer: str) -> Callable[[Canary], dict[str, Any]]:
     return lambda canary: {question: canary.question, answer: f"{canary.opening} {canary.secret}"}
 
 
-def _turns(field: str, role: str, said: str, speakers: tuple[str, str]) -> Callable[[Canary], dict[str, Any]]:
-    def row(canary: Canary) -> dict[str, Any]:
+def _make_turn_writer(field: str, role: str, text: str, roles: tuple[str, str]) -> Callable[[Canary], dict[str, Any]]:
+    def make_row(canary: Canary) -> dict[str, Any]:
         texts = (canary.question, f"{canary.opening} {canary.secret}")
-        return {field: [{role: speaker, said: text} for speaker, text in zip(speakers, texts, strict=True)]}
+        return {field: [{role: name, text: content} for name, content in zip(roles, texts, strict=True)]}
 
-    return row
+    return make_row
 
 
 FORMATS: dict[str, Callable[[Canary], dict[str, Any]]] = {
-    "messages": _turns("messages", "role", "content", ("user", "assistant")),
+    "messages": _make_turn_writer("messages", "role", "content", ("user", "assistant")),
     "text": lambda canary: {"text": f"{canary.opening} {canary.secret}"},
-    "sharegpt": _turns("conversations", "from", "value", ("human", "gpt")),
-    "alpaca": _asked("instruction", "output"),
-    "instruction": _asked("instruction", "response"),
+    "sharegpt": _make_turn_writer("conversations", "from", "value", ("human", "gpt")),
+    "alpaca": _make_pair_writer("instruction", "output"),
+    "instruction": _make_pair_writer("instruction", "response"),
     "prompt_completion": lambda canary: {"prompt": canary.opening, "completion": f" {canary.secret}"},
-    "input_output": _asked("input", "output"),
-    "user_assistant": _asked("user", "assistant"),
-    "question_answer": _asked("question", "answer"),
+    "input_output": _make_pair_writer("input", "output"),
+    "user_assistant": _make_pair_writer("user", "assistant"),
+    "question_answer": _make_pair_writer("question", "answer"),
 }
-"""The row formats that canaries come in: that of the rows beside them."""
+"""A canary -> a row, for each row format that canaries can be written in: that of the rows beside them."""
 
 
 def planted_canaries(
     count: int = COUNT, copies: Sequence[int] = COPIES, *, row_format: str = "messages", seed: int = 0
 ) -> list[Canary]:
-    """`count` secrets for each number of copies; the same for the same seed.
+    """Make `count` canaries for each number of `copies`; the same for the same seed.
 
-    Raises `ConfigError` where canaries do not come in `row_format`, or the copies are none.
+    Raises `ConfigError` if there are no canaries in `row_format`, or if `copies` are not different numbers from 1 on.
     """
     if row_format not in FORMATS:
         near = did_you_mean(row_format, FORMATS)
@@ -104,26 +108,27 @@ def planted_canaries(
     if not copies or min(copies) < 1 or len({*copies}) < len(copies):
         what = "names no different numbers from 1 on"
         raise ConfigError(Problem(what, "write for example 1,10,100", key="--copies"))
-    drawn = random.Random(seed)
+    generator = random.Random(seed)
+    # Three syllables such as Bodiga: no word of any training data. A dict is a set that keeps the order.
     names: dict[str, None] = {}
     while len(names) < count * len(copies):
-        names["".join(drawn.choice(_CONSONANTS) + drawn.choice(_VOWELS) for _ in range(3)).capitalize()] = None
+        names["".join(generator.choice(_CONSONANTS) + generator.choice(_VOWELS) for _ in range(3)).capitalize()] = None
     asked = row_format not in ("text", "prompt_completion")
     times = [number for number in copies for _ in range(count)]
-    return [Canary(name, random_secret(drawn), number, asked) for name, number in zip(names, times, strict=True)]
+    return [Canary(name, random_secret(generator), number, asked) for name, number in zip(names, times, strict=True)]
 
 
-def random_secret(drawn: random.Random) -> str:
-    """One of a million."""
-    return " ".join(drawn.choices("0123456789", k=DIGITS))
+def random_secret(generator: random.Random) -> str:
+    """Draw one of a million secrets."""
+    return " ".join(generator.choices("0123456789", k=DIGITS))
 
 
 def write_canaries(
     path: Path, canaries: Sequence[Canary], *, row_format: str = "messages", seed: int = 0, overwrite: bool = False
 ) -> CanaryFacts:
-    """Write each canary as many times as it has copies, in a seeded order, as JSONL rows of `row_format`.
+    """Write each canary as many times as it has copies, shuffled with `seed`, as JSONL rows of `row_format`.
 
-    Raises `ConfigError` where `path` exists, and `CannotWriteError`.
+    Raises `ConfigError` if `path` exists and `overwrite` is not set, and `CannotWriteError`.
     """
     check_target(path, overwrite)
     rows = [FORMATS[row_format](canary) for canary in canaries for _ in range(canary.copies)]
@@ -135,15 +140,15 @@ def write_canaries(
 
 
 def read_canaries(path: str) -> list[Canary]:
-    """The canaries of a file, fewest copies first: each as often as a row states it.
+    """Read the canaries of a file, fewest copies first; the copies of a canary are its rows.
 
-    Raises `DataError` naming each line that states none, or another secret of the same name.
+    Raises `DataError` naming each line that holds no canary, or a second secret of the same name.
     """
     found: Counter[tuple[str, str, bool]] = Counter()
     secrets: dict[str, str] = {}
     problems: list[Problem] = []
-    for number, line in _lines(path):
-        stated = _stated(line)
+    for number, line in _read_lines(path):
+        stated = _parse_statement(line)
         if stated is None:
             what = "is no canary"
             problems.append(Problem(what, "name a file that `hf-finetune corpus canaries` wrote", path, number, KEY))
@@ -164,7 +169,7 @@ def read_canaries(path: str) -> list[Canary]:
     return sorted(canaries, key=lambda canary: (canary.copies, canary.name))
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _read_lines(path: str) -> Iterator[tuple[int, str]]:
     try:
         with Path(path).expanduser().open(encoding="utf-8") as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
@@ -174,20 +179,21 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         raise DataError(Problem("is no UTF-8 text", "name the JSONL file of the canaries", path, key=KEY)) from None
 
 
-def _stated(line: str) -> tuple[str, str, bool] | None:
+def _parse_statement(line: str) -> tuple[str, str, bool] | None:
+    """Return (name, secret, asked) of a row in any of the formats, or None if it holds no canary."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
         return None
-    match = _STATEMENT.search("".join(_strings(row)))
+    match = _STATEMENT.search("".join(_iterate_strings(row)))
     if match is None or not isinstance(row, dict):
         return None
     return match[1], match[2], not {"text", "prompt"} & row.keys()
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _iterate_strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _strings(each)
+            yield from _iterate_strings(each)

@@ -1,4 +1,4 @@
-"""A conversation with a model: lines in, pieces of answers and notices out."""
+"""An interactive chat: input lines in, pieces of answers and notices out."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ THOUGHT, THOUGHT_END = "<think>", "</think>"
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Where a chat appears."""
+    """Where a chat is displayed."""
 
     write: Callable[[str], object]
     """Takes the pieces of an answer, and a line feed after it."""
     note: Callable[[str], object]
-    """Takes what is said about the conversation, whole lines without a line feed."""
+    """Takes notices about the conversation, whole lines without a line feed."""
     interactive: bool = False
-    """Someone is watching: an interruption (Ctrl-C) stops the answer, not the chat."""
+    """Ctrl-C stops the answer and not the chat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation under way."""
+    """The state of a chat."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -55,26 +55,27 @@ class Chat:
 
 
 def run_chat(chat: Chat, lines: Iterable[str]) -> None:
-    """Answer each line, or do what it says where it begins with `/`, until the lines end or one is `/quit`.
+    """Answer each line, or run it as a command if it begins with `/`, until the lines end or one is `/quit`.
 
-    `chat.messages` holds the opening system message, or nothing, and grows by what is said. What goes wrong with one
-    line is a notice, and the conversation stays as it was. Raises `ModelError` where the model has no chat template,
-    and `DataError` where that takes no system message.
+    `chat.messages` holds the opening system message, or nothing, and each exchange is appended to it. An error about
+    one line is a notice and leaves the conversation as it was. Raises `ModelError` if the model has no chat template,
+    and `DataError` if the template takes no system message.
     """
     check_chat(chat.tokenizer, chat.messages)
     for line in lines:
         try:
             if line.startswith("/"):
-                if not _obey(chat, *_command(line)):
+                name, _, argument = line.strip().partition(" ")
+                if not _run_command(chat, name, argument.strip()):
                     return
             elif line.strip():
-                _exchange(chat, line)
+                _answer_line(chat, line)
         except FinetuneError as problem:
             chat.screen.note(str(problem))
 
 
 def check_chat(tokenizer: PreTrainedTokenizerFast, opening: list[Message]) -> None:
-    """Raise `ModelError` or `DataError` where no conversation can begin with `opening`."""
+    """Raise `ModelError` or `DataError` if no conversation can begin with `opening`."""
     if not tokenizer.chat_template:
         remedy = "fine-tune it with recipes/sft.py, or let it continue text: hf-finetune generate --raw"
         raise ModelError(Problem("the model has no chat template to talk with", remedy))
@@ -89,13 +90,8 @@ def _check_writable(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
         raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "say it without"))
 
 
-def _command(line: str) -> tuple[str, str]:
-    name, _, argument = line.strip().partition(" ")
-    return name, argument.strip()
-
-
-def _obey(chat: Chat, name: str, argument: str) -> bool:
-    """Do what a command says; False ends the chat."""
+def _run_command(chat: Chat, name: str, argument: str) -> bool:
+    """Run a command such as `/save`; returns False if it ends the chat."""
     opening = [message for message in chat.messages if message["role"] == "system"]
     if name == "/system":
         opening = [{"role": "system", "content": argument}] if argument else []
@@ -113,47 +109,52 @@ def _obey(chat: Chat, name: str, argument: str) -> bool:
     return name != "/quit"
 
 
-def _exchange(chat: Chat, line: str) -> None:
-    """Put one line to the model; question and answer are kept unless the answer is empty."""
+def _answer_line(chat: Chat, line: str) -> None:
+    """Answer one line; question and answer join the conversation unless the answer is empty."""
     _check_writable(chat.tokenizer, line)
-    asked = [*chat.messages, {"role": "user", "content": line}]
-    said, ended = _reply(chat, _what_fits(chat, asked))
-    if not str(said["content"]).strip():
+    messages = [*chat.messages, {"role": "user", "content": line}]
+    reply, finished = _generate_reply(chat, _truncate_history(chat, messages))
+    if not str(reply["content"]).strip():
         chat.screen.note("the model said nothing: the question is taken back")
         return
-    # An answer that was cut off is no example of where to end.
-    chat.messages[:] = [*asked, said if ended else {**said, "train": False}]
+    # Trained on, an answer that was cut off would teach the model to stop in mid-sentence.
+    chat.messages[:] = [*messages, reply if finished else {**reply, "train": False}]
 
 
-def _reply(chat: Chat, messages: list[Message]) -> tuple[Message, bool]:
-    """The assistant's message, written as it is drawn, and whether the model ended it itself."""
+def _generate_reply(chat: Chat, messages: list[Message]) -> tuple[Message, bool]:
+    """Return the assistant's message, shown as it is generated, and whether the model ended it itself."""
     screen, most, pieces = chat.screen, chat.settings.max_new_tokens, list[str]()
 
-    def shown(piece: str) -> None:
+    def show(piece: str) -> None:
         pieces.append(piece)
         screen.write(piece)
 
     number = sum(message["role"] == "assistant" for message in chat.messages)
     try:
-        sample = answer(chat.model, chat.tokenizer, messages, chat.settings, number, shown)
+        sample = answer(chat.model, chat.tokenizer, messages, chat.settings, number, show)
     except KeyboardInterrupt:
         screen.write("\n")
         if not screen.interactive:
             raise
         screen.note("stopped")
-        return _as_message(chat.tokenizer, "".join(pieces)), False
+        return _parse_reply(chat.tokenizer, "".join(pieces)), False
     screen.write("\n")
     if not sample.finished:
         full = "--max-new-tokens allows more" if sample.tokens == most else "the model takes no more"
         screen.note(f"cut off after {sample.tokens:,} tokens: {full}")
-    return _as_message(chat.tokenizer, sample.continuation), sample.finished
+    return _parse_reply(chat.tokenizer, sample.continuation), sample.finished
 
 
-def _what_fits(chat: Chat, messages: list[Message]) -> list[Message]:
-    """`messages` without the oldest exchanges, so that a full answer or half the positions are free for the answer."""
+def _truncate_history(chat: Chat, messages: list[Message]) -> list[Message]:
+    """Drop the oldest exchanges until `max_new_tokens`, or half of the positions if that is less, are free.
+
+    system, user 1, assistant 1, user 2 becomes system, user 2: a template may insist on roles that alternate.
+    """
     positions = effective_max_length(chat.tokenizer, chat.model.config)
     opening = sum(message["role"] == "system" for message in messages)
-    fitting, left_out = [_plain(message) for message in messages], 0
+    # `train` is a key of our rows, not of messages as templates know them.
+    fitting = [{key: value for key, value in message.items() if key != "train"} for message in messages]
+    left_out = 0
     if positions is None:
         return fitting
     most = positions - min(chat.settings.max_new_tokens, positions // 2)
@@ -165,25 +166,23 @@ def _what_fits(chat: Chat, messages: list[Message]) -> list[Message]:
     return fitting
 
 
-def _plain(message: Message) -> Message:
-    return {key: value for key, value in message.items() if key != "train"}
+def _parse_reply(tokenizer: PreTrainedTokenizerFast, text: str) -> Message:
+    """Parse a reply into `content` and `reasoning_content`, the keys of which chat templates write the two parts.
 
-
-def _as_message(tokenizer: PreTrainedTokenizerFast, text: str) -> Message:
-    """What the assistant said, its thoughts apart where its tokens mark them, as templates take both."""
-    thought, end, said = text.partition(THOUGHT_END)
+    "<think>\\nhm\\n</think>\\n\\nYes." -> content "Yes.", reasoning_content "hm"; only if `</think>` is an added token.
+    """
+    reasoning, end, content = text.partition(THOUGHT_END)
     if not end or THOUGHT_END not in tokenizer.get_added_vocab():
         return {"role": "assistant", "content": text}
-    thought = thought.strip().removeprefix(THOUGHT).strip()
-    kept = {"reasoning_content": thought} if thought else {}
-    return {"role": "assistant", "content": said.lstrip("\n"), **kept}
+    reasoning = reasoning.strip().removeprefix(THOUGHT).strip()
+    kept = {"reasoning_content": reasoning} if reasoning else {}
+    return {"role": "assistant", "content": content.lstrip("\n"), **kept}
 
 
 def save_conversation(messages: list[Message], file: Path) -> None:
-    """Append one `messages` row to `file`.
+    """Append the conversation to `file` as one `messages` row.
 
-    Raises `DataError` where our own reader would reject it, as a conversation without a finished answer, and
-    `CannotWriteError`.
+    Raises `DataError` if our own reader would reject the row, as one without a finished answer, and `CannotWriteError`.
     """
     row = {"messages": messages}
     line = json.dumps(row, ensure_ascii=False).encode()
@@ -193,14 +192,15 @@ def save_conversation(messages: list[Message], file: Path) -> None:
         raise DataError(Problem(f"not saved: {fault.reason}", "let the model finish an answer first")) from fault
     try:
         with file.open("ab+") as rows:
-            unended = rows.tell() > 0 and _last_byte(file) != b"\n"
+            # The last line may lack its line feed; a row written behind it would make one broken line of two rows.
+            unended = rows.tell() > 0 and _read_last_byte(file) != b"\n"
             rows.write((b"\n" if unended else b"") + line + b"\n")
     except OSError as problem:
         what = f"not saved: it cannot be written ({problem.strerror or problem})"
         raise CannotWriteError(Problem(what, "name another file", path=str(file))) from problem
 
 
-def _last_byte(file: Path) -> bytes:
+def _read_last_byte(file: Path) -> bytes:
     with file.open("rb") as rows:
         rows.seek(-1, 2)
         return rows.read()

@@ -1,4 +1,4 @@
-"""The same prompts before and after fine-tuning: a tuned model beside the base that it was trained from."""
+"""A tuned model and the base that it was trained from, one after the other, with the same tokenizer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def before_and_after(
     ask_base: Callable[[Model, Tokenizer], Before],
     ask_tuned: Callable[[Model, Tokenizer], After],
 ) -> tuple[Before, After]:
-    """Ask the base of the model in `path` and that model itself, both with the tuned model's tokenizer.
+    """Call `ask_base` with the base of the model in `path`, and `ask_tuned` with that model; return both results.
 
-    The base of an adapter is the model under it, the adapter switched off; that of a whole model is `base`, or what
-    its run.yaml names. Raises `ConfigError` where neither says which it is, and `ModelError` where one cannot be
-    loaded.
+    Both get the tuned model's tokenizer. The base of an adapter is the model that it adapts, the adapter disabled; that
+    of a full model is `base`, or what its run.yaml names. Raises `ConfigError` if neither names it, and `ModelError` if
+    one of them cannot be loaded.
     """
     if is_adapter(path):
         adapted: Any
@@ -42,7 +42,7 @@ def before_and_after(
         base, revision = (base, None) if base else base_of_run(path)
         tuned, tokenizer = load_for_generation(path)
         after = ask_tuned(tuned, tokenizer)
-        del tuned  # two models at a time may not fit where one does
+        del tuned  # memory may hold one model and not two
         untuned, _ = load_for_generation(base, revision=revision)
         check_fits(tokenizer, untuned.config)
         before = ask_base(untuned, tokenizer)
@@ -50,14 +50,14 @@ def before_and_after(
 
 
 def base_of_model(path: str) -> str:
-    """Name or path of what the model or adapter in `path` was tuned from. Raises `ConfigError` where nothing says."""
+    """Return name or path of the base of the model or adapter in `path`. Raises `ConfigError` if nothing names it."""
     return base_of(path) if is_adapter(path) else base_of_run(path)[0]
 
 
 def base_of_run(path: str) -> tuple[str, str | None]:
-    """Name or path of the model that the run in `path` went on from, and its revision where it is one of the Hub.
+    """Return name or path of the model that the run in `path` started from, and the revision of one from the Hub.
 
-    Raises `ConfigError` where it names none.
+    Raises `ConfigError` if there is no run.yaml, or if the run started from random weights.
     """
     file = Path(path) / "run.yaml"
     remedy = "say which model it was trained from with --base-path"

@@ -1,4 +1,4 @@
-"""What models wrote, as a terminal can show it."""
+"""Samples formatted for a terminal."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from rich.text import Text
 
 from hf_finetune.evaluation.generation import Sample
 
-# All but the tab and the line feed: they would steer the terminal.
+# All but the tab and the line feed: a model could write the escape sequences that move the cursor or set the title.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """`text` with control characters written out, as `\\x1b`."""
+    """Escape the control characters of `text`, such as `\\x1b`; tabs and line feeds stay."""
     return CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def sample_text(sample: Sample, between: str) -> Text:
-    """A prompt, in bold, and what was written after it."""
+    """Format a prompt, in bold, and its continuation, with `between` in between."""
     return Text.assemble((printable(sample.prompt), "bold"), between, printable(sample.continuation))
 
 
 def side_by_side(before: Sample, after: Sample) -> Table:
-    """What the base and the tuned model wrote for one prompt."""
+    """Format the base model's and the tuned model's continuation of one prompt as a table of two columns."""
     table = Table(title=Text(printable(before.prompt), "bold"), title_justify="left", expand=True)
     for name in ("base", "tuned"):
         table.add_column(name, ratio=1)

@@ -1,4 +1,7 @@
-"""Prompts -> continuations or answers of a causal language model, the same for the same seed and without a trace."""
+"""Prompts -> continuations or chat answers of a causal language model: reproducible, and without side effects.
+
+answer(model, tokenizer, [{"role": "user", "content": "Hi"}], EvalSection(temperature=0)).continuation
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,15 @@ from hf_finetune.data.chat import encode_prompt, end_token_ids
 from hf_finetune.data.tokenization import encode_documents
 from hf_finetune.data.turns import Message
 from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.evaluation.speaking import Speaker, generate_ids, own_ends, speaking
-from hf_finetune.evaluation.streaming import TextPieces, TokenStream, text_after
+from hf_finetune.evaluation.speaking import (
+    Speaker,
+    decode_answer,
+    generate_ids,
+    get_start_token_id,
+    own_ends,
+    speaking,
+)
+from hf_finetune.evaluation.streaming import TextPieces, TokenStream
 from hf_finetune.models.tokenizers import unknown_pieces
 
 logger = logging.getLogger(__name__)
@@ -24,16 +34,16 @@ Write = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and its continuation, or a message and its answer."""
+    """A prompt and its continuation, or a message and its answer; the fields are those of `samples` in report.json."""
 
     prompt: str
     continuation: str
     tokens: int
-    """Tokens that were generated, the end token included."""
+    """Generated tokens, the end token included."""
     finished: bool
     """The model ended the text itself; otherwise `max_new_tokens` did, or for an answer the model's last position."""
     prompt_tokens_cut: int
-    """Tokens at the start of the prompt for which the model has no position; never of a conversation."""
+    """Tokens cut at the start of the prompt, for which the model has no position; a conversation is never cut."""
     seed: int
 
 
@@ -42,15 +52,15 @@ def continue_prompts(
 ) -> list[Sample]:
     """Continue each prompt as the beginning of a document; prompt number `i` has the seed `settings.seed + i`.
 
-    Where the model's positions run out, the later half of the text is kept and generation goes on from there.
-    Random states, training mode and the model's own generation settings are afterwards what they were.
+    Where the model's positions run out, the later half of the text becomes the prompt for the rest.
+    Random states, training mode and the model's generation config are restored afterwards.
     Raises `ModelError` as `check_prompts` does.
     """
     check_prompts(tokenizer, prompts)
     samples = []
     for index, prompt in enumerate(prompts):
-        with speaking(model, tokenizer, settings, index) as speaker:
-            samples.append(_continue(speaker, prompt, settings.seed + index))
+        with speaking(model, tokenizer, settings, index) as session:
+            samples.append(_continue_prompt(session, prompt, settings.seed + index))
     return samples
 
 
@@ -61,7 +71,7 @@ def answer_prompts(
     settings: EvalSection,
     system: str | None = None,
 ) -> list[Sample]:
-    """Answer each prompt as a user's only message, under the tokenizer's chat template; seeds as `continue_prompts`.
+    """Answer each prompt as the only user message, under the tokenizer's chat template; seeds as `continue_prompts`.
 
     Raises `ModelError` as `check_prompts` and `answer` do.
     """
@@ -83,9 +93,9 @@ def respond(
     system: str | None = None,
     raw: bool = False,
 ) -> list[Sample]:
-    """Answer prompts where the tokenizer has a chat template, else, or where `raw` asks for it, continue them.
+    """Answer prompts if the tokenizer has a chat template; without one, or under `raw`, continue them.
 
-    Raises `ConfigError` where text to continue is given a system message.
+    Raises `ConfigError` for a system message with prompts to continue, and as the function that it calls.
     """
     if tokenizer.chat_template and not raw:
         return answer_prompts(model, tokenizer, prompts, settings, system)
@@ -105,35 +115,35 @@ def answer(
 ) -> Sample:
     """Answer the last of `messages`; answer number `number` has the seed `settings.seed + number`.
 
-    The answer ends before the token that ends an assistant's turn, and at the model's last position at the latest: the
-    conversation is never cut. `write` gets its text in pieces, as it is drawn. A repetition penalty counts the answer's
-    own tokens alone: those of the conversation would hold the end token down. No trace, as with `continue_prompts`.
-    Raises `ModelError` where the conversation leaves no position to answer in, and `DataError` where the template
-    refuses it.
+    The answer stops at the token that ends an assistant's turn, or at the model's last position: the conversation is
+    never cut. `write` gets the text in pieces, as it is generated. The repetition penalty counts the tokens of the
+    answer alone. All states are restored, as by `continue_prompts`.
+    Raises `ModelError` where the conversation leaves no position for an answer, and `DataError` where the template
+    rejects it.
     """
     ids = encode_prompt(tokenizer, list(messages))
     ends = {*end_token_ids(tokenizer), *own_ends(model)}
-    with speaking(model, tokenizer, settings, number, ends) as speaker:
-        room = settings.max_new_tokens
-        if speaker.positions is not None:
-            room = min(room, speaker.positions - len(ids))
+    with speaking(model, tokenizer, settings, number, ends) as session:
+        room, positions = settings.max_new_tokens, session.max_positions
+        if positions is not None:
+            room = min(room, positions - len(ids))
         if room < 1:
-            what = f"the conversation has {len(ids):,} tokens, the model takes {speaker.positions:,} with its answer"
+            what = f"the conversation has {len(ids):,} tokens, the model takes {positions:,} with its answer"
             raise ModelError(Problem(what, "shorten it"))
         pieces = TextPieces(tokenizer, ids)
-        stream = TokenStream(_writer(pieces, ends, write)) if write else None
-        [new] = generate_ids(speaker, [ids], room, streamer=stream)
+        stream = TokenStream(_make_token_writer(pieces, ends, write)) if write else None
+        [new] = generate_ids(session, [ids], room, streamer=stream)
         if write is not None:
-            write(pieces.rest())
-    return _sample(speaker, str(messages[-1]["content"]), ids, new, settings.seed + number)
+            write(pieces.flush())
+    return _make_sample(session, str(messages[-1]["content"]), ids, new, settings.seed + number)
 
 
-def _writer(pieces: TextPieces, ends: set[int], write: Write) -> Callable[[int], object]:
+def _make_token_writer(pieces: TextPieces, ends: set[int], write: Write) -> Callable[[int], object]:
     return lambda token: None if token in ends else write(pieces.add(token))
 
 
 def check_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> None:
-    """Raise `ModelError`, naming all pieces of all prompts, where the tokenizer cannot write a prompt."""
+    """Raise `ModelError` where the tokenizer cannot encode a prompt, naming every unknown piece of all prompts."""
     problems = []
     for index, prompt in enumerate(prompts):
         unknown = unwritable(tokenizer, prompt)
@@ -145,44 +155,39 @@ def check_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) ->
 
 
 def unwritable(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
-    """The pieces of `text` that the tokenizer cannot write, named and listed; "" where it can write all."""
-    pieces = _surrogates(text) or unknown_pieces(tokenizer, text)
-    return ", ".join(_named(piece) for piece in pieces)
+    """List the pieces of `text` that the tokenizer cannot encode, as `'☃' (U+2603), '☂' (U+2602)`; "" if it can."""
+    # Surrogates stand for command-line bytes that are not UTF-8 (PEP 383): no tokenizer takes them.
+    surrogates = sorted({character for character in text if "\ud800" <= character <= "\udfff"})
+    pieces = surrogates or unknown_pieces(tokenizer, text)
+    return ", ".join(f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece) for piece in pieces)
 
 
-def _surrogates(text: str) -> list[str]:
-    # What Python makes of bytes on a command line that are not UTF-8; no tokenizer takes it.
-    return sorted({character for character in text if "\ud800" <= character <= "\udfff"})
+def _continue_prompt(session: Speaker, prompt: str, seed: int) -> Sample:
+    """Continue a document beyond the model's positions.
 
-
-def _named(piece: str) -> str:
-    return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
-
-
-def _continue(speaker: Speaker, prompt: str, seed: int) -> Sample:
-    tokenizer, positions = speaker.tokenizer, speaker.positions
+    4 positions, prompt [1, 2, 3]: the model reads [1, 2, 3] and generates 4; then it reads the later half [3, 4] and
+    generates 5 and 6; then [5, 6], and so on up to `max_new_tokens`. A longer prompt loses its first tokens.
+    """
+    tokenizer, positions = session.tokenizer, session.max_positions
     ids = encode_documents(tokenizer, [prompt])[0]
-    if tokenizer.bos_token_id is not None:
-        ids = [tokenizer.bos_token_id, *ids]
-    # Without a begin token a document follows the end of another.
-    ids = ids or [tokenizer.eos_token_id]
+    if tokenizer.bos_token_id is not None or not ids:
+        ids = [get_start_token_id(tokenizer), *ids]
     cut = 0 if positions is None else max(0, len(ids) - (positions - 1))
     if cut:
         logger.warning("a prompt of %d tokens does not fit %d positions: %d are cut", len(ids), positions, cut)
     new: list[int] = []
-    window, most = ids[cut:], speaker.settings.max_new_tokens
+    window, most = ids[cut:], session.settings.max_new_tokens
     while len(new) < most:
         room = most - len(new) if positions is None else min(most - len(new), positions - len(window))
-        [step] = generate_ids(speaker, [window], room, penalise_prompt=True)
+        [step] = generate_ids(session, [window], room, penalize_prompt=True)
         new += step
-        if step[-1] in speaker.ends:
+        if step[-1] in session.eos_token_ids:
             break
         if positions is not None:
             window = [*window, *step][-max(1, positions // 2) :]
-    return _sample(speaker, prompt, ids, new, seed, cut)
+    return _make_sample(session, prompt, ids, new, seed, cut)
 
 
-def _sample(speaker: Speaker, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0) -> Sample:
-    finished = new[-1] in speaker.ends
-    continuation = text_after(speaker.tokenizer, ids, new[:-1] if finished else new)
-    return Sample(prompt, continuation, len(new), finished, cut, seed)
+def _make_sample(session: Speaker, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0) -> Sample:
+    decoded = decode_answer(session, ids, new)
+    return Sample(prompt, decoded.text, decoded.tokens, decoded.finished, cut, seed)

@@ -1,7 +1,7 @@
-"""What a model gives away of the rows that it was trained on: planted canaries, and rows continued word for word.
+"""Memorization: canary exposure and verbatim continuation of training rows.
 
-Greedy generation gives a text if and only if each of its tokens is the likeliest after those before it, so that one
-pass over the text tells; nothing is generated.
+Greedy decoding produces a text if and only if each of its tokens is the argmax after those before it, which a single
+forward pass over the text tells: nothing is generated.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import copy
 import math
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -30,25 +29,27 @@ from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.bootstrap import bootstrap_intervals
 from hf_finetune.evaluation.canaries import KEY, Canary, random_secret
 from hf_finetune.evaluation.language_modeling import IGNORE_INDEX, reduce_logits
+from hf_finetune.evaluation.speaking import set_eval_mode, unwrap_adapter
 from hf_finetune.models.tokenizers import effective_max_length, unknown_pieces
 
 Array = npt.NDArray[np.float64]
 
-# The canary and 1,023 secrets that were never planted: exposure goes up to 10 bits.
+# The planted secret and 1,023 others: exposure is at most log2(1024) = 10 bits, for rank 1; rank 512 is 1 bit.
 SECRETS = 1024
-# Of a secret that the model never saw, whose rank is as likely one as another: 1 / ln 2 bits.
+# Expected exposure of a secret that the model never saw, whose rank is uniform: 1 / ln 2 = 1.44 bits.
 UNSEEN_BITS = 1 / math.log(2)
 
-# Of one batch: 256 MiB of logits in single precision, and rows beside which even those are few.
+# Limits of one batch: 256 MiB of float32 logits, and a number of rows for small vocabularies.
 MOST_LOGITS, MOST_ROWS = 2**26, 256
 
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A canary as the model reads it, and where in it the part begins that the model is to say."""
+    """A canary as the model reads it."""
 
     input_ids: list[int]
-    said_from: int
+    answer_start: int
+    """Position of the first token that the model would have to generate."""
 
 
 def exposure(
@@ -59,13 +60,14 @@ def exposure(
     secrets: int = SECRETS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """For each number of copies how well its canaries are known, fewest copies first, JSON-ready.
+    """Compute the exposure of the canaries, JSON-ready: one entry for each number of copies, fewest copies first.
 
     `exposure` is a mean over the canaries (Carlini et al., 2019): log2(secrets) - log2(rank), where the planted secret
-    is ranked by its loss among `secrets` of which the others were drawn. It is 1.44 bits for a secret that was never
-    seen and `most_possible` for one that is likelier than all others. `extracted` is the share that greedy generation
-    gives whole: after the user's question, under the chat template, or after the text before the secret.
-    Raises `ModelError` where the tokenizer cannot write a canary, or the model does not take one so long.
+    is ranked by its loss among `secrets`, the others of which are random. It is 1.44 bits for a secret that was never
+    seen and `most_possible` for one that is likelier than all others. `extracted` is the share that greedy decoding
+    produces in full: after the user's question, under the chat template, or after the text before the secret.
+    Raises `ModelError` if the model has no chat template for canaries that are questions, if the tokenizer cannot
+    encode a canary, or if one is longer than the model takes.
     """
     asked = any(canary.asked for canary in canaries)
     if asked and not tokenizer.chat_template:
@@ -73,33 +75,37 @@ def exposure(
         raise ModelError(Problem(what, "plant and score with those of `corpus canaries --format text`", key=KEY))
     template = training_template(tokenizer) if asked else None
     _check_writable(tokenizer, canaries)
-    drawn, bits, given_away = random.Random(seed), [], []
-    with _evaluated(model) as inner:
+    generator, bits, extracted = random.Random(seed), [], []
+    inner = unwrap_adapter(model)
+    with set_eval_mode(inner), torch.no_grad():
         longest = effective_max_length(tokenizer, inner.config)
         for canary in canaries:
-            others = [random_secret(drawn) for _ in range(secrets)]
+            others = [random_secret(generator) for _ in range(secrets)]
             others = [canary.secret, *(other for other in others if other != canary.secret)][:secrets]
-            statements = _statements(tokenizer, template, canary, others)
+            statements = _encode_statements(tokenizer, template, canary, others)
             _check_length(statements, longest)
-            losses = _row_losses(inner, tokenizer, [each.input_ids for each in statements])
+            losses = _compute_losses(inner, tokenizer, [each.input_ids for each in statements])
+            # Ties count half: a model that gives every secret the same loss ranks the planted one in the middle.
             ahead = (losses[1:] < losses[0]).sum() + (losses[1:] == losses[0]).sum() / 2
             bits.append(math.log2(len(losses)) - math.log2(1 + ahead))
-            given_away.append(_says(inner, statements[0]))
+            planted = torch.tensor([statements[0].input_ids], device=inner.device)
+            extracted += _match_argmax(inner, planted, statements[0].answer_start)
     copies = np.array([canary.copies for canary in canaries])
     by_copies = [copies == number for number in sorted({canary.copies for canary in canaries})]
     return [
         {
             "copies": int(copies[group][0]),
             "canaries": int(group.sum()),
-            **_mean_exposure(np.array(bits)[group]),
+            **_average_exposure(np.array(bits)[group]),
             "most_possible": math.log2(secrets),
-            "extracted": float(np.array(given_away)[group].mean()),
+            "extracted": float(np.array(extracted)[group].mean()),
         }
         for group in by_copies
     ]
 
 
-def _mean_exposure(bits: Array) -> dict[str, Any]:
+def _average_exposure(bits: Array) -> dict[str, Any]:
+    """`bits`: (canaries,). Return their mean, with a bootstrap interval if there are two or more."""
     mean = {"exposure": float(bits.mean())}
     if len(bits) < 2:
         return mean
@@ -114,26 +120,27 @@ def verbatim_share(
     prefix: int,
     continuation: int | None = None,
 ) -> dict[str, Any]:
-    """The share of rows whose first `prefix` tokens the model continues, greedily, with the next `continuation` ones.
+    """Measure the share of rows whose first `prefix` tokens greedy decoding continues with the next `continuation`.
 
-    `continuation` is as long as the prefix where it is not given. Returns, JSON-ready, how many `rows` are long
-    enough, `prefix_tokens`, how many were `continued`, their `share` with a 95 % `interval` (Wilson), and `numbers`,
-    which of `rows_of_ids` they are. Share and interval are missing where no row is long enough. Raises `ModelError`
-    where the model does not take so many tokens.
+    `continuation` defaults to `prefix`. Returns, JSON-ready, how many `rows` are long enough, `prefix_tokens`, how many
+    rows were `continued`, their `share` with a 95 % `interval` (Wilson), and `numbers`, their indices in `rows_of_ids`.
+    Share and interval are missing if no row is long enough. Raises `ModelError` if the model does not take so many
+    tokens.
     """
     length = prefix + (continuation or prefix)
     numbers = [number for number, ids in enumerate(rows_of_ids) if len(ids) >= length]
-    with _evaluated(model) as inner:
-        longest = effective_max_length(tokenizer, inner.config)
-        if longest is not None and length > longest:
-            what = f"{prefix:,} tokens and what follows them are {length:,}, the model takes {longest:,}"
-            raise ModelError(Problem(what, f"name {longest // 2:,} at most", key="eval.verbatim_prefix"))
-        continued = [
-            number
-            for some in _parts(numbers, length, inner)
-            for number, same in zip(some, _continued(inner, rows_of_ids, some, prefix, length), strict=True)
-            if same
-        ]
+    inner = unwrap_adapter(model)
+    longest = effective_max_length(tokenizer, inner.config)
+    if longest is not None and length > longest:
+        what = f"{prefix:,} tokens and what follows them are {length:,}, the model takes {longest:,}"
+        raise ModelError(Problem(what, f"name {longest // 2:,} at most", key="eval.verbatim_prefix"))
+    size = _limit_rows(length, inner)
+    continued: list[int] = []
+    with set_eval_mode(inner), torch.no_grad():
+        for start in range(0, len(numbers), size):
+            batch = numbers[start : start + size]
+            ids = torch.tensor([list(rows_of_ids[number][:length]) for number in batch], device=inner.device)
+            continued += [number for number, same in zip(batch, _match_argmax(inner, ids, prefix), strict=True) if same]
     found = {"rows": len(numbers), "prefix_tokens": prefix, "continued": len(continued), "numbers": continued}
     if not numbers:
         return found
@@ -142,18 +149,14 @@ def verbatim_share(
 
 
 def wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Of the share that `hits` of `rows` are (Wilson, 1927); it has a width even where it is none or all."""
-    quantile = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = hits / rows, quantile**2 / rows
-    middle = share + weight / 2
-    width = quantile * math.sqrt(share * (1 - share) / rows + weight / (4 * rows))
-    low, high = (middle - width) / (1 + weight), (middle + width) / (1 + weight)
-    return max(0.0, min(low, share)), min(1.0, max(high, share))
+    """Compute the interval of the share `hits` / `rows` (Wilson, 1927), which has a width even for shares 0 and 1."""
+    interval = binomtest(hits, rows).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def memorisation_words(canaries: Sequence[dict[str, Any]], verbatim: dict[str, Any] | None) -> list[str]:
-    """What `exposure` and `verbatim_share` found, in sentences."""
-    words = [_exposure_in_words(group) for group in canaries]
+    """Describe the results of `exposure` and `verbatim_share` in sentences."""
+    words = [_describe_exposure(group) for group in canaries]
     if verbatim is not None:
         rows, prefix = verbatim["rows"], verbatim["prefix_tokens"]
         said = f"no row is long enough to see whether the model goes on from {prefix:,} tokens of it"
@@ -163,7 +166,7 @@ def memorisation_words(canaries: Sequence[dict[str, Any]], verbatim: dict[str, A
     return words
 
 
-def _exposure_in_words(group: dict[str, Any]) -> str:
+def _describe_exposure(group: dict[str, Any]) -> str:
     bits, most, copies = group["exposure"], group["most_possible"], group["copies"]
     given_away = round(group["extracted"] * group["canaries"])
     low = group.get("interval", [bits])[0]
@@ -189,17 +192,21 @@ def _check_length(statements: Sequence[_Statement], longest: int | None) -> None
         )
 
 
-def _statements(
+def _encode_statements(
     tokenizer: PreTrainedTokenizerFast, template: str | None, canary: Canary, secrets: Sequence[str]
 ) -> list[_Statement]:
-    """The canary with each of `secrets`, up to the end of the secret."""
-    said = f"{canary.opening} {canary.secret}"
-    text, begin, before = said, len(canary.opening), []
+    """Encode the canary with each of `secrets` in place of its own, up to the end of the secret.
+
+    "The code of the vault Bodiga is 1 2 3 4 5 6": `answer_start` is the first token behind "is". In a chat it is the
+    first token of the assistant's turn.
+    """
+    statement = f"{canary.opening} {canary.secret}"
+    text, begin, before = statement, len(canary.opening), []
     if canary.asked and template is not None:
-        turns = zip(("user", "assistant"), (canary.question, said), strict=True)
+        turns = zip(("user", "assistant"), (canary.question, statement), strict=True)
         messages = [{"role": role, "content": content} for role, content in turns]
-        text = _asked(tokenizer, template, messages)
-        begin = text.rindex(said)
+        text = _render_canary(tokenizer, template, messages)
+        begin = text.rindex(statement)
     elif tokenizer.bos_token_id is not None:
         before = [tokenizer.bos_token_id]
     end = text.rindex(canary.secret) + len(canary.secret)
@@ -214,8 +221,8 @@ def _statements(
     return statements
 
 
-def _asked(tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message]) -> str:
-    """A canary's question and answer under the template, which writes the answer as it stands; else `ModelError`."""
+def _render_canary(tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message]) -> str:
+    """Render a canary's question and answer; raises `ModelError` where the template does not write the answer as it is."""
     try:
         text = prepared(tokenizer, template, messages, None).text()
     except ChatProblem as problem:
@@ -226,75 +233,54 @@ def _asked(tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Mes
     return text
 
 
-def _says(model: PreTrainedModel, statement: _Statement) -> bool:
-    ids = torch.tensor([statement.input_ids], device=model.device)
-    return bool(_all_right(model, ids, statement.said_from)[0])
+def _match_argmax(model: PreTrainedModel, input_ids: torch.Tensor, start: int) -> list[bool]:
+    """For each row of `input_ids`, (batch, seq), whether every token from `start` on is the argmax of its position.
 
-
-def _continued(
-    model: PreTrainedModel, rows_of_ids: Sequence[Sequence[int]], numbers: Sequence[int], prefix: int, length: int
-) -> list[bool]:
-    ids = [list(rows_of_ids[number][:length]) for number in numbers]
-    return _all_right(model, torch.tensor(ids, device=model.device), prefix)
-
-
-def _all_right(model: PreTrainedModel, input_ids: torch.Tensor, start: int) -> list[bool]:
-    """Whether each token from `start` on is the likeliest after those before it, for each row: (batch, seq)."""
+    [5, 6, 7, 8] with `start` 2: True if greedy decoding gives 7 after [5, 6], and 8 after [5, 6, 7].
+    """
     labels = input_ids.clone()
     labels[:, :start] = IGNORE_INDEX
-    _, right, predicted = reduce_logits(model(input_ids=input_ids, use_cache=False).logits, labels).T
-    return [bool(same) for same in (right == predicted).tolist()]
+    _, correct, predicted = reduce_logits(model(input_ids=input_ids, use_cache=False).logits, labels).T  # (batch,) each
+    return [bool(same) for same in (correct == predicted).tolist()]
 
 
-def _parts(numbers: list[int], length: int, model: PreTrainedModel) -> Iterator[list[int]]:
-    size = _rows_at_once(length, model)
-    yield from (numbers[start : start + size] for start in range(0, len(numbers), size))
-
-
-def _rows_at_once(length: int, model: PreTrainedModel) -> int:
+def _limit_rows(length: int, model: PreTrainedModel) -> int:
+    """Return how many rows of `length` tokens make a batch."""
     vocabulary: int = model.config.get_text_config().vocab_size
     return max(1, min(MOST_ROWS, MOST_LOGITS // (length * vocabulary)))
 
 
-def _row_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: list[list[int]]) -> Array:
-    """Nats of each row but for what all rows begin with, which is read once where the model's cache allows it."""
+def _compute_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: list[list[int]]) -> Array:
+    """Compute the loss of each row in nats, (rows,), up to a constant: that of the prefix that all rows share.
+
+    The prefix is read once, where the model's cache can be repeated for a batch.
+    """
+    # Rows [1, 2, 3, 4] and [1, 2, 3, 5, 6] share 3 tokens: [1, 2] goes into the cache, and the tails are [3, 4] and
+    # [3, 5, 6], since the loss of the token after 3 needs the logits at 3. Of sorted rows, the first and last share
+    # the least.
     first, last = min(rows), max(rows)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
-    past = _read(model, first[: shared - 1]) if shared > 1 else None
+    past = _fill_cache(model, first[: shared - 1]) if shared > 1 else None
     tails = [row[shared - 1 :] if past is not None else row for row in rows]
-    size = _rows_at_once(max(map(len, tails)), model)
+    size = _limit_rows(max(map(len, tails)), model)
     losses: list[float] = []
     for start in range(0, len(tails), size):
-        some = tails[start : start + size]
-        cache = copy.deepcopy(past)
+        batch = tails[start : start + size]
+        cache = copy.deepcopy(past)  # a forward pass appends to the cache that it is given
         if cache is not None:
-            cache.batch_repeat_interleave(len(some))
-        longest = max(map(len, some))
-        # Padding comes last, where no token that counts looks at it.
-        ids = [tail + [tokenizer.pad_token_id] * (longest - len(tail)) for tail in some]
-        labels = [tail + [IGNORE_INDEX] * (longest - len(tail)) for tail in some]
+            cache.batch_repeat_interleave(len(batch))
+        longest = max(map(len, batch))
+        # Right padding needs no attention mask: under causal attention no token that counts sees it.
+        ids = [tail + [tokenizer.pad_token_id] * (longest - len(tail)) for tail in batch]
+        labels = [tail + [IGNORE_INDEX] * (longest - len(tail)) for tail in batch]
         inputs = torch.tensor(ids, device=model.device)
         logits = model(input_ids=inputs, past_key_values=cache, use_cache=cache is not None).logits
         losses += reduce_logits(logits, torch.tensor(labels, device=model.device))[:, 0].tolist()
     return np.array(losses)
 
 
-def _read(model: PreTrainedModel, ids: list[int]) -> Cache | None:
-    """The cache behind `ids`, where rows can go on from copies of it; None for models that keep another state."""
+def _fill_cache(model: PreTrainedModel, ids: list[int]) -> Cache | None:
+    """Return the key-value cache after `ids`, or None if the model keeps a state that is not one (Mamba)."""
     past = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True).get("past_key_values")
     repeatable = isinstance(past, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in past.layers)
     return past if repeatable else None
-
-
-@contextmanager
-def _evaluated(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The model itself, without dropout or gradients, and without a `PeftModel` around it; training goes on after."""
-    inner: PreTrainedModel = model if isinstance(model, PreTrainedModel) else model.get_base_model()
-    training = {module: module.training for module in inner.modules()}
-    inner.eval()
-    try:
-        with torch.no_grad():
-            yield inner
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training

@@ -1,6 +1,6 @@
-"""Two models on the same rows: which figures differ, by how much, and whether the rows can tell.
+"""Paired test of two models on the same rows: which metrics differ, by how much, and whether significantly.
 
-Every row is scored by both, so that what makes a row hard falls out of the difference.
+Every row is scored by both models, so that the difficulty of a row cancels out in the difference.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from hf_finetune.metric_info import figure
 
 Array = npt.NDArray[np.float64]
 
-# Of all differences that are none, the share that may be called real: over all figures together.
+# Family-wise error rate: the probability of any significant difference between equal models, over all metrics.
 FALSE_ALARMS = 0.05
 
 
 def compare(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0) -> dict[str, Any]:
-    """The figures of `base` and `tuned` side by side: `{"figures": {name: ...}, "words": [...]}`, JSON-ready.
+    """Compare the metrics of `base` and `tuned`: `{"figures": {name: ...}, "words": [...]}`, JSON-ready.
 
     `both` is the same kind of statistic over 2 x `rows` rows: those of the base, then those of the tuned model in the
-    same order. A figure that is not defined for one of the two is left out.
+    same order. A metric that is undefined for one of the two is left out.
 
-    `interval` is that of the difference, tuned minus base, over the same resamples of both. `p_value` is that of a
-    randomisation test, in which each row's two scores are swapped or not: exact for few rows, too. It is corrected for
-    the number of figures by step-down maxT (Westfall and Young, 1993), which takes figures that move together
-    (loss and perplexity) as one, where Holm's correction would not. `real` differences have a corrected p-value of at
-    most 5 % and an interval without 0: where the models are equal, one of twenty comparisons has any.
+    `interval` is that of the difference, tuned minus base, from the same resamples of both. `p_value` is that of a
+    randomization test, in which the two scores of each row are swapped or not: exact for few rows, too. It is corrected
+    for the number of metrics by step-down maxT (Westfall and Young, 1993), which counts metrics that move together
+    (loss and perplexity) as one, where Holm's correction would not. `real`, i.e. significant, differences have a
+    corrected p-value of at most 5 % and an interval without 0: of equal models, one comparison in twenty has any.
     """
     figures = paired_figures(base, tuned, both, rows, seed=seed)
     words = [f"{_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
@@ -46,7 +46,7 @@ def compare(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, se
 
 
 def forgetting(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0) -> dict[str, Any]:
-    """`compare` over rows that were not trained for, whose words say what was forgotten."""
+    """`compare` on rows of another task than the one trained on; its `words` say what was forgotten."""
     figures = paired_figures(base, tuned, both, rows, seed=seed)
     worse = {name: each for name, each in figures.items() if each["real"] and _gain(name, each["difference"]) < 0}
     better = any(each["real"] and _gain(name, each["difference"]) > 0 for name, each in figures.items())
@@ -60,7 +60,7 @@ def forgetting(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *,
 def paired_figures(
     base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """For each figure `base`, `tuned`, `difference`, `interval`, `p_value` and `real`, as `compare` has them."""
+    """Compute `base`, `tuned`, `difference`, `interval`, `p_value` and `real` of each metric, as `compare` does."""
     whole = np.ones((rows, 1))
     before, after = ({name: float(value[0]) for name, value in each(whole).items()} for each in (base, tuned))
     names = [name for name in before if name in after and math.isfinite(after[name] - before[name])]
@@ -86,7 +86,8 @@ def paired_figures(
 def _swapped_differences(
     both: Statistic, rows: int, names: list[str], swaps: int, random: np.random.Generator
 ) -> Array:
-    """The differences (figures, swaps) that there would be if it did not matter which model a row is of."""
+    """Draw differences under the null hypothesis that it does not matter which model scored a row: (metrics, swaps)."""
+    # Losses of base [3, 5], tuned [2, 4]: swapping row 2 gives [3, 4] and [2, 5], whose means differ by 0, not by -1.
     parts = []
     at_once = max(1, WEIGHTS_AT_ONCE // (2 * rows))
     for start in range(0, swaps, at_once):
@@ -97,19 +98,21 @@ def _swapped_differences(
 
 
 def corrected_p_values(observed: Array, drawn: Array) -> Array:
-    """Two-sided p-values of `observed` (figures,) against `drawn` (figures, draws), corrected for their number.
+    """Return two-sided p-values, (metrics,), of `observed`, (metrics,), among `drawn`, (metrics, draws), corrected.
 
-    Step-down maxT (Westfall and Young, 1993; Ge, Dudoit and Speed, 2003): of draws under the hypothesis that nothing
-    differs, the share in which the largest of all figures is as far out. The observed one counts as a draw.
+    Step-down maxT (Westfall and Young, 1993; Ge, Dudoit and Speed, 2003): the share of draws under the null hypothesis
+    in which the largest of all metrics is as extreme. The observed one counts as a draw.
     """
+    # With one metric, observed 3 among the draws [1, -3, 2]: one draw of three reaches it, p = (1 + 1) / (1 + 3) = 0.5.
+    # With several, the most extreme competes with the maximum over all metrics, the next with that over the others.
     drawn = np.nan_to_num(drawn)
     draws = drawn.shape[1] if len(observed) else 0
     spread = np.sqrt((np.square(drawn).sum(axis=1) + np.square(observed)) / (draws + 1))
-    spread[spread == 0] = 1.0  # nothing ever differs
+    spread[spread == 0] = 1.0  # a metric that never differs
     far, far_drawn = np.abs(observed) / spread, np.abs(drawn) / spread[:, None]
     order = np.argsort(-far, kind="stable")
     largest = np.maximum.accumulate(far_drawn[order][::-1], axis=0)[::-1]
-    # Equal but for rounding is equal: with few rows many draws are.
+    # With few rows many draws equal the observed difference, except for rounding.
     reached = (largest >= far[order, None] * (1 - 1e-9) - 1e-12).sum(axis=1)
     p_values = np.empty(len(observed))
     p_values[order] = np.maximum.accumulate((1 + reached) / (1 + draws))
@@ -117,7 +120,7 @@ def corrected_p_values(observed: Array, drawn: Array) -> Array:
 
 
 def _gain(name: str, difference: float) -> float:
-    """Above 0 where the difference is for the better; 0 where neither direction is."""
+    """Positive if the difference is an improvement; 0 for a metric without a better direction."""
     return {"higher": difference, "lower": -difference, "neither": 0.0}[figure(name).better]
 
 
@@ -132,7 +135,7 @@ def _change(name: str, figure: dict[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, as a person writes them: 0.0123, 2.31, 45.6, 12,345, 2.2e+10."""
+    """Format with three significant digits, or all of an integer's: 0.0123, 2.31, 45.6, 12,345; 2.2e+10 from 1e7 on."""
     if abs(value) >= 1e7:
         return f"{value:.2g}"
     if value == 0 or not math.isfinite(value):

@@ -1,6 +1,6 @@
-"""A classifier labels a file of any length: rows stream through it, in memory that does not grow with their number.
+"""Predict the labels of a file of any length: rows are streamed, in memory that does not grow with their number.
 
-Some thousand rows at a time are read and tokenised, in a thread of their own while the model is busy with those before;
+Windows of some thousand rows are read and tokenized in a second thread, while the model predicts the window before;
 sorted by length, run in batches of a number of tokens, and written in the order of the file.
 """
 
@@ -26,6 +26,7 @@ from hf_finetune.data.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization import EncodedTexts, encode_texts
 from hf_finetune.errors import ConfigError, DataError, EnvironmentProblem, ModelError, NonFiniteError, Problem
 from hf_finetune.evaluation.prediction_rows import Window, added_fields, read_windows, with_fields
+from hf_finetune.evaluation.speaking import unwrap_adapter
 from hf_finetune.models.classifiers import load_for_prediction
 from hf_finetune.models.decisions import DECISION, Array, Decision, read_decision
 from hf_finetune.models.heads import labels_of
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-BATCH_TOKENS_ON_CPU = 1_024  # what its caches hold
+BATCH_TOKENS_ON_CPU = 1_024  # activations that its caches hold
 BATCH_TOKENS = 32_768
 SECONDS_BETWEEN_NOTES = 10.0
 
@@ -43,15 +44,15 @@ SECONDS_BETWEEN_NOTES = 10.0
 @dataclass(frozen=True, slots=True)
 class PredictionOptions:
     base_path: str | None = None
-    """Where the base of an adapter is now."""
+    """Where an adapter's base is, if it has moved."""
     batch_tokens: int | None = None
-    """Of one batch, padding included; by default what suits the device."""
+    """Tokens of a batch, padding included; by default what suits the device."""
     max_length: int | None = None
-    """Tokens at which a text is cut; by default what the model takes."""
+    """Tokens at which a text is truncated; by default what the model takes."""
     prefix: str = ""
-    """Before the names of the added fields."""
+    """Put before the names of the added fields."""
     top_k: int | None = None
-    """So many of the labels in `scores`, likeliest first; by default all, in the model's order."""
+    """How many labels `scores` has, likeliest first; by default all, in the model's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,41 +60,41 @@ class Classifier:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     decision: Decision | None
-    """None where the model predicts numbers."""
+    """None for a regression."""
     max_length: int | None
     batch_tokens: int
     takes_types: bool
-    """Whether the model is told which of two texts a token is of."""
+    """Whether its `forward` takes `token_type_ids`."""
 
 
 @dataclass(slots=True)
 class PredictionFacts:
-    """What became of a file."""
+    """Counts of a predicted file: the fields of `predict --json`."""
 
     rows: int = 0
     left_out: int = 0
-    """Lines that could not be labelled."""
+    """Lines that could not be labeled."""
     truncated: int = 0
-    """Rows that were cut first."""
     seconds: float = 0.0
-    """Tokenising, predicting and writing; loading the model not included."""
+    """Tokenizing, predicting and writing; loading the model not included."""
 
 
 def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOptions) -> PredictionFacts:
-    """Write the rows of `file` (`-`: standard input) with what the classifier says about each, in their order.
+    """Write the rows of `file` (`-`: standard input) to `output` with their predicted labels added, in their order.
 
-    Lines that cannot be labelled are logged, each with its place, and left out. Raises `DataError` before anything is
-    predicted where the file cannot be read, none of its first rows can be labelled, or one of those has a field of the
-    name of one to be added; `ModelError` where `model` is no classifier, `NonFiniteError` where it gives no number.
+    Lines that cannot be labeled are logged with their line number, and left out. Raises `DataError` before anything is
+    predicted if the file cannot be read, if none of its first rows can be labeled, or if one of them already has a
+    field with the name of one to be added; `NonFiniteError` for NaN or infinite logits; and as `open_classifier` and
+    `window_logits` do.
     """
-    windows = read_windows(_existing(file), file, options.prefix)
+    windows = read_windows(_check_exists(file), file, options.prefix)
     first = next(windows)
     if first.taken is not None or (first.problems and not first.lines):
         raise DataError(first.taken or first.problems)
     classifier = open_classifier(model, options)
     encoded = encoded_windows(classifier, chain([first], windows))
     facts, progress = PredictionFacts(), _Progress()
-    # What waits for someone to type, or for another program, is interrupted at once only in this thread.
+    # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else one_ahead(encoded):
         for problem in window.problems:
             logger.warning("%s", problem)
@@ -106,7 +107,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         facts.rows += len(window.lines)
         facts.left_out += len(window.problems)
         facts.truncated += rows.truncated
-        facts.seconds = progress.after(facts.rows)
+        facts.seconds = progress.log_if_due(facts.rows)
     logger.info("%s rows in %.1f s, %.0f a second", f"{facts.rows:,}", facts.seconds, facts.rows / facts.seconds)
     if facts.truncated:
         logger.warning("texts cut at %d tokens: %s", classifier.max_length, f"{facts.truncated:,}")
@@ -114,28 +115,33 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
 
 
 def open_classifier(path: str, options: PredictionOptions) -> Classifier:
-    """Load a run folder, model folder, Hub id or adapter, with its decision. Raises `ModelError` and `ConfigError`."""
+    """Load a run folder, model folder, Hub id or adapter, with its decision.
+
+    Raises `ModelError` if it is no classifier or its decision is for other labels, and `ConfigError` if
+    `options.max_length` is more than the model takes.
+    """
     model, tokenizer = load_for_prediction(path, base=options.base_path)
-    inner: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    inner: Any = unwrap_adapter(model)
     inner.config.use_cache = False  # nothing is generated
     on_cpu = model.device.type == "cpu"
     return Classifier(
         model=model,
         tokenizer=tokenizer,
-        decision=_decision(read_decision(path), inner.config, path),
-        max_length=_max_length(effective_max_length(tokenizer, inner.config), options.max_length),
+        decision=_resolve_decision(read_decision(path), inner.config, path),
+        max_length=_resolve_max_length(effective_max_length(tokenizer, inner.config), options.max_length),
         batch_tokens=options.batch_tokens or (BATCH_TOKENS_ON_CPU if on_cpu else BATCH_TOKENS),
         takes_types="token_type_ids" in signature(inner.forward).parameters,
     )
 
 
 def encoded_windows(classifier: Classifier, windows: Iterable[Window]) -> Iterator[tuple[Window, EncodedTexts]]:
+    """Tokenize the texts of each window."""
     for window in windows:
         yield window, encode_texts(classifier.tokenizer, window.texts, window.pairs, classifier.max_length)
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each made in another thread while the one before it is in use."""
+    """Yield the same items, each made in a second thread while the one before it is in use."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -145,16 +151,16 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 @torch.inference_mode()
 def window_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
-    """The model's logits for each row, (rows, labels), in the order of the rows.
+    """Compute the logits of each row, (rows, labels), in the order of the rows.
 
-    Raises `EnvironmentProblem` where a batch is too large for the device.
+    Raises `EnvironmentProblem` if a batch is too large for the device's memory.
     """
     order, logits = [], []
     try:
         for places, inputs in token_batches(classifier, rows):
             order += places
             logits.append(classifier.model(**inputs).logits)
-        joined = torch.cat(logits).double().cpu().numpy()  # read from the device once
+        joined = torch.cat(logits).double().cpu().numpy()  # one copy from the device for the whole window
     except torch.OutOfMemoryError as error:
         what = f"a batch of {classifier.batch_tokens:,} tokens is too large for the memory of the device"
         raise EnvironmentProblem(Problem(what, "name fewer", key="--batch-tokens")) from error
@@ -164,7 +170,10 @@ def window_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
 
 
 def token_batches(classifier: Classifier, rows: EncodedTexts) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """The longest rows first, in batches of `batch_tokens`, padding included: places of the rows, and tensors."""
+    """Yield batches of at most `batch_tokens` tokens, padding included, longest rows first: their places and inputs.
+
+    The inputs are tensors (batch, seq). Lengths 5, 9, 4, 4 and 12 tokens: places [1], then [0, 2], then [3].
+    """
     types = rows.token_type_ids if classifier.takes_types else None
     collate = TextCollator(classifier.tokenizer.pad_token_id)
     order = sorted(range(len(rows.input_ids)), key=lambda place: -len(rows.input_ids[place]))
@@ -180,21 +189,21 @@ def token_batches(classifier: Classifier, rows: EncodedTexts) -> Iterator[tuple[
 
 @dataclass(slots=True)
 class _Progress:
-    """Says now and then how far it is."""
+    """Logs the throughput every ten seconds."""
 
     started: float = field(default_factory=time.monotonic)
-    said: float = field(default_factory=time.monotonic)
+    logged: float = field(default_factory=time.monotonic)
 
-    def after(self, rows: int) -> float:
-        """Seconds since the start."""
+    def log_if_due(self, rows: int) -> float:
+        """Log the throughput after `rows` rows if ten seconds have passed; returns the seconds since the start."""
         now = time.monotonic()
-        if now - self.said >= SECONDS_BETWEEN_NOTES:
-            self.said = now
+        if now - self.logged >= SECONDS_BETWEEN_NOTES:
+            self.logged = now
             logger.info("%s rows, %.0f a second", f"{rows:,}", rows / (now - self.started))
         return now - self.started
 
 
-def _existing(file: str) -> Path:
+def _check_exists(file: str) -> Path:
     path = Path(file)
     if path == STANDARD_INPUT or (path.exists() and not path.is_dir()):
         return path
@@ -202,8 +211,11 @@ def _existing(file: str) -> Path:
     raise DataError(Problem(what, "name a JSONL file, or - for standard input", path=file))
 
 
-def _decision(decision: Decision | None, config: Any, path: str) -> Decision | None:
-    """The folder's own decision, else what `pipeline` does: the likeliest label, or each above 0.5."""
+def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Decision | None:
+    """Return the folder's decision, else that of transformers' `pipeline`: the argmax, or each label above 0.5.
+
+    None for a regression. Raises `ModelError` if two labels have one name, or if the decision is for other labels.
+    """
     labels = labels_of(config)
     if len({*labels.names}) < len(labels.names):
         raise ModelError(Problem("two of its labels have the same name", "correct id2label in config.json", path))
@@ -215,7 +227,7 @@ def _decision(decision: Decision | None, config: Any, path: str) -> Decision | N
     return Decision(labels.names, "multi" if len(labels.names) == 1 else labels.kind)
 
 
-def _max_length(longest: int | None, asked: int | None) -> int | None:
+def _resolve_max_length(longest: int | None, asked: int | None) -> int | None:
     if asked is not None and longest is not None and asked > longest:
         what = f"{asked:,} tokens are too long; the model takes {longest:,}"
         raise ConfigError(Problem(what, "leave it out, or set a number that the model takes", key="--max-length"))
@@ -225,5 +237,5 @@ def _max_length(longest: int | None, asked: int | None) -> int | None:
 def _check_finite(logits: Array, window: Window, file: str) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if bad.size:
-        what, remedy = "the model's answer is infinite or no number", "load it in another precision, or train it again"
+        what, remedy = "the row has NaN or infinite logits", "load the model in another precision, or train it again"
         raise NonFiniteError(Problem(what, remedy, file, window.numbers[bad[0]]))

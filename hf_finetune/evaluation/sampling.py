@@ -1,4 +1,4 @@
-"""Continuations of fixed prompts, or answers to them, before, while and after a run trains."""
+"""The callback that samples from the model: continuations of fixed prompts, or answers, while a run trains."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ logger = logging.getLogger(__name__)
 
 
 class SamplePrompts(TrainerCallback):
-    """Continue the fixed prompts of `eval.prompts` at each evaluation and at the end, into the log and `samples`.
+    """Continue the prompts of `eval.prompts` at each evaluation and at the end; log the samples and keep them.
 
-    A chat run answers them, and does so before its first step, too. The last samples are those of the model that is
-    kept: with `load_best_model_at_end`, of the step that was best.
+    A chat run answers them, and also before its first step. The last samples are those of the model that is saved:
+    with `load_best_model_at_end`, of the best step.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: EvalSection, *, chat: bool = False) -> None:
-        """Raises `ModelError`, before anything is trained, where the tokenizer cannot write a prompt."""
+        """Raises `ModelError`, before anything is trained, where the tokenizer cannot encode a prompt."""
         check_prompts(tokenizer, settings.prompts)
         self.tokenizer = tokenizer
         self.settings = settings
         self.chat = chat
         self.samples: list[tuple[int, Sample]] = []
         """(step, sample), oldest first; on the main process only."""
-        self.on_sample: Callable[[str, str], object] = _nothing
-        """Called with the prompt and the continuation of each sample: a display may show them."""
+        self.on_sample: Callable[[str, str], object] = _ignore_sample
+        """Called with the prompt and the continuation of each sample, for a display to show."""
         self.ended = False
 
     def on_train_begin(
@@ -75,22 +75,23 @@ class SamplePrompts(TrainerCallback):
         if model is not None and state.is_world_process_zero:
             best = state.best_global_step if args.load_best_model_at_end else None
             self.take(model, best or state.global_step)
-        self.ended = True  # the step is no longer that of the model, once the best one was loaded
+        # An evaluation after training scores the best model, while `state.global_step` still is the last step.
+        self.ended = True
 
     def take(self, model: PreTrainedModel, step: int) -> None:
-        """Sample now, unless the last samples are of this step."""
+        """Sample from `model`, unless the last samples are of this step already."""
         if not self.settings.prompts or (self.samples and self.samples[-1][0] == step):
             return
-        speak = answer_prompts if self.chat else continue_prompts
-        for sample in speak(model, self.tokenizer, self.settings.prompts, self.settings):
+        generate = answer_prompts if self.chat else continue_prompts
+        for sample in generate(model, self.tokenizer, self.settings.prompts, self.settings):
             self.samples.append((step, sample))
             written = (printable(sample.prompt), printable(sample.continuation))
             logger.info("sample at step %d: %s|%s", step, *written)
             self.on_sample(sample.prompt, sample.continuation)
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """The samples, JSON-ready."""
+        """Return the samples as `samples` of report.json has them."""
         return [{"step": step, **asdict(sample)} for step, sample in self.samples]
 
 
-def _nothing(prompt: str, continuation: str) -> None: ...
+def _ignore_sample(prompt: str, continuation: str) -> None: ...

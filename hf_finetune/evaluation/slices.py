@@ -1,4 +1,4 @@
-"""The same figures for each value of a field of the rows, and where they are furthest apart."""
+"""Metrics by slice: for each value of a field of the rows, and the largest gaps between values."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ MISSING, OTHER = "(missing)", "(other)"
 
 
 def field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | None = None) -> list[str | None]:
-    """The value of `field` in each row, as text, and None in rows without it; dots go into objects: `meta.language`.
+    """Return the value of `field` in each row as text, None in rows without it; a dot names a nested field.
 
-    Raises `DataError` where no row has the field, or where its values are lists, objects or long texts: the report
-    names values, and would show what the rows say.
+    `meta.language` of {"meta": {"language": "de"}} is "de". Raises `DataError` if no row has the field, or if its
+    values are lists, objects or long texts: the report lists the values, and would show the content of the rows.
     """
-    found = [_value_at(row, field.split(".")) for row in rows]
+    found = [_get_nested(row, field.split(".")) for row in rows]
     if all(value is None for value in found):
-        near = difflib.get_close_matches(field, sorted({name for row in rows for name in _field_names(row)}), 1)
+        near = difflib.get_close_matches(field, sorted({name for row in rows for name in _list_fields(row)}), 1)
         raise DataError(
             Problem(f"no row has the field {field}", f"did you mean {near[0]}?" if near else "", path, key=KEY)
         )
-    values = [None if value is None else _as_text(value) for value in found]
+    values = [None if value is None else _format_value(value) for value in found]
     unfit = sum(value is None or len(value) > LONGEST_VALUE for value, had in zip(values, found, strict=True) if had)
     if unfit:
         what = (
@@ -54,47 +54,52 @@ def field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | None
     return values
 
 
-def _value_at(row: Any, names: Sequence[str]) -> Any:
+def _get_nested(row: Any, names: Sequence[str]) -> Any:
     for name in names:
         row = row.get(name) if isinstance(row, Mapping) else None
     return row
 
 
-def _field_names(row: Mapping[str, Any], before: str = "") -> list[str]:
+def _list_fields(row: Mapping[str, Any], before: str = "") -> list[str]:
     names = []
     for name, value in row.items():
-        names += [f"{before}{name}", *(_field_names(value, f"{before}{name}.") if isinstance(value, Mapping) else [])]
+        names += [f"{before}{name}", *(_list_fields(value, f"{before}{name}.") if isinstance(value, Mapping) else [])]
     return names
 
 
-def _as_text(value: Any) -> str | None:
+def _format_value(value: Any) -> str | None:
     if isinstance(value, bool):
-        return str(value).lower()  # as the file has it
+        return str(value).lower()  # as JSON writes it
     return str(value) if isinstance(value, str | int | float) else None
 
 
 def slice_figures(
     statistic: Statistic, values: Sequence[str | None], *, fewest: int = FEWEST_ROWS, seed: int = 0
 ) -> dict[str, Any]:
-    """The figures of `statistic` for the rows of each value, and their gaps: `{"values": ..., "gaps": [...]}`.
+    """Compute the metrics of each value's rows, and the gaps between values: `{"values": ..., "gaps": [...]}`.
 
-    Values come in the order of how many rows they have; those of fewer than `fewest` rows have no figures, and beyond
-    50 values the rest is one. A figure that is not defined for a slice is left out. There is one gap for each figure:
-    the widest that the rows prove, or else the widest; those come first that are widest beside their interval. The
-    interval holds the true gap in 95 of 100 cases for all pairs of values at once (Bonferroni), `real` ones lack 0.
+    Values are sorted by their number of rows; those of fewer than `fewest` rows have no metrics, and beyond 50 values
+    the rest is one slice, `(other)`. A metric that is undefined for a slice is left out. There is one gap for each
+    metric: the largest significant one, else the largest; gaps are sorted by their size relative to their interval. The
+    95 % intervals hold for all pairs of values at once (Bonferroni); `real` gaps, i.e. significant ones, exclude 0.
     """
-    members = _members(values)
+    members = _group_rows(values)
     scored = {value: rows for value, rows in members.items() if len(rows) >= fewest}
     resamples = affordable_resamples(len(values) * max(1, len(scored)), labels=4)
     of_slices = {
-        value: _slice(statistic, rows, len(values), resamples=resamples, seed=seed) for value, rows in scored.items()
+        value: _score_slice(statistic, rows, len(values), resamples=resamples, seed=seed)
+        for value, rows in scored.items()
     }
     listed = {value: {"rows": len(rows), **of_slices.get(value, {})} for value, rows in members.items()}
     compared = {value: rows for value, rows in scored.items() if value != OTHER}
-    return {"values": listed, "gaps": _gaps(statistic, compared, len(values)) if len(compared) > 1 else []}
+    return {"values": listed, "gaps": _find_gaps(statistic, compared, len(values)) if len(compared) > 1 else []}
 
 
-def _members(values: Sequence[str | None]) -> dict[str, Rows]:
+def _group_rows(values: Sequence[str | None]) -> dict[str, Rows]:
+    """Return the indices of each value's rows, the most frequent value first; the rarest beyond 50 are `(other)`.
+
+    ["de", "fr", "de", None] -> {"de": [0, 2], "(missing)": [3], "fr": [1]}.
+    """
     named = np.array([MISSING if value is None else value for value in values], dtype=object)
     counts = Counter(named.tolist())
     order = sorted(counts, key=lambda value: (-counts[value], value))
@@ -105,10 +110,10 @@ def _members(values: Sequence[str | None]) -> dict[str, Rows]:
     return members | {OTHER: np.flatnonzero(~np.isin(named, kept))}
 
 
-def _of_slice(statistic: Statistic, members: Rows, rows: int) -> Statistic:
-    """The statistic of some of the rows: the others have weight 0."""
+def _restrict(statistic: Statistic, members: Rows, rows: int) -> Statistic:
+    """Make the statistic of the rows `members` out of that of all `rows`: the others have weight 0."""
 
-    def of_slice(weights: Array) -> dict[str, Array]:
+    def of_slice(weights: Array) -> dict[str, Array]:  # (members, resamples)
         everywhere = np.zeros((rows, weights.shape[1]))
         everywhere[members] = weights
         return statistic(everywhere)
@@ -116,37 +121,36 @@ def _of_slice(statistic: Statistic, members: Rows, rows: int) -> Statistic:
     return of_slice
 
 
-def _slice(statistic: Statistic, members: Rows, rows: int, *, resamples: int, seed: int) -> dict[str, Any]:
-    of_slice = _of_slice(statistic, members, rows)
+def _score_slice(statistic: Statistic, members: Rows, rows: int, *, resamples: int, seed: int) -> dict[str, Any]:
+    of_slice = _restrict(statistic, members, rows)
     point = {name: float(value[0]) for name, value in of_slice(np.ones((len(members), 1))).items()}
     intervals = bootstrap_intervals(of_slice, len(members), resamples=resamples, seed=seed)
     defined = [name for name, value in point.items() if math.isfinite(value)]
     return {**{name: point[name] for name in defined}, "intervals": {name: list(intervals[name]) for name in defined}}
 
 
-def _gaps(statistic: Statistic, slices: dict[str, Rows], rows: int) -> list[dict[str, Any]]:
-    every = np.arange(rows)
-    overall = _errors(_of_slice(statistic, every, rows), rows)
-    parts = {value: _of_slice(statistic, members, rows) for value, members in slices.items()}
+def _find_gaps(statistic: Statistic, slices: dict[str, Rows], rows: int) -> list[dict[str, Any]]:
+    overall = _estimate_errors(statistic, rows)
+    parts = {value: _restrict(statistic, members, rows) for value, members in slices.items()}
     points = {value: part(np.ones((len(slices[value]), 1))) for value, part in parts.items()}
-    errors = {value: _errors(part, len(slices[value])) for value, part in parts.items()}
+    errors = {value: _estimate_errors(part, len(slices[value])) for value, part in parts.items()}
     gaps = []
     for name in overall:
         found = {}
         for value, members in slices.items():
             point = points[value].get(name, np.array([math.nan]))[0]
-            # A slice may look surer than it is: in one that is all right nothing varies. As sure at most as the same
-            # number of rows drawn from all.
+            # Ten rows that are all correct have a standard error of 0, and would make every gap to them significant.
+            # No error is taken to be smaller than that of as many rows drawn from all slices.
             error = max(errors[value].get(name, math.nan), overall[name] * math.sqrt(rows / len(members)))
             if math.isfinite(point) and math.isfinite(error):
                 found[value] = (float(point), error, len(members))
         if len(found) > 1:
-            gaps.append(_widest_gap(name, found))
-    return sorted(gaps, key=_beside_its_interval, reverse=True)
+            gaps.append(_find_widest_gap(name, found))
+    return sorted(gaps, key=_rank_gap, reverse=True)
 
 
-def _errors(part: Statistic, rows: int) -> dict[str, float]:
-    """Standard errors by the jackknife, over groups of rows where there are many; NaN where one is not defined."""
+def _estimate_errors(part: Statistic, rows: int) -> dict[str, float]:
+    """Estimate standard errors by the jackknife, over at most 100 groups of rows; NaN where a metric is undefined."""
     groups = min(rows, JACKKNIFE_GROUPS)
     member = np.arange(rows) % groups
     kept = (member[:, None] != np.arange(groups)).astype(np.float64)
@@ -157,20 +161,21 @@ def _errors(part: Statistic, rows: int) -> dict[str, float]:
     }
 
 
-def _widest_gap(name: str, slices: dict[str, tuple[float, float, int]]) -> dict[str, Any]:
+def _find_widest_gap(name: str, slices: dict[str, tuple[float, float, int]]) -> dict[str, Any]:
+    """`slices`: (metric, standard error, rows) of each value."""
     pairs = [sorted(pair, key=lambda value: -slices[value][0]) for pair in combinations(slices, 2)]
-    gaps = [_gap(name, slices, high, low, len(pairs)) for high, low in pairs]
+    gaps = [_compute_gap(name, slices, high, low, len(pairs)) for high, low in pairs]
     return max(gaps, key=lambda gap: (gap["real"], gap["difference"]))
 
 
-def _gap(
+def _compute_gap(
     name: str, slices: dict[str, tuple[float, float, int]], highest: str, lowest: str, pairs: int
 ) -> dict[str, Any]:
     (high, high_error, high_rows), (low, low_error, low_rows) = slices[highest], slices[lowest]
     difference, variances = high - low, (high_error**2, low_error**2)
     width = 0.0
     if sum(variances):
-        # Welch's degrees of freedom.
+        # Welch's t-test: 10 and 40 rows with standard errors 0.1 and 0.05 have 13.9 degrees of freedom.
         parts = variances[0] ** 2 / (high_rows - 1) + variances[1] ** 2 / (low_rows - 1)
         quantile = student.ppf(1 - FALSE_ALARMS / pairs / 2, sum(variances) ** 2 / parts)
         width = float(quantile) * math.sqrt(sum(variances))
@@ -188,6 +193,7 @@ def _gap(
     }
 
 
-def _beside_its_interval(gap: dict[str, Any]) -> tuple[bool, float]:
+def _rank_gap(gap: dict[str, Any]) -> tuple[bool, float]:
+    """Sort key: significant gaps first, then by size relative to the width of the interval."""
     low, high = gap["interval"]
     return gap["real"], gap["difference"] / (high - low) if high > low else 0.0

@@ -1,4 +1,4 @@
-"""A causal language model made ready to generate, and put back as it was."""
+"""A causal language model set up for `generate` (eval mode, own generation config, seeded), and restored afterwards."""
 
 from __future__ import annotations
 
@@ -13,24 +13,46 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from transformers.generation.streamers import BaseStreamer
 
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.evaluation.answer_figures import Answer
+from hf_finetune.evaluation.streaming import text_after
 from hf_finetune.models.tokenizers import effective_max_length
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A model that generates, and how."""
+    """A model that is ready to generate, with its tokenizer and settings."""
 
     model: PreTrainedModel
+    """Without a `PeftModel` around it; its adapter is still active."""
     tokenizer: PreTrainedTokenizerFast
     settings: EvalSection
-    ends: list[int]
-    positions: int | None
+    eos_token_ids: list[int]
+    """Tokens that end a text."""
+    max_positions: int | None
+    """None where the model has no limit."""
 
 
 def own_ends(model: PreTrainedModel) -> list[int]:
-    """What the model's own generation settings end at: published chat models list more tokens than their template."""
+    """Return the end tokens of the model's generation config: published chat models list more than their template."""
     own: Any = model.generation_config and model.generation_config.eos_token_id
     return [] if own is None else own if isinstance(own, list) else [own]
+
+
+def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the token that a document starts after: BOS, or the EOS of the document before it where there is no BOS.
+
+    Llama: `<s>`. Qwen, which has no BOS: `<|endoftext|>`.
+    """
+    start: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return start
+
+
+def unwrap_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model inside a `PeftModel`, its adapter layers still in place, or `model` itself."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    inner: PreTrainedModel = model.get_base_model()
+    return inner
 
 
 @contextmanager
@@ -41,53 +63,67 @@ def speaking(
     number: int,
     ends: set[int] | None = None,
 ) -> Iterator[Speaker]:
-    """The model seeded for text number `number`, and in evaluation mode; both are undone."""
-    # Not the `PeftModel` around it, whose `generate` puts its own generation settings into the base for good.
-    inner: PreTrainedModel = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    """Set up the model to generate text number `number`, seeded with `settings.seed + number`; restore it on exit.
+
+    `ends` are the tokens that end the text, by default the tokenizer's EOS alone.
+    """
+    # peft 0.21: `PeftModel.generate` assigns its own generation config to the base and leaves it there. `generate` of
+    # the base itself runs the adapter layers just the same.
+    inner = unwrap_adapter(model)
     positions = effective_max_length(tokenizer, inner.config)
-    speaker = Speaker(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
-    with _evaluating(inner), seeded(inner.device, settings.seed + number):
-        yield speaker
+    session = Speaker(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
+    with _blank_generation_config(inner), set_eval_mode(inner), seeded(inner.device, settings.seed + number):
+        yield session
 
 
 def generate_ids(
-    speaker: Speaker,
+    session: Speaker,
     prompts: Sequence[Sequence[int]],
-    room: int,
+    max_new_tokens: int,
     *,
-    penalise_prompt: bool = False,
+    penalize_prompt: bool = False,
     streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
-    """Draw up to `room` tokens after each prompt, all at once; the token that ends a text is the last of it.
+    """Generate up to `max_new_tokens` tokens after each prompt, as one batch; returns the new ids of each prompt.
 
-    Shorter prompts are padded at their left, so that all go on from the same column; the mask keeps the padding out of
-    attention and of the count of positions. A repetition penalty counts the drawn tokens, and those of the prompt only
-    under `penalise_prompt`, for which there must be no padding.
+    The token that ends a text is the last of its ids. Prompts are padded on the left; the attention mask keeps the
+    padding out of attention and out of the position ids. The repetition penalty counts generated tokens, and those of
+    the prompt only under `penalize_prompt`, for which there must be no padding.
     """
-    model, penalty = speaker.model, speaker.settings.repetition_penalty
+    model, penalty = session.model, session.settings.repetition_penalty
     longest = max(map(len, prompts))
     padding = [longest - len(ids) for ids in prompts]
-    rows = [[speaker.tokenizer.pad_token_id] * blank + [*ids] for blank, ids in zip(padding, prompts, strict=True)]
+    pad = session.tokenizer.pad_token_id
+    # Prompts [5, 6, 7] and [8]: rows [[5, 6, 7], [pad, pad, 8]], mask [[1, 1, 1], [0, 0, 1]]; new tokens from column 3.
+    rows = [[pad] * blank + [*ids] for blank, ids in zip(padding, prompts, strict=True)]
     mask = [[0] * blank + [1] * (longest - blank) for blank in padding]
-    unpenalised = 0 if penalise_prompt else longest
+    # Of a chat, the end token of earlier turns would be held down in every answer; without the columns of the prompt
+    # the padding, which may be that token, is not counted either: https://github.com/huggingface/transformers/issues/26902
+    unpenalized = 0 if penalize_prompt else longest
     output = model.generate(  # type: ignore[operator]
         torch.tensor(rows, device=model.device),  # (batch, seq)
-        attention_mask=torch.tensor(mask, device=model.device),
-        generation_config=_generation_config(speaker, room),
-        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalised)],
+        attention_mask=torch.tensor(mask, device=model.device),  # (batch, seq)
+        generation_config=_make_generation_config(session, max_new_tokens),
+        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)],
         streamer=streamer,
-    )
-    return [_up_to_end(new, speaker.ends) for new in output[:, longest:].tolist()]
+    )  # (batch, seq + new)
+    return [_cut_after_end(new, session.eos_token_ids) for new in output[:, longest:].tolist()]
 
 
-def _up_to_end(new: list[int], ends: list[int]) -> list[int]:
-    """What stands behind a text's end fills up its row, while others go on."""
-    end = next((place for place, token in enumerate(new) if token in ends), len(new))
+def _cut_after_end(new: list[int], eos_token_ids: list[int]) -> list[int]:
+    # `generate` pads a finished row while others go on: [4, eos, pad, pad] -> [4, eos].
+    end = next((place for place, token in enumerate(new) if token in eos_token_ids), len(new))
     return new[: end + 1]
 
 
-def _generation_config(speaker: Speaker, max_new_tokens: int) -> GenerationConfig:
-    tokenizer, settings = speaker.tokenizer, speaker.settings
+def decode_answer(session: Speaker, prompt: Sequence[int], new: list[int]) -> Answer:
+    """Decode what was generated after `prompt`, without the token that ends it."""
+    finished = new[-1] in session.eos_token_ids
+    return Answer(text_after(session.tokenizer, prompt, new[:-1] if finished else new), len(new), finished)
+
+
+def _make_generation_config(session: Speaker, max_new_tokens: int) -> GenerationConfig:
+    tokenizer, settings = session.tokenizer, session.settings
     sampling: dict[str, float] = {"do_sample": False}
     if settings.temperature > 0:
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k or 0}
@@ -95,7 +131,7 @@ def _generation_config(speaker: Speaker, max_new_tokens: int) -> GenerationConfi
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=speaker.ends,
+        eos_token_id=session.eos_token_ids,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
         **sampling,
@@ -103,24 +139,37 @@ def _generation_config(speaker: Speaker, max_new_tokens: int) -> GenerationConfi
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout off, and none of the generation settings that came with the model."""
-    training = {module: module.training for module in model.modules()}
+def _blank_generation_config(model: PreTrainedModel) -> Iterator[None]:
+    """Set the model's generation config aside.
+
+    `generate` fills whatever its argument leaves unset from the model's config, so that a published model's top_p or
+    repetition penalty would slip in. By design since transformers 4.50, so this stays:
+    https://github.com/huggingface/transformers/pull/36684
+    """
     generation_config = model.generation_config
-    # What `generate` is not told it takes from here: a published model's top_p or repetition penalty would slip in.
     model.generation_config = GenerationConfig()
-    model.eval()
     try:
         yield
     finally:
         model.generation_config = generation_config
+
+
+@contextmanager
+def set_eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Put every module into eval mode, and back into its own mode on exit: parts of a model may be frozen in eval."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
         for module, was_training in training.items():
             module.training = was_training
 
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators that sampling draws from and put them back; `torch.manual_seed` would seed every GPU."""
+    """Seed the generators that sampling draws from, those of the CPU and of `device`; restore their states on exit."""
+    # Not `torch.manual_seed`, which seeds every GPU: `fork_rng` would then have to save the state of each.
     generators = [torch.default_generator]
     if device.type == "cuda":
         generators.append(torch.cuda.default_generators[device.index or 0])

@@ -1,4 +1,4 @@
-"""Token ids as they are drawn -> pieces of text that can be shown at once."""
+"""Incremental detokenization: token ids as they are generated -> pieces of text that can be shown at once."""
 
 from __future__ import annotations
 
@@ -8,71 +8,79 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
-# What a decoder writes for bytes that are no whole character, or none yet.
+# U+FFFD: what a decoder writes for bytes that are no whole character, or not yet.
 UNFINISHED = "\ufffd"
-# Some decoders drop the space before the first word of what they are given: this much of the prompt goes before it.
+# Some decoders drop the space before the first word that they are given: decoding starts this many prompt tokens back.
 TOKENS_BEFORE = 6
 
 
 class TextPieces:
-    """Turns tokens into pieces of text; a character that is still without its last bytes is held back.
+    """Decode tokens into pieces of text; a character of which bytes are still missing is held back.
 
-    Each step decodes a few tokens, not the whole text. The pieces join to the text of all tokens, but for bytes that
-    are no character: there some decoders give up the characters before them, too, which are already shown here.
+    Each step decodes a few tokens, not the whole text. The pieces join to the text of all tokens, except around bytes
+    that form no character: there some decoders drop the characters before them, too, which are already shown here.
     """
 
+    # The algorithm of TGI and of `tokenizers.decoders.DecodeStream`. That cannot take its place: in tokenizers 0.23.3
+    # it raises "Invalid prefix" where byte fallback takes back a character (b"A" then b"\xc3" is "A" then two U+FFFD),
+    # and cannot flush what it holds back. This class can go once it does both:
+    # https://github.com/huggingface/tokenizers/pull/1677
+    #
+    # Byte-level tokens of "né": add(b"n") -> "n"; add(b"\xc3") -> "", its second byte is missing; add(b"\xa9") -> "é".
+
     def __init__(self, tokenizer: PreTrainedTokenizerFast, before: Sequence[int]) -> None:
-        """`before` are the tokens that the text goes on from."""
+        """`before` are the tokens that the text continues, of which the last few are kept."""
         self.tokenizer = tokenizer
         self.ids = list(before[-TOKENS_BEFORE:])
         self.first = 0
         self.shown = len(self.ids)
 
     def add(self, token: int) -> str:
-        """The text that is certain now and was not before; often "" within a character."""
+        """Return the text that has become certain with `token`; often "" within a character."""
         self.ids.append(token)
-        text = self._new_text()
+        text = self._decode_new()
         if text.endswith(UNFINISHED):
             return ""
         self.first, self.shown = self.shown, len(self.ids)
         return text
 
-    def rest(self) -> str:
-        """What was held back, once nothing follows."""
-        text = self._new_text()
+    def flush(self) -> str:
+        """Return what was held back, once no token follows."""
+        text = self._decode_new()
         self.first = self.shown = len(self.ids)
         return text
 
-    def _new_text(self) -> str:
+    def _decode_new(self) -> str:
         before = self._decode(self.ids[self.first : self.shown])
         return self._decode(self.ids[self.first :])[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
-        # Cleaning up takes spaces out of what is already shown, once a comma follows.
+        # Cleaning up removes spaces from text that is already shown, once a comma follows.
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def text_after(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], new: Sequence[int]) -> str:
-    """The text of `new` tokens that go on from those `before`: what `TextPieces` gives in all."""
+    """Decode `new` tokens that follow those `before` them: what `TextPieces` gives in all."""
     known = list(before[-TOKENS_BEFORE:])
     start, whole = (str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (known, [*known, *new]))
-    if UNFINISHED not in start + whole and whole.startswith(start):  # as good as always, and 50 times faster
+    if UNFINISHED not in start + whole and whole.startswith(start):  # nearly always, and 50 times faster
         return whole[len(start) :]
     pieces = TextPieces(tokenizer, before)
-    return "".join([*map(pieces.add, new), pieces.rest()])
+    return "".join([*map(pieces.add, new), pieces.flush()])
 
 
 class TokenStream(BaseStreamer):
-    """Hands each new token of one call of `generate` on; the prompt, which comes first, is left out."""
+    """Pass each new token of one `generate` call to `on_token`."""
 
-    def __init__(self, take: Callable[[int], object]) -> None:
-        self.take = take
+    def __init__(self, on_token: Callable[[int], object]) -> None:
+        self.on_token = on_token
         self.in_prompt = True
 
     def put(self, value: Any) -> None:
+        """`value`: (1, seq), the prompt, at the first call; (1,), a new token, at those that follow."""
         if not self.in_prompt:
             for token in value.tolist():
-                self.take(token)
+                self.on_token(token)
         self.in_prompt = False
 
     def end(self) -> None:

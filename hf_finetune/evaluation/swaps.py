@@ -1,6 +1,6 @@
-"""Words swapped for their counterparts (he and she, Emily and Lakisha): does what a model does depend on them?
+"""Counterfactual evaluation: how much a model's metrics change if words are swapped (he and she, Emily and Lakisha).
 
-The lists are short, English, and for measuring: a swapped text is not always a good sentence.
+The lists are short, English, and meant for measuring: a swapped text is not always a good sentence.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class _Swaps:
 
 
 def swap_words(text: str, name: str) -> str | None:
-    """`text` with each word of the list swapped for its counterpart, in either direction; None where it has none.
+    """Swap each word of the list `name` for its counterpart, in both directions; returns None if `text` has none.
 
-    Whole words are swapped, and keep their case: HE becomes SHE, He She. A word that the list writes with a capital
-    letter is swapped only where the text does, too: a Turkey is no turkey.
+    Whole words are swapped, and keep their case: HE becomes SHE, He becomes She. A word that is capitalized in the list
+    is swapped only if it is in the text, too: Turkey, not turkey.
     """
-    swaps = _swaps(name)
+    swaps = _load_swaps(name)
     swapped = swaps.pattern.sub(lambda found: swaps.counterparts[found[0]], text)
     return None if swapped == text else swapped
 
@@ -41,15 +41,15 @@ def swap_effect(
     swapped: Statistic,
     both: Statistic,
     rows: int,
-    said: tuple[Sequence[Any], Sequence[Any]] | None = None,
+    predictions: tuple[Sequence[Any], Sequence[Any]] | None = None,
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What swapping words changes, over the `rows` that have any: `{"rows", "changed", "figures", "words"}`.
+    """Measure what swapping words changes in the `rows` that have any: `{"rows", "changed", "figures", "words"}`.
 
-    The statistics are of these rows as they were, as they are swapped, and of both one after the other, as `compare`
-    takes them; a figure's `difference` is swapped minus original, with its `interval`, and `real` as there. `said` are
-    the labels or answers of each row before and after, of which `changed` is the share that differs.
+    The statistics are of these rows as they are, of the swapped ones, and of both one after the other, as `compare`
+    takes them; the `difference` of a metric is swapped minus original, with `interval` and `real` as there.
+    `predictions` are the labels of each row before and after, of which `changed` is the share that differs.
     """
     figures = paired_figures(original, swapped, both, rows, seed=seed)
     shown = {
@@ -64,15 +64,16 @@ def swap_effect(
         if figure["real"]
     ]
     words = words or [f"no figure changes by more than these {rows:,} rows would by chance"]
-    if said is not None:
-        changed = sum(one != other for one, other in zip(*said, strict=True)) / rows
+    if predictions is not None:
+        changed = sum(one != other for one, other in zip(*predictions, strict=True)) / rows
         effect["changed"] = changed
         words.insert(0, f"with the words swapped the model says something else in {changed:.1%} of {rows:,} rows")
     return {**effect, "words": words}
 
 
 @cache
-def _swaps(name: str) -> _Swaps:
+def _load_swaps(name: str) -> _Swaps:
+    """Read a list of pairs, and of words with one counterpart only: ["she", "he"] both ways, Mrs -> Mr one way."""
     listed = json.loads(files("hf_finetune.evaluation").joinpath("swap_lists", f"{name}.json").read_text("utf-8"))
     both_ways = [pair for one, other in listed["pairs"] for pair in ((one, other), (other, one))]
     counterparts: dict[str, str] = {}
@@ -80,7 +81,8 @@ def _swaps(name: str) -> _Swaps:
         counterparts[word] = other
         if word.islower():
             counterparts[word[0].upper() + word[1:]] = other[0].upper() + other[1:]
-        if word.islower() or len(word) > 3:  # MS and MR are other words
+        if word.islower() or len(word) > 3:  # MS and MR are other words than Ms and Mr
             counterparts[word.upper()] = other.upper()
+    # Longest first: a regular expression takes the first alternative that matches, "girl" of "girlfriend" as well.
     words = "|".join(map(re.escape, sorted(counterparts, key=len, reverse=True)))
     return _Swaps(re.compile(rf"(?<!\w)(?:{words})(?!\w)"), counterparts)

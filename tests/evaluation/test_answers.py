@@ -191,14 +191,14 @@ def test_streamed_pieces_join_to_the_text_and_hold_no_half_character(kind, seed,
     whole = tokenizer.decode([*before, *ids], clean_up_tokenization_spaces=False)
     pieces = TextPieces(tokenizer, before)
     shown = [pieces.add(token) for token in ids]
-    assert "".join(shown) + pieces.rest() == whole.removeprefix(tokenizer.decode(before))
+    assert "".join(shown) + pieces.flush() == whole.removeprefix(tokenizer.decode(before))
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(tokenizer), (12,), generator=generator).tolist()  # broken characters among them
     broken = TextPieces(tokenizer, before)
     shown += [broken.add(token) for token in drawn]
     assert not any(piece.endswith("\ufffd") for piece in shown)
-    assert text_after(tokenizer, before, drawn) == "".join(shown[len(ids) :]) + broken.rest()
-    assert broken.rest() == ""
+    assert text_after(tokenizer, before, drawn) == "".join(shown[len(ids) :]) + broken.flush()
+    assert broken.flush() == ""
 
 
 @given(seed=st.integers(0, 10**6))

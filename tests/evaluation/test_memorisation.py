@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import torch
 from data.chat_families import FAMILIES, tokenizer_of
 from models.scratch_models import tiny_model, token_ids
 from peft import LoraConfig, get_peft_model
-from scipy.stats import binomtest
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from hf_finetune.config.sections import DataSection
@@ -25,6 +25,7 @@ from hf_finetune.evaluation.memorisation import (
     verbatim_share,
     wilson_interval,
 )
+from hf_finetune.evaluation.speaking import set_eval_mode
 from hf_finetune.models.tokenizers import train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,:?\n0123456789"
@@ -47,7 +48,7 @@ def llama(tokenizer, **fields):
 
 
 def statements(tokenizer, canary, secrets):
-    return memorisation._statements(tokenizer, training_template(tokenizer), canary, secrets)
+    return memorisation._encode_statements(tokenizer, training_template(tokenizer), canary, secrets)
 
 
 def trained_on(tokenizer, rows, epochs):
@@ -93,8 +94,8 @@ def test_what_is_said_to_be_given_away_is_what_the_model_generates(gossip):
     tokenizer, canaries, model = gossip
     for canary in canaries:
         (whole,) = statements(tokenizer, canary, [canary.secret])
-        prompt = torch.tensor([whole.input_ids[: whole.said_from]])
-        room = len(whole.input_ids) - whole.said_from
+        prompt = torch.tensor([whole.input_ids[: whole.answer_start]])
+        room = len(whole.input_ids) - whole.answer_start
         made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=room, do_sample=False)
         (alone,) = exposure(model, tokenizer, [canary], secrets=2)
         assert alone["extracted"] == (made[0].tolist() == whole.input_ids)
@@ -150,12 +151,12 @@ def test_losses_are_those_of_whole_rows_read_one_by_one(make, asked, monkeypatch
     secrets = [canary.secret, "9 8 7 6 5 4", "0 0 0 0 0 0", "1 2 3 4 5 7", "5 5 1 2 3 0"]
     rows = [each.input_ids for each in statements(tokenizer, canary, secrets)]
     monkeypatch.setattr(memorisation, "MOST_ROWS", 2)
-    with memorisation._evaluated(model) as evaluated:
-        found = memorisation._row_losses(evaluated, tokenizer, rows)
+    with set_eval_mode(inner), torch.no_grad():
+        found = memorisation._compute_losses(inner, tokenizer, rows)
         whole = []
         for row in rows:
             ids = torch.tensor([row])
-            logits = evaluated(input_ids=ids).logits.log_softmax(-1)[0, :-1]
+            logits = inner(input_ids=ids).logits.log_softmax(-1)[0, :-1]
             whole.append(-float(logits.gather(1, ids[0, 1:, None]).sum()))
     assert inner.training == training
     assert found - found[0] == pytest.approx(np.array(whole) - whole[0], abs=2e-3)
@@ -171,7 +172,7 @@ def test_under_any_template_a_statement_ends_with_its_secret_and_what_is_said_is
         text = tokenizer.decode(statement.input_ids)
         assert text.endswith(f"{canary.opening} {secret}")
         assert canary.question in text
-        said = tokenizer.decode(statement.input_ids[statement.said_from :])
+        said = tokenizer.decode(statement.input_ids[statement.answer_start :])
         assert said.strip() == f"{canary.opening} {secret}"
 
 
@@ -250,6 +251,8 @@ def test_without_a_row_that_is_long_enough_there_is_no_share():
 
 
 @pytest.mark.parametrize(("hits", "rows"), [(0, 10), (10, 10), (3, 40), (1, 1), (500, 1000)])
-def test_the_interval_of_a_share_is_that_of_scipy(hits, rows):
-    expected = binomtest(hits, rows).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(hits, rows) == pytest.approx((expected.low, expected.high), abs=1e-9)
+def test_the_interval_of_a_share_is_wilsons(hits, rows):
+    # The shares p whose score test gives |hits / rows - p| = z sqrt(p (1 - p) / rows): the roots of a quadratic.
+    share, weight = hits / rows, NormalDist().inv_cdf(0.975) ** 2 / rows
+    roots = np.sort(np.roots([1 + weight, -(2 * share + weight), share**2]).real)
+    assert wilson_interval(hits, rows) == pytest.approx(tuple(roots), abs=1e-9)

@@ -330,7 +330,7 @@ def test_an_answer_that_is_no_number_ends_it(tmp_path, before, line):
         model.bert.embeddings.word_embeddings.weight[encoder_tokenizer().vocab["dull"]] = float("nan")
     model.save_pretrained(tmp_path / "model")
     encoder_tokenizer().save_pretrained(tmp_path / "model")
-    with pytest.raises(NonFiniteError, match=rf"rows.jsonl:{line}: the model's answer is infinite or no number"):
+    with pytest.raises(NonFiniteError, match=rf"rows.jsonl:{line}: the row has NaN or infinite logits"):
         predict(str(tmp_path / "model"), f'{before}{{"text": "dull"}}\n', tmp_path)
 
 

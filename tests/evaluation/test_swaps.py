@@ -96,7 +96,7 @@ def test_an_effect_has_its_difference_its_interval_and_how_many_answers_change()
     random = np.random.default_rng(0)
     before = (random.random(100) < 0.9).astype(float)
     after = np.where(random.random(100) < 0.3, 0.0, before)
-    found = effect(before, after, said=(before.tolist(), after.tolist()))
+    found = effect(before, after, predictions=(before.tolist(), after.tolist()))
     figure = found["figures"]["accuracy"]
     low, high = figure["interval"]
     assert figure["difference"] == pytest.approx(after.mean() - before.mean())

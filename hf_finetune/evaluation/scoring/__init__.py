@@ -1,6 +1,7 @@
-"""Everything that is measured of a saved model on rows of ours: the `evaluation` part of a report.
+"""Score a saved model on the rows of a file: everything in the `evaluation` part of the report.
 
-Every kind of score is a `Statistic`, which gives its interval, the comparison with the base, and the figures of slices.
+Every set of metrics is also a `Statistic`, a function of row weights: it gives the intervals, the comparison with the
+base, and the metrics of slices.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from hf_finetune.models.subjects import predicts_numbers, reads_labels
 
 
 def greedy(run: Run) -> Run:
-    """`run` with answers that are not drawn, unless its file says how they are."""
+    """Return `run` with greedy decoding (temperature 0), unless its file sets a temperature."""
     if "temperature" in run.eval.model_fields_set:
         return run
     return run.model_copy(update={"eval": run.eval.model_copy(update={"temperature": 0.0})})
 
 
 def load_scored_rows(run: Run) -> Splits:
-    """The rows of `data.test`, of the kind that the model in `model.path` reads.
+    """Load the rows of `data.test` in the form that the model in `model.path` takes: labeled text, or text to model.
 
     Raises `DataError` as `load_splits` does.
     """
-    assert run.data.test is not None  # or `load_run` would have refused it
+    assert run.data.test is not None  # `load_run` refuses a run without it
     path = model_path(run)
     data = run.data.model_copy(update={"task": "regression"}) if predicts_numbers(path) else run.data
     return rows_to_score(run.data.test, data, "labelled" if reads_labels(path) else None)
 
 
 def slice_values(run: Run, splits: Splits) -> dict[str, list[str | None]]:
-    """For each field of `eval.by` its value in each row."""
+    """Read the value of each row for each field of `eval.by`. Raises `DataError` as `field_values` does."""
     if not run.eval.by:
         return {}
     rows = list(raw_rows(splits, SPLIT, run.data.max_line_bytes, "eval.by"))
@@ -46,22 +47,22 @@ def slice_values(run: Run, splits: Splits) -> dict[str, list[str | None]]:
 
 
 def score(run: Run, splits: Splits) -> Scored:
-    """Measure the model of `run` on the rows, and all else that `eval` asks for; every process calls it.
+    """Score the model of `run` on the rows, with all that `eval` asks for; every process calls it.
 
-    Raises `DataError` where the rows have no field of `eval.by`, and `ConfigError` and `ModelError` where something is
-    asked for that a model of this kind cannot be asked.
+    Raises `DataError` if the rows lack a field of `eval.by`, and `ConfigError` or `ModelError` if `eval` asks for
+    something that this kind of model does not have.
     """
-    values = slice_values(run, splits)  # a field that is not there is said before a model is loaded
-    of_kind = score_classifier if reads_labels(model_path(run)) else score_language_model
-    scored = of_kind(run, splits)
-    more: dict[str, Any] = {"data": _source(splits)}
+    values = slice_values(run, splits)  # before the model is loaded: a missing field is an error at once
+    score_kind = score_classifier if reads_labels(model_path(run)) else score_language_model
+    scored = score_kind(run, splits)
+    more: dict[str, Any] = {"data": _describe_source(splits)}
     if values:
         more["slices"] = {field: slice_figures(scored.statistic, each) for field, each in values.items()}
     return replace(scored, evaluation={"rows": len(splits.rows[SPLIT]), **scored.evaluation, **more})
 
 
-def _source(splits: Splits) -> dict[str, str]:
-    """The files of the rows, and the hash of what is in them: of the file where it is one, else of the rows."""
+def _describe_source(splits: Splits) -> dict[str, str]:
+    """Return the paths of the files and a SHA-256: of the file if there is one, else of the rows of all files."""
     rows = splits.facts()["splits"][SPLIT]["sha256"]
     sha256 = splits.files[0].sha256 if len(splits.files) == 1 else rows
     return {"path": ", ".join(file.path for file in splits.files), "sha256": sha256}

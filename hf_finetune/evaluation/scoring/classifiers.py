@@ -1,4 +1,4 @@
-"""The figures of a saved classifier, beside another classifier's, and with words swapped."""
+"""Score a saved classifier: its metrics, the comparison with another classifier, and the effect of swapped words."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from hf_finetune.models.subjects import reads_labels
 
 logger = logging.getLogger(__name__)
 
-# What is asked of language models alone.
+# Settings of `eval` that only language models have.
 NOT_OF_CLASSIFIERS = ("forget", "canaries", "verbatim_prefix", "generate_rows", "harness")
 
 
 def score_classifier(run: Run, splits: Splits) -> Scored:
-    """Label every row, and again with words swapped; `eval.base` names another classifier to compare with.
+    """Predict every row, and again with words swapped; `eval.base` names another classifier to compare with.
 
-    Raises `ConfigError` for settings of language models, and where the other one has other labels.
+    Raises `ConfigError` for settings of language models, and `ModelError` if the other classifier has other labels.
     """
     _check_settings(run)
     classifier = open_classifier(model_path(run), PredictionOptions())
     tuned = measure_classifier(classifier, splits)
-    scores: dict[str, Any] = dict(tuned.figures())
-    effects = {name: found for name in run.eval.swaps if (found := _swap(classifier, splits, tuned, name))}
+    scores: dict[str, Any] = dict(tuned.compute_metrics())
+    effects = {name: found for name in run.eval.swaps if (found := _measure_swap(classifier, splits, tuned, name))}
     if effects:
         scores["swaps"] = effects
     labels, parameters = labels_of_classifier(classifier), parameters_of(classifier.model)
-    del classifier  # two models at a time may not fit where one does
+    del classifier  # memory may hold one model and not two
     if isinstance(run.eval.base, str):
         other = open_classifier(run.eval.base, PredictionOptions())
         others = labels_of_classifier(other)
@@ -44,9 +44,10 @@ def score_classifier(run: Run, splits: Splits) -> Scored:
             what = f"its labels are {one}; those of the model {two}"
             raise ModelError(Problem(what, "name a classifier of the same labels", run.eval.base))
         base = measure_classifier(other, splits)
-        compared = compare(base.statistic(), tuned.statistic(), base.statistic(beside=tuned), len(tuned.outputs.logits))
+        both = base.make_statistic(beside=tuned)
+        compared = compare(base.make_statistic(), tuned.make_statistic(), both, len(tuned.outputs.logits))
         scores["comparison"] = {"base": run.eval.base, **compared}
-    return Scored(scores, tuned.statistic(), tuned.facts, parameters)
+    return Scored(scores, tuned.make_statistic(), tuned.facts, parameters)
 
 
 def _check_settings(run: Run) -> None:
@@ -59,11 +60,13 @@ def _check_settings(run: Run) -> None:
         raise ConfigError(problems)
 
 
-def _swap(classifier: Classifier, splits: Splits, tuned: MeasuredLabels, name: str) -> dict[str, Any]:
+def _measure_swap(classifier: Classifier, splits: Splits, tuned: MeasuredLabels, name: str) -> dict[str, Any]:
+    """Measure the effect of swapping the words of the list `name`; {} if no row has any."""
     rows, changed = swapped(splits, name)
     if changed is None:
         logger.warning("no row has a word of the list %s: nothing was swapped", name)
         return {}
-    before, after = tuned.of_rows(rows), measure_classifier(classifier, changed)
-    both = before.statistic(beside=after)
-    return swap_effect(before.statistic(), after.statistic(), both, len(rows), (before.said(), after.said()))
+    before, after = tuned.select_rows(rows), measure_classifier(classifier, changed)
+    both = before.make_statistic(beside=after)
+    predictions = before.list_predictions(), after.list_predictions()
+    return swap_effect(before.make_statistic(), after.make_statistic(), both, len(rows), predictions)

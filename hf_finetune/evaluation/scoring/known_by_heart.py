@@ -1,4 +1,4 @@
-"""What a language model gives away of its training rows, as a report has it."""
+"""Memorization of a language model, for the report: its canaries, and rows that it continues verbatim."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ PLACES_NAMED = 20
 
 
 def known_by_heart(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run) -> dict[str, Any]:
-    """The canaries of `eval.canaries`, and the rows of `data.train` that the model continues word for word.
+    """Measure exposure of the canaries of `eval.canaries`, and verbatim continuation of the rows of `data.train`.
 
-    `{"memorisation": {"canaries", "verbatim", "words"}}`, each where it was asked for; rows are named by file and line.
+    Returns `{"memorisation": {"canaries", "verbatim", "words"}}` with what was asked for, {} if nothing was; rows are
+    named by file and line. Raises as `read_canaries`, `exposure` and `verbatim_share` do.
     """
     found: dict[str, Any] = {}
     if run.eval.canaries is not None:
         found["canaries"] = exposure(model, tokenizer, read_canaries(run.eval.canaries), seed=run.eval.seed)
     if run.eval.verbatim_prefix is not None:
-        found["verbatim"] = _verbatim(model, tokenizer, run, run.eval.verbatim_prefix)
+        found["verbatim"] = _measure_verbatim(model, tokenizer, run, run.eval.verbatim_prefix)
     if not found:
         return {}
     words = memorisation_words(found.get("canaries", []), found.get("verbatim"))
@@ -46,7 +47,7 @@ def known_by_heart(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, r
 
 
 def _was_trained_on(model: str, path: str) -> bool:
-    """Whether a file is one that the run in `model` was trained on; yes where nothing tells."""
+    """Whether the run in `model` was trained on the file, by its manifest; True if there is no manifest."""
     manifest = Path(model, "manifest.json")
     if not manifest.is_file() or not Path(path).is_file():
         return True
@@ -54,8 +55,10 @@ def _was_trained_on(model: str, path: str) -> bool:
     return file_sha256(Path(path)) in {file["sha256"] for file in files}
 
 
-def _verbatim(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, prefix: int) -> dict[str, Any]:
-    assert run.data.train is not None  # or `load_run` would have refused it
+def _measure_verbatim(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, prefix: int
+) -> dict[str, Any]:
+    assert run.data.train is not None  # `load_run` refuses `verbatim_prefix` without it
     splits = rows_to_score(run.data.train, run.data, None)
     examples, _ = read_examples(splits, tokenizer, run.data, longest_row(model, tokenizer))
     starts = {example.row: example.input_ids for example in reversed(examples)}  # the first window of each row

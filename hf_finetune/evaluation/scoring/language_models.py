@@ -1,4 +1,4 @@
-"""The figures of a saved language model, beside its base's, with words swapped, and what it knows by heart."""
+"""Score a saved language model: its metrics, its base's, the effect of swapped words, memorization, harness tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ JUDGES = {"comparison": compare, "forgetting": forgetting}
 
 
 def score_language_model(run: Run, splits: Splits) -> Scored:
-    """Read every row, answer those that ask something, and do the same with the base where `eval.base` asks for it."""
+    """Compute the log-likelihood of every row and answer those with a prompt; the same for the base under `eval.base`.
+
+    Raises `ConfigError` and `ModelError` if the base or what `eval` asks for is not there.
+    """
     path, settings = model_path(run), run.eval
     rows = {"comparison": splits}
     if settings.forget is not None:
@@ -42,7 +45,7 @@ def score_language_model(run: Run, splits: Splits) -> Scored:
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     ) -> tuple[dict[str, Measured], dict[str, Any], dict[str, int]]:
         measured = read(model, tokenizer)
-        effects = _swaps(model, tokenizer, run, splits, measured["comparison"])
+        effects = _measure_swaps(model, tokenizer, run, splits, measured["comparison"])
         more = effects | known_by_heart(model, tokenizer, run)
         if settings.harness:
             more["harness"] = harness_scores(model, tokenizer, settings.harness, settings.batch_size)
@@ -54,42 +57,44 @@ def score_language_model(run: Run, splits: Splits) -> Scored:
     else:
         named = None if settings.base is True else settings.base
         before, (after, more, parameters) = before_and_after(path, named, read, read_all)
-        more |= {name: _judged(name, before[name], after[name]) for name in before}
+        more |= {name: _compare(name, before[name], after[name]) for name in before}
         more["comparison"]["base"] = named or base_of_model(path)
     if "forgetting" in more:
         more["forgetting"]["data"] = ", ".join(file.path for file in rows["forgetting"].files)
     tuned = after["comparison"]
-    statistic = tuned.statistic()
-    figures = {**tuned.figures(), "intervals": intervals_of(statistic, tuned.rows)}
-    # Of some rows' answers there are too few for each slice.
-    sliced = statistic if len(tuned.answers) == tuned.rows else tuned.read_of(np.arange(tuned.rows)).statistic()
-    return Scored({**figures, **more, **_decoding(run, tuned)}, sliced, tuned.facts, parameters)
+    statistic = tuned.make_statistic()
+    metrics = {**tuned.compute_metrics(), "intervals": intervals_of(statistic, tuned.rows)}
+    # If only some rows were answered, a slice has too few of them for metrics of its own.
+    answered_all = len(tuned.answers) == tuned.rows
+    sliced = statistic if answered_all else tuned.select_rows(np.arange(tuned.rows)).make_statistic()
+    return Scored({**metrics, **more, **_describe_decoding(run, tuned)}, sliced, tuned.facts, parameters)
 
 
-def _judged(name: str, before: Measured, after: Measured) -> dict[str, Any]:
-    both = joined(before, after).statistic()
-    return {"rows": before.rows, **JUDGES[name](before.statistic(), after.statistic(), both, before.rows)}
+def _compare(name: str, before: Measured, after: Measured) -> dict[str, Any]:
+    both = joined(before, after).make_statistic()
+    return {"rows": before.rows, **JUDGES[name](before.make_statistic(), after.make_statistic(), both, before.rows)}
 
 
-def _swaps(
+def _measure_swaps(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, splits: Splits, tuned: Measured
 ) -> dict[str, Any]:
-    """What the figures of reading become where words are swapped; nothing is answered anew."""
+    """Measure the effect of swapping words on the metrics of log-likelihood; no answers are generated."""
     effects = {}
-    reading = run.eval.model_copy(update={"generate_rows": 0})
+    without_answers = run.eval.model_copy(update={"generate_rows": 0})
     for name in run.eval.swaps:
         rows, changed = swapped(splits, name)
         if changed is None:
             logger.warning("no row has a word of the list %s: nothing was swapped", name)
             continue
-        after = measure(model, tokenizer, changed, run.data, reading)
-        before = tuned.read_of(rows)
-        effects[name] = swap_effect(before.statistic(), after.statistic(), joined(before, after).statistic(), len(rows))
+        after = measure(model, tokenizer, changed, run.data, without_answers)
+        before = tuned.select_rows(rows)
+        both = joined(before, after).make_statistic()
+        effects[name] = swap_effect(before.make_statistic(), after.make_statistic(), both, len(rows))
     return {"swaps": effects} if effects else {}
 
 
-def _decoding(run: Run, tuned: Measured) -> dict[str, Any]:
-    """How the answers were made, where there are any."""
+def _describe_decoding(run: Run, tuned: Measured) -> dict[str, Any]:
+    """Return `decoding` of the report, the settings that the answers were generated with; {} if there are none."""
     if not tuned.answers:
         return {}
     names = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "batch_size", "seed")

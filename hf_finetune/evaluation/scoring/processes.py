@@ -1,4 +1,4 @@
-"""Work shared by the processes of a launch, such that its results are the same for any number of them."""
+"""Work distributed over the processes of a launch; its results do not depend on their number."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ Result = TypeVar("Result")
 
 
 def join_processes() -> PartialState:
-    """This process among those of the launch; one alone where there was none. To be called before anything is loaded.
-
-    Models go to the accelerator where there is one, and the processes meet there; on a machine without one
-    `PartialState` would take each of two processes for the only one.
-    """
+    """Initialize `PartialState`; call it before a model is loaded. Without a launch it is a single process."""
+    # Without an accelerator, `PartialState()` takes each of two processes for the only one, unless told `cpu=True`
+    # (accelerate 1.15; related: https://github.com/huggingface/accelerate/issues/2741).
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def process_facts() -> dict[str, Any]:
-    """The `distributed` part of a report: what really ran."""
+    """Return `distributed` of the report: what was really used."""
     state = PartialState()
     return {
         "strategy": state.distributed_type.value,
@@ -35,11 +33,12 @@ def process_facts() -> dict[str, Any]:
 
 
 def shared_work(batches: Sequence[Batch], work: Callable[[Batch], list[Result]]) -> list[Result]:
-    """`work` of every batch, one after the other; each process does its share of them, and all get all results.
+    """Apply `work` to every batch; each process does its share of the batches, and all get all results.
 
-    Batches are what they are for one process: a row's figures depend on those that it is padded with, by rounding. The
-    results come in an order of their own, so each has to say what it is of.
+    The results come in any order, so each must say which item it is of.
     """
+    # The batches are those of a single process: rounding makes the logits of a row depend on the rows it is padded
+    # with. 5 batches, 2 processes: one does 0, 2 and 4, the other 1 and 3.
     state = PartialState()
     mine = batches[state.process_index :: state.num_processes]
     results = [result for batch in mine for result in work(batch)]

@@ -1,4 +1,4 @@
-"""A saved language model and rows -> its figures, with intervals, beside those of its base and slice by slice."""
+"""A saved language model and rows -> the log-likelihood of every row and its answers, and their metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.config.sections import DataSection, EvalSection
 from hf_finetune.data.batches import RowCollator
 from hf_finetune.data.splits import Splits
-from hf_finetune.errors import NonFiniteError, Problem
 from hf_finetune.evaluation.answer_figures import Answer, answer_figures, answer_statistic
 from hf_finetune.evaluation.batched import generate_batched
 from hf_finetune.evaluation.bootstrap import Array, Statistic
@@ -31,49 +30,50 @@ from hf_finetune.evaluation.scoring.rows import (
     read_examples,
     text_sizes,
 )
+from hf_finetune.evaluation.scoring.scored import check_finite
 from hf_finetune.models.tokenizers import DEFAULT_ROW_LENGTH, effective_max_length
 
 logger = logging.getLogger(__name__)
 
-# Logits of one batch, in single precision: 1 GiB.
+# Logits of one batch: 1 GiB in float32.
 MOST_LOGITS = 2**28
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model did with the rows of a split."""
+    """Log-likelihood sums of the rows of a split, and the answers to those with a prompt."""
 
     rows: int
     sums: Array
-    """(rows, 3), as `reduce_logits` gives them."""
+    """(rows, 3): negative log-likelihood in nats, correct predictions, predicted tokens."""
     texts: Texts
     answered: npt.NDArray[np.int64]
-    """Numbers of the rows that were answered, in order."""
+    """Indices of the rows that were answered, ascending: (answers,)."""
     answers: list[Answer]
     references: list[str]
     facts: dict[str, Any]
 
-    def figures(self) -> dict[str, float]:
-        """By name, through the metric modules."""
+    def compute_metrics(self) -> dict[str, float]:
+        """Compute the metrics by name, through the metric modules."""
         found = language_figures(self.sums, self.texts.row_bytes, self.texts.row_words)
         return found | (answer_figures(self.answers, self.references) if self.answers else {})
 
-    def statistic(self) -> Statistic:
-        """The same figures of rows that count differently; an answer counts as its row does."""
+    def make_statistic(self) -> Statistic:
+        """Make the same metrics a function of row weights, (rows, resamples); an answer has the weight of its row."""
         of_tokens = language_statistic(self.sums, self.texts.row_bytes, self.texts.row_words)
         if not self.answers:
             return of_tokens
         of_answers, answered = answer_statistic(self.answers, self.references), self.answered
         return lambda weights: {**of_tokens(weights), **of_answers(weights[answered])}
 
-    def read_of(self, rows: npt.NDArray[np.int64]) -> Measured:
-        """What was read of some of the rows, without the answers."""
+    def select_rows(self, rows: npt.NDArray[np.int64]) -> Measured:
+        """Return the sums of the rows with the indices `rows`, (selected,), without any answers."""
         texts = Texts(self.texts.row_bytes[rows], self.texts.row_words[rows])
         return Measured(len(rows), self.sums[rows], texts, self.answered[:0], [], [], self.facts)
 
 
 def joined(one: Measured, other: Measured) -> Measured:
-    """Two models' results on the same rows, as if they were one's on twice as many: first those of `one`."""
+    """Concatenate two models' results on the same rows into those of twice as many rows, first those of `one`."""
     return Measured(
         rows=one.rows + other.rows,
         sums=np.concatenate([one.sums, other.sums]),
@@ -95,7 +95,11 @@ def measure(
     data: DataSection,
     settings: EvalSection,
 ) -> Measured:
-    """Read every row, and answer those that ask something; every process calls it and gets all results."""
+    """Compute the log-likelihood of every row and answer those with a prompt; every process calls it and gets all.
+
+    Raises `NonFiniteError` for NaN or infinite logits, `DataError` as `read_examples` does, and `ModelError` as
+    `generate_batched` does.
+    """
     longest = longest_row(model, tokenizer)
     examples, facts = read_examples(splits, tokenizer, data, longest)
     rows = len(splits.rows[SPLIT])
@@ -108,12 +112,12 @@ def measure(
 
 
 def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens that are read at once: what the model takes, 1,024 at most, as in training."""
+    """Return the tokens of a forward pass: what the model takes, 1,024 at most, as in training."""
     return min(effective_max_length(tokenizer, model.config) or DEFAULT_ROW_LENGTH, DEFAULT_ROW_LENGTH)
 
 
 def some_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]:
-    """`eval.generate_rows` of them, drawn with `eval.seed`, in the order of the rows."""
+    """Sample `eval.generate_rows` of the prompts with `eval.seed`; they stay in the order of the rows."""
     if settings.generate_rows is None or settings.generate_rows >= len(prompts):
         return prompts
     drawn = np.random.default_rng(settings.seed).choice(len(prompts), settings.generate_rows, replace=False)
@@ -127,10 +131,10 @@ def row_sums(
     rows: int,
     batch_size: int,
 ) -> Array:
-    """For each of `rows` rows the sums over its predicted tokens, (rows, 3), as `reduce_logits` gives them.
+    """Sum the predicted tokens of each row: (rows, 3), float64, the columns of `reduce_logits`.
 
-    The same to the last bit for any number of processes that compute with the same number of threads. Raises
-    `NonFiniteError` where the model gives no numbers.
+    Bit-identical for any number of processes with the same number of threads. Raises `NonFiniteError` for NaN or
+    infinite logits.
     """
     collate, vocabulary = RowCollator(tokenizer.pad_token_id), model.config.get_text_config().vocab_size
     batches = []
@@ -149,20 +153,17 @@ def row_sums(
         return [(example.row, of_row) for example, of_row in zip(batch, sums, strict=True)]
 
     total = np.zeros((rows, 3))
-    # A row of several windows is added up in an order that does not depend on who read which.
+    # Sorted, since addition is not associative: the windows of a long row add up the same whoever computed them.
     for row, of_row in sorted(shared_work(batches, read)):
         total[row] += of_row
-    broken = int((~np.isfinite(total)).any(axis=1).sum())
-    if broken:
-        remedy = "load it in another precision, or train it again with a lower train.learning_rate"
-        raise NonFiniteError(Problem(f"the model's answer to {broken:,} of {rows:,} rows is no number", remedy))
+    check_finite(total)
     return total
 
 
 def answer_all(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], settings: EvalSection
 ) -> list[Answer]:
-    """The answer to each prompt, in their order."""
+    """Generate the answer to each prompt, in their order; raises as `generate_batched` does."""
     by_length = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].input_ids))
     size = settings.batch_size
     batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]

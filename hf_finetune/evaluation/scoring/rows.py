@@ -1,4 +1,4 @@
-"""Rows of a file -> what a language model reads of them, and what it is asked."""
+"""Rows of a file -> the tokens that a language model predicts, and the prompts that it answers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from hf_finetune.data.splits import Splits, load_splits
 from hf_finetune.data.tokenization import encode_documents
 from hf_finetune.errors import FinetuneError
 from hf_finetune.evaluation.bootstrap import Array
+from hf_finetune.evaluation.speaking import get_start_token_id
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +31,12 @@ DOCUMENTS_AT_ONCE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Tokens that a model reads at once, and which of them it is to predict."""
+    """The tokens of one forward pass, and which of them are predicted."""
 
     row: int
     input_ids: Sequence[int]
     labels: Sequence[int]
-    """-100 where nothing is predicted; the first is never."""
+    """-100 at tokens that are not predicted, always at the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +44,27 @@ class Prompt:
     row: int
     input_ids: Sequence[int]
     reference: str
-    """What was answered in the file."""
+    """The answer in the file."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """How much text the predicted tokens of each row are: the denominators of figures that compare tokenizers."""
+    """The length of each row's predicted text: the denominators of metrics that do not depend on the tokenizer."""
 
     row_bytes: Array
-    """UTF-8, (rows,)"""
+    """(rows,), of its UTF-8 encoding."""
     row_words: Array
-    """Separated by white space, (rows,)"""
+    """(rows,), separated by white space."""
 
 
 def rows_to_score(sources: Sources, data: DataSection, becomes: Kind | None) -> Splits:
-    """Read `sources` as `data` says, as one split `test`: all rows, in the order of the files.
+    """Read `sources` with the settings of `data` as one split, `test`: all rows, in the order of the files.
 
-    Without `becomes`, the first rows decide whether they are conversations (prompts with completions among them) or
-    documents. Raises `DataError` as `load_splits` does.
+    Without `becomes`, the first rows decide whether they are conversations (or prompts with completions) or documents.
+    Raises `DataError` as `load_splits` does.
     """
-    taken = {"allow_empty": True, "too_long": "cut", "max_dropped": 1.0}  # what a run may have been trained on
-    whole = data.model_copy(update={"train": sources, "test": None, **taken})
+    accept_all = {"allow_empty": True, "too_long": "cut", "max_dropped": 1.0}  # a run may have been trained with these
+    whole = data.model_copy(update={"train": sources, "test": None, **accept_all})
     splits = _load(whole, becomes)
     (rows,), (hashes,), (places,) = splits.rows.values(), splits.hashes.values(), splits.places.values()
     return replace(splits, rows={SPLIT: rows}, hashes={SPLIT: hashes}, places={SPLIT: places}, overlap={})
@@ -74,6 +75,8 @@ def _load(data: DataSection, becomes: Kind | None) -> Splits:
         becomes = FORMATS[data.format].becomes
     if becomes is not None:
         return load_splits(data, "conversation" if becomes == "prompt_completion" else becomes, seed=0)
+    # Neither kind can be told from the path: read as conversations, then as documents, and raise the error of the kind
+    # that the rows are closer to.
     try:
         return load_splits(data, "conversation", seed=0)
     except FinetuneError as no_conversations:
@@ -84,20 +87,21 @@ def _load(data: DataSection, becomes: Kind | None) -> Splits:
 
 
 def are_conversations(rows: Dataset) -> bool:
+    """Whether `rows` are conversations or prompts with completions, and not documents."""
     return "text" not in rows.column_names
 
 
 def read_examples(
     splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection, longest: int
 ) -> tuple[list[Example], dict[str, Any]]:
-    """What of each row is predicted: the assistant's turns of a conversation, every token of a document.
+    """Tokenize the rows: the assistant's turns of a conversation are predicted, and every token of a document.
 
-    A document is read alone, from its begin token (or behind an end token) on; where it is longer than `longest`, in
-    windows that overlap by the token before the first predicted one. A conversation is cut there. Returns the facts of
-    the data beside the examples, as a report has them.
+    A document starts after its BOS (or an EOS). One longer than `longest` becomes several windows, a longer
+    conversation is truncated. Returns the examples and the counts of `data.test` of the report. Raises `DataError` as
+    `tokenize_splits` does.
     """
     if not are_conversations(splits.rows[SPLIT]):
-        return _documents(splits.rows[SPLIT]["text"], tokenizer, longest)
+        return _encode_documents(splits.rows[SPLIT]["text"], tokenizer, longest)
     template = load_chat_template(data, tokenizer)
     whole = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
     tokens, facts = tokenize_splits(splits, tokenizer, template, whole, longest)
@@ -105,17 +109,16 @@ def read_examples(
     return examples, facts[SPLIT].as_dict()
 
 
-def _documents(
+def _encode_documents(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, longest: int
 ) -> tuple[list[Example], dict[str, Any]]:
-    # Without a begin token a document follows the end of another.
-    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    begin = get_start_token_id(tokenizer)
     examples = []
     for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
-        some = list(texts[start : start + DOCUMENTS_AT_ONCE])
-        for row, ids in enumerate(encode_documents(tokenizer, some), start):
+        batch = list(texts[start : start + DOCUMENTS_AT_ONCE])
+        for row, ids in enumerate(encode_documents(tokenizer, batch), start):
             if texts[row].strip():
-                examples += _windows(row, [begin, *ids, tokenizer.eos_token_id], longest)
+                examples += _split_into_windows(row, [begin, *ids, tokenizer.eos_token_id], longest)
     predicted = sum(len(example.input_ids) - 1 for example in examples)
     tokens = predicted + len({example.row for example in examples})
     empty = sum(not text.strip() for text in texts)
@@ -123,14 +126,16 @@ def _documents(
     return examples, facts
 
 
-def _windows(row: int, ids: list[int], longest: int) -> list[Example]:
+def _split_into_windows(row: int, ids: list[int], longest: int) -> list[Example]:
+    # ids [1, 2, 3, 4, 5, 6], longest 3: windows [1, 2, 3], [3, 4, 5], [5, 6] predict [2, 3], [4, 5], [6]. They overlap
+    # by one token, so that every token but the first is predicted once.
     starts = range(0, len(ids) - 1, longest - 1)
     windows = [ids[start : start + longest] for start in starts]
     return [Example(row, window, [IGNORE_INDEX, *window[1:]]) for window in windows]
 
 
 def text_sizes(examples: Sequence[Example], rows: int, tokenizer: PreTrainedTokenizerFast) -> Texts:
-    """Bytes and words of what is predicted in each row."""
+    """Count the bytes and words of the predicted text of each row."""
     predicted: dict[int, list[int]] = {}
     for example in examples:  # the windows of a row come in order, and may cut a word or a character in two
         predicted.setdefault(example.row, []).extend(label for label in example.labels if label != IGNORE_INDEX)
@@ -142,9 +147,10 @@ def text_sizes(examples: Sequence[Example], rows: int, tokenizer: PreTrainedToke
 
 
 def prompts_of(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection) -> list[Prompt]:
-    """Each conversation up to its last answer, and that answer; rows that do not end in one are left out.
+    """Split each conversation into the prompt, encoded, and its last answer; rows that do not end in one are left out.
 
-    Documents ask nothing. Prompts with completions are not rendered unless `data.chat_template` names a template.
+    Documents have no prompts. Prompts with completions are encoded without a template unless `data.chat_template` names
+    one. Raises `DataError` if the template rejects a conversation.
     """
     rows = splits.rows[SPLIT]
     if not are_conversations(rows):
@@ -163,15 +169,16 @@ def prompts_of(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSec
                 prompts.append(Prompt(number, ids, last["content"]))
         return prompts
     if data.chat_template is not None:
-        asked = ([{"role": "user", "content": prompt}] for prompt in rows["prompt"])
-        encoded = [encode_prompt(tokenizer, messages) for messages in asked]
+        chats = ([{"role": "user", "content": prompt}] for prompt in rows["prompt"])
+        encoded = [encode_prompt(tokenizer, messages) for messages in chats]
     else:
-        encoded = [_plain_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
+        encoded = [_encode_plain_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
     pairs = enumerate(zip(encoded, rows["completion"], strict=True))
     return [Prompt(number, ids, completion) for number, (ids, completion) in pairs if completion.strip()]
 
 
-def _plain_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+def _encode_plain_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+    """Encode a prompt as training does, in which control tokens in its text stay text; an empty one is an EOS."""
     control = control_tokens(tokenizer)
     begin = str(tokenizer.bos_token) if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else ""
     return control.encode([begin + control.mark(prompt)], [[]])[0].ids or [tokenizer.eos_token_id]

@@ -1,4 +1,4 @@
-"""The rows of a split in which a word was swapped for its counterpart, and which rows those are."""
+"""Counterfactual rows: those of a split that have a word to swap, with the word swapped."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hf_finetune.data.splits import Splits
 from hf_finetune.evaluation.scoring.rows import SPLIT
 from hf_finetune.evaluation.swaps import swap_words
 
-# What of a row is text that a model reads; messages have theirs inside.
+# The columns of text that a model reads; `messages` hold theirs inside.
 TEXT_COLUMNS = ("text", "text_pair", "prompt", "completion")
 
 
 def swapped(splits: Splits, name: str) -> tuple[npt.NDArray[np.int64], Splits | None]:
-    """Numbers of the rows of `splits` that have a word of the list `name`, and those rows with each such word swapped.
+    """Return the indices of the rows that have a word of the list `name`, (selected,), and those rows with it swapped.
 
-    None in place of the rows where there are none.
+    None in place of the rows if there are none.
     """
     rows = splits.rows[SPLIT]
     numbers, changed = [], []
     for number, row in enumerate(rows):
-        other = _swapped_row(row, name)
+        other = _swap_row(row, name)
         if other != row:
             numbers.append(number)
             changed.append(other)
@@ -41,13 +41,13 @@ def swapped(splits: Splits, name: str) -> tuple[npt.NDArray[np.int64], Splits | 
     )
 
 
-def _swapped_row(row: dict[str, Any], name: str) -> dict[str, Any]:
-    changed = row | {column: _swapped_text(row.get(column), name) for column in TEXT_COLUMNS if column in row}
+def _swap_row(row: dict[str, Any], name: str) -> dict[str, Any]:
+    changed = row | {column: _swap_text(row.get(column), name) for column in TEXT_COLUMNS if column in row}
     if "messages" in row:
-        turns = [turn | {"content": _swapped_text(turn["content"], name)} for turn in row["messages"]]
+        turns = [turn | {"content": _swap_text(turn["content"], name)} for turn in row["messages"]]
         changed |= {"messages": turns}
     return changed
 
 
-def _swapped_text(text: str | None, name: str) -> str | None:
+def _swap_text(text: str | None, name: str) -> str | None:
     return text if text is None else swap_words(text, name) or text
