@@ -222,7 +222,7 @@ def _encode_statements(
 
 
 def _render_canary(tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message]) -> str:
-    """Render a canary's question and answer; raises `ModelError` where the template does not write the answer as it is."""
+    """Render a canary in a chat; raises `ModelError` where the template does not write its answer as it is."""
     try:
         text = prepared(tokenizer, template, messages, None).text()
     except ChatProblem as problem:
