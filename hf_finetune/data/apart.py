@@ -49,6 +49,7 @@ def row_hashes(table: Dataset) -> Hashes:
 
 def membership_sha256(hashes: Hashes) -> str:
     """Hash the set of rows of a split, whatever their order; `hashes`: (rows,)."""
+    # Big-endian, so that the digest is the same on every machine.
     return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
 
 

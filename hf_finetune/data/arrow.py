@@ -92,6 +92,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
     hashes = [file_sha256(file.path) for file in files]
     row_format, decoder = reading.decoder.row_format, reading.decoder
     own = features_of(row_format.becomes, decoder.labels.kind)
+    # The version is part of the key: another one may read the same file differently.
     made_from = {
         "version": __version__,
         "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
@@ -178,6 +179,7 @@ def _read_blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[Row
 def _build_batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
     """Convert a block of file `number` to the intermediate form, with the columns of `_EXTRA_FEATURES`."""
     columns = reading.decoder.row_format.columns(block.rows)
+    # The hash is of the intermediate form: one row in two formats, or with other unused keys, is one row.
     contents = map(encode_row, zip(*columns.values(), strict=True))
     columns[ROW_HASH] = [int.from_bytes(blake2b(content, digest_size=8).digest(), "big") for content in contents]
     columns[SOURCE] = [file.source] * len(block.rows)

@@ -104,6 +104,8 @@ def _take_groups(strata: Rows, groups: Rows, fractions: Mapping[str, float], see
     totals = np.bincount(strata)
     taken: dict[str, Rows] = {}
     for number, (name, fraction) in enumerate(fractions.items()):
+        # A group is taken if it reduces the sum of absolute distances to the shares: with 2 rows short, a group of 3 is
+        # (|2 - 3| < |2|), one of 4 is not.
         short = totals * fraction
         most = len(waiting) - (len(fractions) - number)  # a group each for the later splits and train
         chosen: dict[int, None] = {}

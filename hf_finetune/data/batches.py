@@ -41,6 +41,8 @@ class RowCollator:
         labels[:, 0] = IGNORE_INDEX
         batch = {"input_ids": _pad_rows([row["input_ids"] for row in rows], width, self.pad_token_id), "labels": labels}
         if "seq_lengths" in rows[0]:
+            # No attention_mask here: with one, transformers 5.23 does not look for restarts in position_ids, and packed
+            # examples would attend to each other (https://github.com/huggingface/trl/issues/1230).
             # seq_lengths [3, 2] padded to 6: positions 0 1 2 0 1 0, of which the last is padding.
             positions = [_build_positions([*row["seq_lengths"], width - len(row["input_ids"])]) for row in rows]
             batch["position_ids"] = np.stack(positions)

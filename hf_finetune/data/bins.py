@@ -122,6 +122,7 @@ def _build_record_batch(
     bounds = np.concatenate([[0], ends])
     token_bounds = np.append(starts, sizes.sum())[bounds]
     ids, labels = (np.concatenate([documents[row] for row in rows]) for documents in columns.values())
+    # An empty example starts where the next one does, or, as the last one, behind all tokens.
     labels[starts[sizes > 0]] = IGNORE_INDEX
     arrays = [_build_lists(token_bounds, ids), _build_lists(token_bounds, labels), _build_lists(bounds, sizes)]
     return pa.RecordBatch.from_arrays(arrays, schema=FEATURES.arrow_schema)

@@ -56,5 +56,6 @@ def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batc
                     break
         part_facts = Path(aside) / sidecar.name
         part_facts.write_text(json.dumps(facts))
+        # The counts first: a data set counts as complete once its Arrow file is there.
         os.replace(part_facts, sidecar)
         os.replace(part, arrow)

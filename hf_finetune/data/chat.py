@@ -77,8 +77,10 @@ def template_name(data: DataSection, template: str) -> str:
 def training_template(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return TRL's training variant of the tokenizer's template, or the template itself."""
     own = default_template(tokenizer)
+    # Imported here: trl is slow to import, and only a chat template needs it.
     from trl.chat_template_utils import get_training_chat_template
 
+    # TRL compares the text of the template with those it knows, and takes no template by name.
     known = copy.copy(tokenizer)
     known.chat_template = own
     try:
@@ -162,6 +164,7 @@ def _detect_arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) ->
         except ChatProblem:
             return None
 
+    # A template that takes both writes the string as it is; one that wants an object quotes it, or leaves it out.
     as_object, as_string = render({"key": "probed"}), render('{"key": "probed"}')
     if as_object is None:
         return "any" if as_string is None else "string"

@@ -143,6 +143,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
 
 
 def _find_control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
+    # <|im_end|>, [INST] and <think> structure a text; "Zyklotron", added to a vocabulary, is a word.
     added = tokenizer.added_tokens_decoder.values()
     contents = [token.content for token in added if token.special or re.search(r"[^\w\s]", token.content)]
     contents.sort(key=len, reverse=True)  # the longest that fits, as the tokenizer itself takes it
@@ -175,6 +176,7 @@ def _build_twin(backend: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
     if "merges" in model:  # BPE would build a control token from its letters
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         model["merges"] = [pair for pair in pairs if names.keys().isdisjoint({*pair, "".join(pair)})]
+    # The template writes BOS itself: a post-processor would add a second one.
     spec |= {"post_processor": None, "truncation": None, "padding": None}
     return Tokenizer.from_str(json.dumps(spec))
 

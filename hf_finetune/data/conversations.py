@@ -112,6 +112,7 @@ def tokenize_splits(
     examples, facts = {}, {}
     for name, rows in splits.rows.items():
         build = _SplitTokenizer(splits, name, tokenizer, template, data, max_length)
+        # tokenizer.json has the vocabulary and the added tokens, but not which of them are BOS, EOS and padding.
         made_from = {
             "rows": rows._fingerprint,
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
@@ -163,6 +164,7 @@ def _log_warnings(split: str, facts: ConversationFacts) -> None:
         logger.warning(
             "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)", split, tokens
         )
+    # Above 5 %: an EOS that is cut off is never trained, and generation then runs on to max_new_tokens.
     if facts.without_end > 0.05 * facts.examples:
         logger.warning(
             "%s: %d of %d examples end before their turn does; a model that never sees the end does not learn to stop",
@@ -259,6 +261,7 @@ class _SplitTokenizer:
         chat = prepared(self.tokenizer, self.template, messages, tools)
         if self.data.loss_on == "all":
             left_out = [message_span(chat, index) for index, train in enumerate(trained) if not train]
+            # Headers, user turns and tools are trained too; only messages with `train: false` are left out.
             spans = _invert_spans(left_out, len(chat.text()))
             check_all_said(chat, trained)
         else:

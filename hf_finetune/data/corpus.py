@@ -142,6 +142,7 @@ def _read_library_files(folder: Path) -> Iterator[tuple[str, str]]:
         # and may hold paths of the machine.
         if parts[0].removesuffix(".py") not in sys.stdlib_module_names or _SKIPPED_FOLDERS.intersection(parts):
             continue
+        # Unlike `open`, this honors the encoding that a file declares.
         with tokenize.open(folder / name) as file:
             text = file.read()
         if text.strip() and not _GENERATED.search(text[:600]):

@@ -109,6 +109,7 @@ def choose_format(name: RowFormatName, row: Mapping[str, Any], task: str | None,
         as_labelled = task is not None and "input" in row and name in {"labelled", "input_output"}
         return _apply_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
     matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= row.keys()]
+    # {"text", "label"} fits `text` and `labelled`: the format that covers the other one is meant.
     matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
     if len(matches) == 1:
         return _apply_task(matches[0], task)

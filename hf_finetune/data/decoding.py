@@ -260,6 +260,7 @@ def _reduce_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
 
 def _attach_free_form(row: Any, line: bytes, items: Items) -> None:
     """Set the raw JSON text of `tools`, and of the other fields of each item, in a decoded row."""
+    # `Raw` is the text of a value as the file has it: 1.0 stays 1.0, and keys keep their order.
     raw = msgspec.json.decode(line, type=dict[str, Raw])
     if "tools" in raw and bytes(raw["tools"]) != b"null":
         row.tools = bytes(raw["tools"]).decode()

@@ -33,6 +33,7 @@ Label = str | Int64 | list[str | Int64]
 MESSAGE_EXTRAS = ("name", "tool_calls", "tool_call_id", "function_call", "reasoning_content")
 
 
+# gc=False: rows hold no cycles, and the garbage collector need not walk through millions of them.
 class TextRow(Struct, forbid_unknown_fields=True, gc=False):
     text: str
 

@@ -121,6 +121,7 @@ def _find_single_rows(
     problems = []
     for name in (name for name in found if name == "train" or getattr(data, name) is None):
         for label in sorted((label for label in found[name] if rows[label] == 1), key=str):
+            # "spam" alone beside "Spam" in train is a misspelling, which `_find_similar` reports.
             if folded[_folded(str(label))] > (name == "train"):
                 continue
             once.add(label)

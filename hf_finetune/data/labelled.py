@@ -63,6 +63,7 @@ def tokenize_labelled(
     if any(_has_pairs(rows) for rows in splits.rows.values()):
         separate_pairs(tokenizer)
     tokenized, facts = {}, {}
+    # Train first: with `longest_train`, its longest row is the limit of the other splits.
     for name in sorted(splits.rows, key=lambda split: split != "train"):
         tokenized[name], facts[name] = _tokenize(splits.rows[name], tokenizer, labels, limit)
         logger.info("%s: %s", name, facts[name].describe())

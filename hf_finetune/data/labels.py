@@ -63,6 +63,7 @@ class Labels:
         rows = column[:]  # a `datasets` column is read at once by [:], but row by row when iterated
         if self.kind == "number":
             return np.asarray(rows, dtype=np.float32)
+        # Strings and integers, never both: the decoder rejects a label of another type than the first.
         number_of = {value: number for number, value in enumerate(self.values)}
         try:
             if self.kind == "single":

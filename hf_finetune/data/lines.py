@@ -178,6 +178,7 @@ def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBl
             lines = data.split(b"\n")
             yield from _split_overlong(number, data, lines, max_line_bytes)
             number += len(lines)
+            # A suspended generator keeps its locals: without this, two blocks are in memory at a time.
             del data, lines
         pending.append(chunk[cut + 1 :])
         held += len(pending[-1])

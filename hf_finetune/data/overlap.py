@@ -88,6 +88,7 @@ class _Index:
         left = np.searchsorted(ordered, prints.rows, "left")
         right = np.searchsorted(ordered, prints.rows, "right")
         for number in np.flatnonzero(left < right):
+            # A view: writing to it fills `first_copy`. Rows that an earlier training row claimed stay with that one.
             place = self.first_copy[left[number] : right[number]]
             place[place < 0] = start + number
         runs = prints.runs[self.present[prints.runs >> self.shift]]

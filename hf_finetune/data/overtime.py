@@ -34,7 +34,7 @@ class TooLong(Overtime):
 
 
 class TooLarge(Overtime):
-    """The process has grown by more than `MOST_GROWTH`."""
+    """The process has grown by more than `MAX_MEMORY_GROWTH`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +88,7 @@ def _start_watching(watch: _Watchdog) -> None:
 
 
 def _poll(watch: _Watchdog) -> None:
-    """Check all tasks again and again; without one for `SECONDS_UNTIL_IDLE`, wait to be woken."""
+    """Check all tasks again and again; without one for `IDLE_SECONDS`, wait to be woken."""
     process, last = psutil.Process(), time.monotonic()
     while True:
         watch.awake.wait()
@@ -116,6 +116,7 @@ def _stop_if_exceeded(watch: _Watchdog, work: _Task, now: float, memory: int) ->
         if work in watch.works:
             watch.works.remove(work)
             work.stopped = True
+            # Takes effect at the thread's next bytecode; Python has no other way to stop a thread from outside.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(work.thread), ctypes.py_object(reason))
 
 

@@ -149,12 +149,14 @@ def _build_record_batch(
     ids: IntArray, starts: npt.NDArray[np.bool_], features: Features, counts: Facts, real: int | None = None
 ) -> pa.RecordBatch:
     """Build the columns of blocks; `ids` and `starts`: (blocks, block_size); positions from `real` on are padding."""
+    # Padding is masked by position, never by id: where padding is EOS, a mask by id would leave no EOS to learn
+    # (https://github.com/huggingface/transformers/issues/23530).
     labels = ids.copy()
     labels[:, 0] = IGNORE_INDEX  # the block before predicted it
     labels[:, real if real is not None else ids.shape[1] :] = IGNORE_INDEX
     columns = {"input_ids": ids, "labels": labels}
     if "position_ids" in features:
-        labels[starts] = IGNORE_INDEX
+        labels[starts] = IGNORE_INDEX  # the EOS of one document does not predict the first token of the next
         columns["position_ids"] = _compute_positions(starts)
     counts["blocks"] += len(ids)
     counts["trained_tokens"] += int((labels != IGNORE_INDEX).sum())

@@ -99,7 +99,7 @@ def signature(definition: Definition, name: str) -> str | None:
     arguments = copy.deepcopy(node.args)
     positional = arguments.posonlyargs or arguments.args
     if definition.kind == "method" and "staticmethod" not in map(ast.unparse, node.decorator_list):
-        del positional[:1]
+        del positional[:1]  # self or cls, which a call does not write
     elif positional and positional[0].arg == "self":
         return None
     written = ast.unparse(arguments)

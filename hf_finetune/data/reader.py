@@ -68,6 +68,7 @@ def read_jsonl(path: Path, shown: str, decoder: RowDecoder, max_line_bytes: int,
     """
     chunks = _check_first_chunk(read_chunks(path, shown), shown)
     for block in line_blocks(chunks, max_line_bytes):
+        # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
         rows = decoder.block(block.data, block.lines) if block.overlong is None else None
         if rows is not None:
             tally.lines += len(rows)
@@ -191,6 +192,7 @@ def _yield_whole_file(lines: Iterator[LineBlock], shown: str, max_line_bytes: in
     texts: list[str] = []
     size = 0
     for block in lines:
+        # Joined as the file has them: whether the last line of a block had a line break is known by `ended`.
         decoded = [text for _, text in _decode_text_lines(block, max_line_bytes, tally)]
         texts.append("\n".join(decoded) + "\n" if block.ended and decoded else "\n".join(decoded))
         size += len(texts[-1])

@@ -80,6 +80,7 @@ def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tup
 
 def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
     endings = (".txt",) if format_name in TEXT_FORMATS else JSONL_ENDINGS
+    # Hidden files are those of editors and of macOS, such as ._rows.jsonl.
     names = sorted(
         entry.name for entry in folder.iterdir() if entry.name.endswith(endings) and not entry.name.startswith(".")
     )
@@ -129,6 +130,7 @@ def _find_duplicates(files: Iterable[DataFile], role: str) -> list[Problem]:
 
 
 def _is_hub_id(written: str, path: Path) -> bool:
+    # "rows/train.jsonl" and "rows/train" with a folder "rows" are missing files, "org/name" without one is of the Hub.
     return bool(_HUB_ID.fullmatch(written)) and not _FILE_ENDING.search(written) and not path.parent.is_dir()
 
 

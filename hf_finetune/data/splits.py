@@ -92,6 +92,7 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     decoder = choose_decoder(data, becomes, files["train"])
     reading = Reading(decoder, data.on_bad_line, data.max_line_bytes, data.stratify_by, data.group_by)
     tables, facts = _read_files(files, reading)
+    # Leakage between files is an error; between splits drawn from one file, duplicates are dropped below.
     check_not_same_rows(tables, facts)
     check_groups_apart(tables, data.group_by)
     if becomes == "document":

@@ -127,6 +127,7 @@ _DECODER = json.JSONDecoder(
 
 def _explain_json_error(text: str, error: json.JSONDecodeError) -> BadLine:
     """Find the usual mistake behind a decoder's error: two objects, a cut line, NUL bytes, quotes of Python."""
+    # {"a": 1} {"b": 2} is "Extra data" at the second object, and so is a brace too many.
     if error.msg == "Extra data":
         rest = text[error.pos :].lstrip(" \t\r,")
         if rest[:1] in {"{", "["}:

@@ -73,7 +73,8 @@ def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
     Changes `tokenizer` in place; the change is saved with it, so pairs are tokenized later as they were in training.
     """
     backend = tokenizer.backend_tokenizer
-    whose = backend.encode("a", "a").sequence_ids  # 0, 1, or None for what belongs to neither
+    # BERT's [CLS] a [SEP] a [SEP] has the sequence ids [None, 0, None, 1, None]: a None stands between the two.
+    whose = backend.encode("a", "a").sequence_ids
     if None in whose[whose.index(0) : whose.index(1)] or tokenizer.eos_token is None:
         return
     template = TemplateProcessing(

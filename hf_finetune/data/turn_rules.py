@@ -20,6 +20,7 @@ from hf_finetune.data.strict_json import BadLine
 OPENING_ROLES = ("system", "developer")
 ROLES = (*OPENING_ROLES, "user", "assistant", "tool", "function")
 
+# Data sets have few sequences of roles; the bound is for a file in which every row has another.
 _MAX_SEQUENCES = 10_000
 _SHOWN_BEFORE, _SHOWN_AFTER, _SHOWN_CHARACTERS = 8, 3, 30
 _EMPTY_REMEDY = "fill it in, take the row out, or set data.allow_empty: true"

@@ -45,7 +45,7 @@ class Renderer:
     def text(self, count: int | None = None, *, prompt: bool = False) -> str:
         """Render the first `count` messages (default: all); `prompt` appends the generation prompt.
 
-        Raises as `with_messages` does.
+        Raises as `render_messages` does.
         """
         count = len(self.messages) if count is None else count
         if (count, prompt) not in self._texts:
@@ -67,6 +67,7 @@ class Renderer:
                     tokenize=False,
                 )
             )
+        # `raise_exception`, a field that a message lacks, content of another type: all of these are refusals.
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as refusal:
             raise ChatProblem(f"the chat template refuses it: {_reason(refusal)}") from refusal
 
