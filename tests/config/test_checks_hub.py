@@ -15,12 +15,12 @@ LICENSED = VALID + "card: {license: mit}\n"
 TOKEN = "hf_" + "aB3dE6gH9j" * 3
 
 
-def test_a_hub_with_a_licence_is_taken(load):
+def test_a_hub_with_a_license_is_taken(load):
     run = load(LICENSED + "hub: {repo_id: someone/model, push_every: 10}\n")
     assert (run.hub.private, run.hub.create_pr, run.card.license) == (True, False, "mit")
 
 
-def test_a_licence_is_asked_for_where_the_hub_is_named_and_never_made_up(only_problem, problems):
+def test_a_license_is_asked_for_where_the_hub_is_named_and_never_made_up(only_problem, problems):
     problem = only_problem(VALID + "hub: {repo_id: someone/model}\n")
     assert (problem.key, problem.line) == ("card.license", len(VALID.splitlines()) + 1)
     assert "unknown" in problem.remedy
@@ -29,15 +29,15 @@ def test_a_licence_is_asked_for_where_the_hub_is_named_and_never_made_up(only_pr
 
 
 @pytest.mark.parametrize(
-    ("licence", "remedy"),
+    ("license", "remedy"),
     [
         ("Apache-2.0", "did you mean apache-2.0?"),
         ("apache", "did you mean apache-2.0?"),
         ("mine, all mine", "or other"),
     ],
 )
-def test_a_licence_that_the_hub_does_not_know_is_refused(only_problem, licence, remedy):
-    problem = only_problem(VALID + f"card: {{license: '{licence}'}}\n")
+def test_a_license_that_the_hub_does_not_know_is_refused(only_problem, license, remedy):
+    problem = only_problem(VALID + f"card: {{license: '{license}'}}\n")
     assert problem.key == "card.license"
     assert remedy in problem.remedy
 
@@ -113,7 +113,7 @@ def test_a_token_on_the_command_line_is_refused_and_never_echoed(problems, argum
     assert not any(TOKEN in str(problem) for problem in found)
 
 
-def test_the_licences_of_the_hub_that_people_use_are_known():
+def test_the_licenses_of_the_hub_that_people_use_are_known():
     assert [
         name for name in ("mit", "apache-2.0", "cc-by-nc-4.0", "gemma", "llama3.1", "other") if license_problem(name)
     ] == []

@@ -116,7 +116,7 @@ def test_a_repository_is_public_where_that_was_said(hub, folder):
     assert not hub.repositories["ada/model"].private
 
 
-def test_the_licence_given_goes_into_the_pushed_card_alone(hub, folder):
+def test_the_license_given_goes_into_the_pushed_card_alone(hub, folder):
     push_folder(folder, "ada/model", options=PushOptions(license="cc-by-4.0", patience=2.0))
     card = hub.files("ada/model")["README.md"].decode()
     assert card.startswith("---\nlicense: cc-by-4.0\ntags:\n- test\n---\n")
@@ -124,7 +124,7 @@ def test_the_licence_given_goes_into_the_pushed_card_alone(hub, folder):
     assert (folder / "README.md").read_text() == folders.CARD
 
 
-def test_a_card_of_ours_names_the_repository_and_the_licence_unless_somebody_wrote_in_it(hub, folder):
+def test_a_card_of_ours_names_the_repository_and_the_license_unless_somebody_wrote_in_it(hub, folder):
     (folder / "README.md").unlink()
     for name in ("report.json", "generation_config.json", "tokenizer_config.json"):
         (folder / name).write_text(json.dumps({"recipe": "sft"}))
@@ -144,14 +144,14 @@ def test_a_card_of_ours_names_the_repository_and_the_licence_unless_somebody_wro
     assert NO_LICENSE not in pushed
 
 
-def test_a_card_without_metadata_gets_the_licence_given(hub, folder):
+def test_a_card_without_metadata_gets_the_license_given(hub, folder):
     (folder / "README.md").write_text("# Mine\n")
     push_folder(folder, "ada/model", options=PushOptions(license="unknown", patience=2.0))
     assert hub.files("ada/model")["README.md"] == b"---\nlicense: unknown\n---\n\n# Mine\n"
 
 
 @pytest.mark.parametrize(
-    ("card", "licence", "said"),
+    ("card", "license", "said"),
     [
         ("# No metadata\n", None, "says no license"),
         ("---\ntags: [x]\n---\n", None, "says no license"),
@@ -160,10 +160,10 @@ def test_a_card_without_metadata_gets_the_licence_given(hub, folder):
         ("", "mit", "no model card"),
     ],
 )
-def test_a_licence_is_asked_for_and_never_made_up(hub, folder, card, licence, said):
+def test_a_license_is_asked_for_and_never_made_up(hub, folder, card, license, said):
     (folder / "README.md").write_text(card)
     with pytest.raises(ConfigError, match=said):
-        push_folder(folder, "ada/model", options=PushOptions(license=licence))
+        push_folder(folder, "ada/model", options=PushOptions(license=license))
     assert hub.requests == []
 
 
@@ -232,10 +232,10 @@ def test_a_file_that_the_hub_leaves_out_is_noticed(hub, folder):
 
 
 @pytest.mark.parametrize(
-    ("adapter", "licence", "pushed"), [(False, None, False), (False, "other", True), (True, None, True)]
+    ("adapter", "license", "pushed"), [(False, None, False), (False, "other", True), (True, None, True)]
 )
-def test_weights_of_a_gated_base_are_not_published_unless_somebody_said_its_licence(
-    hub, folder, adapter, licence, pushed
+def test_weights_of_a_gated_base_are_not_published_unless_somebody_said_its_license(
+    hub, folder, adapter, license, pushed
 ):
     hub.make("meta/llama", private=False, gated="manual")
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: meta/llama\n---\n# X\n")
@@ -243,7 +243,7 @@ def test_weights_of_a_gated_base_are_not_published_unless_somebody_said_its_lice
         for old, new in (("config.json", "adapter_config.json"), ("model.safetensors", "adapter_model.safetensors")):
             (folder / old).rename(folder / new)
         (folder / "manifest.json").unlink()
-    options = PushOptions(public=True, license=licence, patience=2.0)
+    options = PushOptions(public=True, license=license, patience=2.0)
     if pushed:
         push_folder(folder, "ada/model", options=options)
         return

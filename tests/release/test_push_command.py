@@ -57,10 +57,10 @@ def command(monkeypatch, capsys):
     return run
 
 
-def saved(model, tokenizer, folder: Path, licence: str = "mit") -> Path:
+def saved(model, tokenizer, folder: Path, license: str = "mit") -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n# X\n")
+    (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n# X\n")
     return folder
 
 
@@ -160,7 +160,7 @@ def test_a_failed_push_exits_6_and_the_command_it_names_goes_on(hub, folder, com
     assert len(hub.uploads()) == sent, "what had arrived is not sent again"
 
 
-def test_the_licence_is_asked_for_in_a_terminal_and_refused_elsewhere(hub, folder, command, monkeypatch):
+def test_the_license_is_asked_for_in_a_terminal_and_refused_elsewhere(hub, folder, command, monkeypatch):
     (folder / "README.md").write_text("# Mine\n")
     code, _, err = command("push", folder, "ada/model")
     assert code == 2
