@@ -155,8 +155,9 @@ def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "key", "remedy"),
     [
-        ("train.optim=paged_adamw_8bit", "train.optim", 'pip install "hf-finetune[qlora]"'),
+        ("train.optim=paged_adamw_8bit", "train.optim", 'in the clone of hf-finetune: pip install ".[qlora]"'),
         ("train.optim=galore_adamw", "train.optim", "pip install galore-torch"),
+        ("train.optim=stable_adamw", "train.optim", "pip install torch-optimi"),
         ("train.report_to=[wandb]", "train.report_to", "pip install wandb"),
         ("train.use_liger_kernel=true", "train.use_liger_kernel", "pip install liger-kernel"),
     ],
