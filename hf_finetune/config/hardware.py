@@ -16,7 +16,7 @@ from typing import Any, Literal
 Accelerator = Literal["cpu", "cuda", "mps", "other"]
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-_TRUE = ("1", "true", "yes", "on", "y", "t")
+TRUE = ("1", "true", "yes", "on", "y", "t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def detect_hardware() -> Hardware:
 
 def trains_on(hardware: Hardware, train: Mapping[str, Any]) -> Accelerator:
     """Where the Trainer will put the model: `train.use_cpu`, or the launcher's own, keeps it off the accelerator."""
-    launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in _TRUE
+    launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     return "cpu" if train.get("use_cpu") or launched_on_cpu else hardware.accelerator
 
 
