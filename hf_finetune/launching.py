@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import runpy
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from hf_finetune.config.suggestions import did_you_mean
 from hf_finetune.environment import check_versions
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.project_files import project_file, shipped
+from hf_finetune.shell import shell_line
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def launch(argv: Sequence[str], where: str) -> int:
     script = project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv]
-    logger.info("%s\n", shlex.join(["accelerate", "launch", *arguments]))
+    logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     return _accelerate_launch(arguments)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import uuid
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
+from hf_finetune.shell import shell_line
 from hf_finetune.training.callbacks import LogLines
 
 # Where `hf-finetune train` says which accelerate configuration it has named; `accelerate launch` does not.
@@ -28,7 +28,7 @@ def launch_line() -> str:
     """The command that made this run, as it was typed; the path of the script is shortened to its folder and name."""
     script = Path(sys.argv[0])
     where = ["--config_file", os.environ[CONFIG_FILE]] if CONFIG_FILE in os.environ else []
-    return shlex.join(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+    return shell_line(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 
 
 def tokens_per_step(args: TrainingArguments, row_size: float) -> float:
