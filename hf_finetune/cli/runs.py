@@ -37,6 +37,9 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Make one model of an adapter and its base, and say what that changed on held-out rows."""
+    from hf_finetune.folders import check_replaceable
+
+    check_replaceable(output, overwrite=overwrite)  # before torch is imported
     from hf_finetune.release.merge import merge_adapter
     from hf_finetune.training.settings import set_up_logging
 

@@ -10,6 +10,7 @@ from hf_finetune.config.document import Key, RunDocument
 from hf_finetune.config.paths import expand_user, is_glob, looks_local, source_paths
 from hf_finetune.config.run_file import PLACEHOLDER
 from hf_finetune.config.suggestions import did_you_mean
+from hf_finetune.folders import foreign_entry, not_ours
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4095
@@ -40,7 +41,7 @@ def check_output_dir(document: RunDocument, run: Any) -> None:
     """The run folder must be one that can be written, and that holds nothing of value besides the run."""
     if document.is_refused("output_dir") or run.output_dir == PLACEHOLDER:
         return
-    problem = _unusable(run.output_dir) or _dangerous(run.output_dir) or _overlaps(document, run)
+    problem = _unusable(run.output_dir) or _dangerous(run.output_dir) or _overlaps(document, run) or _not_ours(run)
     if problem:
         document.refuse(("output_dir",), *problem)
 
@@ -162,6 +163,13 @@ def _overlaps(document: RunDocument, run: Any) -> tuple[str, str] | None:
         if is_data and local.is_dir() and not is_glob(path) and folder.is_relative_to(source):
             return f"lies inside {name} ({path})", "choose another folder: the run would be read as data"
     return None
+
+
+def _not_ours(run: Any) -> tuple[str, str] | None:
+    """A model of somebody else, or anything: the recipe looks again, this is before it has loaded anything."""
+    folder = Path(expand_user(run.output_dir))
+    foreign = foreign_entry(folder, resuming=bool(run.train.resume_from_checkpoint))
+    return None if foreign is None else not_ours(run.output_dir, foreign)
 
 
 def _exists(path: Path) -> bool:

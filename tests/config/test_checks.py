@@ -209,6 +209,18 @@ def test_a_run_folder_with_the_model_or_inside_the_data_folder_is_refused(only_p
     assert "contains" in only_problem(VALID, "data.train=rows", "output_dir=link").what
 
 
+def test_a_run_folder_with_somebodys_model_is_refused_before_anything_is_loaded(only_problem, load, workspace):
+    problem = only_problem(VALID, "output_dir=base")
+    assert (problem.key, problem.what) == ("output_dir", "base holds config.json, and is no run folder of hf-finetune")
+    (workspace / "run").mkdir()
+    load(VALID, "output_dir=run")
+    (workspace / "run" / "checkpoint-5").mkdir()
+    assert "holds checkpoint-5" in only_problem(VALID, "output_dir=run").what
+    load(VALID, "output_dir=run", "train.resume_from_checkpoint=true")
+    (workspace / "run" / "manifest.json").write_text('{"data": {}, "model": null, "versions": {}, "launch": "x"}')
+    load(VALID, "output_dir=run")  # whether it holds another run's checkpoints the recipe asks
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_refused(only_problem, workspace):
     (workspace / "locked").mkdir(mode=0o500)
