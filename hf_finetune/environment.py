@@ -236,7 +236,8 @@ def _untested(installed: Mapping[str, str]) -> list[Finding]:
     ]
     if not differing:
         return [Finding("ok", "all versions are the tested ones")]
-    return [Finding("warn", f"not the tested versions: {', '.join(differing)}", "pip install -c constraints.txt")]
+    remedy = "in the clone of hf-finetune: pip install -c constraints.txt ."
+    return [Finding("warn", f"not the tested versions: {', '.join(differing)}", remedy)]
 
 
 def _rendezvous(environment: Mapping[str, str]) -> list[Finding]:

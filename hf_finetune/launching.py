@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import runpy
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config import load_run, read_recipe_name
+from hf_finetune.config.checks_launch import VISIBLE, check_launch_file, check_visible, named_gpus, read_launch_file
+from hf_finetune.config.hardware import detect_hardware
 from hf_finetune.config.suggestions import did_you_mean
 from hf_finetune.environment import check_versions
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.project_files import project_file, shipped
+from hf_finetune.shell import shell_line
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +28,21 @@ def launch(argv: Sequence[str], where: str) -> int:
     """Check the run, print its launch line and run that line; returns the recipe's exit code.
 
     `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name.
-    Raises `ConfigError` before anything is launched.
+    Raises `ConfigError` before anything is launched, where the machine lacks what `where` asks for, too.
     """
     check_versions()
-    recipe = read_recipe_name(argv[0])
-    load_run(argv, recipe)
-    script = project_file("recipes", f"{recipe}.py")
     config = accelerate_config(where)
+    settings = read_launch_file(config)
+    check_visible(where, settings, os.environ)
+    if (ids := named_gpus(settings)) is not None:
+        os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
+    recipe = read_recipe_name(argv[0])
+    run = load_run(argv, recipe)
+    check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
+    script = project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv]
-    logger.info("%s\n", shlex.join(["accelerate", "launch", *arguments]))
+    logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     return _accelerate_launch(arguments)
 
 

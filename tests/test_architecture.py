@@ -23,16 +23,18 @@ TRAINING_RECIPES = [path for path in RECIPES if path.stem != "score"]
 ALLOWED = {
     "errors": set(),
     "metric_info": {"errors"},
-    "config": {"errors", "metric_info"},
-    "data": {"errors", "config"},
-    "models": {"errors", "config", "data"},
-    "training": {"errors", "metric_info", "config", "data", "models"},
+    "shell": set(),
+    "folders": {"errors"},
+    "config": {"errors", "folders", "metric_info"},
+    "data": {"errors", "shell", "config"},
+    "models": {"errors", "shell", "config", "data"},
+    "training": {"errors", "shell", "metric_info", "config", "data", "models"},
     "evaluation": {"errors", "metric_info", "config", "data", "models"},
-    "reporting": {"errors", "metric_info"},
-    "release": {"errors", "metric_info", "config", "data", "models", "reporting"},
+    "reporting": {"errors", "shell", "folders", "metric_info"},
+    "release": {"errors", "shell", "folders", "metric_info", "config", "data", "models", "reporting"},
     "environment": {"errors", "config", "project_files"},
     "project_files": {"errors"},
-    "launching": {"errors", "config", "environment", "project_files"},
+    "launching": {"errors", "shell", "config", "environment", "project_files"},
 }
 
 

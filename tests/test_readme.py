@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,10 +16,11 @@ FEWER_STEPS = "train.max_steps=2 train.eval_steps=2 train.save_steps=2 eval.max_
 
 def test_every_command_does_what_the_readme_says(tmp_path, environment_of_a_user):
     assert len(COMMANDS) >= 8
-    folder = tmp_path
+    folder = tmp_path / "clone"
+    folder.mkdir()
     for command in COMMANDS:
         if command.startswith("pip install "):  # tests/test_project_files.py installs the wheel
-            assert shlex.split(command) == ["pip", "install", "hf-finetune"]
+            assert shlex.split(command) == ["pip", "install", "."]
             continue
         steps = f" {FEWER_STEPS}" if " train " in command or "recipes/configs" in command else ""
         done = subprocess.run(
@@ -30,8 +32,19 @@ def test_every_command_does_what_the_readme_says(tmp_path, environment_of_a_user
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        if command.endswith("cd mydir"):
+        if command.endswith("cd ../mydir"):
             folder = tmp_path / "mydir"
+
+
+def test_nothing_says_to_install_from_an_index_that_has_no_hf_finetune_and_every_extra_is_one():
+    """`pip install hf-finetune` fails until it is published, and would then be somebody else's package if not ours."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    written = ("*.md", "Makefile", "hf_finetune/**/*.py", "recipes/**/*.yaml", "recipes/*.py", "docs/*.md")
+    texts = [path.read_text(encoding="utf-8") for pattern in written for path in ROOT.glob(pattern) if path.is_file()]
+    commands = [command for text in texts for command in re.findall(r"pip install ([^\n`]+)", text)]
+    assert len(commands) >= 6
+    assert not [command for command in commands if re.match(r"""[^#]*\bhf[-_]finetune(\[|["']|\s|$)""", command)]
+    assert {extra for command in commands for extra in re.findall(r"\.\[(\w+)\]", command)} <= extras.keys()
 
 
 def test_every_file_that_the_readme_links_exists():

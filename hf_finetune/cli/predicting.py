@@ -41,13 +41,15 @@ def predict(
     """Add label, score and scores to each row of a file; keep its order and every other field."""
     from dataclasses import asdict
 
+    if output is not None:
+        _check_output(output, file, overwrite=overwrite)
     from hf_finetune.evaluation.prediction import PredictionOptions, predict_file
     from hf_finetune.training.settings import set_up_logging
 
     set_up_logging()
     options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k)
     try:
-        with _open_output(output, file, overwrite=overwrite) as rows:
+        with _open_output(output) as rows:
             facts = predict_file(model, file, rows, options)
     except BrokenPipeError:
         # `hf-finetune predict ... | head` closes the pipe. Python flushes standard output once more when it exits, and
@@ -63,20 +65,27 @@ def predict(
         raise DataError(Problem(what, "correct them as the messages above say, and label those again", path=file))
 
 
+def _check_output(output: str, file: str, *, overwrite: bool) -> None:
+    """Raise `ConfigError` where the output is what is read, is no file, or is to be kept."""
+    path = Path(output)
+    if path.exists() and Path(file).exists() and path.samefile(file):
+        raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
+    if path.exists() and not path.is_file():
+        raise ConfigError(Problem("is no file", "name one, such as labelled.jsonl", output, key="--output"))
+    if path.exists() and not overwrite:
+        raise ConfigError(Problem("exists already", "name another file, or --overwrite it", output, key="--output"))
+
+
 @contextmanager
-def _open_output(output: str | None, file: str, *, overwrite: bool) -> Iterator[BinaryIO]:
+def _open_output(output: str | None) -> Iterator[BinaryIO]:
     """Open standard output, or a file that is written aside and renamed when it is complete.
 
-    Raises ConfigError if the file exists or is the input, and CannotWriteError if it cannot be written.
+    Raises CannotWriteError where it cannot be written.
     """
     if output is None:
         yield sys.stdout.buffer
         return
     path = Path(output)
-    if path.exists() and Path(file).exists() and path.samefile(file):
-        raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
-    if path.exists() and not overwrite:
-        raise ConfigError(Problem("exists already", "name another file, or --overwrite it", output, key="--output"))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("xb") as rows:

@@ -87,7 +87,8 @@ def _refuse_options(kind: str, given: dict[str, Any]) -> None:
 def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; created if it is missing.")]) -> None:
     """Copy recipes, configurations and data templates into a folder of your own."""
     from hf_finetune.project_files import init_project
+    from hf_finetune.shell import shell_path
 
     written = init_project(directory)
-    print(f"{directory}: {len(written)} files. Next: cd {directory} and")
+    print(f"{directory}: {len(written)} files. Next: cd {shell_path(directory)} and")
     print("  hf-finetune train recipes/configs/continued_pretraining.yaml --on cpu")

@@ -39,6 +39,9 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge an adapter into its base, and measure what that changes on held-out rows."""
+    from hf_finetune.folders import check_replaceable
+
+    check_replaceable(output, overwrite=overwrite)  # before torch is imported
     from hf_finetune.release.merge import merge_adapter
     from hf_finetune.training.settings import set_up_logging
 

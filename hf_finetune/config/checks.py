@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_finetune.config.checks_classification import LABELLED_FORMATS, check_classification
 from hf_finetune.config.checks_hub import check_hub
+from hf_finetune.config.checks_launch import check_launch
 from hf_finetune.config.checks_machine import check_machine, check_packages
 from hf_finetune.config.checks_metric import check_metric
 from hf_finetune.config.checks_paths import check_inputs, check_output_dir
@@ -48,6 +49,7 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     check_lora(document, run)
     check_classification(document, run, recipe)
     check_score(document, run, recipe)
+    check_launch(document, run, detect_hardware())
     check_machine(document, run, detect_hardware())
     check_packages(document, run)
     check_hub(document, run)

@@ -32,7 +32,13 @@ _OPTIM_PACKAGES = {
     "stable_adamw": "optimi",
 }
 
-_INSTALL = {"bitsandbytes": 'pip install "hf-finetune[qlora]"'}
+# Where the name to install is another one; we ourselves are on no index yet, so that our extras come from the clone.
+_INSTALL = {
+    "bitsandbytes": 'in the clone of hf-finetune: pip install ".[qlora]"',
+    "lm_eval": 'in the clone of hf-finetune: pip install ".[harness]"',
+    "optimi": "pip install torch-optimi",
+    "torchdistx": "see https://github.com/pytorch/torchdistx",
+}
 _FLAG_PACKAGES = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}
 _TRACKERS_CHECKED = ("tensorboard", "trackio", "wandb", "mlflow", "swanlab", "comet_ml", "clearml")
 

@@ -10,6 +10,7 @@ from hf_finetune.config.document import Key, RunDocument, key_text
 from hf_finetune.config.paths import expand_user, is_glob, looks_local, source_paths
 from hf_finetune.config.run_file import PLACEHOLDER
 from hf_finetune.config.suggestions import did_you_mean
+from hf_finetune.folders import foreign_entry, not_ours
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4095
@@ -40,7 +41,8 @@ def check_output_dir(document: RunDocument, run: Any) -> None:
     """Check that the run folder can be written and would hold nothing but the run."""
     if document.is_refused("output_dir") or run.output_dir == PLACEHOLDER:
         return
-    problem = _find_name_problem(run.output_dir) or _find_danger(run.output_dir) or _find_overlap(document, run)
+    path = run.output_dir
+    problem = _find_name_problem(path) or _find_danger(path) or _find_overlap(document, run) or _not_ours(run)
     if problem:
         document.refuse(("output_dir",), *problem)
 
@@ -165,6 +167,13 @@ def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
         if is_data and local.is_dir() and not is_glob(path) and folder.is_relative_to(source):
             return f"lies inside {name} ({path})", "choose another folder: the run would be read as data"
     return None
+
+
+def _not_ours(run: Any) -> tuple[str, str] | None:
+    """A model of somebody else, or anything: the recipe looks again, this is before it has loaded anything."""
+    folder = Path(expand_user(run.output_dir))
+    foreign = foreign_entry(folder, resuming=bool(run.train.resume_from_checkpoint))
+    return None if foreign is None else not_ours(run.output_dir, foreign)
 
 
 def _exists(path: Path) -> bool:

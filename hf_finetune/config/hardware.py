@@ -17,7 +17,7 @@ Accelerator = Literal["cpu", "cuda", "mps", "other"]
 
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_TRUE = ("1", "true", "yes", "on", "y", "t")
+TRUE = ("1", "true", "yes", "on", "y", "t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def detect_hardware() -> Hardware:
 
 def trains_on(hardware: Hardware, train: Mapping[str, Any]) -> Accelerator:
     """Return where Trainer will put the model: `train.use_cpu`, or that of accelerate, keeps it on the CPU."""
-    launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in _TRUE
+    launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     return "cpu" if train.get("use_cpu") or launched_on_cpu else hardware.accelerator
 
 

@@ -241,6 +241,8 @@ def check_target(path: Path, overwrite: bool) -> None:
     # Not Path.exists(), which raises where a folder cannot be searched; `write_atomically` reports that.
     if os.path.isdir(path):
         raise ConfigError(Problem("is a folder", "name a file, such as corpus.jsonl", path=str(path)))
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigError(Problem("is a device or a pipe", "name a file, such as corpus.jsonl", path=str(path)))
     if os.path.exists(path) and not overwrite:
         raise ConfigError(Problem("exists already", "name another file, or add --overwrite", path=str(path)))
 

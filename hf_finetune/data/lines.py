@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 import zstandard
 
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
 
@@ -207,14 +207,14 @@ def check_form(head: bytes, shown: str) -> None:
     if text.startswith("[") and _is_array_of_objects(text):
         remedy = (
             "convert it: `python -c 'import json,sys; [print(json.dumps(row)) for row in json.load(sys.stdin.buffer)]' "
-            f"< {shlex.quote(shown)} > rows.jsonl`"
+            f"< {shell_path(shown)} > rows.jsonl`"
         )
         raise DataError(Problem("this is one JSON array, not one object a line", remedy, path=shown, line=1))
     if text.startswith("{") and _has_multiline_object(text):
         remedy = (
             "convert it: `python -c 'import json,re,sys; [print(json.dumps(json.loads(row))) for row in "
             r're.split(rb"(?<=})\s*\n(?={)", sys.stdin.buffer.read().strip())]'
-            f"' < {shlex.quote(shown)} > rows.jsonl`"
+            f"' < {shell_path(shown)} > rows.jsonl`"
         )
         raise DataError(Problem("this is pretty-printed JSON, not one object a line", remedy, path=shown, line=1))
 

@@ -30,6 +30,7 @@ from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.presets import scratch_config
 from hf_finetune.models.stored import refuse_pickles, weight_files
 from hf_finetune.models.tokenizers import check_fits, effective_max_length, load_tokenizer
+from hf_finetune.shell import shell_path
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -255,7 +256,7 @@ def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> A
     assert model.path is not None
     if is_adapter(model.path):  # transformers would load its base and attach the adapter unasked
         what = f"{model.path!r} is an adapter, not a model (its base is {base_of(model.path)!r})"
-        remedy = f"merge it first: hf-finetune merge {model.path} MERGED"
+        remedy = f"merge it first: hf-finetune merge {shell_path(model.path)} MERGED"
         raise ModelError(Problem(what, remedy, key="model.path"))
     try:
         return from_stored(auto_class, model.path, model.revision, **options)

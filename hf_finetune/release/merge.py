@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.data.labels import Labels
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
+from hf_finetune.folders import check_replaceable
 from hf_finetune.models.adapter_files import BaseRecord, adapter_folder
 from hf_finetune.models.adapter_loading import (
     adapter_record,
@@ -88,8 +89,9 @@ def merge_adapter(
     `output` may not be replaced; `CannotWriteError` if it cannot be written.
     """
     target = Path(output)
+    check_replaceable(output, overwrite=overwrite)
     folder, record = adapter_folder(adapter), adapter_record(adapter, base)
-    _check_output(target, [folder, Path(record.name_or_path)], overwrite)
+    _check_place(target, [folder, Path(record.name_or_path)])
     model, tokenizer = load_adapter(adapter, base)
     settle_generation(base_model(model), record.name_or_path)
     exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(base_model(model))
@@ -125,15 +127,11 @@ def merge_adapter(
     return facts
 
 
-def _check_output(target: Path, read: Sequence[Path], overwrite: bool) -> None:
+def _check_place(target: Path, read: Sequence[Path]) -> None:
     place = target.resolve()
     if any(place == path.resolve() or place in path.resolve().parents for path in read):
         what = "the merged model would take the place of the adapter or of its base"
         raise ConfigError(Problem(what, "name another folder", path=str(target)))
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
-        raise ConfigError(
-            Problem("is there already", "name another folder, or allow it with --overwrite", path=str(target))
-        )
 
 
 def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrainedModel:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
+from hf_finetune.folders import CARD, MANIFEST, check_run_folder, is_run_folder
 from hf_finetune.reporting.summary import summary
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
-MANIFEST = "manifest.json"
 RUN_FILE = "run.yaml"
 # What a run says about its model, and is no part of it.
-OURS = (REPORT, MANIFEST, RUN_FILE, "report.html", "README.md")
+OURS = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class RunReport:
 def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
     """Make the folder of a run; one that holds another run's files is refused unless that run is resumed.
 
-    Raises `ConfigError`, or `CannotWriteError` where the folder cannot be made.
+    One that holds anything else is refused always: a run writes over what is in its folder. Raises `ConfigError`, or
+    `CannotWriteError` where the folder cannot be made.
     """
     folder = Path(output_dir)
     held = [path.name for path in (folder / REPORT, *sorted(folder.glob("checkpoint-*"))) if path.exists()]
@@ -56,6 +57,7 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
                 key="output_dir",
             )
         )
+    check_run_folder(output_dir, folder, resuming=bool(resume))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)  # what a model has learned of its data is in it
@@ -142,7 +144,7 @@ def check_recorded(output_dir: str, name: str) -> None:
         what = f"{name!r} is no name for figures"
         raise ConfigError(Problem(what, "use letters, digits, dots, dashes and underscores", key="--record"))
     path = Path(output_dir) / REPORT
-    if not path.is_file():
+    if not path.is_file() or not is_run_folder(path.parent):
         what = f"there is no {REPORT} of a finished run to add the figures to"
         raise ConfigError(Problem(what, "leave --record out", path=output_dir))
     measured = json.loads(path.read_text(encoding="utf-8"))["evaluation"].get(name, {})

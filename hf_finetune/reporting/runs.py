@@ -12,8 +12,9 @@ from typing import Any, Literal
 import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.folders import MANIFEST
 from hf_finetune.metric_info import best_metric, figure
-from hf_finetune.reporting.run_folder import MANIFEST, REPORT, RUN_FILE
+from hf_finetune.reporting.run_folder import REPORT, RUN_FILE
 
 TRAINER_STATE = "trainer_state.json"
 CONFIG = "config.json"

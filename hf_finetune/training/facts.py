@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import sys
 import uuid
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
+from hf_finetune.shell import shell_line
 from hf_finetune.training.callbacks import LogLines
 
 # Set by `hf-finetune train` to the accelerate configuration it uses; `accelerate launch` 1.15 passes it to nobody.
@@ -30,7 +30,7 @@ def launch_line() -> str:
     # "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py recipes/configs/sft.yaml"
     script = Path(sys.argv[0])
     where = ["--config_file", os.environ[CONFIG_FILE]] if CONFIG_FILE in os.environ else []
-    return shlex.join(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+    return shell_line(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 
 
 def tokens_per_step(args: TrainingArguments, row_size: float) -> float:

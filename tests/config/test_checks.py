@@ -155,8 +155,9 @@ def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "key", "remedy"),
     [
-        ("train.optim=paged_adamw_8bit", "train.optim", 'pip install "hf-finetune[qlora]"'),
+        ("train.optim=paged_adamw_8bit", "train.optim", 'in the clone of hf-finetune: pip install ".[qlora]"'),
         ("train.optim=galore_adamw", "train.optim", "pip install galore-torch"),
+        ("train.optim=stable_adamw", "train.optim", "pip install torch-optimi"),
         ("train.report_to=[wandb]", "train.report_to", "pip install wandb"),
         ("train.use_liger_kernel=true", "train.use_liger_kernel", "pip install liger-kernel"),
     ],
@@ -206,6 +207,18 @@ def test_a_run_folder_with_the_model_or_inside_the_data_folder_is_refused(only_p
     assert only_problem(VALID, "data.train=rows", "output_dir=rows/run").what == "lies inside data.train (rows)"
     (workspace / "link").symlink_to(workspace / "rows")
     assert "contains" in only_problem(VALID, "data.train=rows", "output_dir=link").what
+
+
+def test_a_run_folder_with_somebodys_model_is_refused_before_anything_is_loaded(only_problem, load, workspace):
+    problem = only_problem(VALID, "output_dir=base")
+    assert (problem.key, problem.what) == ("output_dir", "base holds config.json, and is no run folder of hf-finetune")
+    (workspace / "run").mkdir()
+    load(VALID, "output_dir=run")
+    (workspace / "run" / "checkpoint-5").mkdir()
+    assert "holds checkpoint-5" in only_problem(VALID, "output_dir=run").what
+    load(VALID, "output_dir=run", "train.resume_from_checkpoint=true")
+    (workspace / "run" / "manifest.json").write_text('{"data": {}, "model": null, "versions": {}, "launch": "x"}')
+    load(VALID, "output_dir=run")  # whether it holds another run's checkpoints the recipe asks
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

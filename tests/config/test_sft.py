@@ -183,7 +183,10 @@ def test_settings_that_go_together_load_and_load_again_from_the_run_folder(load,
 def test_quantization_needs_bitsandbytes_and_says_how_to_get_it(only_problem, monkeypatch):
     monkeypatch.setattr(checks_machine, "_is_installed", lambda package: package != "bitsandbytes")
     problem = only_problem(VALID_LORA, "model.load_in_4bit=true")
-    assert (problem.key, problem.remedy) == ("model.load_in_4bit", 'pip install "hf-finetune[qlora]"')
+    assert (problem.key, problem.remedy) == (
+        "model.load_in_4bit",
+        'in the clone of hf-finetune: pip install ".[qlora]"',
+    )
 
 
 def test_activations_are_offloaded_from_a_gpu(load, monkeypatch):

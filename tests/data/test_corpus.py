@@ -194,6 +194,8 @@ def test_a_kind_that_does_not_exist_and_a_folder_as_target_are_refused(tmp_path)
         write_corpus("sources", tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match="is a folder"):
         write_corpus("source", tmp_path, overwrite=True)
+    with pytest.raises(ConfigError, match="is a device or a pipe"):
+        write_corpus("source", Path("/dev/null"), overwrite=True)
 
 
 def test_a_name_too_long_for_a_file_is_refused_in_one_line(tmp_path):

@@ -116,6 +116,13 @@ def test_an_output_that_exists_is_replaced_only_when_told_to(predict, classifier
     assert len(output.read_text().splitlines()) == 2
 
 
+def test_a_folder_or_a_device_is_no_output(predict, rows, tmp_path):
+    for place in (tmp_path, "/dev/null"):
+        code, _, notes = predict("no/such/model", rows, "--output", place, "--overwrite")
+        assert code == 2
+        assert "is no file; name one, such as labelled.jsonl" in notes
+
+
 def test_what_is_read_is_never_written_over(predict, classifier, rows, tmp_path):
     (tmp_path / "link.jsonl").symlink_to(rows)
     code, _, notes = predict(classifier, rows, "--output", tmp_path / "link.jsonl", "--overwrite")

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_base, train
 
 from hf_finetune.errors import ConfigError, DataError, ModelError
+from hf_finetune.folders import CARD_MARKER
 from hf_finetune.models.adapters import load_adapter
 from hf_finetune.models.loading import load_for_generation
 from hf_finetune.release import merge
@@ -187,11 +188,18 @@ def test_what_is_there_is_replaced_only_where_that_is_allowed(tuned, tmp_path):
     with pytest.raises(ConfigError, match="is there already"):
         merge_adapter(adapter, str(tmp_path / "merged"))
     assert (tmp_path / "merged" / "notes.txt").read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"holds notes\.txt, and is no model that hf-finetune has merged"):
+        merge_adapter(adapter, str(tmp_path / "merged"), overwrite=True)
+    assert (tmp_path / "merged" / "notes.txt").read_text() == "mine"
+    (tmp_path / "merged" / "notes.txt").unlink()
+    merge_adapter(adapter, str(tmp_path / "merged"))
     merge_adapter(adapter, str(tmp_path / "merged"), overwrite=True)
-    assert not (tmp_path / "merged" / "notes.txt").exists()
     for place in (adapter, str(tmp_path / "base"), str(tmp_path)):
-        with pytest.raises(ConfigError, match="take the place of the adapter or of its base"):
+        with pytest.raises(ConfigError, match="even with --overwrite it stays"):
             merge_adapter(adapter, place, overwrite=True)
+    (tmp_path / "base" / "README.md").write_text(CARD_MARKER)  # a base that was merged itself
+    with pytest.raises(ConfigError, match="take the place of the adapter or of its base"):
+        merge_adapter(adapter, str(tmp_path / "base"), overwrite=True)
     load_adapter(adapter)
 
 

@@ -12,6 +12,7 @@ from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelEr
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, record_scores, write_run_folder
 
 RUN_FILE = "recipe: continued_pretraining\n"
+OPENED = {"data": {"files": []}, "model": None, "versions": {}, "seed": 1, "launch": "accelerate launch x"}
 
 
 def report(**changed) -> RunReport:
@@ -59,10 +60,42 @@ def test_the_end_of_a_run_is_said_in_the_log(tmp_path, caplog):
 
 @pytest.mark.parametrize("held", ["report.json", "checkpoint-50"])
 def test_a_folder_of_another_run_is_claimed_only_to_resume_it(tmp_path, held):
+    open_manifest(str(tmp_path), OPENED, RUN_FILE, resume=None)
     (tmp_path / held).mkdir()
     with pytest.raises(ConfigError, match=f"holds another run's {held}"):
         claim_run_folder(str(tmp_path), resume=None)
     claim_run_folder(str(tmp_path), resume="true")
+
+
+def test_a_run_that_failed_before_it_had_a_checkpoint_is_started_again_in_its_folder(tmp_path):
+    folder = tmp_path / "run"
+    claim_run_folder(str(folder), resume=None)
+    claim_run_folder(str(folder), resume=None)  # data was refused: nothing is in it
+    (folder / ".manifest.json.aside").write_text("{")  # killed while it was written
+    claim_run_folder(str(folder), resume=None)
+    open_manifest(str(folder), OPENED, RUN_FILE, resume=None)
+    (folder / "config.json").write_text("{}")  # the evaluation at the end failed
+    claim_run_folder(str(folder), resume=None)
+
+
+@pytest.mark.parametrize("held", ["config.json", "model.safetensors", "README.md", "notes", "manifest.json"])
+@pytest.mark.parametrize("resume", [None, True])
+def test_what_no_run_of_ours_has_left_is_never_written_over(tmp_path, held, resume):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / held).write_text('{"name": "a web page", "icons": []}')
+    if not resume:
+        (tmp_path / "checkpoint-5").rmdir()
+    with pytest.raises(ConfigError, match=f"holds {held}, and is no run folder of hf-finetune") as refused:
+        claim_run_folder(str(tmp_path), resume=resume)
+    assert (refused.value.exit_code, refused.value.problems[0].key) == (2, "output_dir")
+
+
+def test_checkpoints_that_were_copied_without_their_run_are_gone_on_with(tmp_path):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "lost+found").mkdir()
+    claim_run_folder(str(tmp_path), resume=True)
+    with pytest.raises(ConfigError, match="holds another run's checkpoint-5"):
+        claim_run_folder(str(tmp_path), resume=None)
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path):
@@ -90,7 +123,10 @@ def test_a_model_gets_a_card_and_what_is_written_about_it_is_no_part_of_it(tmp_p
 def test_scores_are_added_to_a_finished_run_and_never_take_the_place_of_its_own(tmp_path):
     with pytest.raises(ConfigError, match=r"no report\.json of a finished run"):
         record_scores(str(tmp_path), "more", {})
-    open_manifest(str(tmp_path), {}, RUN_FILE, resume=None)
+    (tmp_path / "report.json").write_text('{"of": "another tool"}')
+    with pytest.raises(ConfigError, match=r"no report\.json of a finished run"):
+        record_scores(str(tmp_path), "more", {})
+    open_manifest(str(tmp_path), OPENED, RUN_FILE, resume=None)
     write_run_folder(str(tmp_path), report())
     for loss in (2.0, 3.0):
         record_scores(str(tmp_path), "more", {"loss": loss, "data": {"path": "more.jsonl"}})
@@ -139,7 +175,7 @@ def test_a_resumed_run_is_the_same_from_another_folder_and_another_one_with_anot
 
 
 def test_the_home_folder_is_in_no_report(tmp_path):
-    open_manifest(str(tmp_path), {}, RUN_FILE, resume=None)
+    open_manifest(str(tmp_path), OPENED, RUN_FILE, resume=None)
     place = {"path": str(Path.home() / "rows.jsonl"), "line": 3}
     write_run_folder(str(tmp_path), report(samples=[place]))
     record_scores(str(tmp_path), "more", {"loss": 2.0, "data": place})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from hf_finetune.release.hub.files import PlannedFile, local_base, planned_files
 from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushFacts, PushOptions, transfer
+from hf_finetune.shell import shell_line, shell_path
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -128,7 +128,7 @@ def checkpoint_pushes(run: Run) -> list[TrainerCallback]:
 
 def resume_command(folder: str | Path, target: HubSection | PushOptions, repo_id: str | None = None) -> str:
     """Format the command that pushes `folder` with the options of `target`; it holds no secret."""
-    words = ["hf-finetune", "push", str(folder)]
+    words: list[str] = []
     if isinstance(target, HubSection):
         repo_id, target = target.repo_id, PushOptions(not target.private, target.revision, target.create_pr)
     words.append(str(repo_id))
@@ -137,7 +137,7 @@ def resume_command(folder: str | Path, target: HubSection | PushOptions, repo_id
     for name in ("revision", "license"):
         words += [f"--{name}", given[name]] if given[name] else []
     words += ["--message", target.message] if target.message != PushOptions().message else []
-    return shlex.join(words)
+    return f"hf-finetune push {shell_path(folder)} {shell_line(words)}"
 
 
 def pushed_in_words(facts: PushFacts) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.folders import MANIFEST
 from hf_finetune.models import scratch_gpt
-from hf_finetune.reporting.run_folder import MANIFEST
 
 CARD = "README.md"
 _CONFIGS = ("config.json", "adapter_config.json")

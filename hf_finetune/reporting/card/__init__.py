@@ -20,13 +20,14 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem, escape_control_characters
+from hf_finetune.folders import CARD_MARKER
 from hf_finetune.reporting.card import procedure, results
 from hf_finetune.reporting.card.facts import CARD, ModelFacts, model_facts, shown_path
 from hf_finetune.reporting.runs import RunRecord, read_run
 
 logger = logging.getLogger(__name__)
 
-MARKER = "<!-- Written by hf-finetune, which writes it anew until this line is removed. -->"
+MARKER = CARD_MARKER
 TEMPLATE = "card.md.j2"
 NO_LICENSE = "not stated; set card.license in the run file"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import Any
 
 from hf_finetune.metric_info import figure, shown
-from hf_finetune.reporting.card.facts import shown_path
+from hf_finetune.reporting.card.facts import ModelFacts, shown_path
 from hf_finetune.reporting.card.results import data_sha256
 from hf_finetune.reporting.runs import RunRecord, kept_by
+from hf_finetune.shell import shell_line, shell_path, shell_words
 
 RECIPES = {
     "continued_pretraining": "Continued pretraining: the next tokens of documents",
@@ -140,15 +140,24 @@ def version_sentence(run: RunRecord) -> str | None:
 
 
 def launch_line(run: RunRecord) -> str | None:
-    """The command that made the run, in which a path outside the working folder is its last part alone."""
+    """The command that made the run, in which a path outside the working folder is its last part alone.
+
+    None where there is none, or what stands there is no command that we wrote down.
+    """
     line = run.manifest.get("launch")
     if not isinstance(line, str):
         return None
-    try:
-        words = shlex.split(line)
-    except ValueError:
+    words = shell_words(line)
+    if words is None:
         return None
-    return shlex.join("=".join(_portable(part) for part in word.split("=", 1)) for word in words)
+    return shell_line("=".join(_portable(part) for part in word.split("=", 1)) for word in words)
+
+
+def use_line(facts: ModelFacts, place: str) -> str:
+    """The command that uses the model in `place`."""
+    if facts.task == "text-classification":
+        return f"hf-finetune predict {shell_path(place)} rows.jsonl"
+    return f"hf-finetune generate {shell_path(place)} 'a text'"
 
 
 def _portable(word: str) -> str:

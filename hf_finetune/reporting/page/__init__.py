@@ -21,6 +21,7 @@ from hf_finetune.reporting.page.labels import labels, mistakes
 from hf_finetune.reporting.page.record import again, data, parameters, samples
 from hf_finetune.reporting.page.scores import headline, scores
 from hf_finetune.reporting.runs import RunRecord, read_run
+from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def write_page(folder: Path) -> Path:
     """
     path = folder / PAGE
     if not is_ours(path):
-        logger.warning("%s is not a page of ours and stays as it is; hf-finetune report %s --output FILE", path, folder)
+        command = f"hf-finetune report {shell_path(folder)} --output FILE"
+        logger.warning("%s is not a page of ours and stays as it is; %s", path, command)
         return path
     run = read_run(folder)
     save_page(path, page(run, diagnose(run)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from hf_finetune.reporting.card.facts import shown_path
 from hf_finetune.reporting.charts import Chart
+from hf_finetune.shell import shell_line, shell_words
 
 # What a page shows of a table; report.json has the rest.
 MOST_ROWS = 150
@@ -255,11 +255,10 @@ def without_places(value: Any) -> Any:
     return shown_path(value) if _ABSOLUTE.match(value) or not any(map(str.isspace, value)) else value
 
 
-def command_without_places(line: str) -> str:
-    """A command line with the paths in it shortened likewise, those of `key=path` too."""
-    try:
-        given = shlex.split(line)
-    except ValueError:  # no quote ends what one began: no line of ours
-        return line
+def command_without_places(line: str) -> str | None:
+    """A command line with the paths in it shortened likewise, those of `key=path` too; None where it is not ours."""
+    given = shell_words(line)
+    if given is None:
+        return None
     pairs = (word.rpartition("=") for word in given)
-    return shlex.join(f"{key}{equals}{without_places(value)}" for key, equals, value in pairs)
+    return shell_line(f"{key}{equals}{without_places(value)}" for key, equals, value in pairs)

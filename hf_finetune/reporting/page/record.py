@@ -130,9 +130,8 @@ def again(run: RunRecord) -> list[Block]:
     launch = run.manifest.get("launch")
     settings = [[key, shortened(value, MOST_IN_A_CELL)] for key, value in flat(run.settings).items()]
     versions = mapping(run.manifest.get("versions")) or mapping(mapping(run.report.get("environment")).get("versions"))
-    blocks: list[Block] = (
-        [Code("The command that made this run", command_without_places(launch))] if isinstance(launch, str) else []
-    )
+    command = command_without_places(launch) if isinstance(launch, str) else None
+    blocks: list[Block] = [] if command is None else [Code("The command that made this run", command)]
     blocks += _machine(run)
     for summary, found in (
         ("Settings", table("Settings that were set, or chosen by default", ("setting", "value"), settings, texts=True)),

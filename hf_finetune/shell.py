@@ -1,0 +1,78 @@
+"""Commands that are shown: whatever stands in them, they are one line that a shell reads back as the same words.
+
+What Markdown would end its code at, and what a terminal would obey, is written as `$'\\x60'`, which bash, zsh, ksh and
+POSIX.1-2024 read. A card, a page or a message then has nothing to escape: that would undo the quoting.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+
+# A piece of a word as `shell_line` and shlex.join write it.
+_PIECE = re.compile(
+    r"""(?P<blank>[ \t\n]+)|\$'(?P<escaped>(?:[^'\\]|\\x[0-9a-f]{2})*)'|'(?P<single>[^']*)'|"(?P<double>[^"\\$`!]*)"
+    |(?P<bare>[^\s'"\\$`;&|<>()!#*?\[\]{}~^]+)""",
+    re.VERBOSE,
+)
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """`words` as a command line, in printable characters without a backtick."""
+    return " ".join(map(shell_quote, words))
+
+
+def shell_quote(word: str) -> str:
+    """One word of a command line; bytes that are no UTF-8, which Python holds as surrogates, stay what they are."""
+    if word.isprintable() and "`" not in word:
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, word))}'"
+
+
+def _escaped(letter: str) -> str:
+    # A `!` would be history in an interactive shell that does not know `$'`.
+    if letter.isprintable() and letter not in "'\\`!":
+        return letter
+    try:
+        code = letter.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair: no byte string of a command line gives it
+        code = letter.encode("utf-8", "replace")
+    return "".join(f"\\x{byte:02x}" for byte in code)
+
+
+def shell_path(path: object) -> str:
+    """A path or name as a word that a command does not take for an option."""
+    text = str(path)
+    return shell_quote(f"./{text}" if text.startswith("-") else text)
+
+
+def shell_words(line: str) -> list[str] | None:
+    """The words of a line of `shell_line` or shlex.join; None for any other, which a shell may do anything with."""
+    words: list[list[str]] = []
+    place, goes_on = 0, False
+    while place < len(line):
+        piece = _PIECE.match(line, place)
+        if piece is None:
+            return None
+        place = piece.end()
+        if piece["blank"] is not None:
+            goes_on = False
+            continue
+        text = _unescaped(piece["escaped"]) if piece["escaped"] is not None else piece[piece.lastgroup or 0]
+        if goes_on:
+            words[-1].append(text)
+        else:
+            words.append([text])
+        goes_on = True
+    return ["".join(pieces) for pieces in words]
+
+
+def _unescaped(text: str) -> str:
+    """Bytes may be those of one letter together, so that they are put together before they are read."""
+    pieces = re.split(r"\\x([0-9a-f]{2})", text)
+    raw = b"".join(
+        bytes.fromhex(piece) if number % 2 else piece.encode("utf-8", "surrogatepass")
+        for number, piece in enumerate(pieces)
+    )
+    return raw.decode("utf-8", "surrogateescape")
