@@ -19,14 +19,14 @@ import time
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, EvalSection, ScratchSection
-from hf_finetune.data.chat import encode_prompt, load_chat_template
-from hf_finetune.evaluation.batched import generate_batched
-from hf_finetune.evaluation.generation import answer_prompts
-from hf_finetune.models.loading import load_for_generation
-from hf_finetune.models.presets import scratch_config
+from hf_finetune.evaluation.generation.batch import generate_batched
+from hf_finetune.evaluation.generation.prompts import answer_prompts
+from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.scratch_presets import scratch_config
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 WORDS = [f"word{number}" for number in range(2_000)]
 BYTES_AND_SPECIAL = 256 + 3  # the first tokens of a `bpe` tokenizer of ours

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from hf_finetune.evaluation.answer_figures import Answer, answer_statistic
-from hf_finetune.evaluation.bootstrap import Statistic, bootstrap_intervals
-from hf_finetune.evaluation.language_figures import language_statistic
-from hf_finetune.evaluation.resampled import label_statistic
+from hf_finetune.evaluation.classification.statistics import label_statistic
+from hf_finetune.evaluation.language_modeling.answers import Answer, answer_statistic
+from hf_finetune.evaluation.language_modeling.metrics import language_statistic
+from hf_finetune.evaluation.statistics.bootstrap import Statistic, bootstrap_intervals
 
 Array = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Statistic]

@@ -40,7 +40,7 @@ def main() -> None:
         # After the environment, which huggingface_hub reads when it is imported.
         from release.pushes_with_faults import KINDS, push_all
 
-        from hf_finetune.release.hub import requests as hub_requests
+        from hf_finetune.release.hub import retries as hub_requests
 
         hub_requests.TIMEOUT = 2.0  # of stalls
         kinds = [KINDS[number % len(KINDS)] for number in range(options.pushes)]

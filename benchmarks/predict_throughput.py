@@ -28,7 +28,7 @@ import torch
 import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_finetune.evaluation.prediction import (
+from hf_finetune.evaluation.prediction.predict import (
     Classifier,
     PredictionOptions,
     encoded_windows,
@@ -36,8 +36,8 @@ from hf_finetune.evaluation.prediction import (
     predict_file,
     token_batches,
 )
-from hf_finetune.evaluation.prediction_rows import read_windows
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.evaluation.prediction.rows import read_windows
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 WORDS = [f"word{number}" for number in range(2_000)]
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1_536}

@@ -8,8 +8,6 @@ from types import ModuleType
 
 import wrapt
 
-__version__ = "0.1.0"
-
 # peft imports bitsandbytes where it is installed, which then warns on every CPU that an optional kernel is not.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

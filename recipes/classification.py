@@ -12,31 +12,33 @@ import sys
 from collections.abc import Sequence
 
 from hf_finetune.config import as_dict, dump_yaml, load_run
-from hf_finetune.data.batches import TextCollator
-from hf_finetune.data.labelled import balance_classes, padded_width, tokenize_labelled
-from hf_finetune.data.labels import freeze_labels
-from hf_finetune.data.splits import load_splits
-from hf_finetune.environment import report_environment, versions
+from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.tokenization.collators import TextCollator
+from hf_finetune.data.tokenization.labelled import balance_classes, padded_width, tokenize_labelled
+from hf_finetune.environment.facts import report_environment, versions
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation.baselines import add_baselines
-from hf_finetune.evaluation.calibration import fit_decision
-from hf_finetune.evaluation.classification import classification_metrics, predict_split, score_split
-from hf_finetune.evaluation.mistakes import show_mistakes
-from hf_finetune.models.adapters import attach_adapter
+from hf_finetune.evaluation.classification.baselines import add_baselines
+from hf_finetune.evaluation.classification.calibration import fit_decision
+from hf_finetune.evaluation.classification.metrics import classification_metrics, predict_split, score_split
+from hf_finetune.evaluation.classification.mistakes import show_mistakes
+from hf_finetune.models.adapters.attach import attach_adapter
 from hf_finetune.models.classifiers import choose_trained, load_classifier
+from hf_finetune.models.files.provenance import model_source, pinned
+from hf_finetune.models.lengths import text_length
 from hf_finetune.models.loading import load_config
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.pinning import model_source, pinned
-from hf_finetune.models.tokenizers import load_tokenizer, text_length
+from hf_finetune.models.tokenizers import load_tokenizer
 from hf_finetune.release.hub import check_push, checkpoint_pushes, push_run
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
-from hf_finetune.training.callbacks import LogLines, use_log_lines
-from hf_finetune.training.classification_trainer import ClassificationLoss, ClassificationTrainer
+from hf_finetune.training.arguments import early_stopping, resolved, training_arguments
+from hf_finetune.training.callbacks import use_log_lines
+from hf_finetune.training.callbacks.log_lines import LogLines
+from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, tokens_per_step, train_facts
-from hf_finetune.training.guards import TrainableGuard
-from hf_finetune.training.optimizers import optimizer_choice
+from hf_finetune.training.muon import optimizer_choice
 from hf_finetune.training.saving import save_decision, save_verified
-from hf_finetune.training.settings import early_stopping, resolved, training_arguments
+from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
 
 
 def main(argv: Sequence[str]) -> None:

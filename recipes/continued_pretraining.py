@@ -13,24 +13,26 @@ import sys
 from collections.abc import Sequence
 
 from hf_finetune.config import as_dict, dump_yaml, load_run
-from hf_finetune.data.packing import collate_blocks, pack_splits
-from hf_finetune.data.splits import load_splits
-from hf_finetune.environment import report_environment, versions
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.tokenization.documents import collate_blocks, pack_splits
+from hf_finetune.environment.facts import report_environment, versions
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation.language_modeling import language_model_metrics, reduce_logits, score_split
-from hf_finetune.evaluation.sampling import SamplePrompts
-from hf_finetune.models.loading import block_size, load_causal_lm, load_config
+from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
+from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics, reduce_logits, score_split
+from hf_finetune.models.files.provenance import model_source, pinned
+from hf_finetune.models.lengths import block_size
+from hf_finetune.models.loading import load_causal_lm, load_config
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.pinning import model_source, pinned
 from hf_finetune.models.tokenizers import load_tokenizer
 from hf_finetune.release.hub import check_push, checkpoint_pushes, push_run
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
-from hf_finetune.training.callbacks import LogLines, use_log_lines
+from hf_finetune.training.arguments import early_stopping, resolved, training_arguments
+from hf_finetune.training.callbacks import use_log_lines
+from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, tokens_per_step, train_facts
-from hf_finetune.training.optimizers import optimizer_choice
+from hf_finetune.training.muon import optimizer_choice
 from hf_finetune.training.saving import save_verified
-from hf_finetune.training.settings import early_stopping, resolved, training_arguments
-from hf_finetune.training.trainers import Trainer
+from hf_finetune.training.trainers.base import Trainer
 
 
 def main(argv: Sequence[str]) -> None:

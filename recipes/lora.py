@@ -11,30 +11,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config import as_dict, dump_yaml, load_run
-from hf_finetune.data.batches import RowCollator
-from hf_finetune.data.chat import load_chat_template
-from hf_finetune.data.conversations import pack_examples, tokenize_splits
-from hf_finetune.data.splits import load_splits
-from hf_finetune.environment import report_environment, versions
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.tokenization.collators import RowCollator
+from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_splits
+from hf_finetune.environment.facts import report_environment, versions
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation.language_modeling import language_model_metrics, score_split
-from hf_finetune.evaluation.sampling import SamplePrompts
-from hf_finetune.models.adapters import attach_adapter
+from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
+from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics, score_split
+from hf_finetune.models.adapters.attach import attach_adapter
+from hf_finetune.models.files.provenance import model_source, pinned
+from hf_finetune.models.generation_config import stop_after_turns
+from hf_finetune.models.lengths import row_length
 from hf_finetune.models.loading import load_causal_lm, load_config
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.pinning import model_source, pinned
-from hf_finetune.models.tokenizers import load_tokenizer, row_length, stop_after_turns
+from hf_finetune.models.tokenizers import load_tokenizer
 from hf_finetune.release.hub import check_push, checkpoint_pushes, push_run
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
-from hf_finetune.training.callbacks import LogLines, use_log_lines
+from hf_finetune.training.arguments import early_stopping, resolved, training_arguments
+from hf_finetune.training.callbacks import use_log_lines
+from hf_finetune.training.callbacks.log_lines import LogLines
+from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, tokens_per_step, train_facts
-from hf_finetune.training.guards import TrainableGuard
-from hf_finetune.training.isolation import check_isolation, reads_one_row
-from hf_finetune.training.optimizers import optimizer_choice
+from hf_finetune.training.muon import optimizer_choice
+from hf_finetune.training.packing_check import check_isolation, reads_one_row
 from hf_finetune.training.saving import save_verified
-from hf_finetune.training.settings import early_stopping, resolved, training_arguments
-from hf_finetune.training.sft_trainer import SFTTrainer
+from hf_finetune.training.trainers.sft import SFTTrainer
 
 
 def main(argv: Sequence[str]) -> None:

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from hf_finetune.config import as_dict, dump_yaml, load_run
-from hf_finetune.environment import report_environment, versions
+from hf_finetune.environment.facts import report_environment, versions
+from hf_finetune.environment.logs import set_up_logging
 from hf_finetune.errors import user_errors
 from hf_finetune.evaluation.scoring import greedy, load_scored_rows, score
-from hf_finetune.evaluation.scoring.processes import join_processes, process_facts
-from hf_finetune.models.pinning import model_source
+from hf_finetune.evaluation.scoring.distributed import join_processes, process_facts
+from hf_finetune.models.files.provenance import model_source
 from hf_finetune.reporting.run_folder import RunReport, claim_run_folder, open_manifest, write_run_folder
 from hf_finetune.training.facts import launch_line, new_run_id
-from hf_finetune.training.settings import set_up_logging
 
 
 def main(argv: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from models.scratch_models import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.release.merge import merge_adapter
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from hf_finetune.config import as_dict, load_run
-from hf_finetune.project_files import init_project
+from hf_finetune.environment.project_files import init_project
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "classification.md").read_text(encoding="utf-8")

@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app, main
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.data.corpus import KINDS
-from hf_finetune.evaluation.generation import answer_prompts
-from hf_finetune.models.loading import load_for_generation
+from hf_finetune.data.corpora.standard_library import KINDS
+from hf_finetune.evaluation.generation.prompts import answer_prompts
+from hf_finetune.models.saved import load_for_generation
 
 COMMANDS = (
     "train",

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.formats import FORMATS, chat_messages, chat_tools
-from hf_finetune.data.sources import TEXT_FORMATS
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.reading.formats import FORMATS, chat_messages, chat_tools
+from hf_finetune.data.reading.sources import TEXT_FORMATS
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,9 +12,10 @@ from importlib import metadata
 import psutil
 import pytest
 
-from hf_finetune import environment
-from hf_finetune.config.hardware import Hardware
-from hf_finetune.environment import Device, check_versions, diagnose, machine_facts, report_environment, versions
+from hf_finetune.environment import facts as environment
+from hf_finetune.environment.doctor import check_versions, diagnose
+from hf_finetune.environment.facts import Device, machine_facts, report_environment, versions
+from hf_finetune.environment.hardware import Hardware
 from hf_finetune.errors import EnvironmentProblem
 
 WHOLE = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

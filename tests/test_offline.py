@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection, ModelSection, RecipeName, Run
 from hf_finetune.errors import ModelError
-from hf_finetune.training.settings import resolved
+from hf_finetune.training.arguments import resolved
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [*ROOT.glob("hf_finetune/**/*.py"), *ROOT.glob("recipes/*.py"), *ROOT.glob("benchmarks/*.py")]

@@ -9,8 +9,8 @@ from urllib.request import url2pathname
 
 import pytest
 
+from hf_finetune.environment.project_files import FOLDERS, init_project, shipped
 from hf_finetune.errors import CannotWriteError, ConfigError
-from hf_finetune.project_files import FOLDERS, init_project, shipped
 
 
 def files_of(folder: Path) -> set[str]:

@@ -13,13 +13,13 @@ from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from tuned_classifiers import NUMBER, classifier_on, saved_backbone
 from typer.testing import CliRunner
 
+from hf_finetune.chat.template import encode_prompt
 from hf_finetune.cli import app
 from hf_finetune.config import run_of
-from hf_finetune.data.chat import encode_prompt
 from hf_finetune.errors import ConfigError, DataError, NonFiniteError
-from hf_finetune.evaluation.generation import answer
+from hf_finetune.evaluation.generation.prompts import answer
 from hf_finetune.evaluation.scoring import greedy, load_scored_rows, score
-from hf_finetune.models.loading import load_for_generation
+from hf_finetune.models.saved import load_for_generation
 
 ROOT = Path(__file__).resolve().parent.parent
 

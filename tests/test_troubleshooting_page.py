@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.config.run_file import section_keys
+from hf_finetune.config.validation.run_file import section_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ from typer.main import get_command
 
 from hf_finetune.cli import app
 from hf_finetune.config import load_run, read_recipe_name
-from hf_finetune.config.run_file import section_keys
+from hf_finetune.config.validation.run_file import section_keys
+from hf_finetune.environment.project_files import init_project
 from hf_finetune.metric_info import FIGURES
-from hf_finetune.project_files import init_project
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "understanding.md").read_text(encoding="utf-8")

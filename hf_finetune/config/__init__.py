@@ -19,17 +19,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_finetune.config.checks import cross_check
-from hf_finetune.config.document import COMMAND_LINE, Place, RunDocument, shown
 from hf_finetune.config.dump import as_dict, dump_yaml
-from hf_finetune.config.overrides import apply_overrides, run_file_of
 from hf_finetune.config.paths import expand_user
-from hf_finetune.config.recipes import SHIPPED_RECIPES
-from hf_finetune.config.retired import translate_retired_names
-from hf_finetune.config.run_file import check_sections
-from hf_finetune.config.sections import RecipeName, Run, Section
-from hf_finetune.config.suggestions import did_you_mean
-from hf_finetune.config.yaml_lines import read_document
-from hf_finetune.errors import ConfigError
+from hf_finetune.config.reading.deprecated import translate_retired_names
+from hf_finetune.config.reading.document import COMMAND_LINE, Place, RunDocument, shown
+from hf_finetune.config.reading.overrides import apply_overrides, run_file_of
+from hf_finetune.config.reading.yaml_reader import read_document
+from hf_finetune.config.sections import SHIPPED_RECIPES, RecipeName, Run, Section
+from hf_finetune.config.validation.run_file import check_sections
+from hf_finetune.errors import ConfigError, did_you_mean
 
 __all__ = ["as_dict", "dump_yaml", "load_run", "read_recipe_name", "run_of"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from hf_finetune.config.reading.yaml_reader import parse_plain
 from hf_finetune.config.sections import Run
-from hf_finetune.config.yaml_lines import parse_plain
 
 
 def as_dict(run: Run) -> dict[str, Any]:

@@ -280,3 +280,6 @@ class Run(Section):
     card: CardSection = CardSection()
     hub: HubSection | None = None
     output_dir: Name
+
+
+SHIPPED_RECIPES: tuple[RecipeName, ...] = ("continued_pretraining", "classification", "sft", "lora", "score")

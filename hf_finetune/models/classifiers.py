@@ -10,30 +10,25 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from hf_finetune.config.sections import LastBlocks, ModelSection
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.models.adapter_files import is_adapter
-from hf_finetune.models.generation_settings import check_savable
-from hf_finetune.models.heads import (
+from hf_finetune.label_set import Labels
+from hf_finetune.models.classification_head import (
     blocks_of,
-    classification_head,
     freeze_unused,
     head_modules,
-    is_classifier,
     labelled,
     new_weights,
     redraw,
     remember_new,
     sequence_classifier,
 )
+from hf_finetune.models.generation_config import check_savable
 from hf_finetune.models.loading import (
     attention_for,
     keep_quantized_weights,
@@ -41,13 +36,10 @@ from hf_finetune.models.loading import (
     log_parameters,
     quantization_for,
     quiet_loading,
-    refuse_base,
 )
-from hf_finetune.models.tokenizers import check_fits, load_tokenizer
-
-__all__ = ["choose_trained", "classification_head", "load_classifier", "load_for_prediction"]
 
 logger = logging.getLogger(__name__)
+
 
 NAMES_SHOWN = 10
 
@@ -84,40 +76,6 @@ def load_classifier(
     keep_quantized_weights(loaded)
     log_parameters(loaded)
     return loaded
-
-
-def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a trained classifier, folder or Hub id, in evaluation mode, and its tokenizer.
-
-    An adapter is loaded over its base, as a `PeftModel`; `base` is the base's folder or Hub id if it has moved. Raises
-    `ModelError` for anything but a classifier: transformers would give a language model a random head.
-    """
-    if is_adapter(path):
-        from hf_finetune.models.adapter_loading import base_model, load_adapter  # not needed for a whole model
-
-        adapted: Any
-        adapted, tokenizer = load_adapter(path, base)
-        if not is_classifier(base_model(adapted)):
-            raise _no_classifier(path, "the adapter of a language model")
-        return adapted, tokenizer
-    refuse_base(path, base)
-    model = ModelSection(path=path)
-    sequence_classifier(load_or_refuse(AutoConfig, model), path)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    with quiet_loading():
-        loaded, info = load_or_refuse(
-            AutoModelForSequenceClassification,
-            model,
-            device_map=device,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if missing:
-        raise _no_classifier(path, f"a model without {_format_names(missing)}")
-    tokenizer = load_tokenizer(model, needs_end=False)
-    check_fits(tokenizer, loaded.config)
-    return loaded.eval(), tokenizer
 
 
 def choose_trained(model: PreTrainedModel, train_only: Literal["all", "head"] | LastBlocks) -> None:
@@ -224,11 +182,6 @@ def _find_last_blocks(model: PreTrainedModel, number: int) -> list[nn.Module]:
         and not isinstance(layer, nn.Embedding)  # relative positions, which all blocks read
     ]
     return [*(part for block in blocks[-number:] for part in block), *after]
-
-
-def _no_classifier(path: str, what: str) -> ModelError:
-    remedy = "name a folder that recipes/classification.py has written, or a classifier of the Hub"
-    return ModelError(Problem(f"is no text classifier but {what}", remedy, path=path))
 
 
 def _format_labels(names: tuple[str, ...]) -> str:

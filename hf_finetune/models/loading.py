@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,24 +18,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_finetune.config.sections import DataSection, ModelSection
-from hf_finetune.errors import ConfigError, ModelError, NonFiniteError, Problem
-from hf_finetune.models.adapter_files import base_of, is_adapter
-from hf_finetune.models.foreign import check_folder, folder_of
-from hf_finetune.models.generation_settings import check_generation_file, check_savable, settle_generation
-from hf_finetune.models.heads import auto_class_of
+from hf_finetune.config.sections import ModelSection
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.files.adapter import base_of, is_adapter
+from hf_finetune.models.files.locate import refuse_pickles, weight_files
+from hf_finetune.models.files.untrusted import check_folder, folder_of
+from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.presets import scratch_config
-from hf_finetune.models.stored import refuse_pickles, weight_files
-from hf_finetune.models.tokenizers import check_fits, effective_max_length, load_tokenizer
+from hf_finetune.models.scratch_presets import scratch_config
+from hf_finetune.models.tokenizers import check_fits
 from hf_finetune.shell import shell_path
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    pass
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_BLOCK_SIZE = 1_024
+
 # On a CPU under bf16, PyTorch's flash kernel is slower than eager attention up to this length: by a third of a step at
 # 64 tokens, by a fifth at 256. In float32 they are equal at 64 tokens, and flash is faster from 256 on.
 LONGEST_EAGER_BLOCK = 256
@@ -60,25 +57,6 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
     config: PreTrainedConfig = load_or_refuse(AutoConfig, model)
     check_fits(tokenizer, config)
     return config
-
-
-def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens per block: `data.block_size`, by default the most that model and tokenizer take, up to 1,024.
-
-    Raises `ConfigError` where the model takes fewer than `data.block_size`.
-    """
-    longest = effective_max_length(tokenizer, config)
-    if data.block_size is None:
-        return DEFAULT_BLOCK_SIZE if longest is None else min(longest, DEFAULT_BLOCK_SIZE)
-    if longest is not None and data.block_size > longest:
-        raise ConfigError(
-            Problem(
-                f"{data.block_size:,} tokens are longer than the {longest:,} that the model takes",
-                "set a smaller data.block_size (or, for model.scratch, a larger max_position_embeddings)",
-                key="data.block_size",
-            )
-        )
-    return data.block_size
 
 
 def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *, bf16: bool) -> PreTrainedModel:
@@ -145,94 +123,12 @@ def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig |
     )
 
 
-def load_for_generation(
-    path: str, *, base: str | None = None, revision: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a language model, folder or Hub id, in evaluation mode, and its tokenizer.
-
-    An adapter is loaded over its base, as a `PeftModel`, in the precision of its training; `base` is the base's folder
-    or Hub id if it has moved. `revision` applies to a full model of the Hub. Raises `ModelError` where there is no
-    such model, or it is a text classifier.
-    """
-    if is_adapter(path):
-        from hf_finetune.models.adapter_loading import load_adapter  # peft: only for an adapter
-
-        adapted: Any
-        adapted, tokenizer = load_adapter(path, base)  # a PeftModel generates as its base does
-        return adapted, tokenizer
-    refuse_base(path, base)
-    model = ModelSection(path=path, revision=revision)
-    tokenizer = load_tokenizer(model)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    config = load_or_refuse(AutoConfig, model)
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
-        remedy = "it can be asked with hf-finetune predict"
-        raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
-    loaded: PreTrainedModel = load_or_refuse(AutoModelForCausalLM, model, config=config, device_map=device)
-    check_fits(tokenizer, loaded.config)
-    return loaded.eval(), tokenizer
-
-
-def refuse_base(path: str, base: str | None) -> None:
-    """Raise `ModelError` where a base is named for a full model."""
-    if base is not None:
-        raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
-
-
 def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
     """Choose the attention implementation: the requested one, else the fastest for device, row length and precision."""
     if model.attn_implementation != "auto":
         return model.attn_implementation
     on_cpu = not torch.accelerator.is_available()
     return "eager" if on_cpu and bf16 and block <= LONGEST_EAGER_BLOCK else "sdpa"
-
-
-def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
-    """Reload the model in `folder` and compare its logits with the live ones. Raises `ModelError` where they differ."""
-    trained = probe(model)
-    attention = model.config._attn_implementation
-    reloaded = auto_class_of(model).from_pretrained(
-        folder, dtype=model.dtype, attn_implementation=attention, device_map=model.device
-    )
-    difference = (trained - probe(reloaded)).abs().max().item()
-    if not difference <= tolerance:
-        raise ModelError(
-            Problem(
-                f"the saved model's logits differ from the trained model's by {difference:.2e}",
-                f"at most {tolerance:.0e} was expected; the weights in the folder are not those that were trained",
-                path=str(folder),
-            )
-        )
-    logger.info("saved to %s, loaded again: largest logit difference %.1e", folder, difference)
-
-
-@torch.no_grad()
-def probe(model: PreTrainedModel | PeftModel) -> Tensor:
-    """Compute a model's logits, (2, 16, vocab) or (2, labels), for two fixed rows of random tokens.
-
-    The model stays in evaluation mode. Raises `NonFiniteError` where a logit is NaN or infinite.
-    """
-    # Accelerate 1.15 patches `forward` of a trained instance to round to the run's mixed precision, and TRL 1.16 to
-    # return no logits: `own_forward` calls the method of the class.
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
-    with own_forward(model):
-        logits: Tensor = model.eval()(input_ids).logits
-    if not logits.isfinite().all():
-        remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
-        raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy))
-    return logits
-
-
-@contextmanager
-def own_forward(*modules: torch.nn.Module) -> Iterator[None]:
-    """Undo, inside the `with`, what other libraries have patched in place of `forward` on these instances."""
-    patched = [(own, own.pop("forward")) for own in (module.__dict__ for module in modules) if "forward" in own]
-    try:
-        yield
-    finally:
-        for own, forward in patched:
-            own["forward"] = forward
 
 
 @contextmanager

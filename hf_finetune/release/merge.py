@@ -16,11 +16,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.folders import check_replaceable
-from hf_finetune.models.adapter_files import BaseRecord, adapter_folder
-from hf_finetune.models.adapter_loading import (
+from hf_finetune.label_set import Labels
+from hf_finetune.models.adapters.loading import (
     adapter_record,
     base_model,
     is_quantized,
@@ -29,11 +28,12 @@ from hf_finetune.models.adapter_loading import (
     put_adapter_on,
     quiet,
 )
-from hf_finetune.models.decisions import DECISION
-from hf_finetune.models.generation_settings import settle_generation
-from hf_finetune.models.heads import auto_class_of, is_classifier, labels_of
-from hf_finetune.models.tokenizers import effective_max_length, stop_after_turns
-from hf_finetune.release.held_out import HeldOutRow, held_out_rows
+from hf_finetune.models.classification_head import auto_class_of, is_classifier, labels_of
+from hf_finetune.models.decision import DECISION
+from hf_finetune.models.files.adapter import BaseRecord, adapter_folder
+from hf_finetune.models.generation_config import settle_generation, stop_after_turns
+from hf_finetune.models.lengths import effective_max_length
+from hf_finetune.release.comparison_rows import HeldOutRow, held_out_rows
 from hf_finetune.reporting.card import write_card
 
 logger = logging.getLogger(__name__)

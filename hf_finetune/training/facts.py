@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.shell import shell_line
-from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.callbacks.log_lines import LogLines
 
 # Set by `hf-finetune train` to the accelerate configuration it uses; `accelerate launch` 1.15 passes it to nobody.
 CONFIG_FILE = "HF_FINETUNE_CONFIG_FILE"

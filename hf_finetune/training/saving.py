@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import Trainer
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.adapter_files import is_adapter
-from hf_finetune.models.decisions import DECISION, Decision, write_decision
-from hf_finetune.models.heads import classification_head, fold_decision
-from hf_finetune.models.loading import probe, verify_saved
+from hf_finetune.models.classification_head import classification_head, fold_decision
+from hf_finetune.models.decision import DECISION, Decision, write_decision
+from hf_finetune.models.files.adapter import is_adapter
+from hf_finetune.models.verification import probe, verify_saved
 
 # Relative to the largest logit, in float32; weights of lower precision have been rounded once more each.
 FOLDING_TOLERANCE = 1e-5
@@ -35,7 +35,7 @@ def save_verified(trainer: Trainer) -> None:
         (folder / DECISION).unlink(missing_ok=True)  # of an earlier run
         model = trainer.accelerator.unwrap_model(trainer.model)
         if is_adapter(folder):
-            from hf_finetune.models.adapters import save_adapter, verify_adapter  # peft: only for an adapter
+            from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
 
             (folder / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
             save_adapter(model, folder)

@@ -11,8 +11,8 @@ from run_files import VALID
 
 import hf_finetune.config.checks as checks
 from hf_finetune.config import load_run
-from hf_finetune.config.hardware import Hardware
 from hf_finetune.config.sections import Run
+from hf_finetune.environment.hardware import Hardware
 from hf_finetune.errors import ConfigError, Problem
 
 

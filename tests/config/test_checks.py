@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from run_files import VALID
 
 import hf_finetune.config.checks as checks
-import hf_finetune.config.checks_machine as checks_machine
-from hf_finetune.config.hardware import Hardware
+import hf_finetune.config.checks.machine as checks_machine
+from hf_finetune.environment.hardware import Hardware
 
 VALIDATION = "data.validation=validation.jsonl"
 BEST = "train={eval_strategy: steps, load_best_model_at_end: true}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from run_files import VALID, VALID_CLASSIFICATION, VALID_LORA, VALID_SFT
 
-import hf_finetune.config.checks_machine as checks_machine
+import hf_finetune.config.checks.machine as checks_machine
 from hf_finetune.config import dump_yaml, read_recipe_name
-from hf_finetune.config.checks_classification import LABELLED_FORMATS
+from hf_finetune.config.checks.classification import LABELLED_FORMATS
 from hf_finetune.config.sections import LastBlocks
-from hf_finetune.data.formats import FORMATS, LABELLED_INPUT_OUTPUT, NUMBERS, NUMBERS_INPUT_OUTPUT
+from hf_finetune.data.reading.formats import FORMATS, LABELLED_INPUT_OUTPUT, NUMBERS, NUMBERS_INPUT_OUTPUT
 
 SPLIT = "data.validation_fraction=0.2"
 SCRATCH = "model={scratch: {preset: nano}, tokenizer: {train: {kind: bpe, vocab_size: 300}}}"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_files import VALID
 
-from hf_finetune.config.checks_hub import license_problem, repo_id_problem
+from hf_finetune.config.checks.hub import license_problem, repo_id_problem
 
 LICENSED = VALID + "card: {license: mit}\n"
 TOKEN = "hf_" + "aB3dE6gH9j" * 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from run_files import VALID, VALID_CLASSIFICATION, VALID_LORA, VALID_SFT
 
-from hf_finetune.config.checks_metric import OTHER_NAMES, best_model_settings
+from hf_finetune.config.checks.metric import OTHER_NAMES, best_model_settings
 from hf_finetune.metric_info import FIGURES, OF_LABELS, OF_NUMBERS, OF_TOKENS
-from hf_finetune.training.settings import training_arguments
+from hf_finetune.training.arguments import training_arguments
 
 SPLIT = "data.validation=validation.jsonl"
 EACH = "train={eval_strategy: steps, save_strategy: steps, load_best_model_at_end: true}"

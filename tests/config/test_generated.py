@@ -11,10 +11,9 @@ import yaml
 from run_files import VALID
 
 import hf_finetune.config
-from hf_finetune.config.generate import as_json, stack_table
-from hf_finetune.config.schema import SCHEMA_FILE, run_schema
 from hf_finetune.config.sections import Run
-from hf_finetune.config.stack_settings import TABLE_FILE, load_table, train_model
+from hf_finetune.config.validation.generate import SCHEMA_FILE, as_json, run_schema, stack_table
+from hf_finetune.config.validation.hf_settings import TABLE_FILE, load_table, train_model
 
 FOLDER = Path(hf_finetune.config.__file__).parent
 AGAIN = "run `python -m hf_finetune.config.generate` and read the difference"

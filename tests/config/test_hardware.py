@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from hf_finetune.config import hardware
-from hf_finetune.config.hardware import Hardware, detect_hardware, trains_on
+from hf_finetune.environment import hardware
+from hf_finetune.environment.hardware import Hardware, detect_hardware, trains_on
 
 
 class FakeDriver:

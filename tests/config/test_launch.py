@@ -10,14 +10,14 @@ import yaml
 from run_files import VALID
 
 import hf_finetune.config.checks as checks
-from hf_finetune.config.checks_launch import (
+from hf_finetune.config.checks.launch import (
     check_launch_file,
     check_visible,
     gpus_of_file,
     gpus_of_launch,
     read_launch_file,
 )
-from hf_finetune.config.hardware import Hardware, detect_hardware
+from hf_finetune.environment.hardware import Hardware, detect_hardware
 from hf_finetune.errors import ConfigError
 
 NO_GPU, ONE_GPU, TWO_GPUS = Hardware("cpu"), Hardware("cuda", ((9, 0),)), Hardware("cuda", ((9, 0),) * 2)

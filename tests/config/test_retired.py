@@ -5,9 +5,9 @@ import logging
 import pytest
 from run_files import VALID
 
-from hf_finetune.config.document import Place, RunDocument
-from hf_finetune.config.retired import REFUSED, RENAMED, SET_BY_RECIPE, SFT_RENAMED, translate_retired_names
-from hf_finetune.config.stack_settings import load_table, lora_model, train_model
+from hf_finetune.config.reading.deprecated import REFUSED, RENAMED, SET_BY_RECIPE, SFT_RENAMED, translate_retired_names
+from hf_finetune.config.reading.document import Place, RunDocument
+from hf_finetune.config.validation.hf_settings import load_table, lora_model, train_model
 
 
 @pytest.mark.parametrize(

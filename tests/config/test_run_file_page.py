@@ -9,9 +9,9 @@ import pytest
 import yaml
 from run_files import VALID
 
-from hf_finetune.config.retired import RENAMED, SFT_RENAMED, SFT_SAID_ELSEWHERE, TEXT_RENAMED
-from hf_finetune.config.run_file import section_keys
-from hf_finetune.config.stack_settings import load_table
+from hf_finetune.config.reading.deprecated import RENAMED, SFT_RENAMED, SFT_SAID_ELSEWHERE, TEXT_RENAMED
+from hf_finetune.config.validation.hf_settings import load_table
+from hf_finetune.config.validation.run_file import section_keys
 
 MISTAKEN = """\
 recipe: continued_pretraining

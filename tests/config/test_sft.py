@@ -8,13 +8,13 @@ import pytest
 from run_files import VALID, VALID_LORA, VALID_SFT
 
 import hf_finetune.config.checks as checks
-import hf_finetune.config.checks_machine as checks_machine
+import hf_finetune.config.checks.machine as checks_machine
 from hf_finetune.config import dump_yaml, read_recipe_name
 from hf_finetune.config.checks import CONVERSATION_FORMATS, DOCUMENT_FORMATS
-from hf_finetune.config.checks_paths import OUR_TEMPLATES
-from hf_finetune.config.hardware import Hardware
-from hf_finetune.config.retired import REFUSED, SFT_SAID_ELSEWHERE, SFT_VALUES
-from hf_finetune.config.stack_settings import load_table, train_model
+from hf_finetune.config.checks.paths import OUR_TEMPLATES
+from hf_finetune.config.reading.deprecated import REFUSED, SFT_SAID_ELSEWHERE, SFT_VALUES
+from hf_finetune.config.validation.hf_settings import load_table, train_model
+from hf_finetune.environment.hardware import Hardware
 
 
 @pytest.fixture(params=[VALID_SFT, VALID_LORA], ids=["sft", "lora"])
@@ -201,8 +201,8 @@ def test_a_template_file_in_the_home_folder_is_found_there(load, workspace):
 
 
 def test_the_formats_and_templates_that_are_offered_are_those_that_are_read():
-    from hf_finetune.data.chat import OURS
-    from hf_finetune.data.formats import FORMATS
+    from hf_finetune.chat.template import OURS
+    from hf_finetune.data.reading.formats import FORMATS
 
     kinds = {name: each.becomes for name, each in FORMATS.items()}
     assert {name for name, kind in kinds.items() if kind == "document"} == set(DOCUMENT_FORMATS)

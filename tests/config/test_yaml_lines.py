@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_finetune.config.yaml_lines import MAX_BYTES, parse_plain, read_document
+from hf_finetune.config.reading.yaml_reader import MAX_BYTES, parse_plain, read_document
 from hf_finetune.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.assignment import seeded_order, split_rows, weighted_rows
+from hf_finetune.data.splitting.assignment import seeded_order, split_rows, weighted_rows
 
 FRACTIONS = {"validation": 0.1, "test": 0.2}
 

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hf_finetune.data.batches import RowCollator, TextCollator, without_row_index
-from hf_finetune.data.bins import pack_rows
+from hf_finetune.data.tokenization.collators import RowCollator, TextCollator, without_row_index
+from hf_finetune.data.tokenization.packing import pack_rows
 
 PAD = 0
 BLOCK = 24

@@ -9,8 +9,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.bins import best_fit, pack_rows
-from hf_finetune.data.packing import IGNORE_INDEX
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.packing import best_fit, pack_rows
 
 BLOCK = 16
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 from chat_families import FAMILIES, Family, tokenizer_of
 
-from hf_finetune.data.chat import encode_prompt, prepared, training_template
-from hf_finetune.data.control_tokens import control_tokens
-from hf_finetune.data.conversations import _token_ranges
-from hf_finetune.data.turns import trained_spans
+from hf_finetune.chat.assistant_mask import trained_spans
+from hf_finetune.chat.special_tokens import control_tokens
+from hf_finetune.chat.template import encode_prompt, prepared, training_template
+from hf_finetune.data.tokenization.conversations import _token_ranges
 
 # `CONVERSATIONS=5000` for the long run.
 CONVERSATIONS = int(os.environ.get("CONVERSATIONS", "400"))

@@ -8,12 +8,12 @@ import pytest
 from chat_families import FAMILIES, tokenizer_of
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.assistant_mask import ChatProblem, Renderer, message_span, trained_spans
+from hf_finetune.chat.special_tokens import MARK, control_tokens
+from hf_finetune.chat.template import encode_prompt, end_token_ids, load_chat_template, prepared
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.chat import encode_prompt, end_token_ids, load_chat_template, prepared
-from hf_finetune.data.control_tokens import MARK, control_tokens
-from hf_finetune.data.turns import ChatProblem, Renderer, message_span, trained_spans
 from hf_finetune.errors import ConfigError, DataError, ModelError
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"

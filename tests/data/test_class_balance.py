@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from hf_finetune.data.class_balance import balanced_rows, class_weights
-from hf_finetune.data.labels import Labels
+from hf_finetune.data.labels.balance import balanced_rows, class_weights
 from hf_finetune.errors import ConfigError
+from hf_finetune.label_set import Labels
 
 NUMBER = Labels(("value",), "number")
 

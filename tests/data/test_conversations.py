@@ -8,12 +8,12 @@ import logging
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.chat import load_chat_template
-from hf_finetune.data.conversations import tokenize_splits
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.tokenization.conversations import tokenize_splits
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 
 def letters() -> PreTrainedTokenizerFast:

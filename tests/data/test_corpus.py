@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data import corpus
-from hf_finetune.data.corpus import KINDS, write_corpus
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.corpora import standard_library as corpus
+from hf_finetune.data.corpora.standard_library import KINDS, write_corpus
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import CannotWriteError, ConfigError, EnvironmentProblem
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))

@@ -7,14 +7,14 @@ from collections import Counter
 
 import pytest
 
+from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config.sections import DataSection, RowFormatName
-from hf_finetune.data.chat import load_chat_template
-from hf_finetune.data.conversations import tokenize_splits
-from hf_finetune.data.formats import FORMATS
-from hf_finetune.data.labels import freeze_labels
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.reading.formats import FORMATS
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.tokenization.conversations import tokenize_splits
 from hf_finetune.errors import DataError
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 BLOCK = re.compile(r"^```(jsonl|text)(?: (\w+))?((?: \w+=\w+)*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLASSES = {

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from hf_finetune.data import reader
-from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.formats import FORMATS
-from hf_finetune.data.label_rules import LabelRule
-from hf_finetune.data.reader import Tally
+from hf_finetune.data.reading import reader
+from hf_finetune.data.reading.formats import FORMATS
+from hf_finetune.data.reading.label_checks import LabelRule
+from hf_finetune.data.reading.reader import Tally
+from hf_finetune.data.reading.row_decoder import RowDecoder
 
 LIMIT = 1024 * 1024
 

@@ -8,11 +8,11 @@ import pytest
 from datasets import Dataset, List, Value
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.decoder_choice import choose_format
-from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.formats import FORMATS, chat_messages, chat_tools, features_of
-from hf_finetune.data.splits import load_splits
-from hf_finetune.data.strict_json import BadLine
+from hf_finetune.data.reading.format_detection import choose_format
+from hf_finetune.data.reading.formats import FORMATS, chat_messages, chat_tools, features_of
+from hf_finetune.data.reading.json_line import BadLine
+from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 
 

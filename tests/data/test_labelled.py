@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.labelled import balance_classes, padded_width, tokenize_labelled
-from hf_finetune.data.labels import freeze_labels
-from hf_finetune.data.splits import load_splits
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.tokenization.labelled import balance_classes, padded_width, tokenize_labelled
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 TRAIN = [
     {"text": "aaa", "label": "x"},

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.label_checks import _folded
-from hf_finetune.data.labels import Labels, freeze_labels
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.labels.checks import _folded
+from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
+from hf_finetune.label_set import Labels
 
 
 @pytest.fixture(autouse=True)

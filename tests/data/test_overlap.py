@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-import hf_finetune.data.overlap as overlap_module
+import hf_finetune.data.splitting.overlap as overlap_module
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.formats import features_of
-from hf_finetune.data.overlap import RUN, find_overlap
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.reading.formats import features_of
+from hf_finetune.data.splitting.overlap import RUN, find_overlap
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 
 

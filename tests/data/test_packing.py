@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.data.packing import IGNORE_INDEX, collate_blocks, pack_documents, pack_splits
-from hf_finetune.data.tokenization import encode_documents
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX, collate_blocks, pack_documents, pack_splits
+from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import DataError
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
 from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 TOKENIZER = train_tokenizer("char", ["abcdefgh <|eos|>"], None)
 

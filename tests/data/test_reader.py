@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.formats import FORMATS, TextRow
-from hf_finetune.data.reader import Tally, first_row, line_problems, read_jsonl, read_text
+from hf_finetune.data.reading.formats import FORMATS
+from hf_finetune.data.reading.reader import Tally, first_row, line_problems, read_jsonl, read_text
+from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_types import TextRow
 from hf_finetune.errors import DataError
 
 LIMIT = 16 * 1024 * 1024

@@ -16,11 +16,12 @@ from jinja2 import Template
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
 from transformers.utils import chat_template_utils
 
+from hf_finetune.chat import sandbox as rendering
+from hf_finetune.chat import watchdog as overtime
+from hf_finetune.chat.assistant_mask import Renderer
+from hf_finetune.chat.template import encode_prompt, load_chat_template
+from hf_finetune.chat.watchdog import Overtime, TooLarge, TooLong, run_watched
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data import overtime, rendering
-from hf_finetune.data.chat import encode_prompt, load_chat_template
-from hf_finetune.data.overtime import Overtime, TooLarge, TooLong, run_watched
-from hf_finetune.data.turns import Renderer
 from hf_finetune.errors import ModelError
 
 TOKENIZER = talking_tokenizer()

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from hf_finetune.config.sections import Source
-from hf_finetune.data.sources import resolve_sources
+from hf_finetune.data.reading.sources import resolve_sources
 from hf_finetune.errors import DataError
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-import hf_finetune.data.arrow as arrow
+import hf_finetune.data.reading.arrow as arrow
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import CannotWriteError, DataError
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hf_finetune.data.tokenization import encode_documents, encode_texts, separate_pairs
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.data.tokenization.text import encode_documents, encode_texts, separate_pairs
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 
 def unigram() -> PreTrainedTokenizerFast:

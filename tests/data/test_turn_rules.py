@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 
 SECRET = "swordfish"

@@ -14,10 +14,10 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-from hf_finetune.data.batches import TextCollator
-from hf_finetune.data.labels import Labels
-from hf_finetune.evaluation.classification import Outputs, classification_metrics, predict_split, score_split
-from hf_finetune.training.classification_trainer import ClassificationLoss, ClassificationTrainer
+from hf_finetune.data.tokenization.collators import TextCollator
+from hf_finetune.evaluation.classification.metrics import Outputs, classification_metrics, predict_split, score_split
+from hf_finetune.label_set import Labels
+from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
 
 TOPICS = Labels(("art", "law", "sport"), "single", ("art", "law", "sport"))
 TAGS = Labels(("art", "law", "sport"), "multi", ("art", "law", "sport"))

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from hf_finetune.models.decisions import Decision, write_decision
+from hf_finetune.models.decision import Decision, write_decision
 
 transformers.utils.logging.disable_progress_bar()
 

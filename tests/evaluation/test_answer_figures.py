@@ -11,14 +11,14 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.evaluation.answer_figures import (
+from hf_finetune.evaluation.language_modeling.answers import (
     Answer,
     answer_figures,
     answer_statistic,
     bleu_of_sums,
     chrf_of_sums,
 )
-from hf_finetune.evaluation.bootstrap import bootstrap_intervals
+from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
 
 OWN = {"answer_tokens", "repetition", "refusal_rate", "stop_rate"}
 COMPARED = {"exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"}

@@ -16,16 +16,16 @@ from transformers import GenerationConfig, Trainer, TrainerControl, TrainerState
 from trl.trainer.utils import add_fused_lm_head
 from tuned_adapters import adapter_on, save, saved_base, train
 
+from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, EvalSection
-from hf_finetune.data.chat import encode_prompt, load_chat_template
 from hf_finetune.errors import ConfigError, DataError, ModelError
-from hf_finetune.evaluation.comparison import base_of_run, before_and_after
-from hf_finetune.evaluation.display import printable, side_by_side
-from hf_finetune.evaluation.generation import answer, answer_prompts, continue_prompts, respond
-from hf_finetune.evaluation.sampling import SamplePrompts
-from hf_finetune.evaluation.streaming import TextPieces, text_after
-from hf_finetune.models.loading import load_for_generation
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.evaluation.generation.display import printable, side_by_side
+from hf_finetune.evaluation.generation.prompts import answer, answer_prompts, continue_prompts, respond
+from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
+from hf_finetune.evaluation.generation.streaming import TextPieces, text_after
+from hf_finetune.models.base_and_tuned import base_of_run, before_and_after
+from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 TOKENIZER = talking_tokenizer()
 SAYS_ABC = {"\n": "a", "a": "b", "b": "c"}

@@ -10,10 +10,11 @@ import pytest
 import sklearn.metrics as sk
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.labels import Labels, freeze_labels
-from hf_finetune.data.splits import load_splits
-from hf_finetune.evaluation import baselines
-from hf_finetune.evaluation.baselines import add_baselines, baseline_scores
+from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.evaluation.classification import baselines
+from hf_finetune.evaluation.classification.baselines import add_baselines, baseline_scores
+from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import OF_LABELS
 
 SPAM = Labels(("ham", "spam"), "single", ("ham", "spam"))

@@ -26,13 +26,13 @@ from transformers.models.bloom import BloomForCausalLM
 from tuned_adapters import TOKENIZER as ADAPTED
 from tuned_adapters import adapter_on, saved_base, train
 
+from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import EvalSection, ScratchSection
-from hf_finetune.data.chat import encode_prompt
 from hf_finetune.errors import ModelError
-from hf_finetune.evaluation.batched import generate_batched
-from hf_finetune.evaluation.generation import answer
-from hf_finetune.models.presets import scratch_config
+from hf_finetune.evaluation.generation.batch import generate_batched
+from hf_finetune.evaluation.generation.prompts import answer
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM
+from hf_finetune.models.scratch_presets import scratch_config
 
 TOKENIZER = talking_tokenizer()
 SIZE = len(TOKENIZER)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from hf_finetune.data.labels import Labels
-from hf_finetune.evaluation import bootstrap as our_module
-from hf_finetune.evaluation.bootstrap import affordable_resamples, bootstrap_intervals
-from hf_finetune.evaluation.classification import label_figures, number_figures
-from hf_finetune.evaluation.resampled import label_statistic, number_statistic
-from hf_finetune.models.decisions import Decision
+from hf_finetune.evaluation.classification.metrics import label_figures, number_figures
+from hf_finetune.evaluation.classification.statistics import label_statistic, number_statistic
+from hf_finetune.evaluation.statistics import bootstrap as our_module
+from hf_finetune.evaluation.statistics.bootstrap import affordable_resamples, bootstrap_intervals
+from hf_finetune.label_set import Labels
+from hf_finetune.models.decision import Decision
 
 
 def split_of(kind, rows, labels, seed):

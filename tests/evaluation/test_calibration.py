@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.data.labels import Labels
-from hf_finetune.evaluation import thresholds
-from hf_finetune.evaluation.calibration import (
+from hf_finetune.evaluation.classification import thresholds
+from hf_finetune.evaluation.classification.calibration import (
     cautious_log_loss,
     fit_decision,
     fit_temperature,
     metric_of,
     tune_thresholds,
 )
-from hf_finetune.evaluation.classification import Outputs, score_split
-from hf_finetune.models.decisions import Decision
+from hf_finetune.evaluation.classification.metrics import Outputs, score_split
+from hf_finetune.label_set import Labels
+from hf_finetune.models.decision import Decision
 
 METRICS = ["accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews_correlation"]
 every_metric = pytest.mark.parametrize("metric", METRICS)

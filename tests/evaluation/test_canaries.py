@@ -11,10 +11,7 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data import formats
-from hf_finetune.data.splits import load_splits
-from hf_finetune.errors import ConfigError, DataError
-from hf_finetune.evaluation.canaries import (
+from hf_finetune.data.corpora.canaries import (
     FORMATS,
     Canary,
     planted_canaries,
@@ -22,6 +19,9 @@ from hf_finetune.evaluation.canaries import (
     read_canaries,
     write_canaries,
 )
+from hf_finetune.data.reading import formats
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("row_format", FORMATS)

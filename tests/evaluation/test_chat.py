@@ -10,15 +10,15 @@ import pytest
 from chat_models import parrot, talking_tokenizer
 from models.scratch_models import tiny_model
 
+from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import DataSection, EvalSection
-from hf_finetune.data.chat import encode_prompt
-from hf_finetune.data.formats import chat_messages
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.reading.formats import chat_messages
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.evaluation import chat as chat_module
-from hf_finetune.evaluation.chat import HELP, Chat, Screen, run_chat
-from hf_finetune.evaluation.generation import answer
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.evaluation.generation import chat_session as chat_module
+from hf_finetune.evaluation.generation.chat_session import HELP, Chat, Screen, run_chat
+from hf_finetune.evaluation.generation.prompts import answer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 TOKENIZER = talking_tokenizer()
 SAYS_ABC = {"\n": "a", "a": "b", "b": "c"}

@@ -17,17 +17,17 @@ import transformers
 from label_runs import NUMBER, TAGS, TOPICS, evaluated, tiny_bert, trainer_of, uneven_rows
 from transformers import EvalPrediction
 
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import NonFiniteError
-from hf_finetune.evaluation.classification import (
+from hf_finetune.evaluation.classification.metrics import (
     Outputs,
     classification_metrics,
     mean_log_loss,
     predict_split,
     score_split,
 )
+from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import OF_LABELS
-from hf_finetune.models.decisions import Decision
+from hf_finetune.models.decision import Decision
 
 EVERY = (TOPICS, TAGS, NUMBER)
 every_kind = pytest.mark.parametrize("labels", EVERY, ids=lambda labels: labels.kind)

@@ -7,9 +7,9 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaCon
 
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.errors import ModelError
-from hf_finetune.evaluation import generation
-from hf_finetune.evaluation.generation import check_prompts, continue_prompts
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.evaluation.generation import prompts as generation
+from hf_finetune.evaluation.generation.prompts import check_prompts, continue_prompts
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 CHAR = train_tokenizer("char", ["abcdefghij \n"])
 POSITIONS = 32

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.scratch_models import tiny_model, token_ids
 
-from hf_finetune.evaluation.bootstrap import bootstrap_intervals
-from hf_finetune.evaluation.language_figures import language_figures, language_statistic
-from hf_finetune.evaluation.language_modeling import reduce_logits
+from hf_finetune.evaluation.language_modeling.metrics import language_figures, language_statistic
+from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
+from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
 
 NAMES = ["loss", "perplexity", "word_perplexity", "token_accuracy", "bits_per_byte"]
 

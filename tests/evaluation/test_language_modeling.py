@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from hf_finetune.evaluation import language_modeling
-from hf_finetune.evaluation.language_modeling import language_model_metrics, reduce_logits
+from hf_finetune.evaluation.language_modeling import trainer_metrics as language_modeling
+from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics, reduce_logits
 
 
 def random_batch(batch, length, vocab, seed=0, dtype=torch.float64):

@@ -13,20 +13,20 @@ from models.scratch_models import tiny_model, token_ids
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
+from hf_finetune.chat.template import load_chat_template, training_template
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.chat import load_chat_template, training_template
+from hf_finetune.data.corpora.canaries import Canary, planted_canaries
 from hf_finetune.errors import ModelError
-from hf_finetune.evaluation import memorisation
-from hf_finetune.evaluation.canaries import Canary, planted_canaries
-from hf_finetune.evaluation.memorisation import (
+from hf_finetune.evaluation.generation.session import set_eval_mode
+from hf_finetune.evaluation.probes import memorization as memorisation
+from hf_finetune.evaluation.probes.memorization import (
     UNSEEN_BITS,
     exposure,
     memorisation_words,
     verbatim_share,
     wilson_interval,
 )
-from hf_finetune.evaluation.speaking import set_eval_mode
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,:?\n0123456789"
 

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import DataSection, EvalSection
-from hf_finetune.data.labels import Labels, freeze_labels
-from hf_finetune.data.splits import load_splits
-from hf_finetune.evaluation.classification import Outputs
-from hf_finetune.evaluation.mistakes import Mistake, mistake_lines, show_mistakes, worst_mistakes
-from hf_finetune.models.decisions import Decision
+from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.evaluation.classification.metrics import Outputs
+from hf_finetune.evaluation.classification.mistakes import Mistake, mistake_lines, show_mistakes, worst_mistakes
+from hf_finetune.label_set import Labels
+from hf_finetune.models.decision import Decision
 
 SPAM = Labels(("ham", "spam"), "single", ("ham", "spam"))
 TAGS = Labels(("art", "law"), "multi", ("art", "law"))

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
-from hf_finetune.evaluation import pairing
-from hf_finetune.evaluation.language_figures import language_statistic
-from hf_finetune.evaluation.pairing import compare, corrected_p_values, forgetting, number
-from hf_finetune.evaluation.resampled import label_statistic
+from hf_finetune.evaluation.classification.statistics import label_statistic
+from hf_finetune.evaluation.language_modeling.metrics import language_statistic
+from hf_finetune.evaluation.statistics import paired_test as pairing
+from hf_finetune.evaluation.statistics.paired_test import compare, corrected_p_values, forgetting, number
 from hf_finetune.metric_info import FIGURES
 
 

@@ -21,13 +21,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, pipeline
 
 from hf_finetune.errors import ConfigError, DataError, ModelError, NonFiniteError
-from hf_finetune.evaluation import prediction_rows
-from hf_finetune.evaluation.prediction import PredictionFacts, PredictionOptions, predict_file
-from hf_finetune.evaluation.prediction_rows import added_fields, read_windows, with_fields
-from hf_finetune.models.adapter_loading import quiet
-from hf_finetune.models.decisions import Decision
-from hf_finetune.models.heads import classification_head
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.evaluation.prediction import rows as prediction_rows
+from hf_finetune.evaluation.prediction.predict import PredictionFacts, PredictionOptions, predict_file
+from hf_finetune.evaluation.prediction.rows import added_fields, read_windows, with_fields
+from hf_finetune.models.adapters.loading import quiet
+from hf_finetune.models.classification_head import classification_head
+from hf_finetune.models.decision import Decision
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 Rows = list[dict[str, Any]]
 
@@ -169,7 +169,7 @@ def test_neither_batches_nor_windows_change_an_answer_or_the_order(classifier, t
     lines = as_lines([{"id": number, "text": text} for number, text in enumerate(texts(300))])
     expected, _ = predict(classifier, lines, tmp_path)
     monkeypatch.setattr(prediction_rows, "WINDOW_ROWS", 7)
-    monkeypatch.setattr("hf_finetune.data.lines.CHUNK_BYTES", 200)
+    monkeypatch.setattr("hf_finetune.data.reading.lines.CHUNK_BYTES", 200)
     rows, _ = predict(classifier, lines, tmp_path, **options)
     assert [row["id"] for row in rows] == list(range(300))
     for row, same in zip(rows, expected, strict=True):
@@ -271,7 +271,7 @@ def test_with_a_prefix_both_are_kept(classifier, tmp_path):
 
 def test_such_a_row_far_down_is_a_bad_line_like_others(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_rows, "WINDOW_ROWS", 1)
-    monkeypatch.setattr("hf_finetune.data.lines.CHUNK_BYTES", 20)
+    monkeypatch.setattr("hf_finetune.data.reading.lines.CHUNK_BYTES", 20)
     rows, facts = predict(classifier, '{"text": "good"}\n{"text": "bad", "label": 1}\n{"text": "fine"}\n', tmp_path)
     assert [row["text"] for row in rows] == ["good", "fine"]
     assert facts.left_out == 1

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hf_finetune.errors import DataError
-from hf_finetune.evaluation.answer_figures import Answer, answer_statistic
-from hf_finetune.evaluation.language_figures import language_statistic
-from hf_finetune.evaluation.resampled import label_statistic
-from hf_finetune.evaluation.slices import field_values, slice_figures
+from hf_finetune.evaluation.classification.statistics import label_statistic
+from hf_finetune.evaluation.language_modeling.answers import Answer, answer_statistic
+from hf_finetune.evaluation.language_modeling.metrics import language_statistic
+from hf_finetune.evaluation.statistics.slices import field_values, slice_figures
 
 
 def labels_of(random, right):

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.evaluation.swaps import SWAPS, swap_effect, swap_words
+from hf_finetune.evaluation.probes.counterfactuals import SWAPS, swap_effect, swap_words
 
 LISTS = {
-    name: json.loads(files("hf_finetune.evaluation").joinpath("swap_lists", f"{name}.json").read_text("utf-8"))
+    name: json.loads(files("hf_finetune.evaluation.probes").joinpath("swap_lists", f"{name}.json").read_text("utf-8"))
     for name in SWAPS
 }
 
@@ -67,7 +67,8 @@ def test_the_run_file_names_exactly_the_shipped_lists():
     annotation = EvalSection.model_fields["swaps"].annotation
     assert get_args(get_args(annotation)[0]) == SWAPS
     shipped = {
-        each.name.removesuffix(".json") for each in files("hf_finetune.evaluation").joinpath("swap_lists").iterdir()
+        each.name.removesuffix(".json")
+        for each in files("hf_finetune.evaluation.probes").joinpath("swap_lists").iterdir()
     }
     assert shipped == set(SWAPS)
 

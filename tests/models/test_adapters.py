@@ -13,9 +13,11 @@ from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_b
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
-from hf_finetune.models.adapter_files import BASE_RECORD, base_of, fingerprint, is_adapter, portable, read_base_record
-from hf_finetune.models.adapters import attach_adapter, load_adapter, verify_adapter
+from hf_finetune.models.adapters.attach import attach_adapter, verify_adapter
+from hf_finetune.models.adapters.loading import load_adapter
+from hf_finetune.models.files.adapter import BASE_RECORD, base_of, fingerprint, is_adapter, read_base_record
 from hf_finetune.models.loading import load_causal_lm
+from hf_finetune.privacy import portable
 
 # All that a run file may ask for and that changes what is saved.
 SETTINGS = {

@@ -24,9 +24,10 @@ from tuned_classifiers import (
 )
 
 from hf_finetune.errors import ConfigError, ModelError
-from hf_finetune.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, read_base_record
-from hf_finetune.models.adapters import load_adapter, verify_adapter
-from hf_finetune.models.heads import PEFT_PREFIX, classification_head, is_classifier
+from hf_finetune.models.adapters.attach import verify_adapter
+from hf_finetune.models.adapters.loading import load_adapter
+from hf_finetune.models.classification_head import PEFT_PREFIX, classification_head, is_classifier
+from hf_finetune.models.files.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, read_base_record
 
 SETTINGS = {
     "random": {"init_lora_weights": False},

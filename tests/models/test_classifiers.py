@@ -35,11 +35,13 @@ from tuned_classifiers import (
 )
 
 from hf_finetune.config.sections import LastBlocks, ModelSection, ScratchSection
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import ConfigError, ModelError
-from hf_finetune.models.classifiers import choose_trained, classification_head, load_classifier, load_for_prediction
-from hf_finetune.models.heads import blocks_of, head_modules, is_classifier
-from hf_finetune.models.loading import load_config, load_for_generation, verify_saved
+from hf_finetune.label_set import Labels
+from hf_finetune.models.classification_head import blocks_of, classification_head, head_modules, is_classifier
+from hf_finetune.models.classifiers import choose_trained, load_classifier
+from hf_finetune.models.loading import load_config
+from hf_finetune.models.saved import load_for_generation, load_for_prediction
+from hf_finetune.models.verification import verify_saved
 
 
 @pytest.fixture(params=ARCHITECTURES)

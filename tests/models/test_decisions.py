@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit, softmax
 
 from hf_finetune.errors import ModelError
-from hf_finetune.models.decisions import DECISION, Decision, read_decision, write_decision
+from hf_finetune.models.decision import DECISION, Decision, read_decision, write_decision
 
 SEVERAL_TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 

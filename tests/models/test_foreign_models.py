@@ -20,9 +20,10 @@ from tuned_classifiers import SPAM, saved_backbone
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError
-from hf_finetune.models.adapter_loading import load_adapter
-from hf_finetune.models.classifiers import load_classifier, load_for_prediction
-from hf_finetune.models.loading import load_causal_lm, load_config, load_for_generation
+from hf_finetune.models.adapters.loading import load_adapter
+from hf_finetune.models.classifiers import load_classifier
+from hf_finetune.models.loading import load_causal_lm, load_config
+from hf_finetune.models.saved import load_for_generation, load_for_prediction
 from hf_finetune.models.tokenizers import load_tokenizer
 from hf_finetune.release.merge import merge_adapter
 

@@ -7,16 +7,11 @@ from tuned_adapters import adapter_on, logits_of, save, saved_base, train
 
 from hf_finetune.config.sections import DataSection, ModelSection, ScratchSection
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
-from hf_finetune.models.loading import (
-    attention_for,
-    block_size,
-    load_causal_lm,
-    load_config,
-    load_for_generation,
-    quantization_for,
-    verify_saved,
-)
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.lengths import block_size
+from hf_finetune.models.loading import attention_for, load_causal_lm, load_config, quantization_for
+from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.tokenizer_training import train_tokenizer
+from hf_finetune.models.verification import verify_saved
 
 TOKENIZER = train_tokenizer("char", ["abcdefgh "], None)
 SCRATCH = ModelSection(

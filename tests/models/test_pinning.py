@@ -19,12 +19,13 @@ from tuned_adapters import TOKENIZER, adapter_on, save, saved_base
 
 from hf_finetune.config.sections import DataSection, ModelSection, Run, ScratchSection
 from hf_finetune.errors import ModelError
-from hf_finetune.models.adapter_files import read_base_record
-from hf_finetune.models.adapter_loading import load_adapter
-from hf_finetune.models.adapters import attach_adapter
-from hf_finetune.models.loading import load_causal_lm, load_config, load_for_generation
-from hf_finetune.models.pinning import model_source, pinned
-from hf_finetune.models.stored import commit_of
+from hf_finetune.models.adapters.attach import attach_adapter
+from hf_finetune.models.adapters.loading import load_adapter
+from hf_finetune.models.files.adapter import read_base_record
+from hf_finetune.models.files.locate import commit_of
+from hf_finetune.models.files.provenance import model_source, pinned
+from hf_finetune.models.loading import load_causal_lm, load_config
+from hf_finetune.models.saved import load_for_generation
 
 NAME = "ada/base"
 

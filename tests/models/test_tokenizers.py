@@ -24,17 +24,11 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import ModelSection, TokenizerSection, TrainTokenizer
-from hf_finetune.data.tokenization import encode_documents
+from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.models.tokenizers import (
-    COUNT_FROM_PADDING,
-    check_fits,
-    effective_max_length,
-    ensure_special_tokens,
-    load_tokenizer,
-    train_tokenizer,
-    unknown_pieces,
-)
+from hf_finetune.models.lengths import COUNT_FROM_PADDING, effective_max_length
+from hf_finetune.models.tokenizer_training import train_tokenizer
+from hf_finetune.models.tokenizers import check_fits, ensure_special_tokens, load_tokenizer, unknown_pieces
 
 TEXTS = [
     "def add(a, b):\n    return a + b\n",

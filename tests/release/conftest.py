@@ -12,7 +12,7 @@ from huggingface_hub.utils import close_session, disable_progress_bars
 from release.hub_folders import model_folder
 from release.hub_server import WRITE, Hub, running_hub
 
-from hf_finetune.release.hub import requests as hub_requests
+from hf_finetune.release.hub import retries as hub_requests
 
 
 @pytest.fixture

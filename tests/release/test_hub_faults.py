@@ -12,8 +12,8 @@ from release.pushes_with_faults import KINDS, push_all
 
 from hf_finetune.errors import NotPushedError
 from hf_finetune.release.hub import PushOptions, push_folder
-from hf_finetune.release.hub import requests as hub_requests
-from hf_finetune.release.hub.requests import in_words, passes, patiently
+from hf_finetune.release.hub import retries as hub_requests
+from hf_finetune.release.hub.retries import in_words, passes, patiently
 
 
 def test_pushes_with_faults_lose_nothing_show_no_part_and_send_nothing_again(hub, tmp_path, monkeypatch):

@@ -21,11 +21,11 @@ from tuned_classifiers import (
     train_classifier,
 )
 
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.models.classifiers import load_for_prediction
-from hf_finetune.models.decisions import Decision, read_decision, write_decision
-from hf_finetune.models.heads import fold_decision
+from hf_finetune.label_set import Labels
+from hf_finetune.models.classification_head import fold_decision
+from hf_finetune.models.decision import Decision, read_decision, write_decision
+from hf_finetune.models.saved import load_for_prediction
 from hf_finetune.release import merge
 from hf_finetune.release.merge import merge_adapter
 

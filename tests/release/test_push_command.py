@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from tuned_adapters import TOKENIZER
 
 import hf_finetune.cli as cli
-from hf_finetune.models.adapter_files import edit_adapter_config
-from hf_finetune.models.adapter_loading import quiet
+from hf_finetune.models.adapters.loading import quiet
+from hf_finetune.models.files.adapter import edit_adapter_config
 from hf_finetune.release.hub import PushOptions, push_folder
 
 LOAD = """

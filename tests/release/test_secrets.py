@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from release.hub_folders import model_folder
 from safetensors.numpy import save_file
 
-from hf_finetune.errors import SECRETS, ConfigError, DataError, Problem, kind_of_secret
+from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.privacy import SECRETS, kind_of_secret
 from hf_finetune.release.hub import PushOptions, plan_push
 
 OPTIONS = PushOptions()

@@ -9,7 +9,7 @@ from typing import Any
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from tuned_classifiers import NUMBER, SPAM, TAGS, adapted_classifier, classifier_on, saved_backbone, train_classifier
 
-from hf_finetune.models.decisions import Decision, write_decision
+from hf_finetune.models.decision import Decision, write_decision
 
 FIGURES = {
     "loss": 2.25,

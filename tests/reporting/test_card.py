@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from reporting.carded_models import FIGURES, ROWS_SHA256, SECRET_TEXT, finished_run, saved_models
 
 from hf_finetune.errors import CannotWriteError, DataError
-from hf_finetune.evaluation.prediction import PredictionOptions, predict_file
+from hf_finetune.evaluation.prediction.predict import PredictionOptions, predict_file
+from hf_finetune.privacy import shown_path
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, metadata, run_behind, unknown_run, write_card
-from hf_finetune.reporting.card.facts import model_facts, shown_path
-from hf_finetune.reporting.runs import RunRecord, read_run
+from hf_finetune.reporting.card.facts import model_facts
+from hf_finetune.reporting.run_record import RunRecord, read_run
 
 # As a stranger runs them: one process, nothing of ours in it.
 RUN_SNIPPETS = """

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.reporting.chart_scales import Scale, fitting_scale, labelled, linear_ticks, log_ticks
-from hf_finetune.reporting.charts import (
+from hf_finetune.reporting.charts.scales import Scale, fitting_scale, labelled, linear_ticks, log_ticks
+from hf_finetune.reporting.charts.svg import (
     COLUMNS,
     STRETCHES,
     TREND_FROM,

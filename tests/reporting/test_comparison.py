@@ -4,9 +4,9 @@ import pytest
 from made_runs import classifier, foreign, manifest, report, run_folder, stopped
 from page_reader import Read
 
-from hf_finetune.reporting.comparison import best_in_words, cautions, comparison, differences, run_names
 from hf_finetune.reporting.diagnosis import Diagnosis
-from hf_finetune.reporting.runs import read_run
+from hf_finetune.reporting.page.comparison import best_in_words, cautions, comparison, differences, run_names
+from hf_finetune.reporting.run_record import read_run
 
 
 def made(folder, evaluation, learning_rate=1e-4, **manifest_changed):

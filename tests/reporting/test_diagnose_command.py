@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.errors import ConfigError
 from hf_finetune.reporting.diagnosis import diagnose
-from hf_finetune.reporting.runs import read_run
+from hf_finetune.reporting.run_record import read_run
 
 RUNNER = CliRunner()
 

@@ -14,7 +14,7 @@ from reporting.real_runs import real_run
 
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.diagnosis.curves import train_curve
-from hf_finetune.reporting.runs import read_run
+from hf_finetune.reporting.run_record import read_run
 
 REAL = {
     "healthy": "healthy",

@@ -21,7 +21,7 @@ from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
 from hf_finetune.reporting.diagnosis.findings import Finding
 from hf_finetune.reporting.page import is_ours, page, write_page
 from hf_finetune.reporting.page.blocks import MOST_ROWS, flat, visible
-from hf_finetune.reporting.runs import read_run
+from hf_finetune.reporting.run_record import read_run
 
 
 def html_of(folder) -> str:

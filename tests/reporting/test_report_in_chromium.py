@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from made_runs import classifier, history, manifest, report, run_folder, stopped
 
-from hf_finetune.reporting.comparison import comparison
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.page import page
-from hf_finetune.reporting.runs import read_run
+from hf_finetune.reporting.page.comparison import comparison
+from hf_finetune.reporting.run_record import read_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FOUND = next((path for name in BROWSERS if (path := shutil.which(name))), None)

@@ -13,7 +13,7 @@ from hf_finetune.errors import ConfigError, DataError
 from hf_finetune.reporting.card.procedure import training_sentence
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.run_folder import RunReport, open_manifest, write_run_folder
-from hf_finetune.reporting.runs import curve, kept_by, read_run
+from hf_finetune.reporting.run_record import curve, kept_by, read_run
 
 HISTORY = [
     {"step": 10, "loss": 3.0, "learning_rate": 1e-3, "grad_norm": 0.5, "epoch": 0.1},

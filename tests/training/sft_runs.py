@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 from tuned_adapters import TOKENIZER
 
-from hf_finetune.data.batches import RowCollator
-from hf_finetune.data.bins import pack_rows
-from hf_finetune.evaluation.language_modeling import language_model_metrics
-from hf_finetune.training.sft_trainer import SFTTrainer
+from hf_finetune.data.tokenization.collators import RowCollator
+from hf_finetune.data.tokenization.packing import pack_rows
+from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics
+from hf_finetune.training.trainers.sft import SFTTrainer
 
 PLAIN = RowCollator(pad_token_id=0)
 FLAT = RowCollator(pad_token_id=0, flatten=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
-from hf_finetune.training import callbacks
-from hf_finetune.training.callbacks import LogLines, peak_memory_mib
-from hf_finetune.training.energy import EnergyCounter
+from hf_finetune.training.callbacks import log_lines as callbacks
+from hf_finetune.training.callbacks.energy import EnergyCounter
+from hf_finetune.training.callbacks.log_lines import LogLines, peak_memory_mib
 
 
 @pytest.fixture

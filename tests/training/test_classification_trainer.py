@@ -11,8 +11,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_finetune.data.batches import TextCollator
-from hf_finetune.training.classification_trainer import ClassificationLoss, ClassificationTrainer
+from hf_finetune.data.tokenization.collators import TextCollator
+from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
 
 KINDS = ("single", "multi", "number")
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_finetune.training.energy import EnergyCounter, EnergyMeter, gpu_counters, rapl_counters
+from hf_finetune.training.callbacks.energy import EnergyCounter, EnergyMeter, gpu_counters, rapl_counters
 
 
 def zone(folder: Path, name: str, kind: str, microjoules: int, span: int = 1_000_000_000) -> Path:

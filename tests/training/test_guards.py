@@ -8,8 +8,8 @@ from transformers import TrainingArguments, default_data_collator
 from tuned_adapters import adapter_on, saved_base
 
 from hf_finetune.errors import ModelError, NonFiniteError
-from hf_finetune.training.guards import TrainableGuard
-from hf_finetune.training.trainers import Trainer
+from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
+from hf_finetune.training.trainers.base import Trainer
 
 IDS = [[3 + (row * 7 + place) % 50 for place in range(16)] for row in range(32)]
 ROWS = Dataset.from_dict({"input_ids": IDS, "labels": IDS})

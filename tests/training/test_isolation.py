@@ -17,9 +17,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from hf_finetune.data.bins import pack_rows
+from hf_finetune.data.tokenization.packing import pack_rows
 from hf_finetune.errors import ModelError
-from hf_finetune.training.isolation import check_isolation
+from hf_finetune.training.packing_check import check_isolation
 
 # transformers 5.23 and torch 2.13 use retired calls on the way to flex attention, which runs uncompiled here.
 pytestmark = pytest.mark.filterwarnings(

@@ -8,7 +8,7 @@ from models.scratch_models import tiny_model
 from torch import nn
 
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM, ScratchGPTForSequenceClassification
-from hf_finetune.training.optimizers import MuonFactory, MuonWithAdamW, orthogonalize
+from hf_finetune.training.muon import MuonFactory, MuonWithAdamW, orthogonalize
 
 
 def matrices_and_gradients(seed: int) -> list[nn.Parameter]:

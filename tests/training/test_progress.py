@@ -13,7 +13,7 @@ from rich.console import Console
 from training.watched_runs import SAMPLE, trainer_in
 from transformers import TrainerControl, TrainerState
 
-from hf_finetune.training.progress import SAMPLE_LINES, ProgressDisplay
+from hf_finetune.training.callbacks.progress import SAMPLE_LINES, ProgressDisplay
 
 PROGRAM = Path(__file__).parent / "watched_runs.py"
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"

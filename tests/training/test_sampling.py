@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_finetune.training.sampling import LengthGrouped
+from hf_finetune.training.trainers.samplers import LengthGrouped
 
 
 def padded_tokens(lengths: np.ndarray, order: list[int], batch: int) -> int:

@@ -25,13 +25,14 @@ from tuned_classifiers import (
 
 from hf_finetune.config.sections import LastBlocks
 from hf_finetune.errors import ModelError
-from hf_finetune.models.classifiers import choose_trained, classification_head, load_for_prediction
-from hf_finetune.models.decisions import Decision, read_decision, write_decision
-from hf_finetune.models.heads import head_modules
+from hf_finetune.models.classification_head import classification_head, head_modules
+from hf_finetune.models.classifiers import choose_trained
+from hf_finetune.models.decision import Decision, read_decision, write_decision
+from hf_finetune.models.saved import load_for_prediction
 from hf_finetune.training import saving
-from hf_finetune.training.guards import TrainableGuard
+from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.saving import save_decision, save_verified
-from hf_finetune.training.trainers import Trainer
+from hf_finetune.training.trainers.base import Trainer
 
 TEXTS = ["win a prize now", "see you at lunch", "are you free, then call", "ok", "Win, win"]
 SINGLE = Decision(SPAM.names, "single", temperature=1.7, thresholds=(0.48, 0.52), metric="f1_macro")

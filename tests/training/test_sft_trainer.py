@@ -33,9 +33,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.sft_trainer import SFTTrainer as TRLTrainer
 from tuned_adapters import adapter_on, saved_base
 
-from hf_finetune.data.batches import RowCollator
-from hf_finetune.models.adapters import attach_adapter
-from hf_finetune.training.sft_trainer import SFTTrainer
+from hf_finetune.data.tokenization.collators import RowCollator
+from hf_finetune.models.adapters.attach import attach_adapter
+from hf_finetune.training.trainers.sft import SFTTrainer
 
 PAD = 0
 

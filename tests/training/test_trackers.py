@@ -14,7 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.training.trackers import TensorBoardFile, place_trackers, shareable
+from hf_finetune.training.callbacks.trackers import TensorBoardFile, place_trackers, shareable
 
 PROGRAM = Path(__file__).parent / "watched_runs.py"
 TRACKERS = ["tensorboard", *(name for name in ("trackio", "wandb") if find_spec(name) is not None)]

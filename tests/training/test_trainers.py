@@ -9,12 +9,12 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_finetune.data.packing import collate_blocks
+from hf_finetune.data.tokenization.documents import collate_blocks
 from hf_finetune.errors import DataError
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
 from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
-from hf_finetune.training.memory import keep_freed_memory
-from hf_finetune.training.trainers import Trainer
+from hf_finetune.training.allocator import keep_freed_memory
+from hf_finetune.training.trainers.base import Trainer
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ from datasets import Dataset
 from models.scratch_models import tiny_model
 from transformers import TrainerCallback, TrainingArguments
 
+from hf_finetune.environment.logs import set_up_logging
 from hf_finetune.errors import NonFiniteError, user_errors
-from hf_finetune.training.callbacks import LogLines, use_log_lines
+from hf_finetune.training.callbacks import use_log_lines
+from hf_finetune.training.callbacks.log_lines import LogLines
+from hf_finetune.training.callbacks.trackers import place_trackers
 from hf_finetune.training.facts import train_facts
-from hf_finetune.training.settings import set_up_logging
-from hf_finetune.training.trackers import place_trackers
-from hf_finetune.training.trainers import Trainer
+from hf_finetune.training.trainers.base import Trainer
 
 SAMPLE = ("What is this?", "A \x1b[31mred\x1b[0m \u202eword")
 

@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from hf_finetune.config.sections import Run
-from hf_finetune.data.raw_rows import raw_rows
-from hf_finetune.data.splits import Splits
+from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.evaluation.scoring.classifiers import score_classifier
 from hf_finetune.evaluation.scoring.language_models import score_language_model
+from hf_finetune.evaluation.scoring.result import Scored, model_path
 from hf_finetune.evaluation.scoring.rows import SPLIT, rows_to_score
-from hf_finetune.evaluation.scoring.scored import Scored, model_path
-from hf_finetune.evaluation.slices import field_values, slice_figures
-from hf_finetune.models.subjects import predicts_numbers, reads_labels
+from hf_finetune.evaluation.statistics.slices import field_values, raw_rows, slice_figures
+from hf_finetune.models.saved import predicts_numbers, reads_labels
 
 
 def greedy(run: Run) -> Run:

@@ -6,15 +6,15 @@ import logging
 from typing import Any
 
 from hf_finetune.config.sections import Run
-from hf_finetune.data.splits import Splits
+from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.evaluation.pairing import compare
-from hf_finetune.evaluation.prediction import Classifier, PredictionOptions, open_classifier
-from hf_finetune.evaluation.scoring.labelling import MeasuredLabels, labels_of_classifier, measure_classifier
-from hf_finetune.evaluation.scoring.scored import Scored, model_path, parameters_of
-from hf_finetune.evaluation.scoring.swapped_rows import swapped
-from hf_finetune.evaluation.swaps import swap_effect
-from hf_finetune.models.subjects import reads_labels
+from hf_finetune.evaluation.prediction.predict import Classifier, PredictionOptions, open_classifier
+from hf_finetune.evaluation.probes.counterfactuals import swap_effect
+from hf_finetune.evaluation.scoring.class_predictions import MeasuredLabels, labels_of_classifier, measure_classifier
+from hf_finetune.evaluation.scoring.counterfactual_rows import swapped
+from hf_finetune.evaluation.scoring.result import Scored, model_path, parameters_of
+from hf_finetune.evaluation.statistics.paired_test import compare
+from hf_finetune.models.saved import reads_labels
 
 logger = logging.getLogger(__name__)
 

@@ -10,18 +10,18 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import Run
-from hf_finetune.data.splits import Splits
-from hf_finetune.evaluation.bootstrap import intervals_of
-from hf_finetune.evaluation.comparison import base_of_model, before_and_after
-from hf_finetune.evaluation.pairing import compare, forgetting
-from hf_finetune.evaluation.scoring.harness import harness_scores
-from hf_finetune.evaluation.scoring.known_by_heart import known_by_heart
-from hf_finetune.evaluation.scoring.reading import Measured, joined, measure
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.evaluation.probes.counterfactuals import swap_effect
+from hf_finetune.evaluation.scoring.counterfactual_rows import swapped
+from hf_finetune.evaluation.scoring.lm_eval_harness import harness_scores
+from hf_finetune.evaluation.scoring.log_likelihood import Measured, joined, measure
+from hf_finetune.evaluation.scoring.memorization import known_by_heart
+from hf_finetune.evaluation.scoring.result import Scored, model_path, parameters_of
 from hf_finetune.evaluation.scoring.rows import rows_to_score
-from hf_finetune.evaluation.scoring.scored import Scored, model_path, parameters_of
-from hf_finetune.evaluation.scoring.swapped_rows import swapped
-from hf_finetune.evaluation.swaps import swap_effect
-from hf_finetune.models.loading import load_for_generation
+from hf_finetune.evaluation.statistics.bootstrap import intervals_of
+from hf_finetune.evaluation.statistics.paired_test import compare, forgetting
+from hf_finetune.models.base_and_tuned import base_of_model, before_and_after
+from hf_finetune.models.saved import load_for_generation
 
 logger = logging.getLogger(__name__)
 

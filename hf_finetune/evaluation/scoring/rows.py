@@ -11,17 +11,17 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.special_tokens import control_tokens
+from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, Sources
-from hf_finetune.data.chat import encode_prompt, load_chat_template
-from hf_finetune.data.control_tokens import control_tokens
-from hf_finetune.data.conversations import tokenize_splits
-from hf_finetune.data.formats import FORMATS, Kind, chat_messages, chat_tools
-from hf_finetune.data.packing import IGNORE_INDEX
-from hf_finetune.data.splits import Splits, load_splits
-from hf_finetune.data.tokenization import encode_documents
+from hf_finetune.data.reading.formats import FORMATS, Kind, chat_messages, chat_tools
+from hf_finetune.data.splitting.splits import Splits, load_splits
+from hf_finetune.data.tokenization.conversations import tokenize_splits
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import FinetuneError
-from hf_finetune.evaluation.bootstrap import Array
-from hf_finetune.evaluation.speaking import get_start_token_id
+from hf_finetune.evaluation.generation.session import get_start_token_id
+from hf_finetune.evaluation.statistics.bootstrap import Array
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, get_token, is_offline_mode
 
-from hf_finetune.config.checks_hub import require_repo_id
+from hf_finetune.config.checks.hub import require_repo_id
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedError, Problem
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import check_gated, check_gated_base, licensed_card
 from hf_finetune.release.hub.files import PlannedFile, local_base, planned_files
-from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently
+from hf_finetune.release.hub.retries import in_words, is_of_the_hub, patiently
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushFacts, PushOptions, transfer
 from hf_finetune.shell import shell_line, shell_path

@@ -7,9 +7,8 @@ from typing import Any
 from huggingface_hub import HfApi, get_token, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from hf_finetune.config.suggestions import did_you_mean
-from hf_finetune.errors import HubError, Problem
-from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently, status_of
+from hf_finetune.errors import HubError, Problem, did_you_mean
+from hf_finetune.release.hub.retries import in_words, is_of_the_hub, patiently, status_of
 
 # Seconds. Before training somebody waits in front of the terminal.
 PATIENCE = 30.0

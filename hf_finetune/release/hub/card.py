@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-from hf_finetune.config.checks_hub import license_problem
+from hf_finetune.config.checks.hub import license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
 from hf_finetune.release.hub.files import CARD
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, run_behind

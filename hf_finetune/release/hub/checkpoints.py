@@ -13,9 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_finetune.config.sections import HubSection
 from hf_finetune.errors import FinetuneError
-from hf_finetune.models.adapter_files import ADAPTER_CONFIG, base_of, edit_adapter_config, portable
+from hf_finetune.models.files.adapter import ADAPTER_CONFIG, base_of, edit_adapter_config
+from hf_finetune.privacy import portable
 from hf_finetune.release.hub.files import CARD, allowed_files, planned_files
-from hf_finetune.release.hub.requests import in_words
+from hf_finetune.release.hub.retries import in_words
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, transfer
 

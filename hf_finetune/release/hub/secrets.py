@@ -9,7 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from hf_finetune.errors import SECRET, DataError, Problem, kind_of_secret
+from hf_finetune.errors import DataError, Problem
+from hf_finetune.privacy import SECRET, kind_of_secret
 from hf_finetune.release.hub.files import PlannedFile
 
 # Environment variables that hold a secret, by the end of their name; short values would be found everywhere.

@@ -17,7 +17,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from hf_finetune.errors import HubError, Problem
 from hf_finetune.release.hub.files import MODEL_FILES, PlannedFile
-from hf_finetune.release.hub.requests import PATIENCE, in_words, patiently, status_of
+from hf_finetune.release.hub.retries import PATIENCE, in_words, patiently, status_of
 
 logger = logging.getLogger(__name__)
 

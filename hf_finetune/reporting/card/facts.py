@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.privacy import shown_path
+from hf_finetune.reporting.run_record import RunRecord
 
 CARD = "README.md"
 
@@ -86,13 +87,6 @@ def model_facts(run: RunRecord) -> ModelFacts:
         base=base,
         quantization=_bits(record.get("quantization")) if adapter else None,
     )
-
-
-def shown_path(path: str) -> str:
-    """`path` as a reader elsewhere may see it: relative as it was typed, of any other the last part alone."""
-    parts = re.split(r"[\\/]", path.rstrip("\\/"))
-    outside = path.startswith(("/", "~", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path)
-    return parts[-1] if outside else path
 
 
 def card_metadata(folder: Path) -> dict[str, Any]:

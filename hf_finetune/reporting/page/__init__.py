@@ -20,7 +20,7 @@ from hf_finetune.reporting.page.curves import curves
 from hf_finetune.reporting.page.labels import labels, mistakes
 from hf_finetune.reporting.page.record import again, data, parameters, samples
 from hf_finetune.reporting.page.scores import headline, scores
-from hf_finetune.reporting.runs import RunRecord, read_run
+from hf_finetune.reporting.run_record import RunRecord, read_run
 from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)

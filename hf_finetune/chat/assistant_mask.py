@@ -1,0 +1,235 @@
+"""Conversations under a chat template, and the characters of each assistant turn; `{% generation %}` is not needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.chat.sandbox import bound_templates
+from hf_finetune.chat.special_tokens import ControlTokens, control_tokens
+from hf_finetune.chat.text_check import Written, is_written, missing_from
+
+Message = dict[str, Any]
+Span = tuple[int, int]
+
+ASKING_ROLES = ("user", "tool", "function")
+BETWEEN = "\0"
+"""Where a control token was: texts on its two sides are not one."""
+
+bound_templates()
+
+
+class ChatProblem(Exception):
+    """A conversation that its template refuses or cannot mask; the caller adds the file and line."""
+
+
+class TextLeftOut(ChatProblem):
+    """The template writes no trace of what a message says, or not all of it."""
+
+
+@dataclass
+class Renderer:
+    """A conversation under a chat template; each prefix of it is rendered at most once."""
+
+    tokenizer: PreTrainedTokenizerFast
+    template: str
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    _texts: dict[tuple[int, bool], str] = field(default_factory=dict)
+
+    def text(self, count: int | None = None, *, prompt: bool = False) -> str:
+        """Render the first `count` messages (default: all); `prompt` appends the generation prompt.
+
+        Raises as `render_messages` does.
+        """
+        count = len(self.messages) if count is None else count
+        if (count, prompt) not in self._texts:
+            self._texts[count, prompt] = self.with_messages(self.messages[:count], prompt=prompt)
+        return self._texts[count, prompt]
+
+    def with_messages(self, messages: list[Message], *, prompt: bool = False) -> str:
+        """Render other messages under the same template.
+
+        Raises `ChatTemplateError` where the template refuses them, `ModelError` where it exceeds the sandbox's limits.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tools=self.tools,  # type: ignore[arg-type]
+                    chat_template=self.template,
+                    add_generation_prompt=prompt,
+                    tokenize=False,
+                )
+            )
+        # `raise_exception`, a field that a message lacks, content of another type: all of these are refusals.
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as refusal:
+            raise ChatProblem(f"the chat template refuses it: {_reason(refusal)}") from refusal
+
+
+def _reason(refusal: Exception) -> str:
+    text = str(refusal).strip().splitlines()
+    return text[0][:200] if text else type(refusal).__name__
+
+
+def trained_spans(chat: Renderer, trained: Sequence[bool]) -> list[Span]:
+    """Find the trained assistant turns in `chat.text()`, their end-of-turn tokens included.
+
+    Returns (start, stop) character offsets, one pair per trained turn; `trained` holds one flag per message. A turn
+    starts behind its generation prompt and stops behind its end token: both are found by rendering the conversation up
+    to it, so the template needs no `{% generation %}`. Raises `ChatTemplateError` where the template rewrites earlier
+    messages once later ones follow (it is not prefix-stable), or ends no turn with a token.
+    """
+    # Under the template `plain`, a question "Hi" and its answer "Yes." become
+    #   <|bos|>User:\nHi<|eos|>\nAssistant:\nYes.<|eos|>\n
+    # and the span of the answer is (34, 45): `Yes.<|eos|>`, without the line break behind it.
+    return [
+        _turn(chat, index)
+        for index, message in enumerate(chat.messages)
+        if message["role"] == "assistant" and trained[index]
+    ]
+
+
+def check_said(chat: Renderer, trained: Sequence[bool], spans: Sequence[Span]) -> None:
+    """Raise `TextLeftOut` where a span of `trained_spans` does not hold its message, or the text not what is answered.
+
+    The assistant's turns that nobody trains, and the system's, are left to the template, which may shorten them.
+    """
+    indices = [index for index, train in enumerate(trained) if train and chat.messages[index]["role"] == "assistant"]
+    for index, span in zip(indices, spans, strict=True):
+        _check_answer(chat, index, span)
+    check_asked(chat)
+
+
+def check_all_said(chat: Renderer, trained: Sequence[bool]) -> None:
+    """As `check_said`, where whole conversations are trained: a message may stand anywhere."""
+    for index, train in enumerate(trained):
+        if train and chat.messages[index]["role"] == "assistant":
+            _check_answer(chat, index, (0, len(chat.text())))
+    check_asked(chat)
+
+
+def check_asked(chat: Renderer, *, prompt: bool = False) -> None:
+    """Raise `TextLeftOut` where what users and tools say does not stand in the text."""
+    written = Written(chat.text(prompt=prompt))
+    for index, message in enumerate(chat.messages):
+        if message["role"] in ASKING_ROLES and not is_written(written, message):
+            raise _left_out(chat, index, "the text")
+
+
+def _check_answer(chat: Renderer, index: int, span: Span) -> None:
+    # Without control tokens: "end" is no answer that `<|end|>` would hold.
+    said = control_tokens(chat.tokenizer).unmarked.sub(BETWEEN, chat.text()[slice(*span)])
+    missing = missing_from(Written(said), chat.messages[index])
+    if missing is not None:
+        raise _left_out(chat, index, missing)
+
+
+def _left_out(chat: Renderer, index: int, what: str) -> TextLeftOut:
+    return TextLeftOut(f"the chat template leaves out {what} of message {index + 1} ({chat.messages[index]['role']})")
+
+
+def message_span(chat: Renderer, index: int) -> Span:
+    """Find message `index` in `chat.text()`, its header included: (start, stop) character offsets.
+
+    Raises `ChatTemplateError` where the template is not prefix-stable.
+    """
+    start = _settled(chat, index, chat.text(index)) if index else 0
+    return start, _settled(chat, index + 1, chat.text(index + 1))
+
+
+def _turn(chat: Renderer, index: int) -> Span:
+    """Find the text and the end token of assistant message `index`: (start, stop) character offsets."""
+    whole, control = chat.text(), control_tokens(chat.tokenizer)
+    start = _start(chat, index, control)
+    shared = _end(chat, index, control)
+    last = None
+    for match in control.unmarked.finditer(whole, start, shared):
+        last = match
+    if last is not None and not whole[last.end() : shared].strip():
+        return start, last.end()
+    following = control.unmarked.match(whole, shared)  # a conversation's last turn may end otherwise than the others
+    if following is None:
+        raise ChatProblem("the chat template ends no assistant turn with a token of the tokenizer")
+    return start, following.end()
+
+
+def _end(chat: Renderer, index: int, control: ControlTokens) -> int:
+    """Find the offset behind assistant message `index`, without what the template adds at the end of a conversation."""
+    whole, count = chat.text(), index + 1
+    if count < len(chat.messages):
+        return _settled(chat, count, chat.text(count))
+    try:
+        going_on = chat.with_messages([*chat.messages, {"role": "user", "content": "A"}])
+    except ChatProblem:
+        return len(whole)
+    shared = _common(whole, going_on, control)
+    return shared if not control.unmarked.sub("", whole[shared:]).strip() else len(whole)
+
+
+def _start(chat: Renderer, index: int, control: ControlTokens) -> int:
+    """Find the offset behind the generation prompt of assistant message `index`."""
+    whole = chat.text()
+    before = _settled(chat, index, _prefix(chat, index)) if index else 0
+    try:
+        asked = chat.text(index, prompt=True)
+    except ChatProblem:  # nothing to answer yet, such as an opening by the assistant
+        asked = ""
+    if len(asked) > before:
+        return max(before, _common(asked, whole, control))
+    # The template has no generation prompt: the header is what two different answers have in common.
+    answers = [[*chat.messages[:index], {"role": "assistant", "content": content}] for content in ("A", "b")]
+    one, other = (chat.with_messages(answer) for answer in answers)
+    if one == other:
+        raise TextLeftOut("the chat template writes the same whatever the assistant says")
+    return max(before, _common(one[: _alike(one, other)], whole, control))
+
+
+def _prefix(chat: Renderer, index: int) -> str:
+    try:
+        return chat.text(index)
+    except ChatProblem:  # some templates want a user message before anything
+        return ""
+
+
+def _settled(chat: Renderer, count: int, text: str) -> int:
+    """Count the characters of `text` (the first `count` messages) that start the whole conversation too.
+
+    Raises `ChatTemplateError` where more than a closing token differs: the template is not prefix-stable.
+    """
+    # A template that closes its last message alone with a token is stable: of "Assistant: Yes.<|eos|>", all but the
+    # token starts "Assistant: Yes.User: C<|eos|>" too. One that strips the reasoning of earlier turns is not.
+    whole, control = chat.text(), control_tokens(chat.tokenizer)
+    if whole.startswith(text):
+        return len(text)
+    shared = _common(text, whole, control)
+    if control.unmarked.sub("", text[shared:]).strip():
+        role = chat.messages[count - 1]["role"]
+        raise ChatProblem(
+            f"the chat template is not prefix-stable: it writes message {count} ({role}), or one before it, otherwise"
+            " once later messages follow, so that what is trained would not be what is generated"
+        )
+    return shared
+
+
+def _common(text: str, whole: str, control: ControlTokens) -> int:
+    """Measure the common prefix up to a border of a control token, so that none is cut in two."""
+    # "a<|eos|>" and "a<|end|>" share the characters "a<|e", and the common prefix is "a".
+    if whole.startswith(text):
+        return len(text)
+    limit, position = _alike(text, whole), 0
+    for match in control.unmarked.finditer(text):
+        if match.start() <= limit:
+            position = match.start()
+        if match.end() <= limit:
+            position = match.end()
+    return position
+
+
+def _alike(one: str, other: str) -> int:
+    return len(os.path.commonprefix([one, other]))  # noqa: RUF071 - character by character is what is wanted

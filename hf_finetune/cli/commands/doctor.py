@@ -1,0 +1,45 @@
+"""`hf-finetune doctor`: devices, versions and findings about this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from hf_finetune.cli.terminal import Json, console, print_json
+
+if TYPE_CHECKING:
+    from hf_finetune.environment.doctor import Finding
+    from hf_finetune.environment.facts import MachineFacts
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine: devices, precisions, and versions against the tested ones."""
+    import os
+    from dataclasses import asdict
+
+    from hf_finetune.environment.doctor import diagnose
+    from hf_finetune.environment.facts import machine_facts
+
+    facts = machine_facts()
+    findings = diagnose(facts, os.environ)
+    if as_json:
+        print_json({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]})
+    else:
+        show_machine(facts, findings)
+    raise typer.Exit(2 if any(finding.level == "problem" for finding in findings) else 0)
+
+
+def show_machine(facts: MachineFacts, findings: list[Finding]) -> None:
+    """Print devices, versions and findings as tables."""
+    from rich.table import Table
+
+    print(f"Python {facts.python} on {facts.system}, {facts.cores} cores, {facts.disk_free_gib:.0f} GiB free here")
+    devices = Table("device", "name", "memory", "capability", "precisions", box=None)
+    for device in facts.devices:
+        memory, precisions = f"{device.memory_gib:.0f} GiB", ", ".join(device.precisions)
+        devices.add_row(device.kind, device.name, memory, device.capability, precisions)
+    console().print(devices)
+    print("  ".join(f"{name} {version}" for name, version in facts.versions.items()))
+    for finding in findings:
+        print(f"{finding.level:>7}: {finding.what}" + (f"; {finding.remedy}" if finding.remedy else ""))

@@ -1,0 +1,145 @@
+"""The rows that a classifier is most wrong about: where labels are wrong, they are among these."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_finetune.config.sections import EvalSection
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.evaluation.classification.baselines import texts_of
+from hf_finetune.evaluation.classification.metrics import Outputs, plain_decision
+from hf_finetune.label_set import Labels
+from hf_finetune.models.decision import Decision
+from hf_finetune.privacy import escape_control_characters
+
+logger = logging.getLogger(__name__)
+
+MOST_MISTAKES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A row that was not predicted as it is labelled."""
+
+    row: int
+    label: str | float
+    """As given; of several labels the one that is furthest on the wrong side, as "NAME" or "not NAME"."""
+    predicted: str | float
+    probability_of_label: float | None
+    """None for numbers, as the next."""
+    probability_of_predicted: float | None
+
+
+def worst_mistakes(
+    outputs: Outputs, labels: Labels, decision: Decision | None, most: int = MOST_MISTAKES
+) -> list[Mistake]:
+    """The likeliest label errors first: rows whose own label has the lowest probability, or the largest errors."""
+    if labels.kind == "number":
+        return _largest_errors(outputs, most)
+    decision = decision or plain_decision(labels)
+    probabilities = decision.probabilities(outputs.logits)
+    chosen, rows = decision.choose(probabilities), np.arange(len(probabilities))
+    if labels.kind == "multi":
+        return _wrong_answers(outputs, labels, probabilities, chosen, most)
+    of_label, of_chosen = (probabilities[rows, each] for each in (outputs.references, chosen))
+    wrong = np.flatnonzero(chosen != outputs.references)
+    return [
+        Mistake(
+            int(row),
+            labels.names[outputs.references[row]],
+            labels.names[chosen[row]],
+            float(of_label[row]),
+            float(of_chosen[row]),
+        )
+        for row in wrong[np.argsort(of_label[wrong], kind="stable")][:most]
+    ]
+
+
+def _wrong_answers(outputs: Outputs, labels: Labels, probabilities: Any, chosen: Any, most: int) -> list[Mistake]:
+    of_given = np.where(outputs.references > 0, probabilities, 1 - probabilities)
+    of_given = np.where(chosen != outputs.references, of_given, np.inf)  # what is right is no mistake
+    worst = of_given.argmin(axis=1)
+    lowest = of_given.min(axis=1)
+    mistakes = []
+    for row in np.argsort(lowest, kind="stable")[:most]:
+        if np.isinf(lowest[row]):
+            break
+        name = labels.names[worst[row]]
+        answers = (f"not {name}", name)
+        given = int(outputs.references[row, worst[row]])
+        probability = float(lowest[row])
+        mistakes.append(Mistake(int(row), answers[given], answers[1 - given], probability, 1 - probability))
+    return mistakes
+
+
+def _largest_errors(outputs: Outputs, most: int) -> list[Mistake]:
+    predicted = outputs.logits[:, 0]
+    errors = np.abs(predicted - outputs.references)
+    rows = np.argsort(-errors, kind="stable")[:most]
+    return [
+        Mistake(int(row), float(outputs.references[row]), float(predicted[row]), None, None)
+        for row in rows
+        if errors[row] > 0
+    ]
+
+
+def mistake_lines(
+    mistakes: Sequence[Mistake], splits: Splits, split: str, texts: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The mistakes for the report, by file and line; with their texts only where `texts` of the split are given."""
+    found = []
+    for mistake in mistakes:
+        path, line = splits.where(split, mistake.row)
+        found.append(
+            {
+                "split": split,
+                "path": path,
+                "line": line,
+                "label": mistake.label,
+                "predicted": mistake.predicted,
+                **({} if mistake.probability_of_label is None else _probabilities(mistake)),
+                **({} if texts is None else {"text": texts[mistake.row]}),
+            }
+        )
+    return found
+
+
+def _probabilities(mistake: Mistake) -> dict[str, float | None]:
+    return {
+        "probability": mistake.probability_of_predicted,
+        "probability_of_label": mistake.probability_of_label,
+    }
+
+
+def log_mistakes(found: Sequence[dict[str, Any]]) -> None:
+    """One line each: `path:line: labelled ham, predicted spam (0.98)`."""
+    if found:
+        logger.info("worst mistakes on %s, likely label errors first:", found[0]["split"])
+    for each in found:
+        place = f"{each['path']}:{each['line']}"
+        if "probability" in each:
+            said = f"labelled {each['label']}, predicted {each['predicted']} ({each['probability']:.2f})"
+        else:
+            said = f"labelled {each['label']:g}, predicted {each['predicted']:.4g}"
+        said = f"{said}: {each['text']}" if "text" in each else said
+        logger.info("%s: %s", place, escape_control_characters(said))
+
+
+def show_mistakes(
+    outputs: Outputs | None, labels: Labels, decision: Decision | None, splits: Splits, settings: EvalSection
+) -> list[dict[str, Any]]:
+    """Log the worst mistakes on validation and return them for the report; nothing without a validation split.
+
+    Texts are shown under `eval.show_data` only.
+    """
+    if outputs is None:
+        return []
+    texts = texts_of(splits.rows["validation"]) if settings.show_data else None
+    found = mistake_lines(worst_mistakes(outputs, labels, decision), splits, "validation", texts)
+    log_mistakes(found)
+    return found
