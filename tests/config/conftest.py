@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_files import VALID
+from config.run_files import VALID
 
 import hf_finetune.config.checks as checks
 from hf_finetune.config import load_run

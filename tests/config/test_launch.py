@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run_files import VALID
+from config.run_files import VALID
 
 import hf_finetune.config.checks as checks
 from hf_finetune.config.checks.launch import (

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from config.run_files import VALID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_files import VALID
 
 from hf_finetune.config import as_dict, dump_yaml, load_run, read_recipe_name
 from hf_finetune.errors import ConfigError

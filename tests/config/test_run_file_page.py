@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 import yaml
-from run_files import VALID
+from config.run_files import VALID
 
 from hf_finetune.config.reading.deprecated import RENAMED, SFT_RENAMED, SFT_SAID_ELSEWHERE, TEXT_RENAMED
 from hf_finetune.config.validation.hf_settings import load_table

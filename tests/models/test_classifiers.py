@@ -5,8 +5,8 @@ import logging
 
 import pytest
 import torch
+from models.scratch_models import token_ids
 from safetensors.torch import load_file, save_file
-from scratch_models import token_ids
 from torch import nn
 from transformers import (
     AutoConfig,
