@@ -137,3 +137,9 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.72) -> str |
     folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower().replace("-", "_")[:100], list(folded), n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
+
+
+def suggest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The remedy for a name that is not among the `known`: the closest of them, or `otherwise` where none is close."""
+    close = did_you_mean(name, known)
+    return f"did you mean {close}?" if close else otherwise

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config import load_run, read_recipe_name
-from hf_finetune.config.checks.launch import VISIBLE, check_launch_file, check_visible, named_gpus, read_launch_file
-from hf_finetune.environment.doctor import check_versions
-from hf_finetune.environment.hardware import detect_hardware
-from hf_finetune.environment.project_files import project_file, shipped
+from hf_finetune.config import (
+    VISIBLE,
+    check_launch_file,
+    check_visible,
+    load_run,
+    named_gpus,
+    read_launch_file,
+    read_recipe_name,
+)
+from hf_finetune.environment import check_versions, detect_hardware, project_file, shipped
 from hf_finetune.errors import ConfigError, Problem, did_you_mean
 from hf_finetune.shell import shell_line
 

@@ -27,7 +27,7 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON, with NaN and infinities as text, since JSON has no such numbers."""
-    from hf_finetune.reporting.files import json_ready
+    from hf_finetune.reporting import json_ready
 
     print(json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False))
 

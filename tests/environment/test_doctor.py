@@ -12,7 +12,8 @@ from importlib import metadata
 import psutil
 import pytest
 
-from hf_finetune.environment import doctor, facts
+from hf_finetune.environment import doctor
+from hf_finetune.environment import facts as facts_module
 from hf_finetune.environment.doctor import check_versions, diagnose
 from hf_finetune.environment.facts import Device, machine_facts, report_environment, versions
 from hf_finetune.environment.hardware import Hardware
@@ -55,7 +56,7 @@ def test_the_first_device_is_the_cpu_with_what_this_process_may_use(facts):
 @pytest.mark.parametrize(("flag", "fast"), [("avx512_bf16", True), ("amx_bf16", True), ("avx512f", False)])
 def test_a_cpu_has_bf16_where_it_computes_it_fast(flag, fast, monkeypatch):
     hardware = Hardware("cpu", cpu_flags=frozenset({flag, "sse"}))
-    monkeypatch.setattr(facts, "detect_hardware", lambda: hardware)
+    monkeypatch.setattr(facts_module, "detect_hardware", lambda: hardware)
     cpu = machine_facts().devices[0]
     assert ("bf16" in cpu.precisions) is fast
     assert cpu.capability == (flag if fast else "")
@@ -63,7 +64,7 @@ def test_a_cpu_has_bf16_where_it_computes_it_fast(flag, fast, monkeypatch):
 
 def test_quantized_weights_are_promised_only_where_their_package_is_installed(monkeypatch):
     assert "4-bit" in machine_facts().devices[0].precisions
-    monkeypatch.setattr(facts, "versions", lambda: {"torch": "2.13.0"})
+    monkeypatch.setattr(facts_module, "versions", lambda: {"torch": "2.13.0"})
     assert "4-bit" not in machine_facts().devices[0].precisions
 
 
@@ -88,7 +89,8 @@ def test_a_range_of_an_extra_is_a_warning_and_a_nightly_build_is_within_its_rang
 
 
 def test_versions_are_checked_before_anything_heavy_is_imported(monkeypatch, environment_of_a_user):
-    code = "import sys; from hf_finetune.environment.doctor import check_versions; check_versions(); print('torch' in sys.modules)"
+    code = "from hf_finetune.environment.doctor import check_versions; check_versions()"
+    code = f"import sys; {code}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=environment_of_a_user, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
     monkeypatch.setattr(doctor, "versions", lambda: {"torch": "1.13.0", "accelerate": "0.20.0", "bitsandbytes": "0.1"})

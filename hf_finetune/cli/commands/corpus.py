@@ -32,7 +32,7 @@ def corpus(
     """Write a real corpus from the Python installation, without a network, or canaries to add to the training rows."""
     from dataclasses import asdict
 
-    from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
+    from hf_finetune.data import CANARIES, write_corpus
 
     canary_options = {"copies": copies, "count": count, "row_format": row_format, "seed": seed}
     given = {name: value for name, value in canary_options.items() if value is not None}
@@ -50,7 +50,7 @@ def corpus(
 def _plant_canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from hf_finetune.data.corpora.canaries import COPIES, planted_canaries, write_canaries
+    from hf_finetune.data import COPIES, planted_canaries, write_canaries
     from hf_finetune.errors import ConfigError, Problem
 
     if limited:

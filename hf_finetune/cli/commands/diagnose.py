@@ -11,7 +11,7 @@ from hf_finetune.errors import ConfigError, FinetuneError, Problem
 from hf_finetune.privacy import escape_control_characters
 
 if TYPE_CHECKING:
-    from hf_finetune.reporting.diagnosis import Diagnosis, Finding
+    from hf_finetune.reporting import Diagnosis, Finding
 
 
 def diagnose(
@@ -31,8 +31,8 @@ def diagnose(
 
 def _diagnose_folders(folders: list[str]) -> dict[str, Diagnosis]:
     """Diagnose every folder. Raises ConfigError that names all folders that cannot be read."""
-    from hf_finetune.reporting.diagnosis import diagnose as diagnose_run
-    from hf_finetune.reporting.run_record import read_run
+    from hf_finetune.reporting import diagnose as diagnose_run
+    from hf_finetune.reporting import read_run
 
     found: dict[str, Diagnosis] = {}
     problems: list[Problem] = []

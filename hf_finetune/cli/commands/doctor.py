@@ -9,8 +9,7 @@ import typer
 from hf_finetune.cli.terminal import Json, console, print_json
 
 if TYPE_CHECKING:
-    from hf_finetune.environment.doctor import Finding
-    from hf_finetune.environment.facts import MachineFacts
+    from hf_finetune.environment import Finding, MachineFacts
 
 
 def doctor(as_json: Json = False) -> None:
@@ -18,8 +17,7 @@ def doctor(as_json: Json = False) -> None:
     import os
     from dataclasses import asdict
 
-    from hf_finetune.environment.doctor import diagnose
-    from hf_finetune.environment.facts import machine_facts
+    from hf_finetune.environment import diagnose, machine_facts
 
     facts = machine_facts()
     findings = diagnose(facts, os.environ)

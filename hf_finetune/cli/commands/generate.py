@@ -10,7 +10,7 @@ import typer
 from hf_finetune.cli.terminal import BasePath, Json, Model, console, print_json, typed_lines
 
 if TYPE_CHECKING:
-    from hf_finetune.config.sections import EvalSection
+    from hf_finetune.config import EvalSection
 
 System = Annotated[str | None, typer.Option(help="A system message.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]
@@ -36,7 +36,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Answer prompts with a chat model or adapter; continue them with a model that has no chat template."""
-    settings = sampling(
+    settings = _sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -47,11 +47,9 @@ def generate(
     from dataclasses import asdict
     from functools import partial
 
-    from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.evaluation.generation.display import sample_text, side_by_side
-    from hf_finetune.evaluation.generation.prompts import respond
-    from hf_finetune.models.base_and_tuned import before_and_after
-    from hf_finetune.models.saved import load_for_generation
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import respond, sample_text, side_by_side
+    from hf_finetune.models import before_and_after, load_for_generation
 
     set_up_logging()
     speak = partial(respond, prompts=prompts, settings=settings, system=system, raw=raw)
@@ -84,7 +82,7 @@ def chat(
     seed: int = 0,
 ) -> None:
     """Talk to a chat model or adapter in the terminal; /help lists the commands."""
-    settings = sampling(
+    settings = _sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -92,10 +90,9 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.evaluation.generation.chat_session import Chat, Screen, run_chat
-    from hf_finetune.evaluation.generation.display import printable
-    from hf_finetune.models.saved import load_for_generation
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import Chat, Screen, printable, run_chat
+    from hf_finetune.models import load_for_generation
 
     set_up_logging()
     loaded, tokenizer = load_for_generation(model, base=base_path)
@@ -108,16 +105,8 @@ def chat(
     run_chat(Chat(loaded, tokenizer, settings, screen, opening), typed_lines())
 
 
-def sampling(**options: Any) -> EvalSection:
-    """Validate the sampling options of a command. Raises `ConfigError` that names each option out of range."""
-    # Called before torch is imported, which takes seconds: an option out of range is refused at once.
-    from pydantic import ValidationError
+def _sampling(**options: Any) -> EvalSection:
+    """The sampling options of a command as settings; `ConfigError` names each that is out of range."""
+    from hf_finetune.config import sampling_settings
 
-    from hf_finetune.config.sections import EvalSection
-    from hf_finetune.errors import ConfigError, Problem
-
-    try:
-        return EvalSection(**options)
-    except ValidationError as refused:
-        found = [(str(error["loc"][0]).replace("_", "-"), error["msg"]) for error in refused.errors()]
-        raise ConfigError([Problem(message, key=f"--{option}") for option, message in found]) from refused
+    return sampling_settings(options, lambda name: f"--{name.replace('_', '-')}")

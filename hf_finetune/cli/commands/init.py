@@ -10,7 +10,7 @@ import typer
 
 def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; created if it is missing.")]) -> None:
     """Copy recipes, configurations and data templates into a folder of your own."""
-    from hf_finetune.environment.project_files import init_project
+    from hf_finetune.environment import init_project
     from hf_finetune.shell import shell_path
 
     written = init_project(directory)

@@ -27,8 +27,8 @@ def merge(
     from hf_finetune.folders import check_replaceable
 
     check_replaceable(output, overwrite=overwrite)  # before torch is imported
-    from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.release.merge import merge_adapter
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.release import merge_adapter
 
     set_up_logging()
     facts = merge_adapter(

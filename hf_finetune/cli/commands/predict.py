@@ -43,8 +43,8 @@ def predict(
 
     if output is not None:
         _check_output(output, file, overwrite=overwrite)
-    from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.evaluation.prediction.predict import PredictionOptions, predict_file
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import PredictionOptions, predict_file
 
     set_up_logging()
     options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k)

@@ -10,7 +10,7 @@ import typer
 from hf_finetune.cli.terminal import Json, print_json
 
 if TYPE_CHECKING:
-    from hf_finetune.release.hub import PushOptions
+    from hf_finetune.release import PushOptions
 
 Public = Annotated[bool, typer.Option("--public", help="For everybody to read; private otherwise.")]
 Revision = Annotated[str | None, typer.Option(help="A branch, created if it does not exist; else main.")]
@@ -35,9 +35,8 @@ def push(
     from dataclasses import replace
     from pathlib import Path
 
-    from hf_finetune.config.checks.hub import require_repo_id
-    from hf_finetune.release.hub import PushOptions, push_folder, pushed_in_words
-    from hf_finetune.release.hub.card import declared_license
+    from hf_finetune.config import require_repo_id
+    from hf_finetune.release import PushOptions, declared_license, push_folder, pushed_in_words
 
     require_repo_id(repo)
     options = PushOptions(public, revision, create_pr, license=license)
@@ -59,7 +58,7 @@ def push(
 
 
 def _show_plan(directory: str, repo: str, options: PushOptions, *, as_json: bool) -> None:
-    from hf_finetune.release.hub import plan_push
+    from hf_finetune.release import plan_push
 
     files = plan_push(directory, repo, options=options)
     listed = [{"name": file.name, "bytes": file.size, "sha256": file.sha256} for file in files]

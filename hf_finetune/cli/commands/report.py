@@ -11,8 +11,7 @@ from hf_finetune.cli.terminal import Json, print_json
 from hf_finetune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from hf_finetune.reporting.diagnosis import Diagnosis
-    from hf_finetune.reporting.run_record import RunRecord
+    from hf_finetune.reporting import Diagnosis, RunRecord
 
 
 def report(
@@ -23,10 +22,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html: a run's verdict, curves, scores and record, or several runs compared."""
-    from hf_finetune.reporting.diagnosis import diagnose
-    from hf_finetune.reporting.page import PAGE, is_ours, page, save_page
-    from hf_finetune.reporting.page.comparison import comparison
-    from hf_finetune.reporting.run_record import read_run
+    from hf_finetune.reporting import PAGE, comparison, diagnose, is_ours, page, read_run, save_page
 
     runs = [read_run(folder) for folder in dict.fromkeys(folders)]
     path = output or (runs[0].folder / PAGE if len(runs) == 1 else Path("comparison.html"))
@@ -44,7 +40,7 @@ def report(
 
 
 def _collect_results(path: Path, runs: list[RunRecord], diagnoses: list[Diagnosis]) -> dict[str, Any]:
-    from hf_finetune.reporting.page.comparison import best_in_words, cautions, differences, run_names
+    from hf_finetune.reporting import best_in_words, cautions, differences, run_names
 
     found: list[dict[str, Any]] = [
         {"name": name, "status": run.status, "step": run.step, **diagnosis.as_dict()}

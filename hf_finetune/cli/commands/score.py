@@ -9,7 +9,7 @@ import typer
 from hf_finetune.cli.terminal import Json, Model, print_json
 
 if TYPE_CHECKING:
-    from hf_finetune.evaluation.scoring.result import Scored
+    from hf_finetune.evaluation import Scored
 
 
 Rows = Annotated[str, typer.Argument(help="A JSONL or text file of rows, in any of our formats.")]
@@ -61,16 +61,14 @@ def score(
 
 
 def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> Scored:
-    from hf_finetune.config import run_of
-    from hf_finetune.config.validation.run_file import PLACEHOLDER
+    from hf_finetune.config import PLACEHOLDER, run_of
 
     values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
     run = run_of(values, "score")
-    from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.evaluation.scoring import load_scored_rows
-    from hf_finetune.evaluation.scoring import score as measure
-    from hf_finetune.evaluation.scoring.distributed import join_processes
-    from hf_finetune.reporting.run_folder import check_recorded, record_scores
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import join_processes, load_scored_rows
+    from hf_finetune.evaluation import score as measure
+    from hf_finetune.reporting import check_recorded, record_scores
 
     # Under `accelerate launch`, and before a model is loaded: each process takes its share of the rows.
     join_processes()

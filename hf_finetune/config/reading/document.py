@@ -38,7 +38,7 @@ class RunDocument:
         for length in range(len(key), 0, -1):
             if (place := self.places.get(key[:length])) is not None:
                 return place
-        return Place(self.path, 1)
+        return Place(self.path, 1 if self.path else None)
 
     def refuse(self, key: Key, what: str, remedy: str = "", *, place: Place | None = None) -> None:
         """Add a problem of `key`, by default with the place where it is written."""

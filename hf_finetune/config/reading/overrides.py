@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_finetune.config.reading.document import COMMAND_LINE, Key, Place, RunDocument
@@ -13,10 +13,12 @@ _PLACE = Place(COMMAND_LINE, None)
 _FORM = "write section.key=value, such as train.max_steps=50"
 
 
-def run_file_of(argv: Sequence[str]) -> str:
-    """Return the path of the run file, the first argument. Raises ConfigError if it is a flag or an override."""
+def run_file_of(argv: Sequence[str | Mapping[str, Any]]) -> str | Mapping[str, Any]:
+    """Return the first argument: a run file, or a dict in its place. Raises ConfigError for a flag or an override."""
     if not argv:
         raise ConfigError(Problem("no run file is named", "give the path of a .yaml file first", COMMAND_LINE))
+    if not isinstance(argv[0], str):
+        return argv[0]
     if argv[0].startswith("-"):
         raise ConfigError(
             Problem(f"{argv[0].partition('=')[0]} stands where the run file belongs", _FORM, COMMAND_LINE)

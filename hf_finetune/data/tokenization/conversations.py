@@ -77,6 +77,11 @@ class ConversationFacts:
     filled: float = 1.0
     """With packing, the share of tokens in the blocks that are not padding."""
 
+    @property
+    def scored_bytes(self) -> int:
+        """UTF-8 bytes of the text that is predicted."""
+        return self.trained_bytes
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

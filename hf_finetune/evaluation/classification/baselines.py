@@ -10,12 +10,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from accelerate import PartialState
 from datasets import Dataset
 
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.evaluation.classification.metrics import label_figures, number_figures, plain_decision
+from hf_finetune.evaluation.classification.metrics import (
+    Outputs,
+    label_figures,
+    number_figures,
+    plain_decision,
+    score_split,
+)
 from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import OF_LABELS
+from hf_finetune.models.decision import Decision
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +37,20 @@ MOST_CELLS = 2_000_000
 MOST_WORDS = 200_000
 # scikit-learn's default, C=1.0, is so strong for TF-IDF rows, whose norm is 1, that rare words hardly count.
 INVERSE_REGULARIZATION = 10.0
+
+
+def score_with_baselines(
+    outputs: Mapping[str, Outputs], labels: Labels, decision: Decision | None, splits: Splits, *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The `evaluation` part of a classifier's report: the metrics of each split, beside them those of both baselines.
+
+    Every rank calls it; the main process alone computes, and the others get nothing.
+    """
+    if not PartialState().is_main_process:
+        return {}
+    evaluation = {name: score_split(found, labels, decision) for name, found in outputs.items()}
+    add_baselines(evaluation, splits, labels, seed=seed)
+    return evaluation
 
 
 def add_baselines(evaluation: dict[str, dict[str, Any]], splits: Splits, labels: Labels, *, seed: int) -> None:

@@ -1,19 +1,25 @@
-"""What a run shows and guards while it trains."""
+"""What a run shows and guards while it trains.
+
+log_lines, metrics_line     one plain line for each logging step
+progress                    a display in a terminal instead
+trackers, energy            what `report_to` writes; watt-hours
+trainable_guard             stops a run in which a trainable parameter gets no gradient
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from hf_finetune.training.callbacks.energy import EnergyMeter as EnergyMeter
-from hf_finetune.training.callbacks.energy import machine_counters as machine_counters
+from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.trackers import use_trackers
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A callback that generates samples during training."""
 
@@ -21,13 +27,15 @@ class Sampler(Protocol):
     """Called with each prompt and its continuation."""
 
 
-def use_log_lines(trainer: Trainer, sampler: Sampler | None = None) -> None:
-    """Replace the Trainer's printed logs and its trackers by ours, and show progress in a terminal.
+def use_log_lines(trainer: Trainer, log_lines: LogLines) -> None:
+    """Replace the Trainer's printed logs by `log_lines` and its trackers by ours, and show progress in a terminal.
 
-    Progress is shown by the main process only, with the samples of `sampler`, unless `train.disable_tqdm` is set.
+    Progress is shown by the main process only, with the samples that a callback of the trainer generates, unless
+    `train.disable_tqdm` is set.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(log_lines)
     use_trackers(trainer)
     in_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if in_terminal and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
@@ -37,5 +45,6 @@ def use_log_lines(trainer: Trainer, sampler: Sampler | None = None) -> None:
 
         display = ProgressDisplay(Console(stderr=True))
         trainer.add_callback(display)
-        if sampler is not None:
-            sampler.on_sample = display.show_sample
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, Sampler):
+                callback.on_sample = display.show_sample

@@ -8,10 +8,13 @@ from typing import Any
 
 import transformers
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.training.callbacks import use_log_lines
+from hf_finetune.training.callbacks.log_lines import LogLines
+from hf_finetune.training.saving import save_verified
 from hf_finetune.training.trainers.samplers import LengthGrouped, LongestFirst, lengths_of
 
 logger = logging.getLogger(__name__)
@@ -19,6 +22,11 @@ logger = logging.getLogger(__name__)
 
 class TrainerChecks(transformers.Trainer):
     """Mixin of our trainers: list it before transformers' or TRL's Trainer among the bases."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.log_lines = LogLines(tokens_per_step(self.args, self.train_dataset))
+        use_log_lines(self, self.log_lines)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in transformers, but raises `DataError` where the rows do not fill one batch."""
@@ -70,6 +78,10 @@ class TrainerChecks(transformers.Trainer):
         is_best: bool = super()._determine_best_metric(metrics, trial)
         return is_best
 
+    def save_verified(self) -> None:
+        """Save model or adapter, and tokenizer, load it again and compare; see `training.saving.save_verified`."""
+        save_verified(self)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimate 6 per parameter and token, forward and backward (Kaplan et al., 2020)."""
         # transformers 5.23 counts the parameters for each batch, a millisecond of every step; can go when it caches.
@@ -79,6 +91,14 @@ class TrainerChecks(transformers.Trainer):
     def _parameters_outside_embeddings(self) -> int:
         model: Any = self.model
         return int(model.num_parameters(exclude_embeddings=True))
+
+
+def tokens_per_step(args: TrainingArguments, rows: Any) -> float:
+    """Tokens of one optimizer step over all processes, for rows of this length on average; 0 without training rows."""
+    if rows is None or not len(rows):
+        return 0.0
+    row_size = float(lengths_of(rows).mean()) if "length" in rows.column_names else len(rows[0]["input_ids"])
+    return float(args.train_batch_size * args.world_size * args.gradient_accumulation_steps * row_size)
 
 
 class Trainer(TrainerChecks):

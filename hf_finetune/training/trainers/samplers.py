@@ -66,6 +66,7 @@ class LongestFirst(Sampler[int]):
 
 def lengths_of(rows: Dataset) -> npt.NDArray[np.int64]:
     """Read the column `length`: (rows,), int64."""
-    # In one piece: row by row, as transformers 5.23 does it, a million rows take a minute.
-    lengths: npt.NDArray[np.int64] = rows.with_format("numpy")[:]["length"]
+    # In one piece: row by row, as transformers 5.23 does it, a million rows take a minute. The column before the rows:
+    # `[:]["length"]` decodes every column, 9 KB for a row of 300 tokens.
+    lengths: npt.NDArray[np.int64] = rows.with_format("numpy")["length"][:]
     return lengths
