@@ -142,11 +142,9 @@ def use_log_lines(trainer: Trainer, sampler: Sampler | None = None) -> None:
     use_trackers(trainer)
     watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if watched and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
-        from rich.console import Console
-
         from hf_finetune.training.progress import ProgressDisplay
 
-        display = ProgressDisplay(Console(stderr=True))
+        display = ProgressDisplay()
         trainer.add_callback(display)
         if sampler is not None:
             sampler.on_sample = display.show_sample
