@@ -39,11 +39,9 @@ def use_log_lines(trainer: Trainer, log_lines: LogLines) -> None:
     use_trackers(trainer)
     in_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if in_terminal and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
-        from rich.console import Console
-
         from hf_finetune.training.callbacks.progress import ProgressDisplay
 
-        display = ProgressDisplay(Console(stderr=True))
+        display = ProgressDisplay()
         trainer.add_callback(display)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, Sampler):

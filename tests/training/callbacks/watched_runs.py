@@ -39,6 +39,7 @@ class SampleAtEvaluation(TrainerCallback):
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self.sampler.on_sample(*SAMPLE)
+        print("[/INST] :smile:", end="", flush=True)
 
 
 class Fail(TrainerCallback):
@@ -54,7 +55,8 @@ def rows(count: int = 8) -> Dataset:
 def trainer_in(folder: Path, sampler: Sampler | None = None, **settings: Any) -> tuple[Trainer, LogLines]:
     """Six steps, a line every two, an evaluation every three."""
     args = {"max_steps": 6, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "no"}
-    args |= {"use_cpu": True, "per_device_train_batch_size": 4, "report_to": "none"} | settings
+    args |= {"use_cpu": True, "report_to": "none"}
+    args |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4} | settings
     clock = LogLines(tokens_per_step=32)
     trainer = Trainer(
         model=tiny_model(),
