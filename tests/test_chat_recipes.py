@@ -42,7 +42,7 @@ def test_sft_leaves_a_model_that_knows_how_to_be_talked_to(run_recipe, base, tmp
     report = run_recipe("sft", f"model.path={base}", *QUICK, "train.learning_rate=0.01")
     folder = tmp_path / "run"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.chat_template == (ROOT / "hf_finetune/data/templates/plain.jinja").read_text()
+    assert tokenizer.chat_template == (ROOT / "hf_finetune/chat/templates/plain.jinja").read_text()
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [tokenizer.eos_token_id]
     train = report["data"]["train"]
     assert train["rows"] == train["examples"] == 11

@@ -48,7 +48,7 @@ def models(tmp_path_factory) -> dict[str, str]:
     """A tiny base that can chat, and an adapter on it."""
     folder = tmp_path_factory.mktemp("models")
     base = saved_base(folder / "base")
-    TOKENIZER.chat_template = (ROOT / "hf_finetune/data/templates/plain.jinja").read_text()
+    TOKENIZER.chat_template = (ROOT / "hf_finetune/chat/templates/plain.jinja").read_text()
     try:
         TOKENIZER.save_pretrained(base)
         adapter = save(train(adapter_on(base, {"r": 4}), steps=20), folder / "adapter")

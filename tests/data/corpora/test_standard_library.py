@@ -131,9 +131,7 @@ def test_labelled_rows_are_definitions_of_many_packages_and_none_of_them_is_most
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_process_with_another_hash_seed_writes_the_same_bytes(written, kind, tmp_path, environment_of_a_user):
     other = tmp_path / "other.jsonl"
-    code = (
-        f"from pathlib import Path; from hf_finetune.data.corpus import *; write_corpus({kind!r}, Path({str(other)!r}))"
-    )
+    code = f"from pathlib import Path; from hf_finetune.data.corpora.standard_library import *; write_corpus({kind!r}, Path({str(other)!r}))"
     environment = environment_of_a_user | {"PYTHONHASHSEED": "12345", "LC_ALL": "C"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert other.read_bytes() == written[kind][1].read_bytes()
@@ -212,7 +210,7 @@ def test_a_python_without_its_source_is_told_apart(kind, tmp_path, monkeypatch):
 
 def test_reading_the_library_imports_none_of_it(environment_of_a_user, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from hf_finetune.data.corpus import write_corpus;"
+        "import sys; from pathlib import Path; from hf_finetune.data.corpora.standard_library import write_corpus;"
         f"write_corpus('docstrings', Path({str(tmp_path / 'a.jsonl')!r}), max_bytes=10000);"
         "print({'torch', 'datasets', 'turtle', 'this', 'antigravity', 'tkinter', 'wsgiref'} & {*sys.modules})"
     )

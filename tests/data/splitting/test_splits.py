@@ -431,7 +431,7 @@ def test_a_cache_that_cannot_be_written_is_no_mistake_in_the_data(monkeypatch, t
 CHILD = """
 import json
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.splitting.splits import load_splits
 splits = load_splits(DataSection(train="rows.jsonl", validation_fraction=0.1), "document", 0)
 print(json.dumps([splits.facts(), splits.rows["train"][:]]))
 """

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,7 +92,9 @@ def test_metrics_are_those_of_all_tokens_together():
     logits, labels = random_batch(6, 12, 9)
     labels[0, 2:] = -100
     nll, correct, tokens = by_hand(logits, labels).sum(axis=0)
-    got = language_model_metrics(total_bytes=123)(EvalPrediction(reduce_logits(logits, labels).numpy(), labels.numpy()))
+    got = language_model_metrics(SimpleNamespace(scored_bytes=123))(
+        EvalPrediction(reduce_logits(logits, labels).numpy(), labels.numpy())
+    )
     expected = {
         "loss": nll / tokens,
         "perplexity": math.exp(nll / tokens),
@@ -103,7 +106,7 @@ def test_metrics_are_those_of_all_tokens_together():
 
 def test_a_nan_row_is_not_hidden():
     rows = np.array([[1.0, 1, 2], [np.nan, 0, 2]], dtype=np.float32)
-    got = language_model_metrics(10)(EvalPrediction(rows, None))
+    got = language_model_metrics(SimpleNamespace(scored_bytes=10))(EvalPrediction(rows, None))
     assert math.isnan(got["loss"])
     assert math.isnan(got["perplexity"])
     assert got["token_accuracy"] == 0.25
@@ -112,10 +115,11 @@ def test_a_nan_row_is_not_hidden():
 # Seven rows of different lengths in batches of two: the last batch is filled up with rows that must not count twice.
 EVALUATE = """
 import json, sys
+from types import SimpleNamespace
 import torch
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
-from hf_finetune.evaluation.language_modeling import language_model_metrics, reduce_logits
+from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics, reduce_logits
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -142,7 +146,7 @@ with torch.no_grad():
 arguments = TrainingArguments(sys.argv[1], use_cpu=True, per_device_eval_batch_size=2, disable_tqdm=True,
                               report_to="none", remove_unused_columns=False)
 trainer = Trainer(model, arguments, eval_dataset=rows, data_collator=collate,
-                  compute_metrics=language_model_metrics(100), preprocess_logits_for_metrics=reduce_logits)
+                  compute_metrics=language_model_metrics(SimpleNamespace(scored_bytes=100)), preprocess_logits_for_metrics=reduce_logits)
 got = trainer.evaluate()
 with open(f"{sys.argv[1]}/{arguments.process_index}.json", "w") as file:
     json.dump({"got": got, "hand": [nll, correct, tokens], "processes": arguments.world_size}, file)

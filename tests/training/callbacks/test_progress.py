@@ -88,7 +88,7 @@ def test_in_a_terminal_the_progress_is_shown_and_the_lines_go_on_above_it(enviro
 
 
 def test_without_a_terminal_there_is_one_line_for_each_logging_step_and_nothing_else(tmp_path, caplog, capfd):
-    trainer, _ = trainer_in(tmp_path, disable_tqdm=False)
+    trainer = trainer_in(tmp_path, disable_tqdm=False)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
         trainer.train()
     lines = [record.getMessage() for record in caplog.records]
@@ -102,7 +102,7 @@ def test_without_a_terminal_there_is_one_line_for_each_logging_step_and_nothing_
 def test_other_processes_show_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("transformers.Trainer.is_world_process_zero", lambda self: False)
-    trainer, _ = trainer_in(tmp_path, disable_tqdm=False)
+    trainer = trainer_in(tmp_path, disable_tqdm=False)
     assert not any(isinstance(each, ProgressDisplay) for each in trainer.callback_handler.callbacks)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hf_finetune.environment.logs import set_up_logging
 from hf_finetune.errors import NonFiniteError, user_errors
-from hf_finetune.training.callbacks import use_log_lines
-from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.trackers import place_trackers
 from hf_finetune.training.facts import train_facts
 from hf_finetune.training.trainers.base import Trainer
@@ -27,18 +26,14 @@ from hf_finetune.training.trainers.base import Trainer
 SAMPLE = ("What is this?", "A \x1b[31mred\x1b[0m \u202eword")
 
 
-class Sampler:
+class SampleAtEvaluation(TrainerCallback):
     """What `SamplePrompts` is to the display."""
 
-    def on_sample(self, prompt: str, continuation: str) -> None: ...
-
-
-class SampleAtEvaluation(TrainerCallback):
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+    def __init__(self) -> None:
+        self.on_sample: Callable[[str, str], object] = lambda prompt, continuation: None
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        self.sampler.on_sample(*SAMPLE)
+        self.on_sample(*SAMPLE)
         print("[/INST] :smile:", end="", flush=True)
 
 
@@ -52,37 +47,30 @@ def rows(count: int = 8) -> Dataset:
     return Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
 
 
-def trainer_in(folder: Path, sampler: Sampler | None = None, **settings: Any) -> tuple[Trainer, LogLines]:
+def trainer_in(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Trainer:
     """Six steps, a line every two, an evaluation every three."""
     args = {"max_steps": 6, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "no"}
     args |= {"use_cpu": True, "report_to": "none"}
     args |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4} | settings
-    clock = LogLines(tokens_per_step=32)
-    trainer = Trainer(
+    return Trainer(
         model=tiny_model(),
         args=TrainingArguments(output_dir=str(folder), **args),
         train_dataset=rows(),
         eval_dataset=rows(),
-        callbacks=[clock],
+        callbacks=list(callbacks),
     )
-    use_log_lines(trainer, sampler)
-    return trainer, clock
 
 
 def watch(folder: Path) -> None:
     """The last of its runs fails."""
-    sampler = Sampler()
-    trainer, _ = trainer_in(folder, sampler)
-    trainer.add_callback(SampleAtEvaluation(sampler))
+    trainer = trainer_in(folder, SampleAtEvaluation())
     trainer.train()
     print("between")
     trainer.evaluate()
     print("quiet")
-    trainer_in(folder, disable_tqdm=True)[0].train()
+    trainer_in(folder, disable_tqdm=True).train()
     print("failing")
-    trainer, _ = trainer_in(folder)
-    trainer.add_callback(Fail())
-    trainer.train()
+    trainer_in(folder, Fail()).train()
 
 
 def track(folder: Path, trackers: list[str]) -> None:
@@ -95,11 +83,11 @@ def track(folder: Path, trackers: list[str]) -> None:
     for name in ("connect", "connect_ex"):
         setattr(socket.socket, name, refuse)
     socket.getaddrinfo = refuse
-    trainer, clock = trainer_in(folder, report_to=trackers)
+    trainer = trainer_in(folder, report_to=trackers)
     result = trainer.train()
     trainer.evaluate(metric_key_prefix="test")
     trainer.predict(rows())
-    (folder / "history.json").write_text(json.dumps(train_facts(trainer, result, clock)["history"]))
+    (folder / "history.json").write_text(json.dumps(train_facts(trainer, result)["history"]))
 
 
 if __name__ == "__main__":

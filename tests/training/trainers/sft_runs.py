@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def trainer_of(
         eval_dataset=rows,
         processing_class=TOKENIZER,
         data_collator=collator,
-        compute_metrics=language_model_metrics(total_bytes=1) if kind is SFTTrainer else None,
+        compute_metrics=language_model_metrics(SimpleNamespace(scored_bytes=1)) if kind is SFTTrainer else None,
     )
 
 
