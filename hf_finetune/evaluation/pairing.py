@@ -77,7 +77,7 @@ def paired_figures(
     before, after = ({name: float(value[0]) for name, value in each(whole).items()} for each in (base, tuned))
     names = [name for name in before if name in after and math.isfinite(after[name] - before[name])]
 
-    def difference(weights: Array) -> dict[str, Array]:
+    def difference(weights: Array) -> dict[str, Array]:  # (rows, resamples) -> (resamples,) for each metric
         one, other = base(weights), tuned(weights)
         with np.errstate(invalid="ignore"):  # infinite perplexities
             return {name: other[name] - one[name] for name in names}
