@@ -67,7 +67,7 @@ def baseline_scores(
 
 
 def texts_of(rows: Dataset) -> list[str]:
-    """Return the texts of labelled rows, those of a pair joined by a line feed."""
+    """Return the texts of labeled rows, those of a pair joined by a line feed."""
     pairs = zip(rows["text"][:], rows["text_pair"][:], strict=True)
     return [text if pair is None else f"{text}\n{pair}" for text, pair in pairs]
 

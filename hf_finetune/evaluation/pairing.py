@@ -82,6 +82,7 @@ def paired_figures(
         with np.errstate(invalid="ignore"):  # infinite perplexities
             return {name: other[name] - one[name] for name in names}
 
+    # A swap evaluates `both`, which has twice as many rows, two times: four times the work of a resample of `base`.
     resamples = affordable_resamples(rows, labels=4)
     intervals = bootstrap_intervals(difference, rows, resamples=resamples, seed=seed)
     swapped = _swapped_differences(both, rows, names, resamples, np.random.default_rng(seed))
