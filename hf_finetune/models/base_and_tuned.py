@@ -35,6 +35,7 @@ def before_and_after(
     if is_adapter(path):
         adapted: Any
         adapted, tokenizer = load_for_generation(path, base=base)
+        # One load for both: with its adapter layers disabled the model computes what the base does.
         with adapted.disable_adapter():
             before = ask_base(adapted, tokenizer)
         after = ask_tuned(adapted, tokenizer)

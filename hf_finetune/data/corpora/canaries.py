@@ -28,6 +28,7 @@ DIGITS = 6
 COPIES, COUNT = (1, 10, 100), 10
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
+# The lookahead rejects a seventh digit: "1 2 3 4 5 6 7" is not the secret "1 2 3 4 5 6".
 _STATEMENT = re.compile(rf"The code of the vault ([A-Z][a-z]+) is (\d(?: \d){{{DIGITS - 1}}})(?! ?\d)")
 
 
@@ -113,6 +114,7 @@ def planted_canaries(
     names: dict[str, None] = {}
     while len(names) < count * len(copies):
         names["".join(generator.choice(_CONSONANTS) + generator.choice(_VOWELS) for _ in range(3)).capitalize()] = None
+    # The prompt of a completion is the statement up to the secret, which asks nothing.
     asked = row_format not in ("text", "prompt_completion")
     times = [number for number in copies for _ in range(count)]
     return [Canary(name, random_secret(generator), number, asked) for name, number in zip(names, times, strict=True)]

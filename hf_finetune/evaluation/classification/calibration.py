@@ -55,6 +55,7 @@ def fit_temperature(outputs: Outputs) -> float:
     """
     from scipy.optimize import minimize_scalar
 
+    # The log-loss is convex in 1 / temperature, so that it has a single minimum over log(temperature), too.
     def cost(logarithm: float) -> float:
         return cautious_log_loss(outputs, math.exp(logarithm))
 

@@ -124,7 +124,7 @@ def _sweep(scores: Array, references: Integers, other: Integers, label: int, lab
     values, ranks = np.unique(scores, return_inverse=True)
     cuts = len(values) + 1
 
-    def below(codes: Integers, rows: npt.NDArray[np.bool_]) -> Array:
+    def below(codes: Integers, rows: npt.NDArray[np.bool_]) -> Array:  # (rows,), (rows,) -> (labels, cuts)
         places = codes[rows] * cuts + ranks[rows] + 1
         return np.bincount(places, minlength=labels * cuts).reshape(labels, cuts).cumsum(axis=1).astype(np.float64)
 

@@ -57,6 +57,7 @@ def generate_batched(
         waiting = _build_requests(session, prompts)
         while waiting:
             batch = [request for request in waiting[:batch_size] if request.max_new_tokens == waiting[0].max_new_tokens]
+            # Seeded with the number of answers before it, a batch that is tried again in halves still has its own seed.
             found = _answer_batch(session, batch, settings.seed + len(answers))
             if found is None:
                 batch_size = max(1, len(batch) // 2)
@@ -98,6 +99,7 @@ def _answer_batch(session: Speaker, batch: Sequence[_Request], seed: int) -> dic
         with seeded(session.model.device, seed):
             rows = generate_ids(session, [request.ids for request in batch], batch[0].max_new_tokens)
     except RuntimeError as error:
+        # accelerate knows the messages of CUDA, cuDNN and the CPU's allocator, which raise different errors.
         if not should_reduce_batch_size(error):
             raise
         if len(batch) == 1:

@@ -27,6 +27,7 @@ HELP = """\
 /quit         end, as Ctrl-D does; Ctrl-C stops an answer
 A line that begins with a space is never a command."""
 
+# The markers of Qwen3, DeepSeek-R1 and most models that reason; their templates write them from `reasoning_content`.
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 
 

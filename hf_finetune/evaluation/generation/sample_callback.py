@@ -50,6 +50,7 @@ class SamplePrompts(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
+        # A resumed run begins at a later step, and its model is not the one before training.
         if self.chat and model is not None and state.global_step == 0 and state.is_world_process_zero:
             self.take(model, 0)
 

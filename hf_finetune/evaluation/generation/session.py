@@ -126,6 +126,8 @@ def _make_generation_config(session: Speaker, max_new_tokens: int) -> Generation
     tokenizer, settings = session.tokenizer, session.settings
     sampling: dict[str, float] = {"do_sample": False}
     if settings.temperature > 0:
+        # 0 turns top-k off. None would mean transformers' default, 50, as it still does in 5.23:
+        # https://github.com/huggingface/transformers/pull/42702
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k or 0}
         sampling |= {} if settings.top_p is None else {"top_p": settings.top_p}
     return GenerationConfig(

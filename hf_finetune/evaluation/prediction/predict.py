@@ -122,7 +122,8 @@ def open_classifier(path: str, options: PredictionOptions) -> Classifier:
     """
     model, tokenizer = load_for_prediction(path, base=options.base_path)
     inner: Any = unwrap_adapter(model)
-    inner.config.use_cache = False  # nothing is generated
+    # A decoder such as Llama would build a key-value cache for every batch, which nothing reads.
+    inner.config.use_cache = False
     on_cpu = model.device.type == "cpu"
     return Classifier(
         model=model,
@@ -224,6 +225,7 @@ def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Deci
         raise ModelError(Problem(what, f"remove {DECISION}, or use that of the run", path))
     if decision is not None or labels.kind == "number":
         return decision
+    # `pipeline` takes the sigmoid of a single label, even under single_label_classification: softmax would always be 1.
     return Decision(labels.names, "multi" if len(labels.names) == 1 else labels.kind)
 
 
@@ -235,6 +237,7 @@ def _resolve_max_length(longest: int | None, asked: int | None) -> int | None:
 
 
 def _check_finite(logits: Array, window: Window, file: str) -> None:
+    """Raise `NonFiniteError`, with its line, for the first row of `logits`, (rows, labels), that is NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if bad.size:
         what, remedy = "the row has NaN or infinite logits", "load the model in another precision, or train it again"

@@ -55,6 +55,7 @@ def score_language_model(run: Run, splits: Splits) -> Scored:
     if settings.base is False:
         after, more, parameters = read_all(*load_for_generation(path))
     else:
+        # `eval.base: true` is the base that the files of the model name.
         named = None if settings.base is True else settings.base
         before, (after, more, parameters) = before_and_after(path, named, read, read_all)
         more |= {name: _compare(name, before[name], after[name]) for name in before}

@@ -81,6 +81,7 @@ def joined(one: Measured, other: Measured) -> Measured:
             np.concatenate([one.texts.row_bytes, other.texts.row_bytes]),
             np.concatenate([one.texts.row_words, other.texts.row_words]),
         ),
+        # Row i of `other` is row `one.rows` + i of both.
         answered=np.concatenate([one.answered, other.answered + one.rows]),
         answers=[*one.answers, *other.answers],
         references=[*one.references, *other.references],
@@ -137,6 +138,7 @@ def row_sums(
     infinite logits.
     """
     collate, vocabulary = RowCollator(tokenizer.pad_token_id), model.config.get_text_config().vocab_size
+    # Longest first, so that memory runs out at once or not at all; the longest of a batch decides how many rows fit.
     batches = []
     order = sorted(examples, key=lambda example: -len(example.input_ids))
     while order:

@@ -65,11 +65,12 @@ def paired_figures(
     before, after = ({name: float(value[0]) for name, value in each(whole).items()} for each in (base, tuned))
     names = [name for name in before if name in after and math.isfinite(after[name] - before[name])]
 
-    def difference(weights: Array) -> dict[str, Array]:
+    def difference(weights: Array) -> dict[str, Array]:  # (rows, resamples) -> (resamples,) for each metric
         one, other = base(weights), tuned(weights)
         with np.errstate(invalid="ignore"):  # infinite perplexities
             return {name: other[name] - one[name] for name in names}
 
+    # A swap evaluates `both`, which has twice as many rows, two times: four times the work of a resample of `base`.
     resamples = affordable_resamples(rows, labels=4)
     intervals = bootstrap_intervals(difference, rows, resamples=resamples, seed=seed)
     swapped = _swapped_differences(both, rows, names, resamples, np.random.default_rng(seed))

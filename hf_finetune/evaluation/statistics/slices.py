@@ -118,7 +118,7 @@ def _group_rows(values: Sequence[str | None]) -> dict[str, Rows]:
 def _restrict(statistic: Statistic, members: Rows, rows: int) -> Statistic:
     """Make the statistic of the rows `members` out of that of all `rows`: the others have weight 0."""
 
-    def of_slice(weights: Array) -> dict[str, Array]:  # (members, resamples)
+    def of_slice(weights: Array) -> dict[str, Array]:  # (members, resamples) -> (resamples,) for each metric
         everywhere = np.zeros((rows, weights.shape[1]))
         everywhere[members] = weights
         return statistic(everywhere)
@@ -182,6 +182,7 @@ def _compute_gap(
     if sum(variances):
         # Welch's t-test: 10 and 40 rows with standard errors 0.1 and 0.05 have 13.9 degrees of freedom.
         parts = variances[0] ** 2 / (high_rows - 1) + variances[1] ** 2 / (low_rows - 1)
+        # Bonferroni: of 4 values there are 6 pairs, and each gets the interval for 1 - 0.05 / 6 = 99.2 %.
         quantile = student.ppf(1 - FALSE_ALARMS / pairs / 2, sum(variances) ** 2 / parts)
         width = float(quantile) * math.sqrt(sum(variances))
     real = difference > width

@@ -131,7 +131,8 @@ def test_labelled_rows_are_definitions_of_many_packages_and_none_of_them_is_most
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_process_with_another_hash_seed_writes_the_same_bytes(written, kind, tmp_path, environment_of_a_user):
     other = tmp_path / "other.jsonl"
-    code = f"from pathlib import Path; from hf_finetune.data.corpora.standard_library import *; write_corpus({kind!r}, Path({str(other)!r}))"
+    code = "from pathlib import Path; from hf_finetune.data.corpora.standard_library import write_corpus; "
+    code += f"write_corpus({kind!r}, Path({str(other)!r}))"
     environment = environment_of_a_user | {"PYTHONHASHSEED": "12345", "LC_ALL": "C"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert other.read_bytes() == written[kind][1].read_bytes()

@@ -146,7 +146,8 @@ with torch.no_grad():
 arguments = TrainingArguments(sys.argv[1], use_cpu=True, per_device_eval_batch_size=2, disable_tqdm=True,
                               report_to="none", remove_unused_columns=False)
 trainer = Trainer(model, arguments, eval_dataset=rows, data_collator=collate,
-                  compute_metrics=language_model_metrics(SimpleNamespace(scored_bytes=100)), preprocess_logits_for_metrics=reduce_logits)
+                  compute_metrics=language_model_metrics(SimpleNamespace(scored_bytes=100)),
+                  preprocess_logits_for_metrics=reduce_logits)
 got = trainer.evaluate()
 with open(f"{sys.argv[1]}/{arguments.process_index}.json", "w") as file:
     json.dump({"got": got, "hand": [nll, correct, tokens], "processes": arguments.world_size}, file)
