@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config import RunSource, load_run, read_recipe_name, sampling_settings
-from hf_finetune.environment import project_file
+from hf_finetune.environment import find_project_file
 from hf_finetune.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class RunResult:
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        from hf_finetune.models import load_for_generation, load_for_prediction, reads_labels
+        from hf_finetune.models import is_sequence_classifier, load_for_generation, load_for_prediction
 
-        load = load_for_prediction if reads_labels(str(self.folder)) else load_for_generation
+        load = load_for_prediction if is_sequence_classifier(str(self.folder)) else load_for_generation
         return load(str(self.folder))
 
 
@@ -112,12 +112,12 @@ def generate(
     repetition_penalty, seed. Raises `ConfigError` for one that is out of range, `ModelError` for what cannot speak.
     """
     sampling = sampling_settings(settings)
-    from hf_finetune.evaluation import respond
+    from hf_finetune.evaluation import generate_responses
     from hf_finetune.models import load_for_generation
 
     loaded, tokenizer = load_for_generation(str(model), base=base_path)
     listed = [prompts] if isinstance(prompts, str) else prompts
-    return respond(loaded, tokenizer, listed, sampling, system=system, raw=raw)
+    return generate_responses(loaded, tokenizer, listed, sampling, system=system, raw=raw)
 
 
 def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResult:
@@ -125,7 +125,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     argv = [source, *_as_arguments(overrides)]
     recipe = read_recipe_name(source)
     folder = load_run(argv, recipe).output_dir
-    script = str(project_file("recipes", f"{recipe}.py"))
+    script = str(find_project_file("recipes", f"{recipe}.py"))
     _forget_processes()
     # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves.
     shown = argv if isinstance(source, str) else [f"{folder}/run.yaml"]

@@ -107,11 +107,11 @@ class NotPushedError(HubError):
     exit_code = EXIT_NOT_PUSHED
 
 
-class EnvironmentProblem(FinetuneError):
+class MachineError(FinetuneError):
     """The machine cannot do what was asked."""
 
 
-class CannotWriteError(EnvironmentProblem):
+class CannotWriteError(MachineError):
     """The output folder cannot be written, or has no space left."""
 
     exit_code = EXIT_CANNOT_WRITE

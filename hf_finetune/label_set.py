@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.config.reading.document import shown
+from hf_finetune.config.reading.document import format_value
 from hf_finetune.errors import DataError, Problem
 
 REGRESSION_NAME = "value"
@@ -64,6 +64,6 @@ class Labels:
             for row, labels in enumerate(rows):
                 encoded[row, [number_of[label] for label in labels]] = 1.0
         except KeyError as unknown:
-            what = f"{shown(unknown.args[0])} is none of the labels"
+            what = f"{format_value(unknown.args[0])} is none of the labels"
             raise DataError(Problem(what, f"they are {', '.join(self.names)}")) from None
         return encoded

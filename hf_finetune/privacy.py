@@ -28,7 +28,7 @@ SECRETS = {
 SECRET = re.compile("|".join(f"(?:{shape})" for shape in SECRETS.values()), re.ASCII)
 
 
-def kind_of_secret(text: str) -> str | None:
+def find_secret_kind(text: str) -> str | None:
     """Return which kind of secret of `SECRETS` is in `text`, or None."""
     found = SECRET.search(text)
     if found is None:
@@ -45,7 +45,7 @@ def escape_control_characters(text: str) -> str:
     )
 
 
-def portable(name: str) -> str:
+def make_portable(name: str) -> str:
     """Return `name` relative to the working folder if it is inside, else with the home folder written as `~`."""
     # In /home/ann/work: /home/ann/work/out -> out, /home/ann/models/x -> ~/models/x, org/name -> org/name.
     path = Path(name)

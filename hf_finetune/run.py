@@ -16,21 +16,21 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from hf_finetune.config import RecipeName, Run, as_dict, dump_yaml, load_run
+from hf_finetune.config import RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits
-from hf_finetune.environment import report_environment, set_up_logging, versions
-from hf_finetune.evaluation import Scored, greedy, join_processes, process_facts
-from hf_finetune.models import count_parameters, model_source, pinned
+from hf_finetune.environment import get_installed_versions, report_environment, set_up_logging
+from hf_finetune.evaluation import ScoreResult, describe_processes, init_processes, with_greedy_decoding
+from hf_finetune.models import count_parameters, describe_model_source, pin_revision
 from hf_finetune.release import check_push, push_run
 from hf_finetune.reporting import RunReport, claim_run_folder, open_manifest, write_run_folder
 from hf_finetune.training import (
-    TrainerChecks,
-    distributed_facts,
-    launch_line,
-    new_run_id,
-    resolved,
-    train_facts,
-    training_arguments,
+    TrainerMixin,
+    apply_defaults,
+    build_training_arguments,
+    collect_train_stats,
+    describe_distributed,
+    format_launch_line,
+    make_run_id,
 )
 
 
@@ -46,10 +46,10 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     Every rank calls it. Raises `ConfigError` with all problems of the settings at once, `CannotWriteError` where the
     folder cannot be made, and `HubError` where `hub:` asks for a push that the Hub would refuse.
     """
-    run = pinned(resolved(load_run(argv, recipe)))
+    run = pin_revision(apply_defaults(load_run(argv, recipe)))
     claim_run_folder(run.output_dir, resume=run.train.get("resume_from_checkpoint"))
     check_push(run)
-    return run, training_arguments(run)
+    return run, build_training_arguments(run)
 
 
 def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> None:
@@ -61,11 +61,11 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
     if not (PartialState().is_main_process if args is None else args.should_save):
         return
     manifest = {
-        "data": splits.facts(),
-        "model": model_source(run.model),
-        "versions": versions(),
+        "data": splits.summarize(),
+        "model": describe_model_source(run.model),
+        "versions": get_installed_versions(),
         "seed": run.eval.seed if args is None else args.seed,
-        "launch": launch_line(),
+        "launch": format_launch_line(),
     }
     resume = None if args is None else args.resume_from_checkpoint
     open_manifest(run.output_dir, manifest, dump_yaml(run), resume=resume)
@@ -73,7 +73,7 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
 
 def finish_run(
     run: Run,
-    trainer: TrainerChecks,
+    trainer: TrainerMixin,
     result: TrainOutput,
     facts: Mapping[str, SplitFacts],
     evaluation: dict[str, Any],
@@ -88,15 +88,15 @@ def finish_run(
     model: Any = trainer.model  # typed by transformers as what it may be before training
     report = RunReport(
         recipe=run.recipe,
-        run_id=new_run_id(),
+        run_id=make_run_id(),
         status="done",
-        settings=as_dict(run),
+        settings=dump_dict(run),
         data={name: counted.as_dict() for name, counted in facts.items()},
         parameters=count_parameters(model).as_dict(),
-        train=train_facts(trainer, result),
+        train=collect_train_stats(trainer, result),
         evaluation=evaluation,
         samples=samples,
-        distributed=distributed_facts(trainer),
+        distributed=describe_distributed(trainer),
         environment=report_environment(),
     )
     write_run_folder(run.output_dir, report)
@@ -105,27 +105,27 @@ def finish_run(
 
 def start_scoring(argv: Sequence[str]) -> tuple[Run, PartialState]:
     """`start_run` of a run that scores a saved model: answers are greedy unless its file says how they are drawn."""
-    run = greedy(load_run(argv, recipe="score"))
+    run = with_greedy_decoding(load_run(argv, recipe="score"))
     claim_run_folder(run.output_dir, resume=None)
-    processes = join_processes()
+    processes = init_processes()
     set_up_logging(main_process=processes.is_main_process)
     return run, processes
 
 
-def finish_scoring(run: Run, scored: Scored) -> None:
+def finish_scoring(run: Run, scored: ScoreResult) -> None:
     """`finish_run` of a run that scores: every process calls it, and the main process writes."""
     if not PartialState().is_main_process:
         return
     report = RunReport(
         recipe=run.recipe,
-        run_id=new_run_id(),
+        run_id=make_run_id(),
         status="done",
-        settings=as_dict(run),
+        settings=dump_dict(run),
         data={"test": scored.facts},
         parameters=scored.parameters,
         train={},
         evaluation={"test": scored.evaluation},
-        distributed=process_facts(),
+        distributed=describe_processes(),
         environment=report_environment(),
     )
     write_run_folder(run.output_dir, report)

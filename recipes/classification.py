@@ -15,8 +15,8 @@ from hf_finetune.data import (
     TextCollator,
     balance_classes,
     freeze_labels,
+    get_padded_width,
     load_splits,
-    padded_width,
     tokenize_labelled,
 )
 from hf_finetune.errors import user_errors
@@ -27,15 +27,15 @@ from hf_finetune.evaluation import (
     score_with_baselines,
     show_mistakes,
 )
-from hf_finetune.models import attach_adapter, choose_trained, load_classifier, load_config, load_tokenizer, text_length
-from hf_finetune.release import checkpoint_pushes
+from hf_finetune.models import attach_adapter, load_classifier, load_config, load_tokenizer, set_trainable, text_length
+from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
 from hf_finetune.training import (
     ClassificationLoss,
     ClassificationTrainer,
     TrainableGuard,
     early_stopping,
-    optimizer_choice,
+    make_optimizer,
     save_decision,
 )
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     # 3. Model
     longest, pad = facts["train"].longest, tokenizer.pad_token_id
     model = load_classifier(run.model, config, labels, longest, bf16=args.bf16, pad_token_id=pad)
-    choose_trained(model, run.model.train_only)
+    set_trainable(model, run.model.train_only)
     model = model if run.lora is None else attach_adapter(model, run.lora)
 
     # 4. Trainer
@@ -68,11 +68,11 @@ def main(argv: Sequence[str]) -> None:
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
-        data_collator=TextCollator(pad, padded_width(run.data, facts)),
+        data_collator=TextCollator(pad, get_padded_width(run.data, facts)),
         compute_loss_func=ClassificationLoss(labels.kind, weights, run.data.balance, args.label_smoothing_factor),
         compute_metrics=classification_metrics(labels),
-        optimizer_cls_and_kwargs=optimizer_choice(run, args),
-        callbacks=[TrainableGuard(), *early_stopping(run), *checkpoint_pushes(run)],
+        optimizer_cls_and_kwargs=make_optimizer(run, args),
+        callbacks=[TrainableGuard(), *early_stopping(run), *push_checkpoints(run)],
     )
 
     # 5. Train

@@ -16,9 +16,9 @@ from hf_finetune.data import collate_blocks, load_splits, pack_splits
 from hf_finetune.errors import user_errors
 from hf_finetune.evaluation import SamplePrompts, language_model_metrics, reduce_logits, score_split
 from hf_finetune.models import block_size, load_causal_lm, load_config, load_tokenizer
-from hf_finetune.release import checkpoint_pushes
+from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
-from hf_finetune.training import Trainer, early_stopping, optimizer_choice
+from hf_finetune.training import Trainer, early_stopping, make_optimizer
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> None:
         data_collator=collate_blocks,
         compute_metrics=language_model_metrics(facts.get("validation")),
         preprocess_logits_for_metrics=reduce_logits,
-        optimizer_cls_and_kwargs=optimizer_choice(run, args),
-        callbacks=[samples, *early_stopping(run), *checkpoint_pushes(run)],
+        optimizer_cls_and_kwargs=make_optimizer(run, args),
+        callbacks=[samples, *early_stopping(run), *push_checkpoints(run)],
     )
 
     # 5. Train

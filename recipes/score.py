@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation import load_scored_rows, score
+from hf_finetune.evaluation import load_scored_rows, score_model
 from hf_finetune.run import finish_scoring, record_inputs, start_scoring
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     record_inputs(run, None, splits)
 
     # 6. Evaluate: the model as it was saved, then its base
-    scored = score(run, splits)
+    scored = score_model(run, splits)
 
     # 7. Report and push
     finish_scoring(run, scored)

@@ -12,19 +12,19 @@ import sys
 from collections.abc import Sequence
 
 from hf_finetune.chat import load_chat_template
-from hf_finetune.data import RowCollator, load_splits, pack_examples, tokenize_splits
+from hf_finetune.data import RowCollator, load_splits, pack_examples, tokenize_conversations
 from hf_finetune.errors import user_errors
 from hf_finetune.evaluation import SamplePrompts, language_model_metrics, score_split
 from hf_finetune.models import load_causal_lm, load_config, load_tokenizer, row_length, stop_after_turns
-from hf_finetune.release import checkpoint_pushes
+from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
 from hf_finetune.training import (
     SFTTrainer,
     TrainableGuard,
-    check_isolation,
+    check_packing,
     early_stopping,
-    optimizer_choice,
-    reads_one_row,
+    make_optimizer,
+    needs_flat_rows,
 )
 
 
@@ -39,14 +39,14 @@ def main(argv: Sequence[str]) -> None:
         config = load_config(run.model, tokenizer)
         template = load_chat_template(run.data, tokenizer)
         max_length = row_length(run.train, config, tokenizer)
-        rows, facts = tokenize_splits(splits, tokenizer, template, run.data, max_length)
+        rows, facts = tokenize_conversations(splits, tokenizer, template, run.data, max_length)
         rows, facts = pack_examples(rows, facts, max_length, packing=bool(run.train.get("packing")))
     record_inputs(run, args, splits)
 
     # 3. Model
     model = load_causal_lm(run.model, config, facts["train"].longest, bf16=args.bf16)
     stop_after_turns(model, tokenizer)
-    check_isolation(model, rows["train"])
+    check_packing(model, rows["train"])
 
     # 4. Trainer
     samples = SamplePrompts(tokenizer, run.eval, chat=True)
@@ -56,10 +56,10 @@ def main(argv: Sequence[str]) -> None:
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
-        data_collator=RowCollator(tokenizer.pad_token_id, flatten=reads_one_row(model)),
+        data_collator=RowCollator(tokenizer.pad_token_id, flatten=needs_flat_rows(model)),
         compute_metrics=language_model_metrics(facts.get("validation")),
-        optimizer_cls_and_kwargs=optimizer_choice(run, args),
-        callbacks=[samples, TrainableGuard(), *early_stopping(run), *checkpoint_pushes(run)],
+        optimizer_cls_and_kwargs=make_optimizer(run, args),
+        callbacks=[samples, TrainableGuard(), *early_stopping(run), *push_checkpoints(run)],
     )
 
     # 5. Train

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from hf_finetune.cli import app
 from hf_finetune.config import load_run, read_recipe_name
-from hf_finetune.config.validation.run_file import section_keys
+from hf_finetune.config.validation.run_file import list_section_keys
 from hf_finetune.environment.project_files import init_project
 from hf_finetune.metric_info import FIGURES
 
@@ -68,7 +68,9 @@ def test_a_command_reads_what_one_before_it_wrote():
 
 def test_every_key_on_the_page_is_one_of_the_run_file():
     recipes = ("continued_pretraining", "classification", "sft", "lora", "score")
-    known = {f"{section}.{key}" for recipe in recipes for section, keys in section_keys(recipe).items() for key in keys}
+    known = {
+        f"{section}.{key}" for recipe in recipes for section, keys in list_section_keys(recipe).items() for key in keys
+    }
     named = set(re.findall(r"`((?:model|data|train|lora|eval|hub|card)\.[a-z0-9_]+)", PAGE)) - {"train.history"}
     assert len(named) > 25
     assert named <= known

@@ -17,20 +17,20 @@ from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
-from hf_finetune.chat.watchdog import MOST_GROWTH, TooLarge, TooLong, run_watched
+from hf_finetune.chat.watchdog import MAX_MEMORY_GROWTH, MemoryLimitExceeded, TimeLimitExceeded, run_with_limits
 from hf_finetune.errors import ModelError, Problem
 
 KEY = "data.chat_template"
-LONGEST_SECONDS = 1.0
-LONGEST_TEXT = 1_000_000
+TIME_LIMIT_SECONDS = 1.0
+MAX_OUTPUT_CHARACTERS = 1_000_000
 """Characters that a template may write, besides four times those that it is given."""
-COPIES = 4
+MAX_INPUT_COPIES = 4
 
 # Limits of a single operation: the watchdog cannot interrupt C code such as `"a" * 10**12`, `2 ** 10**12` or
 # `"%999999999d" % 1`, so the size of its result is estimated from the operands beforehand.
-LARGEST_NUMBER = 10_000
-LARGEST_RESULT = 100_000_000
-MOST_BITS = 100_000
+MAX_NUMBER = 10_000
+MAX_RESULT_SIZE = 100_000_000
+MAX_INTEGER_BITS = 100_000
 AMPLIFYING_METHODS = {"center", "expandtabs", "format", "format_map", "join", "ljust", "replace", "rjust", "zfill"}
 AMPLIFYING_FILTERS = ("batch", "center", "format", "indent", "join", "replace", "slice", "tojson", "wordwrap")
 FORBIDDEN_METHODS = {"maketrans", "translate"}
@@ -43,7 +43,9 @@ class BoundedTemplate(Template):
     def render(self, *args: Any, **kwargs: Any) -> str:
         """Render as in jinja2; raises `ModelError` where a limit is exceeded."""
         text: str = _run_within_limits(functools.partial(super().render, *args, **kwargs))
-        if len(text) > LONGEST_TEXT and len(text) > LONGEST_TEXT + COPIES * _count_characters(kwargs):
+        if len(text) > MAX_OUTPUT_CHARACTERS and len(
+            text
+        ) > MAX_OUTPUT_CHARACTERS + MAX_INPUT_COPIES * _count_characters(kwargs):
             raise _build_error(f"writes {len(text):,} characters")
         return text
 
@@ -60,11 +62,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             _check_operation([left, *(right if isinstance(right, tuple) else (right,))], formats=True)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _check_size(left.bit_length() * right, MOST_BITS)
+            _check_size(left.bit_length() * right, MAX_INTEGER_BITS)
         elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            _check_size(left.bit_length() + right.bit_length(), MOST_BITS)
+            _check_size(left.bit_length() + right.bit_length(), MAX_INTEGER_BITS)
         elif operator == "*":
-            _check_size(_measure_output(left) * _measure_output(right), LARGEST_RESULT)
+            _check_size(_measure_output(left) * _measure_output(right), MAX_RESULT_SIZE)
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Any:
@@ -115,8 +117,8 @@ def _check_operation(operands: list[Any], *, formats: bool = False) -> None:
     first, *others = operands
     for value in others:
         if isinstance(value, int):
-            _check_size(value, LARGEST_NUMBER)
-    _check_size(_measure_output(first) * max(map(_measure_output, others), default=1), LARGEST_RESULT)
+            _check_size(value, MAX_NUMBER)
+    _check_size(_measure_output(first) * max(map(_measure_output, others), default=1), MAX_RESULT_SIZE)
     if formats and isinstance(first, str) and _WIDE.search(first):
         raise _build_error("pads a text to a great width")
 
@@ -150,11 +152,11 @@ def _count_characters(value: Any) -> int:
 def _run_within_limits(work: Callable[[], Any]) -> Any:
     """Return what `work` returns; raises `ModelError` where it exceeds a limit of time, memory or depth."""
     try:
-        return run_watched(work, LONGEST_SECONDS)
-    except TooLong:
-        raise _build_error(f"did not end within {LONGEST_SECONDS:g} s") from None
-    except TooLarge:
-        raise _build_error(f"took more than {MOST_GROWTH >> 20} MiB") from None
+        return run_with_limits(work, TIME_LIMIT_SECONDS)
+    except TimeLimitExceeded:
+        raise _build_error(f"did not end within {TIME_LIMIT_SECONDS:g} s") from None
+    except MemoryLimitExceeded:
+        raise _build_error(f"took more than {MAX_MEMORY_GROWTH >> 20} MiB") from None
     except (RecursionError, MemoryError, OverflowError) as problem:
         raise _build_error(f"exceeded the limits of Python ({type(problem).__name__})") from None
 
@@ -190,7 +192,7 @@ def compile_template(source: str) -> Template:
     return compiled
 
 
-def bound_templates() -> None:
+def install_sandbox() -> None:
     """Make transformers compile every chat template by `compile_template`, whoever renders one."""
     # A private name of transformers 5.23, looked up at each call (`render_jinja_template`); a test renders through it.
     chat_template_utils._compile_jinja_template = compile_template

@@ -29,7 +29,7 @@ MARK = "".join(secrets.choice(_NONCHARACTERS) for _ in range(12))
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenizedText:
     """Token ids of one string, and the characters that each stands for."""
 
     ids: list[int]
@@ -62,7 +62,7 @@ class ControlTokens:
     longest: int
     """Characters of the longest control token."""
 
-    def spelled_in(self, value: Any) -> set[str]:
+    def find_spelled(self, value: Any) -> set[str]:
         """Find the control tokens that the strings inside `value` (JSON-like) spell."""
         if not self.names:
             return set()
@@ -111,7 +111,7 @@ class ControlTokens:
                 break
         return self._break_up(text)
 
-    def encode(self, texts: Sequence[str], bounds: Sequence[Sequence[int]]) -> list[Tokens]:
+    def encode(self, texts: Sequence[str], bounds: Sequence[Sequence[int]]) -> list[TokenizedText]:
         """Tokenize rendered texts; only what is not marked becomes a control token.
 
         `bounds` are sorted positions in each text, none of them inside a control token. Returns one result per text.
@@ -122,7 +122,7 @@ class ControlTokens:
         ]
         encoded = self.twin.encode_batch(["".join(parts) for parts in pieces], add_special_tokens=False)
         return [
-            Tokens(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])))
+            TokenizedText(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])))
             for one, parts in zip(encoded, pieces, strict=True)
         ]
 
@@ -133,7 +133,7 @@ class ControlTokens:
 _cached: WeakKeyDictionary[PreTrainedTokenizerFast, tuple[int, ControlTokens]] = WeakKeyDictionary()
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
+def get_control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
     """Return the control tokens of `tokenizer`, computed once for each size of its vocabulary."""
     size, made = _cached.get(tokenizer, (-1, None))
     if made is None or size != len(tokenizer):

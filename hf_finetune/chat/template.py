@@ -13,23 +13,23 @@ from typing import Any
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat.assistant_mask import ChatProblem, Message, Renderer, check_asked, trained_spans
+from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
 from hf_finetune.chat.sandbox import compile_template
-from hf_finetune.chat.special_tokens import control_tokens
+from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
 logger = logging.getLogger(__name__)
 
-OURS = ("plain", "alpaca")
+BUILT_IN_TEMPLATES = ("plain", "alpaca")
 KEY = "data.chat_template"
 
 # The shortest conversation: a template is probed with it.
-EXCHANGE: tuple[Message, ...] = ({"role": "user", "content": "A"}, {"role": "assistant", "content": "b"})
+SAMPLE_CHAT: tuple[Message, ...] = ({"role": "user", "content": "A"}, {"role": "assistant", "content": "b"})
 
 # Control tokens as templates on the Hub spell them, such as <|im_end|>, <｜User｜> and [INST]: those that a tokenizer
 # lacks are named in the error.
-TOKEN_LIKE = re.compile(r"<[|｜]?[\w▁/:.-]+[|｜]?>|\[/?[A-Z_]+\]")
+TOKEN_PATTERN = re.compile(r"<[|｜]?[\w▁/:.-]+[|｜]?>|\[/?[A-Z_]+\]")
 
 
 def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -42,10 +42,10 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast) ->
     """
     if data.chat_template is not None or not tokenizer.chat_template:
         name = data.chat_template or "plain"
-        tokenizer.chat_template = _read_built_in(name) if name in OURS else _read_template_file(name)
+        tokenizer.chat_template = _read_built_in(name) if name in BUILT_IN_TEMPLATES else _read_template_file(name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
-    template = training_template(tokenizer)
-    if template != default_template(tokenizer):
+    template = get_training_template(tokenizer)
+    if template != get_default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
     _check_turn_end(tokenizer, template)
     return template
@@ -57,7 +57,7 @@ def _read_built_in(name: str) -> str:
 
 def _read_template_file(name: str) -> str:
     if not name.endswith((".jinja", ".j2")) or not Path(name).is_file():
-        remedy = f"name a .jinja file, or one of {', '.join(OURS)}"
+        remedy = f"name a .jinja file, or one of {', '.join(BUILT_IN_TEMPLATES)}"
         raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
     source = Path(name).read_text(encoding="utf-8")
     try:
@@ -71,12 +71,14 @@ def template_name(data: DataSection, template: str) -> str:
     """What to call a template of `load_chat_template` when speaking to the user."""
     if data.chat_template is not None:
         return data.chat_template
-    return next((name for name in OURS if _read_built_in(name) == template), "the tokenizer's own chat template")
+    return next(
+        (name for name in BUILT_IN_TEMPLATES if _read_built_in(name) == template), "the tokenizer's own chat template"
+    )
 
 
-def training_template(tokenizer: PreTrainedTokenizerFast) -> str:
+def get_training_template(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return TRL's training variant of the tokenizer's template, or the template itself."""
-    own = default_template(tokenizer)
+    own = get_default_template(tokenizer)
     # Imported here: trl is slow to import, and only a chat template needs it.
     from trl.chat_template_utils import get_training_chat_template
 
@@ -90,7 +92,7 @@ def training_template(tokenizer: PreTrainedTokenizerFast) -> str:
     return variant or own
 
 
-def default_template(tokenizer: PreTrainedTokenizerFast) -> str:
+def get_default_template(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return the tokenizer's template; of several named ones, `default`."""
     template: Any = tokenizer.chat_template
     if isinstance(template, dict):
@@ -100,35 +102,37 @@ def default_template(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
     """Raise `ModelError` where assistant turns have no end token: a model trained so would never stop."""
-    chat = Renderer(tokenizer, template, list(EXCHANGE))
+    chat = RenderedChat(tokenizer, template, list(SAMPLE_CHAT))
     try:
-        trained_spans(chat, [True, True])
-    except ChatProblem as problem:
-        missing = sorted(set(TOKEN_LIKE.findall(_render_or_empty(chat))) - control_tokens(tokenizer).names.keys())
+        find_assistant_spans(chat, [True, True])
+    except ChatTemplateError as problem:
+        missing = sorted(
+            set(TOKEN_PATTERN.findall(_render_or_empty(chat))) - get_control_tokens(tokenizer).names.keys()
+        )
         foreign = f"; it writes {', '.join(missing)}, which the tokenizer does not have" if missing else ""
-        remedy = f"name the template of this model, or one of {', '.join(OURS)}, in {KEY}"
+        remedy = f"name the template of this model, or one of {', '.join(BUILT_IN_TEMPLATES)}, in {KEY}"
         raise ModelError(Problem(f"{problem}{foreign}", remedy, key=KEY)) from problem
 
 
-def _render_or_empty(chat: Renderer) -> str:
+def _render_or_empty(chat: RenderedChat) -> str:
     try:
         return chat.text()
-    except ChatProblem:
+    except ChatTemplateError:
         return ""
 
 
-def prepared(
+def prepare_chat(
     tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message], tools: list[dict[str, Any]] | None
-) -> Renderer:
+) -> RenderedChat:
     """Prepare a conversation for rendering: mark its text, and convert tool-call arguments to what the template takes.
 
     Raises `ChatTemplateError` where the template takes arguments as an object and they are not valid JSON.
     """
-    control = control_tokens(tokenizer)
+    control = get_control_tokens(tokenizer)
     if any(message.get("tool_calls") for message in messages):
         form = _detect_arguments_form(tokenizer, template)
         messages = [_convert_arguments(message, form) for message in messages]
-    return Renderer(tokenizer, template, control.mark(messages), control.mark(tools))
+    return RenderedChat(tokenizer, template, control.mark(messages), control.mark(tools))
 
 
 def _convert_arguments(message: Message, form: str) -> Message:
@@ -143,7 +147,7 @@ def _convert_arguments(message: Message, form: str) -> Message:
             try:
                 function["arguments"] = json.loads(arguments)
             except json.JSONDecodeError as mistake:
-                raise ChatProblem(
+                raise ChatTemplateError(
                     "the arguments of a tool call are not valid JSON, which the template needs"
                 ) from mistake
         elif form == "string" and isinstance(arguments, dict):
@@ -158,10 +162,10 @@ def _detect_arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) ->
 
     def render(arguments: Any) -> str | None:
         call: Message = {"type": "function", "id": "call00001", "function": {"name": "probe", "arguments": arguments}}
-        messages = [EXCHANGE[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+        messages = [SAMPLE_CHAT[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
         try:
-            return Renderer(tokenizer, template, messages).text()
-        except ChatProblem:
+            return RenderedChat(tokenizer, template, messages).text()
+        except ChatTemplateError:
             return None
 
     # A template that takes both writes the string as it is; one that wants an object quotes it, or leaves it out.
@@ -180,22 +184,22 @@ def encode_prompt(
     leaves out what is asked.
     """
     try:
-        chat = prepared(tokenizer, default_template(tokenizer), messages, tools)
+        chat = prepare_chat(tokenizer, get_default_template(tokenizer), messages, tools)
         text = chat.text(prompt=True)
         check_asked(chat, prompt=True)
-    except ChatProblem as problem:
+    except ChatTemplateError as problem:
         raise DataError(str(problem)) from problem
-    return control_tokens(tokenizer).encode([text], [[]])[0].ids
+    return get_control_tokens(tokenizer).encode([text], [[]])[0].ids
 
 
-def end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def find_end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Find the ids that end generation, sorted: the tokenizer's EOS, and the end-of-turn token of its chat template."""
     # With <|endoftext|> as EOS alone, a ChatML model would go on behind <|im_end|> and write the user's next turn.
-    chat = Renderer(tokenizer, training_template(tokenizer), list(EXCHANGE))
+    chat = RenderedChat(tokenizer, get_training_template(tokenizer), list(SAMPLE_CHAT))
     ends = {tokenizer.eos_token_id}
     try:
-        [(start, stop)] = trained_spans(chat, [False, True])
-    except ChatProblem:  # the template refuses this conversation, or marks no end
+        [(start, stop)] = find_assistant_spans(chat, [False, True])
+    except ChatTemplateError:  # the template refuses this conversation, or marks no end
         return sorted(ends)
-    *_, end = control_tokens(tokenizer).unmarked.finditer(chat.text(), start, stop)
+    *_, end = get_control_tokens(tokenizer).unmarked.finditer(chat.text(), start, stop)
     return sorted({*ends, tokenizer.convert_tokens_to_ids(end[0])})

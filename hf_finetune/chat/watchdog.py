@@ -19,21 +19,21 @@ import psutil
 
 Result = TypeVar("Result")
 
-SECONDS_BETWEEN_LOOKS = 0.02
-SECONDS_UNTIL_IDLE = 1.0
-MOST_GROWTH = 256 * 2**20
+POLL_SECONDS = 0.02
+IDLE_SECONDS = 1.0
+MAX_MEMORY_GROWTH = 256 * 2**20
 """Bytes by which the process may grow while a task runs."""
 
 
-class Overtime(BaseException):
+class LimitExceeded(BaseException):
     """Raised in the watched thread; a BaseException, so that no `except Exception` there catches it."""
 
 
-class TooLong(Overtime):
+class TimeLimitExceeded(LimitExceeded):
     """The task has run for too long."""
 
 
-class TooLarge(Overtime):
+class MemoryLimitExceeded(LimitExceeded):
     """The process has grown by more than `MAX_MEMORY_GROWTH`."""
 
 
@@ -58,7 +58,7 @@ class _Watchdog:
 _watchdog = _Watchdog()
 
 
-def run_watched(work: Callable[[], Result], seconds: float) -> Result:
+def run_with_limits(work: Callable[[], Result], seconds: float) -> Result:
     """Return what `work` returns, or raise `TimeLimitExceeded` or `MemoryLimitExceeded` between two of its bytecodes.
 
     A single call of C code is not interrupted: see the limits of operations in `sandbox`.
@@ -92,11 +92,11 @@ def _poll(watch: _Watchdog) -> None:
     process, last = psutil.Process(), time.monotonic()
     while True:
         watch.awake.wait()
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)
         now = time.monotonic()
         if watch.works:
             last = now
-        elif now - last > SECONDS_UNTIL_IDLE:
+        elif now - last > IDLE_SECONDS:
             watch.awake.clear()
         for work in tuple(watch.works):
             _stop_if_exceeded(watch, work, now, process.memory_info().rss)
@@ -109,7 +109,7 @@ def _stop_if_exceeded(watch: _Watchdog, work: _Task, now: float, memory: int) ->
         work.memory, work.processor = memory, processor
     # On a machine under load or suspended, wall time passes without the task: half of its time must be CPU time.
     late = now > work.until and processor - work.processor > work.seconds / 2
-    reason = TooLong if late else TooLarge if memory - work.memory > MOST_GROWTH else None
+    reason = TimeLimitExceeded if late else MemoryLimitExceeded if memory - work.memory > MAX_MEMORY_GROWTH else None
     if reason is None:
         return
     with watch.lock:

@@ -21,7 +21,7 @@ from hf_finetune.config import (
     read_launch_file,
     read_recipe_name,
 )
-from hf_finetune.environment import check_versions, detect_hardware, project_file, shipped
+from hf_finetune.environment import check_versions, detect_hardware, find_project_file, find_shipped
 from hf_finetune.errors import ConfigError, Problem, did_you_mean
 from hf_finetune.shell import shell_line
 
@@ -35,7 +35,7 @@ def launch(argv: Sequence[str], where: str) -> int:
     Raises `ConfigError` before anything is launched, where the machine lacks what `where` asks for, too.
     """
     check_versions()
-    config = accelerate_config(where)
+    config = find_accelerate_config(where)
     settings = read_launch_file(config)
     check_visible(where, settings, os.environ)
     if (ids := named_gpus(settings)) is not None:
@@ -43,25 +43,25 @@ def launch(argv: Sequence[str], where: str) -> int:
     recipe = read_recipe_name(argv[0])
     run = load_run(argv, recipe)
     check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
-    script = project_file("recipes", f"{recipe}.py")
+    script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv]
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
-    return _accelerate_launch(arguments)
+    return _run_accelerate_launch(arguments)
 
 
-def accelerate_config(where: str) -> Path:
+def find_accelerate_config(where: str) -> Path:
     """Find the accelerate configuration that `--on` names. Raises `ConfigError`."""
-    for candidate in (Path(where), project_file("accelerate_configs", f"{where}.yaml")):
+    for candidate in (Path(where), find_project_file("accelerate_configs", f"{where}.yaml")):
         if candidate.is_file():
             return candidate
-    names = sorted(path.stem for path in shipped("accelerate_configs").glob("*.yaml"))
+    names = sorted(path.stem for path in find_shipped("accelerate_configs").glob("*.yaml"))
     close = did_you_mean(where, names)
     hint = f"did you mean {close}? There" if close else "There"
     raise ConfigError(Problem(f"--on {where}: no such file or name", f"{hint} are {', '.join(names)}"))
 
 
-def _accelerate_launch(arguments: list[str]) -> int:
+def _run_accelerate_launch(arguments: list[str]) -> int:
     """What `accelerate launch` does, less its traceback; returns the exit code of the recipe, which it would hide."""
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # torch reads it once, when it is imported
     # The imports make a million objects that stay, which the collector would walk again and again.
@@ -76,9 +76,9 @@ def _accelerate_launch(arguments: list[str]) -> int:
     try:
         accelerate_launch.launch_command(accelerate_launch.launch_command_parser().parse_args(arguments))
     except subprocess.CalledProcessError as failure:
-        return _exit_code(failure.returncode)
+        return _to_exit_code(failure.returncode)
     except ChildFailedError as failure:
-        return _exit_code(failure.get_first_failure()[1].exitcode)
+        return _to_exit_code(failure.get_first_failure()[1].exitcode)
     return 0
 
 
@@ -97,6 +97,6 @@ def _run_here(args: Any) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
-def _exit_code(code: int) -> int:
+def _to_exit_code(code: int) -> int:
     """A process that a signal ended has a negative code; a shell says 128 + signal."""
     return 128 - code if code < 0 else code

@@ -21,13 +21,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from hf_finetune.config.checks import cross_check
-from hf_finetune.config.checks.hub import require_repo_id
+from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.checks.launch import VISIBLE, check_launch_file, check_visible, named_gpus, read_launch_file
-from hf_finetune.config.dump import as_dict, dump_yaml
+from hf_finetune.config.dump import dump_dict, dump_yaml
 from hf_finetune.config.paths import expand_user
-from hf_finetune.config.reading.deprecated import translate_retired_names
-from hf_finetune.config.reading.document import COMMAND_LINE, Place, RunDocument, shown
-from hf_finetune.config.reading.overrides import apply_overrides, run_file_of
+from hf_finetune.config.reading.deprecated import translate_deprecated_names
+from hf_finetune.config.reading.document import COMMAND_LINE, Place, RunDocument, format_value
+from hf_finetune.config.reading.overrides import apply_overrides, find_run_file
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.config.sections import (
     SHIPPED_RECIPES,
@@ -52,16 +52,16 @@ __all__ = [
     "Run",
     "RunSource",
     "ScratchSection",
-    "as_dict",
+    "build_run",
     "check_launch_file",
+    "check_repo_id",
     "check_visible",
+    "dump_dict",
     "dump_yaml",
     "load_run",
     "named_gpus",
     "read_launch_file",
     "read_recipe_name",
-    "require_repo_id",
-    "run_of",
     "sampling_settings",
 ]
 
@@ -77,12 +77,12 @@ def load_run(argv: Sequence[RunSource], recipe: RecipeName) -> Run:
 
     Deprecated names are translated, each with a warning in the log. Raises ConfigError with every problem at once.
     """
-    document = _read(run_file_of(argv))
+    document = _read(find_run_file(argv))
     apply_overrides(document, [str(each) for each in argv[1:]])
     return _check_document(document, recipe)
 
 
-def run_of(values: dict[str, Any], recipe: RecipeName) -> Run:
+def build_run(values: dict[str, Any], recipe: RecipeName) -> Run:
     """Build the run that a command describes without a file, validated as `load_run` does. Raises ConfigError."""
     return _check_document(_as_document(values | {"recipe": recipe}, COMMAND_LINE), recipe)
 
@@ -127,7 +127,7 @@ def _check_document(document: RunDocument, recipe: RecipeName) -> Run:
     # The order matters: a deprecated name would be an unknown key to check_sections, and cross_check compares values
     # whose types are known to be right.
     _check_recipe(document, recipe)
-    translate_retired_names(document, recipe)
+    translate_deprecated_names(document, recipe)
     checked = check_sections(document, recipe)
     cross_check(document, checked, recipe)
     if document.problems:
@@ -145,7 +145,7 @@ def read_recipe_name(source: RunSource) -> RecipeName:
         if name == recipe:
             return recipe
     close = did_you_mean(str(name), SHIPPED_RECIPES)
-    what = "is missing" if name is None else f"{shown(name)} is not a recipe of this version"
+    what = "is missing" if name is None else f"{format_value(name)} is not a recipe of this version"
     remedy = f"did you mean {close}?" if close else f"the recipes are {', '.join(SHIPPED_RECIPES)}"
     document.refuse(("recipe",), what, remedy)
     raise ConfigError(document.problems)

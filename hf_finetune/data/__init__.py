@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
-    from hf_finetune.data.corpora.canaries import COPIES, planted_canaries, write_canaries
+    from hf_finetune.data.corpora.canaries import COPIES, make_canaries, write_canaries
     from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
     from hf_finetune.data.labels.freeze import freeze_labels
     from hf_finetune.data.reading.reader import read_jsonl
     from hf_finetune.data.splitting.splits import Splits, load_splits
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
-    from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_splits
+    from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
     from hf_finetune.data.tokenization.documents import collate_blocks, pack_splits
-    from hf_finetune.data.tokenization.labelled import balance_classes, padded_width, tokenize_labelled
+    from hf_finetune.data.tokenization.labelled import balance_classes, get_padded_width, tokenize_labelled
 
 __all__ = [
     "CANARIES",
@@ -34,14 +34,14 @@ __all__ = [
     "balance_classes",
     "collate_blocks",
     "freeze_labels",
+    "get_padded_width",
     "load_splits",
+    "make_canaries",
     "pack_examples",
     "pack_splits",
-    "padded_width",
-    "planted_canaries",
     "read_jsonl",
+    "tokenize_conversations",
     "tokenize_labelled",
-    "tokenize_splits",
     "write_canaries",
     "write_corpus",
 ]

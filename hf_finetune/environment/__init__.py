@@ -14,25 +14,30 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
-    from hf_finetune.environment.doctor import Finding, check_versions, diagnose
-    from hf_finetune.environment.facts import MachineFacts, machine_facts, report_environment, versions
+    from hf_finetune.environment.doctor import MachineFinding, check_versions, diagnose_machine
+    from hf_finetune.environment.facts import (
+        MachineInfo,
+        collect_machine_info,
+        get_installed_versions,
+        report_environment,
+    )
     from hf_finetune.environment.hardware import detect_hardware
     from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.environment.project_files import init_project, project_file, shipped
+    from hf_finetune.environment.project_files import find_project_file, find_shipped, init_project
 
 __all__ = [
-    "Finding",
-    "MachineFacts",
+    "MachineFinding",
+    "MachineInfo",
     "check_versions",
+    "collect_machine_info",
     "detect_hardware",
-    "diagnose",
+    "diagnose_machine",
+    "find_project_file",
+    "find_shipped",
+    "get_installed_versions",
     "init_project",
-    "machine_facts",
-    "project_file",
     "report_environment",
     "set_up_logging",
-    "shipped",
-    "versions",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -10,9 +10,9 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from hf_finetune.environment.facts import MachineFacts, versions
-from hf_finetune.environment.project_files import shipped
-from hf_finetune.errors import EnvironmentProblem, Problem
+from hf_finetune.environment.facts import MachineInfo, get_installed_versions
+from hf_finetune.environment.project_files import find_shipped
+from hf_finetune.errors import MachineError, Problem
 
 # Variables that a launcher sets together for each process, so that the processes find each other (env:// of torch):
 # https://docs.pytorch.org/docs/stable/distributed.html#environment-variable-initialization
@@ -20,7 +20,7 @@ RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Finding:
+class MachineFinding:
     """A remark about the machine; a `problem` stops or hangs a run."""
 
     level: Literal["ok", "warn", "problem"]
@@ -28,42 +28,44 @@ class Finding:
     remedy: str = ""
 
 
-def tested_versions() -> dict[str, str]:
+def read_tested_versions() -> dict[str, str]:
     """Read the exact versions that the tests run with, from constraints.txt."""
-    pins = shipped("constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = find_shipped("constraints.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in pins if "==" in line)
 
 
 def check_versions() -> None:
-    """Raise `EnvironmentProblem` that names every package whose version is outside the declared range.
+    """Raise `MachineError` that names every package whose version is outside the declared range.
 
     Imports none of them: an import that fails halfway would give a worse message.
     """
-    problems = [finding for finding in _unsupported(versions()) if finding.level == "problem"]
+    problems = [
+        finding for finding in _find_unsupported_versions(get_installed_versions()) if finding.level == "problem"
+    ]
     if problems:
-        raise EnvironmentProblem([Problem(finding.what, finding.remedy) for finding in problems])
+        raise MachineError([Problem(finding.what, finding.remedy) for finding in problems])
 
 
-def diagnose(facts: MachineFacts, environment: Mapping[str, str]) -> list[Finding]:
+def diagnose_machine(facts: MachineInfo, environment: Mapping[str, str]) -> list[MachineFinding]:
     """List what a user should know before a run on this machine, problems first."""
     findings = [
-        *_unsupported(facts.versions),
-        *_untested(facts.versions),
-        *_rendezvous(environment),
-        *_unseen_gpu(facts, environment),
-        *_foreign_default(facts),
+        *_find_unsupported_versions(facts.versions),
+        *_find_untested_versions(facts.versions),
+        *_find_leftover_launch(environment),
+        *_find_unseen_gpu(facts, environment),
+        *_find_foreign_default(facts),
     ]
     if facts.disk_free_gib < 2:
-        findings.append(Finding("warn", f"{facts.disk_free_gib:.1f} GiB are free here", "checkpoints need room"))
+        findings.append(MachineFinding("warn", f"{facts.disk_free_gib:.1f} GiB are free here", "checkpoints need room"))
     if all(device.kind == "cpu" for device in facts.devices):
         bf16 = "bf16" in facts.devices[0].precisions
         hint = "train.bf16=true is faster here" if bf16 else "leave train.bf16 off: this CPU computes it slowly"
-        findings.append(Finding("ok", "no accelerator: --on cpu", hint))
+        findings.append(MachineFinding("ok", "no accelerator: --on cpu", hint))
     order = ("problem", "warn", "ok")
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
-def _unsupported(installed: Mapping[str, str]) -> list[Finding]:
+def _find_unsupported_versions(installed: Mapping[str, str]) -> list[MachineFinding]:
     """Find versions outside the declared ranges: a problem, or for the package of an extra a warning."""
     findings = []
     for text in importlib.metadata.requires("hf-finetune") or []:
@@ -74,24 +76,24 @@ def _unsupported(installed: Mapping[str, str]) -> list[Finding]:
             needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             what = f"{requirement.name} {version} is installed, {requirement.specifier} is needed"
             remedy = f"pip install '{requirement.name}{requirement.specifier}'"
-            findings.append(Finding("problem" if needed else "warn", what, remedy))
+            findings.append(MachineFinding("problem" if needed else "warn", what, remedy))
     return list(dict.fromkeys(findings))
 
 
-def _untested(installed: Mapping[str, str]) -> list[Finding]:
-    pins = tested_versions()
+def _find_untested_versions(installed: Mapping[str, str]) -> list[MachineFinding]:
+    pins = read_tested_versions()
     differing = [
         f"{name} {version} (tested: {pins[name]})"
         for name, version in installed.items()
         if name in pins and Version(version).public != Version(pins[name]).public
     ]
     if not differing:
-        return [Finding("ok", "all versions are the tested ones")]
+        return [MachineFinding("ok", "all versions are the tested ones")]
     remedy = "in the clone of hf-finetune: pip install -c constraints.txt ."
-    return [Finding("warn", f"not the tested versions: {', '.join(differing)}", remedy)]
+    return [MachineFinding("warn", f"not the tested versions: {', '.join(differing)}", remedy)]
 
 
-def _rendezvous(environment: Mapping[str, str]) -> list[Finding]:
+def _find_leftover_launch(environment: Mapping[str, str]) -> list[MachineFinding]:
     """Find variables that a launcher left behind, and that make accelerate and torch look for other processes."""
     # accelerate 1.15 takes any LOCAL_RANK but -1 for a launch of several processes (state.py). torch then raises if one
     # of RENDEZVOUS is missing, and else waits for processes that nobody started.
@@ -103,24 +105,28 @@ def _rendezvous(environment: Mapping[str, str]) -> list[Finding]:
     remedy = f"unset {' '.join(here)}"
     if missing:
         what = f"{', '.join(here)} set without {', '.join(missing)}: a run would look for other processes and fail"
-        return [Finding("problem", what, remedy)]
+        return [MachineFinding("problem", what, remedy)]
     if several:
         what = f"{', '.join(here)} are set: a run from this shell would wait for other processes"
-        return [Finding("warn", what, f"{remedy}, unless a launcher set them for it")]
+        return [MachineFinding("warn", what, f"{remedy}, unless a launcher set them for it")]
     return []
 
 
-def _unseen_gpu(facts: MachineFacts, environment: Mapping[str, str]) -> list[Finding]:
+def _find_unseen_gpu(facts: MachineInfo, environment: Mapping[str, str]) -> list[MachineFinding]:
     if not facts.gpu_driver or any(device.kind == "cuda" for device in facts.devices):
         return []
     hidden = environment.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
-        return [Finding("warn", f"CUDA_VISIBLE_DEVICES='{hidden}' hides every GPU", "unset CUDA_VISIBLE_DEVICES")]
+        return [
+            MachineFinding("warn", f"CUDA_VISIBLE_DEVICES='{hidden}' hides every GPU", "unset CUDA_VISIBLE_DEVICES")
+        ]
     what = f"NVIDIA's driver is here, but torch {facts.versions.get('torch')} sees no GPU"
-    return [Finding("warn", what, "install the torch that fits the driver: https://pytorch.org/get-started/locally")]
+    return [
+        MachineFinding("warn", what, "install the torch that fits the driver: https://pytorch.org/get-started/locally")
+    ]
 
 
-def _foreign_default(facts: MachineFacts) -> list[Finding]:
+def _find_foreign_default(facts: MachineInfo) -> list[MachineFinding]:
     """Find a default configuration of accelerate that was written for another machine."""
     # `accelerate launch` reads it without a word whenever --config_file is missing. `accelerate config` itself writes
     # counts that do not fit: https://github.com/huggingface/accelerate/issues/2818
@@ -138,4 +144,4 @@ def _foreign_default(facts: MachineFacts) -> list[Finding]:
         return []
     what = f"accelerate's default configuration asks for {' and '.join(asked)}; there are {gpus} GPUs here"
     remedy = "pass --config_file to accelerate launch, as hf-finetune train does, or run accelerate config again"
-    return [Finding("warn", what, remedy)]
+    return [MachineFinding("warn", what, remedy)]

@@ -40,14 +40,14 @@ class Device:
 
 
 @dataclass(frozen=True)
-class MachineFacts:
+class MachineInfo:
     """Facts about the machine; a host name, user name or path is never among them."""
 
     python: str
     system: str
     cores: int
     devices: tuple[Device, ...]
-    versions: dict[str, str]
+    get_installed_versions: dict[str, str]
     disk_free_gib: float
     offline: bool
     gpu_driver: bool
@@ -56,14 +56,14 @@ class MachineFacts:
     """What `accelerate launch` uses without --config_file, in part."""
 
 
-def machine_facts() -> MachineFacts:
+def collect_machine_info() -> MachineInfo:
     """Collect the facts about this machine; imports torch."""
-    return MachineFacts(
+    return MachineInfo(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cores=_count_cores(),
         devices=(_describe_cpu(), *_list_accelerators()),
-        versions=versions(),
+        versions=get_installed_versions(),
         disk_free_gib=shutil.disk_usage(".").free / GIB,
         offline=os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
         gpu_driver=Path("/proc/driver/nvidia/version").is_file(),
@@ -74,10 +74,10 @@ def machine_facts() -> MachineFacts:
 def report_environment() -> dict[str, Any]:
     """Collect the `environment` part of `report.json`."""
     of_the_moment = ("disk_free_gib", "accelerate_default")
-    return {name: value for name, value in asdict(machine_facts()).items() if name not in of_the_moment}
+    return {name: value for name, value in asdict(collect_machine_info()).items() if name not in of_the_moment}
 
 
-def versions() -> dict[str, str]:
+def get_installed_versions() -> dict[str, str]:
     """Look up the installed versions of the stack; packages that are not installed are left out."""
     found = {}
     for name in STACK:
@@ -115,7 +115,7 @@ def _read_memory() -> int:
 
 def _list_quantized(*names: str) -> tuple[str, ...]:
     # All of them or none: bitsandbytes, an extra, does the quantization.
-    return names if "bitsandbytes" in versions() else ()
+    return names if "bitsandbytes" in get_installed_versions() else ()
 
 
 def _read_cpu_name() -> str:

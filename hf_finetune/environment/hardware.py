@@ -29,7 +29,7 @@ class Hardware:
     """Compute capability of each visible CUDA device."""
     cpu_flags: frozenset[str] = frozenset()
 
-    def cuda_at_least(self, major: int, minor: int = 0) -> bool:
+    def has_compute_capability(self, major: int, minor: int = 0) -> bool:
         """Whether every visible CUDA device has this compute capability."""
         return bool(self.capabilities) and min(self.capabilities) >= (major, minor)
 
@@ -51,7 +51,7 @@ def detect_hardware() -> Hardware:
     return Hardware("cuda" if capabilities else "cpu", capabilities, _read_cpu_flags())
 
 
-def trains_on(hardware: Hardware, train: Mapping[str, Any]) -> Accelerator:
+def select_accelerator(hardware: Hardware, train: Mapping[str, Any]) -> Accelerator:
     """Return where Trainer will put the model: `train.use_cpu`, or that of accelerate, keeps it on the CPU."""
     launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     return "cpu" if train.get("use_cpu") or launched_on_cpu else hardware.accelerator

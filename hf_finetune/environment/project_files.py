@@ -11,17 +11,17 @@ PACKAGE = Path(__file__).resolve().parent.parent
 FOLDERS = ("recipes", "accelerate_configs", "data_templates")
 
 
-def shipped(name: str) -> Path:
+def find_shipped(name: str) -> Path:
     """Find the folder (or file) `name` of the project: inside the installed package, else in the checkout."""
     # A wheel has them in hf_finetune/shipped/: a top-level `recipes` in site-packages could be anybody's.
     installed = PACKAGE / "shipped" / name
     return installed if installed.exists() else PACKAGE.parent / name
 
 
-def project_file(folder: str, name: str) -> Path:
+def find_project_file(folder: str, name: str) -> Path:
     """Find a recipe or configuration: the user's own below the current folder (`hf-finetune init`), else ours."""
     own = Path(folder) / name
-    return own if own.is_file() else shipped(folder) / name
+    return own if own.is_file() else find_shipped(folder) / name
 
 
 def init_project(target: Path) -> list[Path]:
@@ -31,9 +31,9 @@ def init_project(target: Path) -> list[Path]:
     `CannotWriteError` if the folder cannot be written.
     """
     copies = {
-        path: target / name / path.relative_to(shipped(name))
+        path: target / name / path.relative_to(find_shipped(name))
         for name in FOLDERS
-        for path in sorted(shipped(name).rglob("*"))
+        for path in sorted(find_shipped(name).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
     held = [copy for copy in copies.values() if copy.exists()]

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation.classification.calibration import fit_decision
     from hf_finetune.evaluation.classification.metrics import classification_metrics, predict_split
     from hf_finetune.evaluation.classification.mistakes import show_mistakes
-    from hf_finetune.evaluation.generation.chat_session import Chat, Screen, run_chat
-    from hf_finetune.evaluation.generation.display import printable, sample_text, side_by_side
-    from hf_finetune.evaluation.generation.prompts import Sample, respond
+    from hf_finetune.evaluation.generation.chat_session import ChatDisplay, ChatSession, run_chat
+    from hf_finetune.evaluation.generation.display import escape_for_terminal, format_sample, format_side_by_side
+    from hf_finetune.evaluation.generation.prompts import Sample, generate_responses
     from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
     from hf_finetune.evaluation.language_modeling.trainer_metrics import (
         language_model_metrics,
@@ -31,40 +31,40 @@ if TYPE_CHECKING:
         score_split,
     )
     from hf_finetune.evaluation.prediction.predict import PredictionOptions, predict_file
-    from hf_finetune.evaluation.scoring import greedy, load_scored_rows, score
-    from hf_finetune.evaluation.scoring.distributed import join_processes, process_facts
-    from hf_finetune.evaluation.scoring.result import Scored
+    from hf_finetune.evaluation.scoring import load_scored_rows, score_model, with_greedy_decoding
+    from hf_finetune.evaluation.scoring.distributed import describe_processes, init_processes
+    from hf_finetune.evaluation.scoring.result import ScoreResult
     from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
-    from hf_finetune.evaluation.statistics.paired_test import compare
+    from hf_finetune.evaluation.statistics.paired_test import compare_models
 
 __all__ = [
-    "Chat",
+    "ChatDisplay",
+    "ChatSession",
     "PredictionOptions",
     "Sample",
     "SamplePrompts",
-    "Scored",
-    "Screen",
+    "ScoreResult",
     "bootstrap_intervals",
     "classification_metrics",
-    "compare",
+    "compare_models",
+    "describe_processes",
+    "escape_for_terminal",
     "fit_decision",
-    "greedy",
-    "join_processes",
+    "format_sample",
+    "format_side_by_side",
+    "generate_responses",
+    "init_processes",
     "language_model_metrics",
     "load_scored_rows",
     "predict_file",
     "predict_split",
-    "printable",
-    "process_facts",
     "reduce_logits",
-    "respond",
     "run_chat",
-    "sample_text",
-    "score",
+    "score_model",
     "score_split",
     "score_with_baselines",
     "show_mistakes",
-    "side_by_side",
+    "with_greedy_decoding",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -21,32 +21,32 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.models.adapters.attach import attach_adapter
-    from hf_finetune.models.base_and_tuned import before_and_after
-    from hf_finetune.models.classifiers import choose_trained, load_classifier
-    from hf_finetune.models.files.provenance import model_source, pinned
+    from hf_finetune.models.base_and_tuned import run_base_and_tuned
+    from hf_finetune.models.classifiers import load_classifier, set_trainable
+    from hf_finetune.models.files.provenance import describe_model_source, pin_revision
     from hf_finetune.models.generation_config import stop_after_turns
     from hf_finetune.models.lengths import block_size, row_length, text_length
     from hf_finetune.models.loading import load_causal_lm, load_config
     from hf_finetune.models.parameters import count_parameters
-    from hf_finetune.models.saved import load_for_generation, load_for_prediction, reads_labels
+    from hf_finetune.models.saved import is_sequence_classifier, load_for_generation, load_for_prediction
     from hf_finetune.models.tokenizers import load_tokenizer
 
 __all__ = [
     "attach_adapter",
-    "before_and_after",
     "block_size",
-    "choose_trained",
     "count_parameters",
+    "describe_model_source",
+    "is_sequence_classifier",
     "load_causal_lm",
     "load_classifier",
     "load_config",
     "load_for_generation",
     "load_for_prediction",
     "load_tokenizer",
-    "model_source",
-    "pinned",
-    "reads_labels",
+    "pin_revision",
     "row_length",
+    "run_base_and_tuned",
+    "set_trainable",
     "stop_after_turns",
     "text_length",
 ]

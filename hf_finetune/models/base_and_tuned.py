@@ -10,9 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.models.files.adapter import base_of, is_adapter
+from hf_finetune.models.files.adapter import is_adapter, read_base_name
 from hf_finetune.models.saved import load_for_generation
-from hf_finetune.models.tokenizers import check_fits
+from hf_finetune.models.tokenizers import check_tokenizer_fits
 
 Model = PreTrainedModel
 Tokenizer = PreTrainedTokenizerFast
@@ -20,7 +20,7 @@ Before = TypeVar("Before")
 After = TypeVar("After")
 
 
-def before_and_after(
+def run_base_and_tuned(
     path: str,
     base: str | None,
     ask_base: Callable[[Model, Tokenizer], Before],
@@ -40,22 +40,22 @@ def before_and_after(
             before = ask_base(adapted, tokenizer)
         after = ask_tuned(adapted, tokenizer)
     else:
-        base, revision = (base, None) if base else base_of_run(path)
+        base, revision = (base, None) if base else find_base_of_run(path)
         tuned, tokenizer = load_for_generation(path)
         after = ask_tuned(tuned, tokenizer)
         del tuned  # memory may hold one model and not two
         untuned, _ = load_for_generation(base, revision=revision)
-        check_fits(tokenizer, untuned.config)
+        check_tokenizer_fits(tokenizer, untuned.config)
         before = ask_base(untuned, tokenizer)
     return before, after
 
 
-def base_of_model(path: str) -> str:
+def find_base(path: str) -> str:
     """Return name or path of the base of the model or adapter in `path`. Raises `ConfigError` if nothing names it."""
-    return base_of(path) if is_adapter(path) else base_of_run(path)[0]
+    return read_base_name(path) if is_adapter(path) else find_base_of_run(path)[0]
 
 
-def base_of_run(path: str) -> tuple[str, str | None]:
+def find_base_of_run(path: str) -> tuple[str, str | None]:
     """Return name or path of the model that the run in `path` started from, and the revision of one from the Hub.
 
     Raises `ConfigError` if there is no run.yaml, or if the run started from random weights.

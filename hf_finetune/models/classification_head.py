@@ -43,12 +43,12 @@ def is_classifier(model: PreTrainedModel) -> bool:
     return type(model) is known
 
 
-def auto_class_of(model: PreTrainedModel) -> Any:
+def get_auto_class(model: PreTrainedModel) -> Any:
     """Return the Auto class that loads a saved model with the head that it has."""
     return AutoModelForSequenceClassification if is_classifier(model) else AutoModelForCausalLM
 
 
-def labelled(
+def configure_labels(
     config: PreTrainedConfig, id2label: Mapping[int, str], problem_type: Any, pad_token_id: int | None
 ) -> PreTrainedConfig:
     """Return a copy of `config` for a classifier of these labels."""
@@ -63,14 +63,14 @@ def labelled(
     return changed
 
 
-def labels_of(config: PreTrainedConfig) -> Labels:
+def read_labels(config: PreTrainedConfig) -> Labels:
     """Read the labels of a saved classifier; values are the names, since the type they had in the rows is not saved."""
     kinds: dict[str | None, LabelsKind] = {"multi_label_classification": "multi", "regression": "number"}
     names = tuple(name for _, name in sorted((config.id2label or {}).items()))
     return Labels(names, kinds.get(config.problem_type, "single"), names)
 
 
-def classification_head(model: PreTrainedModel | PeftModel) -> nn.Linear:
+def find_classification_head(model: PreTrainedModel | PeftModel) -> nn.Linear:
     """Find the last linear layer of a classifier, (hidden -> labels); under an adapter the trained copy of it.
 
     Raises `ModelError` where the architecture has none outside its base.
@@ -91,23 +91,23 @@ def classification_head(model: PreTrainedModel | PeftModel) -> nn.Linear:
     return found[-1]
 
 
-def remember_new(model: PreTrainedModel, names: Iterable[str]) -> None:
-    """Record on the model the names of weights that were in no file, for `new_weights`; unused weights are left out."""
+def record_new_weights(model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Record on the model, for `get_new_weights`, the names of weights that were in no file; unused ones are left out."""
     unused = UNUSED.get(model.config.model_type, ())
     object.__setattr__(model, NEW_WEIGHTS, tuple(sorted(name for name in names if not name.startswith(unused))))
 
 
-def new_weights(model: PreTrainedModel) -> tuple[str, ...]:
+def get_new_weights(model: PreTrainedModel) -> tuple[str, ...]:
     """Return the names of the weights that were in no file when the model was loaded."""
     names: tuple[str, ...] = model.__dict__.get(NEW_WEIGHTS, ())
     return names
 
 
-def head_modules(model: PreTrainedModel) -> list[str]:
+def find_head_modules(model: PreTrainedModel) -> list[str]:
     """List the modules that a classifier trains from scratch: those outside its base, and a new pooler inside it."""
     base = model.base_model_prefix
     outside = [name for name, child in model.named_children() if name != base and [*child.parameters()]]
-    inside = {name.rpartition(".")[0] for name in new_weights(model) if name.startswith(f"{base}.")}
+    inside = {name.rpartition(".")[0] for name in get_new_weights(model) if name.startswith(f"{base}.")}
     return [*outside, *sorted(inside)]
 
 
@@ -119,7 +119,7 @@ def freeze_unused(model: PreTrainedModel) -> None:
             parameter.requires_grad_(False)
 
 
-def blocks_of(model: PreTrainedModel) -> list[tuple[nn.Module, ...]]:
+def find_blocks(model: PreTrainedModel) -> list[tuple[nn.Module, ...]]:
     """List the blocks (transformer layers) of a classifier's base, first to last; each is a tuple of modules."""
     # Blocks are the members of the longest outermost `ModuleList`s. BERT: [(layer.0,), (layer.1,), ...]. XLM spreads a
     # block over several lists, and an encoder-decoder has two stacks: [(encoder.0, decoder.0), (encoder.1, decoder.1)].
@@ -130,7 +130,7 @@ def blocks_of(model: PreTrainedModel) -> list[tuple[nn.Module, ...]]:
 
 
 @torch.no_grad()
-def redraw(model: PreTrainedModel, names: Iterable[str]) -> None:
+def reinitialize(model: PreTrainedModel, names: Iterable[str]) -> None:
     """Reinitialize the weights of these modules, in place, as their architecture initializes them."""
     for name in names:
         for module in model.get_submodule(name).modules():
@@ -149,7 +149,7 @@ def fold_decision(model: PreTrainedModel | PeftModel, decision: Decision) -> Dec
     a warning is logged. Raises `ModelError` where the model has no such layer.
     """
     # head / temperature + offsets: weight (labels, hidden) and bias (labels,) are divided, the bias takes the offsets.
-    head = classification_head(model)
+    head = find_classification_head(model)
     head.weight.div_(decision.temperature)
     if head.bias is not None:
         head.bias.div_(decision.temperature).add_(torch.as_tensor(decision.offsets).to(head.bias))
@@ -159,7 +159,7 @@ def fold_decision(model: PreTrainedModel | PeftModel, decision: Decision) -> Dec
     return replace(decision, offsets_in_weights=head.bias is not None)
 
 
-def sequence_classifier(config: PreTrainedConfig, name: str) -> Any:
+def get_classifier_class(config: PreTrainedConfig, name: str) -> Any:
     """Return the sequence classifier class of an architecture. Raises `ModelError` where transformers has none."""
     found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if found is None:

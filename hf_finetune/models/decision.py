@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.locate import stored_file
+from hf_finetune.models.files.locate import find_file
 
 DECISION = "decision.json"
 
@@ -59,11 +59,11 @@ class Decision:
         shift = -np.log(thresholds)
         return np.asarray(shift - shift[0])
 
-    def probabilities(self, logits: Array) -> Array:
+    def compute_probabilities(self, logits: Array) -> Array:
         """Probabilities (rows, labels) from the logits (rows, labels) of the model as it was trained."""
         return self._normalize(np.asarray(logits, dtype=np.float64) / self.temperature)
 
-    def saved_probabilities(self, logits: Array) -> Array:
+    def compute_saved_probabilities(self, logits: Array) -> Array:
         """Probabilities (rows, labels) from the logits (rows, labels) of the saved model.
 
         Its head holds the temperature already, and the offsets if it has a bias: these are subtracted again.
@@ -98,7 +98,7 @@ def read_decision(folder: str | Path) -> Decision | None:
 
     Raises `ModelError` for a file of another form, and for impossible values.
     """
-    path = stored_file(str(folder), DECISION)
+    path = find_file(str(folder), DECISION)
     if path is None:
         return None
     try:

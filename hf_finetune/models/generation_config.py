@@ -12,9 +12,9 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.chat.template import end_token_ids
+from hf_finetune.chat.template import find_end_token_ids
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.locate import stored_file
+from hf_finetune.models.files.locate import find_file
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ OF_CACHE: Mapping[str, Any] = {"cache_implementation": None, "cache_config": Non
 
 def check_generation_file(name: str, revision: str | None) -> None:
     """Raise `ModelError` for a `generation_config.json`, in a folder or on the Hub, that transformers cannot load."""
-    path = stored_file(name, FILE, revision)
+    path = find_file(name, FILE, revision)
     if path is None:
         return
     try:
@@ -126,7 +126,7 @@ def _reason(problem: Exception) -> str:
 def stop_after_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Set the end tokens of an answer in the model's generation config, so that a server stops where training did."""
     generation = model.generation_config or GenerationConfig()
-    generation.eos_token_id = end_token_ids(tokenizer)
+    generation.eos_token_id = find_end_token_ids(tokenizer)
     # Into the model's config too, where batched inference looks for it; transformers 5.23 does not take it from the
     # tokenizer: https://github.com/huggingface/transformers/issues/34055
     generation.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id

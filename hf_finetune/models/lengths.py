@@ -25,7 +25,7 @@ def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTraine
 
     Raises `ConfigError` where the model takes fewer than `data.block_size`.
     """
-    longest = effective_max_length(tokenizer, config)
+    longest = get_max_length(tokenizer, config)
     if data.block_size is None:
         return DEFAULT_BLOCK_SIZE if longest is None else min(longest, DEFAULT_BLOCK_SIZE)
     if longest is not None and data.block_size > longest:
@@ -47,7 +47,7 @@ COUNT_FROM_PADDING = (
 DEFAULT_ROW_LENGTH = 1_024
 
 
-def effective_max_length(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int | None:
+def get_max_length(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int | None:
     """Return the longest row, in tokens, that tokenizer and model accept; None where neither has a limit."""
     # Models without positions (Mamba, ALiBi) have no such field.
     positions = getattr(config, "max_position_embeddings", None)
@@ -65,7 +65,7 @@ def row_length(train: Mapping[str, Any], config: PreTrainedConfig, tokenizer: Pr
     Under `max_length: null` it is the model's limit. Raises `ConfigError` where the limit is less than `max_length`,
     or `max_length` is null and there is no limit.
     """
-    longest = effective_max_length(tokenizer, config)
+    longest = get_max_length(tokenizer, config)
     if "max_length" not in train:
         return DEFAULT_ROW_LENGTH if longest is None else min(longest, DEFAULT_ROW_LENGTH)
     asked: int | None = train["max_length"]
@@ -83,7 +83,7 @@ def text_length(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrain
 
     None where nothing sets a limit. Raises `ConfigError` where the model's limit is less than `data.max_length`.
     """
-    longest = effective_max_length(tokenizer, config)
+    longest = get_max_length(tokenizer, config)
     if not isinstance(data.max_length, int):
         return longest
     if longest is not None and data.max_length > longest:

@@ -20,13 +20,13 @@ from transformers import (
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.models.files.adapter import base_of, is_adapter
-from hf_finetune.models.files.locate import refuse_pickles, weight_files
-from hf_finetune.models.files.untrusted import check_folder, folder_of
+from hf_finetune.models.files.adapter import is_adapter, read_base_name
+from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
+from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.scratch_presets import scratch_config
-from hf_finetune.models.tokenizers import check_fits
+from hf_finetune.models.scratch_presets import build_scratch_config
+from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.shell import shell_path
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
     Raises `ModelError` where it cannot be loaded or built, or does not fit the tokenizer.
     """
     if model.scratch is not None:
-        built: PreTrainedConfig = scratch_config(
+        built: PreTrainedConfig = build_scratch_config(
             model.scratch,
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
@@ -54,8 +54,8 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
             eos_token_id=tokenizer.eos_token_id,
         )
         return built
-    config: PreTrainedConfig = load_or_refuse(AutoConfig, model)
-    check_fits(tokenizer, config)
+    config: PreTrainedConfig = load_pretrained(AutoConfig, model)
+    check_tokenizer_fits(tokenizer, config)
     return config
 
 
@@ -68,18 +68,18 @@ def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *,
     """
     options: dict[str, Any] = {
         "dtype": getattr(torch, model.dtype),
-        "attn_implementation": attention_for(model, block, bf16=bf16),
+        "attn_implementation": choose_attention(model, block, bf16=bf16),
     }
-    quantization = quantization_for(model, bf16=bf16)
+    quantization = build_quantization_config(model, bf16=bf16)
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
-        loaded = load_or_refuse(AutoModelForCausalLM, model, config=config, **options)
+        loaded = load_pretrained(AutoModelForCausalLM, model, config=config, **options)
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))
-    keep_quantized_weights(loaded)
+    disable_4bit_repacking(loaded)
     log_parameters(loaded)
     return loaded
 
@@ -92,7 +92,7 @@ def log_parameters(model: PreTrainedModel) -> None:
     logger.info("%s parameters: %s", f"{total:,}", parts)
 
 
-def keep_quantized_weights(model: PreTrainedModel) -> None:
+def disable_4bit_repacking(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16 in the first forward in eval mode."""
     # bitsandbytes 0.50 packs for that kernel for good: it rounds the scales to bfloat16, stops gradients when training
     # goes on, makes `dequantize` return garbage, and fails on sizes that are not multiples of 32 and 64. Can go when
@@ -102,7 +102,7 @@ def keep_quantized_weights(model: PreTrainedModel) -> None:
             module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
-def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
+def build_quantization_config(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
     """Build the settings of NF4 with double quantization (QLoRA, https://arxiv.org/abs/2305.14314) or LLM.int8().
 
     None where the run asks for neither. Raises `ConfigError` for random weights: a base that is not stored cannot be
@@ -123,7 +123,7 @@ def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig |
     )
 
 
-def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
+def choose_attention(model: ModelSection, block: int, *, bf16: bool) -> str:
     """Choose the attention implementation: the requested one, else the fastest for device, row length and precision."""
     if model.attn_implementation != "auto":
         return model.attn_implementation
@@ -132,7 +132,7 @@ def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
+def hide_load_report() -> Iterator[None]:
     """Hide transformers' table of new and unused weights, which the caller logs in one line."""
 
     def keep(record: logging.LogRecord) -> bool:
@@ -147,15 +147,15 @@ def quiet_loading() -> Iterator[None]:
         modeling_logger.removeFilter(keep)
 
 
-def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> Any:
+def load_pretrained(auto_class: Any, model: ModelSection, **options: object) -> Any:
     """Call `auto_class.from_pretrained` on `model.path`. Raises `ModelError` where it fails, and for an adapter."""
     assert model.path is not None
     if is_adapter(model.path):  # transformers would load its base and attach the adapter unasked
-        what = f"{model.path!r} is an adapter, not a model (its base is {base_of(model.path)!r})"
+        what = f"{model.path!r} is an adapter, not a model (its base is {read_base_name(model.path)!r})"
         remedy = f"merge it first: hf-finetune merge {shell_path(model.path)} MERGED"
         raise ModelError(Problem(what, remedy, key="model.path"))
     try:
-        return from_stored(auto_class, model.path, model.revision, **options)
+        return load_safely(auto_class, model.path, model.revision, **options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise ModelError(
@@ -167,15 +167,15 @@ def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> A
         ) from problem
 
 
-def from_stored(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:
+def load_safely(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:
     """Call `auto_class.from_pretrained` on a folder or Hub id: only safetensors are read, and no code of it is run.
 
-    All files are of one commit. Raises `ModelError` for pickled or damaged weights and for settings that `check_folder`
-    refuses; errors of transformers pass through.
+    All files are of one commit. Raises `ModelError` for pickled or damaged weights and for settings that
+    `check_untrusted_files` refuses; errors of transformers pass through.
     """
-    commit = check_folder(name, revision)
+    commit = check_untrusted_files(name, revision)
     if auto_class is not AutoConfig:
-        if folder_of(name, commit) is not None and not weight_files(name, commit):
+        if find_local_folder(name, commit) is not None and not find_weight_files(name, commit):
             refuse_pickles(name, commit)
         options["use_safetensors"] = True
     if auto_class is AutoModelForCausalLM:

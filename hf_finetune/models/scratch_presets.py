@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def scratch_config(
+def build_scratch_config(
     section: ScratchSection,
     *,
     vocab_size: int,

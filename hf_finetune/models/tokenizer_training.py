@@ -42,7 +42,7 @@ def train_tokenizer(
     if vocab_size is not None and vocab_size < least:
         what = f"a {kind} tokenizer has at least {least} tokens, special tokens included; {vocab_size} were asked for"
         raise ModelError(Problem(what, f"set it to {least} or more", key=VOCAB_SIZE_KEY))
-    texts = _with_text(texts)
+    texts = _require_text(texts)
     if kind == "char":
         trained = _train_char(texts, vocab_size)
     elif kind == "word":
@@ -52,10 +52,10 @@ def train_tokenizer(
     reached = trained.get_vocab_size()
     if vocab_size is not None and reached < vocab_size:
         logger.warning("%s: %d tokens were asked for, the text gives %d", VOCAB_SIZE_KEY, vocab_size, reached)
-    return _as_pretrained(trained)
+    return _wrap_tokenizer(trained)
 
 
-def _with_text(texts: Iterable[str]) -> Iterator[str]:
+def _require_text(texts: Iterable[str]) -> Iterator[str]:
     """Return the same texts. Raises `DataError` where all are blank, after reading up to the first that is not."""
     rest = iter(texts)
     blank = []
@@ -110,7 +110,7 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _as_pretrained(trained: Tokenizer) -> PreTrainedTokenizerFast:
+def _wrap_tokenizer(trained: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=trained,
         pad_token=PAD,

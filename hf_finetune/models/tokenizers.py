@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFas
 
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
-from hf_finetune.models.files.untrusted import check_folder
+from hf_finetune.models.files.untrusted import check_untrusted_files
 from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _iterate_texts(rows: Dataset) -> Iterator[str]:
 
 def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizerFast:
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
-    commit = check_folder(name, revision)
+    commit = check_untrusted_files(name, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False)
     except Exception as error:  # tokenizers 0.23 raises a plain `Exception` for a malformed file
@@ -89,7 +89,7 @@ def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool
     logger.info("the tokenizer has no padding token: %r (%d) is used", tokenizer.pad_token, tokenizer.pad_token_id)
 
 
-def check_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
+def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
     """Raise `ModelError` where the tokenizer cannot belong to the model.
 
     Its ids must have rows in the embedding, and the model's begin and end ids must be special tokens of it.
@@ -113,7 +113,7 @@ def check_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> 
         raise ModelError(problems)
 
 
-def unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+def find_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
     """List the distinct pieces of `text` (characters or words) that the tokenizer encodes as its unknown token."""
     if tokenizer.unk_token_id is None:
         return []

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from hf_finetune.errors import ModelError, NonFiniteError, Problem
-from hf_finetune.models.classification_head import auto_class_of
+from hf_finetune.models.classification_head import get_auto_class
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
     """Reload the model in `folder` and compare its logits with the live ones. Raises `ModelError` where they differ."""
-    trained = probe(model)
+    trained = compute_probe_logits(model)
     attention = model.config._attn_implementation
-    reloaded = auto_class_of(model).from_pretrained(
+    reloaded = get_auto_class(model).from_pretrained(
         folder, dtype=model.dtype, attn_implementation=attention, device_map=model.device
     )
-    difference = (trained - probe(reloaded)).abs().max().item()
+    difference = (trained - compute_probe_logits(reloaded)).abs().max().item()
     if not difference <= tolerance:
         raise ModelError(
             Problem(
@@ -43,16 +43,16 @@ def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 
 
 
 @torch.no_grad()
-def probe(model: PreTrainedModel | PeftModel) -> Tensor:
+def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
     """Compute a model's logits, (2, 16, vocab) or (2, labels), for two fixed rows of random tokens.
 
     The model stays in evaluation mode. Raises `NonFiniteError` where a logit is NaN or infinite.
     """
     # Accelerate 1.15 patches `forward` of a trained instance to round to the run's mixed precision, and TRL 1.16 to
-    # return no logits: `own_forward` calls the method of the class.
+    # return no logits: `use_class_forward` calls the method of the class.
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
-    with own_forward(model):
+    with use_class_forward(model):
         logits: Tensor = model.eval()(input_ids).logits
     if not logits.isfinite().all():
         remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
@@ -61,7 +61,7 @@ def probe(model: PreTrainedModel | PeftModel) -> Tensor:
 
 
 @contextmanager
-def own_forward(*modules: torch.nn.Module) -> Iterator[None]:
+def use_class_forward(*modules: torch.nn.Module) -> Iterator[None]:
     """Undo, inside the `with`, what other libraries have patched in place of `forward` on these instances."""
     patched = [(own, own.pop("forward")) for own in (module.__dict__ for module in modules) if "forward" in own]
     try:

@@ -12,21 +12,28 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
-    from hf_finetune.release.hub import check_push, checkpoint_pushes, plan_push, push_folder, push_run, pushed_in_words
-    from hf_finetune.release.hub.card import declared_license
+    from hf_finetune.release.hub import (
+        check_push,
+        format_push_result,
+        plan_push,
+        push_checkpoints,
+        push_folder,
+        push_run,
+    )
+    from hf_finetune.release.hub.card import read_license
     from hf_finetune.release.hub.transfer import PushOptions
     from hf_finetune.release.merge import merge_adapter
 
 __all__ = [
     "PushOptions",
     "check_push",
-    "checkpoint_pushes",
-    "declared_license",
+    "format_push_result",
     "merge_adapter",
     "plan_push",
+    "push_checkpoints",
     "push_folder",
     "push_run",
-    "pushed_in_words",
+    "read_license",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -19,7 +19,7 @@ from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.formats import Kind
 from hf_finetune.data.splitting.splits import Splits, load_splits
-from hf_finetune.data.tokenization.conversations import tokenize_splits
+from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.data.tokenization.text import encode_documents, encode_texts
 from hf_finetune.errors import FinetuneError
 from hf_finetune.label_set import Labels
@@ -35,7 +35,7 @@ SEED = 42
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutRow:
+class ComparisonRow:
     """One row as a batch of one."""
 
     inputs: dict[str, Tensor]
@@ -44,13 +44,13 @@ class HeldOutRow:
     """(1, seq) int64, -100 at positions without a loss; of a classifier (1,), or (1, num_labels) if multi-label."""
 
 
-def held_out_rows(
+def load_comparison_rows(
     data: str | None,
     folder: Path,
     tokenizer: PreTrainedTokenizerFast,
     longest: int | None,
     labels: Labels | None = None,
-) -> list[HeldOutRow]:
+) -> list[ComparisonRow]:
     """Load at most 64 rows of at most `longest` tokens; the log names their source.
 
     They come from the file `data`, else from the validation split of the run in `folder` (if its run.yaml and data
@@ -79,13 +79,13 @@ def held_out_rows(
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(tokenizer), (ROWS, 1, min(limit, RANDOM_LENGTH)), generator=generator)
     if labels is None:
-        return [HeldOutRow({"input_ids": row}, row) for row in drawn]
+        return [ComparisonRow({"input_ids": row}, row) for row in drawn]
     # Any label will do: the losses of both models are compared, and neither is judged.
     zero = torch.zeros(1, dtype=torch.long) if labels.kind == "single" else torch.zeros(1, len(labels.names))
-    return [HeldOutRow({"input_ids": row}, zero) for row in drawn]
+    return [ComparisonRow({"input_ids": row}, zero) for row in drawn]
 
 
-def _load_file_rows(section: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int) -> list[HeldOutRow]:
+def _load_file_rows(section: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int) -> list[ComparisonRow]:
     try:
         splits = load_splits(section, "conversation", seed=0)
     except FinetuneError as no_conversations:
@@ -101,7 +101,7 @@ def _load_file_rows(section: DataSection, tokenizer: PreTrainedTokenizerFast, li
 
 def _load_validation_rows(
     folder: Path, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels | None
-) -> list[HeldOutRow]:
+) -> list[ComparisonRow]:
     if not (folder / RUN_FILE).exists():
         raise FinetuneError(f"there is no {RUN_FILE} beside the adapter")
     # Only the section data is validated: a run from another machine may have settings that this one refuses, such as
@@ -119,23 +119,23 @@ def _load_validation_rows(
 
 def _tokenize_conversations(
     splits: Splits, split: str, data: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int
-) -> list[HeldOutRow]:
+) -> list[ComparisonRow]:
     some: Dataset = splits.rows[split].select(range(min(ROWS, len(splits.rows[split]))))
     # A conversation that is too long for the run, which drops it, is truncated here.
     settings = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
     template = load_chat_template(data, tokenizer)
-    rows, _ = tokenize_splits(replace(splits, rows={split: some}), tokenizer, template, settings, limit)
+    rows, _ = tokenize_conversations(replace(splits, rows={split: some}), tokenizer, template, settings, limit)
     return [_make_row(row["input_ids"], row["labels"]) for row in rows[split]]
 
 
-def _make_row(input_ids: Sequence[int], labels: Sequence[int]) -> HeldOutRow:
+def _make_row(input_ids: Sequence[int], labels: Sequence[int]) -> ComparisonRow:
     """Make a batch of one of ids and labels, each (seq,)."""
-    return HeldOutRow({"input_ids": torch.tensor([input_ids])}, torch.tensor([labels]))
+    return ComparisonRow({"input_ids": torch.tensor([input_ids])}, torch.tensor([labels]))
 
 
 def _encode_labeled_texts(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels
-) -> list[HeldOutRow]:
+) -> list[ComparisonRow]:
     some = rows.select(range(min(ROWS, len(rows))))[:]
     encoded = encode_texts(tokenizer, some["text"], some["text_pair"], limit)
     columns = {"input_ids": encoded.input_ids}
@@ -143,7 +143,7 @@ def _encode_labeled_texts(
         columns["token_type_ids"] = encoded.token_type_ids
     targets = torch.from_numpy(labels.encode([_to_label_name(label, labels) for label in some["label"]]))
     return [
-        HeldOutRow({name: torch.tensor([column[row]]) for name, column in columns.items()}, targets[row : row + 1])
+        ComparisonRow({name: torch.tensor([column[row]]) for name, column in columns.items()}, targets[row : row + 1])
         for row in range(len(targets))
     ]
 

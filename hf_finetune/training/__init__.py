@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
-    from hf_finetune.training.arguments import early_stopping, resolved, training_arguments
+    from hf_finetune.training.arguments import apply_defaults, build_training_arguments, early_stopping
     from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
-    from hf_finetune.training.facts import distributed_facts, launch_line, new_run_id, train_facts
-    from hf_finetune.training.muon import optimizer_choice
-    from hf_finetune.training.packing_check import check_isolation, reads_one_row
+    from hf_finetune.training.facts import collect_train_stats, describe_distributed, format_launch_line, make_run_id
+    from hf_finetune.training.muon import make_optimizer
+    from hf_finetune.training.packing_check import check_packing, needs_flat_rows
     from hf_finetune.training.saving import save_decision
-    from hf_finetune.training.trainers.base import Trainer, TrainerChecks
+    from hf_finetune.training.trainers.base import Trainer, TrainerMixin
     from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
     from hf_finetune.training.trainers.sft import SFTTrainer
 
@@ -33,18 +33,18 @@ __all__ = [
     "SFTTrainer",
     "TrainableGuard",
     "Trainer",
-    "TrainerChecks",
-    "check_isolation",
-    "distributed_facts",
+    "TrainerMixin",
+    "apply_defaults",
+    "build_training_arguments",
+    "check_packing",
+    "collect_train_stats",
+    "describe_distributed",
     "early_stopping",
-    "launch_line",
-    "new_run_id",
-    "optimizer_choice",
-    "reads_one_row",
-    "resolved",
+    "format_launch_line",
+    "make_optimizer",
+    "make_run_id",
+    "needs_flat_rows",
     "save_decision",
-    "train_facts",
-    "training_arguments",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
     return all(accepted)
 
 
-def leave_imports_alone() -> None:
+def freeze_imported_objects() -> None:
     """Exclude all objects that exist so far, those made by imports, from garbage collection."""
     # A full collection, and the one at exit, would walk a million objects of torch and transformers: 1 to 2 s of a run.
     # The launcher raises the thresholds while it imports; Python's own are set again, since activations in reference

@@ -10,11 +10,11 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from hf_finetune.config.checks.metric import best_model_settings
 from hf_finetune.config.sections import Run
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
-from hf_finetune.environment.hardware import detect_hardware, trains_on
+from hf_finetune.environment.hardware import detect_hardware, select_accelerator
 from hf_finetune.environment.logs import set_up_logging
-from hf_finetune.privacy import portable
-from hf_finetune.training.allocator import keep_freed_memory, leave_imports_alone
-from hf_finetune.training.callbacks.trackers import place_trackers
+from hf_finetune.privacy import make_portable
+from hf_finetune.training.allocator import freeze_imported_objects, keep_freed_memory
+from hf_finetune.training.callbacks.trackers import redirect_trackers
 
 # Keys of `train:` that are not fields of TrainingArguments.
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
@@ -50,13 +50,15 @@ HEAD_LEARNING_RATE = 1e-3
 PREPARED: dict[str, Any] = {"max_length": None, "packing": False}
 
 
-def resolved(run: Run) -> Run:
+def apply_defaults(run: Run) -> Run:
     """Return `run` with our defaults in its `train:` section; keys that the run file sets keep their values."""
     hardware = detect_hardware()
-    device = trains_on(hardware, run.train)
+    device = select_accelerator(hardware, run.train)
     defaults = ALWAYS | {"use_cpu": device == "cpu", "dataloader_pin_memory": device != "cpu"}
     if run.recipe in (*SFT_RECIPES, "classification"):
-        fast_bf16 = hardware.cuda_at_least(8) if device == "cuda" else device == "cpu" and hardware.fast_bf16_on_cpu
+        fast_bf16 = (
+            hardware.has_compute_capability(8) if device == "cuda" else device == "cpu" and hardware.fast_bf16_on_cpu
+        )
         defaults |= {"bf16": fast_bf16 and not run.train.get("fp16")}
         if not run.train.get("packing"):
             defaults["train_sampling_strategy"] = "group_by_length"  # less padding
@@ -73,19 +75,19 @@ def resolved(run: Run) -> Run:
     return run.model_copy(update={"train": defaults | run.train})
 
 
-def training_arguments(run: Run) -> TrainingArguments:
+def build_training_arguments(run: Run) -> TrainingArguments:
     """Build `TrainingArguments` and set up this process: trackers, logging, memory, and the seed of new weights."""
     ours = {*EARLY_STOPPING, *(["optim"] if run.train.get("optim") == "muon" else [])}
     settings = {key: value for key, value in run.train.items() if key not in ours} | best_model_settings(run.train)
     if run.recipe in SFT_RECIPES:
         from trl.trainer.sft_config import SFTConfig
 
-        args: TrainingArguments = SFTConfig(output_dir=portable(run.output_dir), **settings | PREPARED)
+        args: TrainingArguments = SFTConfig(output_dir=make_portable(run.output_dir), **settings | PREPARED)
     else:
-        args = TrainingArguments(output_dir=portable(run.output_dir), **settings)
-    place_trackers(run.output_dir, args.report_to or [])
+        args = TrainingArguments(output_dir=make_portable(run.output_dir), **settings)
+    redirect_trackers(run.output_dir, args.report_to or [])
     set_up_logging(main_process=args.process_index == 0)
-    leave_imports_alone()
+    freeze_imported_objects()
     if args.device.type == "cpu":
         keep_freed_memory()
     transformers.set_seed(args.seed)

@@ -14,18 +14,18 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.shell import shell_line
-from hf_finetune.training.trainers.base import TrainerChecks
+from hf_finetune.training.trainers.base import TrainerMixin
 
 # Set by `hf-finetune train` to the accelerate configuration it uses; `accelerate launch` 1.15 passes it to nobody.
 CONFIG_FILE = "HF_FINETUNE_CONFIG_FILE"
 
 
-def new_run_id() -> str:
+def make_run_id() -> str:
     """Draw a random run id: 12 hexadecimal digits that say nothing about the machine."""
     return uuid.uuid4().hex[:12]
 
 
-def launch_line() -> str:
+def format_launch_line() -> str:
     """Format the command of this run as it was typed, the path of the script shortened to its folder and name."""
     # "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py recipes/configs/sft.yaml"
     script = Path(sys.argv[0])
@@ -33,7 +33,7 @@ def launch_line() -> str:
     return shell_line(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 
 
-def train_facts(trainer: TrainerChecks, result: TrainOutput) -> dict[str, Any]:
+def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str, Any]:
     """Collect the `train` part of the report.
 
     `runtime_s` is all of training, evaluation included, and so is `energy`, which is there only where it was measured;
@@ -64,7 +64,7 @@ def train_facts(trainer: TrainerChecks, result: TrainOutput) -> dict[str, Any]:
     }
 
 
-def distributed_facts(trainer: Trainer) -> dict[str, Any]:
+def describe_distributed(trainer: Trainer) -> dict[str, Any]:
     """Describe how the run was distributed, as the accelerator really ran it."""
     state = trainer.accelerator.state
     return {

@@ -134,7 +134,7 @@ class MuonFactory:
         return MuonWithAdamW([group for group in groups if group["params"]], lr=lr, **options)
 
 
-def optimizer_choice(run: Run, args: TrainingArguments) -> tuple[type, dict[str, Any]] | None:
+def make_optimizer(run: Run, args: TrainingArguments) -> tuple[type, dict[str, Any]] | None:
     """Return the Trainer's `optimizer_cls_and_kwargs`: Muon under `train.optim: muon`, else None.
 
     Raises `ConfigError` for unknown names in `train.optim_args`.

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 from chat.chat_families import FAMILIES, Family, tokenizer_of
 
-from hf_finetune.chat.assistant_mask import trained_spans
-from hf_finetune.chat.special_tokens import control_tokens
-from hf_finetune.chat.template import encode_prompt, prepared, training_template
-from hf_finetune.data.tokenization.conversations import _token_ranges
+from hf_finetune.chat.assistant_mask import find_assistant_spans
+from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.chat.template import encode_prompt, get_training_template, prepare_chat
+from hf_finetune.data.tokenization.conversations import _find_token_ranges
 
 # `CONVERSATIONS=5000` for the long run.
 CONVERSATIONS = int(os.environ.get("CONVERSATIONS", "400"))
@@ -48,15 +48,15 @@ def expected_turns(family: Family, messages: list[dict[str, str]]) -> list[str]:
 
 
 def encoded(tokenizer, template, messages):
-    chat = prepared(tokenizer, template, messages, None)
-    spans = trained_spans(chat, [True] * len(messages))
+    chat = prepare_chat(tokenizer, template, messages, None)
+    spans = find_assistant_spans(chat, [True] * len(messages))
     bounds = sorted({position for span in spans for position in span})
-    (tokens,) = control_tokens(tokenizer).encode([chat.text()], [bounds])
-    return tokens.ids, [tokens.ids[slice(*of_it)] for of_it in _token_ranges(spans, tokens)]
+    (tokens,) = get_control_tokens(tokenizer).encode([chat.text()], [bounds])
+    return tokens.ids, [tokens.ids[slice(*of_it)] for of_it in _find_token_ranges(spans, tokens)]
 
 
 def control_ids(tokenizer) -> set[int]:
-    return set(tokenizer.convert_tokens_to_ids(list(control_tokens(tokenizer).names)))
+    return set(tokenizer.convert_tokens_to_ids(list(get_control_tokens(tokenizer).names)))
 
 
 def same(family: Family, one: str, other: str) -> bool:
@@ -69,7 +69,7 @@ def same(family: Family, one: str, other: str) -> bool:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_trained_tokens_are_what_the_assistant_says_whatever_the_text_spells(family):
     tokenizer = tokenizer_of(family)
-    template = training_template(tokenizer)
+    template = get_training_template(tokenizer)
     control = control_ids(tokenizer)
     decode = tokenizer.backend_tokenizer.decode
     spelled = [token.content for token in tokenizer.added_tokens_decoder.values()]
@@ -91,7 +91,7 @@ def test_trained_tokens_are_what_the_assistant_says_whatever_the_text_spells(fam
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_ids_of_harmless_text_are_those_of_the_template(family):
     tokenizer = tokenizer_of(family)
-    template = training_template(tokenizer)
+    template = get_training_template(tokenizer)
     for number, messages in zip(range(CONVERSATIONS), conversations(family, 2, []), strict=False):
         ids, _ = encoded(tokenizer, template, messages)
         reference = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=True)["input_ids"]

@@ -18,9 +18,9 @@ from transformers.utils import chat_template_utils
 
 from hf_finetune.chat import sandbox as rendering
 from hf_finetune.chat import watchdog as overtime
-from hf_finetune.chat.assistant_mask import Renderer
+from hf_finetune.chat.assistant_mask import RenderedChat
 from hf_finetune.chat.template import encode_prompt, load_chat_template
-from hf_finetune.chat.watchdog import Overtime, TooLarge, TooLong, run_watched
+from hf_finetune.chat.watchdog import LimitExceeded, MemoryLimitExceeded, TimeLimitExceeded, run_with_limits
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ModelError
 
@@ -29,7 +29,7 @@ MESSAGES = [{"role": "user", "content": "A question?"}, {"role": "assistant", "c
 
 
 def rendered(template: str, messages: list = MESSAGES) -> str:
-    return Renderer(TOKENIZER, template, messages).text()
+    return RenderedChat(TOKENIZER, template, messages).text()
 
 
 def refusal(template: str) -> str:
@@ -48,7 +48,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_template_without_an_end_is_stopped(kind, monkeypatch):
-    monkeypatch.setattr(rendering, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(rendering, "TIME_LIMIT_SECONDS", 0.2)
     started = time.monotonic()
     assert "the chat template did not end within 0.2 s" in refusal(ENDLESS[kind])
     assert time.monotonic() - started < 2.0
@@ -95,7 +95,7 @@ def test_a_template_that_makes_much_of_little_is_refused_at_once(kind):
 
 
 def test_a_text_that_doubles_again_and_again_is_stopped_before_it_fills_the_memory(monkeypatch):
-    monkeypatch.setattr(overtime, "MOST_GROWTH", 64 * 2**20)
+    monkeypatch.setattr(overtime, "MAX_MEMORY_GROWTH", 64 * 2**20)
     assert "took more than" in refusal(
         "{% set n = namespace(x='a' * 100) %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
     )
@@ -123,7 +123,7 @@ def test_a_template_cannot_walk_to_what_it_is_not_given(template):
 
 
 def test_whoever_renders_does_so_within_bounds(monkeypatch):
-    monkeypatch.setattr(rendering, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(rendering, "TIME_LIMIT_SECONDS", 0.2)
     for source in (ENDLESS["loops"], LARGE["repeated"]):
         with pytest.raises(ModelError):
             TOKENIZER.apply_chat_template(MESSAGES, chat_template=source, tokenize=False)
@@ -200,35 +200,35 @@ def test_work_in_any_thread_is_stopped_and_what_ends_in_time_is_not():
 
     def work() -> None:
         try:
-            run_watched(lambda: spin(5.0), 0.1)
-        except Overtime as overtime:
+            run_with_limits(lambda: spin(5.0), 0.1)
+        except LimitExceeded as overtime:
             found.append(type(overtime))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert run_watched(lambda: spin(0.05), 5.0) == "done"
+    assert run_with_limits(lambda: spin(0.05), 5.0) == "done"
     for thread in threads:
         thread.join()
-    assert found == [TooLong] * 3
-    assert run_watched(lambda: spin(0.05), 5.0) == "done"
+    assert found == [TimeLimitExceeded] * 3
+    assert run_with_limits(lambda: spin(0.05), 5.0) == "done"
 
 
 def test_work_that_ends_just_when_it_is_over_its_time_leaves_nothing_behind():
     for _ in range(20):
         try:
-            run_watched(lambda: spin(0.04), 0.03)
-        except TooLong:
+            run_with_limits(lambda: spin(0.04), 0.03)
+        except TimeLimitExceeded:
             continue
     assert spin(0.1) == "done"
 
 
 def test_a_process_that_only_waits_is_not_over_its_time():
-    assert run_watched(lambda: time.sleep(0.3) or "done", 0.1) == "done"
+    assert run_with_limits(lambda: time.sleep(0.3) or "done", 0.1) == "done"
 
 
 def test_work_that_takes_much_memory_is_stopped(monkeypatch):
-    monkeypatch.setattr(overtime, "MOST_GROWTH", 32 * 2**20)
+    monkeypatch.setattr(overtime, "MAX_MEMORY_GROWTH", 32 * 2**20)
 
     def grow() -> None:
         held = []
@@ -236,20 +236,20 @@ def test_work_that_takes_much_memory_is_stopped(monkeypatch):
             held.append(bytearray(b"x") * 2**20)
             spin(0.002)
 
-    with pytest.raises(TooLarge):
-        run_watched(grow, 10.0)
+    with pytest.raises(MemoryLimitExceeded):
+        run_with_limits(grow, 10.0)
 
 
 def _in_child(queue: multiprocessing.Queue) -> None:
     try:
-        run_watched(lambda: spin(5.0), 0.1)
-    except TooLong:
+        run_with_limits(lambda: spin(5.0), 0.1)
+    except TimeLimitExceeded:
         queue.put("stopped")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_watches_anew():
-    run_watched(lambda: spin(0.05), 5.0)
+    run_with_limits(lambda: spin(0.05), 5.0)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_in_child, args=(queue,))

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from tuned_adapters import TOKENIZER
 
 import hf_finetune.cli as cli
-from hf_finetune.models.adapters.loading import quiet
+from hf_finetune.models.adapters.loading import suppress_peft_warnings
 from hf_finetune.models.files.adapter import edit_adapter_config
 from hf_finetune.release.hub import PushOptions, push_folder
 
@@ -82,7 +82,7 @@ def test_what_is_pushed_loads_elsewhere_as_it_was(hub, tmp_path):
     push_folder(saved(classifier, TOKENIZER, tmp_path / "classifier"), "ada/classifier")
     push_folder(saved(base, talking, tmp_path / "base"), "ada/base")
     base.name_or_path = str(tmp_path / "base")
-    with quiet():
+    with suppress_peft_warnings():
         adapter = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     edit_adapter_config(saved(adapter, talking, tmp_path / "adapter"), {"base_model_name_or_path": "ada/base"})
     push_folder(tmp_path / "adapter", "ada/adapter")

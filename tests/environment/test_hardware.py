@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hf_finetune.environment import hardware
-from hf_finetune.environment.hardware import Hardware, detect_hardware, trains_on
+from hf_finetune.environment.hardware import Hardware, detect_hardware, select_accelerator
 
 
 class FakeDriver:
@@ -59,8 +59,8 @@ def test_no_driver_and_no_device_are_a_cpu(machine):
 def test_every_visible_device_has_its_capability(machine):
     found = machine(FakeDriver([(9, 0), (7, 5)]))
     assert (found.accelerator, found.capabilities) == ("cuda", ((9, 0), (7, 5)))
-    assert found.cuda_at_least(7, 5)
-    assert not found.cuda_at_least(8)
+    assert found.has_compute_capability(7, 5)
+    assert not found.has_compute_capability(8)
 
 
 def test_a_torch_without_cuda_does_not_see_the_gpu(machine):
@@ -77,10 +77,10 @@ def test_an_apple_processor_is_mps(machine):
 def test_use_cpu_and_the_launcher_keep_a_run_off_the_gpu(monkeypatch):
     gpu = Hardware("cuda", ((9, 0),))
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-    assert trains_on(gpu, {}) == "cuda"
-    assert trains_on(gpu, {"use_cpu": True}) == "cpu"
+    assert select_accelerator(gpu, {}) == "cuda"
+    assert select_accelerator(gpu, {"use_cpu": True}) == "cpu"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    assert trains_on(gpu, {}) == "cpu"
+    assert select_accelerator(gpu, {}) == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from urllib.request import url2pathname
 
 import pytest
 
-from hf_finetune.environment.project_files import FOLDERS, init_project, shipped
+from hf_finetune.environment.project_files import FOLDERS, find_shipped, init_project
 from hf_finetune.errors import CannotWriteError, ConfigError
 
 
@@ -59,7 +59,7 @@ def test_init_into_a_path_below_a_file_is_refused(tmp_path):
 
 
 def test_a_checkout_ships_its_own_folders(project_root):
-    assert shipped("recipes") == project_root / "recipes"
+    assert find_shipped("recipes") == project_root / "recipes"
 
 
 def test_the_wheel_works_without_a_clone(tmp_path, project_root, environment_of_a_user):

@@ -39,13 +39,13 @@ def test_probabilities_are_those_of_the_logits_over_the_temperature(case):
     decision, logits = case
     scaled = logits / decision.temperature
     expected = expit(scaled) if decision.kind == "multi" else softmax(scaled, axis=1)
-    np.testing.assert_allclose(decision.probabilities(logits), expected, atol=1e-12)
+    np.testing.assert_allclose(decision.compute_probabilities(logits), expected, atol=1e-12)
 
 
 @given(decided("single"))
 def test_of_one_label_the_largest_ratio_of_probability_and_threshold_decides(case):
     decision, logits = case
-    probabilities = decision.probabilities(logits)
+    probabilities = decision.compute_probabilities(logits)
     chosen = decision.choose(probabilities)
     for row, number in enumerate(chosen):
         ratios = [p / t for p, t in zip(probabilities[row], decision.thresholds, strict=True)]
@@ -55,7 +55,7 @@ def test_of_one_label_the_largest_ratio_of_probability_and_threshold_decides(cas
 @given(decided("multi"))
 def test_of_several_labels_each_at_its_threshold_is_given(case):
     decision, logits = case
-    probabilities = decision.probabilities(logits)
+    probabilities = decision.compute_probabilities(logits)
     for given_to, probability in zip(decision.choose(probabilities), probabilities, strict=True):
         assert list(given_to) == [int(p >= t) for p, t in zip(probability, decision.thresholds, strict=True)]
 
@@ -72,7 +72,7 @@ def test_of_two_labels_the_second_is_chosen_from_its_threshold_on(threshold):
 def test_the_offsets_make_the_largest_logit_decide(case):
     decision, logits = case
     shifted = logits / decision.temperature + decision.offsets
-    chosen = decision.choose(decision.probabilities(logits))
+    chosen = decision.choose(decision.compute_probabilities(logits))
     if decision.kind == "multi":
         clear = np.abs(shifted) > 1e-6
         assert ((shifted > 0) == chosen)[clear].all()
@@ -86,7 +86,9 @@ def test_the_offsets_make_the_largest_logit_decide(case):
 def test_the_probabilities_of_a_saved_model_are_those_before_it_was_saved(case):
     decision, logits = case
     saved = logits / decision.temperature + (decision.offsets if decision.offsets_in_weights else 0)
-    np.testing.assert_allclose(decision.saved_probabilities(saved), decision.probabilities(logits), atol=1e-9)
+    np.testing.assert_allclose(
+        decision.compute_saved_probabilities(saved), decision.compute_probabilities(logits), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(("kind", "even"), [("single", 1 / 3), ("multi", 0.5)])

@@ -11,12 +11,12 @@ from hf_finetune.config.sections import ScratchSection
 from hf_finetune.errors import ModelError
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
-from hf_finetune.models.scratch_presets import PRESETS, scratch_config
+from hf_finetune.models.scratch_presets import PRESETS, build_scratch_config
 
 
 def config_of(vocab_size: int = 4096, **section) -> ScratchGPTConfig:
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    return scratch_config(ScratchSection(**section), vocab_size=vocab_size, **ids)
+    return build_scratch_config(ScratchSection(**section), vocab_size=vocab_size, **ids)
 
 
 def test_every_preset_of_the_run_file_exists_and_no_other():

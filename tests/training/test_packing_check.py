@@ -17,9 +17,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from hf_finetune.data.tokenization.packing import pack_rows
+from hf_finetune.data.tokenization.packing import pack_bfd
 from hf_finetune.errors import ModelError
-from hf_finetune.training.packing_check import check_isolation
+from hf_finetune.training.packing_check import check_packing
 
 # transformers 5.23 and torch 2.13 use retired calls on the way to flex attention, which runs uncompiled here.
 pytestmark = pytest.mark.filterwarnings(
@@ -50,7 +50,7 @@ LEAKING = {
     ),
 }
 ROWS = Dataset.from_list([{"input_ids": [5] * length, "labels": [5] * length} for length in (16, 12, 9, 4)])
-PACKED = pack_rows(ROWS, 24)[0]
+PACKED = pack_bfd(ROWS, 24)[0]
 
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 
@@ -69,33 +69,33 @@ def made(config, attention, dtype):
 @every_dtype
 @pytest.mark.parametrize(("config", "attention"), APART, ids=lambda each: getattr(each, "model_type", each))
 def test_transformers_attention_keeps_documents_apart(config, attention, dtype):
-    check_isolation(made(config, attention, dtype), PACKED)
+    check_packing(made(config, attention, dtype), PACKED)
 
 
 @pytest.mark.parametrize("attention", EVERY_ATTENTION)
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_our_model_keeps_documents_apart(fields, attention):
-    check_isolation(tiny_model(attention=attention, **fields), PACKED)
+    check_packing(tiny_model(attention=attention, **fields), PACKED)
 
 
 @every_dtype
 @pytest.mark.parametrize("config", LEAKING.values(), ids=LEAKING)
 def test_a_model_that_lets_anything_through_is_refused_in_any_precision(config, dtype):
     with pytest.raises(ModelError, match="cannot keep packed documents apart") as refused:
-        check_isolation(made(config, "eager", dtype), PACKED)
+        check_packing(made(config, "eager", dtype), PACKED)
     assert "train.packing: false" in str(refused.value)
 
 
 @pytest.mark.parametrize("config", LEAKING.values(), ids=LEAKING)
 def test_rows_that_are_not_packed_suit_every_model(config):
-    check_isolation(made(config, "eager", torch.float32), ROWS)
+    check_packing(made(config, "eager", torch.float32), ROWS)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_check_leaves_the_model_as_it_was(training):
     model = tiny_model(attention_dropout=0.5).train(training)
     state = torch.get_rng_state()
-    check_isolation(model, PACKED)
+    check_packing(model, PACKED)
     assert model.training == training
     assert all(weight.grad is None for weight in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)

@@ -50,14 +50,14 @@ def corpus(
 def _plant_canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from hf_finetune.data import COPIES, planted_canaries, write_canaries
+    from hf_finetune.data import COPIES, make_canaries, write_canaries
     from hf_finetune.errors import ConfigError, Problem
 
     if limited:
         raise ConfigError(Problem("canaries are as many as you ask for", "set --count or --copies", key="--max-bytes"))
     row_format, seed = given.pop("row_format", "messages"), given.pop("seed", 0)
     copies = _parse_numbers(given.pop("copies")) if "copies" in given else COPIES
-    canaries = planted_canaries(copies=copies, row_format=row_format, seed=seed, **given)
+    canaries = make_canaries(copies=copies, row_format=row_format, seed=seed, **given)
     facts = write_canaries(file, canaries, row_format=row_format, seed=seed, overwrite=overwrite)
     if as_json:
         print_json(asdict(facts))

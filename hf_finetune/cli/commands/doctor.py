@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hf_finetune.cli.terminal import Json, console, print_json
+from hf_finetune.cli.terminal import Json, make_console, print_json
 
 if TYPE_CHECKING:
-    from hf_finetune.environment import Finding, MachineFacts
+    from hf_finetune.environment import MachineFinding, MachineInfo
 
 
 def doctor(as_json: Json = False) -> None:
@@ -17,18 +17,18 @@ def doctor(as_json: Json = False) -> None:
     import os
     from dataclasses import asdict
 
-    from hf_finetune.environment import diagnose, machine_facts
+    from hf_finetune.environment import collect_machine_info, diagnose_machine
 
-    facts = machine_facts()
-    findings = diagnose(facts, os.environ)
+    facts = collect_machine_info()
+    findings = diagnose_machine(facts, os.environ)
     if as_json:
         print_json({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]})
     else:
-        show_machine(facts, findings)
+        print_machine(facts, findings)
     raise typer.Exit(2 if any(finding.level == "problem" for finding in findings) else 0)
 
 
-def show_machine(facts: MachineFacts, findings: list[Finding]) -> None:
+def print_machine(facts: MachineInfo, findings: list[MachineFinding]) -> None:
     """Print devices, versions and findings as tables."""
     from rich.table import Table
 
@@ -37,7 +37,7 @@ def show_machine(facts: MachineFacts, findings: list[Finding]) -> None:
     for device in facts.devices:
         memory, precisions = f"{device.memory_gib:.0f} GiB", ", ".join(device.precisions)
         devices.add_row(device.kind, device.name, memory, device.capability, precisions)
-    console().print(devices)
+    make_console().print(devices)
     print("  ".join(f"{name} {version}" for name, version in facts.versions.items()))
     for finding in findings:
         print(f"{finding.level:>7}: {finding.what}" + (f"; {finding.remedy}" if finding.remedy else ""))

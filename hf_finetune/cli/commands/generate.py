@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Json, Model, console, print_json, typed_lines
+from hf_finetune.cli.terminal import BasePath, Json, Model, make_console, print_json, read_terminal_lines
 
 if TYPE_CHECKING:
     from hf_finetune.config import EvalSection
@@ -48,18 +48,18 @@ def generate(
     from functools import partial
 
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import respond, sample_text, side_by_side
-    from hf_finetune.models import before_and_after, load_for_generation
+    from hf_finetune.evaluation import format_sample, format_side_by_side, generate_responses
+    from hf_finetune.models import load_for_generation, run_base_and_tuned
 
     set_up_logging()
-    speak = partial(respond, prompts=prompts, settings=settings, system=system, raw=raw)
+    speak = partial(generate_responses, prompts=prompts, settings=settings, system=system, raw=raw)
     if base:
-        pairs = list(zip(*before_and_after(model, base_path, speak, speak), strict=True))
+        pairs = list(zip(*run_base_and_tuned(model, base_path, speak, speak), strict=True))
         if as_json:
             print_json([{"base": asdict(before), "tuned": asdict(after)} for before, after in pairs])
             return
         for before, after in pairs:
-            console().print(side_by_side(before, after), soft_wrap=False)
+            make_console().print(format_side_by_side(before, after), soft_wrap=False)
         return
     loaded, tokenizer = load_for_generation(model, base=base_path)
     samples = speak(loaded, tokenizer)
@@ -67,7 +67,7 @@ def generate(
         print_json([asdict(sample) for sample in samples])
         return
     for sample in samples:
-        console().print(sample_text(sample, "\n" if tokenizer.chat_template and not raw else ""))
+        make_console().print(format_sample(sample, "\n" if tokenizer.chat_template and not raw else ""))
 
 
 def chat(
@@ -91,18 +91,18 @@ def chat(
         seed=seed,
     )
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import Chat, Screen, printable, run_chat
+    from hf_finetune.evaluation import ChatDisplay, ChatSession, escape_for_terminal, run_chat
     from hf_finetune.models import load_for_generation
 
     set_up_logging()
     loaded, tokenizer = load_for_generation(model, base=base_path)
-    screen = Screen(
-        write=lambda piece: print(printable(piece), end="", flush=True),
+    screen = ChatDisplay(
+        write=lambda piece: print(escape_for_terminal(piece), end="", flush=True),
         note=lambda text: print(f"[{text}]", file=sys.stderr, flush=True),
         interactive=sys.stdin.isatty(),
     )
     opening = [] if system is None else [{"role": "system", "content": system}]
-    run_chat(Chat(loaded, tokenizer, settings, screen, opening), typed_lines())
+    run_chat(ChatSession(loaded, tokenizer, settings, screen, opening), read_terminal_lines())
 
 
 def _sampling(**options: Any) -> EvalSection:

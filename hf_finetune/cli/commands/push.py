@@ -35,15 +35,15 @@ def push(
     from dataclasses import replace
     from pathlib import Path
 
-    from hf_finetune.config import require_repo_id
-    from hf_finetune.release import PushOptions, declared_license, push_folder, pushed_in_words
+    from hf_finetune.config import check_repo_id
+    from hf_finetune.release import PushOptions, format_push_result, push_folder, read_license
 
-    require_repo_id(repo)
+    check_repo_id(repo)
     options = PushOptions(public, revision, create_pr, license=license)
     options = replace(options, message=message) if message else options
     # Asked for in a terminal only: in a script nobody would answer, and push_folder names the option instead.
     asks = license is None and sys.stdin.isatty() and Path(directory).is_dir()
-    if asks and declared_license(Path(directory)) is None:
+    if asks and read_license(Path(directory)) is None:
         options = replace(options, license=typer.prompt("README.md says no license. Which one (unknown is one)"))
     if dry_run:
         _show_plan(directory, repo, options, as_json=as_json)
@@ -52,7 +52,7 @@ def push(
     if as_json:
         print_json(facts.as_dict())
         return
-    print(pushed_in_words(facts))
+    print(format_push_result(facts))
     for name in facts.removed:
         print(f"removed there: {name}, a file of the model that was there before")
 

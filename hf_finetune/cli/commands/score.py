@@ -9,7 +9,7 @@ import typer
 from hf_finetune.cli.terminal import Json, Model, print_json
 
 if TYPE_CHECKING:
-    from hf_finetune.evaluation import Scored
+    from hf_finetune.evaluation import ScoreResult
 
 
 Rows = Annotated[str, typer.Argument(help="A JSONL or text file of rows, in any of our formats.")]
@@ -60,18 +60,18 @@ def score(
         _print_metrics(scored.evaluation)
 
 
-def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> Scored:
-    from hf_finetune.config import PLACEHOLDER, run_of
+def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> ScoreResult:
+    from hf_finetune.config import PLACEHOLDER, build_run
 
     values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
-    run = run_of(values, "score")
+    run = build_run(values, "score")
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import join_processes, load_scored_rows
-    from hf_finetune.evaluation import score as measure
+    from hf_finetune.evaluation import init_processes, load_scored_rows
+    from hf_finetune.evaluation import score_model as measure
     from hf_finetune.reporting import check_recorded, record_scores
 
     # Under `accelerate launch`, and before a model is loaded: each process takes its share of the rows.
-    join_processes()
+    init_processes()
     set_up_logging()
     # Refused now, not after an hour of scoring.
     if record is not None:

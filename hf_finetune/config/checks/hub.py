@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_finetune.config.reading.document import Key, RunDocument
 from hf_finetune.errors import ConfigError, Problem, did_you_mean
-from hf_finetune.privacy import kind_of_secret
+from hf_finetune.privacy import find_secret_kind
 
 # Owner or name of a repository, by the rules of huggingface_hub.utils.validate_repo_id; 96 characters in all.
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -33,11 +33,11 @@ def check_hub(document: RunDocument, run: Any) -> None:
     """Check the repository's name, the license that a pushed card needs, and all settings for secrets."""
     _check_secrets(document, document.values, ())
     license = run.card.license
-    if license is not None and not document.is_refused("card.license") and (problem := license_problem(license)):
+    if license is not None and not document.is_refused("card.license") and (problem := find_license_problem(license)):
         document.refuse(("card", "license"), problem.what, problem.remedy)
     if run.hub is None or document.is_refused("hub.repo_id"):
         return
-    if problem := repo_id_problem(run.hub.repo_id):
+    if problem := find_repo_id_problem(run.hub.repo_id):
         document.refuse(("hub", "repo_id"), problem.what, problem.remedy)
     if license is None and not document.is_refused("card"):
         what = "is missing; what is pushed says under which license it may be used"
@@ -48,7 +48,7 @@ def check_hub(document: RunDocument, run: Any) -> None:
         document.refuse(("hub", "push_every"), what, "leave out this or hub.create_pr")
 
 
-def repo_id_problem(repo_id: str) -> Problem | None:
+def find_repo_id_problem(repo_id: str) -> Problem | None:
     """Return why `repo_id` is not a valid `owner/name` of the Hub, or None if it is."""
     form = "write owner/name, such as my-name/my-model"
     if address := _ADDRESS.match(repo_id):
@@ -62,7 +62,7 @@ def repo_id_problem(repo_id: str) -> Problem | None:
     if len(repo_id) > _LONGEST:
         return Problem(f"is longer than {_LONGEST} characters", form)
     meant = _suggest_repo_id(repo_id)
-    remedy = f"did you mean {meant}?" if meant != repo_id and repo_id_problem(meant) is None else form
+    remedy = f"did you mean {meant}?" if meant != repo_id and find_repo_id_problem(meant) is None else form
     return Problem(f"{repo_id!r} is not the name of a repository", remedy)
 
 
@@ -73,7 +73,7 @@ def _suggest_repo_id(text: str) -> str:
     return "/".join([part for part in parts if part][:2]).removesuffix(".git")
 
 
-def license_problem(license: str) -> Problem | None:
+def find_license_problem(license: str) -> Problem | None:
     """Return why `license` is not one of the Hub's licenses, or None if it is."""
     if license in LICENSES:
         return None
@@ -82,9 +82,9 @@ def license_problem(license: str) -> Problem | None:
     return Problem(f"{license!r} is no license that the Hub knows", remedy)
 
 
-def require_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
     """Raise `ConfigError` if `repo_id`, from a command line, is not a valid `owner/name`."""
-    if problem := repo_id_problem(repo_id):
+    if problem := find_repo_id_problem(repo_id):
         raise ConfigError(problem)
 
 
@@ -95,7 +95,7 @@ def _check_secrets(document: RunDocument, value: Any, key: Key) -> None:
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             _check_secrets(document, inner, (*key, number))
-    elif isinstance(value, str) and (kind := kind_of_secret(value)):
+    elif isinstance(value, str) and (kind := find_secret_kind(value)):
         remedy = "take it out: settings are copied into the run folder; log in with `hf auth login`, or set HF_TOKEN"
         if not document.is_refused(".".join(str(part) for part in key)):
             document.refuse(key, f"holds what looks like {kind}", remedy)

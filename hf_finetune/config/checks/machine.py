@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.config.validation.hf_settings import load_table
-from hf_finetune.environment.hardware import Hardware, trains_on
+from hf_finetune.environment.hardware import Hardware, select_accelerator
 from hf_finetune.errors import did_you_mean
 
 # Compute capabilities: https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capabilities
@@ -48,7 +48,7 @@ def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
     if document.is_refused("train.use_cpu"):
         return
     train = run.train
-    device = trains_on(hardware, {"use_cpu": train.use_cpu})
+    device = select_accelerator(hardware, {"use_cpu": train.use_cpu})
     if train.fp16 and train.bf16 and not document.is_refused("train.fp16", "train.bf16"):
         document.refuse(("train", "fp16"), "is given together with train.bf16", "keep one")
     elif train.fp16_full_eval and train.bf16_full_eval:
@@ -58,7 +58,7 @@ def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
             if getattr(train, name):
                 _check_precision(document, name, device, hardware)
     if train.tf32 and (
-        device == "cpu" or device == "mps" or (device == "cuda" and not hardware.cuda_at_least(*_AMPERE))
+        device == "cpu" or device == "mps" or (device == "cuda" and not hardware.has_compute_capability(*_AMPERE))
     ):
         document.refuse(("train", "tf32"), "this machine has no GPU that computes in tf32", "leave it out")
     _check_attention(document, run, device, hardware)
@@ -69,9 +69,9 @@ def _check_precision(document: RunDocument, name: str, device: str, hardware: Ha
     key = ("train", name)
     if name.startswith("fp16") and device == "cpu":
         document.refuse(key, "float16 is not trained on a CPU", f"use train.{name.replace('fp16', 'bf16')}, or neither")
-    elif name.startswith("fp16") and device == "cuda" and not hardware.cuda_at_least(*_FIRST_FP16):
+    elif name.startswith("fp16") and device == "cuda" and not hardware.has_compute_capability(*_FIRST_FP16):
         document.refuse(key, f"{_describe_oldest_gpu(hardware)} computes no float16", "leave it out")
-    elif name.startswith("bf16") and device == "cuda" and not hardware.cuda_at_least(*_AMPERE):
+    elif name.startswith("bf16") and device == "cuda" and not hardware.has_compute_capability(*_AMPERE):
         what = f"{_describe_oldest_gpu(hardware)} computes no bfloat16, which needs compute capability 8.0"
         document.refuse(key, what, f"use train.{name.replace('bf16', 'fp16')}")
 
@@ -92,7 +92,7 @@ def _check_attention(document: RunDocument, run: Any, device: str, hardware: Har
     # The kernels take float16 and bfloat16 only, and fail at the first forward pass:
     # https://github.com/Dao-AILab/flash-attention#nvidia-cuda-support
     half = run.train.bf16 or run.train.fp16 or run.model.dtype != "float32"
-    if device != "cuda" or not hardware.cuda_at_least(*_AMPERE):
+    if device != "cuda" or not hardware.has_compute_capability(*_AMPERE):
         document.refuse(key, "flash_attention_2 needs a GPU of compute capability 8.0 or more", "use sdpa")
     elif not _is_installed("flash_attn"):
         document.refuse(key, "the package flash-attn is not installed", "pip install flash-attn, or use sdpa")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hf_finetune.config.reading.document import RunDocument, shown
+from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.config.sections import RecipeName
 from hf_finetune.errors import did_you_mean
 from hf_finetune.metric_info import FIGURES, METRIC_SCHEDULES, OF_LABELS, OF_NUMBERS, OF_TOKENS, best_metric, figure
@@ -79,12 +79,12 @@ def _check_direction(document: RunDocument, train: Mapping[str, Any], name: str)
     better = figure(name).better
     right, mode = ("true", "max") if better == "higher" else ("false", "min")
     given = train["greater_is_better"]
-    if given is not None and shown(given) != right and not document.is_refused("train.greater_is_better"):
-        what = f"is {shown(given)}, and {better} is better of {name}"
+    if given is not None and format_value(given) != right and not document.is_refused("train.greater_is_better"):
+        what = f"is {format_value(given)}, and {better} is better of {name}"
         document.refuse(DIRECTION, what, f"write {right}, or leave it out")
     asked = _schedule_settings(train).get("mode", mode) if train["lr_scheduler_type"] in METRIC_SCHEDULES else mode
     if asked != mode and not document.is_refused("train.lr_scheduler_kwargs"):
-        what = f"is {shown(asked)}, and {better} is better of {name}"
+        what = f"is {format_value(asked)}, and {better} is better of {name}"
         document.refuse(("train", "lr_scheduler_kwargs", "mode"), what, f"write {mode}, or leave it out")
 
 
@@ -103,11 +103,11 @@ def _not_computed(name: str, computed: Iterable[str], where: str) -> tuple[str, 
     """What is wrong with `name`, and what to write instead."""
     listed = [*computed]
     if name in FIGURES and figure(name).better == "neither":
-        what = f"{shown(name)} is better neither higher nor lower, so that no checkpoint is the best by it"
+        what = f"{format_value(name)} is better neither higher nor lower, so that no checkpoint is the best by it"
         return what, f"choose one of {', '.join(listed)}"
     meant = next((other for other in OTHER_NAMES.get(name.lower(), ()) if other in listed), None)
     meant = meant or did_you_mean(name, listed, cutoff=0.6)
-    what = f"{shown(name)} is not computed at the evaluations {where}"
+    what = f"{format_value(name)} is not computed at the evaluations {where}"
     return (
         what,
         f"did you mean {meant}? They compute {', '.join(listed)}" if meant else f"choose one of {', '.join(listed)}",

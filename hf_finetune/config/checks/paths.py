@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.paths import expand_user, is_glob, looks_local, source_paths
-from hf_finetune.config.reading.document import Key, RunDocument, key_text
+from hf_finetune.config.paths import expand_user, is_glob, list_source_paths, looks_local
+from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
 from hf_finetune.config.validation.run_file import PLACEHOLDER
 from hf_finetune.errors import did_you_mean
 from hf_finetune.folders import foreign_entry, not_ours
@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 def check_inputs(document: RunDocument, run: Any) -> None:
     """Check that every input that can only be a local path exists. Globs and Hub ids are checked when they are read."""
     for key, path in _list_data_inputs(run):
-        if not document.is_refused(key_text(key[:2])) and looks_local(path) and not is_glob(path):
+        if not document.is_refused(format_key_path(key[:2])) and looks_local(path) and not is_glob(path):
             _check_exists(document, key, path)
     for name in ("path", "tokenizer"):
         value = getattr(run.model, name)
@@ -52,7 +52,7 @@ def _list_data_inputs(run: Any) -> list[tuple[Key, str]]:
     inputs: list[tuple[Key, str]] = []
     given = [*((("data", split), getattr(run.data, split)) for split in SPLITS), (("eval", "forget"), run.eval.forget)]
     for key, sources in given:
-        for index, path in enumerate(source_paths(sources)):
+        for index, path in enumerate(list_source_paths(sources)):
             inputs.append(((*key, index) if isinstance(sources, list) else key, path))
     return [(key, path) for key, path in inputs if path != PLACEHOLDER]
 
@@ -158,7 +158,7 @@ def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
     for key, path, is_data in inputs:
         # Of a glob the part before the first "*": runs/*/rows.jsonl is compared as runs/.
         local = Path(expand_user(path.split("*")[0] or "." if is_data else path))
-        name = key_text(key[:2])
+        name = format_key_path(key[:2])
         if document.is_refused(name) or not _exists(local):
             continue
         source = local.resolve()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hf_finetune.config.reading.document import RunDocument, shown
+from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.config.sections import RecipeName
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
-from hf_finetune.environment.hardware import Hardware, trains_on
+from hf_finetune.environment.hardware import Hardware, select_accelerator
 from hf_finetune.errors import did_you_mean
 
 # Values of init_lora_weights that need nothing but the base model, and those that need batches of data besides.
@@ -29,7 +29,7 @@ def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Har
     if train.loss_type == "dft" and train.label_smoothing_factor:
         what = "the loss dft knows no label smoothing"
         document.refuse(("train", "label_smoothing_factor"), what, "leave it out, or set train.loss_type: nll")
-    if train.activation_offloading and trains_on(hardware, {"use_cpu": train.use_cpu}) == "cpu":
+    if train.activation_offloading and select_accelerator(hardware, {"use_cpu": train.use_cpu}) == "cpu":
         what = "on a CPU there is no other memory to move activations to"
         document.refuse(("train", "activation_offloading"), what, "leave it out")
 
@@ -64,7 +64,7 @@ def _check_pattern(document: RunDocument, pattern: str | list[str] | None) -> No
         try:
             re.compile(pattern)
         except re.error as mistake:
-            what = f"{shown(pattern)} is no regular expression ({mistake})"
+            what = f"{format_value(pattern)} is no regular expression ({mistake})"
             document.refuse(("lora", "target_modules"), what, "write all-linear, or a list of module names")
 
 
@@ -88,7 +88,7 @@ def _check_init_lora_weights(document: RunDocument, start: bool | str, model: An
     elif start not in _INITS and not _PISSA_STEPS.fullmatch(start):
         close = did_you_mean(start, _INITS, cutoff=0.6)
         remedy = f"did you mean {close}?" if close else f"choose true, {', '.join(_INITS)} or pissa_niter_16"
-        document.refuse(key, f"{shown(start)} is no initialization of an adapter", remedy)
+        document.refuse(key, f"{format_value(start)} is no initialization of an adapter", remedy)
     elif start.startswith("pissa") and (model.load_in_4bit or model.load_in_8bit):
         what = f"{start} needs the base's weights as they are, and these are quantized"
         document.refuse(key, what, "leave it out, or load the base in 16 bit")

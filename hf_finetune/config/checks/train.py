@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hf_finetune.config.reading.document import RunDocument, shown
+from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.config.validation.hf_settings import MUON
 from hf_finetune.metric_info import METRIC_SCHEDULES
 
@@ -31,7 +31,7 @@ def _check_duration(document: RunDocument, run: Any) -> None:
     for name in ("logging_steps", "eval_steps", "save_steps"):
         steps = getattr(run.train, name)
         if steps is not None and steps > 1 and steps != int(steps):
-            what = f"{shown(steps)} is neither a number of steps nor a share of them"
+            what = f"{format_value(steps)} is neither a number of steps nor a share of them"
             document.refuse(("train", name), what, "write a whole number, or a share below 1")
 
 
@@ -78,13 +78,14 @@ def _check_save_steps(document: RunDocument, train: Any) -> None:
     save, evaluate = train.save_steps, train.eval_steps or train.logging_steps
     # In millionths, as Trainer compares: 0.1 % 0.02 is 3.5e-18 and not 0, though 0.1 is five times 0.02
     # (https://github.com/huggingface/transformers/pull/38217).
-    remedy = f"make save_steps a multiple of {shown(evaluate)}"
+    remedy = f"make save_steps a multiple of {format_value(evaluate)}"
     if (save < 1) != (evaluate < 1):
         document.refuse(
             ("train", "save_steps"), "one of save_steps and eval_steps is a share, the other a count", remedy
         )
     elif round(save * 1_000_000) % round(evaluate * 1_000_000):
-        what = f"{shown(save)} is not a multiple of eval_steps, {shown(evaluate)}, as load_best_model_at_end needs"
+        what = f"{format_value(save)} is not a multiple of eval_steps, {format_value(evaluate)}"
+        what += ", as load_best_model_at_end needs"
         document.refuse(("train", "save_steps"), what, remedy)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hf_finetune.config.reading.document import Key, RunDocument, key_text, shown
+from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
 from hf_finetune.config.sections import RecipeName
 
 
@@ -77,17 +77,17 @@ RENAMED: dict[str, Renamed] = {
 SFT_RENAMED: dict[str, Renamed] = {"train.max_seq_length": Renamed("train.max_length")}
 
 # Settings of SFTConfig that have a key of their own in a run file: the rows are prepared before TRL sees them.
-_SAID_ELSEWHERE = "a run file says it with another key"
-SFT_SAID_ELSEWHERE: dict[str, Renamed] = {
-    "train.assistant_only_loss": Renamed("data.loss_on", _convert_assistant_only, _SAID_ELSEWHERE),
-    "train.chat_template_path": Renamed("data.chat_template", why=_SAID_ELSEWHERE),
-    "train.truncation_mode": Renamed("data.too_long", _convert_truncation_mode, _SAID_ELSEWHERE),
-    "train.packing_strategy": Renamed("data.too_long", _convert_packing_strategy, _SAID_ELSEWHERE),
+_REPLACED = "a run file says it with another key"
+SFT_REPLACED: dict[str, Renamed] = {
+    "train.assistant_only_loss": Renamed("data.loss_on", _convert_assistant_only, _REPLACED),
+    "train.chat_template_path": Renamed("data.chat_template", why=_REPLACED),
+    "train.truncation_mode": Renamed("data.too_long", _convert_truncation_mode, _REPLACED),
+    "train.packing_strategy": Renamed("data.too_long", _convert_packing_strategy, _REPLACED),
 }
 # Values that trl has renamed; "chunked_nll" is an alias until trl 2.
-SFT_VALUES: dict[Key, dict[str, str]] = {("train", "loss_type"): {"chunked_nll": "nll"}}
+SFT_RENAMED_VALUES: dict[Key, dict[str, str]] = {("train", "loss_type"): {"chunked_nll": "nll"}}
 
-TEXT_RENAMED: dict[str, Renamed] = {
+PRETRAINING_RENAMED: dict[str, Renamed] = {
     "train.max_seq_length": Renamed("data.block_size"),
     "train.max_length": Renamed("data.block_size"),
 }
@@ -168,12 +168,12 @@ SET_BY_RECIPE: dict[str, str] = {
 }
 
 
-def translate_retired_names(document: RunDocument, recipe: RecipeName) -> None:
+def translate_deprecated_names(document: RunDocument, recipe: RecipeName) -> None:
     """Replace every deprecated name by its new one, with a note in `document`, and refuse those that have none."""
     # max_seq_length means max_length in SFT and block_size in continued pretraining, so the recipe decides.
-    own = TEXT_RENAMED if recipe == "continued_pretraining" else {}
+    own = PRETRAINING_RENAMED if recipe == "continued_pretraining" else {}
     if recipe in ("sft", "lora"):
-        own = SFT_RENAMED | SFT_SAID_ELSEWHERE
+        own = SFT_RENAMED | SFT_REPLACED
         _translate_values(document)
     for old, renamed in (RENAMED | own).items():
         if document.contains(old):
@@ -188,7 +188,7 @@ def translate_retired_names(document: RunDocument, recipe: RecipeName) -> None:
 def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
     new: Key = tuple(renamed.new.split("."))
     section = _find_section(document.values, old)
-    if section is None or document.is_refused(key_text(old)):
+    if section is None or document.is_refused(format_key_path(old)):
         return
     if document.contains(renamed.new):
         what = f"says the same as {renamed.new}, which is given too"
@@ -198,19 +198,19 @@ def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
     try:
         value = renamed.convert(section[str(old[-1])])
     except Untranslatable as why:
-        found = shown(section[str(old[-1])])
+        found = format_value(section[str(old[-1])])
         document.refuse(old, f"{renamed.why}, and {found} has no equivalent in {renamed.new}", str(why))
         return
     if not isinstance(target, dict):
         return
-    document.note(old, f"{renamed.why}; read as {renamed.new}: {shown(value)}")
+    document.note(old, f"{renamed.why}; read as {renamed.new}: {format_value(value)}")
     del section[str(old[-1])]
     target[str(new[-1])] = value
     _move_places(document, old, new)
 
 
 def _translate_values(document: RunDocument) -> None:
-    for key, renamed in SFT_VALUES.items():
+    for key, renamed in SFT_RENAMED_VALUES.items():
         section = _find_section(document.values, key)
         value = section[str(key[-1])] if section is not None else None
         if section is not None and isinstance(value, str) and value in renamed:

@@ -11,7 +11,7 @@ from hf_finetune.errors import Problem
 Key = tuple[str | int, ...]
 
 COMMAND_LINE = "command line"
-MAX_SHOWN_CHARACTERS = 60
+MAX_VALUE_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,13 @@ class RunDocument:
         """Add a problem of `key`, by default with the place where it is written."""
         place = place or self.find_place(key)
         self.refused.add(key)
-        self.problems.append(Problem(what, remedy, place.path, place.line, key_text(key)))
+        self.problems.append(Problem(what, remedy, place.path, place.line, format_key_path(key)))
 
     def note(self, key: Key, text: str) -> None:
         """Add a warning about `key` that is logged once the whole run has been accepted."""
-        self.notes.append(str(Problem(text, "", self.find_place(key).path, self.find_place(key).line, key_text(key))))
+        self.notes.append(
+            str(Problem(text, "", self.find_place(key).path, self.find_place(key).line, format_key_path(key)))
+        )
 
     def is_refused(self, *keys: str) -> bool:
         """Whether one of `keys` ("section.key"), or a section around it or a value inside it, has a problem already."""
@@ -76,7 +78,7 @@ def refuse_given(
             document.refuse((section, name), what, remedy)
 
 
-def key_text(key: Key) -> str:
+def format_key_path(key: Key) -> str:
     """Format `("data", "train", 0, "path")` as `data.train[0].path`."""
     text = ""
     for part in key:
@@ -84,7 +86,7 @@ def key_text(key: Key) -> str:
     return text
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Format a value for a message: short, and never an access token."""
     if value is None:
         return "nothing"
@@ -100,4 +102,4 @@ def shown(value: object) -> str:
     text = str(value)
     if text.startswith("hf_"):
         return "an access token"
-    return repr(text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…")
+    return repr(text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…")

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_finetune.config.reading.document import COMMAND_LINE, Key, Place, RunDocument
-from hf_finetune.config.reading.yaml_reader import compose, node_value, parse_plain, scalar
+from hf_finetune.config.reading.yaml_reader import check_scalar, compose, parse_plain, read_node
 from hf_finetune.errors import ConfigError, Problem
 
 _PLACE = Place(COMMAND_LINE, None)
 _FORM = "write section.key=value, such as train.max_steps=50"
 
 
-def run_file_of(argv: Sequence[str | Mapping[str, Any]]) -> str | Mapping[str, Any]:
+def find_run_file(argv: Sequence[str | Mapping[str, Any]]) -> str | Mapping[str, Any]:
     """Return the first argument: a run file, or a dict in its place. Raises ConfigError for a flag or an override."""
     if not argv:
         raise ConfigError(Problem("no run file is named", "give the path of a .yaml file first", COMMAND_LINE))
@@ -64,13 +64,13 @@ def _parse_value(document: RunDocument, key: Key, text: str) -> Any:
     """Parse lists, mappings and quoted text as YAML, and anything else as one plain word."""
     # As YAML, `*.jsonl` would be an alias and `data: x` a mapping; as plain words they need no quotes inside quotes.
     if not text.startswith(("[", "{", "'", '"')):
-        return scalar(parse_plain(text), key, document)
+        return check_scalar(parse_plain(text), key, document)
     try:
         node = compose(text, COMMAND_LINE)
     except ConfigError as error:
         document.refuse(key, f"{error.problems[0].what}", "check quotes and brackets", place=_PLACE)
         return None
-    return None if node is None else node_value(node, key, document, lambda _: _PLACE)
+    return None if node is None else read_node(node, key, document, lambda _: _PLACE)
 
 
 def _set_value(document: RunDocument, key: Key, value: Any) -> None:

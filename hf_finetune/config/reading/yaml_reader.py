@@ -54,7 +54,7 @@ def read_document(path: str) -> RunDocument:
         raise ConfigError(
             Problem(what, "begin with a line such as `recipe: continued_pretraining`", path, _get_line(root))
         )
-    document.values = node_value(root, (), document, lambda node: Place(path, _get_line(node)))
+    document.values = read_node(root, (), document, lambda node: Place(path, _get_line(node)))
     return document
 
 
@@ -73,7 +73,7 @@ def compose(text: str, path: str) -> yaml.Node | None:
         raise ConfigError(Problem("the file is nested too deeply", f"{MAX_DEPTH} levels at most", path, 1)) from None
 
 
-def node_value(node: yaml.Node, key: Key, document: RunDocument, place_of: PlaceOf) -> Any:
+def read_node(node: yaml.Node, key: Key, document: RunDocument, place_of: PlaceOf) -> Any:
     """Convert a node to plain values; its problems and places are added to `document` under `key`.
 
     Raises ConfigError if the document is nested too deeply or has too many values.
@@ -92,12 +92,12 @@ def node_value(node: yaml.Node, key: Key, document: RunDocument, place_of: Place
     if isinstance(node, yaml.MappingNode):
         return _read_mapping(node, key, document, place_of)
     if isinstance(node, yaml.SequenceNode):
-        return [node_value(item, (*key, index), document, place_of) for index, item in enumerate(node.value)]
+        return [read_node(item, (*key, index), document, place_of) for index, item in enumerate(node.value)]
     is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
-    return scalar(parse_plain(node.value) if is_plain else node.value, key, document)
+    return check_scalar(parse_plain(node.value) if is_plain else node.value, key, document)
 
 
-def scalar(value: Any, key: Key, document: RunDocument) -> Any:
+def check_scalar(value: Any, key: Key, document: RunDocument) -> Any:
     """Return `value`, or refuse text that no UTF-8 file can hold and return None."""
     # A lone surrogate comes from "\\ud800" in double quotes, or from a command line that is not UTF-8.
     if isinstance(value, str) and any(0xD800 <= ord(character) <= 0xDFFF for character in value):
@@ -124,7 +124,7 @@ def _read_mapping(node: yaml.MappingNode, key: Key, document: RunDocument, place
             document.refuse(here, what, "keep one of them", place=place_of(key_node))
             continue
         document.places[here] = place_of(key_node)
-        values[name] = node_value(value_node, here, document, place_of)
+        values[name] = read_node(value_node, here, document, place_of)
     return values
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.sections import SHIPPED_RECIPES
-from hf_finetune.config.validation.hf_settings import TABLE_FILE, load_table, train_model
-from hf_finetune.config.validation.run_file import run_file_model
+from hf_finetune.config.validation.hf_settings import TABLE_FILE, build_train_section, load_table
+from hf_finetune.config.validation.run_file import build_run_file_section
 
 MAX_HELP = 200
 _PACKAGES = ("transformers", "trl", "peft")
@@ -31,7 +31,7 @@ _SIMPLE = {bool: "bool", int: "int", float: "float", str: "str", types.NoneType:
 _ALSO_TAKES = {"fsdp": ["bool"]}
 
 
-def stack_table() -> dict[str, Any]:
+def build_settings_table() -> dict[str, Any]:
     """Build the content of `stack_settings.json` from the installed packages."""
     from peft import LoraConfig
     from transformers import TrainingArguments
@@ -104,7 +104,7 @@ def _shorten_help(text: str) -> str:
     return sentence if len(sentence) <= MAX_HELP else sentence[: MAX_HELP - 1].rsplit(" ", 1)[0] + " …"
 
 
-def as_json(value: dict[str, Any]) -> str:
+def format_json(value: dict[str, Any]) -> str:
     """Format `value` as JSON, the way both files are written."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
@@ -112,9 +112,9 @@ def as_json(value: dict[str, Any]) -> str:
 def main() -> None:
     """Write both files beside this module."""
     folder = Path(__file__).parent.parent
-    (folder / TABLE_FILE).write_text(as_json(stack_table()), encoding="utf-8")
+    (folder / TABLE_FILE).write_text(format_json(build_settings_table()), encoding="utf-8")
     load_table.cache_clear()
-    (folder / SCHEMA_FILE).write_text(as_json(run_schema()), encoding="utf-8")
+    (folder / SCHEMA_FILE).write_text(format_json(build_run_schema()), encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -124,11 +124,11 @@ if __name__ == "__main__":
 SCHEMA_FILE = "run.schema.json"
 
 
-def run_schema() -> dict[str, Any]:
+def build_run_schema() -> dict[str, Any]:
     """Build the schema with which an editor completes and validates a run file, whatever its recipe."""
     # SFTConfig has every field of TrainingArguments, so that its recipes have the most settings under `train`.
-    widest = max(SHIPPED_RECIPES, key=lambda recipe: len(train_model(recipe).model_fields))
-    schema = run_file_model(widest).model_json_schema()
+    widest = max(SHIPPED_RECIPES, key=lambda recipe: len(build_train_section(recipe).model_fields))
+    schema = build_run_file_section(widest).model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hf-finetune run file"} | {
         key: value for key, value in schema.items() if key != "title"
     }

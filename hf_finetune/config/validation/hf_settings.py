@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, create_model
 
-from hf_finetune.config.reading.deprecated import REFUSED, SET_BY_RECIPE, SFT_SAID_ELSEWHERE
-from hf_finetune.config.sections import MadeSection, RecipeName, Section
+from hf_finetune.config.reading.deprecated import REFUSED, SET_BY_RECIPE, SFT_REPLACED
+from hf_finetune.config.sections import GeneratedSection, RecipeName, Section
 
 TABLE_FILE = "stack_settings.json"
 
@@ -96,7 +96,7 @@ def load_table() -> dict[str, Any]:
 
 
 @functools.cache
-def train_model(recipe: RecipeName) -> type[Section]:
+def build_train_section(recipe: RecipeName) -> type[Section]:
     """Build the settings class of `train:`: TrainingArguments, or SFTConfig for the recipes that use SFTTrainer."""
     fields = dict(load_table()["TrainingArguments"])
     if recipe in SFT_RECIPES:
@@ -105,13 +105,13 @@ def train_model(recipe: RecipeName) -> type[Section]:
     # TrainingArguments declares str (transformers 5.23), but Trainer.train also takes True: the last checkpoint there.
     resume = fields["resume_from_checkpoint"]
     fields["resume_from_checkpoint"] = resume | {"types": ["bool", *resume["types"]]}
-    taken = REFUSED.keys() | SFT_SAID_ELSEWHERE.keys()
+    taken = REFUSED.keys() | SFT_REPLACED.keys()
     allowed = {name: field for name, field in fields.items() if f"train.{name}" not in taken}
-    return _build_section(class_name(recipe), allowed | _OWN_FIELDS)
+    return _build_section(get_train_class_name(recipe), allowed | _OWN_FIELDS)
 
 
 @functools.cache
-def lora_model() -> type[Section]:
+def build_lora_section() -> type[Section]:
     """Build the settings class of `lora:`: peft's LoraConfig without the fields that the recipe sets."""
     fields = load_table()["LoraConfig"]
     return _build_section(
@@ -119,7 +119,7 @@ def lora_model() -> type[Section]:
     )
 
 
-def class_name(recipe: RecipeName) -> str:
+def get_train_class_name(recipe: RecipeName) -> str:
     """Name the class of the stack whose fields `train:` has."""
     return "SFTConfig" if recipe in SFT_RECIPES else "TrainingArguments"
 
@@ -129,7 +129,7 @@ def _build_section(name: str, fields: dict[str, dict[str, Any]]) -> type[Section
         key: (_build_annotation(key, field), Field(default=field["default"], description=field.get("help")))
         for key, field in fields.items()
     }
-    return create_model(name, __base__=MadeSection, **definitions)
+    return create_model(name, __base__=GeneratedSection, **definitions)
 
 
 def _build_annotation(name: str, field: dict[str, Any]) -> Any:

@@ -46,7 +46,7 @@ OTHER_NAMES = {
 }
 
 
-def known_key(name: str, section: str, keys: dict[str, set[str]]) -> str | None:
+def suggest_key(name: str, section: str, keys: dict[str, set[str]]) -> str | None:
     """Suggest the full key that `section.name` was meant to be, or None.
 
     `keys` maps each section ("" is the top level) to its keys. A key of the same name in another section is preferred

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from hf_finetune.config.reading.document import Key, RunDocument, key_text, shown
-from hf_finetune.config.validation.known_keys import known_key
+from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
+from hf_finetune.config.validation.known_keys import suggest_key
 from hf_finetune.errors import did_you_mean
 
 MAX_LISTED = 24
@@ -84,18 +84,18 @@ def _describe_errors(
     """Describe the errors of one key: what is wrong and what to do about it."""
     error = errors[0]
     if error["type"] == "missing":
-        return "is missing", _REQUIRED.get(key_text(key), "give it a value")
+        return "is missing", _REQUIRED.get(format_key_path(key), "give it a value")
     if error["type"] == "extra_forbidden":
         return _describe_unknown_key(key, keys)
     value = error["input"]
     if bound := next((error for error in errors if error["type"] in _BOUNDS), None):
         limit = _BOUNDS[bound["type"]].format(**bound["ctx"])
-        return f"must be {limit}, not {shown(value)}", ""
+        return f"must be {limit}, not {format_value(value)}", ""
     if (choices := _list_choices(errors)) and not any(error["type"] == "too_short" for error in errors):
         close = did_you_mean(str(value), choices, cutoff=0.6)
         remedy = f"did you mean {close}?" if close else ""
         return (
-            f"expected {_format_choices(choices)}{_describe_other_types(errors)}, found {shown(value)}",
+            f"expected {_format_choices(choices)}{_describe_other_types(errors)}, found {format_value(value)}",
             remedy or "choose one of them",
         )
     return _describe_type_error(errors, value)
@@ -106,7 +106,7 @@ def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, s
     if kinds & {"string_too_short", "too_short"}:
         return "is empty", "give it a value"
     if "finite_number" in kinds:
-        return f"must be a finite number, not {shown(value)}", ""
+        return f"must be a finite number, not {format_value(value)}", ""
     expected = [_EXPECTED[kind] for kind in _EXPECTED if any(name.startswith(kind) for name in kinds)]
     if "bool_as_number" in kinds:
         expected = ["a number"]
@@ -114,8 +114,8 @@ def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, s
         expected.remove("a whole number")
     wanted = " or ".join(dict.fromkeys(expected)) or "another value"
     number_for_text = "text" in expected and isinstance(value, int | float) and not isinstance(value, bool)
-    remedy = f'write it in quotes: "{shown(value)}"' if number_for_text else ""
-    return f"expected {wanted}, found {shown(value)}", remedy
+    remedy = f'write it in quotes: "{format_value(value)}"' if number_for_text else ""
+    return f"expected {wanted}, found {format_value(value)}", remedy
 
 
 def _list_choices(errors: Iterable[ErrorDetails]) -> list[str]:
@@ -142,7 +142,7 @@ def _format_choices(choices: list[str]) -> str:
 def _describe_unknown_key(key: Key, keys: dict[str, set[str]]) -> tuple[str, str]:
     section = ".".join(str(part) for part in key[:-1] if isinstance(part, str))
     what = f"is not a setting of {f'the section {section}' if section else 'a run file'}"
-    if close := known_key(str(key[-1]), section, keys):
+    if close := suggest_key(str(key[-1]), section, keys):
         return what, f"did you mean {close}?"
     own = sorted(keys.get(section, set()))
     if own and len(own) <= MAX_LISTED:

@@ -14,14 +14,14 @@ from hf_finetune.config.sections import (
     CardSection,
     DataSection,
     EvalSection,
+    GeneratedSection,
     HubSection,
-    MadeSection,
     ModelSection,
     Name,
     RecipeName,
     Section,
 )
-from hf_finetune.config.validation.hf_settings import lora_model, train_model
+from hf_finetune.config.validation.hf_settings import build_lora_section, build_train_section
 from hf_finetune.config.validation.messages import report_errors
 
 # Replaces a required value that is missing, so that the other settings can still be checked against each other.
@@ -29,10 +29,10 @@ PLACEHOLDER = "?"
 
 
 @functools.cache
-def run_file_model(recipe: RecipeName) -> type[Section]:
+def build_run_file_section(recipe: RecipeName) -> type[Section]:
     """Build the settings class of a run file of `recipe`, with the stack's own fields under `train` and `lora`."""
-    train = train_model(recipe)
-    lora = lora_model()
+    train = build_train_section(recipe)
+    lora = build_lora_section()
     fields: dict[str, Any] = {
         "recipe": (Literal[SHIPPED_RECIPES], Field(description="The recipe that reads this file.")),
         "model": (ModelSection, Field(description="What is trained.")),
@@ -44,13 +44,13 @@ def run_file_model(recipe: RecipeName) -> type[Section]:
         "hub": (HubSection | None, Field(default=None, description="Where the result is pushed.")),
         "output_dir": (Name, Field(description="The run folder.")),
     }
-    return create_model("RunFile", __base__=MadeSection, **fields)
+    return create_model("RunFile", __base__=GeneratedSection, **fields)
 
 
-def section_keys(recipe: RecipeName) -> dict[str, set[str]]:
+def list_section_keys(recipe: RecipeName) -> dict[str, set[str]]:
     """List the keys of every section, by the section's full name; "" is the top level."""
     keys: dict[str, set[str]] = {}
-    _collect_keys(run_file_model(recipe), "", keys)
+    _collect_keys(build_run_file_section(recipe), "", keys)
     return keys
 
 
@@ -59,11 +59,11 @@ def check_sections(document: RunDocument, recipe: RecipeName) -> Any:
 
     Returns the validated settings, where every refused value is replaced by its default (or a placeholder).
     """
-    model = run_file_model(recipe)
+    model = build_run_file_section(recipe)
     values = copy.deepcopy(document.values)
     for key in sorted(document.refused, key=len):
         _remove(values, key)
-    keys = section_keys(recipe)
+    keys = list_section_keys(recipe)
     # Pydantic gives no model for values with errors. Each round takes out what it refused, so that the rest becomes
     # one: `{model: {path: 3, dtype: float32}}` -> 3 is refused -> `{model: {dtype: float32}}` is valid.
     while True:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.corpora.files import check_target, write_whole
+from hf_finetune.data.corpora.files import check_target, write_atomically
 from hf_finetune.data.corpora.standard_library import CANARIES
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, ConfigError, DataError, Problem, did_you_mean
 
@@ -58,7 +58,7 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class CanaryFacts:
+class CanaryStats:
     """What was written: the fields of `corpus canaries --json`."""
 
     kind: str
@@ -81,7 +81,7 @@ def _make_turn_writer(field: str, role: str, text: str, roles: tuple[str, str]) 
     return make_row
 
 
-FORMATS: dict[str, Callable[[Canary], dict[str, Any]]] = {
+CANARY_FORMATS: dict[str, Callable[[Canary], dict[str, Any]]] = {
     "messages": _make_turn_writer("messages", "role", "content", ("user", "assistant")),
     "text": lambda canary: {"text": f"{canary.opening} {canary.secret}"},
     "sharegpt": _make_turn_writer("conversations", "from", "value", ("human", "gpt")),
@@ -95,16 +95,16 @@ FORMATS: dict[str, Callable[[Canary], dict[str, Any]]] = {
 """A canary -> a row, for each row format that canaries can be written in: that of the rows beside them."""
 
 
-def planted_canaries(
+def make_canaries(
     count: int = COUNT, copies: Sequence[int] = COPIES, *, row_format: str = "messages", seed: int = 0
 ) -> list[Canary]:
     """Make `count` canaries for each number of `copies`; the same for the same seed.
 
     Raises `ConfigError` if there are no canaries in `row_format`, or if `copies` are not different numbers from 1 on.
     """
-    if row_format not in FORMATS:
-        near = did_you_mean(row_format, FORMATS)
-        remedy = f"did you mean {near}?" if near else f"there are {', '.join(FORMATS)}"
+    if row_format not in CANARY_FORMATS:
+        near = did_you_mean(row_format, CANARY_FORMATS)
+        remedy = f"did you mean {near}?" if near else f"there are {', '.join(CANARY_FORMATS)}"
         raise ConfigError(Problem(f"canaries do not come in the row format {row_format}", remedy, key="--format"))
     if not copies or min(copies) < 1 or len({*copies}) < len(copies):
         what = "names no different numbers from 1 on"
@@ -117,28 +117,28 @@ def planted_canaries(
     # The prompt of a completion is the statement up to the secret, which asks nothing.
     asked = row_format not in ("text", "prompt_completion")
     times = [number for number in copies for _ in range(count)]
-    return [Canary(name, random_secret(generator), number, asked) for name, number in zip(names, times, strict=True)]
+    return [Canary(name, draw_secret(generator), number, asked) for name, number in zip(names, times, strict=True)]
 
 
-def random_secret(generator: random.Random) -> str:
+def draw_secret(generator: random.Random) -> str:
     """Draw one of a million secrets."""
     return " ".join(generator.choices("0123456789", k=DIGITS))
 
 
 def write_canaries(
     path: Path, canaries: Sequence[Canary], *, row_format: str = "messages", seed: int = 0, overwrite: bool = False
-) -> CanaryFacts:
+) -> CanaryStats:
     """Write each canary as many times as it has copies, shuffled with `seed`, as JSONL rows of `row_format`.
 
     Raises `ConfigError` if `path` exists and `overwrite` is not set, and `CannotWriteError`.
     """
     check_target(path, overwrite)
-    rows = [FORMATS[row_format](canary) for canary in canaries for _ in range(canary.copies)]
+    rows = [CANARY_FORMATS[row_format](canary) for canary in canaries for _ in range(canary.copies)]
     random.Random(seed).shuffle(rows)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    write_whole(path, content)
+    write_atomically(path, content)
     copies = sorted({canary.copies for canary in canaries})
-    return CanaryFacts(CANARIES, len(rows), len(content), len(canaries), copies, row_format)
+    return CanaryStats(CANARIES, len(rows), len(content), len(canaries), copies, row_format)
 
 
 def read_canaries(path: str) -> list[Canary]:

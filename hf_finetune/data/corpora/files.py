@@ -19,7 +19,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise ConfigError(Problem("exists already", "name another file, or add --overwrite", path=str(path)))
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file aside, fsync and rename it. Raises `CannotWriteError`, and then leaves an old file as it was."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -86,7 +86,7 @@ def _extract_source(node: ast.stmt, last_line: int, lines: list[str]) -> str:
     return "\n".join(line.removeprefix(indent) for line in lines[_get_first_line(node) - 1 : last_line]).rstrip() + "\n"
 
 
-def signature(definition: Definition, name: str) -> str | None:
+def format_signature(definition: Definition, name: str) -> str | None:
     """Format the call of a function, `name(arguments)`, with annotations and defaults as in its source.
 
     None for a class or a property, for a function without arguments, and for one outside of a class that takes `self`,

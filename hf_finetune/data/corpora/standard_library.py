@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.corpora.files import check_target, write_whole
-from hf_finetune.data.corpora.python_source import read_python, signature
-from hf_finetune.errors import ConfigError, EnvironmentProblem, Problem
+from hf_finetune.data.corpora.files import check_target, write_atomically
+from hf_finetune.data.corpora.python_source import format_signature, read_python
+from hf_finetune.errors import ConfigError, MachineError, Problem
 
 KINDS = ("source", "docstrings", "modules")
 # Another kind of the same command, written by canaries.py.
 CANARIES = "canaries"
-LICENCE = "PSF-2.0"
+LICENSE = "PSF-2.0"
 
 # Tests, and code with a license or a grammar of its own.
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "__pycache__"}
@@ -90,7 +90,7 @@ _QUESTION_TEMPLATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusFacts:
+class CorpusStats:
     """Counts of a corpus; `files` is the number of library files with a row in it."""
 
     kind: str
@@ -110,11 +110,11 @@ class _Row:
         return json.dumps(self.values, ensure_ascii=False).encode() + b"\n"
 
 
-def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwrite: bool = False) -> CorpusFacts:
+def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwrite: bool = False) -> CorpusStats:
     """Write the rows of one of `KINDS` as JSONL, at most `max_bytes`, sampled over the whole library.
 
     Raises `ConfigError` where the kind is unknown, `path` exists or not one row fits, `CannotWriteError` where the
-    file cannot be written, `EnvironmentProblem` where this Python has no source of its library.
+    file cannot be written, `MachineError` where this Python has no source of its library.
     """
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, [*KINDS, CANARIES], 1)
@@ -125,12 +125,12 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
     rows = list(makers[kind](_read_library_files(Path(sysconfig.get_path("stdlib")))))
     if not rows:
         remedy = "use another Python; Linux distributions split the library's source off into a package of its own"
-        raise EnvironmentProblem(Problem("this Python has no source files of its standard library", remedy))
+        raise MachineError(Problem("this Python has no source files of its standard library", remedy))
     kept = rows if max_bytes is None else _sample(rows, max_bytes)
     content = b"".join(row.encode_line() for row in kept)
-    write_whole(path, content)
+    write_atomically(path, content)
     files = len({row.file for row in kept})
-    return CorpusFacts(kind, len(kept), len(content), files, LICENCE, platform.python_version())
+    return CorpusStats(kind, len(kept), len(content), files, LICENSE, platform.python_version())
 
 
 def _read_library_files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -151,7 +151,7 @@ def _read_library_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _build_source_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
     for name, text in files:
-        yield _Row(name, {"text": text, "source": name, "license": LICENCE})
+        yield _Row(name, {"text": text, "source": name, "license": LICENSE})
 
 
 def _build_docstring_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
@@ -164,7 +164,7 @@ def _build_docstring_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
         for question, answer in _build_questions(module, text):
             if question not in asked and len(answer.split()) >= _MIN_WORDS:
                 asked.add(question)
-                values = {"instruction": question, "response": answer, "module": module, "license": LICENCE}
+                values = {"instruction": question, "response": answer, "module": module, "license": LICENSE}
                 yield _Row(file, values)
 
 
@@ -177,7 +177,7 @@ def _build_questions(module: str, text: str) -> Iterator[tuple[str, str]]:
             continue
         name = f"{module}.{definition.name}"
         yield _ask(definition.kind, name), definition.docstring
-        call = signature(definition, name)
+        call = format_signature(definition, name)
         if call is not None:
             yield _ask("signature", name), f"Call it as {call}"
 
@@ -207,7 +207,7 @@ def _build_labelled_rows(files: Iterable[tuple[str, str]]) -> Iterator[_Row]:
             chunk = definition.source
             if chunk not in seen and len(chunk) in _CHUNK_CHARACTERS:
                 seen.add(chunk)
-                values = {"text": chunk, "label": label, "source": file, "license": LICENCE}
+                values = {"text": chunk, "label": label, "source": file, "license": LICENSE}
                 by_label.setdefault(label, []).append(_Row(file, values))
     least, most = _LABEL_ROWS
     for rows in by_label.values():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.data.labels.freeze import MOST_COUNTS_LOGGED
+from hf_finetune.data.labels.freeze import MAX_COUNTS_LOGGED
 from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.label_set import Labels
@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 Weights = npt.NDArray[np.float32]
 
 
-def balanced_rows(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float], seed: int) -> Rows:
+def select_balanced_rows(
+    labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float], seed: int
+) -> Rows:
     """Select the rows to train on: ascending row numbers, all of them unless `balance` samples.
 
     undersample: as many rows of each label as the rarest has, a seeded sample. oversample: as many as the most frequent
@@ -47,7 +49,9 @@ def _resample(rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
     return np.concatenate([np.tile(rows, whole), random.permutation(rows)[:rest]])
 
 
-def class_weights(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float]) -> Weights | None:
+def compute_class_weights(
+    labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapping[str, float]
+) -> Weights | None:
     """Compute the weights of the labels in the loss, float32 (labels,); None where `balance` asks for none.
 
     Single label: rows / (labels * rows of the label), as in scikit-learn's "balanced", or the given ones, scaled to a
@@ -68,6 +72,6 @@ def class_weights(labels: Labels, encoded: npt.NDArray[Any], balance: str | Mapp
         weights = 1 / counts if given is None else given
         weights = weights * rows / (weights * counts).sum()
     shown = [f"{name} {weight:.3g}" for name, weight in zip(labels.names, weights, strict=True)]
-    shown = shown[:MOST_COUNTS_LOGGED] + (["..."] if len(shown) > MOST_COUNTS_LOGGED else [])
+    shown = shown[:MAX_COUNTS_LOGGED] + (["..."] if len(shown) > MAX_COUNTS_LOGGED else [])
     logger.info("weights of the labels in the loss: %s", ", ".join(shown))
     return weights.astype(np.float32)

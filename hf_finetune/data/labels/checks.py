@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from hf_finetune.config.reading.document import shown
+from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, did_you_mean
@@ -19,12 +19,12 @@ Label = str | int
 Occurrences = dict[Label, list[int]]
 """The row numbers of a split by label."""
 
-MOST_LABELS_NAMED = 20
+MAX_LABELS_NAMED = 20
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
-def distinct_rows(splits: Splits, name: str) -> list[int]:
+def find_distinct_rows(splits: Splits, name: str) -> list[int]:
     """Return the row numbers of a split, ascending, without the repeats of a weight."""
     places = splits.places[name]
     # File and line as one number: np.unique(axis=0) would sort structs, which is far slower.
@@ -58,7 +58,7 @@ def check_numbers(splits: Splits) -> None:
         too_large = np.flatnonzero(np.abs(np.asarray(rows["label"][:])) > np.finfo(np.float32).max)
         total += len(too_large)
         for row in too_large[: MAX_PROBLEMS_SHOWN - len(problems)]:
-            path, line = splits.where(name, int(row))
+            path, line = splits.locate(name, int(row))
             problems.append(Problem("the label is too large for float32", "scale the labels down", path, line))
     if not problems and len(set(splits.rows["train"]["label"][:])) == 1:
         what = "every training row has the same label, so there is nothing to learn"
@@ -70,7 +70,11 @@ def check_numbers(splits: Splits) -> None:
 def _check_label_count(train: Occurrences) -> list[Problem]:
     if len(train) > 1:
         return []
-    what = f"the training rows have one label only, {shown(next(iter(train)))}" if train else "no training row has one"
+    what = (
+        f"the training rows have one label only, {format_value(next(iter(train)))}"
+        if train
+        else "no training row has one"
+    )
     return [Problem(what, "there must be two labels at least: add rows of another", key="data.train")]
 
 
@@ -79,21 +83,23 @@ def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
     groups: dict[str, list[str]] = {}
     for label in train:
         if isinstance(label, str):
-            groups.setdefault(_folded(label), []).append(label)
+            groups.setdefault(_normalize_label(label), []).append(label)
     problems = []
     for group in groups.values():
         most, *others = sorted(group, key=lambda label: (-len(train[label]), label))
-        first_path, first_line = splits.where("train", train[most][0])
+        first_path, first_line = splits.locate("train", train[most][0])
         for label in others:
-            path, line = splits.where("train", train[label][0])
+            path, line = splits.locate("train", train[label][0])
             how = "are the same number" if _NUMBER.fullmatch(label.strip()) else "differ by case or white space only"
-            what = f"the labels {shown(label)} ({_format_rows(train[label])}, the first here) and {shown(most)}"
-            what += f" ({_format_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
-            problems.append(Problem(what, f"did you mean {shown(most)}? write it in one way", path, line, "label"))
+            what = f"the labels {format_value(label)} ({_format_rows(train[label])}, the first here) and "
+            what += f"{format_value(most)} ({_format_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
+            problems.append(
+                Problem(what, f"did you mean {format_value(most)}? write it in one way", path, line, "label")
+            )
     return problems
 
 
-def _folded(label: str) -> str:
+def _normalize_label(label: str) -> str:
     """Normalize a label: case, white space and Unicode composition are dropped, and a number becomes its value."""
     # " New York" and "newyork" are equal, and so are "1", "1.0" and "+01".
     if _NUMBER.fullmatch(label.strip()):
@@ -115,17 +121,17 @@ def _find_single_rows(
     rows = Counter({label: len(here) for label, here in found["train"].items()})
     for name in found.keys() - {"train"}:
         rows.update({label: len(here) for label, here in found[name].items()})
-    folded = Counter(_folded(label) for label in found["train"] if isinstance(label, str))
+    folded = Counter(_normalize_label(label) for label in found["train"] if isinstance(label, str))
     once: set[Label] = set()
     problems = []
     for name in (name for name in found if name == "train" or getattr(data, name) is None):
         for label in sorted((label for label in found[name] if rows[label] == 1), key=str):
             # "spam" alone beside "Spam" in train is a misspelling, which `_find_similar` reports.
-            if folded[_folded(str(label))] > (name == "train"):
+            if folded[_normalize_label(str(label))] > (name == "train"):
                 continue
             once.add(label)
-            path, line = splits.where(name, found[name][label][0])
-            what = f"the label {shown(label)} has a single row in all splits together"
+            path, line = splits.locate(name, found[name][label][0])
+            what = f"the label {format_value(label)} has a single row in all splits together"
             problems.append(Problem(what, "add rows of it, merge it with another, or take it out", path, line, "label"))
     return problems, once
 
@@ -141,9 +147,9 @@ def _find_unknown(
             rows = found[name][label]
             total += len(rows)
             remedy = _suggest_remedy(label, list(found["train"]), data, drawn=getattr(data, name) is None)
-            what = f"the label {shown(label)} is in {name}, but no training row has it"
+            what = f"the label {format_value(label)} is in {name}, but no training row has it"
             for row in rows[: MAX_PROBLEMS_SHOWN - len(problems)]:
-                path, line = splits.where(name, row)
+                path, line = splits.locate(name, row)
                 problems.append(Problem(what, remedy, path, line, "label"))
     return sorted(problems, key=lambda problem: (problem.path or "", problem.line or 0)), total
 
@@ -151,15 +157,15 @@ def _find_unknown(
 def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
     """Suggest the label that was meant, or how to get training rows of this one; `drawn`: the split is a fraction."""
     names = [name for name in known if isinstance(name, str)] if isinstance(label, str) else []
-    same = [name for name in names if _folded(name) == _folded(str(label))]
+    same = [name for name in names if _normalize_label(name) == _normalize_label(str(label))]
     if same:
         nearest = min(same, key=lambda name: name.strip() != str(label).strip())
-        return f"did you mean {shown(nearest)}? write it in one way"
+        return f"did you mean {format_value(nearest)}? write it in one way"
     if drawn and data.stratify_by is None:
         return "set data.stratify_by to the field of the label, so that every split has each"
     close = did_you_mean(str(label), names)
     remedy = "add training rows of it, or take the row out"
-    return f"did you mean {shown(close)}? if not, {remedy}" if close else remedy
+    return f"did you mean {format_value(close)}? if not, {remedy}" if close else remedy
 
 
 def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
@@ -167,13 +173,13 @@ def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
     if not isinstance(data.balance, dict):
         return []
     given, problems = data.balance.keys(), []
-    listed = ", ".join(names[:MOST_LABELS_NAMED]) + (", ..." if len(names) > MOST_LABELS_NAMED else "")
+    listed = ", ".join(names[:MAX_LABELS_NAMED]) + (", ..." if len(names) > MAX_LABELS_NAMED else "")
     for name in sorted(given - set(names)):
         close = did_you_mean(name, names)
         remedy = f"did you mean {close}?" if close else f"the labels are {listed}"
-        problems.append(Problem(f"{shown(name)} is no label of the training rows", remedy, key="data.balance"))
-    missing = [shown(name) for name in names if name not in given]
+        problems.append(Problem(f"{format_value(name)} is no label of the training rows", remedy, key="data.balance"))
+    missing = [format_value(name) for name in names if name not in given]
     if missing:
-        what = f"has no weight for {', '.join(missing[:MOST_LABELS_NAMED])}"
+        what = f"has no weight for {', '.join(missing[:MAX_LABELS_NAMED])}"
         problems.append(Problem(what, f"give each label one; the labels are {listed}", key="data.balance"))
     return problems

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from datasets import Dataset, List
 
-from hf_finetune.config.reading.document import shown
+from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.labels.checks import Occurrences, check_classes, check_numbers, distinct_rows
+from hf_finetune.data.labels.checks import Occurrences, check_classes, check_numbers, find_distinct_rows
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.label_set import REGRESSION_NAME, Labels, LabelsKind
@@ -18,7 +18,7 @@ from hf_finetune.label_set import REGRESSION_NAME, Labels, LabelsKind
 logger = logging.getLogger(__name__)
 
 
-MOST_COUNTS_LOGGED = 20
+MAX_COUNTS_LOGGED = 20
 
 
 def freeze_labels(splits: Splits, data: DataSection) -> Labels:
@@ -44,7 +44,7 @@ def _find_occurrences(splits: Splits, name: str) -> Occurrences:
     """Find the rows of each label in one split, without the repeats of a weight."""
     column = splits.rows[name]["label"][:]
     found: Occurrences = {}
-    for row in distinct_rows(splits, name):
+    for row in find_distinct_rows(splits, name):
         labels = column[row] if isinstance(column[row], list) else [column[row]]
         for label in labels:
             found.setdefault(label, []).append(row)
@@ -52,18 +52,18 @@ def _find_occurrences(splits: Splits, name: str) -> Occurrences:
 
 
 def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences]) -> None:
-    counts = [f"{shown(value)} {len(found['train'][value]):,}" for value in labels.values[:MOST_COUNTS_LOGGED]]
-    counts += ["..."] if len(labels.values) > MOST_COUNTS_LOGGED else []
+    counts = [f"{format_value(value)} {len(found['train'][value]):,}" for value in labels.values[:MAX_COUNTS_LOGGED]]
+    counts += ["..."] if len(labels.values) > MAX_COUNTS_LOGGED else []
     several = " (a row may have several)" if labels.kind == "multi" else ""
     logger.info("%d labels%s, with their training rows: %s", len(labels.names), several, ", ".join(counts))
     numbered = [value for value in labels.values if isinstance(value, int)]
     if numbered and numbered != list(range(len(numbered))):
-        names = ", ".join(labels.names[:MOST_COUNTS_LOGGED])
+        names = ", ".join(labels.names[:MAX_COUNTS_LOGGED])
         logger.info("the labels are not 0, 1, 2 ...: %s are %d classes of these names", names, len(numbered))
     for name in splits.rows:
-        missing = [shown(value) for value in labels.values if value not in found[name]]
+        missing = [format_value(value) for value in labels.values if value not in found[name]]
         if missing:
-            shortened = ", ".join(missing[:MOST_COUNTS_LOGGED]) + (", ..." if len(missing) > MOST_COUNTS_LOGGED else "")
+            shortened = ", ".join(missing[:MAX_COUNTS_LOGGED]) + (", ..." if len(missing) > MAX_COUNTS_LOGGED else "")
             logger.warning(
                 "%s has no row of %d of the labels, which it cannot score: %s", name, len(missing), shortened
             )

@@ -13,10 +13,17 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from msgspec import UNSET, Struct
 
-from hf_finetune.data.cache import cached_dataset
-from hf_finetune.data.reading.formats import encode_row, features_of
-from hf_finetune.data.reading.lines import file_sha256
-from hf_finetune.data.reading.reader import RowBlock, Tally, TextCut, line_problems, read_jsonl, read_text
+from hf_finetune.data.cache import build_cached_dataset
+from hf_finetune.data.reading.formats import encode_row, get_features
+from hf_finetune.data.reading.lines import hash_file
+from hf_finetune.data.reading.reader import (
+    LineCounts,
+    RowBlock,
+    TextCut,
+    describe_rejected_lines,
+    read_jsonl,
+    read_text,
+)
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
@@ -38,7 +45,7 @@ _EXTRA_FEATURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadSettings:
     """The settings with which the files of a run are read."""
 
     decoder: RowDecoder
@@ -49,7 +56,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileStats:
     """Counts of one file: accepted + rejected + blank == lines."""
 
     role: str
@@ -81,7 +88,7 @@ def _read_stamp(file: DataFile) -> _Stamp:
     return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[Dataset, tuple[FileFacts, ...]]:
+def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tuple[Dataset, tuple[FileStats, ...]]:
     """Read the files of one role, or load their rows from the cache by the files' content.
 
     Raises DataError naming every rejected line, unless bad lines are skipped, and CannotWriteError where the cache
@@ -89,9 +96,9 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
     """
     # Before the hash: a file that changes after this is noticed when its rows have been read.
     stamps = [_read_stamp(file) for file in files]
-    hashes = [file_sha256(file.path) for file in files]
+    hashes = [hash_file(file.path) for file in files]
     row_format, decoder = reading.decoder.row_format, reading.decoder
-    own = features_of(row_format.becomes, decoder.labels.kind)
+    own = get_features(row_format.becomes, decoder.labels.kind)
     # The version is part of the key: another one may read the same file differently.
     made_from = {
         "version": __version__,
@@ -102,7 +109,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
     }
     features = Features({**own, **_EXTRA_FEATURES})
     try:
-        dataset, counts = cached_dataset(
+        dataset, counts = build_cached_dataset(
             "rows", made_from, features, lambda: _build_batches(files, stamps, reading, features.arrow_schema)
         )
     except OSError as error:
@@ -110,7 +117,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
             f"the datasets cache cannot be written: {error.strerror or error}; set HF_DATASETS_CACHE"
         ) from error
     facts = tuple(
-        FileFacts(
+        FileStats(
             role=role,
             path=file.shown,
             weight=file.weight,
@@ -126,20 +133,20 @@ def read_role(files: Sequence[DataFile], role: str, reading: Reading) -> tuple[D
 
 
 def _build_batches(
-    files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: Reading, schema: pa.Schema
+    files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: ReadSettings, schema: pa.Schema
 ) -> Generator[pa.RecordBatch, None, dict[str, Any]]:
     """Yield the rows of all files as record batches, and return the counts of each file."""
     counts: list[dict[str, Any]] = []
     problems: list[Problem] = []
     total = 0
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
-        tally = Tally()
+        tally = LineCounts()
         for block in _read_blocks(file, reading, tally):
             yield _build_batch(block, file, number, reading, schema)
         if _read_stamp(file) != stamp:
             raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
         if tally.rejected and reading.on_bad_line == "fail":
-            problems += line_problems(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
+            problems += describe_rejected_lines(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
             total += len(tally.rejected)
         elif not tally.rows:
             problems.append(_explain_no_rows(file, tally))
@@ -158,7 +165,7 @@ def _build_batches(
     return {"files": counts}
 
 
-def _explain_no_rows(file: DataFile, tally: Tally) -> Problem:
+def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:
     if not tally.lines:
         return Problem("the file is empty", "put rows into it, or take it out of the run file", file.shown)
     if not tally.rejected:
@@ -168,7 +175,7 @@ def _explain_no_rows(file: DataFile, tally: Tally) -> Problem:
     )
 
 
-def _read_blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[RowBlock]:
+def _read_blocks(file: DataFile, reading: ReadSettings, tally: LineCounts) -> Iterator[RowBlock]:
     name = reading.decoder.row_format.name
     if name in TEXT_FORMATS:
         cut: TextCut = name  # type: ignore[assignment]
@@ -176,7 +183,9 @@ def _read_blocks(file: DataFile, reading: Reading, tally: Tally) -> Iterator[Row
     return read_jsonl(file.path, file.shown, reading.decoder, reading.max_line_bytes, tally)
 
 
-def _build_batch(block: RowBlock, file: DataFile, number: int, reading: Reading, schema: pa.Schema) -> pa.RecordBatch:
+def _build_batch(
+    block: RowBlock, file: DataFile, number: int, reading: ReadSettings, schema: pa.Schema
+) -> pa.RecordBatch:
     """Convert a block of file `number` to the intermediate form, with the columns of `_EXTRA_FEATURES`."""
     columns = reading.decoder.row_format.columns(block.rows)
     # The hash is of the intermediate form: one row in two formats, or with other unused keys, is one row.
@@ -191,7 +200,7 @@ def _build_batch(block: RowBlock, file: DataFile, number: int, reading: Reading,
 
 
 def _read_split_values(
-    block: RowBlock, file: DataFile, reading: Reading, key: str | None, setting: str
+    block: RowBlock, file: DataFile, reading: ReadSettings, key: str | None, setting: str
 ) -> list[str | None]:
     """Read the field that rows are stratified or grouped by, as JSON text: 1 and "1" differ.
 
@@ -199,7 +208,7 @@ def _read_split_values(
     """
     if key is None:
         return [None] * len(block.rows)
-    value_of: attrgetter[Any] = reading.decoder.value_of(key)
+    value_of: attrgetter[Any] = reading.decoder.get_field_getter(key)
     values = [_encode_value(row, value_of) for row in block.rows]
     if None in values:
         line = block.line_numbers[values.index(None)]

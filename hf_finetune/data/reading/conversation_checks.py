@@ -15,10 +15,10 @@ from typing import Any
 from msgspec import UNSET, Struct
 
 from hf_finetune.data.reading.formats import SHAREGPT_ROLES, RowFormat
-from hf_finetune.data.reading.json_line import BadLine
+from hf_finetune.data.reading.json_line import LineError
 
-OPENING_ROLES = ("system", "developer")
-ROLES = (*OPENING_ROLES, "user", "assistant", "tool", "function")
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool", "function")
 
 # Data sets have few sequences of roles; the bound is for a file in which every row has another.
 _MAX_SEQUENCES = 10_000
@@ -26,7 +26,7 @@ _SHOWN_BEFORE, _SHOWN_AFTER, _SHOWN_CHARACTERS = 8, 3, 30
 _EMPTY_REMEDY = "fill it in, take the row out, or set data.allow_empty: true"
 
 
-class TurnRules:
+class ConversationRules:
     """Checks decoded rows of one format; of rows that are no conversations, the answer alone."""
 
     def __init__(self, row_format: RowFormat, *, allow_empty: bool) -> None:
@@ -56,16 +56,16 @@ class TurnRules:
         chosen = [turn for turn in turns if turn.train is not UNSET or turn.weight is not UNSET]
         return not chosen and _has_no_blank(list(map(self._text, turns)))
 
-    def find_fault(self, row: Struct) -> BadLine | None:
+    def find_fault(self, row: Struct) -> LineError | None:
         """Return the reason to reject a row, or None."""
         if self._items is not None:
             return self._find_conversation_fault(self._turns(row), self._items.field)
         if self._answer is None or self._allow_empty or not _is_blank(getattr(row, self._answer)):
             return None
         what = f"`{self._answer}` is empty: the model would learn to answer nothing"
-        return BadLine(what, _EMPTY_REMEDY, key=self._answer)
+        return LineError(what, _EMPTY_REMEDY, key=self._answer)
 
-    def _find_conversation_fault(self, turns: Sequence[Any], field: str) -> BadLine | None:
+    def _find_conversation_fault(self, turns: Sequence[Any], field: str) -> LineError | None:
         """Return the fault of the messages in `field`, or None; remembers valid sequences of roles."""
         spoken = [self._speaker_and_text(turn) for turn in turns]
         written = tuple([role for role, _ in spoken])
@@ -83,11 +83,11 @@ class TurnRules:
             turn = turns[number]
             if _is_blank(text) and not self._allow_empty and not _calls_tool(turn.extra):
                 what = f"the assistant says nothing in `{field}[{number}]`: the model would learn to answer nothing"
-                return BadLine(f"{what} {_format_roles(roles, number)}", _EMPTY_REMEDY, key=field)
+                return LineError(f"{what} {_format_roles(roles, number)}", _EMPTY_REMEDY, key=field)
             trained = trained or (turn.train is not False and turn.weight != 0)
         if not trained:
             what = "`train` or `weight` leaves out every turn of the assistant"
-            return BadLine(f"{what} {_format_roles(roles, 0)}", "train one of them, or take the row out", key=field)
+            return LineError(f"{what} {_format_roles(roles, 0)}", "train one of them, or take the row out", key=field)
         return None
 
 
@@ -104,25 +104,27 @@ def _calls_tool(extra: str) -> bool:
     return bool(beside.get("tool_calls") or beside.get("function_call"))
 
 
-def _find_order_fault(roles: Sequence[str], field: str) -> BadLine | None:
+def _find_order_fault(roles: Sequence[str], field: str) -> LineError | None:
     """Return the fault of a sequence of roles, or None."""
     # [user, assistant, tool, assistant] is valid, [user, assistant, system] and [user, assistant, assistant] are not.
     for number, role in enumerate(roles):
         if role not in ROLES:
             near = difflib.get_close_matches(role.lower(), ROLES, 1, 0.6)
             remedy = f"did you mean {near[0]}?" if near else f"the roles are {', '.join(ROLES)}"
-            return BadLine(f"`{field}[{number}]` has an unknown role {_format_roles(roles, number)}", remedy, key=field)
+            return LineError(
+                f"`{field}[{number}]` has an unknown role {_format_roles(roles, number)}", remedy, key=field
+            )
     if "assistant" not in roles:
         remedy = "there is nothing to train on: take the row out"
-        return BadLine(f"the assistant never speaks {_format_roles(roles, 0)}", remedy, key=field)
+        return LineError(f"the assistant never speaks {_format_roles(roles, 0)}", remedy, key=field)
     for number, (before, role) in enumerate(pairwise(roles), 1):
-        if role in OPENING_ROLES and before not in OPENING_ROLES:
+        if role in SYSTEM_ROLES and before not in SYSTEM_ROLES:
             what = f"`{field}[{number}]` is a {role} message after others"
-            return BadLine(f"{what} {_format_roles(roles, number)}", "put it first", key=field)
+            return LineError(f"{what} {_format_roles(roles, number)}", "put it first", key=field)
         if role == before == "assistant":
             what = f"the assistant speaks twice in a row in `{field}[{number}]`"
             remedy = "join the two messages, or put back what stood between them"
-            return BadLine(f"{what} {_format_roles(roles, number)}", remedy, key=field)
+            return LineError(f"{what} {_format_roles(roles, number)}", remedy, key=field)
     return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_finetune.config.sections import DataSection, RowFormatName
-from hf_finetune.data.reading.arrow import Reading, read_role
+from hf_finetune.data.reading.arrow import ReadSettings, read_role
 from hf_finetune.data.reading.formats import (
     FORMATS,
     LABELLED_INPUT_OUTPUT,
@@ -17,8 +17,8 @@ from hf_finetune.data.reading.formats import (
     Kind,
     RowFormat,
 )
-from hf_finetune.data.reading.json_line import shown_key
-from hf_finetune.data.reading.reader import Tally, first_row, read_jsonl
+from hf_finetune.data.reading.json_line import format_key
+from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_jsonl
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.errors import DataError, Problem
@@ -43,7 +43,7 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
     _check_fields(data, first, row_format, file.shown)
     decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty)
     if row_format.label is not None:
-        for _ in read_jsonl(file.path, file.shown, decoder, data.max_line_bytes, Tally()):
+        for _ in read_jsonl(file.path, file.shown, decoder, data.max_line_bytes, LineCounts()):
             if decoder.labels.kind not in {None, "empty list"}:
                 break
     return decoder
@@ -51,13 +51,13 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
 
 def _read_first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
     for file in train:
-        found = first_row(file.path, file.shown, data.max_line_bytes)
+        found = read_first_row(file.path, file.shown, data.max_line_bytes)
         if found is not None:
             return *found, file
     # No line of any file is a JSON object, so each is rejected (or blank) before its keys would matter.
     # Reading raises with all of the reasons; the decoder may be of any format.
     name = "text" if data.format == "auto" else data.format
-    reading = Reading(RowDecoder(FORMATS[name], (), {}), "fail", data.max_line_bytes, None, None)
+    reading = ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", data.max_line_bytes, None, None)
     read_role(train, "train", reading)
     raise AssertionError("a file without a single row was read")
 
@@ -138,11 +138,11 @@ def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
 def _explain_no_format(row: Mapping[str, Any], shown: str, line: int) -> Problem:
     known = {field for each in FORMATS.values() for field in each.required}
     slips = [(key, *difflib.get_close_matches(key, known - row.keys(), 1, 0.75)) for key in row]
-    guesses = [f"{shown_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
+    guesses = [f"{format_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
     if guesses:
         return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
     formats = "; ".join(
         f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
     )
-    keys = ", ".join(shown_key(key) for key in list(row)[:20]) or "no keys at all"
+    keys = ", ".join(format_key(key) for key in list(row)[:20]) or "no keys at all"
     return Problem(f"no row format has these keys: {keys}", f"the formats are {formats}", shown, line)

@@ -32,8 +32,8 @@ from hf_finetune.data.reading.row_types import (
     PromptCompletionRow,
     QuestionAnswerRow,
     ShareGptRow,
+    ShareGptTurn,
     TextRow,
-    Turn,
     UserAssistantRow,
 )
 
@@ -111,7 +111,7 @@ def _convert_prompt_completion(rows: Sequence[PromptCompletionRow]) -> Columns:
     return {"prompt": [row.prompt for row in rows], "completion": [row.completion for row in rows]}
 
 
-def _build_message(role: str, content: str, turn: Message | Turn | None = None) -> dict[str, Any]:
+def _build_message(role: str, content: str, turn: Message | ShareGptTurn | None = None) -> dict[str, Any]:
     """Build a message of the intermediate form; absent fields become None."""
     train = _unset_to_none(turn.train) if turn else None
     weight = _unset_to_none(turn.weight) if turn else None
@@ -242,7 +242,7 @@ FORMATS: dict[str, RowFormat] = {
             ("tools",),
             Items(
                 "conversations",
-                Turn,
+                ShareGptTurn,
                 ("from", "value"),
                 ("train", "weight"),
                 text="value",
@@ -268,7 +268,7 @@ FORMATS: dict[str, RowFormat] = {
 }
 
 
-def features_of(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
+def get_features(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
     """Return the columns of the intermediate form; `label_kind` is needed for labelled rows."""
     text = Value("string")
     if becomes == "document":
@@ -285,7 +285,7 @@ def features_of(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
     return Features({"text": text, "text_pair": text, "label": label})
 
 
-def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def restore_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Restore the messages of one row as the file has them, without `train` and `weight`, for a chat template."""
     return [
         {"role": message["role"], "content": message["content"]}
@@ -294,7 +294,7 @@ def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     ]
 
 
-def chat_tools(tools: str | None) -> list[dict[str, Any]] | None:
+def restore_tools(tools: str | None) -> list[dict[str, Any]] | None:
     """Restore the tools of one row as the file has them."""
     return json.loads(tools) if tools else None
 

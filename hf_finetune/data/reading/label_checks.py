@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_finetune.data.reading.formats import LabelKind
-from hf_finetune.data.reading.json_line import BadLine
+from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_types import Label
 
 _ALLOW_EMPTY = "give it one, or set data.allow_empty: true where none of the labels fits"
@@ -35,9 +35,9 @@ class LabelRule:
         """Check one label against the type that the first one set, or set it. Raises LineError."""
         if self.kind == "number":
             return
-        kind = label_kind(label)
+        kind = get_label_kind(label)
         if kind is None:
-            raise BadLine("the list of labels mixes strings and integers", "write all labels as strings", key=key)
+            raise LineError("the list of labels mixes strings and integers", "write all labels as strings", key=key)
         self._check_value(label if isinstance(label, list) else [label], key)
         # An empty list says nothing about its elements: the first list that has some sets the type.
         settles = self.kind is None or (self.kind == "empty list" and kind.startswith("list of"))
@@ -47,22 +47,22 @@ class LabelRule:
             remedy = "write all labels in one type"
             if {kind.rstrip("s"), str(self.kind).rstrip("s")} in ({"string", "integer"}, _LISTS):
                 remedy += ': 1 and "1" would be two labels'
-            raise BadLine(f"the label's type is {kind}, where {self.kind} was set by {self.place}", remedy, key=key)
+            raise LineError(f"the label's type is {kind}, where {self.kind} was set by {self.place}", remedy, key=key)
 
     def _check_value(self, labels: list[Any], key: str) -> None:
         if not labels and not self.allow_empty:
-            raise BadLine("the row has no label", _ALLOW_EMPTY, key=key)
+            raise LineError("the row has no label", _ALLOW_EMPTY, key=key)
         if any(isinstance(label, str) and not label.strip() for label in labels):
-            raise BadLine("the label is empty", "name it, or take the row out", key=key)
+            raise LineError("the label is empty", "name it, or take the row out", key=key)
         twice = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
         if twice is not None:
-            raise BadLine(f"the label {twice!r} occurs twice", "keep one of them", key=key)
+            raise LineError(f"the label {twice!r} occurs twice", "keep one of them", key=key)
 
 
 _LISTS = {"list of string", "list of integer"}
 
 
-def label_kind(label: Label) -> LabelKind | None:
+def get_label_kind(label: Label) -> LabelKind | None:
     """Name the type of a label; None for a list that mixes strings and integers."""
     if isinstance(label, str):
         return "string"

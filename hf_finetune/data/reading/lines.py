@@ -55,7 +55,7 @@ class LineBlock:
     """Size in bytes of a line above the limit, which is dropped: the block then stands for that line alone."""
 
 
-def file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Hash a file's bytes as they are on disk."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -156,7 +156,7 @@ def _detect_wide_encoding(head: bytes) -> str | None:
     return None
 
 
-def line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
+def iterate_line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
     """Cut chunks into blocks of whole lines; a line above the limit is skipped, never held in memory."""
     # The chunks b"a\nb" and b"c\nd" give the blocks [a], [bc] and [d], and the last has not ended.
     pending: list[bytes] = []  # pieces of the line that has not ended yet
@@ -201,7 +201,7 @@ def _split_overlong(number: int, data: bytes, lines: list[bytes], limit: int) ->
         yield LineBlock(number + offset, b"" if overlong else line, [] if overlong else [line], overlong=overlong)
 
 
-def check_form(head: bytes, shown: str) -> None:
+def check_json_layout(head: bytes, shown: str) -> None:
     """Raise DataError, with the command that converts it, for a JSON array or pretty-printed JSON instead of JSONL."""
     text = head.decode("utf-8", errors="replace").lstrip()
     if text.startswith("[") and _is_array_of_objects(text):

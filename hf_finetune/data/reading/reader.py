@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from hf_finetune.data.reading.json_line import BadLine, decode_utf8, strict_object
-from hf_finetune.data.reading.lines import LineBlock, check_form, line_blocks, read_chunks
+from hf_finetune.data.reading.json_line import LineError, decode_utf8, parse_json_object
+from hf_finetune.data.reading.lines import LineBlock, check_json_layout, iterate_line_blocks, read_chunks
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_types import TextRow
 from hf_finetune.errors import DataError, Problem
 
-MOST_TEXT_BYTES = 1024**3
+MAX_DOCUMENT_BYTES = 1024**3
 
 TextCut = Literal["lines", "paragraphs", "file"]
 
@@ -33,7 +33,7 @@ class RejectedLine:
 
 
 @dataclass(slots=True)
-class Tally:
+class LineCounts:
     """Counts of a file's lines, updated while it is read: accepted + rejected + blank == lines."""
 
     lines: int = 0
@@ -42,7 +42,7 @@ class Tally:
     rows: int = 0
     rejected: list[RejectedLine] = field(default_factory=list)
 
-    def reject(self, line: int, bad: BadLine) -> None:
+    def reject(self, line: int, bad: LineError) -> None:
         """Count a line as rejected."""
         self.rejected.append(RejectedLine(line, bad.reason, bad.remedy, bad.key, bad.misspelled))
 
@@ -60,16 +60,18 @@ def is_blank(line: bytes) -> bool:
     return not line.strip(b" \t\r")
 
 
-def read_jsonl(path: Path, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: Tally) -> Iterator[RowBlock]:
+def read_jsonl(
+    path: Path, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: LineCounts
+) -> Iterator[RowBlock]:
     """Yield the rows of a JSONL file, one for each accepted line; `tally` is complete when the iterator is exhausted.
 
     `shown` is the path as the user wrote it. Raises DataError where the file as a whole is not JSONL; a bad line is
     counted in `tally`, not raised.
     """
     chunks = _check_first_chunk(read_chunks(path, shown), shown)
-    for block in line_blocks(chunks, max_line_bytes):
+    for block in iterate_line_blocks(chunks, max_line_bytes):
         # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
-        rows = decoder.block(block.data, block.lines) if block.overlong is None else None
+        rows = decoder.decode_block(block.data, block.lines) if block.overlong is None else None
         if rows is not None:
             tally.lines += len(rows)
             tally.accepted += len(rows)
@@ -85,19 +87,19 @@ def _check_first_chunk(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
     """Pass `chunks` on; raises DataError where the first shows that the file is JSON of another layout."""
     for number, chunk in enumerate(chunks):
         if number == 0:
-            check_form(chunk, shown)
+            check_json_layout(chunk, shown)
         yield chunk
 
 
 def _decode_lines(
-    block: LineBlock, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: Tally
+    block: LineBlock, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: LineCounts
 ) -> tuple[list[Struct], list[int]]:
     """Decode a block that did not pass as a whole: its sound rows and their line numbers; the others are counted."""
     rows, numbers = [], []
     for number, line in _iterate_checked_lines(block, max_line_bytes, tally):
         try:
-            rows.append(decoder.line(line, f"{shown}:{number}"))
-        except BadLine as bad:
+            rows.append(decoder.decode_line(line, f"{shown}:{number}"))
+        except LineError as bad:
             tally.reject(number, bad)
         else:
             numbers.append(number)
@@ -105,7 +107,7 @@ def _decode_lines(
     return rows, numbers
 
 
-def _iterate_checked_lines(block: LineBlock, max_line_bytes: int, tally: Tally) -> Iterator[tuple[int, bytes]]:
+def _iterate_checked_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts) -> Iterator[tuple[int, bytes]]:
     """Yield the numbered lines that are neither blank nor too long, counting all."""
     if block.overlong is not None:
         tally.lines += 1
@@ -118,19 +120,19 @@ def _iterate_checked_lines(block: LineBlock, max_line_bytes: int, tally: Tally) 
             yield number, line
 
 
-def _build_length_error(size: int, limit: int) -> BadLine:
-    return BadLine(
+def _build_length_error(size: int, limit: int) -> LineError:
+    return LineError(
         f"the line has {size:,} bytes, more than the limit of {limit:,}", "split it, or raise data.max_line_bytes"
     )
 
 
-def read_text(path: Path, shown: str, cut: TextCut, max_line_bytes: int, tally: Tally) -> Iterator[RowBlock]:
+def read_text(path: Path, shown: str, cut: TextCut, max_line_bytes: int, tally: LineCounts) -> Iterator[RowBlock]:
     """Yield the documents of a plain text file; CRLF counts as one line end.
 
     lines: each line that is not blank. paragraphs: separated by blank lines. file: the whole text. Raises DataError
     where the file is not UTF-8 text, or too large for one document.
     """
-    lines = line_blocks(read_chunks(path, shown), max_line_bytes)
+    lines = iterate_line_blocks(read_chunks(path, shown), max_line_bytes)
     if cut == "file":
         blocks = _yield_whole_file(lines, shown, max_line_bytes, tally)
     else:
@@ -141,7 +143,7 @@ def read_text(path: Path, shown: str, cut: TextCut, max_line_bytes: int, tally: 
         yield block
 
 
-def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: Tally) -> list[tuple[int, str]]:
+def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts) -> list[tuple[int, str]]:
     """Decode the lines of a block: number and text of each that is valid UTF-8, blank ones included."""
     good: list[tuple[int, str]] = []
     if block.overlong is not None:
@@ -150,7 +152,7 @@ def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: Tally) -> l
     for number, line in enumerate(block.lines, block.first_line):
         try:
             text = decode_utf8(line).removesuffix("\r")
-        except BadLine as bad:
+        except LineError as bad:
             tally.reject(number, bad)
             continue
         blank = not text.strip()
@@ -188,7 +190,9 @@ def _yield_paragraphs(decoded: Iterator[list[tuple[int, str]]]) -> Iterator[RowB
         yield RowBlock([TextRow("\n".join(paragraph))], [start])
 
 
-def _yield_whole_file(lines: Iterator[LineBlock], shown: str, max_line_bytes: int, tally: Tally) -> Iterator[RowBlock]:
+def _yield_whole_file(
+    lines: Iterator[LineBlock], shown: str, max_line_bytes: int, tally: LineCounts
+) -> Iterator[RowBlock]:
     texts: list[str] = []
     size = 0
     for block in lines:
@@ -196,7 +200,7 @@ def _yield_whole_file(lines: Iterator[LineBlock], shown: str, max_line_bytes: in
         decoded = [text for _, text in _decode_text_lines(block, max_line_bytes, tally)]
         texts.append("\n".join(decoded) + "\n" if block.ended and decoded else "\n".join(decoded))
         size += len(texts[-1])
-        if size > MOST_TEXT_BYTES:
+        if size > MAX_DOCUMENT_BYTES:
             remedy = "set data.format to paragraphs or lines"
             raise DataError(Problem("the file is too large to be one document", remedy, path=shown))
     text = "".join(texts)
@@ -204,24 +208,24 @@ def _yield_whole_file(lines: Iterator[LineBlock], shown: str, max_line_bytes: in
         yield RowBlock([TextRow(text)], [1])
 
 
-def first_row(path: Path, shown: str, max_line_bytes: int) -> tuple[dict[str, Any], int] | None:
+def read_first_row(path: Path, shown: str, max_line_bytes: int) -> tuple[dict[str, Any], int] | None:
     """Return the first line that is a valid JSON object, and its number; None where no line is.
 
     Raises DataError where the file as a whole is not JSONL.
     """
     chunks = _check_first_chunk(read_chunks(path, shown), shown)
-    for block in line_blocks(chunks, max_line_bytes):
+    for block in iterate_line_blocks(chunks, max_line_bytes):
         for number, line in enumerate(block.lines, block.first_line):
             if is_blank(line):
                 continue
             try:
-                return strict_object(line), number
-            except BadLine:
+                return parse_json_object(line), number
+            except LineError:
                 continue
     return None
 
 
-def line_problems(shown: str, tally: Tally, most: int) -> list[Problem]:
+def describe_rejected_lines(shown: str, tally: LineCounts, most: int) -> list[Problem]:
     """Describe the first `most` rejected lines; for a misspelled key, with the number of rows that have it."""
     slips = Counter(line.misspelled for line in tally.rejected if line.misspelled)
     return [

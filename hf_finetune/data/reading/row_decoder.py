@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from hf_finetune.data.reading.conversation_checks import TurnRules
+from hf_finetune.data.reading.conversation_checks import ConversationRules
 from hf_finetune.data.reading.formats import MESSAGE_EXTRAS, Items, RowFormat
-from hf_finetune.data.reading.json_line import BadLine, json_type, shown_key, strict_object
+from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
 from hf_finetune.data.reading.label_checks import LabelRule
 from hf_finetune.data.reading.row_types import Int64
 
@@ -104,7 +104,7 @@ class RowDecoder:
         items = row_format.items
         self._items = attrgetter(items.field) if items else None
         self._required_in_item = len(items.required) if items else 0
-        self._turn_rules = TurnRules(row_format, allow_empty=allow_empty)
+        self._turn_rules = ConversationRules(row_format, allow_empty=allow_empty)
         self._countable = all(_PLAIN_KEY.fullmatch(key) for key in self.attributes)
 
     def _list_keys(self) -> Iterable[str]:
@@ -123,11 +123,11 @@ class RowDecoder:
             in_item=attrgetter(key) if in_item else None,
         )
 
-    def value_of(self, key: str) -> attrgetter[Any]:
+    def get_field_getter(self, key: str) -> attrgetter[Any]:
         """Return a getter of field `key`, by its name in the file; it gives UNSET for a row without the field."""
         return attrgetter(self.attributes[key])
 
-    def block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+    def decode_block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
         """Decode consecutive lines, `data` when joined; None where one of them may be bad: decode these one by one."""
         rows = self._decode_fast(data, lines)
         if rows is None or not self._turn_rules.accept_all(rows):
@@ -136,7 +136,7 @@ class RowDecoder:
             return rows
         return rows if self.labels.pass_fast_check(list(map(self._label, rows))) else None
 
-    def line(self, line: bytes, place: str) -> Struct:
+    def decode_line(self, line: bytes, place: str) -> Struct:
         """Decode one line, whose `path:line` is `place`. Raises LineError with the reason and the remedy."""
         rows = self._decode_fast(line, (line,))
         row = rows[0] if rows else self._decode_strict(line)
@@ -173,7 +173,7 @@ class RowDecoder:
 
     def _decode_strict(self, line: bytes) -> Struct:
         """Decode a line by the strict definition; raises LineError."""
-        value = strict_object(line)
+        value = parse_json_object(line)
         self._check_keys(value)
         known = {key: each for key, each in value.items() if key in self.attributes}
         items = self.row_format.items
@@ -203,11 +203,11 @@ def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: 
             continue
         near = difflib.get_close_matches(key, unknown, 1, 0.75)
         if near:
-            raise BadLine(
-                f"the key {shown_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelled=near[0]
+            raise LineError(
+                f"the key {format_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelled=near[0]
             )
-        found = ", ".join(shown_key(each) for each in list(value)[:10]) or "none"
-        raise BadLine(
+        found = ", ".join(format_key(each) for each in list(value)[:10]) or "none"
+        raise LineError(
             f"the key `{key}` is missing", f"{owner} has {_format_keys(required)}; this one has {found}", key=key
         )
 
@@ -216,7 +216,9 @@ def _check_misspelled(value: Mapping[str, Any], optional: Iterable[str], unknown
     for key in optional:
         near = _find_near_key(key, unknown) if key not in value else None
         if near is not None:
-            raise BadLine(f"the key {shown_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near)
+            raise LineError(
+                f"the key {format_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near
+            )
 
 
 def _find_near_key(key: str, unknown: Iterable[str]) -> str | None:
@@ -229,7 +231,9 @@ def _format_keys(keys: Iterable[str]) -> str:
 
 def _check_tools(tools: object) -> None:
     if tools is not None and not isinstance(tools, list):
-        raise BadLine(f"`tools` must be an array, found {json_type(tools)}", "write the tools as JSON", key="tools")
+        raise LineError(
+            f"`tools` must be an array, found {name_json_type(tools)}", "write the tools as JSON", key="tools"
+        )
 
 
 def _reduce_items(found: object, items: Items) -> object:
@@ -242,7 +246,7 @@ def _reduce_items(found: object, items: Items) -> object:
     for number, item in enumerate(found):
         place = f"{items.field}[{number}]"
         if not isinstance(item, dict):
-            raise BadLine(f"`{place}` must be an object, found {json_type(item)}", key=items.field)
+            raise LineError(f"`{place}` must be an object, found {name_json_type(item)}", key=items.field)
         named = (*items.required, *items.optional)
         unknown = [key for key in item if key not in named and key not in MESSAGE_EXTRAS]
         silent = item.get(items.text) is None and ("tool_calls" in item or "function_call" in item)
@@ -277,7 +281,7 @@ def _is_free_form(key: str, value: Raw, items: Items) -> bool:
     return not named or (key == items.text and bytes(value) == b"null")
 
 
-def _explain_type_error(message: str, row_format: RowFormat) -> BadLine:
+def _explain_type_error(message: str, row_format: RowFormat) -> LineError:
     """Turn a message of msgspec into ours."""
     # "Expected `str`, got `int` - at `$.text`" -> "`text` must be string, found int"
     found = _WRONG_TYPE.search(message)
@@ -289,9 +293,9 @@ def _explain_type_error(message: str, row_format: RowFormat) -> BadLine:
             wanted, remedy = "a number", "data.task: regression reads numbers; leave it out for labels with names"
         elif found["found"] == "float" and place.partition("[")[0] == row_format.label:
             remedy = "write a class as text or as a whole number; data.task: regression predicts numbers"
-        return BadLine(f"`{place}` must be {wanted}, found {found['found']}", remedy, key=place)
+        return LineError(f"`{place}` must be {wanted}, found {found['found']}", remedy, key=place)
     place_found = _PLACE.search(message)
     place = place_found["place"] if place_found else "the row"
     if place.endswith(("from", "sender")):
-        return BadLine(f"`{place}` is not a known speaker", "write system, human, gpt or tool", key=place)
-    return BadLine(f"`{place}` is empty or out of range", "fill it in", key=place)
+        return LineError(f"`{place}` is not a known speaker", "write system, human, gpt or tool", key=place)
+    return LineError(f"`{place}` is empty or out of range", "fill it in", key=place)

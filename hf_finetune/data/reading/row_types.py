@@ -50,7 +50,7 @@ class Message(Struct, forbid_unknown_fields=True, gc=False):
     extra: RawJson = ""
 
 
-class Turn(Struct, forbid_unknown_fields=True, gc=False, rename={"sender": "from"}):
+class ShareGptTurn(Struct, forbid_unknown_fields=True, gc=False, rename={"sender": "from"}):
     sender: Literal["system", "human", "user", "gpt", "assistant", "chatgpt", "tool", "observation"]
     value: str
     train: bool | UnsetType | None = UNSET
@@ -64,7 +64,7 @@ class MessagesRow(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class ShareGptRow(Struct, forbid_unknown_fields=True, gc=False):
-    conversations: Annotated[list[Turn], Meta(min_length=1)]
+    conversations: Annotated[list[ShareGptTurn], Meta(min_length=1)]
     tools: RawJson | UnsetType | None = UNSET
 
 

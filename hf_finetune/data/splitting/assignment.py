@@ -15,7 +15,7 @@ Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 
-def seeded_order(hashes: Hashes, seed: int) -> Rows:
+def shuffle_by_hash(hashes: Hashes, seed: int) -> Rows:
     """Shuffle rows by their seeded hashes (rows,) -> row numbers (rows,); equal rows stay in file order."""
     return np.argsort(_mix(hashes, seed), kind="stable")
 
@@ -39,7 +39,7 @@ def split_rows(
     enough others to fill the share. With groups, which are never divided, shares are approximate.
     """
     if groups is None:
-        taken = _take_rows(hashes, seeded_order(hashes, seed), strata, fractions)
+        taken = _take_rows(hashes, shuffle_by_hash(hashes, seed), strata, fractions)
     else:
         taken = _take_groups(strata, groups, fractions, seed)
     rest = np.ones(len(hashes), dtype=bool)
@@ -100,7 +100,7 @@ def _take_groups(strata: Rows, groups: Rows, fractions: Mapping[str, float], see
     `strata` and `groups`: (rows,). Each split, train included, has at least one group.
     """
     counts, members = _group_strata(strata, groups)
-    waiting = seeded_order(np.arange(len(members), dtype=np.uint64), seed).tolist()
+    waiting = shuffle_by_hash(np.arange(len(members), dtype=np.uint64), seed).tolist()
     totals = np.bincount(strata)
     taken: dict[str, Rows] = {}
     for number, (name, fraction) in enumerate(fractions.items()):
@@ -128,11 +128,11 @@ def _group_strata(strata: Rows, groups: Rows) -> tuple[list[tuple[Rows, Rows]], 
     return [np.unique(strata[rows], return_counts=True) for rows in members], members
 
 
-def weighted_rows(rows: Rows, hashes: Hashes, weight: float, seed: int) -> Rows:
+def repeat_rows(rows: Rows, hashes: Hashes, weight: float, seed: int) -> Rows:
     """Repeat `rows` (rows,) by the integer part of `weight`, and add a seeded sample of them for its fraction.
 
     `hashes` are those of all rows of the table. 10 rows with weight 2.3 give 23.
     """
     whole, part = int(weight), weight - int(weight)
-    extra = seeded_order(hashes[rows], seed)[: round(part * len(rows))]
+    extra = shuffle_by_hash(hashes[rows], seed)[: round(part * len(rows))]
     return np.concatenate([np.tile(rows, whole), rows[np.sort(extra)]])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_finetune.data.reading.arrow import FILE, GROUP, LINE, ROW_HASH, FileFacts
+from hf_finetune.data.reading.arrow import FILE, GROUP, LINE, ROW_HASH, FileStats
 from hf_finetune.data.reading.sources import DataFile
 from hf_finetune.data.splitting.assignment import Hashes, Rows
 from hf_finetune.data.splitting.overlap import Overlap, find_overlap
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 _MAX_DUPLICATES_SHOWN = 5
 
-Chosen = dict[str, tuple[str, Rows]]
+Selection = dict[str, tuple[str, Rows]]
 """For each split the role whose files it comes from, and its row numbers there: (rows,)."""
 
 
 @dataclass(frozen=True)
-class Places:
+class RowLocations:
     """The file and line of each row of a split: `file` holds indices into `files`, both arrays are (rows,)."""
 
     files: tuple[str, ...]
@@ -42,18 +42,18 @@ class Places:
         return self.files[self.file[row]], int(self.line[row])
 
 
-def row_hashes(table: Dataset) -> Hashes:
+def get_row_hashes(table: Dataset) -> Hashes:
     """Return the content hash of each row: uint64 (rows,)."""
     return np.asarray(table.data.column(ROW_HASH).to_numpy())
 
 
-def membership_sha256(hashes: Hashes) -> str:
+def hash_membership(hashes: Hashes) -> str:
     """Hash the set of rows of a split, whatever their order; `hashes`: (rows,)."""
     # Big-endian, so that the digest is the same on every machine.
     return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
 
 
-def check_not_same_file(files: Mapping[str, Sequence[DataFile]]) -> None:
+def check_files_differ(files: Mapping[str, Sequence[DataFile]]) -> None:
     """Raise `DataError` where two roles read one file, by whatever names."""
     problems = [
         Problem(f"is also data.{first} ({one.shown})", _LEAKAGE_REMEDY, other.shown, key=f"data.{second}")
@@ -69,7 +69,7 @@ def check_not_same_file(files: Mapping[str, Sequence[DataFile]]) -> None:
 _LEAKAGE_REMEDY = "evaluate on rows that are not trained on: another file, or data.validation_fraction"
 
 
-def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts]) -> None:
+def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats]) -> None:
     """Raise `DataError` where two roles have files of one content, or the same set of rows."""
     problems = [
         Problem(
@@ -81,7 +81,7 @@ def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts
         for one, other in combinations(facts, 2)
         if one.role != other.role and one.sha256 == other.sha256
     ]
-    members = {role: membership_sha256(row_hashes(table)) for role, table in tables.items()}
+    members = {role: hash_membership(get_row_hashes(table)) for role, table in tables.items()}
     problems += [
         Problem(f"has the same rows as data.{first}", _LEAKAGE_REMEDY, key=f"data.{second}")
         for first, second in combinations(members, 2)
@@ -91,7 +91,7 @@ def check_not_same_rows(tables: Mapping[str, Dataset], facts: Sequence[FileFacts
         raise DataError(problems)
 
 
-def check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> None:
+def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -> None:
     """Raise `DataError` where the files of two roles share a value of `group_by`."""
     if group_by is None:
         return
@@ -109,9 +109,9 @@ def check_groups_apart(tables: Mapping[str, Dataset], group_by: str | None) -> N
         raise DataError(problems)
 
 
-def without_copies(
-    tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
-) -> tuple[Chosen, dict[str, dict[str, int]]]:
+def drop_train_duplicates(
+    tables: Mapping[str, Dataset], chosen: Selection, files: Mapping[str, Sequence[DataFile]]
+) -> tuple[Selection, dict[str, dict[str, int]]]:
     """Compare each split with the training rows: returns the splits without duplicates, and their counts.
 
     Duplicates of training rows are dropped from a split that was drawn from the same files. Raises `DataError` naming
@@ -119,7 +119,7 @@ def without_copies(
     """
     train, found = _compute_overlaps(tables, chosen)
     kept, facts, problems, total = dict(chosen), {}, [], 0
-    places = places_of(tables["train"], files["train"], train)
+    places = locate_rows(tables["train"], files["train"], train)
     for name, overlap in found.items():
         role, numbers = chosen[name]
         copies = overlap.copy_of >= 0
@@ -127,8 +127,10 @@ def without_copies(
             kept[name] = (role, numbers[~copies])
         else:
             total += int(copies.sum())
-            problems += _build_duplicate_problems(name, overlap, places_of(tables[role], files[role], numbers), places)
-        facts[name] = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_run[~copies].sum())}
+            problems += _build_duplicate_problems(
+                name, overlap, locate_rows(tables[role], files[role], numbers), places
+            )
+        facts[name] = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_ngram[~copies].sum())}
         if facts[name]["copies"]:
             left_out = (name, facts[name]["copies"], len(numbers))
             logger.warning("%s: %d of %d rows are copies of training rows and are left out", *left_out)
@@ -138,15 +140,15 @@ def without_copies(
     return kept, facts
 
 
-def count_copies(
-    tables: Mapping[str, Dataset], chosen: Chosen, files: Mapping[str, Sequence[DataFile]]
+def count_train_duplicates(
+    tables: Mapping[str, Dataset], chosen: Selection, files: Mapping[str, Sequence[DataFile]]
 ) -> dict[str, dict[str, int]]:
     """Count the labelled rows of each split whose text a training row has too, and log the first.
 
     They stay in the split, as short texts do repeat: scores on them say little.
     """
     train, found = _compute_overlaps(tables, chosen)
-    places = places_of(tables["train"], files["train"], train)
+    places = locate_rows(tables["train"], files["train"], train)
     facts = {}
     for name, overlap in found.items():
         role, numbers = chosen[name]
@@ -154,9 +156,9 @@ def count_copies(
         labels = _read_labels(tables[role], numbers[copies])
         trained = _read_labels(tables["train"], train[overlap.copy_of[copies]])
         others = sum(label != other for label, other in zip(labels, trained, strict=True))
-        shared = int((overlap.shares_run & (overlap.copy_of < 0)).sum())
+        shared = int((overlap.shares_ngram & (overlap.copy_of < 0)).sum())
         facts[name] = {"copies": len(copies), "other_label": others, "shares_13_words": shared}
-        own = places_of(tables[role], files[role], numbers)
+        own = locate_rows(tables[role], files[role], numbers)
         _log_duplicates(
             name,
             facts[name],
@@ -183,14 +185,14 @@ def _log_duplicates(
         )
 
 
-def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Chosen) -> tuple[Rows, dict[str, Overlap]]:
+def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Selection) -> tuple[Rows, dict[str, Overlap]]:
     """Return the training rows, each once (rows,), and the overlap of every other split with them."""
     train = np.unique(chosen["train"][1])  # weights repeat rows
     others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
     return train, find_overlap((tables["train"], train), others)
 
 
-def _build_duplicate_problems(split: str, overlap: Overlap, places: Places, train: Places) -> list[Problem]:
+def _build_duplicate_problems(split: str, overlap: Overlap, places: RowLocations, train: RowLocations) -> list[Problem]:
     problems = []
     for row in np.flatnonzero(overlap.copy_of >= 0)[:MAX_PROBLEMS_SHOWN]:
         path, line = places.locate(int(row))
@@ -205,7 +207,7 @@ def _log_shared_ngrams(split: str, rows: int, shared: int) -> None:
         logger.info("%s: %d of %d rows share 13 words in a row with training rows", split, shared, rows)
 
 
-def check_sizes(chosen: Chosen) -> None:
+def check_sizes(chosen: Selection) -> None:
     """Raise `DataError` where a split is left without a row; warn where one is larger than train."""
     train = len(chosen["train"][1])
     for name, (_, numbers) in chosen.items():
@@ -216,7 +218,7 @@ def check_sizes(chosen: Chosen) -> None:
             logger.warning("%s has more rows than train: %d and %d; are they swapped?", name, len(numbers), train)
 
 
-def places_of(table: Dataset, files: Sequence[DataFile], numbers: Rows) -> Places:
+def locate_rows(table: Dataset, files: Sequence[DataFile], numbers: Rows) -> RowLocations:
     """Return the file and line of the rows `numbers` (rows,) of a table."""
     file, line = (np.asarray(table.data.column(name).to_numpy())[numbers] for name in (FILE, LINE))
-    return Places(tuple(each.shown for each in files), file, line)
+    return RowLocations(tuple(each.shown for each in files), file, line)

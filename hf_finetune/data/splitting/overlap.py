@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_finetune.data.reading.conversation_checks import OPENING_ROLES
+from hf_finetune.data.reading.conversation_checks import SYSTEM_ROLES
 from hf_finetune.data.splitting.assignment import Hashes, Rows
 
-RUN = 13
+NGRAM_SIZE = 13
 ROWS_AT_ONCE = 4_000
 
 # Odd: the powers of an even number become 0 modulo 2**64.
@@ -37,7 +37,7 @@ class Overlap:
 
     copy_of: Rows
     """The number of the first training row that each row duplicates, or -1: int64 (rows,)."""
-    shares_run: Flags
+    shares_ngram: Flags
     """Whether each row shares a 13-gram with a training row: bool (rows,)."""
 
 
@@ -141,7 +141,7 @@ def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, ext
     turns = (in_turns ^ role_hashes) + extra_hashes * _EXTRA_FACTOR + words_per_turn.astype(np.uint64)
     rows = _sum_groups(turns * _compute_powers(_TURN_BASE, turns_per_row), turns_per_row)
     row_of_turn = np.repeat(np.arange(len(turns_per_row)), turns_per_row)
-    spoken = np.array([role not in OPENING_ROLES for role in roles], dtype=bool)
+    spoken = np.array([role not in SYSTEM_ROLES for role in roles], dtype=bool)
     in_runs = np.repeat(spoken, words_per_turn)
     row_of_word = np.repeat(row_of_turn, words_per_turn)[in_runs]
     return _Fingerprints(rows, *_hash_ngrams(words[in_runs], row_of_word))
@@ -189,11 +189,11 @@ def _sum_groups(values: Hashes, sizes: Rows) -> Hashes:
 def _hash_ngrams(words: Hashes, row_of: Rows) -> tuple[Hashes, Rows]:
     """Hash each n-gram within a row: `words`, `row_of` (words,) -> hashes and rows (n-grams,)."""
     # Of the words [a b c d e] with `row_of` [0 0 0 1 1], the 2-grams are ab, bc and de: cd crosses two rows.
-    count = len(words) - RUN + 1
+    count = len(words) - NGRAM_SIZE + 1
     if count < 1:
         return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
     runs = np.zeros(count, dtype=np.uint64)
-    for offset in range(RUN):
+    for offset in range(NGRAM_SIZE):
         runs = runs * _NGRAM_BASE + words[offset : offset + count]
-    inside = row_of[:count] == row_of[RUN - 1 :]
+    inside = row_of[:count] == row_of[NGRAM_SIZE - 1 :]
     return runs[inside], row_of[:count][inside]

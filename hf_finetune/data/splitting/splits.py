@@ -13,23 +13,23 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileFacts, Reading, read_role
+from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, ReadSettings, read_role
 from hf_finetune.data.reading.format_detection import choose_decoder
-from hf_finetune.data.reading.formats import Kind, features_of
+from hf_finetune.data.reading.formats import Kind, get_features
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile, resolve_sources
-from hf_finetune.data.splitting.assignment import Hashes, Rows, split_rows, weighted_rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, split_rows
 from hf_finetune.data.splitting.leakage import (
-    Chosen,
-    Places,
-    check_groups_apart,
-    check_not_same_file,
-    check_not_same_rows,
+    RowLocations,
+    Selection,
+    check_files_differ,
+    check_groups_disjoint,
+    check_rows_differ,
     check_sizes,
-    count_copies,
-    membership_sha256,
-    places_of,
-    row_hashes,
-    without_copies,
+    count_train_duplicates,
+    drop_train_duplicates,
+    get_row_hashes,
+    hash_membership,
+    locate_rows,
 )
 from hf_finetune.errors import DataError, Problem
 
@@ -44,25 +44,25 @@ class Splits:
 
     rows: dict[str, Dataset]
     format: str
-    files: tuple[FileFacts, ...]
+    files: tuple[FileStats, ...]
     unused_keys: tuple[str, ...]
     """Keys of the rows that are not read."""
     hashes: dict[str, Hashes]
     """The 64-bit blake2b hash of each row of a split: uint64 (rows,)."""
-    places: dict[str, Places]
+    places: dict[str, RowLocations]
     overlap: dict[str, dict[str, int]]
     """For each split but train: the rows that share a 13-gram with training rows, and the duplicates of training rows
     that were dropped from it (labelled rows: that are in it, and how many of these have another label)."""
 
-    def where(self, split: str, row: int) -> tuple[str, int]:
+    def locate(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the (first) line of a row of `split`."""
         return self.places[split].locate(row)
 
-    def row_hashes(self, split: str) -> list[str]:
+    def format_row_hashes(self, split: str) -> list[str]:
         """Format the hash of each row of `split`, in its order, as 16 hexadecimal digits."""
         return [f"{value:016x}" for value in self.hashes[split].tolist()]
 
-    def facts(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """Return the data section of the manifest and the report, JSON-ready."""
         return {
             "format": self.format,
@@ -72,8 +72,10 @@ class Splits:
             "splits": {
                 name: {
                     "rows": len(hashes),
-                    "sha256": membership_sha256(hashes),
-                    "row_hashes": "".join(self.row_hashes(name)),  # 16 digits each: a list would be twice the file
+                    "sha256": hash_membership(hashes),
+                    "row_hashes": "".join(
+                        self.format_row_hashes(name)
+                    ),  # 16 digits each: a list would be twice the file
                 }
                 for name, hashes in self.hashes.items()
             },
@@ -88,27 +90,27 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     """
     _check_settings(data)
     files = _resolve_files(data)
-    check_not_same_file(files)
+    check_files_differ(files)
     decoder = choose_decoder(data, becomes, files["train"])
-    reading = Reading(decoder, data.on_bad_line, data.max_line_bytes, data.stratify_by, data.group_by)
+    reading = ReadSettings(decoder, data.on_bad_line, data.max_line_bytes, data.stratify_by, data.group_by)
     tables, facts = _read_files(files, reading)
     # Leakage between files is an error; between splits drawn from one file, duplicates are dropped below.
-    check_not_same_rows(tables, facts)
-    check_groups_apart(tables, data.group_by)
+    check_rows_differ(tables, facts)
+    check_groups_disjoint(tables, data.group_by)
     if becomes == "document":
         _check_some_text(tables)
     chosen = _assign_rows(tables, data, seed, files["train"], decoder.row_format.label)
     overlap: dict[str, Any] = {}
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
-        chosen, overlap = without_copies(tables, chosen, files)
+        chosen, overlap = drop_train_duplicates(tables, chosen, files)
     elif becomes == "labelled":
-        overlap = count_copies(tables, chosen, files)
+        overlap = count_train_duplicates(tables, chosen, files)
     check_sizes(chosen)
     # Hashes, places and the values of stratify_by and group_by are columns of the tables, but not of the splits.
-    own = list(features_of(decoder.row_format.becomes, decoder.labels.kind))
+    own = list(get_features(decoder.row_format.becomes, decoder.labels.kind))
     rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
-    hashes = {name: row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
-    places = {name: places_of(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
+    hashes = {name: get_row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
+    places = {name: locate_rows(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
     unused = tuple(sorted(decoder.unused_keys))
     if unused:
         logger.info("keys of the rows that are not read: %s", ", ".join(unused))
@@ -159,10 +161,10 @@ def _resolve_files(data: DataSection) -> dict[str, list[DataFile]]:
 
 
 def _read_files(
-    files: Mapping[str, Sequence[DataFile]], reading: Reading
-) -> tuple[dict[str, Dataset], tuple[FileFacts, ...]]:
+    files: Mapping[str, Sequence[DataFile]], reading: ReadSettings
+) -> tuple[dict[str, Dataset], tuple[FileStats, ...]]:
     tables: dict[str, Dataset] = {}
-    facts: list[FileFacts] = []
+    facts: list[FileStats] = []
     problems: list[Problem] = []
     total = 0
     for role, sources in files.items():
@@ -200,7 +202,7 @@ def _check_some_text(tables: Mapping[str, Dataset]) -> None:
 
 def _assign_rows(
     tables: Mapping[str, Dataset], data: DataSection, seed: int, files: Sequence[DataFile], label: str | None
-) -> Chosen:
+) -> Selection:
     """Assign rows to splits: for each split the role whose files it comes from, and its row numbers there (rows,)."""
     weights = list({file.source: file.weight for file in files}.values())
     table, fractions = tables["train"], _get_fractions(data)
@@ -210,7 +212,7 @@ def _assign_rows(
         if data.stratify_by is not None:
             strata = _compute_strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
         groups = _compute_groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
-        parts = split_rows(row_hashes(table), strata, groups, fractions, seed)
+        parts = split_rows(get_row_hashes(table), strata, groups, fractions, seed)
         _check_no_part_empty(parts, fractions, len(table))
         chosen |= {name: ("train", rows) for name, rows in parts.items()}
     chosen["train"] = ("train", _apply_weights(chosen["train"][1], table, weights, seed))
@@ -231,7 +233,7 @@ def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_l
         return np.unique(strata, return_inverse=True)[1]
     if alone.any():
         rows = np.flatnonzero(alone[codes])
-        places = places_of(table, files, rows)
+        places = locate_rows(table, files, rows)
         first = ", ".join("{}:{}".format(*places.locate(row)) for row in range(min(len(rows), _MAX_PLACES_SHOWN)))
         first += ", ..." if len(rows) > _MAX_PLACES_SHOWN else ""
         what = f"{len(rows):,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
@@ -267,8 +269,8 @@ def _apply_weights(rows: Rows, table: Dataset, weights: Sequence[float], seed: i
     """Repeat or thin out the training rows (rows,) by the weight of their source."""
     if all(weight == 1.0 for weight in weights):
         return rows
-    sources, hashes = table.data.column(SOURCE).to_numpy()[rows], row_hashes(table)
-    parts = [weighted_rows(rows[sources == number], hashes, weight, seed) for number, weight in enumerate(weights)]
+    sources, hashes = table.data.column(SOURCE).to_numpy()[rows], get_row_hashes(table)
+    parts = [repeat_rows(rows[sources == number], hashes, weight, seed) for number, weight in enumerate(weights)]
     empty = [number for number, part in enumerate(parts) if not len(part)]
     if empty:
         what = f"the weight {weights[empty[0]]} of source {empty[0] + 1} leaves it no row"

@@ -111,7 +111,7 @@ def _fill_column(rows: Sequence[dict[str, Any]], column: str, mask: npt.NDArray[
     return values
 
 
-def without_row_index(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
+def pop_row_index(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
     """Split a batch into what a model takes and the number of the row that each position belongs to: (batch, seq)."""
     model_inputs = dict(batch)
     row_index = model_inputs.pop("row_index", None)

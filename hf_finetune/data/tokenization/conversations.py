@@ -14,23 +14,23 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import (
-    ChatProblem,
+    ChatTemplateError,
     Message,
     Span,
     TextLeftOut,
     check_all_said,
     check_said,
-    message_span,
-    trained_spans,
+    find_assistant_spans,
+    find_message_span,
 )
-from hf_finetune.chat.special_tokens import MARK, ControlTokens, Tokens, control_tokens
-from hf_finetune.chat.template import prepared, template_name
+from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
+from hf_finetune.chat.template import prepare_chat, template_name
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.cache import Batches, cached_dataset
-from hf_finetune.data.reading.formats import chat_messages, chat_tools
+from hf_finetune.data.cache import Batches, build_cached_dataset
+from hf_finetune.data.reading.formats import restore_messages, restore_tools
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX
-from hf_finetune.data.tokenization.packing import pack_rows
+from hf_finetune.data.tokenization.packing import pack_bfd
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ FEATURES = Features(
 
 
 @dataclass(frozen=True)
-class ConversationFacts:
+class ConversationStats:
     """Counts of one tokenized split."""
 
     rows: int
@@ -104,9 +104,9 @@ class _RenderedRow:
     spelled: set[str]
 
 
-def tokenize_splits(
+def tokenize_conversations(
     splits: Splits, tokenizer: PreTrainedTokenizerFast, template: str, data: DataSection, max_length: int
-) -> tuple[dict[str, Dataset], dict[str, ConversationFacts]]:
+) -> tuple[dict[str, Dataset], dict[str, ConversationStats]]:
     """Tokenize each split under `template`, and log its counts in one line.
 
     Columns: `input_ids` and `labels` (tokens,), -100 where nothing is trained; `length`, at most `max_length`; `row`,
@@ -125,8 +125,8 @@ def tokenize_splits(
             "template": template if build.rendered else None,
             "settings": [data.loss_on, data.too_long, max_length],
         }
-        examples[name], counted = cached_dataset("conversations", made_from, FEATURES, build.build_batches)
-        facts[name] = ConversationFacts(**counted)
+        examples[name], counted = build_cached_dataset("conversations", made_from, FEATURES, build.build_batches)
+        facts[name] = ConversationStats(**counted)
         logger.info("%s: %s", name, facts[name].describe())
         _check_dropped_share(name, facts[name], data, max_length)
         _log_warnings(name, facts[name])
@@ -134,8 +134,8 @@ def tokenize_splits(
 
 
 def pack_examples(
-    examples: dict[str, Dataset], facts: dict[str, ConversationFacts], block_size: int, *, packing: bool
-) -> tuple[dict[str, Dataset], dict[str, ConversationFacts]]:
+    examples: dict[str, Dataset], facts: dict[str, ConversationStats], block_size: int, *, packing: bool
+) -> tuple[dict[str, Dataset], dict[str, ConversationStats]]:
     """With `packing`, pack each split into blocks of at most `block_size` tokens (`pack_bfd`), and log their fill.
 
     The columns of blocks are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,).
@@ -144,13 +144,13 @@ def pack_examples(
         return examples, facts
     blocks, packed = {}, {}
     for name, rows in examples.items():
-        blocks[name], share = pack_rows(rows, block_size)
+        blocks[name], share = pack_bfd(rows, block_size)
         packed[name] = replace(facts[name], filled=share, longest=block_size)
         logger.info("%s: packed into %s blocks, %.1f%% full", name, f"{len(blocks[name]):,}", 100 * share)
     return blocks, packed
 
 
-def _check_dropped_share(split: str, facts: ConversationFacts, data: DataSection, max_length: int) -> None:
+def _check_dropped_share(split: str, facts: ConversationStats, data: DataSection, max_length: int) -> None:
     share = facts.dropped / facts.rows
     if facts.examples and share <= data.max_dropped:
         return
@@ -163,7 +163,7 @@ def _check_dropped_share(split: str, facts: ConversationFacts, data: DataSection
     raise DataError(Problem(what, remedy, key="data.max_dropped"))
 
 
-def _log_warnings(split: str, facts: ConversationFacts) -> None:
+def _log_warnings(split: str, facts: ConversationStats) -> None:
     if facts.spelled:
         tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
         logger.warning(
@@ -195,9 +195,9 @@ class _SplitTokenizer:
         max_length: int,
     ) -> None:
         self.rows = splits.rows[split]
-        self.where: Callable[[int], tuple[str, int]] = lambda row: splits.where(split, row)
+        self.where: Callable[[int], tuple[str, int]] = lambda row: splits.locate(split, row)
         self.tokenizer, self.template, self.data, self.max_length = tokenizer, template, data, max_length
-        self.control: ControlTokens = control_tokens(tokenizer)
+        self.control: ControlTokens = get_control_tokens(tokenizer)
         # Prompt and completion are trained as they stand, unless the run names a template for them.
         self.rendered = "messages" in self.rows.column_names or data.chat_template is not None
         self.counts: Counter[str] = Counter(rows=len(self.rows))
@@ -220,7 +220,7 @@ class _SplitTokenizer:
             yield pa.RecordBatch.from_pydict(columns, schema=FEATURES.arrow_schema)
         if self.problems:
             raise DataError(self.problems, total=self.problem_count)
-        counted: dict[str, Any] = {name.name: self.counts[name.name] for name in fields(ConversationFacts)}
+        counted: dict[str, Any] = {name.name: self.counts[name.name] for name in fields(ConversationStats)}
         return counted | {"filled": 1.0, "spelled": dict(self.spelled.most_common())}
 
     def _refuse(self, row: int, what: str, remedy: str = "") -> None:
@@ -236,13 +236,13 @@ class _SplitTokenizer:
                 return self._render_plain(number, row["prompt"], row["completion"])
             if "messages" not in row:
                 row = {"messages": _build_exchange(row["prompt"], row["completion"]), "tools": None}
-            return self._render_chat(number, row["messages"], chat_tools(row["tools"]))
-        except ChatProblem as problem:
+            return self._render_chat(number, row["messages"], restore_tools(row["tools"]))
+        except ChatTemplateError as problem:
             roles = ", ".join(message["role"] for message in row.get("messages", []))
             self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem))
             return None
 
-    def _remedy(self, problem: ChatProblem) -> str:
+    def _remedy(self, problem: ChatTemplateError) -> str:
         if not isinstance(problem, TextLeftOut):
             return "change the row, or name another data.chat_template"
         name = template_name(self.data, self.template)
@@ -256,29 +256,29 @@ class _SplitTokenizer:
         before = begin + self.control.mark(prompt)
         text = before + self.control.mark(completion) + str(tokenizer.eos_token)
         start = 0 if self.data.loss_on == "all" else len(before)
-        return _RenderedRow(number, text, [(start, len(text))], self.control.spelled_in([prompt, completion]))
+        return _RenderedRow(number, text, [(start, len(text))], self.control.find_spelled([prompt, completion]))
 
     def _render_chat(
         self, number: int, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None
     ) -> _RenderedRow:
-        messages = chat_messages(turns)
+        messages = restore_messages(turns)
         trained = _select_trained(turns, self.data.loss_on)
-        chat = prepared(self.tokenizer, self.template, messages, tools)
+        chat = prepare_chat(self.tokenizer, self.template, messages, tools)
         if self.data.loss_on == "all":
-            left_out = [message_span(chat, index) for index, train in enumerate(trained) if not train]
+            left_out = [find_message_span(chat, index) for index, train in enumerate(trained) if not train]
             # Headers, user turns and tools are trained too; only messages with `train: false` are left out.
             spans = _invert_spans(left_out, len(chat.text()))
             check_all_said(chat, trained)
         else:
-            spans = trained_spans(chat, trained)
+            spans = find_assistant_spans(chat, trained)
             check_said(chat, trained, spans)
-        return _RenderedRow(number, chat.text(), spans, self.control.spelled_in([messages, tools]))
+        return _RenderedRow(number, chat.text(), spans, self.control.find_spelled([messages, tools]))
 
     def _build_examples(self, drafts: Sequence[_RenderedRow]) -> Iterator[dict[str, Any]]:
         bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]
         encoded = self.control.encode([draft.text for draft in drafts], bounds)
         for draft, tokens in zip(drafts, encoded, strict=True):
-            ranges = _token_ranges(draft.spans, tokens)
+            ranges = _find_token_ranges(draft.spans, tokens)
             self.spelled.update(draft.spelled)
             if draft.row < ROWS_DECODED:
                 self.counts["altered"] += not self._decodes(draft, tokens, ranges)
@@ -287,13 +287,13 @@ class _SplitTokenizer:
                 labels[start:stop] = tokens.ids[start:stop]
             yield from self._fit_length(draft.row, tokens.ids, labels, {stop for _, stop in ranges})
 
-    def _decodes(self, draft: _RenderedRow, tokens: Tokens, ranges: Sequence[Span]) -> bool:
+    def _decodes(self, draft: _RenderedRow, tokens: TokenizedText, ranges: Sequence[Span]) -> bool:
         """Whether the trained tokens say what the text says, white space aside."""
         decode = self.tokenizer.backend_tokenizer.decode
         spans = zip(draft.spans, ranges, strict=True)
         return all(
-            _solid(draft.text[slice(*span)].replace(MARK, ""))
-            in _solid(decode(tokens.ids[slice(*tokens_of_it)], skip_special_tokens=False))
+            _strip_whitespace(draft.text[slice(*span)].replace(MARK, ""))
+            in _strip_whitespace(decode(tokens.ids[slice(*tokens_of_it)], skip_special_tokens=False))
             for span, tokens_of_it in spans
         )
 
@@ -353,7 +353,7 @@ def _select_trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
     """
     wrong = [turn["weight"] for turn in turns if turn["weight"] not in (None, 0.0, 1.0)]
     if wrong:
-        raise ChatProblem(f"the weight of a message is 0 or 1, not {wrong[0]:g}")
+        raise ChatTemplateError(f"the weight of a message is 0 or 1, not {wrong[0]:g}")
     trained = [turn["train"] is not False and turn["weight"] != 0.0 for turn in turns]
     if loss_on == "last":
         last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
@@ -367,7 +367,7 @@ def _invert_spans(spans: Sequence[Span], size: int) -> list[Span]:
     return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
 
 
-def _token_ranges(spans: Sequence[Span], tokens: Tokens) -> list[Span]:
+def _find_token_ranges(spans: Sequence[Span], tokens: TokenizedText) -> list[Span]:
     """Map spans of characters to (start, stop) ranges of tokens; a token across the start of a span belongs to it."""
     # With the offsets (0, 2) (2, 5) (5, 6) the span (3, 5) is the range (1, 2): the token of (2, 5) is trained whole.
     asked = sorted({position for span in spans for position in span})
@@ -376,5 +376,5 @@ def _token_ranges(spans: Sequence[Span], tokens: Tokens) -> list[Span]:
     return [(bisect_right(ends, position_of[start]), bisect_left(begins, position_of[stop])) for start, stop in spans]
 
 
-def _solid(text: str) -> str:
+def _strip_whitespace(text: str) -> str:
     return "".join(text.split())

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.data.cache import Batches, Facts, cached_dataset
+from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
 from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import DataError, Problem
 
@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class PackingFacts:
+class PackingStats:
     """Counts of one split in blocks; tokens include BOS and EOS."""
 
     rows: int
@@ -57,21 +57,21 @@ class PackingFacts:
 
 def pack_splits(
     splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
-) -> tuple[dict[str, Dataset], dict[str, PackingFacts]]:
+) -> tuple[dict[str, Dataset], dict[str, PackingStats]]:
     """Group the documents of each split into blocks (`group_into_blocks`), and log the counts of each in one line.
 
     Columns are (block_size,) lists. Raises `DataError` where no document of a split has text.
     """
     blocks, facts = {}, {}
     for name, rows in splits.items():
-        blocks[name], facts[name] = pack_documents(rows, tokenizer, block_size, isolate=isolate)
+        blocks[name], facts[name] = group_into_blocks(rows, tokenizer, block_size, isolate=isolate)
         logger.info("%s: %s", name, facts[name].describe(block_size))
     return blocks, facts
 
 
-def pack_documents(
+def group_into_blocks(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
-) -> tuple[Dataset, PackingFacts]:
+) -> tuple[Dataset, PackingStats]:
     """Concatenate documents, EOS after each, and cut the stream into blocks of `block_size` tokens.
 
     Each block begins with the last token of the one before, so that every token but the first is predicted exactly
@@ -90,12 +90,12 @@ def pack_documents(
         "block_size": block_size,
         "isolate": isolate,
     }
-    dataset, facts = cached_dataset(
+    dataset, facts = build_cached_dataset(
         "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, isolate)
     )
     if not facts["tokens"]:
         raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
-    return dataset, PackingFacts(**facts)
+    return dataset, PackingStats(**facts)
 
 
 def collate_blocks(blocks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -107,7 +107,7 @@ def _build_batches(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, features: Features, block_size: int, isolate: bool
 ) -> Batches:
     """Yield record batches of blocks, and return the counts of `PackingStats`."""
-    counts: Facts = {"rows": len(rows), "dropped": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0}
+    counts: Stats = {"rows": len(rows), "dropped": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0}
     counts |= {"blocks": 0, "padding": 0, "text_bytes": 0}
     carried = np.empty(0, np.int32), np.empty(0, np.bool_)  # the tokens that fill no block yet: (carried,)
     for ids, starts in _iterate_tokens(rows, tokenizer, counts):
@@ -129,7 +129,7 @@ def _build_batches(
 
 
 def _iterate_tokens(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, counts: Facts
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, counts: Stats
 ) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_]]]:
     """Yield the ids of some documents, [bos] text eos each, and True where one starts: both (tokens,)."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -146,7 +146,7 @@ def _iterate_tokens(
 
 
 def _build_record_batch(
-    ids: IntArray, starts: npt.NDArray[np.bool_], features: Features, counts: Facts, real: int | None = None
+    ids: IntArray, starts: npt.NDArray[np.bool_], features: Features, counts: Stats, real: int | None = None
 ) -> pa.RecordBatch:
     """Build the columns of blocks; `ids` and `starts`: (blocks, block_size); positions from `real` on are padding."""
     # Padding is masked by position, never by id: where padding is EOS, a mask by id would leave no EOS to learn

@@ -15,8 +15,8 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.cache import Batches, cached_dataset
-from hf_finetune.data.labels.balance import balanced_rows, class_weights
+from hf_finetune.data.cache import Batches, build_cached_dataset
+from hf_finetune.data.labels.balance import compute_class_weights, select_balanced_rows
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.text import encode_texts, separate_pairs
 from hf_finetune.label_set import Labels
@@ -28,7 +28,7 @@ LONGEST_TRAIN = "longest_train"
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledFacts:
+class LabelledStats:
     """Counts of one tokenized split; tokens include the special ones around a text."""
 
     rows: int
@@ -52,7 +52,7 @@ class LabelledFacts:
 
 def tokenize_labelled(
     splits: Splits, tokenizer: PreTrainedTokenizerFast, labels: Labels, data: DataSection, limit: int | None
-) -> tuple[dict[str, Dataset], dict[str, LabelledFacts]]:
+) -> tuple[dict[str, Dataset], dict[str, LabelledStats]]:
     """Tokenize each split, rows in their order, and log its counts in one line.
 
     Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
@@ -77,8 +77,8 @@ def tokenize_labelled(
 
 
 def balance_classes(
-    rows: dict[str, Dataset], facts: dict[str, LabelledFacts], labels: Labels, balance: Any, seed: int
-) -> tuple[dict[str, Dataset], dict[str, LabelledFacts], npt.NDArray[np.float32] | None]:
+    rows: dict[str, Dataset], facts: dict[str, LabelledStats], labels: Labels, balance: Any, seed: int
+) -> tuple[dict[str, Dataset], dict[str, LabelledStats], npt.NDArray[np.float32] | None]:
     """Select the training rows, and compute the class weights, that `data.balance` asks for; other splits stay.
 
     Returns rows, counts, and the weights float32 (labels,) or None. Raises `ConfigError` where multi-label rows are to
@@ -86,8 +86,8 @@ def balance_classes(
     """
     train = rows["train"]
     encoded = train.with_format("numpy")[:]["labels"]
-    chosen = balanced_rows(labels, encoded, balance, seed)
-    weights = class_weights(labels, encoded, balance)
+    chosen = select_balanced_rows(labels, encoded, balance, seed)
+    weights = compute_class_weights(labels, encoded, balance)
     if np.array_equal(chosen, np.arange(len(train))):
         return rows, facts, weights
     train = train.select(chosen)
@@ -104,7 +104,7 @@ def balance_classes(
     return rows | {"train": train}, facts | {"train": balanced}, weights
 
 
-def padded_width(data: DataSection, facts: Mapping[str, LabelledFacts]) -> int | None:
+def get_padded_width(data: DataSection, facts: Mapping[str, LabelledStats]) -> int | None:
     """Return the width to pad every batch to, with `data.max_length: longest_train`; else None, for its longest row."""
     return facts["train"].longest if data.max_length == LONGEST_TRAIN else None
 
@@ -116,7 +116,7 @@ def _has_pairs(rows: Dataset) -> bool:
 
 def _tokenize(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None
-) -> tuple[Dataset, LabelledFacts]:
+) -> tuple[Dataset, LabelledStats]:
     typed = "token_type_ids" in tokenizer.model_input_names
     made_from = {
         "rows": rows._fingerprint,
@@ -131,8 +131,8 @@ def _tokenize(
         {"input_ids": ids, **({"token_type_ids": ids} if typed else {}), "labels": label, "length": Value("int32")}
     )
     batches = partial(_build_batches, rows, tokenizer, labels, limit, features)
-    tokenized, counted = cached_dataset("labelled", made_from, features, batches)
-    return tokenized, LabelledFacts(**counted)
+    tokenized, counted = build_cached_dataset("labelled", made_from, features, batches)
+    return tokenized, LabelledStats(**counted)
 
 
 def _build_batches(
@@ -149,7 +149,7 @@ def _build_batches(
             columns["token_type_ids"] = encoded.token_type_ids
         yield pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
     counts = _count_labels(labels, labels.encode(rows["label"]))
-    facts = LabelledFacts(len(rows), 0, tokens, tokens, truncated, longest, counts)
+    facts = LabelledStats(len(rows), 0, tokens, tokens, truncated, longest, counts)
     return facts.as_dict()
 
 

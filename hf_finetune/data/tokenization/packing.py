@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from hf_finetune.data.cache import Batches, cached_dataset
+from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 
 FEATURES = Features(
@@ -24,7 +24,7 @@ BINS_PER_BATCH = 1_000
 IntArray = npt.NDArray[np.int64]
 
 
-def pack_rows(rows: Dataset, block: int) -> tuple[Dataset, float]:
+def pack_bfd(rows: Dataset, block: int) -> tuple[Dataset, float]:
     """Pack `rows` (`input_ids`, `labels`) into bins of at most `block` tokens; returns also the filled share of them.
 
     Columns are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,), the lengths of a bin's examples. No
@@ -32,11 +32,11 @@ def pack_rows(rows: Dataset, block: int) -> tuple[Dataset, float]:
     keep the order of the rows. Raises ValueError for an example longer than `block`.
     """
     made_from = {"rows": rows._fingerprint, "block": block}
-    packed, facts = cached_dataset("bins", made_from, FEATURES, lambda: _build_batches(rows, block))
+    packed, facts = build_cached_dataset("bins", made_from, FEATURES, lambda: _build_batches(rows, block))
     return packed, facts["tokens"] / (len(packed) * block)
 
 
-def best_fit(lengths: IntArray, capacity: int) -> IntArray:
+def assign_bins(lengths: IntArray, capacity: int) -> IntArray:
     """Assign examples to bins, longest first, each to the fullest bin that has room for it.
 
     `lengths`: (rows,) -> number of the bin of each row: (rows,). Rows of equal length are placed together: the fullest
@@ -89,7 +89,7 @@ def _build_batches(rows: Dataset, block: int) -> Batches:
     """Yield record batches of at most `BINS_PER_BATCH` bins, and return the number of tokens."""
     columns = {name: _read_documents(rows, name) for name in ("input_ids", "labels")}
     lengths = np.array([len(document) for document in columns["input_ids"]], np.int64)
-    bins = best_fit(lengths, block)
+    bins = assign_bins(lengths, block)
     first_row = np.full(bins.max() + 1, len(rows))
     np.minimum.at(first_row, bins, np.arange(len(rows)))
     order = np.argsort(first_row[bins], kind="stable")  # rows of a bin together, bins by their first row

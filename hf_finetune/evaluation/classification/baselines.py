@@ -15,11 +15,11 @@ from datasets import Dataset
 
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.evaluation.classification.metrics import (
-    Outputs,
-    label_figures,
-    number_figures,
-    plain_decision,
-    score_split,
+    ClassifierOutputs,
+    compute_label_metrics,
+    compute_regression_metrics,
+    make_default_decision,
+    score_outputs,
 )
 from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import OF_LABELS
@@ -29,18 +29,18 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 Texts = Sequence[str]
-Figures = dict[str, dict[str, float]]
+Metrics = dict[str, dict[str, float]]
 
-MOST_ROWS = 50_000
+MAX_ROWS = 50_000
 # Rows times labels: with many labels fewer rows are used, so that a baseline takes minutes at most.
-MOST_CELLS = 2_000_000
-MOST_WORDS = 200_000
+MAX_CELLS = 2_000_000
+MAX_WORDS = 200_000
 # scikit-learn's default, C=1.0, is so strong for TF-IDF rows, whose norm is 1, that rare words hardly count.
 INVERSE_REGULARIZATION = 10.0
 
 
 def score_with_baselines(
-    outputs: Mapping[str, Outputs], labels: Labels, decision: Decision | None, splits: Splits, *, seed: int
+    outputs: Mapping[str, ClassifierOutputs], labels: Labels, decision: Decision | None, splits: Splits, *, seed: int
 ) -> dict[str, dict[str, Any]]:
     """The `evaluation` part of a classifier's report: the metrics of each split, beside them those of both baselines.
 
@@ -48,7 +48,7 @@ def score_with_baselines(
     """
     if not PartialState().is_main_process:
         return {}
-    evaluation = {name: score_split(found, labels, decision) for name, found in outputs.items()}
+    evaluation = {name: score_outputs(found, labels, decision) for name, found in outputs.items()}
     add_baselines(evaluation, splits, labels, seed=seed)
     return evaluation
 
@@ -57,20 +57,22 @@ def add_baselines(evaluation: dict[str, dict[str, Any]], splits: Splits, labels:
     """Add the metrics of both baselines to each split of `evaluation`, as its `baselines`."""
     if not evaluation:
         return
-    scored = {name: (texts_of(splits.rows[name]), labels.encode(splits.rows[name]["label"])) for name in evaluation}
+    scored = {
+        name: (join_text_pairs(splits.rows[name]), labels.encode(splits.rows[name]["label"])) for name in evaluation
+    }
     train = splits.rows["train"]
-    found = baseline_scores(texts_of(train), labels.encode(train["label"]), scored, labels, seed)
+    found = score_baselines(join_text_pairs(train), labels.encode(train["label"]), scored, labels, seed)
     for name, figures in found.items():
         evaluation[name]["baselines"] = figures
 
 
-def baseline_scores(
+def score_baselines(
     train_texts: Texts,
     train_labels: npt.NDArray[Any],
     splits: Mapping[str, tuple[Texts, npt.NDArray[Any]]],
     labels: Labels,
     seed: int,
-) -> dict[str, Figures]:
+) -> dict[str, Metrics]:
     """Compute the metrics of `majority` and `tfidf_logistic_regression` for each split: (texts, encoded labels).
 
     For a regression they are `mean` and `tfidf_ridge`. Encoded labels: (rows,), or (rows, labels) for multi-label. Both
@@ -79,7 +81,7 @@ def baseline_scores(
     rows = _sample_rows(len(train_texts), len(labels.names), seed)
     texts, given = [train_texts[row] for row in rows], train_labels[rows]
     names = ("mean", "tfidf_ridge") if labels.kind == "number" else ("majority", "tfidf_logistic_regression")
-    found: dict[str, Figures] = {name: {} for name in splits}
+    found: dict[str, Metrics] = {name: {} for name in splits}
     for name, (_, references) in splits.items():
         guessed = np.tile(_fit_constant(given, labels), (len(references), 1))
         found[name][names[0]] = _compute_metrics(guessed, references, labels)
@@ -89,7 +91,7 @@ def baseline_scores(
     return found
 
 
-def texts_of(rows: Dataset) -> list[str]:
+def join_text_pairs(rows: Dataset) -> list[str]:
     """Return the texts of labeled rows, those of a pair joined by a line feed."""
     pairs = zip(rows["text"][:], rows["text_pair"][:], strict=True)
     return [text if pair is None else f"{text}\n{pair}" for text, pair in pairs]
@@ -98,7 +100,7 @@ def texts_of(rows: Dataset) -> list[str]:
 def _sample_rows(rows: int, labels: int, seed: int) -> npt.NDArray[np.int64]:
     """Return the indices of the training rows that the baselines are fitted to, ascending: (sampled,)."""
     # 100,000 rows: 50,000 of them for 2 labels, 20,000 for 100 labels.
-    most = min(MOST_ROWS, MOST_CELLS // labels)
+    most = min(MAX_ROWS, MAX_CELLS // labels)
     if rows <= most:
         return np.arange(rows)
     logger.info("the baselines are fitted to %s of the %s training rows", f"{most:,}", f"{rows:,}")
@@ -115,9 +117,9 @@ def _fit_constant(given: npt.NDArray[Any], labels: Labels) -> Array:
 def _compute_metrics(predicted: Array, references: npt.NDArray[Any], labels: Labels) -> dict[str, float]:
     """`predicted`: probabilities (rows, labels), or numbers (rows, 1); `references`: (rows,) or (rows, labels)."""
     if labels.kind == "number":
-        return number_figures(predicted[:, 0], references.astype(np.float64))
-    chosen = plain_decision(labels).choose(predicted)
-    figures = label_figures(labels, predicted, chosen, references.astype(np.int64))
+        return compute_regression_metrics(predicted[:, 0], references.astype(np.float64))
+    chosen = make_default_decision(labels).choose(predicted)
+    figures = compute_label_metrics(labels, predicted, chosen, references.astype(np.int64))
     loss = figures["log_loss"]
     return {name: loss if name == "loss" else figures[name] for name in OF_LABELS} | {"log_loss": loss}
 
@@ -127,7 +129,7 @@ def _predict_from_words(texts: Texts, given: npt.NDArray[Any], splits: Sequence[
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # scikit-learn's default token_pattern, `\b\w\w+\b`, leaves out words of one character: "u", "2", most of Chinese.
-    settings = {"ngram_range": (1, 2), "sublinear_tf": True, "token_pattern": r"\w+", "max_features": MOST_WORDS}
+    settings = {"ngram_range": (1, 2), "sublinear_tf": True, "token_pattern": r"\w+", "max_features": MAX_WORDS}
     if not any(re.search(r"\w", text) for text in texts):
         logger.info("no word in the training rows: there is no baseline of words")
         return []

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-Name = Literal["accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews_correlation"]
+ThresholdMetric = Literal[
+    "accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews_correlation"
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ConfusionCounts:
     """How often labels were given, predicted and both: (labels, ...); the further axes are the caller's."""
 
     kind: Literal["single", "multi"]
@@ -28,9 +30,9 @@ class Counts:
     """Rows with all labels right: (...)."""
 
 
-def count(
+def count_labels(
     kind: Literal["single", "multi"], chosen: npt.NDArray[np.int64], references: npt.NDArray[Any], labels: int
-) -> Counts:
+) -> ConfusionCounts:
     """The counts of one split: labels as `Decision.choose` gives them, and references in the same form."""
     chosen_each, given_each = chosen, references
     if kind == "single":
@@ -39,10 +41,10 @@ def count(
         each.sum(axis=0).astype(np.float64) for each in (given_each * chosen_each, chosen_each, given_each)
     )
     exact = np.asarray((chosen_each == given_each).all(axis=1).sum(), dtype=np.float64)
-    return Counts(kind, right, predicted, given, len(chosen), exact)
+    return ConfusionCounts(kind, right, predicted, given, len(chosen), exact)
 
 
-def score_of(name: str, counts: Counts) -> Array:
+def compute_score(name: str, counts: ConfusionCounts) -> Array:
     """One of `SCORES`: (...).
 
     As scikit-learn computes them: a share of nothing is 0, and labels that are neither given nor predicted are left
@@ -51,7 +53,7 @@ def score_of(name: str, counts: Counts) -> Array:
     return SCORES[name](counts)
 
 
-def scores_of(counts: Counts) -> dict[str, Array]:
+def compute_scores(counts: ConfusionCounts) -> dict[str, Array]:
     return {name: score(counts) for name, score in SCORES.items()}
 
 
@@ -66,31 +68,31 @@ def _mean(values: Array, counted: npt.NDArray[np.bool_]) -> Array:
     return np.asarray(np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0))
 
 
-def _precision(counts: Counts) -> Array:
+def _precision(counts: ConfusionCounts) -> Array:
     return _mean(_ratio(counts.right, counts.predicted), _counted(counts))
 
 
-def _recall(counts: Counts) -> Array:
+def _recall(counts: ConfusionCounts) -> Array:
     return _mean(_ratio(counts.right, counts.given), _counted(counts))
 
 
-def _f1(counts: Counts) -> Array:
+def _f1(counts: ConfusionCounts) -> Array:
     return _ratio(2 * counts.right, counts.predicted + counts.given)
 
 
-def _f1_micro(counts: Counts) -> Array:
+def _f1_micro(counts: ConfusionCounts) -> Array:
     return _ratio(2 * counts.right.sum(axis=0), counts.predicted.sum(axis=0) + counts.given.sum(axis=0))
 
 
-def _f1_weighted(counts: Counts) -> Array:
+def _f1_weighted(counts: ConfusionCounts) -> Array:
     return _ratio((_f1(counts) * counts.given).sum(axis=0), counts.given.sum(axis=0))
 
 
-def _counted(counts: Counts) -> npt.NDArray[np.bool_]:
+def _counted(counts: ConfusionCounts) -> npt.NDArray[np.bool_]:
     return np.asarray(counts.predicted + counts.given > (0 if counts.kind == "single" else -1))
 
 
-def _balanced_accuracy(counts: Counts) -> Array:
+def _balanced_accuracy(counts: ConfusionCounts) -> Array:
     recalls = _ratio(counts.right, counts.given)
     if counts.kind == "single":
         return _mean(recalls, counts.given > 0)
@@ -100,7 +102,7 @@ def _balanced_accuracy(counts: Counts) -> Array:
     return np.asarray(_mean(halves, np.stack([counts.given, without]) > 0).mean(axis=0))
 
 
-def _matthews_correlation(counts: Counts) -> Array:
+def _matthews_correlation(counts: ConfusionCounts) -> Array:
     right, predicted, given, rows = counts.right, counts.predicted, counts.given, counts.rows
     if counts.kind == "multi":
         spread = predicted * (rows - predicted) * given * (rows - given)
@@ -114,7 +116,7 @@ def _root(spread: Array) -> Array:
     return np.sqrt(np.maximum(spread, 0.0))
 
 
-SCORES: dict[str, Callable[[Counts], Array]] = {
+SCORES: dict[str, Callable[[ConfusionCounts], Array]] = {
     "accuracy": lambda counts: np.asarray(counts.exact / counts.rows),
     "balanced_accuracy": _balanced_accuracy,
     "precision_macro": _precision,

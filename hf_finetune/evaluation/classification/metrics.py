@@ -13,8 +13,8 @@ from datasets import Dataset
 from transformers import EvalPrediction, Trainer
 
 from hf_finetune.errors import NonFiniteError, Problem
-from hf_finetune.evaluation.classification.statistics import label_statistic, number_statistic
-from hf_finetune.evaluation.statistics.bootstrap import intervals_of
+from hf_finetune.evaluation.classification.statistics import make_label_statistic, make_regression_statistic
+from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
 from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import OF_LABELS
 from hf_finetune.models.decision import Decision
@@ -26,7 +26,7 @@ RELIABILITY_BINS = 15
 
 
 @dataclass(frozen=True)
-class Outputs:
+class ClassifierOutputs:
     """What a classifier says of the rows of a split, and what they were given, in the order of the rows."""
 
     logits: Array
@@ -35,7 +35,7 @@ class Outputs:
     """Class numbers (rows,), 0 and 1 for each label (rows, labels), or numbers (rows,)."""
 
 
-def predict_split(trainer: Trainer, rows: Dataset) -> Outputs:
+def predict_split(trainer: Trainer, rows: Dataset) -> ClassifierOutputs:
     """The logits of `rows` (as the trainer takes them, with `labels` and `length`); every rank calls it and gets all.
 
     Rows are fed longest first, which wastes little on padding. Raises `NonFiniteError` for logits that are no numbers.
@@ -56,10 +56,10 @@ def predict_split(trainer: Trainer, rows: Dataset) -> Outputs:
     in_place = np.empty_like(logits)
     in_place[order] = logits
     whole = references.dtype == np.int64 or references.ndim == 2
-    return Outputs(in_place, references.astype(np.int64 if whole else np.float64))
+    return ClassifierOutputs(in_place, references.astype(np.int64 if whole else np.float64))
 
 
-def mean_log_loss(logits: Array, references: npt.NDArray[Any]) -> float:
+def compute_log_loss(logits: Array, references: npt.NDArray[Any]) -> float:
     """Mean negative log-likelihood in nats, over rows; over rows and labels where each label is a question."""
     if references.ndim == 2:
         return float(np.logaddexp(0.0, np.where(references > 0, -logits, logits)).mean())
@@ -79,30 +79,30 @@ def classification_metrics(labels: Labels) -> Callable[[EvalPrediction], dict[st
         logits = np.asarray(_logits_of(prediction.predictions), dtype=np.float64)
         references = np.asarray(prediction.label_ids)
         if labels.kind == "number":
-            return number_figures(logits[:, 0], references.astype(np.float64))
+            return compute_regression_metrics(logits[:, 0], references.astype(np.float64))
         if not np.isfinite(logits).all():
             return dict.fromkeys(OF_LABELS, float("nan"))
-        return figures_while_training(labels, Outputs(logits, references.astype(np.int64)))
+        return compute_training_metrics(labels, ClassifierOutputs(logits, references.astype(np.int64)))
 
     return compute
 
 
-def figures_while_training(labels: Labels, outputs: Outputs) -> dict[str, float]:
-    decision = plain_decision(labels)
-    probabilities = decision.probabilities(outputs.logits)
-    figures = label_figures(labels, probabilities, decision.choose(probabilities), outputs.references)
-    figures["loss"] = mean_log_loss(outputs.logits, outputs.references)
+def compute_training_metrics(labels: Labels, outputs: ClassifierOutputs) -> dict[str, float]:
+    decision = make_default_decision(labels)
+    probabilities = decision.compute_probabilities(outputs.logits)
+    figures = compute_label_metrics(labels, probabilities, decision.choose(probabilities), outputs.references)
+    figures["loss"] = compute_log_loss(outputs.logits, outputs.references)
     return {name: figures[name] for name in OF_LABELS}
 
 
-def plain_decision(labels: Labels) -> Decision:
+def make_default_decision(labels: Labels) -> Decision:
     """The likeliest label, or each that is likelier than not. Raises `ValueError` for a regression."""
     if labels.kind == "number":
         raise ValueError("a regression decides nothing")
     return Decision(labels.names, labels.kind)
 
 
-def score_split(outputs: Outputs, labels: Labels, decision: Decision | None) -> dict[str, Any]:
+def score_outputs(outputs: ClassifierOutputs, labels: Labels, decision: Decision | None) -> dict[str, Any]:
     """The figures of a split for the report: flat ones first, then intervals and what is there for each label.
 
     `loss` is of the logits as they were trained; the others are of the probabilities and labels of `decision`, by
@@ -110,30 +110,34 @@ def score_split(outputs: Outputs, labels: Labels, decision: Decision | None) -> 
     """
     if labels.kind == "number":
         return _score_numbers(outputs)
-    before, decision = plain_decision(labels).probabilities(outputs.logits), decision or plain_decision(labels)
-    probabilities = decision.probabilities(outputs.logits)
+    before, decision = (
+        make_default_decision(labels).compute_probabilities(outputs.logits),
+        decision or make_default_decision(labels),
+    )
+    probabilities = decision.compute_probabilities(outputs.logits)
     chosen, references = decision.choose(probabilities), outputs.references
-    figures = label_figures(labels, probabilities, chosen, references) | {
-        f"{name}_before_scaling": value for name, value in calibration_figures(labels, before, references).items()
+    figures = compute_label_metrics(labels, probabilities, chosen, references) | {
+        f"{name}_before_scaling": value
+        for name, value in compute_calibration_metrics(labels, before, references).items()
     }
-    statistic = label_statistic(decision.kind, probabilities, chosen, references)
+    statistic = make_label_statistic(decision.kind, probabilities, chosen, references)
     return {
-        "loss": mean_log_loss(outputs.logits, references),
+        "loss": compute_log_loss(outputs.logits, references),
         **figures,
-        "intervals": intervals_of(statistic, *probabilities.shape),
-        "per_class": per_class(labels, probabilities, chosen, references),
-        "confusion_matrix": confusion(labels, chosen, references),
-        "reliability": reliability(labels, probabilities, references),
+        "intervals": compute_intervals(statistic, *probabilities.shape),
+        "per_class": compute_per_class_metrics(labels, probabilities, chosen, references),
+        "confusion_matrix": compute_confusion_matrix(labels, chosen, references),
+        "reliability": compute_reliability(labels, probabilities, references),
     }
 
 
-def _score_numbers(outputs: Outputs) -> dict[str, Any]:
+def _score_numbers(outputs: ClassifierOutputs) -> dict[str, Any]:
     predicted, references = outputs.logits[:, 0], outputs.references
-    intervals = intervals_of(number_statistic(predicted, references), len(references))
-    return {**number_figures(predicted, references), "intervals": intervals}
+    intervals = compute_intervals(make_regression_statistic(predicted, references), len(references))
+    return {**compute_regression_metrics(predicted, references), "intervals": intervals}
 
 
-def number_figures(predicted: Array, references: Array) -> dict[str, float]:
+def compute_regression_metrics(predicted: Array, references: Array) -> dict[str, float]:
     from hf_finetune.evaluation.metrics.mean_absolute_error import MeanAbsoluteError
     from hf_finetune.evaluation.metrics.mean_squared_error import MeanSquaredError
     from hf_finetune.evaluation.metrics.pearson import Pearson
@@ -146,7 +150,9 @@ def number_figures(predicted: Array, references: Array) -> dict[str, float]:
     return {name: value for name, kind in kinds.items() for value in _compute(kind, None, **given).values()}
 
 
-def label_figures(labels: Labels, probabilities: Array, chosen: Integers, references: Integers) -> dict[str, float]:
+def compute_label_metrics(
+    labels: Labels, probabilities: Array, chosen: Integers, references: Integers
+) -> dict[str, float]:
     """Every headline figure by name, through the metric modules."""
     from hf_finetune.evaluation.metrics.accuracy import Accuracy
     from hf_finetune.evaluation.metrics.balanced_accuracy import BalancedAccuracy
@@ -175,10 +181,10 @@ def label_figures(labels: Labels, probabilities: Array, chosen: Integers, refere
         figures |= {f"{name}_{average}": value for name, value in found.items()}
     for area in (RocAuc, PrAuc):
         figures |= _compute(area, labels, **of_scores)
-    return figures | calibration_figures(labels, probabilities, references)
+    return figures | compute_calibration_metrics(labels, probabilities, references)
 
 
-def calibration_figures(labels: Labels, probabilities: Array, references: Integers) -> dict[str, float]:
+def compute_calibration_metrics(labels: Labels, probabilities: Array, references: Integers) -> dict[str, float]:
     from hf_finetune.evaluation.metrics.expected_calibration_error import ExpectedCalibrationError
     from hf_finetune.evaluation.metrics.log_loss import LogLoss
 
@@ -186,7 +192,7 @@ def calibration_figures(labels: Labels, probabilities: Array, references: Intege
     return _compute(LogLoss, labels, **given) | _compute(ExpectedCalibrationError, labels, **given)
 
 
-def per_class(
+def compute_per_class_metrics(
     labels: Labels, probabilities: Array, chosen: Integers, references: Integers
 ) -> dict[str, dict[str, float]]:
     """For each label its figures; NaN where neither a row nor a prediction has it."""
@@ -208,7 +214,7 @@ def per_class(
     }
 
 
-def confusion(labels: Labels, chosen: Integers, references: Integers) -> dict[str, Any]:
+def compute_confusion_matrix(labels: Labels, chosen: Integers, references: Integers) -> dict[str, Any]:
     """Counts of rows: down what was given, across what was predicted; for several labels one of 2 by 2 for each."""
     from hf_finetune.evaluation.metrics.confusion_matrix import ConfusionMatrix
 
@@ -217,7 +223,7 @@ def confusion(labels: Labels, chosen: Integers, references: Integers) -> dict[st
     return {"labels": list(labels.names), "counts": counts["confusion_matrix"]}
 
 
-def reliability(labels: Labels, probabilities: Array, references: Integers) -> list[dict[str, float]]:
+def compute_reliability(labels: Labels, probabilities: Array, references: Integers) -> list[dict[str, float]]:
     """How often what had a probability of about so much was true; bins without rows are left out."""
     confidence, true = probabilities.ravel(), references.ravel()
     if labels.kind == "single":

@@ -11,15 +11,15 @@ import numpy as np
 
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.evaluation.classification.baselines import texts_of
-from hf_finetune.evaluation.classification.metrics import Outputs, plain_decision
+from hf_finetune.evaluation.classification.baselines import join_text_pairs
+from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, make_default_decision
 from hf_finetune.label_set import Labels
 from hf_finetune.models.decision import Decision
 from hf_finetune.privacy import escape_control_characters
 
 logger = logging.getLogger(__name__)
 
-MOST_MISTAKES = 20
+MAX_MISTAKES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Mistake:
     probability_of_predicted: float | None
 
 
-def worst_mistakes(
-    outputs: Outputs, labels: Labels, decision: Decision | None, most: int = MOST_MISTAKES
+def find_worst_mistakes(
+    outputs: ClassifierOutputs, labels: Labels, decision: Decision | None, most: int = MAX_MISTAKES
 ) -> list[Mistake]:
     """The likeliest label errors first: rows whose own label has the lowest probability, or the largest errors."""
     if labels.kind == "number":
         return _largest_errors(outputs, most)
-    decision = decision or plain_decision(labels)
-    probabilities = decision.probabilities(outputs.logits)
+    decision = decision or make_default_decision(labels)
+    probabilities = decision.compute_probabilities(outputs.logits)
     chosen, rows = decision.choose(probabilities), np.arange(len(probabilities))
     if labels.kind == "multi":
         return _wrong_answers(outputs, labels, probabilities, chosen, most)
@@ -60,7 +60,9 @@ def worst_mistakes(
     ]
 
 
-def _wrong_answers(outputs: Outputs, labels: Labels, probabilities: Any, chosen: Any, most: int) -> list[Mistake]:
+def _wrong_answers(
+    outputs: ClassifierOutputs, labels: Labels, probabilities: Any, chosen: Any, most: int
+) -> list[Mistake]:
     of_given = np.where(outputs.references > 0, probabilities, 1 - probabilities)
     of_given = np.where(chosen != outputs.references, of_given, np.inf)  # what is right is no mistake
     worst = of_given.argmin(axis=1)
@@ -77,7 +79,7 @@ def _wrong_answers(outputs: Outputs, labels: Labels, probabilities: Any, chosen:
     return mistakes
 
 
-def _largest_errors(outputs: Outputs, most: int) -> list[Mistake]:
+def _largest_errors(outputs: ClassifierOutputs, most: int) -> list[Mistake]:
     predicted = outputs.logits[:, 0]
     errors = np.abs(predicted - outputs.references)
     rows = np.argsort(-errors, kind="stable")[:most]
@@ -88,13 +90,13 @@ def _largest_errors(outputs: Outputs, most: int) -> list[Mistake]:
     ]
 
 
-def mistake_lines(
+def locate_mistakes(
     mistakes: Sequence[Mistake], splits: Splits, split: str, texts: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """The mistakes for the report, by file and line; with their texts only where `texts` of the split are given."""
     found = []
     for mistake in mistakes:
-        path, line = splits.where(split, mistake.row)
+        path, line = splits.locate(split, mistake.row)
         found.append(
             {
                 "split": split,
@@ -131,7 +133,7 @@ def log_mistakes(found: Sequence[dict[str, Any]]) -> None:
 
 
 def show_mistakes(
-    outputs: Outputs | None, labels: Labels, decision: Decision | None, splits: Splits, settings: EvalSection
+    outputs: ClassifierOutputs | None, labels: Labels, decision: Decision | None, splits: Splits, settings: EvalSection
 ) -> list[dict[str, Any]]:
     """Log the worst mistakes on validation and return them for the report; nothing without a validation split.
 
@@ -139,7 +141,7 @@ def show_mistakes(
     """
     if outputs is None:
         return []
-    texts = texts_of(splits.rows["validation"]) if settings.show_data else None
-    found = mistake_lines(worst_mistakes(outputs, labels, decision), splits, "validation", texts)
+    texts = join_text_pairs(splits.rows["validation"]) if settings.show_data else None
+    found = locate_mistakes(find_worst_mistakes(outputs, labels, decision), splits, "validation", texts)
     log_mistakes(found)
     return found

@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from hf_finetune.evaluation.classification.confusion_counts import Counts, scores_of
+from hf_finetune.evaluation.classification.confusion_counts import ConfusionCounts, compute_scores
 from hf_finetune.evaluation.statistics.bootstrap import Statistic
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 15
-LEAST_PROBABILITY = float(np.finfo(np.float64).eps)  # below it scikit-learn's log-loss takes it for this
+MIN_PROBABILITY = float(np.finfo(np.float64).eps)  # below it scikit-learn's log-loss takes it for this
 ROUNDING = 1e-12
 
 
-def label_statistic(
+def make_label_statistic(
     kind: Literal["single", "multi"], probabilities: Array, chosen: Integers, references: Integers
 ) -> Statistic:
     """The headline figures of resamples of a split; probabilities (rows, labels), labels as `Decision.choose` has them.
@@ -44,11 +44,11 @@ def label_statistic(
     def statistic(weights: Array) -> dict[str, Array]:
         rows = weights.sum(axis=0)
         right, predicted_rows, given_rows = (each @ weights for each in sums)
-        counts = Counts(kind, right, predicted_rows, given_rows, rows, exact @ weights)
+        counts = ConfusionCounts(kind, right, predicted_rows, given_rows, rows, exact @ weights)
         found = np.stack([area(weights) for area in areas])  # (labels, 2, resamples)
         roc_auc, pr_auc = _mean_of_defined(found)
         return {
-            **scores_of(counts),
+            **compute_scores(counts),
             "roc_auc": roc_auc,
             "pr_auc": pr_auc,
             "log_loss": losses @ weights / rows,
@@ -58,7 +58,7 @@ def label_statistic(
     return statistic
 
 
-def number_statistic(predicted: Array, references: Array) -> Statistic:
+def make_regression_statistic(predicted: Array, references: Array) -> Statistic:
     """Loss (mean squared error), mae, r2 and pearson of resamples of a split."""
     # Around their means: squares of large numbers would lose what differs.
     given, said = references - references.mean(), predicted - predicted.mean()
@@ -83,7 +83,7 @@ def _log_losses(kind: str, probabilities: Array, references: Integers) -> Array:
         of_truth = probabilities[np.arange(len(references)), references][:, None]
     else:
         of_truth = np.where(references > 0, probabilities, 1 - probabilities)
-    return np.asarray(-np.log(np.clip(of_truth, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)).mean(axis=1))
+    return np.asarray(-np.log(np.clip(of_truth, MIN_PROBABILITY, 1 - MIN_PROBABILITY)).mean(axis=1))
 
 
 def _calibration_gaps(kind: str, probabilities: Array, references: Integers) -> Any:

@@ -7,23 +7,23 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.evaluation.classification.confusion_counts import Counts, Name, score_of
+from hf_finetune.evaluation.classification.confusion_counts import ConfusionCounts, ThresholdMetric, compute_score
 from hf_finetune.models.decision import Decision
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 # Passes over the labels if the best threshold of one depends on those of the others; two or three are usual.
-MOST_PASSES = 10
+MAX_PASSES = 10
 # Counts (labels, cuts) of one sweep; with more, the cuts of a multi-class search are reduced to a grid of quantiles.
-MOST_COUNTS = 2**22
+MAX_COUNTS = 2**22
 # Smaller gains are rounding.
-LEAST_GAIN = 1e-12
+MIN_GAIN = 1e-12
 # Thresholds stay this far from 0 and 1, where float32 probabilities cannot tell them apart.
 EDGE = 1e-6
 
 
-def tuned_thresholds(logits: Array, references: Integers, even: Decision, metric: Name) -> Array:
+def find_thresholds(logits: Array, references: Integers, even: Decision, metric: ThresholdMetric) -> Array:
     """Find the thresholds that maximize `metric` on these rows, at the temperature of `even`: (labels,).
 
     `logits`: (rows, labels); `references`: class numbers (rows,), or 0 and 1 (rows, labels) for multi-label. Two labels
@@ -32,18 +32,18 @@ def tuned_thresholds(logits: Array, references: Integers, even: Decision, metric
     ranges the one nearest to the threshold before; without a gain nothing is changed.
     """
     if even.kind == "multi":
-        return _tune_multi_label(even.probabilities(logits), references, metric)
+        return _tune_multi_label(even.compute_probabilities(logits), references, metric)
     if len(even.labels) > 2:
         return _tune_multi_class(logits / even.temperature, references, metric)
-    values, counts = _sweep(even.probabilities(logits)[:, 1], references, np.zeros_like(references), 1, 2)
-    second = _select_cut(values, score_of(metric, counts), 0.5, (EDGE, 1 - EDGE))
+    values, counts = _sweep(even.compute_probabilities(logits)[:, 1], references, np.zeros_like(references), 1, 2)
+    second = _select_cut(values, compute_score(metric, counts), 0.5, (EDGE, 1 - EDGE))
     return np.array([1 - second, second])
 
 
-def _tune_multi_label(probabilities: Array, references: Integers, metric: Name) -> Array:
+def _tune_multi_label(probabilities: Array, references: Integers, metric: ThresholdMetric) -> Array:
     """(rows, labels), (rows, labels) -> thresholds (labels,)."""
     thresholds = np.full(probabilities.shape[1], 0.5)
-    for _ in range(MOST_PASSES):
+    for _ in range(MAX_PASSES):
         before = thresholds.copy()
         for label in range(len(thresholds)):
             values, scores = _score_cuts(probabilities, references, thresholds, label, metric)
@@ -54,7 +54,7 @@ def _tune_multi_label(probabilities: Array, references: Integers, metric: Name) 
 
 
 def _score_cuts(
-    probabilities: Array, references: Integers, thresholds: Array, label: int, metric: Name
+    probabilities: Array, references: Integers, thresholds: Array, label: int, metric: ThresholdMetric
 ) -> tuple[Array, Array]:
     """Score each cut of one label while the other thresholds stay: distinct probabilities (cuts - 1,), scores (cuts,).
 
@@ -73,10 +73,10 @@ def _score_cuts(
     if metric == "f1_micro":
         right = right + (chosen * references)[:, others].sum()
         predicted, truly = predicted + chosen[:, others].sum(), truly + references[:, others].sum()
-    return values, score_of(metric, replace(counts, kind="multi", right=right, predicted=predicted, given=truly))
+    return values, compute_score(metric, replace(counts, kind="multi", right=right, predicted=predicted, given=truly))
 
 
-def _tune_multi_class(logits: Array, references: Integers, metric: Name) -> Array:
+def _tune_multi_class(logits: Array, references: Integers, metric: ThresholdMetric) -> Array:
     """Coordinate ascent: (rows, labels), (rows,) -> thresholds (labels,) that add up to 1.
 
     A row gets the label with the largest `logit - log(threshold)`. As one label's threshold moves, the row changes
@@ -84,16 +84,16 @@ def _tune_multi_class(logits: Array, references: Integers, metric: Name) -> Arra
     """
     labels, limit = logits.shape[1], -np.log(EDGE)
     logarithms = np.zeros(labels)  # of the thresholds, which are normalized at the end
-    for _ in range(MOST_PASSES):
+    for _ in range(MAX_PASSES):
         before = logarithms.copy()
         for label in range(labels):
             shifted = logits - logarithms
             shifted[:, label] = -np.inf
             other = shifted.argmax(axis=1)
             margins = logits[:, label] - shifted[np.arange(len(logits)), other]
-            values, counts = _sweep(_round_to_grid(margins, MOST_COUNTS // labels), references, other, label, labels)
+            values, counts = _sweep(_round_to_grid(margins, MAX_COUNTS // labels), references, other, label, labels)
             bounds = (max(values[0] - 1, -limit), min(values[-1] + 1, limit))
-            logarithms[label] = _select_cut(values, score_of(metric, counts), float(logarithms[label]), bounds)
+            logarithms[label] = _select_cut(values, compute_score(metric, counts), float(logarithms[label]), bounds)
         if np.array_equal(logarithms, before):
             break
     thresholds = np.exp(logarithms - logarithms.max())
@@ -111,7 +111,9 @@ def _round_to_grid(values: Array, most: int) -> Array:
     return np.asarray(grid[np.searchsorted(grid, values, side="right") - 1])
 
 
-def _sweep(scores: Array, references: Integers, other: Integers, label: int, labels: int) -> tuple[Array, Counts]:
+def _sweep(
+    scores: Array, references: Integers, other: Integers, label: int, labels: int
+) -> tuple[Array, ConfusionCounts]:
     """Count the predictions at every cut: the sorted distinct scores (cuts - 1,), and counts (labels, cuts).
 
     `scores`, `references` and `other`: (rows,). At cut `c` the rows with the `c` lowest scores are predicted as
@@ -133,7 +135,7 @@ def _sweep(scores: Array, references: Integers, other: Integers, label: int, lab
     predicted[label] = len(scores) - predicted.sum(axis=0)
     given = np.bincount(references, minlength=labels).astype(np.float64)[:, None]
     right[label] = given[label] - below(references, references == label)[label]
-    return values, Counts("single", right, predicted, given, len(scores), right.sum(axis=0))
+    return values, ConfusionCounts("single", right, predicted, given, len(scores), right.sum(axis=0))
 
 
 def _select_cut(values: Array, scores: Array, before: float, bounds: tuple[float, float]) -> float:
@@ -146,9 +148,9 @@ def _select_cut(values: Array, scores: Array, before: float, bounds: tuple[float
     edges = np.clip(np.concatenate([[bounds[0]], values, [bounds[1]]]), *bounds)
     possible = np.diff(edges) > 0
     best = scores[possible].max(initial=-np.inf)
-    if best <= now + LEAST_GAIN:
+    if best <= now + MIN_GAIN:
         return before
-    good = np.concatenate([[False], possible & (scores >= best - LEAST_GAIN), [False]])
+    good = np.concatenate([[False], possible & (scores >= best - MIN_GAIN), [False]])
     turns = np.flatnonzero(np.diff(good))  # where ranges of good cuts begin and end
     low, high = edges[turns[::2]], edges[turns[1::2]]
     nearest = np.maximum(low - before, before - high).argmin()

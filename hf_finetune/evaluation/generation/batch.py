@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.chat.template import end_token_ids
+from hf_finetune.chat.template import find_end_token_ids
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.generation.session import (
-    Speaker,
+    GenerationSession,
     decode_answer,
     generate_ids,
+    generation_session,
+    get_eos_token_ids,
     get_start_token_id,
-    own_ends,
-    seeded,
-    speaking,
+    seed_rng,
 )
 from hf_finetune.evaluation.language_modeling.answers import Answer
 
@@ -34,7 +34,7 @@ class _Request:
     max_new_tokens: int
 
 
-def generate_batched(
+def generate_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[Sequence[int]],
@@ -51,9 +51,9 @@ def generate_batched(
     tokens; how many prompts do is logged. Out of memory, the batch size is halved; raises `ModelError` where memory is
     too small for a single prompt. All states are restored, as by `continue_prompts`.
     """
-    ends = {*end_token_ids(tokenizer), *own_ends(model)}
+    ends = {*find_end_token_ids(tokenizer), *get_eos_token_ids(model)}
     answers: dict[int, Answer] = {}
-    with speaking(model, tokenizer, settings, 0, ends) as session:
+    with generation_session(model, tokenizer, settings, 0, ends) as session:
         waiting = _build_requests(session, prompts)
         while waiting:
             batch = [request for request in waiting[:batch_size] if request.max_new_tokens == waiting[0].max_new_tokens]
@@ -69,7 +69,7 @@ def generate_batched(
     return [answers[place] for place in range(len(prompts))]
 
 
-def _build_requests(session: Speaker, prompts: Sequence[Sequence[int]]) -> list[_Request]:
+def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]) -> list[_Request]:
     """Cut prompts to fit, and sort them: equal `max_new_tokens` together, longest prompt first.
 
     The longest come first so that memory runs out at once or not at all.
@@ -93,10 +93,10 @@ def _build_requests(session: Speaker, prompts: Sequence[Sequence[int]]) -> list[
     return sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
 
 
-def _answer_batch(session: Speaker, batch: Sequence[_Request], seed: int) -> dict[int, Answer] | None:
+def _answer_batch(session: GenerationSession, batch: Sequence[_Request], seed: int) -> dict[int, Answer] | None:
     """Return the answers by place, or None if memory ran out; raises `ModelError` if it did for a single prompt."""
     try:
-        with seeded(session.model.device, seed):
+        with seed_rng(session.model.device, seed):
             rows = generate_ids(session, [request.ids for request in batch], batch[0].max_new_tokens)
     except RuntimeError as error:
         # accelerate knows the messages of CUDA, cuDNN and the CPU's allocator, which raise different errors.

@@ -13,11 +13,11 @@ from hf_finetune.chat.assistant_mask import Message
 from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.reading.formats import FORMATS
-from hf_finetune.data.reading.json_line import BadLine
+from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.errors import CannotWriteError, DataError, FinetuneError, ModelError, Problem
-from hf_finetune.evaluation.generation.prompts import answer, unwritable
-from hf_finetune.models.lengths import effective_max_length
+from hf_finetune.evaluation.generation.prompts import format_unknown_pieces, generate_answer
+from hf_finetune.models.lengths import get_max_length
 
 HELP = """\
 /system TEXT  begin again with a system message; without TEXT, with none
@@ -28,11 +28,11 @@ HELP = """\
 A line that begins with a space is never a command."""
 
 # The markers of Qwen3, DeepSeek-R1 and most models that reason; their templates write them from `reasoning_content`.
-THOUGHT, THOUGHT_END = "<think>", "</think>"
+THINK_START, THINK_END = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
-class Screen:
+class ChatDisplay:
     """Where a chat is displayed."""
 
     write: Callable[[str], object]
@@ -44,18 +44,18 @@ class Screen:
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class ChatSession:
     """The state of a chat."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     settings: EvalSection
-    screen: Screen
+    screen: ChatDisplay
     messages: list[Message]
     """As a `messages` row has them: the system message first where there is one, then whole exchanges."""
 
 
-def run_chat(chat: Chat, lines: Iterable[str]) -> None:
+def run_chat(chat: ChatSession, lines: Iterable[str]) -> None:
     """Answer each line, or run it as a command if it begins with `/`, until the lines end or one is `/quit`.
 
     `chat.messages` holds the opening system message, or nothing, and each exchange is appended to it. An error about
@@ -86,12 +86,12 @@ def check_chat(tokenizer: PreTrainedTokenizerFast, opening: list[Message]) -> No
 
 
 def _check_writable(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    unknown = unwritable(tokenizer, text)
+    unknown = format_unknown_pieces(tokenizer, text)
     if unknown:
         raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "say it without"))
 
 
-def _run_command(chat: Chat, name: str, argument: str) -> bool:
+def _run_command(chat: ChatSession, name: str, argument: str) -> bool:
     """Run a command such as `/save`; returns False if it ends the chat."""
     opening = [message for message in chat.messages if message["role"] == "system"]
     if name == "/system":
@@ -110,7 +110,7 @@ def _run_command(chat: Chat, name: str, argument: str) -> bool:
     return name != "/quit"
 
 
-def _answer_line(chat: Chat, line: str) -> None:
+def _answer_line(chat: ChatSession, line: str) -> None:
     """Answer one line; question and answer join the conversation unless the answer is empty."""
     _check_writable(chat.tokenizer, line)
     messages = [*chat.messages, {"role": "user", "content": line}]
@@ -122,7 +122,7 @@ def _answer_line(chat: Chat, line: str) -> None:
     chat.messages[:] = [*messages, reply if finished else {**reply, "train": False}]
 
 
-def _generate_reply(chat: Chat, messages: list[Message]) -> tuple[Message, bool]:
+def _generate_reply(chat: ChatSession, messages: list[Message]) -> tuple[Message, bool]:
     """Return the assistant's message, shown as it is generated, and whether the model ended it itself."""
     screen, most, pieces = chat.screen, chat.settings.max_new_tokens, list[str]()
 
@@ -132,7 +132,7 @@ def _generate_reply(chat: Chat, messages: list[Message]) -> tuple[Message, bool]
 
     number = sum(message["role"] == "assistant" for message in chat.messages)
     try:
-        sample = answer(chat.model, chat.tokenizer, messages, chat.settings, number, show)
+        sample = generate_answer(chat.model, chat.tokenizer, messages, chat.settings, number, show)
     except KeyboardInterrupt:
         screen.write("\n")
         if not screen.interactive:
@@ -146,12 +146,12 @@ def _generate_reply(chat: Chat, messages: list[Message]) -> tuple[Message, bool]
     return _parse_reply(chat.tokenizer, sample.continuation), sample.finished
 
 
-def _truncate_history(chat: Chat, messages: list[Message]) -> list[Message]:
+def _truncate_history(chat: ChatSession, messages: list[Message]) -> list[Message]:
     """Drop the oldest exchanges until `max_new_tokens`, or half of the positions if that is less, are free.
 
     system, user 1, assistant 1, user 2 becomes system, user 2: a template may insist on roles that alternate.
     """
-    positions = effective_max_length(chat.tokenizer, chat.model.config)
+    positions = get_max_length(chat.tokenizer, chat.model.config)
     opening = sum(message["role"] == "system" for message in messages)
     # `train` is a key of our rows, not of messages as templates know them.
     fitting = [{key: value for key, value in message.items() if key != "train"} for message in messages]
@@ -172,10 +172,10 @@ def _parse_reply(tokenizer: PreTrainedTokenizerFast, text: str) -> Message:
 
     "<think>\\nhm\\n</think>\\n\\nYes." -> content "Yes.", reasoning_content "hm"; only if `</think>` is an added token.
     """
-    reasoning, end, content = text.partition(THOUGHT_END)
-    if not end or THOUGHT_END not in tokenizer.get_added_vocab():
+    reasoning, end, content = text.partition(THINK_END)
+    if not end or THINK_END not in tokenizer.get_added_vocab():
         return {"role": "assistant", "content": text}
-    reasoning = reasoning.strip().removeprefix(THOUGHT).strip()
+    reasoning = reasoning.strip().removeprefix(THINK_START).strip()
     kept = {"reasoning_content": reasoning} if reasoning else {}
     return {"role": "assistant", "content": content.lstrip("\n"), **kept}
 
@@ -188,8 +188,8 @@ def save_conversation(messages: list[Message], file: Path) -> None:
     row = {"messages": messages}
     line = json.dumps(row, ensure_ascii=False).encode()
     try:
-        RowDecoder(FORMATS["messages"], (), row).line(line, str(file))
-    except BadLine as fault:
+        RowDecoder(FORMATS["messages"], (), row).decode_line(line, str(file))
+    except LineError as fault:
         raise DataError(Problem(f"not saved: {fault.reason}", "let the model finish an answer first")) from fault
     try:
         with file.open("ab+") as rows:

@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import Message
-from hf_finetune.chat.template import encode_prompt, end_token_ids
+from hf_finetune.chat.template import encode_prompt, find_end_token_ids
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import ConfigError, ModelError, Problem
 from hf_finetune.evaluation.generation.session import (
-    Speaker,
+    GenerationSession,
     decode_answer,
     generate_ids,
+    generation_session,
+    get_eos_token_ids,
     get_start_token_id,
-    own_ends,
-    speaking,
 )
-from hf_finetune.evaluation.generation.streaming import TextPieces, TokenStream
-from hf_finetune.models.tokenizers import unknown_pieces
+from hf_finetune.evaluation.generation.streaming import IncrementalDetokenizer, TokenStreamer
+from hf_finetune.models.tokenizers import find_unknown_pieces
 
 logger = logging.getLogger(__name__)
 
-Write = Callable[[str], object]
+WriteText = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def continue_prompts(
     check_prompts(tokenizer, prompts)
     samples = []
     for index, prompt in enumerate(prompts):
-        with speaking(model, tokenizer, settings, index) as session:
+        with generation_session(model, tokenizer, settings, index) as session:
             samples.append(_continue_prompt(session, prompt, settings.seed + index))
     return samples
 
@@ -76,15 +76,15 @@ def answer_prompts(
     Raises `ModelError` as `check_prompts` and `answer` do.
     """
     check_prompts(tokenizer, prompts)
-    unknown = unwritable(tokenizer, system or "")
+    unknown = format_unknown_pieces(tokenizer, system or "")
     if unknown:
         raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "leave it out", key="--system"))
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     chats = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
-    return [answer(model, tokenizer, chat, settings, number) for number, chat in enumerate(chats)]
+    return [generate_answer(model, tokenizer, chat, settings, number) for number, chat in enumerate(chats)]
 
 
-def respond(
+def generate_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
@@ -105,13 +105,13 @@ def respond(
     return continue_prompts(model, tokenizer, prompts, settings)
 
 
-def answer(
+def generate_answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     messages: Sequence[Message],
     settings: EvalSection,
     number: int = 0,
-    write: Write | None = None,
+    write: WriteText | None = None,
 ) -> Sample:
     """Answer the last of `messages`; answer number `number` has the seed `settings.seed + number`.
 
@@ -122,23 +122,23 @@ def answer(
     rejects it.
     """
     ids = encode_prompt(tokenizer, list(messages))
-    ends = {*end_token_ids(tokenizer), *own_ends(model)}
-    with speaking(model, tokenizer, settings, number, ends) as session:
+    ends = {*find_end_token_ids(tokenizer), *get_eos_token_ids(model)}
+    with generation_session(model, tokenizer, settings, number, ends) as session:
         room, positions = settings.max_new_tokens, session.max_positions
         if positions is not None:
             room = min(room, positions - len(ids))
         if room < 1:
             what = f"the conversation has {len(ids):,} tokens, the model takes {positions:,} with its answer"
             raise ModelError(Problem(what, "shorten it"))
-        pieces = TextPieces(tokenizer, ids)
-        stream = TokenStream(_make_token_writer(pieces, ends, write)) if write else None
+        pieces = IncrementalDetokenizer(tokenizer, ids)
+        stream = TokenStreamer(_make_token_writer(pieces, ends, write)) if write else None
         [new] = generate_ids(session, [ids], room, streamer=stream)
         if write is not None:
             write(pieces.flush())
     return _make_sample(session, str(messages[-1]["content"]), ids, new, settings.seed + number)
 
 
-def _make_token_writer(pieces: TextPieces, ends: set[int], write: Write) -> Callable[[int], object]:
+def _make_token_writer(pieces: IncrementalDetokenizer, ends: set[int], write: WriteText) -> Callable[[int], object]:
     return lambda token: None if token in ends else write(pieces.add(token))
 
 
@@ -146,7 +146,7 @@ def check_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) ->
     """Raise `ModelError` where the tokenizer cannot encode a prompt, naming every unknown piece of all prompts."""
     problems = []
     for index, prompt in enumerate(prompts):
-        unknown = unwritable(tokenizer, prompt)
+        unknown = format_unknown_pieces(tokenizer, prompt)
         if unknown:
             what = f"the tokenizer has never seen {unknown}"
             problems.append(Problem(what, "leave it out of the prompt", key=f"eval.prompts[{index}]"))
@@ -154,15 +154,15 @@ def check_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) ->
         raise ModelError(problems)
 
 
-def unwritable(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+def format_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
     """List the pieces of `text` that the tokenizer cannot encode, as `'☃' (U+2603), '☂' (U+2602)`; "" if it can."""
     # Surrogates stand for command-line bytes that are not UTF-8 (PEP 383): no tokenizer takes them.
     surrogates = sorted({character for character in text if "\ud800" <= character <= "\udfff"})
-    pieces = surrogates or unknown_pieces(tokenizer, text)
+    pieces = surrogates or find_unknown_pieces(tokenizer, text)
     return ", ".join(f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece) for piece in pieces)
 
 
-def _continue_prompt(session: Speaker, prompt: str, seed: int) -> Sample:
+def _continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Sample:
     """Continue a document beyond the model's positions.
 
     4 positions, prompt [1, 2, 3]: the model reads [1, 2, 3] and generates 4; then it reads the later half [3, 4] and
@@ -188,6 +188,8 @@ def _continue_prompt(session: Speaker, prompt: str, seed: int) -> Sample:
     return _make_sample(session, prompt, ids, new, seed, cut)
 
 
-def _make_sample(session: Speaker, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0) -> Sample:
+def _make_sample(
+    session: GenerationSession, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0
+) -> Sample:
     decoded = decode_answer(session, ids, new)
     return Sample(prompt, decoded.text, decoded.tokens, decoded.finished, cut, seed)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.evaluation.generation.display import printable
+from hf_finetune.evaluation.generation.display import escape_for_terminal
 from hf_finetune.evaluation.generation.prompts import Sample, answer_prompts, check_prompts, continue_prompts
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class SamplePrompts(TrainerCallback):
         generate = answer_prompts if self.chat else continue_prompts
         for sample in generate(model, self.tokenizer, self.settings.prompts, self.settings):
             self.samples.append((step, sample))
-            written = (printable(sample.prompt), printable(sample.continuation))
+            written = (escape_for_terminal(sample.prompt), escape_for_terminal(sample.continuation))
             logger.info("sample at step %d: %s|%s", step, *written)
             self.on_sample(sample.prompt, sample.continuation)
 

@@ -13,13 +13,13 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from transformers.generation.streamers import BaseStreamer
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.evaluation.generation.streaming import text_after
+from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.evaluation.language_modeling.answers import Answer
-from hf_finetune.models.lengths import effective_max_length
+from hf_finetune.models.lengths import get_max_length
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
+class GenerationSession:
     """A model that is ready to generate, with its tokenizer and settings."""
 
     model: PreTrainedModel
@@ -32,7 +32,7 @@ class Speaker:
     """None where the model has no limit."""
 
 
-def own_ends(model: PreTrainedModel) -> list[int]:
+def get_eos_token_ids(model: PreTrainedModel) -> list[int]:
     """Return the end tokens of the model's generation config: published chat models list more than their template."""
     own: Any = model.generation_config and model.generation_config.eos_token_id
     return [] if own is None else own if isinstance(own, list) else [own]
@@ -56,13 +56,13 @@ def unwrap_adapter(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextmanager
-def speaking(
+def generation_session(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     settings: EvalSection,
     number: int,
     ends: set[int] | None = None,
-) -> Iterator[Speaker]:
+) -> Iterator[GenerationSession]:
     """Set up the model to generate text number `number`, seeded with `settings.seed + number`; restore it on exit.
 
     `ends` are the tokens that end the text, by default the tokenizer's EOS alone.
@@ -70,14 +70,14 @@ def speaking(
     # peft 0.21: `PeftModel.generate` assigns its own generation config to the base and leaves it there. `generate` of
     # the base itself runs the adapter layers just the same.
     inner = unwrap_adapter(model)
-    positions = effective_max_length(tokenizer, inner.config)
-    session = Speaker(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
-    with _blank_generation_config(inner), set_eval_mode(inner), seeded(inner.device, settings.seed + number):
+    positions = get_max_length(tokenizer, inner.config)
+    session = GenerationSession(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
+    with _blank_generation_config(inner), set_eval_mode(inner), seed_rng(inner.device, settings.seed + number):
         yield session
 
 
 def generate_ids(
-    session: Speaker,
+    session: GenerationSession,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
@@ -116,13 +116,13 @@ def _cut_after_end(new: list[int], eos_token_ids: list[int]) -> list[int]:
     return new[: end + 1]
 
 
-def decode_answer(session: Speaker, prompt: Sequence[int], new: list[int]) -> Answer:
+def decode_answer(session: GenerationSession, prompt: Sequence[int], new: list[int]) -> Answer:
     """Decode what was generated after `prompt`, without the token that ends it."""
     finished = new[-1] in session.eos_token_ids
-    return Answer(text_after(session.tokenizer, prompt, new[:-1] if finished else new), len(new), finished)
+    return Answer(decode_after(session.tokenizer, prompt, new[:-1] if finished else new), len(new), finished)
 
 
-def _make_generation_config(session: Speaker, max_new_tokens: int) -> GenerationConfig:
+def _make_generation_config(session: GenerationSession, max_new_tokens: int) -> GenerationConfig:
     tokenizer, settings = session.tokenizer, session.settings
     sampling: dict[str, float] = {"do_sample": False}
     if settings.temperature > 0:
@@ -169,7 +169,7 @@ def set_eval_mode(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
+def seed_rng(device: torch.device, seed: int) -> Iterator[None]:
     """Seed the generators that sampling draws from, those of the CPU and of `device`; restore their states on exit."""
     # Not `torch.manual_seed`, which seeds every GPU: `fork_rng` would then have to save the state of each.
     generators = [torch.default_generator]

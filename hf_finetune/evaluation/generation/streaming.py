@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
 # U+FFFD: what a decoder writes for bytes that are no whole character, or not yet.
-UNFINISHED = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 # Some decoders drop the space before the first word that they are given: decoding starts this many prompt tokens back.
-TOKENS_BEFORE = 6
+CONTEXT_TOKENS = 6
 
 
-class TextPieces:
+class IncrementalDetokenizer:
     """Decode tokens into pieces of text; a character of which bytes are still missing is held back.
 
     Each step decodes a few tokens, not the whole text. The pieces join to the text of all tokens, except around bytes
@@ -31,7 +31,7 @@ class TextPieces:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, before: Sequence[int]) -> None:
         """`before` are the tokens that the text continues, of which the last few are kept."""
         self.tokenizer = tokenizer
-        self.ids = list(before[-TOKENS_BEFORE:])
+        self.ids = list(before[-CONTEXT_TOKENS:])
         self.first = 0
         self.shown = len(self.ids)
 
@@ -39,7 +39,7 @@ class TextPieces:
         """Return the text that has become certain with `token`; often "" within a character."""
         self.ids.append(token)
         text = self._decode_new()
-        if text.endswith(UNFINISHED):
+        if text.endswith(REPLACEMENT_CHARACTER):
             return ""
         self.first, self.shown = self.shown, len(self.ids)
         return text
@@ -59,17 +59,17 @@ class TextPieces:
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
-def text_after(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], new: Sequence[int]) -> str:
-    """Decode `new` tokens that follow those `before` them: what `TextPieces` gives in all."""
-    known = list(before[-TOKENS_BEFORE:])
+def decode_after(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], new: Sequence[int]) -> str:
+    """Decode `new` tokens that follow those `before` them: what `IncrementalDetokenizer` gives in all."""
+    known = list(before[-CONTEXT_TOKENS:])
     start, whole = (str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (known, [*known, *new]))
-    if UNFINISHED not in start + whole and whole.startswith(start):  # nearly always, and 50 times faster
+    if REPLACEMENT_CHARACTER not in start + whole and whole.startswith(start):  # nearly always, and 50 times faster
         return whole[len(start) :]
-    pieces = TextPieces(tokenizer, before)
+    pieces = IncrementalDetokenizer(tokenizer, before)
     return "".join([*map(pieces.add, new), pieces.flush()])
 
 
-class TokenStream(BaseStreamer):
+class TokenStreamer(BaseStreamer):
     """Pass each new token of one `generate` call to `on_token`."""
 
     def __init__(self, on_token: Callable[[int], object]) -> None:

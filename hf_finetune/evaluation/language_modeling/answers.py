@@ -29,7 +29,7 @@ class Answer:
     """The model ended the text itself."""
 
 
-def answer_figures(answers: Sequence[Answer], references: Sequence[str] | None) -> dict[str, float]:
+def compute_answer_metrics(answers: Sequence[Answer], references: Sequence[str] | None) -> dict[str, float]:
     """Every figure of the answers, and beside `references` those that compare; BLEU and chrF go to 100, shares to 1."""
 
     # `evaluate` takes half a second to import, which a run without answers need not spend.
@@ -58,8 +58,8 @@ def answer_figures(answers: Sequence[Answer], references: Sequence[str] | None) 
     return {name: value for name, value in found.items() if not name.endswith("_signature")}
 
 
-def answer_statistic(answers: Sequence[Answer], references: Sequence[str] | None) -> Statistic:
-    """What `answer_figures` gives the rows of resamples, from what each row adds to the sums behind the figures.
+def make_answer_statistic(answers: Sequence[Answer], references: Sequence[str] | None) -> Statistic:
+    """What `compute_answer_metrics` gives the rows of resamples, from what each row adds to the sums behind them.
 
     Weights may be any that are not negative; a figure is NaN where no row that has it counts.
     """
@@ -77,14 +77,14 @@ def answer_statistic(answers: Sequence[Answer], references: Sequence[str] | None
         }
         if references is not None:
             rows = weights.sum(axis=0)
-            figures["bleu"] = np.where(rows > 0, bleu_of_sums(bleu_counts @ weights), np.nan)
-            figures["chrf"] = np.where(rows > 0, chrf_of_sums(chrf_counts @ weights), np.nan)
+            figures["bleu"] = np.where(rows > 0, compute_bleu(bleu_counts @ weights), np.nan)
+            figures["chrf"] = np.where(rows > 0, compute_chrf(chrf_counts @ weights), np.nan)
         return figures
 
     return statistic
 
 
-def bleu_of_sums(sums: Array) -> Array:
+def compute_bleu(sums: Array) -> Array:
     """BLEU with exponential smoothing of words, reference's words, shared and all runs of each length: (10, n)."""
     said, given = sums[:2]
     shared, runs = sums[2 : 2 + BLEU_ORDER], sums[2 + BLEU_ORDER :]
@@ -96,7 +96,7 @@ def bleu_of_sums(sums: Array) -> Array:
     return np.asarray(np.where(possible, 100 * penalty * np.exp(logs), 0.0))
 
 
-def chrf_of_sums(sums: Array) -> Array:
+def compute_chrf(sums: Array) -> Array:
     """chrF2 of all, the reference's and shared runs of each length, one after the other: (18, n)."""
     said, given, shared = (sums[part::3] for part in range(3))
     counted = (said > 0) & (given > 0)
@@ -125,11 +125,11 @@ def _own_figures(answers: Sequence[Answer]) -> dict[str, Array]:
 def _compared_figures(texts: Sequence[str], references: Sequence[str]) -> dict[str, Array]:
     """The figures that are means over rows, of each row."""
     from hf_finetune.evaluation.metrics.rouge import FIGURES, rouge_of_rows
-    from hf_finetune.evaluation.metrics.text_words import answer_words
+    from hf_finetune.evaluation.metrics.text_words import normalize_answer
     from hf_finetune.evaluation.metrics.token_f1 import shared_words
 
     pairs = list(zip(texts, references, strict=True))
-    exact = [float(answer_words(text) == answer_words(reference)) for text, reference in pairs]
+    exact = [float(normalize_answer(text) == normalize_answer(reference)) for text, reference in pairs]
     rouge = np.asarray(rouge_of_rows(texts, references), dtype=np.float64).reshape(-1, len(FIGURES))
     return {
         "exact_match": np.asarray(exact),

@@ -13,7 +13,7 @@ from hf_finetune.evaluation.statistics.bootstrap import Statistic
 Array = npt.NDArray[np.float64]
 
 
-def language_figures(sums: Array, row_bytes: Array, row_words: Array) -> dict[str, float]:
+def compute_language_metrics(sums: Array, row_bytes: Array, row_words: Array) -> dict[str, float]:
     """Loss, perplexity per token and per word, token accuracy and bits per byte of all rows together.
 
     `sums` (rows, 3) are those of `reduce_logits`; `row_bytes` and `row_words`, (rows,) each, are the UTF-8 bytes and
@@ -43,8 +43,8 @@ def language_figures(sums: Array, row_bytes: Array, row_words: Array) -> dict[st
         }
 
 
-def language_statistic(sums: Array, row_bytes: Array, row_words: Array) -> Statistic:
-    """What `language_figures` gives the rows of resamples; a row counts by its tokens, words or bytes, as there.
+def make_language_statistic(sums: Array, row_bytes: Array, row_words: Array) -> Statistic:
+    """What `compute_language_metrics` gives the rows of resamples; a row counts by its tokens, words or bytes.
 
     Weights may be any that are not negative; a figure is NaN where nothing that it divides by counts.
     """

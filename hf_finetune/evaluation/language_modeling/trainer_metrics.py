@@ -11,13 +11,13 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, Trainer
 
-from hf_finetune.evaluation.language_modeling.metrics import language_figures, language_statistic
-from hf_finetune.evaluation.statistics.bootstrap import Array, intervals_of
+from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
+from hf_finetune.evaluation.statistics.bootstrap import Array, compute_intervals
 
 IGNORE_INDEX = -100
 
 # Logits of one chunk: 64 MiB in float32, for any batch size, length and vocabulary.
-LOGITS_AT_ONCE = 2**24
+CHUNK_LOGITS = 2**24
 
 
 @torch.no_grad()
@@ -34,8 +34,8 @@ def reduce_logits(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch
     scores, targets = scores[:, :-1], labels[:, 1:]  # (batch, seq - 1, vocab), (batch, seq - 1)
     batch, length, vocab = scores.shape
     sums = torch.zeros(batch, 3, dtype=torch.promote_types(scores.dtype, torch.float32), device=scores.device)
-    positions = max(1, min(length, LOGITS_AT_ONCE // vocab))
-    rows = max(1, LOGITS_AT_ONCE // (vocab * positions))
+    positions = max(1, min(length, CHUNK_LOGITS // vocab))
+    rows = max(1, CHUNK_LOGITS // (vocab * positions))
     for row in range(0, batch, rows):
         for position in range(0, length, positions):
             here = (slice(row, row + rows), slice(position, position + positions))
@@ -59,7 +59,7 @@ def language_model_metrics(total_bytes: int) -> Callable[[EvalPrediction], dict[
     and any batch size; `loss` replaces the Trainer's, which is a mean of batch means and leaves out batches that are
     not finite. NaN stays NaN.
     """
-    return lambda prediction: language_figures(*_split_predictions(prediction.predictions, total_bytes))
+    return lambda prediction: compute_language_metrics(*_split_predictions(prediction.predictions, total_bytes))
 
 
 def score_split(trainer: Trainer, rows: Dataset, total_bytes: int) -> dict[str, Any]:
@@ -68,7 +68,10 @@ def score_split(trainer: Trainer, rows: Dataset, total_bytes: int) -> dict[str, 
     The bytes of a row, or of a block of packed rows, are estimated as its share of the tokens of the split.
     """
     parts = _split_predictions(trainer.predict(rows).predictions, total_bytes)
-    return {**language_figures(*parts), "intervals": intervals_of(language_statistic(*parts), len(parts[0]))}
+    return {
+        **compute_language_metrics(*parts),
+        "intervals": compute_intervals(make_language_statistic(*parts), len(parts[0])),
+    }
 
 
 def _split_predictions(predictions: Any, total_bytes: int) -> tuple[Array, Array, Array]:

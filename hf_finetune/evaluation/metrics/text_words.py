@@ -15,7 +15,7 @@ ARTICLES = {"a", "an", "the"}
 WITHOUT_SPACES = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA ", "KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
 
 
-def spoken_words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Runs of letters, their marks and digits; all else separates words.
 
     Of ASCII text these are the words of rouge-score's own tokenizer, which drops every other letter.
@@ -23,7 +23,7 @@ def spoken_words(text: str) -> list[str]:
     return "".join(map(_spoken, _normalised(text))).split()
 
 
-def answer_words(text: str) -> list[str]:
+def normalize_answer(text: str) -> list[str]:
     """What SQuAD's normalisation leaves of an answer: words without punctuation and English articles.
 
     Unicode's punctuation counts as ASCII's does. Where nothing would be left of a text (`A`, `+`) its words stay as
@@ -33,7 +33,7 @@ def answer_words(text: str) -> list[str]:
     return [word for word in words if word not in ARTICLES] or _normalised(text).split()
 
 
-def visible_words(text: str) -> list[str]:
+def split_visible_words(text: str) -> list[str]:
     """Runs of letters, their marks and digits, and every other visible character by itself."""
     return "".join(map(_apart, _normalised(text))).split()
 

@@ -24,12 +24,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
-from hf_finetune.errors import ConfigError, DataError, EnvironmentProblem, ModelError, NonFiniteError, Problem
+from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError, Problem
 from hf_finetune.evaluation.generation.session import unwrap_adapter
-from hf_finetune.evaluation.prediction.rows import Window, added_fields, read_windows, with_fields
-from hf_finetune.models.classification_head import labels_of
+from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
+from hf_finetune.models.classification_head import read_labels
 from hf_finetune.models.decision import DECISION, Array, Decision, read_decision
-from hf_finetune.models.lengths import effective_max_length
+from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.saved import load_for_prediction
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ Item = TypeVar("Item")
 
 BATCH_TOKENS_ON_CPU = 1_024  # activations that its caches hold
 BATCH_TOKENS = 32_768
-SECONDS_BETWEEN_NOTES = 10.0
+LOG_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Classifier:
 
 
 @dataclass(slots=True)
-class PredictionFacts:
+class PredictionStats:
     """Counts of a predicted file: the fields of `predict --json`."""
 
     rows: int = 0
@@ -79,30 +79,30 @@ class PredictionFacts:
     """Tokenizing, predicting and writing; loading the model not included."""
 
 
-def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOptions) -> PredictionFacts:
+def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOptions) -> PredictionStats:
     """Write the rows of `file` (`-`: standard input) to `output` with their predicted labels added, in their order.
 
     Lines that cannot be labeled are logged with their line number, and left out. Raises `DataError` before anything is
     predicted if the file cannot be read, if none of its first rows can be labeled, or if one of them already has a
     field with the name of one to be added; `NonFiniteError` for NaN or infinite logits; and as `open_classifier` and
-    `window_logits` do.
+    `compute_logits` do.
     """
     windows = read_windows(_check_exists(file), file, options.prefix)
     first = next(windows)
     if first.taken is not None or (first.problems and not first.lines):
         raise DataError(first.taken or first.problems)
     classifier = open_classifier(model, options)
-    encoded = encoded_windows(classifier, chain([first], windows))
-    facts, progress = PredictionFacts(), _Progress()
+    encoded = encode_windows(classifier, chain([first], windows))
+    facts, progress = PredictionStats(), _Progress()
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
-    for window, rows in encoded if file == str(STANDARD_INPUT) else one_ahead(encoded):
+    for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
         for problem in window.problems:
             logger.warning("%s", problem)
         if window.lines:
-            logits = window_logits(classifier, rows)
+            logits = compute_logits(classifier, rows)
             _check_finite(logits, window, file)
-            fields = added_fields(logits, classifier.decision, options.prefix, options.top_k)
-            output.writelines(map(with_fields, window.lines, fields))
+            fields = format_added_fields(logits, classifier.decision, options.prefix, options.top_k)
+            output.writelines(map(append_fields, window.lines, fields))
             output.flush()
         facts.rows += len(window.lines)
         facts.left_out += len(window.problems)
@@ -129,19 +129,19 @@ def open_classifier(path: str, options: PredictionOptions) -> Classifier:
         model=model,
         tokenizer=tokenizer,
         decision=_resolve_decision(read_decision(path), inner.config, path),
-        max_length=_resolve_max_length(effective_max_length(tokenizer, inner.config), options.max_length),
+        max_length=_resolve_max_length(get_max_length(tokenizer, inner.config), options.max_length),
         batch_tokens=options.batch_tokens or (BATCH_TOKENS_ON_CPU if on_cpu else BATCH_TOKENS),
         takes_types="token_type_ids" in signature(inner.forward).parameters,
     )
 
 
-def encoded_windows(classifier: Classifier, windows: Iterable[Window]) -> Iterator[tuple[Window, EncodedTexts]]:
+def encode_windows(classifier: Classifier, windows: Iterable[Window]) -> Iterator[tuple[Window, EncodedTexts]]:
     """Tokenize the texts of each window."""
     for window in windows:
         yield window, encode_texts(classifier.tokenizer, window.texts, window.pairs, classifier.max_length)
 
 
-def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+def prefetch(items: Iterator[Item]) -> Iterator[Item]:
     """Yield the same items, each made in a second thread while the one before it is in use."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
@@ -151,26 +151,26 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 @torch.inference_mode()
-def window_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
+def compute_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
     """Compute the logits of each row, (rows, labels), in the order of the rows.
 
-    Raises `EnvironmentProblem` if a batch is too large for the device's memory.
+    Raises `MachineError` if a batch is too large for the device's memory.
     """
     order, logits = [], []
     try:
-        for places, inputs in token_batches(classifier, rows):
+        for places, inputs in iterate_batches(classifier, rows):
             order += places
             logits.append(classifier.model(**inputs).logits)
         joined = torch.cat(logits).double().cpu().numpy()  # one copy from the device for the whole window
     except torch.OutOfMemoryError as error:
         what = f"a batch of {classifier.batch_tokens:,} tokens is too large for the memory of the device"
-        raise EnvironmentProblem(Problem(what, "name fewer", key="--batch-tokens")) from error
+        raise MachineError(Problem(what, "name fewer", key="--batch-tokens")) from error
     sorted_back = np.empty_like(joined)
     sorted_back[order] = joined
     return sorted_back
 
 
-def token_batches(classifier: Classifier, rows: EncodedTexts) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+def iterate_batches(classifier: Classifier, rows: EncodedTexts) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield batches of at most `batch_tokens` tokens, padding included, longest rows first: their places and inputs.
 
     The inputs are tensors (batch, seq). Lengths 5, 9, 4, 4 and 12 tokens: places [1], then [0, 2], then [3].
@@ -198,7 +198,7 @@ class _Progress:
     def log_if_due(self, rows: int) -> float:
         """Log the throughput after `rows` rows if ten seconds have passed; returns the seconds since the start."""
         now = time.monotonic()
-        if now - self.logged >= SECONDS_BETWEEN_NOTES:
+        if now - self.logged >= LOG_INTERVAL_S:
             self.logged = now
             logger.info("%s rows, %.0f a second", f"{rows:,}", rows / (now - self.started))
         return now - self.started
@@ -217,7 +217,7 @@ def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Deci
 
     None for a regression. Raises `ModelError` if two labels have one name, or if the decision is for other labels.
     """
-    labels = labels_of(config)
+    labels = read_labels(config)
     if len({*labels.names}) < len(labels.names):
         raise ModelError(Problem("two of its labels have the same name", "correct id2label in config.json", path))
     if decision is not None and decision.labels != labels.names:

@@ -16,8 +16,8 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from hf_finetune.data.reading.formats import Columns, RowFormat
-from hf_finetune.data.reading.json_line import BadLine, shown_key, strict_object
-from hf_finetune.data.reading.lines import LineBlock, check_form, line_blocks, read_chunks
+from hf_finetune.data.reading.json_line import LineError, format_key, parse_json_object
+from hf_finetune.data.reading.lines import LineBlock, check_json_layout, iterate_line_blocks, read_chunks
 from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.errors import Problem
@@ -58,7 +58,7 @@ def read_windows(path: Path, shown: str, prefix: str) -> Iterator[Window]:
     skipped. Raises `DataError` if the file as a whole is not JSONL.
     """
     window, decoder = Window(), None
-    for block in line_blocks(_check_first(read_chunks(path, shown), shown), MAX_LINE_BYTES):
+    for block in iterate_line_blocks(_check_first(read_chunks(path, shown), shown), MAX_LINE_BYTES):
         if decoder is None and (first := _find_first_row(block.lines)):
             decoder = _make_decoder(first, prefix)
         _add_block(window, block, decoder or _make_decoder({"text": ""}, prefix), shown)
@@ -71,15 +71,15 @@ def read_windows(path: Path, shown: str, prefix: str) -> Iterator[Window]:
 def _check_first(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
     for number, chunk in enumerate(chunks):
         if number == 0:
-            check_form(chunk, shown)
+            check_json_layout(chunk, shown)
         yield chunk
 
 
 def _find_first_row(lines: Sequence[bytes]) -> dict[str, Any] | None:
     for line in lines:
         try:
-            row = strict_object(line)
-        except BadLine:
+            row = parse_json_object(line)
+        except LineError:
             continue
         if "text" in row or "input" in row:
             return row
@@ -122,7 +122,7 @@ def _add_block(window: Window, block: LineBlock, decoder: RowDecoder, shown: str
         what = f"the line has {block.overlong:,} bytes, more than the limit of {MAX_LINE_BYTES:,}"
         window.problems.append(Problem(what, "split it", shown, block.first_line))
     # Fast path: the whole block is decoded at once, which fails if any of its lines does.
-    rows = decoder.block(block.data, block.lines) if block.lines else []
+    rows = decoder.decode_block(block.data, block.lines) if block.lines else []
     if rows is None or any(_has_added_field(row) for row in rows):
         rows = _decode_lines(window, block, decoder, shown)
     else:
@@ -143,8 +143,8 @@ def _decode_lines(window: Window, block: LineBlock, decoder: RowDecoder, shown: 
         if is_blank(line):
             continue
         try:
-            row = decoder.line(line, f"{shown}:{number}")
-        except BadLine as bad:
+            row = decoder.decode_line(line, f"{shown}:{number}")
+        except LineError as bad:
             window.problems.append(Problem(bad.reason, bad.remedy, shown, number, bad.key))
             continue
         if _has_added_field(row):
@@ -160,10 +160,10 @@ def _decode_lines(window: Window, block: LineBlock, decoder: RowDecoder, shown: 
 def _describe_conflict(row: Any, decoder: RowDecoder) -> str:
     values = {"label": row.label, "score": row.score, "scores": row.scores}
     held = [key for key, name in decoder.attributes.items() if values.get(name, UNSET) is not UNSET]
-    return f"the row has {' and '.join(map(shown_key, held))} already, which would be added"
+    return f"the row has {' and '.join(map(format_key, held))} already, which would be added"
 
 
-def with_fields(line: bytes, added: str) -> bytes:
+def append_fields(line: bytes, added: str) -> bytes:
     """Insert fields at the end of a line that holds one JSON object of at least one field; ends it with a line feed.
 
     b'{"text": "hi"}\\r\\n', '"label": "ham"' -> b'{"text": "hi", "label": "ham"}\\n'
@@ -172,7 +172,7 @@ def with_fields(line: bytes, added: str) -> bytes:
     return b"%b, %b%b\n" % (line[:end], added.encode(), line[end:])
 
 
-def added_fields(logits: Array, decision: Decision | None, prefix: str, top_k: int | None) -> list[str]:
+def format_added_fields(logits: Array, decision: Decision | None, prefix: str, top_k: int | None) -> list[str]:
     """Format the JSON fields that each row gets from the saved model's logits, (rows, labels).
 
     They are `label`, `score` (the probability of the label) and `scores` (of all labels, or of the `top_k` likeliest).
@@ -181,7 +181,7 @@ def added_fields(logits: Array, decision: Decision | None, prefix: str, top_k: i
     label, score, scores = (json.dumps(prefix + name, ensure_ascii=False) for name in ADDED)
     if decision is None:
         return [f"{label}: {_format_value([_format_number(value) for value in row])}" for row in logits.tolist()]
-    probabilities = decision.saved_probabilities(logits)
+    probabilities = decision.compute_saved_probabilities(logits)
     names = [json.dumps(name, ensure_ascii=False) for name in decision.labels]
     shown = _select_labels(probabilities, top_k)
     fields = []

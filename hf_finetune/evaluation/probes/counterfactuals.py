@@ -14,13 +14,13 @@ from importlib.resources import files
 from typing import Any
 
 from hf_finetune.evaluation.statistics.bootstrap import Statistic
-from hf_finetune.evaluation.statistics.paired_test import number, paired_figures
+from hf_finetune.evaluation.statistics.paired_test import compute_paired_metrics, format_number
 
-SWAPS = ("gender", "names", "religion", "origin")
+SWAP_LISTS = ("gender", "names", "religion", "origin")
 
 
 @dataclass(frozen=True, slots=True)
-class _Swaps:
+class _SwapList:
     pattern: re.Pattern[str]
     counterparts: dict[str, str]
 
@@ -36,7 +36,7 @@ def swap_words(text: str, name: str) -> str | None:
     return None if swapped == text else swapped
 
 
-def swap_effect(
+def measure_swap_effect(
     original: Statistic,
     swapped: Statistic,
     both: Statistic,
@@ -51,15 +51,15 @@ def swap_effect(
     takes them; the `difference` of a metric is swapped minus original, with `interval` and `real` as there.
     `predictions` are the labels of each row before and after, of which `changed` is the share that differs.
     """
-    figures = paired_figures(original, swapped, both, rows, seed=seed)
+    figures = compute_paired_metrics(original, swapped, both, rows, seed=seed)
     shown = {
         name: {key: figure[key] for key in ("difference", "interval", "p_value", "real")}
         for name, figure in figures.items()
     }
     effect: dict[str, Any] = {"rows": rows, "figures": shown}
     words = [
-        f"{name}: {'higher' if figure['difference'] > 0 else 'lower'} by {number(abs(figure['difference']))} with the"
-        " words swapped: a real difference"
+        f"{name}: {'higher' if figure['difference'] > 0 else 'lower'} by {format_number(abs(figure['difference']))}"
+        " with the words swapped: a real difference"
         for name, figure in figures.items()
         if figure["real"]
     ]
@@ -72,7 +72,7 @@ def swap_effect(
 
 
 @cache
-def _load_swaps(name: str) -> _Swaps:
+def _load_swaps(name: str) -> _SwapList:
     """Read a list of pairs, and of words with one counterpart only: ["she", "he"] both ways, Mrs -> Mr one way."""
     listed = json.loads(
         files("hf_finetune.evaluation.probes").joinpath("swap_lists", f"{name}.json").read_text("utf-8")
@@ -87,4 +87,4 @@ def _load_swaps(name: str) -> _Swaps:
             counterparts[word.upper()] = other.upper()
     # Longest first: a regular expression takes the first alternative that matches, "girl" of "girlfriend" as well.
     words = "|".join(map(re.escape, sorted(counterparts, key=len, reverse=True)))
-    return _Swaps(re.compile(rf"(?<!\w)(?:{words})(?!\w)"), counterparts)
+    return _SwapList(re.compile(rf"(?<!\w)(?:{words})(?!\w)"), counterparts)

@@ -22,26 +22,26 @@ from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from hf_finetune.chat.assistant_mask import ChatProblem, Message
-from hf_finetune.chat.special_tokens import control_tokens
-from hf_finetune.chat.template import prepared, training_template
-from hf_finetune.data.corpora.canaries import KEY, Canary, random_secret
+from hf_finetune.chat.assistant_mask import ChatTemplateError, Message
+from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.chat.template import get_training_template, prepare_chat
+from hf_finetune.data.corpora.canaries import KEY, Canary, draw_secret
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.generation.session import set_eval_mode, unwrap_adapter
 from hf_finetune.evaluation.language_modeling.trainer_metrics import IGNORE_INDEX, reduce_logits
 from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
-from hf_finetune.models.lengths import effective_max_length
-from hf_finetune.models.tokenizers import unknown_pieces
+from hf_finetune.models.lengths import get_max_length
+from hf_finetune.models.tokenizers import find_unknown_pieces
 
 Array = npt.NDArray[np.float64]
 
 # The planted secret and 1,023 others: exposure is at most log2(1024) = 10 bits, for rank 1; rank 512 is 1 bit.
-SECRETS = 1024
+NUM_SECRETS = 1024
 # Expected exposure of a secret that the model never saw, whose rank is uniform: 1 / ln 2 = 1.44 bits.
 UNSEEN_BITS = 1 / math.log(2)
 
 # Limits of one batch: 256 MiB of float32 logits, and a number of rows for small vocabularies.
-MOST_LOGITS, MOST_ROWS = 2**26, 256
+MAX_LOGITS, MAX_ROWS = 2**26, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,18 @@ class _Statement:
     """Position of the first token that the model would have to generate."""
 
 
-def exposure(
+def compute_exposure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     canaries: Sequence[Canary],
     *,
-    secrets: int = SECRETS,
+    secrets: int = NUM_SECRETS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Compute the exposure of the canaries, JSON-ready: one entry for each number of copies, fewest copies first.
 
-    `exposure` is a mean over the canaries (Carlini et al., 2019): log2(secrets) - log2(rank), where the planted secret
+    `compute_exposure` is a mean over the canaries (Carlini et al., 2019): log2(secrets) - log2(rank), where the planted
+    secret
     is ranked by its loss among `secrets`, the others of which are random. It is 1.44 bits for a secret that was never
     seen and `most_possible` for one that is likelier than all others. `extracted` is the share that greedy decoding
     produces in full: after the user's question, under the chat template, or after the text before the secret.
@@ -74,14 +75,14 @@ def exposure(
     if asked and not tokenizer.chat_template:
         what = "the canaries are questions, and the model has no chat template to be asked by"
         raise ModelError(Problem(what, "plant and score with those of `corpus canaries --format text`", key=KEY))
-    template = training_template(tokenizer) if asked else None
+    template = get_training_template(tokenizer) if asked else None
     _check_writable(tokenizer, canaries)
     generator, bits, extracted = random.Random(seed), [], []
     inner = unwrap_adapter(model)
     with set_eval_mode(inner), torch.no_grad():
-        longest = effective_max_length(tokenizer, inner.config)
+        longest = get_max_length(tokenizer, inner.config)
         for canary in canaries:
-            others = [random_secret(generator) for _ in range(secrets)]
+            others = [draw_secret(generator) for _ in range(secrets)]
             others = [canary.secret, *(other for other in others if other != canary.secret)][:secrets]
             statements = _encode_statements(tokenizer, template, canary, others)
             _check_length(statements, longest)
@@ -114,7 +115,7 @@ def _average_exposure(bits: Array) -> dict[str, Any]:
     return {**mean, "interval": list(found["exposure"])}
 
 
-def verbatim_share(
+def measure_verbatim(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     rows_of_ids: Sequence[Sequence[int]],
@@ -131,7 +132,7 @@ def verbatim_share(
     length = prefix + (continuation or prefix)
     numbers = [number for number, ids in enumerate(rows_of_ids) if len(ids) >= length]
     inner = unwrap_adapter(model)
-    longest = effective_max_length(tokenizer, inner.config)
+    longest = get_max_length(tokenizer, inner.config)
     if longest is not None and length > longest:
         what = f"{prefix:,} tokens and what follows them are {length:,}, the model takes {longest:,}"
         raise ModelError(Problem(what, f"name {longest // 2:,} at most", key="eval.verbatim_prefix"))
@@ -145,18 +146,18 @@ def verbatim_share(
     found = {"rows": len(numbers), "prefix_tokens": prefix, "continued": len(continued), "numbers": continued}
     if not numbers:
         return found
-    interval = wilson_interval(len(continued), len(numbers))
+    interval = compute_wilson_interval(len(continued), len(numbers))
     return {**found, "share": len(continued) / len(numbers), "interval": list(interval)}
 
 
-def wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
+def compute_wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
     """Compute the interval of the share `hits` / `rows` (Wilson, 1927), which has a width even for shares 0 and 1."""
     interval = binomtest(hits, rows).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def memorisation_words(canaries: Sequence[dict[str, Any]], verbatim: dict[str, Any] | None) -> list[str]:
-    """Describe the results of `exposure` and `verbatim_share` in sentences."""
+def describe_memorization(canaries: Sequence[dict[str, Any]], verbatim: dict[str, Any] | None) -> list[str]:
+    """Describe the results of `compute_exposure` and `measure_verbatim` in sentences."""
     words = [_describe_exposure(group) for group in canaries]
     if verbatim is not None:
         rows, prefix = verbatim["rows"], verbatim["prefix_tokens"]
@@ -179,7 +180,7 @@ def _describe_exposure(group: dict[str, Any]) -> str:
 
 def _check_writable(tokenizer: PreTrainedTokenizerFast, canaries: Sequence[Canary]) -> None:
     texts = (f"{canary.opening} {canary.secret}" for canary in canaries)
-    unknown = sorted({piece for text in texts for piece in unknown_pieces(tokenizer, text)})
+    unknown = sorted({piece for text in texts for piece in find_unknown_pieces(tokenizer, text)})
     if unknown:
         what = f"the tokenizer has never seen {', '.join(map(repr, unknown[:10]))}"
         raise ModelError(Problem(what, "name canaries that were among its training data", key=KEY))
@@ -212,7 +213,7 @@ def _encode_statements(
         before = [tokenizer.bos_token_id]
     end = text.rindex(canary.secret) + len(canary.secret)
     texts = [text[: end - len(canary.secret)] + secret + text[end:] for secret in secrets]
-    encoded = control_tokens(tokenizer).encode(texts, [[begin, end]] * len(texts))
+    encoded = get_control_tokens(tokenizer).encode(texts, [[begin, end]] * len(texts))
     statements = []
     for tokens in encoded:
         # A token may straddle a bound (" is 1"): the first token is the one that ends behind `begin`, and
@@ -227,8 +228,8 @@ def _encode_statements(
 def _render_canary(tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message]) -> str:
     """Render a canary in a chat; raises `ModelError` where the template does not write its answer as it is."""
     try:
-        text = prepared(tokenizer, template, messages, None).text()
-    except ChatProblem as problem:
+        text = prepare_chat(tokenizer, template, messages, None).text()
+    except ChatTemplateError as problem:
         raise ModelError(Problem(str(problem), "name another data.chat_template", key=KEY)) from problem
     if messages[-1]["content"] not in text:
         what = "the chat template does not write what a canary says"
@@ -250,7 +251,7 @@ def _match_argmax(model: PreTrainedModel, input_ids: torch.Tensor, start: int) -
 def _limit_rows(length: int, model: PreTrainedModel) -> int:
     """Return how many rows of `length` tokens make a batch."""
     vocabulary: int = model.config.get_text_config().vocab_size
-    return max(1, min(MOST_ROWS, MOST_LOGITS // (length * vocabulary)))
+    return max(1, min(MAX_ROWS, MAX_LOGITS // (length * vocabulary)))
 
 
 def _compute_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: list[list[int]]) -> Array:

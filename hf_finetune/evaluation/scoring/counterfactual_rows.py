@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.data.splitting.leakage import Places
+from hf_finetune.data.splitting.leakage import RowLocations
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.evaluation.probes.counterfactuals import swap_words
 from hf_finetune.evaluation.scoring.rows import SPLIT
@@ -17,7 +17,7 @@ from hf_finetune.evaluation.scoring.rows import SPLIT
 TEXT_COLUMNS = ("text", "text_pair", "prompt", "completion")
 
 
-def swapped(splits: Splits, name: str) -> tuple[npt.NDArray[np.int64], Splits | None]:
+def swap_rows(splits: Splits, name: str) -> tuple[npt.NDArray[np.int64], Splits | None]:
     """Return the indices of the rows that have a word of the list `name`, (selected,), and those rows with it swapped.
 
     None in place of the rows if there are none.
@@ -37,7 +37,7 @@ def swapped(splits: Splits, name: str) -> tuple[npt.NDArray[np.int64], Splits | 
         splits,
         rows={SPLIT: type(rows).from_list(changed, features=rows.features)},
         hashes={SPLIT: splits.hashes[SPLIT][chosen]},
-        places={SPLIT: Places(places.files, places.file[chosen], places.line[chosen])},
+        places={SPLIT: RowLocations(places.files, places.file[chosen], places.line[chosen])},
     )
 
 

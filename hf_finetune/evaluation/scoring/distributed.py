@@ -13,14 +13,14 @@ Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
 
-def join_processes() -> PartialState:
+def init_processes() -> PartialState:
     """Initialize `PartialState`; call it before a model is loaded. Without a launch it is a single process."""
     # Without an accelerator, `PartialState()` takes each of two processes for the only one, unless told `cpu=True`
     # (accelerate 1.15; related: https://github.com/huggingface/accelerate/issues/2741).
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def process_facts() -> dict[str, Any]:
+def describe_processes() -> dict[str, Any]:
     """Return `distributed` of the report: what was really used."""
     state = PartialState()
     return {
@@ -32,7 +32,7 @@ def process_facts() -> dict[str, Any]:
     }
 
 
-def shared_work(batches: Sequence[Batch], work: Callable[[Batch], list[Result]]) -> list[Result]:
+def distribute_work(batches: Sequence[Batch], work: Callable[[Batch], list[Result]]) -> list[Result]:
     """Apply `work` to every batch; each process does its share of the batches, and all get all results.
 
     The results come in any order, so each must say which item it is of.

@@ -15,7 +15,7 @@ from hf_finetune.evaluation.generation.session import unwrap_adapter
 logger = logging.getLogger(__name__)
 
 
-def harness_scores(
+def run_harness(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: Sequence[str], batch_size: int
 ) -> dict[str, dict[str, float]]:
     """Run each task, a name that the harness knows or a YAML file; returns its metrics and their standard errors.

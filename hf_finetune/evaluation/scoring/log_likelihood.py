@@ -15,38 +15,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.config.sections import DataSection, EvalSection
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.collators import RowCollator
-from hf_finetune.evaluation.generation.batch import generate_batched
-from hf_finetune.evaluation.language_modeling.answers import Answer, answer_figures, answer_statistic
-from hf_finetune.evaluation.language_modeling.metrics import language_figures, language_statistic
+from hf_finetune.evaluation.generation.batch import generate_batch
+from hf_finetune.evaluation.language_modeling.answers import Answer, compute_answer_metrics, make_answer_statistic
+from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
-from hf_finetune.evaluation.scoring.distributed import shared_work
+from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.scoring.rows import (
     SPLIT,
     Example,
     Prompt,
-    Texts,
-    prompts_of,
+    TextSizes,
+    build_prompts,
+    measure_texts,
     read_examples,
-    text_sizes,
 )
 from hf_finetune.evaluation.statistics.bootstrap import Array, Statistic
-from hf_finetune.models.lengths import DEFAULT_ROW_LENGTH, effective_max_length
+from hf_finetune.models.lengths import DEFAULT_ROW_LENGTH, get_max_length
 
 logger = logging.getLogger(__name__)
 
 # Logits of one batch: 1 GiB in float32.
-MOST_LOGITS = 2**28
+MAX_LOGITS = 2**28
 
 
 @dataclass(frozen=True)
-class Measured:
+class LanguageModelScores:
     """Log-likelihood sums of the rows of a split, and the answers to those with a prompt."""
 
     rows: int
     sums: Array
     """(rows, 3): negative log-likelihood in nats, correct predictions, predicted tokens."""
-    texts: Texts
+    texts: TextSizes
     answered: npt.NDArray[np.int64]
     """Indices of the rows that were answered, ascending: (answers,)."""
     answers: list[Answer]
@@ -55,29 +55,29 @@ class Measured:
 
     def compute_metrics(self) -> dict[str, float]:
         """Compute the metrics by name, through the metric modules."""
-        found = language_figures(self.sums, self.texts.row_bytes, self.texts.row_words)
-        return found | (answer_figures(self.answers, self.references) if self.answers else {})
+        found = compute_language_metrics(self.sums, self.texts.row_bytes, self.texts.row_words)
+        return found | (compute_answer_metrics(self.answers, self.references) if self.answers else {})
 
     def make_statistic(self) -> Statistic:
         """Make the same metrics a function of row weights, (rows, resamples); an answer has the weight of its row."""
-        of_tokens = language_statistic(self.sums, self.texts.row_bytes, self.texts.row_words)
+        of_tokens = make_language_statistic(self.sums, self.texts.row_bytes, self.texts.row_words)
         if not self.answers:
             return of_tokens
-        of_answers, answered = answer_statistic(self.answers, self.references), self.answered
+        of_answers, answered = make_answer_statistic(self.answers, self.references), self.answered
         return lambda weights: {**of_tokens(weights), **of_answers(weights[answered])}
 
-    def select_rows(self, rows: npt.NDArray[np.int64]) -> Measured:
+    def select_rows(self, rows: npt.NDArray[np.int64]) -> LanguageModelScores:
         """Return the sums of the rows with the indices `rows`, (selected,), without any answers."""
-        texts = Texts(self.texts.row_bytes[rows], self.texts.row_words[rows])
-        return Measured(len(rows), self.sums[rows], texts, self.answered[:0], [], [], self.facts)
+        texts = TextSizes(self.texts.row_bytes[rows], self.texts.row_words[rows])
+        return LanguageModelScores(len(rows), self.sums[rows], texts, self.answered[:0], [], [], self.facts)
 
 
-def joined(one: Measured, other: Measured) -> Measured:
+def concatenate_scores(one: LanguageModelScores, other: LanguageModelScores) -> LanguageModelScores:
     """Concatenate two models' results on the same rows into those of twice as many rows, first those of `one`."""
-    return Measured(
+    return LanguageModelScores(
         rows=one.rows + other.rows,
         sums=np.concatenate([one.sums, other.sums]),
-        texts=Texts(
+        texts=TextSizes(
             np.concatenate([one.texts.row_bytes, other.texts.row_bytes]),
             np.concatenate([one.texts.row_words, other.texts.row_words]),
         ),
@@ -89,35 +89,37 @@ def joined(one: Measured, other: Measured) -> Measured:
     )
 
 
-def measure(
+def evaluate_language_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     splits: Splits,
     data: DataSection,
     settings: EvalSection,
-) -> Measured:
+) -> LanguageModelScores:
     """Compute the log-likelihood of every row and answer those with a prompt; every process calls it and gets all.
 
     Raises `NonFiniteError` for NaN or infinite logits, `DataError` as `read_examples` does, and `ModelError` as
-    `generate_batched` does.
+    `generate_batch` does.
     """
-    longest = longest_row(model, tokenizer)
+    longest = limit_row_length(model, tokenizer)
     examples, facts = read_examples(splits, tokenizer, data, longest)
     rows = len(splits.rows[SPLIT])
-    sums = row_sums(model, tokenizer, examples, rows, settings.batch_size)
-    prompts = some_prompts(prompts_of(splits, tokenizer, data), settings)
-    answers = answer_all(model, tokenizer, prompts, settings)
+    sums = compute_row_sums(model, tokenizer, examples, rows, settings.batch_size)
+    prompts = sample_prompts(build_prompts(splits, tokenizer, data), settings)
+    answers = generate_answers(model, tokenizer, prompts, settings)
     answered = np.array([prompt.row for prompt in prompts], dtype=np.int64)
     references = [prompt.reference for prompt in prompts]
-    return Measured(rows, sums, text_sizes(examples, rows, tokenizer), answered, answers, references, facts)
+    return LanguageModelScores(
+        rows, sums, measure_texts(examples, rows, tokenizer), answered, answers, references, facts
+    )
 
 
-def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
+def limit_row_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the tokens of a forward pass: what the model takes, 1,024 at most, as in training."""
-    return min(effective_max_length(tokenizer, model.config) or DEFAULT_ROW_LENGTH, DEFAULT_ROW_LENGTH)
+    return min(get_max_length(tokenizer, model.config) or DEFAULT_ROW_LENGTH, DEFAULT_ROW_LENGTH)
 
 
-def some_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]:
+def sample_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]:
     """Sample `eval.generate_rows` of the prompts with `eval.seed`; they stay in the order of the rows."""
     if settings.generate_rows is None or settings.generate_rows >= len(prompts):
         return prompts
@@ -125,7 +127,7 @@ def some_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]:
     return [prompts[number] for number in sorted(drawn)]
 
 
-def row_sums(
+def compute_row_sums(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     examples: Sequence[Example],
@@ -142,7 +144,7 @@ def row_sums(
     batches = []
     order = sorted(examples, key=lambda example: -len(example.input_ids))
     while order:
-        size = max(1, min(batch_size, MOST_LOGITS // (vocabulary * len(order[0].input_ids))))
+        size = max(1, min(batch_size, MAX_LOGITS // (vocabulary * len(order[0].input_ids))))
         batches.append(order[:size])
         order = order[size:]
 
@@ -156,23 +158,23 @@ def row_sums(
 
     total = np.zeros((rows, 3))
     # Sorted, since addition is not associative: the windows of a long row add up the same whoever computed them.
-    for row, of_row in sorted(shared_work(batches, read)):
+    for row, of_row in sorted(distribute_work(batches, read)):
         total[row] += of_row
     check_finite(total)
     return total
 
 
-def answer_all(
+def generate_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], settings: EvalSection
 ) -> list[Answer]:
-    """Generate the answer to each prompt, in their order; raises as `generate_batched` does."""
+    """Generate the answer to each prompt, in their order; raises as `generate_batch` does."""
     by_length = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].input_ids))
     size = settings.batch_size
     batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
 
     def generate(batch: list[int]) -> list[tuple[int, Answer]]:
         ids = [prompts[number].input_ids for number in batch]
-        return list(zip(batch, generate_batched(model, tokenizer, ids, settings, batch_size=size), strict=True))
+        return list(zip(batch, generate_batch(model, tokenizer, ids, settings, batch_size=size), strict=True))
 
-    answers = dict(shared_work(batches, generate))
+    answers = dict(distribute_work(batches, generate))
     return [answers[number] for number in range(len(prompts))]

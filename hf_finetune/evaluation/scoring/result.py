@@ -15,7 +15,7 @@ from hf_finetune.models.parameters import count_parameters
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoreResult:
     """The metrics of a model on the rows of a split, and what else the report has of them."""
 
     evaluation: dict[str, Any]
@@ -28,13 +28,13 @@ class Scored:
     """`parameters` of the report: the model's by component."""
 
 
-def model_path(run: Run) -> str:
+def get_model_path(run: Run) -> str:
     """Return the path or Hub id of the model to score."""
     assert run.model.path is not None  # `load_run` refuses a run without one
     return run.model.path
 
 
-def parameters_of(model: PreTrainedModel) -> dict[str, int]:
+def count_by_component(model: PreTrainedModel) -> dict[str, int]:
     """Count the parameters by component, for the report; not the trainable ones, since nothing is trained."""
     counts = count_parameters(model).as_dict()
     del counts["trainable"]

@@ -24,10 +24,10 @@ Of rows [a, b, c] the weights [2, 0, 1] are the resample [a, a, c]; ones are the
 """
 
 # Weights of one chunk of resamples: 8 MiB.
-WEIGHTS_AT_ONCE = 2**20
+CHUNK_WEIGHTS = 2**20
 # Rows times resamples that take some seconds; with more rows there are fewer resamples, down to FEWEST_RESAMPLES.
-MOST_WORK = 2**25
-RESAMPLES, FEWEST_RESAMPLES = 1000, 200
+MAX_WORK = 2**25
+RESAMPLES, MIN_RESAMPLES = 1000, 200
 # Groups that the jackknife leaves out in turn.
 JACKKNIFE_GROUPS = 100
 
@@ -49,22 +49,22 @@ def bootstrap_intervals(
     return {name: _compute_interval(float(point[name][0]), drawn[name], left_out[name], level) for name in point}
 
 
-def intervals_of(statistic: Statistic, rows: int, labels: int = 1) -> dict[str, list[float]]:
+def compute_intervals(statistic: Statistic, rows: int, labels: int = 1) -> dict[str, list[float]]:
     """Compute the 95 % interval of each metric for the report, in some seconds; `labels` is the labels of a row."""
-    found = bootstrap_intervals(statistic, rows, resamples=affordable_resamples(rows, labels))
+    found = bootstrap_intervals(statistic, rows, resamples=limit_resamples(rows, labels))
     return {name: list(ends) for name, ends in found.items()}
 
 
-def affordable_resamples(rows: int, labels: int) -> int:
+def limit_resamples(rows: int, labels: int) -> int:
     """Return how many resamples take some seconds: 1,000 up to 33,554 rows of one label, and 200 at least."""
-    return max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_WORK // (rows * labels)))
+    return max(MIN_RESAMPLES, min(RESAMPLES, MAX_WORK // (rows * labels)))
 
 
 def _draw_resamples(rows: int, resamples: int, random: np.random.Generator) -> Iterator[Array]:
     """Yield the weights of resamples with replacement in chunks, (rows, chunk): how often each row was drawn."""
     # 3 rows: draws [[0, 0, 2], [1, 2, 2]], shifted to [[0, 0, 2], [4, 5, 5]] so that one bincount counts all resamples:
     # [[2, 0, 1], [0, 1, 2]].
-    at_once = max(1, WEIGHTS_AT_ONCE // rows)
+    at_once = max(1, CHUNK_WEIGHTS // rows)
     for start in range(0, resamples, at_once):
         number = min(at_once, resamples - start)
         drawn = random.integers(rows, size=(number, rows)) + np.arange(number)[:, None] * rows
@@ -82,7 +82,7 @@ def _leave_out_groups(rows: int, random: np.random.Generator) -> Iterator[Array]
         yield np.ones((1, 1))  # without its only row nothing would be left
         return
     member = random.permutation(rows) % groups
-    at_once = max(1, WEIGHTS_AT_ONCE // rows)
+    at_once = max(1, CHUNK_WEIGHTS // rows)
     for start in range(0, groups, at_once):
         kept = member[:, None] != np.arange(start, min(start + at_once, groups))
         yield kept * (rows / kept.sum(axis=0))

@@ -11,21 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.evaluation.statistics.bootstrap import (
-    WEIGHTS_AT_ONCE,
-    Statistic,
-    affordable_resamples,
-    bootstrap_intervals,
-)
+from hf_finetune.evaluation.statistics.bootstrap import CHUNK_WEIGHTS, Statistic, bootstrap_intervals, limit_resamples
 from hf_finetune.metric_info import figure
 
 Array = npt.NDArray[np.float64]
 
 # Family-wise error rate: the probability of any significant difference between equal models, over all metrics.
-FALSE_ALARMS = 0.05
+ALPHA = 0.05
 
 
-def compare(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0) -> dict[str, Any]:
+def compare_models(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0) -> dict[str, Any]:
     """Compare the metrics of `base` and `tuned`: `{"figures": {name: ...}, "words": [...]}`, JSON-ready.
 
     `both` is the same kind of statistic over 2 x `rows` rows: those of the base, then those of the tuned model in the
@@ -37,27 +32,31 @@ def compare(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, se
     (loss and perplexity) as one, where Holm's correction would not. `real`, i.e. significant, differences have a
     corrected p-value of at most 5 % and an interval without 0: of equal models, one comparison in twenty has any.
     """
-    figures = paired_figures(base, tuned, both, rows, seed=seed)
-    words = [f"{_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
+    figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
+    words = [f"{_format_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
     others = [name for name, each in figures.items() if not each["real"]]
     if others:
-        words.append(f"no difference that these {_rows(rows)} could show: {', '.join(others)}")
+        words.append(f"no difference that these {_format_rows(rows)} could show: {', '.join(others)}")
     return {"figures": figures, "words": words}
 
 
-def forgetting(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0) -> dict[str, Any]:
+def measure_forgetting(
+    base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
+) -> dict[str, Any]:
     """`compare` on rows of another task than the one trained on; its `words` say what was forgotten."""
-    figures = paired_figures(base, tuned, both, rows, seed=seed)
-    worse = {name: each for name, each in figures.items() if each["real"] and _gain(name, each["difference"]) < 0}
-    better = any(each["real"] and _gain(name, each["difference"]) > 0 for name, each in figures.items())
-    words = [f"on rows it was not trained for, {_change(name, each)}: it forgot" for name, each in worse.items()]
+    figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
+    worse = {
+        name: each for name, each in figures.items() if each["real"] and _compute_gain(name, each["difference"]) < 0
+    }
+    better = any(each["real"] and _compute_gain(name, each["difference"]) > 0 for name, each in figures.items())
+    words = [f"on rows it was not trained for, {_format_change(name, each)}: it forgot" for name, each in worse.items()]
     if not words:
         more = "; some of it is better, even" if better else ""
-        words = [f"nothing forgotten that these {_rows(rows)} could show{more}"]
+        words = [f"nothing forgotten that these {_format_rows(rows)} could show{more}"]
     return {"figures": figures, "words": words}
 
 
-def paired_figures(
+def compute_paired_metrics(
     base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Compute `base`, `tuned`, `difference`, `interval`, `p_value` and `real` of each metric, as `compare` does."""
@@ -71,26 +70,26 @@ def paired_figures(
             return {name: other[name] - one[name] for name in names}
 
     # A swap evaluates `both`, which has twice as many rows, two times: four times the work of a resample of `base`.
-    resamples = affordable_resamples(rows, labels=4)
+    resamples = limit_resamples(rows, labels=4)
     intervals = bootstrap_intervals(difference, rows, resamples=resamples, seed=seed)
-    swapped = _swapped_differences(both, rows, names, resamples, np.random.default_rng(seed))
-    p_values = corrected_p_values(np.array([after[name] - before[name] for name in names]), swapped)
+    swapped = _draw_swapped_differences(both, rows, names, resamples, np.random.default_rng(seed))
+    p_values = correct_p_values(np.array([after[name] - before[name] for name in names]), swapped)
     figures = {}
     for name, p_value in zip(names, p_values.tolist(), strict=True):
         low, high = intervals[name]
-        real = p_value <= FALSE_ALARMS and not low <= 0 <= high
+        real = p_value <= ALPHA and not low <= 0 <= high
         values = {"base": before[name], "tuned": after[name], "difference": after[name] - before[name]}
         figures[name] = {**values, "interval": [low, high], "p_value": p_value, "real": real}
     return figures
 
 
-def _swapped_differences(
+def _draw_swapped_differences(
     both: Statistic, rows: int, names: list[str], swaps: int, random: np.random.Generator
 ) -> Array:
     """Draw differences under the null hypothesis that it does not matter which model scored a row: (metrics, swaps)."""
     # Losses of base [3, 5], tuned [2, 4]: swapping row 2 gives [3, 4] and [2, 5], whose means differ by 0, not by -1.
     parts = []
-    at_once = max(1, WEIGHTS_AT_ONCE // (2 * rows))
+    at_once = max(1, CHUNK_WEIGHTS // (2 * rows))
     for start in range(0, swaps, at_once):
         swap = random.integers(2, size=(min(at_once, swaps - start), rows)).T.astype(np.float64)
         sides = [both(np.concatenate(each)) for each in ((1 - swap, swap), (swap, 1 - swap))]
@@ -98,7 +97,7 @@ def _swapped_differences(
     return np.concatenate(parts, axis=1)
 
 
-def corrected_p_values(observed: Array, drawn: Array) -> Array:
+def correct_p_values(observed: Array, drawn: Array) -> Array:
     """Return two-sided p-values, (metrics,), of `observed`, (metrics,), among `drawn`, (metrics, draws), corrected.
 
     Step-down maxT (Westfall and Young, 1993; Ge, Dudoit and Speed, 2003): the share of draws under the null hypothesis
@@ -120,22 +119,23 @@ def corrected_p_values(observed: Array, drawn: Array) -> Array:
     return p_values
 
 
-def _gain(name: str, difference: float) -> float:
+def _compute_gain(name: str, difference: float) -> float:
     """Positive if the difference is an improvement; 0 for a metric without a better direction."""
     return {"higher": difference, "lower": -difference, "neither": 0.0}[figure(name).better]
 
 
-def _change(name: str, figure: dict[str, Any]) -> str:
+def _format_change(name: str, figure: dict[str, Any]) -> str:
     """`loss: 2.31 -> 1.98, better by 0.33 (0.29 to 0.37)`."""
     difference, ends = figure["difference"], figure["interval"]
-    gain = _gain(name, difference)
+    gain = _compute_gain(name, difference)
     direction = ("higher" if difference > 0 else "lower") if gain == 0 else "better" if gain > 0 else "worse"
     low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
-    values = f"{number(figure['base'])} -> {number(figure['tuned'])}"
-    return f"{name}: {values}, {direction} by {number(abs(difference))} ({number(low)} to {number(high)})"
+    values = f"{format_number(figure['base'])} -> {format_number(figure['tuned'])}"
+    interval = f"{format_number(low)} to {format_number(high)}"
+    return f"{name}: {values}, {direction} by {format_number(abs(difference))} ({interval})"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Format with three significant digits, or all of an integer's: 0.0123, 2.31, 45.6, 12,345; 2.2e+10 from 1e7 on."""
     if abs(value) >= 1e7:
         return f"{value:.2g}"
@@ -145,5 +145,5 @@ def number(value: float) -> str:
     return f"{value:,.{min(max(digits, 0), 4)}f}"
 
 
-def _rows(rows: int) -> str:
+def _format_rows(rows: int) -> str:
     return f"{rows:,} rows" if rows != 1 else "one row"

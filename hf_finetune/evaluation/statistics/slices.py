@@ -14,30 +14,30 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from hf_finetune.data.reading.json_line import strict_object
-from hf_finetune.data.reading.lines import line_blocks, read_chunks
+from hf_finetune.data.reading.json_line import parse_json_object
+from hf_finetune.data.reading.lines import iterate_line_blocks, read_chunks
 from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.evaluation.statistics.bootstrap import (
     JACKKNIFE_GROUPS,
     Statistic,
-    affordable_resamples,
     bootstrap_intervals,
+    limit_resamples,
 )
-from hf_finetune.evaluation.statistics.paired_test import FALSE_ALARMS, number
+from hf_finetune.evaluation.statistics.paired_test import ALPHA, format_number
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-MOST_VALUES = 50
-FEWEST_ROWS = 10
-LONGEST_VALUE = 64
+MAX_VALUES = 50
+MIN_SLICE_ROWS = 10
+MAX_VALUE_LENGTH = 64
 KEY = "eval.by"
 MISSING, OTHER = "(missing)", "(other)"
 
 
-def field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | None = None) -> list[str | None]:
+def get_field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | None = None) -> list[str | None]:
     """Return the value of `field` in each row as text, None in rows without it; a dot names a nested field.
 
     `meta.language` of {"meta": {"language": "de"}} is "de". Raises `DataError` if no row has the field, or if its
@@ -50,11 +50,10 @@ def field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | None
             Problem(f"no row has the field {field}", f"did you mean {near[0]}?" if near else "", path, key=KEY)
         )
     values = [None if value is None else _format_value(value) for value in found]
-    unfit = sum(value is None or len(value) > LONGEST_VALUE for value, had in zip(values, found, strict=True) if had)
+    unfit = sum(value is None or len(value) > MAX_VALUE_LENGTH for value, had in zip(values, found, strict=True) if had)
     if unfit:
-        what = (
-            f"in {unfit:,} of {len(rows):,} rows {field} is a list, an object or a text of over {LONGEST_VALUE} letters"
-        )
+        kind = f"a list, an object or a text of over {MAX_VALUE_LENGTH} letters"
+        what = f"in {unfit:,} of {len(rows):,} rows {field} is {kind}"
         raise DataError(Problem(what, "name a field with a short value, such as a language or a source", path, key=KEY))
     return values
 
@@ -78,8 +77,8 @@ def _format_value(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int | float) else None
 
 
-def slice_figures(
-    statistic: Statistic, values: Sequence[str | None], *, fewest: int = FEWEST_ROWS, seed: int = 0
+def compute_slice_metrics(
+    statistic: Statistic, values: Sequence[str | None], *, fewest: int = MIN_SLICE_ROWS, seed: int = 0
 ) -> dict[str, Any]:
     """Compute the metrics of each value's rows, and the gaps between values: `{"values": ..., "gaps": [...]}`.
 
@@ -90,7 +89,7 @@ def slice_figures(
     """
     members = _group_rows(values)
     scored = {value: rows for value, rows in members.items() if len(rows) >= fewest}
-    resamples = affordable_resamples(len(values) * max(1, len(scored)), labels=4)
+    resamples = limit_resamples(len(values) * max(1, len(scored)), labels=4)
     of_slices = {
         value: _score_slice(statistic, rows, len(values), resamples=resamples, seed=seed)
         for value, rows in scored.items()
@@ -108,9 +107,9 @@ def _group_rows(values: Sequence[str | None]) -> dict[str, Rows]:
     named = np.array([MISSING if value is None else value for value in values], dtype=object)
     counts = Counter(named.tolist())
     order = sorted(counts, key=lambda value: (-counts[value], value))
-    if len(order) <= MOST_VALUES:
+    if len(order) <= MAX_VALUES:
         return {value: np.flatnonzero(named == value) for value in order}
-    kept = order[: MOST_VALUES - 1]
+    kept = order[: MAX_VALUES - 1]
     members = {value: np.flatnonzero(named == value) for value in kept}
     return members | {OTHER: np.flatnonzero(~np.isin(named, kept))}
 
@@ -183,11 +182,12 @@ def _compute_gap(
         # Welch's t-test: 10 and 40 rows with standard errors 0.1 and 0.05 have 13.9 degrees of freedom.
         parts = variances[0] ** 2 / (high_rows - 1) + variances[1] ** 2 / (low_rows - 1)
         # Bonferroni: of 4 values there are 6 pairs, and each gets the interval for 1 - 0.05 / 6 = 99.2 %.
-        quantile = student.ppf(1 - FALSE_ALARMS / pairs / 2, sum(variances) ** 2 / parts)
+        quantile = student.ppf(1 - ALPHA / pairs / 2, sum(variances) ** 2 / parts)
         width = float(quantile) * math.sqrt(sum(variances))
     real = difference > width
-    values = f"highest for {highest} ({number(high)}), lowest for {lowest} ({number(low)})"
-    apart = f"{number(difference)} apart ({number(difference - width)} to {number(difference + width)})"
+    values = f"highest for {highest} ({format_number(high)}), lowest for {lowest} ({format_number(low)})"
+    interval = f"{format_number(difference - width)} to {format_number(difference + width)}"
+    apart = f"{format_number(difference)} apart ({interval})"
     return {
         "figure": name,
         "highest": highest,
@@ -205,7 +205,7 @@ def _rank_gap(gap: dict[str, Any]) -> tuple[bool, float]:
     return gap["real"], gap["difference"] / (high - low) if high > low else 0.0
 
 
-def raw_rows(splits: Splits, split: str, max_line_bytes: int, key: str) -> Iterator[dict[str, Any]]:
+def read_raw_rows(splits: Splits, split: str, max_line_bytes: int, key: str) -> Iterator[dict[str, Any]]:
     """Yield each row of `split` as its file has it, in the order of the split.
 
     Raises `ConfigError`, for the setting `key`, where rows have no fields, or a source is not a local file.
@@ -219,7 +219,7 @@ def raw_rows(splits: Splits, split: str, max_line_bytes: int, key: str) -> Itera
             raise ConfigError(Problem(what, "save the data set as JSONL and name that", key=key))
         wanted = set(places.line[places.file == place].tolist())
         path = Path(shown).expanduser()
-        for block in line_blocks(read_chunks(path, shown), max_line_bytes):
+        for block in iterate_line_blocks(read_chunks(path, shown), max_line_bytes):
             for line, text in enumerate(block.lines, block.first_line):
                 if line in wanted:
-                    yield strict_object(text)
+                    yield parse_json_object(text)

@@ -15,22 +15,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.models.adapters.loading import base_model, is_quantized, load_adapter, load_base, put_adapter_on, quiet
-from hf_finetune.models.adapters.targets import check_targets, tied_modules
-from hf_finetune.models.classification_head import head_modules, is_classifier
+from hf_finetune.models.adapters.loading import (
+    attach_saved_adapter,
+    is_quantized,
+    load_base,
+    suppress_peft_warnings,
+    unwrap_adapter,
+)
+from hf_finetune.models.adapters.targets import check_targets, has_tied_targets
+from hf_finetune.models.classification_head import find_head_modules, is_classifier
 from hf_finetune.models.files.adapter import (
     ADAPTER_WEIGHTS,
     BaseRecord,
-    base_of,
+    compute_fingerprint,
     edit_adapter_config,
-    fingerprint,
-    is_adapter,
     write_base_record,
 )
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.verification import own_forward, probe
-
-__all__ = ["attach_adapter", "base_of", "is_adapter", "load_adapter", "save_adapter", "verify_adapter"]
+from hf_finetune.models.verification import compute_probe_logits, use_class_forward
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +62,14 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> Pe
     config = _build_lora_config(model, lora or {})
     check_targets(model, config)
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with suppress_peft_warnings(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed())  # whatever was drawn before: a resumed run starts alike
             adapted = get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as problem:
         raise _make_peft_error(problem) from problem
-    lora_config(adapted).modules_to_save = _select_modules_to_save(model, lora or {})  # without those that peft adds
+    get_lora_config(adapted).modules_to_save = _select_modules_to_save(
+        model, lora or {}
+    )  # without those that peft adds
     _check_head_is_trained(adapted)
     _check_trained(adapted)
     if _rewrites_base(config):
@@ -77,8 +81,8 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> Pe
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA."""
-    record = base_record(model)
-    if _rewrites_base(lora_config(model)):
+    record = build_base_record(model)
+    if _rewrites_base(get_lora_config(model)):
         _write_as_plain_lora(model, folder)
     write_base_record(folder, record)
 
@@ -90,11 +94,11 @@ def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXAC
     The base is loaded as the live one was: same quantization, precision and attention. The tolerance is relative to the
     largest logit if that exceeds 1. Raises `ModelError` where the logits differ by more.
     """
-    base = base_model(model)
-    with own_forward(base):
-        trained = probe(model)
-    fresh = load_base(base_record(model), attention=base.config._attn_implementation, device=base.device)
-    difference = (trained - probe(put_adapter_on(fresh, Path(folder)))).abs().max().item()
+    base = unwrap_adapter(model)
+    with use_class_forward(base):
+        trained = compute_probe_logits(model)
+    fresh = load_base(build_base_record(model), attention=base.config._attn_implementation, device=base.device)
+    difference = (trained - compute_probe_logits(attach_saved_adapter(fresh, Path(folder)))).abs().max().item()
     if not difference <= tolerance * max(1.0, trained.abs().max().item()):
         raise ModelError(
             Problem(
@@ -106,9 +110,9 @@ def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXAC
     logger.info("adapter saved to %s, loaded again: largest logit difference %.1e", folder, difference)
 
 
-def base_record(model: PeftModel) -> BaseRecord:
+def build_base_record(model: PeftModel) -> BaseRecord:
     """Describe the base under a live adapter and how it was loaded."""
-    base = base_model(model)
+    base = unwrap_adapter(model)
     name, revision = base.config._name_or_path, getattr(base.config, "_commit_hash", None)  # only a Hub model has one
     stored: Any = base.config
     quantizer: Any = getattr(base, "hf_quantizer", None)  # as with is_quantized
@@ -116,14 +120,14 @@ def base_record(model: PeftModel) -> BaseRecord:
     return BaseRecord(
         name_or_path=name,
         revision=revision,
-        fingerprint=fingerprint(name, revision),
+        fingerprint=compute_fingerprint(name, revision),
         dtype=str(base.config.dtype).removeprefix("torch."),
         quantization=stored.quantization_config.to_dict() if asked_for else None,
         classifier={name: getattr(stored, name) for name in CLASSIFIER_FIELDS} if is_classifier(base) else None,
     )
 
 
-def lora_config(model: PeftModel) -> LoraConfig:
+def get_lora_config(model: PeftModel) -> LoraConfig:
     """Return the settings of a model's one adapter."""
     config: LoraConfig = model.peft_config["default"]  # type: ignore[assignment]
     return config
@@ -144,7 +148,7 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
         raise ConfigError(Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights"))
     if settings.get("target_modules") is None and not settings.get("target_parameters"):
         settings["target_modules"] = "all-linear"
-    if tied_modules(model, settings):
+    if has_tied_targets(model, settings):
         settings.setdefault("ensure_weight_tying", True)
     try:
         config = LoraConfig(**settings)
@@ -163,7 +167,7 @@ def _select_modules_to_save(model: PreTrainedModel, lora: Mapping[str, Any]) -> 
     named = lora.get("modules_to_save")
     if not is_classifier(model):
         return named
-    return list(dict.fromkeys([*head_modules(model), *([named] if isinstance(named, str) else named or ())]))
+    return list(dict.fromkeys([*find_head_modules(model), *([named] if isinstance(named, str) else named or ())]))
 
 
 def _make_peft_error(problem: Exception) -> ConfigError:
@@ -198,7 +202,7 @@ def _check_trained(model: PeftModel) -> None:
 
 def _log_adapter(model: PeftModel) -> None:
     counts = count_parameters(model)  # type: ignore[arg-type]  # a PeftModel forwards all that is read
-    config = lora_config(model)
+    config = get_lora_config(model)
     targeted: list[str] = model.base_model.targeted_module_names  # type: ignore[assignment]
     names = [name.rpartition(".")[2] for name in targeted]
     parts = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
@@ -228,7 +232,7 @@ def _write_as_plain_lora(model: PeftModel, folder: Path) -> None:
         sign, dim = (1, 0) if "lora_A" in key else (-1, 1)
         weights[key] = torch.cat([trained, sign * first.to(trained)], dim=dim).contiguous()
     save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    config = lora_config(model)
+    config = get_lora_config(model)
     growth = 2**0.5 if config.use_rslora else 2  # keeps the scale s: alpha / sqrt(r), or alpha / r
     changes = {
         "init_lora_weights": True,

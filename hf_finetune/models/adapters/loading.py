@@ -27,24 +27,24 @@ from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.classification_head import (
     PEFT_PREFIX,
-    classification_head,
+    configure_labels,
+    find_classification_head,
+    get_classifier_class,
+    get_new_weights,
     is_classifier,
-    labelled,
-    new_weights,
-    remember_new,
-    sequence_classifier,
+    record_new_weights,
 )
 from hf_finetune.models.files.adapter import (
     ADAPTER_WEIGHTS,
     BaseRecord,
-    adapter_folder,
     check_base,
+    fetch_adapter,
     is_adapter,
     read_base_record,
 )
-from hf_finetune.models.files.locate import stored_file
-from hf_finetune.models.loading import from_stored, keep_quantized_weights, quiet_loading
-from hf_finetune.models.tokenizers import check_fits, load_tokenizer
+from hf_finetune.models.files.locate import find_file
+from hf_finetune.models.loading import disable_4bit_repacking, hide_load_report, load_safely
+from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 
 
 def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrainedTokenizerFast]:
@@ -53,20 +53,20 @@ def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrai
     `base` is the base's folder or Hub id today, if it has moved. Raises `ModelError` where adapter, base or tokenizer
     cannot be loaded, or the base is not the one that the adapter was trained on.
     """
-    folder, record = adapter_folder(path), adapter_record(path, base)
+    folder, record = fetch_adapter(path), read_adapter_record(path, base)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     loaded = load_base(record, device=device)
     check_base(record, path)
-    has_tokenizer = stored_file(path, "tokenizer_config.json") is not None
+    has_tokenizer = find_file(path, "tokenizer_config.json") is not None
     section = ModelSection(path=path if has_tokenizer else record.name_or_path)
     tokenizer = load_tokenizer(section, needs_end=record.classifier is None)
-    check_fits(tokenizer, loaded.config)
+    check_tokenizer_fits(tokenizer, loaded.config)
     if record.classifier is not None and record.classifier["pad_token_id"] is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
-    return put_adapter_on(loaded, folder), tokenizer
+    return attach_saved_adapter(loaded, folder), tokenizer
 
 
-def adapter_record(path: str, base: str | None = None) -> BaseRecord:
+def read_adapter_record(path: str, base: str | None = None) -> BaseRecord:
     """Read which base the adapter in `path` has, and for a classifier its labels.
 
     Raises `ModelError` for a classifier from another tool that was saved without the weights of its head.
@@ -74,13 +74,13 @@ def adapter_record(path: str, base: str | None = None) -> BaseRecord:
     record = read_base_record(path, base)
     if record.classifier != {}:
         return record
-    config: PreTrainedConfig = from_stored(AutoConfig, record.name_or_path, record.revision)
-    sequence_classifier(config, record.name_or_path)
+    config: PreTrainedConfig = load_safely(AutoConfig, record.name_or_path, record.revision)
+    get_classifier_class(config, record.name_or_path)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    head = classification_head(model)
+    head = find_classification_head(model)
     name = next(name for name, module in model.named_modules() if module is head)
-    weights = load_file(adapter_folder(path) / ADAPTER_WEIGHTS)
+    weights = load_file(fetch_adapter(path) / ADAPTER_WEIGHTS)
     if (weight := weights.get(f"{PEFT_PREFIX}{name}.weight")) is None:
         what = f"is the adapter of a classifier without its head ({name})"
         raise ModelError(Problem(what, "train it with the head in modules_to_save", path=path))
@@ -104,14 +104,14 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
         raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
     try:
         if record.classifier is None:
-            loaded: PreTrainedModel = from_stored(AutoModelForCausalLM, record.name_or_path, record.revision, **options)
+            loaded: PreTrainedModel = load_safely(AutoModelForCausalLM, record.name_or_path, record.revision, **options)
         else:
             loaded = _load_classifier_base(record, options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
         raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
-    keep_quantized_weights(loaded)
+    disable_4bit_repacking(loaded)
     return loaded
 
 
@@ -120,10 +120,10 @@ def _load_classifier_base(record: BaseRecord, options: dict[str, Any]) -> PreTra
     described = dict(record.classifier or {})
     labels = {int(number): name for number, name in described.pop("id2label").items()}
     source = record.name_or_path, record.revision
-    config = labelled(from_stored(AutoConfig, *source), labels, **described)
-    with torch.random.fork_rng(devices=[]), quiet_loading():
+    config = configure_labels(load_safely(AutoConfig, *source), labels, **described)
+    with torch.random.fork_rng(devices=[]), hide_load_report():
         loaded: PreTrainedModel
-        loaded, info = from_stored(
+        loaded, info = load_safely(
             AutoModelForSequenceClassification,
             *source,
             config=config,
@@ -131,11 +131,11 @@ def _load_classifier_base(record: BaseRecord, options: dict[str, Any]) -> PreTra
             ignore_mismatched_sizes=True,
             **options,
         )
-    remember_new(loaded, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    record_new_weights(loaded, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     return loaded
 
 
-def put_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
+def attach_saved_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """Attach the adapter in `folder` to a loaded base, in evaluation mode; every stored weight is used.
 
     The process's random state stays as it is. Raises `ModelError` for an adapter that is not LoRA or is an unfinished
@@ -150,13 +150,13 @@ def put_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
         raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))
     config.inference_mode = True
     weights = load_file(folder / ADAPTER_WEIGHTS)
-    absent = [name for name in new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
+    absent = [name for name in get_new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
     if absent:
         what = f"lacks weights that its base does not have either: {len(absent)}, first {absent[0]}"
         raise ModelError(Problem(what, "train it with all that is new in modules_to_save", path=str(folder)))
     kind = PeftModelForSequenceClassification if is_classifier(base) else PeftModelForCausalLM
     try:
-        with torch.random.fork_rng(devices=[]), quiet():
+        with torch.random.fork_rng(devices=[]), suppress_peft_warnings():
             model: PeftModel = kind(base, config)
         result: Any = set_peft_model_state_dict(model, weights)
     except (ValueError, RuntimeError, KeyError) as problem:
@@ -168,7 +168,7 @@ def put_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
     return model.eval()
 
 
-def base_model(model: PeftModel) -> PreTrainedModel:
+def unwrap_adapter(model: PeftModel) -> PreTrainedModel:
     """Return the model under an adapter."""
     base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
     return base
@@ -180,7 +180,7 @@ def is_quantized(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_peft_warnings() -> Iterator[None]:
     """Hide two warnings of peft 0.21 that ask nothing of a user."""
     with warnings.catch_warnings():
         # It reads a property that transformers 5.23 has renamed; can go with a peft that reads the new name.

@@ -39,7 +39,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         raise ConfigError(problems)
 
 
-def tied_modules(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
+def has_tied_targets(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
     """Whether the settings name an embedding or head that share one weight, which peft must then keep tied."""
     # Untied, the trained head is lost once a merged model is loaded. Can go once LoraConfig sets `ensure_weight_tying`
     # by itself (peft 0.21 does not): https://github.com/huggingface/transformers/issues/45127

@@ -15,9 +15,9 @@ from safetensors import safe_open
 
 from hf_finetune.config.paths import looks_local
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.locate import stored_file, weight_files, whole_file
-from hf_finetune.models.files.untrusted import check_folder
-from hf_finetune.privacy import portable
+from hf_finetune.models.files.locate import find_complete_file, find_file, find_weight_files
+from hf_finetune.models.files.untrusted import check_untrusted_files
+from hf_finetune.privacy import make_portable
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -31,12 +31,12 @@ SAMPLED_NUMBERS = 64
 
 @dataclass(frozen=True, slots=True)
 class BaseRecord:
-    """The base model of an adapter and how it was loaded for training; stored as `base_model.json`."""
+    """The base model of an adapter and how it was loaded for training; stored as `unwrap_adapter.json`."""
 
     name_or_path: str
     revision: str | None = None
-    fingerprint: str | None = None
-    """Of its files (`fingerprint`); None where the base is not stored as safetensors."""
+    compute_fingerprint: str | None = None
+    """Of its files (`compute_fingerprint`); None where the base is not stored as safetensors."""
     dtype: str = "auto"
     quantization: dict[str, Any] | None = None
     """`BitsAndBytesConfig.to_dict()`; None for a base that was loaded in the precision of its files."""
@@ -47,33 +47,33 @@ class BaseRecord:
 
 def is_adapter(path: str | Path) -> bool:
     """Whether a folder, or a Hub id that is cached or can be reached, is an adapter and not a model."""
-    return stored_file(str(path), ADAPTER_CONFIG) is not None
+    return find_file(str(path), ADAPTER_CONFIG) is not None
 
 
-def adapter_folder(path: str | Path) -> Path:
+def fetch_adapter(path: str | Path) -> Path:
     """Return the local folder of an adapter, downloaded first where `path` is a Hub id.
 
     Raises `ModelError` where it is no adapter, has no safetensors weights (a pickle is not opened), is damaged, or
-    holds settings that `check_folder` refuses.
+    holds settings that `check_untrusted_files` refuses.
     """
-    config = stored_file(str(path), ADAPTER_CONFIG)
+    config = find_file(str(path), ADAPTER_CONFIG)
     if config is None:
         what = f"is not an adapter: there is no {ADAPTER_CONFIG} in it"
         raise ModelError(Problem(what, "name a folder that recipes/lora.py has written", path=str(path)))
-    if stored_file(str(path), ADAPTER_WEIGHTS) is None:
+    if find_file(str(path), ADAPTER_WEIGHTS) is None:
         what = f"is an adapter without {ADAPTER_WEIGHTS}"
         raise ModelError(Problem(what, "save it as safetensors; pickled weights are not loaded", path=str(path)))
-    check_folder(str(path))
-    whole_file(str(path), ADAPTER_WEIGHTS)
+    check_untrusted_files(str(path))
+    find_complete_file(str(path), ADAPTER_WEIGHTS)
     return Path(config).parent
 
 
-def base_of(path: str | Path) -> str:
+def read_base_name(path: str | Path) -> str:
     """Read the name or path of the model that the adapter in `path` was trained on.
 
     Raises `ModelError` where it names none, or where an adapter of the Hub names a folder: it is on another machine.
     """
-    config = json.loads((adapter_folder(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((fetch_adapter(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     named: str | None = config.get("base_model_name_or_path")
     if not named:
         remedy = "name its base with --base-path"
@@ -85,16 +85,16 @@ def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
     """Read which base the adapter in `path` has; `base`, where given, is that model's folder or Hub id today.
 
     An adapter from another tool has no record: its base is loaded in the precision of its files. If it is a classifier,
-    `classifier` is {}, to be filled from the base and the weights (`adapter_record`). Raises `ModelError` where the
-    adapter names no base, or a folder of another machine.
+    `classifier` is {}, to be filled from the base and the weights (`read_adapter_record`). Raises `ModelError` where
+    the adapter names no base, or a folder of another machine.
     """
-    file = stored_file(str(path), BASE_RECORD)
+    file = find_file(str(path), BASE_RECORD)
     if file is not None:
         recorded = json.loads(Path(file).read_text(encoding="utf-8"))
         name = base or _resolve_base(recorded["name_or_path"], path)
         return BaseRecord(**recorded | {"name_or_path": name, "revision": None if base else recorded["revision"]})
-    config = json.loads((adapter_folder(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    return BaseRecord(base or base_of(path), classifier={} if config.get("task_type") == "SEQ_CLS" else None)
+    config = json.loads((fetch_adapter(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return BaseRecord(base or read_base_name(path), classifier={} if config.get("task_type") == "SEQ_CLS" else None)
 
 
 def _resolve_base(named: str, adapter: str | Path) -> str:
@@ -106,7 +106,7 @@ def _resolve_base(named: str, adapter: str | Path) -> str:
 
 def write_base_record(folder: Path, record: BaseRecord) -> None:
     """Write `record` beside the adapter, and the base's name into its adapter_config.json; no home folder in either."""
-    name = portable(record.name_or_path)
+    name = make_portable(record.name_or_path)
     values = asdict(record) | {"name_or_path": name}
     (folder / BASE_RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     edit_adapter_config(folder, {"base_model_name_or_path": name})
@@ -121,20 +121,20 @@ def edit_adapter_config(folder: Path, changes: dict[str, Any]) -> None:
 
 def check_base(record: BaseRecord, adapter: str | Path) -> None:
     """Raise `ModelError` where the base in `record.name_or_path` is not the one that the adapter was trained on."""
-    if record.fingerprint is None or fingerprint(record.name_or_path, record.revision) == record.fingerprint:
+    if record.fingerprint is None or compute_fingerprint(record.name_or_path, record.revision) == record.fingerprint:
         return
     what = f"the adapter was trained on another model than {record.name_or_path!r}: weights or configuration differ"
     raise ModelError(Problem(what, "name the base that it was trained on", path=str(adapter)))
 
 
-def fingerprint(name: str, revision: str | None = None) -> str | None:
+def compute_fingerprint(name: str, revision: str | None = None) -> str | None:
     """Hash the stored configuration and a fixed sample of each stored weight: sha256, 64 hexadecimal digits.
 
     The hash is of the files and not of a loaded model: device, precision and quantization do not change it, nor does
     copying the folder. A few kilobytes of each weight are read. None where the weights are not safetensors. Raises
     `ModelError` where a weight file is damaged.
     """
-    config, files = stored_file(name, "config.json", revision), weight_files(name, revision)
+    config, files = find_file(name, "config.json", revision), find_weight_files(name, revision)
     if config is None or not files:
         return None
     values = json.loads(Path(config).read_text(encoding="utf-8"))

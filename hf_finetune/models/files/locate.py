@@ -22,7 +22,7 @@ REPOSITORY_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 
 
-def stored_file(name: str, file: str, revision: str | None = None, *, force_download: bool = False) -> str | None:
+def find_file(name: str, file: str, revision: str | None = None, *, force_download: bool = False) -> str | None:
     """Find a file of a folder or Hub id on this machine, downloading it if need be; None where there is no such file.
 
     `force_download` downloads a file of the Hub again, whatever the cache holds.
@@ -47,36 +47,36 @@ def stored_file(name: str, file: str, revision: str | None = None, *, force_down
     return found
 
 
-def commit_of(name: str, revision: str | None = None) -> str | None:
+def resolve_commit(name: str, revision: str | None = None) -> str | None:
     """Find the commit that a Hub id has now, or in the cache where the Hub is out of reach; None for a folder."""
     if os.path.isdir(name):
         return None
-    found = (stored_file(name, file, revision) for file in REPOSITORY_FILES)
+    found = (find_file(name, file, revision) for file in REPOSITORY_FILES)
     snapshot = next((Path(file).parent for file in found if file is not None), None)
     return None if snapshot is None else snapshot.name
 
 
-def weight_files(name: str, revision: str | None = None) -> list[Path]:
+def find_weight_files(name: str, revision: str | None = None) -> list[Path]:
     """Find the safetensors files of a model, each checked to be complete; [] where the model has none.
 
     A damaged file of the Hub is downloaded once more. Raises `ModelError` for one that stays damaged, and for an index
     that names files of another folder or format.
     """
-    if stored_file(name, SAFE_WEIGHTS_NAME, revision) is not None:
-        return [whole_file(name, SAFE_WEIGHTS_NAME, revision)]
-    index = stored_file(name, SAFE_WEIGHTS_INDEX_NAME, revision)
+    if find_file(name, SAFE_WEIGHTS_NAME, revision) is not None:
+        return [find_complete_file(name, SAFE_WEIGHTS_NAME, revision)]
+    index = find_file(name, SAFE_WEIGHTS_INDEX_NAME, revision)
     if index is None:
         return []
-    return [whole_file(name, shard, revision) for shard in _read_shard_names(Path(index))]
+    return [find_complete_file(name, shard, revision) for shard in _read_shard_names(Path(index))]
 
 
-def whole_file(name: str, file: str, revision: str | None = None) -> Path:
+def find_complete_file(name: str, file: str, revision: str | None = None) -> Path:
     """Find a safetensors file and check that it is complete. Raises `ModelError` where it is damaged or missing."""
-    path = stored_file(name, file, revision)
+    path = find_file(name, file, revision)
     reason = None if path is None else _find_damage(path)
     if path is not None and reason is not None and not os.path.isdir(name):
         logger.warning("%s of %s is damaged in the cache (%s): downloading it again", file, name, reason)
-        path = stored_file(name, file, revision, force_download=True)
+        path = find_file(name, file, revision, force_download=True)
         reason = None if path is None else _find_damage(path)
     if path is None:
         raise ModelError(Problem(f"has no {file}", "copy or fetch the model again", path=name))
@@ -93,7 +93,7 @@ def refuse_pickles(name: str, revision: str | None = None) -> None:
         pickles = sorted(path.name for pattern in PICKLES for path in Path(name).glob(pattern))
     else:
         usual = ("pytorch_model.bin.index.json", "pytorch_model.bin")
-        pickles = [file for file in usual if stored_file(name, file, revision) is not None]
+        pickles = [file for file in usual if find_file(name, file, revision) is not None]
     if not pickles:
         what, remedy = f"has no {SAFE_WEIGHTS_NAME}", "give a folder or Hub id that holds a model's weights"
     else:
@@ -106,7 +106,7 @@ def refuse_pickles(name: str, revision: str | None = None) -> None:
 def _read_shard_names(index: Path) -> list[str]:
     """The files that a weight index names. Raises `ModelError` where one is no safetensors file of the same folder."""
     # {"weight_map": {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "model-00002-of-00002.safetensors"}}
-    weight_map = (json_of(index) or {}).get("weight_map")
+    weight_map = (read_json(index) or {}).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(Problem("is no index of weights", "copy or fetch it again", path=str(index)))
     shards = sorted({str(shard) for shard in weight_map.values()})
@@ -126,7 +126,7 @@ def _find_damage(path: str) -> str | None:
         return str(problem).strip().splitlines()[0]
 
 
-def json_of(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """Read the object in a JSON file; None where the file is missing, malformed or not an object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ from typing import Any
 
 from hf_finetune.config.sections import ModelSection, Run
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.locate import commit_of, stored_file, weight_files
-from hf_finetune.privacy import portable
+from hf_finetune.models.files.locate import find_file, find_weight_files, resolve_commit
+from hf_finetune.privacy import make_portable
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ SMALL_FILES = (
 SHA256_DIGITS = 64
 
 
-def pinned(run: Run) -> Run:
+def pin_revision(run: Run) -> Run:
     """Return `run` with `model.revision` set to the commit that its Hub branch points to now.
 
     Everything is then loaded from that one commit, even if the branch moves while the run reads its data. The run is
@@ -33,7 +33,7 @@ def pinned(run: Run) -> Run:
     """
     if run.model.path is None:
         return run
-    commit = commit_of(run.model.path, run.model.revision)
+    commit = resolve_commit(run.model.path, run.model.revision)
     if commit is None:
         return run
     if commit != run.model.revision:
@@ -41,7 +41,7 @@ def pinned(run: Run) -> Run:
     return run.model_copy(update={"model": run.model.model_copy(update={"revision": commit})})
 
 
-def model_source(model: ModelSection) -> dict[str, Any]:
+def describe_model_source(model: ModelSection) -> dict[str, Any]:
     """Build the `model` part of the manifest: name, commit of a Hub id, sha256 of a folder's files; no home folder.
 
     A tokenizer of its own (`model.tokenizer`) gets the same keys under `tokenizer`; `name` is None for random weights.
@@ -57,15 +57,15 @@ def model_source(model: ModelSection) -> dict[str, Any]:
 
 
 def _describe_source(name: str, revision: str | None) -> dict[str, Any]:
-    commit = commit_of(name, revision)
-    weights = weight_files(name, commit)
+    commit = resolve_commit(name, revision)
+    weights = find_weight_files(name, commit)
     if not os.path.isdir(name):
         for path in weights:
             _check_content(name, path, commit)
         return {"name": name, "revision": commit, "sha256": {}}
     small = [path for file in SMALL_FILES if (path := Path(name, file)).is_file()]
     return {
-        "name": portable(name),
+        "name": make_portable(name),
         "revision": None,
         "sha256": {path.name: _compute_sha256(path) for path in sorted([*small, *weights])},
     }
@@ -79,7 +79,7 @@ def _check_content(name: str, path: Path, commit: str | None) -> None:
     if len(expected) != SHA256_DIGITS or _compute_sha256(path) == expected:
         return
     logger.warning("%s of %s is damaged in the cache: downloading it again", path.name, name)
-    downloaded = stored_file(name, path.name, commit, force_download=True)
+    downloaded = find_file(name, path.name, commit, force_download=True)
     if downloaded is None or _compute_sha256(Path(downloaded)) != expected:
         what = f"{path.name} is not what the Hub says it is"
         raise ModelError(Problem(what, "download the model again", path=name))

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.locate import SAFETENSORS, commit_of, json_of, stored_file
+from hf_finetune.models.files.locate import SAFETENSORS, find_file, read_json, resolve_commit
 
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json")
@@ -28,22 +28,22 @@ CODE = "code from a model repository is never run; use a model that needs none"
 INSIDE = "only files of the model's own folder are read: use a copy of the model that has all of its files in it"
 
 
-def check_folder(name: str, revision: str | None = None) -> str | None:
+def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
     """Raise `ModelError`, listing every problem, for a model whose files would run code or read other files.
 
     `name` is a folder or a Hub id. Returns the commit of a Hub id that was checked, so that the caller can load that
     one; None for a folder, and where nothing is found: loading then says what is missing.
     """
-    commit = commit_of(name, revision)
-    folder = folder_of(name, commit)
+    commit = resolve_commit(name, revision)
+    folder = find_local_folder(name, commit)
     if folder is None:
         return None
     problems = [*_find_outside_links(folder, name)]
     for file in CONFIGS:
-        values = json_of(folder / file) or {}
+        values = read_json(folder / file) or {}
         found = [*_find_code(values), *_find_outside_paths(values)]
         problems += [Problem(what, remedy, path=str(Path(name, file)), key=key) for what, remedy, key in found]
-    config = json_of(folder / CONFIG) or {}
+    config = read_json(folder / CONFIG) or {}
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         what = f"is a model of the kind {config.get('model_type')!r}, which only code of its repository can load"
         problems.append(Problem(what, CODE, path=str(Path(name, CONFIG))))
@@ -52,13 +52,13 @@ def check_folder(name: str, revision: str | None = None) -> str | None:
     return commit
 
 
-def folder_of(name: str, commit: str | None) -> Path | None:
+def find_local_folder(name: str, commit: str | None) -> Path | None:
     """Find the local folder of a model, or the cache's snapshot of a Hub commit, with its configuration files in it."""
     if os.path.isdir(name):
         return Path(name)
     if commit is None:
         return None
-    found = [stored_file(name, file, commit) for file in CONFIGS]
+    found = [find_file(name, file, commit) for file in CONFIGS]
     return next((Path(file).parent for file in found if file is not None), None)
 
 

@@ -56,7 +56,7 @@ def set_up_client() -> None:
         disable_progress_bars()
 
 
-def patiently(request: Callable[[], Answer], patience: float) -> Answer:
+def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
     """Make a request, and repeat it after transient failures for up to `patience` seconds.
 
     Raises what `request` raised last.
@@ -69,14 +69,14 @@ def patiently(request: Callable[[], Answer], patience: float) -> Answer:
             return request()
         except Exception as problem:
             pause = max(wait, _get_retry_after(problem))
-            if not passes(problem) or time.monotonic() + pause > deadline:
+            if not is_transient(problem) or time.monotonic() + pause > deadline:
                 raise
-            logger.info("%s; trying again in %.0f s", in_words(problem).what, pause)
+            logger.info("%s; trying again in %.0f s", describe_error(problem).what, pause)
         time.sleep(pause)
         wait = min(2 * wait, LONGEST_WAIT)
 
 
-def passes(problem: BaseException) -> bool:
+def is_transient(problem: BaseException) -> bool:
     """Whether the same request may succeed later."""
     for cause in _iterate_causes(problem):
         if isinstance(cause, OfflineModeIsEnabled):
@@ -89,22 +89,22 @@ def passes(problem: BaseException) -> bool:
     return False
 
 
-def is_of_the_hub(problem: BaseException) -> bool:
+def is_hub_error(problem: BaseException) -> bool:
     """Whether `problem` comes from a request to the Hub, rather than from a bug of this project."""
     kinds = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
     return any(isinstance(cause, kinds) for cause in _iterate_causes(problem))
 
 
-def status_of(problem: BaseException) -> int | None:
+def get_http_status(problem: BaseException) -> int | None:
     """Return the HTTP status that caused `problem`, or None if the Hub did not answer."""
     return next((status for cause in _iterate_causes(problem) if (status := _parse_status(cause)) is not None), None)
 
 
-def in_words(problem: BaseException) -> Problem:
+def describe_error(problem: BaseException) -> Problem:
     """Describe what went wrong and what to do about it, without any token or address."""
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in _iterate_causes(problem)):
         return Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it and push again")
-    status = status_of(problem)
+    status = get_http_status(problem)
     if status is None:
         kind = type(list(_iterate_causes(problem))[-1]).__name__
         detail = f": {problem}" if isinstance(problem, ValueError) and not isinstance(problem, OSError) else ""

@@ -16,11 +16,11 @@ from typing import Protocol, runtime_checkable
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from hf_finetune.training.callbacks.log_lines import LogLines
-from hf_finetune.training.callbacks.trackers import use_trackers
+from hf_finetune.training.callbacks.trackers import replace_trackers
 
 
 @runtime_checkable
-class Sampler(Protocol):
+class SampleSource(Protocol):
     """A callback that generates samples during training."""
 
     on_sample: Callable[[str, str], object]
@@ -36,7 +36,7 @@ def use_log_lines(trainer: Trainer, log_lines: LogLines) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(log_lines)
-    use_trackers(trainer)
+    replace_trackers(trainer)
     in_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if in_terminal and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
         from hf_finetune.training.callbacks.progress import ProgressDisplay
@@ -44,5 +44,5 @@ def use_log_lines(trainer: Trainer, log_lines: LogLines) -> None:
         display = ProgressDisplay()
         trainer.add_callback(display)
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, Sampler):
+            if isinstance(callback, SampleSource):
                 callback.on_sample = display.show_sample

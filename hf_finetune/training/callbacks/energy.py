@@ -50,12 +50,12 @@ class EnergyMeter:
         return {"watt_hours": self.joules / JOULES_PER_WATT_HOUR, "source": f"counters of the whole machine: {source}"}
 
 
-def machine_counters() -> list[EnergyCounter]:
+def find_energy_counters() -> list[EnergyCounter]:
     """Find the counters that this process may read: the CPU packages, and its visible GPUs."""
-    return [*rapl_counters(POWERCAP), *gpu_counters()]
+    return [*find_rapl_counters(POWERCAP), *find_gpu_counters()]
 
 
-def rapl_counters(folder: Path) -> list[EnergyCounter]:
+def find_rapl_counters(folder: Path) -> list[EnergyCounter]:
     """Find the package counters of Intel and AMD CPUs under Linux; most systems let only root read them.
 
     https://docs.kernel.org/power/powercap/powercap.html
@@ -72,7 +72,7 @@ def rapl_counters(folder: Path) -> list[EnergyCounter]:
     return found
 
 
-def gpu_counters() -> list[EnergyCounter]:
+def find_gpu_counters() -> list[EnergyCounter]:
     """Find the counters of the NVIDIA GPUs that this process sees; before Volta, and under MIG, there are none.
 
     https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html: millijoules since the driver was loaded.

@@ -16,8 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_finetune.training.callbacks.energy import EnergyMeter, machine_counters
-from hf_finetune.training.callbacks.metrics_line import figures_in_words
+from hf_finetune.training.callbacks.energy import EnergyMeter, find_energy_counters
+from hf_finetune.training.callbacks.metrics_line import format_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class LogLines(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.energy = EnergyMeter(machine_counters())
+            self.energy = EnergyMeter(find_energy_counters())
             self.energy.read()
         self._started = self._energy_read = time.perf_counter()
 
@@ -76,10 +76,10 @@ class LogLines(TrainerCallback):
     ) -> None:
         logs = {} if logs is None else logs
         if "loss" in logs:
-            measured = {"tokens_per_s": self._recent_tokens_per_second(), "memory_mib": peak_memory_mib()}
+            measured = {"tokens_per_s": self._recent_tokens_per_second(), "memory_mib": get_peak_memory_mib()}
             logs |= measured  # for the trackers, which are called later
             state.log_history[-1] |= measured
-        figures = figures_in_words(logs)
+        figures = format_metrics(logs)
         if figures and state.is_world_process_zero:
             width = len(str(state.max_steps))
             logger.info("step %*d/%d  %s", width, state.global_step, state.max_steps, "  ".join(figures))
@@ -101,7 +101,7 @@ class LogLines(TrainerCallback):
         return (self.timed_steps - steps) * self.tokens_per_step / max(self.training_seconds - seconds, 1e-9)
 
 
-def peak_memory_mib() -> float:
+def get_peak_memory_mib() -> float:
     """Peak memory so far in MiB: allocated on the GPU if this process uses one, else resident in RAM."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / MIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # The metrics of a line, in order, with their formats.
-SHOWN = {
+METRIC_FORMATS = {
     "loss": "loss {:.4f}",
     "eval_loss": "validation loss {:.4f}",
     "eval_perplexity": "perplexity {:.2f}",
@@ -21,7 +21,7 @@ SHOWN = {
 }
 
 
-def figures_in_words(logs: Mapping[str, float]) -> list[str]:
+def format_metrics(logs: Mapping[str, float]) -> list[str]:
     """Format the known metrics of a log entry, in their order."""
     # {"loss": 0.25, "learning_rate": 2e-5, "epoch": 1.0} -> ["loss 0.2500", "lr 2.00e-05"]
-    return [text.format(logs[name]) for name, text in SHOWN.items() if name in logs]
+    return [text.format(logs[name]) for name, text in METRIC_FORMATS.items() if name in logs]

@@ -27,7 +27,7 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.privacy import escape_control_characters
-from hf_finetune.training.callbacks.metrics_line import figures_in_words
+from hf_finetune.training.callbacks.metrics_line import format_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ProgressDisplay(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        words = figures_in_words(logs or {})
+        words = format_metrics(logs or {})
         if words:
             self._figures = "  ".join(words)
             self._draw(now=True)

@@ -34,7 +34,7 @@ WANDB_KEEPS_OUT = {
 }
 
 
-def place_trackers(output_dir: str, report_to: Sequence[str]) -> None:
+def redirect_trackers(output_dir: str, report_to: Sequence[str]) -> None:
     """Make trackio and wandb write into the run folder; call it before the Trainer imports them.
 
     Environment variables that are set already keep their values. wandb is offline wherever the Hub is.
@@ -48,7 +48,7 @@ def place_trackers(output_dir: str, report_to: Sequence[str]) -> None:
             os.environ.setdefault("WANDB_MODE", "offline")
 
 
-def use_trackers(trainer: Trainer) -> None:
+def replace_trackers(trainer: Trainer) -> None:
     """Replace the Trainer's trackers by ours, behind the other callbacks, so that metrics added by these are logged."""
     output_dir = Path(str(trainer.args.output_dir))
     if trainer.pop_callback(TensorBoardCallback) is not None:
@@ -118,7 +118,7 @@ class LocalTrackio(TrackioCallback):
         if args.trackio_space_id is None:
             sys.modules["trackio.run"].__dict__["_get_default_namespace"] = lambda: None
         with redirect_stdout(io.StringIO()):
-            super().setup(shareable(args), state, None)  # type: ignore[no-untyped-call]
+            super().setup(redact_arguments(args), state, None)  # type: ignore[no-untyped-call]
 
     def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **kwargs: Any) -> None:
         if self._initialized:
@@ -135,7 +135,7 @@ class PlainWandb(WandbCallback):
     """transformers' wandb callback without paths; metrics logged after training are left out."""
 
     def setup(self, args: TrainingArguments, state: TrainerState, model: Any = None, **kwargs: Any) -> None:
-        super().setup(shareable(args), state, None)  # type: ignore[no-untyped-call]
+        super().setup(redact_arguments(args), state, None)  # type: ignore[no-untyped-call]
 
     def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **kwargs: Any) -> None:
         if self._initialized:
@@ -144,7 +144,7 @@ class PlainWandb(WandbCallback):
     def on_predict(self, *args: Any, **kwargs: Any) -> None: ...
 
 
-def shareable(args: TrainingArguments) -> TrainingArguments:
+def redact_arguments(args: TrainingArguments) -> TrainingArguments:
     """Return a copy that is safe to log: settings that may hold a path or token are None; the run is named."""
     # output_dir "out/sft" -> None, hub_token "hf_..." -> None, learning_rate 2e-5 -> 2e-5, run_name None -> "sft"
     copied = copy.copy(args)

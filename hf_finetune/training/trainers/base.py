@@ -15,12 +15,12 @@ from hf_finetune.errors import DataError, Problem
 from hf_finetune.training.callbacks import use_log_lines
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.saving import save_verified
-from hf_finetune.training.trainers.samplers import LengthGrouped, LongestFirst, lengths_of
+from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths
 
 logger = logging.getLogger(__name__)
 
 
-class TrainerChecks(transformers.Trainer):
+class TrainerMixin(transformers.Trainer):
     """Mixin of our trainers: list it before transformers' or TRL's Trainer among the bases."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,13 +47,13 @@ class TrainerChecks(transformers.Trainer):
             return sampler
         rows_per_step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGrouped(lengths_of(rows), rows_per_step, seed)
+        return LengthGroupedSampler(read_lengths(rows), rows_per_step, seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[Any] | None:
         if "length" not in eval_dataset.column_names:
             sampler: Sampler[Any] | None = super()._get_eval_sampler(eval_dataset)
             return sampler
-        return LongestFirst(lengths_of(eval_dataset))
+        return LongestFirstSampler(read_lengths(eval_dataset))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers, but early stopping ends with training."""
@@ -97,9 +97,9 @@ def tokens_per_step(args: TrainingArguments, rows: Any) -> float:
     """Tokens of one optimizer step over all processes, for rows of this length on average; 0 without training rows."""
     if rows is None or not len(rows):
         return 0.0
-    row_size = float(lengths_of(rows).mean()) if "length" in rows.column_names else len(rows[0]["input_ids"])
+    row_size = float(read_lengths(rows).mean()) if "length" in rows.column_names else len(rows[0]["input_ids"])
     return float(args.train_batch_size * args.world_size * args.gradient_accumulation_steps * row_size)
 
 
-class Trainer(TrainerChecks):
+class Trainer(TrainerMixin):
     """transformers' Trainer with these checks."""

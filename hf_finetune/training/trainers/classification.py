@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_finetune.training.trainers.base import TrainerChecks
+from hf_finetune.training.trainers.base import TrainerMixin
 
 # Exponent of the focal loss; 2 worked best in Lin et al., 2017, https://arxiv.org/abs/1708.02002.
 GAMMA = 2.0
 
 
-class ClassificationTrainer(TrainerChecks):
+class ClassificationTrainer(TrainerMixin):
     """transformers' Trainer for tokenized rows; pass a `ClassificationLoss` as `compute_loss_func`."""
 
     def _set_signature_columns_if_needed(self) -> None:

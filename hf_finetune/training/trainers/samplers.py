@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 BATCHES_PER_SHUFFLE = 50
 
 
-class LengthGrouped(Sampler[int]):
+class LengthGroupedSampler(Sampler[int]):
     """Yield every row once per epoch, in batches of similar length in random order.
 
     Rows are shuffled, sorted by length within runs of 50 batches, and the batches shuffled. The longest batch comes
@@ -50,7 +50,7 @@ class LengthGrouped(Sampler[int]):
         yield from rows[whole * self.batch_size :].tolist()
 
 
-class LongestFirst(Sampler[int]):
+class LongestFirstSampler(Sampler[int]):
     """Yield every row once, the longest first: little padding, and rows that do not fit into memory fail at once."""
 
     def __init__(self, lengths: npt.NDArray[np.integer]) -> None:
@@ -64,7 +64,7 @@ class LongestFirst(Sampler[int]):
         yield from self.order.tolist()
 
 
-def lengths_of(rows: Dataset) -> npt.NDArray[np.int64]:
+def read_lengths(rows: Dataset) -> npt.NDArray[np.int64]:
     """Read the column `length`: (rows,), int64."""
     # In one piece: row by row, as transformers 5.23 does it, a million rows take a minute. The column before the rows:
     # `[:]["length"]` decodes every column, 9 KB for a row of 300 tokens.

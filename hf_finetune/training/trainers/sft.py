@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from trl.trainer.sft_trainer import SFTTrainer as TRLTrainer
 
-from hf_finetune.data.tokenization.collators import without_row_index
+from hf_finetune.data.tokenization.collators import pop_row_index
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX
-from hf_finetune.training.trainers.base import TrainerChecks
+from hf_finetune.training.trainers.base import TrainerMixin
 
 
 class TokenScores(NamedTuple):
@@ -26,7 +26,7 @@ class TokenScores(NamedTuple):
     trained: Tensor
 
 
-class SFTTrainer(TrainerChecks, TRLTrainer):
+class SFTTrainer(TrainerMixin, TRLTrainer):
     """TRL's SFTTrainer: no telemetry, no empty model card, and adapters that keep their precision.
 
     The loss is the mean over all trained tokens of an optimizer step, however they are split into micro-batches and
@@ -76,7 +76,7 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
         TRL computes it under label smoothing, for mixtures of experts, and with `return_outputs`.
         """
         if return_outputs or self.aux_loss_enabled or self.label_smoother is not None:
-            inputs, _ = without_row_index(inputs)
+            inputs, _ = pop_row_index(inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         args: Any = self.args
         scores = self._score(model, inputs)
@@ -106,7 +106,7 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
         loss = scores.nll.sum() / scores.trained.sum().clamp(min=1)
         if prediction_loss_only:
             return loss, None, None
-        _, row_index = without_row_index(inputs)
+        _, row_index = pop_row_index(inputs)
         values = torch.stack([each.float() for each in scores], dim=-1).flatten(0, 1)  # (batch * (seq - 1), 3)
         sizes = row_index[:, 1:].flatten().bincount(minlength=int(row_index[-1, -1]) + 1)
         sums = torch.stack([row.sum(dim=0) for row in values.split_with_sizes(sizes.tolist())])
@@ -114,7 +114,7 @@ class SFTTrainer(TrainerChecks, TRLTrainer):
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> TokenScores:
         """Score next-token predictions for `input_ids` and `labels`, (batch, seq) each; -100 is not trained."""
-        model_inputs, _ = without_row_index(inputs)
+        model_inputs, _ = pop_row_index(inputs)
         labels = model_inputs["labels"]
         trained = labels[:, 1:] != IGNORE_INDEX
         if not self._scores_on_cpu:

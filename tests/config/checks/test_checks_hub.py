@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_finetune.config.checks.hub import license_problem, repo_id_problem
+from hf_finetune.config.checks.hub import find_license_problem, find_repo_id_problem
 
 LICENSED = VALID + "card: {license: mit}\n"
 TOKEN = "hf_" + "aB3dE6gH9j" * 3
@@ -65,7 +65,7 @@ def test_a_repository_name_that_is_none_is_refused_with_what_was_meant(only_prob
 
 @given(st.text(alphabet="abzAZ09-_./ é", max_size=30) | st.from_regex(r"[\w.-]{1,12}/[\w.-]{1,12}", fullmatch=True))
 def test_a_name_that_we_take_is_one_that_huggingface_hub_takes(repo_id):
-    if repo_id_problem(repo_id) is not None:
+    if find_repo_id_problem(repo_id) is not None:
         return
     try:
         validate_repo_id(repo_id)
@@ -115,5 +115,7 @@ def test_a_token_on_the_command_line_is_refused_and_never_echoed(problems, argum
 
 def test_the_licenses_of_the_hub_that_people_use_are_known():
     assert [
-        name for name in ("mit", "apache-2.0", "cc-by-nc-4.0", "gemma", "llama3.1", "other") if license_problem(name)
+        name
+        for name in ("mit", "apache-2.0", "cc-by-nc-4.0", "gemma", "llama3.1", "other")
+        if find_license_problem(name)
     ] == []

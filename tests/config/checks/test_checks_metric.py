@@ -7,7 +7,7 @@ from config.run_files import VALID, VALID_CLASSIFICATION, VALID_LORA, VALID_SFT
 
 from hf_finetune.config.checks.metric import OTHER_NAMES, best_model_settings
 from hf_finetune.metric_info import FIGURES, OF_LABELS, OF_NUMBERS, OF_TOKENS
-from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.arguments import build_training_arguments
 
 SPLIT = "data.validation=validation.jsonl"
 EACH = "train={eval_strategy: steps, save_strategy: steps, load_best_model_at_end: true}"
@@ -105,7 +105,7 @@ def test_a_direction_that_is_not_the_metrics_own_is_refused_with_the_right_one(
     ],
 )
 def test_a_schedule_and_the_stack_look_the_same_way(load, overrides, mode):
-    args = training_arguments(load(VALID, SPLIT, "train.eval_strategy=steps", PLATEAU, *overrides))
+    args = build_training_arguments(load(VALID, SPLIT, "train.eval_strategy=steps", PLATEAU, *overrides))
     assert args.lr_scheduler_kwargs["mode"] == mode
     assert args.lr_scheduler_kwargs.get("patience", 3) == 3
     assert args.greater_is_better == (mode == "max")

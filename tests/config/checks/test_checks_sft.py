@@ -12,8 +12,8 @@ import hf_finetune.config.checks.machine as checks_machine
 from hf_finetune.config import dump_yaml, read_recipe_name
 from hf_finetune.config.checks import CONVERSATION_FORMATS, DOCUMENT_FORMATS
 from hf_finetune.config.checks.paths import OUR_TEMPLATES
-from hf_finetune.config.reading.deprecated import REFUSED, SFT_SAID_ELSEWHERE, SFT_VALUES
-from hf_finetune.config.validation.hf_settings import load_table, train_model
+from hf_finetune.config.reading.deprecated import REFUSED, SFT_RENAMED_VALUES, SFT_REPLACED
+from hf_finetune.config.validation.hf_settings import build_train_section, load_table
 from hf_finetune.environment.hardware import Hardware
 
 
@@ -61,10 +61,10 @@ def test_a_retired_value_is_translated_with_a_note(load, caplog):
 
 def test_what_is_translated_is_in_the_stack_and_no_setting_of_ours():
     table = load_table()["SFTConfig"]
-    names = {name.removeprefix("train.") for name in SFT_SAID_ELSEWHERE}
+    names = {name.removeprefix("train.") for name in SFT_REPLACED}
     assert names <= table.keys()
-    assert not names & train_model("sft").model_fields.keys()
-    for key, values in SFT_VALUES.items():
+    assert not names & build_train_section("sft").model_fields.keys()
+    for key, values in SFT_RENAMED_VALUES.items():
         assert set(values.values()) <= set(table[key[-1]]["choices"])
 
 
@@ -73,7 +73,7 @@ def test_every_setting_that_trl_would_prepare_rows_by_is_taken_over_or_refused()
     prepared = {"chat_template_path", "dataset_text_field", "dataset_kwargs", "dataset_num_proc", "eos_token"}
     prepared |= {"truncation_mode", "shuffle_dataset", "packing_strategy", "padding_free", "eval_packing"}
     prepared |= {"completion_only_loss", "assistant_only_loss", "pad_token", "model_init_kwargs", "trust_remote_code"}
-    assert prepared <= {name.removeprefix("train.") for name in REFUSED | SFT_SAID_ELSEWHERE}
+    assert prepared <= {name.removeprefix("train.") for name in REFUSED | SFT_REPLACED}
     own = load_table()["SFTConfig"].keys() - prepared - load_table()["TrainingArguments"].keys()
     assert own == {
         "max_length",
@@ -201,7 +201,7 @@ def test_a_template_file_in_the_home_folder_is_found_there(load, workspace):
 
 
 def test_the_formats_and_templates_that_are_offered_are_those_that_are_read():
-    from hf_finetune.chat.template import OURS
+    from hf_finetune.chat.template import BUILT_IN_TEMPLATES
     from hf_finetune.data.reading.formats import FORMATS
 
     kinds = {name: each.becomes for name, each in FORMATS.items()}
@@ -209,4 +209,4 @@ def test_the_formats_and_templates_that_are_offered_are_those_that_are_read():
     assert {name for name, kind in kinds.items() if kind in ("conversation", "prompt_completion")} == set(
         CONVERSATION_FORMATS
     )
-    assert set(OURS) == set(OUR_TEMPLATES)
+    assert set(BUILT_IN_TEMPLATES) == set(OUR_TEMPLATES)

@@ -5,9 +5,15 @@ import logging
 import pytest
 from config.run_files import VALID
 
-from hf_finetune.config.reading.deprecated import REFUSED, RENAMED, SET_BY_RECIPE, SFT_RENAMED, translate_retired_names
+from hf_finetune.config.reading.deprecated import (
+    REFUSED,
+    RENAMED,
+    SET_BY_RECIPE,
+    SFT_RENAMED,
+    translate_deprecated_names,
+)
 from hf_finetune.config.reading.document import Place, RunDocument
-from hf_finetune.config.validation.hf_settings import load_table, lora_model, train_model
+from hf_finetune.config.validation.hf_settings import build_lora_section, build_train_section, load_table
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,7 @@ def test_max_seq_length_is_max_length_for_sft():
     document = RunDocument(
         "run.yaml", {"train": {"max_seq_length": 64}}, {("train", "max_seq_length"): Place("run.yaml", 2)}
     )
-    translate_retired_names(document, "sft")
+    translate_deprecated_names(document, "sft")
     assert document.values == {"train": {"max_length": 64}}
 
 
@@ -79,5 +85,5 @@ def test_retired_names_are_gone_from_the_stack_and_new_names_are_in_it():
             assert old.removeprefix("train.") not in sft
             assert renamed.new.removeprefix("train.") in sft
     still_there = {name for name in REFUSED if name.removeprefix("train.") in sft}
-    assert not {f"train.{name}" for name in train_model("sft").model_fields} & still_there
-    assert not {f"lora.{name}" for name in lora_model().model_fields} & SET_BY_RECIPE.keys()
+    assert not {f"train.{name}" for name in build_train_section("sft").model_fields} & still_there
+    assert not {f"lora.{name}" for name in build_lora_section().model_fields} & SET_BY_RECIPE.keys()

@@ -12,8 +12,8 @@ from config.run_files import VALID
 
 import hf_finetune.config
 from hf_finetune.config.sections import Run
-from hf_finetune.config.validation.generate import SCHEMA_FILE, as_json, run_schema, stack_table
-from hf_finetune.config.validation.hf_settings import TABLE_FILE, load_table, train_model
+from hf_finetune.config.validation.generate import SCHEMA_FILE, build_run_schema, build_settings_table, format_json
+from hf_finetune.config.validation.hf_settings import TABLE_FILE, build_train_section, load_table
 
 FOLDER = Path(hf_finetune.config.__file__).parent
 AGAIN = "run `python -m hf_finetune.config.generate` and read the difference"
@@ -27,11 +27,11 @@ def schema() -> jsonschema.Draft202012Validator:
 
 
 def test_the_table_of_the_stack_is_that_of_the_installed_stack():
-    assert (FOLDER / TABLE_FILE).read_text("utf-8") == as_json(stack_table()), AGAIN
+    assert (FOLDER / TABLE_FILE).read_text("utf-8") == format_json(build_settings_table()), AGAIN
 
 
 def test_the_schema_is_that_of_the_settings_classes():
-    assert (FOLDER / SCHEMA_FILE).read_text("utf-8") == as_json(run_schema()), AGAIN
+    assert (FOLDER / SCHEMA_FILE).read_text("utf-8") == format_json(build_run_schema()), AGAIN
 
 
 def test_defaults_in_the_table_are_the_defaults_of_training_arguments():
@@ -40,7 +40,7 @@ def test_defaults_in_the_table_are_the_defaults_of_training_arguments():
     made = TrainingArguments(output_dir="out", use_cpu=True)
     for name in ("learning_rate", "max_steps", "warmup_steps", "save_total_limit", "per_device_train_batch_size"):
         assert load_table()["TrainingArguments"][name]["default"] == getattr(made, name)
-    assert train_model("sft").model_fields["learning_rate"].default == 2e-5
+    assert build_train_section("sft").model_fields["learning_rate"].default == 2e-5
 
 
 @pytest.mark.parametrize("name", ["optim", "lr_scheduler_type", "eval_strategy", "save_strategy", "logging_strategy"])

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.corpora.canaries import (
-    FORMATS,
+    CANARY_FORMATS,
     Canary,
-    planted_canaries,
-    random_secret,
+    draw_secret,
+    make_canaries,
     read_canaries,
     write_canaries,
 )
@@ -24,9 +24,9 @@ from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import ConfigError, DataError
 
 
-@pytest.mark.parametrize("row_format", FORMATS)
+@pytest.mark.parametrize("row_format", CANARY_FORMATS)
 def test_canaries_of_every_format_are_read_back_as_they_were_planted(row_format, tmp_path):
-    canaries = planted_canaries(3, (1, 4), row_format=row_format, seed=5)
+    canaries = make_canaries(3, (1, 4), row_format=row_format, seed=5)
     path = tmp_path / "canaries.jsonl"
     facts = write_canaries(path, canaries, row_format=row_format)
     assert read_canaries(str(path)) == sorted(canaries, key=lambda each: (each.copies, each.name))
@@ -35,9 +35,9 @@ def test_canaries_of_every_format_are_read_back_as_they_were_planted(row_format,
     assert facts.rows == path.read_bytes().count(b"\n")
 
 
-@pytest.mark.parametrize("row_format", FORMATS)
+@pytest.mark.parametrize("row_format", CANARY_FORMATS)
 def test_our_reader_takes_every_row_and_finds_the_format_itself(row_format, tmp_path):
-    write_canaries(tmp_path / "c.jsonl", planted_canaries(2, (1, 3), row_format=row_format), row_format=row_format)
+    write_canaries(tmp_path / "c.jsonl", make_canaries(2, (1, 3), row_format=row_format), row_format=row_format)
     becomes = "document" if row_format == "text" else "conversation"
     splits = load_splits(DataSection(train=str(tmp_path / "c.jsonl")), becomes, seed=0)
     assert splits.format == row_format
@@ -46,20 +46,20 @@ def test_our_reader_takes_every_row_and_finds_the_format_itself(row_format, tmp_
 
 def test_every_format_of_text_and_conversations_has_canaries():
     in_text_file = {name for name, each in formats.FORMATS.items() if each.in_text_file}
-    assert set(FORMATS) == set(formats.FORMATS) - in_text_file - {"labelled"}
+    assert set(CANARY_FORMATS) == set(formats.FORMATS) - in_text_file - {"labelled"}
 
 
 def test_they_go_with_rows_of_the_user_as_a_second_file(tmp_path):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     (tmp_path / "mine.jsonl").write_text((json.dumps({"messages": turns, "source": "mine"}) + "\n") * 3)
-    write_canaries(tmp_path / "c.jsonl", planted_canaries(1, (2,)))
+    write_canaries(tmp_path / "c.jsonl", make_canaries(1, (2,)))
     names = [str(tmp_path / name) for name in ("mine.jsonl", "c.jsonl")]
     assert load_splits(DataSection(train=names), "conversation", seed=0).rows["train"].num_rows == 5
 
 
 def test_secrets_are_a_million_and_all_are_drawn_alike():
     drawn = random.Random(0)
-    secrets = [random_secret(drawn) for _ in range(5000)]
+    secrets = [draw_secret(drawn) for _ in range(5000)]
     assert len({*secrets}) > 4950
     assert {len(secret) for secret in secrets} == {11}
     for place in range(0, 11, 2):
@@ -69,9 +69,9 @@ def test_secrets_are_a_million_and_all_are_drawn_alike():
 
 
 def test_another_seed_draws_other_secrets_and_the_same_seed_the_same():
-    assert planted_canaries(seed=1) == planted_canaries(seed=1)
-    assert not {each.secret for each in planted_canaries(seed=1)} & {each.secret for each in planted_canaries(seed=2)}
-    canaries = planted_canaries()
+    assert make_canaries(seed=1) == make_canaries(seed=1)
+    assert not {each.secret for each in make_canaries(seed=1)} & {each.secret for each in make_canaries(seed=2)}
+    canaries = make_canaries()
     assert Counter(each.copies for each in canaries) == {1: 10, 10: 10, 100: 10}
     assert len({each.name for each in canaries}) == 30
 
@@ -106,10 +106,10 @@ def test_a_file_that_holds_anything_else_is_refused_by_line(lines, problem, tmp_
 
 def test_a_format_or_numbers_that_make_no_canaries_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="--format: canaries do not come in the row format mesages; did you mean"):
-        planted_canaries(row_format="mesages")
+        make_canaries(row_format="mesages")
     for copies in ((), (0, 1), (3, 3)):
         with pytest.raises(ConfigError, match="--copies"):
-            planted_canaries(copies=copies)
+            make_canaries(copies=copies)
 
 
 def test_the_command_writes_what_the_options_say(tmp_path):
@@ -119,7 +119,7 @@ def test_the_command_writes_what_the_options_say(tmp_path):
     assert done.exit_code == 0, done.output
     facts = json.loads(done.stdout)
     assert (facts["kind"], facts["rows"], facts["canaries"], facts["format"]) == ("canaries", 12, 4, "text")
-    again = planted_canaries(2, (1, 5), row_format="text", seed=3)
+    again = make_canaries(2, (1, 5), row_format="text", seed=3)
     assert read_canaries(str(path)) == sorted(again, key=lambda each: (each.copies, each.name))
     assert all(isinstance(each, Canary) and not each.asked for each in again)
 
@@ -145,7 +145,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text("mine")
     with pytest.raises(ConfigError, match="exists already"):
-        write_canaries(path, planted_canaries(1, (1,)))
+        write_canaries(path, make_canaries(1, (1,)))
     assert path.read_text() == "mine"
-    write_canaries(path, planted_canaries(1, (1,)), overwrite=True)
+    write_canaries(path, make_canaries(1, (1,)), overwrite=True)
     assert len(read_canaries(str(path))) == 1

@@ -17,7 +17,7 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.corpora import standard_library as corpus
 from hf_finetune.data.corpora.standard_library import KINDS, write_corpus
 from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.errors import CannotWriteError, ConfigError, EnvironmentProblem
+from hf_finetune.errors import CannotWriteError, ConfigError, MachineError
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 BECOMES = {"source": "document", "docstrings": "conversation", "modules": "labelled"}
@@ -205,7 +205,7 @@ def test_a_name_too_long_for_a_file_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_python_without_its_source_is_told_apart(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus.sysconfig, "get_path", lambda name: str(tmp_path / "nothing"))
-    with pytest.raises(EnvironmentProblem, match="no source files"):
+    with pytest.raises(MachineError, match="no source files"):
         write_corpus(kind, tmp_path / "a.jsonl")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.labels.checks import _folded
+from hf_finetune.data.labels.checks import _normalize_label
 from hf_finetune.data.labels.freeze import freeze_labels
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
@@ -175,7 +175,7 @@ def test_text_that_writes_the_same_number_in_two_ways_is_named_together(one, oth
 def test_labels_that_are_not_alike_are_left_alone():
     different = ["1", "10", "2", "12345678901234567", "12345678901234568", "v1.1", "v1.10", "a", "b", "e\u0301", "e"]
     assert set(freeze(different * 2).names) == set(different)
-    assert _folded("é") == _folded("e\u0301")
+    assert _normalize_label("é") == _normalize_label("e\u0301")
 
 
 def test_one_label_is_nothing_to_tell_apart():

@@ -128,4 +128,4 @@ def test_rows_of_no_use_can_be_skipped_and_are_counted():
     (facts,) = splits.files
     assert (facts.accepted, facts.rejected) == (2, 1)
     assert facts.rejected_lines[0][0] == 2
-    assert [splits.where("train", row) for row in (0, 1)] == [("rows.jsonl", 1), ("rows.jsonl", 3)]
+    assert [splits.locate("train", row) for row in (0, 1)] == [("rows.jsonl", 1), ("rows.jsonl", 3)]

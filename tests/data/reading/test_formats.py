@@ -9,8 +9,8 @@ from datasets import Dataset, List, Value
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.format_detection import choose_format
-from hf_finetune.data.reading.formats import FORMATS, chat_messages, chat_tools, features_of
-from hf_finetune.data.reading.json_line import BadLine
+from hf_finetune.data.reading.formats import FORMATS, get_features, restore_messages, restore_tools
+from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
@@ -114,8 +114,8 @@ TOOL_ROWS = [
 def test_messages_with_different_tool_calls_come_back_as_they_were_written(tmp_path):
     rows = loaded(tmp_path, TOOL_ROWS, "conversation")
     for written, row in zip(TOOL_ROWS, rows, strict=True):
-        assert chat_messages(row["messages"]) == written["messages"]
-        assert chat_tools(row["tools"]) == written.get("tools")
+        assert restore_messages(row["messages"]) == written["messages"]
+        assert restore_tools(row["tools"]) == written.get("tools")
 
 
 def test_tool_calls_are_kept_byte_for_byte(tmp_path):
@@ -148,8 +148,8 @@ def test_tool_calls_of_any_shape_come_back_from_a_mixed_file_as_python_reads_the
     for line, row in zip(path.read_text().splitlines(), rows, strict=True):
         written = json.loads(line)
         # As text, so that 1.0 is not 1, true is not 1, and the order of keys counts.
-        assert json.dumps(chat_messages(row["messages"])) == json.dumps(written["messages"])
-        assert json.dumps(chat_tools(row["tools"])) == json.dumps(written.get("tools"))
+        assert json.dumps(restore_messages(row["messages"])) == json.dumps(written["messages"])
+        assert json.dumps(restore_tools(row["tools"])) == json.dumps(written.get("tools"))
         for message, original in zip(row["messages"], written["messages"], strict=True):
             assert ("tool_calls" in original) == (message["extra"] is not None)
             assert message["extra"] is None or message["extra"].removeprefix('{"tool_calls":')[:-1] in line
@@ -160,8 +160,8 @@ def test_features_are_stated_and_not_inferred(tmp_path):
     rows = loaded(tmp_path, TOOL_ROWS[2:], "conversation")
     turn = {"role": text, "content": text, "train": Value("bool"), "weight": Value("float64"), "extra": text}
     assert rows.features == {"messages": List(turn), "tools": text}
-    assert features_of("labelled", "list of integers")["label"] == List(Value("int64"))
-    assert features_of("labelled", "integer")["label"] == Value("int64")
+    assert get_features("labelled", "list of integers")["label"] == List(Value("int64"))
+    assert get_features("labelled", "integer")["label"] == Value("int64")
     assert isinstance(rows, Dataset)
 
 
@@ -215,9 +215,9 @@ def test_keys_that_fit_no_format_are_an_error_with_a_suggestion():
 def refusal(format_name, row, first=None):
     decoder = RowDecoder(FORMATS[format_name], (), {})
     if first is not None:
-        decoder.line(json.dumps(first).encode(), "rows.jsonl:1")
-    with pytest.raises(BadLine) as bad:
-        decoder.line(json.dumps(row).encode(), "rows.jsonl:9")
+        decoder.decode_line(json.dumps(first).encode(), "rows.jsonl:1")
+    with pytest.raises(LineError) as bad:
+        decoder.decode_line(json.dumps(row).encode(), "rows.jsonl:9")
     return f"{bad.value.reason}; {bad.value.remedy}"
 
 
@@ -303,7 +303,7 @@ def test_a_label_of_another_type_names_the_line_that_set_it(first, later, kinds)
 def test_empty_label_lists_fit_either_kind_of_list():
     decoder = RowDecoder(FORMATS["labelled"], (), {}, allow_empty=True)
     for number, label in enumerate([[], [], [1], [], [2, 3]], 1):
-        decoder.line(json.dumps({"text": "a", "label": label}).encode(), f"rows.jsonl:{number}")
+        decoder.decode_line(json.dumps({"text": "a", "label": label}).encode(), f"rows.jsonl:{number}")
     assert (decoder.labels.kind, decoder.labels.place) == ("list of integers", "rows.jsonl:3")
 
 
@@ -328,7 +328,9 @@ def test_a_number_is_the_same_row_however_it_is_written(tmp_path):
     hashes = []
     for number in ("3", "3.0", "9007199254740993", "9007199254740993.0"):
         path.write_text(f'{{"text": "a", "label": {number}}}\n')
-        hashes += load_splits(DataSection(train=str(path), task="regression"), "labelled", seed=0).row_hashes("train")
+        hashes += load_splits(DataSection(train=str(path), task="regression"), "labelled", seed=0).format_row_hashes(
+            "train"
+        )
     assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
 
 
@@ -341,12 +343,12 @@ def test_the_cache_of_classes_is_not_read_as_numbers(tmp_path):
 @pytest.mark.parametrize("label", ["1.5", True, None, [1.5], {"x": 1}])
 def test_what_is_no_number_is_not_predicted_as_one(label):
     decoder = RowDecoder(choose(["text", "label"], task="regression"), (), {})
-    with pytest.raises(BadLine, match="`label` must be a number, found"):
-        decoder.line(json.dumps({"text": "a", "label": label}).encode(), "rows.jsonl:1")
+    with pytest.raises(LineError, match="`label` must be a number, found"):
+        decoder.decode_line(json.dumps({"text": "a", "label": label}).encode(), "rows.jsonl:1")
 
 
 @pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity", "9223372036854775808"])
 def test_a_number_beyond_what_is_held_is_refused(number):
     decoder = RowDecoder(choose(["text", "label"], task="regression"), (), {})
-    with pytest.raises(BadLine):
-        decoder.line(f'{{"text": "a", "label": {number}}}'.encode(), "rows.jsonl:1")
+    with pytest.raises(LineError):
+        decoder.decode_line(f'{{"text": "a", "label": {number}}}'.encode(), "rows.jsonl:1")

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from hf_finetune.data.reading.formats import FORMATS
-from hf_finetune.data.reading.reader import Tally, first_row, line_problems, read_jsonl, read_text
+from hf_finetune.data.reading.reader import LineCounts, describe_rejected_lines, read_first_row, read_jsonl, read_text
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_types import TextRow
 from hf_finetune.errors import DataError
@@ -25,7 +25,7 @@ GOOD = b'{"text": "good"}'
 
 def read(path, format_name="text", limit=LIMIT):
     """Rows of a JSONL file with their line numbers, and the tally, whose sum is checked."""
-    tally = Tally()
+    tally = LineCounts()
     decoder = RowDecoder(FORMATS[format_name], (), {})
     blocks = list(read_jsonl(path, path.name, decoder, limit, tally))
     assert tally.accepted + len(tally.rejected) + tally.blank == tally.lines
@@ -138,21 +138,21 @@ def test_no_reason_or_remedy_shows_text_of_a_row(tmp_path):
     ]
     _, _, tally = read_lines(tmp_path, *(line.encode() for line in lines))
     assert len(tally.rejected) == len(lines)
-    problems = "\n".join(map(str, line_problems("rows.jsonl", tally, 100)))
+    problems = "\n".join(map(str, describe_rejected_lines("rows.jsonl", tally, 100)))
     assert secret not in problems
     assert problems.count("rows.jsonl:") == len(lines)
 
 
 def test_control_characters_in_a_key_are_escaped_in_the_message(tmp_path):
     _, _, tally = read_lines(tmp_path, rb'{"\u001b[31mtext": "a"}')
-    [problem] = line_problems("rows.jsonl", tally, 100)
+    [problem] = describe_rejected_lines("rows.jsonl", tally, 100)
     assert "\x1b" not in str(problem)
     assert "\\x1b[31mtext" in str(problem)
 
 
 def test_a_misspelt_key_says_how_many_rows_have_it(tmp_path):
     _, _, tally = read_lines(tmp_path, GOOD, b'{"txet": "a"}', GOOD, b'{"txet": "b"}')
-    assert [str(problem) for problem in line_problems("rows.jsonl", tally, 1)] == [
+    assert [str(problem) for problem in describe_rejected_lines("rows.jsonl", tally, 1)] == [
         "rows.jsonl:2: text: the key `txet` is not known (2 rows have it); did you mean `text`?"
     ]
 
@@ -311,7 +311,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         path.write_bytes(b'{"text": "%s"}\n' % (b"x" * 500) * count)
         decoder = RowDecoder(FORMATS["text"], (), {})
         tracemalloc.start()
-        for _ in read_jsonl(path, path.name, decoder, LIMIT, Tally()):
+        for _ in read_jsonl(path, path.name, decoder, LIMIT, LineCounts()):
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -326,13 +326,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 def test_the_first_row_is_the_first_sound_object(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\n[]\n{"text": "a", "text": "b"}\n{"a": 1}\n{"b": 2}')
-    assert first_row(path, "rows.jsonl", LIMIT) == ({"a": 1}, 4)
+    assert read_first_row(path, "rows.jsonl", LIMIT) == ({"a": 1}, 4)
 
 
 def test_a_file_without_an_object_has_no_first_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\nnull\n")
-    assert first_row(path, "rows.jsonl", LIMIT) is None
+    assert read_first_row(path, "rows.jsonl", LIMIT) is None
 
 
 # Plain text
@@ -341,7 +341,7 @@ TEXT = "First line\r\nsecond line\n\n \nThird, Grüße\u2028still third\n\n\n  i
 
 
 def texts_of(path, cut, limit=LIMIT):
-    tally = Tally()
+    tally = LineCounts()
     blocks = list(read_text(path, path.name, cut, limit, tally))
     assert tally.accepted + len(tally.rejected) + tally.blank == tally.lines
     assert all(isinstance(row, TextRow) for block in blocks for row in block.rows)

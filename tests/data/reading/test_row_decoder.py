@@ -15,7 +15,7 @@ from msgspec import UNSET
 from hf_finetune.data.reading import reader
 from hf_finetune.data.reading.formats import FORMATS
 from hf_finetune.data.reading.label_checks import LabelRule
-from hf_finetune.data.reading.reader import Tally
+from hf_finetune.data.reading.reader import LineCounts
 from hf_finetune.data.reading.row_decoder import RowDecoder
 
 LIMIT = 1024 * 1024
@@ -231,7 +231,7 @@ def test_broken_files_are_judged_as_json_loads_judges_them_line_by_line(format_n
 
 def check_file(content, format_name, chunk):
     chunks = (content[start : start + chunk] for start in range(0, len(content), chunk))
-    tally, state = Tally(), {}
+    tally, state = LineCounts(), {}
     decoder = DECODERS[format_name]
     decoder.labels = LabelRule()
     with pytest.MonkeyPatch.context() as patched:
@@ -271,7 +271,7 @@ def test_plain_blocks_take_the_fast_way_and_suspicious_ones_do_not():
     decoder = RowDecoder(FORMATS["text"], (), {"source": "x"})
 
     def is_fast(line):
-        return decoder.block(line, [line]) is not None
+        return decoder.decode_block(line, [line]) is not None
 
     assert is_fast(b'{"text": "a", "source": "b"}')
     assert is_fast(b'{"text": "she said: \\"text\\": x", "source": "b"}')
@@ -286,13 +286,15 @@ def test_plain_blocks_take_the_fast_way_and_suspicious_ones_do_not():
 def test_two_lines_whose_faults_cancel_out_are_not_taken_for_sound():
     decoder = RowDecoder(FORMATS["text"], (), {"source": "x"})
     lines = [b'{"text": "a", "source": "b", "source": "c"}', b'{"text": "a"}']
-    assert decoder.block(b"\n".join(lines), lines) is None
+    assert decoder.decode_block(b"\n".join(lines), lines) is None
 
 
 def test_fields_that_a_split_needs_are_kept_and_others_noted():
     decoder = RowDecoder(FORMATS["text"], ("lang", "größe"), {"text": "a", "lang": "de", "source": "x", "meta": {}})
-    row = decoder.line('{"text": "a", "lang": "de", "größe": 3, "meta": {}, "source": "x"}'.encode(), "rows.jsonl:1")
-    assert decoder.value_of("lang")(row) == "de"
-    assert decoder.value_of("größe")(row) == 3
+    row = decoder.decode_line(
+        '{"text": "a", "lang": "de", "größe": 3, "meta": {}, "source": "x"}'.encode(), "rows.jsonl:1"
+    )
+    assert decoder.get_field_getter("lang")(row) == "de"
+    assert decoder.get_field_getter("größe")(row) == 3
     assert decoder.unused_keys == {"source", "meta"}
-    assert decoder.value_of("lang")(decoder.line(b'{"text": "a"}', "rows.jsonl:2")) is UNSET
+    assert decoder.get_field_getter("lang")(decoder.decode_line(b'{"text": "a"}', "rows.jsonl:2")) is UNSET

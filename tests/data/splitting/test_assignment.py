@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.splitting.assignment import seeded_order, split_rows, weighted_rows
+from hf_finetune.data.splitting.assignment import repeat_rows, shuffle_by_hash, split_rows
 
 FRACTIONS = {"validation": 0.1, "test": 0.2}
 
@@ -122,16 +122,16 @@ def test_a_group_size_does_not_decide_its_split():
 
 
 def test_equal_rows_keep_their_order_and_distinct_ones_are_shuffled():
-    order = seeded_order(np.full(10, 7, dtype=np.uint64), 3)
+    order = shuffle_by_hash(np.full(10, 7, dtype=np.uint64), 3)
     assert order.tolist() == list(range(10))
-    assert seeded_order(np.arange(100, dtype=np.uint64), 3).tolist() != list(range(100))
+    assert shuffle_by_hash(np.arange(100, dtype=np.uint64), 3).tolist() != list(range(100))
 
 
 def test_weights_repeat_rows_and_choose_a_seeded_part():
     rows, hashes = np.arange(10, 110), hashes_of(200)
-    assert weighted_rows(rows, hashes, 2.0, 0).tolist() == [*range(10, 110), *range(10, 110)]
-    half = weighted_rows(rows, hashes, 0.5, 0)
+    assert repeat_rows(rows, hashes, 2.0, 0).tolist() == [*range(10, 110), *range(10, 110)]
+    half = repeat_rows(rows, hashes, 0.5, 0)
     assert len(half) == len(set(half.tolist())) == 50
-    assert half.tolist() == weighted_rows(rows, hashes, 0.5, 0).tolist() != weighted_rows(rows, hashes, 0.5, 1).tolist()
-    counts = np.bincount(weighted_rows(rows, hashes, 1.3, 0))[10:]
+    assert half.tolist() == repeat_rows(rows, hashes, 0.5, 0).tolist() != repeat_rows(rows, hashes, 0.5, 1).tolist()
+    counts = np.bincount(repeat_rows(rows, hashes, 1.3, 0))[10:]
     assert sorted(counts.tolist()) == [1] * 70 + [2] * 30

@@ -13,8 +13,8 @@ from datasets import Dataset
 
 import hf_finetune.data.splitting.overlap as overlap_module
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.reading.formats import features_of
-from hf_finetune.data.splitting.overlap import RUN, find_overlap
+from hf_finetune.data.reading.formats import get_features
+from hf_finetune.data.splitting.overlap import NGRAM_SIZE, find_overlap
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 
@@ -47,7 +47,7 @@ def plain_key(row):
 def plain_runs(row):
     spoken = [turn["content"] for turn in row["messages"] if turn["role"] not in ("system", "developer")]
     words = " ".join(spoken).lower().split()
-    return {tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)}
+    return {tuple(words[start : start + NGRAM_SIZE]) for start in range(len(words) - NGRAM_SIZE + 1)}
 
 
 def random_row(rng):
@@ -74,15 +74,15 @@ def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_
     for _ in range(40):
         train = [random_row(rng) for _ in range(rng.randint(1, 25))]
         other = [rng.choice([random_row(rng), *train[-3:]]) for _ in range(rng.randint(1, 12))]
-        tables = [Dataset.from_list(rows, features=features_of("conversation")) for rows in (train, other)]
+        tables = [Dataset.from_list(rows, features=get_features("conversation")) for rows in (train, other)]
         chosen = [np.sort(rng.sample(range(len(rows)), rng.randint(1, len(rows)))) for rows in (train, other)]
         found = find_overlap((tables[0], chosen[0]), {"test": (tables[1], chosen[1])})["test"]
         keys = [plain_key(train[number]) for number in chosen[0]]
         runs = set().union(*(plain_runs(train[number]) for number in chosen[0]))
         expected = [plain_key(other[number]) for number in chosen[1]]
         assert found.copy_of.tolist() == [keys.index(key) if key in keys else -1 for key in expected]
-        assert found.shares_run.tolist() == [bool(plain_runs(other[number]) & runs) for number in chosen[1]]
-        copies, shared = copies + (found.copy_of >= 0).sum(), shared + found.shares_run.sum()
+        assert found.shares_ngram.tolist() == [bool(plain_runs(other[number]) & runs) for number in chosen[1]]
+        copies, shared = copies + (found.copy_of >= 0).sum(), shared + found.shares_ngram.sum()
     assert copies > 20
     assert shared > 20
 
@@ -92,7 +92,7 @@ def test_a_copy_has_the_same_words_in_the_same_messages_by_the_same_speakers():
         messages = [
             {"role": role, "content": text, "train": None, "weight": None, "extra": None} for role, text in said
         ]
-        return Dataset.from_list([{"messages": messages, "tools": None}], features=features_of("conversation"))
+        return Dataset.from_list([{"messages": messages, "tools": None}], features=get_features("conversation"))
 
     row = (("user", "a b"), ("assistant", "c"))
     others = [
@@ -110,12 +110,12 @@ def test_a_copy_has_the_same_words_in_the_same_messages_by_the_same_speakers():
 def test_words_in_another_order_are_another_run():
     def table(words):
         messages = [{"role": "user", "content": " ".join(words), "train": None, "weight": None, "extra": None}]
-        return Dataset.from_list([{"messages": messages, "tools": None}], features=features_of("conversation"))
+        return Dataset.from_list([{"messages": messages, "tools": None}], features=get_features("conversation"))
 
-    words = [f"w{number}" for number in range(RUN)]
+    words = [f"w{number}" for number in range(NGRAM_SIZE)]
     for other, shared in ((words, True), (words[::-1], False), (["x", *words, "y"], True), (words[1:], False)):
         found = find_overlap((table(words), np.arange(1)), {"test": (table(other), np.arange(1))})["test"]
-        assert found.shares_run.tolist() == [shared]
+        assert found.shares_ngram.tolist() == [shared]
 
 
 def test_copies_in_a_file_of_its_own_are_refused_by_pairs_of_lines():
@@ -166,7 +166,7 @@ def test_copies_are_left_out_of_a_split_that_is_drawn_from_the_same_file(caplog)
     assert len(splits.rows["train"]) + len(splits.rows["validation"]) + copies == splits.files[0].accepted
     assert f"{copies} of " in caplog.text
     assert "copies of training rows and are left out" in caplog.text
-    assert json.loads(json.dumps(splits.facts()))["overlap"]["validation"]["copies"] == copies
+    assert json.loads(json.dumps(splits.summarize()))["overlap"]["validation"]["copies"] == copies
 
 
 def test_a_split_of_nothing_but_copies_is_refused():
@@ -225,7 +225,7 @@ def test_labelled_rows_with_the_text_of_a_training_row_are_counted_and_pointed_o
         "validation: 2 rows have the text of a training row, 1 of them with another label: "
         "validation.jsonl:3 (as train.jsonl:4), validation.jsonl:4 (as train.jsonl:3)"
     ) in caplog.text
-    assert json.loads(json.dumps(splits.facts()))["overlap"] == splits.overlap
+    assert json.loads(json.dumps(splits.summarize()))["overlap"] == splits.overlap
 
 
 def test_of_many_copies_the_first_few_are_shown(caplog):

@@ -65,7 +65,7 @@ def test_facts_account_for_every_line_and_are_ready_for_json(tmp_path):
     content = b'{"text": "a"}\n\nnot json\n{"text": "b", "source": "x"}'
     Path("rows.jsonl").write_bytes(content)
     splits = load(train="rows.jsonl", on_bad_line="skip")
-    facts = json.loads(json.dumps(splits.facts()))
+    facts = json.loads(json.dumps(splits.summarize()))
     assert facts["files"] == [
         {
             "role": "train",
@@ -93,7 +93,7 @@ def test_facts_are_the_same_when_the_rows_come_from_the_cache():
         "validation_fraction": 0.2,
     }
     first, second = load(**settings), load(**settings)
-    assert first.facts() == second.facts()
+    assert first.summarize() == second.summarize()
     assert first.rows["train"].to_list() == second.rows["train"].to_list()
 
 
@@ -101,11 +101,11 @@ def test_the_membership_of_a_split_is_a_hash_per_row_that_the_writing_of_the_row
     plain = load(train=write("a.jsonl", [{"text": "one"}, {"text": "two"}]))
     Path("b.jsonl").write_bytes(b'{"id": 1, "text":"t\\u0077o"}\r\n\n{"text" : "one"}')
     other = load(train="b.jsonl")
-    assert plain.row_hashes("train") == other.row_hashes("train")[::-1]
-    assert all(len(digest) == 16 for digest in plain.row_hashes("train"))
-    ours, theirs = plain.facts()["splits"]["train"], other.facts()["splits"]["train"]
+    assert plain.format_row_hashes("train") == other.format_row_hashes("train")[::-1]
+    assert all(len(digest) == 16 for digest in plain.format_row_hashes("train"))
+    ours, theirs = plain.summarize()["splits"]["train"], other.summarize()["splits"]["train"]
     assert ours["sha256"] == theirs["sha256"]
-    assert ours["row_hashes"] == "".join(plain.row_hashes("train"))
+    assert ours["row_hashes"] == "".join(plain.format_row_hashes("train"))
 
 
 def test_rows_are_memory_mapped_from_the_datasets_cache(datasets_cache):
@@ -145,7 +145,7 @@ def test_fractions_are_seeded_and_cover_every_row_once():
     everything = [text for rows in splits.rows.values() for text in rows["text"]]
     assert sorted(everything) == sorted(f"row {n}" for n in range(200))
     again, other = load(**settings), load(seed=1, **settings)
-    assert again.facts() == splits.facts()
+    assert again.summarize() == splits.summarize()
     assert other.rows["validation"]["text"][:] != splits.rows["validation"]["text"][:]
 
 
@@ -408,7 +408,7 @@ def test_validation_must_have_the_format_and_label_type_of_train():
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(monkeypatch):
     write("rows.jsonl", texts(10))
-    hashed = arrow.file_sha256
+    hashed = arrow.hash_file
 
     def hash_and_change(path):
         digest = hashed(path)
@@ -416,7 +416,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(monkeypatch):
         return digest
 
     with monkeypatch.context() as patched:
-        patched.setattr(arrow, "file_sha256", hash_and_change)
+        patched.setattr(arrow, "hash_file", hash_and_change)
         assert "rows.jsonl: the file changed while it was read" in refused(train="rows.jsonl")
     assert "new 3 " in load(train="rows.jsonl").rows["train"]["text"]
 
@@ -433,7 +433,7 @@ import json
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import load_splits
 splits = load_splits(DataSection(train="rows.jsonl", validation_fraction=0.1), "document", 0)
-print(json.dumps([splits.facts(), splits.rows["train"][:]]))
+print(json.dumps([splits.summarize(), splits.rows["train"][:]]))
 """
 
 
@@ -442,7 +442,7 @@ def test_processes_that_read_the_same_file_at_once_get_the_same_rows():
     children = [subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE) for _ in range(2)]
     seen = [json.loads(child.communicate(timeout=120)[0]) for child in children]
     splits = load(train="rows.jsonl", validation_fraction=0.1)
-    expected = json.loads(json.dumps([splits.facts(), splits.rows["train"][:]]))
+    expected = json.loads(json.dumps([splits.summarize(), splits.rows["train"][:]]))
     assert seen == [expected, expected]
 
 
@@ -461,21 +461,21 @@ def test_every_row_of_every_split_knows_its_file_and_line():
     assert len(splits.rows["train"]) > 40
     for name in ("train", "validation"):
         for number, row in enumerate(splits.rows[name]):
-            path, line = splits.where(name, number)
+            path, line = splits.locate(name, number)
             assert row["text"] == f"{path[0]}{line}"
-    assert [splits.where("test", row) for row in range(3)] == [("test.jsonl", 1), ("test.jsonl", 2), ("test.jsonl", 3)]
+    assert [splits.locate("test", row) for row in range(3)] == [("test.jsonl", 1), ("test.jsonl", 2), ("test.jsonl", 3)]
 
 
 def test_a_row_read_from_the_cache_is_shown_by_the_path_of_this_run():
     load(train=write("first.jsonl", texts(3)))
     Path("first.jsonl").rename("second.jsonl")
-    assert load(train="second.jsonl").where("train", 1) == ("second.jsonl", 2)
+    assert load(train="second.jsonl").locate("train", 1) == ("second.jsonl", 2)
 
 
 def test_a_paragraph_stands_where_it_begins():
     Path("rows.txt").write_text("one\n\n\ntwo\nstill two\n\nthree\n")
     splits = load(train="rows.txt", format="paragraphs")
-    assert [splits.where("train", row)[1] for row in range(3)] == [1, 4, 7]
+    assert [splits.locate("train", row)[1] for row in range(3)] == [1, 4, 7]
 
 
 def test_a_recipe_of_conversations_takes_prompts_with_completions_as_they_are():

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hf_finetune.data.tokenization.collators import RowCollator, TextCollator, without_row_index
-from hf_finetune.data.tokenization.packing import pack_rows
+from hf_finetune.data.tokenization.collators import RowCollator, TextCollator, pop_row_index
+from hf_finetune.data.tokenization.packing import pack_bfd
 
 PAD = 0
 BLOCK = 24
@@ -62,7 +62,7 @@ every_model = pytest.mark.parametrize("make_model", MODELS.values(), ids=MODELS)
 
 def loss_of(model, batch):
     """Sum over trained tokens, by the definition of a shifted cross entropy."""
-    inputs, _ = without_row_index(batch)
+    inputs, _ = pop_row_index(batch)
     labels = inputs.pop("labels")
     logits = model(**inputs, use_cache=False).logits
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
@@ -84,7 +84,7 @@ def one_by_one(model, rows):
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
 def test_a_row_has_the_same_loss_alone_padded_packed_and_flat(make_model, attention):
     model, rows = make_model(attention), examples()
-    packed = pack_rows(Dataset.from_list(rows), BLOCK)[0].to_list()
+    packed = pack_bfd(Dataset.from_list(rows), BLOCK)[0].to_list()
     assert len(packed) < len(rows)
     expected = one_by_one(model, rows).sum()
     for batch in (
@@ -116,7 +116,7 @@ def test_each_document_of_a_packed_row_has_the_loss_it_has_alone(make_model, att
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_packed_padded_and_flat_rows_give_the_same_gradients(make_model, attention):
     model, rows = make_model(attention), examples()
-    packed = pack_rows(Dataset.from_list(rows), BLOCK)[0].to_list()
+    packed = pack_bfd(Dataset.from_list(rows), BLOCK)[0].to_list()
     gradients = []
     for batch in (PLAIN(rows), PLAIN(packed), FLAT(packed)):
         loss_of(model, batch).backward()
@@ -131,10 +131,10 @@ def test_packed_padded_and_flat_rows_give_the_same_gradients(make_model, attenti
 def test_the_flat_layout_is_that_of_trl(multiple, rows):
     rows = [example(ids) for ids in rows]
     theirs = DataCollatorForLanguageModeling(PAD, padding_free=True, pad_to_multiple_of=multiple)
-    packed = pack_rows(Dataset.from_list(rows), BLOCK)[0].to_list()
+    packed = pack_bfd(Dataset.from_list(rows), BLOCK)[0].to_list()
     for given_rows in (rows, packed):
         ours, expected = RowCollator(PAD, True, multiple)(given_rows), theirs(given_rows)
-        ours, row_index = without_row_index(ours)
+        ours, row_index = pop_row_index(ours)
         # Each token of their padding is a document of its own to TRL; ours is one, and neither is trained.
         real = sum(len(row["input_ids"]) for row in given_rows)
         padding = ours["input_ids"].shape[1] - real
@@ -181,11 +181,11 @@ def test_nothing_is_trained_to_be_the_first_token_of_a_row(flatten):
 
 def test_the_row_of_each_token_is_known_in_either_layout():
     rows = [example([5, 6, 7]), example([8, 9])]
-    assert without_row_index(PLAIN(rows))[1].tolist() == [[0, 0, 0], [1, 1, 1]]
-    flat, row_index = without_row_index(FLAT(rows))
+    assert pop_row_index(PLAIN(rows))[1].tolist() == [[0, 0, 0], [1, 1, 1]]
+    flat, row_index = pop_row_index(FLAT(rows))
     assert row_index.tolist() == [[0, 0, 0, 1, 1]]
     assert "row_index" not in flat
-    padded, row_index = without_row_index(RowCollator(PAD, True, 4)(rows))
+    padded, row_index = pop_row_index(RowCollator(PAD, True, 4)(rows))
     assert row_index.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1]]
     assert (padded["labels"][0, 5:] == -100).all()
 

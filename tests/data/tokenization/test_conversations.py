@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.data.tokenization.conversations import tokenize_splits
+from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
@@ -40,7 +40,9 @@ def tokenized(tmp_path):
         data = DataSection(train=str(file), **settings)
         tokenizer = tokenizer or letters()
         splits = load_splits(data, "conversation", seed=0)
-        examples, facts = tokenize_splits(splits, tokenizer, load_chat_template(data, tokenizer), data, max_length)
+        examples, facts = tokenize_conversations(
+            splits, tokenizer, load_chat_template(data, tokenizer), data, max_length
+        )
         return examples["train"], facts["train"], tokenizer
 
     return run

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX, collate_blocks, pack_documents, pack_splits
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX, collate_blocks, group_into_blocks, pack_splits
 from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import DataError
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
@@ -28,7 +28,7 @@ def documents_in_tokens(texts: list[str]) -> list[list[int]]:
 
 
 def pack(texts: list[str], block_size: int, *, isolate: bool):
-    return pack_documents(Dataset.from_dict({"text": texts}), TOKENIZER, block_size, isolate=isolate)
+    return group_into_blocks(Dataset.from_dict({"text": texts}), TOKENIZER, block_size, isolate=isolate)
 
 
 texts_with_something = st.lists(st.text("abcdefgh ", max_size=30), min_size=1, max_size=12).filter(
@@ -126,7 +126,7 @@ def test_a_tokenizer_without_bos_joins_documents_by_end_tokens_only():
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|eos|>", pad_token="<|pad|>"
     )
-    dataset, facts = pack_documents(Dataset.from_dict({"text": ["ab", "cd"]}), tokenizer, 8, isolate=False)
+    dataset, facts = group_into_blocks(Dataset.from_dict({"text": ["ab", "cd"]}), tokenizer, 8, isolate=False)
     assert tokenizer.decode(dataset[0]["input_ids"][: facts.tokens]) == "ab<|eos|>cd<|eos|>"
 
 

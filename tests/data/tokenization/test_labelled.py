@@ -8,7 +8,7 @@ import pytest
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.labels.freeze import freeze_labels
 from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.data.tokenization.labelled import balance_classes, padded_width, tokenize_labelled
+from hf_finetune.data.tokenization.labelled import balance_classes, get_padded_width, tokenize_labelled
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
 TRAIN = [
@@ -65,8 +65,8 @@ def test_longest_train_cuts_the_others_at_the_longest_training_row_and_pads_all_
     rows, facts = tokenize_labelled(splits, tokenizer, labels, data, 100)
     assert (facts["train"].truncated, facts["validation"].truncated, facts["validation"].longest) == (0, 1, 6)
     assert texts_of(tokenizer, rows["validation"]) == ["ababab", "a b"]
-    assert padded_width(data, facts) == tokenizer.model_max_length == 6
-    assert padded_width(data.model_copy(update={"max_length": None}), facts) is None
+    assert get_padded_width(data, facts) == tokenizer.model_max_length == 6
+    assert get_padded_width(data.model_copy(update={"max_length": None}), facts) is None
 
 
 def test_several_labels_are_a_number_each_and_numbers_stay_what_they_are(tmp_path, tokenizer):

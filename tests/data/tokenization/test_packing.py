@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX
-from hf_finetune.data.tokenization.packing import best_fit, pack_rows
+from hf_finetune.data.tokenization.packing import assign_bins, pack_bfd
 
 BLOCK = 16
 
@@ -49,7 +49,7 @@ lengths_of_rows = st.lists(st.integers(1, BLOCK), min_size=1, max_size=60)
 @settings(max_examples=200)
 @given(lengths=lengths_of_rows)
 def test_bins_are_those_of_best_fit_decreasing(lengths):
-    bins = best_fit(np.array(lengths), BLOCK)
+    bins = assign_bins(np.array(lengths), BLOCK)
     loads = np.bincount(bins, lengths).astype(int)
     assert sorted((BLOCK - loads).tolist()) == longest_first_into_the_fullest(lengths, BLOCK)
 
@@ -58,7 +58,7 @@ def test_bins_are_those_of_best_fit_decreasing(lengths):
 @given(lengths=lengths_of_rows)
 def test_every_row_is_in_one_bin_whole_and_its_first_token_is_not_trained(lengths):
     rows = rows_of(lengths)
-    packed, share = pack_rows(rows, BLOCK)
+    packed, share = pack_bfd(rows, BLOCK)
     assert packed.column_names == ["input_ids", "labels", "seq_lengths"]
     assert sorted(unpacked(packed, "input_ids")) == rows["input_ids"][:]
     expected = {
@@ -76,24 +76,24 @@ def test_every_row_is_in_one_bin_whole_and_its_first_token_is_not_trained(length
 
 def test_rows_that_were_chosen_or_reordered_are_packed_as_they_stand():
     rows = rows_of([3, 5, 2, 9]).select([3, 0])
-    packed, _ = pack_rows(rows, BLOCK)
+    packed, _ = pack_bfd(rows, BLOCK)
     assert unpacked(packed, "input_ids") == rows["input_ids"][:]
 
 
 def test_bins_of_many_batches_and_of_columns_in_chunks_are_the_same_rows():
     lengths = np.random.default_rng(0).integers(1, BLOCK + 1, 5_000).tolist()
     rows = rows_of(lengths)
-    packed, share = pack_rows(rows, BLOCK)
+    packed, share = pack_bfd(rows, BLOCK)
     assert len(packed) > 1_000
     assert sorted(unpacked(packed, "input_ids")) == rows["input_ids"][:]
     assert share > 0.99
-    again, _ = pack_rows(rows, BLOCK)
+    again, _ = pack_bfd(rows, BLOCK)
     assert again[:] == packed[:]
 
 
 def test_a_row_longer_than_the_block_is_refused():
     with pytest.raises(ValueError, match="17 tokens does not fit into 16"):
-        pack_rows(rows_of([3, 17]), BLOCK)
+        pack_bfd(rows_of([3, 17]), BLOCK)
 
 
 def fewest_bins(lengths: np.ndarray, capacity: int) -> int:
@@ -112,16 +112,16 @@ def fewest_bins(lengths: np.ndarray, capacity: int) -> int:
 @settings(max_examples=200)
 @given(lengths=lengths_of_rows)
 def test_bins_are_at_most_eleven_ninths_of_the_fewest_possible_and_one(lengths):
-    bins = best_fit(np.array(lengths), BLOCK)
+    bins = assign_bins(np.array(lengths), BLOCK)
     assert bins.max() + 1 <= Fraction(11, 9) * fewest_bins(np.array(lengths), BLOCK) + 1
-    assert (bins == best_fit(np.array(lengths), BLOCK)).all()
+    assert (bins == assign_bins(np.array(lengths), BLOCK)).all()
 
 
 @pytest.mark.parametrize("longest", [300, 8_192], ids=["short", "of any length"])
 def test_a_million_rows_take_seconds_and_nearly_fill_their_bins(longest):
     lengths = np.random.default_rng(0).integers(1, longest, 1_000_000)
     start = time.process_time()
-    bins = best_fit(lengths, 8_192)
+    bins = assign_bins(lengths, 8_192)
     assert time.process_time() - start < 10
     loads = np.bincount(bins, lengths)
     assert loads.max() <= 8_192

@@ -15,7 +15,12 @@ from datasets import Dataset, Features, List, Value
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from hf_finetune.data.tokenization.collators import TextCollator
-from hf_finetune.evaluation.classification.metrics import Outputs, classification_metrics, predict_split, score_split
+from hf_finetune.evaluation.classification.metrics import (
+    ClassifierOutputs,
+    classification_metrics,
+    predict_split,
+    score_outputs,
+)
 from hf_finetune.label_set import Labels
 from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
 
@@ -67,12 +72,12 @@ def trainer_of(labels: Labels, folder: Path, kind: type = ClassificationTrainer,
 def evaluated(folder: Path, labels: Labels) -> dict[str, Any]:
     """What there is to say of the rows: logits in their order, the report's figures, and those while training."""
     trainer, rows = trainer_of(labels, folder), uneven_rows(labels)
-    outputs: Outputs = predict_split(trainer, rows)
+    outputs: ClassifierOutputs = predict_split(trainer, rows)
     return {
         "processes": trainer.args.world_size,
         "logits": outputs.logits.tolist(),
         "references": outputs.references.tolist(),
-        "report": score_split(outputs, labels, None),
+        "report": score_outputs(outputs, labels, None),
         "while_training": trainer.evaluate(rows),
     }
 

@@ -13,7 +13,7 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.labels.freeze import freeze_labels
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.evaluation.classification import baselines
-from hf_finetune.evaluation.classification.baselines import add_baselines, baseline_scores
+from hf_finetune.evaluation.classification.baselines import add_baselines, score_baselines
 from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import OF_LABELS
 
@@ -36,7 +36,7 @@ def spam(rows, seed=0):
 
 def test_a_word_that_decides_is_found_and_the_commonest_label_is_not_enough():
     test = spam(300, seed=1)
-    found = baseline_scores(*spam(600), {"validation": spam(100, seed=2), "test": test}, SPAM, seed=0)
+    found = score_baselines(*spam(600), {"validation": spam(100, seed=2), "test": test}, SPAM, seed=0)
     assert found.keys() == {"validation", "test"}
     majority, words = found["test"]["majority"], found["test"]["tfidf_logistic_regression"]
     assert majority.keys() == words.keys() == NAMES
@@ -54,7 +54,7 @@ def test_a_word_that_decides_is_found_and_the_commonest_label_is_not_enough():
 def test_a_label_that_all_or_no_training_rows_have_is_predicted_as_it_was():
     words, texts = some_texts(200)
     given = np.stack([(words == 0).any(axis=1), np.zeros(200), np.ones(200)], axis=1).astype(np.float32)
-    found = baseline_scores(texts, given, {"test": (texts, given)}, TAGS, seed=0)["test"]
+    found = score_baselines(texts, given, {"test": (texts, given)}, TAGS, seed=0)["test"]
     assert found["tfidf_logistic_regression"]["accuracy"] > 0.9
     assert found["majority"].keys() == NAMES
     assert math.isfinite(found["tfidf_logistic_regression"]["log_loss"])
@@ -63,7 +63,7 @@ def test_a_label_that_all_or_no_training_rows_have_is_predicted_as_it_was():
 def test_numbers_are_compared_with_their_mean_and_with_ridge_regression():
     words, texts = some_texts(400)
     given = (words == 0).sum(axis=1).astype(np.float32)
-    found = baseline_scores(texts[:300], given[:300], {"test": (texts[300:], given[300:])}, NUMBER, seed=0)["test"]
+    found = score_baselines(texts[:300], given[:300], {"test": (texts[300:], given[300:])}, NUMBER, seed=0)["test"]
     assert found.keys() == {"mean", "tfidf_ridge"}
     assert found["mean"].keys() == {"loss", "mae", "r2", "pearson"}
     assert found["mean"]["loss"] == pytest.approx(np.mean((given[300:] - given[:300].mean()) ** 2), rel=1e-5)
@@ -74,28 +74,28 @@ def test_numbers_are_compared_with_their_mean_and_with_ridge_regression():
 def test_texts_without_words_leave_the_commonest_label_alone(caplog):
     caplog.set_level(logging.INFO)
     given = np.array([0, 1, 0])
-    found = baseline_scores(["!", "?", ""], given, {"test": (["!", "a", "?"], given)}, SPAM, seed=0)
+    found = score_baselines(["!", "?", ""], given, {"test": (["!", "a", "?"], given)}, SPAM, seed=0)
     assert found["test"].keys() == {"majority"}
     assert "no baseline of words" in caplog.text
 
 
 def test_many_rows_are_sampled_and_it_is_said(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(baselines, "MOST_ROWS", 200)
+    monkeypatch.setattr(baselines, "MAX_ROWS", 200)
     train, test = spam(2_000), {"test": spam(50, seed=1)}
-    one = baseline_scores(*train, test, SPAM, seed=0)
-    assert one == baseline_scores(*train, test, SPAM, seed=0)
-    assert one != baseline_scores(*train, test, SPAM, seed=1)
+    one = score_baselines(*train, test, SPAM, seed=0)
+    assert one == score_baselines(*train, test, SPAM, seed=0)
+    assert one != score_baselines(*train, test, SPAM, seed=1)
     assert "fitted to 200 of the 2,000 training rows" in caplog.text
 
 
 def test_a_label_that_none_of_the_sampled_rows_has_costs_no_more_than_being_wrong(monkeypatch):
-    monkeypatch.setattr(baselines, "MOST_ROWS", 50)
+    monkeypatch.setattr(baselines, "MAX_ROWS", 50)
     labels = Labels(("ham", "rare", "spam"), "single", ("ham", "rare", "spam"))
     texts, given = spam(1_000)
     given *= 2
     given[0] = 1
-    found = baseline_scores(texts, given, {"test": (texts[:100], given[:100])}, labels, seed=0)["test"]
+    found = score_baselines(texts, given, {"test": (texts[:100], given[:100])}, labels, seed=0)["test"]
     assert math.isfinite(found["tfidf_logistic_regression"]["log_loss"])
     assert 0.8 < found["tfidf_logistic_regression"]["accuracy"] < 1
 

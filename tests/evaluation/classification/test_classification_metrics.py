@@ -19,11 +19,11 @@ from transformers import EvalPrediction
 
 from hf_finetune.errors import NonFiniteError
 from hf_finetune.evaluation.classification.metrics import (
-    Outputs,
+    ClassifierOutputs,
     classification_metrics,
-    mean_log_loss,
+    compute_log_loss,
     predict_split,
-    score_split,
+    score_outputs,
 )
 from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import OF_LABELS
@@ -49,7 +49,7 @@ def some(labels, rows=60, seed=0):
         logits += 2 * references - 1
     else:
         references = logits[:, 0] + random.normal(size=rows)
-    return Outputs(logits, references)
+    return ClassifierOutputs(logits, references)
 
 
 @every_kind
@@ -179,21 +179,21 @@ def test_the_loss_is_that_of_torch_and_survives_large_logits(labels):
             expected = torch.nn.functional.cross_entropy(logits, references)
         else:
             expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, references.double())
-        assert mean_log_loss(logits.numpy(), references.numpy()) == pytest.approx(expected.item(), rel=1e-12)
+        assert compute_log_loss(logits.numpy(), references.numpy()) == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("labels", [TOPICS, TAGS], ids=lambda labels: labels.kind)
 def test_the_report_has_every_figure_with_its_interval_and_those_of_each_label(labels):
     outputs = some(labels)
     decision = Decision(labels.names, labels.kind, temperature=2.0)
-    scores = score_split(outputs, labels, decision)
+    scores = score_outputs(outputs, labels, decision)
     flat = {name for name, value in scores.items() if isinstance(value, float)}
     before = {"log_loss_before_scaling", "expected_calibration_error_before_scaling"}
     assert flat == HEADLINES | before | {"loss"}
     assert scores["intervals"].keys() == HEADLINES
     assert all(low <= scores[name] <= high for name, (low, high) in scores["intervals"].items())
     assert scores["loss"] == pytest.approx(scores["log_loss_before_scaling"], rel=1e-9)
-    assert scores["log_loss"] == pytest.approx(mean_log_loss(outputs.logits / 2, outputs.references), rel=1e-9)
+    assert scores["log_loss"] == pytest.approx(compute_log_loss(outputs.logits / 2, outputs.references), rel=1e-9)
     assert scores["per_class"].keys() == set(labels.names)
     assert {tuple(each) for each in scores["per_class"].values()} == {
         ("precision", "recall", "f1", "support", "roc_auc", "pr_auc")
@@ -210,15 +210,15 @@ def test_the_report_has_every_figure_with_its_interval_and_those_of_each_label(l
 
 def test_thresholds_change_what_is_chosen_and_not_the_probabilities():
     outputs = some(TOPICS)
-    plain = score_split(outputs, TOPICS, None)
-    moved = score_split(outputs, TOPICS, Decision(TOPICS.names, "single", thresholds=(0.8, 0.1, 0.1)))
+    plain = score_outputs(outputs, TOPICS, None)
+    moved = score_outputs(outputs, TOPICS, Decision(TOPICS.names, "single", thresholds=(0.8, 0.1, 0.1)))
     assert moved["accuracy"] < plain["accuracy"]
     for name in ("loss", "log_loss", "roc_auc", "pr_auc", "expected_calibration_error", "reliability"):
         assert moved[name] == plain[name]
 
 
 def test_numbers_have_figures_with_intervals():
-    scores = score_split(some(NUMBER), NUMBER, None)
+    scores = score_outputs(some(NUMBER), NUMBER, None)
     assert scores.keys() == {"loss", "mae", "r2", "pearson", "intervals"}
     assert all(low <= scores[name] <= high for name, (low, high) in scores["intervals"].items())
 
@@ -227,13 +227,15 @@ def test_a_split_without_a_label_has_no_area_for_it_and_the_rest_is_there():
     names = Labels(("a", "b", "c"), "single", ("a", "b", "c"))
     outputs = some(names)
     kept = outputs.references < 2
-    scores = score_split(Outputs(outputs.logits[kept], outputs.references[kept]), names, None)
+    scores = score_outputs(ClassifierOutputs(outputs.logits[kept], outputs.references[kept]), names, None)
     assert math.isnan(scores["per_class"]["c"]["roc_auc"])
     assert scores["per_class"]["c"]["support"] == 0
     assert 0.5 < scores["roc_auc"] < 1
 
 
 def test_a_split_of_one_row_has_figures():
-    scores = score_split(Outputs(np.array([[2.0, 0.0]]), np.array([0])), Labels(("a", "b"), "single", ("a", "b")), None)
+    scores = score_outputs(
+        ClassifierOutputs(np.array([[2.0, 0.0]]), np.array([0])), Labels(("a", "b"), "single", ("a", "b")), None
+    )
     assert (scores["accuracy"], scores["intervals"]["accuracy"]) == (1.0, [1.0, 1.0])
     assert math.isnan(scores["roc_auc"])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hf_finetune.config.sections import DataSection, EvalSection
 from hf_finetune.data.labels.freeze import freeze_labels
 from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.evaluation.classification.metrics import Outputs
-from hf_finetune.evaluation.classification.mistakes import Mistake, mistake_lines, show_mistakes, worst_mistakes
+from hf_finetune.evaluation.classification.metrics import ClassifierOutputs
+from hf_finetune.evaluation.classification.mistakes import Mistake, find_worst_mistakes, locate_mistakes, show_mistakes
 from hf_finetune.label_set import Labels
 from hf_finetune.models.decision import Decision
 
@@ -28,30 +28,30 @@ def logit(probability):
 
 def spam_outputs(of_spam, references):
     logits = logit(np.asarray(of_spam))
-    return Outputs(np.stack([np.zeros_like(logits), logits], axis=1), np.asarray(references))
+    return ClassifierOutputs(np.stack([np.zeros_like(logits), logits], axis=1), np.asarray(references))
 
 
 def test_the_row_whose_label_is_least_likely_comes_first_and_what_is_right_does_not_come():
     outputs = spam_outputs([0.98, 0.3, 0.6, 0.01, 0.9], [0, 1, 0, 1, 1])
-    found = worst_mistakes(outputs, SPAM, None)
+    found = find_worst_mistakes(outputs, SPAM, None)
     assert [mistake.row for mistake in found] == [3, 0, 1, 2]
     assert (found[1].label, found[1].predicted) == ("ham", "spam")
     assert found[1].probability_of_label == pytest.approx(0.02)
     assert found[1].probability_of_predicted == pytest.approx(0.98)
-    assert worst_mistakes(outputs, SPAM, None, most=2) == found[:2]
+    assert find_worst_mistakes(outputs, SPAM, None, most=2) == found[:2]
 
 
 def test_probabilities_are_calibrated_and_thresholds_decide_what_is_a_mistake():
     outputs = spam_outputs([0.98, 0.6], [0, 0])
     decision = Decision(("ham", "spam"), "single", temperature=2.0, thresholds=(0.3, 0.7))
-    (found,) = worst_mistakes(outputs, SPAM, decision)
+    (found,) = find_worst_mistakes(outputs, SPAM, decision)
     assert found.row == 0
     assert found.probability_of_predicted == pytest.approx(1 / (1 + np.exp(-logit(0.98) / 2)))
 
 
 def test_of_several_labels_the_one_furthest_on_the_wrong_side_is_named():
     logits = logit(np.array([[0.9, 0.7], [0.2, 0.1], [0.6, 0.4]]))
-    found = worst_mistakes(Outputs(logits, np.array([[0, 0], [1, 1], [1, 0]])), TAGS, None)
+    found = find_worst_mistakes(ClassifierOutputs(logits, np.array([[0, 0], [1, 1], [1, 0]])), TAGS, None)
     assert [(mistake.row, mistake.label, mistake.predicted) for mistake in found] == [
         (0, "not art", "art"),
         (1, "law", "not law"),
@@ -61,8 +61,8 @@ def test_of_several_labels_the_one_furthest_on_the_wrong_side_is_named():
 
 
 def test_of_numbers_the_largest_errors_come_first():
-    outputs = Outputs(np.array([[1.0], [2.0], [-3.0]]), np.array([1.5, 2.0, 3.0]))
-    assert worst_mistakes(outputs, NUMBER, None) == [
+    outputs = ClassifierOutputs(np.array([[1.0], [2.0], [-3.0]]), np.array([1.5, 2.0, 3.0]))
+    assert find_worst_mistakes(outputs, NUMBER, None) == [
         Mistake(2, 3.0, -3.0, None, None),
         Mistake(0, 1.5, 1.0, None, None),
     ]
@@ -74,7 +74,7 @@ def test_every_mistake_is_listed_once_in_order_of_the_probability_of_its_label(s
     labels = Labels(("a", "b", "c"), kind, ("a", "b", "c"))
     logits = random.normal(size=(40, 3))
     references = random.integers(3, size=40) if kind == "single" else random.integers(2, size=(40, 3))
-    found = worst_mistakes(Outputs(logits, references), labels, None, most=1000)
+    found = find_worst_mistakes(ClassifierOutputs(logits, references), labels, None, most=1000)
     wrong = ((logits > 0) != references).any(axis=1) if kind == "multi" else logits.argmax(axis=1) != references
     assert sorted(mistake.row for mistake in found) == np.flatnonzero(wrong).tolist()
     told = [mistake.probability_of_label for mistake in found]
@@ -140,9 +140,9 @@ def test_control_characters_of_a_text_do_not_reach_the_screen(tmp_path, caplog):
 def test_numbers_are_said_as_numbers(spam_splits, caplog):
     caplog.set_level(logging.INFO)
     _, splits, _ = spam_splits
-    outputs = Outputs(np.array([[1.23456], [0.0]]), np.array([3.5, 0.0]))
+    outputs = ClassifierOutputs(np.array([[1.23456], [0.0]]), np.array([3.5, 0.0]))
     found = show_mistakes(outputs, NUMBER, None, splits, EvalSection())
-    assert found == mistake_lines([Mistake(0, 3.5, 1.23456, None, None)], splits, "validation")
+    assert found == locate_mistakes([Mistake(0, 3.5, 1.23456, None, None)], splits, "validation")
     assert found[0].keys() == {"split", "path", "line", "label", "predicted"}
     assert "labelled 3.5, predicted 1.235" in caplog.text
 

@@ -19,11 +19,16 @@ from tuned_adapters import adapter_on, save, saved_base, train
 from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, EvalSection
 from hf_finetune.errors import ConfigError, DataError, ModelError
-from hf_finetune.evaluation.generation.display import printable, side_by_side
-from hf_finetune.evaluation.generation.prompts import answer, answer_prompts, continue_prompts, respond
+from hf_finetune.evaluation.generation.display import escape_for_terminal, format_side_by_side
+from hf_finetune.evaluation.generation.prompts import (
+    answer_prompts,
+    continue_prompts,
+    generate_answer,
+    generate_responses,
+)
 from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
-from hf_finetune.evaluation.generation.streaming import TextPieces, text_after
-from hf_finetune.models.base_and_tuned import base_of_run, before_and_after
+from hf_finetune.evaluation.generation.streaming import IncrementalDetokenizer, decode_after
+from hf_finetune.models.base_and_tuned import find_base_of_run, run_base_and_tuned
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
@@ -69,7 +74,7 @@ def test_the_whole_conversation_is_answered_token_by_token_as_the_model_says():
     turns = ["System:\nBe kind.", "User:\nhi", "Assistant:\nyes?", "User:\nwhat is it?", "Assistant:\n"]
     assert asked == "<|bos|>" + "<|eos|>\n".join(turns)
     expected = greedy_by_hand(model, encode_prompt(TOKENIZER, messages), [TOKENIZER.eos_token_id], 20)
-    sample = answer(model, TOKENIZER, messages, GREEDY)
+    sample = generate_answer(model, TOKENIZER, messages, GREEDY)
     text = expected[:-1] if sample.finished else expected
     assert (sample.continuation, sample.tokens) == (TOKENIZER.decode(text), len(expected))
 
@@ -86,18 +91,18 @@ def test_the_end_of_a_turn_stops_whatever_the_end_token_of_texts_is(name):
 
 def test_tokens_that_the_models_own_settings_end_at_end_an_answer_too():
     model = parrot(TOKENIZER, SAYS_ABC | {"c": "c"})
-    assert answer(model, TOKENIZER, [user("A")], GREEDY).continuation == "ab" + 18 * "c"
+    assert generate_answer(model, TOKENIZER, [user("A")], GREEDY).continuation == "ab" + 18 * "c"
     model.generation_config.eos_token_id = [TOKENIZER.eos_token_id, *TOKENIZER.convert_tokens_to_ids(["c"])]
-    assert answer(model, TOKENIZER, [user("A")], GREEDY).continuation == "ab"
+    assert generate_answer(model, TOKENIZER, [user("A")], GREEDY).continuation == "ab"
 
 
 def test_an_answer_stops_where_the_positions_do_and_a_conversation_that_leaves_none_is_refused():
     asked = len(encode_prompt(TOKENIZER, [user("A")]))
     endless = {"\n": "a", "a": "a"}
-    sample = answer(parrot(TOKENIZER, endless, positions=asked + 3), TOKENIZER, [user("A")], GREEDY)
+    sample = generate_answer(parrot(TOKENIZER, endless, positions=asked + 3), TOKENIZER, [user("A")], GREEDY)
     assert (sample.continuation, sample.finished, sample.prompt_tokens_cut) == ("aaa", False, 0)
     with pytest.raises(ModelError, match=f"has {asked} tokens, the model takes {asked} with its answer"):
-        answer(parrot(TOKENIZER, endless, positions=asked), TOKENIZER, [user("A")], GREEDY)
+        generate_answer(parrot(TOKENIZER, endless, positions=asked), TOKENIZER, [user("A")], GREEDY)
 
 
 def test_top_p_limits_what_is_drawn():
@@ -115,13 +120,13 @@ def test_a_repetition_penalty_counts_the_answers_own_tokens_and_not_the_end_toke
     model = parrot(TOKENIZER, SAYS_ABC)
     messages = [user("A"), assistant("B"), user("A")]
     # 10 / 1.5 is below the 8 of "z": an end token that counted as a repetition would not be taken
-    assert answer(model, TOKENIZER, messages, GREEDY.model_copy(update={"repetition_penalty": 1.5})).finished
+    assert generate_answer(model, TOKENIZER, messages, GREEDY.model_copy(update={"repetition_penalty": 1.5})).finished
     model = parrot(TOKENIZER, {"\n": "a", "a": "a"})
     with torch.no_grad():
         model.lm_head.weight[TOKENIZER.convert_tokens_to_ids("z"), TOKENIZER.convert_tokens_to_ids("a")] = 8.0
     once = GREEDY.model_copy(update={"repetition_penalty": 1.5})
-    assert answer(model, TOKENIZER, messages, GREEDY).continuation.startswith("aaa")
-    assert answer(model, TOKENIZER, messages, once).continuation.startswith("az")
+    assert generate_answer(model, TOKENIZER, messages, GREEDY).continuation.startswith("aaa")
+    assert generate_answer(model, TOKENIZER, messages, once).continuation.startswith("az")
 
 
 def test_a_repetition_penalty_counts_the_tokens_of_a_text_that_is_continued():
@@ -140,12 +145,12 @@ def test_answers_are_seeded_one_by_one():
     assert (first.seed, second.seed) == (3, 4)
     assert first.continuation != second.continuation
     torch.rand(9)
-    assert answer(model, TOKENIZER, [user("A")], settings, 1) == second
+    assert generate_answer(model, TOKENIZER, [user("A")], settings, 1) == second
 
 
 def test_a_system_message_opens_the_conversation():
     model = thinker()
-    told = answer(model, TOKENIZER, [{"role": "system", "content": "Say no."}, user("A")], GREEDY)
+    told = generate_answer(model, TOKENIZER, [{"role": "system", "content": "Say no."}, user("A")], GREEDY)
     assert answer_prompts(model, TOKENIZER, ["A"], GREEDY, "Say no.") == [told]
     assert answer_prompts(model, TOKENIZER, ["A"], GREEDY) != [told]
 
@@ -163,15 +168,17 @@ def test_characters_of_a_system_message_that_the_tokenizer_lacks_are_named():
 
 def test_raw_continues_what_a_chat_would_answer():
     model = thinker()
-    assert respond(model, TOKENIZER, ["A"], GREEDY) == answer_prompts(model, TOKENIZER, ["A"], GREEDY)
-    assert respond(model, TOKENIZER, ["A"], GREEDY, raw=True) == continue_prompts(model, TOKENIZER, ["A"], GREEDY)
+    assert generate_responses(model, TOKENIZER, ["A"], GREEDY) == answer_prompts(model, TOKENIZER, ["A"], GREEDY)
+    assert generate_responses(model, TOKENIZER, ["A"], GREEDY, raw=True) == continue_prompts(
+        model, TOKENIZER, ["A"], GREEDY
+    )
     with pytest.raises(ConfigError, match="leave --system out"):
-        respond(model, TOKENIZER, ["A"], GREEDY, system="x", raw=True)
+        generate_responses(model, TOKENIZER, ["A"], GREEDY, system="x", raw=True)
 
 
 def test_pieces_join_to_the_answer_and_the_end_token_is_none_of_them():
     pieces = []
-    sample = answer(parrot(TOKENIZER, SAYS_ABC), TOKENIZER, [user("A")], GREEDY, write=pieces.append)
+    sample = generate_answer(parrot(TOKENIZER, SAYS_ABC), TOKENIZER, [user("A")], GREEDY, write=pieces.append)
     assert pieces == ["a", "b", "c", ""]
     assert sample.continuation == "abc"
 
@@ -189,22 +196,22 @@ def test_streamed_pieces_join_to_the_text_and_hold_no_half_character(kind, seed,
     before = tokenizer("User:\nA", add_special_tokens=False)["input_ids"]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     whole = tokenizer.decode([*before, *ids], clean_up_tokenization_spaces=False)
-    pieces = TextPieces(tokenizer, before)
+    pieces = IncrementalDetokenizer(tokenizer, before)
     shown = [pieces.add(token) for token in ids]
     assert "".join(shown) + pieces.flush() == whole.removeprefix(tokenizer.decode(before))
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(tokenizer), (12,), generator=generator).tolist()  # broken characters among them
-    broken = TextPieces(tokenizer, before)
+    broken = IncrementalDetokenizer(tokenizer, before)
     shown += [broken.add(token) for token in drawn]
     assert not any(piece.endswith("\ufffd") for piece in shown)
-    assert text_after(tokenizer, before, drawn) == "".join(shown[len(ids) :]) + broken.flush()
+    assert decode_after(tokenizer, before, drawn) == "".join(shown[len(ids) :]) + broken.flush()
     assert broken.flush() == ""
 
 
 @given(seed=st.integers(0, 10**6))
 def test_bytes_that_are_no_character_are_shown_as_the_decoder_shows_them(seed):
     drawn = torch.randint(3, len(BYTES), (30,), generator=torch.Generator().manual_seed(seed)).tolist()
-    assert text_after(BYTES, [], drawn) == BYTES.decode(drawn)
+    assert decode_after(BYTES, [], drawn) == BYTES.decode(drawn)
 
 
 def test_spaces_before_commas_stay_even_where_the_tokenizer_would_clean_up():
@@ -212,13 +219,13 @@ def test_spaces_before_commas_stay_even_where_the_tokenizer_would_clean_up():
     tokenizer.clean_up_tokenization_spaces = True
     ids = tokenizer("a , b", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == "a, b"
-    assert text_after(tokenizer, [], ids) == "a , b"
+    assert decode_after(tokenizer, [], ids) == "a , b"
 
 
 def test_a_character_of_several_tokens_is_shown_once_it_is_whole():
     ids = BYTES("🦀", add_special_tokens=False)["input_ids"]
     assert len(ids) > 2
-    pieces = TextPieces(BYTES, [])
+    pieces = IncrementalDetokenizer(BYTES, [])
     assert [pieces.add(token) for token in ids] == [*[""] * (len(ids) - 1), "🦀"]
 
 
@@ -250,7 +257,7 @@ def test_an_adapter_is_compared_with_itself_switched_off(tmp_path):
     def speak(model, tokenizer):
         return answer_prompts(model, tokenizer, ["A", "b"], drawing())
 
-    before, after = before_and_after(str(folder), None, speak, speak)
+    before, after = run_base_and_tuned(str(folder), None, speak, speak)
     assert before == speak(load_for_generation(str(base))[0], TOKENIZER)
     assert after == speak(*load_for_generation(str(folder)))
     assert all(one.continuation != other.continuation for one, other in zip(before, after, strict=True))
@@ -264,19 +271,19 @@ def test_a_whole_model_is_compared_with_the_base_of_its_run(tmp_path):
         return answer_prompts(model, tokenizer, ["A"], GREEDY)
 
     with pytest.raises(ConfigError, match=r"no run\.yaml.*--base-path"):
-        before_and_after(tuned, None, speak, speak)
-    [before], [after] = before_and_after(tuned, base, speak, speak)
+        run_base_and_tuned(tuned, None, speak, speak)
+    [before], [after] = run_base_and_tuned(tuned, base, speak, speak)
     assert (before.continuation, after.continuation) == ("no", "abc")
     Path(tuned, "run.yaml").write_text(f"model:\n  path: {base}\n")
-    assert before_and_after(tuned, None, speak, speak) == ([before], [after])
+    assert run_base_and_tuned(tuned, None, speak, speak) == ([before], [after])
 
 
 def test_a_run_says_which_model_it_went_on_from_and_at_which_commit(tmp_path):
     (tmp_path / "run.yaml").write_text("model:\n  scratch: {}\n")
     with pytest.raises(ConfigError, match="random weights"):
-        base_of_run(str(tmp_path))
+        find_base_of_run(str(tmp_path))
     (tmp_path / "run.yaml").write_text("model:\n  path: a/b\n  revision: v1\n")
-    assert base_of_run(str(tmp_path)) == ("a/b", "v1")
+    assert find_base_of_run(str(tmp_path)) == ("a/b", "v1")
 
 
 def test_a_base_of_another_size_is_refused(tmp_path):
@@ -287,13 +294,13 @@ def test_a_base_of_another_size_is_refused(tmp_path):
         return []
 
     with pytest.raises(ModelError, match="has embeddings for 61 tokens"):
-        before_and_after(tuned, str(other), silent, silent)
+        run_base_and_tuned(tuned, str(other), silent, silent)
 
 
 def test_what_a_model_wrote_cannot_steer_a_terminal():
-    assert printable("a\tb\n\x1b[2J\x9b東🙂\u200d") == "a\tb\n\\x1b[2J\\x9b東🙂\u200d"
-    sample = answer(parrot(TOKENIZER, SAYS_ABC), TOKENIZER, [user("[bold]:key:")], GREEDY)
-    assert side_by_side(sample, sample).title.plain == "[bold]:key:"
+    assert escape_for_terminal("a\tb\n\x1b[2J\x9b東🙂\u200d") == "a\tb\n\\x1b[2J\\x9b東🙂\u200d"
+    sample = generate_answer(parrot(TOKENIZER, SAYS_ABC), TOKENIZER, [user("[bold]:key:")], GREEDY)
+    assert format_side_by_side(sample, sample).title.plain == "[bold]:key:"
 
 
 def chat_events(sampler, model, tmp_path):

@@ -29,10 +29,10 @@ from tuned_adapters import adapter_on, saved_base, train
 from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import EvalSection, ScratchSection
 from hf_finetune.errors import ModelError
-from hf_finetune.evaluation.generation.batch import generate_batched
-from hf_finetune.evaluation.generation.prompts import answer
+from hf_finetune.evaluation.generation.batch import generate_batch
+from hf_finetune.evaluation.generation.prompts import generate_answer
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM
-from hf_finetune.models.scratch_presets import scratch_config
+from hf_finetune.models.scratch_presets import build_scratch_config
 
 TOKENIZER = talking_tokenizer()
 SIZE = len(TOKENIZER)
@@ -74,7 +74,7 @@ MODELS = {
     "scratch, gpt2": lambda: tiny_model(vocab_size=SIZE, max_position_embeddings=128, family="gpt2"),
     "scratch, sdpa": lambda: tiny_model(vocab_size=SIZE, max_position_embeddings=128, attention="sdpa"),
     "scratch, preset nano": lambda: drawn(
-        ScratchGPTForCausalLM, scratch_config(ScratchSection(preset="nano"), vocab_size=SIZE, **SPECIAL)
+        ScratchGPTForCausalLM, build_scratch_config(ScratchSection(preset="nano"), vocab_size=SIZE, **SPECIAL)
     ),
 }
 
@@ -98,12 +98,12 @@ def encoded(prompts):
 
 def one_by_one(model, prompts, settings):
     """(text, tokens, finished) of each, as `generate` and `chat` answer."""
-    samples = [answer(model, TOKENIZER, asked(prompt), settings) for prompt in prompts]
+    samples = [generate_answer(model, TOKENIZER, asked(prompt), settings) for prompt in prompts]
     return [(sample.continuation, sample.tokens, sample.finished) for sample in samples]
 
 
 def at_once(model, prompts, settings, batch_size=16, tokenizer=TOKENIZER):
-    answers = generate_batched(model, tokenizer, prompts, settings, batch_size=batch_size)
+    answers = generate_batch(model, tokenizer, prompts, settings, batch_size=batch_size)
     return [(each.text, each.tokens, each.finished) for each in answers]
 
 

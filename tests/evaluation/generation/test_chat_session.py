@@ -12,12 +12,12 @@ from models.scratch_models import tiny_model
 
 from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import DataSection, EvalSection
-from hf_finetune.data.reading.formats import chat_messages
+from hf_finetune.data.reading.formats import restore_messages
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.evaluation.generation import chat_session as chat_module
-from hf_finetune.evaluation.generation.chat_session import HELP, Chat, Screen, run_chat
-from hf_finetune.evaluation.generation.prompts import answer
+from hf_finetune.evaluation.generation.chat_session import HELP, ChatDisplay, ChatSession, run_chat
+from hf_finetune.evaluation.generation.prompts import generate_answer
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
 TOKENIZER = talking_tokenizer()
@@ -39,14 +39,14 @@ def talk(lines, model=None, *, opening=(), tokenizer=TOKENIZER, settings=GREEDY,
     written, notes, messages = [], [], list(opening)
     if model is None:
         model = parrot(tokenizer, SAYS_ABC)
-    shown = Screen(**{"write": written.append, "note": notes.append} | screen)
-    run_chat(Chat(model, tokenizer, settings, shown, messages), lines)
+    shown = ChatDisplay(**{"write": written.append, "note": notes.append} | screen)
+    run_chat(ChatSession(model, tokenizer, settings, shown, messages), lines)
     return "".join(written), notes, messages
 
 
 def saved_rows(file):
     rows = load_splits(DataSection(train=str(file)), "conversation", 0).rows["train"]
-    return [chat_messages(row["messages"]) for row in rows]
+    return [restore_messages(row["messages"]) for row in rows]
 
 
 def test_each_line_is_answered_and_kept():
@@ -59,8 +59,8 @@ def test_each_answer_is_to_the_whole_conversation_and_has_a_seed_of_its_own():
     model = tiny_model(vocab_size=len(TOKENIZER), max_position_embeddings=512)
     settings = EvalSection(temperature=1.0, max_new_tokens=10, seed=7)
     written, _, messages = talk(["hi", "go on"], model, settings=settings)
-    first = answer(model, TOKENIZER, messages[:1], settings, 0)
-    second = answer(model, TOKENIZER, [user("hi"), assistant(first.continuation), user("go on")], settings, 1)
+    first = generate_answer(model, TOKENIZER, messages[:1], settings, 0)
+    second = generate_answer(model, TOKENIZER, [user("hi"), assistant(first.continuation), user("go on")], settings, 1)
     assert written == f"{first.continuation}\n{second.continuation}\n"
     assert second.seed == 8
 
@@ -83,7 +83,7 @@ def test_reset_and_system_begin_again():
 def test_a_system_message_reaches_the_model():
     model = tiny_model(vocab_size=len(TOKENIZER), max_position_embeddings=512)
     told = [{"role": "system", "content": "Be kind."}]
-    expected = answer(model, TOKENIZER, [*told, user("hi")], GREEDY).continuation
+    expected = generate_answer(model, TOKENIZER, [*told, user("hi")], GREEDY).continuation
     assert talk(["hi"], model, opening=told)[0] == talk(["/system Be kind.", "hi"], model)[0] == f"{expected}\n"
 
 
@@ -171,9 +171,9 @@ def test_the_oldest_exchanges_make_room_and_stay_in_what_is_saved(tmp_path, monk
 
     def spy(model, tokenizer, messages, *rest):
         seen.append([message["content"] for message in messages])
-        return answer(model, tokenizer, messages, *rest)
+        return generate_answer(model, tokenizer, messages, *rest)
 
-    monkeypatch.setattr(chat_module, "answer", spy)
+    monkeypatch.setattr(chat_module, "generate_answer", spy)
     written, notes, messages = talk(["A", "B", "C", "D", f"/save {tmp_path}/c"], model, opening=[told])
     assert written == 4 * "abc\n"
     assert seen[1] == ["Be kind.", "A", "abc", "B"]

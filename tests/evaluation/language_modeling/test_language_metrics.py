@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.scratch_models import tiny_model, token_ids
 
-from hf_finetune.evaluation.language_modeling.metrics import language_figures, language_statistic
+from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
 from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
 
@@ -44,10 +44,10 @@ def test_figures_and_statistic_are_those_of_formulas_on_many_generated_splits():
         expected = by_hand(*rows) if rows[2].any() else None
         if expected is None:
             continue
-        found = language_statistic(*rows)(np.ones((len(rows[1]), 1)))
+        found = make_language_statistic(*rows)(np.ones((len(rows[1]), 1)))
         assert {name: values[0] for name, values in found.items()} == pytest.approx(expected, rel=1e-9)
         if number < 20:  # a metric module costs ten times what its figure does
-            assert language_figures(*rows) == pytest.approx(expected, rel=1e-9)
+            assert compute_language_metrics(*rows) == pytest.approx(expected, rel=1e-9)
 
 
 @given(rows=st.integers(2, 20), seed=st.integers(0, 2**32 - 1))
@@ -56,7 +56,9 @@ def test_a_resample_has_the_figures_of_its_rows(rows, seed):
     sums, row_bytes, row_words = some_rows(random, rows)
     sums[0], row_bytes[0], row_words[0] = (10.0, 2, 4), 20, 3
     drawn = np.append(random.integers(rows, size=rows), 0)
-    found = language_statistic(sums, row_bytes, row_words)(np.bincount(drawn, minlength=rows)[:, None].astype(float))
+    found = make_language_statistic(sums, row_bytes, row_words)(
+        np.bincount(drawn, minlength=rows)[:, None].astype(float)
+    )
     assert list(found) == NAMES
     expected = by_hand(sums[drawn], row_bytes[drawn], row_words[drawn])
     assert {name: values[0] for name, values in found.items()} == pytest.approx(expected, rel=1e-9)
@@ -67,7 +69,7 @@ def test_the_sums_of_a_real_model_give_the_loss_that_it_says():
     with torch.no_grad():
         output = model(input_ids=ids, labels=ids)
     sums = reduce_logits(output.logits.double(), ids).numpy()
-    figures = language_figures(sums, np.full(4, 30), np.full(4, 5))
+    figures = compute_language_metrics(sums, np.full(4, 30), np.full(4, 5))
     assert figures["loss"] == pytest.approx(output.loss.item(), rel=1e-5)
     assert figures["word_perplexity"] == pytest.approx(math.exp(figures["loss"] * 44 / 20), rel=1e-9)
 
@@ -75,32 +77,38 @@ def test_the_sums_of_a_real_model_give_the_loss_that_it_says():
 def test_the_order_of_rows_and_so_the_number_of_processes_changes_no_bit():
     rows = some_rows(np.random.default_rng(1), 200)
     order = np.random.default_rng(2).permutation(200)
-    assert language_figures(*rows) == language_figures(*(each[order] for each in rows))
+    assert compute_language_metrics(*rows) == compute_language_metrics(*(each[order] for each in rows))
 
 
 def test_text_without_words_has_no_perplexity_per_word():
     sums = np.asarray([[3.0, 1, 2]])
-    assert list(language_figures(sums, np.asarray([9]), np.asarray([0]))) == [n for n in NAMES if "word" not in n]
-    assert "word_perplexity" not in language_statistic(sums, np.asarray([9]), np.asarray([0]))(np.ones((1, 1)))
+    assert list(compute_language_metrics(sums, np.asarray([9]), np.asarray([0]))) == [
+        n for n in NAMES if "word" not in n
+    ]
+    assert "word_perplexity" not in make_language_statistic(sums, np.asarray([9]), np.asarray([0]))(np.ones((1, 1)))
 
 
 def test_what_is_not_defined_is_nan_and_what_is_too_large_is_infinite():
-    nothing = language_statistic(np.asarray([[3.0, 1, 2]]), np.asarray([9]), np.asarray([1]))(np.zeros((1, 2)))
+    nothing = make_language_statistic(np.asarray([[3.0, 1, 2]]), np.asarray([9]), np.asarray([1]))(np.zeros((1, 2)))
     assert all(np.isnan(values).all() for values in nothing.values())
-    assert all(map(math.isnan, language_figures(np.zeros((0, 3)), np.zeros(0), np.zeros(0)).values()))
+    assert all(map(math.isnan, compute_language_metrics(np.zeros((0, 3)), np.zeros(0), np.zeros(0)).values()))
     broken = np.asarray([[math.nan, 0, 2], [1.0, 1, 2]]), np.asarray([5, 5]), np.asarray([1, 1])
-    found = language_statistic(*broken)(np.ones((2, 1)))
-    assert np.isnan([found["loss"][0], language_figures(*broken)["loss"]]).all()
-    assert found["token_accuracy"] == language_figures(*broken)["token_accuracy"] == 0.25
+    found = make_language_statistic(*broken)(np.ones((2, 1)))
+    assert np.isnan([found["loss"][0], compute_language_metrics(*broken)["loss"]]).all()
+    assert found["token_accuracy"] == compute_language_metrics(*broken)["token_accuracy"] == 0.25
     huge = np.asarray([[1e6, 0, 1]]), np.asarray([5]), np.asarray([1])
-    assert language_statistic(*huge)(np.ones((1, 1)))["perplexity"] == language_figures(*huge)["perplexity"] == math.inf
+    assert (
+        make_language_statistic(*huge)(np.ones((1, 1)))["perplexity"]
+        == compute_language_metrics(*huge)["perplexity"]
+        == math.inf
+    )
 
 
 def test_long_rows_count_more_in_the_interval_of_the_loss():
     random = np.random.default_rng(3)
     tokens = np.where(np.arange(100) < 5, 2_000, 20)
     sums = np.stack([tokens * random.uniform(1, 3, 100), 0 * tokens, tokens], axis=1).astype(float)
-    wide = bootstrap_intervals(language_statistic(sums, tokens, tokens), 100)["loss"]
+    wide = bootstrap_intervals(make_language_statistic(sums, tokens, tokens), 100)["loss"]
     sums = np.stack([20 * sums[:, 0] / tokens, 0 * tokens, 0 * tokens + 20], axis=1)
-    narrow = bootstrap_intervals(language_statistic(sums, tokens, tokens), 100)["loss"]
+    narrow = bootstrap_intervals(make_language_statistic(sums, tokens, tokens), 100)["loss"]
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])

@@ -54,14 +54,14 @@ def test_rows_reduce_to_what_a_hand_computes(shape, dtype, tolerance):
 def test_the_size_of_a_piece_changes_nothing(monkeypatch, at_once):
     logits, labels = random_batch(5, 17, 11)
     whole = reduce_logits(logits, labels)
-    monkeypatch.setattr(language_modeling, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(language_modeling, "CHUNK_LOGITS", at_once)
     torch.testing.assert_close(reduce_logits(logits, labels), whole, rtol=1e-12, atol=0)
 
 
 def test_logits_are_never_copied_whole(monkeypatch):
     seen = []
     reduce = language_modeling._reduce
-    monkeypatch.setattr(language_modeling, "LOGITS_AT_ONCE", 1000)
+    monkeypatch.setattr(language_modeling, "CHUNK_LOGITS", 1000)
     monkeypatch.setattr(language_modeling, "_reduce", lambda s, t: seen.append(s.numel()) or reduce(s, t))
     reduce_logits(*random_batch(8, 100, 100, dtype=torch.bfloat16))
     assert max(seen) <= 1000

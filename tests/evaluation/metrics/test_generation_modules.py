@@ -30,7 +30,7 @@ from hf_finetune.evaluation.metrics.refusal_rate import PHRASES, RefusalRate
 from hf_finetune.evaluation.metrics.repetition import Repetition
 from hf_finetune.evaluation.metrics.rouge import FIGURES, Rouge
 from hf_finetune.evaluation.metrics.stop_rate import StopRate
-from hf_finetune.evaluation.metrics.text_words import answer_words, spoken_words, visible_words
+from hf_finetune.evaluation.metrics.text_words import normalize_answer, split_visible_words, split_words
 from hf_finetune.evaluation.metrics.token_f1 import TokenF1, shared_words
 from hf_finetune.evaluation.metrics.word_perplexity import WordPerplexity
 
@@ -169,7 +169,7 @@ def test_signatures_say_how_sacrebleu_computed(metric):
 
 @given(st.text(st.characters(max_codepoint=127)))
 def test_words_of_ascii_text_are_those_of_rouge_score(text):
-    assert spoken_words(text) == DefaultTokenizer().tokenize(text)
+    assert split_words(text) == DefaultTokenizer().tokenize(text)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_words_of_ascii_text_are_those_of_rouge_score(text):
     ],
 )
 def test_words_of_other_scripts_are_kept_and_those_without_spaces_are_read_by_character(metric, text, words):
-    assert spoken_words(text) == words
-    assert answer_words(text.replace("‑", " ")) == words
+    assert split_words(text) == words
+    assert normalize_answer(text.replace("‑", " ")) == words
     same = {"predictions": [text], "references": [text]}
     assert metric(Rouge).compute(**same)["rouge1"] == metric(TokenF1).compute(**same)["token_f1"] == 1
 
@@ -236,7 +236,7 @@ def test_a_text_that_is_stuck_repeats_and_one_that_is_short_does_not_count(metri
     halved = metric(Repetition).compute(predictions=["one two", "a b c d a b c d", "three"])["repetition"]
     assert halved == pytest.approx(1 / 5)
     assert math.isnan(metric(Repetition).compute(predictions=["one two three"])["repetition"])
-    assert visible_words("a-b") == ["a", "-", "b"]
+    assert split_visible_words("a-b") == ["a", "-", "b"]
 
 
 def test_refusals_are_told_by_how_an_answer_opens(metric):

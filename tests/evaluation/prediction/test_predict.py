@@ -22,10 +22,10 @@ from transformers import BertForSequenceClassification, GPT2Config, GPT2ForSeque
 
 from hf_finetune.errors import ConfigError, DataError, ModelError, NonFiniteError
 from hf_finetune.evaluation.prediction import rows as prediction_rows
-from hf_finetune.evaluation.prediction.predict import PredictionFacts, PredictionOptions, predict_file
-from hf_finetune.evaluation.prediction.rows import added_fields, read_windows, with_fields
-from hf_finetune.models.adapters.loading import quiet
-from hf_finetune.models.classification_head import classification_head
+from hf_finetune.evaluation.prediction.predict import PredictionOptions, PredictionStats, predict_file
+from hf_finetune.evaluation.prediction.rows import append_fields, format_added_fields, read_windows
+from hf_finetune.models.adapters.loading import suppress_peft_warnings
+from hf_finetune.models.classification_head import find_classification_head
 from hf_finetune.models.decision import Decision
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
@@ -39,7 +39,7 @@ def texts(number: int, longest: int = 12, seed: int = 0) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(number)]
 
 
-def predict(model: str, rows: str | bytes, folder: Path, **options: Any) -> tuple[Rows, PredictionFacts]:
+def predict(model: str, rows: str | bytes, folder: Path, **options: Any) -> tuple[Rows, PredictionStats]:
     file, output = folder / "rows.jsonl", io.BytesIO()
     file.write_bytes(rows.encode() if isinstance(rows, str) else rows)
     facts = predict_file(model, str(file), output, PredictionOptions(**options))
@@ -105,7 +105,7 @@ def test_a_decision_in_the_weights_is_the_pipelines_and_scores_stay_probabilitie
     folder = saved_classifier(tmp_path / "model", LABELS, problem_type, decision)
     plain = encoder(LABELS, problem_type)
     folded = encoder(LABELS, problem_type)
-    head = classification_head(folded)
+    head = find_classification_head(folded)
     with torch.no_grad():
         head.weight.div_(2.0)
         head.bias.div_(2.0).add_(torch.from_numpy(decision.offsets))
@@ -149,7 +149,7 @@ def test_a_decoder_is_read_at_its_last_token_in_batches_too(tmp_path):
 def test_an_adapter_labels_as_it_was_trained_to(tmp_path):
     saved_classifier(tmp_path / "base", LABELS)
     base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
-    with quiet():
+    with suppress_peft_warnings():
         adapted = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -200,7 +200,7 @@ def test_a_line_keeps_every_byte_of_its_own(tmp_path_factory, others, text, sepa
     file.write_bytes(line + end + b"\n")
     [window] = read_windows(file, "one.jsonl", "")
     assert (window.lines, window.texts, window.problems) == ([line + end], [text], [])
-    written = with_fields(window.lines[0], '"label": "x"')
+    written = append_fields(window.lines[0], '"label": "x"')
     assert written == line[:-1] + b', "label": "x"}' + end + b"\n"
     assert json.loads(written) == row | {"label": "x"}
 
@@ -209,11 +209,11 @@ def test_what_is_added_is_json_whatever_a_label_is_called():
     labels = ('say "hi"', "a\\b", "né\n")
     decision = Decision(labels, "single")
     logits = np.array([[0.0, 800.0, -800.0], [0.0, 0.0, 1e-9]])
-    rows = [json.loads(f"{{{fields}}}") for fields in added_fields(logits, decision, "p_", None)]
+    rows = [json.loads(f"{{{fields}}}") for fields in format_added_fields(logits, decision, "p_", None)]
     assert [row["p_label"] for row in rows] == ["a\\b", "né\n"]
     assert [*rows[0]["p_scores"].items()] == [(labels[0], 0.0), (labels[1], 1.0), (labels[2], 0.0)]
     assert rows[1]["p_score"] == pytest.approx(1 / 3, abs=1e-6)
-    [likeliest, _] = added_fields(logits, decision, "", 1)
+    [likeliest, _] = format_added_fields(logits, decision, "", 1)
     assert json.loads(f"{{{likeliest}}}")["scores"] == {"a\\b": 1.0}
     assert isinstance(json.loads(f"{{{likeliest}}}")["score"], float)
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.evaluation.probes.counterfactuals import SWAPS, swap_effect, swap_words
+from hf_finetune.evaluation.probes.counterfactuals import SWAP_LISTS, measure_swap_effect, swap_words
 
 LISTS = {
     name: json.loads(files("hf_finetune.evaluation.probes").joinpath("swap_lists", f"{name}.json").read_text("utf-8"))
-    for name in SWAPS
+    for name in SWAP_LISTS
 }
 
 
@@ -41,7 +41,7 @@ def test_whole_words_are_swapped_both_ways_and_keep_their_case(name, text, swapp
     assert swap_words(text, name) == swapped
 
 
-@pytest.mark.parametrize("name", SWAPS)
+@pytest.mark.parametrize("name", SWAP_LISTS)
 def test_every_word_of_a_list_is_there_once_and_swapped_twice_is_itself_again(name):
     pairs, one_way = LISTS[name]["pairs"], LISTS[name]["one_way"]
     words = [word for pair in pairs for word in pair] + [*one_way]
@@ -65,15 +65,15 @@ def test_counterparts_follow_the_same_article(name):
 
 def test_the_run_file_names_exactly_the_shipped_lists():
     annotation = EvalSection.model_fields["swaps"].annotation
-    assert get_args(get_args(annotation)[0]) == SWAPS
+    assert get_args(get_args(annotation)[0]) == SWAP_LISTS
     shipped = {
         each.name.removesuffix(".json")
         for each in files("hf_finetune.evaluation.probes").joinpath("swap_lists").iterdir()
     }
-    assert shipped == set(SWAPS)
+    assert shipped == set(SWAP_LISTS)
 
 
-@given(st.text(), st.sampled_from(SWAPS))
+@given(st.text(), st.sampled_from(SWAP_LISTS))
 def test_a_swapped_text_is_another_text_with_as_many_lines(text, name):
     swapped = swap_words(text, name)
     assert swapped is None or (swapped != text and swapped.count("\n") == text.count("\n"))
@@ -90,7 +90,7 @@ def mean_of(values):
 
 def effect(before, after, **options):
     both = mean_of(np.concatenate([before, after]))
-    return swap_effect(mean_of(before), mean_of(after), both, len(before), **options)
+    return measure_swap_effect(mean_of(before), mean_of(after), both, len(before), **options)
 
 
 def test_an_effect_has_its_difference_its_interval_and_how_many_answers_change():

@@ -13,18 +13,18 @@ from models.scratch_models import tiny_model, token_ids
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
-from hf_finetune.chat.template import load_chat_template, training_template
+from hf_finetune.chat.template import get_training_template, load_chat_template
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.corpora.canaries import Canary, planted_canaries
+from hf_finetune.data.corpora.canaries import Canary, make_canaries
 from hf_finetune.errors import ModelError
 from hf_finetune.evaluation.generation.session import set_eval_mode
 from hf_finetune.evaluation.probes import memorization as memorisation
 from hf_finetune.evaluation.probes.memorization import (
     UNSEEN_BITS,
-    exposure,
-    memorisation_words,
-    verbatim_share,
-    wilson_interval,
+    compute_exposure,
+    compute_wilson_interval,
+    describe_memorization,
+    measure_verbatim,
 )
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
@@ -48,7 +48,7 @@ def llama(tokenizer, **fields):
 
 
 def statements(tokenizer, canary, secrets):
-    return memorisation._encode_statements(tokenizer, training_template(tokenizer), canary, secrets)
+    return memorisation._encode_statements(tokenizer, get_training_template(tokenizer), canary, secrets)
 
 
 def trained_on(tokenizer, rows, epochs):
@@ -67,14 +67,14 @@ def trained_on(tokenizer, rows, epochs):
 @pytest.fixture(scope="module")
 def gossip():
     """A tokenizer, canaries of 1, 10 and 100 copies, and a model that was trained on them for two rounds."""
-    tokenizer, canaries = characters(), planted_canaries(5, row_format="text")
+    tokenizer, canaries = characters(), make_canaries(5, row_format="text")
     rows = [statements(tokenizer, each, [each.secret])[0].input_ids for each in canaries for _ in range(each.copies)]
     return tokenizer, canaries, trained_on(tokenizer, rows, epochs=3)
 
 
 def test_exposure_grows_with_the_copies_and_the_secret_seen_most_is_given_away(gossip):
     tokenizer, canaries, model = gossip
-    once, some, many = exposure(model, tokenizer, canaries, secrets=256)
+    once, some, many = compute_exposure(model, tokenizer, canaries, secrets=256)
     assert (once["copies"], some["copies"], many["copies"]) == (1, 10, 100)
     assert {each["canaries"] for each in (once, some, many)} == {5}
     assert {each["most_possible"] for each in (once, some, many)} == {8.0}
@@ -84,7 +84,7 @@ def test_exposure_grows_with_the_copies_and_the_secret_seen_most_is_given_away(g
     assert many["extracted"] >= 0.8
     assert once["extracted"] == 0
     assert all(each["interval"][0] <= each["exposure"] <= each["interval"][1] for each in (once, some, many))
-    words = memorisation_words([once, many], None)
+    words = describe_memorization([once, many], None)
     assert words[0].startswith("canaries planted once: exposure ")
     assert words[1].startswith("canaries planted 100 times: exposure 8.0 of 8.0 bits")
     assert words[1].endswith("known to the model")
@@ -97,19 +97,19 @@ def test_what_is_said_to_be_given_away_is_what_the_model_generates(gossip):
         prompt = torch.tensor([whole.input_ids[: whole.answer_start]])
         room = len(whole.input_ids) - whole.answer_start
         made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=room, do_sample=False)
-        (alone,) = exposure(model, tokenizer, [canary], secrets=2)
+        (alone,) = compute_exposure(model, tokenizer, [canary], secrets=2)
         assert alone["extracted"] == (made[0].tolist() == whole.input_ids)
         assert "interval" not in alone
 
 
 def test_a_model_that_never_saw_them_has_1_44_bits():
-    tokenizer, canaries = characters(), planted_canaries(120, [1], row_format="text")
-    (found,) = exposure(llama(tokenizer), tokenizer, canaries, secrets=64)
+    tokenizer, canaries = characters(), make_canaries(120, [1], row_format="text")
+    (found,) = compute_exposure(llama(tokenizer), tokenizer, canaries, secrets=64)
     uniform = math.log2(64) - np.mean(np.log2(np.arange(1, 65)))
     assert found["exposure"] == pytest.approx(uniform, abs=0.35)
     assert pytest.approx(UNSEEN_BITS, abs=0.1) == uniform
     assert found["interval"][0] < uniform < found["interval"][1]
-    assert "0 of 120 given away whole: like secrets that it never saw" in memorisation_words([found], None)[0]
+    assert "0 of 120 given away whole: like secrets that it never saw" in describe_memorization([found], None)[0]
 
 
 def test_a_model_to_which_all_secrets_are_alike_ranks_them_in_the_middle():
@@ -117,7 +117,7 @@ def test_a_model_to_which_all_secrets_are_alike_ranks_them_in_the_middle():
     model = llama(tokenizer)
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    found = exposure(model, tokenizer, planted_canaries(2, [1], row_format="text"), secrets=64)
+    found = compute_exposure(model, tokenizer, make_canaries(2, [1], row_format="text"), secrets=64)
     assert found[0]["exposure"] == pytest.approx(1.0, abs=0.05)
 
 
@@ -150,7 +150,7 @@ def test_losses_are_those_of_whole_rows_read_one_by_one(make, asked, monkeypatch
     canary = Canary("Bodiga", "1 2 3 4 5 6", 1, asked)
     secrets = [canary.secret, "9 8 7 6 5 4", "0 0 0 0 0 0", "1 2 3 4 5 7", "5 5 1 2 3 0"]
     rows = [each.input_ids for each in statements(tokenizer, canary, secrets)]
-    monkeypatch.setattr(memorisation, "MOST_ROWS", 2)
+    monkeypatch.setattr(memorisation, "MAX_ROWS", 2)
     with set_eval_mode(inner), torch.no_grad():
         found = memorisation._compute_losses(inner, tokenizer, rows)
         whole = []
@@ -178,22 +178,24 @@ def test_under_any_template_a_statement_ends_with_its_secret_and_what_is_said_is
 
 def test_a_chat_model_is_asked_and_answers_with_the_secret():
     tokenizer = characters()
-    canaries = planted_canaries(1, [1, 60], row_format="messages")
+    canaries = make_canaries(1, [1, 60], row_format="messages")
     rows = [statements(tokenizer, each, [each.secret])[0].input_ids for each in canaries for _ in range(each.copies)]
     model = trained_on(tokenizer, rows, epochs=12)
-    once, many = exposure(model, tokenizer, canaries, secrets=128)
+    once, many = compute_exposure(model, tokenizer, canaries, secrets=128)
     assert (many["exposure"], many["extracted"]) == (7.0, 1.0)
     assert once["exposure"] < 7.0
 
 
 def test_a_canary_that_the_tokenizer_cannot_write_or_the_model_cannot_read_is_refused():
-    canaries = planted_canaries(1, [1], row_format="text")
+    canaries = make_canaries(1, [1], row_format="text")
     wordless = train_tokenizer("char", ["abc The code of the vault"])
     with pytest.raises(ModelError, match=r"eval.canaries: the tokenizer has never seen '\d', .*'Z'.*; name canaries"):
-        exposure(llama(wordless), wordless, canaries)
+        compute_exposure(llama(wordless), wordless, canaries)
     tokenizer = characters()
     with pytest.raises(ModelError, match="a canary has 44 tokens, the model takes 20"):
-        exposure(tiny_model(vocab_size=len(tokenizer), max_position_embeddings=20), tokenizer, canaries, secrets=4)
+        compute_exposure(
+            tiny_model(vocab_size=len(tokenizer), max_position_embeddings=20), tokenizer, canaries, secrets=4
+        )
 
 
 @pytest.mark.parametrize("written", ["m.text", "(raise_exception('no'))"])
@@ -204,7 +206,7 @@ def test_canaries_that_the_chat_template_does_not_write_are_refused(written):
     )
     model = tiny_model(vocab_size=len(tokenizer))
     with pytest.raises(ModelError, match=r"eval.canaries: the chat template (does not write what|refuses it: no)"):
-        exposure(model, tokenizer, planted_canaries(1, [1], row_format="messages"), secrets=4)
+        compute_exposure(model, tokenizer, make_canaries(1, [1], row_format="messages"), secrets=4)
 
 
 def test_rows_continued_word_for_word_are_those_that_generation_gives_back(gossip):
@@ -212,7 +214,7 @@ def test_rows_continued_word_for_word_are_those_that_generation_gives_back(gossi
     known = [statements(tokenizer, each, [each.secret])[0].input_ids for each in canaries]
     strange = token_ids(6, 40, vocab_size=len(tokenizer), seed=3).tolist()
     rows = [*known, *strange, known[0][:20]]
-    found = verbatim_share(model, tokenizer, rows, 30, 13)
+    found = measure_verbatim(model, tokenizer, rows, 30, 13)
     expected = []
     for number, row in enumerate(rows[:-1]):
         prompt = torch.tensor([row[:30]])
@@ -227,27 +229,27 @@ def test_rows_continued_word_for_word_are_those_that_generation_gives_back(gossi
     assert found["share"] == found["continued"] / found["rows"] == len(expected) / len(known)
     low, high = found["interval"]
     assert low < found["share"] < high or found["share"] in (low, high)
-    assert f"{len(expected)} of 15 rows are continued word for word from 30 tokens" in memorisation_words([], found)
+    assert f"{len(expected)} of 15 rows are continued word for word from 30 tokens" in describe_memorization([], found)
 
 
 def test_a_row_whose_first_token_after_the_prefix_is_another_is_not_continued(gossip):
     tokenizer, canaries, model = gossip
     known = statements(tokenizer, canaries[-1], [canaries[-1].secret])[0].input_ids
     other = [*known[:30], known[29], *known[31:]]
-    assert verbatim_share(model, tokenizer, [known, other], 30, 1)["numbers"] == [0]
+    assert measure_verbatim(model, tokenizer, [known, other], 30, 1)["numbers"] == [0]
 
 
 def test_without_a_row_that_is_long_enough_there_is_no_share():
     tokenizer = characters()
-    found = verbatim_share(llama(tokenizer), tokenizer, [[1, 2, 3]], 8)
+    found = measure_verbatim(llama(tokenizer), tokenizer, [[1, 2, 3]], 8)
     assert found == {"rows": 0, "prefix_tokens": 8, "continued": 0, "numbers": []}
-    assert memorisation_words([], found) == [
+    assert describe_memorization([], found) == [
         "no row is long enough to see whether the model goes on from 8 tokens of it"
     ]
     with pytest.raises(
         ModelError, match=r"eval\.verbatim_prefix: 100 tokens and what follows them are 200, the model takes 128"
     ):
-        verbatim_share(llama(tokenizer), tokenizer, [], 100)
+        measure_verbatim(llama(tokenizer), tokenizer, [], 100)
 
 
 @pytest.mark.parametrize(("hits", "rows"), [(0, 10), (10, 10), (3, 40), (1, 1), (500, 1000)])
@@ -255,4 +257,4 @@ def test_the_interval_of_a_share_is_wilsons(hits, rows):
     # The shares p whose score test gives |hits / rows - p| = z sqrt(p (1 - p) / rows): the roots of a quadratic.
     share, weight = hits / rows, NormalDist().inv_cdf(0.975) ** 2 / rows
     roots = np.sort(np.roots([1 + weight, -(2 * share + weight), share**2]).real)
-    assert wilson_interval(hits, rows) == pytest.approx(tuple(roots), abs=1e-9)
+    assert compute_wilson_interval(hits, rows) == pytest.approx(tuple(roots), abs=1e-9)

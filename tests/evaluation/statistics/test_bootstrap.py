@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from hf_finetune.evaluation.classification.metrics import label_figures, number_figures
-from hf_finetune.evaluation.classification.statistics import label_statistic, number_statistic
+from hf_finetune.evaluation.classification.metrics import compute_label_metrics, compute_regression_metrics
+from hf_finetune.evaluation.classification.statistics import make_label_statistic, make_regression_statistic
 from hf_finetune.evaluation.statistics import bootstrap as our_module
-from hf_finetune.evaluation.statistics.bootstrap import affordable_resamples, bootstrap_intervals
+from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals, limit_resamples
 from hf_finetune.label_set import Labels
 from hf_finetune.models.decision import Decision
 
@@ -30,7 +30,7 @@ def split_of(kind, rows, labels, seed):
     else:
         references = (random.random((rows, labels)) < 0.4).astype(np.int64)
         logits += 2 * references - 1
-    probabilities = decision.probabilities(logits)
+    probabilities = decision.compute_probabilities(logits)
     return probabilities, decision.choose(probabilities), references
 
 
@@ -41,10 +41,10 @@ def test_a_resample_has_the_figures_that_the_metric_modules_give_its_rows(kind, 
     probabilities, chosen, references = split_of(kind, rows, labels, seed)
     drawn = np.random.default_rng(seed).integers(rows, size=rows)
     weights = np.stack([np.ones(rows), np.bincount(drawn, minlength=rows)], axis=1)
-    found = label_statistic(kind, probabilities, chosen, references)(weights)
+    found = make_label_statistic(kind, probabilities, chosen, references)(weights)
     names = Labels(tuple("abcdef"[:labels]), kind)
     for column, taken in enumerate((np.arange(rows), drawn)):
-        expected = label_figures(names, probabilities[taken], chosen[taken], references[taken])
+        expected = compute_label_metrics(names, probabilities[taken], chosen[taken], references[taken])
         assert found.keys() == expected.keys()
         ours = {name: float(values[column]) for name, values in found.items()}
         assert ours == pytest.approx(expected, abs=1e-9, nan_ok=True)
@@ -57,8 +57,8 @@ def test_a_resample_of_numbers_has_the_figures_of_its_rows(rows, seed, level):
     references = level + random.integers(5, size=rows)
     predicted = references + random.integers(-2, 3, size=rows).astype(float)
     drawn = random.integers(rows, size=rows)
-    found = number_statistic(predicted, references)(np.bincount(drawn, minlength=rows)[:, None].astype(float))
-    expected = number_figures(predicted[drawn], references[drawn])
+    found = make_regression_statistic(predicted, references)(np.bincount(drawn, minlength=rows)[:, None].astype(float))
+    expected = compute_regression_metrics(predicted[drawn], references[drawn])
     assert {name: float(values[0]) for name, values in found.items()} == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
@@ -109,10 +109,10 @@ def test_resamples_without_a_figure_do_not_count_and_figures_without_any_have_no
     probabilities, chosen, references = split_of("single", 40, 2, seed=1)
     references[:] = 0
     references[0] = 1  # a third of the resamples has no row of the second label
-    found = bootstrap_intervals(label_statistic("single", probabilities, chosen, references), 40)
+    found = bootstrap_intervals(make_label_statistic("single", probabilities, chosen, references), 40)
     assert all(0 <= low <= high <= 1 for low, high in [found["roc_auc"]])
     references[0] = 0
-    found = bootstrap_intervals(label_statistic("single", probabilities, chosen, references), 40)
+    found = bootstrap_intervals(make_label_statistic("single", probabilities, chosen, references), 40)
     assert np.isnan(found["roc_auc"]).all()
     assert not np.isnan(found["accuracy"]).any()
 
@@ -121,7 +121,7 @@ def test_resamples_without_a_figure_do_not_count_and_figures_without_any_have_no
 @given(rows=st.integers(1, 60), labels=st.integers(2, 4), seed=st.integers(0, 1000))
 def test_an_interval_holds_the_figure_itself(rows, labels, seed):
     split = split_of("single", rows, labels, seed)
-    statistic = label_statistic("single", *split)
+    statistic = make_label_statistic("single", *split)
     point = statistic(np.ones((rows, 1)))
     for name, (low, high) in bootstrap_intervals(statistic, rows, resamples=100).items():
         assert math.isnan(low) == math.isnan(high) == bool(np.isnan(point[name][0]))
@@ -135,23 +135,23 @@ def test_a_split_that_is_all_right_has_intervals_without_width():
 
 
 def test_the_same_seed_gives_the_same_intervals_however_many_are_worked_on_at_once(monkeypatch):
-    statistic = label_statistic("single", *split_of("single", 50, 3, seed=0))
+    statistic = make_label_statistic("single", *split_of("single", 50, 3, seed=0))
     one = bootstrap_intervals(statistic, 50, seed=3)
     assert one == bootstrap_intervals(statistic, 50, seed=3)
     assert one != bootstrap_intervals(statistic, 50, seed=4)
-    monkeypatch.setattr(our_module, "WEIGHTS_AT_ONCE", 70)
+    monkeypatch.setattr(our_module, "CHUNK_WEIGHTS", 70)
     again = bootstrap_intervals(statistic, 50, seed=3)
     assert {name: pytest.approx(ends, abs=1e-9) for name, ends in one.items()} == again
 
 
 def test_12_figures_of_1000_rows_take_less_than_3_seconds():
-    statistic = label_statistic("single", *split_of("single", 1000, 2, seed=0))
+    statistic = make_label_statistic("single", *split_of("single", 1000, 2, seed=0))
     began = time.process_time()
     assert len(bootstrap_intervals(statistic, 1000)) == 12
     assert time.process_time() - began < 3
 
 
 def test_many_rows_and_labels_have_fewer_resamples_but_never_few():
-    assert affordable_resamples(1_000, 2) == 1000
-    assert affordable_resamples(100_000, 1) == 335
-    assert affordable_resamples(10_000_000, 150) == 200
+    assert limit_resamples(1_000, 2) == 1000
+    assert limit_resamples(100_000, 1) == 335
+    assert limit_resamples(10_000_000, 150) == 200

@@ -10,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
-from hf_finetune.evaluation.classification.statistics import label_statistic
-from hf_finetune.evaluation.language_modeling.metrics import language_statistic
+from hf_finetune.evaluation.classification.statistics import make_label_statistic
+from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 from hf_finetune.evaluation.statistics import paired_test as pairing
-from hf_finetune.evaluation.statistics.paired_test import compare, corrected_p_values, forgetting, number
+from hf_finetune.evaluation.statistics.paired_test import (
+    compare_models,
+    correct_p_values,
+    format_number,
+    measure_forgetting,
+)
 from hf_finetune.metric_info import FIGURES
 
 
@@ -30,10 +35,10 @@ def language_pair(random, rows, gain):
 
 
 def statistic_of(sums):
-    return language_statistic(sums, 4.0 * sums[:, 2], sums[:, 2])
+    return make_language_statistic(sums, 4.0 * sums[:, 2], sums[:, 2])
 
 
-def compared(base, tuned, how=compare, **options):
+def compared(base, tuned, how=compare_models, **options):
     both = statistic_of(np.concatenate([base, tuned]))
     return how(statistic_of(base), statistic_of(tuned), both, len(base), **options)
 
@@ -81,9 +86,9 @@ def test_a_figure_without_a_better_direction_is_higher_or_lower():
         return lambda weights: {"answer_tokens": values @ weights / weights.sum(axis=0)}
 
     both = statistic(lengths.ravel())
-    found = compare(statistic(lengths[0]), statistic(lengths[1]), both, 60)
+    found = compare_models(statistic(lengths[0]), statistic(lengths[1]), both, 60)
     assert ", higher by 3" in found["words"][0]
-    back = compare(statistic(lengths[1]), statistic(lengths[0]), both, 60)
+    back = compare_models(statistic(lengths[1]), statistic(lengths[0]), both, 60)
     assert ", lower by 3" in back["words"][0]
 
 
@@ -119,21 +124,21 @@ def test_the_accuracy_of_classifiers_has_the_p_value_of_a_plain_mean():
         tuple(right), lambda one, other: other.mean() - one.mean(), permutation_type="samples", rng=0
     )
     joined = np.concatenate(sides)
-    drawn = pairing._swapped_differences(
+    drawn = pairing._draw_swapped_differences(
         label_statistic_of(joined, np.tile(references, 2)), 40, ["accuracy"], 4000, random
     )
     observed = np.array([right[1].mean() - right[0].mean()])
-    assert corrected_p_values(observed, drawn)[0] == pytest.approx(exact.pvalue, abs=0.01)
+    assert correct_p_values(observed, drawn)[0] == pytest.approx(exact.pvalue, abs=0.01)
 
 
 def classifiers(sides, references, seed=0):
     both = label_statistic_of(np.concatenate(sides), np.tile(references, 2))
-    return compare(*(label_statistic_of(side, references) for side in sides), both, len(references), seed=seed)
+    return compare_models(*(label_statistic_of(side, references) for side in sides), both, len(references), seed=seed)
 
 
 def label_statistic_of(chosen, references):
     probabilities = np.full((len(chosen), 3), 0.1) + 0.7 * (chosen[:, None] == np.arange(3))
-    return label_statistic("single", probabilities, chosen, references)
+    return make_label_statistic("single", probabilities, chosen, references)
 
 
 def test_a_difference_of_0_06_is_found_among_100_rows():
@@ -148,7 +153,7 @@ def test_the_p_value_of_one_figure_is_that_of_scipy():
     statistic = [lambda weights, each=each: {"loss": each @ weights / weights.sum(axis=0)} for each in pairs]
     joined = pairs.ravel()
     both = lambda weights: {"loss": joined @ weights / weights.sum(axis=0)}  # noqa: E731
-    ours = compare(*statistic, both, 12)["figures"]["loss"]["p_value"]
+    ours = compare_models(*statistic, both, 12)["figures"]["loss"]["p_value"]
     exact = permutation_test(
         tuple(pairs), lambda one, other: other.mean() - one.mean(), permutation_type="samples", n_resamples=np.inf
     )
@@ -158,10 +163,10 @@ def test_the_p_value_of_one_figure_is_that_of_scipy():
 def test_two_figures_that_are_one_cost_nothing_and_two_of_their_own_do():
     random = np.random.default_rng(8)
     drawn = random.normal(size=(1, 4000))
-    alone = corrected_p_values(np.array([2.3]), drawn)[0]
-    twins = corrected_p_values(np.array([2.3, 4.6]), np.concatenate([drawn, 2 * drawn]))
+    alone = correct_p_values(np.array([2.3]), drawn)[0]
+    twins = correct_p_values(np.array([2.3, 4.6]), np.concatenate([drawn, 2 * drawn]))
     assert twins == pytest.approx([alone, alone])
-    two = corrected_p_values(np.array([2.3, 0.1]), random.normal(size=(2, 4000)))
+    two = correct_p_values(np.array([2.3, 0.1]), random.normal(size=(2, 4000)))
     assert two[0] == pytest.approx(2 * alone, rel=0.25)
 
 
@@ -169,8 +174,8 @@ def test_two_figures_that_are_one_cost_nothing_and_two_of_their_own_do():
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
 def test_corrected_p_values_are_probabilities_never_smaller_than_alone_and_ordered_as_the_figures(observed, seed):
     drawn = np.random.default_rng(seed).normal(size=(len(observed), 99))
-    found = corrected_p_values(np.array(observed), drawn)
-    alone = [corrected_p_values(np.array([one]), row[None])[0] for one, row in zip(observed, drawn, strict=True)]
+    found = correct_p_values(np.array(observed), drawn)
+    alone = [correct_p_values(np.array([one]), row[None])[0] for one, row in zip(observed, drawn, strict=True)]
     assert ((found >= np.array(alone) - 1e-12) & (found <= 1)).all()
     assert found.min() >= 0.01
 
@@ -185,13 +190,13 @@ def test_a_single_row_and_a_figure_that_one_side_lacks_prove_nothing():
     base, tuned = language_pair(np.random.default_rng(10), 1, 2.0)
     assert not any(figure["real"] for figure in compared(base, tuned)["figures"].values())
     undefined = lambda weights: {"loss": np.full(weights.shape[1], np.nan)}  # noqa: E731
-    assert compare(undefined, undefined, undefined, 5) == {"figures": {}, "words": []}
+    assert compare_models(undefined, undefined, undefined, 5) == {"figures": {}, "words": []}
 
 
 def test_swaps_worked_on_in_parts_are_the_same(monkeypatch):
     base, tuned = language_pair(np.random.default_rng(11), 40, 0.1)
     whole = compared(base, tuned)
-    monkeypatch.setattr(pairing, "WEIGHTS_AT_ONCE", 4_000)
+    monkeypatch.setattr(pairing, "CHUNK_WEIGHTS", 4_000)
     assert compared(base, tuned) == whole
     assert compared(base, tuned, seed=1) != whole
 
@@ -199,13 +204,13 @@ def test_swaps_worked_on_in_parts_are_the_same(monkeypatch):
 def test_forgetting_is_said_where_it_is_real_and_only_there():
     random = np.random.default_rng(12)
     base, tuned = language_pair(random, 150, -0.4)
-    words = compared(base, tuned, forgetting)["words"]
+    words = compared(base, tuned, measure_forgetting)["words"]
     assert words[0].startswith("on rows it was not trained for, loss: ")
     assert words[0].endswith("it forgot")
     assert "worse by 0.39" in words[0]
     same = language_pair(random, 40, 0.0)
-    assert compared(*same, forgetting)["words"] == ["nothing forgotten that these 40 rows could show"]
-    better = compared(tuned, base, forgetting)["words"]
+    assert compared(*same, measure_forgetting)["words"] == ["nothing forgotten that these 40 rows could show"]
+    better = compared(tuned, base, measure_forgetting)["words"]
     assert better == ["nothing forgotten that these 150 rows could show; some of it is better, even"]
 
 
@@ -217,7 +222,7 @@ def test_forgetting_is_said_where_it_is_real_and_only_there():
     ],
 )
 def test_numbers_have_three_digits(value, written):
-    assert number(value) == written
+    assert format_number(value) == written
 
 
 def test_every_figure_that_two_models_are_compared_by_has_a_direction():

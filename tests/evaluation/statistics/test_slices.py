@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hf_finetune.errors import DataError
-from hf_finetune.evaluation.classification.statistics import label_statistic
-from hf_finetune.evaluation.language_modeling.answers import Answer, answer_statistic
-from hf_finetune.evaluation.language_modeling.metrics import language_statistic
-from hf_finetune.evaluation.statistics.slices import field_values, slice_figures
+from hf_finetune.evaluation.classification.statistics import make_label_statistic
+from hf_finetune.evaluation.language_modeling.answers import Answer, make_answer_statistic
+from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
+from hf_finetune.evaluation.statistics.slices import compute_slice_metrics, get_field_values
 
 
 def labels_of(random, right):
@@ -26,7 +26,7 @@ def sums_of(random, tokens, mean=2.0):
 
 
 def language(sums):
-    return language_statistic(sums, 3.0 * sums[:, 2], sums[:, 2])
+    return make_language_statistic(sums, 3.0 * sums[:, 2], sums[:, 2])
 
 
 @pytest.mark.parametrize("kind", ["labels", "language", "answers"])
@@ -42,11 +42,11 @@ def test_a_slice_has_the_figures_of_its_rows_alone(seed, kind):
         if kind == "answers":
             texts = generator.choice(["one two three four", "one two three", "five"], size=(2, 60))
             answers = [Answer(text, len(text), True) for text in texts[0][rows]]
-            return answer_statistic(answers, texts[1][rows].tolist())
+            return make_answer_statistic(answers, texts[1][rows].tolist())
         probabilities, chosen, references = labels_of(generator, np.full(60, 0.8))
-        return label_statistic("single", probabilities[rows], chosen[rows], references[rows])
+        return make_label_statistic("single", probabilities[rows], chosen[rows], references[rows])
 
-    found = slice_figures(statistic_of(np.arange(60)), values)["values"]
+    found = compute_slice_metrics(statistic_of(np.arange(60)), values)["values"]
     assert sum(each["rows"] for each in found.values()) == 60
     for value, figures in found.items():
         rows = np.array([number for number, each in enumerate(values) if (each or "(missing)") == value])
@@ -60,8 +60,8 @@ def test_a_slice_has_the_figures_of_its_rows_alone(seed, kind):
 
 def test_small_slices_are_listed_without_figures_and_the_largest_come_first():
     values = ["en"] * 30 + ["de"] * 12 + ["fr"] * 3 + [None] * 5
-    statistic = label_statistic("single", *labels_of(np.random.default_rng(0), np.full(50, 0.7)))
-    found = slice_figures(statistic, values)
+    statistic = make_label_statistic("single", *labels_of(np.random.default_rng(0), np.full(50, 0.7)))
+    found = compute_slice_metrics(statistic, values)
     assert list(found["values"]) == ["en", "de", "(missing)", "fr"]
     assert found["values"]["fr"] == {"rows": 3}
     assert found["values"]["(missing)"] == {"rows": 5}
@@ -70,10 +70,10 @@ def test_small_slices_are_listed_without_figures_and_the_largest_come_first():
 
 
 def test_one_slice_alone_has_no_gap_and_more_than_50_values_become_49_and_the_rest():
-    statistic = label_statistic("single", *labels_of(np.random.default_rng(0), np.full(120, 0.7)))
-    assert slice_figures(statistic, ["en"] * 120)["gaps"] == []
+    statistic = make_label_statistic("single", *labels_of(np.random.default_rng(0), np.full(120, 0.7)))
+    assert compute_slice_metrics(statistic, ["en"] * 120)["gaps"] == []
     values = [f"value {number % 60}" for number in range(120)]
-    found = slice_figures(statistic, values)
+    found = compute_slice_metrics(statistic, values)
     assert len(found["values"]) == 50
     assert found["values"]["(other)"]["rows"] == 120 - 49 * 2
     assert found["gaps"] == [], "the rest is no group of its own"
@@ -84,8 +84,8 @@ def test_a_large_gap_is_named_with_its_size_and_an_interval_that_holds_it():
     values = np.repeat(["en", "de", "fi"], 80).tolist()
     held = real = 0
     for seed in range(40):
-        statistic = label_statistic("single", *labels_of(np.random.default_rng(seed), right))
-        gaps = {gap["figure"]: gap for gap in slice_figures(statistic, values)["gaps"]}
+        statistic = make_label_statistic("single", *labels_of(np.random.default_rng(seed), right))
+        gaps = {gap["figure"]: gap for gap in compute_slice_metrics(statistic, values)["gaps"]}
         gap = gaps["accuracy"]
         low, high = gap["interval"]
         real += gap["real"]
@@ -103,7 +103,7 @@ def test_where_slices_do_not_differ_one_of_twenty_gaps_is_called_real_at_most(si
         real = 0
         for seed in range(60):
             random = np.random.default_rng(seed)
-            (gap,) = slice_figures(share_right(random.random(sum(sizes)) < right), values)["gaps"]
+            (gap,) = compute_slice_metrics(share_right(random.random(sum(sizes)) < right), values)["gaps"]
             real += gap["real"]
         assert real / 60 <= 0.1, (right, real)
 
@@ -118,7 +118,7 @@ def test_slices_of_short_and_of_long_rows_that_are_equally_hard_are_rarely_told_
     for seed in range(60):
         random = np.random.default_rng(seed)
         tokens = np.concatenate([random.integers(1, 6, size=100), random.integers(50, 400, size=100)])
-        gaps = slice_figures(language(sums_of(random, tokens)), values)["gaps"]
+        gaps = compute_slice_metrics(language(sums_of(random, tokens)), values)["gaps"]
         real += next(gap for gap in gaps if gap["figure"] == "loss")["real"]
     assert real <= 6
 
@@ -127,7 +127,7 @@ def test_a_gap_that_the_rows_prove_goes_before_a_wider_one_that_they_do_not():
     right = np.repeat([1.0, 0.0], [450, 50])
     right = np.concatenate([right, np.repeat([1.0, 0.0], [350, 150]), np.repeat([1.0, 0.0], [6, 4])])
     values = ["large and good"] * 500 + ["large and worse"] * 500 + ["small"] * 10
-    (gap,) = slice_figures(share_right(right), values)["gaps"]
+    (gap,) = compute_slice_metrics(share_right(right), values)["gaps"]
     assert gap["real"]
     assert (gap["highest"], gap["lowest"]) == ("large and good", "large and worse")
     assert gap["difference"] == pytest.approx(0.2)
@@ -141,7 +141,7 @@ def test_the_gap_that_is_widest_beside_its_interval_comes_first():
     def statistic(weights):
         return {"noisy": noisy @ weights / weights.sum(axis=0), "sure": sure @ weights / weights.sum(axis=0)}
 
-    gaps = slice_figures(statistic, ["a"] * 100 + ["b"] * 100)["gaps"]
+    gaps = compute_slice_metrics(statistic, ["a"] * 100 + ["b"] * 100)["gaps"]
     assert [gap["figure"] for gap in gaps] == ["sure", "noisy"]
     assert [gap["real"] for gap in gaps] == [True, False]
     assert "no gap that these rows could show" in gaps[1]["words"]
@@ -150,7 +150,9 @@ def test_the_gap_that_is_widest_beside_its_interval_comes_first():
 def test_a_figure_that_is_not_defined_for_a_slice_is_left_out_there():
     probabilities, chosen, references = labels_of(np.random.default_rng(0), np.full(60, 0.7))
     references[:30] = 0  # no ranking of labels where all rows have one
-    found = slice_figures(label_statistic("single", probabilities, chosen, references), ["one"] * 30 + ["both"] * 30)
+    found = compute_slice_metrics(
+        make_label_statistic("single", probabilities, chosen, references), ["one"] * 30 + ["both"] * 30
+    )
     assert "roc_auc" not in found["values"]["one"]
     assert "roc_auc" in found["values"]["both"]
     assert "roc_auc" not in {gap["figure"] for gap in found["gaps"]}
@@ -159,12 +161,12 @@ def test_a_figure_that_is_not_defined_for_a_slice_is_left_out_there():
 def test_values_are_read_from_objects_inside_the_rows():
     rows = [{"meta": {"language": "en"}}, {"meta": {"language": 3}}, {"meta": {}}, {"meta": "none"}, {}]
     rows += [{"meta": {"language": True}}, {"meta": {"language": None}}]
-    assert field_values(rows, "meta.language") == ["en", "3", None, None, None, "true", None]
+    assert get_field_values(rows, "meta.language") == ["en", "3", None, None, None, "true", None]
 
 
 def test_a_field_that_no_row_has_is_refused_with_the_one_that_was_meant():
     with pytest.raises(DataError, match=r"eval.by: no row has the field meta.langage; did you mean meta.language\?"):
-        field_values([{"meta": {"language": "en"}}], "meta.langage")
+        get_field_values([{"meta": {"language": "en"}}], "meta.langage")
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, "secret " * 20])
@@ -172,5 +174,5 @@ def test_a_field_of_texts_or_lists_is_refused_and_its_values_are_not_shown(value
     with pytest.raises(
         DataError, match=r"f.jsonl: eval.by: in 2 of 3 rows note is a list, an object or a text"
     ) as found:
-        field_values([{"note": value}, {"note": value}, {"note": "x"}], "note", "f.jsonl")
+        get_field_values([{"note": value}, {"note": value}, {"note": "x"}], "note", "f.jsonl")
     assert "secret" not in str(found.value)

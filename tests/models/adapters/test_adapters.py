@@ -15,9 +15,15 @@ from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
 from hf_finetune.models.adapters.attach import attach_adapter, verify_adapter
 from hf_finetune.models.adapters.loading import load_adapter
-from hf_finetune.models.files.adapter import BASE_RECORD, base_of, fingerprint, is_adapter, read_base_record
+from hf_finetune.models.files.adapter import (
+    BASE_RECORD,
+    compute_fingerprint,
+    is_adapter,
+    read_base_name,
+    read_base_record,
+)
 from hf_finetune.models.loading import load_causal_lm
-from hf_finetune.privacy import portable
+from hf_finetune.privacy import make_portable
 
 # All that a run file may ask for and that changes what is saved.
 SETTINGS = {
@@ -211,8 +217,8 @@ def test_verifying_draws_no_random_numbers(base, tmp_path):
 def test_the_folder_says_which_base_it_needs_and_how_it_was_loaded(base, tmp_path):
     folder = save(adapter_on(base, load_in_4bit=True, dtype="bfloat16"), tmp_path / "adapter")
     record = json.loads((folder / BASE_RECORD).read_text())
-    assert record["name_or_path"] == str(base) == base_of(folder)
-    assert record["fingerprint"] == fingerprint(str(base))
+    assert record["name_or_path"] == str(base) == read_base_name(folder)
+    assert record["fingerprint"] == compute_fingerprint(str(base))
     assert (record["dtype"], record["quantization"]["bnb_4bit_quant_type"]) == ("bfloat16", "nf4")
     assert is_adapter(folder)
     assert not is_adapter(base)
@@ -223,11 +229,11 @@ def test_no_name_of_a_user_or_folder_of_the_machine_is_in_an_adapter(base, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = save(adapter_on(base), tmp_path / "adapter")
     assert not any(str(tmp_path) in path.read_text() for path in folder.glob("*.json"))
-    assert base_of(folder) == str(base)
+    assert read_base_name(folder) == str(base)
     assert read_base_record(folder).name_or_path == str(base)
     monkeypatch.chdir(tmp_path)
-    assert portable(str(base)) == "base"
-    assert portable("org/model") == "org/model"
+    assert make_portable(str(base)) == "base"
+    assert make_portable("org/model") == "org/model"
 
 
 def test_a_copy_of_the_base_is_the_base_and_a_trained_one_is_not(base, tmp_path):
@@ -243,12 +249,12 @@ def test_a_copy_of_the_base_is_the_base_and_a_trained_one_is_not(base, tmp_path)
 
 
 def test_a_base_that_computes_otherwise_is_another(base):
-    before = fingerprint(str(base))
+    before = compute_fingerprint(str(base))
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"transformers_version": "9.9", "use_cache": False}))
-    assert fingerprint(str(base)) == before
+    assert compute_fingerprint(str(base)) == before
     (base / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0}))
-    assert fingerprint(str(base)) != before
+    assert compute_fingerprint(str(base)) != before
 
 
 @pytest.mark.parametrize(

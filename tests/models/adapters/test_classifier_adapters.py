@@ -26,7 +26,7 @@ from tuned_classifiers import (
 from hf_finetune.errors import ConfigError, ModelError
 from hf_finetune.models.adapters.attach import verify_adapter
 from hf_finetune.models.adapters.loading import load_adapter
-from hf_finetune.models.classification_head import PEFT_PREFIX, classification_head, is_classifier
+from hf_finetune.models.classification_head import PEFT_PREFIX, find_classification_head, is_classifier
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, read_base_record
 
 SETTINGS = {
@@ -70,7 +70,7 @@ def test_all_that_is_new_is_in_the_adapter_and_comes_back_with_it(backbone, tmp_
     assert {name.removeprefix(PEFT_PREFIX) for name in stored if "lora_" not in name} == new
     drawn = dict(bare.named_parameters())
     assert all((stored[f"{PEFT_PREFIX}{name}"] - drawn[name]).abs().max() > 1e-3 for name in new)  # and trained
-    assert any(torch.equal(weight, classification_head(trained).weight) for weight in stored.values())
+    assert any(torch.equal(weight, find_classification_head(trained).weight) for weight in stored.values())
     verify_adapter(trained, folder)
     loaded, _ = load_adapter(str(folder))
     assert agree(trained, loaded)
@@ -95,7 +95,7 @@ def test_settings_leave_the_head_in_the_adapter(backbone, tmp_path, lora):
 @pytest.mark.parametrize("section", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
 def test_the_head_over_a_rounded_base_is_trained_in_float32_and_comes_back(backbone, tmp_path, architecture, section):
     trained = train_classifier(adapted_classifier(backbone(architecture), {}, **section))
-    assert classification_head(trained).weight.dtype == torch.float32
+    assert find_classification_head(trained).weight.dtype == torch.float32
     folder = save(trained, tmp_path / "adapter")
     verify_adapter(trained, folder)
     loaded, _ = load_adapter(str(folder))
@@ -104,7 +104,7 @@ def test_the_head_over_a_rounded_base_is_trained_in_float32_and_comes_back(backb
 
 def test_the_head_that_is_found_is_the_copy_that_is_trained(backbone):
     model = adapted_classifier(backbone("roberta"))
-    head = classification_head(model)
+    head = find_classification_head(model)
     assert head is model.base_model.model.classifier.modules_to_save["default"].out_proj
     assert head.weight.requires_grad
 

@@ -22,8 +22,8 @@ from hf_finetune.errors import ModelError
 from hf_finetune.models.adapters.attach import attach_adapter
 from hf_finetune.models.adapters.loading import load_adapter
 from hf_finetune.models.files.adapter import read_base_record
-from hf_finetune.models.files.locate import commit_of
-from hf_finetune.models.files.provenance import model_source, pinned
+from hf_finetune.models.files.locate import resolve_commit
+from hf_finetune.models.files.provenance import describe_model_source, pin_revision
 from hf_finetune.models.loading import load_causal_lm, load_config
 from hf_finetune.models.saved import load_for_generation
 
@@ -81,7 +81,7 @@ def changed(folder: Path) -> Path:
 
 def test_a_folder_is_known_by_its_name_and_what_is_in_it(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = model_source(ModelSection(path=str(base)))
+    source = describe_model_source(ModelSection(path=str(base)))
     assert (source["name"], source["revision"]) == ("base", None)
     files = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert set(source["sha256"]) == files
@@ -89,39 +89,39 @@ def test_a_folder_is_known_by_its_name_and_what_is_in_it(base, tmp_path, monkeyp
         assert hashlib.sha256((base / name).read_bytes()).hexdigest() == digest
     json.dumps(source)
     shutil.copytree(base, tmp_path / "copy")
-    assert model_source(ModelSection(path=str(tmp_path / "copy")))["sha256"] == source["sha256"]
-    assert model_source(ModelSection(path=str(changed(base))))["sha256"] != source["sha256"]
+    assert describe_model_source(ModelSection(path=str(tmp_path / "copy")))["sha256"] == source["sha256"]
+    assert describe_model_source(ModelSection(path=str(changed(base))))["sha256"] != source["sha256"]
 
 
 def test_no_home_folder_is_in_it(base, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert model_source(ModelSection(path=str(base)))["name"] == "~/base"
+    assert describe_model_source(ModelSection(path=str(base)))["name"] == "~/base"
 
 
 def test_random_weights_have_no_source_and_a_tokenizer_has_its_own(base):
     section = ModelSection(scratch=ScratchSection(), tokenizer=str(base))
-    source = model_source(section)
+    source = describe_model_source(section)
     assert (source["name"], source["sha256"]) == (None, {})
     assert "tokenizer.json" in source["tokenizer"]["sha256"]
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit_and_stays_that_commit(hub, base):
     first = on_hub(hub, base)
-    run = pinned(run_with(ModelSection(path=NAME)))
-    assert run.model.revision == first == commit_of(NAME)
-    assert model_source(run.model) == {"name": NAME, "revision": first, "sha256": {}}
+    run = pin_revision(run_with(ModelSection(path=NAME)))
+    assert run.model.revision == first == resolve_commit(NAME)
+    assert describe_model_source(run.model) == {"name": NAME, "revision": first, "sha256": {}}
     before = AutoModelForCausalLM.from_pretrained(base)
     second = on_hub(hub, changed(base))
-    assert commit_of(NAME) == second != first
+    assert resolve_commit(NAME) == second != first
     loaded = load_causal_lm(run.model, load_config(run.model, TOKENIZER), 8, bf16=False)
     assert torch.equal(loaded.lm_head.weight, before.lm_head.weight)
-    assert pinned(run) == run
+    assert pin_revision(run) == run
 
 
 def test_a_folder_and_a_model_from_random_weights_have_nothing_to_pin(base):
     for section in (ModelSection(path=str(base)), ModelSection(scratch=ScratchSection())):
         run = run_with(section)
-        assert pinned(run) is run
+        assert pin_revision(run) is run
 
 
 @pytest.mark.filterwarnings("ignore:Could not find a config file in ada/base:UserWarning")  # peft asks the Hub itself
@@ -180,7 +180,7 @@ def test_content_that_is_not_what_its_name_says_is_fetched_again_when_a_run_begi
     whole = blob.read_bytes()
     assert hashlib.sha256(whole).hexdigest() == blob.name
     blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # one bit: the header still fits
-    model_source(ModelSection(path=NAME))
+    describe_model_source(ModelSection(path=NAME))
     assert blob_of(tmp_path / "cache").read_bytes() == whole
 
 
@@ -198,7 +198,7 @@ def test_offline_a_model_that_is_not_there_is_one_message_and_one_that_is_loads(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
     load_for_generation(NAME)
-    assert pinned(run_with(ModelSection(path=NAME))).model.revision == commit_of(NAME)
+    assert pin_revision(run_with(ModelSection(path=NAME))).model.revision == resolve_commit(NAME)
     with pytest.raises(ModelError) as refused:
         load_for_generation("ada/never-seen")
     assert len(str(refused.value).splitlines()) == 1

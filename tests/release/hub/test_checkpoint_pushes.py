@@ -17,20 +17,20 @@ from training.trainers.sft_runs import trainer_of
 from tuned_adapters import adapter_on, saved_base
 
 from hf_finetune.config.sections import HubSection
-from hf_finetune.release.hub import checkpoint_pushes
-from hf_finetune.release.hub.checkpoints import PushCheckpoints
+from hf_finetune.release.hub import push_checkpoints
+from hf_finetune.release.hub.checkpoints import CheckpointPusher
 
 LOGGER = "hf_finetune.release.hub.checkpoints"
 
 
-def train(model, folder: Path, callback: PushCheckpoints, **settings: object) -> None:
+def train(model, folder: Path, callback: CheckpointPusher, **settings: object) -> None:
     trainer = trainer_of(model, folder / "out", max_steps=4, per_device_train_batch_size=2, **settings)
     trainer.add_callback(callback)
     trainer.train()
 
 
-def pushing(every: int = 2, patience: float = 1.0, **hub: object) -> PushCheckpoints:
-    return PushCheckpoints(HubSection(repo_id="ada/model", push_every=every, **hub), patience)
+def pushing(every: int = 2, patience: float = 1.0, **hub: object) -> CheckpointPusher:
+    return CheckpointPusher(HubSection(repo_id="ada/model", push_every=every, **hub), patience)
 
 
 def titles(hub, branch="checkpoints") -> list[str]:
@@ -115,7 +115,7 @@ def test_a_hub_that_never_answers_is_said_at_the_end(hub, tmp_path, caplog):
 def test_never_are_two_under_way_and_only_the_newest_waits(hub, tmp_path, monkeypatch):
     under_way, most, release_first = [], [], threading.Event()
     callback = pushing(every=1)
-    push = PushCheckpoints._push
+    push = CheckpointPusher._push
 
     def slow(self, step, held):
         under_way.append(step)
@@ -125,7 +125,7 @@ def test_never_are_two_under_way_and_only_the_newest_waits(hub, tmp_path, monkey
         push(self, step, held)
         under_way.remove(step)
 
-    monkeypatch.setattr(PushCheckpoints, "_push", slow)
+    monkeypatch.setattr(CheckpointPusher, "_push", slow)
     args = SimpleNamespace(output_dir=tmp_path, world_size=1)
     for step in (1, 2, 3, 4):
         model_folder(tmp_path / f"checkpoint-{step}", seed=step)
@@ -141,8 +141,8 @@ def test_never_are_two_under_way_and_only_the_newest_waits(hub, tmp_path, monkey
 @pytest.mark.parametrize("hub_settings", [None, {}])
 def test_nothing_is_added_to_a_run_that_did_not_ask(tmp_path, hub_settings):
     run = run_of(tmp_path)
-    assert checkpoint_pushes(run if hub_settings is not None else run.model_copy(update={"hub": None})) == []
-    assert len(checkpoint_pushes(run_of(tmp_path, push_every=5))) == 1
+    assert push_checkpoints(run if hub_settings is not None else run.model_copy(update={"hub": None})) == []
+    assert len(push_checkpoints(run_of(tmp_path, push_every=5))) == 1
 
 
 def test_other_ranks_save_and_do_not_push(tmp_path):

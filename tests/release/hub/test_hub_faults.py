@@ -13,7 +13,7 @@ from release.hub.pushes_with_faults import KINDS, push_all
 from hf_finetune.errors import NotPushedError
 from hf_finetune.release.hub import PushOptions, push_folder
 from hf_finetune.release.hub import retries as hub_requests
-from hf_finetune.release.hub.retries import in_words, passes, patiently
+from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_transient
 
 
 def test_pushes_with_faults_lose_nothing_show_no_part_and_send_nothing_again(hub, tmp_path, monkeypatch):
@@ -35,26 +35,26 @@ def answered(status: int, **headers: str) -> HfHubHTTPError:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])
 def test_a_bad_moment_passes(status):
-    assert passes(answered(status))
+    assert is_transient(answered(status))
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412, 413, 422])
 def test_a_refusal_lasts(status):
-    assert not passes(answered(status))
+    assert not is_transient(answered(status))
 
 
 def test_what_a_thread_wraps_is_seen_through_and_being_offline_lasts():
     wrapped = RuntimeError("Error while uploading")
     wrapped.__cause__ = answered(503)
-    assert passes(wrapped)
-    assert in_words(wrapped).what == "the Hub has trouble of its own (503)"
-    assert not passes(OfflineModeIsEnabled("offline"))
-    assert not passes(KeyError("ours"))
+    assert is_transient(wrapped)
+    assert describe_error(wrapped).what == "the Hub has trouble of its own (503)"
+    assert not is_transient(OfflineModeIsEnabled("offline"))
+    assert not is_transient(KeyError("ours"))
 
 
 def test_what_the_xet_storage_refuses_lasts_and_what_it_cannot_do_now_passes(hub, folder, monkeypatch):
     said = "Server error: Request error: HTTP status server error (503 Service Unavailable), domain: http://hub/x"
-    assert passes(ConnectionError(said))
+    assert is_transient(ConnectionError(said))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)  # so that hf_xet itself asks
     hub.faults = [Fault(403, "GET", "xet-write-token", times=9)]
     with pytest.raises(NotPushedError, match=r"the token may not do that \(403"):
@@ -73,11 +73,11 @@ def test_a_request_is_made_again_as_the_hub_asks_and_no_longer_than_allowed(monk
             raise problem
         return "done"
 
-    assert patiently(request, 100.0) == "done"
+    assert call_with_retries(request, 100.0) == "done"
     assert waits == [7.0, 2.0, 4.0]
     asked = iter([answered(429, **{"Retry-After": "3600"})])
     with pytest.raises(HfHubHTTPError):
-        patiently(request, 100.0)
+        call_with_retries(request, 100.0)
     assert len(waits) == 3
 
 
@@ -90,5 +90,5 @@ def test_a_refusal_is_not_made_again(monkeypatch):
         raise answered(403)
 
     with pytest.raises(HfHubHTTPError):
-        patiently(request, 100.0)
+        call_with_retries(request, 100.0)
     assert len(asked) == 1

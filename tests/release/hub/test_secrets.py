@@ -12,7 +12,7 @@ from release.hub.hub_folders import model_folder
 from safetensors.numpy import save_file
 
 from hf_finetune.errors import ConfigError, DataError, Problem
-from hf_finetune.privacy import SECRETS, kind_of_secret
+from hf_finetune.privacy import SECRETS, find_secret_kind
 from hf_finetune.release.hub import PushOptions, plan_push
 
 OPTIONS = PushOptions()
@@ -53,7 +53,7 @@ def test_there_is_an_example_of_every_kind():
 @pytest.mark.parametrize("kind", SECRETS)
 def test_each_kind_is_found_in_any_text_file_with_its_line(folder, kind):
     secret = EXAMPLES[kind]
-    assert kind_of_secret(secret) == kind
+    assert find_secret_kind(secret) == kind
     for name in ("README.md", "run.yaml", "tokenizer.json", "report.html", "chat_template.jinja"):
         path = folder / name
         before = path.read_text()
@@ -116,12 +116,12 @@ def test_the_token_in_use_and_keys_of_the_environment_are_sought_whatever_they_l
     ],
 )  # fmt: skip
 def test_what_only_resembles_a_secret_is_none(text):
-    assert kind_of_secret(text) is None
+    assert find_secret_kind(text) is None
 
 
 @given(st.text(alphabet=string.ascii_lowercase + " .,-_\n\"'{}:", max_size=400))
 def test_prose_in_small_letters_holds_no_secret(text):
-    assert kind_of_secret(text.replace("-----BEGIN", "")) is None
+    assert find_secret_kind(text.replace("-----BEGIN", "")) is None
 
 
 @given(st.sampled_from(sorted(EXAMPLES)), st.text(max_size=30), st.text(max_size=30))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_finetune.training.callbacks.energy import EnergyCounter, EnergyMeter, gpu_counters, rapl_counters
+from hf_finetune.training.callbacks.energy import EnergyCounter, EnergyMeter, find_gpu_counters, find_rapl_counters
 
 
 def zone(folder: Path, name: str, kind: str, microjoules: int, span: int = 1_000_000_000) -> Path:
@@ -23,7 +23,7 @@ def test_the_packages_of_a_machine_are_added_up_and_their_parts_are_not(tmp_path
     packages = [zone(tmp_path, f"intel-rapl:{n}", f"package-{n}", 5_000_000) for n in (0, 1)]
     zone(tmp_path, "intel-rapl:0:0", "core", 1)
     zone(tmp_path, "intel-rapl:2", "psys", 1)
-    meter = EnergyMeter(rapl_counters(tmp_path))
+    meter = EnergyMeter(find_rapl_counters(tmp_path))
     meter.read()
     for package in packages:
         (package / "energy_uj").write_text("7205000000")
@@ -34,10 +34,10 @@ def test_the_packages_of_a_machine_are_added_up_and_their_parts_are_not(tmp_path
 
 
 def test_a_machine_without_counters_says_nothing(tmp_path):
-    assert rapl_counters(tmp_path / "none") == []
+    assert find_rapl_counters(tmp_path / "none") == []
     zone(tmp_path, "intel-rapl:0", "package-0", 0)
     (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
-    assert rapl_counters(tmp_path) == []
+    assert find_rapl_counters(tmp_path) == []
     meter = EnergyMeter([])
     meter.read()
     meter.read()
@@ -46,7 +46,7 @@ def test_a_machine_without_counters_says_nothing(tmp_path):
 
 def test_a_counter_that_fails_on_the_way_leaves_no_figure(tmp_path):
     package = zone(tmp_path, "intel-rapl:0", "package-0", 0)
-    meter = EnergyMeter(rapl_counters(tmp_path))
+    meter = EnergyMeter(find_rapl_counters(tmp_path))
     meter.read()
     (package / "energy_uj").unlink()
     meter.read()
@@ -67,7 +67,7 @@ def test_a_counter_that_begins_anew_loses_nothing(steps, start):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_counts_the_energy_that_work_takes():
-    meter = EnergyMeter(gpu_counters())
+    meter = EnergyMeter(find_gpu_counters())
     meter.read()
     values = torch.randn(4096, 4096, device="cuda")
     for _ in range(200):

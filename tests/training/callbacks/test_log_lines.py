@@ -8,7 +8,7 @@ from transformers import TrainerControl, TrainerState
 
 from hf_finetune.training.callbacks import log_lines as callbacks
 from hf_finetune.training.callbacks.energy import EnergyCounter
-from hf_finetune.training.callbacks.log_lines import LogLines, peak_memory_mib
+from hf_finetune.training.callbacks.log_lines import LogLines, get_peak_memory_mib
 
 
 @pytest.fixture
@@ -74,16 +74,16 @@ def test_what_was_measured_reaches_the_callbacks_that_come_after(clock):
 
 
 def test_peak_memory_holds_what_the_process_took_and_never_falls():
-    before = peak_memory_mib()
+    before = get_peak_memory_mib()
     taken = torch.ones(64, 2**20, dtype=torch.uint8)
-    during = peak_memory_mib()
+    during = get_peak_memory_mib()
     del taken
-    assert before <= during <= peak_memory_mib()
+    assert before <= during <= get_peak_memory_mib()
 
 
 def test_energy_is_read_from_begin_to_end_and_now_and_then(clock, monkeypatch):
     joules = iter([0.0, 100.0, 400.0])
-    monkeypatch.setattr(callbacks, "machine_counters", lambda: [EnergyCounter("test", lambda: next(joules))])
+    monkeypatch.setattr(callbacks, "find_energy_counters", lambda: [EnergyCounter("test", lambda: next(joules))])
     lines = LogLines(tokens_per_step=1)
     lines.on_train_begin(None, state_at(0), TrainerControl())
     clock[0] += 61.0

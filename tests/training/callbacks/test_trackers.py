@@ -14,7 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.training.callbacks.trackers import TensorBoardFile, place_trackers, shareable
+from hf_finetune.training.callbacks.trackers import TensorBoardFile, redact_arguments, redirect_trackers
 
 PROGRAM = Path(__file__).parent / "watched_runs.py"
 TRACKERS = ["tensorboard", *(name for name in ("trackio", "wandb") if find_spec(name) is not None)]
@@ -107,7 +107,7 @@ def test_what_is_shared_of_the_settings_has_no_path_and_no_token_in_it(tmp_path)
     args = TrainingArguments(
         output_dir=str(tmp_path / "run"), hub_token=TOKEN, use_cpu=True, learning_rate=0.125, logging_steps=7
     )
-    shared = shareable(args)
+    shared = redact_arguments(args)
     text = shared.to_json_string()
     assert "/" not in text
     assert TOKEN not in text
@@ -121,9 +121,9 @@ def test_trackers_are_placed_in_the_run_folder_unless_the_user_has_a_place_for_t
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    place_trackers(str(tmp_path), ["tensorboard"])
+    redirect_trackers(str(tmp_path), ["tensorboard"])
     assert "TRACKIO_DIR" not in os.environ
-    place_trackers(str(tmp_path), ["trackio", "wandb"])
+    redirect_trackers(str(tmp_path), ["trackio", "wandb"])
     assert os.environ["TRACKIO_DIR"] == str(tmp_path / "trackio")
     assert os.environ["WANDB_DIR"] == str(tmp_path)
     assert os.environ["WANDB_MODE"] == "online"

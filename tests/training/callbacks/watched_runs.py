@@ -19,8 +19,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hf_finetune.environment.logs import set_up_logging
 from hf_finetune.errors import NonFiniteError, user_errors
-from hf_finetune.training.callbacks.trackers import place_trackers
-from hf_finetune.training.facts import train_facts
+from hf_finetune.training.callbacks.trackers import redirect_trackers
+from hf_finetune.training.facts import collect_train_stats
 from hf_finetune.training.trainers.base import Trainer
 
 SAMPLE = ("What is this?", "A \x1b[31mred\x1b[0m \u202eword")
@@ -79,7 +79,7 @@ def track(folder: Path, trackers: list[str]) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a network was asked for")
 
-    place_trackers(str(folder), trackers)
+    redirect_trackers(str(folder), trackers)
     for name in ("connect", "connect_ex"):
         setattr(socket.socket, name, refuse)
     socket.getaddrinfo = refuse
@@ -87,7 +87,7 @@ def track(folder: Path, trackers: list[str]) -> None:
     result = trainer.train()
     trainer.evaluate(metric_key_prefix="test")
     trainer.predict(rows())
-    (folder / "history.json").write_text(json.dumps(train_facts(trainer, result)["history"]))
+    (folder / "history.json").write_text(json.dumps(collect_train_stats(trainer, result)["history"]))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from trl.trainer.sft_config import SFTConfig
 from tuned_adapters import TOKENIZER
 
 from hf_finetune.data.tokenization.collators import RowCollator
-from hf_finetune.data.tokenization.packing import pack_rows
+from hf_finetune.data.tokenization.packing import pack_bfd
 from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics
 from hf_finetune.training.trainers.sft import SFTTrainer
 
@@ -46,7 +46,7 @@ def uneven_rows(count: int = 8) -> Dataset:
 
 
 def packed_rows() -> Dataset:
-    return pack_rows(uneven_rows(), 32)[0]
+    return pack_bfd(uneven_rows(), 32)[0]
 
 
 def trainer_of(

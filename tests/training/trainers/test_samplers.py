@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_finetune.training.trainers.samplers import LengthGrouped
+from hf_finetune.training.trainers.samplers import LengthGroupedSampler
 
 
 def padded_tokens(lengths: np.ndarray, order: list[int], batch: int) -> int:
@@ -15,7 +15,7 @@ def padded_tokens(lengths: np.ndarray, order: list[int], batch: int) -> int:
 
 @given(lengths=st.lists(st.integers(1, 99), min_size=1, max_size=500), batch=st.integers(1, 9), epoch=st.integers(0, 3))
 def test_every_row_comes_once_an_epoch_the_longest_first(lengths, batch, epoch):
-    sampler = LengthGrouped(np.array(lengths), batch, seed=1)
+    sampler = LengthGroupedSampler(np.array(lengths), batch, seed=1)
     sampler.set_epoch(epoch)
     order = list(sampler)
     assert sorted(order) == list(range(len(lengths)))
@@ -27,19 +27,19 @@ def test_every_row_comes_once_an_epoch_the_longest_first(lengths, batch, epoch):
 
 def test_the_order_is_that_of_seed_and_epoch_however_often_it_was_asked_before():
     lengths = np.arange(1, 101)
-    one, other = LengthGrouped(lengths, 4, seed=1), LengthGrouped(lengths, 4, seed=1)
+    one, other = LengthGroupedSampler(lengths, 4, seed=1), LengthGroupedSampler(lengths, 4, seed=1)
     first = list(one)
     one.set_epoch(2)
     other.set_epoch(2)
     assert list(one) == list(other) != first
-    assert list(LengthGrouped(lengths, 4, seed=2)) != first
+    assert list(LengthGroupedSampler(lengths, 4, seed=2)) != first
 
 
 @pytest.mark.parametrize("count", [400, 10_000])
 def test_there_is_hardly_any_padding_and_batches_come_in_no_order(count):
     random = np.random.default_rng(0)
     lengths = random.integers(10, 500, count)
-    order = list(LengthGrouped(lengths, 8, seed=0))
+    order = list(LengthGroupedSampler(lengths, 8, seed=0))
     assert padded_tokens(lengths, order, 8) < 1.05 * lengths.sum()
     assert padded_tokens(lengths, random.permutation(count).tolist(), 8) > 1.5 * lengths.sum()
     firsts = lengths[order[8::8]]
