@@ -47,7 +47,7 @@ class MachineInfo:
     system: str
     cores: int
     devices: tuple[Device, ...]
-    get_installed_versions: dict[str, str]
+    versions: dict[str, str]
     disk_free_gib: float
     offline: bool
     gpu_driver: bool

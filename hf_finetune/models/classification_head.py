@@ -92,7 +92,7 @@ def find_classification_head(model: PreTrainedModel | PeftModel) -> nn.Linear:
 
 
 def record_new_weights(model: PreTrainedModel, names: Iterable[str]) -> None:
-    """Record on the model, for `get_new_weights`, the names of weights that were in no file; unused ones are left out."""
+    """Record on the model, for `get_new_weights`, which weights were in no file; unused ones are left out."""
     unused = UNUSED.get(model.config.model_type, ())
     object.__setattr__(model, NEW_WEIGHTS, tuple(sorted(name for name in names if not name.startswith(unused))))
 

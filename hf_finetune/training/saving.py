@@ -49,8 +49,8 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> None:
     """Fold a classifier's decision into its head and save it again, with `decision.json`; call it on every rank.
 
     The model is changed in place: its logits are then those that `Decision.compute_saved_probabilities` takes. Does
-    nothing without a decision. Raises `ModelError` where the folded logits are not `logits / temperature` (plus the offsets,
-    if the head has a bias), or the saved logits differ from them.
+    nothing without a decision. Raises `ModelError` where the folded logits are not `logits / temperature` (plus the
+    offsets, if the head has a bias), or the saved logits differ from them.
     """
     if decision is None:
         return

@@ -43,6 +43,11 @@ class PackingStats:
     text_bytes: int
     """UTF-8 bytes of the packed text: the denominator of bits per byte."""
 
+    @property
+    def scored_bytes(self) -> int:
+        """UTF-8 bytes of the text that is predicted."""
+        return self.text_bytes
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 

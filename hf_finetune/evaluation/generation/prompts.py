@@ -73,7 +73,7 @@ def answer_prompts(
 ) -> list[Sample]:
     """Answer each prompt as the only user message, under the tokenizer's chat template; seeds as `continue_prompts`.
 
-    Raises `ModelError` as `check_prompts` and `answer` do.
+    Raises `ModelError` as `check_prompts` and `generate_answer` do.
     """
     check_prompts(tokenizer, prompts)
     unknown = format_unknown_pieces(tokenizer, system or "")

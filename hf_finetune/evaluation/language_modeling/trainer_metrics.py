@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,22 +52,32 @@ def _reduce(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.stack([column.to(scores.dtype) for column in columns], dim=1)  # (rows, 3)
 
 
-def language_model_metrics(total_bytes: int) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make the Trainer's `compute_metrics` for predictions from `reduce_logits`, (rows, 3).
+class CountedText(Protocol):
+    """What became of the rows of a split, as far as their metrics need it."""
 
-    `total_bytes` is the UTF-8 length of the evaluated text. Every token counts the same, for any number of processes
-    and any batch size; `loss` replaces the Trainer's, which is a mean of batch means and leaves out batches that are
-    not finite. NaN stays NaN.
+    @property
+    def scored_bytes(self) -> int:
+        """UTF-8 bytes of the text that is predicted: the denominator of bits per byte."""
+        ...
+
+
+def language_model_metrics(split: CountedText | None) -> Callable[[EvalPrediction], dict[str, float]] | None:
+    """Make the Trainer's `compute_metrics` for predictions from `reduce_logits`, (rows, 3); None without a split.
+
+    Every token counts the same, for any number of processes and any batch size; `loss` replaces the Trainer's, which is
+    a mean of batch means and leaves out batches that are not finite. NaN stays NaN.
     """
-    return lambda prediction: compute_language_metrics(*_split_predictions(prediction.predictions, total_bytes))
+    if split is None:
+        return None
+    return lambda prediction: compute_language_metrics(*_split_predictions(prediction.predictions, split.scored_bytes))
 
 
-def score_split(trainer: Trainer, rows: Dataset, total_bytes: int) -> dict[str, Any]:
+def score_split(trainer: Trainer, rows: Dataset, split: CountedText) -> dict[str, Any]:
     """Compute the metrics of `rows`, with intervals, for the report; every rank calls it and gets all.
 
     The bytes of a row, or of a block of packed rows, are estimated as its share of the tokens of the split.
     """
-    parts = _split_predictions(trainer.predict(rows).predictions, total_bytes)
+    parts = _split_predictions(trainer.predict(rows).predictions, split.scored_bytes)
     return {
         **compute_language_metrics(*parts),
         "intervals": compute_intervals(make_language_statistic(*parts), len(parts[0])),

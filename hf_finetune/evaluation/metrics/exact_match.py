@@ -7,7 +7,7 @@ import math
 import datasets
 import evaluate
 
-from .text_words import answer_words
+from .text_words import normalize_answer
 
 DESCRIPTION = """
 Share of the answers that say what the reference says, word for word, after SQuAD's normalisation (Rajpurkar et al.,
@@ -32,5 +32,5 @@ class ExactMatch(evaluate.Metric):  # type: ignore[misc]
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         pairs = list(zip(predictions, references, strict=True))
-        right = sum(answer_words(prediction) == answer_words(reference) for prediction, reference in pairs)
+        right = sum(normalize_answer(prediction) == normalize_answer(reference) for prediction, reference in pairs)
         return {"exact_match": right / len(pairs) if pairs else math.nan}

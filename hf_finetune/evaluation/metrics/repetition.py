@@ -7,7 +7,7 @@ import math
 import datasets
 import evaluate
 
-from .text_words import visible_words
+from .text_words import split_visible_words
 
 DESCRIPTION = """
 Share of the runs of four words that came before in the same text; mean over the texts that have four words. Punctuation
@@ -36,6 +36,6 @@ class Repetition(evaluate.Metric):  # type: ignore[misc]
 
 def repeated_share(text: str) -> float:
     """Of one text; NaN below four words."""
-    words = visible_words(text)
+    words = split_visible_words(text)
     runs = [tuple(words[start : start + WORDS]) for start in range(len(words) - WORDS + 1)]
     return (len(runs) - len(set(runs))) / len(runs) if runs else math.nan

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import datasets
 import evaluate
 
-from .text_words import spoken_words
+from .text_words import split_words
 
 DESCRIPTION = """
 Mean over rows of the F-measures of ROUGE (Lin, 2004), as rouge-score computes them without a stemmer: shared words,
@@ -44,7 +44,7 @@ class Words:
     """What rouge-score takes for a tokenizer."""
 
     def tokenize(self, text: str) -> list[str]:
-        return spoken_words(text)
+        return split_words(text)
 
 
 def rouge_of_rows(predictions: Sequence[str], references: Sequence[str]) -> list[list[float]]:

@@ -8,7 +8,7 @@ from collections import Counter
 import datasets
 import evaluate
 
-from .text_words import answer_words
+from .text_words import normalize_answer
 
 DESCRIPTION = """
 Mean over rows of the harmonic mean of two shares: of the words of the answer that are in the reference, and of the
@@ -38,7 +38,7 @@ class TokenF1(evaluate.Metric):  # type: ignore[misc]
 
 def shared_words(prediction: str, reference: str) -> float:
     """F1 of one answer; 1 where both texts are blank."""
-    said, given = answer_words(prediction), answer_words(reference)
+    said, given = normalize_answer(prediction), normalize_answer(reference)
     if not said or not given:
         return float(said == given)
     return 2 * (Counter(said) & Counter(given)).total() / (len(said) + len(given))

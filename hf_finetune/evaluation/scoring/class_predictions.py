@@ -37,7 +37,7 @@ class ClassPredictions:
     facts: dict[str, Any]
 
     def compute_metrics(self) -> dict[str, Any]:
-        """Compute the metrics of `score_split`, with intervals and by label."""
+        """Compute the metrics of `score_outputs`, with intervals and by label."""
         return score_outputs(self.outputs, self.labels, self.decision)
 
     def make_statistic(self, beside: ClassPredictions | None = None) -> Statistic:

@@ -43,7 +43,7 @@ def compare_models(base: Statistic, tuned: Statistic, both: Statistic, rows: int
 def measure_forgetting(
     base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
 ) -> dict[str, Any]:
-    """`compare` on rows of another task than the one trained on; its `words` say what was forgotten."""
+    """`compare_models` on rows of another task than the one trained on; its `words` say what was forgotten."""
     figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
     worse = {
         name: each for name, each in figures.items() if each["real"] and _compute_gain(name, each["difference"]) < 0
@@ -59,7 +59,7 @@ def measure_forgetting(
 def compute_paired_metrics(
     base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Compute `base`, `tuned`, `difference`, `interval`, `p_value` and `real` of each metric, as `compare` does."""
+    """Compute `base`, `tuned`, `difference`, `interval`, `p_value` and `real` of each metric, as `compare_models` does."""
     whole = np.ones((rows, 1))
     before, after = ({name: float(value[0]) for name, value in each(whole).items()} for each in (base, tuned))
     names = [name for name in before if name in after and math.isfinite(after[name] - before[name])]

@@ -35,7 +35,7 @@ class BaseRecord:
 
     name_or_path: str
     revision: str | None = None
-    compute_fingerprint: str | None = None
+    fingerprint: str | None = None
     """Of its files (`compute_fingerprint`); None where the base is not stored as safetensors."""
     dtype: str = "auto"
     quantization: dict[str, Any] | None = None

@@ -128,7 +128,7 @@ def test_the_command_writes_what_the_options_say(tmp_path):
     ("options", "problem"),
     [
         (["canaries", "C", "--max-bytes", "100"], "--max-bytes: canaries are as many as you ask for"),
-        (["canaries", "C", "--copies", "1,x"], "--copies: 1,x is no list of numbers"),
+        (["canaries", "C", "--copies", "1,x"], "--copies: 1,x is not a list of numbers"),
         (["source", "C", "--seed", "1", "--format", "text"], "--format, --seed: only for canaries; leave it out"),
         (["canarie", "C"], "did you mean canaries?"),
     ],

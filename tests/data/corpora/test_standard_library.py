@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import os.path
 import subprocess
 import sys
@@ -174,7 +175,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, small
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(corpus.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CannotWriteError, match="No space left on device"):
         write_corpus("source", path, overwrite=True)
     assert path.read_text() == "mine"

@@ -160,7 +160,7 @@ def test_a_launch_for_gpus_ends_before_anything_heavy_is_loaded(project_root, en
 
 
 def test_nothing_heavy_is_imported_to_find_out(project_root, environment_of_a_user):
-    code = "import sys, hf_finetune.config.checks_launch, hf_finetune.launching; print('torch' in sys.modules)"
+    code = "import sys, hf_finetune.config.checks.launch, hf_finetune.cli.launcher; print('torch' in sys.modules)"
     done = subprocess.run(
         ["python", "-c", code], cwd=project_root, env=environment_of_a_user, capture_output=True, text=True, check=True
     )
