@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     model = load_causal_lm(run.model, config, block, bf16=args.bf16)
 
     # 4. Trainer
-    samples = SamplePrompts(tokenizer, run.eval)
+    sampler = SamplePrompts(tokenizer, run.eval)
     trainer = Trainer(
         model=model,
         args=args,
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         compute_metrics=language_model_metrics(facts.get("validation")),
         preprocess_logits_for_metrics=reduce_logits,
         optimizer_cls_and_kwargs=make_optimizer(run, args),
-        callbacks=[samples, *early_stopping(run), *push_checkpoints(run)],
+        callbacks=[sampler, *early_stopping(run), *push_checkpoints(run)],
     )
 
     # 5. Train
@@ -58,9 +58,10 @@ def main(argv: Sequence[str]) -> None:
 
     # 6. Evaluate
     evaluation = {name: score_split(trainer, rows[name], facts[name]) for name in rows if name != "train"}
+    samples = sampler.as_dicts()
 
     # 7. Report and push
-    finish_run(run, trainer, result, facts, evaluation, samples.as_dicts())
+    finish_run(run, trainer, result, facts, evaluation, samples)
 
 
 if __name__ == "__main__":

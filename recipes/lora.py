@@ -18,14 +18,7 @@ from hf_finetune.evaluation import SamplePrompts, language_model_metrics, score_
 from hf_finetune.models import attach_adapter, load_causal_lm, load_config, load_tokenizer, row_length, stop_after_turns
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
-from hf_finetune.training import (
-    SFTTrainer,
-    TrainableGuard,
-    check_packing,
-    early_stopping,
-    make_optimizer,
-    needs_flat_rows,
-)
+from hf_finetune.training import SFTTrainer, TrainableGuard, check_packing, early_stopping, make_optimizer, needs_flat
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,17 +43,17 @@ def main(argv: Sequence[str]) -> None:
     check_packing(model, rows["train"])
 
     # 4. Trainer
-    samples = SamplePrompts(tokenizer, run.eval, chat=True)
+    sampler = SamplePrompts(tokenizer, run.eval, chat=True)
     trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
-        data_collator=RowCollator(tokenizer.pad_token_id, flatten=needs_flat_rows(model)),
+        data_collator=RowCollator(tokenizer.pad_token_id, flatten=needs_flat(model)),
         compute_metrics=language_model_metrics(facts.get("validation")),
         optimizer_cls_and_kwargs=make_optimizer(run, args),
-        callbacks=[samples, TrainableGuard(), *early_stopping(run), *push_checkpoints(run)],
+        callbacks=[sampler, TrainableGuard(), *early_stopping(run), *push_checkpoints(run)],
     )
 
     # 5. Train
@@ -69,9 +62,10 @@ def main(argv: Sequence[str]) -> None:
 
     # 6. Evaluate
     evaluation = {name: score_split(trainer, rows[name], facts[name]) for name in rows if name != "train"}
+    samples = sampler.as_dicts()
 
     # 7. Report and push
-    finish_run(run, trainer, result, facts, evaluation, samples.as_dicts())
+    finish_run(run, trainer, result, facts, evaluation, samples)
 
 
 if __name__ == "__main__":

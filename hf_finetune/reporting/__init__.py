@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
     from hf_finetune.reporting.diagnosis.findings import Finding
     from hf_finetune.reporting.files import json_ready
-    from hf_finetune.reporting.page import PAGE, is_ours, page, save_page
+    from hf_finetune.reporting.page import PAGE, is_ours, render_page, save_page
     from hf_finetune.reporting.page.comparison import best_in_words, cautions, comparison, differences, run_names
     from hf_finetune.reporting.run_folder import (
         RunReport,
@@ -48,9 +48,9 @@ __all__ = [
     "is_ours",
     "json_ready",
     "open_manifest",
-    "page",
     "read_run",
     "record_scores",
+    "render_page",
     "run_names",
     "save_page",
     "write_run_folder",

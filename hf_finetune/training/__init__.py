@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
     from hf_finetune.training.facts import collect_train_stats, describe_distributed, format_launch_line, make_run_id
     from hf_finetune.training.muon import make_optimizer
-    from hf_finetune.training.packing_check import check_packing, needs_flat_rows
+    from hf_finetune.training.packing_check import check_packing, needs_flat
     from hf_finetune.training.saving import save_decision
     from hf_finetune.training.trainers.base import Trainer, TrainerMixin
     from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
@@ -43,7 +43,7 @@ __all__ = [
     "format_launch_line",
     "make_optimizer",
     "make_run_id",
-    "needs_flat_rows",
+    "needs_flat",
     "save_decision",
 ]
 

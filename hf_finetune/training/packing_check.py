@@ -23,7 +23,7 @@ TOLERANCE_ALONE_IN_LOW_PRECISION = 5e-2
 LONGEST_DOCUMENT = 32
 
 
-def needs_flat_rows(model: PreTrainedModel) -> bool:
+def needs_flat(model: PreTrainedModel) -> bool:
     """Whether packed documents must come as one flat row, (1, tokens): flash attention separates no others."""
     return "flash" in (model.config._attn_implementation or "")
 
@@ -38,7 +38,7 @@ def check_packing(model: PreTrainedModel, rows: Dataset) -> None:
     # (https://github.com/huggingface/trl/issues/1230). Can go when transformers raises for such a mask.
     if "seq_lengths" not in rows.column_names:
         return
-    if needs_flat_rows(model):
+    if needs_flat(model):
         model.to(PartialState().device)  # as the Trainer will: flash attention has no CPU kernel
     length = max(2, min(LONGEST_DOCUMENT, len(rows[0]["input_ids"]) // 2))
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +50,7 @@ def check_packing(model: PreTrainedModel, rows: Dataset) -> None:
     alone = _compute_logits(model, [{"input_ids": tokens[2]}]).view(length, -1)  # (length, vocab)
     model.train(was_training)
     quantized = "quantization_config" in model.config.to_dict()
-    rounded = quantized or model.dtype != torch.float32 or needs_flat_rows(model)
+    rounded = quantized or model.dtype != torch.float32 or needs_flat(model)
     _refuse_difference(together[0] - together[1], alone, TOLERANCE_IN_8_BITS if quantized else TOLERANCE)
     _refuse_difference(together - alone, alone, TOLERANCE_ALONE_IN_LOW_PRECISION if rounded else TOLERANCE_ALONE)
 
@@ -66,12 +66,12 @@ def _refuse_difference(difference: Tensor, logits: Tensor, tolerance: float) -> 
 
 def _compute_logits(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> Tensor:
     """-> float32 (rows, seq, vocab), or (1, rows * seq, vocab) for attention that needs one flat row."""
-    collate = RowCollator(pad_token_id=0, flatten=needs_flat_rows(model))
+    collate = RowCollator(pad_token_id=0, flatten=needs_flat(model))
     batch, _ = pop_row_index(collate([{**row, "labels": row["input_ids"]} for row in rows]))
     del batch["labels"]
     moved = {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     # Flash attention accepts no float32, the dtype of weights in mixed-precision training.
-    rounds = needs_flat_rows(model) and model.dtype == torch.float32
+    rounds = needs_flat(model) and model.dtype == torch.float32
     with torch.autocast(model.device.type, torch.bfloat16) if rounds else nullcontext():
         logits: Tensor = model(**moved, use_cache=False).logits.float()
     return logits

@@ -44,9 +44,9 @@ def generate_batch(
 ) -> list[Answer]:
     """Answer prompts of token ids, `batch_size` at a time, the longest first; returns them in the prompts' order.
 
-    An answer stops where `generate_answer` would stop. At temperature 0 it is the answer to the prompt alone, except for ties
-    that rounding breaks (bfloat16 has many). Sampled answers depend on the batch: they repeat for the same prompts,
-    seed and `batch_size`, not for another `batch_size`. The repetition penalty counts the tokens of the answer alone.
+    An answer stops where `generate_answer` would stop. At temperature 0 it is the answer to the prompt alone, except
+    for ties that rounding breaks (bfloat16 has many). Sampled answers depend on the batch: they repeat for the same
+    prompts, seed and `batch_size`, not for another `batch_size`. The repetition penalty counts the answer's tokens.
     A prompt that does not leave `max_new_tokens` positions (or half of the model's, if that is less) loses its first
     tokens; how many prompts do is logged. Out of memory, the batch size is halved; raises `ModelError` where memory is
     too small for a single prompt. All states are restored, as by `continue_prompts`.

@@ -47,8 +47,9 @@ def measure_swap_effect(
 ) -> dict[str, Any]:
     """Measure what swapping words changes in the `rows` that have any: `{"rows", "changed", "figures", "words"}`.
 
-    The statistics are of these rows as they are, of the swapped ones, and of both one after the other, as `compare_models`
-    takes them; the `difference` of a metric is swapped minus original, with `interval` and `real` as there.
+    The statistics are of these rows as they are, of the swapped ones, and of both one after the other, as
+    `compare_models` takes them; the `difference` of a metric is swapped minus original, with `interval` and `real` as
+    there.
     `predictions` are the labels of each row before and after, of which `changed` is the share that differs.
     """
     figures = compute_paired_metrics(original, swapped, both, rows, seed=seed)

@@ -63,8 +63,7 @@ def compute_exposure(
 ) -> list[dict[str, Any]]:
     """Compute the exposure of the canaries, JSON-ready: one entry for each number of copies, fewest copies first.
 
-    `compute_exposure` is a mean over the canaries (Carlini et al., 2019): log2(secrets) - log2(rank), where the planted
-    secret
+    `exposure` is a mean over the canaries (Carlini et al., 2019): log2(secrets) - log2(rank), where the planted secret
     is ranked by its loss among `secrets`, the others of which are random. It is 1.44 bits for a secret that was never
     seen and `most_possible` for one that is likelier than all others. `extracted` is the share that greedy decoding
     produces in full: after the user's question, under the chat template, or after the text before the secret.

@@ -59,7 +59,7 @@ def measure_forgetting(
 def compute_paired_metrics(
     base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Compute `base`, `tuned`, `difference`, `interval`, `p_value` and `real` of each metric, as `compare_models` does."""
+    """Compute `base`, `tuned`, `difference`, `interval`, `p_value` and `real` of each metric; see `compare_models`."""
     whole = np.ones((rows, 1))
     before, after = ({name: float(value[0]) for name, value in each(whole).items()} for each in (base, tuned))
     names = [name for name in before if name in after and math.isfinite(after[name] - before[name])]

@@ -19,14 +19,14 @@ from reporting.page.page_reader import Read
 from hf_finetune.errors import CannotWriteError, FinetuneError
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
 from hf_finetune.reporting.diagnosis.findings import Finding
-from hf_finetune.reporting.page import is_ours, page, write_page
+from hf_finetune.reporting.page import is_ours, render_page, write_page
 from hf_finetune.reporting.page.blocks import MOST_ROWS, flat, visible
 from hf_finetune.reporting.run_record import read_run
 
 
 def html_of(folder) -> str:
     run = read_run(folder)
-    return page(run, diagnose(run))
+    return render_page(run, diagnose(run))
 
 
 def text_of(folder) -> str:
@@ -41,7 +41,7 @@ def full(tmp_path):
 def test_the_verdict_comes_first_then_the_figures_and_each_finding_with_its_remedy(full):
     run = read_run(full)
     finding = Finding("plateau", "warning", "It stands still", "2.1 from step 50", "too low a rate", "raise it", 50)
-    main = page(run, Diagnosis("It stopped learning.", (finding,))).split("<main>")[1]
+    main = render_page(run, Diagnosis("It stopped learning.", (finding,))).split("<main>")[1]
     shown = ("It stopped learning.", "52.0%", "warning</span> It stands still", "2.1 from step 50", "too low a rate")
     places = [main.index(each) for each in (*shown, "raise it", ">Curves</h2>", ">Scores</h2>", ">Do it again</h2>")]
     assert places == sorted(places)
@@ -82,7 +82,7 @@ def test_nothing_is_shown_for_what_was_not_computed(tmp_path):
     bare = report(evaluation={}, samples=[], parameters={}, environment={}, distributed={})
     bare["train"] = {"steps": 3, "history": []}
     folder = run_folder(tmp_path / "bare", bare, {"seed": 1})
-    read = Read(page(read_run(folder), Diagnosis("Too short to say.", ())))
+    read = Read(render_page(read_run(folder), Diagnosis("Too short to say.", ())))
     assert [name for tag, name in read.headings if tag == "h2"] == ["Verdict", "Data", "Do it again"]
     for absent in ("None", "nan", "undefined", "energy", "baseline", "canar"):
         assert absent not in read.text
@@ -301,7 +301,7 @@ def test_settings_are_shown_by_dotted_keys_and_without_what_was_not_set():
 
 
 def test_a_diagnosis_without_findings_is_a_verdict_alone(full):
-    html = page(read_run(full), Diagnosis("All is well.", ()))
+    html = render_page(read_run(full), Diagnosis("All is well.", ()))
     assert "All is well." in html
     assert 'class="findings"' not in html
 
@@ -338,4 +338,4 @@ def test_a_report_that_somebody_changed_is_a_page_or_one_message_never_a_traceba
     folder = run_folder(tmp_path_factory.getbasetemp() / "changed", changed, manifest())
     with suppress(FinetuneError):  # a message with the path and what to do
         run = read_run(folder)
-        Read(page(run, diagnose(run)))
+        Read(render_page(run, diagnose(run)))

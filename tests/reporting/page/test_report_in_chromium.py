@@ -13,7 +13,7 @@ import pytest
 from reporting.made_runs import classifier, history, manifest, report, run_folder, stopped
 
 from hf_finetune.reporting.diagnosis import diagnose
-from hf_finetune.reporting.page import page
+from hf_finetune.reporting.page import render_page
 from hf_finetune.reporting.page.comparison import comparison
 from hf_finetune.reporting.run_record import read_run
 
@@ -49,7 +49,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         "crashed": read_run(stopped(folder / "crashed")),
     }
     found = [diagnose(run) for run in runs.values()]
-    html = {name: page(run, said) for (name, run), said in zip(runs.items(), found, strict=True)}
+    html = {name: render_page(run, said) for (name, run), said in zip(runs.items(), found, strict=True)}
     html["comparison"] = comparison(list(runs.values()), found)
     for name, text in html.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
