@@ -20,8 +20,9 @@ from hf_finetune.version import __version__
 
 if TYPE_CHECKING:
     from hf_finetune.api import RunResult, generate, predict, score, train
+    from hf_finetune.errors import FinetuneError
 
-__all__ = ["RunResult", "__version__", "generate", "predict", "score", "train"]
+__all__ = ["FinetuneError", "RunResult", "__version__", "generate", "predict", "score", "train"]
 
 __getattr__, __dir__ = import_lazily(__name__)
 
