@@ -98,17 +98,13 @@ def merge_adapter(
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
     rows = load_comparison_rows(data, folder, tokenizer, get_max_length(tokenizer, model.config), labels)
     before = _measure(model, rows, labels)
-    device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
-    # A machine that just holds one model does not hold two.
-    del model
+    device, generation = model.device, unwrap_adapter(model).generation_config
+    del model  # a machine that just holds one model does not hold two
     aside = target.with_name(f".{target.name}.aside")
     try:
         merged = _merge(folder, record, device).to(getattr(torch, dtype))
-        if generation is not None:
-            merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
-        _save(merged, tokenizer, aside)
-        if labels is not None and (folder / DECISION).exists():
-            shutil.copy(folder / DECISION, aside)
+        merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
+        _save(merged, tokenizer, aside, folder / DECISION)
         # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another one:
         # https://github.com/huggingface/transformers/issues/45127
         merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
@@ -151,7 +147,7 @@ def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrained
     return merged
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, decision: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if not is_classifier(model):
         stop_after_turns(model, tokenizer)
@@ -161,6 +157,8 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
         model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if is_classifier(model) and decision.exists():
+        shutil.copy(decision, folder)
 
 
 @torch.no_grad()
