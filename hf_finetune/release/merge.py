@@ -98,12 +98,13 @@ def merge_adapter(
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
     rows = load_comparison_rows(data, folder, tokenizer, get_max_length(tokenizer, model.config), labels)
     before = _measure(model, rows, labels)
-    device, generation = model.device, unwrap_adapter(model).generation_config
+    device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     del model  # a machine that just holds one model does not hold two
     aside = target.with_name(f".{target.name}.aside")
     try:
         merged = _merge(folder, record, device).to(getattr(torch, dtype))
-        merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
+        if generation is not None:
+            merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         _save(merged, tokenizer, aside, folder / DECISION)
         # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another one:
         # https://github.com/huggingface/transformers/issues/45127
