@@ -111,13 +111,12 @@ def merge_adapter(
         merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
         facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
         _check_same(facts, before, tolerance, exact=exact)
-        if target.exists():
-            shutil.rmtree(target)
+        shutil.rmtree(target, ignore_errors=not target.exists())
         os.replace(aside, target)
         write_card(target, made_from=folder)
     except OSError as problem:
-        what = f"cannot be written ({problem.strerror or problem})"
-        raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem
+        what, remedy = f"cannot be written ({problem.strerror or problem})", "make room, or name another folder"
+        raise CannotWriteError(Problem(what, remedy, path=output)) from problem
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     logger.info("merged into %s: %s", output, _format_facts(facts))
