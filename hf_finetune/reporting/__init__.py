@@ -1,1 +1,1 @@
-"""The run folder and what is written there."""
+"""The run folder: what a run records, and the report, model card and diagnosis made of it."""
