@@ -1,4 +1,4 @@
-"""The one table of metrics: what each is called, how it is written, and which way is better."""
+"""Metrics by name: title, number format, direction, and what the Hub calls them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Better = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True)
 class Figure:
-    """How a figure of report.json is shown, and in a few words what it says."""
+    """A metric of report.json: its title, format and direction, and its meaning in a few words."""
 
     title: str
     style: str
     better: Better
     meaning: str = ""
     unit_scale: bool = False
-    """It lies between 0 and 1."""
+    """Values are in [0, 1]."""
 
 
 def _share(title: str, better: Better, meaning: str = "") -> Figure:
@@ -30,10 +30,11 @@ def _score(title: str, better: Better, meaning: str = "") -> Figure:
     return Figure(title, "{:.3f}", better, meaning, unit_scale=True)
 
 
-# Of a perplexity per word of a model that knows next to nothing, the digits say nothing.
+# From here on three digits: the perplexity per word of an untrained model has 20 digits that mean nothing.
+# format: perplexity 2310000000.0 -> "2.31e+09"
 LARGE = 1e7
 
-# In the order in which they are shown.
+# In display order: report.html, the model card and the terminal all follow it.
 FIGURES = {
     "accuracy": _share("accuracy", "higher", "share of rows with the right label"),
     "loss": Figure("loss", "{:.4f}", "lower", "mean surprise in nats: 0 is certain and right"),
@@ -74,13 +75,14 @@ FIGURES = {
     "pearson": _score("Pearson correlation", "higher"),
 }
 
-# Of a report the first few that are there are said before all others.
+# The first of these that a split has are its headline; a comparison of runs is decided by the first they share.
 HEADLINES = (
     *("accuracy", "f1_macro", "matthews_correlation", "expected_calibration_error"),
     *("exact_match", "token_f1", "loss", "perplexity", "token_accuracy", "bits_per_byte", "mae", "r2", "pearson"),
 )
 
-# What is computed at each evaluation while a model trains, by what it learns: a checkpoint can be the best by these.
+# What `compute_metrics` returns at each evaluation during training, by task: the values that
+# metric_for_best_model may have.
 OF_TOKENS = ("loss", "perplexity", "token_accuracy", "bits_per_byte")
 OF_LABELS = (
     *("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted"),
@@ -88,10 +90,10 @@ OF_LABELS = (
 )
 OF_NUMBERS = ("loss", "mae", "r2", "pearson")
 
-# Schedules of the learning rate that follow the metric by which a checkpoint is the best.
+# Learning rate schedules that step on metric_for_best_model.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
-# Of these several figures are one metric to the Hub, or it has another name for them.
+# Our names -> those of https://huggingface.co/metrics, where they differ. Several of ours may be one of theirs.
 HUB_METRICS = {
     "word_perplexity": "perplexity",
     "token_accuracy": "accuracy",
@@ -107,14 +109,14 @@ HUB_METRICS = {
 
 
 def figure(name: str) -> Figure:
-    """How the figure `name` is shown; one that we do not know is shown under its own name."""
+    """The entry of `name`; of an unknown metric one with its own name as title, and no direction."""
     return FIGURES.get(name) or Figure(name.replace("_", " "), "{:.4g}", "neither")
 
 
 def best_metric(train: Mapping[str, Any]) -> str | None:
-    """The metric by which a run with these settings of `train` calls a checkpoint the best, without `eval_`.
+    """`metric_for_best_model` of the section `train`, without `eval_`; None where no setting needs one.
 
-    None where nothing asks for one; the loss where no name is given, as in transformers.
+    Defaults to the loss, as transformers does with `load_best_model_at_end`.
     """
     name = train.get("metric_for_best_model")
     if name is not None:
@@ -124,7 +126,11 @@ def best_metric(train: Mapping[str, Any]) -> str | None:
 
 
 def number(value: Any) -> float | None:
-    """`value` as a number, NaN and infinities as report.json spells them too; None where it is none."""
+    """Parse a number of a JSON file; None for any other value.
+
+    report.json spells NaN and infinities as strings, since JSON has none: "nan", "inf" and "-inf" are numbers here.
+    """
+    # True is an int in Python, and "1.5" is a text that happens to look like a number: neither is a metric.
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and value.lower() not in ("nan", "inf", "-inf"):
@@ -133,7 +139,7 @@ def number(value: Any) -> float | None:
 
 
 def shown(name: str, value: Any) -> str:
-    """The figure as a person reads it: `93.1%`, `not defined` for a NaN, and a dash where there is none."""
+    """Format a metric's value: `93.1%`, `not defined` for NaN, and a dash where there is no number."""
     found = number(value)
     if found is None:
         return "–"
@@ -143,7 +149,8 @@ def shown(name: str, value: Any) -> str:
 
 
 def shown_interval(name: str, interval: Any) -> str:
-    """`91.2% to 95.0%`; nothing where there is no interval, or one without width: of rows that are all alike."""
+    """Format a confidence interval: `91.2% to 95.0%`; "" where there is none, or where it has no width."""
+    # Rows that are all right or all wrong give every resample the same value: [1.0, 1.0] is no certainty.
     ends = [number(end) for end in interval] if isinstance(interval, list | tuple) else []
     if len(ends) != 2 or any(end is None or not math.isfinite(end) for end in ends) or ends[0] == ends[1]:
         return ""
@@ -151,7 +158,7 @@ def shown_interval(name: str, interval: Any) -> str:
 
 
 def figures_of(scores: dict[str, Any]) -> dict[str, float]:
-    """The flat figures of a split of report.json in the order in which they are shown; counts of rows left out."""
+    """The scalar metrics of a split of report.json in display order, unknown ones last; without the row count."""
     found = {name: value for name, given in scores.items() if name != "rows" and (value := number(given)) is not None}
     order = list(FIGURES)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in FIGURES else len(order)))

@@ -13,12 +13,12 @@ from hf_finetune.folders import CARD, MANIFEST
 
 REPORT = "report.json"
 RUN_FILE = "run.yaml"
-# What a run says about its model, and is no part of it.
+# Records about the model: manifest.json does not hash them, and a model folder is complete without them.
 OURS = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """sha256 of each file of the model in `folder`, by name; checkpoints and what we write about it left out."""
+    """sha256 by file name of the model in `folder`, without subfolders (checkpoints) and without our own records."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return {path.name: _sha256(path) for path in files if path.name not in OURS}
 
@@ -33,7 +33,9 @@ def _as_json(value: Any) -> str:
 
 
 def json_ready(value: Any) -> Any:
-    """JSON has no NaN: say it in words, where dropping it would read as 'not computed'."""
+    """`value` with non-finite floats as strings; tuples become lists."""
+    # JSON has no NaN, and json.dumps writes one that other parsers refuse: {"loss": NaN} -> {"loss": "nan"}.
+    # Leaving the key out would read as 'not computed'.
     if isinstance(value, dict):
         return {key: json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

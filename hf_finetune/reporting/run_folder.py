@@ -1,4 +1,4 @@
-"""The files of a run folder that say what happened: report.json, run.yaml, manifest.json."""
+"""Write the records of a run folder: report.json, run.yaml, manifest.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunReport:
-    """What `report.json` holds; figures that were not computed are absent, never zero."""
+    """The content of `report.json`; metrics that were not computed are absent, never zero."""
 
     recipe: str
     run_id: str
@@ -62,10 +62,10 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
 
 
 def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, resume: str | bool | None) -> None:
-    """Write down what a run reads and its settings before it trains: what is known of a run that never ends.
+    """Write manifest.json and run.yaml before training starts, so that a run that crashes is traceable too.
 
-    Raises `DataError` where a resumed run's data files are not what they were, naming each that changed, and
-    `ModelError` where its model is not.
+    Raises `DataError` where a data file or the split of a resumed run has changed, naming each file, and
+    `ModelError` where its model or tokenizer has.
     """
     path, manifest = Path(output_dir) / MANIFEST, _without_home(manifest)
     if resume and path.exists():
@@ -75,7 +75,7 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
 
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise where a run would go on with other data, another split of it, or another model than it began with."""
+    """Raise if a resumed run would read other data, split it differently, or start from another model."""
     before, after = ({file["path"]: file["sha256"] for file in each["data"]["files"]} for each in (began, now))
     remedy = "put it back as it was, or start a new run in another output_dir"
     changed = [name for name in before | after if before.get(name) != after.get(name)]
@@ -99,16 +99,16 @@ def _source_of(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
 
 
 def _identity(source: dict[str, Any]) -> tuple[Any, ...]:
-    """The files of a folder, wherever it lies and however it is written; the commit of a Hub id."""
+    """What identifies a model: the file hashes of a local folder, whatever its path; name and commit on the Hub."""
     files = source.get("sha256")
     return ("folder", sorted(files.items())) if files else (source.get("name"), source.get("revision"))
 
 
 def write_run_folder(output_dir: str, report: RunReport) -> None:
-    """Complete the manifest and write report.json, each file aside and renamed; then what is made of them.
+    """Add the file hashes to the manifest, write report.json, report.html and the model card; log the summary.
 
-    Where report.json stands, the run was finished: report.html and README.md can be written again from it. The end of
-    the run is said in the log.
+    Each file is written to a temporary name and renamed. report.json marks the run as finished: report.html and
+    README.md are derived from it and can be written again. Raises what `write_page` and `write_card` raise.
     """
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -119,7 +119,7 @@ def write_run_folder(output_dir: str, report: RunReport) -> None:
 
 
 def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> None:
-    """Add what `score` measured to the report, report.html and model card of a finished run, in the place of `name`.
+    """Store an evaluation of `score` as `evaluation.<name>` in a finished run, and update its report and model card.
 
     Raises as `check_recorded` does.
     """
@@ -133,24 +133,24 @@ def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> Non
 
 
 def check_recorded(output_dir: str, name: str) -> None:
-    """Raise `ConfigError` where there is no finished run to add figures to, or `name` is one of its own splits."""
+    """Raise `ConfigError` if `name` is not a valid name, is a split of the run itself, or the run has not finished."""
     if not re.fullmatch(r"[\w.-]{1,64}", name):
-        what = f"{name!r} is no name for figures"
+        what = f"{name!r} is not a name for an evaluation"
         raise ConfigError(Problem(what, "use letters, digits, dots, dashes and underscores", key="--record"))
     path = Path(output_dir) / REPORT
     if not path.is_file() or not is_run_folder(path.parent):
-        what = f"there is no {REPORT} of a finished run to add the figures to"
+        what = f"there is no {REPORT} of a finished run to add the metrics to"
         raise ConfigError(Problem(what, "leave --record out", path=output_dir))
     measured = json.loads(path.read_text(encoding="utf-8"))["evaluation"].get(name, {})
     if measured and "data" not in measured:
         raise ConfigError(
-            Problem(f"the run measured {name} itself", "record the figures under another name", key="--record")
+            Problem(f"the run measured {name} itself", "record the metrics under another name", key="--record")
         )
 
 
 def _write_for_readers(folder: Path) -> None:
-    """report.html and, where the folder holds a model, its card."""
-    # They draw, which a run need not wait for before it has trained.
+    """Write report.html and, if the folder holds a model, its card."""
+    # Imported here: Jinja and scipy are not needed until training is over.
     from hf_finetune.reporting.card import write_card
     from hf_finetune.reporting.page import write_page
 

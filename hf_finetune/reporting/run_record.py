@@ -1,4 +1,4 @@
-"""Read what a run left behind: ours, finished or crashed, and the folder or checkpoint of any other Trainer."""
+"""Read a run from disk: one of ours, finished or crashed, or the output folder or a checkpoint of any Trainer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.folders import MANIFEST
-from hf_finetune.metric_info import best_metric, figure
+from hf_finetune.metric_info import best_metric, figure, number
 from hf_finetune.reporting.files import REPORT, RUN_FILE
 
 TRAINER_STATE = "trainer_state.json"
 CONFIG = "config.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
-# JSON has no NaN: report.json says these in words.
-NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-# The parts of report.json that readers rely on, each absent where it was not computed.
+# Parts of report.json by type, each absent where it was not computed: the page and the card rely on these types.
 REPORT_PARTS: dict[str, type] = {
     "settings": dict,
     "data": dict,
@@ -34,43 +31,44 @@ REPORT_PARTS: dict[str, type] = {
     "distributed": dict,
     "environment": dict,
 }
+JSON_TYPES: dict[type, str] = {dict: "object", list: "list"}
 
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as far as it got. Dictionaries are empty where their file is not there."""
+    """One run, as far as it got. Dictionaries are empty where their file is missing."""
 
     folder: Path
     name: str
-    """Of the folder alone: never an absolute path."""
+    """Name of the folder, never a path."""
     status: Literal["done", "stopped", "foreign"]
-    """`stopped` is a run of ours without report.json; `foreign` a Trainer's that is not ours, or one checkpoint."""
+    """`stopped`: a run of ours without report.json. `foreign`: another Trainer's run, or a single checkpoint."""
     report: Figures
-    """report.json as it stands, where figures that are not finite are the strings "nan", "inf" and "-inf"."""
+    """report.json as it stands; non-finite numbers are the strings "nan", "inf" and "-inf"."""
     manifest: Figures
     settings: Figures
     """Sections of the run file."""
     model: Figures
     """config.json of the folder, or of its newest checkpoint."""
     history: list[dict[str, float]]
-    """Entries of the Trainer's log in its order: numbers only, non-finite ones as such, `step` an int in each."""
+    """The Trainer's `log_history`, numbers only (non-finite ones as floats); `step` is an int in each entry."""
     max_steps: int | None
-    """Optimizer steps that were asked for, where that is known."""
+    """Planned optimizer steps, if known."""
     step: int
-    """Optimizer steps that were made, as far as anything on disk tells."""
+    """Optimizer steps taken, by the largest step in any file."""
     best_step: int | None
-    """Of the best checkpoint; without one, of the evaluation that was best by the run's metric, or else by the loss."""
+    """Step of the best checkpoint; without one, of the best evaluation by the run's metric (default: loss)."""
     best_checkpoint: str | None
-    """Its folder's name, where the run kept one by its validation."""
+    """Folder name of the best checkpoint, if the run selected one."""
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Read a run folder, a checkpoint folder, or the folder of a trainer_state.json named itself.
+    """Read a run folder or a checkpoint folder; the path of a trainer_state.json stands for its folder.
 
-    A run without report.json is read from the newest state on disk. Raises `ConfigError` where there is nothing of a
-    run, and `DataError` where a file of it is torn or not what it should be. Nothing is unpickled.
+    A run without report.json is read from the newest trainer state. Raises `ConfigError` if the folder holds no run,
+    and `DataError` if one of its files is truncated or malformed. Nothing is unpickled.
     """
     path = Path(folder)
     if path.name == TRAINER_STATE and path.is_file():
@@ -102,16 +100,17 @@ def read_run(folder: str | Path) -> RunRecord:
 
 
 def kept_by(run: RunRecord) -> str | None:
-    """The metric by which the saved weights are those of `best_checkpoint`; None where they are the last ones."""
+    """The metric that selected the saved weights (`load_best_model_at_end`); None if they are the last."""
     train = _train(run.settings)
-    # A run that stopped has saved its checkpoints alone.
+    # The best checkpoint is loaded at the end of training: a run that stopped has only its checkpoints.
     kept = run.status != "stopped" and run.best_checkpoint is not None and train.get("load_best_model_at_end")
     return best_metric(train) if kept else None
 
 
-def curve(run: RunRecord, figure: str) -> list[tuple[int, float]]:
-    """(step, value) of each entry of the history that has `figure`, by step; of two at one step the last holds."""
-    values = {int(entry["step"]): entry[figure] for entry in run.history if figure in entry}
+def curve(run: RunRecord, name: str) -> list[tuple[int, float]]:
+    """(step, value) of each history entry that has `name`, sorted by step; the last entry of a step counts."""
+    # A resumed run logs steps again: [{"step": 9, "loss": 2.0}, {"step": 9, "loss": 1.9}] -> [(9, 1.9)].
+    values = {int(entry["step"]): entry[name] for entry in run.history if name in entry}
     return sorted(values.items())
 
 
@@ -119,7 +118,7 @@ def _report(folder: Path) -> Figures:
     report = _json(folder / REPORT)
     wrong = [key for key, kind in REPORT_PARTS.items() if not isinstance(report.get(key, kind()), kind)]
     if wrong:
-        raise DataError([_not_ours(folder / REPORT, f"{key} is no {_word(REPORT_PARTS[key])}") for key in wrong])
+        raise DataError([_not_ours(folder / REPORT, f"{key} is no {JSON_TYPES[REPORT_PARTS[key]]}") for key in wrong])
     return report
 
 
@@ -137,8 +136,10 @@ def _run_file(folder: Path) -> Figures:
 
 
 def _newest_state(folder: Path) -> Figures:
-    """The Trainer's state with the most steps; {} where there is none. Its history is checked."""
-    # A checkpoint that was killed while it was written has no state yet: the Trainer writes that last but one.
+    """The trainer_state.json with the most steps, its history checked; {} where there is none."""
+    # A checkpoint is not written atomically: weights first, this file near the end, so that one that was killed has
+    # no state. Can go when transformers (5.23 does not) renames whole checkpoints into place:
+    # https://github.com/huggingface/transformers/pull/27820
     states = [
         _state(path) for path in (folder / TRAINER_STATE, *_in_checkpoints(folder, TRAINER_STATE)) if path.is_file()
     ]
@@ -151,7 +152,8 @@ def _model_config(folder: Path) -> Figures:
 
 
 def _in_checkpoints(folder: Path, name: str) -> list[Path]:
-    """The file of this name in the newest checkpoint that has it."""
+    """[path] of this file in the newest checkpoint that has it, else []."""
+    # By number: "checkpoint-1000" sorts before "checkpoint-200" as text.
     numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
     return [path / name for _, path in sorted(numbered) if (path / name).is_file()][-1:]
 
@@ -168,23 +170,20 @@ def _history(holder: Figures, key: str, path: Path) -> list[dict[str, float]]:
     entries = holder[key]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(_not_ours(path, f"{key} is no list of log entries"))
-    without = [number for number, entry in enumerate(entries, start=1) if not _is_step(entry.get("step"))]
+    without = [index for index, entry in enumerate(entries, start=1) if not _is_step(entry.get("step"))]
     if without:
         raise DataError(_not_ours(path, f"entry {without[0]} of {key} has no step"))
     found = [
-        {name: figure for name, value in entry.items() if (figure := _number(value)) is not None} for entry in entries
+        {name: parsed for name, value in entry.items() if (parsed := number(value)) is not None}
+        | {"step": entry["step"]}
+        for entry in entries
     ]
+    # The Trainer's last entry (train_loss, train_runtime) summarizes the run and is no point of a curve.
     return [entry for entry in found if any(name == "loss" or name.startswith("eval_") for name in entry)]
 
 
 def _is_step(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, str):
-        return NON_FINITE.get(value.lower())
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _train(settings: Figures) -> Figures:
@@ -206,6 +205,7 @@ def _best_step(checkpoint: str | None, history: list[dict[str, float]], metric: 
     match = CHECKPOINT.fullmatch(checkpoint or "")
     if match:
         return int(match[1])
+    # Of two equally good evaluations the earlier one, as the Trainer keeps the checkpoint until a better one comes.
     sign = -1 if figure(metric).better == "higher" else 1
     name = f"eval_{metric}"
     found = [(sign * entry[name], int(entry["step"])) for entry in history if math.isfinite(entry.get(name, math.nan))]
@@ -213,7 +213,9 @@ def _best_step(checkpoint: str | None, history: list[dict[str, float]], metric: 
 
 
 def _folder_name(path: Any) -> str | None:
-    """The last part of a path that may come from another machine, with either kind of slash."""
+    """Last part of a path that may come from another machine or system."""
+    # best_model_checkpoint is a path of the machine that trained, which a moved run folder does not have:
+    # https://github.com/huggingface/transformers/issues/48315. "C:\\runs\\checkpoint-80\\" -> "checkpoint-80".
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1] if isinstance(path, str) else None
 
 
@@ -225,7 +227,7 @@ def _json(path: Path) -> Figures:
     except (ValueError, RecursionError) as problem:
         raise DataError(_not_ours(path, "is torn, or no JSON")) from problem
     if not isinstance(value, dict) or not value:
-        raise DataError(_not_ours(path, "does not hold an object with figures"))
+        raise DataError(_not_ours(path, "does not hold an object with values"))
     return value
 
 
@@ -236,12 +238,8 @@ def _text(path: Path) -> str:
         raise DataError(Problem(f"cannot be read ({problem.strerror})", path=str(path))) from problem
 
 
-def _word(kind: type) -> str:
-    return "list" if kind is list else "object"
-
-
 def _not_ours(path: Path, what: str) -> Problem:
-    """A state is one of several, so that removing it lets the one before speak; the other files are one of a kind."""
+    """A problem with its remedy: a trainer state may be removed, for the run is then read from the state before it."""
     if path.name == TRAINER_STATE:
         return Problem(what, "remove it, and the newest state before it is read", path=str(path))
     return Problem(

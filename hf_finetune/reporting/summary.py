@@ -1,4 +1,4 @@
-"""The end of a run in a few lines of plain text."""
+"""Summarize a finished run in a few lines of plain text."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from hf_finetune.metric_info import shown, shown_interval
 
-# The figures that are said, in this order; report.json has all.
+# Metrics in the summary, in this order; report.json has all.
 SAID = (
     *("loss", "perplexity", "token_accuracy", "bits_per_byte", "exact_match", "token_f1", "chrf"),
     *("accuracy", "f1_macro", "matthews_correlation", "roc_auc", "expected_calibration_error"),
     *("mae", "r2", "pearson"),
 )
-# With its interval, and for the baselines beside the model.
+# Shown with their interval, and for the baselines as well.
 HEADLINES = ("accuracy", "f1_macro", "matthews_correlation", "mae", "r2")
 
 
 def summary(report: Mapping[str, Any], folder: str) -> str:
-    """Several lines for a person; every figure is one of `report`, which is what report.json holds."""
+    """The summary of `report` (the content of report.json) as text of several lines."""
     train, lines = report["train"], []
     if train:
         steps, timed = train["steps"], train.get("timed_steps", train["steps"])
@@ -37,7 +37,7 @@ def summary(report: Mapping[str, Any], folder: str) -> str:
 
 
 def _held(folder: Path) -> str:
-    """What the folder has besides the report."""
+    """Names what was saved besides the report, with a comma at the end."""
     if (folder / "adapter_config.json").exists():
         return "adapter, tokenizer, README.md, "
     return "model, tokenizer, README.md, " if (folder / "config.json").exists() else ""
@@ -50,7 +50,7 @@ def _figure(name: str, metrics: Mapping[str, Any]) -> str:
 
 
 def _beside(split: str, metrics: Mapping[str, Any]) -> list[str]:
-    """What the simplest models reach on the same rows."""
+    """A line for each baseline scored on the same rows."""
     return [
         f"{split}, {name.replace('_', ' ')}: "
         + "  ".join(_figure(headline, figures) for headline in HEADLINES if headline in figures)

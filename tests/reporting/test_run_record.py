@@ -136,7 +136,9 @@ def test_of_two_states_the_one_with_more_steps_is_read(tmp_path):
 
 def test_what_is_no_number_is_left_out_of_the_history(tmp_path):
     entry = {"step": 1, "loss": 2.0, "note": "warm", "eval_ok": True, "eval_labels": [1], "eval_f1": 0.5}
-    assert read_run(write_state(tmp_path, [entry])).history == [{"step": 1, "loss": 2.0, "eval_f1": 0.5}]
+    history = read_run(write_state(tmp_path, [entry])).history
+    assert history == [{"step": 1, "loss": 2.0, "eval_f1": 0.5}]
+    assert isinstance(history[0]["step"], int)
 
 
 @pytest.mark.parametrize(

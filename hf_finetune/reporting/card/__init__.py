@@ -1,6 +1,6 @@
-"""The model card: README.md of a model's folder, with the Hub's metadata and what is known about the model.
+"""The model card: README.md of a model folder, with the Hub's metadata and what the run folder says about the model.
 
-Every figure is one of the run folder's files, and what is not there is said to be unknown. Nothing is loaded.
+Every number is taken from the run folder's files; what is missing is called unknown. No model is loaded.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ MARKER = CARD_MARKER
 TEMPLATE = "card.md.j2"
 NO_LICENSE = "not stated; set card.license in the run file"
 
-# What Markdown or HTML would read as markup; an underscore inside a word is none.
+# Characters that Markdown or HTML reads as markup. An underscore inside a word is not markup, and escaping it would
+# make names hard to read: "f1_macro of *all* <rows>" -> "f1_macro of \*all\* \<rows\>".
 _MARKUP = re.compile(r"([\\`*\[\]<>&|~]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def write_card(folder: Path, made_from: Path | None = None) -> Path:
-    """Write README.md into a folder of ours and return its path; `made_from` is the run whose adapter was merged.
+    """Write README.md into a model folder and return its path; `made_from` is the run whose adapter was merged into it.
 
-    A README.md that we did not write is left alone, which the log says. Raises as `read_run` does for torn files, and
-    `CannotWriteError`.
+    A README.md without our marker is left alone, with a warning. Raises `DataError` for malformed files of the run (see
+    `read_run`), and `CannotWriteError`.
     """
     path = folder / CARD
     if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
@@ -57,7 +58,10 @@ def write_card(folder: Path, made_from: Path | None = None) -> Path:
 
 
 def run_behind(folder: Path, made_from: Path | None = None) -> RunRecord:
-    """The run that made the model in `folder`; one of which nothing is known where the model is not ours."""
+    """The run that made the model in `folder`, or an empty record where the folder holds no run.
+
+    Raises `DataError` for malformed files of the run.
+    """
     try:
         run = read_run(made_from or folder)
     except ConfigError:
@@ -66,6 +70,7 @@ def run_behind(folder: Path, made_from: Path | None = None) -> RunRecord:
 
 
 def unknown_run(folder: Path) -> RunRecord:
+    """An empty record, of which every section of the card says that nothing is known."""
     return RunRecord(
         folder=folder,
         name=folder.resolve().name,
@@ -83,7 +88,7 @@ def unknown_run(folder: Path) -> RunRecord:
 
 
 def card(run: RunRecord, repo_id: str | None = None) -> str:
-    """The whole card; `repo_id` is where the folder is pushed, and takes the place of its name in what is shown."""
+    """The text of the card; `repo_id`, if the folder is pushed, stands for its name in title and snippets."""
     facts = model_facts(run)
     head = yaml.safe_dump(metadata(run, repo_id), sort_keys=False, width=10_000)
     body = _template().render(
@@ -107,11 +112,11 @@ def card(run: RunRecord, repo_id: str | None = None) -> str:
 def metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]:
     """The card's metadata as the Hub has it: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
 
-    What is not known is left out, the license too. A base that is a local folder is never named, for its path means
-    nothing elsewhere (https://github.com/huggingface/transformers/issues/33922): its own base is, where its card has
-    one. A model that an adapter was merged into is a `finetune`: `merge` is the Hub's word for one made of several.
+    Unknown keys are left out, the license included.
     """
     facts, owner = model_facts(run), _owner(run)
+    # The path of a local base means nothing on the Hub and breaks a push, which checks it as a repository's name:
+    # https://github.com/huggingface/transformers/issues/33922. Its own base stands for it, where its card names one.
     base = facts.base and (facts.base.name if facts.base.on_hub else facts.base.own_base)
     stands_on_it = facts.kind == "adapter" and facts.base is not None and facts.base.on_hub
     values = {
@@ -120,6 +125,7 @@ def metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]:
         "library_name": {"adapter": "peft", "model": "transformers", "none": None}[facts.kind],
         "pipeline_tag": facts.task,
         "base_model": base,
+        # A model with its adapter merged in is a finetune too: the Hub's `merge` is a model made of several.
         "base_model_relation": base and ("adapter" if stands_on_it else "finetune"),
         "datasets": owner["datasets"],
         "tags": list(dict.fromkeys([*_tags(run, facts), *owner["tags"]])),
@@ -129,7 +135,7 @@ def metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]:
 
 
 def _is_merged(run: RunRecord, facts: ModelFacts) -> bool:
-    """The figures are then those of the adapter over its base, and not of the weights in the folder."""
+    """Whether an adapter was merged in: the metrics were then measured on base plus adapter, not on these weights."""
     return facts.kind == "model" and run.settings.get("lora") is not None
 
 
@@ -140,7 +146,7 @@ def _tags(run: RunRecord, facts: ModelFacts) -> list[str]:
 
 
 def _owner(run: RunRecord) -> dict[str, Any]:
-    """The section `card` of the run file, complete."""
+    """The section `card` of the run file, with an empty value for each key that is not set."""
     empty: dict[str, Any] = {"license": None, "language": [], "datasets": [], "tags": []}
     empty |= {"intended_use": None, "limits": None, "personal_data": None}
     return empty | _section(run, "card")
@@ -152,7 +158,7 @@ def _section(run: RunRecord, name: str) -> dict[str, Any]:
 
 
 def _place(run: RunRecord) -> str:
-    """The folder as its owner calls it, where that says nothing about the machine."""
+    """`output_dir` as it was typed, shortened by `shown_path`; the folder's name if it was moved since."""
     typed = run.settings.get("output_dir")
     same = isinstance(typed, str) and Path(typed).name == run.name
     return shown_path(str(typed)) if same else run.name
@@ -169,7 +175,7 @@ def _template() -> Template:
 
 
 def _plain_text(text: object) -> str:
-    """`text` on one line, such that Markdown shows it as it is; control and direction characters are written out."""
+    """`text` on one line with Markdown escaped; control and direction characters are written as escapes."""
     return _MARKUP.sub(r"\\\1", _visible(text))
 
 
@@ -183,7 +189,7 @@ def _as_code(text: object) -> str:
 
 
 def _as_python(value: str | Mapping[Any, Any]) -> str:
-    """A text, or a mapping of texts and numbers, as Python writes it, in ASCII."""
+    """A string, or a mapping of strings and numbers, as a Python literal in ASCII, for the snippets."""
     if isinstance(value, Mapping):
         pairs = (f"{_as_python(key)}: {_as_python(item)}" for key, item in value.items())
         return f"{{{', '.join(pairs)}}}"
@@ -191,7 +197,8 @@ def _as_python(value: str | Mapping[Any, Any]) -> str:
 
 
 def _as_table(rows: list[list[str]]) -> str:
-    """Rows of cells, the first of them the names of the columns, as a Markdown table; numbers stand to the right."""
+    """A Markdown table of `rows`, the first of which is the header; columns of numbers are aligned right."""
+    # [["label", "rows"], ["ham", "1,200"]] -> "| label | rows |", "| :--- | ---: |", "| ham | 1,200 |"
     head, *body = ([_plain_text(cell) for cell in row] for row in rows)
     right = [bool(body) and all(re.fullmatch(r"[\d.,%e+-]*", row[index]) for row in body) for index in range(len(head))]
     rule = ["---:" if each else ":---" for each in right]

@@ -1,4 +1,4 @@
-"""What the files of a model's folder say about it: which kind of model it is, and what it stands on."""
+"""What the files of a model folder say about the model: kind, task, labels, and base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hf_finetune.reporting.run_record import RunRecord
 
 CARD = "README.md"
 
-# Of a name on the Hub: an owner and a name, or a name alone.
+# A repository of the Hub: owner/name, or a name alone as in "gpt2".
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 _METADATA = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _PROBLEMS: dict[str, Literal["single", "multi", "number"]] = {
@@ -28,35 +28,35 @@ _PROBLEMS: dict[str, Literal["single", "multi", "number"]] = {
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The model that this one was made from."""
+    """The model that this one was fine-tuned from."""
 
     name: str
-    """A Hub id, or a folder: relative as the run file has it, else its last part alone."""
+    """A Hub id, or a local path as `shown_path` writes it."""
     on_hub: bool
     revision: str | None = None
     own_base: str | None = None
-    """Of a local folder: the Hub id that its own model card names."""
+    """`base_model` of the model card of a local base."""
     custom_code: bool = False
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """One model folder, as its own files describe it."""
+    """A model folder, as its own files describe it."""
 
     kind: Literal["model", "adapter", "none"]
-    """`none` where a folder holds scores only."""
+    """`none`: the folder holds no weights, only scores."""
     task: Literal["text-generation", "text-classification"]
     problem: Literal["single", "multi", "number"] | None = None
-    """What a classifier gives: one label, any number of labels, or a number."""
+    """Of a classifier: single-label, multi-label, or regression."""
     labels: dict[int, str] = field(default_factory=dict)
     offsets: list[float] = field(default_factory=list)
-    """What a classifier's thresholds add to its logits, where its head does not hold them already."""
+    """(labels,) added to the logits to apply the thresholds of decision.json; [] if the head holds them, or none do."""
     chat: bool = False
     custom_code: bool = False
-    """The code of the model is in the folder (of an adapter: in its base's)."""
+    """The folder (for an adapter: its base) holds modeling code, which needs `trust_remote_code`."""
     base: BaseModel | None = None
     quantization: str | None = None
-    """How an adapter's base was loaded for training, such as `4 bit`; None for a base in full."""
+    """How the base of an adapter was quantized for training, such as `4 bit`; None if it was not."""
 
     @property
     def label_numbers(self) -> dict[str, int]:
@@ -64,7 +64,10 @@ class ModelFacts:
 
 
 def model_facts(run: RunRecord) -> ModelFacts:
-    """Read `config.json`, or of an adapter `adapter_config.json` and `unwrap_adapter.json`; nothing of it is loaded."""
+    """Describe the model in the run's folder by its JSON files alone; no weights are loaded.
+
+    Files: `config.json`, or for an adapter `adapter_config.json` and our `base_model.json`.
+    """
     config, adapter = _json(run.folder / "config.json"), _json(run.folder / "adapter_config.json")
     record = _json(run.folder / "base_model.json")
     base = _base_model(run, record.get("name_or_path") or adapter.get("base_model_name_or_path"))
@@ -90,7 +93,7 @@ def model_facts(run: RunRecord) -> ModelFacts:
 
 
 def card_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata of a model card that is there already; {} where there is none that can be read."""
+    """The YAML metadata of the model card in `folder`; {} where there is none that can be parsed."""
     try:
         found = _METADATA.match((folder / CARD).read_text(encoding="utf-8"))
         values = yaml.safe_load(found[1]) if found else {}
@@ -100,7 +103,7 @@ def card_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
-    """From what the run wrote down about it, else from whether there is such a folder here."""
+    """The base that the run recorded; without a record, a path is a Hub id unless such a folder exists here."""
     section = run.settings.get("model")
     section = section if isinstance(section, dict) else {}
     path = recorded or section.get("path")
@@ -109,6 +112,7 @@ def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
     written = run.manifest.get("model")
     written = written if isinstance(written, dict) else {}
     folder = Path(path).expanduser()
+    # "models/base" may be a Hub id or a folder: a recorded revision says Hub, recorded file hashes say folder.
     known_local = not written.get("revision") and (bool(written.get("sha256")) or folder.is_dir())
     if _HUB_ID.fullmatch(path) and not known_local:
         return BaseModel(path, True, revision=written.get("revision") or section.get("revision"))
@@ -118,7 +122,12 @@ def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
 
 
 def _offsets(decision: dict[str, Any]) -> list[float]:
-    """Such that the largest logit decides, or of any number of labels each above 0; [] where they do so already."""
+    """(labels,) offsets for the logits so that argmax (multi-label: > 0) applies the thresholds; [] if needless.
+
+    Needless where the head holds them already, or where all thresholds are those of plain argmax (0.5, or 1 / labels).
+    """
+    # One label: the largest p / threshold wins, which is the largest logit - log(threshold).
+    # thresholds 0.8 and 0.2 -> [0.22, 1.61]. Several: p > 0.2 is logit > log(0.2 / 0.8) -> [1.39].
     thresholds = [decision["thresholds"][label] for label in decision.get("labels", [])]
     even = 0.5 if decision.get("kind") == "multi" else 1 / max(1, len(thresholds))
     if decision.get("offsets_in_weights") or all(math.isclose(threshold, even) for threshold in thresholds):

@@ -1,4 +1,4 @@
-"""How a model was made, for its card: data with hashes, the settings that matter, the machine, the command."""
+"""The training procedure for the model card: data with hashes, settings, machine and command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECIPES = {
     "lora": "Instruction tuning of a LoRA adapter on a frozen base",
     "classification": "Classification",
 }
-# Of the section `train` and of `lora`, those that change what is learned.
+# Settings that change what is learned; run.yaml has all.
 TRAIN_SETTINGS = (
     *("optim", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "max_length"),
@@ -46,7 +46,7 @@ def recipe_of(run: RunRecord) -> str:
 
 
 def split_rows(run: RunRecord) -> Rows:
-    """A row for each split: its counts and the hash of its rows; the names of the columns first."""
+    """Counts and row hash of each split; the first row is the header."""
     splits = {name: counted for name, counted in run.report.get("data", {}).items() if isinstance(counted, dict)}
     names = [name for name in COLUMNS if any(name in counted for counted in splits.values())]
     head = ["Split", *(COLUMNS[name] for name in names), "sha256"]
@@ -58,7 +58,7 @@ def split_rows(run: RunRecord) -> Rows:
 
 
 def file_rows(run: RunRecord) -> Rows:
-    """A row for each file that was read, with its hash; the names of the columns first."""
+    """Line counts and hash of each data file; the first row is the header."""
     files = run.manifest.get("data", {}).get("files", [])
     rows = [
         [
@@ -73,7 +73,7 @@ def file_rows(run: RunRecord) -> Rows:
 
 
 def overlap_sentences(run: RunRecord) -> list[str]:
-    """What validation and test rows share with those of training."""
+    """How many validation and test rows also are, or overlap with, training rows: a sentence per split."""
     found = []
     for split, counts in run.manifest.get("data", {}).get("overlap", {}).items():
         said = [f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if isinstance(count, int)]
@@ -82,7 +82,7 @@ def overlap_sentences(run: RunRecord) -> list[str]:
 
 
 def setting_rows(run: RunRecord) -> Rows:
-    """The settings that change what is learned, as the run file has them; the names of the columns first."""
+    """The settings that change what is learned; the first row is the header."""
     of_data = DATA_SETTINGS.get(recipe_of(run), ())
     sections = {"train": TRAIN_SETTINGS, "lora": LORA_SETTINGS, "data": of_data}
     rows = []
@@ -94,13 +94,14 @@ def setting_rows(run: RunRecord) -> Rows:
 
 
 def training_sentence(run: RunRecord) -> str | None:
-    """Steps, epochs, time and speed of the run; None where nothing was trained."""
+    """Steps, epochs, time, speed and the selected checkpoint; None where nothing was trained."""
     train = run.report.get("train", {})
     if not train.get("steps"):
         return f"Stopped after {run.step:,} steps." if run.step else None
     said = f"{train['steps']:,} steps"
     if isinstance(train.get("epochs"), int | float):
         said += f" ({train['epochs']:.2f} epochs)"
+    # A resumed run was timed from its checkpoint on: runtime_s is not the time of all steps.
     timed = train.get("timed_steps")
     if isinstance(timed, int) and timed < train["steps"]:
         said += f", the last {timed:,} of them"
@@ -111,13 +112,13 @@ def training_sentence(run: RunRecord) -> str | None:
     metric = kept_by(run)
     if metric is not None:
         best = "highest" if figure(metric).better == "higher" else "lowest"
-        said += f"; the weights are those of {run.best_checkpoint}, whose {figure(metric).title} on validation was the "
-        said += f"{best}, {shown(metric, train.get('best_metric'))}"
+        said += f"; the weights are those of {run.best_checkpoint}, whose {figure(metric).title} "
+        said += f"on validation was the {best}, {shown(metric, train.get('best_metric'))}"
     return f"{said}."
 
 
 def machine_sentence(run: RunRecord) -> str | None:
-    """Devices, processes and precision, as they were really used."""
+    """Devices, processes and mixed precision that were in use; None where nothing was recorded."""
     devices = run.report.get("environment", {}).get("devices", [])
     ran = run.report.get("distributed", {})
     if not devices and not ran:

@@ -1,4 +1,4 @@
-"""The measured figures of a run as tables, sentences and the Hub's `model-index`."""
+"""The metrics of a run as tables, sentences and the Hub's `model-index`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_finetune.privacy import shown_path
 from hf_finetune.reporting.card.facts import ModelFacts
 from hf_finetune.reporting.run_record import RunRecord
 
-# Of the label counts that a table of classes shows.
+# Columns of the table of labels.
 CLASS_FIGURES = ("precision", "recall", "f1")
 LABELS_SHOWN = 50
 GAPS_SHOWN = 3
@@ -19,7 +19,7 @@ GAPS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, the first row of them the names of the columns."""
+    """Cells as text; the first row is the header."""
 
     title: str
     rows: list[list[str]]
@@ -27,7 +27,7 @@ class Table:
 
 
 def figure_tables(run: RunRecord) -> list[Table]:
-    """One table for each scored split, with intervals and, where they were computed, base and baselines beside."""
+    """A table of metrics per split, with intervals and the columns of base and baselines, where computed."""
     return [_split_table(run, split, scores) for split, scores in _splits(run)]
 
 
@@ -36,7 +36,7 @@ def has_intervals(run: RunRecord) -> bool:
 
 
 def class_tables(run: RunRecord) -> list[Table]:
-    """Precision, recall and F1 of each label, where there are labels."""
+    """A table of precision, recall and F1 per label for each split of a classifier; at most 50 labels."""
     tables = []
     for split, scores in _splits(run):
         names = [name for name in CLASS_FIGURES if any(name in each for each in _mapping(scores, "per_class").values())]
@@ -53,12 +53,12 @@ def class_tables(run: RunRecord) -> list[Table]:
 
 
 def sentences(run: RunRecord, part: str) -> list[str]:
-    """What the comparison, forgetting or memorisation of each split says in words."""
+    """The recorded sentences of `comparison`, `forgetting` or `memorisation` (`part`), by split."""
     return [f"{split}: {line}" for split, scores in _splits(run) for line in _words(_mapping(scores, part))]
 
 
 def bias_sentences(run: RunRecord) -> list[str]:
-    """The largest gaps between slices, and what swapped words change, in words."""
+    """The recorded sentences on the largest gaps between slices and on counterfactual word swaps."""
     found = []
     for split, scores in _splits(run):
         for field, slices in _mapping(scores, "slices").items():
@@ -72,7 +72,7 @@ def bias_sentences(run: RunRecord) -> list[str]:
 
 
 def canary_table(run: RunRecord) -> Table | None:
-    """Exposure of the planted canaries by how often each was in the training data."""
+    """Exposure of the canaries by how often each was planted; None where none were."""
     rows = [
         [
             _count(group.get("copies")),
@@ -89,7 +89,8 @@ def canary_table(run: RunRecord) -> Table | None:
 
 
 def model_index(run: RunRecord, facts: ModelFacts, name: str) -> list[dict[str, Any]]:
-    """The Hub's `model-index`: every finite figure of every split, with the data it was measured on."""
+    """The Hub's `model-index`: every finite metric of every split, with the data it was measured on."""
+    # Finite ones only: YAML writes NaN as `.nan`, and no leaderboard can rank a metric that is not defined.
     results = []
     for split, scores in _splits(run):
         metrics = [
@@ -106,7 +107,7 @@ def model_index(run: RunRecord, facts: ModelFacts, name: str) -> list[dict[str, 
 
 
 def data_name(run: RunRecord, split: str) -> str:
-    """The file or files that the rows of a split are from; of a split that was taken from them, those of training."""
+    """The data files of a split; the training files if the split was taken from them."""
     scored = _mapping(_mapping(run.report.get("evaluation", {}), split), "data").get("path")
     if isinstance(scored, str):
         return shown_path(scored)
@@ -116,7 +117,7 @@ def data_name(run: RunRecord, split: str) -> str:
 
 
 def data_sha256(run: RunRecord, split: str) -> str | None:
-    """sha256 of the rows of a split (of the scored file, where that was one), as the manifest has it."""
+    """The recorded sha256 of a split: of its rows, or of the scored file; None where there is none."""
     scored = _mapping(_mapping(run.report.get("evaluation", {}), split), "data").get("sha256")
     found = scored or _mapping(_mapping(_mapping(run.manifest, "data"), "splits"), split).get("sha256")
     return found if isinstance(found, str) else None
@@ -143,7 +144,7 @@ def _split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Table:
 
 
 def _splits(run: RunRecord) -> list[tuple[str, dict[str, Any]]]:
-    """Test first: what decides is what was not used to choose anything."""
+    """(name, scores) of each split, test first: no checkpoint or threshold was selected on it."""
     found = [(str(name), scores) for name, scores in run.report.get("evaluation", {}).items() if scores]
     return sorted(found, key=lambda each: each[0] != "test")
 
@@ -159,7 +160,7 @@ def _words(part: dict[str, Any]) -> list[str]:
 
 
 def _dataset_type(run: RunRecord) -> str:
-    """A Hub id where the owner names one data set; else the loader that reads such files."""
+    """`dataset.type`, which the Hub requires: card.datasets if it names one, else the loader `json`."""
     named = _mapping(run.settings, "card").get("datasets") or []
     return str(named[0]) if len(named) == 1 else "json"
 

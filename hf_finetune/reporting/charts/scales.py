@@ -1,4 +1,4 @@
-"""Scales of a chart's axes: where a value lies, round values to mark, and how these are written."""
+"""Axis scales: position of a value, ticks at round values, and tick labels."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-# A range this wide shows nothing of its lower part on a linear scale.
+# From this ratio of highest to lowest on, a linear scale hides the lower part.
 LOG_FROM = 30.0
-# Beyond these a number is no measurement, and arithmetic on it would overflow.
+# Outside this range a value is not a measurement, and the arithmetic here would overflow.
 SMALLEST, LARGEST = 1e-100, 1e100
-# About so many up; across there is room for fewer on a phone.
+# Approximate number of ticks; the x axis has room for fewer on a phone.
 TICKS, TICKS_ACROSS = 5, 4
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to shares of the plot, 0 to 1, by their logarithm where `log`."""
+    """Maps values to positions in [0, 1], linearly or by their logarithm."""
 
     low: float
     high: float
@@ -30,7 +30,8 @@ class Scale:
 
 
 def fitting_scale(values: Sequence[float], *, from_zero: bool) -> Scale:
-    """One that holds all values with some room, logarithmic where they are positive and range widely."""
+    """A scale that holds all values with a margin; logarithmic where they are positive and range widely."""
+    # 2 to 4 -> 1.88 to 4.12, and from zero 0 to 4.2; 0.1 to 10 -> logarithmic; a constant 3 -> 2.7 to 3.3
     low, high = min(values), max(values)
     if low > SMALLEST and high / low > LOG_FROM and not from_zero:
         return Scale(low / 1.1, high * 1.1, log=True)
@@ -44,7 +45,8 @@ def fitting_scale(values: Sequence[float], *, from_zero: bool) -> Scale:
 
 
 def linear_ticks(scale: Scale, about: int = TICKS) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) inside the scale."""
+    """Multiples of 1, 2 or 5 times a power of ten inside the scale, `about` as many as asked for."""
+    # 0 to 23 in about 5 -> a step of 4.6, nearest to 5 -> 0, 5, 10, 15, 20
     rough = (scale.high - scale.low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda each: abs(math.log(each / rough)))
@@ -53,7 +55,8 @@ def linear_ticks(scale: Scale, about: int = TICKS) -> list[float]:
 
 
 def log_ticks(scale: Scale) -> list[float]:
-    """Powers of ten inside the scale, with 2 and 5 times them between where these are few."""
+    """Powers of ten inside the scale, with 2 and 5 times them if that makes no more than seven ticks."""
+    # 0.5 to 40 -> 0.5, 1, 2, 5, 10, 20; 1e-5 to 1e3 -> every second power: 1e-5, 1e-3, 0.1, 10, 1000
     exponents = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)
     inside = [
         [factor * 10.0**exponent for exponent in exponents for factor in factors if _between(factor, exponent, scale)]
@@ -68,7 +71,8 @@ def _between(factor: int, exponent: int, scale: Scale) -> bool:
 
 
 def labelled(ticks: Sequence[float], *, log: bool = False) -> list[tuple[float, str]]:
-    """Ticks with as many decimals as tell them apart; powers of ten where these are many."""
+    """(tick, label) with as many decimals as distinguish the ticks; in scientific notation if very large or small."""
+    # 0, 0.5, 1 -> "0.0", "0.5", "1.0"; 0, 5e-5, 1e-4 -> "0", "5e-5", "0.0001"
     if log:
         return [(tick, f"{tick:,g}" if 1e-3 <= tick < 1e6 else _power(tick)) for tick in ticks]
     largest = max(abs(tick) for tick in ticks) if ticks else 0.0
@@ -76,10 +80,12 @@ def labelled(ticks: Sequence[float], *, log: bool = False) -> list[tuple[float, 
     if 0 < largest < 1e-3 or largest >= 1e6:
         return [(tick, _power(tick)) for tick in ticks]
     decimals = max(0, -math.floor(math.log10(apart) + 1e-9)) if apart else 0
+    # + 0.0 turns -0.0 into 0.0, which would be written "-0".
     return [(tick, f"{tick + 0.0:,.{decimals}f}") for tick in ticks]
 
 
 def plain(value: float) -> str:
+    """Format an x value: a step as `12,000`, anything else with four digits."""
     return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 

@@ -1,8 +1,7 @@
-"""The geometry of charts, which the page draws as SVG: scales, ticks, and curves thinned to what can be seen.
+"""The geometry of charts, drawn as SVG by the report's template: scales, ticks, and downsampled curves.
 
-Positions are percentages of the plot, so that a chart fills a phone and a desktop with letters of the same size.
-Paths are in a square of 1,000 by 1,000 that is stretched over the plot. The same points give the same chart, letter
-for letter.
+Positions are percentages of the plot, so that text keeps its size on a phone and on a desktop. Paths have coordinates
+from 0 to 1,000 in both directions and are stretched over the plot. Deterministic: the same points give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,31 +27,31 @@ from hf_finetune.reporting.charts.scales import (
 Point = tuple[float, float]
 
 UNITS = 1000
-# As many columns as a wide plot has pixels; of the points of a column the lowest and the highest are kept.
+# Pixel columns of a wide plot; of the points in a column only the lowest and the highest are kept.
 COLUMNS = 700
-# A curve with more points gets a line of medians over it, one of each of so many stretches: what noise hides.
+# A curve with many points gets a line of medians over it, one for each of this many stretches.
 STRETCHES = 50
 TREND_FROM = 3 * STRETCHES
 TREND_NOTE = "faint: every value that was logged; strong: medians"
-# Colours and dashes repeat after so many curves.
+# Colors and dashes repeat after this many curves (`.s0` to `.s7` of report.css).
 STYLES = 8
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve to draw; a value that is not finite leaves a gap. `style` chooses colour and dash."""
+    """A curve to draw; a value that is not finite leaves a gap. `style` selects color and dash."""
 
     name: str
     points: Sequence[Point]
     style: int = 0
     dots: bool = False
     noisy: bool = True
-    """Drawn under a line of medians, where there are many points."""
+    """Drawn faintly under a line of medians if it has many points."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line across the plot with a word beside it."""
+    """A labeled vertical line at a step."""
 
     x: float
     label: str
@@ -61,23 +60,29 @@ class Mark:
 
 @dataclass(frozen=True)
 class Tick:
+    """A grid line with its label."""
+
     at: float
-    """Per cent from the left, or from the top."""
+    """Percent from the left, or from the top."""
     label: str
 
 
 @dataclass(frozen=True)
 class DrawnMark:
+    """A `Mark` placed on the plot, `at` in percent from the left."""
+
     at: float
     label: str
     kind: str
     on_the_left: bool
     row: int
-    """Labels of marks that lie close together go below one another."""
+    """Line of the label, so that labels of neighboring marks do not overlap."""
 
 
 @dataclass(frozen=True)
 class Dot:
+    """A point with a tooltip; x and y in percent from the left and the top, the radius in pixels."""
+
     x: float
     y: float
     label: str
@@ -86,6 +91,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Curve:
+    """A line as SVG path data, with its dots; "" is the name of a curve that is left out of the legend."""
+
     name: str
     path: str
     style: int
@@ -95,11 +102,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, drawn by the template's `chart`."""
+    """Everything that the template's macro `chart` draws."""
 
     title: str
     said: str
-    """What it shows, in words."""
+    """The text alternative for screen readers."""
     x_label: str
     curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
@@ -111,7 +118,7 @@ class Chart:
 
     @property
     def legend(self) -> tuple[Curve, ...]:
-        """The curves to tell apart, where there are several; what a trend is drawn over has no name."""
+        """The named curves if there are several; the faint curve under a trend has no name."""
         named = tuple(curve for curve in self.curves if curve.name)
         return named if len(named) > 1 else ()
 
@@ -124,9 +131,9 @@ def line_chart(
     x_label: str = "step",
     from_zero: bool = False,
 ) -> Chart | None:
-    """Curves over a common x; None where there is no finite value at all.
+    """Curves over a common x axis; None where there is no finite value.
 
-    A scale by powers of ten is chosen, and said in the title, where the values are positive and range widely.
+    The y axis is logarithmic, as the title then says, where the values are positive and range widely.
     """
     drawn = [each for each in series if any(_finite(point) for point in each.points)]
     if not drawn:
@@ -151,7 +158,10 @@ def line_chart(
 
 
 def reliability_chart(split: str, points: Sequence[Point], sizes: Sequence[int]) -> Chart:
-    """How often what had a confidence was right; the line from corner to corner is where the two are the same."""
+    """A reliability diagram: accuracy (y) by confidence (x) of each bin, with the diagonal of perfect calibration.
+
+    `points[i]` is (confidence, accuracy) of a bin with `sizes[i]` rows.
+    """
     unit = Scale(0.0, 1.0)
     labels = [f"{rows:,} rows: confidence {x:.2f}, right {y:.1%}" for (x, y), rows in zip(points, sizes, strict=True)]
     dots = tuple(
@@ -175,15 +185,18 @@ def reliability_chart(split: str, points: Sequence[Point], sizes: Sequence[int])
 
 
 def _radius(rows: int, sizes: Sequence[int]) -> float:
-    """An area by the number of rows, never too small to see."""
+    """Radius in pixels; the area grows with the number of rows."""
+    # bins of 100 and 25 rows: a quarter of the rows is half of the radius -> 10.0 and 6.5, of which 3 are the minimum
     return round(3 + 7 * math.sqrt(rows / max(1, *sizes)), 1)
 
 
 def thinned(points: Sequence[Point], across: Scale) -> list[Point]:
-    """At most two points in each pixel column: the lowest and the highest of it, so that no spike is lost.
+    """Downsample to the lowest and the highest point of each pixel column, so that no spike is lost.
 
-    A column that holds a value that is not finite keeps one of these as well, and with it the gap.
+    A column with a value that is not finite keeps one of these too, and with it the gap in the curve.
     """
+    # 5,000 points -> 700 columns of about 7, of which two are kept: 1,401 with the last point. Every seventh point
+    # instead would lose six of seven spikes.
     if len(points) <= 2 * COLUMNS:
         return list(points)
     kept: list[Point] = []
@@ -197,7 +210,7 @@ def thinned(points: Sequence[Point], across: Scale) -> list[Point]:
 
 
 def trend(points: Sequence[Point]) -> list[Point]:
-    """The medians of even stretches of a curve with many points, each in the middle of its stretch."""
+    """(median x, median y) of 50 equal stretches; [] for a curve with few points, which needs no trend."""
     finite = [point for point in points if _finite(point)]
     if len(finite) < TREND_FROM:
         return []
@@ -229,7 +242,8 @@ def _curves(series: Series, across: Scale, up: Scale) -> list[Curve]:
 
 
 def _path(points: Iterable[Point], across: Scale, up: Scale) -> str:
-    """SVG path data; a point alone between gaps is a line of no length, which a round cap makes visible."""
+    """SVG path data. A single point between gaps is a line of length 0, visible by its round cap."""
+    # (0, 0), (0.5, 1), (0.7, nan), (1, 1) on scales from 0 to 1 -> "M0 1000L500 0" and "M1000 0L1000 0"; y grows down
     parts = []
     for finite, stretch in groupby(points, key=_finite):
         if finite:

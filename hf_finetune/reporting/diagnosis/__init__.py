@@ -1,4 +1,4 @@
-"""What a run's own log says about it, in words: what went wrong, on which evidence, and the next setting to try."""
+"""Diagnose a run by its log: what went wrong, the evidence for it, and the next setting to try."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hf_finetune.reporting.run_record import RunRecord, kept_by
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
 FEWEST_STEPS = 10
-"""Below this no optimizer has shown yet what it does."""
+"""Fewer optimizer steps say nothing about a setting."""
 CLEAR = 3.0
-"""Standard deviations of the noise that a curve has to have fallen."""
+"""Standard deviations of the noise by which a curve must have fallen."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings of a run, the worst first, and what they come to."""
+    """All findings of a run, the worst first, and the verdict."""
 
     verdict: str
-    """One or two sentences: the first thing that a person reads."""
+    """One or two sentences, shown first."""
     findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -34,9 +34,9 @@ class Diagnosis:
 
 
 def diagnose(run: RunRecord) -> Diagnosis:
-    """Judge a run by its history, and by its settings, data facts and scores where it has them.
+    """Diagnose a run by its history, and by its settings, data and scores where it has them.
 
-    There is always a finding: of the last level, `good`, where nothing is wrong.
+    There is at least one finding: `good` (or `note`: too short to judge) where nothing is wrong.
     """
     if run.report.get("recipe") == "score":  # nothing was trained
         found = judge_scores(run)
@@ -53,7 +53,7 @@ def diagnose(run: RunRecord) -> Diagnosis:
 
 
 def _too_short(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
-    """A log of which nothing can be said: too few steps, too few points, or no fall that is more than noise."""
+    """A note on a log too short to judge: too few steps or points, or no fall beyond the noise."""
     few = len(train) < FEWEST_POINTS and len(validation) < 3
     if not few and run.step >= FEWEST_STEPS and (_fell(train) or _fell(validation)):
         return None
@@ -97,7 +97,7 @@ def _healthy(run: RunRecord, train: Curve, validation: Curve) -> Finding:
 
 
 def _kept(run: RunRecord) -> str:
-    """Which weights were saved, where they are not those that the curves end with."""
+    """A sentence on the saved weights if they are those of an earlier checkpoint; else ""."""
     metric = kept_by(run)
     if metric is None or run.best_step is None or run.best_step >= run.step:
         return ""
@@ -105,7 +105,7 @@ def _kept(run: RunRecord) -> str:
 
 
 def _verdict(run: RunRecord, findings: tuple[Finding, ...]) -> str:
-    """The worst finding and what to do about it; what else there is, by name; how far an unfinished run got."""
+    """How far an unfinished run got, the worst finding with its remedy, and the titles of the next two."""
     stopped = run.status == "stopped" or (run.max_steps is not None and run.step < run.max_steps)
     reached = f" of {run.max_steps:,}" if run.max_steps else ""
     first = [f"The run stopped at step {run.step:,}{reached}."] if stopped and run.history else []

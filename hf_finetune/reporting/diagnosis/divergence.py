@@ -1,4 +1,4 @@
-"""Losses that rise, for good or for a while, or are no numbers: what too high a learning rate leaves in a log."""
+"""Divergence: losses that are not finite, explode, or rise, for good or for a while."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from hf_finetune.reporting.diagnosis.findings import Finding, number, other_rate
 from hf_finetune.reporting.run_record import RunRecord, curve
 
 FEWEST_POINTS = 6
-"""Of the training loss, to judge its shape by."""
+"""Points of the training loss that are needed to judge its shape."""
 ERRORS = 5.0
-"""Standard errors that a rise has to be: with ten parts looked at, chance makes less."""
+"""Standard errors that a rise must exceed: the largest of ten parts reaches less than this by chance."""
 EXPLOSION = 2.0
-"""Times the loss of the start: no batch order or warm-up does that."""
+"""Multiple of the initial loss that neither batch order nor warm-up reaches."""
 SUSTAINED = 3
-"""Points that have to be so high."""
+"""Points that must be that high."""
 RISE = 0.5
-"""Share of what had been gained that is lost again: less is a spell of hard batches."""
+"""Share of the gain that is lost again: less is a stretch of hard batches."""
 RISE_AND_BACK = 0.25
+"""The same for a rise that was made up for later."""
 SLIGHT = 0.05
-"""Share of the loss itself that a rise has to be."""
+"""Share of the loss itself that a rise must exceed."""
 NO_WORSE = 0.03
-"""Share of the lowest validation loss above it at which the model is still called as good."""
+"""A validation loss within this share of its minimum counts as no worse."""
 
 
 def judge_divergence(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
-    """The one finding on a run whose weights are lost, if they are."""
+    """A finding if the run diverged, by the first test that holds; None if it did not."""
     return _no_number(run) or _dead(run, train) or _explosion(run, train) or _late_rise(run, train, validation)
 
 
 def _no_number(run: RunRecord) -> Finding | None:
     norms = dict(curve(run, "grad_norm"))
-    # With train.logging_nan_inf_filter, transformers' default, a loss that is no number is logged as 0.
+    # transformers (5.23) defaults to logging_nan_inf_filter=True, which replaces a loss that is not finite by the mean
+    # since the last log entry: 0 at logging_steps=1, where only grad_norm still shows it. Can go when that default
+    # does: https://github.com/huggingface/trl/issues/6025
     losses = [(step, value if value else norms.get(step, 0.0)) for step, value in curve(run, "loss")]
     losses = [each for each in losses if not math.isfinite(each[1])]
     validation = [each for each in curve(run, "eval_loss") if not math.isfinite(each[1])]
@@ -68,11 +71,12 @@ def _validation_alone(step: int, count: int) -> Finding:
 
 
 def _dead(run: RunRecord, train: Curve) -> Finding | None:
-    """Loss without a gradient, after there was one: the weights were thrown where nothing depends on them."""
+    """A gradient of exactly 0 in the second half, after a higher loss or a gradient: the weights were thrown away."""
     norms = curve(run, "grad_norm")
     late = [value for _, value in norms[len(norms) // 2 :]]
     if len(late) < SUSTAINED or any(late) or len(train) < SUSTAINED:
         return None
+    # Only zeros, and never a higher loss, is not divergence: nothing was trainable, or grad_norm was not measured.
     highest = float(train.values.max())
     if highest <= EXPLOSION * train.end and not any(value for _, value in norms):
         return None
@@ -89,6 +93,7 @@ def _dead(run: RunRecord, train: Curve) -> Finding | None:
 
 
 def _explosion(run: RunRecord, train: Curve) -> Finding | None:
+    """A loss of more than twice that at the start, at three points or more."""
     if len(train) <= SUSTAINED or train.values[0] <= 0:
         return None
     above = train.values > EXPLOSION * train.values[0]
@@ -108,12 +113,15 @@ def _explosion(run: RunRecord, train: Curve) -> Finding | None:
 
 
 def _late_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+    """A loss that ends far above its minimum, by the medians of ten parts."""
     if len(train) < FEWEST_POINTS:
         return None
     medians, starts, error = blocks(train)
     lowest = int(np.argmin(medians))
     gained = max(train.values[0], medians[0]) - medians[lowest]
     rise = medians[-1] - medians[lowest]
+    # Medians 4.0, 2.0, 3.5 with standard error 0.1: 1.5 of the gain of 2.0 is lost again, more than half of it,
+    # more than 5 % of 2.0 and more than 5 standard errors. It diverged.
     if rise <= max(RISE * gained, SLIGHT * abs(medians[lowest]), ERRORS * error):
         return None
     if len(validation) and validation.values[-1] <= (1 + NO_WORSE) * validation.values.min():
@@ -132,12 +140,12 @@ def _late_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding | Non
 
 
 def judge_rise_and_back(run: RunRecord, train: Curve) -> Finding | None:
-    """A loss that rose and came back."""
+    """A loss that rose and fell again: each part is compared with the lowest part before it."""
     if len(train) < FEWEST_POINTS:
         return None
     medians, starts, error = blocks(train)
     medians, starts = np.concatenate([train.values[:1], medians]), np.concatenate([train.steps[:1], starts])
-    lowest = np.minimum.accumulate(medians)
+    lowest = np.minimum.accumulate(medians)  # 5, 3, 6, 2 -> 5, 3, 3, 2: the third part rose by 3
     rises = medians - lowest
     least = np.maximum(RISE_AND_BACK * (medians[0] - lowest), SLIGHT * np.abs(lowest))
     over = rises > np.maximum(least, ERRORS * error)

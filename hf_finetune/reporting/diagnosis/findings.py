@@ -1,4 +1,4 @@
-"""What a diagnosis is made of: findings, and how figures and settings are written in them."""
+"""The findings of a diagnosis, and how numbers and settings are formatted in them."""
 
 from __future__ import annotations
 
@@ -9,60 +9,61 @@ from hf_finetune.reporting.run_record import RunRecord, curve
 
 Level = Literal["problem", "warning", "note", "good"]
 LEVELS: tuple[Level, ...] = ("problem", "warning", "note", "good")
-"""The worst first. A problem spoilt the model; a warning is something to change; a note is good to know."""
+"""Worst first. A problem ruined the model; a warning is something to change; a note is good to know."""
 
-# What TrainingArguments take where nothing else is asked for.
+# Defaults of TrainingArguments (transformers 5.23), for the runs of other Trainers, whose logs hold no settings.
 TRAINER_DEFAULTS: dict[str, Any] = {"max_grad_norm": 1.0, "load_best_model_at_end": False, "fp16": False}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a run's files tell."""
+    """One conclusion from a run's files."""
 
     kind: str
     level: Level
     title: str
     evidence: str
-    """Figures and steps."""
+    """Measured values and steps."""
     cause: str
     remedy: str
     """The next setting to try."""
     step: int | None = None
-    """Where it begins."""
+    """Step at which it begins."""
 
 
 def number(value: float) -> str:
-    """Four digits: what of a loss can be told apart."""
+    """Format with four digits, as many as a loss is worth: `2.346`."""
     return f"{value:,.4g}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
 def setting(run: RunRecord, key: str, value: object) -> str:
-    """`train.key=value` as a run of ours is given it; the name alone for another Trainer's."""
+    """`train.key=value` for a run of ours; `key=value` for another Trainer's, which has no section `train`."""
     return f"{key if run.status == 'foreign' else f'train.{key}'}={_shown(value)}"
 
 
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
+    if isinstance(value, float):  # 0.02 -> "0.02", 3e-05 -> "3.0e-5": both can be typed into a run file
         return f"{value:.2g}" if 1e-3 <= abs(value) < 100 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
     return str(value)
 
 
 def train_setting(run: RunRecord, key: str) -> Any:
-    """What the run was told, or transformers' default; a foreign log does not say."""
+    """A setting of the section `train`; transformers' default where the run has no such setting."""
     train = run.settings.get("train")
     value = train.get(key) if isinstance(train, dict) else None
     return TRAINER_DEFAULTS.get(key) if value is None else value
 
 
 def peak_rate(run: RunRecord) -> float | None:
+    """The highest learning rate in the log; None where none was logged."""
     rates = [value for _, value in curve(run, "learning_rate")]
     return max(rates, default=None)
 
 
 def other_rate(run: RunRecord, factor: float) -> str:
-    """The setting of a learning rate that is `factor` of the highest in the log."""
+    """The setting for `factor` times the peak learning rate; words where no rate was logged."""
     peak = peak_rate(run)
     if peak:
         return setting(run, "learning_rate", peak * factor)

@@ -1,4 +1,4 @@
-"""What a run of `score` comes to: better or worse than the model beside it, and whether it forgot."""
+"""Diagnose a run of `score`: better or worse than its base, and whether it forgot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_NAMED = 4
 
 
 def judge_scores(run: RunRecord) -> list[Finding]:
-    """One finding on the comparison with the base, and one on what was forgotten, where these were asked for."""
+    """A finding on the comparison with the base, and one on forgetting if there was any."""
     evaluation = run.report.get("evaluation")
     scores = evaluation.get("test") if isinstance(evaluation, dict) else None
     found = scores if isinstance(scores, dict) else {}
@@ -54,7 +54,7 @@ def _part(scores: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _real(part: dict[str, Any], sign: int) -> str:
-    """The figures that have really changed, for the better (1) or for the worse (-1), by name."""
+    """Titles of the metrics that changed significantly, for the better (`sign` 1) or the worse (-1)."""
     figures = part.get("figures")
     names = []
     for name, each in (figures if isinstance(figures, dict) else {}).items():

@@ -1,4 +1,4 @@
-"""What the rest of a run's files say: the start, gradients, throughput, validation rows, copies, memorised text."""
+"""Diagnose the set-up: loss at the start, clipping, throughput, validation rows, memorization, leakage."""
 
 from __future__ import annotations
 
@@ -12,41 +12,47 @@ from hf_finetune.reporting.diagnosis.findings import Finding, number, setting, t
 from hf_finetune.reporting.run_record import RunRecord, curve
 
 ALWAYS = 0.95
-"""Share of the logged steps, warm-up aside, that had to be clipped."""
+"""Share of the logged steps after warm-up that were clipped."""
 WARM_UP = 0.1
-"""Share of the steps in which gradients are large by nature."""
+"""Share of the steps at the start that is left out: gradients are large there in any run."""
 FEWEST_NORMS = 5
 FAR_ABOVE = 10.0
-"""Times the limit: clipping then decides the size of every step."""
+"""Multiple of max_grad_norm from which clipping sets the size of every step."""
 WORSE_THAN_GUESSING = 1.1
-"""Times ln(vocabulary): what random weights may have over it."""
+"""Multiple of ln(vocabulary) that random weights may reach."""
 TOO_GOOD = 0.85
-"""Times ln(vocabulary), in the first steps of random weights: they cannot know more yet."""
+"""Multiple of ln(vocabulary) below which random weights cannot be in their first steps."""
 FIRST_STEPS = 3
 SLOWER = 0.6
-"""Share of the usual throughput at the end; batches of uneven length make less than that."""
+"""Share of the usual throughput below which the end is slow; uneven batch lengths stay above it."""
 FEWEST_RATES = 8
 FEWEST_ROWS = 30
-"""Of validation, where no interval was computed: a share of 30 rows is uncertain by 18 points either way."""
+"""Validation rows needed where no interval was computed: at 30 rows a share is known to within 18 points."""
 WIDE = 0.05
-"""Half an interval of a score, in points of the score."""
+"""Half width of a score's interval from which it is too wide."""
 WIDE_LOSS = 0.1
-"""Half an interval of a loss, as a share of it."""
+"""The same for a loss, as a share of the loss."""
 SCORES = ("accuracy", "f1_macro", "exact_match", "token_accuracy")
 COPIES = 0.01
-"""Share of the validation rows, or of the training rows, that are copies."""
+"""Share of the validation rows, or of the training rows, that may be copies."""
 VERBATIM = 0.01
-"""Share of the training rows that are continued word for word, by the lower end of its interval."""
+"""Share of training rows continued verbatim, by the lower end of its interval, from which it is memorization."""
 EXTRACTED = 0.5
+"""Share of the canaries that can be extracted."""
+# The manifest holds the hashes of all rows of a split as one string, 16 hexadecimal digits each.
 HASH_DIGITS = 16
 
 
 def judge_setup(run: RunRecord, *, overfitted: bool) -> list[Finding]:
+    """All findings on the set-up; duplicated rows alone are one only if the run `overfitted`."""
     found = [_start(run), _clipping(run), _throughput(run), _few_rows(run), _memorised(run, overfitted), _leaked(run)]
     return [each for each in found if each]
 
 
 def _start(run: RunRecord) -> Finding | None:
+    """A first loss that is far from that of guessing."""
+    # GPT-2 has 50,257 tokens: guessing costs ln(50257) = 10.82 nats. A first loss above 11.9 is broken, and so is one
+    # below 9.2 if the weights are random.
     guess, losses = _guessing(run), [each for each in curve(run, "loss") if math.isfinite(each[1])]
     if guess is None or not losses:
         return None
@@ -71,7 +77,7 @@ def _start(run: RunRecord) -> Finding | None:
 
 
 def _guessing(run: RunRecord) -> float | None:
-    """ln(vocabulary) of a language model."""
+    """ln(vocabulary), the loss of equally likely tokens; None if the model is not a language model."""
     architectures, vocabulary = run.model.get("architectures"), run.model.get("vocab_size")
     if not (isinstance(vocabulary, int) and vocabulary > 1 and isinstance(architectures, list) and architectures):
         return None
@@ -79,6 +85,7 @@ def _guessing(run: RunRecord) -> float | None:
 
 
 def _clipping(run: RunRecord) -> Finding | None:
+    """Gradients that are clipped at nearly every step."""
     limit = train_setting(run, "max_grad_norm")
     norms = [value for step, value in curve(run, "grad_norm") if step > WARM_UP * run.step and math.isfinite(value)]
     if not isinstance(limit, int | float) or limit <= 0 or len(norms) < FEWEST_NORMS:
@@ -87,6 +94,7 @@ def _clipping(run: RunRecord) -> Finding | None:
     if clipped < ALWAYS * len(norms):
         return None
     usual = float(np.median(norms))
+    larger = 4 * (train_setting(run, "gradient_accumulation_steps") or 1)
     assumed = ", the default," if run.status == "foreign" else ""
     return Finding(
         kind="clipping_every_step",
@@ -96,11 +104,12 @@ def _clipping(run: RunRecord) -> Finding | None:
         f"{number(usual)} in the middle.",
         cause="The limit, not the gradient, sets the size of each step: rare large gradients are no longer told apart.",
         remedy=f"Set {setting(run, 'max_grad_norm', float(f'{2 * usual:.1g}'))}, or larger batches: "
-        f"{setting(run, 'gradient_accumulation_steps', 4 * (train_setting(run, 'gradient_accumulation_steps') or 1))}.",
+        f"{setting(run, 'gradient_accumulation_steps', larger)}.",
     )
 
 
 def _throughput(run: RunRecord) -> Finding | None:
+    """A last quarter that is much slower than the rest."""
     rates = curve(run, "tokens_per_s")
     if len(rates) < FEWEST_RATES:
         return None
@@ -109,6 +118,8 @@ def _throughput(run: RunRecord) -> Finding | None:
     usual, late = float(np.median(values[:cut])), float(np.median(values[cut:]))
     if late >= SLOWER * usual:
         return None
+    # Walk back from the end while values are nearer to the late level:
+    # 100, 100, 95, 100, 98, 100, 40, 42 -> usual 100, late 41, slow from the seventh entry on.
     slow = len(values)
     while slow > 0 and values[slow - 1] < (usual + late) / 2:
         slow -= 1
@@ -125,6 +136,7 @@ def _throughput(run: RunRecord) -> Finding | None:
 
 
 def _few_rows(run: RunRecord) -> Finding | None:
+    """A validation split too small: by its widest interval, or by its rows where none was computed."""
     scores = run.report.get("evaluation", {}).get("validation")
     scores = scores if isinstance(scores, dict) else {}
     wide = next(_wide_intervals(scores), None)
@@ -148,6 +160,7 @@ def _few_rows(run: RunRecord) -> Finding | None:
 
 
 def _wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float, float]]:
+    """(name, value, low, high) of each metric whose interval is too wide."""
     intervals = scores.get("intervals")
     for name, interval in (intervals if isinstance(intervals, dict) else {}).items():
         value = scores.get(name)
@@ -161,7 +174,7 @@ def _wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float,
 
 
 def _validation_rows(run: RunRecord) -> int | None:
-    """Rows that were evaluated, by the speed that every Trainer logs; blocks, where texts were packed."""
+    """Rows of the validation split, or blocks if packed: runtime times rows per second, which every Trainer logs."""
     timed = (
         _numbers(entry, "eval_runtime", "eval_samples_per_second") for entry in run.history if "eval_loss" in entry
     )
@@ -169,6 +182,7 @@ def _validation_rows(run: RunRecord) -> int | None:
 
 
 def _memorised(run: RunRecord, overfitted: bool) -> Finding | None:
+    """Training rows that the model reproduces, or duplicated rows in a run that overfitted."""
     text, repeated = " ".join(_memorised_text(run)), _repeated_rows(run)
     rows, unique = repeated or (0, 0)
     copies = rows - unique
@@ -179,17 +193,18 @@ def _memorised(run: RunRecord, overfitted: bool) -> Finding | None:
     return Finding(
         kind="duplicates_behind_memorisation",
         level="warning",
-        title="Training rows are learned by heart" + (", and there are copies among them" if often else ""),
+        title="Training rows are memorized" + (", and there are copies among them" if often else ""),
         evidence=f"{said}{text}".strip(),
         cause="What is seen many times is repeated word for word."
         if often
         else "Rows were seen often enough to be repeated.",
         remedy="Take out copies, weights above 1 and secrets; fewer epochs "
-        f"({setting(run, 'num_train_epochs', 1)}) and a smaller model or adapter learn less by heart.",
+        f"({setting(run, 'num_train_epochs', 1)}) and a smaller model or adapter memorize less.",
     )
 
 
 def _memorised_text(run: RunRecord) -> Iterator[str]:
+    """A sentence for each memorization probe above its threshold, over all splits."""
     for split in run.report.get("evaluation", {}).values():
         found = split.get("memorisation") if isinstance(split, dict) else None
         if not isinstance(found, dict):
@@ -207,23 +222,25 @@ def _memorised_text(run: RunRecord) -> Iterator[str]:
 
 
 def _numbers(holder: Any, *names: str | int) -> list[float]:
-    """The numbers of these names in `holder`; none where one is missing or no finite number: files can be edited."""
+    """The values of all `names`; [] if one is missing or not a finite number, for files can be edited by hand."""
     values = [holder.get(name) for name in names] if isinstance(holder, dict) else []
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     return numbers if len(numbers) == len(names) and all(map(math.isfinite, numbers)) else []
 
 
 def _repeated_rows(run: RunRecord) -> tuple[int, int] | None:
-    """Training rows and how many of them are different, by the hashes in the manifest."""
+    """(rows, distinct rows) of the training split, by the row hashes in the manifest."""
     train = _at(run.manifest, "data", "splits", "train")
     hashes = train.get("row_hashes")
     if not isinstance(hashes, str):
         return None
+    # two rows with one text: "0123456789abcdef0123456789abcdef" -> (2, 1)
     each = [hashes[start : start + HASH_DIGITS] for start in range(0, len(hashes), HASH_DIGITS)]
     return len(each), len(set(each))
 
 
 def _leaked(run: RunRecord) -> Finding | None:
+    """Validation rows that are copies of training rows."""
     copies = _at(run.manifest, "data", "overlap", "validation").get("copies", 0)
     rows = _at(run.report, "data", "validation").get("rows", 0)
     if not (isinstance(copies, int) and isinstance(rows, int)) or copies <= COPIES * rows or not rows:
@@ -239,7 +256,7 @@ def _leaked(run: RunRecord) -> Finding | None:
 
 
 def _at(value: Any, *keys: str) -> dict[str, Any]:
-    """The object at a path of keys; {} where there is none."""
+    """The JSON object at a path of keys; {} where there is none."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}

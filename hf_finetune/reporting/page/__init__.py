@@ -1,4 +1,4 @@
-"""report.html: one page that holds everything a run measured, and loads nothing."""
+"""report.html: a single page with everything that a run measured; no scripts, no external resources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hf_finetune.shell import shell_path
 logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
-# In the head of each page of ours: any other file of the same name is somebody's own.
+# Marks our pages: any other file named report.html is the user's own and is not overwritten.
 MARKER = '<meta name="generator" content="hf-finetune">'
 HEAD_CHARACTERS = 2000
 
@@ -40,10 +40,10 @@ RECIPES = {
 
 
 def write_page(folder: Path) -> Path:
-    """Write DIR/report.html from the files of a run folder, and return its path.
+    """Write report.html into a run folder, from its files, and return the path.
 
-    A file of that name that is not ours stays, which the log says. Raises what `read_run` raises, and
-    `CannotWriteError`.
+    A report.html without our marker is left alone, with a warning. Raises `ConfigError` and `DataError` as `read_run`
+    does, and `CannotWriteError`.
     """
     path = folder / PAGE
     if not is_ours(path):
@@ -56,7 +56,7 @@ def write_page(folder: Path) -> Path:
 
 
 def render_page(run: RunRecord, diagnosis: Diagnosis) -> str:
-    """The page of one run, as far as it got: the same files give the same page. What was not computed is not shown."""
+    """Render the HTML page of one run, finished or not. Deterministic; what was not computed is left out."""
     sections = (
         Section("verdict", "Verdict", (*verdict(run, diagnosis), *headline(run), *_advice(diagnosis))),
         Section("curves", "Curves", tuple(curves(run))),
@@ -78,7 +78,7 @@ def _kind(run: RunRecord, recipe: Any) -> str:
 
 
 def verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
-    """The diagnosis in a sentence or two, and what there is to know of a run that did not end."""
+    """The verdict of the diagnosis, and a warning if the run has not finished."""
     if run.status != "stopped":
         return [Words((diagnosis.verdict,))]
     far = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps else "")
@@ -95,10 +95,10 @@ def _advice(diagnosis: Diagnosis) -> list[Block]:
 
 
 def facts_line(run: RunRecord) -> list[str]:
-    """Steps, time, speed and what was trained, in a line."""
-    train, parameters = mapping(run.report.get("train")), mapping(run.report.get("parameters"))
+    """Steps, epochs, time, speed and trained parameters: the parts of the line under the title."""
+    train, counts = mapping(run.report.get("train")), mapping(run.report.get("parameters"))
     epochs, seconds = number(train.get("epochs")), number(train.get("runtime_s"))
-    speed, trainable = number(train.get("tokens_per_s")), number(parameters.get("trainable"))
+    speed, trainable = number(train.get("tokens_per_s")), number(counts.get("trainable"))
     line = [f"{run.step:,} steps" if run.history or run.step else ""]
     line.append("" if epochs is None else f"{epochs:.3g} epochs")
     timed = number(train.get("timed_steps"))
@@ -110,7 +110,7 @@ def facts_line(run: RunRecord) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 10 s`, `2 h 5 min`."""
+    """Format seconds as `45 s`, `3 min 10 s` or `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -120,7 +120,8 @@ def duration(seconds: float) -> str:
 
 
 def render(title: str, kind: str, facts: list[str], sections: tuple[Section, ...]) -> str:
-    """Sections as HTML; those without blocks are left out. All text in them is escaped and made visible."""
+    """Render sections as HTML, without those that have no blocks. All text is escaped, invisible characters too."""
+    # The policy in the page allows this one style sheet, by its hash, and nothing else: a run's texts are untrusted.
     css = _template("report.css")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return str(
@@ -157,7 +158,7 @@ def _template(name: str) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a page may be written there: nothing is, or a page of ours."""
+    """Whether `path` may be written: it does not exist, or is a page with our marker."""
     if not path.exists():
         return True
     if not path.is_file():
@@ -167,7 +168,7 @@ def is_ours(path: Path) -> bool:
 
 
 def save_page(path: Path, html: str) -> None:
-    """Write the whole page or nothing. Raises `CannotWriteError`."""
+    """Write the page to a temporary name and rename it. Raises `CannotWriteError`."""
     aside = path.with_name(f".{path.name}.aside")
     try:
         aside.write_text(html, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of blocks, plain data that the template draws."""
+"""The parts of a page: sections of blocks, plain data that the template draws by their `kind`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any, Literal
 from hf_finetune.privacy import without_places
 from hf_finetune.reporting.charts.svg import Chart
 
-# What a page shows of a table; report.json has the rest.
+# Limits of the page; report.json has the rest.
 MOST_ROWS = 150
 MOST_CHARACTERS = 3000
-# A cell of a table of settings.
+# The same for a cell in a table of settings.
 MOST_IN_A_CELL = 400
 
-# They change how text is read, not what it says; those that join letters and emoji are text.
+# Unicode categories that are not seen or change the direction of text. The joiners (U+200C, U+200D) are exempt:
+# Persian, Indic scripts and emoji need them.
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 KEPT = {"\n", "\t", "\u200c", "\u200d"}
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A small drawing in a cell, in per cent of its width: a bar to `value`, or an interval with a dot in it."""
+    """A drawing in a cell, in percent of its width: a bar to `value`, or an interval with a dot at `value`."""
 
     value: float
     low: float | None = None
@@ -33,7 +34,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Titled:
-    """A name, and below it in a few words what it stands for."""
+    """A text with a note in small print below it."""
 
     name: str
     note: str
@@ -44,22 +45,22 @@ Cell = str | Strip | Titled
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a caption; the first cell of a row is its name. Columns but the first hold numbers, or `texts`."""
+    """A table; the first cell of a row is its header, the others are numbers, or texts if `texts`."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     said: tuple[str, ...] = ()
-    """What the rows come to, in sentences."""
+    """Sentences above the rows."""
     texts: bool = False
     more: int = 0
-    """Rows that are not shown."""
+    """Number of rows that are left out."""
     kind: Literal["table"] = "table"
 
 
 @dataclass(frozen=True)
 class Words:
-    """Sentences."""
+    """Paragraphs."""
 
     sentences: tuple[str, ...]
     tone: Literal["plain", "warning"] = "plain"
@@ -68,7 +69,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and what they stand for."""
+    """Pairs of name and value."""
 
     items: tuple[tuple[str, str], ...]
     kind: Literal["facts"] = "facts"
@@ -76,6 +77,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Tile:
+    """A headline metric: `below` is its split and interval, `meaning` what it measures."""
+
     name: str
     value: str
     below: str = ""
@@ -84,7 +87,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The figures to see first."""
+    """The headline metrics."""
 
     tiles: tuple[Tile, ...]
     kind: Literal["tiles"] = "tiles"
@@ -92,7 +95,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Advice:
-    """A finding of the diagnosis."""
+    """A finding of the diagnosis; `lines` are pairs of heading and text."""
 
     level: str
     title: str
@@ -107,7 +110,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt and what was written after it, once or at several steps."""
+    """A prompt with its completions, one or one for each of several steps."""
 
     prompt: str
     answers: tuple[tuple[str, str], ...]
@@ -122,7 +125,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts of rows: down what was given, across what was predicted; `shades` 0 to 10 by the share of the row."""
+    """A confusion matrix, (labels, labels): true label by predicted label; `shades` 0 to 10 by the share of the row."""
 
     caption: str
     labels: tuple[str, ...]
@@ -133,7 +136,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Code:
-    """Something to type."""
+    """A command to copy."""
 
     caption: str
     text: str
@@ -142,7 +145,7 @@ class Code:
 
 @dataclass(frozen=True)
 class More:
-    """Blocks that are shown when they are asked for, and in print."""
+    """Blocks that are folded until opened, and printed in full."""
 
     summary: str
     blocks: tuple[Block, ...]
@@ -154,19 +157,21 @@ Block = Table | Words | Facts | Tiles | Findings | Samples | Matrix | Code | Mor
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading; one without blocks is left out."""
+    """A part of the page under a heading; without blocks it is left out."""
 
     name: str
-    """Of its link."""
+    """Anchor of its link."""
     title: str
     blocks: tuple[Block, ...]
 
 
 def visible(value: Any) -> Any:
-    """`value` with characters that are not seen, or that turn the order of letters round, written as `\\u202e`.
+    """`value` with invisible and direction-changing characters written as escapes: Jinja's `finalize`.
 
-    What is no string is returned as it is, and so is markup, which was made of such strings.
+    Anything but a plain string is returned as it is, markup included: its strings have been through here.
     """
+    # U+202E turns the rest of a line around, so that "exe.txt" can be read where "txt.exe" stands: it becomes the six
+    # characters \u202e. https://trojansource.codes
     if type(value) is not str or (value.isascii() and value.isprintable()):
         return value
     return "".join(
@@ -178,16 +183,17 @@ def visible(value: Any) -> Any:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """`value` where it is an object with names, else an empty one: a part of a report that was not written by us."""
+    """`value` if it is a JSON object, else {}: reports can be edited, or written by others."""
     return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list."""
+    """The JSON objects of a list; [] for any other value."""
     return [mapping(item) for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
 
 
-def sentences(value: Any) -> tuple[str, ...]:
+def get_sentences(value: Any) -> tuple[str, ...]:
+    """The strings of a list; () for any other value."""
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
 
 
@@ -199,7 +205,7 @@ def table(
     said: Iterable[str] = (),
     texts: bool = False,
 ) -> list[Block]:
-    """A table of the first 150 rows; where there are none, what is said of them, if anything is."""
+    """[a table of at most 150 rows]; without rows, only the sentences of `said`, if any."""
     all_rows = [tuple(row) for row in rows]
     if not all_rows:
         return words(said)
@@ -208,24 +214,24 @@ def table(
 
 
 def words(given: Iterable[str], tone: Literal["plain", "warning"] = "plain") -> list[Block]:
+    """[paragraphs]; [] without sentences."""
     found = tuple(given)
     return [Words(found, tone)] if found else []
 
 
 def some(*blocks: Block | None) -> list[Block]:
-    """Those that are there."""
+    """The blocks that are not None."""
     return [block for block in blocks if block is not None]
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """`text`, cut to `most` characters with a note of how many are missing."""
     return text if len(text) <= most else f"{text[:most]} … and {len(text) - most:,} more characters"
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Settings by their dotted keys, as JSON where they are no text; what is not set is left out.
-
-    Of a path outside the folder that the run was started in only the last part is kept.
-    """
+    """Nested settings by dotted key, values other than strings as JSON; unset ones left out, paths shortened."""
+    # {"train": {"bf16": True, "optim": "adamw", "seed": None}} -> {"train.bf16": "true", "train.optim": "adamw"}
     if isinstance(value, Mapping) and (value or not prefix):
         return {
             key: text

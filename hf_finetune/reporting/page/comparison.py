@@ -1,4 +1,4 @@
-"""Several runs side by side: their figures, their curves over one another, and only what differed between them."""
+"""Runs side by side: metrics, overlaid curves, and the settings, data and versions that differ."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from hf_finetune.reporting.page.record import HASH_SHOWN
 from hf_finetune.reporting.page.scores import last_evaluation, splits_of
 from hf_finetune.reporting.run_record import RunRecord, curve
 
-# What is a run's own name, not a setting that could explain a figure.
+# Names of a run: they always differ and explain nothing.
 NAMES = ("output_dir", "train.run_name", "train.output_dir", "hub.repo_id")
 GROUPS = ("versions.", "distributed.", "train.", "data.", "model.")
 OVERLAID = (("loss", "Training loss"), ("eval_loss", "Validation loss"), ("learning_rate", "Learning rate"))
 SPLITS = ("test", "validation")
-# Means over tokens: a model that cuts texts into fewer tokens is not worse for being surprised more by each.
+# Means over tokens, which a coarser tokenizer makes worse for the same model of the text:
+# 2 tokens at 3.0 nats and 4 at 1.5 are the same 6.0 nats. Not compared across tokenizers.
 PER_TOKEN = ("loss", "perplexity", "token_accuracy")
 NOTHING = "–"
 
@@ -43,7 +44,7 @@ def _whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-# Where report.json has what a run took, and how it is written.
+# Costs of a run: path in report.json, and how to format it.
 COSTS: dict[str, tuple[tuple[str, ...], Callable[[float], str]]] = {
     "time": (("train", "runtime_s"), duration),
     "tokens per second": (("train", "tokens_per_s"), _whole),
@@ -54,7 +55,7 @@ COSTS: dict[str, tuple[tuple[str, ...], Callable[[float], str]]] = {
 
 
 def comparison(runs: Sequence[RunRecord], diagnoses: Sequence[Diagnosis]) -> str:
-    """The page of several runs, in the order given."""
+    """The HTML page that compares `runs`, with `diagnoses[i]` that of `runs[i]`."""
     names = run_names(runs)
     verdicts = [
         [
@@ -75,23 +76,27 @@ def comparison(runs: Sequence[RunRecord], diagnoses: Sequence[Diagnosis]) -> str
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:
-    """Names that tell the runs apart: those of their folders, of folders above where these are the same."""
+    """Unique names of the runs: the shortest ends of their paths that differ, numbered where the paths are equal."""
+    # a/sft, b/sft -> ["a/sft", "b/sft"]; a/sft, b/lora -> ["sft", "lora"]; a/sft twice -> ["sft (1)", "sft (2)"]
     parts = [run.folder.resolve().parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{run.name} ({number})" for number, run in enumerate(runs, start=1)]
+    return [f"{run.name} ({index})" for index, run in enumerate(runs, start=1)]
 
 
 def scored(run: RunRecord, split: str) -> dict[str, Any]:
-    """The scores of a split; of a run without a report the last figures of its log, which are of validation."""
+    """The scores of a split; for validation of a run without report.json the last evaluation of its log."""
     found = mapping(mapping(run.report.get("evaluation")).get(split))
     return found if found or run.report or split != "validation" else last_evaluation(run)[1]
 
 
 def best_in_words(runs: Sequence[RunRecord]) -> list[str]:
-    """Which run is ahead, by the first figure that all of them have, and whether its interval leaves the next out."""
+    """One sentence: which run is best by the first headline metric that all have, and whether intervals overlap.
+
+    Test before validation; a split whose rows differ between the runs decides nothing.
+    """
     names = run_names(runs)
     other_tokens = _tokenizers_differ(runs)
     for split in (each for each in _splits(runs) if not _rows_differ(runs, each)):
@@ -107,13 +112,14 @@ def best_in_words(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _ahead(name: str, split: str, names: list[str], found: list[dict[str, Any]]) -> str:
-    """`found` best first."""
+    """Compare the best two; `names` and their scores `found` are sorted, best first."""
     values = [shown(name, each.get(name)) for each in found[:2]]
     intervals = [shown_interval(name, mapping(each.get("intervals")).get(name)) for each in found[:2]]
     said = [f"{value} ({interval})" if interval else value for value, interval in zip(values, intervals, strict=True)]
+    title = figure(name).title
     if values[0] == values[1]:
-        return f"{names[0]} and {names[1]} have the same {figure(name).title} on {split}: {said[0]}."
-    first = f"{names[0]} has the best {figure(name).title} on {split}: {said[0]}; next is {names[1]} with {said[1]}."
+        return f"{names[0]} and {names[1]} have the same {title} on {split}: {said[0]}."
+    first = f"{names[0]} has the best {title} on {split}: {said[0]}; next is {names[1]} with {said[1]}."
     if not all(intervals):
         return f"{first} No intervals were computed, so the difference may be chance."
     (low, high), (other_low, other_high) = (mapping(each["intervals"])[name] for each in found[:2])
@@ -122,7 +128,7 @@ def _ahead(name: str, split: str, names: list[str], found: list[dict[str, Any]])
 
 
 def cautions(runs: Sequence[RunRecord]) -> list[str]:
-    """What keeps figures from being compared: other rows, and other tokens."""
+    """Why metrics of these runs may not be comparable: different rows, or different tokenizers."""
     said = [
         f"The {split} rows of these runs differ, so their figures on {split} answer different questions."
         for split in SPLITS
@@ -144,7 +150,7 @@ def _tokenizers_differ(runs: Sequence[RunRecord]) -> bool:
 
 
 def _figures(runs: Sequence[RunRecord]) -> list[Block]:
-    """A table for each split, a row for each figure, a column for each run; then what the runs cost."""
+    """A table per split with a row per metric and a column per run; then the costs."""
     blocks: list[Block] = []
     names = run_names(runs)
     for split in _splits(runs):
@@ -159,7 +165,7 @@ def _figures(runs: Sequence[RunRecord]) -> list[Block]:
 
 
 def _splits(runs: Sequence[RunRecord]) -> list[str]:
-    """Those of any run; a run without a report has figures of validation in its log."""
+    """The splits of any run, and validation, which a run without report.json has in its log."""
     found = [split for run in runs for split in mapping(run.report.get("evaluation"))]
     return splits_of(dict.fromkeys([*found, "validation"]))
 
@@ -215,9 +221,9 @@ def _differences(runs: Sequence[RunRecord]) -> list[Block]:
 
 
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """What is not the same in all runs, by its dotted key: a value for each run, a dash where it has none."""
+    """What differs between the runs: dotted key -> a value per run, a dash where it has none."""
     facts = [_facts(run) for run in runs]
-    # Of a run that is not finished, or not ours, whole groups are not known: that is no difference.
+    # An unfinished or foreign run lacks whole groups (versions, distributed): unknown is not different.
     unknown = tuple(group for group in GROUPS if not all(any(key.startswith(group) for key in each) for each in facts))
     keys = [key for key in dict.fromkeys(key for each in facts for key in each) if not key.startswith(unknown)]
     values = {key: [each.get(key, NOTHING) for each in facts] for key in keys if key not in NAMES}
@@ -225,14 +231,14 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
-    """Settings, hashes of the data, seed, versions, and how it ran."""
+    """Settings, data hashes, seed, versions and processes of a run by dotted key."""
     files = objects(mapping(run.manifest.get("data")).get("files"))
     facts = {
         "recipe": run.report.get("recipe"),
         **flat(run.settings),
         **{
-            f"sha256 of {file.get('role')} file {number}": str(file.get("sha256"))[:HASH_SHOWN]
-            for number, file in enumerate(files, start=1)
+            f"sha256 of {file.get('role')} file {index}": str(file.get("sha256"))[:HASH_SHOWN]
+            for index, file in enumerate(files, start=1)
         },
         "seed": run.manifest.get("seed"),
         **{f"versions.{name}": value for name, value in mapping(run.manifest.get("versions")).items()},

@@ -1,4 +1,4 @@
-"""Curves of a run's history: losses, learning rate, gradients, speed and memory, each where it was logged."""
+"""Charts of a run's history: losses, learning rate, gradient norm, throughput and memory, where logged."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from hf_finetune.reporting.page.blocks import Block, More, some, table
 from hf_finetune.reporting.run_record import RunRecord, curve
 
 TRAIN, VALIDATION = 0, 1
-# Of the history: what a person reads as a table beside the curves.
+# Rows of the table of logged values.
 LOGGED_ROWS = 30
 MOST_BREAKS = 5
 
-# Figures beside the losses that are logged while training: name, title of the chart, and whether it begins at 0.
+# Logged quantities besides the losses: (name, title of the chart, whether the y axis starts at 0).
 OTHERS = (
     ("learning_rate", "Learning rate", True),
     ("grad_norm", "Gradient norm, before clipping", False),
     ("tokens_per_s", "Tokens per second", True),
     ("memory_mib", "Memory in use, MiB", True),
 )
-# Shares of the validation that is right: one chart, as they have one scale.
+# Metrics in [0, 1], which share one chart.
 SHARES = ("eval_accuracy", "eval_f1_macro", "eval_token_accuracy")
 ERROR = "eval_mae"
 
 
 def curves(run: RunRecord) -> list[Block]:
-    """Charts of the history, and its numbers; nothing for a run that logged nothing."""
+    """Charts of the history, and a table of its values; [] for a run that logged nothing."""
     validation = (_validation(run, "Validation scores", SHARES), _validation(run, "Validation error", (ERROR,)))
     found = some(losses(run), *validation, *(_other(run, *given) for given in OTHERS))
     return [*found, More("The numbers of these curves", tuple(_log(run)))] if found else []
 
 
 def losses(run: RunRecord) -> Chart | None:
-    """Training and validation loss, the best step and every step that was not finite marked."""
+    """Training and validation loss, with the best step and steps with non-finite values marked; None without any."""
     series = [
         Series("training", curve(run, "loss"), TRAIN),
         Series("validation", curve(run, "eval_loss"), VALIDATION, dots=True),
@@ -58,7 +58,7 @@ def _validation(run: RunRecord, title: str, names: Sequence[str]) -> Chart | Non
 
 
 def _breaks(series: Sequence[Series]) -> list[Mark]:
-    """Where values stop being numbers: the first of each stretch of them."""
+    """A mark at the first step of each stretch of non-finite values, five at most."""
     steps = []
     for each in series:
         before = True
@@ -70,7 +70,7 @@ def _breaks(series: Sequence[Series]) -> list[Mark]:
 
 
 def _log(run: RunRecord) -> list[Block]:
-    """The history as a table: steps that are spread over it evenly, and its best one."""
+    """A table of logged values at evenly spread steps and evaluations, and at the best step."""
     names = ("loss", "eval_loss", *SHARES, ERROR, *(name for name, _, _ in OTHERS))
     columns = {name: dict(values) for name in names if (values := curve(run, name))}
     steps = {step for values in columns.values() for step in values}
@@ -81,7 +81,8 @@ def _log(run: RunRecord) -> list[Block]:
 
 
 def _spread(steps: Iterable[int]) -> set[int]:
-    """At most 30 of them, the first and the last among these."""
+    """At most 30 of `steps`, evenly spread, with the first and the last."""
+    # 100 steps from 0 to 99 -> 0, 3, 7, 10, 14, ..., 96, 99
     ordered = sorted(steps)
     if len(ordered) <= LOGGED_ROWS:
         return set(ordered)

@@ -1,4 +1,4 @@
-"""What a classifier's page has besides scores: each label, the confusion matrix, reliability, and mistakes."""
+"""A classifier's page besides its scores: metrics per label, confusion matrix, reliability diagram, mistakes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_finetune.reporting.page.blocks import Block, Matrix, More, mapping, obje
 from hf_finetune.reporting.page.scores import splits_of
 from hf_finetune.reporting.run_record import RunRecord
 
-# A matrix of more labels than this is a list of what is confused most.
+# With more labels than this, the most confused pairs are listed instead of the matrix.
 WIDEST_MATRIX = 16
 MOST_CONFUSED = 30
 SHADES = 10
@@ -21,7 +21,7 @@ Counts = list[list[int]]
 
 
 def labels(run: RunRecord) -> list[Block]:
-    """Of each split that has them: figures of each label, what is taken for what, and how sure is how right."""
+    """Metrics per label, confusion matrix and reliability diagram of each split that has them."""
     evaluation = mapping(run.report.get("evaluation"))
     return [block for split in splits_of(evaluation) for block in _split(split, mapping(evaluation[split]))]
 
@@ -50,10 +50,15 @@ def _of_label(name: str, of: dict[str, Any]) -> str:
 
 
 def _confusion(split: str, names: Any, counts: Any) -> list[Block]:
-    """A matrix; of many labels the pairs that are confused most; of several labels at once, counts for each."""
+    """The confusion matrix; with many labels the most confused pairs; if multi-label, a table of counts per label.
+
+    `counts`: (labels, labels), or (labels, 2, 2) if multi-label, as in sklearn's `multilabel_confusion_matrix`.
+    """
+    # Read from a file that may have been edited: anything but these two shapes is left out.
     if not isinstance(names, list) or not isinstance(counts, list) or len(names) != len(counts):
         return []
     given = [str(name) for name in names]
+    # Two labels: (2, 2) counts could not be told from (2, 2, 2) by length alone, hence the check of both shapes.
     if all(_is_square(count, 2) for count in counts) and not _is_square(counts, len(names)):
         rows = [
             [name, *(f"{of[i][j]:,}" for i, j in ((1, 1), (0, 1), (1, 0)))]
@@ -70,6 +75,7 @@ def _confusion(split: str, names: Any, counts: Any) -> list[Block]:
 
 
 def _is_square(counts: Any, size: int) -> bool:
+    """Whether `counts` has the shape (size, size) and holds counts."""
     return (
         isinstance(counts, list)
         and len(counts) == size
@@ -79,6 +85,7 @@ def _is_square(counts: Any, size: int) -> bool:
 
 
 def _most_confused(split: str, names: list[str], counts: Counts) -> list[Block]:
+    """A table of the largest off-diagonal cells of `counts`: (labels, labels)."""
     pairs = [
         (counts[i][j], names[i], names[j])
         for i in range(len(names))
@@ -112,7 +119,7 @@ def _reliability(split: str, bins: list[dict[str, Any]]) -> list[Block]:
 
 
 def mistakes(run: RunRecord) -> list[Block]:
-    """Rows that the model is most wrong about, by file and line; with their texts where the run was to show them."""
+    """The worst mistakes by file and line; with their texts if the run recorded them."""
     found = [each for each in objects(run.report.get("samples")) if "predicted" in each]
     columns = ["place", "label", "predicted", "score"]
     texts = any("text" in each for each in found)

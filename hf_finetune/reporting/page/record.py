@@ -1,4 +1,4 @@
-"""What makes a run traceable: samples, data, parameters, settings, versions, hashes, and the command to do it again."""
+"""What makes a run reproducible: samples, data, parameters, settings, versions, hashes, and the command."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from hf_finetune.reporting.run_record import RunRecord
 
 MOST_PROMPTS = 40
 COMPONENTS = ("embeddings", "attention", "feed_forward", "norms", "head", "other")
-# Of a split, in this order; whatever else was counted comes after.
+# Counts of a split in display order; any others follow by name.
 COUNTS = ("rows", "dropped", "truncated", "tokens", "trained_tokens", "longest")
 HASH_SHOWN = 16
 
 
 def samples(run: RunRecord) -> list[Block]:
-    """For each prompt the first answer and the last one: before and after, where it was asked before training."""
+    """The first and the last completion of each prompt: before and after training, if it was sampled before."""
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for each in objects(run.report.get("samples")):
         if isinstance(each.get("prompt"), str) and isinstance(each.get("continuation"), str):
@@ -61,13 +61,14 @@ def _answer(sample: dict[str, Any]) -> tuple[str, str]:
 
 
 def data(run: RunRecord) -> list[Block]:
-    """Counts of each split, copies between them, and the files that were read."""
+    """Tables of the splits, of the overlap between them, and of the data files."""
     return [*_splits(run), *_overlap(run), *_files(mapping(run.manifest.get("data")))]
 
 
 def _splits(run: RunRecord) -> list[Block]:
-    counted = {split: mapping(given) for split, given in mapping(run.report.get("data")).items()}
-    counted = counted or {split: mapping(given) for split, given in _manifest_splits(run).items()}
+    # A run that has not finished has no report yet: its manifest, written before training, has the rows of each split.
+    splits = mapping(run.report.get("data")) or mapping(mapping(run.manifest.get("data")).get("splits"))
+    counted = {split: mapping(given) for split, given in splits.items()}
     found = {name for given in counted.values() for name, value in given.items() if _is_count(value)}
     names = [*(name for name in COUNTS if name in found), *sorted(found - set(COUNTS))]
     rows = [[_words(name), *(_count(given.get(name)) for given in counted.values())] for name in names]
@@ -79,10 +80,6 @@ def _label_counts(counted: dict[str, dict[str, Any]]) -> list[Block]:
     names = list(dict.fromkeys(name for given in by_split.values() for name in given))
     rows = [[name, *(_count(given.get(name)) for given in by_split.values())] for name in names]
     return table("Rows of each label", ["label", *by_split], rows)
-
-
-def _manifest_splits(run: RunRecord) -> dict[str, Any]:
-    return mapping(mapping(run.manifest.get("data")).get("splits"))
 
 
 def _overlap(run: RunRecord) -> list[Block]:
@@ -109,7 +106,7 @@ def _files(given: dict[str, Any]) -> list[Block]:
 
 
 def parameters(run: RunRecord) -> list[Block]:
-    """Where the parameters are, and how many of them were trained."""
+    """Parameters by component, and how many were trained."""
     given = mapping(run.report.get("parameters"))
     total, trainable = number(given.get("total")), number(given.get("trainable"))
     if not total or trainable is None:
@@ -125,7 +122,7 @@ def parameters(run: RunRecord) -> list[Block]:
 
 
 def again(run: RunRecord) -> list[Block]:
-    """The command, the settings, the versions, the machine and the hashes."""
+    """What it takes to reproduce the run: command, machine, settings, versions and hashes."""
     launch = run.manifest.get("launch")
     settings = [[key, shortened(value, MOST_IN_A_CELL)] for key, value in flat(run.settings).items()]
     versions = mapping(run.manifest.get("versions")) or mapping(mapping(run.report.get("environment")).get("versions"))

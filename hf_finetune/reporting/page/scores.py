@@ -1,4 +1,4 @@
-"""Scores of each split: with intervals, beside baselines and the base, by slices, under swaps, and what leaked."""
+"""Scores of each split: intervals, baselines, comparison with the base, slices, word swaps, and memorization."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from hf_finetune.reporting.page.blocks import (
     Tile,
     Tiles,
     Titled,
+    get_sentences,
     mapping,
     objects,
-    sentences,
     table,
     words,
 )
 from hf_finetune.reporting.run_record import RunRecord
 
 MOST_TILES = 4
-# Of slices, which have a table of all figures: as many of the gaps between them are said.
+# Sentences on gaps between slices; the table below them has all metrics.
 MOST_GAPS = 8
 SCORED_FIRST = ("test", "validation")
 
 
 def headline(run: RunRecord) -> list[Block]:
-    """The few figures to see first: of the test split, else of validation, else of the last evaluation."""
-    split, scores = best_scores(run)
-    names = [name for name in HEADLINES if number(scores.get(name)) is not None][:MOST_TILES]
+    """Tiles of the headline metrics: of test, else of validation, else of the last evaluation."""
+    split, found = best_scores(run)
+    names = [name for name in HEADLINES if number(found.get(name)) is not None][:MOST_TILES]
     if not names:
         return []
-    return [Tiles(tuple(_tile(split, name, scores) for name in names))]
+    return [Tiles(tuple(_tile(split, name, found) for name in names))]
 
 
 def best_scores(run: RunRecord) -> tuple[str, dict[str, Any]]:
-    """What the scores are of, and the scores, as a split of report.json has them; ("", {}) where there are none."""
+    """(name, scores) of the first split with metrics, else of the last evaluation; ("", {}) if there is none."""
     evaluation = mapping(run.report.get("evaluation"))
     for split in splits_of(evaluation):
         if figures_of(mapping(evaluation[split])):
@@ -46,7 +46,8 @@ def best_scores(run: RunRecord) -> tuple[str, dict[str, Any]]:
 
 
 def last_evaluation(run: RunRecord) -> tuple[str, dict[str, Any]]:
-    """The last figures of the Trainer's log: all that a run without a report has."""
+    """(title, metrics) of the last evaluation in the log, for a run without report.json; ("", {}) if none."""
+    # {"step": 80, "eval_loss": 1.2, "eval_runtime": 3.1} -> ("validation at step 80", {"loss": 1.2})
     for entry in reversed(run.history):
         found = {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
         kept = {name: value for name, value in found.items() if not name.endswith(("runtime", "_per_second"))}
@@ -55,15 +56,15 @@ def last_evaluation(run: RunRecord) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def _tile(split: str, name: str, scores: Mapping[str, Any]) -> Tile:
-    interval = shown_interval(name, mapping(scores.get("intervals")).get(name))
+def _tile(split: str, name: str, found: Mapping[str, Any]) -> Tile:
+    interval = shown_interval(name, mapping(found.get("intervals")).get(name))
     below = ", ".join(part for part in (split, interval) if part)
     kind = figure(name)
-    return Tile(kind.title, shown(name, scores[name]), below, kind.meaning)
+    return Tile(kind.title, shown(name, found[name]), below, kind.meaning)
 
 
 def scores(run: RunRecord) -> list[Block]:
-    """Everything that was scored, split by split; of a run without a report its last evaluation."""
+    """All scores by split; the last evaluation of a run without report.json."""
     evaluation = mapping(run.report.get("evaluation"))
     if not evaluation:
         split, found = last_evaluation(run)
@@ -72,7 +73,7 @@ def scores(run: RunRecord) -> list[Block]:
 
 
 def splits_of(evaluation: Mapping[str, Any]) -> list[str]:
-    """The splits that were scored, test before validation."""
+    """Names of the scored splits: test, validation, then any others."""
     return sorted(evaluation, key=lambda split: SCORED_FIRST.index(split) if split in SCORED_FIRST else 2)
 
 
@@ -88,10 +89,15 @@ def _split(split: str, found: dict[str, Any]) -> list[Block]:
 
 
 def _figures(split: str, found: dict[str, Any]) -> list[Block]:
-    """Figures with their intervals, those of the baselines beside them."""
+    """A table of metrics with intervals, and a column for each baseline."""
     intervals, baselines = mapping(found.get("intervals")), mapping(found.get("baselines"))
     others = {name: mapping(figures) for name, figures in baselines.items()}
-    columns = ["figure", "value", *(["95% interval", ""] if intervals else []), *map(_words, others)]
+    columns = [
+        "figure",
+        "value",
+        *(["95% interval", ""] if intervals else []),
+        *(name.replace("_", " ") for name in others),
+    ]
     rows = []
     for name, value in figures_of(found).items():
         interval = intervals.get(name)
@@ -112,7 +118,8 @@ def _caption(split: str, found: Mapping[str, Any]) -> str:
 
 
 def strip(name: str, value: Any, interval: Any) -> Cell:
-    """An interval drawn between 0 and 1, for figures that lie there."""
+    """A drawing of value and interval for a metric in [0, 1]; "" for any other, or without an interval."""
+    # accuracy 0.93 in [0.91, 0.95] -> Strip(value=93.0, low=91.0, high=95.0)
     found, ends = number(value), interval if isinstance(interval, list | tuple) else []
     places = [number(end) for end in (*ends, value)]
     if not figure(name).unit_scale or len(ends) != 2 or not all(p is not None and 0 <= p <= 1 for p in places):
@@ -122,7 +129,7 @@ def strip(name: str, value: Any, interval: Any) -> Cell:
 
 
 def _comparison(caption: str, found: dict[str, Any]) -> list[Block]:
-    """Base and tuned on the same rows: values, difference with its interval, p-value, and whether it is real."""
+    """Base and tuned model on the same rows: values, difference with interval, p-value and significance."""
     columns = ("figure", "base", "tuned", "difference", "95% interval", "p", "real?")
     rows = []
     for name, each in mapping(found.get("figures")).items():
@@ -133,7 +140,7 @@ def _comparison(caption: str, found: dict[str, Any]) -> list[Block]:
         rows.append([*row, _probability(p_value), "yes" if given.get("real") is True else "no"])
     base = f" (base: {found['base']})" if isinstance(found.get("base"), str) else ""
     data = f" ({found['data']})" if isinstance(found.get("data"), str) else ""
-    return table(f"{caption}{base}{data}", columns, rows, said=sentences(found.get("words")))
+    return table(f"{caption}{base}{data}", columns, rows, said=get_sentences(found.get("words")))
 
 
 def _probability(value: float | None) -> str:
@@ -143,7 +150,7 @@ def _probability(value: float | None) -> str:
 
 
 def difference(name: str, value: Any) -> str:
-    """With its sign."""
+    """Format a difference with its sign."""
     found = number(value)
     return shown(name, value) if found is None or found <= 0 else f"+{shown(name, value)}"
 
@@ -159,7 +166,7 @@ def _slices(split: str, found: dict[str, Any]) -> list[Block]:
 
 
 def _slice_table(caption: str, values: dict[str, dict[str, Any]], gaps: list[str]) -> list[Block]:
-    """A row for each value; the first figure that lies between 0 and 1 is drawn as well."""
+    """A row for each value of a field; the first metric in [0, 1] is drawn as well."""
     names = list(dict.fromkeys(name for of in values.values() for name in figures_of(of)))
     drawn = next((name for name in names if any(_strip(name, of) for of in values.values())), "")
     columns = ["value", "rows", *(title for name in names for title in [figure(name).title, *[""] * (name == drawn)])]
@@ -176,13 +183,13 @@ def _strip(name: str, of: Mapping[str, Any]) -> Cell:
     return strip(name, of.get(name), mapping(of.get("intervals")).get(name))
 
 
-def _with_interval(name: str, scores: Mapping[str, Any]) -> str:
-    interval = shown_interval(name, mapping(scores.get("intervals")).get(name))
-    return f"{shown(name, scores.get(name))} ({interval})" if interval else shown(name, scores.get(name))
+def _with_interval(name: str, found: Mapping[str, Any]) -> str:
+    interval = shown_interval(name, mapping(found.get("intervals")).get(name))
+    return f"{shown(name, found.get(name))} ({interval})" if interval else shown(name, found.get(name))
 
 
 def _swaps(split: str, found: dict[str, Any]) -> list[Block]:
-    """What changes when words are swapped for their counterparts."""
+    """How answers and metrics change when words are swapped for their counterparts."""
     blocks: list[Block] = []
     for name, each in found.items():
         given = mapping(each)
@@ -194,12 +201,12 @@ def _swaps(split: str, found: dict[str, Any]) -> list[Block]:
             for key, of in ((key, mapping(of)) for key, of in mapping(given.get("figures")).items())
         ]
         columns = ("figure", "difference", "95% interval")
-        blocks += table(said, columns, figures, said=sentences(given.get("words")))
+        blocks += table(said, columns, figures, said=get_sentences(given.get("words")))
     return blocks
 
 
 def _memorisation(found: dict[str, Any]) -> list[Block]:
-    """Planted canaries, and training rows that the model continues word for word."""
+    """Exposure of planted canaries, and training rows that the model continues verbatim."""
     canaries = [
         [
             *(shown("rows", of.get(name)) for name in ("copies", "canaries")),
@@ -210,7 +217,7 @@ def _memorisation(found: dict[str, Any]) -> list[Block]:
     ]
     columns = ("copies of each", "canaries", "exposure, bits", "most possible, bits", "extracted")
     return [
-        *table("Planted canaries: what it gives away", columns, canaries, said=sentences(found.get("words"))),
+        *table("Planted canaries: what it gives away", columns, canaries, said=get_sentences(found.get("words"))),
         *_verbatim(mapping(found.get("verbatim"))),
     ]
 
@@ -222,7 +229,7 @@ def _verbatim(found: dict[str, Any]) -> list[Block]:
     interval = shown_interval("accuracy", found.get("interval"))
     counts = [shown("rows", found.get(name)) for name in ("continued", "rows", "prefix_tokens")]
     said = f"{counts[0]} of {counts[1]} training rows ({share:.1%}{f', {interval}' if interval else ''}) are continued "
-    places = sentences(found.get("places"))
+    places = get_sentences(found.get("places"))
     listed = f" The first of them: {', '.join(places[:10])}." if places else ""
     return words([f"{said}word for word from their first {counts[2]} tokens.{listed}"])
 
@@ -230,7 +237,3 @@ def _verbatim(found: dict[str, Any]) -> list[Block]:
 def _bits(value: Any) -> str:
     found = number(value)
     return "–" if found is None else f"{found:.1f}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

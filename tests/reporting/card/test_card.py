@@ -153,7 +153,7 @@ def test_what_is_not_known_is_said_to_be_unknown(run):
         "Nothing was measured.",
         "**Groups and counterfactual words:** not measured.",
         "not scanned, and not stated by its owner",
-        "**Memorisation:** not measured.",
+        "**Memorization:** not measured.",
         "## Data\n\nNot known.",
         "How it was trained is not known.",
         "**Machine:** not known.",
@@ -200,7 +200,7 @@ def test_memorisation_gaps_and_swaps_are_told_in_their_words(run):
     assert "test, by language: gap number 2" in text
     assert "gap number 3" not in text
     assert "words of the list gender swapped: changes nothing" in text
-    assert "Memorisation:** not measured" not in text
+    assert "Memorization:** not measured" not in text
 
 
 def test_a_figure_that_is_not_finite_is_shown_and_kept_out_of_the_model_index(run):
