@@ -13,7 +13,8 @@ import numpy.typing as npt
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.labels import Labels
 from hf_finetune.evaluation.classification import Outputs, mean_log_loss, plain_decision
-from hf_finetune.evaluation.counts import Name, count, score_of
+from hf_finetune.evaluation.counts import Name, score_of
+from hf_finetune.evaluation.metrics.classification_functions import count_labels
 from hf_finetune.evaluation.thresholds import tuned_thresholds
 from hf_finetune.models.decisions import Decision
 
@@ -88,7 +89,7 @@ def tune_thresholds(outputs: Outputs, decision: Decision, metric: Name) -> Decis
 def metric_of(outputs: Outputs, decision: Decision, metric: Name) -> float:
     """Compute `metric` of the labels that `decision` chooses."""
     chosen = decision.choose(decision.probabilities(outputs.logits))
-    return float(score_of(metric, count(decision.kind, chosen, outputs.references, len(decision.labels))))
+    return float(score_of(metric, count_labels(chosen, outputs.references)))
 
 
 def _log_temperature(outputs: Outputs, temperature: float) -> None:
