@@ -3,7 +3,7 @@
     python benchmarks/batched_generation.py [--model FOLDER] [--preset nano] [--prompts 64]
         [--tokens 64] [--batch-size 16] [--rounds 5]
 
-Both sides are `generate_batched`, as in `hf-finetune score`; one by one has a batch size of 1. They take turns; medians
+Both sides are `generate_batch`, as in `hf-finetune score`; one by one has a batch size of 1. They take turns; medians
 of the wall times are compared, and the texts with those of `hf-finetune generate`, which goes prompt by prompt. Without
 a model, a ScratchGPT of a preset with random weights is measured that ends no text before its limit: each side
 generates the same number of tokens.
@@ -19,14 +19,14 @@ import time
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, EvalSection, ScratchSection
-from hf_finetune.data.chat import encode_prompt, load_chat_template
-from hf_finetune.evaluation.batched import generate_batched
-from hf_finetune.evaluation.generation import answer_prompts
-from hf_finetune.models.loading import load_for_generation
-from hf_finetune.models.presets import scratch_config
+from hf_finetune.evaluation.generation.batch import generate_batch
+from hf_finetune.evaluation.generation.prompts import answer_prompts
+from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.scratch_presets import build_scratch_config
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 WORDS = [f"word{number}" for number in range(2_000)]
 BYTES_AND_SPECIAL = 256 + 3  # the first tokens of a `bpe` tokenizer of ours
@@ -35,7 +35,7 @@ BYTES_AND_SPECIAL = 256 + 3  # the first tokens of a `bpe` tokenizer of ours
 def random_model(preset: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     tokenizer = train_tokenizer("bpe", [" ".join(WORDS)] * 2, 2_000)
     load_chat_template(DataSection(train="none"), tokenizer)
-    config = scratch_config(
+    config = build_scratch_config(
         ScratchSection(preset=preset),
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -78,7 +78,7 @@ def main() -> None:
     def timed(batch_size: int) -> tuple[float, float]:
         """Seconds by the clock and of all cores."""
         start, start_of_cores = time.perf_counter(), time.process_time()
-        answers = generate_batched(model, tokenizer, ids, settings, batch_size=batch_size)
+        answers = generate_batch(model, tokenizer, ids, settings, batch_size=batch_size)
         said[batch_size] = [answer.text for answer in answers]
         return time.perf_counter() - start, time.process_time() - start_of_cores
 

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from hf_finetune.evaluation.answer_figures import Answer, answer_statistic
-from hf_finetune.evaluation.bootstrap import Statistic, bootstrap_intervals
-from hf_finetune.evaluation.language_figures import language_statistic
-from hf_finetune.evaluation.resampled import label_statistic
+from hf_finetune.evaluation.classification.statistics import make_label_statistic
+from hf_finetune.evaluation.language_modeling.answers import Answer, make_answer_statistic
+from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
+from hf_finetune.evaluation.statistics.bootstrap import Statistic, bootstrap_intervals
 
 Array = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Statistic]
@@ -33,7 +33,7 @@ def draw_labels(random: np.random.Generator, rows: int) -> Statistic:
     cells = random.choice(CONFUSION.size, size=rows, p=CONFUSION.ravel())
     references, chosen = np.divmod(cells, len(CONFUSION))
     probabilities = np.eye(len(CONFUSION))[chosen] * 0.7 + 0.1
-    return label_statistic("single", probabilities, chosen, references)
+    return make_label_statistic("single", probabilities, chosen, references)
 
 
 def true_of_labels() -> dict[str, float]:
@@ -47,7 +47,7 @@ def draw_losses(random: np.random.Generator, rows: int) -> Statistic:
     per_token = random.gamma(4.0, 0.5, rows) * (1.5 - tokens / 800)
     correct = random.binomial(tokens, 0.4)
     sums = np.stack([per_token * tokens, correct, tokens], axis=1).astype(float)
-    return language_statistic(sums, tokens * 4, tokens // 2)
+    return make_language_statistic(sums, tokens * 4, tokens // 2)
 
 
 def true_of_losses() -> dict[str, float]:
@@ -90,7 +90,7 @@ def answer_pool(seed: int) -> tuple[list[Answer], list[str]]:
 
 
 def answer_population(seed: int) -> tuple[Draw, dict[str, float]]:
-    statistic = answer_statistic(*answer_pool(seed))
+    statistic = make_answer_statistic(*answer_pool(seed))
 
     def draw(random: np.random.Generator, rows: int) -> Statistic:
         taken = random.integers(POOL, size=rows)

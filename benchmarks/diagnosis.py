@@ -32,7 +32,7 @@ from hf_finetune.models.scratch_gpt import (
     ScratchGPTForSequenceClassification,
 )
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
-from hf_finetune.reporting.runs import TRAINER_STATE, read_run
+from hf_finetune.reporting.run_record import TRAINER_STATE, read_run
 
 WIDTH = 64
 VOCABULARY = 128

@@ -25,7 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from release.hub_server import WRITE, running_hub
+from release.hub.hub_server import WRITE, running_hub
 
 
 def main() -> None:
@@ -38,9 +38,9 @@ def main() -> None:
     with running_hub() as hub, tempfile.TemporaryDirectory() as folder:
         os.environ |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": WRITE}
         # After the environment, which huggingface_hub reads when it is imported.
-        from release.pushes_with_faults import KINDS, push_all
+        from release.hub.pushes_with_faults import KINDS, push_all
 
-        from hf_finetune.release.hub import requests as hub_requests
+        from hf_finetune.release.hub import retries as hub_requests
 
         hub_requests.TIMEOUT = 2.0  # of stalls
         kinds = [KINDS[number % len(KINDS)] for number in range(options.pushes)]

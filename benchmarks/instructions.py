@@ -21,8 +21,8 @@ import transformers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hf_finetune.models.loading import load_for_generation
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 HELD_OUT = 0.1
 VOCABULARY = 4_096

@@ -28,16 +28,16 @@ import torch
 import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_finetune.evaluation.prediction import (
+from hf_finetune.evaluation.prediction.predict import (
     Classifier,
     PredictionOptions,
-    encoded_windows,
+    encode_windows,
+    iterate_batches,
     open_classifier,
     predict_file,
-    token_batches,
 )
-from hf_finetune.evaluation.prediction_rows import read_windows
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.evaluation.prediction.rows import read_windows
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 WORDS = [f"word{number}" for number in range(2_000)]
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1_536}
@@ -76,8 +76,8 @@ def bare_seconds(classifier: Classifier, batches: list[dict[str, torch.Tensor]])
 def compare(model: str, rows: str, output: Path, rounds: int) -> None:
     options = PredictionOptions()
     classifier = open_classifier(model, options)
-    windows = encoded_windows(classifier, read_windows(Path(rows), rows, "predicted_"))
-    batches = [inputs for _, encoded in windows for _, inputs in token_batches(classifier, encoded)]
+    windows = encode_windows(classifier, read_windows(Path(rows), rows, "predicted_"))
+    batches = [inputs for _, encoded in windows for _, inputs in iterate_batches(classifier, encoded)]
     bare_seconds(classifier, batches[:20])
     ours, bare = [], []
     for _ in range(rounds):

@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hf_finetune.data.decoder_choice import choose_format
-from hf_finetune.data.decoding import RowDecoder
-from hf_finetune.data.reader import Tally, first_row, read_jsonl
+from hf_finetune.data.reading.format_detection import choose_format
+from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_jsonl
+from hf_finetune.data.reading.row_decoder import RowDecoder
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 PROSE = """the of and to in is that for it as with on be at by this from or an are which one all were their there been
@@ -58,10 +58,10 @@ def write_rows(path: Path, rows: Iterator[dict[str, object]], size: int) -> None
 
 
 def read_ours(path: Path) -> int:
-    found = first_row(path, path.name, MAX_LINE_BYTES)
+    found = read_first_row(path, path.name, MAX_LINE_BYTES)
     assert found is not None
     decoder = RowDecoder(choose_format("auto", found[0], None, path.name, found[1]), (), found[0])
-    tally = Tally()
+    tally = LineCounts()
     for _ in read_jsonl(path, path.name, decoder, MAX_LINE_BYTES, tally):
         pass
     assert tally.accepted == tally.lines

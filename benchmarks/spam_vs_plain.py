@@ -30,7 +30,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.splitting.splits import load_splits
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLIT = {"validation_fraction": 0.1, "test_fraction": 0.2, "stratify_by": "label"}

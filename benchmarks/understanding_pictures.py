@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from hf_finetune.project_files import init_project
-from hf_finetune.reporting.charts import Chart, Series, line_chart, reliability_chart
+from hf_finetune.environment.project_files import init_project
+from hf_finetune.reporting.charts.svg import Chart, Series, line_chart, reliability_chart
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.page.curves import losses
-from hf_finetune.reporting.runs import RunRecord, curve, read_run
+from hf_finetune.reporting.run_record import RunRecord, curve, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "understanding.md"

@@ -1,14 +1,29 @@
-"""Fine-tuning for the Hugging Face stack in which nothing is silent."""
+"""Fine-tuning for the Hugging Face stack in which nothing is silent.
+
+    import hf_finetune as hf
+    result = hf.train("run.yaml", train={"max_steps": 50})
+
+`train`, `score`, `predict` and `generate` are those of `hf_finetune.api`; each room's `__init__` names what it offers.
+"""
 
 from __future__ import annotations
 
 import logging
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import wrapt
 
-__version__ = "0.1.0"
+from hf_finetune.lazy_imports import import_lazily
+from hf_finetune.version import __version__
+
+if TYPE_CHECKING:
+    from hf_finetune.api import RunResult, generate, predict, score, train
+
+__all__ = ["RunResult", "__version__", "generate", "predict", "score", "train"]
+
+__getattr__, __dir__ = import_lazily(__name__)
 
 # peft imports bitsandbytes where it is installed, which then warns on every CPU that an optional kernel is not.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -15,13 +15,15 @@ Each carries every `Problem` that was found, so that all of them are named at on
 
 from __future__ import annotations
 
+import difflib
 import os
-import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from hf_finetune.privacy import SECRET, escape_control_characters
 
 EXIT_REFUSED = 2
 EXIT_NON_FINITE = 4
@@ -34,42 +36,6 @@ MAX_PROBLEMS_SHOWN = 100
 # Of several processes that fail alike only rank 0 is to print the message: the others wait so long, and are killed by
 # the launcher before, once rank 0 has ended.
 SECONDS_BEHIND_THE_FIRST = 5.0
-
-
-# Access tokens and keys, by the shape that their issuer gives them; all are case-sensitive. Most shapes are also in
-# https://github.com/Yelp/detect-secrets/tree/master/detect_secrets/plugins
-SECRETS = {
-    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
-    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
-    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
-    "a Slack token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
-    "a Google key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a Stripe key": r"\b[rs]k_live_[0-9A-Za-z]{16,}",
-    # With a digit and a capital, so that "sk-learn-pipeline-of-many-words" is none.
-    "an API key (sk-)": r"\bsk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[\w-]{20,}",
-    "a PyPI token": r"\bpypi-AgE[0-9A-Za-z_-]{30,}",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "a signed web token": r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
-}
-SECRET = re.compile("|".join(f"(?:{shape})" for shape in SECRETS.values()), re.ASCII)
-
-
-def kind_of_secret(text: str) -> str | None:
-    """Return which kind of secret of `SECRETS` is in `text`, or None."""
-    found = SECRET.search(text)
-    if found is None:
-        return None
-    return next(kind for kind, shape in SECRETS.items() if re.search(shape, found[0], re.ASCII))
-
-
-def escape_control_characters(text: str) -> str:
-    """Make `text` safe to print: control and ANSI escape characters become `\\x1b`-style escapes."""
-    # A name in a data file could otherwise clear the screen, or set the title of the terminal.
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +107,11 @@ class NotPushedError(HubError):
     exit_code = EXIT_NOT_PUSHED
 
 
-class EnvironmentProblem(FinetuneError):
+class MachineError(FinetuneError):
     """The machine cannot do what was asked."""
 
 
-class CannotWriteError(EnvironmentProblem):
+class CannotWriteError(MachineError):
     """The output folder cannot be written, or has no space left."""
 
     exit_code = EXIT_CANNOT_WRITE
@@ -163,3 +129,17 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(problem.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.72) -> str | None:
+    """Return the name in `known` that is closest to `name`, or None if none is close (difflib ratio >= `cutoff`)."""
+    # difflib is quadratic in the length of the names, and `name` comes from outside: 100 characters are enough.
+    folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower().replace("-", "_")[:100], list(folded), n=1, cutoff=cutoff)
+    return folded[close[0]] if close else None
+
+
+def suggest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The remedy for a name that is not among the `known`: the closest of them, or `otherwise` where none is close."""
+    close = did_you_mean(name, known)
+    return f"did you mean {close}?" if close else otherwise

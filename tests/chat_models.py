@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.chat import load_chat_template
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 transformers.utils.logging.disable_progress_bar()
 

@@ -12,7 +12,7 @@ import pytest
 from models.scratch_models import tiny_model
 
 from hf_finetune.metric_info import OF_LABELS, OF_NUMBERS, OF_TOKENS
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1", "model.scratch.num_attention_heads=2")

@@ -13,7 +13,7 @@ from models.scratch_models import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.release.merge import merge_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +42,7 @@ def test_sft_leaves_a_model_that_knows_how_to_be_talked_to(run_recipe, base, tmp
     report = run_recipe("sft", f"model.path={base}", *QUICK, "train.learning_rate=0.01")
     folder = tmp_path / "run"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.chat_template == (ROOT / "hf_finetune/data/templates/plain.jinja").read_text()
+    assert tokenizer.chat_template == (ROOT / "hf_finetune/chat/templates/plain.jinja").read_text()
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [tokenizer.eos_token_id]
     train = report["data"]["train"]
     assert train["rows"] == train["examples"] == 11

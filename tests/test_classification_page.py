@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_finetune.config import as_dict, load_run
-from hf_finetune.project_files import init_project
+from hf_finetune.config import dump_dict, load_run
+from hf_finetune.environment.project_files import init_project
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "classification.md").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def test_the_sections_of_the_page_are_taken_as_they_stand(tmp_path, monkeypatch)
     run = yaml.safe_load(Path("recipes/configs/classification.yaml").read_text())
     for section in (yaml.safe_load(code) for kind, code in BLOCKS if kind == "yaml"):
         Path("run.yaml").write_text(yaml.safe_dump(run | section))
-        read = as_dict(load_run(["run.yaml"], "classification"))
+        read = dump_dict(load_run(["run.yaml"], "classification"))
         assert all(read[name][key] == value for name, keys in section.items() for key, value in keys.items())
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.errors import FinetuneError
-from hf_finetune.models.decisions import read_decision
+from hf_finetune.models.decision import read_decision
 
 QUICK = ("train.max_steps=4", "train.eval_strategy=no", "train.save_strategy=no", "train.load_best_model_at_end=false")
 QUICK += ("train.metric_for_best_model=null", "train.bf16=false")

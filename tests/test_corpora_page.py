@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config import load_run, read_recipe_name
-from hf_finetune.data import corpus
-from hf_finetune.project_files import init_project
+from hf_finetune.data.corpora import standard_library as corpus
+from hf_finetune.environment.project_files import init_project
 
 CORPORA = ("corpora/python_source.jsonl", "corpora/python_docstrings.jsonl")
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "corpora.md").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.formats import FORMATS, chat_messages, chat_tools
-from hf_finetune.data.sources import TEXT_FORMATS
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.reading.formats import FORMATS, restore_messages, restore_tools
+from hf_finetune.data.reading.sources import TEXT_FORMATS
+from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,7 @@ def test_a_template_is_read_in_full_by_its_format(file, name):
 def test_auto_finds_the_format_of_a_template(file, name):
     found, named = read(file, "auto"), read(file, name)
     assert found.format == name
-    assert found.row_hashes("train") == named.row_hashes("train")
+    assert found.format_row_hashes("train") == named.format_row_hashes("train")
 
 
 @pytest.mark.parametrize(("file", "name"), IN_JSONL)
@@ -130,12 +130,14 @@ def test_the_messages_template_shows_what_a_conversation_can_hold():
     assert {turn["role"] for turn in turns} == {"system", "user", "assistant", "tool"}
     assert sum(turn["train"] is False for turn in turns) >= 1
     assert sum(len([turn for turn in row["messages"] if turn["role"] == "user"]) > 1 for row in rows) >= 4
-    with_tools = [row for row in rows if chat_tools(row["tools"])]
+    with_tools = [row for row in rows if restore_tools(row["tools"])]
     assert with_tools
     for row in with_tools:
-        offered = {tool["function"]["name"] for tool in chat_tools(row["tools"])}
-        calls = [call for message in chat_messages(row["messages"]) for call in message.get("tool_calls", ())]
-        answers = [message["tool_call_id"] for message in chat_messages(row["messages"]) if message["role"] == "tool"]
+        offered = {tool["function"]["name"] for tool in restore_tools(row["tools"])}
+        calls = [call for message in restore_messages(row["messages"]) for call in message.get("tool_calls", ())]
+        answers = [
+            message["tool_call_id"] for message in restore_messages(row["messages"]) if message["role"] == "tool"
+        ]
         assert {call["function"]["name"] for call in calls} <= offered
         assert [call["id"] for call in calls] == answers
         assert all(isinstance(json.loads(call["function"]["arguments"]), dict) for call in calls)

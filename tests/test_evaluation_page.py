@@ -12,7 +12,7 @@ from tuned_classifiers import SPAM, saved_backbone
 from typer.testing import CliRunner
 
 from hf_finetune.cli import app
-from hf_finetune.project_files import init_project
+from hf_finetune.environment.project_files import init_project
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")

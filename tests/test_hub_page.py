@@ -12,10 +12,11 @@ import yaml
 from hf_finetune.cli import app
 from hf_finetune.config import load_run
 from hf_finetune.config.sections import HubSection
-from hf_finetune.errors import SECRETS, Problem
+from hf_finetune.errors import Problem
+from hf_finetune.privacy import SECRETS
 from hf_finetune.release.hub import PushOptions, _make_not_pushed_error
 from hf_finetune.release.hub.files import _is_allowed
-from hf_finetune.release.hub.requests import PATIENCE
+from hf_finetune.release.hub.retries import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "hub.md").read_text(encoding="utf-8")

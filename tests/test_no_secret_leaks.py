@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from release.hub_server import WRITE, running_hub
+from release.hub.hub_server import WRITE, running_hub
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_ENVIRONMENT = "hf_TESTCANARY" + "EnvironmentA1b2c3d4e5f6g7"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection, ModelSection, RecipeName, Run
 from hf_finetune.errors import ModelError
-from hf_finetune.training.settings import resolved
+from hf_finetune.training.arguments import apply_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [*ROOT.glob("hf_finetune/**/*.py"), *ROOT.glob("recipes/*.py"), *ROOT.glob("benchmarks/*.py")]
@@ -83,4 +83,4 @@ def test_no_tracker_is_told_of_a_run_that_names_none(recipe):
         train={"use_cpu": True},
         output_dir="y",
     )
-    assert resolved(run).train["report_to"] == "none"
+    assert apply_defaults(run).train["report_to"] == "none"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
-from models.test_foreign_models import Evil
+from models.files.test_untrusted_models import Evil
 from safetensors.torch import load_file, save_file
 from tuned_adapters import saved_base
 

@@ -19,7 +19,7 @@ def test_every_command_does_what_the_readme_says(tmp_path, environment_of_a_user
     folder = tmp_path / "clone"
     folder.mkdir()
     for command in COMMANDS:
-        if command.startswith("pip install "):  # tests/test_project_files.py installs the wheel
+        if command.startswith("pip install "):  # tests/environment/test_project_files.py installs the wheel
             assert shlex.split(command) == ["pip", "install", "."]
             continue
         steps = f" {FEWER_STEPS}" if " train " in command or "recipes/configs" in command else ""

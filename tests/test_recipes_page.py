@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from hf_finetune.cli import app
 from hf_finetune.config import load_run, read_recipe_name
-from hf_finetune.project_files import init_project
+from hf_finetune.environment.project_files import init_project
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
 COMMANDS = [shlex.split(command) for command in re.findall(r"^\$ hf-finetune (.+)$", PAGE, re.MULTILINE)]

@@ -13,13 +13,13 @@ from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from tuned_classifiers import NUMBER, classifier_on, saved_backbone
 from typer.testing import CliRunner
 
+from hf_finetune.chat.template import encode_prompt
 from hf_finetune.cli import app
-from hf_finetune.config import run_of
-from hf_finetune.data.chat import encode_prompt
+from hf_finetune.config import build_run
 from hf_finetune.errors import ConfigError, DataError, NonFiniteError
-from hf_finetune.evaluation.generation import answer
-from hf_finetune.evaluation.scoring import greedy, load_scored_rows, score
-from hf_finetune.models.loading import load_for_generation
+from hf_finetune.evaluation.generation.prompts import generate_answer
+from hf_finetune.evaluation.scoring import load_scored_rows, score_model, with_greedy_decoding
+from hf_finetune.models.saved import load_for_generation
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ def models(tmp_path_factory) -> dict[str, str]:
     """A tiny base that can chat, and an adapter on it."""
     folder = tmp_path_factory.mktemp("models")
     base = saved_base(folder / "base")
-    TOKENIZER.chat_template = (ROOT / "hf_finetune/data/templates/plain.jinja").read_text()
+    TOKENIZER.chat_template = (ROOT / "hf_finetune/chat/templates/plain.jinja").read_text()
     try:
         TOKENIZER.save_pretrained(base)
         adapter = save(train(adapter_on(base, {"r": 4}), steps=20), folder / "adapter")
@@ -59,8 +59,8 @@ def models(tmp_path_factory) -> dict[str, str]:
 
 def scored(model: str, rows: Path, more: dict | None = None, **settings):
     values = {"model": {"path": model}, "data": {"test": str(rows)} | (more or {}), "output_dir": "?"}
-    run = greedy(run_of(values | {"eval": {"max_new_tokens": 4, **settings}}, "score"))
-    return score(run, load_scored_rows(run)).evaluation
+    run = with_greedy_decoding(build_run(values | {"eval": {"max_new_tokens": 4, **settings}}, "score"))
+    return score_model(run, load_scored_rows(run)).evaluation
 
 
 def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a_time(models, tmp_path):
@@ -68,7 +68,7 @@ def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a
     found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", rows))
     model, tokenizer = load_for_generation(models["base"])
     nll, tokens, same = 0.0, 0, 0
-    settings = run_of({"model": {"path": "m"}, "data": {"test": "d"}, "output_dir": "?"}, "score").eval
+    settings = build_run({"model": {"path": "m"}, "data": {"test": "d"}, "output_dir": "?"}, "score").eval
     settings = settings.model_copy(update={"temperature": 0.0, "max_new_tokens": 4})
     for row in rows:
         asked = [{"role": "user", "content": row["question"]}]
@@ -81,7 +81,7 @@ def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a
         losses = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
         nll += losses[len(prompt) - 1 : end - 1].sum().item()
         tokens += end - len(prompt)
-        same += answer(model, tokenizer, asked, settings).continuation.strip() == row["answer"]
+        same += generate_answer(model, tokenizer, asked, settings).continuation.strip() == row["answer"]
     assert found["loss"] == pytest.approx(nll / tokens, rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(nll / tokens), rel=1e-5)
     assert found["exact_match"] == same / len(rows)

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config.sections import HubSection
-from hf_finetune.release.hub import resume_command
+from hf_finetune.release.hub import format_resume_command
 from hf_finetune.release.hub.transfer import PushOptions
 from hf_finetune.reporting.card import card, unknown_run
 from hf_finetune.reporting.page.blocks import visible
 from hf_finetune.reporting.page.record import again
 from hf_finetune.shell import shell_line, shell_path, shell_quote, shell_words
-from hf_finetune.training.facts import launch_line
+from hf_finetune.training.facts import format_launch_line
 
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="there is no bash")
@@ -117,7 +117,7 @@ def test_the_launch_line_of_a_run_is_what_was_typed(overrides):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["recipes/sft.py", "run.yaml", *overrides])
         patch.setenv("HF_FINETUNE_CONFIG_FILE", "my configs/cpu `x`.yaml")
-        typed = read_by_bash(launch_line())
+        typed = read_by_bash(format_launch_line())
     assert typed == [
         *("accelerate", "launch", "--config_file", "my configs/cpu `x`.yaml", "recipes/sft.py", "run.yaml"), *overrides
     ]  # fmt: skip
@@ -126,11 +126,11 @@ def test_the_launch_line_of_a_run_is_what_was_typed(overrides):
 @settings(max_examples=30)
 @given(HOSTILE, HOSTILE.filter(bool))
 def test_the_command_that_pushes_again_names_the_folder_and_the_message(folder, message):
-    command = resume_command(folder, PushOptions(message=message), "me/model")
+    command = format_resume_command(folder, PushOptions(message=message), "me/model")
     words = read_by_bash(command)
     assert words[:2] + words[3:] == ["hf-finetune", "push", "me/model", *(["--message", message])]
     assert words[2].removeprefix("./") == folder.removeprefix("./")
-    assert read_by_bash(resume_command(folder, HubSection(repo_id="me/model")))[3:] == ["me/model"]
+    assert read_by_bash(format_resume_command(folder, HubSection(repo_id="me/model")))[3:] == ["me/model"]
 
 
 def test_the_next_steps_of_init_go_into_the_folder(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.config.run_file import section_keys
+from hf_finetune.config.validation.run_file import list_section_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -40,7 +40,9 @@ def test_a_quoted_message_is_in_the_code(quote):
 
 
 def test_every_setting_on_the_page_is_one_of_the_run_file():
-    known = {f"{section}.{key}" for recipe in RECIPES for section, keys in section_keys(recipe).items() for key in keys}
+    known = {
+        f"{section}.{key}" for recipe in RECIPES for section, keys in list_section_keys(recipe).items() for key in keys
+    }
     named = set(re.findall(rf"`((?:{SECTIONS})\.[a-z0-9_]+)", PAGE))
     assert len(named) > 20
     assert named <= known

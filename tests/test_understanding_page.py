@@ -13,9 +13,9 @@ from typer.main import get_command
 
 from hf_finetune.cli import app
 from hf_finetune.config import load_run, read_recipe_name
-from hf_finetune.config.run_file import section_keys
+from hf_finetune.config.validation.run_file import list_section_keys
+from hf_finetune.environment.project_files import init_project
 from hf_finetune.metric_info import FIGURES
-from hf_finetune.project_files import init_project
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "understanding.md").read_text(encoding="utf-8")
@@ -68,7 +68,9 @@ def test_a_command_reads_what_one_before_it_wrote():
 
 def test_every_key_on_the_page_is_one_of_the_run_file():
     recipes = ("continued_pretraining", "classification", "sft", "lora", "score")
-    known = {f"{section}.{key}" for recipe in recipes for section, keys in section_keys(recipe).items() for key in keys}
+    known = {
+        f"{section}.{key}" for recipe in recipes for section, keys in list_section_keys(recipe).items() for key in keys
+    }
     named = set(re.findall(r"`((?:model|data|train|lora|eval|hub|card)\.[a-z0-9_]+)", PAGE)) - {"train.history"}
     assert len(named) > 25
     assert named <= known

@@ -12,9 +12,9 @@ from peft import PeftModel
 from transformers import AutoConfig
 
 from hf_finetune.config.sections import ModelSection
-from hf_finetune.models.adapters import attach_adapter, save_adapter
+from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.loading import load_causal_lm
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 transformers.utils.logging.disable_progress_bar()
 

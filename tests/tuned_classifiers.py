@@ -22,8 +22,8 @@ from transformers import (
 from tuned_adapters import TOKENIZER, saved_base
 
 from hf_finetune.config.sections import ModelSection
-from hf_finetune.data.labels import Labels
-from hf_finetune.models.adapters import attach_adapter
+from hf_finetune.label_set import Labels
+from hf_finetune.models.adapters.attach import attach_adapter
 from hf_finetune.models.classifiers import load_classifier
 
 SPAM = Labels(("ham", "spam"), "single", ("ham", "spam"))

@@ -6,15 +6,17 @@ import logging
 
 import typer
 
-from hf_finetune.cli.diagnosing import diagnose
-from hf_finetune.cli.generating import chat, generate
-from hf_finetune.cli.machine import doctor
-from hf_finetune.cli.predicting import predict
-from hf_finetune.cli.project import corpus, init
-from hf_finetune.cli.publishing import push
-from hf_finetune.cli.reporting import report
-from hf_finetune.cli.runs import merge, train
-from hf_finetune.cli.scoring import score
+from hf_finetune.cli.commands.corpus import corpus
+from hf_finetune.cli.commands.diagnose import diagnose
+from hf_finetune.cli.commands.doctor import doctor
+from hf_finetune.cli.commands.generate import chat, generate
+from hf_finetune.cli.commands.init import init
+from hf_finetune.cli.commands.merge import merge
+from hf_finetune.cli.commands.predict import predict
+from hf_finetune.cli.commands.push import push
+from hf_finetune.cli.commands.report import report
+from hf_finetune.cli.commands.score import score
+from hf_finetune.cli.commands.train import train
 from hf_finetune.errors import user_errors
 
 app = typer.Typer(

@@ -18,7 +18,7 @@ Model = Annotated[str, typer.Argument(help="A run folder, model folder, adapter 
 BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not where training found it.")]
 
 
-def console() -> Console:
+def make_console() -> Console:
     """Create a rich console that leaves the wrapping of long lines to the terminal."""
     from rich.console import Console
 
@@ -27,12 +27,12 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON, with NaN and infinities as text, since JSON has no such numbers."""
-    from hf_finetune.reporting.run_folder import json_ready
+    from hf_finetune.reporting import json_ready
 
     print(json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def typed_lines() -> Iterator[str]:
+def read_terminal_lines() -> Iterator[str]:
     """Yield the lines of standard input; in a terminal with a prompt, where Ctrl-C discards a line and Ctrl-D ends."""
     # A line of bytes that are not UTF-8 must not end the chat with a traceback.
     sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]

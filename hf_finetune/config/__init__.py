@@ -13,51 +13,121 @@ takes one attempt to repair, not five.
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.checks import cross_check
-from hf_finetune.config.document import COMMAND_LINE, Place, RunDocument, shown
-from hf_finetune.config.dump import as_dict, dump_yaml
-from hf_finetune.config.overrides import apply_overrides, run_file_of
-from hf_finetune.config.paths import expand_user
-from hf_finetune.config.recipes import SHIPPED_RECIPES
-from hf_finetune.config.retired import translate_retired_names
-from hf_finetune.config.run_file import check_sections
-from hf_finetune.config.sections import RecipeName, Run, Section
-from hf_finetune.config.suggestions import did_you_mean
-from hf_finetune.config.yaml_lines import read_document
-from hf_finetune.errors import ConfigError
+from pydantic import ValidationError
 
-__all__ = ["as_dict", "dump_yaml", "load_run", "read_recipe_name", "run_of"]
+from hf_finetune.config.checks import cross_check
+from hf_finetune.config.checks.hub import check_repo_id
+from hf_finetune.config.checks.launch import VISIBLE, check_launch_file, check_visible, named_gpus, read_launch_file
+from hf_finetune.config.dump import dump_dict, dump_yaml
+from hf_finetune.config.paths import expand_user
+from hf_finetune.config.reading.deprecated import translate_deprecated_names
+from hf_finetune.config.reading.document import COMMAND_LINE, Place, RunDocument, format_value
+from hf_finetune.config.reading.overrides import apply_overrides, find_run_file
+from hf_finetune.config.reading.yaml_reader import read_document
+from hf_finetune.config.sections import (
+    SHIPPED_RECIPES,
+    DataSection,
+    EvalSection,
+    ModelSection,
+    RecipeName,
+    Run,
+    ScratchSection,
+    Section,
+)
+from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
+from hf_finetune.errors import ConfigError, Problem, did_you_mean, suggest
+
+__all__ = [
+    "PLACEHOLDER",
+    "VISIBLE",
+    "DataSection",
+    "EvalSection",
+    "ModelSection",
+    "RecipeName",
+    "Run",
+    "RunSource",
+    "ScratchSection",
+    "build_run",
+    "check_launch_file",
+    "check_repo_id",
+    "check_visible",
+    "dump_dict",
+    "dump_yaml",
+    "load_run",
+    "named_gpus",
+    "read_launch_file",
+    "read_recipe_name",
+    "sampling_settings",
+]
 
 logger = logging.getLogger(__name__)
 
 
-def load_run(argv: Sequence[str], recipe: RecipeName) -> Run:
-    """Parse and validate the run that `argv` describes: a run file, then any number of `section.key=value`.
+RunSource = str | Mapping[str, Any]
+"""A run file, or from Python its sections as a dict."""
+
+
+def load_run(argv: Sequence[RunSource], recipe: RecipeName) -> Run:
+    """Parse and validate the run that `argv` describes: a run file (or a dict), then any number of `section.key=value`.
 
     Deprecated names are translated, each with a warning in the log. Raises ConfigError with every problem at once.
     """
-    document = read_document(run_file_of(argv))
-    apply_overrides(document, argv[1:])
+    document = _read(find_run_file(argv))
+    apply_overrides(document, [str(each) for each in argv[1:]])
     return _check_document(document, recipe)
 
 
-def run_of(values: dict[str, Any], recipe: RecipeName) -> Run:
+def build_run(values: dict[str, Any], recipe: RecipeName) -> Run:
     """Build the run that a command describes without a file, validated as `load_run` does. Raises ConfigError."""
-    document = RunDocument(COMMAND_LINE, values=copy.deepcopy(values) | {"recipe": recipe})
-    document.places = {(name,): Place(COMMAND_LINE, None) for name in document.values}
-    return _check_document(document, recipe)
+    return _check_document(_as_document(values | {"recipe": recipe}, COMMAND_LINE), recipe)
+
+
+def sampling_settings(options: Mapping[str, Any], key: Callable[[str], str] = str) -> EvalSection:
+    """Build the section `eval` from sampling options; `key` writes an option's name in a message.
+
+    Raises ConfigError naming each option that is unknown or out of range.
+    """
+    unknown = [name for name in options if name not in EvalSection.model_fields]
+    if unknown:
+        known = sorted(EvalSection.model_fields)
+        raise ConfigError([Problem("is no such option", suggest(name, known), key=key(name)) for name in unknown])
+    try:
+        return EvalSection(**options)
+    except ValidationError as refused:
+        found = [(str(error["loc"][0]), error["msg"]) for error in refused.errors()]
+        raise ConfigError([Problem(message, key=key(name)) for name, message in found]) from refused
+
+
+def _read(source: RunSource) -> RunDocument:
+    return read_document(source) if isinstance(source, str) else _as_document(source, "")
+
+
+def _as_document(values: Mapping[str, Any], path: str) -> RunDocument:
+    """Wrap values that stand in no file: a message gives `path`, without lines, or their key alone."""
+    document = RunDocument(path, values=_as_plain(values))
+    document.places = {(name,): Place(path, None) for name in document.values}
+    return document
+
+
+def _as_plain(value: Any) -> Any:
+    """Copy a value as a file would give it: in dicts, lists and text."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _check_document(document: RunDocument, recipe: RecipeName) -> Run:
     # The order matters: a deprecated name would be an unknown key to check_sections, and cross_check compares values
     # whose types are known to be right.
     _check_recipe(document, recipe)
-    translate_retired_names(document, recipe)
+    translate_deprecated_names(document, recipe)
     checked = check_sections(document, recipe)
     cross_check(document, checked, recipe)
     if document.problems:
@@ -67,15 +137,15 @@ def _check_document(document: RunDocument, recipe: RecipeName) -> Run:
     return _make_run(document, checked)
 
 
-def read_recipe_name(path: str) -> RecipeName:
+def read_recipe_name(source: RunSource) -> RecipeName:
     """Read only the `recipe` key of a run file. Raises ConfigError if it is missing or no recipe of this version."""
-    document = read_document(path)
+    document = _read(source)
     name = document.values.get("recipe")
     for recipe in SHIPPED_RECIPES:
         if name == recipe:
             return recipe
     close = did_you_mean(str(name), SHIPPED_RECIPES)
-    what = "is missing" if name is None else f"{shown(name)} is not a recipe of this version"
+    what = "is missing" if name is None else f"{format_value(name)} is not a recipe of this version"
     remedy = f"did you mean {close}?" if close else f"the recipes are {', '.join(SHIPPED_RECIPES)}"
     document.refuse(("recipe",), what, remedy)
     raise ConfigError(document.problems)

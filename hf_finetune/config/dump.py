@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
+from hf_finetune.config.reading.yaml_reader import parse_plain
 from hf_finetune.config.sections import Run
-from hf_finetune.config.yaml_lines import parse_plain
 
 
-def as_dict(run: Run) -> dict[str, Any]:
+def dump_dict(run: Run) -> dict[str, Any]:
     """Convert every setting to JSON types. The home folder is written `~`, so that no user name is in it."""
     values: dict[str, Any] = _hide_home(run.model_dump(mode="json"), str(Path.home()))
     return values
@@ -19,7 +19,7 @@ def as_dict(run: Run) -> dict[str, Any]:
 
 def dump_yaml(run: Run) -> str:
     """Write `run` as YAML, the content of `run.yaml` in the run folder."""
-    return yaml.dump(as_dict(run), Dumper=_RunDumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(dump_dict(run), Dumper=_RunDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _hide_home(value: Any, home: str) -> Any:

@@ -28,7 +28,7 @@ def expand_user(value: Value) -> Value:
     return expanded  # type: ignore[no-any-return]
 
 
-def source_paths(sources: Sources | None) -> list[str]:
+def list_source_paths(sources: Sources | None) -> list[str]:
     """List the paths of `data.train`, `eval.forget` ..., which may be one path, one source or a list of both."""
     if sources is None:
         return []

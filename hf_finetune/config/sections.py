@@ -62,7 +62,7 @@ class Section(BaseModel):
         return value
 
 
-class MadeSection(Section):
+class GeneratedSection(Section):
     """Base of the sections that are created at run time, which have no source to read docstrings from."""
 
     model_config = ConfigDict(use_attribute_docstrings=False)
@@ -280,3 +280,6 @@ class Run(Section):
     card: CardSection = CardSection()
     hub: HubSection | None = None
     output_dir: Name
+
+
+SHIPPED_RECIPES: tuple[RecipeName, ...] = ("continued_pretraining", "classification", "sft", "lora", "score")

@@ -1,1 +1,49 @@
-"""Files -> checked rows -> splits -> tokens."""
+"""Files -> checked rows -> splits -> tokens. A tokenizer is an argument: nothing of models is imported.
+
+reading/        sources -> lines -> JSON -> typed rows of a format, every problem with its file and line
+splitting/      train, validation and test: seeded, stratified, grouped; leakage between them is looked for
+labels/         the labels of a classification run, frozen from its training rows; their balance
+tokenization/   documents, conversations or labelled texts -> token ids and labels; packing; collators
+corpora/        rows to begin with, from the Python installation itself; canaries
+cache           Arrow files of earlier runs, found by what they were made from
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.data.corpora.canaries import COPIES, make_canaries, write_canaries
+    from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
+    from hf_finetune.data.labels.freeze import freeze_labels
+    from hf_finetune.data.reading.reader import read_jsonl
+    from hf_finetune.data.splitting.splits import Splits, load_splits
+    from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
+    from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
+    from hf_finetune.data.tokenization.documents import collate_blocks, pack_splits
+    from hf_finetune.data.tokenization.labelled import balance_classes, get_padded_width, tokenize_labelled
+
+__all__ = [
+    "CANARIES",
+    "COPIES",
+    "RowCollator",
+    "Splits",
+    "TextCollator",
+    "balance_classes",
+    "collate_blocks",
+    "freeze_labels",
+    "get_padded_width",
+    "load_splits",
+    "make_canaries",
+    "pack_examples",
+    "pack_splits",
+    "read_jsonl",
+    "tokenize_conversations",
+    "tokenize_labelled",
+    "write_canaries",
+    "write_corpus",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)

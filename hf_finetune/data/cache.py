@@ -14,22 +14,22 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Features
 
-Facts = dict[str, Any]
-Batches = Generator[pa.RecordBatch, None, Facts]
+Stats = dict[str, Any]
+Batches = Generator[pa.RecordBatch, None, Stats]
 
 # Incremented when the layout of a cached file changes, or rows that were taken are refused: older files are not found.
 CACHE_VERSION = 4
 
 
-def cache_key(made_from: Any) -> str:
+def compute_cache_key(made_from: Any) -> str:
     """Hash JSON-ready values to 32 hexadecimal digits."""
     text = json.dumps([CACHE_VERSION, made_from], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def cached_dataset(
+def build_cached_dataset(
     kind: str, made_from: Any, features: Features, build: Callable[[], Batches]
-) -> tuple[Dataset, Facts]:
+) -> tuple[Dataset, Stats]:
     """Load the memory-mapped data set of the inputs `made_from`, or build it; also returns the counts of `build`.
 
     Files are written aside and renamed, the counts first, so that processes may race, and a killed one leaves nothing
@@ -37,7 +37,7 @@ def cached_dataset(
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
     folder.mkdir(parents=True, exist_ok=True)
-    arrow = folder / f"{kind}-{cache_key(made_from)}.arrow"
+    arrow = folder / f"{kind}-{compute_cache_key(made_from)}.arrow"
     sidecar = arrow.with_suffix(".json")
     if not arrow.exists():
         _write_dataset(arrow, sidecar, features, build())

@@ -1,1 +1,54 @@
-"""Names and files -> tokenizer and model."""
+"""Names and files -> tokenizer, model, adapter; what was saved, loaded again.
+
+tokenizers, tokenizer_training      a tokenizer loaded, or trained on the run's rows
+loading, lengths                    configuration and weights of a causal language model; how long its rows may be
+classifiers, classification_head    text classifiers: any encoder or decoder with a head
+decision                            temperature and thresholds of a classifier, and how they fold into its head
+saved, base_and_tuned               a saved model to generate or predict with, beside what it was tuned from
+verification                        what was saved is what was trained
+generation_config                   the end-of-turn token in what is saved
+parameters                          counts by component
+adapters/                           LoRA and its kin: attach, load, targets
+files/                              the files of a model: found, not trusted, hashed, pinned to a commit
+scratch_gpt/, scratch_presets       a GPT from scratch that is a real `PreTrainedModel`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.models.adapters.attach import attach_adapter
+    from hf_finetune.models.base_and_tuned import run_base_and_tuned
+    from hf_finetune.models.classifiers import load_classifier, set_trainable
+    from hf_finetune.models.files.provenance import describe_model_source, pin_revision
+    from hf_finetune.models.generation_config import stop_after_turns
+    from hf_finetune.models.lengths import block_size, row_length, text_length
+    from hf_finetune.models.loading import load_causal_lm, load_config
+    from hf_finetune.models.parameters import count_parameters
+    from hf_finetune.models.saved import is_sequence_classifier, load_for_generation, load_for_prediction
+    from hf_finetune.models.tokenizers import load_tokenizer
+
+__all__ = [
+    "attach_adapter",
+    "block_size",
+    "count_parameters",
+    "describe_model_source",
+    "is_sequence_classifier",
+    "load_causal_lm",
+    "load_classifier",
+    "load_config",
+    "load_for_generation",
+    "load_for_prediction",
+    "load_tokenizer",
+    "pin_revision",
+    "row_length",
+    "run_base_and_tuned",
+    "set_trainable",
+    "stop_after_turns",
+    "text_length",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)

@@ -10,44 +10,36 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from hf_finetune.config.sections import LastBlocks, ModelSection
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.models.adapter_files import is_adapter
-from hf_finetune.models.generation_settings import check_savable
-from hf_finetune.models.heads import (
-    blocks_of,
-    classification_head,
+from hf_finetune.label_set import Labels
+from hf_finetune.models.classification_head import (
+    configure_labels,
+    find_blocks,
+    find_head_modules,
     freeze_unused,
-    head_modules,
-    is_classifier,
-    labelled,
-    new_weights,
-    redraw,
-    remember_new,
-    sequence_classifier,
+    get_classifier_class,
+    get_new_weights,
+    record_new_weights,
+    reinitialize,
 )
+from hf_finetune.models.generation_config import check_savable
 from hf_finetune.models.loading import (
-    attention_for,
-    keep_quantized_weights,
-    load_or_refuse,
+    build_quantization_config,
+    choose_attention,
+    disable_4bit_repacking,
+    hide_load_report,
+    load_pretrained,
     log_parameters,
-    quantization_for,
-    quiet_loading,
-    refuse_base,
 )
-from hf_finetune.models.tokenizers import check_fits, load_tokenizer
-
-__all__ = ["choose_trained", "classification_head", "load_classifier", "load_for_prediction"]
 
 logger = logging.getLogger(__name__)
+
 
 NAMES_SHOWN = 10
 
@@ -64,15 +56,15 @@ def load_classifier(
     other than head and pooler are missing; `ConfigError` for random weights in 4 or 8 bits.
     """
     name = model.path or "model.scratch"
-    sequence_classifier(config, name)
+    get_classifier_class(config, name)
     replaced = _is_for_other_labels(model, config, labels)
-    wanted = labelled(config, labels.id2label, labels.problem_type, pad_token_id)
+    wanted = configure_labels(config, labels.id2label, labels.problem_type, pad_token_id)
     options: dict[str, Any] = {
         "config": wanted,
         "dtype": getattr(torch, model.dtype),
-        "attn_implementation": attention_for(model, longest, bf16=bf16),
+        "attn_implementation": choose_attention(model, longest, bf16=bf16),
     }
-    quantization = quantization_for(model, bf16=bf16)
+    quantization = build_quantization_config(model, bf16=bf16)
     if quantization is not None:
         quantization.llm_int8_skip_modules = _list_unquantized(wanted)
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
@@ -81,46 +73,12 @@ def load_classifier(
     else:
         loaded = _load_with_new_head(model, options, replaced=replaced)
     check_savable(loaded, name)
-    keep_quantized_weights(loaded)
+    disable_4bit_repacking(loaded)
     log_parameters(loaded)
     return loaded
 
 
-def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a trained classifier, folder or Hub id, in evaluation mode, and its tokenizer.
-
-    An adapter is loaded over its base, as a `PeftModel`; `base` is the base's folder or Hub id if it has moved. Raises
-    `ModelError` for anything but a classifier: transformers would give a language model a random head.
-    """
-    if is_adapter(path):
-        from hf_finetune.models.adapter_loading import base_model, load_adapter  # not needed for a whole model
-
-        adapted: Any
-        adapted, tokenizer = load_adapter(path, base)
-        if not is_classifier(base_model(adapted)):
-            raise _no_classifier(path, "the adapter of a language model")
-        return adapted, tokenizer
-    refuse_base(path, base)
-    model = ModelSection(path=path)
-    sequence_classifier(load_or_refuse(AutoConfig, model), path)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    with quiet_loading():
-        loaded, info = load_or_refuse(
-            AutoModelForSequenceClassification,
-            model,
-            device_map=device,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if missing:
-        raise _no_classifier(path, f"a model without {_format_names(missing)}")
-    tokenizer = load_tokenizer(model, needs_end=False)
-    check_fits(tokenizer, loaded.config)
-    return loaded.eval(), tokenizer
-
-
-def choose_trained(model: PreTrainedModel, train_only: Literal["all", "head"] | LastBlocks) -> None:
+def set_trainable(model: PreTrainedModel, train_only: Literal["all", "head"] | LastBlocks) -> None:
     """Freeze, in place, the weights that are not to be trained, and log the share that is.
 
     "all": every weight that the architecture uses. "head": the modules that a classifier trains from scratch.
@@ -130,7 +88,7 @@ def choose_trained(model: PreTrainedModel, train_only: Literal["all", "head"] | 
     if train_only == "all":
         freeze_unused(model)
         return
-    trained = [model.get_submodule(name) for name in head_modules(model)]
+    trained = [model.get_submodule(name) for name in find_head_modules(model)]
     if not isinstance(train_only, str):
         trained += _find_last_blocks(model, train_only.last_blocks)
     model.requires_grad_(False)
@@ -162,18 +120,18 @@ def _is_for_other_labels(model: ModelSection, config: PreTrainedConfig, labels: 
 
 def _load_with_new_head(model: ModelSection, options: dict[str, Any], *, replaced: bool) -> PreTrainedModel:
     loaded: PreTrainedModel
-    with quiet_loading():
-        loaded, info = load_or_refuse(
+    with hide_load_report():
+        loaded, info = load_pretrained(
             AutoModelForSequenceClassification,
             model,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **options,
         )
-    outside = head_modules(loaded)  # asked before `remember_new`: only the modules outside the base
+    outside = find_head_modules(loaded)  # asked before `record_new_weights`: only the modules outside the base
     prefixes = tuple(f"{name}." for name in outside)
     if replaced:
-        redraw(loaded, outside)
+        reinitialize(loaded, outside)
     else:
         _refuse_mismatched(model, info["mismatched_keys"])
     drawn = {name for name, _ in loaded.named_parameters() if replaced and name.startswith(prefixes)}
@@ -182,9 +140,9 @@ def _load_with_new_head(model: ModelSection, options: dict[str, Any], *, replace
     if lost:
         what = f"{model.path!r} lacks {_format_names(lost)} of a {type(loaded).__name__}"
         raise ModelError(Problem(what, "name a folder that holds the whole model", key="model.path"))
-    remember_new(loaded, new)
+    record_new_weights(loaded, new)
     if new:
-        logger.info("new weights, drawn at random: %s", ", ".join(_list_modules(new_weights(loaded))))
+        logger.info("new weights, drawn at random: %s", ", ".join(_list_modules(get_new_weights(loaded))))
     if info["unexpected_keys"]:
         logger.info("left out of %s: %s", model.path, ", ".join(_list_modules(info["unexpected_keys"])))
     return loaded
@@ -203,13 +161,13 @@ def _list_unquantized(config: PreTrainedConfig) -> list[str]:
     # that a new head would be rounded before it is trained. Can go when `get_keys_to_not_convert` names its module.
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    within = {layer for block in blocks_of(model) for part in block for layer in part.modules()}
+    within = {layer for block in find_blocks(model) for part in block for layer in part.modules()}
     return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer not in within]
 
 
 def _find_last_blocks(model: PreTrainedModel, number: int) -> list[nn.Module]:
     """The modules of the last blocks, and the layers of the base that come after all blocks."""
-    blocks = blocks_of(model)
+    blocks = find_blocks(model)
     if number > len(blocks):
         what = f"the model has {len(blocks)} blocks, and the last {number} were asked for"
         raise ConfigError(Problem(what, f"set {len(blocks)} or fewer", key="model.train_only.last_blocks"))
@@ -224,11 +182,6 @@ def _find_last_blocks(model: PreTrainedModel, number: int) -> list[nn.Module]:
         and not isinstance(layer, nn.Embedding)  # relative positions, which all blocks read
     ]
     return [*(part for block in blocks[-number:] for part in block), *after]
-
-
-def _no_classifier(path: str, what: str) -> ModelError:
-    remedy = "name a folder that recipes/classification.py has written, or a classifier of the Hub"
-    return ModelError(Problem(f"is no text classifier but {what}", remedy, path=path))
 
 
 def _format_labels(names: tuple[str, ...]) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,24 +18,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_finetune.config.sections import DataSection, ModelSection
-from hf_finetune.errors import ConfigError, ModelError, NonFiniteError, Problem
-from hf_finetune.models.adapter_files import base_of, is_adapter
-from hf_finetune.models.foreign import check_folder, folder_of
-from hf_finetune.models.generation_settings import check_generation_file, check_savable, settle_generation
-from hf_finetune.models.heads import auto_class_of
+from hf_finetune.config.sections import ModelSection
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.files.adapter import is_adapter, read_base_name
+from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
+from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
+from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.presets import scratch_config
-from hf_finetune.models.stored import refuse_pickles, weight_files
-from hf_finetune.models.tokenizers import check_fits, effective_max_length, load_tokenizer
+from hf_finetune.models.scratch_presets import build_scratch_config
+from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.shell import shell_path
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    pass
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_BLOCK_SIZE = 1_024
+
 # On a CPU under bf16, PyTorch's flash kernel is slower than eager attention up to this length: by a third of a step at
 # 64 tokens, by a fifth at 256. In float32 they are equal at 64 tokens, and flash is faster from 256 on.
 LONGEST_EAGER_BLOCK = 256
@@ -49,7 +46,7 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
     Raises `ModelError` where it cannot be loaded or built, or does not fit the tokenizer.
     """
     if model.scratch is not None:
-        built: PreTrainedConfig = scratch_config(
+        built: PreTrainedConfig = build_scratch_config(
             model.scratch,
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
@@ -57,28 +54,9 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
             eos_token_id=tokenizer.eos_token_id,
         )
         return built
-    config: PreTrainedConfig = load_or_refuse(AutoConfig, model)
-    check_fits(tokenizer, config)
+    config: PreTrainedConfig = load_pretrained(AutoConfig, model)
+    check_tokenizer_fits(tokenizer, config)
     return config
-
-
-def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens per block: `data.block_size`, by default the most that model and tokenizer take, up to 1,024.
-
-    Raises `ConfigError` where the model takes fewer than `data.block_size`.
-    """
-    longest = effective_max_length(tokenizer, config)
-    if data.block_size is None:
-        return DEFAULT_BLOCK_SIZE if longest is None else min(longest, DEFAULT_BLOCK_SIZE)
-    if longest is not None and data.block_size > longest:
-        raise ConfigError(
-            Problem(
-                f"{data.block_size:,} tokens are longer than the {longest:,} that the model takes",
-                "set a smaller data.block_size (or, for model.scratch, a larger max_position_embeddings)",
-                key="data.block_size",
-            )
-        )
-    return data.block_size
 
 
 def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *, bf16: bool) -> PreTrainedModel:
@@ -90,18 +68,18 @@ def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *,
     """
     options: dict[str, Any] = {
         "dtype": getattr(torch, model.dtype),
-        "attn_implementation": attention_for(model, block, bf16=bf16),
+        "attn_implementation": choose_attention(model, block, bf16=bf16),
     }
-    quantization = quantization_for(model, bf16=bf16)
+    quantization = build_quantization_config(model, bf16=bf16)
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
-        loaded = load_or_refuse(AutoModelForCausalLM, model, config=config, **options)
+        loaded = load_pretrained(AutoModelForCausalLM, model, config=config, **options)
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))
-    keep_quantized_weights(loaded)
+    disable_4bit_repacking(loaded)
     log_parameters(loaded)
     return loaded
 
@@ -114,7 +92,7 @@ def log_parameters(model: PreTrainedModel) -> None:
     logger.info("%s parameters: %s", f"{total:,}", parts)
 
 
-def keep_quantized_weights(model: PreTrainedModel) -> None:
+def disable_4bit_repacking(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16 in the first forward in eval mode."""
     # bitsandbytes 0.50 packs for that kernel for good: it rounds the scales to bfloat16, stops gradients when training
     # goes on, makes `dequantize` return garbage, and fails on sizes that are not multiples of 32 and 64. Can go when
@@ -124,7 +102,7 @@ def keep_quantized_weights(model: PreTrainedModel) -> None:
             module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
-def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
+def build_quantization_config(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
     """Build the settings of NF4 with double quantization (QLoRA, https://arxiv.org/abs/2305.14314) or LLM.int8().
 
     None where the run asks for neither. Raises `ConfigError` for random weights: a base that is not stored cannot be
@@ -145,41 +123,7 @@ def quantization_for(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig |
     )
 
 
-def load_for_generation(
-    path: str, *, base: str | None = None, revision: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a language model, folder or Hub id, in evaluation mode, and its tokenizer.
-
-    An adapter is loaded over its base, as a `PeftModel`, in the precision of its training; `base` is the base's folder
-    or Hub id if it has moved. `revision` applies to a full model of the Hub. Raises `ModelError` where there is no
-    such model, or it is a text classifier.
-    """
-    if is_adapter(path):
-        from hf_finetune.models.adapter_loading import load_adapter  # peft: only for an adapter
-
-        adapted: Any
-        adapted, tokenizer = load_adapter(path, base)  # a PeftModel generates as its base does
-        return adapted, tokenizer
-    refuse_base(path, base)
-    model = ModelSection(path=path, revision=revision)
-    tokenizer = load_tokenizer(model)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    config = load_or_refuse(AutoConfig, model)
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
-        remedy = "it can be asked with hf-finetune predict"
-        raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
-    loaded: PreTrainedModel = load_or_refuse(AutoModelForCausalLM, model, config=config, device_map=device)
-    check_fits(tokenizer, loaded.config)
-    return loaded.eval(), tokenizer
-
-
-def refuse_base(path: str, base: str | None) -> None:
-    """Raise `ModelError` where a base is named for a full model."""
-    if base is not None:
-        raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
-
-
-def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
+def choose_attention(model: ModelSection, block: int, *, bf16: bool) -> str:
     """Choose the attention implementation: the requested one, else the fastest for device, row length and precision."""
     if model.attn_implementation != "auto":
         return model.attn_implementation
@@ -187,56 +131,8 @@ def attention_for(model: ModelSection, block: int, *, bf16: bool) -> str:
     return "eager" if on_cpu and bf16 and block <= LONGEST_EAGER_BLOCK else "sdpa"
 
 
-def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
-    """Reload the model in `folder` and compare its logits with the live ones. Raises `ModelError` where they differ."""
-    trained = probe(model)
-    attention = model.config._attn_implementation
-    reloaded = auto_class_of(model).from_pretrained(
-        folder, dtype=model.dtype, attn_implementation=attention, device_map=model.device
-    )
-    difference = (trained - probe(reloaded)).abs().max().item()
-    if not difference <= tolerance:
-        raise ModelError(
-            Problem(
-                f"the saved model's logits differ from the trained model's by {difference:.2e}",
-                f"at most {tolerance:.0e} was expected; the weights in the folder are not those that were trained",
-                path=str(folder),
-            )
-        )
-    logger.info("saved to %s, loaded again: largest logit difference %.1e", folder, difference)
-
-
-@torch.no_grad()
-def probe(model: PreTrainedModel | PeftModel) -> Tensor:
-    """Compute a model's logits, (2, 16, vocab) or (2, labels), for two fixed rows of random tokens.
-
-    The model stays in evaluation mode. Raises `NonFiniteError` where a logit is NaN or infinite.
-    """
-    # Accelerate 1.15 patches `forward` of a trained instance to round to the run's mixed precision, and TRL 1.16 to
-    # return no logits: `own_forward` calls the method of the class.
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
-    with own_forward(model):
-        logits: Tensor = model.eval()(input_ids).logits
-    if not logits.isfinite().all():
-        remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
-        raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy))
-    return logits
-
-
 @contextmanager
-def own_forward(*modules: torch.nn.Module) -> Iterator[None]:
-    """Undo, inside the `with`, what other libraries have patched in place of `forward` on these instances."""
-    patched = [(own, own.pop("forward")) for own in (module.__dict__ for module in modules) if "forward" in own]
-    try:
-        yield
-    finally:
-        for own, forward in patched:
-            own["forward"] = forward
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
+def hide_load_report() -> Iterator[None]:
     """Hide transformers' table of new and unused weights, which the caller logs in one line."""
 
     def keep(record: logging.LogRecord) -> bool:
@@ -251,15 +147,15 @@ def quiet_loading() -> Iterator[None]:
         modeling_logger.removeFilter(keep)
 
 
-def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> Any:
+def load_pretrained(auto_class: Any, model: ModelSection, **options: object) -> Any:
     """Call `auto_class.from_pretrained` on `model.path`. Raises `ModelError` where it fails, and for an adapter."""
     assert model.path is not None
     if is_adapter(model.path):  # transformers would load its base and attach the adapter unasked
-        what = f"{model.path!r} is an adapter, not a model (its base is {base_of(model.path)!r})"
+        what = f"{model.path!r} is an adapter, not a model (its base is {read_base_name(model.path)!r})"
         remedy = f"merge it first: hf-finetune merge {shell_path(model.path)} MERGED"
         raise ModelError(Problem(what, remedy, key="model.path"))
     try:
-        return from_stored(auto_class, model.path, model.revision, **options)
+        return load_safely(auto_class, model.path, model.revision, **options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise ModelError(
@@ -271,15 +167,15 @@ def load_or_refuse(auto_class: Any, model: ModelSection, **options: object) -> A
         ) from problem
 
 
-def from_stored(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:
+def load_safely(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:
     """Call `auto_class.from_pretrained` on a folder or Hub id: only safetensors are read, and no code of it is run.
 
-    All files are of one commit. Raises `ModelError` for pickled or damaged weights and for settings that `check_folder`
-    refuses; errors of transformers pass through.
+    All files are of one commit. Raises `ModelError` for pickled or damaged weights and for settings that
+    `check_untrusted_files` refuses; errors of transformers pass through.
     """
-    commit = check_folder(name, revision)
+    commit = check_untrusted_files(name, revision)
     if auto_class is not AutoConfig:
-        if folder_of(name, commit) is not None and not weight_files(name, commit):
+        if find_local_folder(name, commit) is not None and not find_weight_files(name, commit):
             refuse_pickles(name, commit)
         options["use_safetensors"] = True
     if auto_class is AutoModelForCausalLM:

@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
-from typing import Any, Literal
+from collections.abc import Iterator
 
 from datasets import Dataset
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
-from hf_finetune.config.sections import DataSection, ModelSection, TokenizerSection
-from hf_finetune.data.chat import end_token_ids
-from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
-from hf_finetune.models.foreign import check_folder
+from hf_finetune.config.sections import ModelSection, TokenizerSection
+from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.models.files.untrusted import check_untrusted_files
+from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
-TokenizerKind = Literal["char", "word", "bpe"]
-
-# Ids 0, 1, 2 of every trained tokenizer; `char` and `word` have the unknown token as id 3.
-PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
 
 # Padding tokens that published vocabularies contain while `pad_token` is not set.
 PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
-
-# RoBERTa and its relatives number positions from pad_token_id + 1: of max_position_embeddings 514 they use 512.
-COUNT_FROM_PADDING = (
-    *("camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
-    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
-)
-
-VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
-BYTES = 256
-DEFAULT_ROW_LENGTH = 1_024
 ROWS_PER_BATCH = 1_000
 
 
@@ -78,7 +54,7 @@ def _iterate_texts(rows: Dataset) -> Iterator[str]:
 
 def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizerFast:
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
-    commit = check_folder(name, revision)
+    commit = check_untrusted_files(name, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False)
     except Exception as error:  # tokenizers 0.23 raises a plain `Exception` for a malformed file
@@ -92,102 +68,6 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
     if tokenizer.vocab.keys() <= tokenizer.added_tokens_encoder.keys():
         raise ModelError(Problem(f"the tokenizer of {name!r} has no vocabulary", remedy, key=key))
     return tokenizer
-
-
-def train_tokenizer(
-    kind: TokenizerKind, texts: Iterable[str], vocab_size: int | None = None
-) -> PreTrainedTokenizerFast:
-    """Train a tokenizer; the same texts give the same tokenizer.json, byte for byte.
-
-    `char`: a token is a Unicode code point. `word`: a token is a word, a punctuation mark or a run of white space.
-    `bpe`: byte-level BPE (GPT-2), so that every text can be encoded. Nothing is normalized, and decoding is exact
-    unless a token is unknown. `vocab_size` is an upper bound that includes the special tokens; a warning states both
-    numbers where the texts give fewer tokens, or `char` leaves characters out.
-    Raises `DataError` where no text has a visible character, `ModelError` where `vocab_size` is missing or too small.
-    """
-    least = {"char": 5, "word": 5, "bpe": BYTES + 3}[kind]
-    if vocab_size is None and kind != "char":
-        raise ModelError(Problem(f"a {kind} tokenizer needs a vocabulary size", "for example 4096", key=VOCAB_SIZE_KEY))
-    if vocab_size is not None and vocab_size < least:
-        what = f"a {kind} tokenizer has at least {least} tokens, special tokens included; {vocab_size} were asked for"
-        raise ModelError(Problem(what, f"set it to {least} or more", key=VOCAB_SIZE_KEY))
-    texts = _with_text(texts)
-    if kind == "char":
-        trained = _train_char(texts, vocab_size)
-    elif kind == "word":
-        trained = _train_word(texts, vocab_size or least)
-    else:
-        trained = _train_bpe(texts, vocab_size or least)
-    reached = trained.get_vocab_size()
-    if vocab_size is not None and reached < vocab_size:
-        logger.warning("%s: %d tokens were asked for, the text gives %d", VOCAB_SIZE_KEY, vocab_size, reached)
-    return _as_pretrained(trained)
-
-
-def _with_text(texts: Iterable[str]) -> Iterator[str]:
-    """Return the same texts. Raises `DataError` where all are blank, after reading up to the first that is not."""
-    rest = iter(texts)
-    blank = []
-    for text in rest:
-        blank.append(text)
-        if text.strip():
-            return chain(blank, rest)
-    raise DataError(Problem("there is no text to train a tokenizer on", "look at the `text` fields", key="data.train"))
-
-
-def _train_char(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    special = [PAD, BOS, EOS, UNK]
-    kept = sorted(counts, key=lambda character: (-counts[character], character))
-    if vocab_size is not None and len(special) + len(kept) > vocab_size:
-        kept = kept[: vocab_size - len(special)]
-        left_out = len(counts) - len(kept)
-        logger.warning("%s: %d of %d characters become %s", VOCAB_SIZE_KEY, left_out, len(counts), UNK)
-    vocab = {token: index for index, token in enumerate([*special, *sorted(kept)])}
-    # BPE without merges splits a text into code points, faster than a pre-tokenizer with a regular expression does.
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token=UNK, fuse_unk=False))
-    tokenizer.decoder = decoders.Fuse()
-    return tokenizer
-
-
-def _train_word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token=UNK))
-    # "def f(x):\n" -> "def", " ", "f", "(", "x", ")", ":", "\n"
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s+|[^\w\s]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS, UNK], min_frequency=1, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=2,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def _as_pretrained(trained: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=trained,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNK if trained.token_to_id(UNK) is not None else None,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool = True) -> None:
@@ -209,7 +89,7 @@ def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool
     logger.info("the tokenizer has no padding token: %r (%d) is used", tokenizer.pad_token, tokenizer.pad_token_id)
 
 
-def check_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
+def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
     """Raise `ModelError` where the tokenizer cannot belong to the model.
 
     Its ids must have rows in the embedding, and the model's begin and end ids must be special tokens of it.
@@ -233,62 +113,7 @@ def check_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> 
         raise ModelError(problems)
 
 
-def effective_max_length(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int | None:
-    """Return the longest row, in tokens, that tokenizer and model accept; None where neither has a limit."""
-    # Models without positions (Mamba, ALiBi) have no such field.
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in COUNT_FROM_PADDING:
-        positions -= (config.pad_token_id or 0) + 1
-    limits = [tokenizer.model_max_length, positions]
-    # A tokenizer without a limit has model_max_length 1e30.
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < 2**62]
-    return min(known, default=None)
-
-
-def row_length(train: Mapping[str, Any], config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens that the row of a conversation may have: `train.max_length`, by default 1,024 or the model's lower limit.
-
-    Under `max_length: null` it is the model's limit. Raises `ConfigError` where the limit is less than `max_length`,
-    or `max_length` is null and there is no limit.
-    """
-    longest = effective_max_length(tokenizer, config)
-    if "max_length" not in train:
-        return DEFAULT_ROW_LENGTH if longest is None else min(longest, DEFAULT_ROW_LENGTH)
-    asked: int | None = train["max_length"]
-    if asked is None and longest is not None:
-        return longest
-    if asked is not None and (longest is None or asked <= longest):
-        return asked
-    what = "neither model nor tokenizer has a limit" if asked is None else f"{asked:,} tokens are too long"
-    taken = "" if longest is None else f"; the model takes {longest:,}"
-    raise ConfigError(Problem(what + taken, "set a number that the model takes", key="train.max_length"))
-
-
-def text_length(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """Tokens at which a text to classify is truncated: `data.max_length`, else the limit of model and tokenizer.
-
-    None where nothing sets a limit. Raises `ConfigError` where the model's limit is less than `data.max_length`.
-    """
-    longest = effective_max_length(tokenizer, config)
-    if not isinstance(data.max_length, int):
-        return longest
-    if longest is not None and data.max_length > longest:
-        what = f"{data.max_length:,} tokens are more than the {longest:,} that the model takes"
-        raise ConfigError(Problem(what, "lower it, or leave it out", key="data.max_length"))
-    return data.max_length
-
-
-def stop_after_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Set the end tokens of an answer in the model's generation config, so that a server stops where training did."""
-    generation = model.generation_config or GenerationConfig()
-    generation.eos_token_id = end_token_ids(tokenizer)
-    # Into the model's config too, where batched inference looks for it; transformers 5.23 does not take it from the
-    # tokenizer: https://github.com/huggingface/transformers/issues/34055
-    generation.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config = generation
-
-
-def unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+def find_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
     """List the distinct pieces of `text` (characters or words) that the tokenizer encodes as its unknown token."""
     if tokenizer.unk_token_id is None:
         return []

@@ -1,1 +1,39 @@
-"""A run folder -> what others use: merged, exported, published."""
+"""The run folder -> the world.
+
+merge               an adapter and its base -> one model, compared on held-out rows
+comparison_rows     the rows for that
+hub/                push: an allow-list, no secrets, private unless asked, one commit
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.release.hub import (
+        check_push,
+        format_push_result,
+        plan_push,
+        push_checkpoints,
+        push_folder,
+        push_run,
+    )
+    from hf_finetune.release.hub.card import read_license
+    from hf_finetune.release.hub.transfer import PushOptions
+    from hf_finetune.release.merge import merge_adapter
+
+__all__ = [
+    "PushOptions",
+    "check_push",
+    "format_push_result",
+    "merge_adapter",
+    "plan_push",
+    "push_checkpoints",
+    "push_folder",
+    "push_run",
+    "read_license",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)

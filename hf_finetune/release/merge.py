@@ -16,24 +16,24 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.folders import check_replaceable
-from hf_finetune.models.adapter_files import BaseRecord, adapter_folder
-from hf_finetune.models.adapter_loading import (
-    adapter_record,
-    base_model,
+from hf_finetune.label_set import Labels
+from hf_finetune.models.adapters.loading import (
+    attach_saved_adapter,
     is_quantized,
     load_adapter,
     load_base,
-    put_adapter_on,
-    quiet,
+    read_adapter_record,
+    suppress_peft_warnings,
+    unwrap_adapter,
 )
-from hf_finetune.models.decisions import DECISION
-from hf_finetune.models.generation_settings import settle_generation
-from hf_finetune.models.heads import auto_class_of, is_classifier, labels_of
-from hf_finetune.models.tokenizers import effective_max_length, stop_after_turns
-from hf_finetune.release.held_out import HeldOutRow, held_out_rows
+from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels
+from hf_finetune.models.decision import DECISION
+from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter
+from hf_finetune.models.generation_config import settle_generation, stop_after_turns
+from hf_finetune.models.lengths import get_max_length
+from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
 from hf_finetune.reporting.card import write_card
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ POSITIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class MergeFacts:
+class MergeResult:
     """What merging changed: the adapter on its base compared with the merged model as saved in `output`."""
 
     output: str
@@ -80,7 +80,7 @@ def merge_adapter(
     data: str | None = None,
     tolerance: float = 0.01,
     overwrite: bool = False,
-) -> MergeFacts:
+) -> MergeResult:
     """Merge `adapter` into its base, save the model in `dtype`, load it again and compare it on held-out rows.
 
     A 4- or 8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and
@@ -90,15 +90,15 @@ def merge_adapter(
     """
     target = Path(output)
     check_replaceable(output, overwrite=overwrite)
-    folder, record = adapter_folder(adapter), adapter_record(adapter, base)
+    folder, record = fetch_adapter(adapter), read_adapter_record(adapter, base)
     _check_place(target, [folder, Path(record.name_or_path)])
     model, tokenizer = load_adapter(adapter, base)
-    settle_generation(base_model(model), record.name_or_path)
-    exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(base_model(model))
-    labels = labels_of(model.config) if is_classifier(base_model(model)) else None
-    rows = held_out_rows(data, folder, tokenizer, effective_max_length(tokenizer, model.config), labels)
+    settle_generation(unwrap_adapter(model), record.name_or_path)
+    exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(unwrap_adapter(model))
+    labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
+    rows = load_comparison_rows(data, folder, tokenizer, get_max_length(tokenizer, model.config), labels)
     before = _measure(model, rows, labels)
-    device, generation = model.device, base_model(model).generation_config if labels is None else None
+    device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     # A machine that just holds one model does not hold two.
     del model
     aside = target.with_name(f".{target.name}.aside")
@@ -111,7 +111,7 @@ def merge_adapter(
             shutil.copy(folder / DECISION, aside)
         # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another one:
         # https://github.com/huggingface/transformers/issues/45127
-        merged = auto_class_of(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
+        merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
         facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
         _check_same(facts, before, tolerance, exact=exact)
         if target.exists():
@@ -146,8 +146,8 @@ def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrained
         # clears them, as it does `quantization_method`: https://github.com/huggingface/transformers/issues/39295
         for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
             model.__dict__.pop(flag, None)
-    with quiet():
-        merged: PreTrainedModel = put_adapter_on(model.float(), folder).merge_and_unload(safe_merge=True)
+    with suppress_peft_warnings():
+        merged: PreTrainedModel = attach_saved_adapter(model.float(), folder).merge_and_unload(safe_merge=True)
     return merged
 
 
@@ -164,7 +164,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 @torch.no_grad()
-def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[HeldOutRow], labels: Labels | None) -> _Measurement:
+def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[ComparisonRow], labels: Labels | None) -> _Measurement:
     """Compute the logits and the mean loss of each row, one row at a time: padding would change them by rounding."""
     logits, total, count = [], 0.0, 0
     for row in rows:
@@ -190,14 +190,14 @@ def _compute_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     return F.mse_loss(logits, target.reshape(logits.shape))
 
 
-def _compare(before: _Measurement, after: _Measurement) -> MergeFacts:
+def _compare(before: _Measurement, after: _Measurement) -> MergeResult:
     pairs = zip(before.logits, after.logits, strict=True)
     differences = torch.stack([(one - other).abs().max() for one, other in pairs])
     relative = abs(after.loss - before.loss) / max(abs(before.loss), 1e-12)
-    return MergeFacts("", "", len(differences), differences.max().item(), before.loss, after.loss, relative)
+    return MergeResult("", "", len(differences), differences.max().item(), before.loss, after.loss, relative)
 
 
-def _check_same(facts: MergeFacts, before: _Measurement, tolerance: float, *, exact: bool) -> None:
+def _check_same(facts: MergeResult, before: _Measurement, tolerance: float, *, exact: bool) -> None:
     scale = max(1.0, max(logits.abs().max().item() for logits in before.logits))
     # `not a <= b` and not `a > b`, so that a NaN fails.
     if not facts.relative_loss_difference <= tolerance:
@@ -209,7 +209,7 @@ def _check_same(facts: MergeFacts, before: _Measurement, tolerance: float, *, ex
         raise ModelError(Problem(what, "this is a bug of hf-finetune or of peft: please report it", path=facts.output))
 
 
-def _format_facts(facts: MergeFacts) -> str:
+def _format_facts(facts: MergeResult) -> str:
     return (
         f"mean loss on {facts.rows} rows {facts.loss_before:.4f} before, {facts.loss_after:.4f} after "
         f"({facts.relative_loss_difference:.3%} apart), largest logit difference {facts.max_logit_difference:.1e}"

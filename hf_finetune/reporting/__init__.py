@@ -1,1 +1,59 @@
-"""The run folder and what is written there."""
+"""The files of a run folder -> report.html, the model card, and a diagnosis. No torch, no Trainer.
+
+files           names, hashes and JSON of a run folder
+run_folder      a run folder claimed, begun and finished
+run_record      any Trainer's folder, read as far as it got
+summary         the last lines of a run's log
+diagnosis/      what a run's log shows, in sentences
+charts/         SVG
+page/           report.html: one run, or several compared
+card/           README.md: the model card
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
+    from hf_finetune.reporting.diagnosis.findings import Finding
+    from hf_finetune.reporting.files import json_ready
+    from hf_finetune.reporting.page import PAGE, is_ours, render_page, save_page
+    from hf_finetune.reporting.page.comparison import best_in_words, cautions, comparison, differences, run_names
+    from hf_finetune.reporting.run_folder import (
+        RunReport,
+        check_recorded,
+        claim_run_folder,
+        open_manifest,
+        record_scores,
+        write_run_folder,
+    )
+    from hf_finetune.reporting.run_record import RunRecord, read_run
+
+__all__ = [
+    "PAGE",
+    "Diagnosis",
+    "Finding",
+    "RunRecord",
+    "RunReport",
+    "best_in_words",
+    "cautions",
+    "check_recorded",
+    "claim_run_folder",
+    "comparison",
+    "diagnose",
+    "differences",
+    "is_ours",
+    "json_ready",
+    "open_manifest",
+    "read_run",
+    "record_scores",
+    "render_page",
+    "run_names",
+    "save_page",
+    "write_run_folder",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)

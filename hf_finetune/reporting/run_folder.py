@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import math
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
-from hf_finetune.folders import CARD, MANIFEST, check_run_folder, is_run_folder
+from hf_finetune.folders import MANIFEST, check_run_folder, is_run_folder
+from hf_finetune.privacy import _without_home
+from hf_finetune.reporting.files import REPORT, RUN_FILE, _as_json, _write, hash_files
 from hf_finetune.reporting.summary import summary
 
 logger = logging.getLogger(__name__)
-
-REPORT = "report.json"
-RUN_FILE = "run.yaml"
-# What a run says about its model, and is no part of it.
-OURS = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD)
 
 
 @dataclass(frozen=True)
@@ -163,44 +157,3 @@ def _write_for_readers(folder: Path) -> None:
     write_page(folder)
     if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
         write_card(folder)
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """sha256 of each file of the model in `folder`, by name; checkpoints and what we write about it left out."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: _sha256(path) for path in files if path.name not in OURS}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _without_home(value: Any) -> Any:
-    """A user's name is no part of what is published."""
-    if isinstance(value, dict):
-        return {key: _without_home(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_home(item) for item in value]
-    return value.replace(f"{Path.home()}/", "~/") if isinstance(value, str) else value
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def json_ready(value: Any) -> Any:
-    """JSON has no NaN: say it in words, where dropping it would read as 'not computed'."""
-    if isinstance(value, dict):
-        return {key: json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.aside")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

@@ -1,1 +1,50 @@
-"""Trainers, callbacks and checks of a training run."""
+"""Trainer and SFTTrainer for rows that are tokens already.
+
+arguments       the section `train` with our defaults -> TrainingArguments, and what else a process sets up
+trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one; samplers
+callbacks/      the log line, the progress bars, trackers, energy, and the guard of trainable parameters
+muon            Muon for matrices with AdamW for the rest
+packing_check   whether a model keeps packed rows apart, tried on the model itself
+saving          save, reload, compare
+facts           what a finished run did, for its report
+allocator       freed memory is kept: on a CPU that halves the time of a step
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.training.arguments import apply_defaults, build_training_arguments, early_stopping
+    from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
+    from hf_finetune.training.facts import collect_train_stats, describe_distributed, format_launch_line, make_run_id
+    from hf_finetune.training.muon import make_optimizer
+    from hf_finetune.training.packing_check import check_packing, needs_flat
+    from hf_finetune.training.saving import save_decision
+    from hf_finetune.training.trainers.base import Trainer, TrainerMixin
+    from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
+    from hf_finetune.training.trainers.sft import SFTTrainer
+
+__all__ = [
+    "ClassificationLoss",
+    "ClassificationTrainer",
+    "SFTTrainer",
+    "TrainableGuard",
+    "Trainer",
+    "TrainerMixin",
+    "apply_defaults",
+    "build_training_arguments",
+    "check_packing",
+    "collect_train_stats",
+    "describe_distributed",
+    "early_stopping",
+    "format_launch_line",
+    "make_optimizer",
+    "make_run_id",
+    "needs_flat",
+    "save_decision",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)

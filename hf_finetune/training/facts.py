@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.shell import shell_line
-from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.trainers.base import TrainerMixin
 
 # Set by `hf-finetune train` to the accelerate configuration it uses; `accelerate launch` 1.15 passes it to nobody.
 CONFIG_FILE = "HF_FINETUNE_CONFIG_FILE"
 
 
-def new_run_id() -> str:
+def make_run_id() -> str:
     """Draw a random run id: 12 hexadecimal digits that say nothing about the machine."""
     return uuid.uuid4().hex[:12]
 
 
-def launch_line() -> str:
+def format_launch_line() -> str:
     """Format the command of this run as it was typed, the path of the script shortened to its folder and name."""
     # "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py recipes/configs/sft.yaml"
     script = Path(sys.argv[0])
@@ -33,13 +33,7 @@ def launch_line() -> str:
     return shell_line(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 
 
-def tokens_per_step(args: TrainingArguments, row_size: float) -> float:
-    """Tokens of one optimizer step over all processes, where rows have `row_size` tokens on average."""
-    rows: int = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    return rows * row_size
-
-
-def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[str, Any]:
+def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str, Any]:
     """Collect the `train` part of the report.
 
     `runtime_s` is all of training, evaluation included, and so is `energy`, which is there only where it was measured;
@@ -48,6 +42,7 @@ def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[
     # transformers types both as optional: they are before training.
     optimizer: Any = trainer.optimizer
     model: Any = trainer.model
+    clock = trainer.log_lines
     energy = clock.energy.as_dict()
     best = trainer.state.best_model_checkpoint
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
@@ -69,7 +64,7 @@ def train_facts(trainer: Trainer, result: TrainOutput, clock: LogLines) -> dict[
     }
 
 
-def distributed_facts(trainer: Trainer) -> dict[str, Any]:
+def describe_distributed(trainer: Trainer) -> dict[str, Any]:
     """Describe how the run was distributed, as the accelerator really ran it."""
     state = trainer.accelerator.state
     return {

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import Trainer
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.adapter_files import is_adapter
-from hf_finetune.models.decisions import DECISION, Decision, write_decision
-from hf_finetune.models.heads import classification_head, fold_decision
-from hf_finetune.models.loading import probe, verify_saved
+from hf_finetune.models.classification_head import find_classification_head, fold_decision
+from hf_finetune.models.decision import DECISION, Decision, write_decision
+from hf_finetune.models.files.adapter import is_adapter
+from hf_finetune.models.verification import compute_probe_logits, verify_saved
 
 # Relative to the largest logit, in float32; weights of lower precision have been rounded once more each.
 FOLDING_TOLERANCE = 1e-5
@@ -35,7 +35,7 @@ def save_verified(trainer: Trainer) -> None:
         (folder / DECISION).unlink(missing_ok=True)  # of an earlier run
         model = trainer.accelerator.unwrap_model(trainer.model)
         if is_adapter(folder):
-            from hf_finetune.models.adapters import save_adapter, verify_adapter  # peft: only for an adapter
+            from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
 
             (folder / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
             save_adapter(model, folder)
@@ -48,14 +48,14 @@ def save_verified(trainer: Trainer) -> None:
 def save_decision(trainer: Trainer, decision: Decision | None) -> None:
     """Fold a classifier's decision into its head and save it again, with `decision.json`; call it on every rank.
 
-    The model is changed in place: its logits are then those that `Decision.saved_probabilities` takes. Does nothing
-    without a decision. Raises `ModelError` where the folded logits are not `logits / temperature` (plus the offsets,
-    if the head has a bias), or the saved logits differ from them.
+    The model is changed in place: its logits are then those that `Decision.compute_saved_probabilities` takes. Does
+    nothing without a decision. Raises `ModelError` where the folded logits are not `logits / temperature` (plus the
+    offsets, if the head has a bias), or the saved logits differ from them.
     """
     if decision is None:
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    before = probe(model)
+    before = compute_probe_logits(model)
     folded = fold_decision(model, decision)
     _check_folded(model, before, folded)
     save_verified(trainer)
@@ -69,8 +69,8 @@ def _check_folded(model: Any, before: Tensor, decision: Decision) -> None:
     expected = before.cpu().double() / decision.temperature
     if decision.offsets_in_weights:
         expected += torch.as_tensor(decision.offsets).to(expected)
-    difference = (probe(model).cpu().double() - expected).abs().max().item()
-    dtype = classification_head(model).weight.dtype
+    difference = (compute_probe_logits(model).cpu().double() - expected).abs().max().item()
+    dtype = find_classification_head(model).weight.dtype
     tolerance = FOLDING_TOLERANCE if dtype == torch.float32 else ROUNDINGS * torch.finfo(dtype).eps
     if not difference <= tolerance * max(1.0, expected.abs().max().item()):
         what = (

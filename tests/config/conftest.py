@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_files import VALID
+from config.run_files import VALID
 
 import hf_finetune.config.checks as checks
 from hf_finetune.config import load_run
-from hf_finetune.config.hardware import Hardware
 from hf_finetune.config.sections import Run
+from hf_finetune.environment.hardware import Hardware
 from hf_finetune.errors import ConfigError, Problem
 
 

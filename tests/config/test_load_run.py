@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from config.run_files import VALID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_files import VALID
 
-from hf_finetune.config import as_dict, dump_yaml, load_run, read_recipe_name
+from hf_finetune.config import dump_dict, dump_yaml, load_run, read_recipe_name
 from hf_finetune.errors import ConfigError
 
 QUICK = settings(
@@ -217,11 +217,11 @@ def test_the_home_folder_is_written_out_in_a_run_and_hidden_in_a_dump(load, work
     (workspace / "home").mkdir()
     run = load(VALID.replace("runs/first", "~/runs/first"))
     assert run.output_dir == f"{workspace}/home/runs/first"
-    assert as_dict(run)["output_dir"] == "~/runs/first"
+    assert dump_dict(run)["output_dir"] == "~/runs/first"
 
 
 def test_as_dict_is_json(load):
-    assert json.loads(json.dumps(as_dict(load()))) == as_dict(load())
+    assert json.loads(json.dumps(dump_dict(load()))) == dump_dict(load())
 
 
 YAML_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")

@@ -7,11 +7,11 @@ import shlex
 
 import pytest
 import yaml
-from run_files import VALID
+from config.run_files import VALID
 
-from hf_finetune.config.retired import RENAMED, SFT_RENAMED, SFT_SAID_ELSEWHERE, TEXT_RENAMED
-from hf_finetune.config.run_file import section_keys
-from hf_finetune.config.stack_settings import load_table
+from hf_finetune.config.reading.deprecated import PRETRAINING_RENAMED, RENAMED, SFT_RENAMED, SFT_REPLACED
+from hf_finetune.config.validation.hf_settings import load_table
+from hf_finetune.config.validation.run_file import list_section_keys
 
 MISTAKEN = """\
 recipe: continued_pretraining
@@ -64,7 +64,7 @@ def test_the_messages_on_the_page_are_the_real_ones(page, problems):
 
 
 def test_every_setting_is_on_the_page(page):
-    for section, keys in section_keys("continued_pretraining").items():
+    for section, keys in list_section_keys("continued_pretraining").items():
         if section in ("train", "lora", "hub"):
             continue
         for key in keys - {"lora", "hub"}:
@@ -73,10 +73,10 @@ def test_every_setting_is_on_the_page(page):
 
 
 def test_every_translated_name_is_on_the_page(page):
-    for old, renamed in (RENAMED | TEXT_RENAMED).items():
+    for old, renamed in (RENAMED | PRETRAINING_RENAMED).items():
         assert f"`{old}`" in page
         assert f"`{renamed.new}`" in page
-    for old, renamed in (SFT_RENAMED | SFT_SAID_ELSEWHERE).items():
+    for old, renamed in (SFT_RENAMED | SFT_REPLACED).items():
         assert re.search(rf"`{old}(: \w+)?`", page), old
         assert re.search(rf"`{renamed.new}(: \w+)?`", page), renamed.new
 

@@ -7,14 +7,14 @@ from collections import Counter
 
 import pytest
 
+from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config.sections import DataSection, RowFormatName
-from hf_finetune.data.chat import load_chat_template
-from hf_finetune.data.conversations import tokenize_splits
-from hf_finetune.data.formats import FORMATS
-from hf_finetune.data.labels import freeze_labels
-from hf_finetune.data.splits import load_splits
+from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.reading.formats import FORMATS
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.errors import DataError
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 BLOCK = re.compile(r"^```(jsonl|text)(?: (\w+))?((?: \w+=\w+)*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLASSES = {
@@ -53,7 +53,7 @@ def tokens(rows, tmp_path, **settings):
     tokenizer = letters()
     template = load_chat_template(data, tokenizer)
     splits = load_splits(data, "conversation", seed=0)
-    (example,) = tokenize_splits(splits, tokenizer, template, data, 1_000)[0]["train"]
+    (example,) = tokenize_conversations(splits, tokenizer, template, data, 1_000)[0]["train"]
     texts = tokenizer.convert_ids_to_tokens(example["input_ids"])
     return list(zip(texts, [label != -100 for label in example["labels"]], strict=True))
 

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 import torch
+from models.scratch_models import token_ids
 from safetensors.torch import load_file, save_file
-from scratch_models import token_ids
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -35,11 +35,18 @@ from tuned_classifiers import (
 )
 
 from hf_finetune.config.sections import LastBlocks, ModelSection, ScratchSection
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import ConfigError, ModelError
-from hf_finetune.models.classifiers import choose_trained, classification_head, load_classifier, load_for_prediction
-from hf_finetune.models.heads import blocks_of, head_modules, is_classifier
-from hf_finetune.models.loading import load_config, load_for_generation, verify_saved
+from hf_finetune.label_set import Labels
+from hf_finetune.models.classification_head import (
+    find_blocks,
+    find_classification_head,
+    find_head_modules,
+    is_classifier,
+)
+from hf_finetune.models.classifiers import load_classifier, set_trainable
+from hf_finetune.models.loading import load_config
+from hf_finetune.models.saved import load_for_generation, load_for_prediction
+from hf_finetune.models.verification import verify_saved
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -157,7 +164,7 @@ def test_a_scratch_gpt_is_drawn_under_a_head():
     model = load_classifier(section, config, TOPICS, 16, bf16=False, pad_token_id=TOKENIZER.pad_token_id)
     assert logits(model, token_ids(2, 8)).shape == (2, 3)
     assert model.config.id2label == TOPICS.id2label
-    assert classification_head(model).bias is not None
+    assert find_classification_head(model).bias is not None
 
 
 @pytest.mark.parametrize(
@@ -228,7 +235,7 @@ def test_a_folder_without_all_of_the_backbone_is_refused(backbone):
 def test_only_blocks_are_held_in_fewer_bits(backbone, section):
     for architecture in ("bert", "distilbert", "scratch_gpt"):
         model = classifier_on(backbone(architecture), **section)
-        within = {layer for block in blocks_of(model) for part in block for layer in part.modules()}
+        within = {layer for block in find_blocks(model) for part in block for layer in part.modules()}
         for name, layer in model.named_modules():
             if isinstance(layer, nn.Linear):
                 assert (type(layer) is not nn.Linear) == (layer in within), name
@@ -241,7 +248,7 @@ def trained_parts(model):
 def test_the_head_alone_is_trained_with_all_that_is_new(architecture, backbone, caplog):
     model = classifier_on(backbone(architecture))
     with caplog.at_level(logging.INFO):
-        choose_trained(model, "head")
+        set_trainable(model, "head")
     assert {name.rpartition(".")[0] for name in trained_parts(model)} == set(NEW[architecture].split(", "))
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert f"{count:,} of {model.num_parameters():,} parameters trained" in caplog.text
@@ -250,7 +257,7 @@ def test_the_head_alone_is_trained_with_all_that_is_new(architecture, backbone, 
 def test_a_pooler_that_the_folder_has_is_frozen_with_the_backbone(backbone, tmp_path):
     folder = saved_classifier(tmp_path / "first", classifier_on(backbone("bert")))
     model = classifier_on(folder)
-    choose_trained(model, "head")
+    set_trainable(model, "head")
     assert trained_parts(model) == {"classifier.weight", "classifier.bias"}
 
 
@@ -266,11 +273,11 @@ def test_a_pooler_that_the_folder_has_is_frozen_with_the_backbone(backbone, tmp_
 )
 def test_the_last_blocks_are_trained_with_what_comes_after_them(backbone, architecture, rest):
     model = classifier_on(backbone(architecture))
-    choose_trained(model, LastBlocks(last_blocks=2))
+    set_trainable(model, LastBlocks(last_blocks=2))
     assert trained_parts(model) == {
         name
         for name, _ in model.named_parameters()
-        if name.startswith((*(f"{part}." for part in rest), *(f"{part}." for part in head_modules(model))))
+        if name.startswith((*(f"{part}." for part in rest), *(f"{part}." for part in find_head_modules(model))))
     }
 
 
@@ -291,9 +298,9 @@ def test_blocks_are_found_wherever_an_architecture_keeps_them(name):
     config, number = ODD[name]
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
-    choose_trained(model, LastBlocks(last_blocks=1))
+    set_trainable(model, LastBlocks(last_blocks=1))
     names = trained_parts(model)
-    blocks = blocks_of(model)
+    blocks = find_blocks(model)
     assert len(blocks) == number
     for place, block in enumerate(blocks, start=1):
         assert {p.requires_grad for part in block for p in part.parameters()} == {place == number}
@@ -318,7 +325,7 @@ def test_blocks_are_found_wherever_an_architecture_keeps_them(name):
 @pytest.mark.parametrize("train_only", ["all", LastBlocks(last_blocks=1)], ids=["all", "last block"])
 def test_what_an_architecture_does_not_use_is_not_waited_for(config, unused, train_only):
     model = AutoModelForSequenceClassification.from_config(config)
-    choose_trained(model, train_only)
+    set_trainable(model, train_only)
     ids = token_ids(2, 16)
     model(ids, token_type_ids=torch.zeros_like(ids), labels=torch.tensor([0, 1])).loss.backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -329,10 +336,10 @@ def test_what_an_architecture_does_not_use_is_not_waited_for(config, unused, tra
 def test_more_blocks_than_there_are_is_one_message(backbone):
     model = classifier_on(backbone("bert"))
     with pytest.raises(ConfigError, match=r"model.train_only.last_blocks: the model has 3 blocks, and the last 4"):
-        choose_trained(model, LastBlocks(last_blocks=4))
-    choose_trained(model, LastBlocks(last_blocks=3))
+        set_trainable(model, LastBlocks(last_blocks=4))
+    set_trainable(model, LastBlocks(last_blocks=3))
     assert not model.bert.embeddings.word_embeddings.weight.requires_grad
-    choose_trained(classifier_on(backbone("gpt2")), "all")
+    set_trainable(classifier_on(backbone("gpt2")), "all")
 
 
 def test_a_saved_classifier_is_compared_with_what_was_trained(architecture, backbone, tmp_path):
@@ -340,7 +347,7 @@ def test_a_saved_classifier_is_compared_with_what_was_trained(architecture, back
     folder = saved_classifier(tmp_path / "saved", model)
     verify_saved(model, folder)
     with torch.no_grad():
-        classification_head(model).weight.add_(0.01)
+        find_classification_head(model).weight.add_(0.01)
     with pytest.raises(ModelError, match="logits differ"):
         verify_saved(model, folder)
 

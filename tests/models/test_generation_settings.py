@@ -12,9 +12,9 @@ from tuned_adapters import TOKENIZER, saved_base
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError
-from hf_finetune.models.generation_settings import check_savable
-from hf_finetune.models.loading import load_causal_lm, load_for_generation
-from hf_finetune.models.tokenizers import stop_after_turns
+from hf_finetune.models.generation_config import check_savable, stop_after_turns
+from hf_finetune.models.loading import load_causal_lm
+from hf_finetune.models.saved import load_for_generation
 
 LLAMA_2 = {"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2, "pad_token_id": 0}
 

@@ -7,16 +7,11 @@ from tuned_adapters import adapter_on, logits_of, save, saved_base, train
 
 from hf_finetune.config.sections import DataSection, ModelSection, ScratchSection
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
-from hf_finetune.models.loading import (
-    attention_for,
-    block_size,
-    load_causal_lm,
-    load_config,
-    load_for_generation,
-    quantization_for,
-    verify_saved,
-)
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.lengths import block_size
+from hf_finetune.models.loading import build_quantization_config, choose_attention, load_causal_lm, load_config
+from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.tokenizer_training import train_tokenizer
+from hf_finetune.models.verification import verify_saved
 
 TOKENIZER = train_tokenizer("char", ["abcdefgh "], None)
 SCRATCH = ModelSection(
@@ -92,13 +87,13 @@ def test_the_block_size_is_what_is_asked_for_or_what_the_model_takes():
 
 def test_short_blocks_of_bf16_on_a_cpu_use_eager_attention_unless_another_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert attention_for(SCRATCH, 256, bf16=True) == "eager"
-    assert attention_for(SCRATCH, 257, bf16=True) == "sdpa"
-    assert attention_for(SCRATCH, 8, bf16=False) == "sdpa"
-    assert attention_for(SCRATCH.model_copy(update={"attn_implementation": "eager"}), 8, bf16=False) == "eager"
-    assert attention_for(SCRATCH.model_copy(update={"attn_implementation": "sdpa"}), 8, bf16=True) == "sdpa"
+    assert choose_attention(SCRATCH, 256, bf16=True) == "eager"
+    assert choose_attention(SCRATCH, 257, bf16=True) == "sdpa"
+    assert choose_attention(SCRATCH, 8, bf16=False) == "sdpa"
+    assert choose_attention(SCRATCH.model_copy(update={"attn_implementation": "eager"}), 8, bf16=False) == "eager"
+    assert choose_attention(SCRATCH.model_copy(update={"attn_implementation": "sdpa"}), 8, bf16=True) == "sdpa"
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert attention_for(SCRATCH, 8, bf16=True) == "sdpa"
+    assert choose_attention(SCRATCH, 8, bf16=True) == "sdpa"
 
 
 def test_the_saved_model_is_any_auto_model(saved):
@@ -134,11 +129,11 @@ def test_quantised_weights_are_the_stored_ones_but_for_their_rounding(tmp_path, 
 
 def test_4_bits_are_nf4_quantised_twice_and_computed_in_the_precision_of_the_run(tmp_path):
     settings = ModelSection(path="x", load_in_4bit=True)
-    chosen = quantization_for(settings, bf16=True)
+    chosen = build_quantization_config(settings, bf16=True)
     assert (chosen.bnb_4bit_quant_type, chosen.bnb_4bit_use_double_quant) == ("nf4", True)
     assert chosen.bnb_4bit_compute_dtype == torch.bfloat16
-    assert quantization_for(settings, bf16=False).bnb_4bit_compute_dtype == torch.float32
-    assert quantization_for(ModelSection(path="x"), bf16=True) is None
+    assert build_quantization_config(settings, bf16=False).bnb_4bit_compute_dtype == torch.float32
+    assert build_quantization_config(ModelSection(path="x"), bf16=True) is None
 
 
 def test_random_weights_are_not_quantised():

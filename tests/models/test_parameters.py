@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scratch_models import VARIANTS, tiny_model
+from models.scratch_models import VARIANTS, tiny_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,

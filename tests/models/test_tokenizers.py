@@ -24,16 +24,15 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import ModelSection, TokenizerSection, TrainTokenizer
-from hf_finetune.data.tokenization import encode_documents
+from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import DataError, ModelError
+from hf_finetune.models.lengths import COUNT_FROM_PADDING, get_max_length
+from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.models.tokenizers import (
-    COUNT_FROM_PADDING,
-    check_fits,
-    effective_max_length,
+    check_tokenizer_fits,
     ensure_special_tokens,
+    find_unknown_pieces,
     load_tokenizer,
-    train_tokenizer,
-    unknown_pieces,
 )
 
 TEXTS = [
@@ -329,16 +328,16 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):
 
 
 def test_ids_beyond_the_embedding_are_refused():
-    check_fits(BPE, GPT2Config(vocab_size=len(BPE)))
-    check_fits(BPE, GPT2Config(vocab_size=len(BPE) + 20))
+    check_tokenizer_fits(BPE, GPT2Config(vocab_size=len(BPE)))
+    check_tokenizer_fits(BPE, GPT2Config(vocab_size=len(BPE) + 20))
     with pytest.raises(ModelError, match=f"largest id is {len(BPE) - 1}, .* for {len(BPE) - 1} tokens"):
-        check_fits(BPE, GPT2Config(vocab_size=len(BPE) - 1))
+        check_tokenizer_fits(BPE, GPT2Config(vocab_size=len(BPE) - 1))
 
 
 def test_a_model_that_ends_on_an_ordinary_word_of_the_tokenizer_is_refused():
-    check_fits(BPE, GPT2Config(vocab_size=400, bos_token_id=1, eos_token_id=[2, 0]))
+    check_tokenizer_fits(BPE, GPT2Config(vocab_size=400, bos_token_id=1, eos_token_id=[2, 0]))
     with pytest.raises(ModelError) as caught:
-        check_fits(BPE, GPT2Config(vocab_size=400, bos_token_id=65, eos_token_id=[2, 66]))
+        check_tokenizer_fits(BPE, GPT2Config(vocab_size=400, bos_token_id=65, eos_token_id=[2, 66]))
     assert [problem.what[:28] for problem in caught.value.problems] == [
         "the model's begin token is i",
         "the model's end token is id ",
@@ -353,14 +352,14 @@ def test_the_longest_row_is_what_both_accept(tokenizer_limit, positions, expecte
     if tokenizer_limit is not None:
         tokenizer.model_max_length = tokenizer_limit
     config = MambaConfig() if positions is None else GPT2Config(n_positions=positions)
-    assert effective_max_length(tokenizer, config) == expected
+    assert get_max_length(tokenizer, config) == expected
 
 
 @pytest.mark.parametrize("model_type", COUNT_FROM_PADDING)
 def test_models_that_count_positions_from_the_padding_take_as_many_tokens_as_is_said(model_type):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = CONFIG_MAPPING[model_type](vocab_size=40, max_position_embeddings=20, pad_token_id=1, **sizes)
-    longest = effective_max_length(trained("char"), config)
+    longest = get_max_length(trained("char"), config)
     assert longest == 18
     model = AutoModel.from_config(config).eval()
     model(torch.full((1, longest), 5))
@@ -369,19 +368,19 @@ def test_models_that_count_positions_from_the_padding_take_as_many_tokens_as_is_
 
 
 def test_characters_outside_the_alphabet_are_named():
-    assert unknown_pieces(CHAR, "Der Bär") == []
-    assert unknown_pieces(CHAR, "ζ Bär 🧑 ζ <|eos|>") == ["ζ", "🧑"]
+    assert find_unknown_pieces(CHAR, "Der Bär") == []
+    assert find_unknown_pieces(CHAR, "ζ Bär 🧑 ζ <|eos|>") == ["ζ", "🧑"]
     assert encode(CHAR, "ζζ") == [CHAR.unk_token_id] * 2
 
 
 def test_words_outside_the_vocabulary_are_named():
-    assert unknown_pieces(WORD, "return nothing") == ["nothing"]
+    assert find_unknown_pieces(WORD, "return nothing") == ["nothing"]
 
 
 @given(any_text)
 @few
 def test_bytes_know_every_character(text):
-    assert unknown_pieces(BPE, text) == []
+    assert find_unknown_pieces(BPE, text) == []
 
 
 def test_nothing_is_written_beside_a_loaded_tokenizer(tmp_path):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars
-from release.hub_folders import model_folder
-from release.hub_server import WRITE, Hub, running_hub
+from release.hub.hub_folders import model_folder
+from release.hub.hub_server import WRITE, Hub, running_hub
 
-from hf_finetune.release.hub import requests as hub_requests
+from hf_finetune.release.hub import retries as hub_requests
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_b
 
 from hf_finetune.errors import ConfigError, DataError, ModelError
 from hf_finetune.folders import CARD_MARKER
-from hf_finetune.models.adapters import load_adapter
-from hf_finetune.models.loading import load_for_generation
+from hf_finetune.models.adapters.loading import load_adapter
+from hf_finetune.models.saved import load_for_generation
 from hf_finetune.release import merge
 from hf_finetune.release.merge import merge_adapter
 

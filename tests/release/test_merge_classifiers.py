@@ -21,11 +21,11 @@ from tuned_classifiers import (
     train_classifier,
 )
 
-from hf_finetune.data.labels import Labels
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.models.classifiers import load_for_prediction
-from hf_finetune.models.decisions import Decision, read_decision, write_decision
-from hf_finetune.models.heads import fold_decision
+from hf_finetune.label_set import Labels
+from hf_finetune.models.classification_head import fold_decision
+from hf_finetune.models.decision import Decision, read_decision, write_decision
+from hf_finetune.models.saved import load_for_prediction
 from hf_finetune.release import merge
 from hf_finetune.release.merge import merge_adapter
 
@@ -84,7 +84,7 @@ def test_a_rounded_base_is_dequantized_first(tuned, tmp_path, section):
 def test_the_decision_goes_along_and_a_pipeline_of_the_merged_folder_decides_by_it(tuned, tmp_path, dtype):
     trained, adapter = tuned("roberta")
     decision = Decision(("ham", "spam"), "single", temperature=1.7, thresholds=(0.45, 0.55), metric="f1_macro")
-    probabilities = decision.probabilities(text_logits(trained).numpy())
+    probabilities = decision.compute_probabilities(text_logits(trained).numpy())
     expected = [decision.labels[number] for number in decision.choose(probabilities)]
     folded = fold_decision(trained, decision)
     save(trained, adapter)
@@ -94,7 +94,7 @@ def test_the_decision_goes_along_and_a_pipeline_of_the_merged_folder_decides_by_
     classify = pipeline("text-classification", str(tmp_path / "merged"), device="cpu")
     assert [found["label"] for found in classify(TEXTS)] == expected
     model, _ = load_for_prediction(str(tmp_path / "merged"))
-    saved = folded.saved_probabilities(text_logits(model).float().numpy())
+    saved = folded.compute_saved_probabilities(text_logits(model).float().numpy())
     np.testing.assert_allclose(saved, probabilities, atol=1e-5 if dtype == "float32" else 0.02)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.run_record import RunRecord
 
 Law = Callable[[float], float]
 

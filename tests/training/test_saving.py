@@ -10,10 +10,10 @@ from trl import SFTConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, saved_base
 
 from hf_finetune.errors import ModelError
-from hf_finetune.models.loading import load_for_generation
-from hf_finetune.training.guards import TrainableGuard
+from hf_finetune.models.saved import load_for_generation
+from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.saving import save_verified
-from hf_finetune.training.sft_trainer import SFTTrainer
+from hf_finetune.training.trainers.sft import SFTTrainer
 
 IDS = [[3 + (row * 7 + place) % 50 for place in range(16)] for row in range(8)]
 ROWS = Dataset.from_dict({"input_ids": IDS, "labels": IDS})

@@ -25,13 +25,14 @@ from tuned_classifiers import (
 
 from hf_finetune.config.sections import LastBlocks
 from hf_finetune.errors import ModelError
-from hf_finetune.models.classifiers import choose_trained, classification_head, load_for_prediction
-from hf_finetune.models.decisions import Decision, read_decision, write_decision
-from hf_finetune.models.heads import head_modules
+from hf_finetune.models.classification_head import find_classification_head, find_head_modules
+from hf_finetune.models.classifiers import set_trainable
+from hf_finetune.models.decision import Decision, read_decision, write_decision
+from hf_finetune.models.saved import load_for_prediction
 from hf_finetune.training import saving
-from hf_finetune.training.guards import TrainableGuard
+from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.saving import save_decision, save_verified
-from hf_finetune.training.trainers import Trainer
+from hf_finetune.training.trainers.base import Trainer
 
 TEXTS = ["win a prize now", "see you at lunch", "are you free, then call", "ok", "Win, win"]
 SINGLE = Decision(SPAM.names, "single", temperature=1.7, thresholds=(0.48, 0.52), metric="f1_macro")
@@ -98,14 +99,14 @@ def test_what_was_trained_is_saved_and_the_guard_finds_nothing_amiss(backbone, f
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_is_frozen_stays_as_it_was_and_the_rest_is_trained(backbone, fitted, architecture, train_only):
     model = classifier_on(backbone(architecture))
-    choose_trained(model, train_only)
+    set_trainable(model, train_only)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     fitted(model, activation_checkpointing=True)
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved <= trained
     assert trained - moved <= {name for name in trained if name.endswith("key.bias")}  # softmax does not see it
-    assert {name for name in moved if name.startswith(tuple(head_modules(model)))}
+    assert {name for name in moved if name.startswith(tuple(find_head_modules(model)))}
 
 
 @pytest.mark.parametrize(("labels", "decision"), DECISIONS.values(), ids=DECISIONS.keys())
@@ -127,8 +128,8 @@ def test_a_decision_is_kept_in_the_head_and_undone_from_it(
     shift = shift[0] - shift if decision.kind == "single" else np.log1p(-np.exp(shift)) - shift
     expected = logits / decision.temperature + shift
     np.testing.assert_allclose(text_logits(loaded), expected, atol=1e-5, rtol=1e-5)
-    probabilities = decision.probabilities(logits)
-    np.testing.assert_allclose(written.saved_probabilities(text_logits(loaded)), probabilities, atol=1e-5)
+    probabilities = decision.compute_probabilities(logits)
+    np.testing.assert_allclose(written.compute_saved_probabilities(text_logits(loaded)), probabilities, atol=1e-5)
     largest = expected > 0 if decision.kind == "multi" else expected.argmax(axis=1)
     np.testing.assert_array_equal(largest, decision.choose(probabilities))
     assert not (folder / "training_args.bin").exists()
@@ -160,8 +161,8 @@ def test_a_head_without_a_bias_keeps_its_temperature_and_says_that_pipelines_kno
     assert not written.offsets_in_weights
     loaded, _ = load_for_prediction(str(tmp_path / "run"))
     np.testing.assert_allclose(text_logits(loaded), logits / SINGLE.temperature, atol=1e-5)
-    probabilities = SINGLE.probabilities(logits)
-    np.testing.assert_allclose(written.saved_probabilities(text_logits(loaded)), probabilities, atol=1e-5)
+    probabilities = SINGLE.compute_probabilities(logits)
+    np.testing.assert_allclose(written.compute_saved_probabilities(text_logits(loaded)), probabilities, atol=1e-5)
     caplog.clear()
     save_decision(trainer, Decision(SPAM.names, "single", temperature=1.1))
     assert "no bias" not in caplog.text
@@ -230,7 +231,7 @@ def test_the_best_adapter_is_the_one_that_is_exported(backbone, fitted, tmp_path
     exported, kept = load_file(tmp_path / "run" / name), load_file(f"{best}/{name}")
     assert exported.keys() == kept.keys()
     assert all(torch.equal(exported[key], kept[key]) for key in kept)
-    assert any(torch.equal(weight, classification_head(trainer.model).weight) for weight in exported.values())
+    assert any(torch.equal(weight, find_classification_head(trainer.model).weight) for weight in exported.values())
     others = [load_file(f"{path}/{name}") for path in tmp_path.glob("run/checkpoint-*") if str(path) != best]
     assert all(not torch.equal(other[key], exported[key]) for other in others for key in kept if "weight" in key)
 

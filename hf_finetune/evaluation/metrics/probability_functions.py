@@ -1,7 +1,7 @@
 """The formulas of a classifier's metrics that take probabilities or scores, (rows, labels).
 
 The shape of references tells the kind: class numbers (rows,), or 0 and 1 (rows, labels). Areas are scikit-learn's;
-`resampled.py` has them for weighted rows.
+`classification/statistics.py` has them for weighted rows.
 """
 
 from __future__ import annotations

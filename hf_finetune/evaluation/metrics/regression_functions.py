@@ -1,6 +1,6 @@
 """The formulas of a regression's metrics, scikit-learn's; predictions and references (rows,) each.
 
-`resampled.py` has them for weighted rows, from moments.
+`classification/statistics.py` has them for weighted rows, from moments.
 """
 
 from __future__ import annotations

@@ -11,17 +11,17 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, Sources
-from hf_finetune.data.chat import encode_prompt, load_chat_template
-from hf_finetune.data.control_tokens import control_tokens
-from hf_finetune.data.conversations import tokenize_splits
-from hf_finetune.data.formats import FORMATS, Kind, chat_messages, chat_tools
-from hf_finetune.data.packing import IGNORE_INDEX
-from hf_finetune.data.splits import Splits, load_splits
-from hf_finetune.data.tokenization import encode_documents
+from hf_finetune.data.reading.formats import FORMATS, Kind, restore_messages, restore_tools
+from hf_finetune.data.splitting.splits import Splits, load_splits
+from hf_finetune.data.tokenization.conversations import tokenize_conversations
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import FinetuneError
-from hf_finetune.evaluation.bootstrap import Array
-from hf_finetune.evaluation.speaking import get_start_token_id
+from hf_finetune.evaluation.generation.session import get_start_token_id
+from hf_finetune.evaluation.statistics.bootstrap import Array
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextSizes:
     """The length of each row's predicted text: the denominators of metrics that do not depend on the tokenizer."""
 
     row_bytes: Array
@@ -57,7 +57,7 @@ class Texts:
     """(rows,), separated by white space."""
 
 
-def rows_to_score(sources: Sources, data: DataSection, becomes: Kind | None) -> Splits:
+def load_rows(sources: Sources, data: DataSection, becomes: Kind | None) -> Splits:
     """Read `sources` with the settings of `data` as one split, `test`: all rows, in the order of the files.
 
     Without `becomes`, the first rows decide whether they are conversations (or prompts with completions) or documents.
@@ -98,13 +98,13 @@ def read_examples(
 
     A document starts after its BOS (or an EOS). One longer than `longest` becomes several windows, a longer
     conversation is truncated. Returns the examples and the counts of `data.test` of the report. Raises `DataError` as
-    `tokenize_splits` does.
+    `tokenize_conversations` does.
     """
     if not are_conversations(splits.rows[SPLIT]):
         return _encode_documents(splits.rows[SPLIT]["text"], tokenizer, longest)
     template = load_chat_template(data, tokenizer)
     whole = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
-    tokens, facts = tokenize_splits(splits, tokenizer, template, whole, longest)
+    tokens, facts = tokenize_conversations(splits, tokenizer, template, whole, longest)
     examples = [Example(row["row"], row["input_ids"], row["labels"]) for row in tokens[SPLIT]]
     return examples, facts[SPLIT].as_dict()
 
@@ -134,7 +134,7 @@ def _split_into_windows(row: int, ids: list[int], longest: int) -> list[Example]
     return [Example(row, window, [IGNORE_INDEX, *window[1:]]) for window in windows]
 
 
-def text_sizes(examples: Sequence[Example], rows: int, tokenizer: PreTrainedTokenizerFast) -> Texts:
+def measure_texts(examples: Sequence[Example], rows: int, tokenizer: PreTrainedTokenizerFast) -> TextSizes:
     """Count the bytes and words of the predicted text of each row."""
     predicted: dict[int, list[int]] = {}
     for example in examples:  # the windows of a row come in order, and may cut a word or a character in two
@@ -143,10 +143,10 @@ def text_sizes(examples: Sequence[Example], rows: int, tokenizer: PreTrainedToke
     for row, ids in predicted.items():
         text = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
         sizes[:, row] = len(text.encode()), len(text.split())
-    return Texts(*sizes)
+    return TextSizes(*sizes)
 
 
-def prompts_of(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection) -> list[Prompt]:
+def build_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection) -> list[Prompt]:
     """Split each conversation into the prompt, encoded, and its last answer; rows that do not end in one are left out.
 
     Documents have no prompts. Prompts with completions are encoded without a template unless `data.chat_template` names
@@ -158,14 +158,14 @@ def prompts_of(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSec
     if "messages" in rows.column_names:
         prompts = []
         for number, row in enumerate(rows):
-            *messages, last = chat_messages(row["messages"])
+            *messages, last = restore_messages(row["messages"])
             if (
                 messages
                 and last["role"] == "assistant"
                 and isinstance(last["content"], str)
                 and last["content"].strip()
             ):
-                ids = encode_prompt(tokenizer, messages, chat_tools(row["tools"]))
+                ids = encode_prompt(tokenizer, messages, restore_tools(row["tools"]))
                 prompts.append(Prompt(number, ids, last["content"]))
         return prompts
     if data.chat_template is not None:
@@ -179,6 +179,6 @@ def prompts_of(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSec
 
 def _encode_plain_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
     """Encode a prompt as training does, in which control tokens in its text stay text; an empty one is an EOS."""
-    control = control_tokens(tokenizer)
+    control = get_control_tokens(tokenizer)
     begin = str(tokenizer.bos_token) if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else ""
     return control.encode([begin + control.mark(prompt)], [[]])[0].ids or [tokenizer.eos_token_id]

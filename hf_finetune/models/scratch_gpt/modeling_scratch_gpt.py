@@ -46,7 +46,9 @@ def build_norm(config: ScratchGPTConfig) -> nn.Module:
     return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
 
-def rotary_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def compute_rotary_tables(
+    position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Compute cosines and sines of the rotation angles of each position (Su et al., 2021), for `rotate`.
 
     `position_ids` is (batch or 1, seq); both results are (batch or 1, seq, 1, head_dim) in `dtype`.
@@ -62,7 +64,7 @@ def rotary_tables(position_ids: Tensor, head_dim: int, theta: float, dtype: torc
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate features i and i + head_dim / 2 as a pair: (batch, seq, heads, head_dim) -> the same shape.
 
-    `cos` and `sin` are (batch or 1, seq, 1, head_dim), from `rotary_tables`.
+    `cos` and `sin` are (batch or 1, seq, 1, head_dim), from `compute_rotary_tables`.
     """
     # (a, b) -> (a cos - b sin, b cos + a sin): swapping the halves gives (b, a), and `sin` holds (-sin, sin).
     first, second = heads.chunk(2, dim=-1)
@@ -293,7 +295,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         rotary = None
         if self.embed_positions is None:
             head_dim = self.config.hidden_size // self.config.num_attention_heads
-            rotary = rotary_tables(position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype)
+            rotary = compute_rotary_tables(position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype)
         else:
             if past_key_values is not None or not in_range:  # reads the values, for which a GPU must synchronize
                 self._check_positions(position_ids)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, get_token, is_offline_mode
 
-from hf_finetune.config.checks_hub import require_repo_id
+from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedError, Problem
 from hf_finetune.release.hub.access import check_access
-from hf_finetune.release.hub.card import check_gated, check_gated_base, licensed_card
-from hf_finetune.release.hub.files import PlannedFile, local_base, planned_files
-from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently
+from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
+from hf_finetune.release.hub.files import PlannedFile, find_local_base, plan_files
+from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_hub_error
 from hf_finetune.release.hub.secrets import check_secrets
-from hf_finetune.release.hub.transfer import PushFacts, PushOptions, transfer
+from hf_finetune.release.hub.transfer import PushOptions, PushResult, transfer
 from hf_finetune.shell import shell_line, shell_path
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def check_push(run: Run) -> None:
     try:
         check_access(run.hub.repo_id, public=not run.hub.private, create_pr=run.hub.create_pr)
         if not run.hub.private and run.lora is None and run.model.path is not None:
-            patiently(lambda: check_gated(HfApi(), [str(run.model.path)]), PushOptions().patience)
+            call_with_retries(lambda: check_gated(HfApi(), [str(run.model.path)]), PushOptions().patience)
     except HubError as refused:
-        later = f"or leave hub out, and push when it is trained: {resume_command(run.output_dir, run.hub)}"
+        later = f"or leave hub out, and push when it is trained: {format_resume_command(run.output_dir, run.hub)}"
         problems = [Problem(each.what, f"{each.remedy}; {later}", key="hub") for each in refused.problems]
         raise HubError(problems) from refused
 
@@ -66,10 +66,10 @@ def push_run(run: Run) -> None:
         raise
     except FinetuneError as refused:
         raise _make_not_pushed_error(refused.problems, run.output_dir, run.hub.repo_id, options) from refused
-    logger.info("%s", pushed_in_words(facts))
+    logger.info("%s", format_push_result(facts))
 
 
-def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None = None) -> PushFacts:
+def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None = None) -> PushResult:
     """Push the model in `folder` to `repo_id`, private unless `options.public`.
 
     Raises `ConfigError` or `DataError` for a problem of folder, name or license, before the Hub is asked; and
@@ -85,7 +85,7 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
                 Problem("there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN")
             )
         if options.public:
-            patiently(lambda: check_gated_base(HfApi(), Path(folder), options.license), options.patience)
+            call_with_retries(lambda: check_gated_base(HfApi(), Path(folder), options.license), options.patience)
         facts = transfer(files, repo_id, options)
         if options.public and facts.private:
             logger.warning("%s was there already, and stays private: make it public in its settings", repo_id)
@@ -93,9 +93,9 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
     except HubError as refused:
         raise _make_not_pushed_error(refused.problems, folder, repo_id, options) from refused
     except Exception as problem:
-        if not is_of_the_hub(problem):
+        if not is_hub_error(problem):
             raise
-        raise _make_not_pushed_error([in_words(problem)], folder, repo_id, options) from problem
+        raise _make_not_pushed_error([describe_error(problem)], folder, repo_id, options) from problem
 
 
 def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list[PlannedFile]:
@@ -103,30 +103,30 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
 
     Raises `ConfigError` or `DataError` where they are not.
     """
-    require_repo_id(repo_id)
+    check_repo_id(repo_id)
     if not Path(folder).is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
-    card = licensed_card(Path(folder), options.license, repo_id)
-    files = planned_files(Path(folder), card=card)
+    card = add_license(Path(folder), options.license, repo_id)
+    files = plan_files(Path(folder), card=card)
     check_secrets(files)
-    if base := local_base(Path(folder)):
+    if base := find_local_base(Path(folder)):
         remedy = "push the base and train on its Hub id, or push the model of hf-finetune merge"
         logger.warning("the adapter loads only where its base is, the folder %s of this machine: %s", base, remedy)
     return files
 
 
-def checkpoint_pushes(run: Run) -> list[TrainerCallback]:
+def push_checkpoints(run: Run) -> list[TrainerCallback]:
     """Make the callback that pushes a checkpoint every `hub.push_every` steps in the background; on every rank."""
     # Trainer's own push_to_hub (5.23) never looks at the exception of a background push (PushInProgress), and uploads
     # training_args.bin, a pickle with `hub_token` in it. This callback can go once both are mended.
     if run.hub is None or run.hub.push_every is None:
         return []
-    from hf_finetune.release.hub.checkpoints import PushCheckpoints
+    from hf_finetune.release.hub.checkpoints import CheckpointPusher
 
-    return [PushCheckpoints(run.hub)]
+    return [CheckpointPusher(run.hub)]
 
 
-def resume_command(folder: str | Path, target: HubSection | PushOptions, repo_id: str | None = None) -> str:
+def format_resume_command(folder: str | Path, target: HubSection | PushOptions, repo_id: str | None = None) -> str:
     """Format the command that pushes `folder` with the options of `target`; it holds no secret."""
     words: list[str] = []
     if isinstance(target, HubSection):
@@ -140,7 +140,7 @@ def resume_command(folder: str | Path, target: HubSection | PushOptions, repo_id
     return f"hf-finetune push {shell_path(folder)} {shell_line(words)}"
 
 
-def pushed_in_words(facts: PushFacts) -> str:
+def format_push_result(facts: PushResult) -> str:
     """Format what was pushed as one line."""
     kind = "private" if facts.private else "public"
     sent = f"{facts.sent_files} of {facts.files} files sent, {facts.sent_bytes / 1e6:,.1f} MB"
@@ -152,7 +152,7 @@ def pushed_in_words(facts: PushFacts) -> str:
 def _make_not_pushed_error(
     problems: Sequence[Problem], folder: str | Path, repo_id: str, options: PushOptions
 ) -> NotPushedError:
-    command = resume_command(folder, options, repo_id)
+    command = format_resume_command(folder, options, repo_id)
     return NotPushedError(
         [Problem(f"not pushed: {problem}; {folder} is complete; to go on: {command}") for problem in problems]
     )

@@ -7,9 +7,8 @@ from typing import Any
 from huggingface_hub import HfApi, get_token, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from hf_finetune.config.suggestions import did_you_mean
-from hf_finetune.errors import HubError, Problem
-from hf_finetune.release.hub.requests import in_words, is_of_the_hub, patiently, status_of
+from hf_finetune.errors import HubError, Problem, did_you_mean
+from hf_finetune.release.hub.retries import call_with_retries, describe_error, get_http_status, is_hub_error
 
 # Seconds. Before training somebody waits in front of the terminal.
 PATIENCE = 30.0
@@ -26,15 +25,15 @@ def check_access(repo_id: str, *, public: bool, create_pr: bool) -> None:
         raise HubError(Problem("there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN"))
     api = HfApi(library_name="hf-finetune")
     try:
-        who = patiently(api.whoami, PATIENCE)
+        who = call_with_retries(api.whoami, PATIENCE)
         _check_token(who, repo_id)
         _check_repository(api, who, repo_id, public=public, create_pr=create_pr)
     except HubError:
         raise
     except Exception as problem:
-        if not is_of_the_hub(problem):
+        if not is_hub_error(problem):
             raise
-        raise HubError(in_words(problem)) from problem
+        raise HubError(describe_error(problem)) from problem
 
 
 def _check_token(who: dict[str, Any], repo_id: str) -> None:
@@ -58,7 +57,7 @@ def _check_token(who: dict[str, Any], repo_id: str) -> None:
 
 def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: bool, create_pr: bool) -> None:
     try:
-        info = patiently(lambda: api.model_info(repo_id), PATIENCE)
+        info = call_with_retries(lambda: api.model_info(repo_id), PATIENCE)
     except RepositoryNotFoundError:
         if create_pr:
             what = f"there is no repository {repo_id} to open a pull request on, or the token may not see it"
@@ -72,10 +71,10 @@ def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: 
     if create_pr:
         return
     try:
-        patiently(lambda: api.auth_check(repo_id, write=True), PATIENCE)
+        call_with_retries(lambda: api.auth_check(repo_id, write=True), PATIENCE)
     except HfHubHTTPError as problem:
         # A token without access gets 404 for a repository that it may not see.
-        if status_of(problem) not in (401, 403, 404):
+        if get_http_status(problem) not in (401, 403, 404):
             raise
         what = f"{who.get('name')} may not write to {repo_id}"
         raise HubError(Problem(what, "ask its owner, set hub.create_pr: true, or name another one")) from problem

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-from hf_finetune.config.checks_hub import license_problem
+from hf_finetune.config.checks.hub import find_license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
 from hf_finetune.release.hub.files import CARD
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, run_behind
@@ -20,7 +20,7 @@ from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, run_behind
 _METADATA = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
-def card_metadata(folder: Path) -> dict[str, Any]:
+def read_card_metadata(folder: Path) -> dict[str, Any]:
     """Read the YAML metadata between the dashes of README.md; {} without any.
 
     Raises `ConfigError` if there is no card or an empty one, and `DataError` if the metadata are not YAML.
@@ -38,26 +38,26 @@ def card_metadata(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def declared_license(folder: Path) -> str | None:
+def read_license(folder: Path) -> str | None:
     """Read the license that the card of `folder` names. Raises as `card_metadata` does."""
-    license = card_metadata(folder).get("license")
+    license = read_card_metadata(folder).get("license")
     return str(license) if license else None
 
 
-def licensed_card(folder: Path, license: str | None, repo_id: str) -> bytes:
+def add_license(folder: Path, license: str | None, repo_id: str) -> bytes:
     """Make README.md as it is pushed to `repo_id`, with `license` if one is given; the file stays as it is.
 
     A card that nobody has edited names the repository instead of the folder; an edited one gets the license and nothing
     else. Raises `ConfigError` if neither the card nor `license` names a license of the Hub.
     """
     text = _read_text(folder / CARD)
-    in_card = declared_license(folder)
+    in_card = read_license(folder)
     stated = license or in_card
     if stated is None:
         what = "says no license, so nobody would know what they may do with the model"
         remedy = "give --license, such as apache-2.0, or unknown; or set card.license in the run file"
         raise ConfigError(Problem(what, remedy, path=str(folder / CARD)))
-    if problem := license_problem(stated):
+    if problem := find_license_problem(stated):
         raise ConfigError(Problem(problem.what, problem.remedy, path=None if license else str(folder / CARD)))
     if MARKER in text and text == card(run := run_behind(folder)):
         owner = run.settings.get("card") or {}
@@ -80,7 +80,7 @@ def check_gated_base(api: HfApi, folder: Path, license: str | None) -> None:
     """
     if license is not None or (folder / "adapter_config.json").exists():
         return
-    named = card_metadata(folder).get("base_model") or []
+    named = read_card_metadata(folder).get("base_model") or []
     check_gated(api, [named] if isinstance(named, str) else named)
 
 

@@ -13,9 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_finetune.config.sections import HubSection
 from hf_finetune.errors import FinetuneError
-from hf_finetune.models.adapter_files import ADAPTER_CONFIG, base_of, edit_adapter_config, portable
-from hf_finetune.release.hub.files import CARD, allowed_files, planned_files
-from hf_finetune.release.hub.requests import in_words
+from hf_finetune.models.files.adapter import ADAPTER_CONFIG, edit_adapter_config, read_base_name
+from hf_finetune.privacy import make_portable
+from hf_finetune.release.hub.files import CARD, find_allowed_files, plan_files
+from hf_finetune.release.hub.retries import describe_error
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, transfer
 
@@ -26,12 +27,12 @@ BRANCH = "checkpoints"
 _NOT_OF_A_CHECKPOINT = (CARD, "report.html", "report.json", "run.yaml", "manifest.json")
 
 
-def checkpoint_branch(hub: HubSection) -> str:
+def get_checkpoint_branch(hub: HubSection) -> str:
     """Name the branch of the checkpoints; the branch of the finished model holds nothing else."""
     return BRANCH if hub.revision is None else f"{hub.revision}-{BRANCH}"
 
 
-class PushCheckpoints(TrainerCallback):
+class CheckpointPusher(TrainerCallback):
     """Save every `hub.push_every` steps, and push what was saved to the branch of the checkpoints, one at a time.
 
     While one is pushed, only the newest of the others waits. A failure is logged when it happens, and the next
@@ -99,16 +100,16 @@ class PushCheckpoints(TrainerCallback):
                 self._note_failure(step, str(problem))
             # Whatever goes wrong here must not stop the training.
             except Exception as problem:
-                self._note_failure(step, str(in_words(problem)))
+                self._note_failure(step, str(describe_error(problem)))
             finally:
                 shutil.rmtree(held, ignore_errors=True)
 
     def _push(self, step: int, held: Path) -> None:
-        files = planned_files(held)
+        files = plan_files(held)
         check_secrets(files)
         options = PushOptions(
             public=not self.hub.private,
-            revision=checkpoint_branch(self.hub),
+            revision=get_checkpoint_branch(self.hub),
             message=f"Checkpoint of step {step:,}",
             patience=self.patience,
         )
@@ -126,7 +127,7 @@ def _copy_checkpoint(checkpoint: Path, held: Path) -> Path:
     # save_total_limit may delete the checkpoint while it waits or is pushed.
     shutil.rmtree(held, ignore_errors=True)
     held.mkdir()
-    for name, path in allowed_files(checkpoint).items():
+    for name, path in find_allowed_files(checkpoint).items():
         if name in _NOT_OF_A_CHECKPOINT:
             continue
         (held / name).parent.mkdir(exist_ok=True)
@@ -136,7 +137,7 @@ def _copy_checkpoint(checkpoint: Path, held: Path) -> Path:
             shutil.copyfile(path, held / name)
     # peft 0.21 writes the base as it was loaded, which may be a path on this machine.
     if (held / ADAPTER_CONFIG).exists():
-        edit_adapter_config(held, {"base_model_name_or_path": portable(base_of(held))})
+        edit_adapter_config(held, {"base_model_name_or_path": make_portable(read_base_name(held))})
     return held
 
 

@@ -50,7 +50,7 @@ class PlannedFile:
     content: bytes | None
     """None for weights, which stay on the disk."""
 
-    def git_oid(self) -> str:
+    def compute_git_oid(self) -> str:
         """Compute the id of the content in git, by which the Hub lists files that are not in its large-file storage."""
         oid = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         if self.content is not None:
@@ -62,20 +62,20 @@ class PlannedFile:
         return oid.hexdigest()
 
 
-def planned_files(folder: Path, *, card: bytes | None = None) -> list[PlannedFile]:
+def plan_files(folder: Path, *, card: bytes | None = None) -> list[PlannedFile]:
     """List the files of `folder` that are pushed, with their hashes; `card` replaces README.md.
 
     Raises `ConfigError` if the folder is not a model, and `DataError` if a file is a link out of it, is missing, or
     differs from the manifest.
     """
-    paths = allowed_files(folder)
+    paths = find_allowed_files(folder)
     _check_model(folder, paths)
     planned = {name: _plan_file(name, path, card if name == CARD else None) for name, path in paths.items()}
     _check_manifest(folder, planned)
     return list(planned.values())
 
 
-def allowed_files(folder: Path) -> dict[str, Path]:
+def find_allowed_files(folder: Path) -> dict[str, Path]:
     """Find the files of `folder` that may be pushed, by their name on the Hub.
 
     Raises `ConfigError` if it is not a folder, and `DataError` for links out of it.
@@ -150,7 +150,7 @@ def _plan_file(name: str, path: Path, instead: bytes | None) -> PlannedFile:
     return PlannedFile(name, path, len(content), hashlib.sha256(content).hexdigest(), content)
 
 
-def local_base(folder: Path) -> str | None:
+def find_local_base(folder: Path) -> str | None:
     """Return the base of the adapter in `folder` if it is a folder of this machine, which nobody else has."""
     config = folder / "adapter_config.json"
     base = str(_read_json(config).get("base_model_name_or_path")) if config.is_file() else ""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from hf_finetune.errors import SECRET, DataError, Problem, kind_of_secret
+from hf_finetune.errors import DataError, Problem
+from hf_finetune.privacy import SECRET, find_secret_kind
 from hf_finetune.release.hub.files import PlannedFile
 
 # Environment variables that hold a secret, by the end of their name; short values would be found everywhere.
@@ -24,7 +25,7 @@ def check_secrets(files: Sequence[PlannedFile]) -> None:
     All text files are read, and the header of weight files (tensor names and metadata). A secret is a text of the
     shapes in `errors.SECRETS`, the Hub token in use, or the value of a variable such as `..._TOKEN` or `..._API_KEY`.
     """
-    live = live_secrets()
+    live = collect_live_secrets()
     problems = [
         Problem(f"holds what looks like {kind}", _REMEDY, path=str(file.path), line=line)
         for file in files
@@ -34,7 +35,7 @@ def check_secrets(files: Sequence[PlannedFile]) -> None:
         raise DataError(problems)
 
 
-def live_secrets() -> dict[str, str]:
+def collect_live_secrets() -> dict[str, str]:
     """Collect the secrets of this process, `{value: what it is}`."""
     found = {
         value: f"the value of {name}"
@@ -69,7 +70,7 @@ def _find_kind(text: str, live: dict[str, str]) -> str | None:
     for secret, kind in live.items():
         if secret in text:
             return kind
-    return kind_of_secret(text) if SECRET.search(text) else None
+    return find_secret_kind(text) if SECRET.search(text) else None
 
 
 def _read_header(path: Path) -> bytes:

@@ -17,7 +17,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from hf_finetune.errors import HubError, Problem
 from hf_finetune.release.hub.files import MODEL_FILES, PlannedFile
-from hf_finetune.release.hub.requests import PATIENCE, in_words, patiently, status_of
+from hf_finetune.release.hub.retries import PATIENCE, call_with_retries, describe_error, get_http_status
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class PushOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PushFacts:
+class PushResult:
     """What is on the Hub after a push, and which part of it was sent."""
 
     repo_id: str
@@ -66,7 +66,7 @@ class _Difference:
     removed: list[str]
 
 
-def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -> PushFacts:
+def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -> PushResult:
     """Make `repo_id` hold `files` with one commit at most, and check afterwards that it does.
 
     Model files that the repository has and `files` lacks are removed, since they would be loaded. Raises the exceptions
@@ -85,15 +85,15 @@ def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -
             break
         except HfHubHTTPError as problem:
             # The head has moved, by a commit of others or by ours whose answer was lost: comparing again shows which.
-            if status_of(problem) not in CONFLICTS or attempt == 2:
+            if get_http_status(problem) not in CONFLICTS or attempt == 2:
                 raise
-            logger.info("%s; comparing with the repository again", in_words(problem).what)
+            logger.info("%s; comparing with the repository again", describe_error(problem).what)
             difference = _compare(api, repo_id, files, options)
             commit = difference.head
     if difference.changed or difference.removed:
         _check_arrived(api, repo_id, files, commit, options)
     sent = first.changed
-    return PushFacts(
+    return PushResult(
         repo_id=repo_id,
         url=url,
         commit=commit,
@@ -108,7 +108,7 @@ def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -
 
 def _compare(api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: PushOptions) -> _Difference:
     """Find which of `files` the head of the branch lacks; repository and branch are created if they do not exist."""
-    info = patiently(lambda: _open_repository(api, repo_id, options), options.patience)
+    info = call_with_retries(lambda: _open_repository(api, repo_id, options), options.patience)
     if not info.private and not options.public:
         what = f"{repo_id} is public, and what is pushed there everybody can read"
         raise HubError(Problem(what, "allow it with --public (run file: hub.private: false), or name another one"))
@@ -141,7 +141,7 @@ def _is_same(file: PlannedFile, there: Any) -> bool:
         return False
     if there.lfs is not None:
         return bool(there.lfs.sha256 == file.sha256)
-    return bool(there.blob_id == file.git_oid())
+    return bool(there.blob_id == file.compute_git_oid())
 
 
 def _commit(api: HfApi, repo_id: str, difference: _Difference, options: PushOptions) -> tuple[str, str]:
@@ -167,7 +167,7 @@ def _commit(api: HfApi, repo_id: str, difference: _Difference, options: PushOpti
         return made.oid, made.pr_url or f"{constants.ENDPOINT}/{repo_id}"
 
     # Not retried for a pull request: if only the answer was lost, there would be two of them.
-    return patiently(commit, 0.0 if options.create_pr else options.patience)
+    return call_with_retries(commit, 0.0 if options.create_pr else options.patience)
 
 
 def _upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], options: PushOptions) -> None:
@@ -177,7 +177,7 @@ def _upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], optio
         api.preupload_lfs_files(repo_id, additions, revision=options.revision, create_pr=options.create_pr)
 
     if additions:
-        patiently(upload, options.patience)
+        call_with_retries(upload, options.patience)
 
 
 def _make_addition(file: PlannedFile) -> CommitOperationAdd:
@@ -191,7 +191,7 @@ def _check_arrived(api: HfApi, repo_id: str, files: Sequence[PlannedFile], commi
     """Raise `HubError` if the commit lacks one of `files` or holds it otherwise."""
     # huggingface_hub leaves out what a .gitignore on the Hub excludes, and only logs it:
     # https://github.com/huggingface/huggingface_hub/pull/1868
-    info = patiently(lambda: api.model_info(repo_id, revision=commit, files_metadata=True), options.patience)
+    info = call_with_retries(lambda: api.model_info(repo_id, revision=commit, files_metadata=True), options.patience)
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
     missing = [file.name for file in files if not _is_same(file, there.get(file.name))]
     if missing:

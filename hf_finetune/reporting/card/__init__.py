@@ -19,11 +19,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
-from hf_finetune.errors import CannotWriteError, ConfigError, Problem, escape_control_characters
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.folders import CARD_MARKER
+from hf_finetune.privacy import escape_control_characters, shown_path
 from hf_finetune.reporting.card import procedure, results
-from hf_finetune.reporting.card.facts import CARD, ModelFacts, model_facts, shown_path
-from hf_finetune.reporting.runs import RunRecord, read_run
+from hf_finetune.reporting.card.facts import CARD, ModelFacts, model_facts
+from hf_finetune.reporting.run_record import RunRecord, read_run
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.privacy import shown_path
+from hf_finetune.reporting.run_record import RunRecord
 
 CARD = "README.md"
 
@@ -63,7 +64,7 @@ class ModelFacts:
 
 
 def model_facts(run: RunRecord) -> ModelFacts:
-    """Read `config.json`, or of an adapter `adapter_config.json` and `base_model.json`; nothing of it is loaded."""
+    """Read `config.json`, or of an adapter `adapter_config.json` and `unwrap_adapter.json`; nothing of it is loaded."""
     config, adapter = _json(run.folder / "config.json"), _json(run.folder / "adapter_config.json")
     record = _json(run.folder / "base_model.json")
     base = _base_model(run, record.get("name_or_path") or adapter.get("base_model_name_or_path"))
@@ -86,13 +87,6 @@ def model_facts(run: RunRecord) -> ModelFacts:
         base=base,
         quantization=_bits(record.get("quantization")) if adapter else None,
     )
-
-
-def shown_path(path: str) -> str:
-    """`path` as a reader elsewhere may see it: relative as it was typed, of any other the last part alone."""
-    parts = re.split(r"[\\/]", path.rstrip("\\/"))
-    outside = path.startswith(("/", "~", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path)
-    return parts[-1] if outside else path
 
 
 def card_metadata(folder: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 from hf_finetune.metric_info import figure, shown
-from hf_finetune.reporting.card.facts import ModelFacts, shown_path
+from hf_finetune.privacy import shown_path
+from hf_finetune.reporting.card.facts import ModelFacts
 from hf_finetune.reporting.card.results import data_sha256
-from hf_finetune.reporting.runs import RunRecord, kept_by
+from hf_finetune.reporting.run_record import RunRecord, kept_by
 from hf_finetune.shell import shell_line, shell_path, shell_words
 
 RECIPES = {

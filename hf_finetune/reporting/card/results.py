@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_finetune.metric_info import FIGURES, HUB_METRICS, shown, shown_interval
-from hf_finetune.reporting.card.facts import ModelFacts, shown_path
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.privacy import shown_path
+from hf_finetune.reporting.card.facts import ModelFacts
+from hf_finetune.reporting.run_record import RunRecord
 
 # Of the label counts that a table of classes shows.
 CLASS_FIGURES = ("precision", "recall", "f1")

@@ -11,7 +11,7 @@ from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, number, se
 from hf_finetune.reporting.diagnosis.progress import judge_progress
 from hf_finetune.reporting.diagnosis.scores import judge_scores
 from hf_finetune.reporting.diagnosis.setup import judge_setup
-from hf_finetune.reporting.runs import RunRecord, kept_by
+from hf_finetune.reporting.run_record import RunRecord, kept_by
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau, theilslopes
 
-from hf_finetune.reporting.runs import RunRecord, curve
+from hf_finetune.reporting.run_record import RunRecord, curve
 
 Array = npt.NDArray[np.float64]
 

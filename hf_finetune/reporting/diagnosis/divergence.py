@@ -8,7 +8,7 @@ import numpy as np
 
 from hf_finetune.reporting.diagnosis.curves import Curve, blocks
 from hf_finetune.reporting.diagnosis.findings import Finding, number, other_rate, setting, train_setting
-from hf_finetune.reporting.runs import RunRecord, curve
+from hf_finetune.reporting.run_record import RunRecord, curve
 
 FEWEST_POINTS = 6
 """Of the training loss, to judge its shape by."""

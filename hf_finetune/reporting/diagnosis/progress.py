@@ -7,7 +7,7 @@ import numpy as np
 from hf_finetune.reporting.diagnosis.curves import Curve, fall, learning_rates, noise
 from hf_finetune.reporting.diagnosis.divergence import FEWEST_POINTS
 from hf_finetune.reporting.diagnosis.findings import Finding, number, other_rate, peak_rate, setting
-from hf_finetune.reporting.runs import RunRecord, kept_by
+from hf_finetune.reporting.run_record import RunRecord, kept_by
 
 FEWEST_VALIDATIONS = 3
 """To see a loss fall and rise again."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_finetune.metric_info import figure
 from hf_finetune.reporting.diagnosis.findings import Finding
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.run_record import RunRecord
 
 MOST_NAMED = 4
 

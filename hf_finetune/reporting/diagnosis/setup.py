@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.reporting.diagnosis.findings import Finding, number, setting, train_setting
-from hf_finetune.reporting.runs import RunRecord, curve
+from hf_finetune.reporting.run_record import RunRecord, curve
 
 ALWAYS = 0.95
 """Share of the logged steps, warm-up aside, that had to be clipped."""

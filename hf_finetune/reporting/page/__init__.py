@@ -20,7 +20,7 @@ from hf_finetune.reporting.page.curves import curves
 from hf_finetune.reporting.page.labels import labels, mistakes
 from hf_finetune.reporting.page.record import again, data, parameters, samples
 from hf_finetune.reporting.page.scores import headline, scores
-from hf_finetune.reporting.runs import RunRecord, read_run
+from hf_finetune.reporting.run_record import RunRecord, read_run
 from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
@@ -51,11 +51,11 @@ def write_page(folder: Path) -> Path:
         logger.warning("%s is not a page of ours and stays as it is; %s", path, command)
         return path
     run = read_run(folder)
-    save_page(path, page(run, diagnose(run)))
+    save_page(path, render_page(run, diagnose(run)))
     return path
 
 
-def page(run: RunRecord, diagnosis: Diagnosis) -> str:
+def render_page(run: RunRecord, diagnosis: Diagnosis) -> str:
     """The page of one run, as far as it got: the same files give the same page. What was not computed is not shown."""
     sections = (
         Section("verdict", "Verdict", (*verdict(run, diagnosis), *headline(run), *_advice(diagnosis))),

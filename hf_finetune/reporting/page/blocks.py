@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_finetune.reporting.card.facts import shown_path
-from hf_finetune.reporting.charts import Chart
-from hf_finetune.shell import shell_line, shell_words
+from hf_finetune.privacy import without_places
+from hf_finetune.reporting.charts.svg import Chart
 
 # What a page shows of a table; report.json has the rest.
 MOST_ROWS = 150
@@ -22,10 +20,6 @@ MOST_IN_A_CELL = 400
 # They change how text is read, not what it says; those that join letters and emoji are text.
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 KEPT = {"\n", "\t", "\u200c", "\u200d"}
-
-
-# A name with blanks in it is a path where it begins like one; other text with blanks is left as it is.
-_ABSOLUTE = re.compile(r"(~?/|\\\\|[A-Za-z]:[\\/])[^\n]*\Z")
 
 
 @dataclass(frozen=True)
@@ -242,23 +236,3 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
         return {}
     value = without_places(value)
     return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)}
-
-
-def without_places(value: Any) -> Any:
-    """`value` with paths shortened that would say where on a machine they are: in text, and in lists of it."""
-    if isinstance(value, list):
-        return [without_places(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: without_places(item) for key, item in value.items()}
-    if not isinstance(value, str):
-        return value
-    return shown_path(value) if _ABSOLUTE.match(value) or not any(map(str.isspace, value)) else value
-
-
-def command_without_places(line: str) -> str | None:
-    """A command line with the paths in it shortened likewise, those of `key=path` too; None where it is not ours."""
-    given = shell_words(line)
-    if given is None:
-        return None
-    pairs = (word.rpartition("=") for word in given)
-    return shell_line(f"{key}{equals}{without_places(value)}" for key, equals, value in pairs)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 from hf_finetune.metric_info import figure
-from hf_finetune.reporting.charts import Chart, Mark, Series, line_chart
+from hf_finetune.reporting.charts.svg import Chart, Mark, Series, line_chart
 from hf_finetune.reporting.page.blocks import Block, More, some, table
-from hf_finetune.reporting.runs import RunRecord, curve
+from hf_finetune.reporting.run_record import RunRecord, curve
 
 TRAIN, VALIDATION = 0, 1
 # Of the history: what a person reads as a table beside the curves.

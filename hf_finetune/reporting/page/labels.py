@@ -5,20 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.metric_info import figure, number, shown
-from hf_finetune.reporting.charts import reliability_chart
-from hf_finetune.reporting.page.blocks import (
-    Block,
-    Matrix,
-    More,
-    mapping,
-    objects,
-    shortened,
-    table,
-    without_places,
-    words,
-)
+from hf_finetune.privacy import without_places
+from hf_finetune.reporting.charts.svg import reliability_chart
+from hf_finetune.reporting.page.blocks import Block, Matrix, More, mapping, objects, shortened, table, words
 from hf_finetune.reporting.page.scores import splits_of
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.run_record import RunRecord
 
 # A matrix of more labels than this is a list of what is confused most.
 WIDEST_MATRIX = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.metric_info import number
+from hf_finetune.privacy import command_without_places, without_places
 from hf_finetune.reporting.page.blocks import (
     MOST_IN_A_CELL,
     Block,
@@ -15,16 +16,14 @@ from hf_finetune.reporting.page.blocks import (
     More,
     Samples,
     Strip,
-    command_without_places,
     flat,
     mapping,
     objects,
     shortened,
     table,
-    without_places,
     words,
 )
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.run_record import RunRecord
 
 MOST_PROMPTS = 40
 COMPONENTS = ("embeddings", "attention", "feed_forward", "norms", "head", "other")

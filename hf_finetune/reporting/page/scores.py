@@ -19,7 +19,7 @@ from hf_finetune.reporting.page.blocks import (
     table,
     words,
 )
-from hf_finetune.reporting.runs import RunRecord
+from hf_finetune.reporting.run_record import RunRecord
 
 MOST_TILES = 4
 # Of slices, which have a table of all figures: as many of the gaps between them are said.

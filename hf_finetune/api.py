@@ -1,0 +1,174 @@
+"""The library from Python and in a notebook: the same checks and the same run folder as the commands.
+
+    import hf_finetune as hf
+
+    result = hf.train("recipes/configs/sft.yaml", output_dir="runs/mine", train={"max_steps": 50})
+    result.report["evaluation"]["validation"]["loss"]
+    hf.generate(result.folder, ["How do I boil an egg?"], temperature=0.0)
+
+What the user can put right is raised as a `FinetuneError`, whose text is the message that a command would print.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_finetune.config import RunSource, load_run, read_recipe_name, sampling_settings
+from hf_finetune.environment import find_project_file
+from hf_finetune.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from hf_finetune.evaluation import Sample
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left in its folder; report, model and tokenizer are read when they are asked for."""
+
+    folder: Path
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """report.json: every figure of the run."""
+        report: dict[str, Any] = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        return report
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The saved model in evaluation mode; an adapter comes over its base, as a `PeftModel`."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that was saved with it."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        from hf_finetune.models import is_sequence_classifier, load_for_generation, load_for_prediction
+
+        load = load_for_prediction if is_sequence_classifier(str(self.folder)) else load_for_generation
+        return load(str(self.folder))
+
+
+def train(run: RunSource | Path, **overrides: Any) -> RunResult:
+    """Train what a run file, or a dict with its sections, describes.
+
+    `overrides` are laid over it: whole sections (`train={"max_steps": 50}`, which leaves the section's other settings
+    as they are), or single settings (`**{"train.max_steps": 50}`). One process, in this one; several are started by
+    `accelerate launch`. Raises `FinetuneError` with all problems of the settings at once.
+    """
+    return _run_recipe(run, overrides)
+
+
+def score(run: RunSource | Path, **overrides: Any) -> RunResult:
+    """Measure a saved model on rows, as a run file or dict of the recipe `score` describes; see `train`."""
+    return _run_recipe({"recipe": "score", **run} if isinstance(run, Mapping) else run, overrides)
+
+
+def predict(
+    model: str | Path, rows: str | Path | Sequence[str | Mapping[str, Any]], **options: Any
+) -> list[dict[str, Any]]:
+    """Label rows with a classifier: each row comes back with `label`, `score` and `scores`, in their order.
+
+    `rows` is a JSONL file, or a list of texts or of rows; `options` are those of `PredictionOptions`. Raises
+    `DataError` where a row cannot be labeled, and `ModelError` where `model` is no classifier.
+    """
+    from hf_finetune.evaluation import PredictionOptions, predict_file
+
+    with _as_file(rows) as file:
+        output = io.BytesIO()
+        stats = predict_file(str(model), file, output, PredictionOptions(**options))
+        if stats.left_out:
+            what = f"{stats.left_out:,} of {stats.left_out + stats.rows:,} rows could not be labeled"
+            raise DataError(Problem(what, "put right what the log says about each"))
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def generate(
+    model: str | Path,
+    prompts: str | Sequence[str],
+    *,
+    system: str | None = None,
+    raw: bool = False,
+    base_path: str | None = None,
+    **settings: Any,
+) -> list[Sample]:
+    """Answer prompts with a chat model or adapter; continue them with a model that has no chat template, or if `raw`.
+
+    `settings` are the sampling settings of the section `eval`: max_new_tokens, temperature, top_p, top_k,
+    repetition_penalty, seed. Raises `ConfigError` for one that is out of range, `ModelError` for what cannot speak.
+    """
+    sampling = sampling_settings(settings)
+    from hf_finetune.evaluation import generate_responses
+    from hf_finetune.models import load_for_generation
+
+    loaded, tokenizer = load_for_generation(str(model), base=base_path)
+    listed = [prompts] if isinstance(prompts, str) else prompts
+    return generate_responses(loaded, tokenizer, listed, sampling, system=system, raw=raw)
+
+
+def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResult:
+    source = str(run) if isinstance(run, Path) else run
+    argv = [source, *_as_arguments(overrides)]
+    recipe = read_recipe_name(source)
+    folder = load_run(argv, recipe).output_dir
+    script = str(find_project_file("recipes", f"{recipe}.py"))
+    _forget_processes()
+    # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves.
+    shown = argv if isinstance(source, str) else [f"{folder}/run.yaml"]
+    with _arguments_of_process([script, *map(str, shown)]):
+        runpy.run_path(script)["main"](argv)
+    return RunResult(Path(folder))
+
+
+def _as_arguments(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """`{"train": {"max_steps": 5}}` as `train.max_steps=5`; JSON is YAML, so that a value keeps its type."""
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _as_arguments(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={json.dumps(value, default=str, ensure_ascii=False)}"
+
+
+def _forget_processes() -> None:
+    """Accelerate keeps one state for a process and refuses a second run in it with another precision (1.15)."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@contextmanager
+def _arguments_of_process(argv: list[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = argv
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _as_file(rows: str | Path | Sequence[str | Mapping[str, Any]]) -> Iterator[str]:
+    """The rows as a JSONL file: itself where it is one."""
+    if isinstance(rows, str | Path):
+        yield str(rows)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.jsonl")
+        lines = [json.dumps({"text": row} if isinstance(row, str) else row, ensure_ascii=False) for row in rows]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        yield str(path)

@@ -1,0 +1,21 @@
+"""Conversations -> text, and where in it the assistant's turns stand, under any chat template.
+
+template            the chat template of a run: the tokenizer's own, TRL's training variant, ours, or a .jinja file
+assistant_mask      the character spans that are trained, found by rendering the conversation turn by turn
+special_tokens      text of rows and special tokens told apart, so that no text becomes a control token
+sandbox, watchdog   templates come from strangers: what they may do, and for how long
+templates/          plain.jinja and alpaca.jinja, for tokenizers without a template
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.chat.template import load_chat_template
+
+__all__ = ["load_chat_template"]
+
+__getattr__, __dir__ = import_lazily(__name__)

@@ -1,0 +1,194 @@
+"""Control tokens come from the chat template alone, never from the text of a message.
+
+A rendered conversation is one string, and a tokenizer finds `<|im_end|>` in it whoever wrote it
+(https://github.com/huggingface/transformers/issues/29279). Here the text of messages is marked before it is rendered
+wherever it spells an added token; what is found unmarked afterwards was written by the template. The ids come from a
+twin of the tokenizer whose added tokens have names that no text can contain, in one pass over the whole string, so
+that text without such spellings gets exactly the ids that the tokenizer itself would give.
+
+All of this can go once transformers tokenizes messages apart from the template (the issue is open in 5.23).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+# Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
+_NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+MARK = "".join(secrets.choice(_NONCHARACTERS) for _ in range(12))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """Token ids of one string, and the characters that each stands for."""
+
+    ids: list[int]
+    """(tokens,)"""
+    offsets: list[tuple[int, int]]
+    """(start, stop) of each token in the twin's string: (tokens,)."""
+    bounds: list[int]
+    """The positions that `encode` was given, in the same string as `offsets`."""
+
+
+@dataclass(frozen=True)
+class ControlTokens:
+    """The added tokens of a tokenizer that structure a text, `special` or not, such as `<think>`.
+
+    Added tokens of letters, digits and spaces alone are an extended vocabulary, and count as text.
+    """
+
+    names: Mapping[str, str]
+    """The name of each control token in the twin."""
+    twin: Tokenizer
+    """The tokenizer with its control tokens renamed."""
+    anywhere: re.Pattern[str]
+    """Matches the first character of each control token that a text spells."""
+    unmarked: re.Pattern[str]
+    """Matches a control token that is not marked as text."""
+    prefixes: frozenset[str]
+    """Proper prefixes of control tokens."""
+    suffixes: frozenset[str]
+    """Proper suffixes of control tokens."""
+    longest: int
+    """Characters of the longest control token."""
+
+    def find_spelled(self, value: Any) -> set[str]:
+        """Find the control tokens that the strings inside `value` (JSON-like) spell."""
+        if not self.names:
+            return set()
+        texts = list(_iterate_strings(value))
+        return (
+            {token for token in self.names if any(token in text for text in texts)}
+            if self._contains_any(texts)
+            else set()
+        )
+
+    def _contains_any(self, texts: Iterable[str]) -> bool:
+        return any(self.anywhere.search(text) for text in texts)
+
+    def mark(self, value: Any) -> Any:
+        """Mark, in every string inside `value` (JSON-like), what spells a control token or may be completed to one."""
+        # With ~ for MARK, `<|im_end|>` becomes `~<~|im_end|>`: neither the twin nor the template finds it. `<|im_`, at
+        # the end of a text, becomes `~<|im_`: a template that goes on with `end|>` completes no control token.
+        if isinstance(value, str):
+            return self._mark_text(value)
+        if isinstance(value, dict):
+            # A template reads keys and roles: they are marked only where they spell a control token in whole.
+            return {self._break_up(key): self._mark_item(key, item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.mark(item) for item in value]
+        return value
+
+    def _mark_item(self, key: str, item: Any) -> Any:
+        return self._break_up(item) if key == "role" else self.mark(item)
+
+    def _break_up(self, text: str) -> str:
+        """Mark the control tokens that `text` spells, and split each in two: the template must not find them either."""
+        return self.anywhere.sub(lambda first: f"{MARK}{first[0]}{MARK}", text)
+
+    def _mark_text(self, text: str) -> str:
+        """Mark the control tokens of `text`, and their parts at its two ends."""
+        if not self.names or not text:
+            return text
+        for size in range(1, min(self.longest, len(text) + 1)):  # a token begun here, ended by the template
+            if text[-size:] in self.prefixes:
+                text = f"{text[:-size]}{MARK}{text[-size:]}"
+                break
+        start = len(text) - len(text.lstrip())
+        for size in range(1, min(self.longest, len(text) - start + 1)):  # a token begun by the template, ended here
+            if text[start : start + size] in self.suffixes:
+                text = f"{text[:start]}{MARK}{text[start:]}"
+                break
+        return self._break_up(text)
+
+    def encode(self, texts: Sequence[str], bounds: Sequence[Sequence[int]]) -> list[TokenizedText]:
+        """Tokenize rendered texts; only what is not marked becomes a control token.
+
+        `bounds` are sorted positions in each text, none of them inside a control token. Returns one result per text.
+        """
+        pieces = [
+            [self._rename_tokens(text[start:stop]) for start, stop in pairwise([0, *inner, len(text)])]
+            for text, inner in zip(texts, bounds, strict=True)
+        ]
+        encoded = self.twin.encode_batch(["".join(parts) for parts in pieces], add_special_tokens=False)
+        return [
+            TokenizedText(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])))
+            for one, parts in zip(encoded, pieces, strict=True)
+        ]
+
+    def _rename_tokens(self, text: str) -> str:
+        return self.unmarked.sub(lambda match: self.names[match[0]], text).replace(MARK, "")
+
+
+_cached: WeakKeyDictionary[PreTrainedTokenizerFast, tuple[int, ControlTokens]] = WeakKeyDictionary()
+
+
+def get_control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
+    """Return the control tokens of `tokenizer`, computed once for each size of its vocabulary."""
+    size, made = _cached.get(tokenizer, (-1, None))
+    if made is None or size != len(tokenizer):
+        made = _find_control_tokens(tokenizer)
+        _cached[tokenizer] = len(tokenizer), made
+    return made
+
+
+def _find_control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
+    # <|im_end|>, [INST] and <think> structure a text; "Zyklotron", added to a vocabulary, is a word.
+    added = tokenizer.added_tokens_decoder.values()
+    contents = [token.content for token in added if token.special or re.search(r"[^\w\s]", token.content)]
+    contents.sort(key=len, reverse=True)  # the longest that fits, as the tokenizer itself takes it
+    names = {content: f"{MARK[:4]}{index}{MARK[4:]}" for index, content in enumerate(contents)}
+    choices = "|".join(map(re.escape, contents)) or r"(?!)"
+    return ControlTokens(
+        names=names,
+        twin=_build_twin(tokenizer.backend_tokenizer, names),
+        anywhere=re.compile(f"(?=(?:{choices})).", re.DOTALL),
+        unmarked=re.compile(f"(?<!{MARK})(?:{choices})"),
+        prefixes=frozenset(content[:size] for content in contents for size in range(1, len(content))),
+        suffixes=frozenset(content[-size:] for content in contents for size in range(1, len(content))),
+        longest=max(map(len, contents), default=0),
+    )
+
+
+def _build_twin(backend: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
+    """Copy the tokenizer with its control tokens renamed, wherever tokenizer.json mentions them."""
+    # The ids stay: only names change, so a model reads the twin's ids as those of the tokenizer.
+    spec = json.loads(backend.to_str())
+    for token in spec["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = spec["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(piece, piece): index for piece, index in model["vocab"].items()}
+    else:  # Unigram: [piece, score]
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token") is not None:
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:  # BPE would build a control token from its letters
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [pair for pair in pairs if names.keys().isdisjoint({*pair, "".join(pair)})]
+    # The template writes BOS itself: a post-processor would add a second one.
+    spec |= {"post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def _iterate_strings(value: Any) -> Iterable[str]:
+    """Yield the strings, and the keys, inside a JSON-like value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _iterate_strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _iterate_strings(item)

@@ -1,0 +1,205 @@
+"""Chat templates: which one a run trains with, and how conversations and prompts are rendered under it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
+from hf_finetune.chat.sandbox import compile_template
+from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.config.sections import DataSection
+from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
+
+logger = logging.getLogger(__name__)
+
+BUILT_IN_TEMPLATES = ("plain", "alpaca")
+KEY = "data.chat_template"
+
+# The shortest conversation: a template is probed with it.
+SAMPLE_CHAT: tuple[Message, ...] = ({"role": "user", "content": "A"}, {"role": "assistant", "content": "b"})
+
+# Control tokens as templates on the Hub spell them, such as <|im_end|>, <｜User｜> and [INST]: those that a tokenizer
+# lacks are named in the error.
+TOKEN_PATTERN = re.compile(r"<[|｜]?[\w▁/:.-]+[|｜]?>|\[/?[A-Z_]+\]")
+
+
+def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return the template to train with, and set `tokenizer.chat_template` to the one for inference.
+
+    `data.chat_template` names a built-in template or a .jinja file; the default is the tokenizer's own, or `plain` for
+    a tokenizer without one. Where TRL has a prefix-preserving training variant of the tokenizer's template, training
+    renders that. Raises `ConfigError` where the file cannot be read or is not valid Jinja, and `ModelError` where the
+    template ends assistant turns with no token.
+    """
+    if data.chat_template is not None or not tokenizer.chat_template:
+        name = data.chat_template or "plain"
+        tokenizer.chat_template = _read_built_in(name) if name in BUILT_IN_TEMPLATES else _read_template_file(name)
+        logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
+    template = get_training_template(tokenizer)
+    if template != get_default_template(tokenizer):
+        logger.info("chat template: TRL's training variant of the tokenizer's own")
+    _check_turn_end(tokenizer, template)
+    return template
+
+
+def _read_built_in(name: str) -> str:
+    return files("hf_finetune.chat").joinpath("templates", f"{name}.jinja").read_text("utf-8")
+
+
+def _read_template_file(name: str) -> str:
+    if not name.endswith((".jinja", ".j2")) or not Path(name).is_file():
+        remedy = f"name a .jinja file, or one of {', '.join(BUILT_IN_TEMPLATES)}"
+        raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
+    source = Path(name).read_text(encoding="utf-8")
+    try:
+        compile_template(source)
+    except TemplateSyntaxError as mistake:
+        raise ConfigError(Problem(str(mistake.message), "fix the template", name, mistake.lineno, KEY)) from mistake
+    return source
+
+
+def template_name(data: DataSection, template: str) -> str:
+    """What to call a template of `load_chat_template` when speaking to the user."""
+    if data.chat_template is not None:
+        return data.chat_template
+    return next(
+        (name for name in BUILT_IN_TEMPLATES if _read_built_in(name) == template), "the tokenizer's own chat template"
+    )
+
+
+def get_training_template(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return TRL's training variant of the tokenizer's template, or the template itself."""
+    own = get_default_template(tokenizer)
+    # Imported here: trl is slow to import, and only a chat template needs it.
+    from trl.chat_template_utils import get_training_chat_template
+
+    # TRL compares the text of the template with those it knows, and takes no template by name.
+    known = copy.copy(tokenizer)
+    known.chat_template = own
+    try:
+        variant = get_training_chat_template(known)
+    except (ValueError, TypeError, TemplateError):  # TRL knows no variant, and `{% generation %}` is not needed here
+        return own
+    return variant or own
+
+
+def get_default_template(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return the tokenizer's template; of several named ones, `default`."""
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default", next(iter(template.values())))
+    return str(template)
+
+
+def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    """Raise `ModelError` where assistant turns have no end token: a model trained so would never stop."""
+    chat = RenderedChat(tokenizer, template, list(SAMPLE_CHAT))
+    try:
+        find_assistant_spans(chat, [True, True])
+    except ChatTemplateError as problem:
+        missing = sorted(
+            set(TOKEN_PATTERN.findall(_render_or_empty(chat))) - get_control_tokens(tokenizer).names.keys()
+        )
+        foreign = f"; it writes {', '.join(missing)}, which the tokenizer does not have" if missing else ""
+        remedy = f"name the template of this model, or one of {', '.join(BUILT_IN_TEMPLATES)}, in {KEY}"
+        raise ModelError(Problem(f"{problem}{foreign}", remedy, key=KEY)) from problem
+
+
+def _render_or_empty(chat: RenderedChat) -> str:
+    try:
+        return chat.text()
+    except ChatTemplateError:
+        return ""
+
+
+def prepare_chat(
+    tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message], tools: list[dict[str, Any]] | None
+) -> RenderedChat:
+    """Prepare a conversation for rendering: mark its text, and convert tool-call arguments to what the template takes.
+
+    Raises `ChatTemplateError` where the template takes arguments as an object and they are not valid JSON.
+    """
+    control = get_control_tokens(tokenizer)
+    if any(message.get("tool_calls") for message in messages):
+        form = _detect_arguments_form(tokenizer, template)
+        messages = [_convert_arguments(message, form) for message in messages]
+    return RenderedChat(tokenizer, template, control.mark(messages), control.mark(tools))
+
+
+def _convert_arguments(message: Message, form: str) -> Message:
+    """Copy a message with the arguments of its tool calls as `form` says: an object or a JSON string."""
+    if form == "any" or not message.get("tool_calls"):
+        return message
+    calls = copy.deepcopy(message["tool_calls"])
+    for call in calls:
+        function = call.get("function", call)
+        arguments = function.get("arguments")
+        if form == "object" and isinstance(arguments, str):
+            try:
+                function["arguments"] = json.loads(arguments)
+            except json.JSONDecodeError as mistake:
+                raise ChatTemplateError(
+                    "the arguments of a tool call are not valid JSON, which the template needs"
+                ) from mistake
+        elif form == "string" and isinstance(arguments, dict):
+            function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    return {**message, "tool_calls": calls}
+
+
+def _detect_arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+    """Detect how the template takes the arguments of a tool call: `object`, `string` or `any`."""
+    # The OpenAI format has a JSON string, which many templates would encode once more: "{\\"key\\": 1}". Can go once
+    # transformers passes templates one form: https://github.com/huggingface/transformers/issues/45419
+
+    def render(arguments: Any) -> str | None:
+        call: Message = {"type": "function", "id": "call00001", "function": {"name": "probe", "arguments": arguments}}
+        messages = [SAMPLE_CHAT[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+        try:
+            return RenderedChat(tokenizer, template, messages).text()
+        except ChatTemplateError:
+            return None
+
+    # A template that takes both writes the string as it is; one that wants an object quotes it, or leaves it out.
+    as_object, as_string = render({"key": "probed"}), render('{"key": "probed"}')
+    if as_object is None:
+        return "any" if as_string is None else "string"
+    return "object" if as_string is None or '\\"key' in as_string or "probed" not in as_string else "any"
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerFast, messages: list[Message], tools: list[dict[str, Any]] | None = None
+) -> list[int]:
+    """Tokenize a conversation under the tokenizer's template, generation prompt included: (tokens,) ids.
+
+    Text in a message never becomes a control token. Raises `DataError` where the template refuses the messages, or
+    leaves out what is asked.
+    """
+    try:
+        chat = prepare_chat(tokenizer, get_default_template(tokenizer), messages, tools)
+        text = chat.text(prompt=True)
+        check_asked(chat, prompt=True)
+    except ChatTemplateError as problem:
+        raise DataError(str(problem)) from problem
+    return get_control_tokens(tokenizer).encode([text], [[]])[0].ids
+
+
+def find_end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Find the ids that end generation, sorted: the tokenizer's EOS, and the end-of-turn token of its chat template."""
+    # With <|endoftext|> as EOS alone, a ChatML model would go on behind <|im_end|> and write the user's next turn.
+    chat = RenderedChat(tokenizer, get_training_template(tokenizer), list(SAMPLE_CHAT))
+    ends = {tokenizer.eos_token_id}
+    try:
+        [(start, stop)] = find_assistant_spans(chat, [False, True])
+    except ChatTemplateError:  # the template refuses this conversation, or marks no end
+        return sorted(ends)
+    *_, end = get_control_tokens(tokenizer).unmarked.finditer(chat.text(), start, stop)
+    return sorted({*ends, tokenizer.convert_tokens_to_ids(end[0])})

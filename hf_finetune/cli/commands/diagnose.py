@@ -1,0 +1,58 @@
+"""`hf-finetune diagnose`: findings from the log of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.errors import ConfigError, FinetuneError, Problem
+from hf_finetune.privacy import escape_control_characters
+
+if TYPE_CHECKING:
+    from hf_finetune.reporting import Diagnosis, Finding
+
+
+def diagnose(
+    folders: Annotated[list[str], typer.Argument(help="Run folders or checkpoints, of this or any Trainer.")],
+    as_json: Json = False,
+) -> None:
+    """Explain a run by its log: what went wrong, from which step on, and the next setting to try."""
+    found = _diagnose_folders(folders)
+    if as_json:
+        print_json([{"folder": folder, **each.as_dict()} for folder, each in found.items()])
+        return
+    for folder, each in found.items():
+        _print_line(f"{folder}: {each.verdict}")
+        for finding in each.findings:
+            _print_finding(finding)
+
+
+def _diagnose_folders(folders: list[str]) -> dict[str, Diagnosis]:
+    """Diagnose every folder. Raises ConfigError that names all folders that cannot be read."""
+    from hf_finetune.reporting import diagnose as diagnose_run
+    from hf_finetune.reporting import read_run
+
+    found: dict[str, Diagnosis] = {}
+    problems: list[Problem] = []
+    for folder in folders:
+        try:
+            found[folder] = diagnose_run(read_run(folder))
+        except FinetuneError as refused:
+            problems += refused.problems
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _print_finding(finding: Finding) -> None:
+    _print_line(f"  {finding.level}: {finding.title} ({finding.kind})")
+    for name, text in (("seen", finding.evidence), ("likely", finding.cause), ("try", finding.remedy)):
+        if text:
+            _print_line(f"    {name:<7} {text}")
+
+
+def _print_line(line: str) -> None:
+    # The log of a run may come from others, with escape sequences in it that would command the terminal.
+    print(escape_control_characters(line))

@@ -1,0 +1,112 @@
+"""`hf-finetune generate` and `chat`: text from a language model, and a conversation with one."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_finetune.cli.terminal import BasePath, Json, Model, make_console, print_json, read_terminal_lines
+
+if TYPE_CHECKING:
+    from hf_finetune.config import EvalSection
+
+System = Annotated[str | None, typer.Option(help="A system message.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1)]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this probability in all.")]
+TopK = Annotated[int, typer.Option(min=1, help="Draw from this many tokens.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 makes tokens that are there less likely.")]
+
+
+def generate(
+    model: Model,
+    prompts: Annotated[list[str], typer.Argument(help="Messages to answer, or texts to continue.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Continue text, even if the model can chat.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="The base and the tuned model, side by side.")] = False,
+    base_path: BasePath = None,
+    system: System = None,
+    max_new_tokens: MaxNewTokens = 100,
+    temperature: Temperature = 0.8,
+    top_p: TopP = None,
+    top_k: TopK = 50,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Answer prompts with a chat model or adapter; continue them with a model that has no chat template."""
+    settings = _sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    from dataclasses import asdict
+    from functools import partial
+
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import format_sample, format_side_by_side, generate_responses
+    from hf_finetune.models import load_for_generation, run_base_and_tuned
+
+    set_up_logging()
+    speak = partial(generate_responses, prompts=prompts, settings=settings, system=system, raw=raw)
+    if base:
+        pairs = list(zip(*run_base_and_tuned(model, base_path, speak, speak), strict=True))
+        if as_json:
+            print_json([{"base": asdict(before), "tuned": asdict(after)} for before, after in pairs])
+            return
+        for before, after in pairs:
+            make_console().print(format_side_by_side(before, after), soft_wrap=False)
+        return
+    loaded, tokenizer = load_for_generation(model, base=base_path)
+    samples = speak(loaded, tokenizer)
+    if as_json:
+        print_json([asdict(sample) for sample in samples])
+        return
+    for sample in samples:
+        make_console().print(format_sample(sample, "\n" if tokenizer.chat_template and not raw else ""))
+
+
+def chat(
+    model: Model,
+    base_path: BasePath = None,
+    system: System = None,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.8,
+    top_p: TopP = None,
+    top_k: TopK = 50,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: int = 0,
+) -> None:
+    """Talk to a chat model or adapter in the terminal; /help lists the commands."""
+    settings = _sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import ChatDisplay, ChatSession, escape_for_terminal, run_chat
+    from hf_finetune.models import load_for_generation
+
+    set_up_logging()
+    loaded, tokenizer = load_for_generation(model, base=base_path)
+    screen = ChatDisplay(
+        write=lambda piece: print(escape_for_terminal(piece), end="", flush=True),
+        note=lambda text: print(f"[{text}]", file=sys.stderr, flush=True),
+        interactive=sys.stdin.isatty(),
+    )
+    opening = [] if system is None else [{"role": "system", "content": system}]
+    run_chat(ChatSession(loaded, tokenizer, settings, screen, opening), read_terminal_lines())
+
+
+def _sampling(**options: Any) -> EvalSection:
+    """The sampling options of a command as settings; `ConfigError` names each that is out of range."""
+    from hf_finetune.config import sampling_settings
+
+    return sampling_settings(options, lambda name: f"--{name.replace('_', '-')}")

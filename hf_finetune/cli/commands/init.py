@@ -1,0 +1,18 @@
+"""`hf-finetune init`: recipes, run files and templates for a folder of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; created if it is missing.")]) -> None:
+    """Copy recipes, configurations and data templates into a folder of your own."""
+    from hf_finetune.environment import init_project
+    from hf_finetune.shell import shell_path
+
+    written = init_project(directory)
+    print(f"{directory}: {len(written)} files. Next: cd {shell_path(directory)} and")
+    print("  hf-finetune train recipes/configs/continued_pretraining.yaml --on cpu")

@@ -1,0 +1,98 @@
+"""`hf-finetune predict`: label a file of rows with a classifier."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from hf_finetune.cli.terminal import BasePath, Model
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
+
+JsonFacts = Annotated[
+    bool, typer.Option("--json", help="Print what was done as JSON (without --output: to standard error).")
+]
+Output = Annotated[str | None, typer.Option(help="The file to write; else the rows go to standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of one batch, padding included.")]
+MaxLength = Annotated[int | None, typer.Option(min=4, help="Cut texts at this many tokens; else at what fits.")]
+Prefix = Annotated[str, typer.Option(help="Before the names label, score and scores, where rows have such fields.")]
+MostLabels = Annotated[int | None, typer.Option(min=1, help="So many labels in scores, likeliest first; else all.")]
+
+
+def predict(
+    model: Model,
+    file: Annotated[str, typer.Argument(help="Rows to label: JSONL, also .gz or .zst; - is standard input.")],
+    output: Output = None,
+    overwrite: Overwrite = False,
+    prefix: Prefix = "",
+    top_k: MostLabels = None,
+    max_length: MaxLength = None,
+    batch_tokens: BatchTokens = None,
+    base_path: BasePath = None,
+    as_json: JsonFacts = False,
+) -> None:
+    """Add label, score and scores to each row of a file; keep its order and every other field."""
+    from dataclasses import asdict
+
+    if output is not None:
+        _check_output(output, file, overwrite=overwrite)
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import PredictionOptions, predict_file
+
+    set_up_logging()
+    options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k)
+    try:
+        with _open_output(output) as rows:
+            facts = predict_file(model, file, rows, options)
+    except BrokenPipeError:
+        # `hf-finetune predict ... | head` closes the pipe. Python flushes standard output once more when it exits, and
+        # that must not fail: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+    if as_json:
+        print(json.dumps(asdict(facts), indent=2), file=sys.stderr if output is None else sys.stdout)
+    elif output is not None:
+        print(f"{output}: {facts.rows:,} rows")
+    if facts.left_out:
+        what = f"{facts.left_out:,} of {facts.left_out + facts.rows:,} rows could not be labeled and were left out"
+        raise DataError(Problem(what, "correct them as the messages above say, and label those again", path=file))
+
+
+def _check_output(output: str, file: str, *, overwrite: bool) -> None:
+    """Raise `ConfigError` where the output is what is read, is no file, or is to be kept."""
+    path = Path(output)
+    if path.exists() and Path(file).exists() and path.samefile(file):
+        raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
+    if path.exists() and not path.is_file():
+        raise ConfigError(Problem("is no file", "name one, such as labelled.jsonl", output, key="--output"))
+    if path.exists() and not overwrite:
+        raise ConfigError(Problem("exists already", "name another file, or --overwrite it", output, key="--output"))
+
+
+@contextmanager
+def _open_output(output: str | None) -> Iterator[BinaryIO]:
+    """Open standard output, or a file that is written aside and renamed when it is complete.
+
+    Raises CannotWriteError where it cannot be written.
+    """
+    if output is None:
+        yield sys.stdout.buffer
+        return
+    path = Path(output)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("xb") as rows:
+            yield rows
+        aside.replace(path)
+    except OSError as problem:
+        what = f"cannot be written ({problem.strerror})"
+        raise CannotWriteError(Problem(what, "name another file with --output", output)) from problem
+    finally:
+        aside.unlink(missing_ok=True)

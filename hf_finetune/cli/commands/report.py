@@ -1,0 +1,52 @@
+"""`hf-finetune report`: the page of one run, or the comparison of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from hf_finetune.reporting import Diagnosis, RunRecord
+
+
+def report(
+    folders: Annotated[list[str], typer.Argument(help="Run folders of this or any Trainer; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The page to write; else report.html in the folder, or comparison.html here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write report.html: a run's verdict, curves, scores and record, or several runs compared."""
+    from hf_finetune.reporting import PAGE, comparison, diagnose, is_ours, page, read_run, save_page
+
+    runs = [read_run(folder) for folder in dict.fromkeys(folders)]
+    path = output or (runs[0].folder / PAGE if len(runs) == 1 else Path("comparison.html"))
+    if not is_ours(path):
+        remedy = "name another file with --output"
+        raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(path), key="--output"))
+    diagnoses = [diagnose(run) for run in runs]
+    save_page(path, page(runs[0], diagnoses[0]) if len(runs) == 1 else comparison(runs, diagnoses))
+    if as_json:
+        print_json(_collect_results(path, runs, diagnoses))
+        return
+    for run, diagnosis in zip(runs, diagnoses, strict=True):
+        print(f"{run.name}: {diagnosis.verdict}")
+    print(f"{path} is written")
+
+
+def _collect_results(path: Path, runs: list[RunRecord], diagnoses: list[Diagnosis]) -> dict[str, Any]:
+    from hf_finetune.reporting import best_in_words, cautions, differences, run_names
+
+    found: list[dict[str, Any]] = [
+        {"name": name, "status": run.status, "step": run.step, **diagnosis.as_dict()}
+        for name, run, diagnosis in zip(run_names(runs), runs, diagnoses, strict=True)
+    ]
+    if len(runs) == 1:
+        return {"page": str(path), "runs": found}
+    verdict = {"verdict": best_in_words(runs), "cautions": cautions(runs), "differences": differences(runs)}
+    return {"page": str(path), "runs": found, **verdict}

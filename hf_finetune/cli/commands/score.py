@@ -1,0 +1,115 @@
+"""`hf-finetune score`: evaluate a saved model on rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_finetune.cli.terminal import Json, Model, print_json
+
+if TYPE_CHECKING:
+    from hf_finetune.evaluation import ScoreResult
+
+
+Rows = Annotated[str, typer.Argument(help="A JSONL or text file of rows, in any of our formats.")]
+Base = Annotated[bool, typer.Option("--base", help="Score what it was tuned from, too, and compare.")]
+OtherBase = Annotated[str | None, typer.Option("--base-path", help="Compare with this model.")]
+By = Annotated[list[str] | None, typer.Option(help="A field by whose values metrics are broken down. Repeatable.")]
+Forget = Annotated[str | None, typer.Option(help="Rows of a task of the base: did it forget it?")]
+Swaps = Annotated[list[str] | None, typer.Option(help="Swap words: gender, names, religion or origin. Repeatable.")]
+Canaries = Annotated[str | None, typer.Option(help="The file of canaries that it was trained on.")]
+TrainData = Annotated[str | None, typer.Option(help="Its training rows, for --verbatim-prefix.")]
+Prefix = Annotated[int | None, typer.Option(min=1, help="Tokens of a training row that it is given to continue.")]
+Harness = Annotated[list[str] | None, typer.Option(help="A task of lm-evaluation-harness. Repeatable.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Of an answer.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows that are scored or answered at once.")]
+GenerateRows = Annotated[int | None, typer.Option(min=0, help="Answer so many rows, drawn at random; 0: none.")]
+RowFormat = Annotated[str, typer.Option("--format", help="How rows are read, as data.format: lines for a text file.")]
+Record = Annotated[str | None, typer.Option(metavar="NAME", help="Add it to the run's own report and card, as NAME.")]
+
+
+def score(
+    model: Model,
+    data: Rows,
+    base: Base = False,
+    base_path: OtherBase = None,
+    by: By = None,
+    forget: Forget = None,
+    swaps: Swaps = None,
+    canaries: Canaries = None,
+    train_data: TrainData = None,
+    verbatim_prefix: Prefix = None,
+    harness: Harness = None,
+    max_new_tokens: MaxNewTokens = 64,
+    batch_size: BatchSize = 16,
+    generate_rows: GenerateRows = None,
+    row_format: RowFormat = "auto",
+    record: Record = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on rows that it was not trained on: metrics with intervals, compared with its base if asked."""
+    settings: dict[str, Any] = {"base": base_path or base, "temperature": 0.0}
+    settings |= {"by": by, "forget": forget, "swaps": swaps, "canaries": canaries, "harness": harness}
+    settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
+    settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    scored = _score_model(model, {"test": data, "train": train_data, "format": row_format}, settings, record)
+    if as_json:
+        print_json(scored.evaluation)
+    else:
+        _print_metrics(scored.evaluation)
+
+
+def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> ScoreResult:
+    from hf_finetune.config import PLACEHOLDER, build_run
+
+    values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
+    run = build_run(values, "score")
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.evaluation import init_processes, load_scored_rows
+    from hf_finetune.evaluation import score_model as measure
+    from hf_finetune.reporting import check_recorded, record_scores
+
+    # Under `accelerate launch`, and before a model is loaded: each process takes its share of the rows.
+    init_processes()
+    set_up_logging()
+    # Refused now, not after an hour of scoring.
+    if record is not None:
+        check_recorded(model, record)
+    scored = measure(run, load_scored_rows(run))
+    if record is not None:
+        record_scores(model, record, scored.evaluation)
+    return scored
+
+
+def _print_metrics(found: dict[str, Any]) -> None:
+    from hf_finetune.metric_info import figures_of, shown, shown_interval
+
+    figures = {name: value for name, value in figures_of(found).items() if name != "rows"}
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        interval = shown_interval(name, found.get("intervals", {}).get(name))
+        print(f"{name.replace('_', ' '):>{width}}  {shown(name, value):>10}  {interval}")
+    for title, words in _list_findings(found):
+        print(f"\n{title}")
+        for line in words:
+            print(f"  {line}")
+
+
+def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """List the findings that are sentences, each part under its heading."""
+    parts = []
+    if "comparison" in found:
+        parts.append((f"beside {found['comparison']['base']}", found["comparison"]["words"]))
+    if "forgetting" in found:
+        parts.append((f"on {found['forgetting']['data']}", found["forgetting"]["words"]))
+    for field, slices in found.get("slices", {}).items():
+        few = f"none of {len(slices['values']):,} values has as many rows as a figure needs"
+        parts.append((f"by {field}", [gap["words"] for gap in slices["gaps"]] or [few]))
+    for name, effect in found.get("swaps", {}).items():
+        parts.append((f"with words of the list {name} swapped in {effect['rows']:,} rows", effect["words"]))
+    if "memorisation" in found:
+        parts.append(("memorization", found["memorisation"]["words"]))
+    for task, figures in found.get("harness", {}).items():
+        parts.append((f"task {task} of the harness", [f"{name} {value:.4g}" for name, value in figures.items()]))
+    return parts

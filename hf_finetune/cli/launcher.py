@@ -1,0 +1,102 @@
+"""`hf-finetune train`: from a run file to the processes that run its recipe."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config import (
+    VISIBLE,
+    check_launch_file,
+    check_visible,
+    load_run,
+    named_gpus,
+    read_launch_file,
+    read_recipe_name,
+)
+from hf_finetune.environment import check_versions, detect_hardware, find_project_file, find_shipped
+from hf_finetune.errors import ConfigError, Problem, did_you_mean
+from hf_finetune.shell import shell_line
+
+logger = logging.getLogger(__name__)
+
+
+def launch(argv: Sequence[str], where: str) -> int:
+    """Check the run, print its launch line and run that line; returns the recipe's exit code.
+
+    `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name.
+    Raises `ConfigError` before anything is launched, where the machine lacks what `where` asks for, too.
+    """
+    check_versions()
+    config = find_accelerate_config(where)
+    settings = read_launch_file(config)
+    check_visible(where, settings, os.environ)
+    if (ids := named_gpus(settings)) is not None:
+        os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
+    recipe = read_recipe_name(argv[0])
+    run = load_run(argv, recipe)
+    check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
+    script = find_project_file("recipes", f"{recipe}.py")
+    os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
+    arguments = ["--config_file", str(config), str(script), *argv]
+    logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
+    return _run_accelerate_launch(arguments)
+
+
+def find_accelerate_config(where: str) -> Path:
+    """Find the accelerate configuration that `--on` names. Raises `ConfigError`."""
+    for candidate in (Path(where), find_project_file("accelerate_configs", f"{where}.yaml")):
+        if candidate.is_file():
+            return candidate
+    names = sorted(path.stem for path in find_shipped("accelerate_configs").glob("*.yaml"))
+    close = did_you_mean(where, names)
+    hint = f"did you mean {close}? There" if close else "There"
+    raise ConfigError(Problem(f"--on {where}: no such file or name", f"{hint} are {', '.join(names)}"))
+
+
+def _run_accelerate_launch(arguments: list[str]) -> int:
+    """What `accelerate launch` does, less its traceback; returns the exit code of the recipe, which it would hide."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # torch reads it once, when it is imported
+    # The imports make a million objects that stay, which the collector would walk again and again.
+    gc.set_threshold(100_000, 20, 20)
+    from accelerate.commands import launch as accelerate_launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    # Its table of failed ranks would bury the recipe's own message.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # One process needs no child: torch is imported here already, and would be once more there.
+    accelerate_launch.simple_launcher = _run_here
+    try:
+        accelerate_launch.launch_command(accelerate_launch.launch_command_parser().parse_args(arguments))
+    except subprocess.CalledProcessError as failure:
+        return _to_exit_code(failure.returncode)
+    except ChildFailedError as failure:
+        return _to_exit_code(failure.get_first_failure()[1].exitcode)
+    return 0
+
+
+def _run_here(args: Any) -> None:
+    """Run the one process of a launch as this process, with the arguments and environment that it would have."""
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    command, environment = prepare_simple_launcher_cmd_env(args)
+    os.environ.update(environment)
+    if command[0] != sys.executable:  # mpirun, for several processes on CPUs
+        subprocess.run(command, check=True)
+        return
+    _, script, *sys.argv[1:] = command
+    sys.argv[0] = script
+    sys.path.insert(0, str(Path(script).parent))  # as `python script` has it
+    runpy.run_path(script, run_name="__main__")
+
+
+def _to_exit_code(code: int) -> int:
+    """A process that a signal ended has a negative code; a shell says 128 + signal."""
+    return 128 - code if code < 0 else code

@@ -1,0 +1,200 @@
+"""Inputs exist; `output_dir` can be written and overwrites no input."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.paths import expand_user, is_glob, list_source_paths, looks_local
+from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
+from hf_finetune.config.validation.run_file import PLACEHOLDER
+from hf_finetune.errors import did_you_mean
+from hf_finetune.folders import foreign_entry, not_ours
+
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 4095
+TEMPLATE_SUFFIXES = (".jinja", ".j2")
+OUR_TEMPLATES = ("plain", "alpaca")
+SPLITS = ("train", "validation", "test")
+
+
+def check_inputs(document: RunDocument, run: Any) -> None:
+    """Check that every input that can only be a local path exists. Globs and Hub ids are checked when they are read."""
+    for key, path in _list_data_inputs(run):
+        if not document.is_refused(format_key_path(key[:2])) and looks_local(path) and not is_glob(path):
+            _check_exists(document, key, path)
+    for name in ("path", "tokenizer"):
+        value = getattr(run.model, name)
+        if isinstance(value, str) and looks_local(value) and not document.is_refused(f"model.{name}"):
+            _check_folder(document, ("model", name), value)
+    for name in ("base", "canaries"):
+        value = getattr(run.eval, name)
+        if isinstance(value, str) and looks_local(value) and not document.is_refused(f"eval.{name}"):
+            (_check_folder if name == "base" else _check_exists)(document, ("eval", name), value)
+    template = run.data.chat_template
+    if template is not None and not document.is_refused("data.chat_template"):
+        _check_template(document, template)
+
+
+def check_output_dir(document: RunDocument, run: Any) -> None:
+    """Check that the run folder can be written and would hold nothing but the run."""
+    if document.is_refused("output_dir") or run.output_dir == PLACEHOLDER:
+        return
+    path = run.output_dir
+    problem = _find_name_problem(path) or _find_danger(path) or _find_overlap(document, run) or _not_ours(run)
+    if problem:
+        document.refuse(("output_dir",), *problem)
+
+
+def _list_data_inputs(run: Any) -> list[tuple[Key, str]]:
+    """List every data path of the run with its key: `[(("data", "train", 0), "a.jsonl"), ...]`."""
+    inputs: list[tuple[Key, str]] = []
+    given = [*((("data", split), getattr(run.data, split)) for split in SPLITS), (("eval", "forget"), run.eval.forget)]
+    for key, sources in given:
+        for index, path in enumerate(list_source_paths(sources)):
+            inputs.append(((*key, index) if isinstance(sources, list) else key, path))
+    return [(key, path) for key, path in inputs if path != PLACEHOLDER]
+
+
+def _check_exists(document: RunDocument, key: Key, path: str) -> None:
+    try:
+        if Path(expand_user(path)).exists():
+            return
+    except (OSError, ValueError):
+        document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id")
+        return
+    document.refuse(key, f"no such file: {path}", _suggest_path(path))
+
+
+def _check_template(document: RunDocument, template: str) -> None:
+    key = ("data", "chat_template")
+    if template.endswith(TEMPLATE_SUFFIXES):
+        _check_exists(document, key, template)
+    elif template not in OUR_TEMPLATES:
+        close = did_you_mean(template, OUR_TEMPLATES)
+        remedy = f"did you mean {close}?" if close else f"write {' or '.join(OUR_TEMPLATES)}, or name a .jinja file"
+        document.refuse(key, f"{template!r} is no chat template", remedy)
+
+
+def _check_folder(document: RunDocument, key: Key, path: str) -> None:
+    try:
+        local = Path(expand_user(path))
+        exists, is_folder = local.exists(), local.is_dir()
+    except (OSError, ValueError):
+        document.refuse(key, "is not a valid path", "name a folder or a Hub id")
+        return
+    if not exists:
+        document.refuse(key, f"no such folder: {path}", _suggest_path(path))
+    elif not is_folder:
+        document.refuse(key, f"{path} is a file", "name the folder that holds config.json, or a Hub id")
+
+
+def _suggest_path(path: str) -> str:
+    """Suggest a remedy for a missing path: the closest name in its folder, or the nearest folder that exists."""
+    local = Path(expand_user(path))
+    parent = local.parent
+    if not parent.is_dir():
+        while not parent.is_dir():
+            parent = parent.parent
+        return f"only {parent}/ exists of that path"
+    try:
+        names = [entry.name for entry in parent.iterdir()]
+    except OSError:
+        return "check the path"
+    close = did_you_mean(local.name, names, cutoff=0.6)
+    return f"did you mean {parent / close}?" if close else "check the path"
+
+
+def _find_name_problem(output_dir: str) -> tuple[str, str] | None:
+    """Find what is wrong with a folder's name, or with writing there: (what, remedy), or None."""
+    if not output_dir.isprintable():
+        return "has a character that cannot be printed", "choose a plain name"
+    folder = Path(expand_user(output_dir))
+    too_long = [part for part in folder.parts if len(os.fsencode(part)) > MAX_NAME_BYTES]
+    if too_long or len(os.fsencode(folder.absolute())) > MAX_PATH_BYTES:
+        return f"is longer than file systems take ({MAX_NAME_BYTES} bytes a name)", "choose a shorter name"
+    # "~ada/runs" stays as it is: expand_user expands "~" and "~/..." alone, and the run would create a folder "~ada".
+    if output_dir.startswith("~") and str(folder).startswith("~"):
+        return "names the home of another user", "write the path out"
+    try:
+        return _find_write_problem(folder)
+    except OSError as error:
+        return f"cannot be used ({error.strerror})", "choose another folder"
+
+
+def _find_write_problem(folder: Path) -> tuple[str, str] | None:
+    existing = folder.absolute()
+    while not existing.exists() and not existing.is_symlink():
+        existing = existing.parent
+    if not existing.is_dir():
+        what = "is a file" if existing == folder.absolute() else f"lies below {existing}, which is a file"
+        return what, "name a folder"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} cannot be written", "choose a folder that you may write"
+    return None
+
+
+def _find_danger(output_dir: str) -> tuple[str, str] | None:
+    """Find whether the run would write into a folder of other things: README.md, config.json, deleted checkpoints."""
+    folder = Path(expand_user(output_dir)).resolve()
+    remedy = "name a folder for this run alone, such as runs/first"
+    if folder == Path(folder.anchor):
+        return "is the root of the file system", remedy
+    if folder == Path.home().resolve():
+        return "is the home folder", remedy
+    working = Path.cwd().resolve()
+    if working.is_relative_to(folder):
+        return "is the working folder" if folder == working else "contains the working folder", remedy
+    return None
+
+
+def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
+    """Find inputs inside the run folder, which it would overwrite, and data folders around it, which would read it."""
+    folder = Path(expand_user(run.output_dir)).resolve()
+    inputs = [(key, path, True) for key, path in _list_data_inputs(run)]
+    names = [name for name in ("path", "tokenizer") if isinstance(getattr(run.model, name), str)]
+    inputs += [(("model", name), getattr(run.model, name), False) for name in names]
+    for key, path, is_data in inputs:
+        # Of a glob the part before the first "*": runs/*/rows.jsonl is compared as runs/.
+        local = Path(expand_user(path.split("*")[0] or "." if is_data else path))
+        name = format_key_path(key[:2])
+        if document.is_refused(name) or not _exists(local):
+            continue
+        source = local.resolve()
+        if source.is_relative_to(folder):
+            return f"contains {name} ({path})", "choose another folder: a run overwrites what is in its own"
+        if is_data and local.is_dir() and not is_glob(path) and folder.is_relative_to(source):
+            return f"lies inside {name} ({path})", "choose another folder: the run would be read as data"
+    return None
+
+
+def _not_ours(run: Any) -> tuple[str, str] | None:
+    """A model of somebody else, or anything: the recipe looks again, this is before it has loaded anything."""
+    folder = Path(expand_user(run.output_dir))
+    foreign = foreign_entry(folder, resuming=bool(run.train.resume_from_checkpoint))
+    return None if foreign is None else not_ours(run.output_dir, foreign)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+KEY = ("train", "resume_from_checkpoint")
+
+
+def check_resume(document: RunDocument, run: Any) -> None:
+    """Refuse a checkpoint outside `output_dir`; a foreign one can be loaded as a model, from its safetensors."""
+    # torch.load of optimizer.pt and rng_state.pth runs code in old versions (CVE-2025-32434 before torch 2.6,
+    # CVE-2026-24747 before 2.10). Can go once Trainer keeps these states in safetensors.
+    checkpoint = run.train.resume_from_checkpoint
+    if not isinstance(checkpoint, str) or document.is_refused(".".join(KEY), "output_dir"):
+        return
+    place, folder = Path(expand_user(checkpoint)).resolve(), Path(expand_user(run.output_dir)).resolve()
+    if place.parent == folder:
+        return
+    what = f"{checkpoint} is no checkpoint of {run.output_dir}, and others' optimizer states are not opened"
+    document.refuse(KEY, what, "name the run's own output_dir, or start from the weights alone with model.path")

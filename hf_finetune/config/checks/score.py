@@ -1,0 +1,50 @@
+"""Conflicts of settings in a run of `score`, and settings of `score` in other recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_finetune.config.reading.document import RunDocument, refuse_given
+from hf_finetune.config.sections import RecipeName, Source
+
+EVAL_SETTINGS = (
+    *("base", "by", "forget", "swaps", "canaries", "verbatim_prefix", "harness"),
+    *("batch_size", "generate_rows"),
+)
+# How a model is created or loaded for training, which is decided already for a saved model.
+MODEL_SETTINGS = ("scratch", "revision", "tokenizer", "dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
+DATA_SETTINGS = ("validation", "validation_fraction", "test_fraction", "stratify_by", "group_by")
+LENGTH_SETTINGS = ("too_long", "max_dropped")
+
+_SAVED = "is no setting of score, which loads a model as it was saved"
+_NO_SPLIT = "is no setting of score, which splits nothing: all rows of data.test are scored"
+
+
+def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
+    """Check that `score` has rows to score and a saved model, and that every other recipe has rows to train on."""
+    if recipe != "score":
+        refuse_given(document, "eval", run.eval, EVAL_SETTINGS, "belongs to the recipe score")
+        if run.data.train is None and not document.is_refused("data.train", "data"):
+            document.refuse(("data", "train"), "is missing", "give a file, folder, glob or Hub data set id")
+        return
+    refuse_given(document, "model", run.model, MODEL_SETTINGS, _SAVED)
+    refuse_given(document, "data", run.data, DATA_SETTINGS, _NO_SPLIT)
+    refuse_given(document, "data", run.data, LENGTH_SETTINGS, "is no setting of score, which cuts what is too long")
+    for section in ("train", "hub"):
+        if document.values.get(section):
+            document.refuse((section,), "is no section of score, which trains and pushes nothing", "leave it out")
+    for key, sources in ((("data", "test"), run.data.test), (("eval", "forget"), run.eval.forget)):
+        listed = sources if isinstance(sources, list) else [sources]
+        if any(isinstance(source, Source) and source.weight != 1 for source in listed):
+            document.refuse(key, "has a weight, which is for training rows", "leave it out: each row is scored once")
+    if run.data.test is None and not document.is_refused("data.test", "data"):
+        document.refuse(("data", "test"), "is missing", "give the rows to score")
+    if run.eval.verbatim_prefix is not None and run.data.train is None and not document.is_refused("data.train"):
+        what = "needs the rows that the model was trained on, and there is no data.train"
+        document.refuse(("eval", "verbatim_prefix"), what, "add data.train")
+    if run.data.train is not None and run.eval.verbatim_prefix is None:
+        what = "is read only to measure memorization, and eval.verbatim_prefix is not set"
+        document.refuse(("data", "train"), what, "set eval.verbatim_prefix, such as 32, or leave it out")
+    if run.eval.forget is not None and run.eval.base is False and not document.is_refused("eval.base"):
+        what = "needs the model as it was before, to compare with"
+        document.refuse(("eval", "forget"), what, "add eval.base: true, or name the model there")

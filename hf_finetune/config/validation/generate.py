@@ -1,0 +1,134 @@
+"""Write the files that are generated from the installed stack: `python -m hf_finetune.config.generate`.
+
+    stack_settings.json    the fields of TrainingArguments, SFTConfig and LoraConfig, so that a run file is
+                           validated without importing torch
+    run.schema.json        the JSON Schema of a run file, for editors
+
+Run it after a change to sections.py or to the pinned versions; a test compares both files with their sources.
+This is the only module of the package `config` that imports the stack, and only that test imports it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.sections import SHIPPED_RECIPES
+from hf_finetune.config.validation.hf_settings import TABLE_FILE, build_train_section, load_table
+from hf_finetune.config.validation.run_file import build_run_file_section
+
+MAX_HELP = 200
+_PACKAGES = ("transformers", "trl", "peft")
+_SIMPLE = {bool: "bool", int: "int", float: "float", str: "str", types.NoneType: "null"}
+
+# TrainingArguments accepts `fsdp: true`, which its annotation leaves out (transformers 5.23).
+_ALSO_TAKES = {"fsdp": ["bool"]}
+
+
+def build_settings_table() -> dict[str, Any]:
+    """Build the content of `stack_settings.json` from the installed packages."""
+    from peft import LoraConfig
+    from transformers import TrainingArguments
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from trl.trainer.sft_config import SFTConfig
+
+    training = _list_fields(TrainingArguments)
+    return {
+        "versions": {package: version(package) for package in _PACKAGES},
+        "trackers": sorted(INTEGRATION_TO_CALLBACK),
+        "TrainingArguments": training,
+        "SFTConfig": {name: field for name, field in _list_fields(SFTConfig).items() if training.get(name) != field},
+        "LoraConfig": _list_fields(LoraConfig),
+    }
+
+
+def _list_fields(settings_class: type) -> dict[str, dict[str, Any]]:
+    hints = typing.get_type_hints(settings_class)
+    table = {}
+    for field in dataclasses.fields(settings_class):
+        kinds = set(_list_yaml_types(hints[field.name])) | set(_ALSO_TAKES.get(field.name, []))
+        entry: dict[str, Any] = {"types": sorted(kinds), "default": _get_default(field)}
+        if choices := _list_choices(hints[field.name]) or list(field.metadata.get("choices", [])):
+            entry["choices"] = choices
+        if text := _shorten_help(str(field.metadata.get("help", ""))):
+            entry["help"] = text
+        table[field.name] = entry
+    return table
+
+
+def _list_yaml_types(hint: Any) -> list[str]:
+    """List the types of YAML values that an annotation accepts."""
+    # Optional[Union[str, list[str]]] -> ["str", "list[str]", "null"]; an Enum is written as a word
+    if hint in _SIMPLE:
+        return [_SIMPLE[hint]]
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [kind for part in typing.get_args(hint) for kind in _list_yaml_types(part)]
+    if origin is typing.Literal:
+        return [_SIMPLE[type(value)] for value in typing.get_args(hint)]
+    if origin is list or hint is list:
+        items = {kind for part in typing.get_args(hint) for kind in _list_yaml_types(part)}
+        return [f"list[{items.pop()}]" if items in ({"str"}, {"int"}) else "list"]
+    if origin is tuple:
+        return ["list"]
+    return ["str"] if isinstance(hint, type) and issubclass(hint, Enum) else ["dict"]
+
+
+def _list_choices(hint: Any) -> list[str]:
+    """List the words that an Enum or Literal annotation allows; [] for any other annotation."""
+    parts = typing.get_args(hint) or (hint,)
+    for part in parts:
+        if isinstance(part, type) and issubclass(part, Enum) and part.__name__ != "DebugOption":
+            return [str(member.value) for member in part]
+    words = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return [word for word in words if isinstance(word, str)]
+
+
+def _get_default(field: dataclasses.Field[Any]) -> Any:
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if isinstance(value, Enum):
+        return value.value
+    return value if value is None or isinstance(value, bool | int | float | str | list | dict) else None
+
+
+def _shorten_help(text: str) -> str:
+    sentence = " ".join(text.replace("%%", "%").split()).split(". ")[0].rstrip(".")
+    return sentence if len(sentence) <= MAX_HELP else sentence[: MAX_HELP - 1].rsplit(" ", 1)[0] + " …"
+
+
+def format_json(value: dict[str, Any]) -> str:
+    """Format `value` as JSON, the way both files are written."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write both files beside this module."""
+    folder = Path(__file__).parent.parent
+    (folder / TABLE_FILE).write_text(format_json(build_settings_table()), encoding="utf-8")
+    load_table.cache_clear()
+    (folder / SCHEMA_FILE).write_text(format_json(build_run_schema()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+SCHEMA_FILE = "run.schema.json"
+
+
+def build_run_schema() -> dict[str, Any]:
+    """Build the schema with which an editor completes and validates a run file, whatever its recipe."""
+    # SFTConfig has every field of TrainingArguments, so that its recipes have the most settings under `train`.
+    widest = max(SHIPPED_RECIPES, key=lambda recipe: len(build_train_section(recipe).model_fields))
+    schema = build_run_file_section(widest).model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hf-finetune run file"} | {
+        key: value for key, value in schema.items() if key != "title"
+    }

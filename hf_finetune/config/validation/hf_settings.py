@@ -1,0 +1,142 @@
+"""Settings classes of `train:` and `lora:`, whose fields are those of TrainingArguments, SFTConfig and LoraConfig.
+
+The fields come from a table that `generate.py` writes from the installed packages, so that a run file is validated
+without importing torch; here they become pydantic models, so that all sections are validated in the same way.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib.resources import files
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, create_model
+
+from hf_finetune.config.reading.deprecated import REFUSED, SET_BY_RECIPE, SFT_REPLACED
+from hf_finetune.config.sections import GeneratedSection, RecipeName, Section
+
+TABLE_FILE = "stack_settings.json"
+
+SFT_RECIPES: tuple[RecipeName, ...] = ("sft", "lora")
+
+_TYPES: dict[str, tuple[Any, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    # `save_steps: 100` stays 100 in run.yaml, and does not become 100.0.
+    "float": (int, float),
+    "str": (str,),
+    "dict": (dict[str, Any],),
+    "list": (list[Any],),
+    "list[str]": (list[str],),
+    "list[int]": (list[int],),
+    "null": (None,),
+}
+
+_POSITIVE = {"gt": 0}
+_AT_LEAST_0 = {"ge": 0}
+_AT_LEAST_1 = {"ge": 1}
+_SHARE = {"ge": 0, "lt": 1}
+
+# Bounds that the stack itself checks after the model is loaded, or not at all.
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "per_device_train_batch_size": _AT_LEAST_1,
+    "per_device_eval_batch_size": _AT_LEAST_1,
+    "gradient_accumulation_steps": _AT_LEAST_1,
+    "eval_accumulation_steps": _AT_LEAST_1,
+    "num_train_epochs": _POSITIVE,
+    "learning_rate": _POSITIVE,
+    "warmup_steps": _AT_LEAST_0,
+    "weight_decay": _AT_LEAST_0,
+    "adam_beta1": _SHARE,
+    "adam_beta2": _SHARE,
+    "adam_epsilon": _POSITIVE,
+    "max_grad_norm": _AT_LEAST_0,
+    "label_smoothing_factor": _SHARE,
+    "logging_steps": _POSITIVE,
+    "eval_steps": _POSITIVE,
+    "save_steps": _POSITIVE,
+    "eval_delay": _AT_LEAST_0,
+    "save_total_limit": _AT_LEAST_1,
+    "dataloader_num_workers": _AT_LEAST_0,
+    "dataloader_prefetch_factor": _AT_LEAST_1,
+    "torch_empty_cache_steps": _AT_LEAST_1,
+    "ddp_timeout": _AT_LEAST_1,
+    "seed": {"ge": 0, "lt": 2**32},
+    "data_seed": {"ge": 0, "lt": 2**32},
+    "max_length": {"ge": 2},
+    "early_stopping_patience": _AT_LEAST_1,
+    "early_stopping_threshold": _AT_LEAST_0,
+    "r": _AT_LEAST_1,
+    "lora_alpha": _AT_LEAST_1,
+    "lora_dropout": _SHARE,
+}
+
+# Settings of this project in addition to those of TrainingArguments.
+MUON = "muon"
+_OWN_FIELDS: dict[str, dict[str, Any]] = {
+    "early_stopping_patience": {
+        "types": ["int", "null"],
+        "default": None,
+        "help": "Stop after this many evaluations without a better `metric_for_best_model`",
+    },
+    "early_stopping_threshold": {
+        "types": ["float", "null"],
+        "default": None,
+        "help": "By how much the metric must improve to count as better; needs `early_stopping_patience`",
+    },
+}
+
+
+@functools.cache
+def load_table() -> dict[str, Any]:
+    """Load the generated table: versions, trackers, and the fields of each class of the stack."""
+    table: dict[str, Any] = json.loads(files("hf_finetune.config").joinpath(TABLE_FILE).read_text("utf-8"))
+    return table
+
+
+@functools.cache
+def build_train_section(recipe: RecipeName) -> type[Section]:
+    """Build the settings class of `train:`: TrainingArguments, or SFTConfig for the recipes that use SFTTrainer."""
+    fields = dict(load_table()["TrainingArguments"])
+    if recipe in SFT_RECIPES:
+        fields |= load_table()["SFTConfig"]
+    fields["optim"] = fields["optim"] | {"choices": [*fields["optim"]["choices"], MUON]}
+    # TrainingArguments declares str (transformers 5.23), but Trainer.train also takes True: the last checkpoint there.
+    resume = fields["resume_from_checkpoint"]
+    fields["resume_from_checkpoint"] = resume | {"types": ["bool", *resume["types"]]}
+    taken = REFUSED.keys() | SFT_REPLACED.keys()
+    allowed = {name: field for name, field in fields.items() if f"train.{name}" not in taken}
+    return _build_section(get_train_class_name(recipe), allowed | _OWN_FIELDS)
+
+
+@functools.cache
+def build_lora_section() -> type[Section]:
+    """Build the settings class of `lora:`: peft's LoraConfig without the fields that the recipe sets."""
+    fields = load_table()["LoraConfig"]
+    return _build_section(
+        "LoraConfig", {name: field for name, field in fields.items() if f"lora.{name}" not in SET_BY_RECIPE}
+    )
+
+
+def get_train_class_name(recipe: RecipeName) -> str:
+    """Name the class of the stack whose fields `train:` has."""
+    return "SFTConfig" if recipe in SFT_RECIPES else "TrainingArguments"
+
+
+def _build_section(name: str, fields: dict[str, dict[str, Any]]) -> type[Section]:
+    definitions: dict[str, Any] = {
+        key: (_build_annotation(key, field), Field(default=field["default"], description=field.get("help")))
+        for key, field in fields.items()
+    }
+    return create_model(name, __base__=GeneratedSection, **definitions)
+
+
+def _build_annotation(name: str, field: dict[str, Any]) -> Any:
+    # {"types": ["float", "null"], ...} of learning_rate -> Annotated[int, gt 0] | Annotated[float, gt 0] | None
+    kinds = [kind for word in field["types"] for kind in _TYPES[word]]
+    if "choices" in field:
+        kinds = [Literal[tuple(field["choices"])] if kind is str else kind for kind in kinds]
+    bounds = Field(**(_BOUNDS.get(name) or {}))
+    bounded = [Annotated[kind, bounds] if kind in (int, float) else kind for kind in kinds]
+    return Union[tuple(bounded)]  # noqa: UP007 - the members are only known at run time

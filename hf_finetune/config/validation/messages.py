@@ -1,0 +1,150 @@
+"""Validation errors of pydantic as messages: which key, what was expected, what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
+from hf_finetune.config.validation.known_keys import suggest_key
+from hf_finetune.errors import did_you_mean
+
+MAX_LISTED = 24
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "dict": "a section of keys",
+    "model": "a section of keys",
+    "none": "nothing",
+}
+
+_BOUNDS = {
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+}
+
+_REQUIRED = {
+    "recipe": "name the recipe, such as `recipe: continued_pretraining`",
+    "model": "give model.path (a folder or a Hub id) or model.scratch",
+    "data": "give data.train, a file of rows",
+    "data.train": "give a file, folder, glob or Hub data set id",
+    "output_dir": "name the run folder, such as `output_dir: runs/first`",
+}
+
+
+def report_errors(
+    errors: Sequence[ErrorDetails], values: Any, document: RunDocument, keys: dict[str, set[str]]
+) -> list[tuple[Key, bool]]:
+    """Add one problem to `document` for each key with errors. Returns the keys, each with whether it is missing."""
+    by_key: dict[Key, list[ErrorDetails]] = {}
+    for error in errors:
+        by_key.setdefault(_locate_error(error, values), []).append(error)
+    # A union reports every branch; of `tokenizer: {train: {kind: x}}` the branch that wants text is of no interest:
+    # errors at ("model", "tokenizer") and ("model", "tokenizer", "train", "kind") -> only the second is reported.
+    deepest = [key for key in by_key if not any(other != key and other[: len(key)] == key for other in by_key)]
+    for key in deepest:
+        # A value that was removed because of its own problem is missing now, which is no second problem.
+        if not any(refused[: len(key)] == key for refused in document.refused):
+            document.refuse(key, *_describe_errors(key, by_key[key], document, keys))
+    return [(key, by_key[key][0]["type"] == "missing") for key in deepest]
+
+
+def _locate_error(error: ErrorDetails, values: Any) -> Key:
+    """Find the key of an error in the file: pydantic's `loc` without the names of union branches."""
+    # ("data", "train", "list[union[...]]", 0, "Source", "weight") -> ("data", "train", 0, "weight")
+    # Can go once pydantic (2.14) leaves the branches out: https://github.com/pydantic/pydantic/issues/7261
+    key: list[str | int] = []
+    for index, part in enumerate(error["loc"]):
+        is_missing = error["type"] == "missing" and index == len(error["loc"]) - 1
+        if _is_inside(values, part):
+            values = values[part]
+        elif not is_missing:
+            continue
+        key.append(part)
+    return tuple(key)
+
+
+def _is_inside(values: Any, part: str | int) -> bool:
+    if isinstance(values, list):
+        return isinstance(part, int) and part < len(values)
+    return isinstance(values, dict) and part in values
+
+
+def _describe_errors(
+    key: Key, errors: list[ErrorDetails], document: RunDocument, keys: dict[str, set[str]]
+) -> tuple[str, str]:
+    """Describe the errors of one key: what is wrong and what to do about it."""
+    error = errors[0]
+    if error["type"] == "missing":
+        return "is missing", _REQUIRED.get(format_key_path(key), "give it a value")
+    if error["type"] == "extra_forbidden":
+        return _describe_unknown_key(key, keys)
+    value = error["input"]
+    if bound := next((error for error in errors if error["type"] in _BOUNDS), None):
+        limit = _BOUNDS[bound["type"]].format(**bound["ctx"])
+        return f"must be {limit}, not {format_value(value)}", ""
+    if (choices := _list_choices(errors)) and not any(error["type"] == "too_short" for error in errors):
+        close = did_you_mean(str(value), choices, cutoff=0.6)
+        remedy = f"did you mean {close}?" if close else ""
+        return (
+            f"expected {_format_choices(choices)}{_describe_other_types(errors)}, found {format_value(value)}",
+            remedy or "choose one of them",
+        )
+    return _describe_type_error(errors, value)
+
+
+def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, str]:
+    kinds = {error["type"] for error in errors}
+    if kinds & {"string_too_short", "too_short"}:
+        return "is empty", "give it a value"
+    if "finite_number" in kinds:
+        return f"must be a finite number, not {format_value(value)}", ""
+    expected = [_EXPECTED[kind] for kind in _EXPECTED if any(name.startswith(kind) for name in kinds)]
+    if "bool_as_number" in kinds:
+        expected = ["a number"]
+    if "a number" in expected and "a whole number" in expected:
+        expected.remove("a whole number")
+    wanted = " or ".join(dict.fromkeys(expected)) or "another value"
+    number_for_text = "text" in expected and isinstance(value, int | float) and not isinstance(value, bool)
+    remedy = f'write it in quotes: "{format_value(value)}"' if number_for_text else ""
+    return f"expected {wanted}, found {format_value(value)}", remedy
+
+
+def _list_choices(errors: Iterable[ErrorDetails]) -> list[str]:
+    """List the choices of a setting, from pydantic's `'a', 'b' or 'c'`."""
+    for error in errors:
+        if error["type"] == "literal_error":
+            text = str(error["ctx"]["expected"]).replace(" or ", ", ")
+            return [word.strip("'") for word in text.split(", ")]
+    return []
+
+
+def _describe_other_types(errors: Iterable[ErrorDetails]) -> str:
+    """Describe what a setting takes besides its choices: " or a whole number", " or a section of keys" ..."""
+    kinds = {error["type"].partition("_")[0] for error in errors} & {"int", "dict", "model"}
+    return "".join(f" or {kind}" for kind in dict.fromkeys(_EXPECTED[kind] for kind in sorted(kinds)))
+
+
+def _format_choices(choices: list[str]) -> str:
+    if len(choices) > MAX_LISTED:
+        return f"one of {len(choices)} names ({', '.join(choices[:6])}, ...)"
+    return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+
+
+def _describe_unknown_key(key: Key, keys: dict[str, set[str]]) -> tuple[str, str]:
+    section = ".".join(str(part) for part in key[:-1] if isinstance(part, str))
+    what = f"is not a setting of {f'the section {section}' if section else 'a run file'}"
+    if close := suggest_key(str(key[-1]), section, keys):
+        return what, f"did you mean {close}?"
+    own = sorted(keys.get(section, set()))
+    if own and len(own) <= MAX_LISTED:
+        return what, f"its settings are {', '.join(own)}"
+    return what, f"docs/run-file.md lists the settings of {section or 'a run file'}"

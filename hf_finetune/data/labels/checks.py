@@ -1,0 +1,185 @@
+"""Checks of the labels of a run across its rows: known from training, distinct, and more than one row of each."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from hf_finetune.config.reading.document import format_value
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, did_you_mean
+
+Label = str | int
+Occurrences = dict[Label, list[int]]
+"""The row numbers of a split by label."""
+
+MAX_LABELS_NAMED = 20
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
+
+
+def find_distinct_rows(splits: Splits, name: str) -> list[int]:
+    """Return the row numbers of a split, ascending, without the repeats of a weight."""
+    places = splits.places[name]
+    # File and line as one number: np.unique(axis=0) would sort structs, which is far slower.
+    here = places.file.astype(np.int64) << 32 | places.line
+    return np.sort(np.unique(here, return_index=True)[1]).tolist()  # type: ignore[no-any-return]
+
+
+def check_classes(splits: Splits, data: DataSection, found: Mapping[str, Occurrences], names: Sequence[str]) -> None:
+    """Raise DataError with every problem of the labels, by file and line where it has one.
+
+    These are: a single label; labels that differ only by case, white space or the notation of a number; a label of a
+    single row; a label that only an evaluation split has; weights (`data.balance`) for other labels.
+    """
+    problems = [
+        *_check_label_count(found["train"]),
+        *_find_similar(splits, found["train"]),
+        *_check_weights(data, names),
+    ]
+    single, seen_once = _find_single_rows(splits, data, found)
+    unknown, total = _find_unknown(splits, data, found, seen_once)
+    problems += single + unknown
+    if problems:
+        raise DataError(problems[:MAX_PROBLEMS_SHOWN], total=len(problems) + total - len(unknown))
+
+
+def check_numbers(splits: Splits) -> None:
+    """Raise DataError for numbers that float32 cannot hold, and for training labels that are all the same."""
+    problems: list[Problem] = []
+    total = 0
+    for name, rows in splits.rows.items():
+        too_large = np.flatnonzero(np.abs(np.asarray(rows["label"][:])) > np.finfo(np.float32).max)
+        total += len(too_large)
+        for row in too_large[: MAX_PROBLEMS_SHOWN - len(problems)]:
+            path, line = splits.locate(name, int(row))
+            problems.append(Problem("the label is too large for float32", "scale the labels down", path, line))
+    if not problems and len(set(splits.rows["train"]["label"][:])) == 1:
+        what = "every training row has the same label, so there is nothing to learn"
+        problems, total = [Problem(what, "add rows with other numbers", key="data.train")], 1
+    if problems:
+        raise DataError(problems, total=total)
+
+
+def _check_label_count(train: Occurrences) -> list[Problem]:
+    if len(train) > 1:
+        return []
+    what = (
+        f"the training rows have one label only, {format_value(next(iter(train)))}"
+        if train
+        else "no training row has one"
+    )
+    return [Problem(what, "there must be two labels at least: add rows of another", key="data.train")]
+
+
+def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
+    """Find labels that probably are one, such as "Spam" and "spam": each is compared with the most frequent."""
+    groups: dict[str, list[str]] = {}
+    for label in train:
+        if isinstance(label, str):
+            groups.setdefault(_normalize_label(label), []).append(label)
+    problems = []
+    for group in groups.values():
+        most, *others = sorted(group, key=lambda label: (-len(train[label]), label))
+        first_path, first_line = splits.locate("train", train[most][0])
+        for label in others:
+            path, line = splits.locate("train", train[label][0])
+            how = "are the same number" if _NUMBER.fullmatch(label.strip()) else "differ by case or white space only"
+            what = f"the labels {format_value(label)} ({_format_rows(train[label])}, the first here) and "
+            what += f"{format_value(most)} ({_format_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
+            problems.append(
+                Problem(what, f"did you mean {format_value(most)}? write it in one way", path, line, "label")
+            )
+    return problems
+
+
+def _normalize_label(label: str) -> str:
+    """Normalize a label: case, white space and Unicode composition are dropped, and a number becomes its value."""
+    # " New York" and "newyork" are equal, and so are "1", "1.0" and "+01".
+    if _NUMBER.fullmatch(label.strip()):
+        return str(Fraction(label.strip()))
+    return "".join(unicodedata.normalize("NFC", label).casefold().split())
+
+
+def _format_rows(rows: Sequence[int]) -> str:
+    return f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
+
+
+def _find_single_rows(
+    splits: Splits, data: DataSection, found: Mapping[str, Occurrences]
+) -> tuple[list[Problem], set[Label]]:
+    """Find labels of a single row in all splits together, which can be trained or measured, but not both.
+
+    Without those that other checks report: probable misspellings, and labels of evaluation files.
+    """
+    rows = Counter({label: len(here) for label, here in found["train"].items()})
+    for name in found.keys() - {"train"}:
+        rows.update({label: len(here) for label, here in found[name].items()})
+    folded = Counter(_normalize_label(label) for label in found["train"] if isinstance(label, str))
+    once: set[Label] = set()
+    problems = []
+    for name in (name for name in found if name == "train" or getattr(data, name) is None):
+        for label in sorted((label for label in found[name] if rows[label] == 1), key=str):
+            # "spam" alone beside "Spam" in train is a misspelling, which `_find_similar` reports.
+            if folded[_normalize_label(str(label))] > (name == "train"):
+                continue
+            once.add(label)
+            path, line = splits.locate(name, found[name][label][0])
+            what = f"the label {format_value(label)} has a single row in all splits together"
+            problems.append(Problem(what, "add rows of it, merge it with another, or take it out", path, line, "label"))
+    return problems, once
+
+
+def _find_unknown(
+    splits: Splits, data: DataSection, found: Mapping[str, Occurrences], seen_once: set[Label]
+) -> tuple[list[Problem], int]:
+    """Find evaluation rows whose label no training row has: problems of the first of them, and their number."""
+    problems: list[Problem] = []
+    total = 0
+    for name in (name for name in found if name != "train"):
+        for label in sorted(found[name].keys() - found["train"].keys() - seen_once, key=str):
+            rows = found[name][label]
+            total += len(rows)
+            remedy = _suggest_remedy(label, list(found["train"]), data, drawn=getattr(data, name) is None)
+            what = f"the label {format_value(label)} is in {name}, but no training row has it"
+            for row in rows[: MAX_PROBLEMS_SHOWN - len(problems)]:
+                path, line = splits.locate(name, row)
+                problems.append(Problem(what, remedy, path, line, "label"))
+    return sorted(problems, key=lambda problem: (problem.path or "", problem.line or 0)), total
+
+
+def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
+    """Suggest the label that was meant, or how to get training rows of this one; `drawn`: the split is a fraction."""
+    names = [name for name in known if isinstance(name, str)] if isinstance(label, str) else []
+    same = [name for name in names if _normalize_label(name) == _normalize_label(str(label))]
+    if same:
+        nearest = min(same, key=lambda name: name.strip() != str(label).strip())
+        return f"did you mean {format_value(nearest)}? write it in one way"
+    if drawn and data.stratify_by is None:
+        return "set data.stratify_by to the field of the label, so that every split has each"
+    close = did_you_mean(str(label), names)
+    remedy = "add training rows of it, or take the row out"
+    return f"did you mean {format_value(close)}? if not, {remedy}" if close else remedy
+
+
+def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
+    """Check that weights by name (`data.balance`) are for every label, and for no other."""
+    if not isinstance(data.balance, dict):
+        return []
+    given, problems = data.balance.keys(), []
+    listed = ", ".join(names[:MAX_LABELS_NAMED]) + (", ..." if len(names) > MAX_LABELS_NAMED else "")
+    for name in sorted(given - set(names)):
+        close = did_you_mean(name, names)
+        remedy = f"did you mean {close}?" if close else f"the labels are {listed}"
+        problems.append(Problem(f"{format_value(name)} is no label of the training rows", remedy, key="data.balance"))
+    missing = [format_value(name) for name in names if name not in given]
+    if missing:
+        what = f"has no weight for {', '.join(missing[:MAX_LABELS_NAMED])}"
+        problems.append(Problem(what, f"give each label one; the labels are {listed}", key="data.balance"))
+    return problems

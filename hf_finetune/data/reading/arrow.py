@@ -1,0 +1,225 @@
+"""Files of one role (train, validation or test) -> one memory-mapped data set in the intermediate form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, Value
+from msgspec import UNSET, Struct
+
+from hf_finetune.data.cache import build_cached_dataset
+from hf_finetune.data.reading.formats import encode_row, get_features
+from hf_finetune.data.reading.lines import hash_file
+from hf_finetune.data.reading.reader import (
+    LineCounts,
+    RowBlock,
+    TextCut,
+    describe_rejected_lines,
+    read_jsonl,
+    read_text,
+)
+from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
+from hf_finetune.version import __version__
+
+# Columns besides those of the intermediate form; they are removed from the rows of a split.
+ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
+FILE, LINE = "_file", "_line"
+
+
+_EXTRA_FEATURES = {
+    ROW_HASH: Value("uint64"),
+    SOURCE: Value("int32"),
+    FILE: Value("int32"),
+    LINE: Value("int32"),
+    STRATUM: Value("string"),
+    GROUP: Value("string"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """The settings with which the files of a run are read."""
+
+    decoder: RowDecoder
+    on_bad_line: str
+    max_line_bytes: int
+    stratify_by: str | None
+    group_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileStats:
+    """Counts of one file: accepted + rejected + blank == lines."""
+
+    role: str
+    path: str
+    """As the user wrote it."""
+    weight: float
+    sha256: str
+    bytes: int
+    lines: int
+    accepted: int
+    rejected: int
+    blank: int
+    rows: int
+    rejected_lines: tuple[tuple[int, str], ...]
+    """The number of each dropped line, and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """Size, time and inode of a file: if one differs, it was changed while it was read."""
+
+    size: int
+    modified: int
+    inode: int
+
+
+def _read_stamp(file: DataFile) -> _Stamp:
+    status = file.path.stat()
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tuple[Dataset, tuple[FileStats, ...]]:
+    """Read the files of one role, or load their rows from the cache by the files' content.
+
+    Raises DataError naming every rejected line, unless bad lines are skipped, and CannotWriteError where the cache
+    cannot be written.
+    """
+    # Before the hash: a file that changes after this is noticed when its rows have been read.
+    stamps = [_read_stamp(file) for file in files]
+    hashes = [hash_file(file.path) for file in files]
+    row_format, decoder = reading.decoder.row_format, reading.decoder
+    own = get_features(row_format.becomes, decoder.labels.kind)
+    # The version is part of the key: another one may read the same file differently.
+    made_from = {
+        "version": __version__,
+        "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
+        "format": [row_format.name, list(row_format.required), decoder.labels.kind],
+        "splits": [reading.stratify_by, reading.group_by],
+        "lines": [reading.on_bad_line, reading.max_line_bytes, decoder.allow_empty],
+    }
+    features = Features({**own, **_EXTRA_FEATURES})
+    try:
+        dataset, counts = build_cached_dataset(
+            "rows", made_from, features, lambda: _build_batches(files, stamps, reading, features.arrow_schema)
+        )
+    except OSError as error:
+        raise CannotWriteError(
+            f"the datasets cache cannot be written: {error.strerror or error}; set HF_DATASETS_CACHE"
+        ) from error
+    facts = tuple(
+        FileStats(
+            role=role,
+            path=file.shown,
+            weight=file.weight,
+            sha256=sha256,
+            bytes=stamp.size,
+            rejected=len(count["rejected_lines"]),
+            rejected_lines=tuple((line, reason) for line, reason in count.pop("rejected_lines")),
+            **count,
+        )
+        for file, sha256, stamp, count in zip(files, hashes, stamps, counts["files"], strict=True)
+    )
+    return dataset, facts
+
+
+def _build_batches(
+    files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: ReadSettings, schema: pa.Schema
+) -> Generator[pa.RecordBatch, None, dict[str, Any]]:
+    """Yield the rows of all files as record batches, and return the counts of each file."""
+    counts: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    total = 0
+    for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
+        tally = LineCounts()
+        for block in _read_blocks(file, reading, tally):
+            yield _build_batch(block, file, number, reading, schema)
+        if _read_stamp(file) != stamp:
+            raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
+        if tally.rejected and reading.on_bad_line == "fail":
+            problems += describe_rejected_lines(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
+            total += len(tally.rejected)
+        elif not tally.rows:
+            problems.append(_explain_no_rows(file, tally))
+            total += 1
+        counts.append(
+            {
+                "lines": tally.lines,
+                "accepted": tally.accepted,
+                "blank": tally.blank,
+                "rows": tally.rows,
+                "rejected_lines": [(line.line, line.reason) for line in tally.rejected],
+            }
+        )
+    if problems:
+        raise DataError(problems, total=total)
+    return {"files": counts}
+
+
+def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:
+    if not tally.lines:
+        return Problem("the file is empty", "put rows into it, or take it out of the run file", file.shown)
+    if not tally.rejected:
+        return Problem("the file has only blank lines", "put rows into it, or take it out of the run file", file.shown)
+    return Problem(
+        f"all {len(tally.rejected):,} lines are rejected", "run with data.on_bad_line=fail to see why", file.shown
+    )
+
+
+def _read_blocks(file: DataFile, reading: ReadSettings, tally: LineCounts) -> Iterator[RowBlock]:
+    name = reading.decoder.row_format.name
+    if name in TEXT_FORMATS:
+        cut: TextCut = name  # type: ignore[assignment]
+        return read_text(file.path, file.shown, cut, reading.max_line_bytes, tally)
+    return read_jsonl(file.path, file.shown, reading.decoder, reading.max_line_bytes, tally)
+
+
+def _build_batch(
+    block: RowBlock, file: DataFile, number: int, reading: ReadSettings, schema: pa.Schema
+) -> pa.RecordBatch:
+    """Convert a block of file `number` to the intermediate form, with the columns of `_EXTRA_FEATURES`."""
+    columns = reading.decoder.row_format.columns(block.rows)
+    # The hash is of the intermediate form: one row in two formats, or with other unused keys, is one row.
+    contents = map(encode_row, zip(*columns.values(), strict=True))
+    columns[ROW_HASH] = [int.from_bytes(blake2b(content, digest_size=8).digest(), "big") for content in contents]
+    columns[SOURCE] = [file.source] * len(block.rows)
+    columns[FILE] = [number] * len(block.rows)
+    columns[LINE] = list(block.line_numbers)
+    columns[STRATUM] = _read_split_values(block, file, reading, reading.stratify_by, "stratify_by")
+    columns[GROUP] = _read_split_values(block, file, reading, reading.group_by, "group_by")
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _read_split_values(
+    block: RowBlock, file: DataFile, reading: ReadSettings, key: str | None, setting: str
+) -> list[str | None]:
+    """Read the field that rows are stratified or grouped by, as JSON text: 1 and "1" differ.
+
+    Raises DataError for a row without it.
+    """
+    if key is None:
+        return [None] * len(block.rows)
+    value_of: attrgetter[Any] = reading.decoder.get_field_getter(key)
+    values = [_encode_value(row, value_of) for row in block.rows]
+    if None in values:
+        line = block.line_numbers[values.index(None)]
+        remedy = f"give every row the field, or leave out data.{setting}"
+        raise DataError(Problem(f"the row has no `{key}`", remedy, file.shown, line, key=f"data.{setting}"))
+    return values
+
+
+def _encode_value(row: Struct, value_of: attrgetter[Any]) -> str | None:
+    value = value_of(row)
+    if value is UNSET or value is None:
+        return None
+    # Of several labels the set counts, not the order: ["b", "a"] and ["a", "b"] are one stratum.
+    return json.dumps(sorted(value) if isinstance(value, list) else value, ensure_ascii=False)

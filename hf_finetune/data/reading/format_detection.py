@@ -1,0 +1,148 @@
+"""The first rows of a run's training files -> the decoder that every row of the run must pass."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_finetune.config.sections import DataSection, RowFormatName
+from hf_finetune.data.reading.arrow import ReadSettings, read_role
+from hf_finetune.data.reading.formats import (
+    FORMATS,
+    LABELLED_INPUT_OUTPUT,
+    NUMBERS,
+    NUMBERS_INPUT_OUTPUT,
+    Kind,
+    RowFormat,
+)
+from hf_finetune.data.reading.json_line import format_key
+from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_jsonl
+from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
+from hf_finetune.errors import DataError, Problem
+
+logger = logging.getLogger(__name__)
+
+
+def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) -> RowDecoder:
+    """Detect the format by the first row, check it against the recipe, and set the type of labels by the first label.
+
+    Raises DataError where the format does not fit the keys or the recipe.
+    """
+    if data.format in TEXT_FORMATS:
+        _check_kind(FORMATS[data.format], becomes, train[0].shown)
+        return RowDecoder(FORMATS[data.format], (), {})
+    first, line, file = _read_first_row(data, train)
+    row_format = choose_format(data.format, first, data.task, file.shown, line)
+    _check_kind(row_format, becomes, file.shown)
+    if data.format == "auto":
+        logger.info("data.format is %s, by the keys of %s:%d", row_format.name, file.shown, line)
+    kept = [key for key in (data.stratify_by, data.group_by) if key is not None]
+    _check_fields(data, first, row_format, file.shown)
+    decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty)
+    if row_format.label is not None:
+        for _ in read_jsonl(file.path, file.shown, decoder, data.max_line_bytes, LineCounts()):
+            if decoder.labels.kind not in {None, "empty list"}:
+                break
+    return decoder
+
+
+def _read_first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
+    for file in train:
+        found = read_first_row(file.path, file.shown, data.max_line_bytes)
+        if found is not None:
+            return *found, file
+    # No line of any file is a JSON object, so each is rejected (or blank) before its keys would matter.
+    # Reading raises with all of the reasons; the decoder may be of any format.
+    name = "text" if data.format == "auto" else data.format
+    reading = ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", data.max_line_bytes, None, None)
+    read_role(train, "train", reading)
+    raise AssertionError("a file without a single row was read")
+
+
+def _check_kind(row_format: RowFormat, becomes: Kind, shown: str) -> None:
+    kinds = (becomes, "prompt_completion") if becomes == "conversation" else (becomes,)
+    if row_format.becomes in kinds:
+        return
+    fitting = ", ".join(each.name for each in FORMATS.values() if each.becomes in kinds)
+    remedy = f"this recipe takes {_KIND_NAMES[becomes]}; data.format may be {fitting}"
+    if "text" in row_format.required and becomes == "document":
+        remedy += "; `format: text` reads only the `text` of each row"
+    if row_format.name == "input_output" and becomes == "labelled":
+        remedy += "; `task: classification` takes `output` as the label"
+    raise DataError(Problem(f"rows of format {row_format.name} are {_KIND_NAMES[row_format.becomes]}", remedy, shown))
+
+
+_KIND_NAMES: dict[Kind, str] = {
+    "document": "documents",
+    "labelled": "labelled texts",
+    "conversation": "conversations",
+    "prompt_completion": "prompts with completions",
+}
+
+
+def _check_fields(data: DataSection, first: Mapping[str, Any], row_format: RowFormat, shown: str) -> None:
+    problems = []
+    for setting in ("stratify_by", "group_by"):
+        key = getattr(data, setting)
+        if key is None:
+            continue
+        if key not in first:
+            near = difflib.get_close_matches(key, list(first), 1, 0.6)
+            remedy = f"did you mean `{near[0]}`?" if near else f"the rows have {', '.join(list(first)[:20])}"
+            problems.append(Problem(f"the rows have no field `{key}`", remedy, shown, key=f"data.{setting}"))
+        elif isinstance(first[key], (dict, list)) and key != row_format.label:
+            remedy = "name a field that holds a string or a number"
+            problems.append(Problem(f"the field `{key}` is not a single value", remedy, shown, key=f"data.{setting}"))
+    if problems:
+        raise DataError(problems)
+
+
+def choose_format(name: RowFormatName, row: Mapping[str, Any], task: str | None, shown: str, line: int) -> RowFormat:
+    """Return the format called `name`, or for `auto` the one that the keys of the first row decide.
+
+    Raises DataError where no format fits the keys, or two do.
+    """
+    if name != "auto":
+        as_labelled = task is not None and "input" in row and name in {"labelled", "input_output"}
+        return _apply_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
+    matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= row.keys()]
+    # {"text", "label"} fits `text` and `labelled`: the format that covers the other one is meant.
+    matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
+    if len(matches) == 1:
+        return _apply_task(matches[0], task)
+    if not matches:
+        raise DataError(_explain_no_format(row, shown, line))
+    names = " and ".join(f"`{each.name}`" for each in matches)
+    raise DataError(
+        Problem(
+            f"the keys of the first row fit the formats {names}", "set data.format to the one you mean", shown, line
+        )
+    )
+
+
+def _apply_task(row_format: RowFormat, task: str | None) -> RowFormat:
+    """Return the format with its label read as a class or, with `task: regression`, as a number."""
+    if row_format.name == "input_output" and task is not None:
+        return NUMBERS_INPUT_OUTPUT if task == "regression" else LABELLED_INPUT_OUTPUT
+    return NUMBERS if row_format.name == "labelled" and task == "regression" else row_format
+
+
+def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
+    """True where `larger` has all required fields of `smaller`: `labelled` (text, label) covers `text`."""
+    return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
+
+
+def _explain_no_format(row: Mapping[str, Any], shown: str, line: int) -> Problem:
+    known = {field for each in FORMATS.values() for field in each.required}
+    slips = [(key, *difflib.get_close_matches(key, known - row.keys(), 1, 0.75)) for key in row]
+    guesses = [f"{format_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
+    if guesses:
+        return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
+    formats = "; ".join(
+        f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
+    )
+    keys = ", ".join(format_key(key) for key in list(row)[:20]) or "no keys at all"
+    return Problem(f"no row format has these keys: {keys}", f"the formats are {formats}", shown, line)

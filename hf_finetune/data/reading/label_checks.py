@@ -1,0 +1,76 @@
+"""Checks of a label in its own row: of the type that the first one set, not blank, and named once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_finetune.data.reading.formats import LabelKind
+from hf_finetune.data.reading.json_line import LineError
+from hf_finetune.data.reading.row_types import Label
+
+_ALLOW_EMPTY = "give it one, or set data.allow_empty: true where none of the labels fits"
+
+
+@dataclass(slots=True)
+class LabelRule:
+    """The type of label that the first labelled row set, and the place of that row."""
+
+    kind: LabelKind | None = None
+    place: str = ""
+    allow_empty: bool = False
+    """A row may have no label, `[]`."""
+
+    def pass_fast_check(self, labels: Sequence[Any]) -> bool:
+        """Fast path: True if every label surely has the expected type; False means "check each"."""
+        if self.kind == "number":
+            return True
+        if self.kind == "integer":
+            return set(map(type, labels)) == {int}
+        plain = self.kind == "string" and set(map(type, labels)) == {str}
+        return plain and all(labels) and not any(map(str.isspace, labels))
+
+    def check(self, label: Any, place: str, key: str) -> None:
+        """Check one label against the type that the first one set, or set it. Raises LineError."""
+        if self.kind == "number":
+            return
+        kind = get_label_kind(label)
+        if kind is None:
+            raise LineError("the list of labels mixes strings and integers", "write all labels as strings", key=key)
+        self._check_value(label if isinstance(label, list) else [label], key)
+        # An empty list says nothing about its elements: the first list that has some sets the type.
+        settles = self.kind is None or (self.kind == "empty list" and kind.startswith("list of"))
+        if settles:
+            self.kind, self.place = kind, place
+        elif kind != self.kind and not (kind == "empty list" and str(self.kind).startswith("list of")):
+            remedy = "write all labels in one type"
+            if {kind.rstrip("s"), str(self.kind).rstrip("s")} in ({"string", "integer"}, _LISTS):
+                remedy += ': 1 and "1" would be two labels'
+            raise LineError(f"the label's type is {kind}, where {self.kind} was set by {self.place}", remedy, key=key)
+
+    def _check_value(self, labels: list[Any], key: str) -> None:
+        if not labels and not self.allow_empty:
+            raise LineError("the row has no label", _ALLOW_EMPTY, key=key)
+        if any(isinstance(label, str) and not label.strip() for label in labels):
+            raise LineError("the label is empty", "name it, or take the row out", key=key)
+        twice = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
+        if twice is not None:
+            raise LineError(f"the label {twice!r} occurs twice", "keep one of them", key=key)
+
+
+_LISTS = {"list of string", "list of integer"}
+
+
+def get_label_kind(label: Label) -> LabelKind | None:
+    """Name the type of a label; None for a list that mixes strings and integers."""
+    if isinstance(label, str):
+        return "string"
+    if isinstance(label, int):
+        return "integer"
+    if not label:
+        return "empty list"
+    types = {type(element) for element in label}
+    if len(types) > 1:
+        return None
+    return "list of strings" if types == {str} else "list of integers"

@@ -1,0 +1,301 @@
+"""One line -> one checked row: a fast typed decode for plain lines, the strict definition for all others.
+
+msgspec refuses unknown keys, wrong types, bad UTF-8 and NaN by itself, but of a key that occurs twice it takes the last
+(0.22; the counting can go once it refuses such rows). So keys are counted: none occurs twice if there are as many as
+the rows have. First every `":` is counted, which a text can spell too (then there are more); if that fails, each
+`"key"`, which no text can spell, as a quote inside a string is escaped, but an escape in a key can hide (`\\u0074`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from hf_finetune.data.reading.conversation_checks import ConversationRules
+from hf_finetune.data.reading.formats import MESSAGE_EXTRAS, Items, RowFormat
+from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
+from hf_finetune.data.reading.label_checks import LabelRule
+from hf_finetune.data.reading.row_types import Int64
+
+Scalar = str | Int64 | float | bool | None
+
+_ESCAPED_KEY_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_]+")
+_WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)` - at `\$\.?(?P<place>[^`]*)`")
+_PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`")
+_MAX_UNUSED_KEYS = 50
+_SPACE, _QUOTE, _COLON = b' ":'
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyCount:
+    """How often a quoted key must occur in the bytes of decoded rows: once for each row and item that has it."""
+
+    needle: bytes
+    in_every_row: bool
+    in_row: attrgetter[Any] | None
+    in_every_item: bool
+    in_item: attrgetter[Any] | None
+
+    def count_expected(self, rows: Sequence[Struct], items: Sequence[Struct]) -> int:
+        """Count the occurrences that `rows` and their `items` account for."""
+        count = len(rows) * self.in_every_row + len(items) * self.in_every_item
+        if self.in_row is not None:
+            count += sum(self.in_row(row) is not UNSET for row in rows)
+        if self.in_item is not None:
+            count += sum(self.in_item(item) is not UNSET for item in items)
+        return count
+
+
+def _map_fields(struct: type[Struct]) -> dict[str, str]:
+    """Map the names of a struct's fields in the file to those in Python."""
+    return dict(zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True))
+
+
+def _count_keys(data: bytes) -> int | None:
+    """Count every `":`, an upper bound of the keys; None where white space before a colon may hide one."""
+    # {"text": "a"} counts 1, and {"text": "a\":"} 2, as the escaped quote in its text has a colon behind it.
+    codes = np.frombuffer(data, np.uint8)
+    colons = codes[1:] == _COLON
+    if np.any(colons & (codes[:-1] <= _SPACE)):
+        return None
+    return int(np.count_nonzero(colons & (codes[:-1] == _QUOTE)))
+
+
+class RowDecoder:
+    """Decodes lines of one format to instances of `row_type`, and checks them."""
+
+    def __init__(
+        self, row_format: RowFormat, kept: Sequence[str], first_row: Mapping[str, Any], *, allow_empty: bool = False
+    ) -> None:
+        """`kept`: fields besides the format's that splits need; `first_row` has the others to expect."""
+        self.row_format = row_format
+        self.allow_empty = allow_empty
+        self.labels = LabelRule("number" if row_format.numbers else None, allow_empty=allow_empty)
+        own = _map_fields(row_format.row_type)
+        others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
+        scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
+        # A misspelled key of the first row must not become an expected one: not listed, its line is decoded strictly.
+        slips = {_find_near_key(key, scalars) for key in row_format.optional if key not in first_row}
+        unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in slips]
+        names = {f"other_{number}": key for number, key in enumerate([*(set(kept) - own.keys()), *unused])}
+        self.unused_keys = set(unused)
+        self.row_type = msgspec.defstruct(
+            row_format.row_type.__name__,
+            [(name, Scalar | UnsetType, UNSET) for name in names],
+            bases=(row_format.row_type,),
+            rename=names,
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self.attributes = _map_fields(self.row_type)
+        self._decode = msgspec.json.Decoder(self.row_type).decode
+        self._counts = [self._build_key_count(key) for key in self._list_keys()]
+        self._label = attrgetter(own[row_format.label]) if row_format.label else None
+        items = row_format.items
+        self._items = attrgetter(items.field) if items else None
+        self._required_in_item = len(items.required) if items else 0
+        self._turn_rules = ConversationRules(row_format, allow_empty=allow_empty)
+        self._countable = all(_PLAIN_KEY.fullmatch(key) for key in self.attributes)
+
+    def _list_keys(self) -> Iterable[str]:
+        items = self.row_format.items
+        return dict.fromkeys((*self.attributes, *(items.required + items.optional if items else ())))
+
+    def _build_key_count(self, key: str) -> _KeyCount:
+        items, required = self.row_format.items, key in self.row_format.required
+        in_row = key in self.attributes and not required
+        in_item = items is not None and key in items.optional
+        return _KeyCount(
+            needle=f'"{key}"'.encode(),
+            in_every_row=required,
+            in_row=attrgetter(self.attributes[key]) if in_row else None,
+            in_every_item=items is not None and key in items.required,
+            in_item=attrgetter(key) if in_item else None,
+        )
+
+    def get_field_getter(self, key: str) -> attrgetter[Any]:
+        """Return a getter of field `key`, by its name in the file; it gives UNSET for a row without the field."""
+        return attrgetter(self.attributes[key])
+
+    def decode_block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+        """Decode consecutive lines, `data` when joined; None where one of them may be bad: decode these one by one."""
+        rows = self._decode_fast(data, lines)
+        if rows is None or not self._turn_rules.accept_all(rows):
+            return None
+        if self._label is None:
+            return rows
+        return rows if self.labels.pass_fast_check(list(map(self._label, rows))) else None
+
+    def decode_line(self, line: bytes, place: str) -> Struct:
+        """Decode one line, whose `path:line` is `place`. Raises LineError with the reason and the remedy."""
+        rows = self._decode_fast(line, (line,))
+        row = rows[0] if rows else self._decode_strict(line)
+        fault = self._turn_rules.find_fault(row)
+        if fault is not None:
+            raise fault
+        if self._label is not None:
+            self.labels.check(self._label(row), place, str(self.row_format.label))
+        return row
+
+    def _decode_fast(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
+        """Decode lines by msgspec alone; None where a line fails or may have a key twice."""
+        decode = self._decode
+        try:
+            rows = [decode(line) for line in lines]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return rows if self._has_unique_keys(data, rows) else None
+
+    def _has_unique_keys(self, data: bytes, rows: Sequence[Struct]) -> bool:
+        """True where the bytes `data` of `rows` surely hold no key twice in one object."""
+        items: list[Struct] = []
+        if self._items is not None:
+            items = [item for each in map(self._items, rows) for item in each]
+        # {"text": "a", "text": "b"} has 2 keys where the row has 1: not equal, and "text" is found twice, so False.
+        keys = _count_keys(data)
+        if keys is not None:
+            fewest = len(rows) * len(self.row_format.required) + len(items) * self._required_in_item
+            if keys == fewest or keys == sum(count.count_expected(rows, items) for count in self._counts):
+                return True
+        if not self._countable or _ESCAPED_KEY_LETTER.search(data):
+            return False
+        return all(data.count(key.needle) == key.count_expected(rows, items) for key in self._counts)
+
+    def _decode_strict(self, line: bytes) -> Struct:
+        """Decode a line by the strict definition; raises LineError."""
+        value = parse_json_object(line)
+        self._check_keys(value)
+        known = {key: each for key, each in value.items() if key in self.attributes}
+        items = self.row_format.items
+        if items is not None:
+            known[items.field] = _reduce_items(value[items.field], items)
+            _check_tools(known.pop("tools", None))
+        try:
+            row = msgspec.convert(known, self.row_type)
+        except msgspec.ValidationError as error:
+            raise _explain_type_error(str(error), self.row_format) from None
+        if items is not None:
+            _attach_free_form(row, line, items)
+        return row
+
+    def _check_keys(self, value: Mapping[str, Any]) -> None:
+        """Raise LineError for a missing or misspelled key; other unknown ones are collected in `unused_keys`."""
+        unknown = [key for key in value if key not in self.attributes]
+        _check_required(value, self.row_format.required, unknown, f"a `{self.row_format.name}` row")
+        _check_misspelled(value, self.row_format.optional, unknown)
+        if len(self.unused_keys) < _MAX_UNUSED_KEYS:
+            self.unused_keys.update(unknown)
+
+
+def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: list[str], owner: str) -> None:
+    for key in required:
+        if key in value:
+            continue
+        near = difflib.get_close_matches(key, unknown, 1, 0.75)
+        if near:
+            raise LineError(
+                f"the key {format_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelled=near[0]
+            )
+        found = ", ".join(format_key(each) for each in list(value)[:10]) or "none"
+        raise LineError(
+            f"the key `{key}` is missing", f"{owner} has {_format_keys(required)}; this one has {found}", key=key
+        )
+
+
+def _check_misspelled(value: Mapping[str, Any], optional: Iterable[str], unknown: list[str]) -> None:
+    for key in optional:
+        near = _find_near_key(key, unknown) if key not in value else None
+        if near is not None:
+            raise LineError(
+                f"the key {format_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near
+            )
+
+
+def _find_near_key(key: str, unknown: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(key, list(unknown), 1, 0.8)), None)
+
+
+def _format_keys(keys: Iterable[str]) -> str:
+    return ", ".join(f"`{key}`" for key in keys)
+
+
+def _check_tools(tools: object) -> None:
+    if tools is not None and not isinstance(tools, list):
+        raise LineError(
+            f"`tools` must be an array, found {name_json_type(tools)}", "write the tools as JSON", key="tools"
+        )
+
+
+def _reduce_items(found: object, items: Items) -> object:
+    """Reduce each item to the fields that `items` names; a value that is no list is left to the type check.
+
+    Raises LineError for an item that is no object, or whose keys are missing or misspelled.
+    """
+    if not isinstance(found, list):
+        return found
+    for number, item in enumerate(found):
+        place = f"{items.field}[{number}]"
+        if not isinstance(item, dict):
+            raise LineError(f"`{place}` must be an object, found {name_json_type(item)}", key=items.field)
+        named = (*items.required, *items.optional)
+        unknown = [key for key in item if key not in named and key not in MESSAGE_EXTRAS]
+        silent = item.get(items.text) is None and ("tool_calls" in item or "function_call" in item)
+        required = [key for key in items.required if not (silent and key == items.text)]
+        _check_required(item, required, unknown, f"`{place}`")
+        _check_misspelled(item, (*items.optional, *MESSAGE_EXTRAS), unknown)
+    return [_reduce_item(item, items) for item in found]
+
+
+def _reduce_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
+    plain = {key: item[key] for key in (*items.required, *items.optional) if key in item}
+    if plain.get(items.text) is None and ("tool_calls" in item or "function_call" in item):
+        plain[items.text] = ""
+    return plain
+
+
+def _attach_free_form(row: Any, line: bytes, items: Items) -> None:
+    """Set the raw JSON text of `tools`, and of the other fields of each item, in a decoded row."""
+    # `Raw` is the text of a value as the file has it: 1.0 stays 1.0, and keys keep their order.
+    raw = msgspec.json.decode(line, type=dict[str, Raw])
+    if "tools" in raw and bytes(raw["tools"]) != b"null":
+        row.tools = bytes(raw["tools"]).decode()
+    raw_items = msgspec.json.decode(raw[items.field], type=list[dict[str, Raw]])
+    for item, fields in zip(getattr(row, items.field), raw_items, strict=True):
+        beside = {key: bytes(value).decode() for key, value in fields.items() if _is_free_form(key, value, items)}
+        if beside:
+            item.extra = "{" + ",".join(f"{json.dumps(key)}:{value}" for key, value in beside.items()) + "}"
+
+
+def _is_free_form(key: str, value: Raw, items: Items) -> bool:
+    named = key in items.required or key in items.optional
+    return not named or (key == items.text and bytes(value) == b"null")
+
+
+def _explain_type_error(message: str, row_format: RowFormat) -> LineError:
+    """Turn a message of msgspec into ours."""
+    # "Expected `str`, got `int` - at `$.text`" -> "`text` must be string, found int"
+    found = _WRONG_TYPE.search(message)
+    if found is not None:
+        wanted = found["wanted"].replace(" | ", " or ").replace("str", "string").replace("int", "integer")
+        place = found["place"] or "the row"
+        remedy = ""
+        if row_format.numbers and place == row_format.label:
+            wanted, remedy = "a number", "data.task: regression reads numbers; leave it out for labels with names"
+        elif found["found"] == "float" and place.partition("[")[0] == row_format.label:
+            remedy = "write a class as text or as a whole number; data.task: regression predicts numbers"
+        return LineError(f"`{place}` must be {wanted}, found {found['found']}", remedy, key=place)
+    place_found = _PLACE.search(message)
+    place = place_found["place"] if place_found else "the row"
+    if place.endswith(("from", "sender")):
+        return LineError(f"`{place}` is not a known speaker", "write system, human, gpt or tool", key=place)
+    return LineError(f"`{place}` is empty or out of range", "fill it in", key=place)

@@ -1,0 +1,380 @@
+"""Conversations -> token ids and labels; exactly the assistant's turns are trained."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.chat.assistant_mask import (
+    ChatTemplateError,
+    Message,
+    Span,
+    TextLeftOut,
+    check_all_said,
+    check_said,
+    find_assistant_spans,
+    find_message_span,
+)
+from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
+from hf_finetune.chat.template import prepare_chat, template_name
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.cache import Batches, build_cached_dataset
+from hf_finetune.data.reading.formats import restore_messages, restore_tools
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.packing import pack_bfd
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_BATCH = 1_000
+ROWS_DECODED = 1_000
+"""Rows of each split whose trained tokens are decoded and compared with their text."""
+
+FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "labels": List(Value("int32")),
+        "length": Value("int32"),
+        "row": Value("int32"),  # of the split, counted from 0
+    }
+)
+
+
+@dataclass(frozen=True)
+class ConversationStats:
+    """Counts of one tokenized split."""
+
+    rows: int
+    examples: int
+    """Examples to train on: a dropped row gives none, a split row several."""
+    dropped: int
+    too_long: int
+    """Rows of more than `max_length` tokens: dropped, cut or split."""
+    untrained: int
+    """Rows that were dropped because no trained token was left."""
+    truncated: int
+    without_end: int
+    """Examples whose last trained turn was cut before its end token."""
+    tokens: int
+    trained_tokens: int
+    trained_bytes: int
+    """UTF-8 bytes of the trained text: the denominator of bits per byte."""
+    longest: int
+    """Tokens of the longest example; of a block with packing."""
+    spelled: dict[str, int]
+    """Rows whose text spells each control token; there it stays text."""
+    altered: int
+    """Of the first `ROWS_DECODED` rows, those whose trained tokens do not decode to their text."""
+    filled: float = 1.0
+    """With packing, the share of tokens in the blocks that are not padding."""
+
+    @property
+    def scored_bytes(self) -> int:
+        """UTF-8 bytes of the text that is predicted."""
+        return self.trained_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def describe(self) -> str:
+        dropped = f" ({self.dropped:,} left out)" if self.dropped else ""
+        share = self.trained_tokens / max(self.tokens, 1)
+        return (
+            f"{self.rows:,} conversations{dropped}, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained "
+            f"({share:.0%}), the longest {self.longest:,}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _RenderedRow:
+    """A rendered conversation, and the (start, stop) characters that are trained."""
+
+    row: int
+    text: str
+    spans: list[Span]
+    spelled: set[str]
+
+
+def tokenize_conversations(
+    splits: Splits, tokenizer: PreTrainedTokenizerFast, template: str, data: DataSection, max_length: int
+) -> tuple[dict[str, Dataset], dict[str, ConversationStats]]:
+    """Tokenize each split under `template`, and log its counts in one line.
+
+    Columns: `input_ids` and `labels` (tokens,), -100 where nothing is trained; `length`, at most `max_length`; `row`,
+    the number of the row in its split. Raises `DataError` naming each conversation that the template refuses, cannot
+    mask or leaves text out of, or where more than the share `data.max_dropped` of rows is too long or has no trained
+    token.
+    """
+    examples, facts = {}, {}
+    for name, rows in splits.rows.items():
+        build = _SplitTokenizer(splits, name, tokenizer, template, data, max_length)
+        # tokenizer.json has the vocabulary and the added tokens, but not which of them are BOS, EOS and padding.
+        made_from = {
+            "rows": rows._fingerprint,
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "special": tokenizer.special_tokens_map,
+            "template": template if build.rendered else None,
+            "settings": [data.loss_on, data.too_long, max_length],
+        }
+        examples[name], counted = build_cached_dataset("conversations", made_from, FEATURES, build.build_batches)
+        facts[name] = ConversationStats(**counted)
+        logger.info("%s: %s", name, facts[name].describe())
+        _check_dropped_share(name, facts[name], data, max_length)
+        _log_warnings(name, facts[name])
+    return examples, facts
+
+
+def pack_examples(
+    examples: dict[str, Dataset], facts: dict[str, ConversationStats], block_size: int, *, packing: bool
+) -> tuple[dict[str, Dataset], dict[str, ConversationStats]]:
+    """With `packing`, pack each split into blocks of at most `block_size` tokens (`pack_bfd`), and log their fill.
+
+    The columns of blocks are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,).
+    """
+    if not packing:
+        return examples, facts
+    blocks, packed = {}, {}
+    for name, rows in examples.items():
+        blocks[name], share = pack_bfd(rows, block_size)
+        packed[name] = replace(facts[name], filled=share, longest=block_size)
+        logger.info("%s: packed into %s blocks, %.1f%% full", name, f"{len(blocks[name]):,}", 100 * share)
+    return blocks, packed
+
+
+def _check_dropped_share(split: str, facts: ConversationStats, data: DataSection, max_length: int) -> None:
+    share = facts.dropped / facts.rows
+    if facts.examples and share <= data.max_dropped:
+        return
+    long = facts.dropped - facts.untrained
+    what = (
+        f"{facts.dropped:,} of {facts.rows:,} {split} rows ({share:.1%}) would be left out: {long:,} of more than "
+        f"{max_length:,} tokens, {facts.untrained:,} without a trained token"
+    )
+    remedy = "raise train.max_length, set data.too_long to cut or split, or accept it with data.max_dropped"
+    raise DataError(Problem(what, remedy, key="data.max_dropped"))
+
+
+def _log_warnings(split: str, facts: ConversationStats) -> None:
+    if facts.spelled:
+        tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
+        logger.warning(
+            "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)", split, tokens
+        )
+    # Above 5 %: an EOS that is cut off is never trained, and generation then runs on to max_new_tokens.
+    if facts.without_end > 0.05 * facts.examples:
+        logger.warning(
+            "%s: %d of %d examples end before their turn does; a model that never sees the end does not learn to stop",
+            *(split, facts.without_end, facts.examples),
+        )
+    if facts.altered:
+        logger.warning(
+            "%s: the tokenizer changes the text of %d of the first %d rows; what is trained is not what they say",
+            *(split, facts.altered, min(facts.rows, ROWS_DECODED)),
+        )
+
+
+class _SplitTokenizer:
+    """Tokenizes the rows of one split into examples, and counts them."""
+
+    def __init__(
+        self,
+        splits: Splits,
+        split: str,
+        tokenizer: PreTrainedTokenizerFast,
+        template: str,
+        data: DataSection,
+        max_length: int,
+    ) -> None:
+        self.rows = splits.rows[split]
+        self.where: Callable[[int], tuple[str, int]] = lambda row: splits.locate(split, row)
+        self.tokenizer, self.template, self.data, self.max_length = tokenizer, template, data, max_length
+        self.control: ControlTokens = get_control_tokens(tokenizer)
+        # Prompt and completion are trained as they stand, unless the run names a template for them.
+        self.rendered = "messages" in self.rows.column_names or data.chat_template is not None
+        self.counts: Counter[str] = Counter(rows=len(self.rows))
+        self.spelled: Counter[str] = Counter()
+        self.problems: list[Problem] = []
+        self.problem_count = 0
+
+    def build_batches(self) -> Batches:
+        """Yield record batches of examples, and return the counts. Raises `DataError` with all its problems."""
+        done = 0
+        for batch in self.rows.iter(batch_size=ROWS_PER_BATCH):
+            size = len(next(iter(batch.values())))
+            rows = [{name: values[number] for name, values in batch.items()} for number in range(size)]
+            drafts = [
+                draft for number, row in enumerate(rows, done) if (draft := self._render_row(number, row)) is not None
+            ]
+            done += size
+            examples = [] if self.problems else list(self._build_examples(drafts))
+            columns = {name: [example[name] for example in examples] for name in FEATURES}
+            yield pa.RecordBatch.from_pydict(columns, schema=FEATURES.arrow_schema)
+        if self.problems:
+            raise DataError(self.problems, total=self.problem_count)
+        counted: dict[str, Any] = {name.name: self.counts[name.name] for name in fields(ConversationStats)}
+        return counted | {"filled": 1.0, "spelled": dict(self.spelled.most_common())}
+
+    def _refuse(self, row: int, what: str, remedy: str = "") -> None:
+        """Record a problem of row `row`; only the first ones are kept, all are counted."""
+        self.problem_count += 1
+        if len(self.problems) < MAX_PROBLEMS_SHOWN:
+            path, line = self.where(row)
+            self.problems.append(Problem(what, remedy, path, line))
+
+    def _render_row(self, number: int, row: dict[str, Any]) -> _RenderedRow | None:
+        try:
+            if not self.rendered:
+                return self._render_plain(number, row["prompt"], row["completion"])
+            if "messages" not in row:
+                row = {"messages": _build_exchange(row["prompt"], row["completion"]), "tools": None}
+            return self._render_chat(number, row["messages"], restore_tools(row["tools"]))
+        except ChatTemplateError as problem:
+            roles = ", ".join(message["role"] for message in row.get("messages", []))
+            self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem))
+            return None
+
+    def _remedy(self, problem: ChatTemplateError) -> str:
+        if not isinstance(problem, TextLeftOut):
+            return "change the row, or name another data.chat_template"
+        name = template_name(self.data, self.template)
+        return f"mend {name} (a message's text is `content`, a string), or name another data.chat_template"
+
+    def _render_plain(self, number: int, prompt: str, completion: str) -> _RenderedRow:
+        tokenizer = self.tokenizer
+        # With one token for both (GPT-2), every row would begin with the token that ends a text.
+        begin = str(tokenizer.bos_token) if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else ""
+        # [bos] prompt completion eos: no template, and no separator.
+        before = begin + self.control.mark(prompt)
+        text = before + self.control.mark(completion) + str(tokenizer.eos_token)
+        start = 0 if self.data.loss_on == "all" else len(before)
+        return _RenderedRow(number, text, [(start, len(text))], self.control.find_spelled([prompt, completion]))
+
+    def _render_chat(
+        self, number: int, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+    ) -> _RenderedRow:
+        messages = restore_messages(turns)
+        trained = _select_trained(turns, self.data.loss_on)
+        chat = prepare_chat(self.tokenizer, self.template, messages, tools)
+        if self.data.loss_on == "all":
+            left_out = [find_message_span(chat, index) for index, train in enumerate(trained) if not train]
+            # Headers, user turns and tools are trained too; only messages with `train: false` are left out.
+            spans = _invert_spans(left_out, len(chat.text()))
+            check_all_said(chat, trained)
+        else:
+            spans = find_assistant_spans(chat, trained)
+            check_said(chat, trained, spans)
+        return _RenderedRow(number, chat.text(), spans, self.control.find_spelled([messages, tools]))
+
+    def _build_examples(self, drafts: Sequence[_RenderedRow]) -> Iterator[dict[str, Any]]:
+        bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]
+        encoded = self.control.encode([draft.text for draft in drafts], bounds)
+        for draft, tokens in zip(drafts, encoded, strict=True):
+            ranges = _find_token_ranges(draft.spans, tokens)
+            self.spelled.update(draft.spelled)
+            if draft.row < ROWS_DECODED:
+                self.counts["altered"] += not self._decodes(draft, tokens, ranges)
+            labels = [IGNORE_INDEX] * len(tokens.ids)  # (tokens,)
+            for start, stop in ranges:
+                labels[start:stop] = tokens.ids[start:stop]
+            yield from self._fit_length(draft.row, tokens.ids, labels, {stop for _, stop in ranges})
+
+    def _decodes(self, draft: _RenderedRow, tokens: TokenizedText, ranges: Sequence[Span]) -> bool:
+        """Whether the trained tokens say what the text says, white space aside."""
+        decode = self.tokenizer.backend_tokenizer.decode
+        spans = zip(draft.spans, ranges, strict=True)
+        return all(
+            _strip_whitespace(draft.text[slice(*span)].replace(MARK, ""))
+            in _strip_whitespace(decode(tokens.ids[slice(*tokens_of_it)], skip_special_tokens=False))
+            for span, tokens_of_it in spans
+        )
+
+    def _fit_length(self, row: int, ids: list[int], labels: list[int], ends: set[int]) -> Iterator[dict[str, Any]]:
+        """Yield a row as one example, or as `data.too_long` says.
+
+        `ids` and `labels`: (tokens,); `ends`: the positions behind trained turns.
+        """
+        # 5 tokens with max_length 2 give the windows (0, 2) under `cut`, and (0, 2) (2, 4) (4, 5) under `split`.
+        size, limit = len(ids), self.max_length
+        windows = [(0, size)]
+        if size > limit:
+            self.counts["too_long"] += 1
+            if self.data.too_long == "error":
+                self._refuse(row, f"{size:,} tokens, and train.max_length is {limit:,}", "shorten it, or raise that")
+            if self.data.too_long in ("drop", "error"):
+                self.counts["dropped"] += 1
+                return
+            stop = limit if self.data.too_long == "cut" else size
+            windows = [(start, min(start + limit, size)) for start in range(0, stop, limit)]
+            self.counts["truncated"] += 1
+        trained = [(start, stop) for start, stop in windows if self._has_target(labels[start:stop])]
+        if not trained:
+            self.counts["untrained"] += 1
+            self.counts["dropped"] += 1
+        for start, stop in trained:
+            yield self._build_example(row, ids[start:stop], labels[start:stop])
+            cut = self.data.too_long == "cut" and stop < size
+            self.counts["without_end"] += cut and labels[stop - 1] != IGNORE_INDEX and stop not in ends
+
+    @staticmethod
+    def _has_target(labels: Sequence[int]) -> bool:
+        return any(label != IGNORE_INDEX for label in labels[1:])  # nothing predicts the first token
+
+    def _build_example(self, row: int, ids: list[int], labels: list[int]) -> dict[str, Any]:
+        """Count one example, and return its columns; `ids` and `labels`: (tokens,)."""
+        targets = [label for label in labels if label != IGNORE_INDEX]
+        said = self.tokenizer.backend_tokenizer.decode(targets, skip_special_tokens=True)
+        self.counts["examples"] += 1
+        self.counts["tokens"] += len(ids)
+        self.counts["trained_tokens"] += sum(label != IGNORE_INDEX for label in labels[1:])
+        self.counts["trained_bytes"] += len(said.encode())
+        self.counts["longest"] = max(self.counts["longest"], len(ids))
+        return {"input_ids": ids, "labels": labels, "length": len(ids), "row": row}
+
+
+def _build_exchange(prompt: str, completion: str) -> list[dict[str, Any]]:
+    more: dict[str, Any] = {"train": None, "weight": None, "extra": None}
+    return [{"role": "user", "content": prompt, **more}, {"role": "assistant", "content": completion, **more}]
+
+
+def _select_trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
+    """Flag the messages that may be trained: (messages,).
+
+    `train: false` and `weight: 0` exclude one, `loss_on: last` all but the assistant's last. Raises `ChatTemplateError`
+    for a weight between 0 and 1.
+    """
+    wrong = [turn["weight"] for turn in turns if turn["weight"] not in (None, 0.0, 1.0)]
+    if wrong:
+        raise ChatTemplateError(f"the weight of a message is 0 or 1, not {wrong[0]:g}")
+    trained = [turn["train"] is not False and turn["weight"] != 0.0 for turn in turns]
+    if loss_on == "last":
+        last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
+        trained = [train and index == last for index, train in enumerate(trained)]
+    return trained
+
+
+def _invert_spans(spans: Sequence[Span], size: int) -> list[Span]:
+    """Return what the sorted `spans` leave of (0, size): [(2, 4)] of 6 leaves [(0, 2), (4, 6)]."""
+    edges = [0, *(position for span in spans for position in span), size]
+    return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
+
+
+def _find_token_ranges(spans: Sequence[Span], tokens: TokenizedText) -> list[Span]:
+    """Map spans of characters to (start, stop) ranges of tokens; a token across the start of a span belongs to it."""
+    # With the offsets (0, 2) (2, 5) (5, 6) the span (3, 5) is the range (1, 2): the token of (2, 5) is trained whole.
+    asked = sorted({position for span in spans for position in span})
+    position_of = dict(zip(asked, tokens.bounds, strict=True))
+    begins, ends = [begin for begin, _ in tokens.offsets], [end for _, end in tokens.offsets]
+    return [(bisect_right(ends, position_of[start]), bisect_left(begins, position_of[stop])) for start, stop in spans]
+
+
+def _strip_whitespace(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,178 @@
+"""Documents -> blocks of tokens for causal language modeling, without losing a token."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
+from hf_finetune.data.tokenization.text import encode_documents
+from hf_finetune.errors import DataError, Problem
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX = -100
+DOCUMENTS_PER_BATCH = 1_000
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PackingStats:
+    """Counts of one split in blocks; tokens include BOS and EOS."""
+
+    rows: int
+    dropped: int
+    """Documents without text."""
+    tokens: int
+    trained_tokens: int
+    """Tokens that are predicted, each of them once."""
+    truncated: int
+    """Always 0: a long document continues in the next block."""
+    blocks: int
+    padding: int
+    text_bytes: int
+    """UTF-8 bytes of the packed text: the denominator of bits per byte."""
+
+    @property
+    def scored_bytes(self) -> int:
+        """UTF-8 bytes of the text that is predicted."""
+        return self.text_bytes
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    def describe(self, block_size: int) -> str:
+        padding = 100 * self.padding / (self.blocks * block_size)
+        empty = f" ({self.dropped:,} without text left out)" if self.dropped else ""
+        return (
+            f"{self.rows:,} documents{empty}, {self.tokens:,} tokens, {self.trained_tokens:,} of them predicted, "
+            f"in {self.blocks:,} blocks of {block_size:,} ({padding:.1f}% padding)"
+        )
+
+
+def pack_splits(
+    splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
+) -> tuple[dict[str, Dataset], dict[str, PackingStats]]:
+    """Group the documents of each split into blocks (`group_into_blocks`), and log the counts of each in one line.
+
+    Columns are (block_size,) lists. Raises `DataError` where no document of a split has text.
+    """
+    blocks, facts = {}, {}
+    for name, rows in splits.items():
+        blocks[name], facts[name] = group_into_blocks(rows, tokenizer, block_size, isolate=isolate)
+        logger.info("%s: %s", name, facts[name].describe(block_size))
+    return blocks, facts
+
+
+def group_into_blocks(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
+) -> tuple[Dataset, PackingStats]:
+    """Concatenate documents, EOS after each, and cut the stream into blocks of `block_size` tokens.
+
+    Each block begins with the last token of the one before, so that every token but the first is predicted exactly
+    once; the last block is padded. With `isolate`, `position_ids` restart at each document, which keeps documents
+    from attending to each other, and no document predicts the first token of the next.
+    Columns are int32 lists (block_size,): `input_ids`, `labels` (-100 where nothing is predicted) and, with `isolate`,
+    `position_ids`. Raises `DataError` where no document has text.
+    """
+    # The stream [a b c d e f] in blocks of 3 is [a b c] [c d e] [e f pad], with the labels [- b c] [- d e] [- f -].
+    names = ["input_ids", "labels", *(["position_ids"] if isolate else [])]
+    features = Features({name: List(Value("int32"), length=block_size) for name in names})
+    made_from = {
+        "rows": rows._fingerprint,
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special_ids": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
+        "block_size": block_size,
+        "isolate": isolate,
+    }
+    dataset, facts = build_cached_dataset(
+        "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, isolate)
+    )
+    if not facts["tokens"]:
+        raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
+    return dataset, PackingStats(**facts)
+
+
+def collate_blocks(blocks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack blocks of equal length: columns (block_size,) -> int64 tensors (batch, block_size)."""
+    return {name: torch.from_numpy(np.array([block[name] for block in blocks], dtype=np.int64)) for name in blocks[0]}
+
+
+def _build_batches(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, features: Features, block_size: int, isolate: bool
+) -> Batches:
+    """Yield record batches of blocks, and return the counts of `PackingStats`."""
+    counts: Stats = {"rows": len(rows), "dropped": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0}
+    counts |= {"blocks": 0, "padding": 0, "text_bytes": 0}
+    carried = np.empty(0, np.int32), np.empty(0, np.bool_)  # the tokens that fill no block yet: (carried,)
+    for ids, starts in _iterate_tokens(rows, tokenizer, counts):
+        counts["tokens"] += len(ids)
+        ids, starts = np.concatenate([carried[0], ids]), np.concatenate([carried[1], starts])
+        # Windows overlap by one token, so that the last token of each is predicted from the first of the next.
+        whole = max(len(ids) - 1, 0) // (block_size - 1)
+        carried = ids[whole * (block_size - 1) :], starts[whole * (block_size - 1) :]
+        if whole:
+            windows = (np.arange(whole) * (block_size - 1))[:, None] + np.arange(block_size)  # (blocks, block_size)
+            yield _build_record_batch(ids[windows], starts[windows], features, counts)
+    ids, starts = carried
+    if len(ids) > 1 or (len(ids) and not counts["blocks"]):  # a single carried token was predicted in the block before
+        counts["padding"] = block_size - len(ids)
+        ids = np.pad(ids, (0, counts["padding"]), constant_values=tokenizer.pad_token_id)
+        starts = np.pad(starts, (0, counts["padding"]))
+        yield _build_record_batch(ids[None], starts[None], features, counts, real=block_size - counts["padding"])
+    return counts
+
+
+def _iterate_tokens(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, counts: Stats
+) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_]]]:
+    """Yield the ids of some documents, [bos] text eos each, and True where one starts: both (tokens,)."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    for batch in rows.select_columns(["text"]).iter(DOCUMENTS_PER_BATCH):
+        texts = [text for text in batch["text"] if text.strip()]
+        counts["dropped"] += len(batch["text"]) - len(texts)
+        counts["text_bytes"] += sum(len(text.encode()) for text in texts)
+        documents = [[*bos, *ids, tokenizer.eos_token_id] for ids in encode_documents(tokenizer, texts)]
+        lengths = np.array([len(document) for document in documents], np.int64)
+        ids = np.fromiter((token for document in documents for token in document), np.int32, int(lengths.sum()))
+        starts = np.zeros(len(ids), np.bool_)
+        starts[np.cumsum(lengths) - lengths] = True
+        yield ids, starts
+
+
+def _build_record_batch(
+    ids: IntArray, starts: npt.NDArray[np.bool_], features: Features, counts: Stats, real: int | None = None
+) -> pa.RecordBatch:
+    """Build the columns of blocks; `ids` and `starts`: (blocks, block_size); positions from `real` on are padding."""
+    # Padding is masked by position, never by id: where padding is EOS, a mask by id would leave no EOS to learn
+    # (https://github.com/huggingface/transformers/issues/23530).
+    labels = ids.copy()
+    labels[:, 0] = IGNORE_INDEX  # the block before predicted it
+    labels[:, real if real is not None else ids.shape[1] :] = IGNORE_INDEX
+    columns = {"input_ids": ids, "labels": labels}
+    if "position_ids" in features:
+        labels[starts] = IGNORE_INDEX  # the EOS of one document does not predict the first token of the next
+        columns["position_ids"] = _compute_positions(starts)
+    counts["blocks"] += len(ids)
+    counts["trained_tokens"] += int((labels != IGNORE_INDEX).sum())
+    arrays = [
+        pa.FixedSizeListArray.from_arrays(columns[name].astype(np.int32).ravel(), ids.shape[1]) for name in features
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=features.arrow_schema)
+
+
+def _compute_positions(starts: npt.NDArray[np.bool_]) -> IntArray:
+    """Count the tokens of each document from 0 within its block; `starts` and result: (blocks, block_size)."""
+    # starts [1 0 0 1 0] -> positions [0 1 2 0 1]: the index minus that of the latest start.
+    index = np.arange(starts.shape[1], dtype=np.int32)
+    return index - np.maximum.accumulate(np.where(starts, index, 0), axis=1)

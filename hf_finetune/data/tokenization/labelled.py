@@ -1,0 +1,161 @@
+"""Labelled texts -> token ids and encoded labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.cache import Batches, build_cached_dataset
+from hf_finetune.data.labels.balance import compute_class_weights, select_balanced_rows
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.data.tokenization.text import encode_texts, separate_pairs
+from hf_finetune.label_set import Labels
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_BATCH = 1_000
+LONGEST_TRAIN = "longest_train"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledStats:
+    """Counts of one tokenized split; tokens include the special ones around a text."""
+
+    rows: int
+    dropped: int
+    """Always 0: no row is dropped."""
+    tokens: int
+    trained_tokens: int
+    """Equal to `tokens`: a label is learned from all of them."""
+    truncated: int
+    """Rows that were cut: longer than `data.max_length` or than the model takes."""
+    longest: int
+    labels: dict[str, int]
+    """Rows of each label; empty for regression."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def describe(self) -> str:
+        return f"{self.rows:,} rows, {self.tokens:,} tokens, the longest row {self.longest:,}"
+
+
+def tokenize_labelled(
+    splits: Splits, tokenizer: PreTrainedTokenizerFast, labels: Labels, data: DataSection, limit: int | None
+) -> tuple[dict[str, Dataset], dict[str, LabelledStats]]:
+    """Tokenize each split, rows in their order, and log its counts in one line.
+
+    Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
+    target or 0.0 and 1.0 (labels,); `length`. Rows are cut at `limit` tokens, with `data.max_length: longest_train` at
+    the longest training row; `tokenizer.model_max_length` is set to that, so that later texts are cut there too.
+    Raises `DataError` for a label that is none of `labels`.
+    """
+    if any(_has_pairs(rows) for rows in splits.rows.values()):
+        separate_pairs(tokenizer)
+    tokenized, facts = {}, {}
+    # Train first: with `longest_train`, its longest row is the limit of the other splits.
+    for name in sorted(splits.rows, key=lambda split: split != "train"):
+        tokenized[name], facts[name] = _tokenize(splits.rows[name], tokenizer, labels, limit)
+        logger.info("%s: %s", name, facts[name].describe())
+        if facts[name].truncated:
+            logger.warning("%s: %s rows longer than %d tokens were cut", name, f"{facts[name].truncated:,}", limit)
+        if data.max_length == LONGEST_TRAIN:
+            limit = facts["train"].longest
+    if limit is not None:
+        tokenizer.model_max_length = limit
+    return tokenized, facts
+
+
+def balance_classes(
+    rows: dict[str, Dataset], facts: dict[str, LabelledStats], labels: Labels, balance: Any, seed: int
+) -> tuple[dict[str, Dataset], dict[str, LabelledStats], npt.NDArray[np.float32] | None]:
+    """Select the training rows, and compute the class weights, that `data.balance` asks for; other splits stay.
+
+    Returns rows, counts, and the weights float32 (labels,) or None. Raises `ConfigError` where multi-label rows are to
+    be sampled.
+    """
+    train = rows["train"]
+    encoded = train.with_format("numpy")[:]["labels"]
+    chosen = select_balanced_rows(labels, encoded, balance, seed)
+    weights = compute_class_weights(labels, encoded, balance)
+    if np.array_equal(chosen, np.arange(len(train))):
+        return rows, facts, weights
+    train = train.select(chosen)
+    columns = train.with_format("numpy")[:]
+    tokens = int(columns["length"].sum())
+    balanced = replace(
+        facts["train"],
+        rows=len(train),
+        tokens=tokens,
+        trained_tokens=tokens,
+        longest=int(columns["length"].max()),
+        labels=_count_labels(labels, columns["labels"]),
+    )
+    return rows | {"train": train}, facts | {"train": balanced}, weights
+
+
+def get_padded_width(data: DataSection, facts: Mapping[str, LabelledStats]) -> int | None:
+    """Return the width to pad every batch to, with `data.max_length: longest_train`; else None, for its longest row."""
+    return facts["train"].longest if data.max_length == LONGEST_TRAIN else None
+
+
+def _has_pairs(rows: Dataset) -> bool:
+    column = rows.data.column("text_pair")
+    return bool(column.null_count < len(column))
+
+
+def _tokenize(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None
+) -> tuple[Dataset, LabelledStats]:
+    typed = "token_type_ids" in tokenizer.model_input_names
+    made_from = {
+        "rows": rows._fingerprint,
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special": [tokenizer.special_tokens_map, typed],
+        "labels": [labels.kind, list(labels.names)],
+        "limit": limit,
+    }
+    ids = List(Value("int32"))
+    label = {"single": Value("int64"), "number": Value("float32"), "multi": List(Value("float32"))}[labels.kind]
+    features = Features(
+        {"input_ids": ids, **({"token_type_ids": ids} if typed else {}), "labels": label, "length": Value("int32")}
+    )
+    batches = partial(_build_batches, rows, tokenizer, labels, limit, features)
+    tokenized, counted = build_cached_dataset("labelled", made_from, features, batches)
+    return tokenized, LabelledStats(**counted)
+
+
+def _build_batches(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None, features: Features
+) -> Batches:
+    """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
+    tokens = truncated = longest = 0
+    for batch in rows.iter(batch_size=ROWS_PER_BATCH):
+        encoded = encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
+        lengths = [len(ids) for ids in encoded.input_ids]
+        tokens, truncated, longest = tokens + sum(lengths), truncated + encoded.truncated, max(longest, *lengths)
+        columns = {"input_ids": encoded.input_ids, "labels": labels.encode(batch["label"]).tolist(), "length": lengths}
+        if encoded.token_type_ids is not None:
+            columns["token_type_ids"] = encoded.token_type_ids
+        yield pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
+    counts = _count_labels(labels, labels.encode(rows["label"]))
+    facts = LabelledStats(len(rows), 0, tokens, tokens, truncated, longest, counts)
+    return facts.as_dict()
+
+
+def _count_labels(labels: Labels, encoded: npt.NDArray[Any]) -> dict[str, int]:
+    """Count the rows of each label; `encoded`: (rows,), or (rows, labels) for multi-label rows."""
+    if labels.kind == "number":
+        return {}
+    counts = encoded.sum(axis=0) if labels.kind == "multi" else np.bincount(encoded, minlength=len(labels.names))
+    return {name: int(count) for name, count in zip(labels.names, counts, strict=True)}

@@ -1,0 +1,133 @@
+"""Packing: examples -> blocks of several whole examples, by best-fit decreasing (BFD).
+
+TRL's `pack_dataset(strategy="bfd")` gives the same columns; this one is streamed from and to memory-mapped files.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+
+from hf_finetune.data.cache import Batches, build_cached_dataset
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+
+FEATURES = Features(
+    {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "seq_lengths": List(Value("int32"))}
+)
+BINS_PER_BATCH = 1_000
+
+IntArray = npt.NDArray[np.int64]
+
+
+def pack_bfd(rows: Dataset, block: int) -> tuple[Dataset, float]:
+    """Pack `rows` (`input_ids`, `labels`) into bins of at most `block` tokens; returns also the filled share of them.
+
+    Columns are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,), the lengths of a bin's examples. No
+    example is cut, and its first label is -100: nothing predicts it. Bins are sorted by their first row, and examples
+    keep the order of the rows. Raises ValueError for an example longer than `block`.
+    """
+    made_from = {"rows": rows._fingerprint, "block": block}
+    packed, facts = build_cached_dataset("bins", made_from, FEATURES, lambda: _build_batches(rows, block))
+    return packed, facts["tokens"] / (len(packed) * block)
+
+
+def assign_bins(lengths: IntArray, capacity: int) -> IntArray:
+    """Assign examples to bins, longest first, each to the fullest bin that has room for it.
+
+    `lengths`: (rows,) -> number of the bin of each row: (rows,). Rows of equal length are placed together: the fullest
+    bin that takes one takes as many of them as fit, so the cost is in distinct lengths and distinct remaining spaces,
+    not in rows. Raises ValueError for a length above `capacity`.
+    """
+    # lengths [3, 5, 2, 4, 2] with capacity 8: the 5 opens bin 0, the 4 bin 1; the 3 fills bin 0 to the brim, both 2s
+    # fill bin 1. The result is [0, 0, 1, 1, 1].
+    if lengths.max() > capacity:
+        raise ValueError(f"an example of {lengths.max():,} tokens does not fit into {capacity:,}")
+    order = np.argsort(-lengths, kind="stable")
+    changes = np.flatnonzero(np.diff(lengths[order])) + 1
+    bins = np.empty(len(lengths), np.int64)
+    free: dict[int, IntArray] = {}  # space left -> numbers of the bins that have it
+    spaces: list[int] = []  # the keys of `free`, sorted
+    opened = 0
+    for start, stop in pairwise([0, *changes.tolist(), len(order)]):
+        length = int(lengths[order[start]])
+        while start < stop:
+            position = bisect_left(spaces, length)
+            if position < len(spaces):
+                space = spaces.pop(position)
+                having = free.pop(space)
+            else:
+                space, having = capacity, np.arange(opened, opened - (start - stop) // (capacity // length))
+                opened += len(having)
+            each = space // length
+            used, rest = np.split(having, [-((start - stop) // each)])
+            placed = np.repeat(used, each)[: stop - start]
+            bins[order[start : start + len(placed)]] = placed
+            start += len(placed)
+            left_by_last = space - length * (len(placed) - each * (len(used) - 1))
+            for left, which in ((space, rest), (space % length, used[:-1]), (left_by_last, used[-1:])):
+                _add_bins(free, spaces, left, which)
+    return bins
+
+
+def _add_bins(free: dict[int, IntArray], spaces: list[int], space: int, bins: IntArray) -> None:
+    """Add `bins` (bins,) to those with `space` left, in place; full ones are dropped."""
+    if space == 0 or not len(bins):
+        return
+    if space not in free:
+        insort(spaces, space)
+        free[space] = bins
+    else:
+        free[space] = np.concatenate([free[space], bins])
+
+
+def _build_batches(rows: Dataset, block: int) -> Batches:
+    """Yield record batches of at most `BINS_PER_BATCH` bins, and return the number of tokens."""
+    columns = {name: _read_documents(rows, name) for name in ("input_ids", "labels")}
+    lengths = np.array([len(document) for document in columns["input_ids"]], np.int64)
+    bins = assign_bins(lengths, block)
+    first_row = np.full(bins.max() + 1, len(rows))
+    np.minimum.at(first_row, bins, np.arange(len(rows)))
+    order = np.argsort(first_row[bins], kind="stable")  # rows of a bin together, bins by their first row
+    ends = np.append(np.flatnonzero(np.diff(bins[order])) + 1, len(order))
+    for first in range(0, len(ends), BINS_PER_BATCH):
+        batch_ends = ends[first : first + BINS_PER_BATCH]
+        start = int(ends[first - 1]) if first else 0
+        yield _build_record_batch(columns, lengths, order[start : batch_ends[-1]], batch_ends - start)
+    return {"tokens": int(lengths.sum())}
+
+
+def _read_documents(rows: Dataset, name: str) -> list[npt.NDArray[np.int32]]:
+    """Read a column of lists as one (tokens,) array per row: views into the memory-mapped file."""
+    documents = []
+    table = rows.data if rows._indices is None else rows.flatten_indices().data
+    for chunk in table.column(name).chunks:
+        # The offsets of a sliced chunk do not start at 0, but `flatten` gives the slice alone.
+        bounds = (chunk.offsets.to_numpy() - chunk.offsets[0].as_py()).tolist()
+        values = chunk.flatten().to_numpy().astype(np.int32, copy=False)
+        documents += [values[start:stop] for start, stop in pairwise(bounds)]
+    return documents
+
+
+def _build_record_batch(
+    columns: dict[str, list[npt.NDArray[np.int32]]], lengths: IntArray, rows: IntArray, ends: IntArray
+) -> pa.RecordBatch:
+    """Build the bins of one batch from its `rows` (rows,), in order; bin `i` ends before `ends[i]`, (bins,)."""
+    sizes = lengths[rows]
+    starts = np.cumsum(sizes) - sizes
+    bounds = np.concatenate([[0], ends])
+    token_bounds = np.append(starts, sizes.sum())[bounds]
+    ids, labels = (np.concatenate([documents[row] for row in rows]) for documents in columns.values())
+    # An empty example starts where the next one does, or, as the last one, behind all tokens.
+    labels[starts[sizes > 0]] = IGNORE_INDEX
+    arrays = [_build_lists(token_bounds, ids), _build_lists(token_bounds, labels), _build_lists(bounds, sizes)]
+    return pa.RecordBatch.from_arrays(arrays, schema=FEATURES.arrow_schema)
+
+
+def _build_lists(bounds: IntArray, values: npt.NDArray[np.integer]) -> pa.ListArray:
+    """Cut `values` (total,) at `bounds` (lists + 1,) into an Arrow array of int32 lists."""
+    return pa.ListArray.from_arrays(bounds.astype(np.int32), values.astype(np.int32))

@@ -1,0 +1,43 @@
+"""This machine and this installation.
+
+hardware        devices and what they compute fast, without importing torch
+facts           the `environment` part of a report
+doctor          what is wrong with an installation: `hf-finetune doctor`
+logs            what a process logs, and to where
+project_files   the recipes, configurations and templates that the package brings
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.environment.doctor import MachineFinding, check_versions, diagnose_machine
+    from hf_finetune.environment.facts import (
+        MachineInfo,
+        collect_machine_info,
+        get_installed_versions,
+        report_environment,
+    )
+    from hf_finetune.environment.hardware import detect_hardware
+    from hf_finetune.environment.logs import set_up_logging
+    from hf_finetune.environment.project_files import find_project_file, find_shipped, init_project
+
+__all__ = [
+    "MachineFinding",
+    "MachineInfo",
+    "check_versions",
+    "collect_machine_info",
+    "detect_hardware",
+    "diagnose_machine",
+    "find_project_file",
+    "find_shipped",
+    "get_installed_versions",
+    "init_project",
+    "report_environment",
+    "set_up_logging",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)

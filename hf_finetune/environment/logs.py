@@ -1,0 +1,19 @@
+"""What a process logs, and to where."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import datasets
+import transformers
+
+
+def set_up_logging(*, main_process: bool = True) -> None:
+    """Log our messages on the main process, of libraries warnings only, and on other processes errors only."""
+    level = logging.INFO if main_process else logging.ERROR
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if main_process else logging.ERROR, force=True)
+    logging.getLogger("hf_finetune").setLevel(level)
+    if not sys.stderr.isatty():  # progress bars would fill a log file
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,110 @@
+"""Many prompts -> their answers, generated in batches of similar length."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from hf_finetune.chat.template import find_end_token_ids
+from hf_finetune.config.sections import EvalSection
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.evaluation.generation.session import (
+    GenerationSession,
+    decode_answer,
+    generate_ids,
+    generation_session,
+    get_eos_token_ids,
+    get_start_token_id,
+    seed_rng,
+)
+from hf_finetune.evaluation.language_modeling.answers import Answer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    place: int
+    """Index among the caller's prompts."""
+    ids: list[int]
+    max_new_tokens: int
+
+
+def generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    settings: EvalSection,
+    *,
+    batch_size: int,
+) -> list[Answer]:
+    """Answer prompts of token ids, `batch_size` at a time, the longest first; returns them in the prompts' order.
+
+    An answer stops where `generate_answer` would stop. At temperature 0 it is the answer to the prompt alone, except
+    for ties that rounding breaks (bfloat16 has many). Sampled answers depend on the batch: they repeat for the same
+    prompts, seed and `batch_size`, not for another `batch_size`. The repetition penalty counts the answer's tokens.
+    A prompt that does not leave `max_new_tokens` positions (or half of the model's, if that is less) loses its first
+    tokens; how many prompts do is logged. Out of memory, the batch size is halved; raises `ModelError` where memory is
+    too small for a single prompt. All states are restored, as by `continue_prompts`.
+    """
+    ends = {*find_end_token_ids(tokenizer), *get_eos_token_ids(model)}
+    answers: dict[int, Answer] = {}
+    with generation_session(model, tokenizer, settings, 0, ends) as session:
+        waiting = _build_requests(session, prompts)
+        while waiting:
+            batch = [request for request in waiting[:batch_size] if request.max_new_tokens == waiting[0].max_new_tokens]
+            # Seeded with the number of answers before it, a batch that is tried again in halves still has its own seed.
+            found = _answer_batch(session, batch, settings.seed + len(answers))
+            if found is None:
+                batch_size = max(1, len(batch) // 2)
+                logger.warning("out of memory answering %d prompts at once: %d from here on", len(batch), batch_size)
+                clear_device_cache(garbage_collection=True)
+                continue
+            answers |= found
+            waiting = waiting[len(batch) :]
+    return [answers[place] for place in range(len(prompts))]
+
+
+def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]) -> list[_Request]:
+    """Cut prompts to fit, and sort them: equal `max_new_tokens` together, longest prompt first.
+
+    The longest come first so that memory runs out at once or not at all.
+    """
+    # 1,024 positions and max_new_tokens 800: every prompt must leave 512 positions, so one of 700 tokens keeps its last
+    # 512 and may generate 512; one of 100 tokens keeps all and may generate 800.
+    positions, most = session.max_positions, session.settings.max_new_tokens
+    least = most if positions is None else max(1, min(most, positions // 2))
+    requests, cut = [], 0
+    for place, prompt in enumerate(prompts):
+        ids = [*prompt] or [get_start_token_id(session.tokenizer)]  # a model cannot generate after nothing
+        room = most
+        if positions is not None:
+            cut += len(ids) > positions - least
+            ids = ids[-(positions - least) :]
+            room = min(most, positions - len(ids))
+        requests.append(_Request(place, ids, room))
+    if cut:
+        what = "%d of %d prompts are cut at their start: of %s positions, %d are for the answer"
+        logger.warning(what, cut, len(prompts), f"{positions:,}", least)
+    return sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
+
+
+def _answer_batch(session: GenerationSession, batch: Sequence[_Request], seed: int) -> dict[int, Answer] | None:
+    """Return the answers by place, or None if memory ran out; raises `ModelError` if it did for a single prompt."""
+    try:
+        with seed_rng(session.model.device, seed):
+            rows = generate_ids(session, [request.ids for request in batch], batch[0].max_new_tokens)
+    except RuntimeError as error:
+        # accelerate knows the messages of CUDA, cuDNN and the CPU's allocator, which raise different errors.
+        if not should_reduce_batch_size(error):
+            raise
+        if len(batch) == 1:
+            what = f"there is no memory to answer a single prompt of {len(batch[0].ids):,} tokens"
+            raise ModelError(Problem(what, "lower eval.max_new_tokens, or use a smaller model")) from error
+        return None
+    pairs = zip(batch, rows, strict=True)
+    return {request.place: decode_answer(session, request.ids, new) for request, new in pairs}

@@ -1,0 +1,34 @@
+"""Samples formatted for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+from rich.table import Table
+from rich.text import Text
+
+from hf_finetune.evaluation.generation.prompts import Sample
+
+# All but the tab and the line feed: a model could write the escape sequences that move the cursor or set the title.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def escape_for_terminal(text: str) -> str:
+    """Escape the control characters of `text`, such as `\\x1b`; tabs and line feeds stay."""
+    return CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def format_sample(sample: Sample, between: str) -> Text:
+    """Format a prompt, in bold, and its continuation, with `between` in between."""
+    return Text.assemble(
+        (escape_for_terminal(sample.prompt), "bold"), between, escape_for_terminal(sample.continuation)
+    )
+
+
+def format_side_by_side(before: Sample, after: Sample) -> Table:
+    """Format the base model's and the tuned model's continuation of one prompt as a table of two columns."""
+    table = Table(title=Text(escape_for_terminal(before.prompt), "bold"), title_justify="left", expand=True)
+    for name in ("base", "tuned"):
+        table.add_column(name, ratio=1)
+    table.add_row(Text(escape_for_terminal(before.continuation)), Text(escape_for_terminal(after.continuation)))
+    return table

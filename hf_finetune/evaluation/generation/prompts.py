@@ -1,0 +1,195 @@
+"""Prompts -> continuations or chat answers of a causal language model: reproducible, and without side effects.
+
+answer(model, tokenizer, [{"role": "user", "content": "Hi"}], EvalSection(temperature=0)).continuation
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from hf_finetune.chat.assistant_mask import Message
+from hf_finetune.chat.template import encode_prompt, find_end_token_ids
+from hf_finetune.config.sections import EvalSection
+from hf_finetune.data.tokenization.text import encode_documents
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.evaluation.generation.session import (
+    GenerationSession,
+    decode_answer,
+    generate_ids,
+    generation_session,
+    get_eos_token_ids,
+    get_start_token_id,
+)
+from hf_finetune.evaluation.generation.streaming import IncrementalDetokenizer, TokenStreamer
+from hf_finetune.models.tokenizers import find_unknown_pieces
+
+logger = logging.getLogger(__name__)
+
+WriteText = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and its continuation, or a message and its answer; the fields are those of `samples` in report.json."""
+
+    prompt: str
+    continuation: str
+    tokens: int
+    """Generated tokens, the end token included."""
+    finished: bool
+    """The model ended the text itself; otherwise `max_new_tokens` did, or for an answer the model's last position."""
+    prompt_tokens_cut: int
+    """Tokens cut at the start of the prompt, for which the model has no position; a conversation is never cut."""
+    seed: int
+
+
+def continue_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], settings: EvalSection
+) -> list[Sample]:
+    """Continue each prompt as the beginning of a document; prompt number `i` has the seed `settings.seed + i`.
+
+    Where the model's positions run out, the later half of the text becomes the prompt for the rest.
+    Random states, training mode and the model's generation config are restored afterwards.
+    Raises `ModelError` as `check_prompts` does.
+    """
+    check_prompts(tokenizer, prompts)
+    samples = []
+    for index, prompt in enumerate(prompts):
+        with generation_session(model, tokenizer, settings, index) as session:
+            samples.append(_continue_prompt(session, prompt, settings.seed + index))
+    return samples
+
+
+def answer_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    settings: EvalSection,
+    system: str | None = None,
+) -> list[Sample]:
+    """Answer each prompt as the only user message, under the tokenizer's chat template; seeds as `continue_prompts`.
+
+    Raises `ModelError` as `check_prompts` and `generate_answer` do.
+    """
+    check_prompts(tokenizer, prompts)
+    unknown = format_unknown_pieces(tokenizer, system or "")
+    if unknown:
+        raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "leave it out", key="--system"))
+    opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    chats = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
+    return [generate_answer(model, tokenizer, chat, settings, number) for number, chat in enumerate(chats)]
+
+
+def generate_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    settings: EvalSection,
+    *,
+    system: str | None = None,
+    raw: bool = False,
+) -> list[Sample]:
+    """Answer prompts if the tokenizer has a chat template; without one, or under `raw`, continue them.
+
+    Raises `ConfigError` for a system message with prompts to continue, and as the function that it calls.
+    """
+    if tokenizer.chat_template and not raw:
+        return answer_prompts(model, tokenizer, prompts, settings, system)
+    if system is not None:
+        what = "a text that is continued takes no system message"
+        raise ConfigError(Problem(what, "leave --system out; for --raw, write it into the prompt"))
+    return continue_prompts(model, tokenizer, prompts, settings)
+
+
+def generate_answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    settings: EvalSection,
+    number: int = 0,
+    write: WriteText | None = None,
+) -> Sample:
+    """Answer the last of `messages`; answer number `number` has the seed `settings.seed + number`.
+
+    The answer stops at the token that ends an assistant's turn, or at the model's last position: the conversation is
+    never cut. `write` gets the text in pieces, as it is generated. The repetition penalty counts the tokens of the
+    answer alone. All states are restored, as by `continue_prompts`.
+    Raises `ModelError` where the conversation leaves no position for an answer, and `DataError` where the template
+    rejects it.
+    """
+    ids = encode_prompt(tokenizer, list(messages))
+    ends = {*find_end_token_ids(tokenizer), *get_eos_token_ids(model)}
+    with generation_session(model, tokenizer, settings, number, ends) as session:
+        room, positions = settings.max_new_tokens, session.max_positions
+        if positions is not None:
+            room = min(room, positions - len(ids))
+        if room < 1:
+            what = f"the conversation has {len(ids):,} tokens, the model takes {positions:,} with its answer"
+            raise ModelError(Problem(what, "shorten it"))
+        pieces = IncrementalDetokenizer(tokenizer, ids)
+        stream = TokenStreamer(_make_token_writer(pieces, ends, write)) if write else None
+        [new] = generate_ids(session, [ids], room, streamer=stream)
+        if write is not None:
+            write(pieces.flush())
+    return _make_sample(session, str(messages[-1]["content"]), ids, new, settings.seed + number)
+
+
+def _make_token_writer(pieces: IncrementalDetokenizer, ends: set[int], write: WriteText) -> Callable[[int], object]:
+    return lambda token: None if token in ends else write(pieces.add(token))
+
+
+def check_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> None:
+    """Raise `ModelError` where the tokenizer cannot encode a prompt, naming every unknown piece of all prompts."""
+    problems = []
+    for index, prompt in enumerate(prompts):
+        unknown = format_unknown_pieces(tokenizer, prompt)
+        if unknown:
+            what = f"the tokenizer has never seen {unknown}"
+            problems.append(Problem(what, "leave it out of the prompt", key=f"eval.prompts[{index}]"))
+    if problems:
+        raise ModelError(problems)
+
+
+def format_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    """List the pieces of `text` that the tokenizer cannot encode, as `'☃' (U+2603), '☂' (U+2602)`; "" if it can."""
+    # Surrogates stand for command-line bytes that are not UTF-8 (PEP 383): no tokenizer takes them.
+    surrogates = sorted({character for character in text if "\ud800" <= character <= "\udfff"})
+    pieces = surrogates or find_unknown_pieces(tokenizer, text)
+    return ", ".join(f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece) for piece in pieces)
+
+
+def _continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Sample:
+    """Continue a document beyond the model's positions.
+
+    4 positions, prompt [1, 2, 3]: the model reads [1, 2, 3] and generates 4; then it reads the later half [3, 4] and
+    generates 5 and 6; then [5, 6], and so on up to `max_new_tokens`. A longer prompt loses its first tokens.
+    """
+    tokenizer, positions = session.tokenizer, session.max_positions
+    ids = encode_documents(tokenizer, [prompt])[0]
+    if tokenizer.bos_token_id is not None or not ids:
+        ids = [get_start_token_id(tokenizer), *ids]
+    cut = 0 if positions is None else max(0, len(ids) - (positions - 1))
+    if cut:
+        logger.warning("a prompt of %d tokens does not fit %d positions: %d are cut", len(ids), positions, cut)
+    new: list[int] = []
+    window, most = ids[cut:], session.settings.max_new_tokens
+    while len(new) < most:
+        room = most - len(new) if positions is None else min(most - len(new), positions - len(window))
+        [step] = generate_ids(session, [window], room, penalize_prompt=True)
+        new += step
+        if step[-1] in session.eos_token_ids:
+            break
+        if positions is not None:
+            window = [*window, *step][-max(1, positions // 2) :]
+    return _make_sample(session, prompt, ids, new, seed, cut)
+
+
+def _make_sample(
+    session: GenerationSession, prompt: str, ids: list[int], new: list[int], seed: int, cut: int = 0
+) -> Sample:
+    decoded = decode_answer(session, ids, new)
+    return Sample(prompt, decoded.text, decoded.tokens, decoded.finished, cut, seed)

@@ -1,0 +1,98 @@
+"""The callback that samples from the model: continuations of fixed prompts, or answers, while a run trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from hf_finetune.config.sections import EvalSection
+from hf_finetune.evaluation.generation.display import escape_for_terminal
+from hf_finetune.evaluation.generation.prompts import Sample, answer_prompts, check_prompts, continue_prompts
+
+logger = logging.getLogger(__name__)
+
+
+class SamplePrompts(TrainerCallback):
+    """Continue the prompts of `eval.prompts` at each evaluation and at the end; log the samples and keep them.
+
+    A chat run answers them, and also before its first step. The last samples are those of the model that is saved:
+    with `load_best_model_at_end`, of the best step.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: EvalSection, *, chat: bool = False) -> None:
+        """Raises `ModelError`, before anything is trained, where the tokenizer cannot encode a prompt."""
+        check_prompts(tokenizer, settings.prompts)
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.chat = chat
+        self.samples: list[tuple[int, Sample]] = []
+        """(step, sample), oldest first; on the main process only."""
+        self.on_sample: Callable[[str, str], object] = _ignore_sample
+        """Called with the prompt and the continuation of each sample, for a display to show."""
+        self.ended = False
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # A resumed run begins at a later step, and its model is not the one before training.
+        if self.chat and model is not None and state.global_step == 0 and state.is_world_process_zero:
+            self.take(model, 0)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if model is not None and state.is_world_process_zero and not self.ended:
+            self.take(model, state.global_step)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if model is not None and state.is_world_process_zero:
+            best = state.best_global_step if args.load_best_model_at_end else None
+            self.take(model, best or state.global_step)
+        # An evaluation after training scores the best model, while `state.global_step` still is the last step.
+        self.ended = True
+
+    def take(self, model: PreTrainedModel, step: int) -> None:
+        """Sample from `model`, unless the last samples are of this step already."""
+        if not self.settings.prompts or (self.samples and self.samples[-1][0] == step):
+            return
+        generate = answer_prompts if self.chat else continue_prompts
+        for sample in generate(model, self.tokenizer, self.settings.prompts, self.settings):
+            self.samples.append((step, sample))
+            written = (escape_for_terminal(sample.prompt), escape_for_terminal(sample.continuation))
+            logger.info("sample at step %d: %s|%s", step, *written)
+            self.on_sample(sample.prompt, sample.continuation)
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Return the samples as `samples` of report.json has them."""
+        return [{"step": step, **asdict(sample)} for step, sample in self.samples]
+
+
+def _ignore_sample(prompt: str, continuation: str) -> None: ...

@@ -1,0 +1,185 @@
+"""A causal language model set up for `generate` (eval mode, own generation config, seeded), and restored afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+from transformers.generation.streamers import BaseStreamer
+
+from hf_finetune.config.sections import EvalSection
+from hf_finetune.evaluation.generation.streaming import decode_after
+from hf_finetune.evaluation.language_modeling.answers import Answer
+from hf_finetune.models.lengths import get_max_length
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSession:
+    """A model that is ready to generate, with its tokenizer and settings."""
+
+    model: PreTrainedModel
+    """Without a `PeftModel` around it; its adapter is still active."""
+    tokenizer: PreTrainedTokenizerFast
+    settings: EvalSection
+    eos_token_ids: list[int]
+    """Tokens that end a text."""
+    max_positions: int | None
+    """None where the model has no limit."""
+
+
+def get_eos_token_ids(model: PreTrainedModel) -> list[int]:
+    """Return the end tokens of the model's generation config: published chat models list more than their template."""
+    own: Any = model.generation_config and model.generation_config.eos_token_id
+    return [] if own is None else own if isinstance(own, list) else [own]
+
+
+def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the token that a document starts after: BOS, or the EOS of the document before it where there is no BOS.
+
+    Llama: `<s>`. Qwen, which has no BOS: `<|endoftext|>`.
+    """
+    start: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return start
+
+
+def unwrap_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model inside a `PeftModel`, its adapter layers still in place, or `model` itself."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    inner: PreTrainedModel = model.get_base_model()
+    return inner
+
+
+@contextmanager
+def generation_session(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: EvalSection,
+    number: int,
+    ends: set[int] | None = None,
+) -> Iterator[GenerationSession]:
+    """Set up the model to generate text number `number`, seeded with `settings.seed + number`; restore it on exit.
+
+    `ends` are the tokens that end the text, by default the tokenizer's EOS alone.
+    """
+    # peft 0.21: `PeftModel.generate` assigns its own generation config to the base and leaves it there. `generate` of
+    # the base itself runs the adapter layers just the same.
+    inner = unwrap_adapter(model)
+    positions = get_max_length(tokenizer, inner.config)
+    session = GenerationSession(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
+    with _blank_generation_config(inner), set_eval_mode(inner), seed_rng(inner.device, settings.seed + number):
+        yield session
+
+
+def generate_ids(
+    session: GenerationSession,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    penalize_prompt: bool = False,
+    streamer: BaseStreamer | None = None,
+) -> list[list[int]]:
+    """Generate up to `max_new_tokens` tokens after each prompt, as one batch; returns the new ids of each prompt.
+
+    The token that ends a text is the last of its ids. Prompts are padded on the left; the attention mask keeps the
+    padding out of attention and out of the position ids. The repetition penalty counts generated tokens, and those of
+    the prompt only under `penalize_prompt`, for which there must be no padding.
+    """
+    model, penalty = session.model, session.settings.repetition_penalty
+    longest = max(map(len, prompts))
+    padding = [longest - len(ids) for ids in prompts]
+    pad = session.tokenizer.pad_token_id
+    # Prompts [5, 6, 7] and [8]: rows [[5, 6, 7], [pad, pad, 8]], mask [[1, 1, 1], [0, 0, 1]]; new tokens from column 3.
+    rows = [[pad] * blank + [*ids] for blank, ids in zip(padding, prompts, strict=True)]
+    mask = [[0] * blank + [1] * (longest - blank) for blank in padding]
+    # Of a chat, the end token of earlier turns would be held down in every answer; without the columns of the prompt
+    # the padding, which may be that token, is not counted either: https://github.com/huggingface/transformers/issues/26902
+    unpenalized = 0 if penalize_prompt else longest
+    output = model.generate(  # type: ignore[operator]
+        torch.tensor(rows, device=model.device),  # (batch, seq)
+        attention_mask=torch.tensor(mask, device=model.device),  # (batch, seq)
+        generation_config=_make_generation_config(session, max_new_tokens),
+        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)],
+        streamer=streamer,
+    )  # (batch, seq + new)
+    return [_cut_after_end(new, session.eos_token_ids) for new in output[:, longest:].tolist()]
+
+
+def _cut_after_end(new: list[int], eos_token_ids: list[int]) -> list[int]:
+    # `generate` pads a finished row while others go on: [4, eos, pad, pad] -> [4, eos].
+    end = next((place for place, token in enumerate(new) if token in eos_token_ids), len(new))
+    return new[: end + 1]
+
+
+def decode_answer(session: GenerationSession, prompt: Sequence[int], new: list[int]) -> Answer:
+    """Decode what was generated after `prompt`, without the token that ends it."""
+    finished = new[-1] in session.eos_token_ids
+    return Answer(decode_after(session.tokenizer, prompt, new[:-1] if finished else new), len(new), finished)
+
+
+def _make_generation_config(session: GenerationSession, max_new_tokens: int) -> GenerationConfig:
+    tokenizer, settings = session.tokenizer, session.settings
+    sampling: dict[str, float] = {"do_sample": False}
+    if settings.temperature > 0:
+        # 0 turns top-k off. None would mean transformers' default, 50, as it still does in 5.23:
+        # https://github.com/huggingface/transformers/pull/42702
+        sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k or 0}
+        sampling |= {} if settings.top_p is None else {"top_p": settings.top_p}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=session.eos_token_ids,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+        **sampling,
+    )
+
+
+@contextmanager
+def _blank_generation_config(model: PreTrainedModel) -> Iterator[None]:
+    """Set the model's generation config aside.
+
+    `generate` fills whatever its argument leaves unset from the model's config, so that a published model's top_p or
+    repetition penalty would slip in. By design since transformers 4.50, so this stays:
+    https://github.com/huggingface/transformers/pull/36684
+    """
+    generation_config = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = generation_config
+
+
+@contextmanager
+def set_eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Put every module into eval mode, and back into its own mode on exit: parts of a model may be frozen in eval."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in training.items():
+            module.training = was_training
+
+
+@contextmanager
+def seed_rng(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the generators that sampling draws from, those of the CPU and of `device`; restore their states on exit."""
+    # Not `torch.manual_seed`, which seeds every GPU: `fork_rng` would then have to save the state of each.
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -1,0 +1,244 @@
+"""Attach LoRA to a base model, and save it with proof that the files hold what was trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.adapters.loading import (
+    attach_saved_adapter,
+    is_quantized,
+    load_base,
+    suppress_peft_warnings,
+    unwrap_adapter,
+)
+from hf_finetune.models.adapters.targets import check_targets, has_tied_targets
+from hf_finetune.models.classification_head import find_head_modules, is_classifier
+from hf_finetune.models.files.adapter import (
+    ADAPTER_WEIGHTS,
+    BaseRecord,
+    compute_fingerprint,
+    edit_adapter_config,
+    write_base_record,
+)
+from hf_finetune.models.parameters import count_parameters
+from hf_finetune.models.verification import compute_probe_logits, use_class_forward
+
+logger = logging.getLogger(__name__)
+
+# These subtract the adapter's initial weights from the base's: a freshly loaded base is not the one in training.
+REWRITE_BASE = ("pissa", "olora")
+# These look at data, gradients or a full-precision base before training, which no recipe does; peft 0.21
+# trains on without it. Can go when peft raises.
+NEED_DATA_PASS = ("eva", "corda", "lora_ga", "loftq")
+INITIAL_WEIGHTS = "initial_adapter"
+"""Attribute under which a model in training keeps the initial weights of a PiSSA or OLoRA adapter."""
+
+EXACT_TOLERANCE = 1e-5
+
+CLASSIFIER_FIELDS = ("id2label", "problem_type", "pad_token_id")
+
+
+def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> PeftModel:
+    """Attach an adapter with peft's `LoraConfig(**lora)` to a loaded model; only the adapter is trained, in float32.
+
+    The new modules of a classifier are trained and saved in full beside it (`modules_to_save`), whatever their names.
+    `target_modules` is "all-linear" unless the run names others. Raises `ConfigError` for settings that match no module
+    or that peft refuses, and `ModelError` for a base that is stored nowhere.
+    """
+    # No prepare_model_for_kbit_training for a 4- or 8-bit base: it casts embeddings and norms to float32, and the base
+    # that is loaded for inference later would differ from the trained one. `model.dtype` decides that here.
+    _check_stored(model)
+    config = _build_lora_config(model, lora or {})
+    check_targets(model, config)
+    try:
+        with suppress_peft_warnings(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed())  # whatever was drawn before: a resumed run starts alike
+            adapted = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as problem:
+        raise _make_peft_error(problem) from problem
+    get_lora_config(adapted).modules_to_save = _select_modules_to_save(
+        model, lora or {}
+    )  # without those that peft adds
+    _check_head_is_trained(adapted)
+    _check_trained(adapted)
+    if _rewrites_base(config):
+        initial = {key: value.clone() for key, value in _get_lora_weights(adapted).items()}
+        object.__setattr__(adapted, INITIAL_WEIGHTS, initial)
+    _log_adapter(adapted)
+    return adapted
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA."""
+    record = build_base_record(model)
+    if _rewrites_base(get_lora_config(model)):
+        _write_as_plain_lora(model, folder)
+    write_base_record(folder, record)
+
+
+@torch.no_grad()
+def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXACT_TOLERANCE) -> None:
+    """Load the adapter in `folder` over a freshly loaded base and compare its logits with the live model's.
+
+    The base is loaded as the live one was: same quantization, precision and attention. The tolerance is relative to the
+    largest logit if that exceeds 1. Raises `ModelError` where the logits differ by more.
+    """
+    base = unwrap_adapter(model)
+    with use_class_forward(base):
+        trained = compute_probe_logits(model)
+    fresh = load_base(build_base_record(model), attention=base.config._attn_implementation, device=base.device)
+    difference = (trained - compute_probe_logits(attach_saved_adapter(fresh, Path(folder)))).abs().max().item()
+    if not difference <= tolerance * max(1.0, trained.abs().max().item()):
+        raise ModelError(
+            Problem(
+                f"the saved adapter's logits differ from the trained model's by {difference:.2e}",
+                f"at most {tolerance:.0e} was expected; adapter and base in the folder are not what was trained",
+                path=str(folder),
+            )
+        )
+    logger.info("adapter saved to %s, loaded again: largest logit difference %.1e", folder, difference)
+
+
+def build_base_record(model: PeftModel) -> BaseRecord:
+    """Describe the base under a live adapter and how it was loaded."""
+    base = unwrap_adapter(model)
+    name, revision = base.config._name_or_path, getattr(base.config, "_commit_hash", None)  # only a Hub model has one
+    stored: Any = base.config
+    quantizer: Any = getattr(base, "hf_quantizer", None)  # as with is_quantized
+    asked_for = is_quantized(base) and not quantizer.pre_quantized
+    return BaseRecord(
+        name_or_path=name,
+        revision=revision,
+        fingerprint=compute_fingerprint(name, revision),
+        dtype=str(base.config.dtype).removeprefix("torch."),
+        quantization=stored.quantization_config.to_dict() if asked_for else None,
+        classifier={name: getattr(stored, name) for name in CLASSIFIER_FIELDS} if is_classifier(base) else None,
+    )
+
+
+def get_lora_config(model: PeftModel) -> LoraConfig:
+    """Return the settings of a model's one adapter."""
+    config: LoraConfig = model.peft_config["default"]  # type: ignore[assignment]
+    return config
+
+
+def _check_stored(model: PreTrainedModel) -> None:
+    if not model.config._name_or_path:
+        what = "an adapter needs a base that is stored: nothing could load these random weights again"
+        raise ModelError(Problem(what, "train and save the model first, then name it", key="model.path"))
+
+
+def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraConfig:
+    settings = {**lora, "task_type": "SEQ_CLS" if is_classifier(model) else "CAUSAL_LM"}
+    settings["modules_to_save"] = _select_modules_to_save(model, lora)
+    method = str(lora.get("init_lora_weights")).lower()
+    if method in NEED_DATA_PASS:
+        what = f"{method} needs a pass over data or weights before training, which this recipe does not make"
+        raise ConfigError(Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights"))
+    if settings.get("target_modules") is None and not settings.get("target_parameters"):
+        settings["target_modules"] = "all-linear"
+    if has_tied_targets(model, settings):
+        settings.setdefault("ensure_weight_tying", True)
+    try:
+        config = LoraConfig(**settings)
+    except (ValueError, TypeError, ImportError) as problem:
+        raise _make_peft_error(problem) from problem
+    if _rewrites_base(config) and (is_quantized(model) or model.config.dtype != torch.float32):
+        what = f"{method} rewrites the base's weights, and quantized or 16-bit weights would be rounded a second time"
+        remedy = "set model.dtype: float32 without 4 or 8 bits, or lora.init_lora_weights: true"
+        raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
+    return config
+
+
+def _select_modules_to_save(model: PreTrainedModel, lora: Mapping[str, Any]) -> list[str] | None:
+    """Names for `modules_to_save`: the run's own, and a classifier's new modules."""
+    # peft 0.21 adds modules called `classifier` and `score` by itself, and misses heads of any other name.
+    named = lora.get("modules_to_save")
+    if not is_classifier(model):
+        return named
+    return list(dict.fromkeys([*find_head_modules(model), *([named] if isinstance(named, str) else named or ())]))
+
+
+def _make_peft_error(problem: Exception) -> ConfigError:
+    reason = " ".join(str(problem).split())
+    return ConfigError(Problem(f"peft refuses these settings ({reason})", "see peft's LoraConfig", key="lora"))
+
+
+def _rewrites_base(config: LoraConfig) -> bool:
+    return str(config.init_lora_weights).lower().startswith(REWRITE_BASE)
+
+
+def _check_head_is_trained(model: PeftModel) -> None:
+    # TRL 1.16's loss multiplies by the head's own weight and skips an adapter on it; can go when it calls the module:
+    # https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/sft_trainer.py
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        what = "an adapter on the output head, or on an embedding that shares its weight, would never be trained"
+        remedy = "the loss reads the head's own weight: name the module in lora.modules_to_save instead"
+        raise ConfigError(Problem(what, remedy, key="lora.target_modules"))
+
+
+def _check_trained(model: PeftModel) -> None:
+    """Raise `ModelError` where nothing is trained, or trained weights are not float32."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise ModelError(Problem("the adapter has 0 parameters to train", "name target modules", key="lora"))
+    rounded = [name for name, parameter in trained.items() if parameter.dtype != torch.float32]
+    if rounded:
+        what = f"{len(rounded)} trained weights would be {trained[rounded[0]].dtype}, first {rounded[0]}"
+        remedy = "set model.dtype: float32 (train.bf16 still computes in bfloat16), or train LoRA's weights only"
+        raise ModelError(Problem(what, remedy, key="model.dtype"))
+
+
+def _log_adapter(model: PeftModel) -> None:
+    counts = count_parameters(model)  # type: ignore[arg-type]  # a PeftModel forwards all that is read
+    config = get_lora_config(model)
+    targeted: list[str] = model.base_model.targeted_module_names  # type: ignore[assignment]
+    names = [name.rpartition(".")[2] for name in targeted]
+    parts = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
+    parts += [f"all of {name}" for name in sorted(config.modules_to_save or ())]
+    where = ", ".join(parts)
+    share = counts.trainable / counts.total
+    logger.info(
+        "adapter: %.2f%% of %s parameters trained, r=%d on %s", 100 * share, f"{counts.total:,}", config.r, where
+    )
+
+
+def _get_lora_weights(model: PeftModel) -> dict[str, Tensor]:
+    """The weights lora_A, (rank, in) each, and lora_B, (out, rank) each, by the names under which peft saves them."""
+    weights: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {key: value for key, value in weights.items() if "lora_A" in key or "lora_B" in key}
+
+
+def _write_as_plain_lora(model: PeftModel, folder: Path) -> None:
+    """Convert the PiSSA or OLoRA adapter in `folder` to one of twice the rank on the original base."""
+    # With initial weights A0, B0 the model computes W - s B0 A0 + s B A = W + s [B | -B0] [A ; A0], where A is
+    # (rank, in) and B (out, rank): a lora_A grows to (2 rank, in), a lora_B to (out, 2 rank).
+    # peft 0.21's own conversion (path_initial_model_for_weight_conversion) drops modules_to_save and DoRA's magnitudes.
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    initial: dict[str, Tensor] = getattr(model, INITIAL_WEIGHTS)
+    for key, first in initial.items():
+        trained = weights[key]
+        sign, dim = (1, 0) if "lora_A" in key else (-1, 1)
+        weights[key] = torch.cat([trained, sign * first.to(trained)], dim=dim).contiguous()
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config = get_lora_config(model)
+    growth = 2**0.5 if config.use_rslora else 2  # keeps the scale s: alpha / sqrt(r), or alpha / r
+    changes = {
+        "init_lora_weights": True,
+        "r": 2 * config.r,
+        "lora_alpha": growth * config.lora_alpha,
+        "rank_pattern": {name: 2 * rank for name, rank in (config.rank_pattern or {}).items()},
+        "alpha_pattern": {name: growth * alpha for name, alpha in (config.alpha_pattern or {}).items()},
+    }
+    edit_adapter_config(folder, changes)

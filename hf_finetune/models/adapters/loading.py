@@ -1,0 +1,195 @@
+"""Load a saved adapter over its base: the model as it was trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, PeftModelForSequenceClassification
+from peft.utils.save_and_load import set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from hf_finetune.config.sections import ModelSection
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.classification_head import (
+    PEFT_PREFIX,
+    configure_labels,
+    find_classification_head,
+    get_classifier_class,
+    get_new_weights,
+    is_classifier,
+    record_new_weights,
+)
+from hf_finetune.models.files.adapter import (
+    ADAPTER_WEIGHTS,
+    BaseRecord,
+    check_base,
+    fetch_adapter,
+    is_adapter,
+    read_base_record,
+)
+from hf_finetune.models.files.locate import find_file
+from hf_finetune.models.loading import disable_4bit_repacking, hide_load_report, load_safely
+from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
+
+
+def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrainedTokenizerFast]:
+    """Load an adapter over its base, in evaluation mode, with the tokenizer in its folder, or else its base's.
+
+    `base` is the base's folder or Hub id today, if it has moved. Raises `ModelError` where adapter, base or tokenizer
+    cannot be loaded, or the base is not the one that the adapter was trained on.
+    """
+    folder, record = fetch_adapter(path), read_adapter_record(path, base)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    loaded = load_base(record, device=device)
+    check_base(record, path)
+    has_tokenizer = find_file(path, "tokenizer_config.json") is not None
+    section = ModelSection(path=path if has_tokenizer else record.name_or_path)
+    tokenizer = load_tokenizer(section, needs_end=record.classifier is None)
+    check_tokenizer_fits(tokenizer, loaded.config)
+    if record.classifier is not None and record.classifier["pad_token_id"] is None:
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+    return attach_saved_adapter(loaded, folder), tokenizer
+
+
+def read_adapter_record(path: str, base: str | None = None) -> BaseRecord:
+    """Read which base the adapter in `path` has, and for a classifier its labels.
+
+    Raises `ModelError` for a classifier from another tool that was saved without the weights of its head.
+    """
+    record = read_base_record(path, base)
+    if record.classifier != {}:
+        return record
+    config: PreTrainedConfig = load_safely(AutoConfig, record.name_or_path, record.revision)
+    get_classifier_class(config, record.name_or_path)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    head = find_classification_head(model)
+    name = next(name for name, module in model.named_modules() if module is head)
+    weights = load_file(fetch_adapter(path) / ADAPTER_WEIGHTS)
+    if (weight := weights.get(f"{PEFT_PREFIX}{name}.weight")) is None:
+        what = f"is the adapter of a classifier without its head ({name})"
+        raise ModelError(Problem(what, "train it with the head in modules_to_save", path=path))
+    known = len(weight) == config.num_labels
+    labels = config.id2label if known else {number: f"LABEL_{number}" for number in range(len(weight))}
+    described = {"id2label": labels, "problem_type": config.problem_type, "pad_token_id": config.pad_token_id}
+    return replace(record, classifier=described)
+
+
+def load_base(record: BaseRecord, *, device: torch.device, attention: str | None = None) -> PreTrainedModel:
+    """Load the model that `record` names with the precision and quantization that it had in training.
+
+    Raises `ModelError` where it cannot be loaded, or is an adapter itself.
+    """
+    quantization = record.quantization and BitsAndBytesConfig.from_dict(record.quantization)
+    options: dict[str, Any] = {"dtype": record.dtype, "attn_implementation": attention, "device_map": {"": device}}
+    if quantization:
+        options["quantization_config"] = quantization
+    if is_adapter(record.name_or_path):
+        what = f"{record.name_or_path!r} is an adapter, not a model"
+        raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
+    try:
+        if record.classifier is None:
+            loaded: PreTrainedModel = load_safely(AutoModelForCausalLM, record.name_or_path, record.revision, **options)
+        else:
+            loaded = _load_classifier_base(record, options)
+    except (OSError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
+        raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
+    disable_4bit_repacking(loaded)
+    return loaded
+
+
+def _load_classifier_base(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a classifier's base; a head that is not in its files is drawn at random, and later set from the adapter."""
+    described = dict(record.classifier or {})
+    labels = {int(number): name for number, name in described.pop("id2label").items()}
+    source = record.name_or_path, record.revision
+    config = configure_labels(load_safely(AutoConfig, *source), labels, **described)
+    with torch.random.fork_rng(devices=[]), hide_load_report():
+        loaded: PreTrainedModel
+        loaded, info = load_safely(
+            AutoModelForSequenceClassification,
+            *source,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    record_new_weights(loaded, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    return loaded
+
+
+def attach_saved_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """Attach the adapter in `folder` to a loaded base, in evaluation mode; every stored weight is used.
+
+    The process's random state stays as it is. Raises `ModelError` for an adapter that is not LoRA or is an unfinished
+    PiSSA checkpoint, and where module names or shapes do not match the base.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        what = f"is an adapter of the kind {config.peft_type}"
+        raise ModelError(Problem(what, "only LoRA's are loaded and merged", path=str(folder)))
+    if str(config.init_lora_weights).startswith("pissa_niter"):
+        what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
+        raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))
+    config.inference_mode = True
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    absent = [name for name in get_new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
+    if absent:
+        what = f"lacks weights that its base does not have either: {len(absent)}, first {absent[0]}"
+        raise ModelError(Problem(what, "train it with all that is new in modules_to_save", path=str(folder)))
+    kind = PeftModelForSequenceClassification if is_classifier(base) else PeftModelForCausalLM
+    try:
+        with torch.random.fork_rng(devices=[]), suppress_peft_warnings():
+            model: PeftModel = kind(base, config)
+        result: Any = set_peft_model_state_dict(model, weights)
+    except (ValueError, RuntimeError, KeyError) as problem:
+        raise _make_mismatch_error(folder, str(problem).strip().splitlines()[-1].strip()) from problem
+    # peft 0.21 only warns of such keys, and the model runs untrained: https://github.com/huggingface/peft/issues/2699
+    lost = [*result.unexpected_keys, *(key for key in result.missing_keys if ".default." in key and "lora_" in key)]
+    if lost:
+        raise _make_mismatch_error(folder, f"{len(lost)} weights are missing or unexpected, first {lost[0]}")
+    return model.eval()
+
+
+def unwrap_adapter(model: PeftModel) -> PreTrainedModel:
+    """Return the model under an adapter."""
+    base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
+    return base
+
+
+def is_quantized(model: PreTrainedModel) -> bool:
+    """Whether the model's weights are held in 4 or 8 bits."""
+    return getattr(model, "is_quantized", False)  # transformers sets it on quantized models and on no others
+
+
+@contextmanager
+def suppress_peft_warnings() -> Iterator[None]:
+    """Hide two warnings of peft 0.21 that ask nothing of a user."""
+    with warnings.catch_warnings():
+        # It reads a property that transformers 5.23 has renamed; can go with a peft that reads the new name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # It corrects this setting by itself for the transposed weights of GPT-2.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        yield
+
+
+def _make_mismatch_error(folder: Path, reason: str) -> ModelError:
+    what = f"the adapter does not fit this base ({reason})"
+    return ModelError(Problem(what, "name the base that it was trained on", path=str(folder)))

@@ -1,0 +1,75 @@
+"""Check the module names in LoRA's settings against the modules of the model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hf_finetune.errors import ConfigError, Problem, did_you_mean
+
+ALL_LINEAR = "all-linear"
+
+
+def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Raise `ConfigError` for every name or pattern that matches no module, listing the names that the model has."""
+    # peft 0.21 raises only where no name matches at all; a typo beside a name that matches is passed over in silence.
+    modules = [name for name, _ in model.named_modules()]
+    problems = [
+        _make_unmatched_problem(model, name, key)
+        for key in ("target_modules", "exclude_modules", "modules_to_save")
+        for name in _list_names(getattr(config, key))
+        if not any(_matches_name(module, name) for module in modules)
+    ]
+    pattern = config.target_modules
+    if isinstance(pattern, str) and pattern != ALL_LINEAR:
+        try:
+            matched = any(re.fullmatch(pattern, module) for module in modules)
+        except re.error as error:
+            what = f"{pattern!r} is no regular expression ({error})"
+            raise ConfigError(Problem(what, "write one, or a list of names", key="lora.target_modules")) from error
+        problems += [] if matched else [_make_unmatched_problem(model, pattern, "target_modules")]
+    if problems:
+        raise ConfigError(problems)
+
+
+def has_tied_targets(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
+    """Whether the settings name an embedding or head that share one weight, which peft must then keep tied."""
+    # Untied, the trained head is lost once a merged model is loaded. Can go once LoraConfig sets `ensure_weight_tying`
+    # by itself (peft 0.21 does not): https://github.com/huggingface/transformers/issues/45127
+    if not model.config.tie_word_embeddings or model.get_output_embeddings() is None:
+        return False
+    shared = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    named = [*_list_names(lora.get("modules_to_save")), *_list_names(lora.get("target_modules"))]
+    return any(name.rpartition(".")[2] in shared for name in named)
+
+
+def _list_names(value: Any) -> list[str]:
+    """The names in a list, sorted; [] for a regular expression, which is a string, and for None."""
+    return [] if value is None or isinstance(value, str) else sorted(value)
+
+
+def _matches_name(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _make_unmatched_problem(model: PreTrainedModel, name: str, key: str) -> Problem:
+    counts = Counter(
+        module.rpartition(".")[2]
+        for module, kind in model.named_modules()
+        if isinstance(kind, nn.Linear | nn.Embedding | Conv1D)
+    )
+    close = did_you_mean(name, counts)
+    there = ", ".join(f"{suffix} ({count})" for suffix, count in counts.items())
+    hint = f"did you mean {close}? " if close else ""
+    return Problem(f"{name!r} matches no module of this model", f"{hint}it has {there}", key=f"lora.{key}")

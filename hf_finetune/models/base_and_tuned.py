@@ -1,0 +1,71 @@
+"""A tuned model and the base that it was trained from, one after the other, with the same tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from hf_finetune.config.reading.yaml_reader import read_document
+from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.models.files.adapter import is_adapter, read_base_name
+from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.tokenizers import check_tokenizer_fits
+
+Model = PreTrainedModel
+Tokenizer = PreTrainedTokenizerFast
+Before = TypeVar("Before")
+After = TypeVar("After")
+
+
+def run_base_and_tuned(
+    path: str,
+    base: str | None,
+    ask_base: Callable[[Model, Tokenizer], Before],
+    ask_tuned: Callable[[Model, Tokenizer], After],
+) -> tuple[Before, After]:
+    """Call `ask_base` with the base of the model in `path`, and `ask_tuned` with that model; return both results.
+
+    Both get the tuned model's tokenizer. The base of an adapter is the model that it adapts, the adapter disabled; that
+    of a full model is `base`, or what its run.yaml names. Raises `ConfigError` if neither names it, and `ModelError` if
+    one of them cannot be loaded.
+    """
+    if is_adapter(path):
+        adapted: Any
+        adapted, tokenizer = load_for_generation(path, base=base)
+        # One load for both: with its adapter layers disabled the model computes what the base does.
+        with adapted.disable_adapter():
+            before = ask_base(adapted, tokenizer)
+        after = ask_tuned(adapted, tokenizer)
+    else:
+        base, revision = (base, None) if base else find_base_of_run(path)
+        tuned, tokenizer = load_for_generation(path)
+        after = ask_tuned(tuned, tokenizer)
+        del tuned  # memory may hold one model and not two
+        untuned, _ = load_for_generation(base, revision=revision)
+        check_tokenizer_fits(tokenizer, untuned.config)
+        before = ask_base(untuned, tokenizer)
+    return before, after
+
+
+def find_base(path: str) -> str:
+    """Return name or path of the base of the model or adapter in `path`. Raises `ConfigError` if nothing names it."""
+    return read_base_name(path) if is_adapter(path) else find_base_of_run(path)[0]
+
+
+def find_base_of_run(path: str) -> tuple[str, str | None]:
+    """Return name or path of the model that the run in `path` started from, and the revision of one from the Hub.
+
+    Raises `ConfigError` if there is no run.yaml, or if the run started from random weights.
+    """
+    file = Path(path) / "run.yaml"
+    remedy = "say which model it was trained from with --base-path"
+    if not file.is_file():
+        raise ConfigError(Problem("there is no run.yaml, which names the base", remedy, path=path))
+    model = read_document(str(file)).values.get("model", {})
+    if not model.get("path"):
+        remedy = "a GPT from scratch has no base; compare with another model through --base-path"
+        raise ConfigError(Problem("the run began with random weights", remedy, path=str(file)))
+    return str(Path(model["path"]).expanduser()), model.get("revision")

@@ -1,0 +1,168 @@
+"""Files of an adapter's folder: its base model, recorded when it is saved and checked when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from hf_finetune.config.paths import looks_local
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.files.locate import find_complete_file, find_file, find_weight_files
+from hf_finetune.models.files.untrusted import check_untrusted_files
+from hf_finetune.privacy import make_portable
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BASE_RECORD = "base_model.json"
+
+# Keys of config.json that may differ between copies of one model.
+NOT_IDENTITY = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map")
+SAMPLED_PLACES = 4
+SAMPLED_NUMBERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRecord:
+    """The base model of an adapter and how it was loaded for training; stored as `unwrap_adapter.json`."""
+
+    name_or_path: str
+    revision: str | None = None
+    fingerprint: str | None = None
+    """Of its files (`compute_fingerprint`); None where the base is not stored as safetensors."""
+    dtype: str = "auto"
+    quantization: dict[str, Any] | None = None
+    """`BitsAndBytesConfig.to_dict()`; None for a base that was loaded in the precision of its files."""
+    classifier: dict[str, Any] | None = None
+    """`id2label`, `problem_type` and `pad_token_id` of the configuration under a classifier's head; None for a language
+    model."""
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether a folder, or a Hub id that is cached or can be reached, is an adapter and not a model."""
+    return find_file(str(path), ADAPTER_CONFIG) is not None
+
+
+def fetch_adapter(path: str | Path) -> Path:
+    """Return the local folder of an adapter, downloaded first where `path` is a Hub id.
+
+    Raises `ModelError` where it is no adapter, has no safetensors weights (a pickle is not opened), is damaged, or
+    holds settings that `check_untrusted_files` refuses.
+    """
+    config = find_file(str(path), ADAPTER_CONFIG)
+    if config is None:
+        what = f"is not an adapter: there is no {ADAPTER_CONFIG} in it"
+        raise ModelError(Problem(what, "name a folder that recipes/lora.py has written", path=str(path)))
+    if find_file(str(path), ADAPTER_WEIGHTS) is None:
+        what = f"is an adapter without {ADAPTER_WEIGHTS}"
+        raise ModelError(Problem(what, "save it as safetensors; pickled weights are not loaded", path=str(path)))
+    check_untrusted_files(str(path))
+    find_complete_file(str(path), ADAPTER_WEIGHTS)
+    return Path(config).parent
+
+
+def read_base_name(path: str | Path) -> str:
+    """Read the name or path of the model that the adapter in `path` was trained on.
+
+    Raises `ModelError` where it names none, or where an adapter of the Hub names a folder: it is on another machine.
+    """
+    config = json.loads((fetch_adapter(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    named: str | None = config.get("base_model_name_or_path")
+    if not named:
+        remedy = "name its base with --base-path"
+        raise ModelError(Problem("the adapter does not say which model it was trained on", remedy, path=str(path)))
+    return _resolve_base(named, path)
+
+
+def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
+    """Read which base the adapter in `path` has; `base`, where given, is that model's folder or Hub id today.
+
+    An adapter from another tool has no record: its base is loaded in the precision of its files. If it is a classifier,
+    `classifier` is {}, to be filled from the base and the weights (`read_adapter_record`). Raises `ModelError` where
+    the adapter names no base, or a folder of another machine.
+    """
+    file = find_file(str(path), BASE_RECORD)
+    if file is not None:
+        recorded = json.loads(Path(file).read_text(encoding="utf-8"))
+        name = base or _resolve_base(recorded["name_or_path"], path)
+        return BaseRecord(**recorded | {"name_or_path": name, "revision": None if base else recorded["revision"]})
+    config = json.loads((fetch_adapter(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return BaseRecord(base or read_base_name(path), classifier={} if config.get("task_type") == "SEQ_CLS" else None)
+
+
+def _resolve_base(named: str, adapter: str | Path) -> str:
+    if looks_local(named) and not os.path.isdir(adapter):
+        what = f"the adapter was trained on {named!r}, a folder of another machine"
+        raise ModelError(Problem(what, "say where its base is now with --base-path", path=str(adapter)))
+    return os.path.expanduser(named)
+
+
+def write_base_record(folder: Path, record: BaseRecord) -> None:
+    """Write `record` beside the adapter, and the base's name into its adapter_config.json; no home folder in either."""
+    name = make_portable(record.name_or_path)
+    values = asdict(record) | {"name_or_path": name}
+    (folder / BASE_RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    edit_adapter_config(folder, {"base_model_name_or_path": name})
+
+
+def edit_adapter_config(folder: Path, changes: dict[str, Any]) -> None:
+    """Overwrite these keys of the adapter_config.json in `folder`."""
+    file = folder / ADAPTER_CONFIG
+    config = json.loads(file.read_text(encoding="utf-8")) | changes
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_base(record: BaseRecord, adapter: str | Path) -> None:
+    """Raise `ModelError` where the base in `record.name_or_path` is not the one that the adapter was trained on."""
+    if record.fingerprint is None or compute_fingerprint(record.name_or_path, record.revision) == record.fingerprint:
+        return
+    what = f"the adapter was trained on another model than {record.name_or_path!r}: weights or configuration differ"
+    raise ModelError(Problem(what, "name the base that it was trained on", path=str(adapter)))
+
+
+def compute_fingerprint(name: str, revision: str | None = None) -> str | None:
+    """Hash the stored configuration and a fixed sample of each stored weight: sha256, 64 hexadecimal digits.
+
+    The hash is of the files and not of a loaded model: device, precision and quantization do not change it, nor does
+    copying the folder. A few kilobytes of each weight are read. None where the weights are not safetensors. Raises
+    `ModelError` where a weight file is damaged.
+    """
+    config, files = find_file(name, "config.json", revision), find_weight_files(name, revision)
+    if config is None or not files:
+        return None
+    values = json.loads(Path(config).read_text(encoding="utf-8"))
+    kept = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for key, sample in sorted(_read_samples(files)):
+        digest.update(key.encode() + sample)
+    return digest.hexdigest()
+
+
+def _read_samples(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (not a dictionary)
+                yield key, _read_sample(file, key)
+
+
+def _read_sample(file: Any, key: str) -> bytes:
+    """Shape and a fixed sample of one weight (any shape) as float32 bytes: some numbers of a few of its rows."""
+    # Of a weight (4096, 1024) every 16th number of rows 0, 1365, 2730 and 4095; of a bias (1024,), which is one row,
+    # every 16th number, four times over. Changing this orphans the fingerprints of all saved adapters.
+    part = file.get_slice(key)
+    shape = part.get_shape()
+    if not shape:
+        return bytes(file.get_tensor(key).to(torch.float32).numpy().tobytes())
+    sampled = str(shape).encode()
+    for place in range(SAMPLED_PLACES if 0 not in shape else 0):
+        corner = [(size - 1) * place // (SAMPLED_PLACES - 1) for size in shape[:-1]]
+        row = part[(*(slice(index, index + 1) for index in corner), slice(None))].flatten()
+        sampled += row[:: max(1, len(row) // SAMPLED_NUMBERS)].to(torch.float32).numpy().tobytes()
+    return sampled

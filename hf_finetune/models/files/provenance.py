@@ -1,0 +1,90 @@
+"""Provenance of the model: pin its Hub revision for the whole run, and record the files that were read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.sections import ModelSection, Run
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.files.locate import find_file, find_weight_files, resolve_commit
+from hf_finetune.privacy import make_portable
+
+logger = logging.getLogger(__name__)
+
+# Beside the weights these decide what a model computes and how its tokenizer splits a text.
+SMALL_FILES = (
+    *("config.json", "generation_config.json", "decision.json"),
+    *("adapter_config.json", "adapter_model.safetensors", "base_model.json"),
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+)
+SHA256_DIGITS = 64
+
+
+def pin_revision(run: Run) -> Run:
+    """Return `run` with `model.revision` set to the commit that its Hub branch points to now.
+
+    Everything is then loaded from that one commit, even if the branch moves while the run reads its data. The run is
+    returned as it is for a local folder and for `model.scratch`.
+    """
+    if run.model.path is None:
+        return run
+    commit = resolve_commit(run.model.path, run.model.revision)
+    if commit is None:
+        return run
+    if commit != run.model.revision:
+        logger.info("%s at %s is commit %s", run.model.path, run.model.revision or "main", commit[:12])
+    return run.model_copy(update={"model": run.model.model_copy(update={"revision": commit})})
+
+
+def describe_model_source(model: ModelSection) -> dict[str, Any]:
+    """Build the `model` part of the manifest: name, commit of a Hub id, sha256 of a folder's files; no home folder.
+
+    A tokenizer of its own (`model.tokenizer`) gets the same keys under `tokenizer`; `name` is None for random weights.
+    A weight file of the Hub whose sha256 does not match its name in the cache is downloaded once more. Raises
+    `ModelError` where it still does not match, or where a file is damaged.
+    """
+    source: dict[str, Any] = {"name": None, "revision": None, "sha256": {}}
+    if model.path is not None:
+        source = _describe_source(model.path, model.revision)
+    if isinstance(model.tokenizer, str):
+        source["tokenizer"] = _describe_source(model.tokenizer, None)
+    return source
+
+
+def _describe_source(name: str, revision: str | None) -> dict[str, Any]:
+    commit = resolve_commit(name, revision)
+    weights = find_weight_files(name, commit)
+    if not os.path.isdir(name):
+        for path in weights:
+            _check_content(name, path, commit)
+        return {"name": name, "revision": commit, "sha256": {}}
+    small = [path for file in SMALL_FILES if (path := Path(name, file)).is_file()]
+    return {
+        "name": make_portable(name),
+        "revision": None,
+        "sha256": {path.name: _compute_sha256(path) for path in sorted([*small, *weights])},
+    }
+
+
+def _check_content(name: str, path: Path, commit: str | None) -> None:
+    """Raise `ModelError` where a downloaded file is not the one that the Hub has, even after a second download."""
+    # The cache stores a large file as blobs/<its sha256> and links to it; a small file's blob is a shorter git hash.
+    # huggingface_hub 2.4 checks the size of a download and not its content: watch `hf_hub_download` for a hash check.
+    expected = path.resolve().name
+    if len(expected) != SHA256_DIGITS or _compute_sha256(path) == expected:
+        return
+    logger.warning("%s of %s is damaged in the cache: downloading it again", path.name, name)
+    downloaded = find_file(name, path.name, commit, force_download=True)
+    if downloaded is None or _compute_sha256(Path(downloaded)) != expected:
+        what = f"{path.name} is not what the Hub says it is"
+        raise ModelError(Problem(what, "download the model again", path=name))
+
+
+def _compute_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

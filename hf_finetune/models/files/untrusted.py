@@ -1,0 +1,114 @@
+"""Untrusted model folders: refuse settings that would run code, or read a file outside the folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.files.locate import SAFETENSORS, find_file, read_json, resolve_commit
+
+CONFIG = "config.json"
+CONFIGS = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json")
+
+# With a repository's name as value these make transformers download a kernel from there and run it, whatever
+# `trust_remote_code` says. `_attn_implementation_internal` did so unasked up to transformers 5.2 (CVE-2026-4372).
+KERNELS = ("attn_implementation", "experts_implementation")
+# Paths on the machine that saved the model: many repositories have them, and transformers 5.23 does not read them.
+IGNORED_PATHS = ("tokenizer_file", "special_tokens_map_file", "added_tokens_file", "tokenizer_config_file")
+# Keys that transformers opens as a path: `vocab_file: "../.env"` was read, and pushed with the tokenizer
+# (https://github.com/huggingface/transformers/pull/46279).
+PATH_ENDINGS = ("_file", "_files", "_dir", "location", "external_data", "transformers_weights")
+
+CODE = "code from a model repository is never run; use a model that needs none"
+INSIDE = "only files of the model's own folder are read: use a copy of the model that has all of its files in it"
+
+
+def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
+    """Raise `ModelError`, listing every problem, for a model whose files would run code or read other files.
+
+    `name` is a folder or a Hub id. Returns the commit of a Hub id that was checked, so that the caller can load that
+    one; None for a folder, and where nothing is found: loading then says what is missing.
+    """
+    commit = resolve_commit(name, revision)
+    folder = find_local_folder(name, commit)
+    if folder is None:
+        return None
+    problems = [*_find_outside_links(folder, name)]
+    for file in CONFIGS:
+        values = read_json(folder / file) or {}
+        found = [*_find_code(values), *_find_outside_paths(values)]
+        problems += [Problem(what, remedy, path=str(Path(name, file)), key=key) for what, remedy, key in found]
+    config = read_json(folder / CONFIG) or {}
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        what = f"is a model of the kind {config.get('model_type')!r}, which only code of its repository can load"
+        problems.append(Problem(what, CODE, path=str(Path(name, CONFIG))))
+    if problems:
+        raise ModelError(problems)
+    return commit
+
+
+def find_local_folder(name: str, commit: str | None) -> Path | None:
+    """Find the local folder of a model, or the cache's snapshot of a Hub commit, with its configuration files in it."""
+    if os.path.isdir(name):
+        return Path(name)
+    if commit is None:
+        return None
+    found = [find_file(name, file, commit) for file in CONFIGS]
+    return next((Path(file).parent for file in found if file is not None), None)
+
+
+Found = tuple[str, str, str]
+"""What is wrong, what to do, and the key."""
+
+
+def _find_outside_links(folder: Path, name: str) -> Iterator[Problem]:
+    """Yield a problem for each link that leaves the folder."""
+    home = folder.resolve()
+    # The Hub's cache links models--org--name/snapshots/<commit>/config.json to models--org--name/blobs/<hash>.
+    if home.parent.name == "snapshots":
+        home = home.parent.parent
+    for path in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*")]):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            yield Problem("is a link to a file outside the model's folder", INSIDE, path=str(Path(name, path.name)))
+
+
+def _find_code(values: dict[str, Any]) -> Iterator[Found]:
+    """Yield the settings that would run code of a repository; `auto_map` beside a known model type is never used."""
+    for keys, value in _iterate_leaves(values):
+        key = ".".join(keys)
+        if keys[-1] == "trust_remote_code" and value is True:
+            yield "asks that code from a repository be trusted", CODE, key
+        elif any(part.strip("_").removesuffix("_internal") in KERNELS for part in keys) and "/" in str(value):
+            yield "names a repository whose code would compute the attention or the experts", CODE, key
+        elif keys[-1] == "transformers_weights" and not str(value or SAFETENSORS[0]).endswith(SAFETENSORS):
+            yield "names weights that are not safetensors", "only safetensors are loaded", key
+
+
+def _find_outside_paths(values: dict[str, Any]) -> Iterator[Found]:
+    """Yield the settings that name a file outside the model's folder."""
+    for keys, value in _iterate_leaves(values):
+        last = next((part for part in reversed(keys) if not part.isdigit()), "")
+        if not isinstance(value, str) or last in IGNORED_PATHS or not last.endswith(PATH_ENDINGS):
+            continue
+        path = Path(value)
+        if path.is_absolute() or ".." in path.parts or value.startswith("~") or "://" in value or "\\" in value:
+            yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys)
+
+
+def _iterate_leaves(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every value that is neither list nor object, with the keys that lead to it."""
+    # {"a": {"b": [1, 2]}} -> (("a", "b", "1"), 2), (("a", "b", "0"), 1); a loop, since a file may nest to any depth.
+    rest: list[tuple[tuple[str, ...], Any]] = [((), values)]
+    while rest:
+        keys, value = rest.pop()
+        if isinstance(value, dict):
+            rest += [((*keys, str(key)), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            rest += [((*keys, str(number)), inner) for number, inner in enumerate(value)]
+        else:
+            yield keys, value

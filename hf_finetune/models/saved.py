@@ -1,0 +1,119 @@
+"""Saved models, loaded to generate or to predict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from hf_finetune.config.sections import ModelSection
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.classification_head import get_classifier_class, is_classifier
+from hf_finetune.models.classifiers import _format_names
+from hf_finetune.models.files.adapter import is_adapter, read_base_record
+from hf_finetune.models.loading import hide_load_report, load_pretrained
+from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
+
+if TYPE_CHECKING:
+    pass
+
+
+def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a trained classifier, folder or Hub id, in evaluation mode, and its tokenizer.
+
+    An adapter is loaded over its base, as a `PeftModel`; `base` is the base's folder or Hub id if it has moved. Raises
+    `ModelError` for anything but a classifier: transformers would give a language model a random head.
+    """
+    if is_adapter(path):
+        from hf_finetune.models.adapters.loading import load_adapter, unwrap_adapter  # not needed for a whole model
+
+        adapted: Any
+        adapted, tokenizer = load_adapter(path, base)
+        if not is_classifier(unwrap_adapter(adapted)):
+            raise _make_no_classifier_error(path, "the adapter of a language model")
+        return adapted, tokenizer
+    refuse_base(path, base)
+    model = ModelSection(path=path)
+    get_classifier_class(load_pretrained(AutoConfig, model), path)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    with hide_load_report():
+        loaded, info = load_pretrained(
+            AutoModelForSequenceClassification,
+            model,
+            device_map=device,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if missing:
+        raise _make_no_classifier_error(path, f"a model without {_format_names(missing)}")
+    tokenizer = load_tokenizer(model, needs_end=False)
+    check_tokenizer_fits(tokenizer, loaded.config)
+    return loaded.eval(), tokenizer
+
+
+def _make_no_classifier_error(path: str, what: str) -> ModelError:
+    remedy = "name a folder that recipes/classification.py has written, or a classifier of the Hub"
+    return ModelError(Problem(f"is no text classifier but {what}", remedy, path=path))
+
+
+def load_for_generation(
+    path: str, *, base: str | None = None, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a language model, folder or Hub id, in evaluation mode, and its tokenizer.
+
+    An adapter is loaded over its base, as a `PeftModel`, in the precision of its training; `base` is the base's folder
+    or Hub id if it has moved. `revision` applies to a full model of the Hub. Raises `ModelError` where there is no
+    such model, or it is a text classifier.
+    """
+    if is_adapter(path):
+        from hf_finetune.models.adapters.loading import load_adapter  # peft: only for an adapter
+
+        adapted: Any
+        adapted, tokenizer = load_adapter(path, base)  # a PeftModel generates as its base does
+        return adapted, tokenizer
+    refuse_base(path, base)
+    model = ModelSection(path=path, revision=revision)
+    tokenizer = load_tokenizer(model)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    config = load_pretrained(AutoConfig, model)
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        remedy = "it can be asked with hf-finetune predict"
+        raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
+    loaded: PreTrainedModel = load_pretrained(AutoModelForCausalLM, model, config=config, device_map=device)
+    check_tokenizer_fits(tokenizer, loaded.config)
+    return loaded.eval(), tokenizer
+
+
+def refuse_base(path: str, base: str | None) -> None:
+    """Raise `ModelError` where a base is named for a full model."""
+    if base is not None:
+        raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
+
+
+def is_sequence_classifier(path: str) -> bool:
+    """Whether a model folder, adapter or Hub id is a sequence classifier; otherwise it is a language model.
+
+    Raises `ModelError` where there is no model, or one of a type that transformers does not know.
+    """
+    if is_adapter(path):
+        return read_base_record(path).classifier is not None
+    config = load_pretrained(AutoConfig, ModelSection(path=path))
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def is_regression_model(path: str) -> bool:
+    """Whether a model folder, adapter or Hub id predicts a number. Raises as `is_sequence_classifier` does."""
+    if not is_sequence_classifier(path):
+        return False
+    if is_adapter(path):
+        described = read_base_record(path).classifier or {}
+        return described.get("problem_type") == "regression"
+    return bool(load_pretrained(AutoConfig, ModelSection(path=path)).problem_type == "regression")

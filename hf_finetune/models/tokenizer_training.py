@@ -1,0 +1,121 @@
+"""Tokenizers trained on the run's own rows: characters, words, or byte-level BPE."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Literal
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.errors import DataError, ModelError, Problem
+
+logger = logging.getLogger(__name__)
+
+
+TokenizerKind = Literal["char", "word", "bpe"]
+
+# Ids 0, 1, 2 of every trained tokenizer; `char` and `word` have the unknown token as id 3.
+PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
+
+VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
+BYTES = 256
+
+
+def train_tokenizer(
+    kind: TokenizerKind, texts: Iterable[str], vocab_size: int | None = None
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer; the same texts give the same tokenizer.json, byte for byte.
+
+    `char`: a token is a Unicode code point. `word`: a token is a word, a punctuation mark or a run of white space.
+    `bpe`: byte-level BPE (GPT-2), so that every text can be encoded. Nothing is normalized, and decoding is exact
+    unless a token is unknown. `vocab_size` is an upper bound that includes the special tokens; a warning states both
+    numbers where the texts give fewer tokens, or `char` leaves characters out.
+    Raises `DataError` where no text has a visible character, `ModelError` where `vocab_size` is missing or too small.
+    """
+    least = {"char": 5, "word": 5, "bpe": BYTES + 3}[kind]
+    if vocab_size is None and kind != "char":
+        raise ModelError(Problem(f"a {kind} tokenizer needs a vocabulary size", "for example 4096", key=VOCAB_SIZE_KEY))
+    if vocab_size is not None and vocab_size < least:
+        what = f"a {kind} tokenizer has at least {least} tokens, special tokens included; {vocab_size} were asked for"
+        raise ModelError(Problem(what, f"set it to {least} or more", key=VOCAB_SIZE_KEY))
+    texts = _require_text(texts)
+    if kind == "char":
+        trained = _train_char(texts, vocab_size)
+    elif kind == "word":
+        trained = _train_word(texts, vocab_size or least)
+    else:
+        trained = _train_bpe(texts, vocab_size or least)
+    reached = trained.get_vocab_size()
+    if vocab_size is not None and reached < vocab_size:
+        logger.warning("%s: %d tokens were asked for, the text gives %d", VOCAB_SIZE_KEY, vocab_size, reached)
+    return _wrap_tokenizer(trained)
+
+
+def _require_text(texts: Iterable[str]) -> Iterator[str]:
+    """Return the same texts. Raises `DataError` where all are blank, after reading up to the first that is not."""
+    rest = iter(texts)
+    blank = []
+    for text in rest:
+        blank.append(text)
+        if text.strip():
+            return chain(blank, rest)
+    raise DataError(Problem("there is no text to train a tokenizer on", "look at the `text` fields", key="data.train"))
+
+
+def _train_char(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    special = [PAD, BOS, EOS, UNK]
+    kept = sorted(counts, key=lambda character: (-counts[character], character))
+    if vocab_size is not None and len(special) + len(kept) > vocab_size:
+        kept = kept[: vocab_size - len(special)]
+        left_out = len(counts) - len(kept)
+        logger.warning("%s: %d of %d characters become %s", VOCAB_SIZE_KEY, left_out, len(counts), UNK)
+    vocab = {token: index for index, token in enumerate([*special, *sorted(kept)])}
+    # BPE without merges splits a text into code points, faster than a pre-tokenizer with a regular expression does.
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token=UNK, fuse_unk=False))
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _train_word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token=UNK))
+    # "def f(x):\n" -> "def", " ", "f", "(", "x", ")", ":", "\n"
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s+|[^\w\s]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS, UNK], min_frequency=1, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _wrap_tokenizer(trained: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK if trained.token_to_id(UNK) is not None else None,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,156 @@
+"""Rows on which a model is compared before and after it is changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.chat.template import load_chat_template
+from hf_finetune.config.paths import expand_user
+from hf_finetune.config.reading.yaml_reader import read_document
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.reading.formats import Kind
+from hf_finetune.data.splitting.splits import Splits, load_splits
+from hf_finetune.data.tokenization.conversations import tokenize_conversations
+from hf_finetune.data.tokenization.text import encode_documents, encode_texts
+from hf_finetune.errors import FinetuneError
+from hf_finetune.label_set import Labels
+from hf_finetune.reporting.files import RUN_FILE
+
+logger = logging.getLogger(__name__)
+
+ROWS = 64
+LONGEST = 1_024
+RANDOM_LENGTH = 64
+# The default of TrainingArguments.seed, with which the run drew its validation split.
+SEED = 42
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRow:
+    """One row as a batch of one."""
+
+    inputs: dict[str, Tensor]
+    """Each (1, seq), int64."""
+    labels: Tensor
+    """(1, seq) int64, -100 at positions without a loss; of a classifier (1,), or (1, num_labels) if multi-label."""
+
+
+def load_comparison_rows(
+    data: str | None,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    longest: int | None,
+    labels: Labels | None = None,
+) -> list[ComparisonRow]:
+    """Load at most 64 rows of at most `longest` tokens; the log names their source.
+
+    They come from the file `data`, else from the validation split of the run in `folder` (if its run.yaml and data
+    files still exist), else they are random tokens. `data` has conversations or documents, for a classifier of `labels`
+    labelled texts. Raises `DataError` if `data` has rows of another kind.
+    """
+    limit = min(longest or LONGEST, LONGEST)
+    if data is not None:
+        section = DataSection(train=data, task="regression" if labels and labels.kind == "number" else None)
+        if labels is None:
+            rows = _load_file_rows(section, tokenizer, limit)
+        else:
+            texts = load_splits(section, "labelled", seed=0).rows["train"]
+            rows = _encode_labeled_texts(texts, tokenizer, limit, labels)
+        logger.info("compared on %d rows of %s", len(rows), data)
+        return rows
+    try:
+        rows = _load_validation_rows(folder, tokenizer, limit, labels)
+        reason = "the run has no validation split"
+    except (FinetuneError, OSError, ValueError) as problem:
+        rows, reason = [], str(problem).splitlines()[0]
+    if rows:
+        logger.info("compared on %d rows of the run's validation split", len(rows))
+        return rows
+    logger.warning("compared on %d rows of random tokens (%s); name held-out rows with --data", ROWS, reason)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(tokenizer), (ROWS, 1, min(limit, RANDOM_LENGTH)), generator=generator)
+    if labels is None:
+        return [ComparisonRow({"input_ids": row}, row) for row in drawn]
+    # Any label will do: the losses of both models are compared, and neither is judged.
+    zero = torch.zeros(1, dtype=torch.long) if labels.kind == "single" else torch.zeros(1, len(labels.names))
+    return [ComparisonRow({"input_ids": row}, zero) for row in drawn]
+
+
+def _load_file_rows(section: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int) -> list[ComparisonRow]:
+    try:
+        splits = load_splits(section, "conversation", seed=0)
+    except FinetuneError as no_conversations:
+        try:
+            documents = load_splits(section, "document", seed=0)
+        except FinetuneError:
+            raise no_conversations from None
+        texts = [text for text in documents.rows["train"][:ROWS]["text"] if text.strip()]
+        encoded = [ids[:limit] for ids in encode_documents(tokenizer, texts)]
+        return [_make_row(ids, ids) for ids in encoded if len(ids) > 1]
+    return _tokenize_conversations(splits, "train", section, tokenizer, limit)
+
+
+def _load_validation_rows(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels | None
+) -> list[ComparisonRow]:
+    if not (folder / RUN_FILE).exists():
+        raise FinetuneError(f"there is no {RUN_FILE} beside the adapter")
+    # Only the section data is validated: a run from another machine may have settings that this one refuses, such as
+    # bf16 without a GPU for it.
+    settings = read_document(str(folder / RUN_FILE)).values
+    data: DataSection = expand_user(DataSection.model_validate(settings["data"]))
+    kind: Kind = "conversation" if labels is None else "labelled"
+    splits = load_splits(data, kind, settings["train"].get("seed", SEED))
+    if "validation" not in splits.rows:
+        return []
+    if labels is not None:
+        return _encode_labeled_texts(splits.rows["validation"], tokenizer, limit, labels)
+    return _tokenize_conversations(splits, "validation", data, tokenizer, limit)
+
+
+def _tokenize_conversations(
+    splits: Splits, split: str, data: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int
+) -> list[ComparisonRow]:
+    some: Dataset = splits.rows[split].select(range(min(ROWS, len(splits.rows[split]))))
+    # A conversation that is too long for the run, which drops it, is truncated here.
+    settings = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
+    template = load_chat_template(data, tokenizer)
+    rows, _ = tokenize_conversations(replace(splits, rows={split: some}), tokenizer, template, settings, limit)
+    return [_make_row(row["input_ids"], row["labels"]) for row in rows[split]]
+
+
+def _make_row(input_ids: Sequence[int], labels: Sequence[int]) -> ComparisonRow:
+    """Make a batch of one of ids and labels, each (seq,)."""
+    return ComparisonRow({"input_ids": torch.tensor([input_ids])}, torch.tensor([labels]))
+
+
+def _encode_labeled_texts(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels
+) -> list[ComparisonRow]:
+    some = rows.select(range(min(ROWS, len(rows))))[:]
+    encoded = encode_texts(tokenizer, some["text"], some["text_pair"], limit)
+    columns = {"input_ids": encoded.input_ids}
+    if encoded.token_type_ids is not None:
+        columns["token_type_ids"] = encoded.token_type_ids
+    targets = torch.from_numpy(labels.encode([_to_label_name(label, labels) for label in some["label"]]))
+    return [
+        ComparisonRow({name: torch.tensor([column[row]]) for name, column in columns.items()}, targets[row : row + 1])
+        for row in range(len(targets))
+    ]
+
+
+def _to_label_name(label: Any, labels: Labels) -> Any:
+    """Convert a row's label to the name in `config.id2label`, where numbers are strings too; of regression as it is."""
+    # 3 -> "3" and [1, 4] -> ["1", "4"]; Labels.encode then gives (rows,) or (rows, num_labels)
+    if labels.kind == "number":
+        return label
+    return [str(each) for each in label] if labels.kind == "multi" else str(label)

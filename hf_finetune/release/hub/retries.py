@@ -1,0 +1,163 @@
+"""Hub requests: transient failures are retried, permanent ones stop at once, and both are explained.
+
+huggingface_hub 2.4 retries uploads five times, 31 seconds in all, and other requests not at all; and it waits for an
+answer forever. This module can go once both can be configured (https://github.com/huggingface/huggingface_hub/blob/v2.4.0/src/huggingface_hub/utils/_http.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import constants, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from hf_finetune.errors import Problem
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+TIMEOUT = 120.0
+"""Seconds without a byte after which a connection is given up."""
+PATIENCE = 300.0
+"""Seconds for which one request is retried."""
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+
+_TRANSIENT = (408, 429)
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
+_TOKENS = "https://huggingface.co/settings/tokens"
+_MESSAGES = {
+    401: ("the Hub does not accept the token", "log in again with `hf auth login`, or set HF_TOKEN"),
+    403: ("the token may not do that", f"use one with write access, from {_TOKENS}"),
+    404: ("there is no such repository, or the token may not see it", "check its name, and the token's access"),
+    409: ("others are writing to the repository", "push again when they are done"),
+    412: ("others have written to the repository meanwhile", "push again"),
+    413: ("the Hub takes no files as large as these", "save the model in smaller shards"),
+    429: ("the Hub asks for patience", "push again later"),
+}
+
+
+@functools.cache
+def set_up_client() -> None:
+    """Give all connections of huggingface_hub in this process a timeout, and hide signed addresses in its messages."""
+    set_client_factory(_make_client)
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_hide_queries)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+
+
+def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
+    """Make a request, and repeat it after transient failures for up to `patience` seconds.
+
+    Raises what `request` raised last.
+    """
+    # Waits 1, 2, 4 ... 30, 30 seconds, or longer if the Hub says so (Retry-After).
+    set_up_client()
+    deadline, wait = time.monotonic() + patience, FIRST_WAIT
+    while True:
+        try:
+            return request()
+        except Exception as problem:
+            pause = max(wait, _get_retry_after(problem))
+            if not is_transient(problem) or time.monotonic() + pause > deadline:
+                raise
+            logger.info("%s; trying again in %.0f s", describe_error(problem).what, pause)
+        time.sleep(pause)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def is_transient(problem: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    for cause in _iterate_causes(problem):
+        if isinstance(cause, OfflineModeIsEnabled):
+            return False
+        if (status := _parse_status(cause)) is not None:
+            return status in _TRANSIENT or status >= 500
+        # JSONDecodeError: a proxy answered with a page of its own. ConnectionError and TimeoutError come from hf_xet.
+        if isinstance(cause, httpx2.TransportError | json.JSONDecodeError | ConnectionError | TimeoutError):
+            return True
+    return False
+
+
+def is_hub_error(problem: BaseException) -> bool:
+    """Whether `problem` comes from a request to the Hub, rather than from a bug of this project."""
+    kinds = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
+    return any(isinstance(cause, kinds) for cause in _iterate_causes(problem))
+
+
+def get_http_status(problem: BaseException) -> int | None:
+    """Return the HTTP status that caused `problem`, or None if the Hub did not answer."""
+    return next((status for cause in _iterate_causes(problem) if (status := _parse_status(cause)) is not None), None)
+
+
+def describe_error(problem: BaseException) -> Problem:
+    """Describe what went wrong and what to do about it, without any token or address."""
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in _iterate_causes(problem)):
+        return Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it and push again")
+    status = get_http_status(problem)
+    if status is None:
+        kind = type(list(_iterate_causes(problem))[-1]).__name__
+        detail = f": {problem}" if isinstance(problem, ValueError) and not isinstance(problem, OSError) else ""
+        return Problem(f"the Hub cannot be reached ({kind}{detail})", f"check the connection to {constants.ENDPOINT}")
+    if status >= 500:
+        return Problem(f"the Hub has trouble of its own ({status})", "push again later")
+    is_missing = any(isinstance(cause, RepositoryNotFoundError) for cause in _iterate_causes(problem))
+    what, remedy = _MESSAGES.get(
+        404 if is_missing else status, ("the Hub refuses it", "push again when that is mended")
+    )
+    reason = _get_server_message(problem)
+    return Problem(f"{what} ({status}{f': {reason}' if reason else ''})", remedy)
+
+
+def _parse_status(cause: BaseException) -> int | None:
+    if isinstance(cause, HfHubHTTPError):
+        return cause.response.status_code
+    # hf_xet 1.8 gives the status only as text: "... HTTP status client error (403 Forbidden) ...".
+    found = _XET_STATUS.search(str(cause)) if isinstance(cause, ConnectionError) else None
+    return int(found[1]) if found else None
+
+
+def _get_server_message(problem: BaseException) -> str:
+    """Return the reason that the Hub gave, as one line; "" if it gave none."""
+    messages = [cause.server_message for cause in _iterate_causes(problem) if isinstance(cause, HfHubHTTPError)]
+    return " ".join((messages[0] or "").split())[:200] if messages else ""
+
+
+def _get_retry_after(problem: BaseException) -> float:
+    """Return the seconds of the Hub's Retry-After header, or 0."""
+    for cause in _iterate_causes(problem):
+        if isinstance(cause, HfHubHTTPError):
+            asked = cause.response.headers.get("Retry-After", "")
+            return float(asked) if asked.isdigit() else 0.0
+    return 0.0
+
+
+def _iterate_causes(problem: BaseException) -> Iterator[BaseException]:
+    """Iterate over `problem` and the exceptions that it was raised from."""
+    # huggingface_hub wraps what fails in one of its upload threads in a RuntimeError.
+    cause: BaseException | None = problem
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _hide_queries(record: logging.LogRecord) -> bool:
+    """Cut the query from the addresses in a log record: with a signed one anybody could write to the storage."""
+    record.msg, record.args = re.sub(r"\?\S*", "?...", record.getMessage()), ()
+    return True
+
+
+def _make_client() -> httpx2.Client:
+    client = default_client_factory()
+    client.timeout = httpx2.Timeout(TIMEOUT)
+    return client

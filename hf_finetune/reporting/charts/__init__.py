@@ -1,0 +1,1 @@
+"""TODO face of hf_finetune/reporting/charts."""

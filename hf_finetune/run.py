@@ -1,0 +1,131 @@
+"""What every recipe does before step 2 and after step 6.
+
+    start_run       check the settings, claim the run folder, ask the Hub, set up this process
+    record_inputs   manifest.json and run.yaml, before anything is trained
+    finish_run      report.json, report.html and the model card, then the push
+
+`start_scoring` and `finish_scoring` are the same for `recipes/score.py`, which trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from accelerate import PartialState
+from transformers import TrainingArguments
+from transformers.trainer_utils import TrainOutput
+
+from hf_finetune.config import RecipeName, Run, dump_dict, dump_yaml, load_run
+from hf_finetune.data import Splits
+from hf_finetune.environment import get_installed_versions, report_environment, set_up_logging
+from hf_finetune.evaluation import ScoreResult, describe_processes, init_processes, with_greedy_decoding
+from hf_finetune.models import count_parameters, describe_model_source, pin_revision
+from hf_finetune.release import check_push, push_run
+from hf_finetune.reporting import RunReport, claim_run_folder, open_manifest, write_run_folder
+from hf_finetune.training import (
+    TrainerMixin,
+    apply_defaults,
+    build_training_arguments,
+    collect_train_stats,
+    describe_distributed,
+    format_launch_line,
+    make_run_id,
+)
+
+
+class SplitFacts(Protocol):
+    """What became of the rows of one split: rows, tokens, trained tokens, dropped."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArguments]:
+    """Read the run that `argv` describes, fill in the defaults, claim its folder and set up this process.
+
+    Every rank calls it. Raises `ConfigError` with all problems of the settings at once, `CannotWriteError` where the
+    folder cannot be made, and `HubError` where `hub:` asks for a push that the Hub would refuse.
+    """
+    run = pin_revision(apply_defaults(load_run(argv, recipe)))
+    claim_run_folder(run.output_dir, resume=run.train.get("resume_from_checkpoint"))
+    check_push(run)
+    return run, build_training_arguments(run)
+
+
+def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> None:
+    """Write manifest.json and run.yaml: what the run reads, its settings and the command, on the main process alone.
+
+    `args` is None where nothing is trained. Raises `DataError` or `ModelError` where a resumed run would go on with
+    other rows or another model than it began with.
+    """
+    if not (PartialState().is_main_process if args is None else args.should_save):
+        return
+    manifest = {
+        "data": splits.summarize(),
+        "model": describe_model_source(run.model),
+        "versions": get_installed_versions(),
+        "seed": run.eval.seed if args is None else args.seed,
+        "launch": format_launch_line(),
+    }
+    resume = None if args is None else args.resume_from_checkpoint
+    open_manifest(run.output_dir, manifest, dump_yaml(run), resume=resume)
+
+
+def finish_run(
+    run: Run,
+    trainer: TrainerMixin,
+    result: TrainOutput,
+    facts: Mapping[str, SplitFacts],
+    evaluation: dict[str, Any],
+    samples: list[dict[str, Any]],
+) -> None:
+    """Complete the run folder (report.json, report.html, README.md) and push it where `hub:` says so.
+
+    Every rank calls it; the main process writes. Raises `NotPushedError` where the folder is complete and not pushed.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    model: Any = trainer.model  # typed by transformers as what it may be before training
+    report = RunReport(
+        recipe=run.recipe,
+        run_id=make_run_id(),
+        status="done",
+        settings=dump_dict(run),
+        data={name: counted.as_dict() for name, counted in facts.items()},
+        parameters=count_parameters(model).as_dict(),
+        train=collect_train_stats(trainer, result),
+        evaluation=evaluation,
+        samples=samples,
+        distributed=describe_distributed(trainer),
+        environment=report_environment(),
+    )
+    write_run_folder(run.output_dir, report)
+    push_run(run)
+
+
+def start_scoring(argv: Sequence[str]) -> tuple[Run, PartialState]:
+    """`start_run` of a run that scores a saved model: answers are greedy unless its file says how they are drawn."""
+    run = with_greedy_decoding(load_run(argv, recipe="score"))
+    claim_run_folder(run.output_dir, resume=None)
+    processes = init_processes()
+    set_up_logging(main_process=processes.is_main_process)
+    return run, processes
+
+
+def finish_scoring(run: Run, scored: ScoreResult) -> None:
+    """`finish_run` of a run that scores: every process calls it, and the main process writes."""
+    if not PartialState().is_main_process:
+        return
+    report = RunReport(
+        recipe=run.recipe,
+        run_id=make_run_id(),
+        status="done",
+        settings=dump_dict(run),
+        data={"test": scored.facts},
+        parameters=scored.parameters,
+        train={},
+        evaluation={"test": scored.evaluation},
+        distributed=describe_processes(),
+        environment=report_environment(),
+    )
+    write_run_folder(run.output_dir, report)

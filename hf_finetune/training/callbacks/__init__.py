@@ -1,0 +1,48 @@
+"""What a run shows and guards while it trains.
+
+log_lines, metrics_line     one plain line for each logging step
+progress                    a display in a terminal instead
+trackers, energy            what `report_to` writes; watt-hours
+trainable_guard             stops a run in which a trainable parameter gets no gradient
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from transformers import PrinterCallback, ProgressCallback, Trainer
+
+from hf_finetune.training.callbacks.log_lines import LogLines
+from hf_finetune.training.callbacks.trackers import replace_trackers
+
+
+@runtime_checkable
+class SampleSource(Protocol):
+    """A callback that generates samples during training."""
+
+    on_sample: Callable[[str, str], object]
+    """Called with each prompt and its continuation."""
+
+
+def use_log_lines(trainer: Trainer, log_lines: LogLines) -> None:
+    """Replace the Trainer's printed logs by `log_lines` and its trackers by ours, and show progress in a terminal.
+
+    Progress is shown by the main process only, with the samples that a callback of the trainer generates, unless
+    `train.disable_tqdm` is set.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(log_lines)
+    replace_trackers(trainer)
+    in_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if in_terminal and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
+        from hf_finetune.training.callbacks.progress import ProgressDisplay
+
+        display = ProgressDisplay()
+        trainer.add_callback(display)
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, SampleSource):
+                callback.on_sample = display.show_sample

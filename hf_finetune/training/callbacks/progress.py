@@ -1,0 +1,240 @@
+"""Progress of training in a terminal: a bar, the latest metrics, the time left, and the last sample."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.segment import SegmentLines
+from rich.text import Text
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_finetune.privacy import escape_control_characters
+from hf_finetune.training.callbacks.metrics_line import format_metrics
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_FRAMES = 0.1
+SAMPLE_LINES = 4
+SAMPLE_CHARACTERS = 600
+
+Show = TypeVar("Show", bound=Callable[..., None])
+
+
+def never_ends_a_run(show: Show) -> Show:
+    """Let what `show` raises end the display and not the run, which is worth hours; the first failure is said."""
+
+    @wraps(show)
+    def guarded(display: ProgressDisplay, *args: Any, **kwargs: Any) -> None:
+        if display.failed:
+            return
+        try:
+            show(display, *args, **kwargs)
+        except Exception as failure:
+            display.give_up(failure)
+
+    return cast(Show, guarded)
+
+
+def progress_console() -> Console:
+    """The terminal of a display; what others print above it is text, in which `[/INST]` is no closing tag."""
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+class ProgressDisplay(TrainerCallback):
+    """A display at the foot of the terminal while a run trains or evaluates; log lines scroll above it.
+
+    For the main process only. It is drawn by the callbacks: a thread could be forked into a data loader's workers in
+    the middle of a write. Where it fails it is closed, and the lines of the log remain.
+    """
+
+    def __init__(self, open_console: Callable[[], Console] = progress_console) -> None:
+        """`open_console` is called when there is something to show."""
+        self.failed = False
+        self._open_console = open_console
+        self._figures = ""
+        self._sample: tuple[str, str] | None = None
+        self._console: Console | None = None
+        self._live: Live | None = None
+        self._bars: Progress | None = None
+        self._rows: dict[str, TaskID] = {}
+        self._batches = 0
+        self._training = False
+        self._drawn = 0.0
+        self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
+
+    @never_ends_a_run
+    def show_sample(self, prompt: str, continuation: str) -> None:
+        """Show the latest sample until the next one."""
+        self._sample = (prompt, continuation)
+        self._draw(now=True)
+
+    @never_ends_a_run
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._training = True
+        self._bar("training", state.max_steps, state.global_step)
+
+    @never_ends_a_run
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._bar("training", state.max_steps, state.global_step)
+
+    @never_ends_a_run
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        words = format_metrics(logs or {})
+        if words:
+            self._figures = "  ".join(words)
+            self._draw(now=True)
+
+    @never_ends_a_run
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._batches += 1
+        self._bar("evaluating", len(eval_dataloader), self._batches)
+
+    @never_ends_a_run
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._evaluated()
+
+    @never_ends_a_run
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        self._evaluated()
+
+    @never_ends_a_run
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._training = False
+        self.stop()
+
+    @never_ends_a_run
+    def stop(self) -> None:
+        """Leave the last frame on the screen, and restore the terminal."""
+        if self._live is not None and self._bars is not None:
+            self._live.update(self._frame(self._live.console, self._bars))
+        self._close()
+
+    def give_up(self, failure: Exception) -> None:
+        """Restore the terminal as far as that can be done, and log why."""
+        self.failed = True
+        with suppress(Exception):
+            self._close()
+        with suppress(Exception):
+            if self._console is not None:
+                self._console.show_cursor(True)
+        why = escape_control_characters(f"{type(failure).__name__}: {failure}")
+        logger.warning("the progress display failed and is off, the run goes on without it: %s", why)
+        logger.debug("where the progress display failed", exc_info=failure)
+
+    def _close(self) -> None:
+        live, self._live, self._bars = self._live, None, None
+        self._rows, self._batches, self._figures, self._sample = {}, 0, "", None
+        atexit.unregister(self.stop)
+        try:
+            if live is not None:
+                live.stop()
+        finally:
+            for handler, stream in self._moved:
+                handler.stream = stream  # setStream would write to the old one first, which may be what failed
+            self._moved = []
+
+    def _evaluated(self) -> None:
+        self._batches = 0
+        if self._bars is not None and "evaluating" in self._rows:
+            self._bars.remove_task(self._rows.pop("evaluating"))
+        if self._training:
+            self._draw(now=True)
+        else:
+            self.stop()
+
+    def _bar(self, name: str, total: int, done: int) -> None:
+        bars = self._bars or self._start()
+        if name not in self._rows:
+            self._rows[name] = bars.add_task(name, total=total, completed=done)
+        bars.update(self._rows[name], total=total, completed=done)
+        self._draw(now=done >= total)
+
+    def _start(self) -> Progress:
+        self._console = console = self._open_console()
+        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn())
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bars = Progress(*columns, *times, console=console)
+        self._live = Live(
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),
+            transient=False,
+        )
+        atexit.register(self.stop)
+        self._live.start()
+        console.show_cursor(True)  # where the process is killed it would stay hidden
+        # Handlers write to the terminal as they found it, through the middle of the frame.
+        handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+        terminals = (sys.__stderr__, sys.__stdout__)
+        self._moved = [(each, each.stream) for each in handlers if each.stream in terminals]
+        for handler, stream in self._moved:
+            handler.setStream(sys.stderr if stream is sys.__stderr__ else sys.stdout)
+        return self._bars
+
+    def _draw(self, *, now: bool = False) -> None:
+        if self._live is None or self._bars is None:
+            return
+        if not now and time.monotonic() - self._drawn < SECONDS_BETWEEN_FRAMES:
+            return
+        self._drawn = time.monotonic()
+        self._live.update(self._frame(self._live.console, self._bars), refresh=True)
+
+    def _frame(self, console: Console, bars: Progress) -> RenderableType:
+        """What is drawn, as finished lines: what fails then fails here, and not in whatever logs or prints above it."""
+        parts: list[RenderableType] = [bars.get_renderable()]
+        if self._figures:
+            parts.append(Text(self._figures, overflow="ellipsis", no_wrap=True))
+        if self._sample is not None:
+            parts.append(_sample_text(*self._sample))
+        return SegmentLines(console.render_lines(Group(*parts), pad=False), new_lines=True)
+
+
+def _sample_text(prompt: str, continuation: str) -> Text:
+    """Format the first lines of a sample, the prompt in bold, with control characters escaped."""
+    shown = Text.assemble(
+        (_lines(prompt[:SAMPLE_CHARACTERS]), "bold"), " ", _lines(continuation[:SAMPLE_CHARACTERS]), overflow="ellipsis"
+    )
+    lines = shown.split("\n")
+    return Text("\n", no_wrap=True, overflow="ellipsis").join(lines[:SAMPLE_LINES])
+
+
+def _lines(text: str) -> str:
+    return "\n".join(escape_control_characters(line) for line in text.split("\n"))

@@ -1,0 +1,264 @@
+"""Chat templates are programs of others: bounded in time, size and reach; honest ones notice nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from chat.chat_families import TEMPLATES
+from chat_models import talking_tokenizer
+from jinja2 import Template
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
+from transformers.utils import chat_template_utils
+
+from hf_finetune.chat import sandbox as rendering
+from hf_finetune.chat import watchdog as overtime
+from hf_finetune.chat.assistant_mask import RenderedChat
+from hf_finetune.chat.template import encode_prompt, load_chat_template
+from hf_finetune.chat.watchdog import LimitExceeded, MemoryLimitExceeded, TimeLimitExceeded, run_with_limits
+from hf_finetune.config.sections import DataSection
+from hf_finetune.errors import ModelError
+
+TOKENIZER = talking_tokenizer()
+MESSAGES = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."}]
+
+
+def rendered(template: str, messages: list = MESSAGES) -> str:
+    return RenderedChat(TOKENIZER, template, messages).text()
+
+
+def refusal(template: str) -> str:
+    with pytest.raises(ModelError) as refused:
+        rendered(template)
+    assert refused.value.problems[0].key == "data.chat_template"
+    return str(refused.value)
+
+
+ENDLESS = {
+    "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "macros": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(100) }}",
+    "filters": "{{ ([range(100000)] * 100000)|map('sum')|list }}",
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_template_without_an_end_is_stopped(kind, monkeypatch):
+    monkeypatch.setattr(rendering, "TIME_LIMIT_SECONDS", 0.2)
+    started = time.monotonic()
+    assert "the chat template did not end within 0.2 s" in refusal(ENDLESS[kind])
+    assert time.monotonic() - started < 2.0
+
+
+def test_the_bound_of_time_is_a_second():
+    started = time.thread_time()
+    assert "did not end within 1 s" in refusal(ENDLESS["loops"])
+    assert 0.5 < time.thread_time() - started < 1.5
+
+
+LARGE = {
+    "output": "{% for i in range(99999) %}" + "x" * 50 + "{% endfor %}",
+    "repeated": "{{ 'a' * 10000000000 }}",
+    "repeated text of a message": "{{ messages[0]['content'] * 10000000000 }}",
+    "power": "{{ 10 ** (10 ** 10) }}",
+    "squared": "{% set n = namespace(x=99) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "padded": "{{ 'a'.ljust(10000000000) }}",
+    "centred": "{{ 'a'|center(10000000000) }}",
+    "printed": "{{ '%10000000000d' % 1 }}",
+    "printed by a star": "{{ '%*d' % (10000000000, 1) }}",
+    "formatted": "{{ '{:10000000000}'.format(1) }}",
+    "formatted by an argument": "{{ '{:{}}'.format(1, 10000000000) }}",
+    "replaced": "{% set x = 'a' * 1000000 %}{{ x.replace('a', x) }}",
+    "replaced by a filter": "{% set x = 'a' * 1000000 %}{{ x|replace('a', x) }}",
+    "joined": "{% set x = 'a' * 1000000 %}{{ x.join(range(100000)|map('string')) }}",
+    "joined by a filter": "{% set x = 'a' * 1000000 %}{{ range(100000)|join(x) }}",
+    "a list of one text": "{% set x = 'a' * 1000000 %}{{ ([x] * 100000)|join }}",
+    "indented": "{{ [[1] * 100000]|tojson(indent=10000000) }}",
+    "wrapped": "{{ ('a b ' * 100000)|wordwrap(1, wrapstring='b' * 100000) }}",
+    "quoted": "{% set n = namespace(x='\"') %}{% for i in range(40) %}{% set n.x = n.x|tojson %}{% endfor %}",
+    "by a filter of attributes": "{{ ('a'|attr('ljust'))(10000000000) }}",
+    "escaped": "{{ ('a'|e).ljust(10000000000) }}",
+    "without an end": "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+    "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_template_that_makes_much_of_little_is_refused_at_once(kind):
+    started = time.monotonic()
+    assert "the chat template" in refusal(LARGE[kind])
+    assert time.monotonic() - started < 5.0
+
+
+def test_a_text_that_doubles_again_and_again_is_stopped_before_it_fills_the_memory(monkeypatch):
+    monkeypatch.setattr(overtime, "MAX_MEMORY_GROWTH", 64 * 2**20)
+    assert "took more than" in refusal(
+        "{% set n = namespace(x='a' * 100) %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ ''|attr('__class__') }}",
+        "{{ namespace.__init__.__globals__ }}",
+        "{{ 'a'.translate({97: 'b'}) }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='x') }}",
+        "{{ messages|map(attribute='__class__')|list|first }}",
+    ],
+)
+def test_a_template_cannot_walk_to_what_it_is_not_given(template):
+    given = copy.deepcopy(MESSAGES)
+    with contextlib.suppress(SecurityError, UndefinedError):
+        assert rendering.compile_template(template).render(messages=given) == ""
+    assert given == MESSAGES
+
+
+def test_whoever_renders_does_so_within_bounds(monkeypatch):
+    monkeypatch.setattr(rendering, "TIME_LIMIT_SECONDS", 0.2)
+    for source in (ENDLESS["loops"], LARGE["repeated"]):
+        with pytest.raises(ModelError):
+            TOKENIZER.apply_chat_template(MESSAGES, chat_template=source, tokenize=False)
+    tokenizer = talking_tokenizer()
+    tokenizer.chat_template = ENDLESS["loops"]
+    with pytest.raises(ModelError):
+        encode_prompt(tokenizer, MESSAGES[:1])
+    with pytest.raises(ModelError):
+        load_chat_template(DataSection(train="x"), tokenizer)
+
+
+def test_a_template_of_the_run_file_is_bounded_while_it_is_compiled(tmp_path):
+    file = tmp_path / "bomb.jinja"
+    file.write_text("{{ 'a' * 10000000000 }}")
+    with pytest.raises(ModelError, match="in one step"):
+        load_chat_template(DataSection(train="x", chat_template=str(file)), talking_tokenizer())
+
+
+def test_long_conversations_are_rendered_whole():
+    messages = [{"role": "user", "content": "word " * 400_000}, {"role": "assistant", "content": "b"}]
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m.content.strip() + '\n' }}{% endfor %}"
+    assert rendered(template, messages) == f"user: {('word ' * 400_000).strip()}\nassistant: b\n"
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "  What is it?\n"},
+    {"role": "assistant", "content": "Nothing.", "tool_calls": [{"function": {"name": "f", "arguments": {"x": "é"}}}]},
+    {"role": "tool", "name": "f", "content": "[1, 2]"},
+    {"role": "assistant", "content": "<think>So.</think>It is [1, 2]."},
+]
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"properties": {"x": {}}}}}]
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.jinja")), ids=lambda path: path.stem)
+def test_templates_of_the_hub_are_rendered_as_transformers_renders_them(path):
+    source = path.read_text(encoding="utf-8")
+    templates = (rendering.compile_template(source), chat_template_utils._cached_compile_jinja_template(source))
+    for messages, tools in (
+        (CONVERSATION, TOOLS),
+        (CONVERSATION[:2], None),
+        (CONVERSATION[1:2], None),
+        (MESSAGES, None),
+    ):
+        for prompt in (True, False):
+            given = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": prompt}
+            given |= {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+            ours, theirs = (written(template, given) for template in templates)
+            assert ours == theirs
+
+
+def written(template: Template, given: dict) -> str:
+    """What a template writes, or by what it refuses."""
+    try:
+        return template.render(**given)
+    except (TemplateError, TypeError) as refused:
+        return f"{type(refused).__name__}: {refused}"
+
+
+def test_a_mistake_in_a_template_is_still_one_of_its_lines():
+    with pytest.raises(TemplateSyntaxError):
+        rendering.compile_template("{% for %}")
+
+
+def spin(seconds: float) -> str:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return "done"
+
+
+def test_work_in_any_thread_is_stopped_and_what_ends_in_time_is_not():
+    found: list[object] = []
+
+    def work() -> None:
+        try:
+            run_with_limits(lambda: spin(5.0), 0.1)
+        except LimitExceeded as overtime:
+            found.append(type(overtime))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert run_with_limits(lambda: spin(0.05), 5.0) == "done"
+    for thread in threads:
+        thread.join()
+    assert found == [TimeLimitExceeded] * 3
+    assert run_with_limits(lambda: spin(0.05), 5.0) == "done"
+
+
+def test_work_that_ends_just_when_it_is_over_its_time_leaves_nothing_behind():
+    for _ in range(20):
+        try:
+            run_with_limits(lambda: spin(0.04), 0.03)
+        except TimeLimitExceeded:
+            continue
+    assert spin(0.1) == "done"
+
+
+def test_a_process_that_only_waits_is_not_over_its_time():
+    assert run_with_limits(lambda: time.sleep(0.3) or "done", 0.1) == "done"
+
+
+def test_work_that_takes_much_memory_is_stopped(monkeypatch):
+    monkeypatch.setattr(overtime, "MAX_MEMORY_GROWTH", 32 * 2**20)
+
+    def grow() -> None:
+        held = []
+        for _ in range(400):
+            held.append(bytearray(b"x") * 2**20)
+            spin(0.002)
+
+    with pytest.raises(MemoryLimitExceeded):
+        run_with_limits(grow, 10.0)
+
+
+def _in_child(queue: multiprocessing.Queue) -> None:
+    try:
+        run_with_limits(lambda: spin(5.0), 0.1)
+    except TimeLimitExceeded:
+        queue.put("stopped")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_watches_anew():
+    run_with_limits(lambda: spin(0.05), 5.0)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=10) == "stopped"
+    child.join()
+
+
+def test_no_template_of_this_project_is_compiled_elsewhere():
+    package = Path(rendering.__file__).parent.parent
+    users = [path.name for path in package.rglob("*.py") if "compile_jinja" in path.read_text(encoding="utf-8")]
+    assert users == ["sandbox.py"]

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import pytest
+
+from hf_finetune.environment.project_files import FOLDERS, find_shipped, init_project
+from hf_finetune.errors import CannotWriteError, ConfigError
+
+
+def files_of(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for name in FOLDERS
+        for path in (folder / name).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_init_copies_every_recipe_configuration_and_template(tmp_path, project_root):
+    written = init_project(tmp_path / "mine")
+    assert files_of(tmp_path / "mine") == files_of(project_root)
+    assert len(written) == len(files_of(project_root))
+    for name in files_of(project_root):
+        if not name.startswith("recipes/configs/"):  # their first line changes: see below
+            assert (tmp_path / "mine" / name).read_bytes() == (project_root / name).read_bytes()
+
+
+def test_a_copied_run_file_is_the_shipped_one_and_names_the_installed_schema(tmp_path, project_root):
+    init_project(tmp_path)
+    for path in (project_root / "recipes" / "configs").glob("*.yaml"):
+        schema, *rest = (tmp_path / "recipes" / "configs" / path.name).read_text(encoding="utf-8").splitlines()
+        assert rest == path.read_text(encoding="utf-8").splitlines()[1:]
+        location = urlsplit(schema.removeprefix("# yaml-language-server: $schema="))
+        assert location.scheme == "file"
+        assert "properties" in json.loads(Path(url2pathname(location.path)).read_text(encoding="utf-8"))
+
+
+def test_init_names_all_files_that_exist_and_then_copies_nothing(tmp_path):
+    for name in ("recipes/continued_pretraining.py", "data_templates/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError) as refused:
+        init_project(tmp_path)
+    assert len(refused.value.problems) == 2
+    assert not (tmp_path / "accelerate_configs").exists()
+    assert (tmp_path / "data_templates" / "README.md").read_text() == "mine"
+
+
+def test_init_into_a_path_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWriteError):
+        init_project(tmp_path / "file" / "below")
+
+
+def test_a_checkout_ships_its_own_folders(project_root):
+    assert find_shipped("recipes") == project_root / "recipes"
+
+
+def test_the_wheel_works_without_a_clone(tmp_path, project_root, environment_of_a_user):
+    """Build the wheel, install it into a folder of its own, and do what a user of PyPI does."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(project_root)]
+    subprocess.run(build, check=True, capture_output=True, env=environment_of_a_user)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True, env=environment_of_a_user)
+    environment = environment_of_a_user | {"PYTHONPATH": str(site)}
+
+    def hf_finetune(*arguments: str, cwd: Path = tmp_path) -> str:
+        command = [str(site / "bin" / "hf-finetune"), *arguments]
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    hf_finetune("init", "mydir")
+    assert files_of(tmp_path / "mydir") == files_of(project_root)
+    where = "import hf_finetune, sys; sys.stdout.write(hf_finetune.__file__)"
+    shown = subprocess.run([sys.executable, "-c", where], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert shown.stdout.startswith(str(site)), "the wheel was tested, not the checkout"
+    run = ("recipes/configs/continued_pretraining.yaml", "train.max_steps=2", "eval.prompts=[]")
+    assert "report.json" in hf_finetune("train", *run, "--on", "cpu", cwd=tmp_path / "mydir")

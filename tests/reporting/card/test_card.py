@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reporting.card.carded_models import FIGURES, ROWS_SHA256, SECRET_TEXT, finished_run, saved_models
+
+from hf_finetune.errors import CannotWriteError, DataError
+from hf_finetune.evaluation.prediction.predict import PredictionOptions, predict_file
+from hf_finetune.privacy import shown_path
+from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, metadata, run_behind, unknown_run, write_card
+from hf_finetune.reporting.card.facts import model_facts
+from hf_finetune.reporting.run_record import RunRecord, read_run
+
+# As a stranger runs them: one process, nothing of ours in it.
+RUN_SNIPPETS = """
+import contextlib, io, json, sys, warnings
+warnings.simplefilter("ignore")
+printed = {}
+for name, code in json.load(sys.stdin).items():
+    caught = io.StringIO()
+    with contextlib.redirect_stdout(caught):
+        exec(code, {"__name__": name})
+    printed[name] = caught.getvalue()
+assert not any(module.startswith("hf_finetune") for module in sys.modules)
+print(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    return saved_models(tmp_path_factory.mktemp("carded"))
+
+
+@pytest.fixture
+def run(tmp_path) -> RunRecord:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    return read_run(finished_run(tmp_path, "sft"))
+
+
+def with_settings(run: RunRecord, **sections) -> RunRecord:
+    return replace(run, settings=run.settings | sections)
+
+
+def test_the_snippet_of_every_kind_of_model_runs_and_gives_what_we_give(models, environment_of_a_user, tmp_path):
+    base = {"base": models["adapter"].parent / "base", "backbone": models["adapter"].parent / "backbone"}
+    codes = {}
+    for name, folder in models.items():
+        code = re.search(r"```python\n(.*?)```", card(run_behind(folder)), re.DOTALL)[1]
+        # The places that a reader puts in.
+        code = code.replace(f'name = "{name}"', f"name = {str(folder)!r}")
+        for local, place in base.items():
+            code = code.replace(f'    "{local}",', f"    {str(place)!r},")
+        codes[name] = code
+    environment = environment_of_a_user | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN_SNIPPETS], input=json.dumps(codes), capture_output=True, text=True, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    printed = {name: text.strip() for name, text in json.loads(ran.stdout.splitlines()[-1]).items()}
+    assert printed["scratch"].startswith("the beginning of a text")
+    assert printed["adapter"].startswith("the beginning of a text")
+    assert printed.keys() == models.keys()
+    for name in printed.keys() - {"scratch", "adapter", "chat"}:
+        assert agree(printed[name], predicted(models[name])), name
+    assert {printed["strict"], printed["lenient"]} == {"ham", "spam"}
+
+
+def predicted(folder: Path):
+    rows = folder.parent / "row.jsonl"
+    rows.write_text(json.dumps({"text": "a text to label"}))
+    output = io.BytesIO()
+    predict_file(str(folder), str(rows), output, PredictionOptions())
+    return json.loads(output.getvalue())["label"]
+
+
+def agree(printed: str, label) -> bool:
+    return float(printed) == pytest.approx(label, abs=1e-5) if isinstance(label, float) else printed == str(label)
+
+
+def test_the_metadata_is_read_by_the_hubs_client_as_it_was_written(models):
+    for name, folder in models.items():
+        run = run_behind(folder)
+        parsed = ModelCard(card(run)).data
+        assert parsed.to_dict() == metadata(run), name
+        results = {(result.metric_type, result.metric_value) for result in parsed.eval_results}
+        assert results == {("loss", 2.25), ("perplexity", 9.4877), ("accuracy", 0.75)}
+        assert {(each.dataset_split, each.dataset_revision) for each in parsed.eval_results} == {("test", ROWS_SHA256)}
+    facts = {name: (metadata(run_behind(folder)), model_facts(run_behind(folder))) for name, folder in models.items()}
+    assert {name: meta["library_name"] for name, (meta, _) in facts.items() if "adapter" in name} == {
+        "adapter": "peft", "classifier_adapter": "peft", "scratch_classifier_adapter": "peft",
+    }  # fmt: skip
+    assert {meta["pipeline_tag"] for name, (meta, _) in facts.items() if "class" in name} == {"text-classification"}
+    assert facts["chat"][0]["pipeline_tag"] == "text-generation"
+    assert "conversational" in facts["chat"][0]["tags"]
+    assert [facts[name][1].problem for name in ("scratch", "classifier", "tags", "number")] == [
+        None, "single", "multi", "number",
+    ]  # fmt: skip
+
+
+def test_a_base_of_the_hub_is_named_with_its_relation_and_a_local_one_never(run, models, tmp_path):
+    hub = with_settings(run, model={"path": "openai-community/gpt2"})
+    assert metadata(hub)["base_model"] == "openai-community/gpt2"
+    assert metadata(hub)["base_model_relation"] == "finetune"
+    pinned = replace(hub, manifest=hub.manifest | {"model": {"name": "openai-community/gpt2", "revision": "607a30d7"}})
+    adapter = replace(pinned, folder=models["adapter"])
+    assert "base_model" not in metadata(adapter)  # the files of the folder say which base it stands on
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "openai-community/gpt2"}')
+    assert metadata(pinned)["base_model_relation"] == "adapter"
+    assert 'revision="607a30d7"' in card(pinned)
+    local = replace(pinned, manifest={"model": {"name": "me/base", "revision": None, "sha256": {"a": "b"}}})
+    assert "base_model" not in metadata(with_settings(local, model={"path": "me/base"}))
+    assert "base_model" not in metadata(run_behind(models["adapter"]))
+
+
+def test_the_base_of_a_local_base_is_found_in_its_own_card(tmp_path):
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    base.mkdir()
+    tuned.mkdir()
+    (base / "README.md").write_text("---\nbase_model: openai-community/gpt2\n---\nmine")
+    (tuned / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    found = metadata(run_behind(finished_run(tuned, "lora", settings={"model": {"path": str(base)}})))
+    assert (found["base_model"], found["base_model_relation"]) == ("openai-community/gpt2", "finetune")
+
+
+def test_a_license_is_what_the_owner_says_and_never_made_up(run):
+    assert "license" not in metadata(run)
+    assert NO_LICENSE in card(run)
+    said = with_settings(run, card={"license": "mit", "language": ["de"], "datasets": ["me/rows"], "tags": ["mail"]})
+    found = metadata(said)
+    assert (found["license"], found["language"], found["datasets"]) == ("mit", ["de"], ["me/rows"])
+    assert found["tags"][-1] == "mail"
+    assert found["model-index"][0]["results"][0]["dataset"]["type"] == "me/rows"
+    assert NO_LICENSE not in card(said)
+
+
+def test_what_is_not_known_is_said_to_be_unknown(run):
+    unknown = replace(run, report={}, manifest={}, settings={})
+    text = card(unknown)
+    for words in (
+        "What it was made from is not known.",
+        "## Intended use\n\nNot stated by its owner.",
+        "Nothing was measured.",
+        "**Groups and counterfactual words:** not measured.",
+        "not scanned, and not stated by its owner",
+        "**Memorisation:** not measured.",
+        "## Data\n\nNot known.",
+        "How it was trained is not known.",
+        "**Machine:** not known.",
+        "**Energy:** Not measured.",
+        "The command is not known.",
+    ):
+        assert words in text, words
+    assert metadata(unknown) == {
+        "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["hf-finetune"],
+    }  # fmt: skip
+    stopped = card(replace(unknown, status="stopped", step=30, folder=Path("nowhere")))
+    assert "holds no weights yet" in stopped
+    assert "it stopped at step 30" in stopped
+
+
+def test_a_figure_stands_beside_its_interval_the_base_and_the_baselines(run):
+    compared = FIGURES | {
+        "comparison": {
+            "base": "/models/gpt2",
+            "figures": {"accuracy": {"base": 0.25, "tuned": 0.75}},
+            "words": ["accuracy: 0.25 -> 0.75: a real difference"],
+        },
+        "per_class": {"ham": {"precision": 0.5, "recall": 1.0, "f1": 0.667, "support": 4}},
+    }
+    text = card(replace(run, report=run.report | {"evaluation": {"test": compared}}))
+    assert "| accuracy | 75.0% | 50.0% to 100.0% | 25.0% | 50.0% |" in text
+    assert "| Figure | This model | 95 % interval | base (gpt2) | majority |" in text
+    assert r"test: accuracy: 0.25 -\> 0.75: a real difference" in text
+    assert "| ham | 0.500 | 1.000 | 0.667 | 4 |" in text
+
+
+def test_memorisation_gaps_and_swaps_are_told_in_their_words(run):
+    measured = FIGURES | {
+        "slices": {"language": {"values": {}, "gaps": [{"words": f"gap number {n}"} for n in range(5)]}},
+        "swaps": {"gender": {"words": ["changes nothing that 40 rows could show"]}},
+        "memorisation": {
+            "canaries": [{"copies": 100, "canaries": 10, "exposure": 9.2, "most_possible": 10.0, "extracted": 0.3}],
+            "words": ["3 of 10 canaries were given away"],
+        },
+    }
+    text = card(replace(run, report=run.report | {"evaluation": {"test": measured}}))
+    assert "| 100 | 10 | 9.2 | 10.0 | 30% |" in text
+    assert "test: 3 of 10 canaries were given away" in text
+    assert "test, by language: gap number 2" in text
+    assert "gap number 3" not in text
+    assert "words of the list gender swapped: changes nothing" in text
+    assert "Memorisation:** not measured" not in text
+
+
+def test_a_figure_that_is_not_finite_is_shown_and_kept_out_of_the_model_index(run):
+    scores = {"loss": "nan", "perplexity": "inf", "accuracy": 0.5}
+    broken = replace(run, report=run.report | {"evaluation": {"test": scores}})
+    [result] = metadata(broken)["model-index"][0]["results"]
+    assert [metric["value"] for metric in result["metrics"]] == [0.5]
+    assert "| loss | not defined |" in card(broken)
+
+
+def test_energy_is_told_where_it_was_measured(run):
+    train = run.report["train"] | {"energy": {"watt_hours": 12.34, "source": "GPUs (NVML) of 1"}}
+    assert "12.3 Wh while training (GPUs (NVML) of 1)" in card(replace(run, report=run.report | {"train": train}))
+    assert "**Energy:** Not measured." in card(run)
+
+
+def test_no_row_no_path_and_no_host_is_in_a_card(models):
+    for name, folder in models.items():
+        text = card(run_behind(folder))
+        for private in (SECRET_TEXT, "somebody", str(folder.parent), str(Path.home()) + "/", socket.gethostname()):
+            assert private not in text, (name, private)
+        assert "rows.jsonl" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("runs/lora", "runs/lora"),
+        ("/home/me/runs/lora", "lora"),
+        ("~/models/base/", "base"),
+        ("../other/base", "base"),
+        (r"C:\Users\me\base", "base"),
+        ("gpt2", "gpt2"),
+    ],
+)
+def test_a_path_outside_the_working_folder_is_shown_as_its_last_part(typed, shown):
+    assert shown_path(typed) == shown
+
+
+def test_the_users_own_readme_stays_and_ours_is_written_anew(run, tmp_path, caplog):
+    readme = tmp_path / "README.md"
+    readme.write_text("# Mine")
+    assert write_card(tmp_path) == readme
+    assert readme.read_text() == "# Mine"
+    assert "README.md is yours" in caplog.text
+    readme.write_text(f"{MARKER}\nof the run before")
+    write_card(tmp_path)
+    assert readme.read_text() == card(run)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".aside")] == []
+
+
+def test_a_folder_that_cannot_be_written_or_read_says_so(run, tmp_path):
+    (tmp_path / ".README.md.aside").mkdir()
+    with pytest.raises(CannotWriteError, match=r"README\.md: cannot be written"):
+        write_card(tmp_path)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(DataError, match=r"report\.json"):
+        write_card(tmp_path)
+
+
+def test_a_merged_model_has_the_card_of_its_adapter_without_claiming_its_figures(models, tmp_path):
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    text = write_card(merged, made_from=models["adapter"]).read_text()
+    parsed = ModelCard(text).data.to_dict()
+    assert (parsed["library_name"], parsed.get("model-index")) == ("transformers", None)
+    assert "before both were merged" in text
+    assert "PeftModel" not in text
+
+
+def test_a_model_of_which_nothing_is_known_has_a_card_that_says_so(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    text = write_card(tmp_path).read_text()
+    assert "What it was made from is not known" in text
+    assert ModelCard(text).data.to_dict() == {
+        "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["hf-finetune"],
+    }  # fmt: skip
+
+
+def test_a_pushed_card_names_the_place_that_it_is_pushed_to(run):
+    text = card(run, repo_id="me/my-model")
+    assert 'name = "me/my-model"' in text
+    assert "# my-model\n" in text
+    assert metadata(run, "me/my-model")["model-index"][0]["name"] == "me/my-model"
+
+
+any_text = st.text(max_size=40)
+
+
+@settings(max_examples=40)
+@given(label=any_text, tag=any_text, folder=any_text, license=any_text)
+def test_no_text_of_a_run_can_break_the_card(label, tag, folder, license):
+    scores = {"accuracy": 0.5, "per_class": {label: {"precision": 0.5, "support": 3}, "b": {}}}
+    report = {"recipe": "classification", "evaluation": {"test": scores}, "train": {"steps": 1}}
+    manifest = {"data": {"files": [{"role": "train", "path": folder, "sha256": "1"}]}, "launch": f"accelerate {tag}"}
+    section = {"card": {"tags": [tag], "license": license, "datasets": [folder]}}
+    run = replace(unknown_run(Path("nowhere")), report=report, manifest=manifest, settings=section)
+    text = card(run)
+    assert ModelCard(text).data.to_dict() == metadata(run)
+    body = text.split(MARKER)[1]
+    assert all(character.isprintable() or character == "\n" for character in body)
+    tables = [line for line in body.splitlines() if line.startswith("| ")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} <= {3, 4, 6, 7}
+    assert body.count("```") % 2 == 0

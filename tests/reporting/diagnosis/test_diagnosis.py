@@ -1,0 +1,339 @@
+"""The diagnosis names what a run was made to do, leaves healthy runs alone, and does not depend on how one logs."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reporting.logs import LAWS, log_of, record
+from reporting.real_runs import real_run
+
+from hf_finetune.reporting.diagnosis import diagnose
+from hf_finetune.reporting.diagnosis.curves import train_curve
+from hf_finetune.reporting.run_record import read_run
+
+REAL = {
+    "healthy": "healthy",
+    "overfit": "overfitting",
+    "underfit": "underfitting",
+    "diverge": "divergence",
+    "plateau": "plateau",
+    "low_rate": "learning_rate_too_low",
+}
+
+
+def said(run):
+    """Kinds of the findings that matter, the worst first."""
+    return [each.kind for each in diagnose(run).findings if each.level != "note"]
+
+
+def finding(run, kind):
+    (found,) = [each for each in diagnose(run).findings if each.kind == kind]
+    return found
+
+
+@pytest.mark.parametrize("kind", REAL)
+def test_a_real_run_is_named_from_its_state_alone(kind, tmp_path):
+    run = read_run(real_run(kind, tmp_path, seed=11))
+    assert run.status == "foreign"
+    assert said(run)[0] == REAL[kind]
+    if kind == "healthy":
+        assert said(run) == ["healthy"]
+
+
+@pytest.mark.parametrize("kind", LAWS)
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.05])
+def test_a_curve_of_a_known_law_is_named(kind, noise):
+    noise /= 10 if kind == "learning_rate_too_low" else 1
+    assert said(record(log_of(kind, noise=noise)))[0] == kind
+
+
+@settings(max_examples=40)
+@given(
+    kind=st.sampled_from(sorted(LAWS)),
+    every=st.sampled_from([1, 2, 4, 5, 8, 10]),
+    times=st.sampled_from([1, 3, 25]),
+    scale=st.sampled_from([1 / math.log(2), 1.0, 0.1]),
+    seed=st.integers(0, 1_000),
+)
+def test_neither_the_logging_interval_nor_the_length_of_a_step_nor_the_unit_of_the_loss_decides(
+    kind, every, times, scale, seed
+):
+    history = log_of(kind, every=every, noise=0.002, seed=seed)
+    for entry in history:
+        entry["step"] *= times
+        entry |= {name: entry[name] * scale for name in ("loss", "eval_loss") if name in entry}
+    assert said(record(history))[0] == kind
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000), noise=st.floats(0, 0.3), last=st.sampled_from(["cosine", "linear"]))
+def test_noise_of_batches_makes_no_alarm_on_a_healthy_run(seed, noise, last):
+    history = log_of("healthy", noise=noise, seed=seed)
+    if last == "linear":
+        for entry in history:
+            entry["learning_rate"] = 3e-4 * (1 - entry["step"] / 400)
+    assert not [each for each in diagnose(record(history)).findings if each.level in ("problem", "warning")]
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), level=st.floats(0.1, 50.0))
+def test_any_log_gets_a_verdict(seed, level):
+    draw = random.Random(seed)
+    names = ("loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_s", "eval_runtime", "epoch")
+    values = [0.0, math.nan, math.inf, -math.inf, level, 1e30, -level]
+    history = [
+        {"step": draw.randrange(50), **{name: draw.choice(values) for name in draw.sample(names, 3)}}
+        for _ in range(draw.randrange(30))
+    ]
+    found = diagnose(record(history))
+    assert found.verdict
+    assert found.findings
+    assert found.as_dict()["findings"][0]["title"] == found.findings[0].title
+
+
+def test_overfitting_names_the_step_of_the_lowest_validation_loss_and_what_to_set():
+    run = record(log_of("overfitting", noise=0.0), status="done", settings={"train": {}})
+    lowest = min((entry["eval_loss"], entry["step"]) for entry in run.history if "eval_loss" in entry)
+    found = finding(run, "overfitting")
+    assert found.step == lowest[1]
+    assert found.level == "problem"
+    assert f"{lowest[0]:.4g}" in found.evidence
+    assert f"train.max_steps={found.step}" in found.remedy
+    assert "train.load_best_model_at_end=true" in found.remedy
+    assert diagnose(run).verdict.startswith(f"Overfitting from step {found.step} on. Train no longer")
+
+
+def test_a_run_that_kept_its_best_checkpoint_is_warned_and_told_that_it_has_it():
+    kept = {"settings": {"train": {"load_best_model_at_end": True}}, "best_checkpoint": "checkpoint-80"}
+    found = finding(record(log_of("overfitting"), **kept), "overfitting")
+    assert found.level == "warning"
+    assert "The saved model is that of checkpoint-80. " in found.remedy
+    kept["settings"]["train"]["metric_for_best_model"] = "eval_f1_macro"
+    found = finding(record(log_of("overfitting"), **kept), "overfitting")
+    assert "checkpoint-80, the best by f1_macro, which need not be the best by its loss. " in found.remedy
+
+
+def test_a_healthy_run_whose_best_checkpoint_was_not_its_last_says_which_one_was_saved():
+    kept = {"settings": {"train": {"load_best_model_at_end": True, "metric_for_best_model": "mae"}}}
+    healthy = record(log_of("healthy"), **kept, best_checkpoint="checkpoint-80", best_step=80)
+    assert diagnose(healthy).verdict.endswith("The saved model is that of checkpoint-80, the best by mae.")
+    ended = replace(healthy, best_checkpoint=f"checkpoint-{healthy.step}", best_step=healthy.step)
+    assert "saved model" not in diagnose(ended).verdict
+
+
+def test_validation_that_rises_while_training_rises_too_is_not_called_overfitting():
+    assert "overfitting" not in said(record(log_of("divergence")))
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_divergence_from_its_first_step_on(loss):
+    history = [{"step": step, "loss": loss if step >= 30 else 3.0} for step in range(10, 60, 10)]
+    found = finding(record(history), "divergence")
+    assert (found.step, found.level) == (30, "problem")
+    assert "The last before was 3, at step 20" in found.evidence
+
+
+def test_the_filter_that_logs_nan_as_zero_is_seen_through():
+    history = [{"step": step, "loss": 0.0, "grad_norm": math.nan} for step in (10, 20)]
+    assert finding(record(history), "divergence").step == 10
+    solved = [{"step": step, "loss": 0.0, "grad_norm": 0.1} for step in (10, 20)]
+    assert "divergence" not in said(record(solved))
+
+
+def test_fp16_is_named_where_it_was_on():
+    history = [{"step": 10, "loss": math.nan}]
+    assert "bf16=true" in finding(record(history, settings={"train": {"fp16": True}}), "divergence").cause
+
+
+def test_validation_alone_without_a_number_is_not_laid_to_the_learning_rate():
+    found = finding(record([*log_of("healthy"), {"step": 400, "eval_loss": math.nan}]), "divergence")
+    assert "validation rows" in found.cause
+    assert "learning_rate" not in found.remedy
+
+
+def test_a_model_that_gets_no_gradient_after_an_explosion_is_lost():
+    history = [{"step": 10, "loss": 900.0, "grad_norm": 40.0}]
+    history += [{"step": step, "loss": 4.85, "grad_norm": 0.0} for step in range(20, 100, 10)]
+    assert finding(record(history), "divergence").step == 20
+
+
+def test_labels_without_meaning_are_learned_by_nobody():
+    draw = random.Random(0)
+    history = [{"step": step, "loss": 0.7 + draw.gauss(0, 0.01), "learning_rate": 1e-3} for step in range(5, 400, 5)]
+    assert finding(record(history), "plateau").title == "Nothing was learned"
+    # A head that settles: it falls a little, in jumps, which a rate that is too low does not make.
+    history += [{"step": step, "eval_loss": 0.71 - step / 4e4 + draw.gauss(0, 0.005)} for step in range(20, 401, 20)]
+    assert finding(record(history), "plateau").title == "Nothing was learned"
+
+
+def test_steps_after_the_learning_rate_has_run_down_are_no_plateau():
+    history = log_of("healthy")
+    for entry in history:
+        progress = 2 * entry["step"] / 400
+        level = 2 + 2 * math.exp(-3 * min(1.0, progress))
+        entry |= {"loss": level, "learning_rate": 1e-3 * max(0.0, 1 - progress)} if "loss" in entry else {}
+        entry |= {"eval_loss": level} if "eval_loss" in entry else {}
+    assert said(record(history)) == ["healthy"]
+    for entry in history:
+        entry |= {"learning_rate": 1e-3} if "loss" in entry else {}
+    assert said(record(history)) == ["plateau"]
+
+
+def test_a_mean_over_steps_counts_as_of_their_middle():
+    curve = train_curve(record([{"step": step, "loss": 1.0, "learning_rate": 1e-3} for step in range(10, 101, 10)]))
+    assert curve.spent == pytest.approx([0.05 + number / 10 for number in range(10)])
+
+
+def test_a_loss_that_exploded_is_divergence_even_where_it_came_back():
+    history = log_of("healthy", noise=0.0)
+    for entry in history:
+        entry |= {"loss": 40.0} if "loss" in entry and 30 <= entry["step"] < 60 else {}
+    assert finding(record(history), "divergence").step == 30
+
+
+def test_a_learning_rate_of_zero_is_said_to_be_zero():
+    history = [{"step": step, "loss": 3.0 + step % 3 / 100, "learning_rate": 0.0} for step in range(5, 100, 5)]
+    assert finding(record(history), "learning_rate_too_low").title == "The learning rate is 0"
+
+
+def test_a_run_that_was_stopped_on_its_way_is_not_called_underfitted():
+    half = record(log_of("underfitting"), max_steps=800, status="stopped")
+    assert "underfitting" not in said(half)
+    assert diagnose(half).verdict.startswith("The run stopped at step 400 of 800.")
+
+
+def test_a_rate_that_is_too_low_is_raised_tenfold_from_the_one_in_the_log():
+    found = finding(record(log_of("learning_rate_too_low", noise=0.001)), "learning_rate_too_low")
+    assert "learning_rate=0.003" in found.remedy
+
+
+def test_gradients_above_the_limit_throughout_are_noted_and_far_above_it_warned_of():
+    def clipped(norm, **train):
+        history = log_of("healthy")
+        for entry in history:
+            entry |= {"grad_norm": norm} if "grad_norm" in entry else {}
+        return diagnose(record(history, settings={"train": train}, status="done")).findings
+
+    assert [(each.kind, each.level) for each in clipped(2.0)[:1]] == [("clipping_every_step", "note")]
+    assert [(each.kind, each.level) for each in clipped(30.0)[:1]] == [("clipping_every_step", "warning")]
+    assert "train.max_grad_norm=60" in clipped(30.0)[0].remedy
+    for quiet in (clipped(0.9), clipped(2.0, max_grad_norm=5.0), clipped(2.0, max_grad_norm=0)):
+        assert [each.kind for each in quiet] == ["healthy"]
+
+
+def test_the_first_loss_is_compared_with_that_of_guessing():
+    model = {"architectures": ["ScratchGPTForCausalLM"], "vocab_size": 1_000}  # ln: 6.9
+    scratch = {"model": {"scratch": {"preset": "nano"}}}
+    above = [{"step": 1, "loss": 9.0}, *log_of("healthy")[1:]]
+    assert "far above" in finding(record(above, model=model), "loss_at_start").title
+    below = [{"step": 1, "loss": 2.0}, *log_of("healthy")[1:]]
+    assert "far below" in finding(record(below, model=model, settings=scratch), "loss_at_start").title
+    usual = [{"step": 1, "loss": 6.95}, *log_of("healthy")[1:]]
+    assert "loss_at_start" not in said(record(usual, model=model, settings=scratch))
+    assert "loss_at_start" not in said(record(below, model=model)), "a model that was trained before may know this"
+    classifier = {"architectures": ["BertForSequenceClassification"], "vocab_size": 2}
+    assert "loss_at_start" not in said(record(above, model=classifier))
+
+
+def test_a_run_that_became_slower_is_told_from_which_step():
+    history = [entry for entry in log_of("healthy") if "loss" in entry]
+    for entry in history:
+        entry["tokens_per_s"] = 1_000.0 if entry["step"] <= 300 else 400.0
+    found = finding(record(history), "throughput_drop")
+    assert found.level == "note"
+    assert found.step == 305
+    assert "40%" in found.evidence
+
+
+def test_few_validation_rows_are_found_by_the_speed_that_any_trainer_logs():
+    def with_rows(rows, **evaluation):
+        history = log_of("healthy")
+        for entry in history:
+            entry |= {"eval_runtime": 2.0, "eval_samples_per_second": rows / 2} if "eval_loss" in entry else {}
+        return record(history, report={"evaluation": {"validation": evaluation}})
+
+    assert said(with_rows(8)) == ["noisy_validation"]
+    assert said(with_rows(200)) == ["healthy"]
+    narrow = {"accuracy": 0.9, "intervals": {"accuracy": [0.88, 0.92]}}
+    assert said(with_rows(8, **narrow)) == ["healthy"], "the interval knows better than the count"
+    wide = {"accuracy": 0.8, "intervals": {"accuracy": [0.7, 0.88]}}
+    assert "accuracy 0.8 may as well be 0.7 or 0.88" in finding(with_rows(200, **wide), "noisy_validation").evidence
+
+
+def test_copies_among_the_training_rows_are_blamed_where_the_run_overfitted():
+    rows = ["00000000000000aa"] * 3 + [f"{number:016x}" for number in range(97)]
+    manifest = {"data": {"splits": {"train": {"row_hashes": "".join(rows)}}}}
+    found = finding(record(log_of("overfitting"), manifest=manifest), "duplicates_behind_memorisation")
+    assert "2 of 100 training rows are copies of others" in found.evidence
+    assert said(record(log_of("healthy"), manifest=manifest)) == ["healthy"]
+
+
+def test_text_that_is_continued_word_for_word_is_memorised_whatever_the_curves_say():
+    verbatim = {"rows": 50, "continued": 10, "share": 0.2, "interval": [0.11, 0.33], "places": []}
+    canaries = [{"copies": 1, "extracted": 0.0}, {"copies": 100, "extracted": 0.9}]
+    report = {"evaluation": {"test": {"memorisation": {"verbatim": verbatim, "canaries": canaries}}}}
+    found = finding(record(log_of("healthy"), report=report), "duplicates_behind_memorisation")
+    assert "10 of 50 rows" in found.evidence
+    assert "90% of the canaries planted 100 times" in found.evidence
+    verbatim["interval"], canaries[1]["extracted"] = [0.0, 0.1], 0.1
+    assert said(record(log_of("healthy"), report=report)) == ["healthy"]
+
+
+def test_validation_rows_that_were_trained_on_are_warned_of():
+    manifest = {"data": {"overlap": {"validation": {"copies": 9, "shares_13_words": 0}}}}
+    run = record(log_of("healthy"), manifest=manifest, report={"data": {"validation": {"rows": 100}}})
+    assert "9 of 100" in finding(run, "validation_leak").evidence
+
+
+@pytest.mark.parametrize("history", [[], [{"step": 500, "loss": 3.0}], log_of("healthy", steps=8, every=1)])
+def test_what_is_too_short_is_said_to_be_too_short(history):
+    assert [each.kind for each in diagnose(record(history)).findings] == ["too_short_to_say"]
+
+
+def test_a_healthy_run_without_validation_is_told_what_could_not_be_seen():
+    history = [entry for entry in log_of("healthy") if "loss" in entry]
+    assert "no validation" in diagnose(record(history)).verdict
+
+
+def test_findings_stand_with_the_worst_first():
+    history = log_of("overfitting")
+    for entry in history:
+        entry |= {"grad_norm": 3.0} if "grad_norm" in entry else {}
+    levels = [each.level for each in diagnose(record(history)).findings]
+    assert levels == sorted(levels, key=["problem", "warning", "note", "good"].index)
+    assert len(levels) == 2
+
+
+def test_a_long_log_is_judged_as_a_short_one():
+    history = log_of("overfitting", steps=20_000, every=1)
+    assert said(record(history))[0] == "overfitting"
+
+
+def scored(**parts):
+    run = record([])
+    return replace(run, report={"recipe": "score", "evaluation": {"test": {"rows": 20, **parts}}})
+
+
+def figures(**differences):
+    return {name: {"difference": value, "real": value != 0} for name, value in differences.items()}
+
+
+def test_a_run_that_only_scored_is_judged_by_what_it_compared():
+    alone = diagnose(scored())
+    assert alone.verdict == "On 20 rows, without another model beside it."
+    better = {"base": "runs/base", "figures": figures(loss=-0.3, chrf=2.0, exact_match=0)}
+    forgot = {"rows": 6, "data": "old.jsonl", "figures": figures(loss=0.2, answer_tokens=3.0)}
+    both = diagnose(scored(comparison=better, forgetting=forgot))
+    assert both.verdict == (
+        "On 20 rows it is, beside runs/base, better in loss, chrF. On 6 rows of old.jsonl it is worse in loss."
+    )
+    assert [each.kind for each in both.findings] == ["forgot", "scored"]
+    worse = diagnose(scored(comparison={"base": "runs/base", "figures": figures(loss=0.3)}))
+    assert worse.findings[0].title == "The model is worse than runs/base"
+    same = diagnose(scored(comparison={"base": "runs/base", "figures": figures(loss=0)}))
+    assert "no different, as far as these rows show" in same.verdict

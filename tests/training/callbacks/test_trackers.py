@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from hf_finetune.training.callbacks.trackers import TensorBoardFile, redact_arguments, redirect_trackers
+
+PROGRAM = Path(__file__).parent / "watched_runs.py"
+TRACKERS = ["tensorboard", *(name for name in ("trackio", "wandb") if find_spec(name) is not None)]
+TOKEN = "hf_TESTCANARYTESTCANARYTESTCANARYTEST"
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory, environment) -> Path:
+    """The folder of a run that was told to report to every tracker that is installed, and could reach no network."""
+    folder = tmp_path_factory.mktemp("somebody") / "run"
+    folder.mkdir()
+    command = [sys.executable, str(PROGRAM), "track", str(folder), ",".join(TRACKERS)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert "* " not in ran.stdout  # as trackio begins its lines
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRACKIO_DIR")}
+    offline = {"WANDB_MODE": "offline"} if "wandb" in TRACKERS else {}
+    return kept | offline | {"HF_TOKEN": TOKEN, "PYTHONPATH": str(PROGRAM.parents[1])}
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "history.json").read_text())
+
+
+def test_tensorboard_holds_every_figure_of_the_history_at_its_step(tracked):
+    events = EventAccumulator(str(tracked / "tensorboard"))
+    events.Reload()
+    for name, figure in (("train/loss", "loss"), ("eval/loss", "eval_loss"), ("train/tokens_per_s", "tokens_per_s")):
+        logged = [(entry["step"], entry[figure]) for entry in history(tracked) if figure in entry]
+        assert logged, figure
+        assert [event.step for event in events.Scalars(name)] == [step for step, _ in logged]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx([value for _, value in logged])
+    assert [event.value > 10 for event in events.Scalars("train/memory_mib")] == [True] * 3
+    assert "test/loss" not in events.Tags()["scalars"]  # measured after training: report.json has it
+
+
+@pytest.mark.skipif("trackio" not in TRACKERS, reason="trackio is not installed")
+def test_trackio_holds_them_too_in_the_run_folder(tracked):
+    [database] = (tracked / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("select run_name, metrics from metrics order by id").fetchall()
+        [[config]] = connection.execute("select config from configs").fetchall()
+    connection.close()
+    losses = [figures["train/loss"] for _, row in rows if "train/loss" in (figures := json.loads(row))]
+    assert losses == pytest.approx([entry["loss"] for entry in history(tracked) if "loss" in entry])
+    assert {name for name, _ in rows} == {"run"}
+    assert not any("test" in row.decode() for _, row in rows)
+    settings = json.loads(config)
+    assert settings["max_steps"] == 6
+    assert settings["_Username"] is None
+
+
+def test_no_token_no_path_and_no_host_is_in_what_the_trackers_wrote(tracked):
+    files = [path for path in tracked.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        for private in (socket.gethostname(), TOKEN):
+            assert private not in path.name
+            assert private.encode() not in path.read_bytes(), path
+        if path.parent.name != "logs":  # wandb's own log of itself, which nothing pushes
+            assert str(tracked.parent).encode() not in path.read_bytes(), path
+
+
+def test_other_processes_write_nothing(tmp_path):
+    tracker = TensorBoardFile(tmp_path / "tensorboard")
+    state = TrainerState(is_world_process_zero=False)
+    for event in (tracker.on_train_begin, tracker.on_log, tracker.on_train_end):
+        event(None, state, TrainerControl(), logs={"loss": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_that_are_no_numbers_or_too_large_are_written_as_such(tmp_path):
+    tracker, state = TensorBoardFile(tmp_path), TrainerState(is_world_process_zero=True, global_step=1)
+    tracker.on_train_begin(None, state, TrainerControl())
+    tracker.on_log(None, state, TrainerControl(), logs={"loss": math.nan, "grad_norm": 1e300, "note": "text"})
+    tracker.on_train_end(None, state, TrainerControl())
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert math.isnan(events.Scalars("train/loss")[0].value)
+    assert events.Scalars("train/grad_norm")[0].value == math.inf
+    assert "train/note" not in events.Tags()["scalars"]
+
+
+def test_what_is_shared_of_the_settings_has_no_path_and_no_token_in_it(tmp_path):
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "run"), hub_token=TOKEN, use_cpu=True, learning_rate=0.125, logging_steps=7
+    )
+    shared = redact_arguments(args)
+    text = shared.to_json_string()
+    assert "/" not in text
+    assert TOKEN not in text
+    assert (shared.learning_rate, shared.logging_steps, shared.run_name) == (0.125, 7, "run")
+    assert args.output_dir == str(tmp_path / "run")
+
+
+def test_trackers_are_placed_in_the_run_folder_unless_the_user_has_a_place_for_them(tmp_path, monkeypatch):
+    for name in ("TRACKIO_DIR", "WANDB_DIR", "WANDB_MODE", "WANDB_HOST"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    redirect_trackers(str(tmp_path), ["tensorboard"])
+    assert "TRACKIO_DIR" not in os.environ
+    redirect_trackers(str(tmp_path), ["trackio", "wandb"])
+    assert os.environ["TRACKIO_DIR"] == str(tmp_path / "trackio")
+    assert os.environ["WANDB_DIR"] == str(tmp_path)
+    assert os.environ["WANDB_MODE"] == "online"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import platform
+
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_finetune.data.tokenization.documents import collate_blocks
+from hf_finetune.errors import DataError
+from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
+from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
+from hf_finetune.training.allocator import keep_freed_memory
+from hf_finetune.training.trainers.base import Trainer
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    return trainer_of_three_rows(tmp_path, batch=4)
+
+
+def trainer_of_three_rows(folder, batch):
+    config = ScratchGPTConfig(vocab_size=11, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 3, "labels": [[-100, 2, 3]] * 3})
+    args = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=batch, dataloader_drop_last=True, use_cpu=True
+    )
+    return Trainer(model=ScratchGPTForCausalLM(config), args=args, train_dataset=rows, data_collator=collate_blocks)
+
+
+def test_a_run_of_no_steps_is_refused_with_its_numbers(trainer):
+    with pytest.raises(DataError, match="0 optimizer steps: 3 rows make no batch of 4"):
+        trainer.train()
+
+
+def test_a_batch_that_can_be_filled_is_not_refused(tmp_path):
+    assert len(trainer_of_three_rows(tmp_path, batch=3).get_train_dataloader()) == 1
+
+
+def test_the_operations_are_those_that_transformers_counts(trainer):
+    batch = {"input_ids": torch.zeros(2, 7, dtype=torch.long)}
+    assert trainer.floating_point_ops(batch) == transformers.Trainer.floating_point_ops(trainer, batch) > 0
+
+
+def test_glibc_takes_the_advice_to_keep_memory():
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_early_stopping_ends_with_training(tmp_path):
+    trainer = trainer_of_three_rows(tmp_path, batch=3)
+    trainer.add_callback(transformers.EarlyStoppingCallback(1))
+    trainer.args.load_best_model_at_end, trainer.args.metric_for_best_model = True, "loss"
+    trainer.args.eval_strategy, trainer.args.eval_steps, trainer.args.max_steps = IntervalStrategy.STEPS, 1, 1
+    trainer.args.dataloader_drop_last = False  # three rows are less than an evaluation's batch
+    trainer.eval_dataset = trainer.train_dataset
+    trainer.train()
+    assert not any(isinstance(each, transformers.EarlyStoppingCallback) for each in trainer.callback_handler.callbacks)

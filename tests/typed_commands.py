@@ -1,0 +1,115 @@
+"""Commands one after another, each in a process of its own, in a terminal of 80 columns or between pipes.
+
+What takes longest, importing the stack, is done once: every process is forked from there and runs the console script's
+`main`. Reads a `Typed` as JSON a line and answers each with a `Shown`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import pty
+import signal
+import struct
+import sys
+import termios
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import hf_finetune
+from hf_finetune.cli import main
+
+ROWS, COLUMNS = 24, 80
+SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command; `answers` are typed one by one at its prompts, and at `closed_at` the terminal is closed."""
+
+    arguments: Sequence[str]
+    terminal: bool = True
+    answers: Sequence[str] = ()
+    closed_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Exit status, and standard output and error together."""
+
+    status: int
+    written: str
+
+
+def run(typed: Typed) -> Shown:
+    ours, theirs = pty.openpty() if typed.terminal else os.pipe()
+    if typed.terminal:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    child = os.fork()
+    if not child:
+        os.close(ours)
+        become(typed, theirs)
+    os.close(theirs)
+    written = watch(ours, list(typed.answers), typed.closed_at)
+    return Shown(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), written)
+
+
+def become(typed: Typed, end: int) -> None:
+    """Be the command, with the terminal or the pipe as its streams; comes back as `SystemExit`."""
+    signal.alarm(SECONDS)
+    stdin = end
+    if typed.terminal:
+        os.setsid()
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+    else:
+        stdin, feed = os.pipe()
+        os.write(feed, "".join(f"{answer}\n" for answer in typed.answers).encode())
+        os.close(feed)
+    if typed.closed_at is not None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    for number, (name, source, mode) in enumerate((("stdin", stdin, "r"), ("stdout", end, "w"), ("stderr", end, "w"))):
+        os.dup2(source, number)
+        errors = "backslashreplace" if name == "stderr" else "strict"
+        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.argv = ["hf-finetune", *typed.arguments]
+    main()
+
+
+def watch(end: int, answers: list[str], closed_at: str | None) -> str:
+    written = b""
+    while chunk := read(end):
+        written += chunk
+        if answers and written.endswith(b"> "):
+            os.write(end, f"{answers.pop(0)}\n".encode())
+        if closed_at is not None and closed_at.encode() in written:
+            break
+    os.close(end)
+    return written.decode()
+
+
+def read(end: int) -> bytes:
+    try:
+        return os.read(end, 65_536)
+    except OSError:  # Linux's end of a terminal
+        return b""
+
+
+def import_the_stack() -> None:
+    for module in pkgutil.walk_packages(hf_finetune.__path__, "hf_finetune."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("trl.trainer.sft_trainer")
+    importlib.import_module("sklearn.linear_model")
+    gc.freeze()  # or the collector of every child would walk, and so copy, all of it
+
+
+if __name__ == "__main__":
+    import_the_stack()
+    for line in sys.stdin:
+        print(json.dumps(asdict(run(Typed(**json.loads(line))))), flush=True)
