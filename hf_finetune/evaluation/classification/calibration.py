@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.evaluation.classification.confusion_counts import ThresholdMetric, compute_score, count_labels
+from hf_finetune.evaluation.classification.confusion_counts import ThresholdMetric, compute_score
 from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, compute_log_loss, make_default_decision
 from hf_finetune.evaluation.classification.thresholds import find_thresholds
+from hf_finetune.evaluation.metrics.classification_functions import count_labels
 from hf_finetune.label_set import Labels
 from hf_finetune.models.decision import Decision
 
@@ -89,7 +90,7 @@ def tune_thresholds(outputs: ClassifierOutputs, decision: Decision, metric: Thre
 def score_decision(outputs: ClassifierOutputs, decision: Decision, metric: ThresholdMetric) -> float:
     """Compute `metric` of the labels that `decision` chooses."""
     chosen = decision.choose(decision.compute_probabilities(outputs.logits))
-    return float(compute_score(metric, count_labels(decision.kind, chosen, outputs.references, len(decision.labels))))
+    return float(compute_score(metric, count_labels(chosen, outputs.references)))
 
 
 def _log_temperature(outputs: ClassifierOutputs, temperature: float) -> None:

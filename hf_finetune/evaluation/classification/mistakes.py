@@ -1,4 +1,4 @@
-"""The rows that a classifier is most wrong about: where labels are wrong, they are among these."""
+"""The worst mistakes of a classifier or a regression: wrong labels are among them."""
 
 from __future__ import annotations
 
@@ -24,29 +24,32 @@ MAX_MISTAKES = 20
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A row that was not predicted as it is labelled."""
+    """A row whose prediction is not its label."""
 
     row: int
     label: str | float
-    """As given; of several labels the one that is furthest on the wrong side, as "NAME" or "not NAME"."""
+    """For multi-label the one whose probability is lowest, as "NAME" or "not NAME"."""
     predicted: str | float
     probability_of_label: float | None
-    """None for numbers, as the next."""
+    """None for a regression, as the next."""
     probability_of_predicted: float | None
 
 
 def find_worst_mistakes(
     outputs: ClassifierOutputs, labels: Labels, decision: Decision | None, most: int = MAX_MISTAKES
 ) -> list[Mistake]:
-    """The likeliest label errors first: rows whose own label has the lowest probability, or the largest errors."""
+    """Find the likeliest label errors: rows whose label has the lowest probability, or the largest errors, first.
+
+    Rows (rows, labels) of `outputs`; by default `make_default_decision` decides.
+    """
     if labels.kind == "number":
-        return _largest_errors(outputs, most)
+        return _find_largest_errors(outputs, most)
     decision = decision or make_default_decision(labels)
     probabilities = decision.compute_probabilities(outputs.logits)
     chosen, rows = decision.choose(probabilities), np.arange(len(probabilities))
     if labels.kind == "multi":
-        return _wrong_answers(outputs, labels, probabilities, chosen, most)
-    of_label, of_chosen = (probabilities[rows, each] for each in (outputs.references, chosen))
+        return _find_wrong_answers(outputs, labels, probabilities, chosen, most)
+    of_label, of_chosen = (probabilities[rows, each] for each in (outputs.references, chosen))  # (rows,) each
     wrong = np.flatnonzero(chosen != outputs.references)
     return [
         Mistake(
@@ -60,26 +63,29 @@ def find_worst_mistakes(
     ]
 
 
-def _wrong_answers(
+def _find_wrong_answers(
     outputs: ClassifierOutputs, labels: Labels, probabilities: Any, chosen: Any, most: int
 ) -> list[Mistake]:
-    of_given = np.where(outputs.references > 0, probabilities, 1 - probabilities)
-    of_given = np.where(chosen != outputs.references, of_given, np.inf)  # what is right is no mistake
-    worst = of_given.argmin(axis=1)
-    lowest = of_given.min(axis=1)
+    """Find for each row its worst label: `probabilities` and `chosen` (rows, labels)."""
+    # Probabilities [0.9, 0.2] of references [0, 1]: the truth of both has 0.1 and 0.2, the first is worse.
+    of_truth = np.where(outputs.references > 0, probabilities, 1 - probabilities)
+    of_truth = np.where(chosen != outputs.references, of_truth, np.inf)  # correct ones are no mistakes
+    worst = of_truth.argmin(axis=1)  # (rows,)
+    lowest = of_truth.min(axis=1)
     mistakes = []
     for row in np.argsort(lowest, kind="stable")[:most]:
         if np.isinf(lowest[row]):
             break
         name = labels.names[worst[row]]
         answers = (f"not {name}", name)
-        given = int(outputs.references[row, worst[row]])
+        reference = int(outputs.references[row, worst[row]])
         probability = float(lowest[row])
-        mistakes.append(Mistake(int(row), answers[given], answers[1 - given], probability, 1 - probability))
+        mistakes.append(Mistake(int(row), answers[reference], answers[1 - reference], probability, 1 - probability))
     return mistakes
 
 
-def _largest_errors(outputs: ClassifierOutputs, most: int) -> list[Mistake]:
+def _find_largest_errors(outputs: ClassifierOutputs, most: int) -> list[Mistake]:
+    """Find the rows with the largest absolute errors."""
     predicted = outputs.logits[:, 0]
     errors = np.abs(predicted - outputs.references)
     rows = np.argsort(-errors, kind="stable")[:most]
@@ -93,7 +99,7 @@ def _largest_errors(outputs: ClassifierOutputs, most: int) -> list[Mistake]:
 def locate_mistakes(
     mistakes: Sequence[Mistake], splits: Splits, split: str, texts: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """The mistakes for the report, by file and line; with their texts only where `texts` of the split are given."""
+    """Describe the mistakes for the report, by file and line; with texts only if `texts` of the split are given."""
     found = []
     for mistake in mistakes:
         path, line = splits.locate(split, mistake.row)
@@ -104,14 +110,16 @@ def locate_mistakes(
                 "line": line,
                 "label": mistake.label,
                 "predicted": mistake.predicted,
-                **({} if mistake.probability_of_label is None else _probabilities(mistake)),
+                **_format_probabilities(mistake),
                 **({} if texts is None else {"text": texts[mistake.row]}),
             }
         )
     return found
 
 
-def _probabilities(mistake: Mistake) -> dict[str, float | None]:
+def _format_probabilities(mistake: Mistake) -> dict[str, float | None]:
+    if mistake.probability_of_label is None:
+        return {}
     return {
         "probability": mistake.probability_of_predicted,
         "probability_of_label": mistake.probability_of_label,
@@ -119,17 +127,17 @@ def _probabilities(mistake: Mistake) -> dict[str, float | None]:
 
 
 def log_mistakes(found: Sequence[dict[str, Any]]) -> None:
-    """One line each: `path:line: labelled ham, predicted spam (0.98)`."""
+    """Log one line each: `path:line: labelled ham, predicted spam (0.98)`."""
     if found:
         logger.info("worst mistakes on %s, likely label errors first:", found[0]["split"])
     for each in found:
         place = f"{each['path']}:{each['line']}"
         if "probability" in each:
-            said = f"labelled {each['label']}, predicted {each['predicted']} ({each['probability']:.2f})"
+            message = f"labelled {each['label']}, predicted {each['predicted']} ({each['probability']:.2f})"
         else:
-            said = f"labelled {each['label']:g}, predicted {each['predicted']:.4g}"
-        said = f"{said}: {each['text']}" if "text" in each else said
-        logger.info("%s: %s", place, escape_control_characters(said))
+            message = f"labelled {each['label']:g}, predicted {each['predicted']:.4g}"
+        message = f"{message}: {each['text']}" if "text" in each else message
+        logger.info("%s: %s", place, escape_control_characters(message))
 
 
 def show_mistakes(
@@ -137,7 +145,7 @@ def show_mistakes(
 ) -> list[dict[str, Any]]:
     """Log the worst mistakes on validation and return them for the report; nothing without a validation split.
 
-    Texts are shown under `eval.show_data` only.
+    Texts are shown only with `eval.show_data`.
     """
     if outputs is None:
         return []

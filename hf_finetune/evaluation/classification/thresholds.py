@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.evaluation.classification.confusion_counts import ConfusionCounts, ThresholdMetric, compute_score
+from hf_finetune.evaluation.classification.confusion_counts import ThresholdMetric, compute_score
+from hf_finetune.evaluation.metrics.classification_functions import ConfusionCounts
 from hf_finetune.models.decision import Decision
 
 Array = npt.NDArray[np.float64]
@@ -69,11 +70,12 @@ def _score_cuts(
         values, counts = _sweep(scores[others_correct], given, np.zeros_like(given), 1, 2)
         return values, counts.exact
     values, counts = _sweep(scores, given, np.zeros_like(given), 1, 2)
-    right, predicted, truly = counts.right[1:], counts.predicted[1:], counts.given[1:]
+    hits, predictions, support = counts.true_positives[1:], counts.predictions[1:], counts.support[1:]
     if metric == "f1_micro":
-        right = right + (chosen * references)[:, others].sum()
-        predicted, truly = predicted + chosen[:, others].sum(), truly + references[:, others].sum()
-    return values, compute_score(metric, replace(counts, kind="multi", right=right, predicted=predicted, given=truly))
+        hits = hits + (chosen * references)[:, others].sum()
+        predictions, support = predictions + chosen[:, others].sum(), support + references[:, others].sum()
+    counts = replace(counts, kind="multi", true_positives=hits, predictions=predictions, support=support)
+    return values, compute_score(metric, counts)
 
 
 def _tune_multi_class(logits: Array, references: Integers, metric: ThresholdMetric) -> Array:
@@ -131,11 +133,11 @@ def _sweep(
         return np.bincount(places, minlength=labels * cuts).reshape(labels, cuts).cumsum(axis=1).astype(np.float64)
 
     everywhere = np.ones(len(scores), dtype=bool)
-    predicted, right = below(other, everywhere), below(other, other == references)
-    predicted[label] = len(scores) - predicted.sum(axis=0)
-    given = np.bincount(references, minlength=labels).astype(np.float64)[:, None]
-    right[label] = given[label] - below(references, references == label)[label]
-    return values, ConfusionCounts("single", right, predicted, given, len(scores), right.sum(axis=0))
+    predictions, hits = below(other, everywhere), below(other, other == references)
+    predictions[label] = len(scores) - predictions.sum(axis=0)
+    support = np.bincount(references, minlength=labels).astype(np.float64)[:, None]
+    hits[label] = support[label] - below(references, references == label)[label]
+    return values, ConfusionCounts("single", hits, predictions, support, len(scores), hits.sum(axis=0))
 
 
 def _select_cut(values: Array, scores: Array, before: float, bounds: tuple[float, float]) -> float:

@@ -1,8 +1,10 @@
-"""The figures of generated answers, through the metric modules and for many resamples at once."""
+"""The metrics of generated answers, and for many resamples of the rows at once.
+
+BLEU and chrF of the rows are sacrebleu's; those of resamples are here, of sums of sacrebleu's counts.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hf_finetune.evaluation.metrics.answer_functions import (
+    ROUGE_METRICS,
+    average_rows,
+    compute_corpus_bleu,
+    compute_corpus_chrf,
+    compute_repetition,
+    compute_rouge,
+    compute_token_f1,
+    is_refusal,
+    match_answer,
+)
 from hf_finetune.evaluation.statistics.bootstrap import Statistic
 
 Array = npt.NDArray[np.float64]
 
 # sacrebleu's defaults: runs of one to four words, of one to six characters; recall counts twice as much.
 BLEU_ORDER, CHRF_ORDER, CHRF_BETA = 4, 6, 2
+# The order of report.json.
+COMPARED_METRICS = ("exact_match", "token_f1", "bleu", "chrf", *ROUGE_METRICS)
+METRICS = (*COMPARED_METRICS, "answer_tokens", "repetition", "refusal_rate", "stop_rate")
 
 
 @dataclass(frozen=True)
@@ -30,141 +46,113 @@ class Answer:
 
 
 def compute_answer_metrics(answers: Sequence[Answer], references: Sequence[str] | None) -> dict[str, float]:
-    """Every figure of the answers, and beside `references` those that compare; BLEU and chrF go to 100, shares to 1."""
+    """Compute every metric of the answers, with `references` also those that compare; (rows,) each.
 
-    # `evaluate` takes half a second to import, which a run without answers need not spend.
-    from hf_finetune.evaluation.metrics.answer_length import AnswerLength
-    from hf_finetune.evaluation.metrics.bleu import Bleu
-    from hf_finetune.evaluation.metrics.chrf import Chrf
-    from hf_finetune.evaluation.metrics.exact_match import ExactMatch
-    from hf_finetune.evaluation.metrics.refusal_rate import RefusalRate
-    from hf_finetune.evaluation.metrics.repetition import Repetition
-    from hf_finetune.evaluation.metrics.rouge import Rouge
-    from hf_finetune.evaluation.metrics.stop_rate import StopRate
-    from hf_finetune.evaluation.metrics.token_f1 import TokenF1
-
-    texts = {"predictions": [answer.text for answer in answers]}
-    found: dict[str, float] = {}
-    # A metric makes a folder even when it keeps everything in memory.
-    with tempfile.TemporaryDirectory() as folder:
-        kept = {"keep_in_memory": True, "cache_dir": folder}
-        if references is not None:
-            for compared in (ExactMatch, TokenF1, Bleu, Chrf, Rouge):
-                found |= compared(**kept).compute(**texts, references=list(references))
-        found |= AnswerLength(**kept).compute(tokens=[answer.tokens for answer in answers])
-        found |= Repetition(**kept).compute(**texts)
-        found |= RefusalRate(**kept).compute(**texts)
-        found |= StopRate(**kept).compute(finished=[answer.finished for answer in answers])
-    return {name: value for name, value in found.items() if not name.endswith("_signature")}
+    BLEU and chrF go to 100, shares to 1. NaN where no row has the metric.
+    """
+    found = {name: average_rows(values) for name, values in _score_rows(answers, references).items()}
+    if references is not None:
+        texts = [answer.text for answer in answers]
+        found |= {"bleu": compute_corpus_bleu(texts, references)[0], "chrf": compute_corpus_chrf(texts, references)[0]}
+    return {name: found[name] for name in METRICS if name in found}
 
 
 def make_answer_statistic(answers: Sequence[Answer], references: Sequence[str] | None) -> Statistic:
-    """What `compute_answer_metrics` gives the rows of resamples, from what each row adds to the sums behind them.
+    """Make `compute_answer_metrics` a function of row weights: (rows, resamples) -> (resamples,) each.
 
-    Weights may be any that are not negative; a figure is NaN where no row that has it counts.
+    A metric is NaN for a resample in which no row that has it counts.
     """
-    means = _own_figures(answers)
+    means = {name: np.asarray(values, dtype=np.float64) for name, values in _score_rows(answers, references).items()}
+    defined = {name: ~np.isnan(values) for name, values in means.items()}
     if references is not None:
         texts = [answer.text for answer in answers]
-        means = _compared_figures(texts, references) | means
-        bleu_counts, chrf_counts = _bleu_counts(texts, references), _chrf_counts(texts, references)
-    defined = {name: ~np.isnan(values) for name, values in means.items()}
+        bleu_counts, chrf_counts = _count_bleu(texts, references), _count_chrf(texts, references)
 
     def statistic(weights: Array) -> dict[str, Array]:
-        figures = {
-            name: _ratio(np.where(defined[name], values, 0.0) @ weights, defined[name] @ weights)
+        found = {
+            name: _divide(np.where(defined[name], values, 0.0) @ weights, defined[name] @ weights)
             for name, values in means.items()
         }
         if references is not None:
             rows = weights.sum(axis=0)
-            figures["bleu"] = np.where(rows > 0, compute_bleu(bleu_counts @ weights), np.nan)
-            figures["chrf"] = np.where(rows > 0, compute_chrf(chrf_counts @ weights), np.nan)
-        return figures
+            found["bleu"] = np.where(rows > 0, compute_bleu(bleu_counts @ weights), np.nan)
+            found["chrf"] = np.where(rows > 0, compute_chrf(chrf_counts @ weights), np.nan)
+        return found
 
     return statistic
 
 
+def _score_rows(answers: Sequence[Answer], references: Sequence[str] | None) -> dict[str, Sequence[float]]:
+    """Compute the metrics that are means over rows, of each row: (rows,) each, NaN for a row without one."""
+    texts = [answer.text for answer in answers]
+    compared: dict[str, Sequence[float]] = {}
+    if references is not None:
+        compared["exact_match"] = list(map(match_answer, texts, references))
+        compared["token_f1"] = list(map(compute_token_f1, texts, references))
+        compared |= compute_rouge(texts, references)
+    return compared | {
+        "answer_tokens": [answer.tokens for answer in answers],
+        "repetition": list(map(compute_repetition, texts)),
+        "refusal_rate": list(map(is_refusal, texts)),
+        "stop_rate": [answer.finished for answer in answers],
+    }
+
+
 def compute_bleu(sums: Array) -> Array:
-    """BLEU with exponential smoothing of words, reference's words, shared and all runs of each length: (10, n)."""
-    said, given = sums[:2]
+    """Compute BLEU as sacrebleu, exponentially smoothed, of sums of `_count_bleu`: (10, resamples) -> (resamples,)."""
+    words, reference_words = sums[:2]
     shared, runs = sums[2 : 2 + BLEU_ORDER], sums[2 + BLEU_ORDER :]
-    missed = (shared == 0).cumsum(axis=0)  # each length without a shared run halves what it is taken for
+    # Lengths without a shared run count as half a run, then a quarter: shared [3, 1, 0, 0] -> [3, 1, 1/2, 1/4].
+    missed = (shared == 0).cumsum(axis=0)
     smoothed = np.where(shared == 0, 0.5**missed, shared)
     logs = np.log(smoothed / np.where(runs > 0, runs, 1.0)).mean(axis=0)
-    penalty = np.exp(np.minimum(0.0, 1 - given / np.where(said > 0, said, 1.0)))
+    penalty = np.exp(np.minimum(0.0, 1 - reference_words / np.where(words > 0, words, 1.0)))
     possible = (runs > 0).all(axis=0) & shared.any(axis=0)
     return np.asarray(np.where(possible, 100 * penalty * np.exp(logs), 0.0))
 
 
 def compute_chrf(sums: Array) -> Array:
-    """chrF2 of all, the reference's and shared runs of each length, one after the other: (18, n)."""
-    said, given, shared = (sums[part::3] for part in range(3))
-    counted = (said > 0) & (given > 0)
+    """Compute chrF2, as sacrebleu, of sums of `_count_chrf`: (18, resamples) -> (resamples,)."""
+    runs, reference_runs, shared = (sums[part::3] for part in range(3))  # (6, resamples) each
+    counted = (runs > 0) & (reference_runs > 0)
     lengths = np.maximum(1, counted.sum(axis=0))
     precision, recall = (
         np.divide(shared, whole, out=np.zeros_like(shared), where=counted).sum(axis=0) / lengths
-        for whole in (said, given)
+        for whole in (runs, reference_runs)
     )
     weight = CHRF_BETA**2
-    return _ratio(100 * (1 + weight) * precision * recall, weight * precision + recall, otherwise=0.0)
+    return _divide(100 * (1 + weight) * precision * recall, weight * precision + recall, otherwise=0.0)
 
 
-def _own_figures(answers: Sequence[Answer]) -> dict[str, Array]:
-    from hf_finetune.evaluation.metrics.refusal_rate import refuses
-    from hf_finetune.evaluation.metrics.repetition import repeated_share
-
-    rows: dict[str, list[float]] = {
-        "answer_tokens": [answer.tokens for answer in answers],
-        "repetition": [repeated_share(answer.text) for answer in answers],
-        "refusal_rate": [refuses(answer.text) for answer in answers],
-        "stop_rate": [answer.finished for answer in answers],
-    }
-    return {name: np.asarray(values, dtype=np.float64) for name, values in rows.items()}
-
-
-def _compared_figures(texts: Sequence[str], references: Sequence[str]) -> dict[str, Array]:
-    """The figures that are means over rows, of each row."""
-    from hf_finetune.evaluation.metrics.rouge import FIGURES, rouge_of_rows
-    from hf_finetune.evaluation.metrics.text_words import normalize_answer
-    from hf_finetune.evaluation.metrics.token_f1 import shared_words
-
-    pairs = list(zip(texts, references, strict=True))
-    exact = [float(normalize_answer(text) == normalize_answer(reference)) for text, reference in pairs]
-    rouge = np.asarray(rouge_of_rows(texts, references), dtype=np.float64).reshape(-1, len(FIGURES))
-    return {
-        "exact_match": np.asarray(exact),
-        "token_f1": np.asarray([shared_words(*pair) for pair in pairs]),
-        **dict(zip(FIGURES, rouge.T, strict=True)),
-    }
-
-
-def _bleu_counts(texts: Sequence[str], references: Sequence[str]) -> Array:
-    """For each row: its words, its reference's, shared runs of words and all of them, by length: (10, rows)."""
+def _count_bleu(texts: Sequence[str], references: Sequence[str]) -> Array:
+    """Count the words of each row, of its reference, and by length shared runs and all runs of words: (10, rows)."""
     from sacrebleu.metrics.bleu import BLEU
 
-    bleu = BLEU(force=True, effective_order=True)  # which changes its figure and not its counts, and needs no warning
+    bleu = BLEU(force=True, effective_order=True)  # no warning; the counts are the same
     scores = [bleu.sentence_score(text, [reference]) for text, reference in zip(texts, references, strict=True)]
     rows = [[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores]
     return np.asarray(rows, dtype=np.float64).reshape(-1, 2 + 2 * BLEU_ORDER).T
 
 
-def _chrf_counts(texts: Sequence[str], references: Sequence[str]) -> Array:
-    """For each row and length of runs of characters: its runs, its reference's, and those they share: (18, rows)."""
-    rows = [_chrf_row(*pair) for pair in zip(texts, references, strict=True)]
+def _count_chrf(texts: Sequence[str], references: Sequence[str]) -> Array:
+    """Count for each row, by length, its runs of characters, its reference's, and those they share: (18, rows)."""
+    rows = [_count_chrf_row(*pair) for pair in zip(texts, references, strict=True)]
     return np.asarray(rows, dtype=np.float64).reshape(-1, 3 * CHRF_ORDER).T
 
 
-def _chrf_row(text: str, reference: str) -> list[int]:
-    said, given = "".join(text.split()), "".join(reference.split())
+def _count_chrf_row(text: str, reference: str) -> list[int]:
+    # "ab" beside "abc": of one character 2, 3 and 2, of two 1, 2 and 1, of three 0, 1 and 0.
+    texts = "".join(text.split()), "".join(reference.split())
     row = []
     for length in range(1, CHRF_ORDER + 1):
         one, other = (
-            Counter(each[start : start + length] for start in range(len(each) - length + 1)) for each in (said, given)
+            Counter(each[start : start + length] for start in range(len(each) - length + 1)) for each in texts
         )
-        # As sacrebleu has it: beside a reference without such runs, the answer's are not held against it.
+        # As in sacrebleu, an answer's runs do not count beside a reference that has none of their length.
         row += [one.total() if other else 0, other.total(), (one & other).total()]
     return row
 
 
-def _ratio(top: Array, bottom: Array, otherwise: float = np.nan) -> Array:
+def _divide(top: Array, bottom: Array, otherwise: float = np.nan) -> Array:
+    """(resamples,) each -> (resamples,); `otherwise` where the denominator is 0."""
     return np.asarray(np.divide(top, bottom, out=np.full_like(top, otherwise), where=bottom > 0))

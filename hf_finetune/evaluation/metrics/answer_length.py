@@ -1,27 +1,21 @@
-"""Length of answers."""
+"""Mean number of tokens of an answer, the one that ends it included.
 
-from __future__ import annotations
+Neither long nor short is better; far from the references' it is a finding.
 
-import math
-
-import datasets
-import evaluate
-
-DESCRIPTION = "Mean number of tokens of an answer, the one that ends it included."
-INPUTS = """
-Args:
-    tokens: for each row, the number of tokens that were generated.
 Returns:
     answer_tokens: NaN without rows.
 """
 
+from __future__ import annotations
 
-class AnswerLength(evaluate.Metric):  # type: ignore[misc]
-    """Neither long nor short is better; far from the references' it is a finding."""
+from typing import ClassVar
 
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(tokens=datasets.Value("int64"))
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
+from .answer_functions import average_rows
+from .base import INTEGER, DescribedMetric
+
+
+class AnswerLength(DescribedMetric):
+    inputs: ClassVar = {"tokens": (INTEGER, "for each row, the number of tokens that were generated.")}
 
     def _compute(self, tokens: list[int]) -> dict[str, float]:
-        return {"answer_tokens": sum(tokens) / len(tokens) if len(tokens) else math.nan}
+        return {"answer_tokens": average_rows(tokens)}

@@ -1,32 +1,15 @@
-"""Mean absolute error of a regression."""
+"""Mean of the absolute errors. In the unit of the numbers.
 
-from __future__ import annotations
-
-import math
-
-import datasets
-import evaluate
-
-DESCRIPTION = "Mean of the absolute errors."
-INPUTS = """
-Args:
-    predictions: for each row, the number predicted.
-    references: for each row, the number given.
 Returns:
     mean_absolute_error: 0 or more, NaN without rows.
 """
 
+from __future__ import annotations
 
-class MeanAbsoluteError(evaluate.Metric):  # type: ignore[misc]
-    """In the unit of the numbers."""
+from .base import NumberMetric
+from .regression_functions import compute_mean_absolute_error
 
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(predictions=datasets.Value("float64"), references=datasets.Value("float64"))
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
 
+class MeanAbsoluteError(NumberMetric):
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        from sklearn.metrics import mean_absolute_error
-
-        return {
-            "mean_absolute_error": float(mean_absolute_error(references, predictions)) if len(references) else math.nan
-        }
+        return {"mean_absolute_error": compute_mean_absolute_error(predictions, references)}

@@ -1,33 +1,22 @@
-"""Perplexity of a language model, per token."""
+"""Exponential of the mean negative log-likelihood of the predicted tokens; every token counts the same.
 
-from __future__ import annotations
+Comparable only between models with the same tokenizer; `BitsPerByte` compares across tokenizers.
 
-import math
-
-import datasets
-import evaluate
-
-DESCRIPTION = "Exponential of the mean negative log-likelihood of the predicted tokens; every token counts the same."
-INPUTS = """
-Args:
-    nll_sums: for each row, the sum of the negative log-likelihoods of its predicted tokens, in nats.
-    tokens: for each row, the number of its predicted tokens.
 Returns:
     perplexity: NaN where a sum is NaN or no token was predicted, infinite beyond the largest float.
 """
 
+from __future__ import annotations
 
-class Perplexity(evaluate.Metric):  # type: ignore[misc]
-    """Comparable only between models with the same tokenizer; `BitsPerByte` compares across tokenizers."""
+import math
+from typing import ClassVar
 
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(nll_sums=datasets.Value("float64"), tokens=datasets.Value("int64"))
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
+from .base import NLL_SUMS, TOKENS, DescribedMetric
+from .language_functions import compute_perplexity
+
+
+class Perplexity(DescribedMetric):
+    inputs: ClassVar = {"nll_sums": NLL_SUMS, "tokens": TOKENS}
 
     def _compute(self, nll_sums: list[float], tokens: list[int]) -> dict[str, float]:
-        total = sum(tokens)
-        mean = math.fsum(nll_sums) / total if total else math.nan
-        try:
-            return {"perplexity": math.exp(mean)}
-        except OverflowError:
-            return {"perplexity": math.inf}
+        return {"perplexity": float(compute_perplexity(math.fsum(nll_sums), sum(tokens)))}

@@ -1,43 +1,22 @@
-"""Recall of a classifier, for each label or averaged."""
+"""Share of the rows with a label that were predicted to have it, for each label or averaged, as in scikit-learn.
 
-from __future__ import annotations
-
-from typing import Any
-
-import datasets
-import evaluate
-import numpy as np
-
-DESCRIPTION = "Share of the rows of a label that the model gave it to."
-INPUTS = """
 Args:
-    predictions: for each row, the number of its predicted label; with config "multilabel" 0 or 1 for each label.
-    references: the labels given, likewise.
-    average: "macro" (each label counts the same), "micro" (each decision), "weighted" (each row), None for each label.
+    average: "macro" (labels count the same), "micro" (decisions do), "weighted" (rows do), None for each label.
     labels: the numbers of the labels; by default those that occur.
 Returns:
     recall: from 0 to 1, a list without average; 0 where the share is one of nothing.
 """
 
+from __future__ import annotations
 
-class Recall(evaluate.Metric):  # type: ignore[misc]
-    """As scikit-learn's."""
+from typing import Any
 
-    def _info(self) -> evaluate.MetricInfo:
-        number = datasets.Value("int64")
-        value = datasets.Sequence(number) if self.config_name == "multilabel" else number
-        features = datasets.Features(predictions=value, references=value)
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
+from .base import LabelMetric
+from .classification_functions import Average, compute_recall, score_averaged
 
+
+class Recall(LabelMetric):
     def _compute(
-        self,
-        predictions: list[Any],
-        references: list[Any],
-        average: str | None = "macro",
-        labels: list[int] | None = None,
+        self, predictions: list[Any], references: list[Any], average: Average = "macro", labels: list[int] | None = None
     ) -> dict[str, Any]:
-        from sklearn.metrics import recall_score
-
-        given, predicted = np.asarray(references), np.asarray(predictions)
-        score = recall_score(given, predicted, average=average, labels=labels, zero_division=0.0)
-        return {"recall": score.tolist() if average is None else float(score)}
+        return {"recall": score_averaged(compute_recall, predictions, references, average, labels)}

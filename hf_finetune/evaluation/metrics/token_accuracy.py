@@ -1,29 +1,22 @@
-"""Token accuracy of a language model."""
+"""Share of the predicted tokens whose most likely prediction is the right one; every token counts the same.
 
-from __future__ import annotations
-
-import math
-
-import datasets
-import evaluate
-
-DESCRIPTION = "Share of the predicted tokens whose most likely prediction is the right one."
-INPUTS = """
-Args:
-    correct: for each row, the number of its tokens that were predicted right.
-    tokens: for each row, the number of its predicted tokens.
 Returns:
     token_accuracy: from 0 to 1, NaN where no token was predicted.
 """
 
+from __future__ import annotations
 
-class TokenAccuracy(evaluate.Metric):  # type: ignore[misc]
-    """Token-weighted share over rows."""
+from typing import ClassVar
 
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(correct=datasets.Value("int64"), tokens=datasets.Value("int64"))
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
+from .base import INTEGER, TOKENS, DescribedMetric
+from .language_functions import compute_token_accuracy
+
+
+class TokenAccuracy(DescribedMetric):
+    inputs: ClassVar = {
+        "correct": (INTEGER, "for each row, the number of its correctly predicted tokens."),
+        "tokens": TOKENS,
+    }
 
     def _compute(self, correct: list[int], tokens: list[int]) -> dict[str, float]:
-        total = sum(tokens)
-        return {"token_accuracy": sum(correct) / total if total else math.nan}
+        return {"token_accuracy": float(compute_token_accuracy(sum(correct), sum(tokens)))}

@@ -1,33 +1,22 @@
-"""Perplexity of a language model, per word."""
+"""Exponential of the negative log-likelihood of a text, divided by its words; white space separates words.
 
-from __future__ import annotations
+Comparable between models with different tokenizers, for languages that put spaces between words.
 
-import math
-
-import datasets
-import evaluate
-
-DESCRIPTION = "Exponential of the negative log-likelihood of a text, divided by its words; white space separates words."
-INPUTS = """
-Args:
-    nll_sums: for each row, the sum of the negative log-likelihoods of its predicted tokens, in nats.
-    words: for each row, the number of words of its text.
 Returns:
     word_perplexity: NaN where a sum is NaN or there are no words, infinite beyond the largest float.
 """
 
+from __future__ import annotations
 
-class WordPerplexity(evaluate.Metric):  # type: ignore[misc]
-    """Comparable between models with different tokenizers, for languages that put spaces between words."""
+import math
+from typing import ClassVar
 
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(nll_sums=datasets.Value("float64"), words=datasets.Value("int64"))
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
+from .base import INTEGER, NLL_SUMS, DescribedMetric
+from .language_functions import compute_perplexity
+
+
+class WordPerplexity(DescribedMetric):
+    inputs: ClassVar = {"nll_sums": NLL_SUMS, "words": (INTEGER, "for each row, the number of words of its text.")}
 
     def _compute(self, nll_sums: list[float], words: list[int]) -> dict[str, float]:
-        total = sum(words)
-        mean = math.fsum(nll_sums) / total if total else math.nan
-        try:
-            return {"word_perplexity": math.exp(mean)}
-        except OverflowError:
-            return {"word_perplexity": math.inf}
+        return {"word_perplexity": float(compute_perplexity(math.fsum(nll_sums), sum(words)))}

@@ -1,4 +1,4 @@
-"""The figures of answers: from sums over resamples and through the metric modules, which must agree."""
+"""The figures of answers: from sums over resamples and of the rows themselves, which must agree."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def at_weights(statistic, weights):
 
 @settings(max_examples=20)
 @given(rows=ROWS, seed=st.integers(0, 2**32 - 1))
-def test_a_resample_has_the_figures_that_the_metric_modules_give_its_rows(rows, seed):
+def test_a_resample_has_the_figures_of_its_rows(rows, seed):
     answers, references = unzipped(rows)
     drawn = np.random.default_rng(seed).integers(len(rows), size=len(rows))
     weights = np.stack([np.ones(len(rows)), np.bincount(drawn, minlength=len(rows))], axis=1)

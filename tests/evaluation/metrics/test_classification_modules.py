@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from evaluate import Metric
 from sklearn import metrics as sk
 
 from hf_finetune.evaluation import metrics
+from hf_finetune.evaluation.classification.metrics import compute_label_metrics, compute_per_class_metrics
 from hf_finetune.evaluation.metrics.accuracy import Accuracy
 from hf_finetune.evaluation.metrics.balanced_accuracy import BalancedAccuracy
 from hf_finetune.evaluation.metrics.confusion_matrix import ConfusionMatrix
@@ -31,6 +33,7 @@ from hf_finetune.evaluation.metrics.precision import Precision
 from hf_finetune.evaluation.metrics.r2 import R2
 from hf_finetune.evaluation.metrics.recall import Recall
 from hf_finetune.evaluation.metrics.roc_auc import RocAuc
+from hf_finetune.label_set import Labels
 
 FOLDER = Path(metrics.__file__).parent
 OF_LABELS = {
@@ -288,6 +291,66 @@ def test_every_metric_loads_by_its_path_without_network_or_package(tmp_path):
     others |= {"mean_absolute_error": 0.0, "mean_squared_error": 0.0}
     assert found == pytest.approx(dict.fromkeys(found, 1.0) | others)
     assert found.keys() == ALL.keys() - {"confusion_matrix"}
+
+
+def test_formulas_import_none_of_their_neighbors_which_evaluate_would_not_copy():
+    for path in FOLDER.glob("*_functions.py"):
+        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        assert not [node.module for node in imports if node.level], path
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_a_report_has_what_the_modules_publish_to_the_last_bit(metric, kind):
+    random, config = np.random.default_rng(5), None if kind == "single" else "multilabel"
+    for _ in range(50):
+        references, predictions, scores = (single_case if kind == "single" else multi_case)(random)
+        names = tuple(map(str, range(scores.shape[1])))
+        found = compute_label_metrics(Labels(names, kind, names), scores, predictions, references)
+        pair = {"predictions": predictions, "references": references}
+        beside = {"prediction_scores": scores, "references": references}
+        expected = {}
+        for each in (Accuracy, BalancedAccuracy, MatthewsCorrelation):
+            expected |= metric(each, config)._compute(**pair)
+        for each in (Precision, Recall, F1):
+            for average in ("macro", "micro", "weighted"):
+                ((name, value),) = metric(each, config)._compute(**pair, average=average).items()
+                expected[f"{name}_{average}"] = value
+        for each in OF_SCORES.values():
+            expected |= metric(each, config)._compute(**beside)
+        np.testing.assert_array_equal(list(found.values()), [expected[name] for name in found])
+
+
+def test_what_is_no_average_no_probability_or_no_class_is_an_error_and_not_another_figure(metric):
+    pair = {"predictions": [0, 1], "references": [1, 1]}
+    with pytest.raises(ValueError, match="'binary' is none of macro"):
+        metric(F1).compute(**pair, average="binary")
+    logits = {"prediction_scores": [[2.0, -1.0], [0.5, 0.5]], "references": [0, 1]}
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        metric(LogLoss).compute(**logits)
+    with pytest.raises(ValueError, match="2 columns"):
+        metric(LogLoss).compute(prediction_scores=[[0.2, 0.8]], references=[-1])
+    with pytest.warns(UserWarning, match="add up to 1"):
+        metric(LogLoss).compute(prediction_scores=[[0.2, 0.2]], references=[1])
+
+
+def test_several_labels_that_are_one_are_that_label_and_not_a_pair_of_yes_and_no():
+    random = np.random.default_rng(6)
+    references, scores = random.integers(2, size=(40, 1)), random.random((40, 1))
+    predictions = (scores > 0.5).astype(int)
+    labels = Labels(("spam",), "multi", ("spam",))
+    expected = sk.f1_score(references.ravel(), predictions.ravel(), average="binary")
+    assert compute_label_metrics(labels, scores, predictions, references)["f1_macro"] == pytest.approx(
+        expected, abs=1e-12
+    )
+    assert compute_per_class_metrics(labels, scores, predictions, references)["spam"]["f1"] == pytest.approx(
+        expected, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("config", [None, "multilabel"])
+@pytest.mark.parametrize("kind", OF_SCORES.values())
+def test_without_rows_a_figure_of_scores_is_nan(metric, kind, config):
+    assert math.isnan(*metric(kind, config).compute(prediction_scores=[], references=[]).values())
 
 
 @pytest.mark.parametrize("name", ALL)

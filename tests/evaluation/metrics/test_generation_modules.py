@@ -22,20 +22,28 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
 from hf_finetune.evaluation import metrics
+from hf_finetune.evaluation.metrics.answer_functions import (
+    REFUSAL_PHRASES,
+    ROUGE_METRICS,
+    compute_token_f1,
+    normalize_answer,
+    split_visible_words,
+    split_words,
+)
 from hf_finetune.evaluation.metrics.answer_length import AnswerLength
 from hf_finetune.evaluation.metrics.bleu import Bleu
 from hf_finetune.evaluation.metrics.chrf import Chrf
 from hf_finetune.evaluation.metrics.exact_match import ExactMatch
-from hf_finetune.evaluation.metrics.refusal_rate import PHRASES, RefusalRate
+from hf_finetune.evaluation.metrics.refusal_rate import RefusalRate
 from hf_finetune.evaluation.metrics.repetition import Repetition
-from hf_finetune.evaluation.metrics.rouge import FIGURES, Rouge
+from hf_finetune.evaluation.metrics.rouge import Rouge
 from hf_finetune.evaluation.metrics.stop_rate import StopRate
-from hf_finetune.evaluation.metrics.text_words import normalize_answer, split_visible_words, split_words
-from hf_finetune.evaluation.metrics.token_f1 import TokenF1, shared_words
+from hf_finetune.evaluation.metrics.token_f1 import TokenF1
 from hf_finetune.evaluation.metrics.word_perplexity import WordPerplexity
 
 FOLDER = Path(metrics.__file__).parent
-MODULES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "text_words"))
+SHARED = ("__init__", "base")
+MODULES = sorted(path for path in FOLDER.glob("*.py") if not path.stem.endswith(("_functions", *SHARED)))
 NEW = {
     "answer_length": AnswerLength,
     "bleu": Bleu,
@@ -142,11 +150,11 @@ def test_bleu_and_chrf_are_those_of_sacrebleu_on_1000_cases(metric):
 
 
 def test_rouge_is_that_of_rouge_score_on_1000_cases_of_ascii_text(metric):
-    random, scorer = np.random.default_rng(2), RougeScorer(list(FIGURES))
+    random, scorer = np.random.default_rng(2), RougeScorer(list(ROUGE_METRICS))
     for number in range(CASES):
         rows = case(random)
         scores = [scorer.score(reference, said) for said, reference in zip(*rows.values(), strict=True)]
-        expected = {name: np.mean([score[name].fmeasure for score in scores]) for name in FIGURES}
+        expected = {name: np.mean([score[name].fmeasure for score in scores]) for name in ROUGE_METRICS}
         assert computed_every_way(metric, Rouge, number, rows) == pytest.approx(expected, abs=1e-9)
 
 
@@ -192,8 +200,8 @@ def test_words_of_other_scripts_are_kept_and_those_without_spaces_are_read_by_ch
 
 
 def test_an_answer_in_chinese_that_is_half_right_has_half_the_f1():
-    assert shared_words("北京市。", "北海市") == pytest.approx(2 / 3)
-    assert shared_words("北京", "东南") == 0
+    assert compute_token_f1("北京市。", "北海市") == pytest.approx(2 / 3)
+    assert compute_token_f1("北京", "东南") == 0
 
 
 @pytest.mark.parametrize(
@@ -214,7 +222,7 @@ def test_an_answer_matches_when_its_words_do(metric, one, other, same):
     rows = {"predictions": [one], "references": [other]}
     assert metric(ExactMatch).compute(**rows)["exact_match"] == same
     if same:
-        assert shared_words(one, other) == 1
+        assert compute_token_f1(one, other) == 1
 
 
 def repeated_by_hand(words):
@@ -247,7 +255,7 @@ def test_refusals_are_told_by_how_an_answer_opens(metric):
     for text in answers:
         assert metric(RefusalRate).compute(predictions=[text]) == {"refusal_rate": 0}, text
     assert metric(RefusalRate).compute(predictions=refusals + answers)["refusal_rate"] == pytest.approx(3 / 8)
-    assert sorted({*PHRASES}) == list(PHRASES)
+    assert sorted({*REFUSAL_PHRASES}) == list(REFUSAL_PHRASES)
 
 
 def test_lengths_and_stops_are_means_over_rows(metric):

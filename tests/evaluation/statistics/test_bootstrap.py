@@ -1,4 +1,4 @@
-"""Bootstrap intervals: what they hold, and the fast figures of resamples against the metric modules."""
+"""Bootstrap intervals: what they hold, and the fast figures of resamples against those of their rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def split_of(kind, rows, labels, seed):
 @pytest.mark.parametrize("kind", ["single", "multi"])
 @settings(max_examples=25)
 @given(rows=st.integers(1, 30), labels=st.integers(2, 5), seed=st.integers(0, 2**32 - 1))
-def test_a_resample_has_the_figures_that_the_metric_modules_give_its_rows(kind, rows, labels, seed):
+def test_a_resample_has_the_figures_of_its_rows(kind, rows, labels, seed):
     probabilities, chosen, references = split_of(kind, rows, labels, seed)
     drawn = np.random.default_rng(seed).integers(rows, size=rows)
     weights = np.stack([np.ones(rows), np.bincount(drawn, minlength=rows)], axis=1)
