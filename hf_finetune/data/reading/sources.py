@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import hashlib
 import os
@@ -16,7 +15,7 @@ import datasets
 import msgspec
 
 from hf_finetune.config.sections import RowFormatName, Source, Sources
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import DataError, Problem, suggest
 
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TEXT_FORMATS = {"lines", "paragraphs", "file"}
@@ -95,9 +94,9 @@ def _explain_missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
     if not folder.is_dir():
         return Problem(f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}")
-    near = difflib.get_close_matches(path.name, os.listdir(folder), 2, 0.7)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "check the path"
-    return Problem("no such file", remedy, written, key=f"data.{role}")
+    return Problem(
+        "no such file", suggest(path.name, os.listdir(folder), "check the path"), written, key=f"data.{role}"
+    )
 
 
 def _find_mismatch(shown: str, format_name: RowFormatName) -> Problem | None:
