@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
+from hf_finetune.files import fill_folder_atomically
 from hf_finetune.folders import check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.adapters.loading import (
@@ -101,28 +101,23 @@ def merge_adapter(
     device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     # A machine that just holds one model does not hold two.
     del model
-    aside = target.with_name(f".{target.name}.aside")
     try:
         merged = _merge(folder, record, device).to(getattr(torch, dtype))
         if generation is not None:
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
-        _save(merged, tokenizer, aside)
-        if labels is not None and (folder / DECISION).exists():
-            shutil.copy(folder / DECISION, aside)
-        # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another one:
-        # https://github.com/huggingface/transformers/issues/45127
-        merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
-        facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
-        _check_same(facts, before, tolerance, exact=exact)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(aside, target)
+        with fill_folder_atomically(target) as aside:
+            _save(merged, tokenizer, aside)
+            if labels is not None and (folder / DECISION).exists():
+                shutil.copy(folder / DECISION, aside)
+            # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
+            # one: https://github.com/huggingface/transformers/issues/45127
+            merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
+            facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
+            _check_same(facts, before, tolerance, exact=exact)
         write_card(target, made_from=folder)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror or problem})"
         raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     logger.info("merged into %s: %s", output, _format_facts(facts))
     return facts
 
@@ -152,7 +147,6 @@ def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrained
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     if not is_classifier(model):
         stop_after_turns(model, tokenizer)
     # A classifier takes the last token before the padding, and refuses batches without it:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.corpora.files import check_target, write_atomically
+from hf_finetune.data.corpora.files import check_target, write_corpus_file
 from hf_finetune.data.corpora.standard_library import CANARIES
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, ConfigError, DataError, Problem, suggest
 
@@ -135,7 +135,7 @@ def write_canaries(
     rows = [CANARY_FORMATS[row_format](canary) for canary in canaries for _ in range(canary.copies)]
     random.Random(seed).shuffle(rows)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    write_atomically(path, content)
+    write_corpus_file(path, content)
     copies = sorted({canary.copies for canary in canaries})
     return CanaryStats(CANARIES, len(rows), len(content), len(canaries), copies, row_format)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.corpora.files import check_target, write_atomically
+from hf_finetune.data.corpora.files import check_target, write_corpus_file
 from hf_finetune.data.corpora.python_source import format_signature, read_python
 from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
 
@@ -126,7 +126,7 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
         raise MachineError(Problem("this Python has no source files of its standard library", remedy))
     kept = rows if max_bytes is None else _sample(rows, max_bytes)
     content = b"".join(row.encode_line() for row in kept)
-    write_atomically(path, content)
+    write_corpus_file(path, content)
     files = len({row.file for row in kept})
     return CorpusStats(kind, len(kept), len(content), files, LICENSE, platform.python_version())
 

@@ -16,6 +16,7 @@ import msgspec
 
 from hf_finetune.config.sections import RowFormatName, Source, Sources
 from hf_finetune.errors import DataError, Problem, suggest
+from hf_finetune.files import open_atomically
 
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TEXT_FORMATS = {"lines", "paragraphs", "file"}
@@ -151,11 +152,9 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint}".encode()).hexdigest()[:32]
     path = folder / f"hub-{name}.jsonl"
-    aside = folder / f".{name}-{os.getpid()}"
     if not path.exists():
-        with aside.open("wb") as file:
+        with open_atomically(path) as file:
             file.writelines(msgspec.json.encode(_drop_nulls(row)) + b"\n" for row in rows)
-        os.replace(aside, path)
     return path
 
 
