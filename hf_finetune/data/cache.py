@@ -17,8 +17,9 @@ from hf_finetune.files import open_atomically, write_atomically
 Stats = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Stats]
 
-# Incremented when the layout of a cached file changes, or rows that were taken are refused: older files are not found.
-CACHE_VERSION = 4
+# Incremented when the layout of a cached file changes, rows are tokenized in another way, or rows that were taken are
+# refused: older files are not found.
+CACHE_VERSION = 5
 
 
 def compute_cache_key(made_from: Any) -> str:
