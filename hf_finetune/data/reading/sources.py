@@ -9,17 +9,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import msgspec
 
-from hf_finetune.config.sections import RowFormatName, Source, Sources
+from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
 from hf_finetune.errors import DataError, Problem, suggest
 from hf_finetune.files import open_atomically
 
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-TEXT_FORMATS = {"lines", "paragraphs", "file"}
+TEXT_FORMATS = get_args(TextFileFormat)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_ENDING = re.compile(r"\.(jsonl?|ndjson|txt|csv|tsv|md|parquet|gz|zst)$", re.IGNORECASE)
