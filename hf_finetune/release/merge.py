@@ -26,9 +26,8 @@ from hf_finetune.models.adapters.loading import (
     load_base,
     read_adapter_record,
     suppress_peft_warnings,
-    unwrap_adapter,
 )
-from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels
+from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION
 from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter
 from hf_finetune.models.generation_config import settle_generation, stop_after_turns

@@ -31,7 +31,7 @@ SAMPLED_NUMBERS = 64
 
 @dataclass(frozen=True, slots=True)
 class BaseRecord:
-    """The base model of an adapter and how it was loaded for training; stored as `unwrap_adapter.json`."""
+    """The base model of an adapter and how it was loaded for training; stored as `base_model.json`."""
 
     name_or_path: str
     revision: str | None = None

@@ -63,7 +63,7 @@ class ModelFacts:
 
 
 def model_facts(run: RunRecord) -> ModelFacts:
-    """Read `config.json`, or of an adapter `adapter_config.json` and `unwrap_adapter.json`; nothing of it is loaded."""
+    """Read `config.json`, or of an adapter `adapter_config.json` and `base_model.json`; nothing of it is loaded."""
     config, adapter = _json(run.folder / "config.json"), _json(run.folder / "adapter_config.json")
     record = _json(run.folder / "base_model.json")
     base = _base_model(run, record.get("name_or_path") or adapter.get("base_model_name_or_path"))
