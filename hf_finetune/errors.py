@@ -19,7 +19,7 @@ import difflib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -131,7 +131,7 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.72) -> str | None:
+def find_closest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:
     """Return the name in `known` that is closest to `name`, or None if none is close (difflib ratio >= `cutoff`)."""
     # difflib is quadratic in the length of the names, and `name` comes from outside: 100 characters are enough.
     folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
@@ -139,7 +139,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.72) -> str |
     return folded[close[0]] if close else None
 
 
-def suggest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+def suggest(name: str, known: Iterable[str], otherwise: str = "", *, show: Callable[[str], str] = str) -> str:
     """The remedy for a name that is not among the `known`: the closest of them, or `otherwise` where none is close."""
-    close = did_you_mean(name, known)
-    return f"did you mean {close}?" if close else otherwise
+    close = find_closest(name, known)
+    return f"did you mean {show(close)}?" if close else otherwise

@@ -15,7 +15,7 @@ CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line
 # Of every manifest that a run of ours has opened; web pages have a file of that name, too.
 _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
-_NOBODYS = re.compile(r"lost\+found|\.DS_Store|\.(?:manifest\.json|run\.yaml)\.aside")
+_NOBODYS = re.compile(r"lost\+found|\.DS_Store|\..+\.aside")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 # What `merge` writes, by suffix or by name.
 _OF_A_MODEL = re.compile(r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt")

@@ -18,8 +18,14 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.config import RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits
-from hf_finetune.environment import get_installed_versions, report_environment, set_up_logging
-from hf_finetune.evaluation import ScoreResult, describe_processes, init_processes, with_greedy_decoding
+from hf_finetune.environment import (
+    describe_processes,
+    get_installed_versions,
+    init_processes,
+    report_environment,
+    set_up_logging,
+)
+from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
 from hf_finetune.models import count_parameters, describe_model_source, pin_revision
 from hf_finetune.release import check_push, push_run
 from hf_finetune.reporting import RunReport, claim_run_folder, open_manifest, write_run_folder
@@ -28,7 +34,6 @@ from hf_finetune.training import (
     apply_defaults,
     build_training_arguments,
     collect_train_stats,
-    describe_distributed,
     format_launch_line,
     make_run_id,
 )
@@ -96,7 +101,7 @@ def finish_run(
         train=collect_train_stats(trainer, result),
         evaluation=evaluation,
         samples=samples,
-        distributed=describe_distributed(trainer),
+        distributed=describe_processes(trainer.accelerator.state),
         environment=report_environment(),
     )
     write_run_folder(run.output_dir, report)

@@ -1,10 +1,11 @@
-"""Control tokens come from the chat template alone, never from the text of a message.
+"""Control tokens come from the chat template and the tokenizer alone, never from the text of a row.
 
 A rendered conversation is one string, and a tokenizer finds `<|im_end|>` in it whoever wrote it
 (https://github.com/huggingface/transformers/issues/29279). Here the text of messages is marked before it is rendered
 wherever it spells an added token; what is found unmarked afterwards was written by the template. The ids come from a
 twin of the tokenizer whose added tokens have names that no text can contain, in one pass over the whole string, so
-that text without such spellings gets exactly the ids that the tokenizer itself would give.
+that text without such spellings gets exactly the ids that the tokenizer itself would give. Documents, and texts to
+classify, are tokenized by such a twin as they are: none of its control tokens can be in them.
 
 All of this can go once transformers tokenizes messages apart from the template (the issue is open in 5.23).
 """
@@ -20,7 +21,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 # Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
@@ -42,10 +43,7 @@ class TokenizedText:
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """The added tokens of a tokenizer that structure a text, `special` or not, such as `<think>`.
-
-    Added tokens of letters, digits and spaces alone are an extended vocabulary, and count as text.
-    """
+    """The tokens of a tokenizer that structure a text, and the tokenizer without them."""
 
     names: Mapping[str, str]
     """The name of each control token in the twin."""
@@ -61,6 +59,11 @@ class ControlTokens:
     """Proper suffixes of control tokens."""
     longest: int
     """Characters of the longest control token."""
+
+    def encode_plain(self, texts: Sequence[str]) -> list[Encoding]:
+        """Tokenize texts that nothing was rendered into, so that they hold no control token: (tokens,) per text."""
+        encodings: list[Encoding] = self.twin.encode_batch(texts, add_special_tokens=False)
+        return encodings
 
     def find_spelled(self, value: Any) -> set[str]:
         """Find the control tokens that the strings inside `value` (JSON-like) spell."""
@@ -130,22 +133,29 @@ class ControlTokens:
         return self.unmarked.sub(lambda match: self.names[match[0]], text).replace(MARK, "")
 
 
-_cached: WeakKeyDictionary[PreTrainedTokenizerFast, tuple[int, ControlTokens]] = WeakKeyDictionary()
+_cached: WeakKeyDictionary[PreTrainedTokenizerFast, dict[tuple[int, bool], ControlTokens]] = WeakKeyDictionary()
 
 
-def get_control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
-    """Return the control tokens of `tokenizer`, computed once for each size of its vocabulary."""
-    size, made = _cached.get(tokenizer, (-1, None))
-    if made is None or size != len(tokenizer):
-        made = _find_control_tokens(tokenizer)
-        _cached[tokenizer] = len(tokenizer), made
-    return made
+def get_control_tokens(tokenizer: PreTrainedTokenizerFast, *, only_special: bool = False) -> ControlTokens:
+    """Return the control tokens of `tokenizer`, computed once for each size of its vocabulary.
+
+    They are its `special` tokens and other added ones with punctuation, such as `<think>`; added ones of letters,
+    digits and spaces alone extend the vocabulary, and count as text. With `only_special`, so do all that are not
+    `special`: in a conversation only the template may write `<think>` or `<table>`, but a document may well hold the
+    tokens that its model has learned from documents.
+    """
+    made = _cached.setdefault(tokenizer, {})
+    key = len(tokenizer), only_special
+    if key not in made:
+        made[key] = _find_control_tokens(tokenizer, only_special)
+    return made[key]
 
 
-def _find_control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
+def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool) -> ControlTokens:
     # <|im_end|>, [INST] and <think> structure a text; "Zyklotron", added to a vocabulary, is a word.
     added = tokenizer.added_tokens_decoder.values()
-    contents = [token.content for token in added if token.special or re.search(r"[^\w\s]", token.content)]
+    punctuated = re.compile(r"(?!)" if only_special else r"[^\w\s]")
+    contents = [token.content for token in added if token.special or punctuated.search(token.content)]
     contents.sort(key=len, reverse=True)  # the longest that fits, as the tokenizer itself takes it
     names = {content: f"{MARK[:4]}{index}{MARK[4:]}" for index, content in enumerate(contents)}
     choices = "|".join(map(re.escape, contents)) or r"(?!)"

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
 from hf_finetune.chat.sandbox import compile_template
 from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.config.checks.paths import OUR_TEMPLATES, TEMPLATE_SUFFIXES
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN_TEMPLATES = ("plain", "alpaca")
 KEY = "data.chat_template"
 
 # The shortest conversation: a template is probed with it.
@@ -42,7 +42,7 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast) ->
     """
     if data.chat_template is not None or not tokenizer.chat_template:
         name = data.chat_template or "plain"
-        tokenizer.chat_template = _read_built_in(name) if name in BUILT_IN_TEMPLATES else _read_template_file(name)
+        tokenizer.chat_template = _read_built_in(name) if name in OUR_TEMPLATES else _read_template_file(name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
     template = get_training_template(tokenizer)
     if template != get_default_template(tokenizer):
@@ -56,8 +56,8 @@ def _read_built_in(name: str) -> str:
 
 
 def _read_template_file(name: str) -> str:
-    if not name.endswith((".jinja", ".j2")) or not Path(name).is_file():
-        remedy = f"name a .jinja file, or one of {', '.join(BUILT_IN_TEMPLATES)}"
+    if not name.endswith(TEMPLATE_SUFFIXES) or not Path(name).is_file():
+        remedy = f"name a .jinja file, or one of {', '.join(OUR_TEMPLATES)}"
         raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
     source = Path(name).read_text(encoding="utf-8")
     try:
@@ -72,7 +72,7 @@ def template_name(data: DataSection, template: str) -> str:
     if data.chat_template is not None:
         return data.chat_template
     return next(
-        (name for name in BUILT_IN_TEMPLATES if _read_built_in(name) == template), "the tokenizer's own chat template"
+        (name for name in OUR_TEMPLATES if _read_built_in(name) == template), "the tokenizer's own chat template"
     )
 
 
@@ -110,7 +110,7 @@ def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
             set(TOKEN_PATTERN.findall(_render_or_empty(chat))) - get_control_tokens(tokenizer).names.keys()
         )
         foreign = f"; it writes {', '.join(missing)}, which the tokenizer does not have" if missing else ""
-        remedy = f"name the template of this model, or one of {', '.join(BUILT_IN_TEMPLATES)}, in {KEY}"
+        remedy = f"name the template of this model, or one of {', '.join(OUR_TEMPLATES)}, in {KEY}"
         raise ModelError(Problem(f"{problem}{foreign}", remedy, key=KEY)) from problem
 
 

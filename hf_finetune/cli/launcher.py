@@ -22,7 +22,7 @@ from hf_finetune.config import (
     read_recipe_name,
 )
 from hf_finetune.environment import check_versions, detect_hardware, find_project_file, find_shipped
-from hf_finetune.errors import ConfigError, Problem, did_you_mean
+from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.shell import shell_line
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,8 @@ def find_accelerate_config(where: str) -> Path:
         if candidate.is_file():
             return candidate
     names = sorted(path.stem for path in find_shipped("accelerate_configs").glob("*.yaml"))
-    close = did_you_mean(where, names)
-    hint = f"did you mean {close}? There" if close else "There"
-    raise ConfigError(Problem(f"--on {where}: no such file or name", f"{hint} are {', '.join(names)}"))
+    remedy = f"{suggest(where, names)} There are {', '.join(names)}".lstrip()
+    raise ConfigError(Problem(f"--on {where}: no such file or name", remedy))
 
 
 def _run_accelerate_launch(arguments: list[str]) -> int:

@@ -40,7 +40,7 @@ from hf_finetune.config.sections import (
     Section,
 )
 from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
-from hf_finetune.errors import ConfigError, Problem, did_you_mean, suggest
+from hf_finetune.errors import ConfigError, Problem, suggest
 
 __all__ = [
     "PLACEHOLDER",
@@ -144,9 +144,8 @@ def read_recipe_name(source: RunSource) -> RecipeName:
     for recipe in SHIPPED_RECIPES:
         if name == recipe:
             return recipe
-    close = did_you_mean(str(name), SHIPPED_RECIPES)
     what = "is missing" if name is None else f"{format_value(name)} is not a recipe of this version"
-    remedy = f"did you mean {close}?" if close else f"the recipes are {', '.join(SHIPPED_RECIPES)}"
+    remedy = suggest(str(name), SHIPPED_RECIPES, f"the recipes are {', '.join(SHIPPED_RECIPES)}")
     document.refuse(("recipe",), what, remedy)
     raise ConfigError(document.problems)
 

@@ -10,13 +10,9 @@ from pydantic_core import PydanticCustomError
 
 RecipeName = Literal["continued_pretraining", "classification", "sft", "lora", "score"]
 
-RowFormatName = Literal[
-    "auto",
-    "text",
-    "lines",
-    "paragraphs",
-    "file",
-    "labelled",
+TextFileFormat = Literal["lines", "paragraphs", "file"]
+DocumentFormat = Literal["text", TextFileFormat]
+ConversationFormat = Literal[
     "messages",
     "sharegpt",
     "alpaca",
@@ -26,6 +22,7 @@ RowFormatName = Literal[
     "user_assistant",
     "question_answer",
 ]
+RowFormatName = Literal["auto", DocumentFormat, "labelled", ConversationFormat]
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,14 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Features
 
+from hf_finetune.files import open_atomically, write_atomically
+
 Stats = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Stats]
 
-# Incremented when the layout of a cached file changes, or rows that were taken are refused: older files are not found.
-CACHE_VERSION = 4
+# Incremented when the layout of a cached file changes, rows are tokenized in another way, or rows that were taken are
+# refused: older files are not found.
+CACHE_VERSION = 5
 
 
 def compute_cache_key(made_from: Any) -> str:
@@ -45,17 +46,13 @@ def build_cached_dataset(
 
 
 def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
-    with tempfile.TemporaryDirectory(dir=arrow.parent, prefix=".aside-") as aside:
-        part = Path(aside) / arrow.name
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
+    with open_atomically(arrow) as sink:
+        with pa.ipc.new_stream(sink, features.arrow_schema) as writer:
             while True:  # not `for`, which drops the value that a generator returns
                 try:
                     writer.write_batch(next(batches))
                 except StopIteration as end:
                     facts = end.value
                     break
-        part_facts = Path(aside) / sidecar.name
-        part_facts.write_text(json.dumps(facts))
         # The counts first: a data set counts as complete once its Arrow file is there.
-        os.replace(part_facts, sidecar)
-        os.replace(part, arrow)
+        write_atomically(sidecar, json.dumps(facts))

@@ -3,6 +3,7 @@
 hardware        devices and what they compute fast, without importing torch
 facts           the `environment` part of a report
 doctor          what is wrong with an installation: `hf-finetune doctor`
+processes       the processes of a launch, as accelerate runs them
 logs            what a process logs, and to where
 project_files   the recipes, configurations and templates that the package brings
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from hf_finetune.environment.hardware import detect_hardware
     from hf_finetune.environment.logs import set_up_logging
+    from hf_finetune.environment.processes import describe_processes, init_processes
     from hf_finetune.environment.project_files import find_project_file, find_shipped, init_project
 
 __all__ = [
@@ -30,11 +32,13 @@ __all__ = [
     "MachineInfo",
     "check_versions",
     "collect_machine_info",
+    "describe_processes",
     "detect_hardware",
     "diagnose_machine",
     "find_project_file",
     "find_shipped",
     "get_installed_versions",
+    "init_processes",
     "init_project",
     "report_environment",
     "set_up_logging",

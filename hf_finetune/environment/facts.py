@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from huggingface_hub import is_offline_mode
 
-from hf_finetune.environment.hardware import detect_hardware
+from hf_finetune.environment.hardware import detect_hardware, read_cpu_field
 
 # Packages whose versions may change the metrics of a run.
 STACK = (
     *("hf-finetune", "torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "safetensors"),
     *("huggingface_hub", "peft", "trl", "bitsandbytes", "numpy", "pyarrow"),
 )
-
-# Instructions that make bf16 fast on a CPU, as Linux names them.
-FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 GIB = 2**30
 
@@ -65,7 +63,7 @@ def collect_machine_info() -> MachineInfo:
         devices=(_describe_cpu(), *_list_accelerators()),
         versions=get_installed_versions(),
         disk_free_gib=shutil.disk_usage(".").free / GIB,
-        offline=os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
+        offline=is_offline_mode(),
         gpu_driver=Path("/proc/driver/nvidia/version").is_file(),
         accelerate_default=_read_accelerate_default(),
     )
@@ -97,10 +95,10 @@ def _count_cores() -> int:
 
 
 def _describe_cpu() -> Device:
-    flags = detect_hardware().cpu_flags
-    capability = " ".join(name for name in FAST_BF16 if name in flags)
+    capability = " ".join(detect_hardware().bf16_instructions)
+    name = read_cpu_field("model name") or platform.processor() or platform.machine()
     precisions = ("fp32", *(("bf16",) if capability else ()), *_list_quantized("4-bit"))
-    return Device("cpu", _read_cpu_name(), capability, _read_memory() / GIB, precisions)
+    return Device("cpu", name, capability, _read_memory() / GIB, precisions)
 
 
 def _read_memory() -> int:
@@ -116,15 +114,6 @@ def _read_memory() -> int:
 def _list_quantized(*names: str) -> tuple[str, ...]:
     # All of them or none: bitsandbytes, an extra, does the quantization.
     return names if "bitsandbytes" in get_installed_versions() else ()
-
-
-def _read_cpu_name() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _list_accelerators() -> list[Device]:

@@ -17,6 +17,8 @@ Accelerator = Literal["cpu", "cuda", "mps", "other"]
 
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+# Instructions that make bf16 fast on a CPU, as Linux names them.
+_FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 TRUE = ("1", "true", "yes", "on", "y", "t")
 
 
@@ -28,15 +30,16 @@ class Hardware:
     capabilities: tuple[tuple[int, int], ...] = ()
     """Compute capability of each visible CUDA device."""
     cpu_flags: frozenset[str] = frozenset()
+    """The CPU's instruction sets; none are known on other systems than Linux."""
 
     def has_compute_capability(self, major: int, minor: int = 0) -> bool:
         """Whether every visible CUDA device has this compute capability."""
         return bool(self.capabilities) and min(self.capabilities) >= (major, minor)
 
     @property
-    def fast_bf16_on_cpu(self) -> bool:
-        """Whether the CPU has instructions for bf16, which torch emulates otherwise."""
-        return bool(self.cpu_flags & {"amx_bf16", "avx512_bf16", "bf16"})
+    def bf16_instructions(self) -> tuple[str, ...]:
+        """The CPU's instructions for bf16, which torch emulates where there are none."""
+        return tuple(name for name in _FAST_BF16 if name in self.cpu_flags)
 
 
 @functools.cache
@@ -48,7 +51,9 @@ def detect_hardware() -> Hardware:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return Hardware("mps")
     capabilities = () if build == "cpu" else _query_cuda_capabilities()
-    return Hardware("cuda" if capabilities else "cpu", capabilities, _read_cpu_flags())
+    # "flags" on x86 ("... avx512_bf16 amx_bf16 ..."), "Features" on ARM ("... bf16 ...")
+    flags = read_cpu_field("flags") or read_cpu_field("Features")
+    return Hardware("cuda" if capabilities else "cpu", capabilities, frozenset(flags.split()))
 
 
 def select_accelerator(hardware: Hardware, train: Mapping[str, Any]) -> Accelerator:
@@ -86,14 +91,9 @@ def _query_capability(driver: ctypes.CDLL, ordinal: int) -> tuple[int, int]:
     return major.value, minor.value
 
 
-def _read_cpu_flags() -> frozenset[str]:
-    """Read the processor's instruction sets from /proc/cpuinfo; empty on other systems than Linux."""
-    # "flags" on x86 ("... avx512_bf16 amx_bf16 ..."), "Features" on ARM ("... bf16 ...")
+def read_cpu_field(name: str) -> str:
+    """Read what /proc/cpuinfo says of the first processor, such as its "model name"; "" on other systems than Linux."""
     information = Path("/proc/cpuinfo")
-    if not information.is_file():
-        return frozenset()
-    for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    text = information.read_text(encoding="utf-8", errors="replace") if information.is_file() else ""
+    fields = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for field, _, value in fields if field.strip() == name), "")

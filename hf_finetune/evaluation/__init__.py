@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     )
     from hf_finetune.evaluation.prediction.predict import PredictionOptions, predict_file
     from hf_finetune.evaluation.scoring import load_scored_rows, score_model, with_greedy_decoding
-    from hf_finetune.evaluation.scoring.distributed import describe_processes, init_processes
     from hf_finetune.evaluation.scoring.result import ScoreResult
     from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
     from hf_finetune.evaluation.statistics.paired_test import compare_models
@@ -47,13 +46,11 @@ __all__ = [
     "bootstrap_intervals",
     "classification_metrics",
     "compare_models",
-    "describe_processes",
     "escape_for_terminal",
     "fit_decision",
     "format_sample",
     "format_side_by_side",
     "generate_responses",
-    "init_processes",
     "language_model_metrics",
     "load_scored_rows",
     "predict_file",

@@ -43,6 +43,17 @@ def is_classifier(model: PreTrainedModel) -> bool:
     return type(model) is known
 
 
+def has_classification_head(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is that of a saved sequence classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def unwrap_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the model inside a `PeftModel`, its adapter layers still in place, or `model` itself."""
+    base: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    return base  # type: ignore[no-any-return]
+
+
 def get_auto_class(model: PreTrainedModel) -> Any:
     """Return the Auto class that loads a saved model with the head that it has."""
     return AutoModelForSequenceClassification if is_classifier(model) else AutoModelForCausalLM

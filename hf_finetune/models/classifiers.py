@@ -25,6 +25,7 @@ from hf_finetune.models.classification_head import (
     freeze_unused,
     get_classifier_class,
     get_new_weights,
+    has_classification_head,
     record_new_weights,
     reinitialize,
 )
@@ -53,7 +54,7 @@ def load_classifier(
     logged. `config` is not changed; the model gets a copy with labels, problem type and padding token. The linear
     layers of the blocks are quantized to 4 or 8 bits where the run asks for it. `longest`: tokens of the longest row.
     Raises `ModelError` where the folder's head is for other labels and `model.new_head` is not set, and where weights
-    other than head and pooler are missing; `ConfigError` for random weights in 4 or 8 bits.
+    other than head and pooler are missing.
     """
     name = model.path or "model.scratch"
     get_classifier_class(config, name)
@@ -103,8 +104,7 @@ def set_trainable(model: PreTrainedModel, train_only: Literal["all", "head"] | L
 
 def _is_for_other_labels(model: ModelSection, config: PreTrainedConfig, labels: Labels) -> bool:
     """Whether the folder's head is for other labels. Raises `ModelError` where it is and `new_head` is not set."""
-    architectures = config.architectures or []
-    if model.scratch is not None or not any(name.endswith("ForSequenceClassification") for name in architectures):
+    if model.scratch is not None or not has_classification_head(config):
         return False
     stored = tuple(name for _, name in sorted((config.id2label or {}).items()))
     # transformers writes LABEL_0, LABEL_1, ... where nobody named the labels: their number alone can be compared.

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import (
-    PreTrainedConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    pass
-
 
 DEFAULT_BLOCK_SIZE = 1_024
 
@@ -28,15 +21,14 @@ def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTraine
     longest = get_max_length(tokenizer, config)
     if data.block_size is None:
         return DEFAULT_BLOCK_SIZE if longest is None else min(longest, DEFAULT_BLOCK_SIZE)
-    if longest is not None and data.block_size > longest:
-        raise ConfigError(
-            Problem(
-                f"{data.block_size:,} tokens are longer than the {longest:,} that the model takes",
-                "set a smaller data.block_size (or, for model.scratch, a larger max_position_embeddings)",
-                key="data.block_size",
-            )
-        )
+    _check_taken(data.block_size, longest, "data.block_size")
     return data.block_size
+
+
+def _check_taken(asked: int, longest: int | None, key: str) -> None:
+    if longest is not None and asked > longest:
+        what = f"{asked:,} tokens are more than the {longest:,} that the model takes"
+        raise ConfigError(Problem(what, "lower it, or leave it out", key=key))
 
 
 # RoBERTa and its relatives number positions from pad_token_id + 1: of max_position_embeddings 514 they use 512.
@@ -86,7 +78,5 @@ def text_length(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrain
     longest = get_max_length(tokenizer, config)
     if not isinstance(data.max_length, int):
         return longest
-    if longest is not None and data.max_length > longest:
-        what = f"{data.max_length:,} tokens are more than the {longest:,} that the model takes"
-        raise ConfigError(Problem(what, "lower it, or leave it out", key="data.max_length"))
+    _check_taken(data.max_length, longest, "data.max_length")
     return data.max_length

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import ModelSection
-from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.adapter import is_adapter, read_base_name
 from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
 from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
@@ -28,9 +28,6 @@ from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_presets import build_scratch_config
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.shell import shell_path
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +61,7 @@ def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *,
 
     Linear layers except the head are quantized to 4 or 8 bits where the run asks for it, on CPU and CUDA. `block`:
     tokens of the longest row. Raises `ModelError` where the model cannot be loaded, or its settings could not be saved
-    again, and `ConfigError` for random weights in 4 or 8 bits.
+    again.
     """
     options: dict[str, Any] = {
         "dtype": getattr(torch, model.dtype),
@@ -105,14 +102,10 @@ def disable_4bit_repacking(model: PreTrainedModel) -> None:
 def build_quantization_config(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
     """Build the settings of NF4 with double quantization (QLoRA, https://arxiv.org/abs/2305.14314) or LLM.int8().
 
-    None where the run asks for neither. Raises `ConfigError` for random weights: a base that is not stored cannot be
-    quantized again for inference.
+    None where the run asks for neither. Only stored weights are quantized: they can be, in the same way, for inference.
     """
     if not (model.load_in_4bit or model.load_in_8bit):
         return None
-    if model.scratch is not None:
-        key = "model.load_in_4bit" if model.load_in_4bit else "model.load_in_8bit"
-        raise ConfigError(Problem("random weights are not held in 4 or 8 bits", "name a model.path", key=key))
     if model.load_in_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
@@ -15,14 +15,16 @@ from transformers import (
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.classification_head import get_classifier_class, is_classifier
+from hf_finetune.models.classification_head import (
+    get_classifier_class,
+    has_classification_head,
+    is_classifier,
+    unwrap_adapter,
+)
 from hf_finetune.models.classifiers import _format_names
 from hf_finetune.models.files.adapter import is_adapter, read_base_record
 from hf_finetune.models.loading import hide_load_report, load_pretrained
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -32,7 +34,7 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
     `ModelError` for anything but a classifier: transformers would give a language model a random head.
     """
     if is_adapter(path):
-        from hf_finetune.models.adapters.loading import load_adapter, unwrap_adapter  # not needed for a whole model
+        from hf_finetune.models.adapters.loading import load_adapter  # not needed for a whole model
 
         adapted: Any
         adapted, tokenizer = load_adapter(path, base)
@@ -84,7 +86,7 @@ def load_for_generation(
     tokenizer = load_tokenizer(model)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     config = load_pretrained(AutoConfig, model)
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+    if has_classification_head(config):
         remedy = "it can be asked with hf-finetune predict"
         raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
     loaded: PreTrainedModel = load_pretrained(AutoModelForCausalLM, model, config=config, device_map=device)
@@ -106,7 +108,7 @@ def is_sequence_classifier(path: str) -> bool:
     if is_adapter(path):
         return read_base_record(path).classifier is not None
     config = load_pretrained(AutoConfig, ModelSection(path=path))
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    return has_classification_head(config)
 
 
 def is_regression_model(path: str) -> bool:

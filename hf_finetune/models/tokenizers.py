@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
+from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
 from hf_finetune.models.files.untrusted import check_untrusted_files
@@ -117,6 +118,6 @@ def find_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[s
     """List the distinct pieces of `text` (characters or words) that the tokenizer encodes as its unknown token."""
     if tokenizer.unk_token_id is None:
         return []
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-    spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    (encoded,) = get_control_tokens(tokenizer, only_special=True).encode_plain([text])
+    spans = zip(encoded.ids, encoded.offsets, strict=True)
     return list(dict.fromkeys(text[start:end] for index, (start, end) in spans if index == tokenizer.unk_token_id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
+from hf_finetune.files import fill_folder_atomically
 from hf_finetune.folders import check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.adapters.loading import (
@@ -26,9 +26,8 @@ from hf_finetune.models.adapters.loading import (
     load_base,
     read_adapter_record,
     suppress_peft_warnings,
-    unwrap_adapter,
 )
-from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels
+from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION
 from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter
 from hf_finetune.models.generation_config import settle_generation, stop_after_turns
@@ -100,25 +99,21 @@ def merge_adapter(
     before = _measure(model, rows, labels)
     device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     del model  # a machine that just holds one model does not hold two
-    aside = target.with_name(f".{target.name}.aside")
     try:
         merged = _merge(folder, record, device).to(getattr(torch, dtype))
         if generation is not None:
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
-        _save(merged, tokenizer, aside, folder / DECISION)
-        # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another one:
-        # https://github.com/huggingface/transformers/issues/45127
-        merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
-        facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
-        _check_same(facts, before, tolerance, exact=exact)
-        shutil.rmtree(target, ignore_errors=not target.exists())
-        os.replace(aside, target)
+        with fill_folder_atomically(target) as aside:
+            _save(merged, tokenizer, aside, folder / DECISION)
+            # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
+            # one: https://github.com/huggingface/transformers/issues/45127
+            merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
+            facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
+            _check_same(facts, before, tolerance, exact=exact)
         write_card(target, made_from=folder)
     except OSError as problem:
-        what, remedy = f"cannot be written ({problem.strerror or problem})", "make room, or name another folder"
-        raise CannotWriteError(Problem(what, remedy, path=output)) from problem
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        what = f"cannot be written ({problem.strerror or problem})"
+        raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem
     logger.info("merged into %s: %s", output, _format_facts(facts))
     return facts
 
@@ -148,7 +143,6 @@ def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrained
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, decision: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     if not is_classifier(model):
         stop_after_turns(model, tokenizer)
     # A classifier takes the last token before the padding, and refuses batches without it:

@@ -1,14 +1,13 @@
-"""The files of a run folder by name, and how they are hashed and written."""
+"""The files of a run folder by name, and how they are hashed."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.files import hash_file
 from hf_finetune.folders import CARD, MANIFEST
 
 REPORT = "report.json"
@@ -20,12 +19,7 @@ OURS = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD)
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 by file name of the model in `folder`, without subfolders (checkpoints) and without our own records."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: _sha256(path) for path in files if path.name not in OURS}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.name: hash_file(path) for path in files if path.name not in OURS and not path.name.endswith(".aside")}
 
 
 def _as_json(value: Any) -> str:
@@ -43,9 +37,3 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.aside")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

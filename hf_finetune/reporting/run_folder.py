@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
+from hf_finetune.files import write_atomically
 from hf_finetune.folders import MANIFEST, check_run_folder, is_run_folder
 from hf_finetune.privacy import _without_home
-from hf_finetune.reporting.files import REPORT, RUN_FILE, _as_json, _write, hash_files
+from hf_finetune.reporting.files import REPORT, RUN_FILE, _as_json, hash_files
 from hf_finetune.reporting.summary import summary
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
     path, manifest = Path(output_dir) / MANIFEST, _without_home(manifest)
     if resume and path.exists():
         _check_same(json.loads(path.read_text(encoding="utf-8")), manifest)
-    _write(path, _as_json(manifest))
-    _write(path.with_name(RUN_FILE), run_file)
+    write_atomically(path, _as_json(manifest))
+    write_atomically(path.with_name(RUN_FILE), run_file)
 
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
@@ -112,8 +113,8 @@ def write_run_folder(output_dir: str, report: RunReport) -> None:
     """
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
-    _write(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
-    _write(folder / REPORT, _as_json(_without_home(asdict(report))))
+    write_atomically(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
+    write_atomically(folder / REPORT, _as_json(_without_home(asdict(report))))
     _write_for_readers(folder)
     logger.info("%s", summary(asdict(report), output_dir))
 
@@ -127,7 +128,7 @@ def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> Non
     folder = Path(output_dir)
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     report["evaluation"] = report["evaluation"] | {name: _without_home(evaluation)}
-    _write(folder / REPORT, _as_json(report))
+    write_atomically(folder / REPORT, _as_json(report))
     _write_for_readers(folder)
     logger.info("%s: the report and the model card have it as %s", output_dir, name)
 

@@ -19,7 +19,7 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.training.arguments import apply_defaults, build_training_arguments, early_stopping
     from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
-    from hf_finetune.training.facts import collect_train_stats, describe_distributed, format_launch_line, make_run_id
+    from hf_finetune.training.facts import collect_train_stats, format_launch_line, make_run_id
     from hf_finetune.training.muon import make_optimizer
     from hf_finetune.training.packing_check import check_packing, needs_flat
     from hf_finetune.training.saving import save_decision
@@ -38,7 +38,6 @@ __all__ = [
     "build_training_arguments",
     "check_packing",
     "collect_train_stats",
-    "describe_distributed",
     "early_stopping",
     "format_launch_line",
     "make_optimizer",

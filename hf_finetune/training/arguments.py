@@ -56,10 +56,8 @@ def apply_defaults(run: Run) -> Run:
     device = select_accelerator(hardware, run.train)
     defaults = ALWAYS | {"use_cpu": device == "cpu", "dataloader_pin_memory": device != "cpu"}
     if run.recipe in (*SFT_RECIPES, "classification"):
-        fast_bf16 = (
-            hardware.has_compute_capability(8) if device == "cuda" else device == "cpu" and hardware.fast_bf16_on_cpu
-        )
-        defaults |= {"bf16": fast_bf16 and not run.train.get("fp16")}
+        fast_bf16 = {"cuda": hardware.has_compute_capability(8), "cpu": bool(hardware.bf16_instructions)}.get(device)
+        defaults |= {"bf16": bool(fast_bf16) and not run.train.get("fp16")}
         if not run.train.get("packing"):
             defaults["train_sampling_strategy"] = "group_by_length"  # less padding
     if run.recipe in SFT_RECIPES:

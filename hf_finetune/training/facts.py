@@ -9,8 +9,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.shell import shell_line
@@ -61,19 +59,6 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
         "best_metric": _finite(trainer.state.best_metric),
         **({} if energy is None else {"energy": energy}),
         "history": history,
-    }
-
-
-def describe_distributed(trainer: Trainer) -> dict[str, Any]:
-    """Describe how the run was distributed, as the accelerator really ran it."""
-    state = trainer.accelerator.state
-    return {
-        "strategy": state.distributed_type.value,
-        "processes": state.num_processes,
-        "backend": state.backend,
-        "device": state.device.type,
-        "threads_per_process": torch.get_num_threads(),
-        "mixed_precision": state.mixed_precision,
     }
 
 

@@ -81,7 +81,7 @@ def test_the_block_size_is_what_is_asked_for_or_what_the_model_takes():
     config = load_config(SCRATCH, TOKENIZER)
     assert block_size(DataSection(train="x"), config, TOKENIZER) == 32
     assert block_size(DataSection(train="x", block_size=8), config, TOKENIZER) == 8
-    with pytest.raises(ConfigError, match="33 tokens are longer than the 32"):
+    with pytest.raises(ConfigError, match="33 tokens are more than the 32"):
         block_size(DataSection(train="x", block_size=33), config, TOKENIZER)
 
 
@@ -134,13 +134,6 @@ def test_4_bits_are_nf4_quantised_twice_and_computed_in_the_precision_of_the_run
     assert chosen.bnb_4bit_compute_dtype == torch.bfloat16
     assert build_quantization_config(settings, bf16=False).bnb_4bit_compute_dtype == torch.float32
     assert build_quantization_config(ModelSection(path="x"), bf16=True) is None
-
-
-def test_random_weights_are_not_quantised():
-    with pytest.raises(ConfigError, match=r"model.load_in_4bit: random weights"):
-        load_causal_lm(
-            SCRATCH.model_copy(update={"load_in_4bit": True}), load_config(SCRATCH, TOKENIZER), 8, bf16=False
-        )
 
 
 def test_an_adapter_given_as_a_model_is_refused_with_its_base_and_the_way_out(tmp_path):

@@ -14,6 +14,7 @@ import typer
 
 from hf_finetune.cli.terminal import BasePath, Model
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
+from hf_finetune.files import open_atomically
 
 JsonFacts = Annotated[
     bool, typer.Option("--json", help="Print what was done as JSON (without --output: to standard error).")
@@ -85,14 +86,9 @@ def _open_output(output: str | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
         return
-    path = Path(output)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("xb") as rows:
+        with open_atomically(Path(output)) as rows:
             yield rows
-        aside.replace(path)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "name another file with --output", output)) from problem
-    finally:
-        aside.unlink(missing_ok=True)

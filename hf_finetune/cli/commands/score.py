@@ -65,8 +65,8 @@ def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], rec
 
     values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
     run = build_run(values, "score")
-    from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import init_processes, load_scored_rows
+    from hf_finetune.environment import init_processes, set_up_logging
+    from hf_finetune.evaluation import load_scored_rows
     from hf_finetune.evaluation import score_model as measure
     from hf_finetune.reporting import check_recorded, record_scores
 

@@ -5,7 +5,7 @@ A check skips settings that have a problem already: one mistake, one message.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from hf_finetune.config.checks.classification import LABELLED_FORMATS, check_classification
 from hf_finetune.config.checks.hub import check_hub
@@ -17,21 +17,12 @@ from hf_finetune.config.checks.score import check_score
 from hf_finetune.config.checks.sft import check_lora, check_sft
 from hf_finetune.config.checks.train import check_train
 from hf_finetune.config.reading.document import RunDocument, refuse_given
-from hf_finetune.config.sections import RecipeName
+from hf_finetune.config.sections import ConversationFormat, DocumentFormat, RecipeName, TextFileFormat
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.environment.hardware import detect_hardware
 
-DOCUMENT_FORMATS = ("text", "lines", "paragraphs", "file")
-CONVERSATION_FORMATS = (
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "instruction",
-    "prompt_completion",
-    "input_output",
-    "user_assistant",
-    "question_answer",
-)
+DOCUMENT_FORMATS = get_args(DocumentFormat)
+CONVERSATION_FORMATS = get_args(ConversationFormat)
 # Settings of `data` that only some recipes read.
 BLOCK_SETTINGS = ("block_size", "isolate_documents")
 CHAT_SETTINGS = ("chat_template", "loss_on", "too_long", "max_dropped")
@@ -126,6 +117,8 @@ def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         if getattr(data, name) is not None and not split_here and not skip:
             remedy = "add data.validation_fraction, or leave it out"
             document.refuse(("data", name), "nothing is split, so it would have no effect", remedy)
+        elif getattr(data, name) is not None and data.format in get_args(TextFileFormat):
+            document.refuse(("data", name), "rows of a text file have no fields", "leave it out")
     _check_format(document, data, run.model.scratch, recipe)
 
 

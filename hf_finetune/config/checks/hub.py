@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from hf_finetune.config.reading.document import Key, RunDocument
-from hf_finetune.errors import ConfigError, Problem, did_you_mean
+from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.privacy import find_secret_kind
 
 # Owner or name of a repository, by the rules of huggingface_hub.utils.validate_repo_id; 96 characters in all.
@@ -77,8 +77,7 @@ def find_license_problem(license: str) -> Problem | None:
     """Return why `license` is not one of the Hub's licenses, or None if it is."""
     if license in LICENSES:
         return None
-    close = did_you_mean(license, LICENSES, cutoff=0.6)
-    remedy = f"did you mean {close}?" if close else "write its SPDX id in small letters, or other, or unknown"
+    remedy = suggest(license, LICENSES, "write its SPDX id in small letters, or other, or unknown")
     return Problem(f"{license!r} is no license that the Hub knows", remedy)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.config.validation.hf_settings import load_table
 from hf_finetune.environment.hardware import Hardware, select_accelerator
-from hf_finetune.errors import did_you_mean
+from hf_finetune.errors import suggest
 
 # Compute capabilities: https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capabilities
 _AMPERE = (8, 0)
@@ -121,8 +121,7 @@ def _check_trackers(document: RunDocument, report_to: str | list[str] | None) ->
     known = [*load_table()["trackers"], "all", "none"]
     for name in names:
         if name not in known:
-            close = did_you_mean(name, known, cutoff=0.6)
-            remedy = f"did you mean {close}?" if close else f"choose from {', '.join(known)}"
+            remedy = suggest(name, known, f"choose from {', '.join(known)}")
             document.refuse(("train", "report_to"), f"{name!r} is not a tracker", remedy)
         elif name in _TRACKERS_CHECKED:
             _require_package(document, ("train", "report_to"), name)

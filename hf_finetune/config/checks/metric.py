@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.config.sections import RecipeName
-from hf_finetune.errors import did_you_mean
+from hf_finetune.errors import find_closest
 from hf_finetune.metric_info import FIGURES, METRIC_SCHEDULES, OF_LABELS, OF_NUMBERS, OF_TOKENS, best_metric, figure
 
 NAME = ("train", "metric_for_best_model")
@@ -106,7 +106,7 @@ def _not_computed(name: str, computed: Iterable[str], where: str) -> tuple[str, 
         what = f"{format_value(name)} is better neither higher nor lower, so that no checkpoint is the best by it"
         return what, f"choose one of {', '.join(listed)}"
     meant = next((other for other in OTHER_NAMES.get(name.lower(), ()) if other in listed), None)
-    meant = meant or did_you_mean(name, listed, cutoff=0.6)
+    meant = meant or find_closest(name, listed)
     what = f"{format_value(name)} is not computed at the evaluations {where}"
     return (
         what,

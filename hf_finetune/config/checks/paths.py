@@ -9,7 +9,7 @@ from typing import Any
 from hf_finetune.config.paths import expand_user, is_glob, list_source_paths, looks_local
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
 from hf_finetune.config.validation.run_file import PLACEHOLDER
-from hf_finetune.errors import did_you_mean
+from hf_finetune.errors import suggest
 from hf_finetune.folders import foreign_entry, not_ours
 
 MAX_NAME_BYTES = 255
@@ -72,8 +72,7 @@ def _check_template(document: RunDocument, template: str) -> None:
     if template.endswith(TEMPLATE_SUFFIXES):
         _check_exists(document, key, template)
     elif template not in OUR_TEMPLATES:
-        close = did_you_mean(template, OUR_TEMPLATES)
-        remedy = f"did you mean {close}?" if close else f"write {' or '.join(OUR_TEMPLATES)}, or name a .jinja file"
+        remedy = suggest(template, OUR_TEMPLATES, f"write {' or '.join(OUR_TEMPLATES)}, or name a .jinja file")
         document.refuse(key, f"{template!r} is no chat template", remedy)
 
 
@@ -102,8 +101,7 @@ def _suggest_path(path: str) -> str:
         names = [entry.name for entry in parent.iterdir()]
     except OSError:
         return "check the path"
-    close = did_you_mean(local.name, names, cutoff=0.6)
-    return f"did you mean {parent / close}?" if close else "check the path"
+    return suggest(local.name, names, "check the path", show=lambda close: str(parent / close))
 
 
 def _find_name_problem(output_dir: str) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.config.sections import RecipeName
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.environment.hardware import Hardware, select_accelerator
-from hf_finetune.errors import did_you_mean
+from hf_finetune.errors import suggest
 
 # Values of init_lora_weights that need nothing but the base model, and those that need batches of data besides.
 _INITS = ("gaussian", "olora", "orthogonal", "pissa")
@@ -86,8 +86,7 @@ def _check_init_lora_weights(document: RunDocument, start: bool | str, model: An
         what = f"{start} measures the model on data before training, which this recipe does not do"
         document.refuse(key, what, "leave it out, or choose pissa")
     elif start not in _INITS and not _PISSA_STEPS.fullmatch(start):
-        close = did_you_mean(start, _INITS, cutoff=0.6)
-        remedy = f"did you mean {close}?" if close else f"choose true, {', '.join(_INITS)} or pissa_niter_16"
+        remedy = suggest(start, _INITS, f"choose true, {', '.join(_INITS)} or pissa_niter_16")
         document.refuse(key, f"{format_value(start)} is no initialization of an adapter", remedy)
     elif start.startswith("pissa") and (model.load_in_4bit or model.load_in_8bit):
         what = f"{start} needs the base's weights as they are, and these are quantized"

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from hf_finetune.config.reading.document import Key, Place, RunDocument
-from hf_finetune.errors import ConfigError, Problem, did_you_mean
+from hf_finetune.errors import ConfigError, Problem, suggest
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
@@ -163,9 +163,8 @@ def _suggest_file(folder: Path, name: str | None = None) -> str:
     if not folder.is_dir():
         return f"the folder {folder} does not exist"
     names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
-    if name is not None and (close := did_you_mean(name, names)):
-        return f"did you mean {folder / close}?"
-    return f"YAML files there: {', '.join(names[:10])}" if names else "there is no YAML file in that folder"
+    there = f"YAML files there: {', '.join(names[:10])}" if names else "there is no YAML file in that folder"
+    return there if name is None else suggest(name, names, there, show=lambda close: str(folder / close))
 
 
 def _describe_syntax_error(error: yaml.MarkedYAMLError, path: str) -> Problem:

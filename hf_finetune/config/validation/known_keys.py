@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_finetune.errors import did_you_mean
+from hf_finetune.errors import find_closest
 
 # Names of settings in axolotl, LLaMA-Factory, nanoGPT and the examples of transformers, and what people say for them.
 OTHER_NAMES = {
@@ -58,10 +58,10 @@ def suggest_key(name: str, section: str, keys: dict[str, set[str]]) -> str | Non
             return _join_key(other, name)
     if name in OTHER_NAMES and _exists(OTHER_NAMES[name], keys):
         return OTHER_NAMES[name]
-    if close := did_you_mean(name, keys.get(section, set())):
+    if close := find_closest(name, keys.get(section, set())):
         return _join_key(section, close)
     for other, names in keys.items():
-        if close := did_you_mean(name, names, cutoff=0.8):
+        if close := find_closest(name, names, cutoff=0.8):
             return _join_key(other, close)
     return None
 

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
 from hf_finetune.config.validation.known_keys import suggest_key
-from hf_finetune.errors import did_you_mean
+from hf_finetune.errors import suggest
 
 MAX_LISTED = 24
 
@@ -92,12 +92,8 @@ def _describe_errors(
         limit = _BOUNDS[bound["type"]].format(**bound["ctx"])
         return f"must be {limit}, not {format_value(value)}", ""
     if (choices := _list_choices(errors)) and not any(error["type"] == "too_short" for error in errors):
-        close = did_you_mean(str(value), choices, cutoff=0.6)
-        remedy = f"did you mean {close}?" if close else ""
-        return (
-            f"expected {_format_choices(choices)}{_describe_other_types(errors)}, found {format_value(value)}",
-            remedy or "choose one of them",
-        )
+        what = f"expected {_format_choices(choices)}{_describe_other_types(errors)}, found {format_value(value)}"
+        return what, suggest(str(value), choices, "choose one of them")
     return _describe_type_error(errors, value)
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.corpora.files import check_target, write_atomically
+from hf_finetune.data.corpora.files import check_target, write_corpus_file
 from hf_finetune.data.corpora.standard_library import CANARIES
-from hf_finetune.errors import MAX_PROBLEMS_SHOWN, ConfigError, DataError, Problem, did_you_mean
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, ConfigError, DataError, Problem, suggest
 
 KEY = "eval.canaries"
 
@@ -103,8 +103,7 @@ def make_canaries(
     Raises `ConfigError` if there are no canaries in `row_format`, or if `copies` are not different numbers from 1 on.
     """
     if row_format not in CANARY_FORMATS:
-        near = did_you_mean(row_format, CANARY_FORMATS)
-        remedy = f"did you mean {near}?" if near else f"there are {', '.join(CANARY_FORMATS)}"
+        remedy = suggest(row_format, CANARY_FORMATS, f"there are {', '.join(CANARY_FORMATS)}")
         raise ConfigError(Problem(f"canaries do not come in the row format {row_format}", remedy, key="--format"))
     if not copies or min(copies) < 1 or len({*copies}) < len(copies):
         what = "names no different numbers from 1 on"
@@ -136,7 +135,7 @@ def write_canaries(
     rows = [CANARY_FORMATS[row_format](canary) for canary in canaries for _ in range(canary.copies)]
     random.Random(seed).shuffle(rows)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    write_atomically(path, content)
+    write_corpus_file(path, content)
     copies = sorted({canary.copies for canary in canaries})
     return CanaryStats(CANARIES, len(rows), len(content), len(canaries), copies, row_format)
 

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+from hf_finetune.files import write_atomically
 
 
 def check_target(path: Path, overwrite: bool) -> None:
     """Raise `ConfigError` where `path` is a folder, or exists without `overwrite`."""
-    # Not Path.exists(), which raises where a folder cannot be searched; `write_atomically` reports that.
+    # Not Path.exists(), which raises where a folder cannot be searched; `write_corpus_file` reports that.
     if os.path.isdir(path):
         raise ConfigError(Problem("is a folder", "name a file, such as corpus.jsonl", path=str(path)))
     if os.path.exists(path) and not os.path.isfile(path):
@@ -19,19 +20,11 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise ConfigError(Problem("exists already", "name another file, or add --overwrite", path=str(path)))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file aside, fsync and rename it. Raises `CannotWriteError`, and then leaves an old file as it was."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+def write_corpus_file(path: Path, content: bytes) -> None:
+    """Write a file and its folder. Raises `CannotWriteError`, and then leaves an old file as it was."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_atomically(path, content)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "name a file in a folder of yours", path=str(path))) from problem

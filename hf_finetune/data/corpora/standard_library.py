@@ -9,7 +9,6 @@ Files are parsed, never imported: importing a module runs it. The same Python gi
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import platform
@@ -22,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.corpora.files import check_target, write_atomically
+from hf_finetune.data.corpora.files import check_target, write_corpus_file
 from hf_finetune.data.corpora.python_source import format_signature, read_python
-from hf_finetune.errors import ConfigError, MachineError, Problem
+from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
 
 KINDS = ("source", "docstrings", "modules")
 # Another kind of the same command, written by canaries.py.
@@ -117,8 +116,7 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
     file cannot be written, `MachineError` where this Python has no source of its library.
     """
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, [*KINDS, CANARIES], 1)
-        remedy = f"there are {', '.join(KINDS)}" + (f"; did you mean {near[0]}?" if near else "")
+        remedy = suggest(kind, [*KINDS, CANARIES], f"there are {', '.join(KINDS)}")
         raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy))
     check_target(path, overwrite)
     makers = {"source": _build_source_rows, "docstrings": _build_docstring_rows, "modules": _build_labelled_rows}
@@ -128,7 +126,7 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
         raise MachineError(Problem("this Python has no source files of its standard library", remedy))
     kept = rows if max_bytes is None else _sample(rows, max_bytes)
     content = b"".join(row.encode_line() for row in kept)
-    write_atomically(path, content)
+    write_corpus_file(path, content)
     files = len({row.file for row in kept})
     return CorpusStats(kind, len(kept), len(content), files, LICENSE, platform.python_version())
 

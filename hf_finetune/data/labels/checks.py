@@ -13,7 +13,7 @@ import numpy as np
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, did_you_mean
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
 
 Label = str | int
 Occurrences = dict[Label, list[int]]
@@ -163,9 +163,8 @@ def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, 
         return f"did you mean {format_value(nearest)}? write it in one way"
     if drawn and data.stratify_by is None:
         return "set data.stratify_by to the field of the label, so that every split has each"
-    close = did_you_mean(str(label), names)
-    remedy = "add training rows of it, or take the row out"
-    return f"did you mean {format_value(close)}? if not, {remedy}" if close else remedy
+    meant = suggest(str(label), names, show=format_value)
+    return f"{meant and f'{meant} if not, '}add training rows of it, or take the row out"
 
 
 def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
@@ -175,8 +174,7 @@ def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
     given, problems = data.balance.keys(), []
     listed = ", ".join(names[:MAX_LABELS_NAMED]) + (", ..." if len(names) > MAX_LABELS_NAMED else "")
     for name in sorted(given - set(names)):
-        close = did_you_mean(name, names)
-        remedy = f"did you mean {close}?" if close else f"the labels are {listed}"
+        remedy = suggest(name, names, f"the labels are {listed}")
         problems.append(Problem(f"{format_value(name)} is no label of the training rows", remedy, key="data.balance"))
     missing = [format_value(name) for name in names if name not in given]
     if missing:

@@ -15,7 +15,6 @@ from msgspec import UNSET, Struct
 
 from hf_finetune.data.cache import build_cached_dataset
 from hf_finetune.data.reading.formats import encode_row, get_features
-from hf_finetune.data.reading.lines import hash_file
 from hf_finetune.data.reading.reader import (
     LineCounts,
     RowBlock,
@@ -27,6 +26,7 @@ from hf_finetune.data.reading.reader import (
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
+from hf_finetune.files import hash_file
 from hf_finetune.version import __version__
 
 # Columns besides those of the intermediate form; they are removed from the rows of a split.

@@ -5,7 +5,6 @@ Whether the user speaks first, or twice in a row, is left to the chat template.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,6 +15,7 @@ from msgspec import UNSET, Struct
 
 from hf_finetune.data.reading.formats import SHAREGPT_ROLES, RowFormat
 from hf_finetune.data.reading.json_line import LineError
+from hf_finetune.errors import suggest
 
 SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool", "function")
@@ -109,8 +109,7 @@ def _find_order_fault(roles: Sequence[str], field: str) -> LineError | None:
     # [user, assistant, tool, assistant] is valid, [user, assistant, system] and [user, assistant, assistant] are not.
     for number, role in enumerate(roles):
         if role not in ROLES:
-            near = difflib.get_close_matches(role.lower(), ROLES, 1, 0.6)
-            remedy = f"did you mean {near[0]}?" if near else f"the roles are {', '.join(ROLES)}"
+            remedy = suggest(role, ROLES, f"the roles are {', '.join(ROLES)}")
             return LineError(
                 f"`{field}[{number}]` has an unknown role {_format_roles(roles, number)}", remedy, key=field
             )

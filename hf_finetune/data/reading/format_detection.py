@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from hf_finetune.data.reading.json_line import format_key
 from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_jsonl
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import DataError, Problem, find_closest, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +89,7 @@ def _check_fields(data: DataSection, first: Mapping[str, Any], row_format: RowFo
         if key is None:
             continue
         if key not in first:
-            near = difflib.get_close_matches(key, list(first), 1, 0.6)
-            remedy = f"did you mean `{near[0]}`?" if near else f"the rows have {', '.join(list(first)[:20])}"
+            remedy = suggest(key, first, f"the rows have {', '.join(list(first)[:20])}", show="`{}`".format)
             problems.append(Problem(f"the rows have no field `{key}`", remedy, shown, key=f"data.{setting}"))
         elif isinstance(first[key], (dict, list)) and key != row_format.label:
             remedy = "name a field that holds a string or a number"
@@ -137,8 +135,8 @@ def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
 
 def _explain_no_format(row: Mapping[str, Any], shown: str, line: int) -> Problem:
     known = {field for each in FORMATS.values() for field in each.required}
-    slips = [(key, *difflib.get_close_matches(key, known - row.keys(), 1, 0.75)) for key in row]
-    guesses = [f"{format_key(slip[0])} -> `{slip[1]}`" for slip in slips if len(slip) > 1 and slip[0] not in known]
+    meant = {key: find_closest(key, known - row.keys(), 0.75) for key in row.keys() - known}
+    guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in row if meant.get(key)]
     if guesses:
         return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
     formats = "; ".join(

@@ -7,7 +7,6 @@ gzip and zstd are recognized by their first bytes, not by the name of the file. 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import logging
@@ -53,12 +52,6 @@ class LineBlock:
     """The last line was followed by b"\\n"."""
     overlong: int | None = None
     """Size in bytes of a line above the limit, which is dropped: the block then stands for that line alone."""
-
-
-def hash_file(path: Path) -> str:
-    """Hash a file's bytes as they are on disk."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_chunks(path: Path, shown: str) -> Iterator[bytes]:

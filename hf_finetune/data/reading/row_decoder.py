@@ -8,7 +8,6 @@ the rows have. First every `":` is counted, which a text can spell too (then the
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from hf_finetune.data.reading.formats import MESSAGE_EXTRAS, Items, RowFormat
 from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
 from hf_finetune.data.reading.label_checks import LabelRule
 from hf_finetune.data.reading.row_types import Int64
+from hf_finetune.errors import find_closest
 
 Scalar = str | Int64 | float | bool | None
 
@@ -85,7 +85,7 @@ class RowDecoder:
         others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
         scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
         # A misspelled key of the first row must not become an expected one: not listed, its line is decoded strictly.
-        slips = {_find_near_key(key, scalars) for key in row_format.optional if key not in first_row}
+        slips = {find_closest(key, scalars, 0.8) for key in row_format.optional if key not in first_row}
         unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in slips]
         names = {f"other_{number}": key for number, key in enumerate([*(set(kept) - own.keys()), *unused])}
         self.unused_keys = set(unused)
@@ -201,11 +201,8 @@ def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: 
     for key in required:
         if key in value:
             continue
-        near = difflib.get_close_matches(key, unknown, 1, 0.75)
-        if near:
-            raise LineError(
-                f"the key {format_key(near[0])} is not known", f"did you mean `{key}`?", key=key, misspelled=near[0]
-            )
+        if near := find_closest(key, unknown, 0.75):
+            raise _explain_misspelled(near, key)
         found = ", ".join(format_key(each) for each in list(value)[:10]) or "none"
         raise LineError(
             f"the key `{key}` is missing", f"{owner} has {_format_keys(required)}; this one has {found}", key=key
@@ -214,15 +211,12 @@ def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: 
 
 def _check_misspelled(value: Mapping[str, Any], optional: Iterable[str], unknown: list[str]) -> None:
     for key in optional:
-        near = _find_near_key(key, unknown) if key not in value else None
-        if near is not None:
-            raise LineError(
-                f"the key {format_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near
-            )
+        if key not in value and (near := find_closest(key, unknown, 0.8)):
+            raise _explain_misspelled(near, key)
 
 
-def _find_near_key(key: str, unknown: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(key, list(unknown), 1, 0.8)), None)
+def _explain_misspelled(near: str, key: str) -> LineError:
+    return LineError(f"the key {format_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near)
 
 
 def _format_keys(keys: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import hashlib
 import os
@@ -10,16 +9,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import msgspec
 
-from hf_finetune.config.sections import RowFormatName, Source, Sources
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
+from hf_finetune.errors import DataError, Problem, suggest
+from hf_finetune.files import open_atomically
 
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-TEXT_FORMATS = {"lines", "paragraphs", "file"}
+TEXT_FORMATS = get_args(TextFileFormat)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_ENDING = re.compile(r"\.(jsonl?|ndjson|txt|csv|tsv|md|parquet|gz|zst)$", re.IGNORECASE)
@@ -95,9 +95,9 @@ def _explain_missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
     if not folder.is_dir():
         return Problem(f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}")
-    near = difflib.get_close_matches(path.name, os.listdir(folder), 2, 0.7)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "check the path"
-    return Problem("no such file", remedy, written, key=f"data.{role}")
+    return Problem(
+        "no such file", suggest(path.name, os.listdir(folder), "check the path"), written, key=f"data.{role}"
+    )
 
 
 def _find_mismatch(shown: str, format_name: RowFormatName) -> Problem | None:
@@ -152,11 +152,9 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint}".encode()).hexdigest()[:32]
     path = folder / f"hub-{name}.jsonl"
-    aside = folder / f".{name}-{os.getpid()}"
     if not path.exists():
-        with aside.open("wb") as file:
+        with open_atomically(path) as file:
             file.writelines(msgspec.json.encode(_drop_nulls(row)) + b"\n" for row in rows)
-        os.replace(aside, path)
     return path
 
 

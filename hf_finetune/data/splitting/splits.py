@@ -16,7 +16,7 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, ReadSettings, read_role
 from hf_finetune.data.reading.format_detection import choose_decoder
 from hf_finetune.data.reading.formats import Kind, get_features
-from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile, resolve_sources
+from hf_finetune.data.reading.sources import DataFile, resolve_sources
 from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, split_rows
 from hf_finetune.data.splitting.leakage import (
     RowLocations,
@@ -86,9 +86,8 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
 
     A recipe for conversations takes prompts with completions too, which keep their own columns. Raises
-    DataError naming every problem of the settings, or else of the files.
+    DataError naming every problem of the files.
     """
-    _check_settings(data)
     files = _resolve_files(data)
     check_files_differ(files)
     decoder = choose_decoder(data, becomes, files["train"])
@@ -115,30 +114,6 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     if unused:
         logger.info("keys of the rows that are not read: %s", ", ".join(unused))
     return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap)
-
-
-def _get_fractions(data: DataSection) -> dict[str, float]:
-    wanted = {"validation": data.validation_fraction, "test": data.test_fraction}
-    return {name: fraction for name, fraction in wanted.items() if fraction is not None}
-
-
-def _check_settings(data: DataSection) -> None:
-    fractions = _get_fractions(data)
-    problems = [
-        Problem(f"data.{name} and data.{name}_fraction are both set", "keep one of them", key=f"data.{name}_fraction")
-        for name in fractions
-        if getattr(data, name) is not None
-    ]
-    if sum(fractions.values()) >= 1:
-        problems.append(Problem("the fractions leave no training rows", "let them add up to less than 1", key="data"))
-    if data.stratify_by is not None and not fractions:
-        remedy = "set data.validation_fraction or data.test_fraction, or leave it out"
-        problems.append(Problem("there is nothing to stratify: no fraction is set", remedy, key="data.stratify_by"))
-    for key in ("stratify_by", "group_by"):
-        if getattr(data, key) is not None and data.format in TEXT_FORMATS:
-            problems.append(Problem("rows of a text file have no fields", "leave it out", key=f"data.{key}"))
-    if problems:
-        raise DataError(problems)
 
 
 def _resolve_files(data: DataSection) -> dict[str, list[DataFile]]:
@@ -205,7 +180,8 @@ def _assign_rows(
 ) -> Selection:
     """Assign rows to splits: for each split the role whose files it comes from, and its row numbers there (rows,)."""
     weights = list({file.source: file.weight for file in files}.values())
-    table, fractions = tables["train"], _get_fractions(data)
+    wanted = {"validation": data.validation_fraction, "test": data.test_fraction}
+    table, fractions = tables["train"], {name: share for name, share in wanted.items() if share is not None}
     chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
     if fractions:
         strata = np.zeros(len(table), dtype=np.int64)

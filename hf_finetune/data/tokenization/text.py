@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from tokenizers import Encoding
+from tokenizers import Tokenizer
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.chat.special_tokens import get_control_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +30,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
 
     A text that spells a special token stays ordinary text.
     """
-    if not texts:
-        return []
-    # Without `split_special_tokens`, `<|eos|>` in a document becomes the real one. Can go once that is the default for
-    # text: https://github.com/huggingface/transformers/issues/29279 (open in 5.23).
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    control = _find_special_tokens(tokenizer)
-    return [row if control.keys().isdisjoint(row) else _spell_out(tokenizer, row, control) for row in ids]
+    return [encoding.ids for encoding in get_control_tokens(tokenizer, only_special=True).encode_plain(texts)]
 
 
 def encode_texts(
@@ -46,19 +41,17 @@ def encode_texts(
     Rows longer than `max_length` are cut (of two texts the longer one), but for their special tokens. A text that
     spells a special token stays text. A row has at least one token: an empty one becomes BOS, EOS or padding.
     """
-    joined = [pair or None for pair in pairs or [None] * len(texts)]  # an empty pair is none, as in transformers
-    alone = [text for text, pair in zip(texts, joined, strict=True) if pair is None]
-    both = [(text, pair) for text, pair in zip(texts, joined, strict=True) if pair is not None]
-    single, double = iter(_encode_batch(tokenizer, alone, max_length)), iter(_encode_batch(tokenizer, both, max_length))
-    encodings = [next(single) if pair is None else next(double) for pair in joined]
-    control = _find_special_tokens(tokenizer)
+    control = get_control_tokens(tokenizer, only_special=True)
+    second = iter(control.encode_plain([pair for pair in pairs or [] if pair]))  # an empty pair is none
+    with _truncation(tokenizer.backend_tokenizer, max_length) as backend:
+        encodings = [
+            backend.post_process(text, next(second) if pair else None)
+            for text, pair in zip(control.encode_plain(texts), pairs or [None] * len(texts), strict=True)
+        ]
     rows = [
-        (encoding.ids, encoding.type_ids)
-        if control.keys().isdisjoint(encoding.ids)
-        else _spell_out_text(tokenizer, encoding, control, max_length)
+        (encoding.ids, encoding.type_ids) if encoding.ids else ([_find_placeholder(tokenizer)], [0])
         for encoding in encodings
     ]
-    rows = [row if row[0] else ([_find_placeholder(tokenizer)], [0]) for row in rows]
     typed = "token_type_ids" in tokenizer.model_input_names
     return EncodedTexts(
         [ids for ids, _ in rows],
@@ -84,22 +77,15 @@ def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
     backend.post_processor = template if before is None else Processors([before, template])
 
 
-def _encode_batch(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str] | list[tuple[str, str]], max_length: int | None
-) -> list[Encoding]:
-    """Tokenize texts or pairs with special tokens, cut at `max_length`: one encoding (tokens,) per text."""
-    if not texts:
-        return []
-    backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
+@contextmanager
+def _truncation(backend: Tokenizer, max_length: int | None) -> Iterator[Tokenizer]:
+    """Make the tokenizer cut at `max_length`, and pad nothing."""
+    if max_length is not None:
+        backend.enable_truncation(max_length)
+    backend.no_padding()
     try:
-        if max_length is not None:
-            backend.enable_truncation(max_length)
-        backend.no_padding()
-        return backend.encode_batch(texts)
-    finally:  # these settings would be saved with the tokenizer
-        backend.encode_special_tokens = before
+        yield backend
+    finally:  # the setting would be saved with the tokenizer
         backend.no_truncation()
 
 
@@ -108,42 +94,3 @@ def _find_placeholder(tokenizer: PreTrainedTokenizerFast) -> int:
     candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     index: int = next(index for index in candidates if index is not None)
     return index
-
-
-def _find_special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
-    """Return the special tokens by id, but for the unknown token."""
-    # Unigram and word-level vocabularies have them as ordinary entries too: `split_special_tokens` does not keep these
-    # from finding `<s>` in a text.
-    control = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    control.pop(tokenizer.unk_token_id, None)
-    return control
-
-
-def _spell_out_text(
-    tokenizer: PreTrainedTokenizerFast, encoding: Encoding, control: dict[int, str], max_length: int | None
-) -> tuple[list[int], list[int]]:
-    """Spell out the special tokens in the text of a row, and cut it again: ids and type ids, (tokens,) each."""
-    # [CLS] a [SEP] [SEP], whose first [SEP] is of the text, becomes [CLS] a [ S E P ] [SEP]. Beyond `max_length`, the
-    # last tokens of the text are dropped, and the special tokens around it stay.
-    ids: list[int] = []
-    types: list[int] = []
-    added: list[bool] = []
-    for index, kind, special in zip(encoding.ids, encoding.type_ids, encoding.special_tokens_mask, strict=True):
-        spelled = [index] if special else _spell_out(tokenizer, [index], control)
-        ids += spelled
-        types += [kind] * len(spelled)
-        added += [bool(special)] * len(spelled)
-    excess = 0 if max_length is None else max(0, len(ids) - max_length)
-    last_of_text = [place for place in range(len(ids)) if not added[place]][len(ids) - sum(added) - excess :]
-    for place in reversed(last_of_text):
-        del ids[place], types[place]
-    return ids, types
-
-
-def _spell_out(tokenizer: PreTrainedTokenizerFast, row: list[int], control: dict[int, str]) -> list[int]:
-    """Replace each special token of `row` (tokens,) by the tokens of its characters, unknown ones included."""
-    spelled: list[int] = []
-    for index in row:
-        tokens: Any = tokenizer.convert_tokens_to_ids(list(control[index])) if index in control else [index]
-        spelled += tokens
-    return spelled

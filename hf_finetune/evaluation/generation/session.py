@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.evaluation.language_modeling.answers import Answer
+from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
 
 
@@ -45,14 +46,6 @@ def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """
     start: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return start
-
-
-def unwrap_adapter(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model inside a `PeftModel`, its adapter layers still in place, or `model` itself."""
-    if isinstance(model, PreTrainedModel):
-        return model
-    inner: PreTrainedModel = model.get_base_model()
-    return inner
 
 
 @contextmanager

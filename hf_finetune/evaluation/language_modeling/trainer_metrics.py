@@ -11,10 +11,9 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, Trainer
 
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
 from hf_finetune.evaluation.statistics.bootstrap import Array, compute_intervals
-
-IGNORE_INDEX = -100
 
 # Logits of one chunk: 64 MiB in float32, for any batch size, length and vocabulary.
 CHUNK_LOGITS = 2**24

@@ -25,9 +25,8 @@ from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
 from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError, Problem
-from hf_finetune.evaluation.generation.session import unwrap_adapter
 from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
-from hf_finetune.models.classification_head import read_labels
+from hf_finetune.models.classification_head import read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION, Array, Decision, read_decision
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.saved import load_for_prediction

@@ -26,10 +26,12 @@ from hf_finetune.chat.assistant_mask import ChatTemplateError, Message
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import get_training_template, prepare_chat
 from hf_finetune.data.corpora.canaries import KEY, Canary, draw_secret
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.evaluation.generation.session import set_eval_mode, unwrap_adapter
-from hf_finetune.evaluation.language_modeling.trainer_metrics import IGNORE_INDEX, reduce_logits
+from hf_finetune.evaluation.generation.session import set_eval_mode
+from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
 from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
+from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.tokenizers import find_unknown_pieces
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
-from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, did_you_mean
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
 from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, make_default_decision, score_outputs
 from hf_finetune.evaluation.classification.statistics import make_label_statistic, make_regression_statistic
 from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits
@@ -141,9 +141,7 @@ def encode_row_labels(splits: Splits, labels: Labels) -> npt.NDArray[Any]:
 
 
 def _describe_unknown(name: str, labels: Labels, path: str, line: int) -> Problem:
-    close = did_you_mean(name, labels.names)
-    listed = ", ".join(labels.names[:20])
-    remedy = f"did you mean {format_value(close)}?" if close else f"its labels are {listed}"
     if name in labels.names:
         return Problem("a row has several labels, and the model gives one", "keep one of them", path, line, "label")
+    remedy = suggest(name, labels.names, f"its labels are {', '.join(labels.names[:20])}", show=format_value)
     return Problem(f"the model has no label {format_value(name)}", remedy, path, line, "label")

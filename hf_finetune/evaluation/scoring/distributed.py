@@ -5,31 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
-
-
-def init_processes() -> PartialState:
-    """Initialize `PartialState`; call it before a model is loaded. Without a launch it is a single process."""
-    # Without an accelerator, `PartialState()` takes each of two processes for the only one, unless told `cpu=True`
-    # (accelerate 1.15; related: https://github.com/huggingface/accelerate/issues/2741).
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def describe_processes() -> dict[str, Any]:
-    """Return `distributed` of the report: what was really used."""
-    state = PartialState()
-    return {
-        "strategy": state.distributed_type.value,
-        "processes": state.num_processes,
-        "backend": state.backend,
-        "device": state.device.type,
-        "threads_per_process": torch.get_num_threads(),
-    }
 
 
 def distribute_work(batches: Sequence[Batch], work: Callable[[Batch], list[Result]]) -> list[Result]:

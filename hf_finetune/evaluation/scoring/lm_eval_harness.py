@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.evaluation.generation.session import unwrap_adapter
+from hf_finetune.models.classification_head import unwrap_adapter
 
 logger = logging.getLogger(__name__)
 

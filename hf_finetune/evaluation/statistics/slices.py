@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from hf_finetune.data.reading.json_line import parse_json_object
 from hf_finetune.data.reading.lines import iterate_line_blocks, read_chunks
 from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, Problem, suggest
 from hf_finetune.evaluation.statistics.bootstrap import (
     JACKKNIFE_GROUPS,
     Statistic,
@@ -45,10 +44,8 @@ def get_field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | 
     """
     found = [_get_nested(row, field.split(".")) for row in rows]
     if all(value is None for value in found):
-        near = difflib.get_close_matches(field, sorted({name for row in rows for name in _list_fields(row)}), 1)
-        raise DataError(
-            Problem(f"no row has the field {field}", f"did you mean {near[0]}?" if near else "", path, key=KEY)
-        )
+        remedy = suggest(field, sorted({name for row in rows for name in _list_fields(row)}))
+        raise DataError(Problem(f"no row has the field {field}", remedy, path, key=KEY))
     values = [None if value is None else _format_value(value) for value in found]
     unfit = sum(value is None or len(value) > MAX_VALUE_LENGTH for value, had in zip(values, found, strict=True) if had)
     if unfit:

@@ -20,10 +20,9 @@ from hf_finetune.models.adapters.loading import (
     is_quantized,
     load_base,
     suppress_peft_warnings,
-    unwrap_adapter,
 )
 from hf_finetune.models.adapters.targets import check_targets, has_tied_targets
-from hf_finetune.models.classification_head import find_head_modules, is_classifier
+from hf_finetune.models.classification_head import find_head_modules, is_classifier, unwrap_adapter
 from hf_finetune.models.files.adapter import (
     ADAPTER_WEIGHTS,
     BaseRecord,

@@ -168,12 +168,6 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     return model.eval()
 
 
-def unwrap_adapter(model: PeftModel) -> PreTrainedModel:
-    """Return the model under an adapter."""
-    base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
-    return base
-
-
 def is_quantized(model: PreTrainedModel) -> bool:
     """Whether the model's weights are held in 4 or 8 bits."""
     return getattr(model, "is_quantized", False)  # transformers sets it on quantized models and on no others

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_finetune.errors import ConfigError, Problem, did_you_mean
+from hf_finetune.errors import ConfigError, Problem, suggest
 
 ALL_LINEAR = "all-linear"
 
@@ -69,7 +69,6 @@ def _make_unmatched_problem(model: PreTrainedModel, name: str, key: str) -> Prob
         for module, kind in model.named_modules()
         if isinstance(kind, nn.Linear | nn.Embedding | Conv1D)
     )
-    close = did_you_mean(name, counts)
     there = ", ".join(f"{suffix} ({count})" for suffix, count in counts.items())
-    hint = f"did you mean {close}? " if close else ""
-    return Problem(f"{name!r} matches no module of this model", f"{hint}it has {there}", key=f"lora.{key}")
+    remedy = f"{suggest(name, counts)} it has {there}".lstrip()
+    return Problem(f"{name!r} matches no module of this model", remedy, key=f"lora.{key}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from hf_finetune.config.sections import ModelSection, Run
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.files import hash_file
 from hf_finetune.models.files.locate import find_file, find_weight_files, resolve_commit
 from hf_finetune.privacy import make_portable
 
@@ -67,7 +67,7 @@ def _describe_source(name: str, revision: str | None) -> dict[str, Any]:
     return {
         "name": make_portable(name),
         "revision": None,
-        "sha256": {path.name: _compute_sha256(path) for path in sorted([*small, *weights])},
+        "sha256": {path.name: hash_file(path) for path in sorted([*small, *weights])},
     }
 
 
@@ -76,15 +76,10 @@ def _check_content(name: str, path: Path, commit: str | None) -> None:
     # The cache stores a large file as blobs/<its sha256> and links to it; a small file's blob is a shorter git hash.
     # huggingface_hub 2.4 checks the size of a download and not its content: watch `hf_hub_download` for a hash check.
     expected = path.resolve().name
-    if len(expected) != SHA256_DIGITS or _compute_sha256(path) == expected:
+    if len(expected) != SHA256_DIGITS or hash_file(path) == expected:
         return
     logger.warning("%s of %s is damaged in the cache: downloading it again", path.name, name)
     downloaded = find_file(name, path.name, commit, force_download=True)
-    if downloaded is None or _compute_sha256(Path(downloaded)) != expected:
+    if downloaded is None or hash_file(Path(downloaded)) != expected:
         what = f"{path.name} is not what the Hub says it is"
         raise ModelError(Problem(what, "download the model again", path=name))
-
-
-def _compute_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

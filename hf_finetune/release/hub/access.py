@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import HfApi, get_token, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from hf_finetune.errors import HubError, Problem, did_you_mean
+from hf_finetune.errors import HubError, Problem, suggest
 from hf_finetune.release.hub.retries import call_with_retries, describe_error, get_http_status, is_hub_error
 
 # Seconds. Before training somebody waits in front of the terminal.
@@ -86,8 +86,7 @@ def _check_owner(who: dict[str, Any], owner: str) -> None:
     writable = [str(who.get("name")), *(name for name, role in roles.items() if role in (None, *_WRITING_ROLES))]
     if owner in writable:
         return
-    close = did_you_mean(owner, writable)
     if owner in roles:
         raise HubError(Problem(f"{who.get('name')} may only read in {owner}", "ask its administrators"))
-    remedy = f"did you mean {close}?" if close else f"use one of {', '.join(writable)}"
+    remedy = suggest(owner, writable, f"use one of {', '.join(writable)}")
     raise HubError(Problem(f"{who.get('name')} may not make a repository under {owner!r}", remedy))

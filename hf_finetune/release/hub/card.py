@@ -14,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 
 from hf_finetune.config.checks.hub import find_license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
-from hf_finetune.release.hub.files import CARD
+from hf_finetune.folders import CARD
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, run_behind
 
 _METADATA = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)

@@ -13,9 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_finetune.config.sections import HubSection
 from hf_finetune.errors import FinetuneError
+from hf_finetune.folders import CARD
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, edit_adapter_config, read_base_name
 from hf_finetune.privacy import make_portable
-from hf_finetune.release.hub.files import CARD, find_allowed_files, plan_files
+from hf_finetune.release.hub.files import find_allowed_files, plan_files
 from hf_finetune.release.hub.retries import describe_error
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, transfer

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import ConfigError, DataError, Problem
-from hf_finetune.folders import MANIFEST
+from hf_finetune.files import hash_file
+from hf_finetune.folders import CARD, MANIFEST
 from hf_finetune.models import scratch_gpt
 
-CARD = "README.md"
 _CONFIGS = ("config.json", "adapter_config.json")
 # The code of a ScratchGPT is pushed with its weights: https://huggingface.co/docs/transformers/custom_models
 _CODE = {path.name for path in Path(scratch_gpt.__path__[0]).glob("*.py")} - {"__init__.py"}
@@ -144,8 +144,7 @@ def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
 
 def _plan_file(name: str, path: Path, instead: bytes | None) -> PlannedFile:
     if is_weights(name):
-        with path.open("rb") as file:
-            return PlannedFile(name, path, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), None)
+        return PlannedFile(name, path, path.stat().st_size, hash_file(path), None)
     content = instead if instead is not None else path.read_bytes()
     return PlannedFile(name, path, len(content), hashlib.sha256(content).hexdigest(), content)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,10 +19,11 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
-from hf_finetune.folders import CARD_MARKER
+from hf_finetune.files import write_atomically
+from hf_finetune.folders import CARD, CARD_MARKER
 from hf_finetune.privacy import escape_control_characters, shown_path
 from hf_finetune.reporting.card import procedure, results
-from hf_finetune.reporting.card.facts import CARD, ModelFacts, model_facts
+from hf_finetune.reporting.card.facts import ModelFacts, model_facts
 from hf_finetune.reporting.run_record import RunRecord, read_run
 
 logger = logging.getLogger(__name__)
@@ -47,10 +47,8 @@ def write_card(folder: Path, made_from: Path | None = None) -> Path:
     if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
         logger.warning("%s is yours and stays as it is: no model card was written", CARD)
         return path
-    aside = path.with_name(f".{CARD}.aside")
     try:
-        aside.write_text(card(run_behind(folder, made_from)), encoding="utf-8")
-        os.replace(aside, path)
+        write_atomically(path, card(run_behind(folder, made_from)))
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "make room, or allow writing", path=str(path))) from problem

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import yaml
 
+from hf_finetune.folders import CARD
 from hf_finetune.privacy import shown_path
 from hf_finetune.reporting.run_record import RunRecord
-
-CARD = "README.md"
 
 # A repository of the Hub: owner/name, or a name alone as in "gpt2".
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import os
 from functools import cache
 from importlib.resources import files
 from itertools import count
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.files import write_atomically
 from hf_finetune.metric_info import number
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
 from hf_finetune.reporting.page.blocks import Advice, Block, Findings, Section, Words, mapping, visible
@@ -168,11 +168,9 @@ def is_ours(path: Path) -> bool:
 
 
 def save_page(path: Path, html: str) -> None:
-    """Write the page to a temporary name and rename it. Raises `CannotWriteError`."""
-    aside = path.with_name(f".{path.name}.aside")
+    """Write the whole page or nothing. Raises `CannotWriteError`."""
     try:
-        aside.write_text(html, encoding="utf-8")
-        os.replace(aside, path)
+        write_atomically(path, html)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "name a file elsewhere with --output", path=str(path))) from problem

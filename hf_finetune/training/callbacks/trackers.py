@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import is_offline_mode
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import (
     TensorBoardCallback,
@@ -44,7 +45,7 @@ def redirect_trackers(output_dir: str, report_to: Sequence[str]) -> None:
     if "wandb" in report_to:
         for name, value in ({"WANDB_DIR": output_dir} | WANDB_KEEPS_OUT).items():
             os.environ.setdefault(name, value)
-        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        if is_offline_mode():
             os.environ.setdefault("WANDB_MODE", "offline")
 
 

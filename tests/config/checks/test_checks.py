@@ -35,6 +35,7 @@ CONFLICTS = [
     (["data.validation_fraction=0.5", "data.test_fraction=0.5"], "data.test_fraction", "leaves no training rows"),
     (["data.stratify_by=label"], "data.stratify_by", "nothing is split"),
     (["data.group_by=author"], "data.group_by", "nothing is split"),
+    (["data.group_by=author", "data.validation_fraction=0.1", "data.format=lines"], "data.group_by", "have no fields"),
     (["data.format=messages"], "data.format", "are not documents"),
     (["data.task=classification"], "data.task", "belongs to the recipe classification"),
     (["data.block_size=512", "model.scratch.max_position_embeddings=256"], "data.block_size", "more than the 256"),

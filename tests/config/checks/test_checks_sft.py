@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.resources import files
 
 import pytest
 from config.run_files import VALID, VALID_LORA, VALID_SFT
@@ -201,7 +202,6 @@ def test_a_template_file_in_the_home_folder_is_found_there(load, workspace):
 
 
 def test_the_formats_and_templates_that_are_offered_are_those_that_are_read():
-    from hf_finetune.chat.template import BUILT_IN_TEMPLATES
     from hf_finetune.data.reading.formats import FORMATS
 
     kinds = {name: each.becomes for name, each in FORMATS.items()}
@@ -209,4 +209,5 @@ def test_the_formats_and_templates_that_are_offered_are_those_that_are_read():
     assert {name for name, kind in kinds.items() if kind in ("conversation", "prompt_completion")} == set(
         CONVERSATION_FORMATS
     )
-    assert set(BUILT_IN_TEMPLATES) == set(OUR_TEMPLATES)
+    shipped = files("hf_finetune.chat").joinpath("templates").iterdir()
+    assert {file.name.removesuffix(".jinja") for file in shipped if file.name.endswith(".jinja")} == set(OUR_TEMPLATES)

@@ -190,7 +190,7 @@ def test_a_folder_of_its_own_is_made_and_a_place_below_a_file_is_refused(tmp_pat
 
 
 def test_a_kind_that_does_not_exist_and_a_folder_as_target_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="there are source, docstrings, modules; did you mean source\\?"):
+    with pytest.raises(ConfigError, match="sources: there is no such corpus; did you mean source\\?"):
         write_corpus("sources", tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match="is a folder"):
         write_corpus("source", tmp_path, overwrite=True)

@@ -350,14 +350,6 @@ def test_identical_rows_are_no_error_here():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"validation": "x.jsonl", "validation_fraction": 0.1},
-            "data.validation and data.validation_fraction are both set",
-        ),
-        ({"test": "x.jsonl", "test_fraction": 0.1}, "data.test and data.test_fraction are both set"),
-        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "the fractions leave no training rows"),
-        ({"stratify_by": "label"}, "there is nothing to stratify"),
-        ({"group_by": "lang", "format": "lines"}, "rows of a text file have no fields"),
         ({"validation_fraction": 0.01}, "0.01 of 20 rows gives validation no row"),
         ({"validation_fraction": 0.2, "stratify_by": "lnag"}, "the rows have no field `lnag`; did you mean `lang`?"),
         ({"group_by": "zzz"}, "the rows have no field `zzz`; the rows have text, lang, meta"),

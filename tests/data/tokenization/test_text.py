@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.data.tokenization.text import encode_documents, encode_texts, separate_pairs
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
@@ -50,6 +51,15 @@ def test_harmless_text_is_encoded_as_the_library_does(name):
     tokenizer = TOKENIZERS[name]
     texts = ["a a", "a", ""]
     assert encode_documents(tokenizer, texts) == tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def test_an_added_token_that_is_not_special_is_a_token_of_documents_and_text_in_conversations():
+    tokenizer = copy.deepcopy(TOKENIZERS["bpe"])
+    tokenizer.add_tokens(["<table>"])
+    table = tokenizer.convert_tokens_to_ids("<table>")
+    assert encode_documents(tokenizer, ["a <table>"])[0][-1] == table
+    assert encode_texts(tokenizer, ["a <table>"], None, None).input_ids[0][-1] == table
+    assert table not in get_control_tokens(tokenizer).encode_plain(["a <table>"])[0].ids
 
 
 def test_no_texts_give_no_rows():

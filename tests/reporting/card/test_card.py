@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -253,7 +254,7 @@ def test_the_users_own_readme_stays_and_ours_is_written_anew(run, tmp_path, capl
 
 
 def test_a_folder_that_cannot_be_written_or_read_says_so(run, tmp_path):
-    (tmp_path / ".README.md.aside").mkdir()
+    (tmp_path / f".README.md.{os.getpid()}.aside").mkdir()
     with pytest.raises(CannotWriteError, match=r"README\.md: cannot be written"):
         write_card(tmp_path)
     (tmp_path / "report.json").write_text("{")

@@ -1,0 +1,31 @@
+"""The processes of a launch, as accelerate runs them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+
+def init_processes() -> PartialState:
+    """Initialize `PartialState`; call it before a model is loaded. Without a launch it is a single process."""
+    # Without an accelerator, `PartialState()` takes each of two processes for the only one, unless told `cpu=True`
+    # (accelerate 1.15; related: https://github.com/huggingface/accelerate/issues/2741).
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def describe_processes(state: Any = None) -> dict[str, Any]:
+    """Describe how the work was really distributed: the `distributed` part of the report.
+
+    `state`: the `AcceleratorState` of a Trainer, which alone knows its sharding and precision; else `PartialState()`.
+    """
+    state = state or PartialState()
+    return {
+        "strategy": state.distributed_type.value,
+        "processes": state.num_processes,
+        "backend": state.backend,
+        "device": state.device.type,
+        "threads_per_process": torch.get_num_threads(),
+        **({"mixed_precision": state.mixed_precision} if hasattr(state, "mixed_precision") else {}),
+    }

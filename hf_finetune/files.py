@@ -1,0 +1,73 @@
+"""Files that are there whole or not at all, and what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+def hash_file(path: Path) -> str:
+    """Compute the sha256 of a file's bytes as they are on disk: 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write the whole content, text as UTF-8, or leave `path` as it was. Raises OSError."""
+    with open_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends; after an error, `path` stays as it was.
+
+    Raises OSError. Processes may race: each writes a file of its own.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    file = aside.open("wb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
+        os.replace(aside, path)
+        _sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def fill_folder_atomically(path: Path) -> Iterator[Path]:
+    """Yield the path of a folder to make and fill, which takes the place of `path` when the block ends.
+
+    After an error, `path` stays as it was. Raises OSError.
+    """
+    aside = path.with_name(f".{path.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield aside
+        for file in (each for each in aside.rglob("*") if each.is_file()):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(aside, path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names of a folder's files on the disk, where the file system can."""
+    with suppress(OSError):  # Windows opens no folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
