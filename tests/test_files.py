@@ -29,7 +29,7 @@ def test_a_file_is_written_as_it_was_given_and_hashed_as_it_lies(tmp_path):
 def test_the_old_file_stays_until_the_block_ends_and_after_an_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("old")
-    with pytest.raises(KeyError), open_atomically(path) as file:
+    with pytest.raises(KeyError), open_atomically(path) as file:  # noqa: PT012
         file.write(b"new")
         assert path.read_text() == "old"
         raise KeyError
@@ -65,7 +65,7 @@ def test_a_folder_takes_the_place_of_the_old_one_only_when_it_is_whole(tmp_path)
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "old.bin").write_text("old")
-    with pytest.raises(KeyError), fill_folder_atomically(folder) as aside:
+    with pytest.raises(KeyError), fill_folder_atomically(folder) as aside:  # noqa: PT012
         aside.mkdir()
         (aside / "half.bin").write_text("")
         raise KeyError

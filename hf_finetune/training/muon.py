@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_finetune.config.sections import Run
@@ -71,8 +72,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             gradients = [param.grad for param in params if param.grad is not None]
             if not params:
                 continue
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             update = self._update_muon if group["use_muon"] else self._update_adamw
             update(params, gradients, group)
         return loss
@@ -82,6 +81,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for param in params:
             if not self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         momenta = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
@@ -94,23 +95,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
             torch._foreach_add_([params[i] for i in indices], list(directions.unbind()), alpha=alpha)
 
     def _update_adamw(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        """Update parameters of any shape in place; each gradient has its parameter's shape."""
+        """Update parameters of any shape in place, as torch's AdamW; each gradient has its parameter's shape."""
         for param in params:
             if not self.state[param]:
                 zeros = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
                 self.state[param].update(step=torch.zeros(()), **zeros)
-        beta1, beta2 = group["betas"]
         states = [self.state[param] for param in params]
-        torch._foreach_add_([state["step"] for state in states], 1)
-        step = float(states[0]["step"])
-        first, second = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
-        torch._foreach_lerp_(first, gradients, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        denominators = torch._foreach_sqrt(second)
-        torch._foreach_div_(denominators, (1 - beta2**step) ** 0.5)
-        torch._foreach_add_(denominators, group["eps"])
-        torch._foreach_addcdiv_(params, first, denominators, -group["lr"] / (1 - beta1**step))
+        first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        beta1, beta2 = group["betas"]
+        options = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+        options |= {"foreach": True, "amsgrad": False, "maximize": False}
+        adamw(params, gradients, first, second, [], steps, beta1=beta1, beta2=beta2, **options)
 
 
 class MuonFactory:
