@@ -2,6 +2,7 @@
 
 template            the chat template of a run: the tokenizer's own, TRL's training variant, ours, or a .jinja file
 assistant_mask      the character spans that are trained, found by rendering the conversation turn by turn
+text_check          whether a rendered turn holds its message's text, whatever the template trims or quotes
 special_tokens      text of rows and special tokens told apart, so that no text becomes a control token
 sandbox, watchdog   templates come from strangers: what they may do, and for how long
 templates/          plain.jinja and alpaca.jinja, for tokenizers without a template
