@@ -1,6 +1,8 @@
 """Packing: examples -> blocks of several whole examples, by best-fit decreasing (BFD).
 
-TRL's `pack_dataset(strategy="bfd")` gives the same columns; this one is streamed from and to memory-mapped files.
+TRL 1.16's `pack_dataset(strategy="bfd")` gives the same columns, but packs each 1,000 rows by themselves, cuts longer
+rows, and sorts them by length. It packs 200,000 rows into 33,447 blocks in 5.7 s, or, all rows at once, into 33,322 in
+12.8 s and 2.1 GiB of memory; this one into 33,322 in 2.4 s and 0.6 GiB (benchmarks/packing_vs_trl.py).
 """
 
 from __future__ import annotations

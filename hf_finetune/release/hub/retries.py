@@ -1,7 +1,10 @@
 """Hub requests: transient failures are retried, permanent ones stop at once, and both are explained.
 
-huggingface_hub 2.4 retries uploads five times, 31 seconds in all, and other requests not at all; and it waits for an
-answer forever. This module can go once both can be configured (https://github.com/huggingface/huggingface_hub/blob/v2.4.0/src/huggingface_hub/utils/_http.py).
+huggingface_hub 2.4 retries uploads five times, 23 seconds in all, the commit and the look at a repository not at all,
+and waits for an answer forever (https://github.com/huggingface/huggingface_hub/blob/v2.4.0/src/huggingface_hub/utils/_http.py).
+`call_with_retries` can go with a version whose `create_commit` and `model_info` can be told how long to retry (its
+private `_send_commit` takes `retry_on_error` already), and `_make_client` with one whose client has a timeout: asked
+for in https://github.com/huggingface/huggingface_hub/pull/3931, which was closed.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl import pack_dataset
 
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 from hf_finetune.data.tokenization.packing import assign_bins, pack_bfd
@@ -72,6 +73,16 @@ def test_every_row_is_in_one_bin_whole_and_its_first_token_is_not_trained(length
     firsts = [bin_["input_ids"][0] for bin_ in packed]
     assert firsts == sorted(firsts)
     assert all(bin_["input_ids"] == sorted(bin_["input_ids"]) for bin_ in packed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_are_as_many_and_as_full_as_those_of_trl_when_it_takes_all_rows_at_once(seed):
+    lengths = np.random.default_rng(seed).integers(1, BLOCK + 1, 1_500).tolist()
+    rows = rows_of(lengths).select_columns(["input_ids", "labels"])
+    packed, _ = pack_bfd(rows, BLOCK)
+    peer = pack_dataset(rows, BLOCK, "bfd", {"batch_size": None})
+    assert sorted(map(sum, packed["seq_lengths"])) == sorted(map(sum, peer["seq_lengths"]))
+    assert len(packed) <= len(pack_dataset(rows, BLOCK, "bfd"))
 
 
 def test_rows_that_were_chosen_or_reordered_are_packed_as_they_stand():
