@@ -70,14 +70,9 @@ class ControlTokens:
         if not self.names:
             return set()
         texts = list(_iterate_strings(value))
-        return (
-            {token for token in self.names if any(token in text for text in texts)}
-            if self._contains_any(texts)
-            else set()
-        )
-
-    def _contains_any(self, texts: Iterable[str]) -> bool:
-        return any(self.anywhere.search(text) for text in texts)
+        if not any(self.anywhere.search(text) for text in texts):
+            return set()
+        return {token for token in self.names if any(token in text for text in texts)}
 
     def mark(self, value: Any) -> Any:
         """Mark, in every string inside `value` (JSON-like), what spells a control token or may be completed to one."""
@@ -87,13 +82,11 @@ class ControlTokens:
             return self._mark_text(value)
         if isinstance(value, dict):
             # A template reads keys and roles: they are marked only where they spell a control token in whole.
-            return {self._break_up(key): self._mark_item(key, item) for key, item in value.items()}
+            marks = {"role": self._break_up}
+            return {self._break_up(key): marks.get(key, self.mark)(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self.mark(item) for item in value]
         return value
-
-    def _mark_item(self, key: str, item: Any) -> Any:
-        return self._break_up(item) if key == "role" else self.mark(item)
 
     def _break_up(self, text: str) -> str:
         """Mark the control tokens that `text` spells, and split each in two: the template must not find them either."""

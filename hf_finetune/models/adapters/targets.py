@@ -25,7 +25,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         _make_unmatched_problem(model, name, key)
         for key in ("target_modules", "exclude_modules", "modules_to_save")
         for name in _list_names(getattr(config, key))
-        if not any(_matches_name(module, name) for module in modules)
+        if not any(f".{module}".endswith(f".{name}") for module in modules)
     ]
     pattern = config.target_modules
     if isinstance(pattern, str) and pattern != ALL_LINEAR:
@@ -57,10 +57,6 @@ def has_tied_targets(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
 def _list_names(value: Any) -> list[str]:
     """The names in a list, sorted; [] for a regular expression, which is a string, and for None."""
     return [] if value is None or isinstance(value, str) else sorted(value)
-
-
-def _matches_name(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
 
 
 def _make_unmatched_problem(model: PreTrainedModel, name: str, key: str) -> Problem:
