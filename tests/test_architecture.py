@@ -25,7 +25,18 @@ HEADINGS = ["Settings", "Data", "Model", "Trainer", "Train", "Evaluate", "Report
 TRAINING_RECIPES = [path for path in RECIPES if path.stem != "score"]
 
 # What every room may use, from the lowest up; each may import those before it.
-SHARED = ("version", "lazy_imports", "shell", "privacy", "errors", "files", "folders", "metric_info", "environment", "config")
+SHARED = (
+    "version",
+    "lazy_imports",
+    "shell",
+    "privacy",
+    "errors",
+    "files",
+    "folders",
+    "metric_info",
+    "environment",
+    "config",
+)
 
 # Each room and what it may import of ours beside those, itself left out.
 ALLOWED = {

@@ -71,7 +71,7 @@ def test_no_metric_is_loaded_by_name_and_no_model_beside_the_checks():
         assert not fetching & {ast.unparse(call) for call in calls}, path
     # Whoever loads a model calls models.loading.from_stored; the others read what this process has written itself.
     direct = {path.name for path in ROOT.glob("hf_finetune/**/*.py") if ".from_pretrained(" in path.read_text("utf-8")}
-    assert direct <= {"loading.py", "tokenizers.py", "adapter_loading.py", "merge.py", "convert_gpt2.py"}
+    assert direct <= {"loading.py", "verification.py", "tokenizers.py", "merge.py", "convert_gpt2.py"}
 
 
 @pytest.mark.parametrize("recipe", get_args(RecipeName))
