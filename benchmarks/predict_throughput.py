@@ -3,7 +3,7 @@
     python benchmarks/predict_throughput.py [--model FOLDER] [--rows FILE.jsonl] [--rounds 5] [--million]
 
 The bare side has all its batches as tensors before the clock starts, and does nothing but call the model and take the
-logits. Ours reads JSONL, checks it, tokenises, sorts, batches, calls the model, writes every row and puts it into the
+logits. Ours reads JSONL, checks it, tokenizes, sorts, batches, calls the model, writes every row and puts it into the
 order of the file. They take turns; medians of the wall times are compared. Without a model, one of the shape of
 all-MiniLM-L6-v2 (22 M parameters) with random weights and short texts of random words is measured.
 

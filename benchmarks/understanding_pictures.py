@@ -121,7 +121,7 @@ def reliability(run: RunRecord, when: str) -> Chart:
 
 
 def drawn(panels: Sequence[Chart]) -> str:
-    """Panels side by side as one SVG with concrete colours on its own paper, which reads out what it shows."""
+    """Panels side by side as one SVG with concrete colors on its own paper, which reads out what it shows."""
     wide = WIDTH / len(panels)
     said = " ".join(f"{panel.title}. {panel.said}" for panel in panels)
     return "\n".join(

@@ -177,8 +177,8 @@ def test_what_is_known_by_heart_is_named_by_file_and_line(models, tmp_path):
     text = "The quick brown fox jumps over the lazy dog."
     train_rows = jsonl(tmp_path / "train.jsonl", [{"text": text}, {"text": "Hi."}, {"text": text[::-1]}])
     found = scored(models["base"], train_rows, {"train": str(train_rows)}, verbatim_prefix=8)
-    assert found["memorisation"]["verbatim"]["rows"] == 2
-    assert found["memorisation"]["verbatim"]["places"] == []
+    assert found["memorization"]["verbatim"]["rows"] == 2
+    assert found["memorization"]["verbatim"]["places"] == []
 
 
 def test_a_classifier_gets_the_figures_of_its_own_run(run_recipe, tmp_path):

@@ -81,12 +81,12 @@ def trained(type_command: Type) -> dict[str, Shown]:
 
 
 def as_lines(written: str) -> list[str]:
-    """Without colours; what was erased from the terminal stands on lines of its own."""
+    """Without colors; what was erased from the terminal stands on lines of its own."""
     return re.sub(r"\x1b\[[\d;?]*\w", "", re.sub(r"(?:\x1b\[2K|\x1b\[1A|\r)+\n?", "\n", written)).split("\n")
 
 
 def is_left_clean(written: str) -> bool:
-    """The cursor is seen, and nothing but text and its colours is in the last line, which is ended."""
+    """The cursor is seen, and nothing but text and its colors is in the last line, which is ended."""
     *_, last, after = written.replace("\r\n", "\n").split("\n")
     text = re.sub(r"\x1b\[[\d;]*m", "", last.rsplit("\r", 1)[-1])
     return written.rfind(SHOW) >= written.rfind(HIDE) and text.isprintable() and text != "" and after == ""

@@ -26,7 +26,7 @@ class Family:
     """A template of TRL's shelf, the kind of tokenizer that its models have, and its begin and end tokens."""
 
     name: str
-    kind: str  # bytes, metaspace (Llama 2's normaliser), unigram
+    kind: str  # bytes, metaspace (Llama 2's normalizer), unigram
     bos: str | None
     eos: str
     turn: str

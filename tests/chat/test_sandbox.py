@@ -67,7 +67,7 @@ LARGE = {
     "power": "{{ 10 ** (10 ** 10) }}",
     "squared": "{% set n = namespace(x=99) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
     "padded": "{{ 'a'.ljust(10000000000) }}",
-    "centred": "{{ 'a'|center(10000000000) }}",
+    "centered": "{{ 'a'|center(10000000000) }}",
     "printed": "{{ '%10000000000d' % 1 }}",
     "printed by a star": "{{ '%*d' % (10000000000, 1) }}",
     "formatted": "{{ '{:10000000000}'.format(1) }}",

@@ -111,7 +111,7 @@ def scores() -> dict[str, Any]:
                 "words": ["with words of gender swapped the loss is the same as far as 61 rows can show"],
             }
         },
-        "memorisation": {
+        "memorization": {
             "canaries": [
                 {"copies": copies, "canaries": 10, "exposure": bits, "most_possible": 9.97, "extracted": out}
                 for copies, bits, out in ((1, 1.6, 0.0), (10, 4.2, 0.1), (100, 9.97, 0.9))

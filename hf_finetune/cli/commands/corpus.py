@@ -44,7 +44,7 @@ def corpus(
     if as_json:
         print_json(asdict(facts))
         return
-    print(f"{file}: {facts.rows:,} rows, {facts.bytes / 1e6:.1f} MB from {facts.files:,} files ({facts.licence})")
+    print(f"{file}: {facts.rows:,} rows, {facts.bytes / 1e6:.1f} MB from {facts.files:,} files ({facts.license})")
 
 
 def _plant_canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bool, as_json: bool) -> None:

@@ -108,8 +108,8 @@ def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
         parts.append((f"by {field}", [gap["words"] for gap in slices["gaps"]] or [few]))
     for name, effect in found.get("swaps", {}).items():
         parts.append((f"with words of the list {name} swapped in {effect['rows']:,} rows", effect["words"]))
-    if "memorisation" in found:
-        parts.append(("memorization", found["memorisation"]["words"]))
+    if "memorization" in found:
+        parts.append(("memorization", found["memorization"]["words"]))
     for task, figures in found.get("harness", {}).items():
         parts.append((f"task {task} of the harness", [f"{name} {value:.4g}" for name, value in figures.items()]))
     return parts

@@ -96,7 +96,7 @@ class CorpusStats:
     rows: int
     bytes: int
     files: int
-    licence: str
+    license: str
     python: str
 
 

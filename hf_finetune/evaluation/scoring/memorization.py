@@ -26,7 +26,7 @@ MAX_PLACES = 20
 def measure_memorization(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run) -> dict[str, Any]:
     """Measure exposure of the canaries of `eval.canaries`, and verbatim continuation of the rows of `data.train`.
 
-    Returns `{"memorisation": {"canaries", "verbatim", "words"}}` with what was asked for, {} if nothing was; rows are
+    Returns `{"memorization": {"canaries", "verbatim", "words"}}` with what was asked for, {} if nothing was; rows are
     named by file and line. Raises as `read_canaries`, `compute_exposure` and `measure_verbatim` do.
     """
     found: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def measure_memorization(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     if unseen:
         words.insert(0, f"not among the training data of the run's manifest: {', '.join(unseen)}")
         logger.warning("%s", words[0])
-    return {"memorisation": {**found, "words": words}}
+    return {"memorization": {**found, "words": words}}
 
 
 def _was_trained_on(model: str, path: str) -> bool:

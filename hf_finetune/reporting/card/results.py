@@ -53,7 +53,7 @@ def class_tables(run: RunRecord) -> list[Table]:
 
 
 def sentences(run: RunRecord, part: str) -> list[str]:
-    """The recorded sentences of `comparison`, `forgetting` or `memorisation` (`part`), by split."""
+    """The recorded sentences of `comparison`, `forgetting` or `memorization` (`part`), by split."""
     return [f"{split}: {line}" for split, scores in _splits(run) for line in _words(_mapping(scores, part))]
 
 
@@ -82,7 +82,7 @@ def canary_table(run: RunRecord) -> Table | None:
             _written(group.get("extracted"), "{:.0%}"),
         ]
         for _, scores in _splits(run)
-        for group in _mapping(scores, "memorisation").get("canaries", [])
+        for group in _mapping(scores, "memorization").get("canaries", [])
     ]
     head = ["Copies", "Canaries", "Exposure (bits)", "Most possible", "Given away"]
     return Table("Canaries", [head, *rows], []) if rows else None

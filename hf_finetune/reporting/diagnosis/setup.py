@@ -45,7 +45,7 @@ HASH_DIGITS = 16
 
 def judge_setup(run: RunRecord, *, overfitted: bool) -> list[Finding]:
     """All findings on the set-up; duplicated rows alone are one only if the run `overfitted`."""
-    found = [_start(run), _clipping(run), _throughput(run), _few_rows(run), _memorised(run, overfitted), _leaked(run)]
+    found = [_start(run), _clipping(run), _throughput(run), _few_rows(run), _memorized(run, overfitted), _leaked(run)]
     return [each for each in found if each]
 
 
@@ -181,9 +181,9 @@ def _validation_rows(run: RunRecord) -> int | None:
     return max((round(seconds * rate) for seconds, rate in filter(None, timed)), default=None)
 
 
-def _memorised(run: RunRecord, overfitted: bool) -> Finding | None:
+def _memorized(run: RunRecord, overfitted: bool) -> Finding | None:
     """Training rows that the model reproduces, or duplicated rows in a run that overfitted."""
-    text, repeated = " ".join(_memorised_text(run)), _repeated_rows(run)
+    text, repeated = " ".join(_memorized_text(run)), _repeated_rows(run)
     rows, unique = repeated or (0, 0)
     copies = rows - unique
     often = rows > 0 and copies > COPIES * rows
@@ -191,7 +191,7 @@ def _memorised(run: RunRecord, overfitted: bool) -> Finding | None:
         return None
     said = f"{copies:,} of {rows:,} training rows are copies of others. " if often else ""
     return Finding(
-        kind="duplicates_behind_memorisation",
+        kind="duplicates_behind_memorization",
         level="warning",
         title="Training rows are memorized" + (", and there are copies among them" if often else ""),
         evidence=f"{said}{text}".strip(),
@@ -203,10 +203,10 @@ def _memorised(run: RunRecord, overfitted: bool) -> Finding | None:
     )
 
 
-def _memorised_text(run: RunRecord) -> Iterator[str]:
+def _memorized_text(run: RunRecord) -> Iterator[str]:
     """A sentence for each memorization probe above its threshold, over all splits."""
     for split in run.report.get("evaluation", {}).values():
-        found = split.get("memorisation") if isinstance(split, dict) else None
+        found = split.get("memorization") if isinstance(split, dict) else None
         if not isinstance(found, dict):
             continue
         verbatim, canaries = found.get("verbatim"), found.get("canaries")

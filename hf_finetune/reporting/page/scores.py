@@ -84,7 +84,7 @@ def _split(split: str, found: dict[str, Any]) -> list[Block]:
         *_comparison(f"{split}: what it could do before", mapping(found.get("forgetting"))),
         *_slices(split, mapping(found.get("slices"))),
         *_swaps(split, mapping(found.get("swaps"))),
-        *_memorisation(mapping(found.get("memorisation"))),
+        *_memorization(mapping(found.get("memorization"))),
     ]
 
 
@@ -205,7 +205,7 @@ def _swaps(split: str, found: dict[str, Any]) -> list[Block]:
     return blocks
 
 
-def _memorisation(found: dict[str, Any]) -> list[Block]:
+def _memorization(found: dict[str, Any]) -> list[Block]:
     """Exposure of planted canaries, and training rows that the model continues verbatim."""
     canaries = [
         [

@@ -1,4 +1,4 @@
-"""Each row format is recognised by its keys and becomes the one intermediate form of its kind."""
+"""Each row format is recognized by its keys and becomes the one intermediate form of its kind."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_wide_encodings_are_named_with_the_command_that_converts(tmp_path, encod
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.bin"])
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
-def test_compression_is_recognised_by_content_and_not_by_name(tmp_path, name, pack):
+def test_compression_is_recognized_by_content_and_not_by_name(tmp_path, name, pack):
     path = tmp_path / name
     lines = b"\n".join(b'{"text": "row %d"}' % number for number in range(50_000))
     path.write_bytes(pack(lines[:400_000]) + pack(lines[400_000:]))  # two members, as `cat a.gz b.gz` makes
@@ -262,7 +262,7 @@ def test_the_command_named_for_another_form_of_json_makes_a_file_that_is_read(tm
     assert [row.text for row in rows] == ["a\n", "é"]
 
 
-def test_a_large_array_is_recognised_by_its_first_megabyte(tmp_path):
+def test_a_large_array_is_recognized_by_its_first_megabyte(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps([{"text": "a" * 600_000}] * 4))
     with pytest.raises(DataError, match="one JSON array"):

@@ -93,8 +93,8 @@ def test_one_top_token_is_greedy_at_any_temperature():
 def test_top_k_limits_what_is_drawn_and_none_does_not():
     model = gpt2()
     model.lm_head.weight.data.zero_()  # every character equally likely, but for what the bias says
-    favoured = CHAR.convert_tokens_to_ids(["a", "b"])
-    model.lm_head.bias.data[favoured] = 0.1
+    favored = CHAR.convert_tokens_to_ids(["a", "b"])
+    model.lm_head.bias.data[favored] = 0.1
     two = EvalSection(temperature=1.0, top_k=2, max_new_tokens=30)
     free = EvalSection(temperature=1.0, top_k=None, max_new_tokens=30)
     assert set(continue_prompts(model, CHAR, ["c"], two)[0].continuation) == {"a", "b"}

@@ -18,7 +18,7 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.corpora.canaries import Canary, make_canaries
 from hf_finetune.errors import ModelError
 from hf_finetune.evaluation.generation.session import set_eval_mode
-from hf_finetune.evaluation.probes import memorization as memorisation
+from hf_finetune.evaluation.probes import memorization
 from hf_finetune.evaluation.probes.memorization import (
     UNSEEN_BITS,
     compute_exposure,
@@ -48,7 +48,7 @@ def llama(tokenizer, **fields):
 
 
 def statements(tokenizer, canary, secrets):
-    return memorisation._encode_statements(tokenizer, get_training_template(tokenizer), canary, secrets)
+    return memorization._encode_statements(tokenizer, get_training_template(tokenizer), canary, secrets)
 
 
 def trained_on(tokenizer, rows, epochs):
@@ -150,9 +150,9 @@ def test_losses_are_those_of_whole_rows_read_one_by_one(make, asked, monkeypatch
     canary = Canary("Bodiga", "1 2 3 4 5 6", 1, asked)
     secrets = [canary.secret, "9 8 7 6 5 4", "0 0 0 0 0 0", "1 2 3 4 5 7", "5 5 1 2 3 0"]
     rows = [each.input_ids for each in statements(tokenizer, canary, secrets)]
-    monkeypatch.setattr(memorisation, "MAX_ROWS", 2)
+    monkeypatch.setattr(memorization, "MAX_ROWS", 2)
     with set_eval_mode(inner), torch.no_grad():
-        found = memorisation._compute_losses(inner, tokenizer, rows)
+        found = memorization._compute_losses(inner, tokenizer, rows)
         whole = []
         for row in rows:
             ids = torch.tensor([row])

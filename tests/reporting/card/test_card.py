@@ -186,11 +186,11 @@ def test_a_figure_stands_beside_its_interval_the_base_and_the_baselines(run):
     assert "| ham | 0.500 | 1.000 | 0.667 | 4 |" in text
 
 
-def test_memorisation_gaps_and_swaps_are_told_in_their_words(run):
+def test_memorization_gaps_and_swaps_are_told_in_their_words(run):
     measured = FIGURES | {
         "slices": {"language": {"values": {}, "gaps": [{"words": f"gap number {n}"} for n in range(5)]}},
         "swaps": {"gender": {"words": ["changes nothing that 40 rows could show"]}},
-        "memorisation": {
+        "memorization": {
             "canaries": [{"copies": 100, "canaries": 10, "exposure": 9.2, "most_possible": 10.0, "extracted": 0.3}],
             "words": ["3 of 10 canaries were given away"],
         },

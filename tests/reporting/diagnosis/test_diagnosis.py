@@ -268,16 +268,16 @@ def test_few_validation_rows_are_found_by_the_speed_that_any_trainer_logs():
 def test_copies_among_the_training_rows_are_blamed_where_the_run_overfitted():
     rows = ["00000000000000aa"] * 3 + [f"{number:016x}" for number in range(97)]
     manifest = {"data": {"splits": {"train": {"row_hashes": "".join(rows)}}}}
-    found = finding(record(log_of("overfitting"), manifest=manifest), "duplicates_behind_memorisation")
+    found = finding(record(log_of("overfitting"), manifest=manifest), "duplicates_behind_memorization")
     assert "2 of 100 training rows are copies of others" in found.evidence
     assert said(record(log_of("healthy"), manifest=manifest)) == ["healthy"]
 
 
-def test_text_that_is_continued_word_for_word_is_memorised_whatever_the_curves_say():
+def test_text_that_is_continued_word_for_word_is_memorized_whatever_the_curves_say():
     verbatim = {"rows": 50, "continued": 10, "share": 0.2, "interval": [0.11, 0.33], "places": []}
     canaries = [{"copies": 1, "extracted": 0.0}, {"copies": 100, "extracted": 0.9}]
-    report = {"evaluation": {"test": {"memorisation": {"verbatim": verbatim, "canaries": canaries}}}}
-    found = finding(record(log_of("healthy"), report=report), "duplicates_behind_memorisation")
+    report = {"evaluation": {"test": {"memorization": {"verbatim": verbatim, "canaries": canaries}}}}
+    found = finding(record(log_of("healthy"), report=report), "duplicates_behind_memorization")
     assert "10 of 50 rows" in found.evidence
     assert "90% of the canaries planted 100 times" in found.evidence
     verbatim["interval"], canaries[1]["extracted"] = [0.0, 0.1], 0.1

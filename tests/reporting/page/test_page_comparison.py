@@ -114,7 +114,7 @@ def test_a_page_of_several_runs_has_their_figures_curves_costs_and_verdicts(two)
         assert said in text, said
 
 
-def test_curves_of_runs_are_told_apart_by_more_than_their_colour(tmp_path):
+def test_curves_of_runs_are_told_apart_by_more_than_their_color(tmp_path):
     runs = [made(tmp_path / f"r{number}", matched(0.4)) for number in range(8)]
     read = Read(comparison(runs, [Diagnosis("", ())] * 8))
     keys = [a["class"] for tag, a in read.elements if tag == "path" and a["d"] == "M1 4L23 4"]

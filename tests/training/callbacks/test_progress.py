@@ -46,7 +46,7 @@ def in_a_terminal(environment: dict[str, str], *arguments: str) -> tuple[int, st
 
 
 def as_lines(written: str) -> str:
-    """Without colours; what was erased from the terminal stands on lines of its own."""
+    """Without colors; what was erased from the terminal stands on lines of its own."""
     return re.sub(r"\x1b\[[\d;?]*\w", "", re.sub(r"(?:\x1b\[2K|\x1b\[1A|\r)+\n?", "\n", written))
 
 
