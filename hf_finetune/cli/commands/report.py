@@ -22,7 +22,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html: a run's verdict, curves, scores and record, or several runs compared."""
-    from hf_finetune.reporting import PAGE, comparison, diagnose, is_ours, page, read_run, save_page
+    from hf_finetune.reporting import PAGE, comparison, diagnose, is_ours, read_run, render_page, save_page
 
     runs = [read_run(folder) for folder in dict.fromkeys(folders)]
     path = output or (runs[0].folder / PAGE if len(runs) == 1 else Path("comparison.html"))
@@ -30,7 +30,7 @@ def report(
         remedy = "name another file with --output"
         raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(path), key="--output"))
     diagnoses = [diagnose(run) for run in runs]
-    save_page(path, page(runs[0], diagnoses[0]) if len(runs) == 1 else comparison(runs, diagnoses))
+    save_page(path, render_page(runs[0], diagnoses[0]) if len(runs) == 1 else comparison(runs, diagnoses))
     if as_json:
         print_json(_collect_results(path, runs, diagnoses))
         return
