@@ -15,7 +15,6 @@ Each carries every `Problem` that was found, so that all of them are named at on
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import time
@@ -133,6 +132,8 @@ def user_errors() -> Iterator[None]:
 
 def find_closest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:
     """Return the name in `known` that is closest to `name`, or None if none is close (difflib ratio >= `cutoff`)."""
+    import difflib  # not before something was misspelled
+
     # difflib is quadratic in the length of the names, and `name` comes from outside: 100 characters are enough.
     folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower().replace("-", "_")[:100], list(folded), n=1, cutoff=cutoff)

@@ -15,9 +15,9 @@ because one of them has a face.
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from typing import Any
 def import_lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of `package`, whose names are those under its `if TYPE_CHECKING:`."""
     module = sys.modules[package]
-    homes = find_homes(Path(str(module.__file__)))
+    file = Path(str(module.__file__))
 
     def import_name(name: str) -> Any:
+        homes = find_homes(file)
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(homes[name]), name)
@@ -36,13 +37,16 @@ def import_lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list
         return value
 
     def list_names() -> list[str]:
-        return sorted({*vars(module), *homes})
+        return sorted({*vars(module), *find_homes(file)})
 
     return import_name, list_names
 
 
+@cache
 def find_homes(init: Path) -> dict[str, str]:
     """The module of each name that an `__init__.py` imports under `if TYPE_CHECKING:`, without running it."""
+    import ast  # `hf-finetune --help` asks for no name
+
     tree = ast.parse(init.read_text(encoding="utf-8"))
     guarded = [node for block in tree.body if isinstance(block, ast.If) for node in block.body]
     imports = [node for node in guarded if isinstance(node, ast.ImportFrom)]

@@ -14,7 +14,6 @@ import typer
 
 from hf_finetune.cli.terminal import BasePath, Model
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
-from hf_finetune.files import open_atomically
 
 JsonFacts = Annotated[
     bool, typer.Option("--json", help="Print what was done as JSON (without --output: to standard error).")
@@ -86,6 +85,8 @@ def _open_output(output: str | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
         return
+    from hf_finetune.files import open_atomically
+
     try:
         with open_atomically(Path(output)) as rows:
             yield rows
