@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from hf_finetune.shell import shell_line, shell_words
+
+if TYPE_CHECKING:
+    import yaml
 
 # Access tokens and keys, by the shape that their issuer gives them; all are case-sensitive. Most shapes are also in
 # https://github.com/Yelp/detect-secrets/tree/master/detect_secrets/plugins
@@ -45,51 +50,152 @@ def escape_control_characters(text: str) -> str:
     )
 
 
+def hide_home(value: Any) -> Any:
+    """Write the home folder as `~` in each path of `value`, which is JSON-like; it is opened again from there."""
+    if isinstance(value, Mapping):
+        return {key: hide_home(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_home(item) for item in value]
+    home = str(Path.home())
+    inside = isinstance(value, str) and (value == home or value.startswith(f"{home}/"))
+    return f"~{value[len(home) :]}" if inside else value
+
+
 def make_portable(name: str) -> str:
-    """Return `name` relative to the working folder if it is inside, else with the home folder written as `~`."""
+    """Return `name` relative to the working folder if it is inside, else with the home folder written as `~`.
+
+    For what is opened again from where it is written, such as the base of an adapter; what only tells others where
+    something was is redacted.
+    """
     # In /home/ann/work: /home/ann/work/out -> out, /home/ann/models/x -> ~/models/x, org/name -> org/name.
     path = Path(name)
-    for start, sign in ((Path.cwd(), ""), (Path.home(), "~")):
-        if path.is_absolute() and path.is_relative_to(start):
-            return str(Path(sign) / path.relative_to(start))
-    return name
+    inside = path.is_absolute() and path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd()) if inside else hide_home(name))
 
 
-def shown_path(path: str) -> str:
-    """`path` as a reader elsewhere may see it: relative as it was typed, of any other the last part alone."""
-    parts = re.split(r"[\\/]", path.rstrip("\\/"))
-    outside = path.startswith(("/", "~", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path)
-    return parts[-1] if outside else path
+# Keys whose values are texts for people and names of labels ("/people/person/born"), which are shown as they are.
+TEXTS = {
+    *("prompt", "prompts", "continuation", "text", "label", "labels", "predicted"),
+    *("intended_use", "limits", "personal_data"),
+}
+# The key of a command line, which is redacted word by word.
+COMMAND = "launch"
 
 
-# A name with blanks in it is a path where it begins like one; other text with blanks is left as it is.
-_ABSOLUTE = re.compile(r"(~?/|\\\\|[A-Za-z]:[\\/])[^\n]*\Z")
+def redact(value: Any) -> Any:
+    """Return `value` as others may see it: of each path outside the working folder the last part alone, no secrets.
 
-
-def without_places(value: Any) -> Any:
-    """`value` with paths shortened that would say where on a machine they are: in text, and in lists of it."""
-    if isinstance(value, list):
-        return [without_places(item) for item in value]
+    The one rule for everything that leaves a run: manifest, report.json, report.html, the model card, trackers' logs
+    and what is pushed. A path inside the working folder is written relative to it. `value` is JSON-like; keys, and the
+    values of those in `TEXTS`, stay. Redacting twice changes nothing more.
+    """
     if isinstance(value, Mapping):
-        return {key: without_places(item) for key, item in value.items()}
+        return {key: _redact_item(key, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    if isinstance(value, PurePath):
+        return redact(str(value))
     if not isinstance(value, str):
         return value
-    return shown_path(value) if _ABSOLUTE.match(value) or not any(map(str.isspace, value)) else value
+    # What is left of ":/C:/\\" is a path again; this ends, since what is left is shorter each time.
+    while (left := redact_text(value)) != value:
+        value = left
+    return SECRET.sub("(a secret)", value)
 
 
-def command_without_places(line: str) -> str | None:
-    """A command line with the paths in it shortened likewise, those of `key=path` too; None where it is not ours."""
-    given = shell_words(line)
-    if given is None:
+def _redact_item(key: Any, item: Any) -> Any:
+    if key == COMMAND and isinstance(item, str):
+        return redact_command(item)
+    return item if key in TEXTS else redact(item)
+
+
+def redact_command(line: str) -> str | None:
+    """Redact a command word by word, so that a quoted path with blanks is one path; None if it is not ours."""
+    words = shell_words(line)
+    return None if words is None else shell_line(redact(words))
+
+
+# What an absolute path begins with on any system, and one that leaves the folder it is in.
+_START = (
+    r"(?:/+(?=[^\s/])|\.\.[\\/]|~(?:[A-Za-z_][\w.-]*)?[\\/]|file:[\\/]"
+    r"|\\(?:\\|(?=[^\\/\s]+\\))|[A-Za-z]:(?:[\\/]|(?=[^\s\\/:]+\\)))"
+)
+_PATH = re.compile(rf"/|{_START}", re.IGNORECASE)
+_OUTSIDE = re.compile(r"[/\\~]|[A-Za-z]:|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
+# Before a path: key= (also twice), the -o of an option, the scheme of sqlite:///x.
+_LEAD = re.compile(
+    r"(?:-{0,2}[A-Za-z_][\w.\[\]-]*=|-[A-Za-z](?=[/\\~])|[A-Za-z][\w+.-]+:(?=/(?!/)|///))*", re.IGNORECASE
+)
+# In a sentence a slash after any of these is one of a relative path, an address, a ratio or a tag.
+_BEHIND = r"(?<![\w/\\.~<%)\]}$*?-])(?<!:(?=//[^/]))"
+_QUOTED = re.compile(rf"(['\"`])({_START}[^'\"`\n]*)\1", re.IGNORECASE)
+_NEXT = rf"(?!{_BEHIND}{_START})"
+# A path in a sentence may hold blanks: all up to the last slash before the next path, or on its line, is taken for it.
+_WITHIN = re.compile(
+    rf"{_BEHIND}(?:{_START}|(?:[\w.-]+[\\/])+\.\.[\\/])"
+    rf"(?:(?:{_NEXT}.)*{_NEXT}[\\/])?(?:{_NEXT}[^\s'\"`,;|<>()\[\]{{}}\\/])*",
+    re.IGNORECASE,
+)
+# A longer list is read as a sentence: PyYAML reads some 100,000 characters a second.
+_LONGEST_LIST = 20_000
+
+
+def redact_text(text: str) -> str:
+    """Redact one text: a path, a setting (`key=path`), a list in YAML, or a sentence with paths in it."""
+    if not any(sign in text for sign in "/\\~"):
+        return text
+    if _PATH.match(text):
+        return redact_path(text)
+    lead = _LEAD.match(text)
+    if lead is not None and lead[0]:
+        is_text = lead[0].partition("=")[0].rpartition(".")[2] in TEXTS
+        return text if is_text else lead[0] + redact_text(text[lead.end() :])
+    if text.startswith(("[", "{")) and len(text) <= _LONGEST_LIST and (listed := redact_yaml(text)) is not None:
+        return listed.rstrip("\n")
+    text = _QUOTED.sub(lambda found: found[1] + redact_path(found[2]) + found[1], text)
+    return _WITHIN.sub(lambda found: redact_path(found[0]), text)
+
+
+def redact_path(path: str) -> str:
+    """Return `path` relative to the working folder if it is inside, else its last part."""
+    # ../../clients/acme/x -> x, C:\Users\ann\x -> x, file:///mnt/x -> x, ~ and /home/ann -> ~, ../.. -> ../..
+    plain = re.sub(r"^file:(?://[^/\\]*(?=/))?", "", path, flags=re.IGNORECASE)
+    if re.match(r"~[/\\]", plain):
+        plain = f"{Path.home()}{plain[1:]}"
+    here = os.path.relpath(plain) if plain.startswith("/") else os.path.normpath(plain)
+    if not _OUTSIDE.match(here):
+        return here
+    whole = os.path.normpath(plain.replace("\\", "/"))
+    names = [part for part in whole.split("/") if part not in ("", ".", "..")]
+    # The last part of a home folder is the name of a user.
+    if whole == str(Path.home()) or (names and names[-1].startswith("~")):
+        return "~"
+    return names[-1] if names else path
+
+
+def redact_yaml(text: str) -> str | None:
+    """Redact a YAML document, whose types and styles stay, and its comments where nothing is changed; None if torn."""
+    import yaml  # here, for `hf-finetune --help` must not wait for it
+
+    try:
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        if root is None or not _redact_scalars(root, set()):
+            return text
+    except (yaml.YAMLError, RecursionError):
         return None
-    pairs = (word.rpartition("=") for word in given)
-    return shell_line(f"{key}{equals}{without_places(value)}" for key, equals, value in pairs)
+    return str(yaml.serialize(root, Dumper=yaml.BaseDumper, allow_unicode=True, width=math.inf))
 
 
-def _without_home(value: Any) -> Any:
-    """A user's name is no part of what is published."""
-    if isinstance(value, dict):
-        return {key: _without_home(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_home(item) for item in value]
-    return value.replace(f"{Path.home()}/", "~/") if isinstance(value, str) else value
+def _redact_scalars(node: yaml.Node, seen: set[int]) -> bool:
+    """Redact the texts under `node` in place; whether that changed any. An alias is the same node again."""
+    if id(node) in seen:
+        return False
+    seen.add(id(node))
+    if node.id == "scalar":
+        before, node.value = node.value, redact(node.value)
+        return bool(before != node.value)
+    items = node.value
+    if node.id == "mapping":
+        items = [part for pair in node.value if str(pair[0].value) not in TEXTS for part in pair]
+    changed = [_redact_scalars(item, seen) for item in items]
+    return any(changed)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config.sections import HubSection
+from hf_finetune.privacy import redact
 from hf_finetune.release.hub import format_resume_command
 from hf_finetune.release.hub.transfer import PushOptions
 from hf_finetune.reporting.card import card, unknown_run
@@ -94,7 +95,7 @@ def test_card_and_page_show_the_command_that_was_typed(tmp_path_factory, overrid
     place = tmp_path_factory.mktemp("model")
     (place / "config.json").write_text("{}")
     typed = ["accelerate", "launch", "recipes/sft.py", "run.yaml", f"eval.prompts=[{override}]"]
-    run = replace(unknown_run(place), name=folder, manifest={"launch": shell_line(typed)})
+    run = replace(unknown_run(place), name=folder, manifest=redact({"launch": shell_line(typed)}))
     launch, use = shown_in_the_card(run)
     assert read_by_bash(launch) == typed
     program, verb, model, text = read_by_bash(use)
@@ -106,7 +107,7 @@ def test_card_and_page_show_the_command_that_was_typed(tmp_path_factory, overrid
 
 
 def test_a_launch_line_that_would_do_more_than_launch_is_shown_nowhere():
-    run = replace(unknown_run(Path("nowhere")), manifest={"launch": "accelerate launch x; touch PWNED"})
+    run = replace(unknown_run(Path("nowhere")), manifest=redact({"launch": "accelerate launch x; touch PWNED"}))
     assert "The command is not known." in card(run)
     assert not [block for block in again(run) if block.kind == "code"]
 

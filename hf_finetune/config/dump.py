@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hf_finetune.config.reading.yaml_reader import parse_plain
 from hf_finetune.config.sections import Run
+from hf_finetune.privacy import hide_home
 
 
 def dump_dict(run: Run) -> dict[str, Any]:
     """Convert every setting to JSON types. The home folder is written `~`, so that no user name is in it."""
-    values: dict[str, Any] = _hide_home(run.model_dump(mode="json"), str(Path.home()))
+    values: dict[str, Any] = hide_home(run.model_dump(mode="json"))
     return values
 
 
 def dump_yaml(run: Run) -> str:
     """Write `run` as YAML, the content of `run.yaml` in the run folder."""
     return yaml.dump(dump_dict(run), Dumper=_RunDumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _hide_home(value: Any, home: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _hide_home(inner, home) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_hide_home(inner, home) for inner in value]
-    if isinstance(value, str) and value.startswith(f"{home}/"):
-        return "~" + value[len(home) :]
-    return value
 
 
 class _RunDumper(yaml.SafeDumper):

@@ -22,7 +22,8 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {path.name: hash_file(path) for path in files if path.name not in OURS and not path.name.endswith(".aside")}
 
 
-def _as_json(value: Any) -> str:
+def format_json(value: Any) -> str:
+    """Format a file of a run folder."""
     return json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

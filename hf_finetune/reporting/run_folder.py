@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import MANIFEST, check_run_folder, is_run_folder
-from hf_finetune.privacy import _without_home
-from hf_finetune.reporting.files import REPORT, RUN_FILE, _as_json, hash_files
+from hf_finetune.privacy import redact
+from hf_finetune.reporting.files import REPORT, RUN_FILE, format_json, hash_files
 from hf_finetune.reporting.summary import summary
 
 logger = logging.getLogger(__name__)
@@ -68,19 +69,17 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
     Raises `DataError` where a data file or the split of a resumed run has changed, naming each file, and
     `ModelError` where its model or tokenizer has.
     """
-    path, manifest = Path(output_dir) / MANIFEST, _without_home(manifest)
+    path, manifest = Path(output_dir) / MANIFEST, redact(manifest)
     if resume and path.exists():
-        _check_same(json.loads(path.read_text(encoding="utf-8")), manifest)
-    write_atomically(path, _as_json(manifest))
+        _check_same(redact(json.loads(path.read_text(encoding="utf-8"))), manifest)
+    write_atomically(path, format_json(manifest))
     write_atomically(path.with_name(RUN_FILE), run_file)
 
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a resumed run would read other data, split it differently, or start from another model."""
-    before, after = ({file["path"]: file["sha256"] for file in each["data"]["files"]} for each in (began, now))
     remedy = "put it back as it was, or start a new run in another output_dir"
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
-    if changed:
+    if changed := _find_changed_files(began["data"]["files"], now["data"]["files"]):
         raise DataError([Problem("has changed since the run began", remedy, path=name) for name in changed])
     rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
     if rows[0] != rows[1]:
@@ -92,6 +91,15 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
             what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
             put = "name that commit in model.revision, or put its files back"
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
+
+
+def _find_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
+    """Find the files that only one of two manifests has, by name and sha256: wherever they are, and however often."""
+    # Two files may have one name where their folders are not shown, so that a dict of names would lose one.
+    counts = [Counter((Path(file["path"]).name, file["sha256"]) for file in files) for files in (before, after)]
+    differ = {file for file in counts[0] | counts[1] if counts[0][file] != counts[1][file]}
+    named = [file["path"] for file in (*before, *after) if (Path(file["path"]).name, file["sha256"]) in differ]
+    return list(dict.fromkeys(named))
 
 
 def _source_of(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
@@ -113,8 +121,8 @@ def write_run_folder(output_dir: str, report: RunReport) -> None:
     """
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
-    write_atomically(folder / MANIFEST, _as_json(manifest | {"files": hash_files(folder)}))
-    write_atomically(folder / REPORT, _as_json(_without_home(asdict(report))))
+    write_atomically(folder / MANIFEST, format_json(manifest | {"files": hash_files(folder)}))
+    write_atomically(folder / REPORT, format_json(redact(asdict(report))))
     _write_for_readers(folder)
     logger.info("%s", summary(asdict(report), output_dir))
 
@@ -127,8 +135,8 @@ def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> Non
     check_recorded(output_dir, name)
     folder = Path(output_dir)
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    report["evaluation"] = report["evaluation"] | {name: _without_home(evaluation)}
-    write_atomically(folder / REPORT, _as_json(report))
+    report["evaluation"] = report["evaluation"] | {name: evaluation}
+    write_atomically(folder / REPORT, format_json(redact(report)))
     _write_for_readers(folder)
     logger.info("%s: the report and the model card have it as %s", output_dir, name)
 

@@ -14,6 +14,7 @@ import yaml
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.folders import MANIFEST
 from hf_finetune.metric_info import best_metric, figure, number
+from hf_finetune.privacy import redact
 from hf_finetune.reporting.files import REPORT, RUN_FILE
 
 TRAINER_STATE = "trainer_state.json"
@@ -38,7 +39,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as far as it got. Dictionaries are empty where their file is missing."""
+    """One run, as far as it got. Dictionaries are empty where their file is missing, and all are redacted."""
 
     folder: Path
     name: str
@@ -48,6 +49,7 @@ class RunRecord:
     report: Figures
     """report.json as it stands; non-finite numbers are the strings "nan", "inf" and "-inf"."""
     manifest: Figures
+    """In which the command is None where it is none of ours."""
     settings: Figures
     """Sections of the run file."""
     model: Figures
@@ -62,6 +64,8 @@ class RunRecord:
     """Step of the best checkpoint; without one, of the best evaluation by the run's metric (default: loss)."""
     best_checkpoint: str | None
     """Folder name of the best checkpoint, if the run selected one."""
+    model_path: str | None = None
+    """`model.path` of run.yaml as it was typed, to be opened and never shown."""
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -75,14 +79,14 @@ def read_run(folder: str | Path) -> RunRecord:
         path = path.parent
     if not path.is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder)))
-    report, manifest, settings, state = _report(path), _json(path / MANIFEST), _run_file(path), _newest_state(path)
+    report, manifest, typed, state = _report(path), _json(path / MANIFEST), _run_file(path), _newest_state(path)
     if not (report or manifest or state):
         remedy = f"name a folder with {REPORT}, {MANIFEST}, {TRAINER_STATE} or checkpoint-N in it"
         raise ConfigError(Problem("holds nothing of a run", remedy, path=str(folder)))
     train = report.get("train", {})
     history = _history(train, "history", path / REPORT) if "history" in train else state.get("log_history", [])
     best = _folder_name(train.get("best_checkpoint") if report else state.get("best_model_checkpoint"))
-    settings = report.get("settings") or settings
+    settings = report.get("settings") or redact(typed)
     return RunRecord(
         folder=path,
         name=path.resolve().name,
@@ -96,6 +100,7 @@ def read_run(folder: str | Path) -> RunRecord:
         step=_last_step(train, state, history),
         best_step=_best_step(best, history, best_metric(_train(settings)) or "loss"),
         best_checkpoint=best,
+        model_path=_model_path(typed),
     )
 
 
@@ -127,12 +132,21 @@ def _run_file(folder: Path) -> Figures:
     if not path.is_file():
         return {}
     try:
-        settings = yaml.safe_load(_text(path))
+        text = _text(path)
+        # Aliases, which we write nowhere, can make a short file denote billions of values.
+        aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        settings = None if aliased else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise DataError(_not_ours(path, "is torn, or no YAML")) from problem
     if not isinstance(settings, dict):
         raise DataError(_not_ours(path, "does not hold the sections of a run file"))
     return {key: value for key, value in settings.items() if isinstance(key, str)}
+
+
+def _model_path(settings: Figures) -> str | None:
+    model = settings.get("model")
+    path = model.get("path") if isinstance(model, dict) else None
+    return path if isinstance(path, str) else None
 
 
 def _newest_state(folder: Path) -> Figures:
@@ -220,10 +234,11 @@ def _folder_name(path: Any) -> str | None:
 
 
 def _json(path: Path) -> Figures:
+    """The object in a file, redacted: that of an older run, or of another tool, may have paths and secrets in it."""
     if not path.is_file():
         return {}
     try:
-        value = json.loads(_text(path))
+        value = redact(json.loads(_text(path)))
     except (ValueError, RecursionError) as problem:
         raise DataError(_not_ours(path, "is torn, or no JSON")) from problem
     if not isinstance(value, dict) or not value:

@@ -174,11 +174,35 @@ def test_a_resumed_run_is_the_same_from_another_folder_and_another_one_with_anot
         begin(tokenizer="3")
 
 
-def test_the_home_folder_is_in_no_report(tmp_path):
+def test_no_folder_outside_is_in_what_a_run_wrote_or_scores_have_added(tmp_path):
     open_manifest(str(tmp_path), OPENED, RUN_FILE, resume=None)
     place = {"path": str(Path.home() / "rows.jsonl"), "line": 3}
     write_run_folder(str(tmp_path), report(samples=[place]))
     record_scores(str(tmp_path), "more", {"loss": 2.0, "data": place})
     for name in ("report.json", "report.html"):
-        assert str(Path.home()) + "/" not in (tmp_path / name).read_text(), name
-    assert "~/rows.jsonl" in (tmp_path / "report.json").read_text()
+        assert str(Path.home()) not in (tmp_path / name).read_text(), name
+    assert '"rows.jsonl"' in (tmp_path / "report.json").read_text()
+
+
+def test_a_resumed_run_tells_files_of_one_name_apart_and_goes_on_from_another_folder(tmp_path, monkeypatch):
+    both = [("/mnt/a/rows.jsonl", "1"), ("/mnt/b/rows.jsonl", "2")]
+    begin(tmp_path, *both, resume=None)
+    assert [file["path"] for file in json.loads((tmp_path / "manifest.json").read_text())["data"]["files"]] == [
+        "rows.jsonl", "rows.jsonl",
+    ]  # fmt: skip
+    begin(tmp_path, *both)
+    for other in (both[:1], [both[0], both[0]], [*both, both[1]], [both[0], ("/mnt/b/rows.jsonl", "3")]):
+        with pytest.raises(DataError, match=r"rows\.jsonl: has changed since the run began"):
+            begin(tmp_path, *other)
+    (tmp_path / "other").mkdir()
+    begin(tmp_path / "other", (f"{tmp_path}/data/rows.jsonl", "1"), resume=None)
+    monkeypatch.chdir(tmp_path)
+    begin(tmp_path / "other", (f"{tmp_path}/data/rows.jsonl", "1"))
+
+
+def test_a_run_that_an_older_version_began_with_whole_paths_goes_on(tmp_path):
+    begin(tmp_path, ("/mnt/a/rows.jsonl", "1"), resume=None)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"rows.jsonl"', '"/mnt/a/rows.jsonl"'))
+    begin(tmp_path, ("/mnt/a/rows.jsonl", "1"))
+    assert "/mnt" not in path.read_text()

@@ -17,6 +17,7 @@ from hf_finetune.evaluation.scoring.result import ScoreResult, get_model_path
 from hf_finetune.evaluation.scoring.rows import SPLIT, load_rows
 from hf_finetune.evaluation.statistics.slices import compute_slice_metrics, get_field_values, read_raw_rows
 from hf_finetune.models.saved import is_regression_model, is_sequence_classifier
+from hf_finetune.privacy import redact
 
 
 def with_greedy_decoding(run: Run) -> Run:
@@ -61,7 +62,7 @@ def score_model(run: Run, splits: Splits) -> ScoreResult:
 
 
 def _describe_source(splits: Splits) -> dict[str, str]:
-    """Return the paths of the files and a SHA-256: of the file if there is one, else of the rows of all files."""
+    """Return names of the files and a SHA-256: of the file if there is one, else of the rows of all files."""
     rows = splits.summarize()["splits"][SPLIT]["sha256"]
     sha256 = splits.files[0].sha256 if len(splits.files) == 1 else rows
-    return {"path": ", ".join(file.path for file in splits.files), "sha256": sha256}
+    return {"path": ", ".join(redact([file.path for file in splits.files])), "sha256": sha256}

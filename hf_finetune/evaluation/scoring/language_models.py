@@ -26,6 +26,7 @@ from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
 from hf_finetune.evaluation.statistics.paired_test import compare_models, measure_forgetting
 from hf_finetune.models.base_and_tuned import find_base, run_base_and_tuned
 from hf_finetune.models.saved import load_for_generation
+from hf_finetune.privacy import redact
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
         more |= {name: _compare(name, before[name], after[name]) for name in before}
         more["comparison"]["base"] = named or find_base(path)
     if "forgetting" in more:
-        more["forgetting"]["data"] = ", ".join(file.path for file in rows["forgetting"].files)
+        more["forgetting"]["data"] = ", ".join(redact([file.path for file in rows["forgetting"].files]))
     tuned = after["comparison"]
     statistic = tuned.make_statistic()
     metrics = {**tuned.compute_metrics(), "intervals": compute_intervals(statistic, tuned.rows)}

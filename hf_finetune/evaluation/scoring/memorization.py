@@ -17,6 +17,7 @@ from hf_finetune.evaluation.scoring.log_likelihood import limit_row_length
 from hf_finetune.evaluation.scoring.result import get_model_path
 from hf_finetune.evaluation.scoring.rows import SPLIT, load_rows, read_examples
 from hf_finetune.files import hash_file
+from hf_finetune.privacy import redact
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def measure_memorization(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     asked += list_source_paths(run.data.train) if "verbatim" in found else []
     unseen = [path for path in asked if not _was_trained_on(get_model_path(run), path)]
     if unseen:
-        words.insert(0, f"not among the training data of the run's manifest: {', '.join(unseen)}")
+        words.insert(0, f"not among the training data of the run's manifest: {', '.join(redact(unseen))}")
         logger.warning("%s", words[0])
     return {"memorization": {**found, "words": words}}
 

@@ -11,7 +11,6 @@ from hf_finetune.config.sections import ModelSection, Run
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.files import hash_file
 from hf_finetune.models.files.locate import find_file, find_weight_files, resolve_commit
-from hf_finetune.privacy import make_portable
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def pin_revision(run: Run) -> Run:
 
 
 def describe_model_source(model: ModelSection) -> dict[str, Any]:
-    """Build the `model` part of the manifest: name, commit of a Hub id, sha256 of a folder's files; no home folder.
+    """Build the `model` part of the manifest: name, commit of a Hub id, sha256 of a folder's files.
 
     A tokenizer of its own (`model.tokenizer`) gets the same keys under `tokenizer`; `name` is None for random weights.
     A weight file of the Hub whose sha256 does not match its name in the cache is downloaded once more. Raises
@@ -65,7 +64,7 @@ def _describe_source(name: str, revision: str | None) -> dict[str, Any]:
         return {"name": name, "revision": commit, "sha256": {}}
     small = [path for file in SMALL_FILES if (path := Path(name, file)).is_file()]
     return {
-        "name": make_portable(name),
+        "name": name,
         "revision": None,
         "sha256": {path.name: hash_file(path) for path in sorted([*small, *weights])},
     }

@@ -21,6 +21,7 @@ from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedEr
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
 from hf_finetune.release.hub.files import PlannedFile, find_local_base, plan_files
+from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_hub_error
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, PushResult, transfer
@@ -101,7 +102,7 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
 def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list[PlannedFile]:
     """List the files that would be pushed, checked: complete, as the run wrote them, licensed, and without secrets.
 
-    Raises `ConfigError` or `DataError` where they are not.
+    Paths of this machine are taken out of them. Raises `ConfigError` or `DataError` where they are not.
     """
     check_repo_id(repo_id)
     if not Path(folder).is_dir():
@@ -112,7 +113,7 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     if base := find_local_base(Path(folder)):
         remedy = "push the base and train on its Hub id, or push the model of hf-finetune merge"
         logger.warning("the adapter loads only where its base is, the folder %s of this machine: %s", base, remedy)
-    return files
+    return redact_files(Path(folder), files)
 
 
 def push_checkpoints(run: Run) -> list[TrainerCallback]:

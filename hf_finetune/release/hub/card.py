@@ -15,8 +15,11 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from hf_finetune.config.checks.hub import find_license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
 from hf_finetune.folders import CARD
+from hf_finetune.privacy import redact_command
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, run_behind
 
+# Older versions left paths in the command.
+_LAUNCH = re.compile(r"^accelerate launch .*$", re.MULTILINE)
 _METADATA = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -51,6 +54,8 @@ def add_license(folder: Path, license: str | None, repo_id: str) -> bytes:
     else. Raises `ConfigError` if neither the card nor `license` names a license of the Hub.
     """
     text = _read_text(folder / CARD)
+    if MARKER in text:
+        text = _LAUNCH.sub(lambda found: redact_command(found[0]) or "", text)
     in_card = read_license(folder)
     stated = license or in_card
     if stated is None:

@@ -14,9 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_finetune.config.sections import HubSection
 from hf_finetune.errors import FinetuneError
 from hf_finetune.folders import CARD
-from hf_finetune.models.files.adapter import ADAPTER_CONFIG, edit_adapter_config, read_base_name
-from hf_finetune.privacy import make_portable
 from hf_finetune.release.hub.files import find_allowed_files, plan_files
+from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import describe_error
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, transfer
@@ -114,7 +113,7 @@ class CheckpointPusher(TrainerCallback):
             message=f"Checkpoint of step {step:,}",
             patience=self.patience,
         )
-        facts = transfer(files, self.hub.repo_id, options)
+        facts = transfer(redact_files(held, files), self.hub.repo_id, options)
         self.pushed.append(step)
         logger.info("checkpoint-%d pushed to %s, branch %s", step, facts.url, options.revision)
 
@@ -136,9 +135,6 @@ def _copy_checkpoint(checkpoint: Path, held: Path) -> Path:
             _link(path, held / name)
         else:
             shutil.copyfile(path, held / name)
-    # peft 0.21 writes the base as it was loaded, which may be a path on this machine.
-    if (held / ADAPTER_CONFIG).exists():
-        edit_adapter_config(held, {"base_model_name_or_path": make_portable(read_base_name(held))})
     return held
 
 

@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import CARD, CARD_MARKER
-from hf_finetune.privacy import escape_control_characters, shown_path
+from hf_finetune.privacy import escape_control_characters
 from hf_finetune.reporting.card import procedure, results
 from hf_finetune.reporting.card.facts import ModelFacts, model_facts
 from hf_finetune.reporting.run_record import RunRecord, read_run
@@ -98,7 +98,7 @@ def card(run: RunRecord, repo_id: str | None = None) -> str:
         place=repo_id or _place(run),
         pushed=repo_id is not None,
         merged=_is_merged(run, facts),
-        scored=shown_path(str(_section(run, "model").get("path", "a model"))),
+        scored=str(_section(run, "model").get("path", "a model")),
         from_scratch=_section(run, "model").get("scratch") is not None,
         results=results,
         procedure=procedure,
@@ -156,10 +156,10 @@ def _section(run: RunRecord, name: str) -> dict[str, Any]:
 
 
 def _place(run: RunRecord) -> str:
-    """`output_dir` as it was typed, shortened by `shown_path`; the folder's name if it was moved since."""
+    """`output_dir` as it is recorded; the name of the folder if it was moved since."""
     typed = run.settings.get("output_dir")
     same = isinstance(typed, str) and Path(typed).name == run.name
-    return shown_path(str(typed)) if same else run.name
+    return str(typed) if same else run.name
 
 
 @cache

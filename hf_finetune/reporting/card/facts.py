@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from hf_finetune.folders import CARD
-from hf_finetune.privacy import shown_path
+from hf_finetune.privacy import redact
 from hf_finetune.reporting.run_record import RunRecord
 
 # A repository of the Hub: owner/name, or a name alone as in "gpt2".
@@ -30,7 +30,7 @@ class BaseModel:
     """The model that this one was fine-tuned from."""
 
     name: str
-    """A Hub id, or a local path as `shown_path` writes it."""
+    """A Hub id, or a local path as `redact` leaves it."""
     on_hub: bool
     revision: str | None = None
     own_base: str | None = None
@@ -105,7 +105,7 @@ def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
     """The base that the run recorded; without a record, a path is a Hub id unless such a folder exists here."""
     section = run.settings.get("model")
     section = section if isinstance(section, dict) else {}
-    path = recorded or section.get("path")
+    path = recorded or run.model_path or section.get("path")
     if not path or section.get("scratch") is not None or run.report.get("recipe") == "score":
         return None
     written = run.manifest.get("model")
@@ -117,7 +117,8 @@ def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
         return BaseModel(path, True, revision=written.get("revision") or section.get("revision"))
     own = card_metadata(folder).get("base_model")
     code = "auto_map" in _json(folder / "config.json")
-    return BaseModel(shown_path(path), False, own_base=own if isinstance(own, str) else None, custom_code=code)
+    shown = redact(recorded or section.get("path") or path)
+    return BaseModel(shown, False, own_base=own if isinstance(own, str) else None, custom_code=code)
 
 
 def _offsets(decision: dict[str, Any]) -> list[float]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from hf_finetune.metric_info import figure, shown
-from hf_finetune.privacy import shown_path
 from hf_finetune.reporting.card.facts import ModelFacts
 from hf_finetune.reporting.card.results import data_sha256
 from hf_finetune.reporting.run_record import RunRecord, kept_by
-from hf_finetune.shell import shell_line, shell_path, shell_words
+from hf_finetune.shell import shell_path
 
 RECIPES = {
     "continued_pretraining": "Continued pretraining: the next tokens of documents",
@@ -62,7 +60,7 @@ def file_rows(run: RunRecord) -> Rows:
     files = run.manifest.get("data", {}).get("files", [])
     rows = [
         [
-            shown_path(str(file.get("path", ""))),
+            str(file.get("path", "")),
             str(file.get("role", "")),
             *(_plain(file.get(name)) for name in ("lines", "accepted", "rejected")),
             str(file.get("sha256", "")),
@@ -141,29 +139,11 @@ def version_sentence(run: RunRecord) -> str | None:
     return ", ".join(f"{name} {version}" for name, version in versions.items()) or None
 
 
-def launch_line(run: RunRecord) -> str | None:
-    """The command that made the run, in which a path outside the working folder is its last part alone.
-
-    None where there is none, or what stands there is no command that we wrote down.
-    """
-    line = run.manifest.get("launch")
-    if not isinstance(line, str):
-        return None
-    words = shell_words(line)
-    if words is None:
-        return None
-    return shell_line("=".join(_portable(part) for part in word.split("=", 1)) for word in words)
-
-
 def use_line(facts: ModelFacts, place: str) -> str:
     """The command that uses the model in `place`."""
     if facts.task == "text-classification":
         return f"hf-finetune predict {shell_path(place)} rows.jsonl"
     return f"hf-finetune generate {shell_path(place)} 'a text'"
-
-
-def _portable(word: str) -> str:
-    return shown_path(word) if re.match(r"[/~\\]|[A-Za-z]:[\\/]", word) else word
 
 
 def _plain(value: Any) -> str:
@@ -175,7 +155,7 @@ def _plain(value: Any) -> str:
         return ", ".join(_plain(item) for item in value)
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_plain(item)}" for name, item in value.items())
-    return shown_path(value) if isinstance(value, str) else "" if value is None else f"{value:g}"
+    return value if isinstance(value, str) else "" if value is None else f"{value:g}"
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_finetune.metric_info import FIGURES, HUB_METRICS, shown, shown_interval
-from hf_finetune.privacy import shown_path
 from hf_finetune.reporting.card.facts import ModelFacts
 from hf_finetune.reporting.run_record import RunRecord
 
@@ -110,10 +109,10 @@ def data_name(run: RunRecord, split: str) -> str:
     """The data files of a split; the training files if the split was taken from them."""
     scored = _mapping(_mapping(run.report.get("evaluation", {}), split), "data").get("path")
     if isinstance(scored, str):
-        return shown_path(scored)
+        return scored
     files = _mapping(run.manifest, "data").get("files", [])
     own = [file for file in files if file.get("role") == split] or [file for file in files if file["role"] == "train"]
-    return ", ".join(shown_path(str(file["path"])) for file in own) or "not known"
+    return ", ".join(str(file["path"]) for file in own) or "not known"
 
 
 def data_sha256(run: RunRecord, split: str) -> str | None:
@@ -128,7 +127,7 @@ def _split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Table:
     beside = {name.replace("_", " "): figures for name, figures in _mapping(scores, "baselines").items()}
     if compared:
         bases = {name: pair.get("base") for name, pair in _mapping(compared, "figures").items()}
-        beside = {f"base ({shown_path(str(compared.get('base', 'model')))})": bases} | beside
+        beside = {f"base ({compared.get('base', 'model')})": bases} | beside
     head = ["Figure", "This model", *(["95 % interval"] if intervals else []), *beside]
     rows = [head]
     for key, figure in FIGURES.items():

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_finetune.privacy import without_places
 from hf_finetune.reporting.charts.svg import Chart
 
 # Limits of the page; report.json has the rest.
@@ -230,7 +229,7 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings by dotted key, values other than strings as JSON; unset ones left out, paths shortened."""
+    """Nested settings by dotted key, values other than strings as JSON; unset ones left out."""
     # {"train": {"bf16": True, "optim": "adamw", "seed": None}} -> {"train.bf16": "true", "train.optim": "adamw"}
     if isinstance(value, Mapping) and (value or not prefix):
         return {
@@ -240,5 +239,4 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
         }
     if value in (None, [], {}) or not prefix:
         return {}
-    value = without_places(value)
     return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hf_finetune.metric_info import HEADLINES, figure, figures_of, number, shown, shown_interval
+from hf_finetune.privacy import redact
 from hf_finetune.reporting.charts.svg import Chart, Series, line_chart
 from hf_finetune.reporting.diagnosis import Diagnosis
 from hf_finetune.reporting.page import duration, render
@@ -76,9 +78,12 @@ def comparison(runs: Sequence[RunRecord], diagnoses: Sequence[Diagnosis]) -> str
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:
-    """Unique names of the runs: the shortest ends of their paths that differ, numbered where the paths are equal."""
+    """Unique names of the runs: the shortest ends of their paths that differ, numbered where the paths are equal.
+
+    Folders above the working folder are not named: runs outside it are numbered.
+    """
     # a/sft, b/sft -> ["a/sft", "b/sft"]; a/sft, b/lora -> ["sft", "lora"]; a/sft twice -> ["sft (1)", "sft (2)"]
-    parts = [run.folder.resolve().parts for run in runs]
+    parts = [Path(redact(run.folder.resolve())).parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.metric_info import figure, number, shown
-from hf_finetune.privacy import without_places
 from hf_finetune.reporting.charts.svg import reliability_chart
 from hf_finetune.reporting.page.blocks import Block, Matrix, More, mapping, objects, shortened, table, words
 from hf_finetune.reporting.page.scores import splits_of
@@ -125,7 +124,7 @@ def mistakes(run: RunRecord) -> list[Block]:
     texts = any("text" in each for each in found)
     rows = []
     for each in found:
-        place = f"{without_places(str(each.get('path')))}:{each.get('line')}"
+        place = f"{each.get('path')}:{each.get('line')}"
         row = [place, _answer(each.get("label")), _answer(each["predicted"])]
         rows.append(
             [*row, shown("probability", each.get("probability")), *([shortened(str(each.get("text", "")))] * texts)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.metric_info import number
-from hf_finetune.privacy import command_without_places, without_places
 from hf_finetune.reporting.page.blocks import (
     MOST_IN_A_CELL,
     Block,
@@ -94,7 +93,7 @@ def _files(given: dict[str, Any]) -> list[Block]:
     columns = ("file", "for", "rows", "rejected lines", "bytes", "sha256")
     rows = [
         [
-            without_places(str(file.get("path"))),
+            str(file.get("path")),
             str(file.get("role", "")),
             *(_count(file.get(name)) for name in ("rows", "rejected", "bytes")),
             str(file.get("sha256", ""))[:HASH_SHOWN],
@@ -126,8 +125,7 @@ def again(run: RunRecord) -> list[Block]:
     launch = run.manifest.get("launch")
     settings = [[key, shortened(value, MOST_IN_A_CELL)] for key, value in flat(run.settings).items()]
     versions = mapping(run.manifest.get("versions")) or mapping(mapping(run.report.get("environment")).get("versions"))
-    command = command_without_places(launch) if isinstance(launch, str) else None
-    blocks: list[Block] = [] if command is None else [Code("The command that made this run", command)]
+    blocks: list[Block] = [Code("The command that made this run", launch)] if isinstance(launch, str) else []
     blocks += _machine(run)
     for summary, found in (
         ("Settings", table("Settings that were set, or chosen by default", ("setting", "value"), settings, texts=True)),
@@ -167,7 +165,7 @@ def _machine(run: RunRecord) -> list[Block]:
 def _hashes(run: RunRecord) -> list[Block]:
     hashes = {str(name): str(value) for name, value in mapping(run.manifest.get("files")).items()}
     read = objects(mapping(run.manifest.get("data")).get("files"))
-    hashes |= {f"data: {without_places(str(file.get('path')))}": str(file.get("sha256")) for file in read}
+    hashes |= {f"data: {file.get('path')}": str(file.get("sha256")) for file in read}
     return table("sha256", ("file", "sha256"), [[name, value] for name, value in hashes.items()], texts=True)
 
 

@@ -23,6 +23,11 @@ from transformers.integrations.integration_utils import (
     rewrite_logs,
 )
 
+from hf_finetune.privacy import redact
+
+# Of the arguments these are in no log: tokens, and places on the Hub.
+NOT_LOGGED = ("_token", "_id")
+
 # By default wandb records machine, user, code and repository.
 WANDB_KEEPS_OUT = {
     "WANDB_DISABLE_CODE": "true",
@@ -146,13 +151,12 @@ class PlainWandb(WandbCallback):
 
 
 def redact_arguments(args: TrainingArguments) -> TrainingArguments:
-    """Return a copy that is safe to log: settings that may hold a path or token are None; the run is named."""
-    # output_dir "out/sft" -> None, hub_token "hf_..." -> None, learning_rate 2e-5 -> 2e-5, run_name None -> "sft"
+    """Return a copy that is safe to log: redacted, and the run is named."""
+    # output_dir "/mnt/out/sft" -> "sft", hub_token "hf_..." -> None, run_name None -> "sft"
     copied = copy.copy(args)
     for field in fields(args):
-        value = getattr(args, field.name)
-        if field.name.endswith("_token") or any(sign in str(value) for sign in ("/", "\\")):
-            setattr(copied, field.name, None)
+        value = None if field.name.endswith(NOT_LOGGED) else redact(getattr(args, field.name))
+        setattr(copied, field.name, value)
     copied.run_name = copied.run_name or Path(str(args.output_dir)).resolve().name
     return copied
 

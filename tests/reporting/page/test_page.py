@@ -294,10 +294,10 @@ def test_a_long_table_is_cut_and_says_so(tmp_path):
 def test_settings_are_shown_by_dotted_keys_and_without_what_was_not_set():
     given = {
         "train": {"lr": 1e-4, "flags": [], "deep": {"a": None, "b": True}},
-        "out": "~/runs/x y",
+        "out": "runs/x y",
         "prompt": "a /b c",
     }
-    assert flat(given) == {"train.lr": "0.0001", "train.deep.b": "true", "out": "x y", "prompt": "a /b c"}
+    assert flat(given) == {"train.lr": "0.0001", "train.deep.b": "true", "out": "runs/x y", "prompt": "a /b c"}
 
 
 def test_a_diagnosis_without_findings_is_a_verdict_alone(full):

@@ -135,7 +135,9 @@ def test_a_classifier_beside_a_language_model_is_a_page_too(tmp_path):
     assert "exact match" in text_of(runs)
 
 
-def test_folders_of_the_same_name_are_told_apart_by_the_folders_above(tmp_path):
+def test_folders_of_the_same_name_are_told_apart_by_those_above_in_the_working_folder(tmp_path, monkeypatch):
     runs = [made(tmp_path / side / "run", matched(0.4)) for side in ("a", "b")]
+    assert run_names(runs) == ["run (1)", "run (2)"]
+    monkeypatch.chdir(tmp_path)
     assert run_names(runs) == ["a/run", "b/run"]
     assert run_names([runs[0], runs[0]]) == ["run (1)", "run (2)"]

@@ -103,7 +103,7 @@ def test_figures_that_are_no_numbers_or_too_large_are_written_as_such(tmp_path):
     assert "train/note" not in events.Tags()["scalars"]
 
 
-def test_what_is_shared_of_the_settings_has_no_path_and_no_token_in_it(tmp_path):
+def test_what_is_logged_of_the_settings_has_no_path_and_no_token_in_it(tmp_path):
     args = TrainingArguments(
         output_dir=str(tmp_path / "run"), hub_token=TOKEN, use_cpu=True, learning_rate=0.125, logging_steps=7
     )

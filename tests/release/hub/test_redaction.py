@@ -1,0 +1,111 @@
+"""What a push sends names no folder of this machine, also where an older version or another tool has left some."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from release.hub.hub_folders import write_manifest
+
+from hf_finetune.config.paths import looks_local
+from hf_finetune.errors import DataError
+from hf_finetune.release.hub import PushOptions, plan_push, push_folder
+from hf_finetune.reporting.card import MARKER
+from hf_finetune.reporting.diagnosis import Diagnosis
+from hf_finetune.reporting.page import render_page
+from hf_finetune.reporting.run_record import read_run
+
+OPTIONS = PushOptions(patience=2.0)
+LAUNCH = "accelerate launch sft.py run.yaml 'data.train=[/mnt/clients/acme/a.jsonl, b.jsonl]' model.path=../acme/m"
+RUN_FILE = "recipe: sft  # mine\nmodel: {path: ../acme/m}\ndata:\n  train: [/mnt/clients/acme/a.jsonl, b.jsonl]\n"
+CARD = f"---\nlicense: mit\n---\n\n{MARKER}\n\n# My own words about /v1/chat\n\n```bash\n{LAUNCH}\n```\n"
+
+
+@pytest.fixture
+def old(folder: Path) -> Path:
+    """A run folder as versions before this one left it, with the base where another tool writes it."""
+    (folder / "run.yaml").write_text(RUN_FILE)
+    settings = {"data": {"train": ["/mnt/clients/acme/a.jsonl"]}, "output_dir": "../acme/out"}
+    (folder / "report.json").write_text(json.dumps({"recipe": "sft", "settings": settings}))
+    (folder / "config.json").write_text(
+        json.dumps({"_name_or_path": "/mnt/clients/acme/gpt2", "id2label": {"0": "/people/person/born"}})
+    )
+    write_manifest(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = [{"path": "/mnt/clients/acme/a.jsonl", "role": "train", "sha256": "1"}]
+    manifest |= {"launch": LAUNCH, "data": {"files": files}, "versions": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "report.html").write_text(render_page(read_run(folder), Diagnosis("In /mnt/clients/acme.", ())))
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_no_folder_of_this_machine_is_in_what_is_sent_and_the_folder_stays_as_it_is(hub, old):
+    before = contents(old)
+    push_folder(old, "ada/model", options=OPTIONS)
+    sent = hub.files("ada/model")
+    assert [name for name, content in sent.items() if b"acme" in content or b"clients" in content] == []
+    assert contents(old) == before
+    shown = yaml.safe_load(sent["run.yaml"])
+    assert shown == {"recipe": "sft", "model": {"path": "m"}, "data": {"train": ["a.jsonl", "b.jsonl"]}}
+    assert sent["run.yaml"].startswith(b"# Of each path outside")
+    card = sent["README.md"].decode()
+    assert "My own words about /v1/chat" in card
+    assert "run.yaml 'data.train=[a.jsonl, b.jsonl]' model.path=m\n" in card
+    assert b"a.jsonl" in sent["report.html"]
+
+
+def test_the_manifest_that_is_sent_has_the_hashes_of_what_is_sent_and_can_be_pushed_again(hub, old, tmp_path):
+    push_folder(old, "ada/model", options=OPTIONS)
+    sent = {name: content for name, content in hub.files("ada/model").items() if name != ".gitattributes"}
+    hashes = json.loads(sent["manifest.json"])["files"]
+    assert hashes["config.json"] != json.loads((old / "manifest.json").read_text())["files"]["config.json"]
+    for name, sha256 in hashes.items():
+        if not name.endswith(".safetensors"):
+            assert hashlib.sha256(sent[name]).hexdigest() == sha256, name
+    assert not push_folder(old, "ada/model", options=OPTIONS).sent_files
+    there = tmp_path / "downloaded"
+    there.mkdir()
+    for name, content in sent.items():
+        (there / name).write_bytes(content if content else b"")
+    (there / "model.safetensors").write_bytes((old / "model.safetensors").read_bytes())
+    again = plan_push(there, "ada/model", options=OPTIONS)
+    assert {file.name: file.content for file in again if file.content is not None and file.name != "README.md"} == {
+        name: content for name, content in sent.items() if name not in ("model.safetensors", "README.md")
+    }
+
+
+def test_a_base_that_was_a_folder_is_no_name_of_the_hub_and_labels_stay(hub, old):
+    push_folder(old, "ada/model", options=OPTIONS)
+    config = json.loads(hub.files("ada/model")["config.json"])
+    assert looks_local(config["_name_or_path"])
+    assert config == {"_name_or_path": "./gpt2", "id2label": {"0": "/people/person/born"}}
+
+
+def test_a_file_that_names_no_folder_is_sent_byte_for_byte(hub, folder):
+    (folder / "run.yaml").write_text("recipe: sft  # mine\nmodel: {path: org/model}\n")
+    push_folder(folder, "ada/model", options=OPTIONS)
+    sent = hub.files("ada/model")
+    for name in ("run.yaml", "report.json", "manifest.json", "config.json", "report.html"):
+        assert sent[name] == (folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.yaml", "a: ["), ("report.json", "{"), ("config.json", "[")])
+def test_a_torn_file_is_refused_by_name(folder, name, text):
+    (folder / name).write_text(text)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=name):
+        plan_push(folder, "ada/model", options=OPTIONS)
+
+
+def test_a_secret_is_refused_and_not_taken_out_unseen(folder):
+    (folder / "run.yaml").write_text(f"model: {{path: /mnt/acme/hf_{'a1' * 15}}}\n")
+    with pytest.raises(DataError, match="Hugging Face token"):
+        plan_push(folder, "ada/model", options=OPTIONS)
