@@ -23,10 +23,10 @@ from html import escape
 from pathlib import Path
 
 from hf_finetune.environment.project_files import init_project
-from hf_finetune.reporting.charts.svg import Chart, Series, line_chart, reliability_chart
+from hf_finetune.reporting.charts.svg import Chart, Series, make_line_chart, make_reliability_chart
 from hf_finetune.reporting.diagnosis import diagnose
-from hf_finetune.reporting.page.curves import losses
-from hf_finetune.reporting.run_record import RunRecord, curve, read_run
+from hf_finetune.reporting.page.curves import make_loss_chart
+from hf_finetune.reporting.run_record import RunRecord, get_curve, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "understanding.md"
@@ -88,26 +88,34 @@ def pictures(folder: Path) -> dict[str, list[Chart | None]]:
         "loss": [with_also(first, guessing)],
         "gradient": [one(first, "learning_rate", "Learning rate"), one(first, "grad_norm", "Gradient norm")],
         "rates": [
-            line_chart("Training loss at three learning rates", [loss_of(runs[name], *each) for name, *each in rates]),
-            line_chart("And at a learning rate of 1", [loss_of(runs["diverged"], "1", 3)]),
+            make_line_chart(
+                "Training loss at three learning rates", [loss_of(runs[name], *each) for name, *each in rates]
+            ),
+            make_line_chart("And at a learning rate of 1", [loss_of(runs["diverged"], "1", 3)]),
         ],
-        "overfitting": [losses(runs["few"])],
-        "flat": [titled(losses(runs["plateau"]), "A plateau"), titled(losses(runs["short"]), "Ended too soon")],
+        "overfitting": [make_loss_chart(runs["few"])],
+        "flat": [
+            titled(make_loss_chart(runs["plateau"]), "A plateau"),
+            titled(make_loss_chart(runs["short"]), "Ended too soon"),
+        ],
         "reliability": [reliability(runs["uncalibrated"], "as trained"), reliability(runs["labels"], "after scaling")],
     }
 
 
 def with_also(run: RunRecord, also: Series) -> Chart | None:
-    curves = [Series("training", curve(run, "loss")), Series("validation", curve(run, "eval_loss"), 1, dots=True)]
-    return line_chart("Loss, in nats", [*curves, also])
+    curves = [
+        Series("training", get_curve(run, "loss")),
+        Series("validation", get_curve(run, "eval_loss"), 1, dots=True),
+    ]
+    return make_line_chart("Loss, in nats", [*curves, also])
 
 
 def loss_of(run: RunRecord, said: str, style: int) -> Series:
-    return Series(said, curve(run, "loss"), style)
+    return Series(said, get_curve(run, "loss"), style)
 
 
 def one(run: RunRecord, name: str, title: str) -> Chart | None:
-    return line_chart(title, [Series(title.lower(), curve(run, name), noisy=False)], from_zero=True)
+    return make_line_chart(title, [Series(title.lower(), get_curve(run, name), noisy=False)], from_zero=True)
 
 
 def titled(chart: Chart | None, title: str) -> Chart | None:
@@ -117,7 +125,7 @@ def titled(chart: Chart | None, title: str) -> Chart | None:
 def reliability(run: RunRecord, when: str) -> Chart:
     bins = run.report["evaluation"]["test"]["reliability"]
     points = [(each["confidence"], each["accuracy"]) for each in bins]
-    return reliability_chart(f"Test, {when}", points, [each["rows"] for each in bins])
+    return make_reliability_chart(f"Test, {when}", points, [each["rows"] for each in bins])
 
 
 def drawn(panels: Sequence[Chart]) -> str:

@@ -7,88 +7,92 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Better = Literal["higher", "lower", "neither"]
+Direction = Literal["higher", "lower", "neither"]
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricInfo:
     """A metric of report.json: its title, format and direction, and its meaning in a few words."""
 
     title: str
     style: str
-    better: Better
+    better: Direction
     meaning: str = ""
     unit_scale: bool = False
     """Values are in [0, 1]."""
 
 
-def _share(title: str, better: Better, meaning: str = "") -> Figure:
-    return Figure(title, "{:.1%}", better, meaning, unit_scale=True)
+def _make_share(title: str, better: Direction, meaning: str = "") -> MetricInfo:
+    return MetricInfo(title, "{:.1%}", better, meaning, unit_scale=True)
 
 
-def _score(title: str, better: Better, meaning: str = "") -> Figure:
-    return Figure(title, "{:.3f}", better, meaning, unit_scale=True)
+def _make_score(title: str, better: Direction, meaning: str = "") -> MetricInfo:
+    return MetricInfo(title, "{:.3f}", better, meaning, unit_scale=True)
 
 
 # From here on three digits: the perplexity per word of an untrained model has 20 digits that mean nothing.
 # format: perplexity 2310000000.0 -> "2.31e+09"
-LARGE = 1e7
+MAX_PLAIN_VALUE = 1e7
 
 # In display order: report.html, the model card and the terminal all follow it.
-FIGURES = {
-    "accuracy": _share("accuracy", "higher", "share of rows with the right label"),
-    "loss": Figure("loss", "{:.4f}", "lower", "mean surprise in nats: 0 is certain and right"),
-    "perplexity": Figure("perplexity", "{:.2f}", "lower", "as unsure as between so many equally likely tokens"),
-    "word_perplexity": Figure("perplexity per word", "{:.1f}", "lower", "the same per word, whatever the tokenizer"),
-    "bits_per_byte": Figure("bits per byte", "{:.3f}", "lower", "compares models with different tokenizers"),
-    "token_accuracy": _share("token accuracy", "higher", "share of tokens guessed right"),
-    "exact_match": _share("exact match", "higher", "answers equal to the reference"),
-    "token_f1": _score("token F1", "higher", "words shared with the reference"),
-    "bleu": Figure("BLEU", "{:.1f}", "higher", "word sequences shared with the reference, 0 to 100"),
-    "chrf": Figure("chrF", "{:.1f}", "higher", "character sequences shared with the reference, 0 to 100"),
-    "rouge1": _score("ROUGE-1", "higher", "words shared with the reference"),
-    "rouge2": _score("ROUGE-2", "higher", "word pairs shared with the reference"),
-    "rougeL": _score("ROUGE-L", "higher", "longest common sequence of words"),
-    "answer_tokens": Figure("answer length", "{:.1f}", "neither", "mean tokens of an answer"),
-    "repetition": _share("repetition", "lower", "share of four-token runs that came before in the same answer"),
-    "refusal_rate": _share("refusals", "neither", "answers that decline"),
-    "stop_rate": _share("ended by itself", "higher", "answers that end before they are cut off"),
-    "balanced_accuracy": _share("balanced accuracy", "higher", "mean over the labels of the share found"),
-    "f1_macro": _score("F1, macro", "higher", "every label counts the same"),
-    "f1_micro": _score("F1, micro", "higher", "every decision counts the same"),
-    "f1_weighted": _score("F1, weighted", "higher", "labels count by their rows"),
-    "matthews_correlation": _score("Matthews correlation", "higher", "0 is guessing, 1 is right throughout"),
-    "roc_auc": _score("ROC AUC", "higher", "0.5 is guessing"),
-    "pr_auc": _score("PR AUC", "higher"),
-    "precision_macro": _score("precision, macro", "higher"),
-    "recall_macro": _score("recall, macro", "higher"),
-    "log_loss": Figure("log loss", "{:.4f}", "lower", "mean surprise at the right label"),
-    "expected_calibration_error": _score("calibration error", "lower", "how far scores are from how often they hold"),
-    "log_loss_before_scaling": Figure("log loss before scaling", "{:.4f}", "lower"),
-    "expected_calibration_error_before_scaling": _score("calibration error before scaling", "lower"),
-    "precision": _score("precision", "higher"),
-    "recall": _score("recall", "higher"),
-    "f1": _score("F1", "higher"),
-    "mae": Figure("mean absolute error", "{:.4g}", "lower"),
-    "mse": Figure("mean squared error", "{:.4g}", "lower"),
-    "r2": Figure("R²", "{:.3f}", "higher", "share of the variance explained"),
-    "pearson": _score("Pearson correlation", "higher"),
+METRICS = {
+    "accuracy": _make_share("accuracy", "higher", "share of rows with the right label"),
+    "loss": MetricInfo("loss", "{:.4f}", "lower", "mean surprise in nats: 0 is certain and right"),
+    "perplexity": MetricInfo("perplexity", "{:.2f}", "lower", "as unsure as between so many equally likely tokens"),
+    "word_perplexity": MetricInfo(
+        "perplexity per word", "{:.1f}", "lower", "the same per word, whatever the tokenizer"
+    ),
+    "bits_per_byte": MetricInfo("bits per byte", "{:.3f}", "lower", "compares models with different tokenizers"),
+    "token_accuracy": _make_share("token accuracy", "higher", "share of tokens guessed right"),
+    "exact_match": _make_share("exact match", "higher", "answers equal to the reference"),
+    "token_f1": _make_score("token F1", "higher", "words shared with the reference"),
+    "bleu": MetricInfo("BLEU", "{:.1f}", "higher", "word sequences shared with the reference, 0 to 100"),
+    "chrf": MetricInfo("chrF", "{:.1f}", "higher", "character sequences shared with the reference, 0 to 100"),
+    "rouge1": _make_score("ROUGE-1", "higher", "words shared with the reference"),
+    "rouge2": _make_score("ROUGE-2", "higher", "word pairs shared with the reference"),
+    "rougeL": _make_score("ROUGE-L", "higher", "longest common sequence of words"),
+    "answer_tokens": MetricInfo("answer length", "{:.1f}", "neither", "mean tokens of an answer"),
+    "repetition": _make_share("repetition", "lower", "share of four-token runs that came before in the same answer"),
+    "refusal_rate": _make_share("refusals", "neither", "answers that decline"),
+    "stop_rate": _make_share("ended by itself", "higher", "answers that end before they are cut off"),
+    "balanced_accuracy": _make_share("balanced accuracy", "higher", "mean over the labels of the share found"),
+    "f1_macro": _make_score("F1, macro", "higher", "every label counts the same"),
+    "f1_micro": _make_score("F1, micro", "higher", "every decision counts the same"),
+    "f1_weighted": _make_score("F1, weighted", "higher", "labels count by their rows"),
+    "matthews_correlation": _make_score("Matthews correlation", "higher", "0 is guessing, 1 is right throughout"),
+    "roc_auc": _make_score("ROC AUC", "higher", "0.5 is guessing"),
+    "pr_auc": _make_score("PR AUC", "higher"),
+    "precision_macro": _make_score("precision, macro", "higher"),
+    "recall_macro": _make_score("recall, macro", "higher"),
+    "log_loss": MetricInfo("log loss", "{:.4f}", "lower", "mean surprise at the right label"),
+    "expected_calibration_error": _make_score(
+        "calibration error", "lower", "how far scores are from how often they hold"
+    ),
+    "log_loss_before_scaling": MetricInfo("log loss before scaling", "{:.4f}", "lower"),
+    "expected_calibration_error_before_scaling": _make_score("calibration error before scaling", "lower"),
+    "precision": _make_score("precision", "higher"),
+    "recall": _make_score("recall", "higher"),
+    "f1": _make_score("F1", "higher"),
+    "mae": MetricInfo("mean absolute error", "{:.4g}", "lower"),
+    "mse": MetricInfo("mean squared error", "{:.4g}", "lower"),
+    "r2": MetricInfo("R²", "{:.3f}", "higher", "share of the variance explained"),
+    "pearson": _make_score("Pearson correlation", "higher"),
 }
 
 # The first of these that a split has are its headline; a comparison of runs is decided by the first they share.
-HEADLINES = (
+HEADLINE_METRICS = (
     *("accuracy", "f1_macro", "matthews_correlation", "expected_calibration_error"),
     *("exact_match", "token_f1", "loss", "perplexity", "token_accuracy", "bits_per_byte", "mae", "r2", "pearson"),
 )
 
 # What `compute_metrics` returns at each evaluation during training, by task: the values that
 # metric_for_best_model may have.
-OF_TOKENS = ("loss", "perplexity", "token_accuracy", "bits_per_byte")
-OF_LABELS = (
+EVAL_TOKEN_METRICS = ("loss", "perplexity", "token_accuracy", "bits_per_byte")
+EVAL_LABEL_METRICS = (
     *("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted"),
     *("matthews_correlation", "roc_auc"),
 )
-OF_NUMBERS = ("loss", "mae", "r2", "pearson")
+EVAL_REGRESSION_METRICS = ("loss", "mae", "r2", "pearson")
 
 # Learning rate schedules that step on metric_for_best_model.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
@@ -108,12 +112,12 @@ HUB_METRICS = {
 }
 
 
-def figure(name: str) -> Figure:
+def get_metric_info(name: str) -> MetricInfo:
     """The entry of `name`; of an unknown metric one with its own name as title, and no direction."""
-    return FIGURES.get(name) or Figure(name.replace("_", " "), "{:.4g}", "neither")
+    return METRICS.get(name) or MetricInfo(name.replace("_", " "), "{:.4g}", "neither")
 
 
-def best_metric(train: Mapping[str, Any]) -> str | None:
+def get_best_metric(train: Mapping[str, Any]) -> str | None:
     """`metric_for_best_model` of the section `train`, without `eval_`; None where no setting needs one.
 
     Defaults to the loss, as transformers does with `load_best_model_at_end`.
@@ -125,7 +129,7 @@ def best_metric(train: Mapping[str, Any]) -> str | None:
     return "loss" if asked else None
 
 
-def number(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """Parse a number of a JSON file; None for any other value.
 
     report.json spells NaN and infinities as strings, since JSON has none: "nan", "inf" and "-inf" are numbers here.
@@ -138,27 +142,29 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def shown(name: str, value: Any) -> str:
+def format_metric(name: str, value: Any) -> str:
     """Format a metric's value: `93.1%`, `not defined` for NaN, and a dash where there is no number."""
-    found = number(value)
+    found = parse_number(value)
     if found is None:
         return "–"
     if not math.isfinite(found):
         return "not defined" if math.isnan(found) else str(found)
-    return f"{found:.3g}" if abs(found) >= LARGE else figure(name).style.format(found)
+    return f"{found:.3g}" if abs(found) >= MAX_PLAIN_VALUE else get_metric_info(name).style.format(found)
 
 
-def shown_interval(name: str, interval: Any) -> str:
+def format_interval(name: str, interval: Any) -> str:
     """Format a confidence interval: `91.2% to 95.0%`; "" where there is none, or where it has no width."""
     # Rows that are all right or all wrong give every resample the same value: [1.0, 1.0] is no certainty.
-    ends = [number(end) for end in interval] if isinstance(interval, list | tuple) else []
+    ends = [parse_number(end) for end in interval] if isinstance(interval, list | tuple) else []
     if len(ends) != 2 or any(end is None or not math.isfinite(end) for end in ends) or ends[0] == ends[1]:
         return ""
-    return f"{shown(name, ends[0])} to {shown(name, ends[1])}"
+    return f"{format_metric(name, ends[0])} to {format_metric(name, ends[1])}"
 
 
-def figures_of(scores: dict[str, Any]) -> dict[str, float]:
+def select_metrics(scores: dict[str, Any]) -> dict[str, float]:
     """The scalar metrics of a split of report.json in display order, unknown ones last; without the row count."""
-    found = {name: value for name, given in scores.items() if name != "rows" and (value := number(given)) is not None}
-    order = list(FIGURES)
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in FIGURES else len(order)))
+    found = {
+        name: value for name, given in scores.items() if name != "rows" and (value := parse_number(given)) is not None
+    }
+    order = list(METRICS)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in METRICS else len(order)))

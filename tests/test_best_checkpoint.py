@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from models.scratch_models import tiny_model
 
-from hf_finetune.metric_info import OF_LABELS, OF_NUMBERS, OF_TOKENS
+from hf_finetune.metric_info import EVAL_LABEL_METRICS, EVAL_REGRESSION_METRICS, EVAL_TOKEN_METRICS
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,10 +143,10 @@ def test_a_run_in_which_no_evaluation_gives_a_number_says_that_the_last_weights_
 @pytest.mark.parametrize(
     ("config", "settings", "computed"),
     [
-        ("char_model", (), OF_TOKENS),
-        ("classification", (), OF_LABELS),
-        ("multilabel", (), OF_LABELS),
-        ("classification", ("numbers",), OF_NUMBERS),
+        ("char_model", (), EVAL_TOKEN_METRICS),
+        ("classification", (), EVAL_LABEL_METRICS),
+        ("multilabel", (), EVAL_LABEL_METRICS),
+        ("classification", ("numbers",), EVAL_REGRESSION_METRICS),
     ],
     ids=["tokens", "one label", "several labels", "numbers"],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sklearn.metrics import get_scorer_names
 
-from hf_finetune.metric_info import FIGURES
+from hf_finetune.metric_info import METRICS
 
 # Our names beside those of scikit-learn, which puts neg_ before what is better lower.
 SCORERS = {
@@ -34,6 +34,6 @@ def independent_direction(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", sorted({*FIGURES, *SCORERS, *LOWER, *HIGHER, *NEITHER}))
+@pytest.mark.parametrize("name", sorted({*METRICS, *SCORERS, *LOWER, *HIGHER, *NEITHER}))
 def test_a_metric_gets_better_in_the_direction_of_its_convention(name):
-    assert FIGURES[name].better == independent_direction(name)
+    assert METRICS[name].better == independent_direction(name)

@@ -19,9 +19,9 @@ from hf_finetune.config.sections import HubSection
 from hf_finetune.privacy import redact
 from hf_finetune.release.hub import format_resume_command
 from hf_finetune.release.hub.transfer import PushOptions
-from hf_finetune.reporting.card import card, unknown_run
-from hf_finetune.reporting.page.blocks import visible
-from hf_finetune.reporting.page.record import again
+from hf_finetune.reporting.card import make_unknown_run, render_card
+from hf_finetune.reporting.page.blocks import escape_invisible
+from hf_finetune.reporting.page.record import build_reproduction
 from hf_finetune.shell import shell_line, shell_path, shell_quote, shell_words
 from hf_finetune.training.facts import format_launch_line
 
@@ -59,7 +59,7 @@ def test_a_line_is_read_back_by_bash_and_by_us_and_nothing_has_to_be_escaped_in_
     line = shell_line(words)
     assert line.isprintable()
     assert "`" not in line
-    assert visible(line) == line
+    assert escape_invisible(line) == line
     assert read_by_bash(line) == words
     assert shell_words(line) == words
 
@@ -83,7 +83,7 @@ def test_a_path_that_begins_like_an_option_is_a_path():
 
 
 def shown_in_the_card(run) -> list[str]:
-    text = card(run)
+    text = render_card(run)
     [block] = re.findall(r"^```bash\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
     return [block, *re.findall(r"^Or with hf-finetune: `([^`]*)`\.$", text, re.MULTILINE)]
 
@@ -95,21 +95,21 @@ def test_card_and_page_show_the_command_that_was_typed(tmp_path_factory, overrid
     place = tmp_path_factory.mktemp("model")
     (place / "config.json").write_text("{}")
     typed = ["accelerate", "launch", "recipes/sft.py", "run.yaml", f"eval.prompts=[{override}]"]
-    run = replace(unknown_run(place), name=folder, manifest=redact({"launch": shell_line(typed)}))
+    run = replace(make_unknown_run(place), name=folder, manifest=redact({"launch": shell_line(typed)}))
     launch, use = shown_in_the_card(run)
     assert read_by_bash(launch) == typed
     program, verb, model, text = read_by_bash(use)
     assert (program, verb, text) == ("hf-finetune", "generate", "a text")
     assert model.removeprefix("./") == folder
     assert not model.startswith("-")
-    [code] = [block.text for block in again(run) if block.kind == "code"]
-    assert read_by_bash(visible(code)) == typed
+    [code] = [block.text for block in build_reproduction(run) if block.kind == "code"]
+    assert read_by_bash(escape_invisible(code)) == typed
 
 
 def test_a_launch_line_that_would_do_more_than_launch_is_shown_nowhere():
-    run = replace(unknown_run(Path("nowhere")), manifest=redact({"launch": "accelerate launch x; touch PWNED"}))
-    assert "The command is not known." in card(run)
-    assert not [block for block in again(run) if block.kind == "code"]
+    run = replace(make_unknown_run(Path("nowhere")), manifest=redact({"launch": "accelerate launch x; touch PWNED"}))
+    assert "The command is not known." in render_card(run)
+    assert not [block for block in build_reproduction(run) if block.kind == "code"]
 
 
 @settings(max_examples=30)

@@ -15,7 +15,7 @@ from hf_finetune.cli import app
 from hf_finetune.config import load_run, read_recipe_name
 from hf_finetune.config.validation.run_file import list_section_keys
 from hf_finetune.environment.project_files import init_project
-from hf_finetune.metric_info import FIGURES
+from hf_finetune.metric_info import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "understanding.md").read_text(encoding="utf-8")
@@ -78,11 +78,11 @@ def test_every_key_on_the_page_is_one_of_the_run_file():
 
 def test_every_figure_of_the_page_is_one_of_the_report():
     tables = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
-    assert set(tables) <= set(FIGURES) | LOGGED
+    assert set(tables) <= set(METRICS) | LOGGED
     assert set(tables) >= LOGGED | {"perplexity", "bits_per_byte", "token_accuracy"}
     named = set(re.findall(r"`((?:expected|accuracy|f1|log_loss|roc|pr)_?[a-z0-9_]*)`", PAGE))
     assert named
-    assert named <= set(FIGURES)
+    assert named <= set(METRICS)
 
 
 def test_every_finding_of_the_page_is_one_of_the_diagnosis():

@@ -27,9 +27,9 @@ def make_console() -> Console:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON, with NaN and infinities as text, since JSON has no such numbers."""
-    from hf_finetune.reporting import json_ready
+    from hf_finetune.reporting import encode_non_finite
 
-    print(json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def read_terminal_lines() -> Iterator[str]:

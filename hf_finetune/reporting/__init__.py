@@ -19,12 +19,18 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
     from hf_finetune.reporting.diagnosis.findings import Finding
-    from hf_finetune.reporting.files import json_ready
-    from hf_finetune.reporting.page import PAGE, is_ours, render_page, save_page
-    from hf_finetune.reporting.page.comparison import best_in_words, cautions, comparison, differences, run_names
+    from hf_finetune.reporting.files import encode_non_finite
+    from hf_finetune.reporting.page import PAGE, is_writable_page, render_page, save_page
+    from hf_finetune.reporting.page.comparison import (
+        describe_best,
+        find_cautions,
+        find_differences,
+        make_run_names,
+        render_comparison,
+    )
     from hf_finetune.reporting.run_folder import (
         RunReport,
-        check_recorded,
+        check_recordable,
         claim_run_folder,
         open_manifest,
         record_scores,
@@ -38,20 +44,20 @@ __all__ = [
     "Finding",
     "RunRecord",
     "RunReport",
-    "best_in_words",
-    "cautions",
-    "check_recorded",
+    "check_recordable",
     "claim_run_folder",
-    "comparison",
+    "describe_best",
     "diagnose",
-    "differences",
-    "is_ours",
-    "json_ready",
+    "encode_non_finite",
+    "find_cautions",
+    "find_differences",
+    "is_writable_page",
+    "make_run_names",
     "open_manifest",
     "read_run",
     "record_scores",
+    "render_comparison",
     "render_page",
-    "run_names",
     "save_page",
     "write_run_folder",
 ]

@@ -13,28 +13,32 @@ from hf_finetune.folders import CARD, MANIFEST
 REPORT = "report.json"
 RUN_FILE = "run.yaml"
 # Records about the model: manifest.json does not hash them, and a model folder is complete without them.
-OURS = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD)
+RECORD_FILES = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 by file name of the model in `folder`, without subfolders (checkpoints) and without our own records."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: hash_file(path) for path in files if path.name not in OURS and not path.name.endswith(".aside")}
+    return {
+        path.name: hash_file(path)
+        for path in files
+        if path.name not in RECORD_FILES and not path.name.endswith(".aside")
+    }
 
 
 def format_json(value: Any) -> str:
     """Format a file of a run folder."""
-    return json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def json_ready(value: Any) -> Any:
+def encode_non_finite(value: Any) -> Any:
     """`value` with non-finite floats as strings; tuples become lists."""
     # JSON has no NaN, and json.dumps writes one that other parsers refuse: {"loss": NaN} -> {"loss": "nan"}.
     # Leaving the key out would read as 'not computed'.
     if isinstance(value, dict):
-        return {key: json_ready(item) for key, item in value.items()}
+        return {key: encode_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
+        return [encode_non_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -15,7 +15,7 @@ from hf_finetune.files import write_atomically
 from hf_finetune.folders import MANIFEST, check_run_folder, is_run_folder
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.files import REPORT, RUN_FILE, format_json, hash_files
-from hf_finetune.reporting.summary import summary
+from hf_finetune.reporting.summary import format_summary
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
         what = "the rows are split in another way than when the run began"
         raise DataError(Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data"))
     for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer")):
-        one, other = (_source_of(each, model) for each in (began, now))
-        if one is not None and _identity(one) != _identity(other or {}):
+        one, other = (_get_source(each, model) for each in (began, now))
+        if one is not None and _get_identity(one) != _get_identity(other or {}):
             what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
             put = "name that commit in model.revision, or put its files back"
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
@@ -102,12 +102,12 @@ def _find_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]
     return list(dict.fromkeys(named))
 
 
-def _source_of(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
+def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
     source: dict[str, Any] | None = manifest.get("model")
     return source.get("tokenizer") if source is not None and model == "tokenizer" else source
 
 
-def _identity(source: dict[str, Any]) -> tuple[Any, ...]:
+def _get_identity(source: dict[str, Any]) -> tuple[Any, ...]:
     """What identifies a model: the file hashes of a local folder, whatever its path; name and commit on the Hub."""
     files = source.get("sha256")
     return ("folder", sorted(files.items())) if files else (source.get("name"), source.get("revision"))
@@ -124,15 +124,15 @@ def write_run_folder(output_dir: str, report: RunReport) -> None:
     write_atomically(folder / MANIFEST, format_json(manifest | {"files": hash_files(folder)}))
     write_atomically(folder / REPORT, format_json(redact(asdict(report))))
     _write_for_readers(folder)
-    logger.info("%s", summary(asdict(report), output_dir))
+    logger.info("%s", format_summary(asdict(report), output_dir))
 
 
 def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> None:
     """Store an evaluation of `score` as `evaluation.<name>` in a finished run, and update its report and model card.
 
-    Raises as `check_recorded` does.
+    Raises as `check_recordable` does.
     """
-    check_recorded(output_dir, name)
+    check_recordable(output_dir, name)
     folder = Path(output_dir)
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     report["evaluation"] = report["evaluation"] | {name: evaluation}
@@ -141,7 +141,7 @@ def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> Non
     logger.info("%s: the report and the model card have it as %s", output_dir, name)
 
 
-def check_recorded(output_dir: str, name: str) -> None:
+def check_recordable(output_dir: str, name: str) -> None:
     """Raise `ConfigError` if `name` is not a valid name, is a split of the run itself, or the run has not finished."""
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         what = f"{name!r} is not a name for an evaluation"

@@ -13,7 +13,7 @@ import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.folders import MANIFEST
-from hf_finetune.metric_info import best_metric, figure, number
+from hf_finetune.metric_info import get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.files import REPORT, RUN_FILE
 
@@ -34,7 +34,7 @@ REPORT_PARTS: dict[str, type] = {
 }
 JSON_TYPES: dict[type, str] = {dict: "object", list: "list"}
 
-Figures = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class RunRecord:
     """Name of the folder, never a path."""
     status: Literal["done", "stopped", "foreign"]
     """`stopped`: a run of ours without report.json. `foreign`: another Trainer's run, or a single checkpoint."""
-    report: Figures
+    report: JsonObject
     """report.json as it stands; non-finite numbers are the strings "nan", "inf" and "-inf"."""
-    manifest: Figures
+    manifest: JsonObject
     """In which the command is None where it is none of ours."""
-    settings: Figures
+    settings: JsonObject
     """Sections of the run file."""
-    model: Figures
+    model: JsonObject
     """config.json of the folder, or of its newest checkpoint."""
     history: list[dict[str, float]]
     """The Trainer's `log_history`, numbers only (non-finite ones as floats); `step` is an int in each entry."""
@@ -79,13 +79,18 @@ def read_run(folder: str | Path) -> RunRecord:
         path = path.parent
     if not path.is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder)))
-    report, manifest, typed, state = _report(path), _json(path / MANIFEST), _run_file(path), _newest_state(path)
+    report, manifest, typed, state = (
+        _read_report(path),
+        _read_json(path / MANIFEST),
+        _read_run_file(path),
+        _read_newest_state(path),
+    )
     if not (report or manifest or state):
         remedy = f"name a folder with {REPORT}, {MANIFEST}, {TRAINER_STATE} or checkpoint-N in it"
         raise ConfigError(Problem("holds nothing of a run", remedy, path=str(folder)))
     train = report.get("train", {})
-    history = _history(train, "history", path / REPORT) if "history" in train else state.get("log_history", [])
-    best = _folder_name(train.get("best_checkpoint") if report else state.get("best_model_checkpoint"))
+    history = _parse_history(train, "history", path / REPORT) if "history" in train else state.get("log_history", [])
+    best = _get_folder_name(train.get("best_checkpoint") if report else state.get("best_model_checkpoint"))
     settings = report.get("settings") or redact(typed)
     return RunRecord(
         folder=path,
@@ -94,101 +99,105 @@ def read_run(folder: str | Path) -> RunRecord:
         report=report,
         manifest=manifest,
         settings=settings,
-        model=_model_config(path),
+        model=_read_model_config(path),
         history=history,
-        max_steps=_max_steps(train, settings, state),
-        step=_last_step(train, state, history),
-        best_step=_best_step(best, history, best_metric(_train(settings)) or "loss"),
+        max_steps=_find_max_steps(train, settings, state),
+        step=_find_last_step(train, state, history),
+        best_step=_find_best_step(best, history, get_best_metric(_get_train_section(settings)) or "loss"),
         best_checkpoint=best,
         model_path=_model_path(typed),
     )
 
 
-def kept_by(run: RunRecord) -> str | None:
+def get_selection_metric(run: RunRecord) -> str | None:
     """The metric that selected the saved weights (`load_best_model_at_end`); None if they are the last."""
-    train = _train(run.settings)
+    train = _get_train_section(run.settings)
     # The best checkpoint is loaded at the end of training: a run that stopped has only its checkpoints.
     kept = run.status != "stopped" and run.best_checkpoint is not None and train.get("load_best_model_at_end")
-    return best_metric(train) if kept else None
+    return get_best_metric(train) if kept else None
 
 
-def curve(run: RunRecord, name: str) -> list[tuple[int, float]]:
+def get_curve(run: RunRecord, name: str) -> list[tuple[int, float]]:
     """(step, value) of each history entry that has `name`, sorted by step; the last entry of a step counts."""
     # A resumed run logs steps again: [{"step": 9, "loss": 2.0}, {"step": 9, "loss": 1.9}] -> [(9, 1.9)].
     values = {int(entry["step"]): entry[name] for entry in run.history if name in entry}
     return sorted(values.items())
 
 
-def _report(folder: Path) -> Figures:
-    report = _json(folder / REPORT)
+def _read_report(folder: Path) -> JsonObject:
+    report = _read_json(folder / REPORT)
     wrong = [key for key, kind in REPORT_PARTS.items() if not isinstance(report.get(key, kind()), kind)]
     if wrong:
-        raise DataError([_not_ours(folder / REPORT, f"{key} is no {JSON_TYPES[REPORT_PARTS[key]]}") for key in wrong])
+        raise DataError(
+            [_make_file_problem(folder / REPORT, f"{key} is no {JSON_TYPES[REPORT_PARTS[key]]}") for key in wrong]
+        )
     return report
 
 
-def _run_file(folder: Path) -> Figures:
+def _read_run_file(folder: Path) -> JsonObject:
     path = folder / RUN_FILE
     if not path.is_file():
         return {}
     try:
-        text = _text(path)
+        text = _read_text(path)
         # Aliases, which we write nowhere, can make a short file denote billions of values.
         aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
         settings = None if aliased else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise DataError(_not_ours(path, "is torn, or no YAML")) from problem
+        raise DataError(_make_file_problem(path, "is torn, or no YAML")) from problem
     if not isinstance(settings, dict):
-        raise DataError(_not_ours(path, "does not hold the sections of a run file"))
+        raise DataError(_make_file_problem(path, "does not hold the sections of a run file"))
     return {key: value for key, value in settings.items() if isinstance(key, str)}
 
 
-def _model_path(settings: Figures) -> str | None:
+def _model_path(settings: JsonObject) -> str | None:
     model = settings.get("model")
     path = model.get("path") if isinstance(model, dict) else None
     return path if isinstance(path, str) else None
 
 
-def _newest_state(folder: Path) -> Figures:
+def _read_newest_state(folder: Path) -> JsonObject:
     """The trainer_state.json with the most steps, its history checked; {} where there is none."""
     # A checkpoint is not written atomically: weights first, this file near the end, so that one that was killed has
     # no state. Can go when transformers (5.23 does not) renames whole checkpoints into place:
     # https://github.com/huggingface/transformers/pull/27820
     states = [
-        _state(path) for path in (folder / TRAINER_STATE, *_in_checkpoints(folder, TRAINER_STATE)) if path.is_file()
+        _read_state(path)
+        for path in (folder / TRAINER_STATE, *_find_in_checkpoints(folder, TRAINER_STATE))
+        if path.is_file()
     ]
     return max(states, key=lambda state: state["global_step"], default={})
 
 
-def _model_config(folder: Path) -> Figures:
-    held = [path for path in (folder / CONFIG, *_in_checkpoints(folder, CONFIG)) if path.is_file()]
-    return _json(held[0]) if held else {}
+def _read_model_config(folder: Path) -> JsonObject:
+    held = [path for path in (folder / CONFIG, *_find_in_checkpoints(folder, CONFIG)) if path.is_file()]
+    return _read_json(held[0]) if held else {}
 
 
-def _in_checkpoints(folder: Path, name: str) -> list[Path]:
+def _find_in_checkpoints(folder: Path, name: str) -> list[Path]:
     """[path] of this file in the newest checkpoint that has it, else []."""
     # By number: "checkpoint-1000" sorts before "checkpoint-200" as text.
     numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
     return [path / name for _, path in sorted(numbered) if (path / name).is_file()][-1:]
 
 
-def _state(path: Path) -> Figures:
-    state = _json(path)
+def _read_state(path: Path) -> JsonObject:
+    state = _read_json(path)
     step = state.get("global_step")
     if not isinstance(step, int) or "log_history" not in state:
-        raise DataError(_not_ours(path, "is no state of a Trainer: global_step or log_history is missing"))
-    return state | {"log_history": _history(state, "log_history", path)}
+        raise DataError(_make_file_problem(path, "is no state of a Trainer: global_step or log_history is missing"))
+    return state | {"log_history": _parse_history(state, "log_history", path)}
 
 
-def _history(holder: Figures, key: str, path: Path) -> list[dict[str, float]]:
+def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, float]]:
     entries = holder[key]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(_not_ours(path, f"{key} is no list of log entries"))
+        raise DataError(_make_file_problem(path, f"{key} is no list of log entries"))
     without = [index for index, entry in enumerate(entries, start=1) if not _is_step(entry.get("step"))]
     if without:
-        raise DataError(_not_ours(path, f"entry {without[0]} of {key} has no step"))
+        raise DataError(_make_file_problem(path, f"entry {without[0]} of {key} has no step"))
     found = [
-        {name: parsed for name, value in entry.items() if (parsed := number(value)) is not None}
+        {name: parsed for name, value in entry.items() if (parsed := parse_number(value)) is not None}
         | {"step": entry["step"]}
         for entry in entries
     ]
@@ -200,60 +209,60 @@ def _is_step(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _train(settings: Figures) -> Figures:
+def _get_train_section(settings: JsonObject) -> JsonObject:
     train = settings.get("train")
     return train if isinstance(train, dict) else {}
 
 
-def _max_steps(train: Figures, settings: Figures, state: Figures) -> int | None:
-    found = (train.get("max_steps"), _train(settings).get("max_steps"), state.get("max_steps"))
+def _find_max_steps(train: JsonObject, settings: JsonObject, state: JsonObject) -> int | None:
+    found = (train.get("max_steps"), _get_train_section(settings).get("max_steps"), state.get("max_steps"))
     return next((steps for steps in found if isinstance(steps, int) and steps > 0), None)
 
 
-def _last_step(train: Figures, state: Figures, history: list[dict[str, float]]) -> int:
+def _find_last_step(train: JsonObject, state: JsonObject, history: list[dict[str, float]]) -> int:
     known = [train.get("steps"), state.get("global_step"), *(entry["step"] for entry in history)]
     return max((int(step) for step in known if isinstance(step, int)), default=0)
 
 
-def _best_step(checkpoint: str | None, history: list[dict[str, float]], metric: str) -> int | None:
+def _find_best_step(checkpoint: str | None, history: list[dict[str, float]], metric: str) -> int | None:
     match = CHECKPOINT.fullmatch(checkpoint or "")
     if match:
         return int(match[1])
     # Of two equally good evaluations the earlier one, as the Trainer keeps the checkpoint until a better one comes.
-    sign = -1 if figure(metric).better == "higher" else 1
+    sign = -1 if get_metric_info(metric).better == "higher" else 1
     name = f"eval_{metric}"
     found = [(sign * entry[name], int(entry["step"])) for entry in history if math.isfinite(entry.get(name, math.nan))]
     return min(found)[1] if found else None
 
 
-def _folder_name(path: Any) -> str | None:
+def _get_folder_name(path: Any) -> str | None:
     """Last part of a path that may come from another machine or system."""
     # best_model_checkpoint is a path of the machine that trained, which a moved run folder does not have:
     # https://github.com/huggingface/transformers/issues/48315. "C:\\runs\\checkpoint-80\\" -> "checkpoint-80".
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1] if isinstance(path, str) else None
 
 
-def _json(path: Path) -> Figures:
+def _read_json(path: Path) -> JsonObject:
     """The object in a file, redacted: that of an older run, or of another tool, may have paths and secrets in it."""
     if not path.is_file():
         return {}
     try:
-        value = redact(json.loads(_text(path)))
+        value = redact(json.loads(_read_text(path)))
     except (ValueError, RecursionError) as problem:
-        raise DataError(_not_ours(path, "is torn, or no JSON")) from problem
+        raise DataError(_make_file_problem(path, "is torn, or no JSON")) from problem
     if not isinstance(value, dict) or not value:
-        raise DataError(_not_ours(path, "does not hold an object with values"))
+        raise DataError(_make_file_problem(path, "does not hold an object with values"))
     return value
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as problem:
         raise DataError(Problem(f"cannot be read ({problem.strerror})", path=str(path))) from problem
 
 
-def _not_ours(path: Path, what: str) -> Problem:
+def _make_file_problem(path: Path, what: str) -> Problem:
     """A problem with its remedy: a trainer state may be removed, for the run is then read from the state before it."""
     if path.name == TRAINER_STATE:
         return Problem(what, "remove it, and the newest state before it is read", path=str(path))

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.metric_info import shown, shown_interval
+from hf_finetune.metric_info import format_interval, format_metric
 
 # Metrics in the summary, in this order; report.json has all.
-SAID = (
+SUMMARY_METRICS = (
     *("loss", "perplexity", "token_accuracy", "bits_per_byte", "exact_match", "token_f1", "chrf"),
     *("accuracy", "f1_macro", "matthews_correlation", "roc_auc", "expected_calibration_error"),
     *("mae", "r2", "pearson"),
 )
 # Shown with their interval, and for the baselines as well.
-HEADLINES = ("accuracy", "f1_macro", "matthews_correlation", "mae", "r2")
+INTERVAL_METRICS = ("accuracy", "f1_macro", "matthews_correlation", "mae", "r2")
 
 
-def summary(report: Mapping[str, Any], folder: str) -> str:
+def format_summary(report: Mapping[str, Any], folder: str) -> str:
     """The summary of `report` (the content of report.json) as text of several lines."""
     train, lines = report["train"], []
     if train:
@@ -28,31 +28,34 @@ def summary(report: Mapping[str, Any], folder: str) -> str:
         tokens = report["data"]["train"]["tokens"]
         lines.append(f"trained {report['parameters']['trainable']:,} parameters on {tokens:,} tokens: {work}")
     for split, metrics in report["evaluation"].items():
-        lines.append(f"{split}: " + "  ".join(_figure(name, metrics) for name in SAID if name in metrics))
-        lines += _beside(split, metrics)
+        lines.append(
+            f"{split}: "
+            + "  ".join(_format_with_interval(name, metrics) for name in SUMMARY_METRICS if name in metrics)
+        )
+        lines += _format_baselines(split, metrics)
         for judged in ("comparison", "forgetting"):
             lines += [f"{split}: {sentence}" for sentence in metrics.get(judged, {}).get("words", [])]
-    lines.append(f"{folder}: {_held(Path(folder))}report.html, report.json, run.yaml, manifest.json")
+    lines.append(f"{folder}: {_list_saved_files(Path(folder))}report.html, report.json, run.yaml, manifest.json")
     return "\n".join(lines)
 
 
-def _held(folder: Path) -> str:
+def _list_saved_files(folder: Path) -> str:
     """Names what was saved besides the report, with a comma at the end."""
     if (folder / "adapter_config.json").exists():
         return "adapter, tokenizer, README.md, "
     return "model, tokenizer, README.md, " if (folder / "config.json").exists() else ""
 
 
-def _figure(name: str, metrics: Mapping[str, Any]) -> str:
-    said = f"{name.replace('_', ' ')} {shown(name, metrics[name])}"
-    interval = shown_interval(name, metrics.get("intervals", {}).get(name)) if name in HEADLINES else ""
+def _format_with_interval(name: str, metrics: Mapping[str, Any]) -> str:
+    said = f"{name.replace('_', ' ')} {format_metric(name, metrics[name])}"
+    interval = format_interval(name, metrics.get("intervals", {}).get(name)) if name in INTERVAL_METRICS else ""
     return f"{said} ({interval})" if interval else said
 
 
-def _beside(split: str, metrics: Mapping[str, Any]) -> list[str]:
+def _format_baselines(split: str, metrics: Mapping[str, Any]) -> list[str]:
     """A line for each baseline scored on the same rows."""
     return [
         f"{split}, {name.replace('_', ' ')}: "
-        + "  ".join(_figure(headline, figures) for headline in HEADLINES if headline in figures)
+        + "  ".join(_format_with_interval(headline, figures) for headline in INTERVAL_METRICS if headline in figures)
         for name, figures in metrics.get("baselines", {}).items()
     ]

@@ -10,10 +10,10 @@ import pytest
 from reporting.logs import write_state
 
 from hf_finetune.errors import ConfigError, DataError
-from hf_finetune.reporting.card.procedure import training_sentence
+from hf_finetune.reporting.card.procedure import describe_training
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.run_folder import RunReport, open_manifest, write_run_folder
-from hf_finetune.reporting.run_record import curve, kept_by, read_run
+from hf_finetune.reporting.run_record import get_curve, get_selection_metric, read_run
 
 HISTORY = [
     {"step": 10, "loss": 3.0, "learning_rate": 1e-3, "grad_norm": 0.5, "epoch": 0.1},
@@ -51,8 +51,8 @@ def test_a_finished_run_is_read_from_its_report(tmp_path):
     assert (run.best_step, run.best_checkpoint) == (20, "checkpoint-20")
     assert run.settings == {"train": {"max_steps": 40}}
     assert run.manifest["launch"] == "accelerate launch x"
-    assert curve(run, "loss") == [(10, 3.0), (20, 2.6), (40, 2.0)]
-    assert curve(run, "eval_loss") == [(20, 2.5), (40, 2.7)]
+    assert get_curve(run, "loss") == [(10, 3.0), (20, 2.6), (40, 2.0)]
+    assert get_curve(run, "eval_loss") == [(20, 2.5), (40, 2.7)]
     assert len(run.history) == 5, "the summary at the end of a log is no entry of a curve"
 
 
@@ -77,16 +77,16 @@ def test_the_weights_are_those_of_the_best_checkpoint_only_where_that_was_loaded
     kept = {"load_best_model_at_end": True, "metric_for_best_model": "eval_mae"}
     given = {"best_checkpoint": "checkpoint-20", "best_metric": 7.25}
     loaded = read_run(finished(tmp_path / "loaded", asked=kept, **given))
-    assert kept_by(loaded) == "mae"
+    assert get_selection_metric(loaded) == "mae"
     said = "the weights are those of checkpoint-20, whose mean absolute error on validation was the lowest, 7.25."
-    assert training_sentence(loaded).endswith(said)
+    assert describe_training(loaded).endswith(said)
     higher = read_run(finished(tmp_path / "higher", asked={**kept, "metric_for_best_model": "r2"}, **given))
-    assert "whose R² on validation was the highest" in training_sentence(higher)
+    assert "whose R² on validation was the highest" in describe_training(higher)
     last = read_run(finished(tmp_path / "last", asked={"metric_for_best_model": "eval_mae"}, **given))
-    assert kept_by(last) is None
-    assert "weights" not in training_sentence(last)
-    assert kept_by(read_run(finished(tmp_path / "none", asked=kept))) is None
-    assert kept_by(replace(loaded, status="stopped")) is None
+    assert get_selection_metric(last) is None
+    assert "weights" not in describe_training(last)
+    assert get_selection_metric(read_run(finished(tmp_path / "none", asked=kept))) is None
+    assert get_selection_metric(replace(loaded, status="stopped")) is None
 
 
 def test_figures_that_are_not_finite_come_back_as_numbers(tmp_path):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hf_finetune.reporting.summary import summary
+from hf_finetune.reporting.summary import format_summary
 
 REPORT = {
     "data": {"train": {"rows": 3, "tokens": 1200}},
@@ -10,7 +10,7 @@ REPORT = {
 
 
 def lines_of(folder, **evaluation):
-    return summary({**REPORT, "evaluation": evaluation}, str(folder)).splitlines()
+    return format_summary({**REPORT, "evaluation": evaluation}, str(folder)).splitlines()
 
 
 def test_work_figures_and_folder_are_said_in_this_order(tmp_path):
@@ -29,7 +29,7 @@ def test_a_folder_with_an_adapter_is_called_one(tmp_path):
 
 def test_what_was_scored_says_how_it_compares_and_not_that_anything_was_trained(tmp_path):
     judged = {"comparison": {"words": ["loss: a real difference"]}, "forgetting": {"words": ["nothing forgotten"]}}
-    said = summary({"train": {}, "parameters": {}, "data": {}, "evaluation": {"test": judged}}, str(tmp_path))
+    said = format_summary({"train": {}, "parameters": {}, "data": {}, "evaluation": {"test": judged}}, str(tmp_path))
     assert said.splitlines()[1:3] == ["test: loss: a real difference", "test: nothing forgotten"]
 
 

@@ -22,15 +22,23 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html: a run's verdict, curves, scores and record, or several runs compared."""
-    from hf_finetune.reporting import PAGE, comparison, diagnose, is_ours, read_run, render_page, save_page
+    from hf_finetune.reporting import (
+        PAGE,
+        diagnose,
+        is_writable_page,
+        read_run,
+        render_comparison,
+        render_page,
+        save_page,
+    )
 
     runs = [read_run(folder) for folder in dict.fromkeys(folders)]
     path = output or (runs[0].folder / PAGE if len(runs) == 1 else Path("comparison.html"))
-    if not is_ours(path):
+    if not is_writable_page(path):
         remedy = "name another file with --output"
         raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(path), key="--output"))
     diagnoses = [diagnose(run) for run in runs]
-    save_page(path, render_page(runs[0], diagnoses[0]) if len(runs) == 1 else comparison(runs, diagnoses))
+    save_page(path, render_page(runs[0], diagnoses[0]) if len(runs) == 1 else render_comparison(runs, diagnoses))
     if as_json:
         print_json(_collect_results(path, runs, diagnoses))
         return
@@ -40,13 +48,13 @@ def report(
 
 
 def _collect_results(path: Path, runs: list[RunRecord], diagnoses: list[Diagnosis]) -> dict[str, Any]:
-    from hf_finetune.reporting import best_in_words, cautions, differences, run_names
+    from hf_finetune.reporting import describe_best, find_cautions, find_differences, make_run_names
 
     found: list[dict[str, Any]] = [
         {"name": name, "status": run.status, "step": run.step, **diagnosis.as_dict()}
-        for name, run, diagnosis in zip(run_names(runs), runs, diagnoses, strict=True)
+        for name, run, diagnosis in zip(make_run_names(runs), runs, diagnoses, strict=True)
     ]
     if len(runs) == 1:
         return {"page": str(path), "runs": found}
-    verdict = {"verdict": best_in_words(runs), "cautions": cautions(runs), "differences": differences(runs)}
+    verdict = {"verdict": describe_best(runs), "cautions": find_cautions(runs), "differences": find_differences(runs)}
     return {"page": str(path), "runs": found, **verdict}

@@ -68,14 +68,14 @@ def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], rec
     from hf_finetune.environment import init_processes, set_up_logging
     from hf_finetune.evaluation import load_scored_rows
     from hf_finetune.evaluation import score_model as measure
-    from hf_finetune.reporting import check_recorded, record_scores
+    from hf_finetune.reporting import check_recordable, record_scores
 
     # Under `accelerate launch`, and before a model is loaded: each process takes its share of the rows.
     init_processes()
     set_up_logging()
     # Refused now, not after an hour of scoring.
     if record is not None:
-        check_recorded(model, record)
+        check_recordable(model, record)
     scored = measure(run, load_scored_rows(run))
     if record is not None:
         record_scores(model, record, scored.evaluation)
@@ -83,13 +83,13 @@ def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], rec
 
 
 def _print_metrics(found: dict[str, Any]) -> None:
-    from hf_finetune.metric_info import figures_of, shown, shown_interval
+    from hf_finetune.metric_info import format_interval, format_metric, select_metrics
 
-    figures = {name: value for name, value in figures_of(found).items() if name != "rows"}
+    figures = {name: value for name, value in select_metrics(found).items() if name != "rows"}
     width = max(map(len, figures))
     for name, value in figures.items():
-        interval = shown_interval(name, found.get("intervals", {}).get(name))
-        print(f"{name.replace('_', ' '):>{width}}  {shown(name, value):>10}  {interval}")
+        interval = format_interval(name, found.get("intervals", {}).get(name))
+        print(f"{name.replace('_', ' '):>{width}}  {format_metric(name, value):>10}  {interval}")
     for title, words in _list_findings(found):
         print(f"\n{title}")
         for line in words:

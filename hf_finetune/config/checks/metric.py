@@ -9,7 +9,15 @@ from typing import Any
 from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.config.sections import RecipeName
 from hf_finetune.errors import find_closest
-from hf_finetune.metric_info import FIGURES, METRIC_SCHEDULES, OF_LABELS, OF_NUMBERS, OF_TOKENS, best_metric, figure
+from hf_finetune.metric_info import (
+    EVAL_LABEL_METRICS,
+    EVAL_REGRESSION_METRICS,
+    EVAL_TOKEN_METRICS,
+    METRIC_SCHEDULES,
+    METRICS,
+    get_best_metric,
+    get_metric_info,
+)
 
 NAME = ("train", "metric_for_best_model")
 DIRECTION = ("train", "greater_is_better")
@@ -35,7 +43,7 @@ OTHER_NAMES = {
 def check_metric(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     """Refuse a metric that is not computed at the evaluations of this run, and a direction that is not its own."""
     train = run.train.model_dump()
-    name = best_metric(train)
+    name = get_best_metric(train)
     if recipe == "score" or document.is_refused("train.metric_for_best_model", "data.task"):
         return
     if name is None:
@@ -55,8 +63,8 @@ def check_metric(document: RunDocument, run: Any, recipe: RecipeName) -> None:
 def figures_at_evaluation(recipe: RecipeName, task: str | None) -> tuple[str, ...]:
     """The figures of each evaluation while a model trains; numbers are predicted where `data.task` says so alone."""
     if recipe != "classification":
-        return OF_TOKENS
-    return OF_NUMBERS if task == "regression" else OF_LABELS
+        return EVAL_TOKEN_METRICS
+    return EVAL_REGRESSION_METRICS if task == "regression" else EVAL_LABEL_METRICS
 
 
 def best_model_settings(train: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,10 +73,10 @@ def best_model_settings(train: Mapping[str, Any]) -> dict[str, Any]:
     It takes all but a name that ends in loss for better higher, and never tells a schedule which way is better:
     `metric_for_best_model` in its TrainingArguments, `create_scheduler` in its Trainer (5.23).
     """
-    name = best_metric(train)
+    name = get_best_metric(train)
     if name is None:
         return {}
-    higher = figure(name).better == "higher"
+    higher = get_metric_info(name).better == "higher"
     found = {"metric_for_best_model": name, "greater_is_better": higher}
     if train.get("lr_scheduler_type") not in METRIC_SCHEDULES:
         return found
@@ -76,7 +84,7 @@ def best_model_settings(train: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_direction(document: RunDocument, train: Mapping[str, Any], name: str) -> None:
-    better = figure(name).better
+    better = get_metric_info(name).better
     right, mode = ("true", "max") if better == "higher" else ("false", "min")
     given = train["greater_is_better"]
     if given is not None and format_value(given) != right and not document.is_refused("train.greater_is_better"):
@@ -102,7 +110,7 @@ def _schedule_settings(train: Mapping[str, Any]) -> dict[str, Any]:
 def _not_computed(name: str, computed: Iterable[str], where: str) -> tuple[str, str]:
     """What is wrong with `name`, and what to write instead."""
     listed = [*computed]
-    if name in FIGURES and figure(name).better == "neither":
+    if name in METRICS and get_metric_info(name).better == "neither":
         what = f"{format_value(name)} is better neither higher nor lower, so that no checkpoint is the best by it"
         return what, f"choose one of {', '.join(listed)}"
     meant = next((other for other in OTHER_NAMES.get(name.lower(), ()) if other in listed), None)

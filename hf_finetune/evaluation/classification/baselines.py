@@ -22,7 +22,7 @@ from hf_finetune.evaluation.classification.metrics import (
     score_outputs,
 )
 from hf_finetune.label_set import Labels
-from hf_finetune.metric_info import OF_LABELS
+from hf_finetune.metric_info import EVAL_LABEL_METRICS
 from hf_finetune.models.decision import Decision
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _compute_metrics(predicted: Array, references: npt.NDArray[Any], labels: Lab
     chosen = make_default_decision(labels).choose(predicted)
     figures = compute_label_metrics(labels, predicted, chosen, references.astype(np.int64))
     loss = figures["log_loss"]
-    return {name: loss if name == "loss" else figures[name] for name in OF_LABELS} | {"log_loss": loss}
+    return {name: loss if name == "loss" else figures[name] for name in EVAL_LABEL_METRICS} | {"log_loss": loss}
 
 
 def _predict_from_words(texts: Texts, given: npt.NDArray[Any], splits: Sequence[Texts], labels: Labels) -> list[Array]:

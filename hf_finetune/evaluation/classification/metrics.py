@@ -38,7 +38,7 @@ from hf_finetune.evaluation.metrics.regression_functions import (
 )
 from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
 from hf_finetune.label_set import Labels
-from hf_finetune.metric_info import OF_LABELS
+from hf_finetune.metric_info import EVAL_LABEL_METRICS
 from hf_finetune.models.decision import Decision
 
 Array = npt.NDArray[np.float64]
@@ -107,7 +107,7 @@ def classification_metrics(labels: Labels) -> Callable[[EvalPrediction], dict[st
         if labels.kind == "number":
             return compute_regression_metrics(logits[:, 0], references.astype(np.float64))
         if not np.isfinite(logits).all():
-            return dict.fromkeys(OF_LABELS, float("nan"))
+            return dict.fromkeys(EVAL_LABEL_METRICS, float("nan"))
         return compute_training_metrics(labels, ClassifierOutputs(logits, references.astype(np.int64)))
 
     return compute
@@ -119,7 +119,7 @@ def compute_training_metrics(labels: Labels, outputs: ClassifierOutputs) -> dict
     probabilities = decision.compute_probabilities(outputs.logits)
     figures = compute_label_metrics(labels, probabilities, decision.choose(probabilities), outputs.references)
     figures["loss"] = compute_log_loss(outputs.logits, outputs.references)
-    return {name: figures[name] for name in OF_LABELS}
+    return {name: figures[name] for name in EVAL_LABEL_METRICS}
 
 
 def make_default_decision(labels: Labels) -> Decision:

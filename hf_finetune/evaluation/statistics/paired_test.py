@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.evaluation.statistics.bootstrap import CHUNK_WEIGHTS, Statistic, bootstrap_intervals, limit_resamples
-from hf_finetune.metric_info import figure
+from hf_finetune.metric_info import get_metric_info
 
 Array = npt.NDArray[np.float64]
 
@@ -121,16 +121,16 @@ def correct_p_values(observed: Array, drawn: Array) -> Array:
 
 def _compute_gain(name: str, difference: float) -> float:
     """Positive if the difference is an improvement; 0 for a metric without a better direction."""
-    return {"higher": difference, "lower": -difference, "neither": 0.0}[figure(name).better]
+    return {"higher": difference, "lower": -difference, "neither": 0.0}[get_metric_info(name).better]
 
 
 def _format_change(name: str, figure: dict[str, Any]) -> str:
     """`loss: 2.31 -> 1.98, better by 0.33 (0.29 to 0.37)`."""
-    difference, ends = figure["difference"], figure["interval"]
+    difference, ends = get_metric_info["difference"], get_metric_info["interval"]
     gain = _compute_gain(name, difference)
     direction = ("higher" if difference > 0 else "lower") if gain == 0 else "better" if gain > 0 else "worse"
     low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
-    values = f"{format_number(figure['base'])} -> {format_number(figure['tuned'])}"
+    values = f"{format_number(get_metric_info['base'])} -> {format_number(get_metric_info['tuned'])}"
     interval = f"{format_number(low)} to {format_number(high)}"
     return f"{name}: {values}, {direction} by {format_number(abs(difference))} ({interval})"
 

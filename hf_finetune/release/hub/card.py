@@ -16,7 +16,7 @@ from hf_finetune.config.checks.hub import find_license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
 from hf_finetune.folders import CARD
 from hf_finetune.privacy import redact_command
-from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, run_behind
+from hf_finetune.reporting.card import MARKER, NO_LICENSE, find_source_run, render_card
 
 # Older versions left paths in the command.
 _LAUNCH = re.compile(r"^accelerate launch .*$", re.MULTILINE)
@@ -64,9 +64,11 @@ def add_license(folder: Path, license: str | None, repo_id: str) -> bytes:
         raise ConfigError(Problem(what, remedy, path=str(folder / CARD)))
     if problem := find_license_problem(stated):
         raise ConfigError(Problem(problem.what, problem.remedy, path=None if license else str(folder / CARD)))
-    if MARKER in text and text == card(run := run_behind(folder)):
+    if MARKER in text and text == render_card(run := find_source_run(folder)):
         owner = run.settings.get("card") or {}
-        return card(replace(run, settings={**run.settings, "card": {**owner, "license": stated}}), repo_id).encode()
+        return render_card(
+            replace(run, settings={**run.settings, "card": {**owner, "license": stated}}), repo_id
+        ).encode()
     if license is None:
         return text.encode()
     # Edited by hand: the text between the dashes is changed as text, since YAML would lose its comments and order.

@@ -16,7 +16,7 @@ from hf_finetune.privacy import make_portable, redact, redact_yaml
 from hf_finetune.release.hub.files import PlannedFile
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.files import REPORT, RUN_FILE, format_json
-from hf_finetune.reporting.page import PAGE, is_ours, render_page
+from hf_finetune.reporting.page import PAGE, is_writable_page, render_page
 from hf_finetune.reporting.run_record import read_run
 
 # Of the files that are read when a model is loaded only these keys may hold a path; labels and patterns stay.
@@ -33,7 +33,7 @@ def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile
     sent = {file.name: _redact_file(file) for file in files}
     changed = {file.name for file in files if sent[file.name].sha256 != file.sha256}
     # A run of an older version, whose page has the same paths in it.
-    if changed & {REPORT, MANIFEST} and PAGE in sent and is_ours(folder / PAGE):
+    if changed & {REPORT, MANIFEST} and PAGE in sent and is_writable_page(folder / PAGE):
         run = read_run(folder)
         sent[PAGE] = _with_content(sent[PAGE], render_page(run, diagnose(run)))
     if MANIFEST in sent:

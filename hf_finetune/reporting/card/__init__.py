@@ -23,7 +23,7 @@ from hf_finetune.files import write_atomically
 from hf_finetune.folders import CARD, CARD_MARKER
 from hf_finetune.privacy import escape_control_characters
 from hf_finetune.reporting.card import procedure, results
-from hf_finetune.reporting.card.facts import ModelFacts, model_facts
+from hf_finetune.reporting.card.facts import ModelDescription, describe_model
 from hf_finetune.reporting.run_record import RunRecord, read_run
 
 logger = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ def write_card(folder: Path, made_from: Path | None = None) -> Path:
         logger.warning("%s is yours and stays as it is: no model card was written", CARD)
         return path
     try:
-        write_atomically(path, card(run_behind(folder, made_from)))
+        write_atomically(path, render_card(find_source_run(folder, made_from)))
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "make room, or allow writing", path=str(path))) from problem
     return path
 
 
-def run_behind(folder: Path, made_from: Path | None = None) -> RunRecord:
+def find_source_run(folder: Path, made_from: Path | None = None) -> RunRecord:
     """The run that made the model in `folder`, or an empty record where the folder holds no run.
 
     Raises `DataError` for malformed files of the run.
@@ -63,11 +63,11 @@ def run_behind(folder: Path, made_from: Path | None = None) -> RunRecord:
     try:
         run = read_run(made_from or folder)
     except ConfigError:
-        run = unknown_run(folder)
+        run = make_unknown_run(folder)
     return replace(run, folder=folder, name=folder.resolve().name)
 
 
-def unknown_run(folder: Path) -> RunRecord:
+def make_unknown_run(folder: Path) -> RunRecord:
     """An empty record, of which every section of the card says that nothing is known."""
     return RunRecord(
         folder=folder,
@@ -85,21 +85,21 @@ def unknown_run(folder: Path) -> RunRecord:
     )
 
 
-def card(run: RunRecord, repo_id: str | None = None) -> str:
+def render_card(run: RunRecord, repo_id: str | None = None) -> str:
     """The text of the card; `repo_id`, if the folder is pushed, stands for its name in title and snippets."""
-    facts = model_facts(run)
-    head = yaml.safe_dump(metadata(run, repo_id), sort_keys=False, width=10_000)
-    body = _template().render(
+    facts = describe_model(run)
+    head = yaml.safe_dump(build_metadata(run, repo_id), sort_keys=False, width=10_000)
+    body = _load_template().render(
         run=run,
         facts=facts,
-        card=_owner(run),
+        card=_get_card_section(run),
         no_license=NO_LICENSE,
         title=repo_id.split("/")[-1] if repo_id else run.name,
-        place=repo_id or _place(run),
+        place=repo_id or _format_place(run),
         pushed=repo_id is not None,
         merged=_is_merged(run, facts),
-        scored=str(_section(run, "model").get("path", "a model")),
-        from_scratch=_section(run, "model").get("scratch") is not None,
+        scored=str(_get_section(run, "model").get("path", "a model")),
+        from_scratch=_get_section(run, "model").get("scratch") is not None,
         results=results,
         procedure=procedure,
         parameters=run.report.get("parameters", {}),
@@ -107,12 +107,12 @@ def card(run: RunRecord, repo_id: str | None = None) -> str:
     return f"---\n{head}---\n\n{MARKER}\n\n{body}"
 
 
-def metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]:
+def build_metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]:
     """The card's metadata as the Hub has it: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
 
     Unknown keys are left out, the license included.
     """
-    facts, owner = model_facts(run), _owner(run)
+    facts, owner = describe_model(run), _get_card_section(run)
     # The path of a local base means nothing on the Hub and breaks a push, which checks it as a repository's name:
     # https://github.com/huggingface/transformers/issues/33922. Its own base stands for it, where its card names one.
     base = facts.base and (facts.base.name if facts.base.on_hub else facts.base.own_base)
@@ -126,36 +126,36 @@ def metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]:
         # A model with its adapter merged in is a finetune too: the Hub's `merge` is a model made of several.
         "base_model_relation": base and ("adapter" if stands_on_it else "finetune"),
         "datasets": owner["datasets"],
-        "tags": list(dict.fromkeys([*_tags(run, facts), *owner["tags"]])),
-        "model-index": [] if _is_merged(run, facts) else results.model_index(run, facts, repo_id or run.name),
+        "tags": list(dict.fromkeys([*_build_tags(run, facts), *owner["tags"]])),
+        "model-index": [] if _is_merged(run, facts) else results.build_model_index(run, facts, repo_id or run.name),
     }
     return {key: value for key, value in values.items() if value}
 
 
-def _is_merged(run: RunRecord, facts: ModelFacts) -> bool:
+def _is_merged(run: RunRecord, facts: ModelDescription) -> bool:
     """Whether an adapter was merged in: the metrics were then measured on base plus adapter, not on these weights."""
     return facts.kind == "model" and run.settings.get("lora") is not None
 
 
-def _tags(run: RunRecord, facts: ModelFacts) -> list[str]:
-    learned = ["sft"] if procedure.recipe_of(run) in ("sft", "lora") else []
+def _build_tags(run: RunRecord, facts: ModelDescription) -> list[str]:
+    learned = ["sft"] if procedure.get_recipe(run) in ("sft", "lora") else []
     adapted = ["lora"] if facts.kind == "adapter" else []
     return ["hf-finetune", *learned, *adapted, *(["conversational"] if facts.chat else [])]
 
 
-def _owner(run: RunRecord) -> dict[str, Any]:
+def _get_card_section(run: RunRecord) -> dict[str, Any]:
     """The section `card` of the run file, with an empty value for each key that is not set."""
     empty: dict[str, Any] = {"license": None, "language": [], "datasets": [], "tags": []}
     empty |= {"intended_use": None, "limits": None, "personal_data": None}
-    return empty | _section(run, "card")
+    return empty | _get_section(run, "card")
 
 
-def _section(run: RunRecord, name: str) -> dict[str, Any]:
+def _get_section(run: RunRecord, name: str) -> dict[str, Any]:
     given = run.settings.get(name)
     return given if isinstance(given, dict) else {}
 
 
-def _place(run: RunRecord) -> str:
+def _format_place(run: RunRecord) -> str:
     """`output_dir` as it is recorded; the name of the folder if it was moved since."""
     typed = run.settings.get("output_dir")
     same = isinstance(typed, str) and Path(typed).name == run.name
@@ -163,41 +163,46 @@ def _place(run: RunRecord) -> str:
 
 
 @cache
-def _template() -> Template:
+def _load_template() -> Template:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
     )
-    environment.filters |= {"md": _plain_text, "table": _as_table, "code": _as_code, "python": _as_python}
+    environment.filters |= {
+        "md": _escape_markdown,
+        "table": _format_table,
+        "code": _format_code,
+        "python": _format_python,
+    }
     text = files("hf_finetune.reporting").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text)
 
 
-def _plain_text(text: object) -> str:
+def _escape_markdown(text: object) -> str:
     """`text` on one line with Markdown escaped; control and direction characters are written as escapes."""
-    return _MARKUP.sub(r"\\\1", _visible(text))
+    return _MARKUP.sub(r"\\\1", _escape_invisible(text))
 
 
-def _visible(text: object) -> str:
+def _escape_invisible(text: object) -> str:
     return escape_control_characters(" ".join(str(text).split()))
 
 
-def _as_code(text: object) -> str:
+def _format_code(text: object) -> str:
     """`text` on one line, such that it does not end the code it stands in."""
-    return _visible(text).replace("`", "'")
+    return _escape_invisible(text).replace("`", "'")
 
 
-def _as_python(value: str | Mapping[Any, Any]) -> str:
+def _format_python(value: str | Mapping[Any, Any]) -> str:
     """A string, or a mapping of strings and numbers, as a Python literal in ASCII, for the snippets."""
     if isinstance(value, Mapping):
-        pairs = (f"{_as_python(key)}: {_as_python(item)}" for key, item in value.items())
+        pairs = (f"{_format_python(key)}: {_format_python(item)}" for key, item in value.items())
         return f"{{{', '.join(pairs)}}}"
     return json.dumps(value).replace("`", "\\u0060")
 
 
-def _as_table(rows: list[list[str]]) -> str:
+def _format_table(rows: list[list[str]]) -> str:
     """A Markdown table of `rows`, the first of which is the header; columns of numbers are aligned right."""
     # [["label", "rows"], ["ham", "1,200"]] -> "| label | rows |", "| :--- | ---: |", "| ham | 1,200 |"
-    head, *body = ([_plain_text(cell) for cell in row] for row in rows)
+    head, *body = ([_escape_markdown(cell) for cell in row] for row in rows)
     right = [bool(body) and all(re.fullmatch(r"[\d.,%e+-]*", row[index]) for row in body) for index in range(len(head))]
     rule = ["---:" if each else ":---" for each in right]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))

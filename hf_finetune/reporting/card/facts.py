@@ -26,7 +26,7 @@ _PROBLEMS: dict[str, Literal["single", "multi", "number"]] = {
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class BaseModelInfo:
     """The model that this one was fine-tuned from."""
 
     name: str
@@ -39,7 +39,7 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelDescription:
     """A model folder, as its own files describe it."""
 
     kind: Literal["model", "adapter", "none"]
@@ -53,7 +53,7 @@ class ModelFacts:
     chat: bool = False
     custom_code: bool = False
     """The folder (for an adapter: its base) holds modeling code, which needs `trust_remote_code`."""
-    base: BaseModel | None = None
+    base: BaseModelInfo | None = None
     quantization: str | None = None
     """How the base of an adapter was quantized for training, such as `4 bit`; None if it was not."""
 
@@ -62,14 +62,14 @@ class ModelFacts:
         return {name: number for number, name in self.labels.items()}
 
 
-def model_facts(run: RunRecord) -> ModelFacts:
+def describe_model(run: RunRecord) -> ModelDescription:
     """Describe the model in the run's folder by its JSON files alone; no weights are loaded.
 
     Files: `config.json`, or for an adapter `adapter_config.json` and our `base_model.json`.
     """
-    config, adapter = _json(run.folder / "config.json"), _json(run.folder / "adapter_config.json")
-    record = _json(run.folder / "base_model.json")
-    base = _base_model(run, record.get("name_or_path") or adapter.get("base_model_name_or_path"))
+    config, adapter = _read_json(run.folder / "config.json"), _read_json(run.folder / "adapter_config.json")
+    record = _read_json(run.folder / "base_model.json")
+    base = _find_base_model(run, record.get("name_or_path") or adapter.get("base_model_name_or_path"))
     if adapter:
         described = record.get("classifier") or {}
         classifies = adapter.get("task_type") == "SEQ_CLS"
@@ -78,20 +78,20 @@ def model_facts(run: RunRecord) -> ModelFacts:
         described, code = config, "auto_map" in config
         classifies = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
     labels = described.get("id2label") if classifies else None
-    return ModelFacts(
+    return ModelDescription(
         kind="adapter" if adapter else "model" if (run.folder / "config.json").is_file() else "none",
         task="text-classification" if classifies or run.report.get("recipe") == "classification" else "text-generation",
         problem=_PROBLEMS.get(str(described.get("problem_type")), "single") if classifies else None,
         labels={int(number): str(name) for number, name in (labels or {}).items()},
-        offsets=_offsets(_json(run.folder / "decision.json")) if classifies else [],
-        chat=_can_chat(run.folder),
+        offsets=_compute_offsets(_read_json(run.folder / "decision.json")) if classifies else [],
+        chat=_has_chat_template(run.folder),
         custom_code=code,
         base=base,
-        quantization=_bits(record.get("quantization")) if adapter else None,
+        quantization=_format_quantization(record.get("quantization")) if adapter else None,
     )
 
 
-def card_metadata(folder: Path) -> dict[str, Any]:
+def parse_card_metadata(folder: Path) -> dict[str, Any]:
     """The YAML metadata of the model card in `folder`; {} where there is none that can be parsed."""
     try:
         found = _METADATA.match((folder / CARD).read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def card_metadata(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
+def _find_base_model(run: RunRecord, recorded: str | None) -> BaseModelInfo | None:
     """The base that the run recorded; without a record, a path is a Hub id unless such a folder exists here."""
     section = run.settings.get("model")
     section = section if isinstance(section, dict) else {}
@@ -114,14 +114,14 @@ def _base_model(run: RunRecord, recorded: str | None) -> BaseModel | None:
     # "models/base" may be a Hub id or a folder: a recorded revision says Hub, recorded file hashes say folder.
     known_local = not written.get("revision") and (bool(written.get("sha256")) or folder.is_dir())
     if _HUB_ID.fullmatch(path) and not known_local:
-        return BaseModel(path, True, revision=written.get("revision") or section.get("revision"))
-    own = card_metadata(folder).get("base_model")
-    code = "auto_map" in _json(folder / "config.json")
+        return BaseModelInfo(path, True, revision=written.get("revision") or section.get("revision"))
+    own = parse_card_metadata(folder).get("base_model")
+    code = "auto_map" in _read_json(folder / "config.json")
     shown = redact(recorded or section.get("path") or path)
-    return BaseModel(shown, False, own_base=own if isinstance(own, str) else None, custom_code=code)
+    return BaseModelInfo(shown, False, own_base=own if isinstance(own, str) else None, custom_code=code)
 
 
-def _offsets(decision: dict[str, Any]) -> list[float]:
+def _compute_offsets(decision: dict[str, Any]) -> list[float]:
     """(labels,) offsets for the logits so that argmax (multi-label: > 0) applies the thresholds; [] if needless.
 
     Needless where the head holds them already, or where all thresholds are those of plain argmax (0.5, or 1 / labels).
@@ -137,17 +137,17 @@ def _offsets(decision: dict[str, Any]) -> list[float]:
     return [-math.log(threshold) for threshold in thresholds]
 
 
-def _can_chat(folder: Path) -> bool:
-    return (folder / "chat_template.jinja").is_file() or "chat_template" in _json(folder / "tokenizer_config.json")
+def _has_chat_template(folder: Path) -> bool:
+    return (folder / "chat_template.jinja").is_file() or "chat_template" in _read_json(folder / "tokenizer_config.json")
 
 
-def _bits(quantization: Any) -> str | None:
+def _format_quantization(quantization: Any) -> str | None:
     if not isinstance(quantization, dict):
         return None
     return "4 bit" if quantization.get("load_in_4bit") else "8 bit" if quantization.get("load_in_8bit") else None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

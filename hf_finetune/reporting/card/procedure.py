@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_finetune.metric_info import figure, shown
-from hf_finetune.reporting.card.facts import ModelFacts
-from hf_finetune.reporting.card.results import data_sha256
-from hf_finetune.reporting.run_record import RunRecord, kept_by
+from hf_finetune.metric_info import format_metric, get_metric_info
+from hf_finetune.reporting.card.facts import ModelDescription
+from hf_finetune.reporting.card.results import get_data_sha256
+from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
 from hf_finetune.shell import shell_path
 
 RECIPES = {
@@ -39,30 +39,30 @@ COLUMNS = {"rows": "Rows", "tokens": "Tokens", "trained_tokens": "Trained tokens
 Rows = list[list[str]]
 
 
-def recipe_of(run: RunRecord) -> str:
+def get_recipe(run: RunRecord) -> str:
     return str(run.report.get("recipe") or run.settings.get("recipe"))
 
 
-def split_rows(run: RunRecord) -> Rows:
+def build_split_rows(run: RunRecord) -> Rows:
     """Counts and row hash of each split; the first row is the header."""
     splits = {name: counted for name, counted in run.report.get("data", {}).items() if isinstance(counted, dict)}
     names = [name for name in COLUMNS if any(name in counted for counted in splits.values())]
     head = ["Split", *(COLUMNS[name] for name in names), "sha256"]
     rows = [
-        [split, *(_plain(counted.get(name)) for name in names), data_sha256(run, split) or ""]
+        [split, *(_format_value(counted.get(name)) for name in names), get_data_sha256(run, split) or ""]
         for split, counted in splits.items()
     ]
     return [head, *rows] if rows else []
 
 
-def file_rows(run: RunRecord) -> Rows:
+def build_file_rows(run: RunRecord) -> Rows:
     """Line counts and hash of each data file; the first row is the header."""
     files = run.manifest.get("data", {}).get("files", [])
     rows = [
         [
             str(file.get("path", "")),
             str(file.get("role", "")),
-            *(_plain(file.get(name)) for name in ("lines", "accepted", "rejected")),
+            *(_format_value(file.get(name)) for name in ("lines", "accepted", "rejected")),
             str(file.get("sha256", "")),
         ]
         for file in files
@@ -70,7 +70,7 @@ def file_rows(run: RunRecord) -> Rows:
     return [["File", "For", "Lines", "Taken", "Rejected", "sha256"], *rows] if rows else []
 
 
-def overlap_sentences(run: RunRecord) -> list[str]:
+def describe_overlap(run: RunRecord) -> list[str]:
     """How many validation and test rows also are, or overlap with, training rows: a sentence per split."""
     found = []
     for split, counts in run.manifest.get("data", {}).get("overlap", {}).items():
@@ -79,19 +79,19 @@ def overlap_sentences(run: RunRecord) -> list[str]:
     return found
 
 
-def setting_rows(run: RunRecord) -> Rows:
+def build_setting_rows(run: RunRecord) -> Rows:
     """The settings that change what is learned; the first row is the header."""
-    of_data = DATA_SETTINGS.get(recipe_of(run), ())
+    of_data = DATA_SETTINGS.get(get_recipe(run), ())
     sections = {"train": TRAIN_SETTINGS, "lora": LORA_SETTINGS, "data": of_data}
     rows = []
     for section, names in sections.items():
         given = run.settings.get(section)
         if isinstance(given, dict):
-            rows += [[f"{section}.{name}", _plain(given[name])] for name in names if given.get(name) is not None]
+            rows += [[f"{section}.{name}", _format_value(given[name])] for name in names if given.get(name) is not None]
     return [["Setting", "Value"], *rows] if rows else []
 
 
-def training_sentence(run: RunRecord) -> str | None:
+def describe_training(run: RunRecord) -> str | None:
     """Steps, epochs, time, speed and the selected checkpoint; None where nothing was trained."""
     train = run.report.get("train", {})
     if not train.get("steps"):
@@ -104,18 +104,18 @@ def training_sentence(run: RunRecord) -> str | None:
     if isinstance(timed, int) and timed < train["steps"]:
         said += f", the last {timed:,} of them"
     if isinstance(train.get("runtime_s"), int | float):
-        said += f" in {_duration(train['runtime_s'])}"
+        said += f" in {_format_duration(train['runtime_s'])}"
     if isinstance(train.get("tokens_per_s"), int | float):
         said += f", {train['tokens_per_s']:,.0f} tokens/s"
-    metric = kept_by(run)
+    metric = get_selection_metric(run)
     if metric is not None:
-        best = "highest" if figure(metric).better == "higher" else "lowest"
-        said += f"; the weights are those of {run.best_checkpoint}, whose {figure(metric).title} "
-        said += f"on validation was the {best}, {shown(metric, train.get('best_metric'))}"
+        best = "highest" if get_metric_info(metric).better == "higher" else "lowest"
+        said += f"; the weights are those of {run.best_checkpoint}, whose {get_metric_info(metric).title} "
+        said += f"on validation was the {best}, {format_metric(metric, train.get('best_metric'))}"
     return f"{said}."
 
 
-def machine_sentence(run: RunRecord) -> str | None:
+def describe_machine(run: RunRecord) -> str | None:
     """Devices, processes and mixed precision that were in use; None where nothing was recorded."""
     devices = run.report.get("environment", {}).get("devices", [])
     ran = run.report.get("distributed", {})
@@ -127,38 +127,38 @@ def machine_sentence(run: RunRecord) -> str | None:
     return f"{said}, mixed precision {ran.get('mixed_precision', 'no')}."
 
 
-def energy_sentence(run: RunRecord) -> str:
+def describe_energy(run: RunRecord) -> str:
     energy = run.report.get("train", {}).get("energy")
     if not isinstance(energy, dict) or "watt_hours" not in energy:
         return "Not measured."
     return f"{energy['watt_hours']:,.1f} Wh while training ({energy.get('source', 'source not known')})."
 
 
-def version_sentence(run: RunRecord) -> str | None:
+def describe_versions(run: RunRecord) -> str | None:
     versions = run.manifest.get("versions") or run.report.get("environment", {}).get("versions") or {}
     return ", ".join(f"{name} {version}" for name, version in versions.items()) or None
 
 
-def use_line(facts: ModelFacts, place: str) -> str:
+def use_line(facts: ModelDescription, place: str) -> str:
     """The command that uses the model in `place`."""
     if facts.task == "text-classification":
         return f"hf-finetune predict {shell_path(place)} rows.jsonl"
     return f"hf-finetune generate {shell_path(place)} 'a text'"
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value)
+        return ", ".join(_format_value(item) for item in value)
     if isinstance(value, dict):
-        return ", ".join(f"{name}: {_plain(item)}" for name, item in value.items())
+        return ", ".join(f"{name}: {_format_value(item)}" for name, item in value.items())
     return value if isinstance(value, str) else "" if value is None else f"{value:g}"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"

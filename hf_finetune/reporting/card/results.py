@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hf_finetune.metric_info import FIGURES, HUB_METRICS, shown, shown_interval
-from hf_finetune.reporting.card.facts import ModelFacts
+from hf_finetune.metric_info import HUB_METRICS, METRICS, format_interval, format_metric
+from hf_finetune.reporting.card.facts import ModelDescription
 from hf_finetune.reporting.run_record import RunRecord
 
 # Columns of the table of labels.
-CLASS_FIGURES = ("precision", "recall", "f1")
-LABELS_SHOWN = 50
-GAPS_SHOWN = 3
+CLASS_METRICS = ("precision", "recall", "f1")
+MAX_LABELS = 50
+MAX_GAPS = 3
 
 
 @dataclass(frozen=True)
@@ -25,142 +25,154 @@ class Table:
     notes: list[str]
 
 
-def figure_tables(run: RunRecord) -> list[Table]:
+def build_metric_tables(run: RunRecord) -> list[Table]:
     """A table of metrics per split, with intervals and the columns of base and baselines, where computed."""
-    return [_split_table(run, split, scores) for split, scores in _splits(run)]
+    return [_build_split_table(run, split, scores) for split, scores in _sort_splits(run)]
 
 
 def has_intervals(run: RunRecord) -> bool:
-    return any("intervals" in scores for _, scores in _splits(run))
+    return any("intervals" in scores for _, scores in _sort_splits(run))
 
 
-def class_tables(run: RunRecord) -> list[Table]:
+def build_class_tables(run: RunRecord) -> list[Table]:
     """A table of precision, recall and F1 per label for each split of a classifier; at most 50 labels."""
     tables = []
-    for split, scores in _splits(run):
-        names = [name for name in CLASS_FIGURES if any(name in each for each in _mapping(scores, "per_class").values())]
+    for split, scores in _sort_splits(run):
+        names = [
+            name for name in CLASS_METRICS if any(name in each for each in _get_mapping(scores, "per_class").values())
+        ]
         rows = [
-            [label, *(_written(of_label.get(name), "{:.3f}") for name in names), _count(of_label.get("support"))]
-            for label, of_label in _mapping(scores, "per_class").items()
+            [
+                label,
+                *(_format_value(of_label.get(name), "{:.3f}") for name in names),
+                _format_count(of_label.get("support")),
+            ]
+            for label, of_label in _get_mapping(scores, "per_class").items()
         ]
         if rows:
             head = ["Label", *(name.capitalize() for name in names), "Rows"]
-            more = len(rows) - LABELS_SHOWN
+            more = len(rows) - MAX_LABELS
             notes = [f"{more:,} more labels are in report.json"] if more > 0 else []
-            tables.append(Table(split, [head, *rows[:LABELS_SHOWN]], notes))
+            tables.append(Table(split, [head, *rows[:MAX_LABELS]], notes))
     return tables
 
 
-def sentences(run: RunRecord, part: str) -> list[str]:
+def list_sentences(run: RunRecord, part: str) -> list[str]:
     """The recorded sentences of `comparison`, `forgetting` or `memorization` (`part`), by split."""
-    return [f"{split}: {line}" for split, scores in _splits(run) for line in _words(_mapping(scores, part))]
+    return [
+        f"{split}: {line}" for split, scores in _sort_splits(run) for line in _get_sentences(_get_mapping(scores, part))
+    ]
 
 
-def bias_sentences(run: RunRecord) -> list[str]:
+def describe_bias(run: RunRecord) -> list[str]:
     """The recorded sentences on the largest gaps between slices and on counterfactual word swaps."""
     found = []
-    for split, scores in _splits(run):
-        for field, slices in _mapping(scores, "slices").items():
-            gaps = slices.get("gaps", [])[:GAPS_SHOWN]
-            found += [f"{split}, by {field}: {line}" for gap in gaps for line in _words(gap)]
+    for split, scores in _sort_splits(run):
+        for field, slices in _get_mapping(scores, "slices").items():
+            gaps = slices.get("gaps", [])[:MAX_GAPS]
+            found += [f"{split}, by {field}: {line}" for gap in gaps for line in _get_sentences(gap)]
             if not gaps:
                 found.append(f"{split}, by {field}: no two values have rows enough to be compared")
-        for name, swap in _mapping(scores, "swaps").items():
-            found += [f"{split}, words of the list {name} swapped: {line}" for line in _words(swap)]
+        for name, swap in _get_mapping(scores, "swaps").items():
+            found += [f"{split}, words of the list {name} swapped: {line}" for line in _get_sentences(swap)]
     return found
 
 
-def canary_table(run: RunRecord) -> Table | None:
+def build_canary_table(run: RunRecord) -> Table | None:
     """Exposure of the canaries by how often each was planted; None where none were."""
     rows = [
         [
-            _count(group.get("copies")),
-            _count(group.get("canaries")),
-            _written(group.get("exposure"), "{:.1f}"),
-            _written(group.get("most_possible"), "{:.1f}"),
-            _written(group.get("extracted"), "{:.0%}"),
+            _format_count(group.get("copies")),
+            _format_count(group.get("canaries")),
+            _format_value(group.get("exposure"), "{:.1f}"),
+            _format_value(group.get("most_possible"), "{:.1f}"),
+            _format_value(group.get("extracted"), "{:.0%}"),
         ]
-        for _, scores in _splits(run)
-        for group in _mapping(scores, "memorization").get("canaries", [])
+        for _, scores in _sort_splits(run)
+        for group in _get_mapping(scores, "memorization").get("canaries", [])
     ]
     head = ["Copies", "Canaries", "Exposure (bits)", "Most possible", "Given away"]
     return Table("Canaries", [head, *rows], []) if rows else None
 
 
-def model_index(run: RunRecord, facts: ModelFacts, name: str) -> list[dict[str, Any]]:
+def build_model_index(run: RunRecord, facts: ModelDescription, name: str) -> list[dict[str, Any]]:
     """The Hub's `model-index`: every finite metric of every split, with the data it was measured on."""
     # Finite ones only: YAML writes NaN as `.nan`, and no leaderboard can rank a metric that is not defined.
     results = []
-    for split, scores in _splits(run):
+    for split, scores in _sort_splits(run):
         metrics = [
             {"type": HUB_METRICS.get(key, key), "value": scores[key], "name": figure.title}
-            for key, figure in FIGURES.items()
+            for key, figure in METRICS.items()
             if _is_finite(scores.get(key))
         ]
         if metrics:
-            dataset = {"name": data_name(run, split), "type": _dataset_type(run), "split": split}
-            if revision := data_sha256(run, split):
+            dataset = {"name": format_data_name(run, split), "type": _get_dataset_type(run), "split": split}
+            if revision := get_data_sha256(run, split):
                 dataset["revision"] = revision
             results.append({"task": {"type": facts.task}, "dataset": dataset, "metrics": metrics})
     return [{"name": name, "results": results}] if results else []
 
 
-def data_name(run: RunRecord, split: str) -> str:
+def format_data_name(run: RunRecord, split: str) -> str:
     """The data files of a split; the training files if the split was taken from them."""
-    scored = _mapping(_mapping(run.report.get("evaluation", {}), split), "data").get("path")
+    scored = _get_mapping(_get_mapping(run.report.get("evaluation", {}), split), "data").get("path")
     if isinstance(scored, str):
         return scored
-    files = _mapping(run.manifest, "data").get("files", [])
+    files = _get_mapping(run.manifest, "data").get("files", [])
     own = [file for file in files if file.get("role") == split] or [file for file in files if file["role"] == "train"]
     return ", ".join(str(file["path"]) for file in own) or "not known"
 
 
-def data_sha256(run: RunRecord, split: str) -> str | None:
+def get_data_sha256(run: RunRecord, split: str) -> str | None:
     """The recorded sha256 of a split: of its rows, or of the scored file; None where there is none."""
-    scored = _mapping(_mapping(run.report.get("evaluation", {}), split), "data").get("sha256")
-    found = scored or _mapping(_mapping(_mapping(run.manifest, "data"), "splits"), split).get("sha256")
+    scored = _get_mapping(_get_mapping(run.report.get("evaluation", {}), split), "data").get("sha256")
+    found = scored or _get_mapping(_get_mapping(_get_mapping(run.manifest, "data"), "splits"), split).get("sha256")
     return found if isinstance(found, str) else None
 
 
-def _split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Table:
-    compared, intervals = _mapping(scores, "comparison"), _mapping(scores, "intervals")
-    beside = {name.replace("_", " "): figures for name, figures in _mapping(scores, "baselines").items()}
+def _build_split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Table:
+    compared, intervals = _get_mapping(scores, "comparison"), _get_mapping(scores, "intervals")
+    beside = {name.replace("_", " "): figures for name, figures in _get_mapping(scores, "baselines").items()}
     if compared:
-        bases = {name: pair.get("base") for name, pair in _mapping(compared, "figures").items()}
+        bases = {name: pair.get("base") for name, pair in _get_mapping(compared, "figures").items()}
         beside = {f"base ({compared.get('base', 'model')})": bases} | beside
     head = ["Figure", "This model", *(["95 % interval"] if intervals else []), *beside]
     rows = [head]
-    for key, figure in FIGURES.items():
+    for key, figure in METRICS.items():
         if key in scores:
-            ends = [shown_interval(key, intervals.get(key))] if intervals else []
-            others = (shown(key, figures.get(key)) for figures in beside.values())
-            rows.append([figure.title, shown(key, scores[key]), *ends, *others])
-    counted = scores.get("rows") or _mapping(_mapping(run.report, "data"), split).get("rows")
-    answered = _mapping(scores, "decoding").get("rows")
-    few = f" ({_count(answered)} of them answered)" if answered and answered != counted else ""
-    notes = [f"{_count(counted)} rows{few} of {data_name(run, split)}" if counted else data_name(run, split)]
+            ends = [format_interval(key, intervals.get(key))] if intervals else []
+            others = (format_metric(key, figures.get(key)) for figures in beside.values())
+            rows.append([figure.title, format_metric(key, scores[key]), *ends, *others])
+    counted = scores.get("rows") or _get_mapping(_get_mapping(run.report, "data"), split).get("rows")
+    answered = _get_mapping(scores, "decoding").get("rows")
+    few = f" ({_format_count(answered)} of them answered)" if answered and answered != counted else ""
+    notes = [
+        f"{_format_count(counted)} rows{few} of {format_data_name(run, split)}"
+        if counted
+        else format_data_name(run, split)
+    ]
     return Table(split, rows, notes)
 
 
-def _splits(run: RunRecord) -> list[tuple[str, dict[str, Any]]]:
+def _sort_splits(run: RunRecord) -> list[tuple[str, dict[str, Any]]]:
     """(name, scores) of each split, test first: no checkpoint or threshold was selected on it."""
     found = [(str(name), scores) for name, scores in run.report.get("evaluation", {}).items() if scores]
     return sorted(found, key=lambda each: each[0] != "test")
 
 
-def _mapping(holder: Any, key: str) -> dict[str, Any]:
+def _get_mapping(holder: Any, key: str) -> dict[str, Any]:
     value = holder.get(key) if isinstance(holder, dict) else None
     return value if isinstance(value, dict) else {}
 
 
-def _words(part: dict[str, Any]) -> list[str]:
+def _get_sentences(part: dict[str, Any]) -> list[str]:
     words = part.get("words", [])
     return [words] if isinstance(words, str) else [str(line) for line in words]
 
 
-def _dataset_type(run: RunRecord) -> str:
+def _get_dataset_type(run: RunRecord) -> str:
     """`dataset.type`, which the Hub requires: card.datasets if it names one, else the loader `json`."""
-    named = _mapping(run.settings, "card").get("datasets") or []
+    named = _get_mapping(run.settings, "card").get("datasets") or []
     return str(named[0]) if len(named) == 1 else "json"
 
 
@@ -168,11 +180,11 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _written(value: Any, how: str) -> str:
+def _format_value(value: Any, how: str) -> str:
     if isinstance(value, str):  # "nan" and "inf", as report.json has them
         return value
     return how.format(value) if _is_finite(value) else ""
 
 
-def _count(value: Any) -> str:
+def _format_count(value: Any) -> str:
     return f"{value:,.0f}" if _is_finite(value) else ""

@@ -17,11 +17,11 @@ from hf_finetune.reporting.charts.scales import (
     LARGEST,
     TICKS_ACROSS,
     Scale,
-    fitting_scale,
-    labelled,
-    linear_ticks,
-    log_ticks,
-    plain,
+    compute_linear_ticks,
+    compute_log_ticks,
+    fit_scale,
+    format_x,
+    label_ticks,
 )
 
 Point = tuple[float, float]
@@ -123,7 +123,7 @@ class Chart:
         return named if len(named) > 1 else ()
 
 
-def line_chart(
+def make_line_chart(
     title: str,
     series: Sequence[Series],
     *,
@@ -135,29 +135,31 @@ def line_chart(
 
     The y axis is logarithmic, as the title then says, where the values are positive and range widely.
     """
-    drawn = [each for each in series if any(_finite(point) for point in each.points)]
+    drawn = [each for each in series if any(_is_finite(point) for point in each.points)]
     if not drawn:
         return None
-    values = [y for each in drawn for x, y in each.points if _finite((x, y))]
-    across = _x_scale(drawn)
-    up = fitting_scale(values, from_zero=from_zero)
-    lines = tuple(curve for each in drawn for curve in _curves(each, across, up))
+    values = [y for each in drawn for x, y in each.points if _is_finite((x, y))]
+    across = _make_x_scale(drawn)
+    up = fit_scale(values, from_zero=from_zero)
+    lines = tuple(curve for each in drawn for curve in _draw_curves(each, across, up))
     return Chart(
         title=f"{title} (logarithmic)" if up.log else title,
-        said=" ".join(_in_words(each) for each in drawn),
+        said=" ".join(_describe_series(each) for each in drawn),
         x_label=x_label,
         curves=lines,
-        x_ticks=tuple(Tick(_percent(across.share(tick)), plain(tick)) for tick in linear_ticks(across, TICKS_ACROSS)),
-        y_ticks=tuple(
-            Tick(_percent(1 - up.share(tick)), label)
-            for tick, label in labelled(log_ticks(up) if up.log else linear_ticks(up), log=up.log)
+        x_ticks=tuple(
+            Tick(_to_percent(across.share(tick)), format_x(tick)) for tick in compute_linear_ticks(across, TICKS_ACROSS)
         ),
-        marks=_drawn_marks(marks, across),
+        y_ticks=tuple(
+            Tick(_to_percent(1 - up.share(tick)), label)
+            for tick, label in label_ticks(compute_log_ticks(up) if up.log else compute_linear_ticks(up), log=up.log)
+        ),
+        marks=_place_marks(marks, across),
         note=TREND_NOTE if any(curve.thin for curve in lines) else "",
     )
 
 
-def reliability_chart(split: str, points: Sequence[Point], sizes: Sequence[int]) -> Chart:
+def make_reliability_chart(split: str, points: Sequence[Point], sizes: Sequence[int]) -> Chart:
     """A reliability diagram: accuracy (y) by confidence (x) of each bin, with the diagonal of perfect calibration.
 
     `points[i]` is (confidence, accuracy) of a bin with `sizes[i]` rows.
@@ -165,7 +167,7 @@ def reliability_chart(split: str, points: Sequence[Point], sizes: Sequence[int])
     unit = Scale(0.0, 1.0)
     labels = [f"{rows:,} rows: confidence {x:.2f}, right {y:.1%}" for (x, y), rows in zip(points, sizes, strict=True)]
     dots = tuple(
-        Dot(_percent(x), _percent(1 - y), label, _radius(rows, sizes))
+        Dot(_to_percent(x), _to_percent(1 - y), label, _compute_radius(rows, sizes))
         for (x, y), label, rows in zip(points, labels, sizes, strict=True)
     )
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -174,23 +176,23 @@ def reliability_chart(split: str, points: Sequence[Point], sizes: Sequence[int])
         said="; ".join(labels) + ".",
         x_label="confidence",
         curves=(
-            Curve("as confident as right", _path([(0.0, 0.0), (1.0, 1.0)], unit, unit), 1, True, ()),
+            Curve("as confident as right", _format_path([(0.0, 0.0), (1.0, 1.0)], unit, unit), 1, True, ()),
             Curve("this model, larger for more rows", "", 0, False, dots),
         ),
-        x_ticks=tuple(Tick(_percent(tick), f"{tick:g}") for tick in ticks),
-        y_ticks=tuple(Tick(_percent(1 - tick), f"{tick:.0%}") for tick in ticks),
+        x_ticks=tuple(Tick(_to_percent(tick), f"{tick:g}") for tick in ticks),
+        y_ticks=tuple(Tick(_to_percent(1 - tick), f"{tick:.0%}") for tick in ticks),
         marks=(),
         square=True,
     )
 
 
-def _radius(rows: int, sizes: Sequence[int]) -> float:
+def _compute_radius(rows: int, sizes: Sequence[int]) -> float:
     """Radius in pixels; the area grows with the number of rows."""
     # bins of 100 and 25 rows: a quarter of the rows is half of the radius -> 10.0 and 6.5, of which 3 are the minimum
     return round(3 + 7 * math.sqrt(rows / max(1, *sizes)), 1)
 
 
-def thinned(points: Sequence[Point], across: Scale) -> list[Point]:
+def thin_points(points: Sequence[Point], across: Scale) -> list[Point]:
     """Downsample to the lowest and the highest point of each pixel column, so that no spike is lost.
 
     A column with a value that is not finite keeps one of these too, and with it the gap in the curve.
@@ -202,16 +204,16 @@ def thinned(points: Sequence[Point], across: Scale) -> list[Point]:
     kept: list[Point] = []
     for _, held in groupby(points, key=lambda point: int(across.share(point[0]) * COLUMNS)):
         column = list(held)
-        finite = [point for point in column if _finite(point)]
-        ends = {min(finite, key=_height), max(finite, key=_height)} if finite else set()
-        broken = next((point for point in column if not _finite(point)), None)
+        finite = [point for point in column if _is_finite(point)]
+        ends = {min(finite, key=_get_y), max(finite, key=_get_y)} if finite else set()
+        broken = next((point for point in column if not _is_finite(point)), None)
         kept += sorted(ends if broken is None else ends | {broken}, key=lambda point: point[0])
     return kept
 
 
-def trend(points: Sequence[Point]) -> list[Point]:
+def compute_trend(points: Sequence[Point]) -> list[Point]:
     """(median x, median y) of 50 equal stretches; [] for a curve with few points, which needs no trend."""
-    finite = [point for point in points if _finite(point)]
+    finite = [point for point in points if _is_finite(point)]
     if len(finite) < TREND_FROM:
         return []
     ends = [round(number * len(finite) / STRETCHES) for number in range(STRETCHES + 1)]
@@ -219,65 +221,65 @@ def trend(points: Sequence[Point]) -> list[Point]:
     return [(median(x for x, _ in stretch), median(y for _, y in stretch)) for stretch in stretches]
 
 
-def _x_scale(series: Iterable[Series]) -> Scale:
+def _make_x_scale(series: Iterable[Series]) -> Scale:
     values = [x for each in series for x, _ in each.points]
     low, high = min(values), max(values)
     return Scale(low, high) if high > low else Scale(low - 1, high + 1)
 
 
-def _curves(series: Series, across: Scale, up: Scale) -> list[Curve]:
+def _draw_curves(series: Series, across: Scale, up: Scale) -> list[Curve]:
     style = series.style % STYLES
-    smooth = trend(series.points) if series.noisy else []
-    dots = [point for point in series.points if _finite(point)] if series.dots else []
-    labels = (f"{series.name}, {plain(x)}: {y:.4g}" for x, y in dots)
+    smooth = compute_trend(series.points) if series.noisy else []
+    dots = [point for point in series.points if _is_finite(point)] if series.dots else []
+    labels = (f"{series.name}, {format_x(x)}: {y:.4g}" for x, y in dots)
     marked = tuple(
-        Dot(_percent(across.share(x)), _percent(1 - up.share(y)), label)
+        Dot(_to_percent(across.share(x)), _to_percent(1 - up.share(y)), label)
         for (x, y), label in zip(dots, labels, strict=True)
     )
     few = marked if len(marked) <= STRETCHES else ()
-    path = _path(thinned(series.points, across), across, up)
+    path = _format_path(thin_points(series.points, across), across, up)
     if not smooth:
         return [Curve(series.name, path, style, False, few)]
-    return [Curve("", path, style, True, ()), Curve(series.name, _path(smooth, across, up), style, False, few)]
+    return [Curve("", path, style, True, ()), Curve(series.name, _format_path(smooth, across, up), style, False, few)]
 
 
-def _path(points: Iterable[Point], across: Scale, up: Scale) -> str:
+def _format_path(points: Iterable[Point], across: Scale, up: Scale) -> str:
     """SVG path data. A single point between gaps is a line of length 0, visible by its round cap."""
     # (0, 0), (0.5, 1), (0.7, nan), (1, 1) on scales from 0 to 1 -> "M0 1000L500 0" and "M1000 0L1000 0"; y grows down
     parts = []
-    for finite, stretch in groupby(points, key=_finite):
+    for finite, stretch in groupby(points, key=_is_finite):
         if finite:
             pairs = [f"{across.share(x) * UNITS:.0f} {(1 - up.share(y)) * UNITS:.0f}" for x, y in stretch]
             parts.append(f"M{'L'.join(pairs if len(pairs) > 1 else pairs * 2)}")
     return "".join(parts)
 
 
-def _drawn_marks(marks: Sequence[Mark], across: Scale) -> tuple[DrawnMark, ...]:
+def _place_marks(marks: Sequence[Mark], across: Scale) -> tuple[DrawnMark, ...]:
     inside = sorted((mark for mark in marks if 0 <= across.share(mark.x) <= 1), key=lambda mark: mark.x)
     return tuple(
-        DrawnMark(_percent(share := across.share(mark.x)), mark.label, mark.kind, share > 0.5, row)
+        DrawnMark(_to_percent(share := across.share(mark.x)), mark.label, mark.kind, share > 0.5, row)
         for row, mark in enumerate(inside)
     )
 
 
-def _in_words(series: Series) -> str:
-    finite = [point for point in series.points if _finite(point)]
+def _describe_series(series: Series) -> str:
+    finite = [point for point in series.points if _is_finite(point)]
     (first, start), (last, end) = finite[0], finite[-1]
-    lowest, highest = min(finite, key=_height), max(finite, key=_height)
+    lowest, highest = min(finite, key=_get_y), max(finite, key=_get_y)
     name = series.name[:1].upper() + series.name[1:]
-    said = f"{name}: {start:.4g} at {plain(first)}, {end:.4g} at {plain(last)}"
-    ends = f"lowest {lowest[1]:.4g} at {plain(lowest[0])}, highest {highest[1]:.4g} at {plain(highest[0])}"
+    said = f"{name}: {start:.4g} at {format_x(first)}, {end:.4g} at {format_x(last)}"
+    ends = f"lowest {lowest[1]:.4g} at {format_x(lowest[0])}, highest {highest[1]:.4g} at {format_x(highest[0])}"
     broken = len(series.points) - len(finite)
     return f"{said}; {ends}" + (f"; {broken:,} values are not finite." if broken else ".")
 
 
-def _percent(share: float) -> float:
+def _to_percent(share: float) -> float:
     return round(100 * share, 2)
 
 
-def _height(point: Point) -> float:
+def _get_y(point: Point) -> float:
     return point[1]
 
 
-def _finite(point: Point) -> bool:
+def _is_finite(point: Point) -> bool:
     return math.isfinite(point[1]) and abs(point[1]) < LARGEST

@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hf_finetune.reporting.diagnosis.curves import Curve, fall, noise, train_curve, validation_curve
-from hf_finetune.reporting.diagnosis.divergence import FEWEST_POINTS, judge_divergence, judge_rise_and_back
-from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, number, setting
+from hf_finetune.reporting.diagnosis.curves import (
+    Curve,
+    estimate_fall,
+    estimate_noise,
+    read_train_curve,
+    read_validation_curve,
+)
+from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS, judge_divergence, judge_rise_and_back
+from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, fmt, format_setting
 from hf_finetune.reporting.diagnosis.progress import judge_progress
 from hf_finetune.reporting.diagnosis.scores import judge_scores
 from hf_finetune.reporting.diagnosis.setup import judge_setup
-from hf_finetune.reporting.run_record import RunRecord, kept_by
+from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
-FEWEST_STEPS = 10
+MIN_STEPS = 10
 """Fewer optimizer steps say nothing about a setting."""
-CLEAR = 3.0
+MIN_FALL = 3.0
 """Standard deviations of the noise by which a curve must have fallen."""
 
 
@@ -41,24 +47,24 @@ def diagnose(run: RunRecord) -> Diagnosis:
     if run.report.get("recipe") == "score":  # nothing was trained
         found = judge_scores(run)
         return Diagnosis(" ".join(each.evidence for each in found), tuple(reversed(found)))
-    train, validation = train_curve(run), validation_curve(run)
+    train, validation = read_train_curve(run), read_validation_curve(run)
     diverged = judge_divergence(run, train, validation)
     curves = [diverged] if diverged else [judge_rise_and_back(run, train), judge_progress(run, train, validation)]
     found = [each for each in curves if each]
     found += judge_setup(run, overfitted=any(each.kind == "overfitting" for each in found))
     if not any(each.level in ("problem", "warning") for each in found):
-        found.append(_too_short(run, train, validation) or _healthy(run, train, validation))
+        found.append(_judge_length(run, train, validation) or _make_healthy_finding(run, train, validation))
     findings = tuple(sorted(found, key=lambda finding: LEVELS.index(finding.level)))
-    return Diagnosis(_verdict(run, findings), findings)
+    return Diagnosis(_write_verdict(run, findings), findings)
 
 
-def _too_short(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A note on a log too short to judge: too few steps or points, or no fall beyond the noise."""
-    few = len(train) < FEWEST_POINTS and len(validation) < 3
-    if not few and run.step >= FEWEST_STEPS and (_fell(train) or _fell(validation)):
+    few = len(train) < MIN_POINTS and len(validation) < 3
+    if not few and run.step >= MIN_STEPS and (_has_fallen(train) or _has_fallen(validation)):
         return None
     points = f"{len(train)} training losses and {len(validation)} validation losses are in the log"
-    often = setting(run, "logging_steps", max(1, run.step // 20))
+    often = format_setting(run, "logging_steps", max(1, run.step // 20))
     return Finding(
         kind="too_short_to_say",
         level="note",
@@ -69,19 +75,19 @@ def _too_short(run: RunRecord, train: Curve, validation: Curve) -> Finding | Non
     )
 
 
-def _fell(whole: Curve) -> bool:
-    found = fall(whole)
-    return found is not None and (found.least > 0 or whole.values[0] - whole.end > CLEAR * noise(whole.values))
+def _has_fallen(whole: Curve) -> bool:
+    found = estimate_fall(whole)
+    return found is not None and (
+        found.least > 0 or whole.values[0] - whole.end > MIN_FALL * estimate_noise(whole.values)
+    )
 
 
-def _healthy(run: RunRecord, train: Curve, validation: Curve) -> Finding:
+def _make_healthy_finding(run: RunRecord, train: Curve, validation: Curve) -> Finding:
     said = (
-        [f"training loss went from {number(float(train.values[0]))} to about {number(train.end)}"]
-        if len(train) > 1
-        else []
+        [f"training loss went from {fmt(float(train.values[0]))} to about {fmt(train.end)}"] if len(train) > 1 else []
     )
     if len(validation) > 1:
-        first, last = (number(float(validation.values[end])) for end in (0, -1))
+        first, last = (fmt(float(validation.values[end])) for end in (0, -1))
         said.append(
             f"validation loss from {first} to {last}" if said else f"validation loss went from {first} to {last}"
         )
@@ -90,21 +96,21 @@ def _healthy(run: RunRecord, train: Curve, validation: Curve) -> Finding:
         kind="healthy",
         level="good",
         title="The run looks healthy",
-        evidence=f"The {', the '.join(said)}.{unseen}{_kept(run)}",
+        evidence=f"The {', the '.join(said)}.{unseen}{_describe_saved_weights(run)}",
         cause="Nothing in the log is out of the ordinary.",
         remedy="Look at the scores and samples; then try more data, or more steps.",
     )
 
 
-def _kept(run: RunRecord) -> str:
+def _describe_saved_weights(run: RunRecord) -> str:
     """A sentence on the saved weights if they are those of an earlier checkpoint; else ""."""
-    metric = kept_by(run)
+    metric = get_selection_metric(run)
     if metric is None or run.best_step is None or run.best_step >= run.step:
         return ""
     return f" The saved model is that of {run.best_checkpoint}, the best by {metric}."
 
 
-def _verdict(run: RunRecord, findings: tuple[Finding, ...]) -> str:
+def _write_verdict(run: RunRecord, findings: tuple[Finding, ...]) -> str:
     """How far an unfinished run got, the worst finding with its remedy, and the titles of the next two."""
     stopped = run.status == "stopped" or (run.max_steps is not None and run.step < run.max_steps)
     reached = f" of {run.max_steps:,}" if run.max_steps else ""

@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau, theilslopes
 
-from hf_finetune.reporting.run_record import RunRecord, curve
+from hf_finetune.reporting.run_record import RunRecord, get_curve
 
 Array = npt.NDArray[np.float64]
 
 # Longer logs are averaged down to this many points: Theil-Sen and Kendall compare all pairs, which is quadratic, and
 # the verdict must not depend on train.logging_steps.
-MOST_POINTS = 200
-BLOCKS = 10
+MAX_POINTS = 200
+MAX_PARTS = 10
 """Equal parts of a curve whose medians are compared."""
-FEWEST_IN_A_BLOCK = 3
+MIN_PART_SIZE = 3
 NORMAL_MAD = 1.4826
 """Median absolute deviation -> standard deviation, for normal noise: 1 / quantile(3/4)."""
 MEDIAN_ERROR = 1.2533
@@ -67,21 +67,21 @@ class Fall:
     """p-value of "it does not fall", one-sided (Kendall's tau)."""
 
 
-def train_curve(run: RunRecord) -> Curve:
+def read_train_curve(run: RunRecord) -> Curve:
     """The training loss; each value is the mean over the steps since the previous one."""
-    steps, values = _finite(run, "loss")
+    steps, values = _read_finite(run, "loss")
     # Logged at steps 10 and 20, the values belong to steps 5 and 15.
     before = np.concatenate([[0.0], steps[:-1]])
-    return _thinned(Curve(steps, values, _spent(run, (before + steps) / 2), of_batches=True))
+    return _average_points(Curve(steps, values, _compute_spent(run, (before + steps) / 2), of_batches=True))
 
 
-def validation_curve(run: RunRecord) -> Curve:
+def read_validation_curve(run: RunRecord) -> Curve:
     """The validation loss."""
-    steps, values = _finite(run, "eval_loss")
-    return _thinned(Curve(steps, values, _spent(run, steps), of_batches=False))
+    steps, values = _read_finite(run, "eval_loss")
+    return _average_points(Curve(steps, values, _compute_spent(run, steps), of_batches=False))
 
 
-def fall(part: Curve) -> Fall | None:
+def estimate_fall(part: Curve) -> Fall | None:
     """Estimate how much a curve fell; None for fewer than three points, or if no learning rate was spent.
 
     Least squares follows a single outlier; Theil-Sen withstands up to 29 % of them.
@@ -96,7 +96,7 @@ def fall(part: Curve) -> Fall | None:
     return Fall(-float(slope) * extent, -float(high) * extent, -float(low) * extent, float(p))
 
 
-def noise(values: Array) -> float:
+def estimate_noise(values: Array) -> float:
     """Standard deviation of the noise of `values` (points,), estimated from the differences between neighbors.
 
     A steady slope shifts all differences alike and is removed by their median: (3, 2, 1) has noise 0. The difference of
@@ -108,33 +108,33 @@ def noise(values: Array) -> float:
     return float(NORMAL_MAD * np.median(np.abs(jumps - np.median(jumps))) / np.sqrt(2))
 
 
-def blocks(of: Curve) -> tuple[Array, Array, float]:
+def compute_part_medians(of: Curve) -> tuple[Array, Array, float]:
     """Medians (parts,) and first steps (parts,) of up to ten equal parts, and the standard error of a median."""
     # values 5, 4, 9, 3, 3, 2 at steps 1 to 6 -> medians [5, 3] from steps [1, 4], standard error 0.76
-    count = max(1, min(BLOCKS, len(of) // FEWEST_IN_A_BLOCK))
+    count = max(1, min(MAX_PARTS, len(of) // MIN_PART_SIZE))
     parts = np.array_split(of.values, count)
     starts = np.array([part[0] for part in np.array_split(of.steps, count)])
-    error = MEDIAN_ERROR * noise(of.values) / np.sqrt(min(len(part) for part in parts))
+    error = MEDIAN_ERROR * estimate_noise(of.values) / np.sqrt(min(len(part) for part in parts))
     return np.array([np.median(part) for part in parts]), starts, float(error)
 
 
-def learning_rates(run: RunRecord) -> tuple[Array, Array]:
+def read_learning_rates(run: RunRecord) -> tuple[Array, Array]:
     """Steps (points,) and the learning rate logged at each (points,)."""
-    return _finite(run, "learning_rate")
+    return _read_finite(run, "learning_rate")
 
 
-def _finite(run: RunRecord, figure: str) -> tuple[Array, Array]:
+def _read_finite(run: RunRecord, figure: str) -> tuple[Array, Array]:
     """Steps (points,) and finite values (points,) of one logged quantity."""
-    points: Any = np.array(curve(run, figure), dtype=np.float64).reshape(-1, 2)
+    points: Any = np.array(get_curve(run, figure), dtype=np.float64).reshape(-1, 2)
     points = points[np.isfinite(points[:, 1])]
     return points[:, 0], points[:, 1]
 
 
-def _spent(run: RunRecord, at: Array) -> Array:
+def _compute_spent(run: RunRecord, at: Array) -> Array:
     """Share of the learning rate spent by each step of `at` (points,), in [0, 1] -> (points,)."""
     # Rates 1e-3, 5e-4, 0 logged at steps 10, 20, 30: the first ten steps spend 2/3, the next ten 1/3, the last none.
     # Steps 0, 10, 20, 30 -> 0, 0.67, 1, 1; without logged rates each step counts the same.
-    steps, rates = learning_rates(run)
+    steps, rates = read_learning_rates(run)
     if len(steps) == 0 or rates.max() <= 0:
         rates, steps = np.ones(1), np.ones(1) * at.max(initial=1.0)
     steps = np.concatenate([[0.0], steps])
@@ -143,11 +143,11 @@ def _spent(run: RunRecord, at: Array) -> Array:
     return spent
 
 
-def _thinned(full: Curve) -> Curve:
+def _average_points(full: Curve) -> Curve:
     """`full` with at most 200 points, each the mean of a stretch of neighbors."""
-    if len(full) <= MOST_POINTS:
+    if len(full) <= MAX_POINTS:
         return full
-    edges = np.linspace(0, len(full), MOST_POINTS + 1).astype(int)
+    edges = np.linspace(0, len(full), MAX_POINTS + 1).astype(int)
 
     def means(values: Array) -> Array:
         return np.add.reduceat(values, edges[:-1]) / np.diff(edges)

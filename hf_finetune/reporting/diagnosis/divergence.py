@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from hf_finetune.reporting.diagnosis.curves import Curve, blocks
-from hf_finetune.reporting.diagnosis.findings import Finding, number, other_rate, setting, train_setting
-from hf_finetune.reporting.run_record import RunRecord, curve
+from hf_finetune.reporting.diagnosis.curves import Curve, compute_part_medians
+from hf_finetune.reporting.diagnosis.findings import Finding, fmt, format_rate, format_setting, get_train_setting
+from hf_finetune.reporting.run_record import RunRecord, get_curve
 
-FEWEST_POINTS = 6
+MIN_POINTS = 6
 """Points of the training loss that are needed to judge its shape."""
-ERRORS = 5.0
+MIN_STANDARD_ERRORS = 5.0
 """Standard errors that a rise must exceed: the largest of ten parts reaches less than this by chance."""
 EXPLOSION = 2.0
 """Multiple of the initial loss that neither batch order nor warm-up reaches."""
@@ -30,35 +30,40 @@ NO_WORSE = 0.03
 
 def judge_divergence(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A finding if the run diverged, by the first test that holds; None if it did not."""
-    return _no_number(run) or _dead(run, train) or _explosion(run, train) or _late_rise(run, train, validation)
+    return (
+        _judge_non_finite(run)
+        or _judge_zero_gradient(run, train)
+        or _judge_explosion(run, train)
+        or _judge_late_rise(run, train, validation)
+    )
 
 
-def _no_number(run: RunRecord) -> Finding | None:
-    norms = dict(curve(run, "grad_norm"))
+def _judge_non_finite(run: RunRecord) -> Finding | None:
+    norms = dict(get_curve(run, "grad_norm"))
     # transformers (5.23) defaults to logging_nan_inf_filter=True, which replaces a loss that is not finite by the mean
     # since the last log entry: 0 at logging_steps=1, where only grad_norm still shows it. Can go when that default
     # does: https://github.com/huggingface/trl/issues/6025
-    losses = [(step, value if value else norms.get(step, 0.0)) for step, value in curve(run, "loss")]
+    losses = [(step, value if value else norms.get(step, 0.0)) for step, value in get_curve(run, "loss")]
     losses = [each for each in losses if not math.isfinite(each[1])]
-    validation = [each for each in curve(run, "eval_loss") if not math.isfinite(each[1])]
+    validation = [each for each in get_curve(run, "eval_loss") if not math.isfinite(each[1])]
     if not losses:
-        return _validation_alone(validation[0][0], len(validation)) if validation else None
+        return _make_validation_finding(validation[0][0], len(validation)) if validation else None
     step, value = min(losses + validation)
-    before = [each for each in curve(run, "loss") if each[0] < step]
-    last = f" The last before was {number(before[-1][1])}, at step {before[-1][0]:,}." if before else ""
-    half = "Half precision overflows (bf16=true in place of fp16), or the" if train_setting(run, "fp16") else "The"
+    before = [each for each in get_curve(run, "loss") if each[0] < step]
+    last = f" The last before was {fmt(before[-1][1])}, at step {before[-1][0]:,}." if before else ""
+    half = "Half precision overflows (bf16=true in place of fp16), or the" if get_train_setting(run, "fp16") else "The"
     return Finding(
         kind="divergence",
         level="problem",
         title=f"The loss is no finite number from step {step:,} on",
         evidence=f"It is {value} there, and at {len(losses)} of the logged steps.{last}",
         cause=f"{half} learning rate is too high, or a batch has no trained token.",
-        remedy=_start_again(run, 0.1),
+        remedy=_advise_restart(run, 0.1),
         step=step,
     )
 
 
-def _validation_alone(step: int, count: int) -> Finding:
+def _make_validation_finding(step: int, count: int) -> Finding:
     return Finding(
         kind="divergence",
         level="problem",
@@ -70,9 +75,9 @@ def _validation_alone(step: int, count: int) -> Finding:
     )
 
 
-def _dead(run: RunRecord, train: Curve) -> Finding | None:
+def _judge_zero_gradient(run: RunRecord, train: Curve) -> Finding | None:
     """A gradient of exactly 0 in the second half, after a higher loss or a gradient: the weights were thrown away."""
-    norms = curve(run, "grad_norm")
+    norms = get_curve(run, "grad_norm")
     late = [value for _, value in norms[len(norms) // 2 :]]
     if len(late) < SUSTAINED or any(late) or len(train) < SUSTAINED:
         return None
@@ -85,44 +90,44 @@ def _dead(run: RunRecord, train: Curve) -> Finding | None:
         kind="divergence",
         level="problem",
         title=f"From step {step:,} on no gradient reaches the weights",
-        evidence=f"Its norm is exactly 0, and the loss stays at {number(train.end)}, after {number(highest)}.",
+        evidence=f"Its norm is exactly 0, and the loss stays at {fmt(train.end)}, after {fmt(highest)}.",
         cause="A few steps that were far too large have left a model whose output no longer depends on its weights.",
-        remedy=_start_again(run, 0.1),
+        remedy=_advise_restart(run, 0.1),
         step=step,
     )
 
 
-def _explosion(run: RunRecord, train: Curve) -> Finding | None:
+def _judge_explosion(run: RunRecord, train: Curve) -> Finding | None:
     """A loss of more than twice that at the start, at three points or more."""
     if len(train) <= SUSTAINED or train.values[0] <= 0:
         return None
     above = train.values > EXPLOSION * train.values[0]
     if above.sum() < SUSTAINED:
         return None
-    start, peak = (number(float(value)) for value in (train.values[0], train.values.max()))
+    start, peak = (fmt(float(value)) for value in (train.values[0], train.values.max()))
     step = int(train.steps[above][0])
     return Finding(
         kind="divergence",
         level="problem",
         title=f"The loss exploded by step {step:,}",
-        evidence=f"It went from {start} at step {train.steps[0]:,.0f} up to {peak}, and ended at {number(train.end)}.",
+        evidence=f"It went from {start} at step {train.steps[0]:,.0f} up to {peak}, and ended at {fmt(train.end)}.",
         cause="The learning rate is far too high, or gradients are not clipped.",
-        remedy=_start_again(run, 0.1),
+        remedy=_advise_restart(run, 0.1),
         step=step,
     )
 
 
-def _late_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+def _judge_late_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A loss that ends far above its minimum, by the medians of ten parts."""
-    if len(train) < FEWEST_POINTS:
+    if len(train) < MIN_POINTS:
         return None
-    medians, starts, error = blocks(train)
+    medians, starts, error = compute_part_medians(train)
     lowest = int(np.argmin(medians))
     gained = max(train.values[0], medians[0]) - medians[lowest]
     rise = medians[-1] - medians[lowest]
     # Medians 4.0, 2.0, 3.5 with standard error 0.1: 1.5 of the gain of 2.0 is lost again, more than half of it,
     # more than 5 % of 2.0 and more than 5 standard errors. It diverged.
-    if rise <= max(RISE * gained, SLIGHT * abs(medians[lowest]), ERRORS * error):
+    if rise <= max(RISE * gained, SLIGHT * abs(medians[lowest]), MIN_STANDARD_ERRORS * error):
         return None
     if len(validation) and validation.values[-1] <= (1 + NO_WORSE) * validation.values.min():
         return None  # harder batches, not a worse model
@@ -132,23 +137,23 @@ def _late_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding | Non
         kind="divergence",
         level="problem",
         title=f"The loss rises from about step {step:,} on",
-        evidence=f"It was down to {number(medians[lowest])} and ended at {number(medians[-1])}{lost}.",
+        evidence=f"It was down to {fmt(medians[lowest])} and ended at {fmt(medians[-1])}{lost}.",
         cause="The learning rate is too high, or is kept high for too long, or the data changes on the way.",
-        remedy=f"{_start_again(run, 0.3)} {setting(run, 'lr_scheduler_type', 'cosine')} lets it fall.",
+        remedy=f"{_advise_restart(run, 0.3)} {format_setting(run, 'lr_scheduler_type', 'cosine')} lets it fall.",
         step=step,
     )
 
 
 def judge_rise_and_back(run: RunRecord, train: Curve) -> Finding | None:
     """A loss that rose and fell again: each part is compared with the lowest part before it."""
-    if len(train) < FEWEST_POINTS:
+    if len(train) < MIN_POINTS:
         return None
-    medians, starts, error = blocks(train)
+    medians, starts, error = compute_part_medians(train)
     medians, starts = np.concatenate([train.values[:1], medians]), np.concatenate([train.steps[:1], starts])
     lowest = np.minimum.accumulate(medians)  # 5, 3, 6, 2 -> 5, 3, 3, 2: the third part rose by 3
     rises = medians - lowest
     least = np.maximum(RISE_AND_BACK * (medians[0] - lowest), SLIGHT * np.abs(lowest))
-    over = rises > np.maximum(least, ERRORS * error)
+    over = rises > np.maximum(least, MIN_STANDARD_ERRORS * error)
     if not over.any():
         return None
     worst = int(np.argmax(np.where(over, rises, 0.0)))
@@ -156,13 +161,13 @@ def judge_rise_and_back(run: RunRecord, train: Curve) -> Finding | None:
         kind="learning_rate_too_high",
         level="warning",
         title=f"The loss rose about step {starts[worst]:,.0f} before it fell again",
-        evidence=f"From {number(lowest[worst])} it went to {number(medians[worst])}, and ended at {number(train.end)}.",
+        evidence=f"From {fmt(lowest[worst])} it went to {fmt(medians[worst])}, and ended at {fmt(train.end)}.",
         cause="The learning rate is too high at its peak: steps were spent on coming back.",
-        remedy=f"Try {other_rate(run, 0.3)}, or a longer warmup_steps.",
+        remedy=f"Try {format_rate(run, 0.3)}, or a longer warmup_steps.",
         step=int(starts[worst]),
     )
 
 
-def _start_again(run: RunRecord, factor: float) -> str:
-    rate, clip = other_rate(run, factor), setting(run, "max_grad_norm", 1.0)
+def _advise_restart(run: RunRecord, factor: float) -> str:
+    rate, clip = format_rate(run, factor), format_setting(run, "max_grad_norm", 1.0)
     return f"Start again with {rate}, a longer warmup_steps and {clip}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_finetune.reporting.run_record import RunRecord, curve
+from hf_finetune.reporting.run_record import RunRecord, get_curve
 
 Level = Literal["problem", "warning", "note", "good"]
 LEVELS: tuple[Level, ...] = ("problem", "warning", "note", "good")
@@ -31,17 +31,17 @@ class Finding:
     """Step at which it begins."""
 
 
-def number(value: float) -> str:
+def fmt(value: float) -> str:
     """Format with four digits, as many as a loss is worth: `2.346`."""
     return f"{value:,.4g}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
-def setting(run: RunRecord, key: str, value: object) -> str:
+def format_setting(run: RunRecord, key: str, value: object) -> str:
     """`train.key=value` for a run of ours; `key=value` for another Trainer's, which has no section `train`."""
-    return f"{key if run.status == 'foreign' else f'train.{key}'}={_shown(value)}"
+    return f"{key if run.status == 'foreign' else f'train.{key}'}={_format_setting_value(value)}"
 
 
-def _shown(value: object) -> str:
+def _format_setting_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):  # 0.02 -> "0.02", 3e-05 -> "3.0e-5": both can be typed into a run file
@@ -49,22 +49,22 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def train_setting(run: RunRecord, key: str) -> Any:
+def get_train_setting(run: RunRecord, key: str) -> Any:
     """A setting of the section `train`; transformers' default where the run has no such setting."""
     train = run.settings.get("train")
     value = train.get(key) if isinstance(train, dict) else None
     return TRAINER_DEFAULTS.get(key) if value is None else value
 
 
-def peak_rate(run: RunRecord) -> float | None:
+def find_peak_rate(run: RunRecord) -> float | None:
     """The highest learning rate in the log; None where none was logged."""
-    rates = [value for _, value in curve(run, "learning_rate")]
+    rates = [value for _, value in get_curve(run, "learning_rate")]
     return max(rates, default=None)
 
 
-def other_rate(run: RunRecord, factor: float) -> str:
+def format_rate(run: RunRecord, factor: float) -> str:
     """The setting for `factor` times the peak learning rate; words where no rate was logged."""
-    peak = peak_rate(run)
+    peak = find_peak_rate(run)
     if peak:
-        return setting(run, "learning_rate", peak * factor)
+        return format_setting(run, "learning_rate", peak * factor)
     return f"a {'lower' if factor < 1 else 'higher'} learning_rate"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_finetune.reporting.diagnosis.curves import Curve, fall, learning_rates, noise
-from hf_finetune.reporting.diagnosis.divergence import FEWEST_POINTS
-from hf_finetune.reporting.diagnosis.findings import Finding, number, other_rate, peak_rate, setting
-from hf_finetune.reporting.run_record import RunRecord, kept_by
+from hf_finetune.reporting.diagnosis.curves import Curve, estimate_fall, estimate_noise, read_learning_rates
+from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS
+from hf_finetune.reporting.diagnosis.findings import Finding, find_peak_rate, fmt, format_rate, format_setting
+from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
 
-FEWEST_VALIDATIONS = 3
+MIN_EVALUATIONS = 3
 """Evaluations needed to see a loss fall and rise again."""
 OVERFIT = 0.03
 """Share of the lowest validation loss by which it must have risen since: smaller rises come and go."""
@@ -17,7 +17,7 @@ OVERFIT_OF_GAIN = 0.05
 """And share of its whole fall: a small bend at the end of a long fall is not overfitting."""
 SOLVED = 0.1
 """Share of the first loss below which little is left to learn."""
-FEWEST_LATE = 4
+MIN_LATE_POINTS = 4
 """Points needed in the second half: of three points in order, the rank test's p is 1/6."""
 FLAT = 0.02
 """Plateau: the second half of the learning rate brought at most this share of the fall, or no significant fall."""
@@ -31,7 +31,7 @@ STRAIGHT = (0.35, 0.8)
 """Straight line: share of the fall in the second half of the learning rate, 0.5 if it is exact."""
 BARELY = 0.05
 """Share of the first loss that a learning rate far too low takes off at most."""
-SURE = 0.05
+ALPHA = 0.05
 """Significance level of the rank tests."""
 STEADY = 4.0
 """Multiple of its noise by which a validation loss must fall to count as a steady fall."""
@@ -39,13 +39,13 @@ STEADY = 4.0
 
 def judge_progress(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """The first of these findings that holds: the later ones would name the same cause again."""
-    judges = (_overfitting, _low_rate, _never_moved, _plateau, _underfitting)
+    judges = (_judge_overfitting, _judge_low_rate, _judge_no_learning, _judge_plateau, _judge_underfitting)
     return next((found for judge in judges if (found := judge(run, train, validation))), None)
 
 
-def _overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+def _judge_overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A validation loss that rises from its minimum on while the training loss keeps falling."""
-    if len(validation) < FEWEST_VALIDATIONS or len(train) < FEWEST_VALIDATIONS:
+    if len(validation) < MIN_EVALUATIONS or len(train) < MIN_EVALUATIONS:
         return None
     best = int(np.argmin(validation.values))
     after = validation.values[best + 1 :]
@@ -63,40 +63,40 @@ def _overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | N
     epochs = max((entry["epoch"] for entry in run.history if "epoch" in entry), default=0.0)
     return Finding(
         kind="overfitting",
-        level="warning" if kept_by(run) else "problem",
+        level="warning" if get_selection_metric(run) else "problem",
         title=f"Overfitting from step {step:,} on",
-        evidence=f"The validation loss was lowest at step {step:,}, {number(lowest)}, and rose to {number(end)}, while "
-        f"the training loss went from {number(level)} to {number(train.end)}."
+        evidence=f"The validation loss was lowest at step {step:,}, {fmt(lowest)}, and rose to {fmt(end)}, while "
+        f"the training loss went from {fmt(level)} to {fmt(train.end)}."
         + (f" Each row was seen {epochs:,.0f} times." if epochs >= 2 else ""),
         cause="The model memorizes the training rows: too many epochs, or too large a model, for so few rows.",
-        remedy=_stop_at(run, step),
+        remedy=_advise_stop(run, step),
         step=step,
     )
 
 
-def _stop_at(run: RunRecord, step: int) -> str:
+def _advise_stop(run: RunRecord, step: int) -> str:
     """The remedy for overfitting from `step` on: the settings that would have kept the model of that step."""
-    metric = kept_by(run)
+    metric = get_selection_metric(run)
     if metric is not None:
         chosen = "" if metric == "loss" else f", the best by {metric}, which need not be the best by its loss"
         kept = f"The saved model is that of {run.best_checkpoint}{chosen}."
         return f"{kept} More rows, or a smaller model, reach further."
     use = f"Use {run.best_checkpoint}, or train" if run.best_checkpoint else "Train"
-    patience = setting(run, "early_stopping_patience", 3)
+    patience = format_setting(run, "early_stopping_patience", 3)
     return (
-        f"{use} no longer than that: {setting(run, 'max_steps', step)}, or "
-        f"{setting(run, 'load_best_model_at_end', True)} with {patience}. "
+        f"{use} no longer than that: {format_setting(run, 'max_steps', step)}, or "
+        f"{format_setting(run, 'load_best_model_at_end', True)} with {patience}. "
         "More rows, or a smaller model, reach further."
     )
 
 
-def _low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+def _judge_low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A small fall in a straight line from the first step on: the weights have hardly moved."""
-    rate = peak_rate(run)
-    if len(train) < FEWEST_POINTS:
+    rate = find_peak_rate(run)
+    if len(train) < MIN_POINTS:
         return None
     start, fell = float(train.values[0]), float(train.values[0]) - train.end
-    measured = validation if len(validation) >= FEWEST_LATE else train
+    measured = validation if len(validation) >= MIN_LATE_POINTS else train
     if rate != 0.0 and (fell > BARELY * start or not _is_steady(measured) or not _is_straight(measured)):
         return None
     slowly = f"At {rate:.1e} the" if rate else "The"
@@ -104,32 +104,32 @@ def _low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding | None
         kind="learning_rate_too_low",
         level="warning",
         title="The learning rate is 0" if rate == 0.0 else "The learning rate is too low",
-        evidence=f"In {run.step:,} steps the loss went from {number(start)} to {number(train.end)}, in one line.",
+        evidence=f"In {run.step:,} steps the loss went from {fmt(start)} to {fmt(train.end)}, in one line.",
         cause=f"{slowly} weights hardly move: the last steps brought as much as the first ones.",
-        remedy=f"Try {other_rate(run, 10.0)}: raise it tenfold until the loss falls fast at first, then slower.",
+        remedy=f"Try {format_rate(run, 10.0)}: raise it tenfold until the loss falls fast at first, then slower.",
     )
 
 
 def _is_steady(measured: Curve) -> bool:
     """Whether the curve falls significantly, however little."""
-    found = fall(measured)
-    if not found or found.p >= SURE:
+    found = estimate_fall(measured)
+    if not found or found.p >= ALPHA:
         return False
     # Weights that hardly move change a validation loss, always of the same rows, evenly and almost without noise.
-    return measured.of_batches or found.size > STEADY * noise(measured.values)
+    return measured.of_batches or found.size > STEADY * estimate_noise(measured.values)
 
 
 def _is_straight(measured: Curve) -> bool:
     """Whether the second half of the learning rate brought about half of the fall."""
-    whole, late = fall(measured), fall(measured.since(0.5))
+    whole, late = estimate_fall(measured), estimate_fall(measured.since(0.5))
     return whole is not None and late is not None and STRAIGHT[0] * whole.size <= late.size <= STRAIGHT[1] * whole.size
 
 
-def _never_moved(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+def _judge_no_learning(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A loss that does not fall from the first step on, with an upper bound that rules out a fall that matters."""
-    measured = validation if len(validation) >= FEWEST_LATE else train
-    start, found = float(train.values[0]) if len(train) else 0.0, fall(measured)
-    if len(train) < FEWEST_POINTS or start - train.end > BARELY * start or not found:
+    measured = validation if len(validation) >= MIN_LATE_POINTS else train
+    start, found = float(train.values[0]) if len(train) else 0.0, estimate_fall(measured)
+    if len(train) < MIN_POINTS or start - train.end > BARELY * start or not found:
         return None
     if _is_steady(measured) or found.most > BARELY * start:
         return None
@@ -137,60 +137,60 @@ def _never_moved(run: RunRecord, train: Curve, validation: Curve) -> Finding | N
         kind="plateau",
         level="warning",
         title="Nothing was learned",
-        evidence=f"The loss went from {number(start)} to {number(train.end)} in {run.step:,} steps: mere noise.",
+        evidence=f"The loss went from {fmt(start)} to {fmt(train.end)} in {run.step:,} steps: mere noise.",
         cause="The labels have nothing to do with the inputs, what would learn is frozen, or the rate is far off.",
-        remedy=f"Look at the rows and what is trained; then try {other_rate(run, 10.0)} and {other_rate(run, 0.1)}.",
+        remedy=f"Look at the rows and what is trained; then try {format_rate(run, 10.0)} and {format_rate(run, 0.1)}.",
     )
 
 
-def _plateau(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+def _judge_plateau(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A loss that fell, and to which the second half of the learning rate added next to nothing."""
-    if len(train) < FEWEST_POINTS or train.end <= SOLVED * train.values[0]:
+    if len(train) < MIN_POINTS or train.end <= SOLVED * train.values[0]:
         return None
-    start, rough = float(train.values[0]), noise(train.values)
+    start, rough = float(train.values[0]), estimate_noise(train.values)
     total = start - train.end
     # Validation decides where it was measured often enough: its rows are the same each time, so it has less noise.
-    late = [each for each in (validation.since(0.5), train.since(0.5)) if len(each) >= FEWEST_LATE]
-    falls = [found for each in late if (found := fall(each))]
+    late = [each for each in (validation.since(0.5), train.since(0.5)) if len(each) >= MIN_LATE_POINTS]
+    falls = [found for each in late if (found := estimate_fall(each))]
     if total <= 2 * rough or not falls or max(each.most for each in falls) > FLAT_AT_MOST * total:
         return None
-    if falls[0].size > FLAT * total and falls[0].p < SURE:
+    if falls[0].size > FLAT * total and falls[0].p < ALPHA:
         return None
     reached = int(train.steps[np.flatnonzero(train.values <= train.end + max(FLAT * total, rough))[0]])
     return Finding(
         kind="plateau",
         level="warning",
         title=f"Nothing more was learned from about step {reached:,} on",
-        evidence=f"The loss went from {number(start)} to {number(train.end)}; of that the second half of the learning "
+        evidence=f"The loss went from {fmt(start)} to {fmt(train.end)}; of that the second half of the learning "
         f"rate brought {max(0.0, falls[0].size / total):.1%}.",
         cause="The model is too small, most of it is frozen, or the rows have no more in them that can be predicted.",
-        remedy=f"Spare the steps after it ({setting(run, 'max_steps', reached)}), or change what holds it back: "
-        f"a larger model, more of it trained, cleaner rows, or {other_rate(run, 0.3)}.",
+        remedy=f"Spare the steps after it ({format_setting(run, 'max_steps', reached)}), or change what holds it back: "
+        f"a larger model, more of it trained, cleaner rows, or {format_rate(run, 0.3)}.",
         step=reached,
     )
 
 
-def _underfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+def _judge_underfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A loss that still falls at the end, at a learning rate that has not decayed.
 
     After a full decay the log cannot tell, and a run that was interrupted is not judged.
     """
-    rates = learning_rates(run)[1]
+    rates = read_learning_rates(run)[1]
     unfinished = run.max_steps is not None and run.step < 0.9 * run.max_steps
-    if unfinished or len(train) < FEWEST_POINTS or not len(rates) or rates[-1] < UNDECAYED * rates.max():
+    if unfinished or len(train) < MIN_POINTS or not len(rates) or rates[-1] < UNDECAYED * rates.max():
         return None
-    validated = len(validation.since(0.5)) >= FEWEST_LATE
+    validated = len(validation.since(0.5)) >= MIN_LATE_POINTS
     measured = validation if validated else train
-    late, also = fall(measured.since(0.5)), fall(train.since(0.5))
-    if not late or not also or late.p >= SURE or late.size <= STILL_FALLING * abs(measured.end) or also.size <= 0:
+    late, also = estimate_fall(measured.since(0.5)), estimate_fall(train.since(0.5))
+    if not late or not also or late.p >= ALPHA or late.size <= STILL_FALLING * abs(measured.end) or also.size <= 0:
         return None
     return Finding(
         kind="underfitting",
         level="warning",
         title="The run ended while the loss was still falling",
-        evidence=f"The second half of its {run.step:,} steps took {number(late.size)} off the "
-        f"{'validation' if validated else 'training'} loss, which ended at {number(float(measured.values[-1]))}.",
+        evidence=f"The second half of its {run.step:,} steps took {fmt(late.size)} off the "
+        f"{'validation' if validated else 'training'} loss, which ended at {fmt(float(measured.values[-1]))}.",
         cause="Too few steps: the model has not learned what these rows have.",
-        remedy=f"Train longer ({setting(run, 'max_steps', 3 * run.step)}), with "
-        f"{setting(run, 'lr_scheduler_type', 'cosine')} so that the rate ends near 0.",
+        remedy=f"Train longer ({format_setting(run, 'max_steps', 3 * run.step)}), with "
+        f"{format_setting(run, 'lr_scheduler_type', 'cosine')} so that the rate ends near 0.",
     )

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.reporting.diagnosis.findings import Finding, number, setting, train_setting
-from hf_finetune.reporting.run_record import RunRecord, curve
+from hf_finetune.reporting.diagnosis.findings import Finding, fmt, format_setting, get_train_setting
+from hf_finetune.reporting.run_record import RunRecord, get_curve
 
 ALWAYS = 0.95
 """Share of the logged steps after warm-up that were clipped."""
 WARM_UP = 0.1
 """Share of the steps at the start that is left out: gradients are large there in any run."""
-FEWEST_NORMS = 5
+MIN_NORMS = 5
 FAR_ABOVE = 10.0
 """Multiple of max_grad_norm from which clipping sets the size of every step."""
 WORSE_THAN_GUESSING = 1.1
@@ -25,8 +25,8 @@ TOO_GOOD = 0.85
 FIRST_STEPS = 3
 SLOWER = 0.6
 """Share of the usual throughput below which the end is slow; uneven batch lengths stay above it."""
-FEWEST_RATES = 8
-FEWEST_ROWS = 30
+MIN_RATES = 8
+MIN_ROWS = 30
 """Validation rows needed where no interval was computed: at 30 rows a share is known to within 18 points."""
 WIDE = 0.05
 """Half width of a score's interval from which it is too wide."""
@@ -45,15 +45,22 @@ HASH_DIGITS = 16
 
 def judge_setup(run: RunRecord, *, overfitted: bool) -> list[Finding]:
     """All findings on the set-up; duplicated rows alone are one only if the run `overfitted`."""
-    found = [_start(run), _clipping(run), _throughput(run), _few_rows(run), _memorized(run, overfitted), _leaked(run)]
+    found = [
+        _judge_start(run),
+        _judge_clipping(run),
+        _judge_throughput(run),
+        _judge_validation_size(run),
+        _memorized(run, overfitted),
+        _judge_leakage(run),
+    ]
     return [each for each in found if each]
 
 
-def _start(run: RunRecord) -> Finding | None:
+def _judge_start(run: RunRecord) -> Finding | None:
     """A first loss that is far from that of guessing."""
     # GPT-2 has 50,257 tokens: guessing costs ln(50257) = 10.82 nats. A first loss above 11.9 is broken, and so is one
     # below 9.2 if the weights are random.
-    guess, losses = _guessing(run), [each for each in curve(run, "loss") if math.isfinite(each[1])]
+    guess, losses = _compute_guessing_loss(run), [each for each in get_curve(run, "loss") if math.isfinite(each[1])]
     if guess is None or not losses:
         return None
     step, loss = losses[0]
@@ -66,17 +73,17 @@ def _start(run: RunRecord) -> Finding | None:
         kind="loss_at_start",
         level="warning",
         title=f"The first loss is far {'above' if above else 'below'} that of guessing",
-        evidence=f"{number(loss)} at step {step:,}; every token equally likely is {number(guess)}, ln(vocabulary).",
+        evidence=f"{fmt(loss)} at step {step:,}; every token equally likely is {fmt(guess)}, ln(vocabulary).",
         cause="The learning rate is too high from the first steps on, the tokenizer is another model's, or the loss is "
         "a sum over batches."
         if above
         else "Random weights cannot know this: the labels are shifted, or can be seen in the input.",
-        remedy=f"Look at the tokenizer and the data, and log every step: {setting(run, 'logging_steps', 1)}.",
+        remedy=f"Look at the tokenizer and the data, and log every step: {format_setting(run, 'logging_steps', 1)}.",
         step=step,
     )
 
 
-def _guessing(run: RunRecord) -> float | None:
+def _compute_guessing_loss(run: RunRecord) -> float | None:
     """ln(vocabulary), the loss of equally likely tokens; None if the model is not a language model."""
     architectures, vocabulary = run.model.get("architectures"), run.model.get("vocab_size")
     if not (isinstance(vocabulary, int) and vocabulary > 1 and isinstance(architectures, list) and architectures):
@@ -84,34 +91,34 @@ def _guessing(run: RunRecord) -> float | None:
     return math.log(vocabulary) if str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")) else None
 
 
-def _clipping(run: RunRecord) -> Finding | None:
+def _judge_clipping(run: RunRecord) -> Finding | None:
     """Gradients that are clipped at nearly every step."""
-    limit = train_setting(run, "max_grad_norm")
-    norms = [value for step, value in curve(run, "grad_norm") if step > WARM_UP * run.step and math.isfinite(value)]
-    if not isinstance(limit, int | float) or limit <= 0 or len(norms) < FEWEST_NORMS:
+    limit = get_train_setting(run, "max_grad_norm")
+    norms = [value for step, value in get_curve(run, "grad_norm") if step > WARM_UP * run.step and math.isfinite(value)]
+    if not isinstance(limit, int | float) or limit <= 0 or len(norms) < MIN_NORMS:
         return None
     clipped = sum(norm > limit for norm in norms)
     if clipped < ALWAYS * len(norms):
         return None
     usual = float(np.median(norms))
-    larger = 4 * (train_setting(run, "gradient_accumulation_steps") or 1)
+    larger = 4 * (get_train_setting(run, "gradient_accumulation_steps") or 1)
     assumed = ", the default," if run.status == "foreign" else ""
     return Finding(
         kind="clipping_every_step",
         level="warning" if usual > FAR_ABOVE * limit else "note",
         title="The gradient was clipped at every step",
         evidence=f"Its norm was above max_grad_norm {limit:g}{assumed} at {clipped} of {len(norms)} logged steps, "
-        f"{number(usual)} in the middle.",
+        f"{fmt(usual)} in the middle.",
         cause="The limit, not the gradient, sets the size of each step: rare large gradients are no longer told apart.",
-        remedy=f"Set {setting(run, 'max_grad_norm', float(f'{2 * usual:.1g}'))}, or larger batches: "
-        f"{setting(run, 'gradient_accumulation_steps', larger)}.",
+        remedy=f"Set {format_setting(run, 'max_grad_norm', float(f'{2 * usual:.1g}'))}, or larger batches: "
+        f"{format_setting(run, 'gradient_accumulation_steps', larger)}.",
     )
 
 
-def _throughput(run: RunRecord) -> Finding | None:
+def _judge_throughput(run: RunRecord) -> Finding | None:
     """A last quarter that is much slower than the rest."""
-    rates = curve(run, "tokens_per_s")
-    if len(rates) < FEWEST_RATES:
+    rates = get_curve(run, "tokens_per_s")
+    if len(rates) < MIN_RATES:
         return None
     values = [value for _, value in rates]
     cut = len(values) * 3 // 4
@@ -135,19 +142,17 @@ def _throughput(run: RunRecord) -> Finding | None:
     )
 
 
-def _few_rows(run: RunRecord) -> Finding | None:
+def _judge_validation_size(run: RunRecord) -> Finding | None:
     """A validation split too small: by its widest interval, or by its rows where none was computed."""
     scores = run.report.get("evaluation", {}).get("validation")
     scores = scores if isinstance(scores, dict) else {}
-    wide = next(_wide_intervals(scores), None)
-    rows = _validation_rows(run)
-    if wide is None and (scores.get("intervals") or rows is None or rows >= FEWEST_ROWS):
+    wide = next(_find_wide_intervals(scores), None)
+    rows = _count_validation_rows(run)
+    if wide is None and (scores.get("intervals") or rows is None or rows >= MIN_ROWS):
         return None
     few = f"It has {rows:,} rows. " if rows is not None else ""
     said = (
-        f"{wide[0].replace('_', ' ')} {number(wide[1])} may as well be {number(wide[2])} or {number(wide[3])}."
-        if wide
-        else ""
+        f"{wide[0].replace('_', ' ')} {fmt(wide[1])} may as well be {fmt(wide[2])} or {fmt(wide[3])}." if wide else ""
     )
     return Finding(
         kind="noisy_validation",
@@ -159,7 +164,7 @@ def _few_rows(run: RunRecord) -> Finding | None:
     )
 
 
-def _wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float, float]]:
+def _find_wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float, float]]:
     """(name, value, low, high) of each metric whose interval is too wide."""
     intervals = scores.get("intervals")
     for name, interval in (intervals if isinstance(intervals, dict) else {}).items():
@@ -173,17 +178,17 @@ def _wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float,
             yield name, value, *interval
 
 
-def _validation_rows(run: RunRecord) -> int | None:
+def _count_validation_rows(run: RunRecord) -> int | None:
     """Rows of the validation split, or blocks if packed: runtime times rows per second, which every Trainer logs."""
     timed = (
-        _numbers(entry, "eval_runtime", "eval_samples_per_second") for entry in run.history if "eval_loss" in entry
+        _read_numbers(entry, "eval_runtime", "eval_samples_per_second") for entry in run.history if "eval_loss" in entry
     )
     return max((round(seconds * rate) for seconds, rate in filter(None, timed)), default=None)
 
 
 def _memorized(run: RunRecord, overfitted: bool) -> Finding | None:
     """Training rows that the model reproduces, or duplicated rows in a run that overfitted."""
-    text, repeated = " ".join(_memorized_text(run)), _repeated_rows(run)
+    text, repeated = " ".join(_memorized_text(run)), _count_distinct_rows(run)
     rows, unique = repeated or (0, 0)
     copies = rows - unique
     often = rows > 0 and copies > COPIES * rows
@@ -199,7 +204,7 @@ def _memorized(run: RunRecord, overfitted: bool) -> Finding | None:
         if often
         else "Rows were seen often enough to be repeated.",
         remedy="Take out copies, weights above 1 and secrets; fewer epochs "
-        f"({setting(run, 'num_train_epochs', 1)}) and a smaller model or adapter memorize less.",
+        f"({format_setting(run, 'num_train_epochs', 1)}) and a smaller model or adapter memorize less.",
     )
 
 
@@ -211,26 +216,26 @@ def _memorized_text(run: RunRecord) -> Iterator[str]:
             continue
         verbatim, canaries = found.get("verbatim"), found.get("canaries")
         interval = verbatim.get("interval") if isinstance(verbatim, dict) else None
-        low = _numbers(dict(enumerate(interval)) if isinstance(interval, list) else None, 0)
-        counted = _numbers(verbatim, "continued", "rows")
+        low = _read_numbers(dict(enumerate(interval)) if isinstance(interval, list) else None, 0)
+        counted = _read_numbers(verbatim, "continued", "rows")
         if low and counted and low[0] > VERBATIM:
             yield f"{counted[0]:,.0f} of {counted[1]:,.0f} rows are continued word for word."
         for group in canaries if isinstance(canaries, list) else []:
-            planted = _numbers(group, "extracted", "copies")
+            planted = _read_numbers(group, "extracted", "copies")
             if planted and planted[0] >= EXTRACTED:
                 yield f"{planted[0]:.0%} of the canaries planted {planted[1]:,.0f} times can be extracted."
 
 
-def _numbers(holder: Any, *names: str | int) -> list[float]:
+def _read_numbers(holder: Any, *names: str | int) -> list[float]:
     """The values of all `names`; [] if one is missing or not a finite number, for files can be edited by hand."""
     values = [holder.get(name) for name in names] if isinstance(holder, dict) else []
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     return numbers if len(numbers) == len(names) and all(map(math.isfinite, numbers)) else []
 
 
-def _repeated_rows(run: RunRecord) -> tuple[int, int] | None:
+def _count_distinct_rows(run: RunRecord) -> tuple[int, int] | None:
     """(rows, distinct rows) of the training split, by the row hashes in the manifest."""
-    train = _at(run.manifest, "data", "splits", "train")
+    train = _get_object(run.manifest, "data", "splits", "train")
     hashes = train.get("row_hashes")
     if not isinstance(hashes, str):
         return None
@@ -239,10 +244,10 @@ def _repeated_rows(run: RunRecord) -> tuple[int, int] | None:
     return len(each), len(set(each))
 
 
-def _leaked(run: RunRecord) -> Finding | None:
+def _judge_leakage(run: RunRecord) -> Finding | None:
     """Validation rows that are copies of training rows."""
-    copies = _at(run.manifest, "data", "overlap", "validation").get("copies", 0)
-    rows = _at(run.report, "data", "validation").get("rows", 0)
+    copies = _get_object(run.manifest, "data", "overlap", "validation").get("copies", 0)
+    rows = _get_object(run.report, "data", "validation").get("rows", 0)
     if not (isinstance(copies, int) and isinstance(rows, int)) or copies <= COPIES * rows or not rows:
         return None
     return Finding(
@@ -255,7 +260,7 @@ def _leaked(run: RunRecord) -> Finding | None:
     )
 
 
-def _at(value: Any, *keys: str) -> dict[str, Any]:
+def _get_object(value: Any, *keys: str) -> dict[str, Any]:
     """The JSON object at a path of keys; {} where there is none."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

@@ -13,13 +13,21 @@ from typing import Any
 
 from hf_finetune.errors import CannotWriteError, Problem
 from hf_finetune.files import write_atomically
-from hf_finetune.metric_info import number
+from hf_finetune.metric_info import parse_number
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
-from hf_finetune.reporting.page.blocks import Advice, Block, Findings, Section, Words, mapping, visible
-from hf_finetune.reporting.page.curves import curves
-from hf_finetune.reporting.page.labels import labels, mistakes
-from hf_finetune.reporting.page.record import again, data, parameters, samples
-from hf_finetune.reporting.page.scores import headline, scores
+from hf_finetune.reporting.page.blocks import (
+    Advice,
+    Block,
+    Findings,
+    Paragraphs,
+    Section,
+    escape_invisible,
+    get_mapping,
+)
+from hf_finetune.reporting.page.curves import build_curves
+from hf_finetune.reporting.page.labels import build_labels, build_mistakes
+from hf_finetune.reporting.page.record import build_data, build_parameters, build_reproduction, build_samples
+from hf_finetune.reporting.page.scores import build_headline, build_scores
 from hf_finetune.reporting.run_record import RunRecord, read_run
 from hf_finetune.shell import shell_path
 
@@ -46,7 +54,7 @@ def write_page(folder: Path) -> Path:
     does, and `CannotWriteError`.
     """
     path = folder / PAGE
-    if not is_ours(path):
+    if not is_writable_page(path):
         command = f"hf-finetune report {shell_path(folder)} --output FILE"
         logger.warning("%s is not a page of ours and stays as it is; %s", path, command)
         return path
@@ -58,35 +66,37 @@ def write_page(folder: Path) -> Path:
 def render_page(run: RunRecord, diagnosis: Diagnosis) -> str:
     """Render the HTML page of one run, finished or not. Deterministic; what was not computed is left out."""
     sections = (
-        Section("verdict", "Verdict", (*verdict(run, diagnosis), *headline(run), *_advice(diagnosis))),
-        Section("curves", "Curves", tuple(curves(run))),
-        Section("scores", "Scores", tuple(scores(run))),
-        Section("labels", "Labels", tuple(labels(run))),
-        Section("samples", "Before and after", tuple(samples(run))),
-        Section("mistakes", "Mistakes", tuple(mistakes(run))),
-        Section("data", "Data", tuple(data(run))),
-        Section("parameters", "Parameters", tuple(parameters(run))),
-        Section("again", "Do it again", tuple(again(run))),
+        Section(
+            "verdict", "Verdict", (*build_verdict(run, diagnosis), *build_headline(run), *_build_findings(diagnosis))
+        ),
+        Section("curves", "Curves", tuple(build_curves(run))),
+        Section("scores", "Scores", tuple(build_scores(run))),
+        Section("labels", "Labels", tuple(build_labels(run))),
+        Section("samples", "Before and after", tuple(build_samples(run))),
+        Section("mistakes", "Mistakes", tuple(build_mistakes(run))),
+        Section("data", "Data", tuple(build_data(run))),
+        Section("parameters", "Parameters", tuple(build_parameters(run))),
+        Section("again", "Do it again", tuple(build_reproduction(run))),
     )
     recipe = run.report.get("recipe") or run.settings.get("recipe")
-    return render(run.name, _kind(run, recipe), facts_line(run), sections)
+    return render(run.name, _describe_kind(run, recipe), build_facts_line(run), sections)
 
 
-def _kind(run: RunRecord, recipe: Any) -> str:
+def _describe_kind(run: RunRecord, recipe: Any) -> str:
     named = RECIPES.get(recipe, "Training run") if isinstance(recipe, str) else "Training run"
     return {"done": named, "stopped": f"{named}, not finished", "foreign": "Run of another Trainer"}[run.status]
 
 
-def verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
+def build_verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
     """The verdict of the diagnosis, and a warning if the run has not finished."""
     if run.status != "stopped":
-        return [Words((diagnosis.verdict,))]
+        return [Paragraphs((diagnosis.verdict,))]
     far = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps else "")
     said = f"This run is not finished. It is shown as far as it got, which is {far}."
-    return [Words((diagnosis.verdict,)), Words((said,), tone="warning")]
+    return [Paragraphs((diagnosis.verdict,)), Paragraphs((said,), tone="warning")]
 
 
-def _advice(diagnosis: Diagnosis) -> list[Block]:
+def _build_findings(diagnosis: Diagnosis) -> list[Block]:
     found = []
     for finding in diagnosis.findings:
         lines = (("evidence", finding.evidence), ("likely cause", finding.cause), ("try next", finding.remedy))
@@ -94,22 +104,22 @@ def _advice(diagnosis: Diagnosis) -> list[Block]:
     return [Findings(tuple(found))] if found else []
 
 
-def facts_line(run: RunRecord) -> list[str]:
+def build_facts_line(run: RunRecord) -> list[str]:
     """Steps, epochs, time, speed and trained parameters: the parts of the line under the title."""
-    train, counts = mapping(run.report.get("train")), mapping(run.report.get("parameters"))
-    epochs, seconds = number(train.get("epochs")), number(train.get("runtime_s"))
-    speed, trainable = number(train.get("tokens_per_s")), number(counts.get("trainable"))
+    train, counts = get_mapping(run.report.get("train")), get_mapping(run.report.get("parameters"))
+    epochs, seconds = parse_number(train.get("epochs")), parse_number(train.get("runtime_s"))
+    speed, trainable = parse_number(train.get("tokens_per_s")), parse_number(counts.get("trainable"))
     line = [f"{run.step:,} steps" if run.history or run.step else ""]
     line.append("" if epochs is None else f"{epochs:.3g} epochs")
-    timed = number(train.get("timed_steps"))
+    timed = parse_number(train.get("timed_steps"))
     partly = "" if timed is None or timed >= run.step else f" for the last {timed:,.0f} steps"
-    line.append("" if seconds is None else duration(seconds) + partly)
+    line.append("" if seconds is None else format_duration(seconds) + partly)
     line.append("" if not speed else f"{speed:,.0f} tokens/s")
     line.append("" if trainable is None else f"{trainable:,.0f} parameters trained")
     return [part for part in line if part]
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format seconds as `45 s`, `3 min 10 s` or `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
@@ -122,10 +132,10 @@ def duration(seconds: float) -> str:
 def render(title: str, kind: str, facts: list[str], sections: tuple[Section, ...]) -> str:
     """Render sections as HTML, without those that have no blocks. All text is escaped, invisible characters too."""
     # The policy in the page allows this one style sheet, by its hash, and nothing else: a run's texts are untrusted.
-    css = _template("report.css")
+    css = _read_template("report.css")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return str(
-        _environment()
+        _make_environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -140,24 +150,24 @@ def render(title: str, kind: str, facts: list[str], sections: tuple[Section, ...
 
 
 @cache
-def _environment() -> Any:
+def _make_environment() -> Any:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     return Environment(
-        loader=FunctionLoader(_template),
+        loader=FunctionLoader(_read_template),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=visible,
+        finalize=escape_invisible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
 
 
-def _template(name: str) -> str:
+def _read_template(name: str) -> str:
     return (files("hf_finetune.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
-def is_ours(path: Path) -> bool:
+def is_writable_page(path: Path) -> bool:
     """Whether `path` may be written: it does not exist, or is a page with our marker."""
     if not path.exists():
         return True

@@ -11,15 +11,15 @@ from typing import Any, Literal
 from hf_finetune.reporting.charts.svg import Chart
 
 # Limits of the page; report.json has the rest.
-MOST_ROWS = 150
-MOST_CHARACTERS = 3000
+MAX_TABLE_ROWS = 150
+MAX_TEXT_CHARACTERS = 3000
 # The same for a cell in a table of settings.
-MOST_IN_A_CELL = 400
+MAX_CELL_CHARACTERS = 400
 
 # Unicode categories that are not seen or change the direction of text. The joiners (U+200C, U+200D) are exempt:
 # Persian, Indic scripts and emoji need them.
-INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-KEPT = {"\n", "\t", "\u200c", "\u200d"}
+INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+KEPT_CHARACTERS = {"\n", "\t", "\u200c", "\u200d"}
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Titled:
+class NotedCell:
     """A text with a note in small print below it."""
 
     name: str
     note: str
 
 
-Cell = str | Strip | Titled
+Cell = str | Strip | NotedCell
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Words:
+class Paragraphs:
     """Paragraphs."""
 
     sentences: tuple[str, ...]
@@ -151,7 +151,7 @@ class More:
     kind: Literal["more"] = "more"
 
 
-Block = Table | Words | Facts | Tiles | Findings | Samples | Matrix | Code | More | Chart
+Block = Table | Paragraphs | Facts | Tiles | Findings | Samples | Matrix | Code | More | Chart
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def visible(value: Any) -> Any:
+def escape_invisible(value: Any) -> Any:
     """`value` with invisible and direction-changing characters written as escapes: Jinja's `finalize`.
 
     Anything but a plain string is returned as it is, markup included: its strings have been through here.
@@ -175,20 +175,20 @@ def visible(value: Any) -> Any:
         return value
     return "".join(
         letter.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(letter) in INVISIBLE and letter not in KEPT
+        if unicodedata.category(letter) in INVISIBLE_CATEGORIES and letter not in KEPT_CHARACTERS
         else letter
         for letter in value
     )
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def get_mapping(value: Any) -> dict[str, Any]:
     """`value` if it is a JSON object, else {}: reports can be edited, or written by others."""
     return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
 
 
-def objects(value: Any) -> list[dict[str, Any]]:
+def get_objects(value: Any) -> list[dict[str, Any]]:
     """The JSON objects of a list; [] for any other value."""
-    return [mapping(item) for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+    return [get_mapping(item) for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def get_sentences(value: Any) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def get_sentences(value: Any) -> tuple[str, ...]:
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
 
 
-def table(
+def make_table(
     caption: str,
     columns: Sequence[str],
     rows: Iterable[Sequence[Cell]],
@@ -207,35 +207,35 @@ def table(
     """[a table of at most 150 rows]; without rows, only the sentences of `said`, if any."""
     all_rows = [tuple(row) for row in rows]
     if not all_rows:
-        return words(said)
-    kept = tuple(all_rows[:MOST_ROWS])
+        return make_paragraphs(said)
+    kept = tuple(all_rows[:MAX_TABLE_ROWS])
     return [Table(caption, tuple(columns), kept, tuple(said), texts, len(all_rows) - len(kept))]
 
 
-def words(given: Iterable[str], tone: Literal["plain", "warning"] = "plain") -> list[Block]:
+def make_paragraphs(given: Iterable[str], tone: Literal["plain", "warning"] = "plain") -> list[Block]:
     """[paragraphs]; [] without sentences."""
     found = tuple(given)
-    return [Words(found, tone)] if found else []
+    return [Paragraphs(found, tone)] if found else []
 
 
-def some(*blocks: Block | None) -> list[Block]:
+def drop_none(*blocks: Block | None) -> list[Block]:
     """The blocks that are not None."""
     return [block for block in blocks if block is not None]
 
 
-def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+def shorten(text: str, most: int = MAX_TEXT_CHARACTERS) -> str:
     """`text`, cut to `most` characters with a note of how many are missing."""
     return text if len(text) <= most else f"{text[:most]} … and {len(text) - most:,} more characters"
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, str]:
+def flatten_settings(value: Any, prefix: str = "") -> dict[str, str]:
     """Nested settings by dotted key, values other than strings as JSON; unset ones left out."""
     # {"train": {"bf16": True, "optim": "adamw", "seed": None}} -> {"train.bf16": "true", "train.optim": "adamw"}
     if isinstance(value, Mapping) and (value or not prefix):
         return {
             key: text
             for name, item in value.items()
-            for key, text in flat(item, f"{prefix}.{name}" if prefix else str(name)).items()
+            for key, text in flatten_settings(item, f"{prefix}.{name}" if prefix else str(name)).items()
         }
     if value in (None, [], {}) or not prefix:
         return {}

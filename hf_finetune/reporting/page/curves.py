@@ -5,59 +5,62 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from hf_finetune.metric_info import figure
-from hf_finetune.reporting.charts.svg import Chart, Mark, Series, line_chart
-from hf_finetune.reporting.page.blocks import Block, More, some, table
-from hf_finetune.reporting.run_record import RunRecord, curve
+from hf_finetune.metric_info import get_metric_info
+from hf_finetune.reporting.charts.svg import Chart, Mark, Series, make_line_chart
+from hf_finetune.reporting.page.blocks import Block, More, drop_none, make_table
+from hf_finetune.reporting.run_record import RunRecord, get_curve
 
 TRAIN, VALIDATION = 0, 1
 # Rows of the table of logged values.
-LOGGED_ROWS = 30
-MOST_BREAKS = 5
+MAX_LOGGED_ROWS = 30
+MAX_BREAKS = 5
 
 # Logged quantities besides the losses: (name, title of the chart, whether the y axis starts at 0).
-OTHERS = (
+OTHER_CURVES = (
     ("learning_rate", "Learning rate", True),
     ("grad_norm", "Gradient norm, before clipping", False),
     ("tokens_per_s", "Tokens per second", True),
     ("memory_mib", "Memory in use, MiB", True),
 )
 # Metrics in [0, 1], which share one chart.
-SHARES = ("eval_accuracy", "eval_f1_macro", "eval_token_accuracy")
-ERROR = "eval_mae"
+SHARE_METRICS = ("eval_accuracy", "eval_f1_macro", "eval_token_accuracy")
+ERROR_METRIC = "eval_mae"
 
 
-def curves(run: RunRecord) -> list[Block]:
+def build_curves(run: RunRecord) -> list[Block]:
     """Charts of the history, and a table of its values; [] for a run that logged nothing."""
-    validation = (_validation(run, "Validation scores", SHARES), _validation(run, "Validation error", (ERROR,)))
-    found = some(losses(run), *validation, *(_other(run, *given) for given in OTHERS))
-    return [*found, More("The numbers of these curves", tuple(_log(run)))] if found else []
+    validation = (
+        _make_validation_chart(run, "Validation scores", SHARE_METRICS),
+        _make_validation_chart(run, "Validation error", (ERROR_METRIC,)),
+    )
+    found = drop_none(make_loss_chart(run), *validation, *(_make_chart(run, *given) for given in OTHER_CURVES))
+    return [*found, More("The numbers of these curves", tuple(_build_log_table(run)))] if found else []
 
 
-def losses(run: RunRecord) -> Chart | None:
+def make_loss_chart(run: RunRecord) -> Chart | None:
     """Training and validation loss, with the best step and steps with non-finite values marked; None without any."""
     series = [
-        Series("training", curve(run, "loss"), TRAIN),
-        Series("validation", curve(run, "eval_loss"), VALIDATION, dots=True),
+        Series("training", get_curve(run, "loss"), TRAIN),
+        Series("validation", get_curve(run, "eval_loss"), VALIDATION, dots=True),
     ]
     best = [] if run.best_step is None else [Mark(run.best_step, f"best: step {run.best_step:,}")]
-    return line_chart("Loss", series, marks=[*best, *_breaks(series)])
+    return make_line_chart("Loss", series, marks=[*best, *_mark_breaks(series)])
 
 
-def _other(run: RunRecord, name: str, title: str, from_zero: bool) -> Chart | None:
-    series = [Series(title.split(",")[0].lower(), curve(run, name), TRAIN, noisy=name != "learning_rate")]
-    return line_chart(title, series, marks=_breaks(series), from_zero=from_zero)
+def _make_chart(run: RunRecord, name: str, title: str, from_zero: bool) -> Chart | None:
+    series = [Series(title.split(",")[0].lower(), get_curve(run, name), TRAIN, noisy=name != "learning_rate")]
+    return make_line_chart(title, series, marks=_mark_breaks(series), from_zero=from_zero)
 
 
-def _validation(run: RunRecord, title: str, names: Sequence[str]) -> Chart | None:
+def _make_validation_chart(run: RunRecord, title: str, names: Sequence[str]) -> Chart | None:
     series = [
-        Series(figure(name.removeprefix("eval_")).title, curve(run, name), VALIDATION + number, dots=True)
+        Series(get_metric_info(name.removeprefix("eval_")).title, get_curve(run, name), VALIDATION + number, dots=True)
         for number, name in enumerate(names)
     ]
-    return line_chart(title, series)
+    return make_line_chart(title, series)
 
 
-def _breaks(series: Sequence[Series]) -> list[Mark]:
+def _mark_breaks(series: Sequence[Series]) -> list[Mark]:
     """A mark at the first step of each stretch of non-finite values, five at most."""
     steps = []
     for each in series:
@@ -66,33 +69,33 @@ def _breaks(series: Sequence[Series]) -> list[Mark]:
             if before and not math.isfinite(value):
                 steps.append(step)
             before = math.isfinite(value)
-    return [Mark(step, f"not finite: step {step:,.0f}", "broken") for step in sorted(set(steps))[:MOST_BREAKS]]
+    return [Mark(step, f"not finite: step {step:,.0f}", "broken") for step in sorted(set(steps))[:MAX_BREAKS]]
 
 
-def _log(run: RunRecord) -> list[Block]:
+def _build_log_table(run: RunRecord) -> list[Block]:
     """A table of logged values at evenly spread steps and evaluations, and at the best step."""
-    names = ("loss", "eval_loss", *SHARES, ERROR, *(name for name, _, _ in OTHERS))
-    columns = {name: dict(values) for name in names if (values := curve(run, name))}
+    names = ("loss", "eval_loss", *SHARE_METRICS, ERROR_METRIC, *(name for name, _, _ in OTHER_CURVES))
+    columns = {name: dict(values) for name in names if (values := get_curve(run, name))}
     steps = {step for values in columns.values() for step in values}
-    chosen = _spread(steps) | _spread(columns.get("eval_loss", ()))
+    chosen = _select_spread(steps) | _select_spread(columns.get("eval_loss", ()))
     chosen |= {step for step in steps if step == run.best_step}
-    rows = [[f"{step:,}", *(_written(values.get(step)) for values in columns.values())] for step in sorted(chosen)]
-    return table("By step", ["step", *(_title(name) for name in columns)], rows)
+    rows = [[f"{step:,}", *(_format_value(values.get(step)) for values in columns.values())] for step in sorted(chosen)]
+    return make_table("By step", ["step", *(_get_title(name) for name in columns)], rows)
 
 
-def _spread(steps: Iterable[int]) -> set[int]:
+def _select_spread(steps: Iterable[int]) -> set[int]:
     """At most 30 of `steps`, evenly spread, with the first and the last."""
     # 100 steps from 0 to 99 -> 0, 3, 7, 10, 14, ..., 96, 99
     ordered = sorted(steps)
-    if len(ordered) <= LOGGED_ROWS:
+    if len(ordered) <= MAX_LOGGED_ROWS:
         return set(ordered)
-    return {ordered[round(number * (len(ordered) - 1) / (LOGGED_ROWS - 1))] for number in range(LOGGED_ROWS)}
+    return {ordered[round(number * (len(ordered) - 1) / (MAX_LOGGED_ROWS - 1))] for number in range(MAX_LOGGED_ROWS)}
 
 
-def _title(name: str) -> str:
-    titles = {"loss": "training loss", "eval_loss": "validation loss"} | {key: title for key, title, _ in OTHERS}
-    return titles.get(name) or f"validation {figure(name.removeprefix('eval_')).title}"
+def _get_title(name: str) -> str:
+    titles = {"loss": "training loss", "eval_loss": "validation loss"} | {key: title for key, title, _ in OTHER_CURVES}
+    return titles.get(name) or f"validation {get_metric_info(name.removeprefix('eval_')).title}"
 
 
-def _written(value: float | None) -> str:
+def _format_value(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"

@@ -6,19 +6,19 @@ import pytest
 from config.run_files import VALID, VALID_CLASSIFICATION, VALID_LORA, VALID_SFT
 
 from hf_finetune.config.checks.metric import OTHER_NAMES, best_model_settings
-from hf_finetune.metric_info import FIGURES, OF_LABELS, OF_NUMBERS, OF_TOKENS
+from hf_finetune.metric_info import EVAL_LABEL_METRICS, EVAL_REGRESSION_METRICS, EVAL_TOKEN_METRICS, METRICS
 from hf_finetune.training.arguments import build_training_arguments
 
 SPLIT = "data.validation=validation.jsonl"
 EACH = "train={eval_strategy: steps, save_strategy: steps, load_best_model_at_end: true}"
 PLATEAU = "train.lr_scheduler_type=reduce_lr_on_plateau"
 RUNS = {
-    "continued_pretraining": (VALID, (), OF_TOKENS),
-    "sft": (VALID_SFT, (), OF_TOKENS),
-    "lora": (VALID_LORA, (), OF_TOKENS),
-    "classes": (VALID_CLASSIFICATION, (), OF_LABELS),
-    "classes, said so": (VALID_CLASSIFICATION, ("data.task=classification",), OF_LABELS),
-    "numbers": (VALID_CLASSIFICATION, ("data.task=regression",), OF_NUMBERS),
+    "continued_pretraining": (VALID, (), EVAL_TOKEN_METRICS),
+    "sft": (VALID_SFT, (), EVAL_TOKEN_METRICS),
+    "lora": (VALID_LORA, (), EVAL_TOKEN_METRICS),
+    "classes": (VALID_CLASSIFICATION, (), EVAL_LABEL_METRICS),
+    "classes, said so": (VALID_CLASSIFICATION, ("data.task=classification",), EVAL_LABEL_METRICS),
+    "numbers": (VALID_CLASSIFICATION, ("data.task=regression",), EVAL_REGRESSION_METRICS),
 }
 # Of what is computed at evaluations, an error or a surprise; all others are shares, scores and correlations.
 LOWER = {"loss", "perplexity", "bits_per_byte", "mae"}
@@ -26,7 +26,7 @@ LOWER = {"loss", "perplexity", "bits_per_byte", "mae"}
 
 @pytest.mark.parametrize("prefix", ["", "eval_"])
 @pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_each_metric_of_the_table_gets_its_direction_or_is_refused(load, problems, kind, name, prefix):
     text, settings, computed = RUNS[kind]
     given = (*settings, SPLIT, EACH, f"train.metric_for_best_model={prefix}{name}")
@@ -65,7 +65,11 @@ def test_a_name_that_is_not_computed_is_refused_with_what_was_probably_meant(onl
 
 
 def test_what_is_suggested_for_another_name_is_computed_somewhere():
-    assert {meant for names in OTHER_NAMES.values() for meant in names} <= {*OF_TOKENS, *OF_LABELS, *OF_NUMBERS}
+    assert {meant for names in OTHER_NAMES.values() for meant in names} <= {
+        *EVAL_TOKEN_METRICS,
+        *EVAL_LABEL_METRICS,
+        *EVAL_REGRESSION_METRICS,
+    }
 
 
 @pytest.mark.parametrize(

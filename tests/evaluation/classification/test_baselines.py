@@ -15,12 +15,12 @@ from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.evaluation.classification import baselines
 from hf_finetune.evaluation.classification.baselines import add_baselines, score_baselines
 from hf_finetune.label_set import Labels
-from hf_finetune.metric_info import OF_LABELS
+from hf_finetune.metric_info import EVAL_LABEL_METRICS
 
 SPAM = Labels(("ham", "spam"), "single", ("ham", "spam"))
 TAGS = Labels(("art", "law", "old"), "multi", ("art", "law", "old"))
 NUMBER = Labels(("value",), "number")
-NAMES = {*OF_LABELS, "log_loss"}
+NAMES = {*EVAL_LABEL_METRICS, "log_loss"}
 
 
 def some_texts(rows, seed=0):

@@ -26,7 +26,7 @@ from hf_finetune.evaluation.classification.metrics import (
     score_outputs,
 )
 from hf_finetune.label_set import Labels
-from hf_finetune.metric_info import OF_LABELS
+from hf_finetune.metric_info import EVAL_LABEL_METRICS
 from hf_finetune.models.decision import Decision
 
 EVERY = (TOPICS, TAGS, NUMBER)
@@ -92,7 +92,7 @@ def test_logits_that_are_no_numbers_stop_the_run_with_the_number_of_rows(tmp_pat
         trainer.model.classifier.bias[1] = math.nan
     with pytest.raises(NonFiniteError, match="11 of 11 rows is no number"):
         predict_split(trainer, rows)
-    assert all(math.isnan(value) for name, value in trainer.evaluate(rows).items() if name[5:] in OF_LABELS)
+    assert all(math.isnan(value) for name, value in trainer.evaluate(rows).items() if name[5:] in EVAL_LABEL_METRICS)
 
 
 @pytest.fixture(scope="module")

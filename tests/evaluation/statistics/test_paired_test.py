@@ -19,7 +19,7 @@ from hf_finetune.evaluation.statistics.paired_test import (
     format_number,
     measure_forgetting,
 )
-from hf_finetune.metric_info import FIGURES
+from hf_finetune.metric_info import METRICS
 
 
 def token_sums(random, tokens, mean, hardness):
@@ -228,4 +228,4 @@ def test_numbers_have_three_digits(value, written):
 def test_every_figure_that_two_models_are_compared_by_has_a_direction():
     random = np.random.default_rng(13)
     for name in statistic_of(language_pair(random, 3, 0.0)[0])(np.ones((3, 1))):
-        assert FIGURES[name].better in ("higher", "lower")
+        assert METRICS[name].better in ("higher", "lower")

@@ -19,8 +19,16 @@ from reporting.card.carded_models import FIGURES, ROWS_SHA256, SECRET_TEXT, fini
 from hf_finetune.errors import CannotWriteError, DataError
 from hf_finetune.evaluation.prediction.predict import PredictionOptions, predict_file
 from hf_finetune.privacy import redact
-from hf_finetune.reporting.card import MARKER, NO_LICENSE, card, metadata, run_behind, unknown_run, write_card
-from hf_finetune.reporting.card.facts import model_facts
+from hf_finetune.reporting.card import (
+    MARKER,
+    NO_LICENSE,
+    build_metadata,
+    find_source_run,
+    make_unknown_run,
+    render_card,
+    write_card,
+)
+from hf_finetune.reporting.card.facts import describe_model
 from hf_finetune.reporting.run_record import RunRecord, read_run
 
 # As a stranger runs them: one process, nothing of ours in it.
@@ -57,7 +65,7 @@ def test_the_snippet_of_every_kind_of_model_runs_and_gives_what_we_give(models, 
     base = {"base": models["adapter"].parent / "base", "backbone": models["adapter"].parent / "backbone"}
     codes = {}
     for name, folder in models.items():
-        code = re.search(r"```python\n(.*?)```", card(run_behind(folder)), re.DOTALL)[1]
+        code = re.search(r"```python\n(.*?)```", render_card(find_source_run(folder)), re.DOTALL)[1]
         # The places that a reader puts in.
         code = code.replace(f'name = "{name}"', f"name = {str(folder)!r}")
         for local, place in base.items():
@@ -91,13 +99,16 @@ def agree(printed: str, label) -> bool:
 
 def test_the_metadata_is_read_by_the_hubs_client_as_it_was_written(models):
     for name, folder in models.items():
-        run = run_behind(folder)
-        parsed = ModelCard(card(run)).data
-        assert parsed.to_dict() == metadata(run), name
+        run = find_source_run(folder)
+        parsed = ModelCard(render_card(run)).data
+        assert parsed.to_dict() == build_metadata(run), name
         results = {(result.metric_type, result.metric_value) for result in parsed.eval_results}
         assert results == {("loss", 2.25), ("perplexity", 9.4877), ("accuracy", 0.75)}
         assert {(each.dataset_split, each.dataset_revision) for each in parsed.eval_results} == {("test", ROWS_SHA256)}
-    facts = {name: (metadata(run_behind(folder)), model_facts(run_behind(folder))) for name, folder in models.items()}
+    facts = {
+        name: (build_metadata(find_source_run(folder)), describe_model(find_source_run(folder)))
+        for name, folder in models.items()
+    }
     assert {name: meta["library_name"] for name, (meta, _) in facts.items() if "adapter" in name} == {
         "adapter": "peft", "classifier_adapter": "peft", "scratch_classifier_adapter": "peft",
     }  # fmt: skip
@@ -111,17 +122,17 @@ def test_the_metadata_is_read_by_the_hubs_client_as_it_was_written(models):
 
 def test_a_base_of_the_hub_is_named_with_its_relation_and_a_local_one_never(run, models, tmp_path):
     hub = with_settings(run, model={"path": "openai-community/gpt2"})
-    assert metadata(hub)["base_model"] == "openai-community/gpt2"
-    assert metadata(hub)["base_model_relation"] == "finetune"
+    assert build_metadata(hub)["base_model"] == "openai-community/gpt2"
+    assert build_metadata(hub)["base_model_relation"] == "finetune"
     pinned = replace(hub, manifest=hub.manifest | {"model": {"name": "openai-community/gpt2", "revision": "607a30d7"}})
     adapter = replace(pinned, folder=models["adapter"])
-    assert "base_model" not in metadata(adapter)  # the files of the folder say which base it stands on
+    assert "base_model" not in build_metadata(adapter)  # the files of the folder say which base it stands on
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "openai-community/gpt2"}')
-    assert metadata(pinned)["base_model_relation"] == "adapter"
-    assert 'revision="607a30d7"' in card(pinned)
+    assert build_metadata(pinned)["base_model_relation"] == "adapter"
+    assert 'revision="607a30d7"' in render_card(pinned)
     local = replace(pinned, manifest={"model": {"name": "me/base", "revision": None, "sha256": {"a": "b"}}})
-    assert "base_model" not in metadata(with_settings(local, model={"path": "me/base"}))
-    assert "base_model" not in metadata(run_behind(models["adapter"]))
+    assert "base_model" not in build_metadata(with_settings(local, model={"path": "me/base"}))
+    assert "base_model" not in build_metadata(find_source_run(models["adapter"]))
 
 
 def test_the_base_of_a_local_base_is_found_in_its_own_card(tmp_path):
@@ -130,24 +141,24 @@ def test_the_base_of_a_local_base_is_found_in_its_own_card(tmp_path):
     tuned.mkdir()
     (base / "README.md").write_text("---\nbase_model: openai-community/gpt2\n---\nmine")
     (tuned / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    found = metadata(run_behind(finished_run(tuned, "lora", settings={"model": {"path": str(base)}})))
+    found = build_metadata(find_source_run(finished_run(tuned, "lora", settings={"model": {"path": str(base)}})))
     assert (found["base_model"], found["base_model_relation"]) == ("openai-community/gpt2", "finetune")
 
 
 def test_a_license_is_what_the_owner_says_and_never_made_up(run):
-    assert "license" not in metadata(run)
-    assert NO_LICENSE in card(run)
+    assert "license" not in build_metadata(run)
+    assert NO_LICENSE in render_card(run)
     said = with_settings(run, card={"license": "mit", "language": ["de"], "datasets": ["me/rows"], "tags": ["mail"]})
-    found = metadata(said)
+    found = build_metadata(said)
     assert (found["license"], found["language"], found["datasets"]) == ("mit", ["de"], ["me/rows"])
     assert found["tags"][-1] == "mail"
     assert found["model-index"][0]["results"][0]["dataset"]["type"] == "me/rows"
-    assert NO_LICENSE not in card(said)
+    assert NO_LICENSE not in render_card(said)
 
 
 def test_what_is_not_known_is_said_to_be_unknown(run):
     unknown = replace(run, report={}, manifest={}, settings={})
-    text = card(unknown)
+    text = render_card(unknown)
     for words in (
         "What it was made from is not known.",
         "## Intended use\n\nNot stated by its owner.",
@@ -162,10 +173,10 @@ def test_what_is_not_known_is_said_to_be_unknown(run):
         "The command is not known.",
     ):
         assert words in text, words
-    assert metadata(unknown) == {
+    assert build_metadata(unknown) == {
         "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["hf-finetune"],
     }  # fmt: skip
-    stopped = card(replace(unknown, status="stopped", step=30, folder=Path("nowhere")))
+    stopped = render_card(replace(unknown, status="stopped", step=30, folder=Path("nowhere")))
     assert "holds no weights yet" in stopped
     assert "it stopped at step 30" in stopped
 
@@ -179,7 +190,7 @@ def test_a_figure_stands_beside_its_interval_the_base_and_the_baselines(run):
         },
         "per_class": {"ham": {"precision": 0.5, "recall": 1.0, "f1": 0.667, "support": 4}},
     }
-    text = card(replace(run, report=run.report | {"evaluation": {"test": compared}}))
+    text = render_card(replace(run, report=run.report | {"evaluation": {"test": compared}}))
     assert "| accuracy | 75.0% | 50.0% to 100.0% | 25.0% | 50.0% |" in text
     assert "| Figure | This model | 95 % interval | base (gpt2) | majority |" in text
     assert r"test: accuracy: 0.25 -\> 0.75: a real difference" in text
@@ -195,7 +206,7 @@ def test_memorization_gaps_and_swaps_are_told_in_their_words(run):
             "words": ["3 of 10 canaries were given away"],
         },
     }
-    text = card(replace(run, report=run.report | {"evaluation": {"test": measured}}))
+    text = render_card(replace(run, report=run.report | {"evaluation": {"test": measured}}))
     assert "| 100 | 10 | 9.2 | 10.0 | 30% |" in text
     assert "test: 3 of 10 canaries were given away" in text
     assert "test, by language: gap number 2" in text
@@ -207,20 +218,22 @@ def test_memorization_gaps_and_swaps_are_told_in_their_words(run):
 def test_a_figure_that_is_not_finite_is_shown_and_kept_out_of_the_model_index(run):
     scores = {"loss": "nan", "perplexity": "inf", "accuracy": 0.5}
     broken = replace(run, report=run.report | {"evaluation": {"test": scores}})
-    [result] = metadata(broken)["model-index"][0]["results"]
+    [result] = build_metadata(broken)["model-index"][0]["results"]
     assert [metric["value"] for metric in result["metrics"]] == [0.5]
-    assert "| loss | not defined |" in card(broken)
+    assert "| loss | not defined |" in render_card(broken)
 
 
 def test_energy_is_told_where_it_was_measured(run):
     train = run.report["train"] | {"energy": {"watt_hours": 12.34, "source": "GPUs (NVML) of 1"}}
-    assert "12.3 Wh while training (GPUs (NVML) of 1)" in card(replace(run, report=run.report | {"train": train}))
-    assert "**Energy:** Not measured." in card(run)
+    assert "12.3 Wh while training (GPUs (NVML) of 1)" in render_card(
+        replace(run, report=run.report | {"train": train})
+    )
+    assert "**Energy:** Not measured." in render_card(run)
 
 
 def test_no_row_no_path_and_no_host_is_in_a_card(models):
     for name, folder in models.items():
-        text = card(run_behind(folder))
+        text = render_card(find_source_run(folder))
         for private in (SECRET_TEXT, "somebody", str(folder.parent), str(Path.home()) + "/", socket.gethostname()):
             assert private not in text, (name, private)
         assert "rows.jsonl" in text
@@ -234,7 +247,7 @@ def test_the_users_own_readme_stays_and_ours_is_written_anew(run, tmp_path, capl
     assert "README.md is yours" in caplog.text
     readme.write_text(f"{MARKER}\nof the run before")
     write_card(tmp_path)
-    assert readme.read_text() == card(run)
+    assert readme.read_text() == render_card(run)
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".aside")] == []
 
 
@@ -268,10 +281,10 @@ def test_a_model_of_which_nothing_is_known_has_a_card_that_says_so(tmp_path):
 
 
 def test_a_pushed_card_names_the_place_that_it_is_pushed_to(run):
-    text = card(run, repo_id="me/my-model")
+    text = render_card(run, repo_id="me/my-model")
     assert 'name = "me/my-model"' in text
     assert "# my-model\n" in text
-    assert metadata(run, "me/my-model")["model-index"][0]["name"] == "me/my-model"
+    assert build_metadata(run, "me/my-model")["model-index"][0]["name"] == "me/my-model"
 
 
 any_text = st.text(max_size=40)
@@ -284,9 +297,9 @@ def test_no_text_of_a_run_can_break_the_card(label, tag, folder, license):
     report = {"recipe": "classification", "evaluation": {"test": scores}, "train": {"steps": 1}}
     manifest = {"data": {"files": [{"role": "train", "path": folder, "sha256": "1"}]}, "launch": f"accelerate {tag}"}
     section = {"card": {"tags": [tag], "license": license, "datasets": [folder]}}
-    run = replace(unknown_run(Path("nowhere")), report=report, manifest=redact(manifest), settings=section)
-    text = card(run)
-    assert ModelCard(text).data.to_dict() == metadata(run)
+    run = replace(make_unknown_run(Path("nowhere")), report=report, manifest=redact(manifest), settings=section)
+    text = render_card(run)
+    assert ModelCard(text).data.to_dict() == build_metadata(run)
     body = text.split(MARKER)[1]
     assert all(character.isprintable() or character == "\n" for character in body)
     tables = [line for line in body.splitlines() if line.startswith("| ")]

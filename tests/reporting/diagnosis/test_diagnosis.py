@@ -13,7 +13,7 @@ from reporting.logs import LAWS, log_of, record
 from reporting.real_runs import real_run
 
 from hf_finetune.reporting.diagnosis import diagnose
-from hf_finetune.reporting.diagnosis.curves import train_curve
+from hf_finetune.reporting.diagnosis.curves import read_train_curve
 from hf_finetune.reporting.run_record import read_run
 
 REAL = {
@@ -185,7 +185,9 @@ def test_steps_after_the_learning_rate_has_run_down_are_no_plateau():
 
 
 def test_a_mean_over_steps_counts_as_of_their_middle():
-    curve = train_curve(record([{"step": step, "loss": 1.0, "learning_rate": 1e-3} for step in range(10, 101, 10)]))
+    curve = read_train_curve(
+        record([{"step": step, "loss": 1.0, "learning_rate": 1e-3} for step in range(10, 101, 10)])
+    )
     assert curve.spent == pytest.approx([0.05 + number / 10 for number in range(10)])
 
 

@@ -19,8 +19,8 @@ from reporting.page.page_reader import Read
 from hf_finetune.errors import CannotWriteError, FinetuneError
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
 from hf_finetune.reporting.diagnosis.findings import Finding
-from hf_finetune.reporting.page import is_ours, render_page, write_page
-from hf_finetune.reporting.page.blocks import MOST_ROWS, flat, visible
+from hf_finetune.reporting.page import is_writable_page, render_page, write_page
+from hf_finetune.reporting.page.blocks import MAX_TABLE_ROWS, escape_invisible, flatten_settings
 from hf_finetune.reporting.run_record import read_run
 
 
@@ -166,7 +166,7 @@ def test_text_from_data_is_escaped_and_what_cannot_be_seen_is_made_visible(tmp_p
 
 @hypothesis.given(st.text())
 def test_visible_text_has_no_character_that_hides_or_steers_and_keeps_all_others(text):
-    shown = visible(text)
+    shown = escape_invisible(text)
     assert not re.search(
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]", shown
     )
@@ -177,7 +177,7 @@ def test_visible_text_has_no_character_that_hides_or_steers_and_keeps_all_others
 
 
 def test_joiners_of_scripts_and_emoji_are_text():
-    assert visible("می‌خواهم 👩‍🚀 naïve\n\tx") == "می‌خواهم 👩‍🚀 naïve\n\tx"
+    assert escape_invisible("می‌خواهم 👩‍🚀 naïve\n\tx") == "می‌خواهم 👩‍🚀 naïve\n\tx"
 
 
 def test_the_page_loads_nothing_and_its_policy_forbids_everything_but_its_own_style(full):
@@ -264,7 +264,7 @@ def test_writing_a_page_needs_no_network_and_leaves_only_the_page(full, monkeypa
     before = {path.name for path in full.iterdir()}
     assert write_page(full) == full / "report.html"
     assert {path.name for path in full.iterdir()} == before | {"report.html"}
-    assert is_ours(full / "report.html")
+    assert is_writable_page(full / "report.html")
     first = (full / "report.html").read_bytes()
     write_page(full)
     assert (full / "report.html").read_bytes() == first
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(full):
 
 
 def test_a_long_table_is_cut_and_says_so(tmp_path):
-    values = {f"v{i}": {"rows": 20, "loss": 1.0} for i in range(MOST_ROWS + 7)}
+    values = {f"v{i}": {"rows": 20, "loss": 1.0} for i in range(MAX_TABLE_ROWS + 7)}
     given = report(evaluation={"test": {"loss": 1.0, "slices": {"source": {"values": values, "gaps": []}}}})
     assert "… and 7 more rows in report.json." in text_of(run_folder(tmp_path / "wide", given, manifest()))
 
@@ -297,7 +297,12 @@ def test_settings_are_shown_by_dotted_keys_and_without_what_was_not_set():
         "out": "runs/x y",
         "prompt": "a /b c",
     }
-    assert flat(given) == {"train.lr": "0.0001", "train.deep.b": "true", "out": "runs/x y", "prompt": "a /b c"}
+    assert flatten_settings(given) == {
+        "train.lr": "0.0001",
+        "train.deep.b": "true",
+        "out": "runs/x y",
+        "prompt": "a /b c",
+    }
 
 
 def test_a_diagnosis_without_findings_is_a_verdict_alone(full):

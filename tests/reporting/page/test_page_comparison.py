@@ -5,7 +5,13 @@ from reporting.made_runs import classifier, foreign, manifest, report, run_folde
 from reporting.page.page_reader import Read
 
 from hf_finetune.reporting.diagnosis import Diagnosis
-from hf_finetune.reporting.page.comparison import best_in_words, cautions, comparison, differences, run_names
+from hf_finetune.reporting.page.comparison import (
+    describe_best,
+    find_cautions,
+    find_differences,
+    make_run_names,
+    render_comparison,
+)
 from hf_finetune.reporting.run_record import read_run
 
 
@@ -20,7 +26,7 @@ def matched(value, interval=None):
 
 
 def text_of(runs) -> str:
-    return Read(comparison(runs, [Diagnosis(f"Verdict {number}.", ()) for number in range(len(runs))])).text
+    return Read(render_comparison(runs, [Diagnosis(f"Verdict {number}.", ()) for number in range(len(runs))])).text
 
 
 @pytest.fixture
@@ -33,31 +39,31 @@ def two(tmp_path):
 
 def test_the_run_that_is_ahead_is_named_with_what_its_interval_allows_to_say(tmp_path, two):
     said = "high has the best exact match on test: 60.0% (55.0% to 65.0%); next is low with 40.0% (35.0% to 45.0%)."
-    assert best_in_words(two) == [f"{said} Their intervals do not overlap."]
+    assert describe_best(two) == [f"{said} Their intervals do not overlap."]
     close = made(tmp_path / "close", matched(0.41, [0.36, 0.46]))
-    assert best_in_words([two[0], close])[0].endswith("Their intervals overlap: the difference may be chance.")
+    assert describe_best([two[0], close])[0].endswith("Their intervals overlap: the difference may be chance.")
     plain = made(tmp_path / "plain", matched(0.9))
-    assert best_in_words([two[0], plain])[0].endswith("No intervals were computed, so the difference may be chance.")
-    assert "have the same exact match on test: 40.0%" in best_in_words([two[0], made(tmp_path / "o", matched(0.4))])[0]
+    assert describe_best([two[0], plain])[0].endswith("No intervals were computed, so the difference may be chance.")
+    assert "have the same exact match on test: 40.0%" in describe_best([two[0], made(tmp_path / "o", matched(0.4))])[0]
 
 
 def test_lower_is_better_for_a_loss(tmp_path):
     runs = [
         made(tmp_path / name, {"validation": {"loss": loss}}) for name, loss in (("a", 1.5), ("b", 1.2), ("c", 1.9))
     ]
-    assert best_in_words(runs)[0].startswith("b has the best loss on validation: 1.2000; next is a with 1.5000.")
+    assert describe_best(runs)[0].startswith("b has the best loss on validation: 1.2000; next is a with 1.5000.")
 
 
 def test_runs_on_other_rows_are_not_ranked_and_the_page_warns(tmp_path, two):
     other = manifest()["data"] | {"splits": {"test": {"sha256": "77" * 32}, "validation": {"sha256": "34" * 32}}}
     one = manifest()["data"] | {"splits": {"test": {"sha256": "66" * 32}, "validation": {"sha256": "34" * 32}}}
     runs = [made(tmp_path / "x", matched(0.4), data=one), made(tmp_path / "y", matched(0.9), data=other)]
-    assert best_in_words(runs) == ["These runs have no figure by which they could be compared."]
-    assert cautions(runs) == [
+    assert describe_best(runs) == ["These runs have no figure by which they could be compared."]
+    assert find_cautions(runs) == [
         "The test rows of these runs differ, so their figures on test answer different questions."
     ]
-    assert cautions(runs)[0] in text_of(runs)
-    assert cautions(two) == []
+    assert find_cautions(runs)[0] in text_of(runs)
+    assert find_cautions(two) == []
 
 
 def test_losses_under_different_tokenizers_are_not_ranked_but_bits_per_byte_are(tmp_path):
@@ -69,12 +75,12 @@ def test_losses_under_different_tokenizers_are_not_ranked_but_bits_per_byte_are(
         made(tmp_path / f"t{number}", {"validation": each}, files={"tokenizer.json": str(number) * 64})
         for number, each in enumerate(scores)
     ]
-    assert best_in_words(runs)[0].startswith("t1 has the best bits per byte on validation: 0.900;")
-    assert "tokenizers differ" in cautions(runs)[0]
+    assert describe_best(runs)[0].startswith("t1 has the best bits per byte on validation: 0.900;")
+    assert "tokenizers differ" in find_cautions(runs)[0]
 
 
 def test_only_what_differed_is_listed_and_the_runs_own_names_are_not(two):
-    assert differences(two) == {"train.learning_rate": ["0.0001", "0.0005"]}
+    assert find_differences(two) == {"train.learning_rate": ["0.0001", "0.0005"]}
     text = text_of(two)
     assert "train.learning_rate" in text
     assert "train.max_steps" not in text
@@ -93,7 +99,7 @@ def test_data_versions_and_the_way_it_ran_are_among_what_differs(tmp_path):
             seed=7,
         ),
     ]
-    found = differences(runs)
+    found = find_differences(runs)
     assert found["sha256 of train file 1"] == ["cd" * 8, "99" * 8]
     assert found["versions.torch"] == ["2.13.0", "2.12.0"]
     assert found["seed"] == ["42", "7"]
@@ -116,7 +122,7 @@ def test_a_page_of_several_runs_has_their_figures_curves_costs_and_verdicts(two)
 
 def test_curves_of_runs_are_told_apart_by_more_than_their_color(tmp_path):
     runs = [made(tmp_path / f"r{number}", matched(0.4)) for number in range(8)]
-    read = Read(comparison(runs, [Diagnosis("", ())] * 8))
+    read = Read(render_comparison(runs, [Diagnosis("", ())] * 8))
     keys = [a["class"] for tag, a in read.elements if tag == "path" and a["d"] == "M1 4L23 4"]
     assert keys[:8] == [f"curve s{number}" for number in range(8)]
 
@@ -126,8 +132,8 @@ def test_crashed_and_foreign_runs_are_compared_by_their_last_validation(tmp_path
     text = text_of(runs)
     assert "not finished" in text
     assert "another Trainer's" in text
-    assert not [key for key in differences(runs) if key.startswith(("versions.", "distributed."))]
-    assert best_in_words(runs[:2])[0].startswith("other has the best loss on validation")
+    assert not [key for key in find_differences(runs) if key.startswith(("versions.", "distributed."))]
+    assert describe_best(runs[:2])[0].startswith("other has the best loss on validation")
 
 
 def test_a_classifier_beside_a_language_model_is_a_page_too(tmp_path):
@@ -137,7 +143,7 @@ def test_a_classifier_beside_a_language_model_is_a_page_too(tmp_path):
 
 def test_folders_of_the_same_name_are_told_apart_by_those_above_in_the_working_folder(tmp_path, monkeypatch):
     runs = [made(tmp_path / side / "run", matched(0.4)) for side in ("a", "b")]
-    assert run_names(runs) == ["run (1)", "run (2)"]
+    assert make_run_names(runs) == ["run (1)", "run (2)"]
     monkeypatch.chdir(tmp_path)
-    assert run_names(runs) == ["a/run", "b/run"]
-    assert run_names([runs[0], runs[0]]) == ["run (1)", "run (2)"]
+    assert make_run_names(runs) == ["a/run", "b/run"]
+    assert make_run_names([runs[0], runs[0]]) == ["run (1)", "run (2)"]

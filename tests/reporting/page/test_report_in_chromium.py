@@ -14,7 +14,7 @@ from reporting.made_runs import classifier, history, manifest, report, run_folde
 
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.page import render_page
-from hf_finetune.reporting.page.comparison import comparison
+from hf_finetune.reporting.page.comparison import render_comparison
 from hf_finetune.reporting.run_record import read_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -50,7 +50,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     }
     found = [diagnose(run) for run in runs.values()]
     html = {name: render_page(run, said) for (name, run), said in zip(runs.items(), found, strict=True)}
-    html["comparison"] = comparison(list(runs.values()), found)
+    html["comparison"] = render_comparison(list(runs.values()), found)
     for name, text in html.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in html}
