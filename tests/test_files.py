@@ -29,10 +29,15 @@ def test_a_file_is_written_as_it_was_given_and_hashed_as_it_lies(tmp_path):
 def test_the_old_file_stays_until_the_block_ends_and_after_an_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("old")
-    with pytest.raises(KeyError), open_atomically(path) as file:
-        file.write(b"new")
-        assert path.read_text() == "old"
-        raise KeyError
+
+    def break_off() -> None:
+        with open_atomically(path) as file:
+            file.write(b"new")
+            assert path.read_text() == "old"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["rows.jsonl"]
 
@@ -65,10 +70,15 @@ def test_a_folder_takes_the_place_of_the_old_one_only_when_it_is_whole(tmp_path)
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "old.bin").write_text("old")
-    with pytest.raises(KeyError), fill_folder_atomically(folder) as aside:
-        aside.mkdir()
-        (aside / "half.bin").write_text("")
-        raise KeyError
+
+    def break_off() -> None:
+        with fill_folder_atomically(folder) as aside:
+            aside.mkdir()
+            (aside / "half.bin").write_text("")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
     assert (names_in(tmp_path), names_in(folder)) == (["model"], ["old.bin"])
     with fill_folder_atomically(folder) as aside:
         (aside / "inner").mkdir(parents=True)

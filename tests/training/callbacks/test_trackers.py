@@ -37,7 +37,11 @@ def tracked(tmp_path_factory, environment) -> Path:
 def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRACKIO_DIR")}
     offline = {"WANDB_MODE": "offline"} if "wandb" in TRACKERS else {}
-    return kept | offline | {"HF_TOKEN": TOKEN, "PYTHONPATH": str(PROGRAM.parents[1])}
+    return (
+        kept
+        | offline
+        | {"HF_TOKEN": TOKEN, "PYTHONPATH": os.pathsep.join(map(str, (PROGRAM.parents[2], PROGRAM.parents[3])))}
+    )
 
 
 def history(folder: Path) -> list[dict[str, float]]:
