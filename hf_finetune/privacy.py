@@ -191,11 +191,11 @@ def _redact_scalars(node: yaml.Node, seen: set[int]) -> bool:
     if id(node) in seen:
         return False
     seen.add(id(node))
-    if node.id == "scalar":
+    if isinstance(node, yaml.ScalarNode):
         before, node.value = node.value, redact(node.value)
         return bool(before != node.value)
     items = node.value
-    if node.id == "mapping":
+    if isinstance(node, yaml.MappingNode):
         items = [part for pair in node.value if str(pair[0].value) not in TEXTS for part in pair]
     changed = [_redact_scalars(item, seen) for item in items]
     return any(changed)

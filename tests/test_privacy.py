@@ -10,12 +10,16 @@ import shutil
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 from models.files.test_untrusted_models import Evil
+from release.hub.hub_server import WRITE, Hub, running_hub
 from safetensors.torch import load_file, save_file
 from tuned_adapters import saved_base
 
@@ -88,6 +92,67 @@ def test_a_home_folder_that_was_typed_is_in_nothing_that_is_published(project, t
     assert left == []
     published = [path for path in folder.iterdir() if path.is_file()]
     assert not [path.name for path in published if USER.encode() in path.read_bytes()]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with running_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", WRITE)
+        close_session()
+        yield hub
+        close_session()
+
+
+# Files that the base is loaded from again, by its path; they are redacted when they are pushed.
+OPENED_AGAIN = ("adapter_config.json", "base_model.json", "run.yaml")
+PUSHED = ("hub.repo_id=ada/model", "hub.push_every=2", "card.license=mit", "train.report_to=tensorboard")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("recipe", ["sft", "lora"])
+def test_no_folder_outside_the_project_is_in_what_a_run_leaves_or_pushes(project, tmp_path, hub, recipe):
+    private = tmp_path / "clients" / "acme corp"
+    private.mkdir(parents=True)
+    rows = Path("rows.jsonl").read_text().splitlines(keepends=True)
+    for name, part in (("a=1.jsonl", rows[:4]), ("b.jsonl", rows[4:7]), ("c.jsonl", rows[7:])):
+        (private / name).write_text("".join(part))
+    Path("base").rename(private / "tiny")
+    train = f'["../../clients/acme corp/a=1.jsonl", {{path: "{private}/b.jsonl", weight: 2}}]'
+    data = (f"data.train={train}", f"data.validation={private}/c.jsonl", "data.validation_fraction=null")
+    run(recipe, f"model.path=../../{private.relative_to(tmp_path)}/tiny", *data, *CHECKPOINTS, *BEST, *PUSHED)
+    left = [name for name in mentions(project / "runs" / "one", "clients", "acme") if not name.startswith(OPENED_AGAIN)]
+    assert left == []
+    assert "../../clients/acme corp/tiny" in (project / "runs" / "one" / "run.yaml").read_text()
+    for branch in ("main", "checkpoints"):
+        sent = hub.files("ada/model", branch)
+        assert {"config.json", "adapter_config.json"} & set(sent)
+        assert [name for name, content in sent.items() if b"clients" in content or b"acme" in content] == []
+    manifest = json.loads(hub.files("ada/model")["manifest.json"])
+    assert [file["path"] for file in manifest["data"]["files"]] == ["a=1.jsonl", "b.jsonl", "c.jsonl"]
+    assert 'model.path=tiny \'data.train=["a=1.jsonl", {path: "b.jsonl", weight: 2}]\'' in manifest["launch"]
+
+
+def test_no_folder_outside_the_project_is_in_what_scoring_leaves(project, tmp_path):
+    private = tmp_path / "clients" / "acme"
+    private.mkdir(parents=True)
+    for name in ("test.jsonl", "old.jsonl", "train.jsonl"):
+        shutil.copy("rows.jsonl", private / name)
+    Path("base").rename(private / "tiny")
+    shutil.copytree(private / "tiny", private / "before")
+    score = {"model.path": private / "tiny", "eval.base": "../../clients/acme/before", "output_dir": "runs/scored"}
+    score |= {"data.test": private / "test.jsonl", "data.train": "../../clients/acme/train.jsonl"}
+    score |= {"eval.forget": f"[{private}/old.jsonl]", "eval.verbatim_prefix": 4, "eval.generate_rows": 0}
+    script = ROOT / "recipes" / "score.py"
+    sys.argv = [str(script), "configs/score.yaml", *(f"{key}={value}" for key, value in score.items())]
+    runpy.run_path(str(script))["main"](sys.argv[1:])
+    folder = project / "runs" / "scored"
+    assert mentions(folder, "clients", "acme") == ["run.yaml: clients", "run.yaml: acme"]
+    measured = json.loads((folder / "report.json").read_text())["evaluation"]["test"]
+    assert (measured["comparison"]["base"], measured["forgetting"]["data"]) == ("before", "old.jsonl")
+    assert measured["data"]["path"] == "test.jsonl"
 
 
 def test_the_folder_of_a_run_is_its_owners_alone_and_one_that_is_there_is_left_as_it_is(tmp_path):

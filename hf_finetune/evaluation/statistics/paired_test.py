@@ -124,13 +124,13 @@ def _compute_gain(name: str, difference: float) -> float:
     return {"higher": difference, "lower": -difference, "neither": 0.0}[get_metric_info(name).better]
 
 
-def _format_change(name: str, figure: dict[str, Any]) -> str:
+def _format_change(name: str, change: dict[str, Any]) -> str:
     """`loss: 2.31 -> 1.98, better by 0.33 (0.29 to 0.37)`."""
-    difference, ends = get_metric_info["difference"], get_metric_info["interval"]
+    difference, ends = change["difference"], change["interval"]
     gain = _compute_gain(name, difference)
     direction = ("higher" if difference > 0 else "lower") if gain == 0 else "better" if gain > 0 else "worse"
     low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
-    values = f"{format_number(get_metric_info['base'])} -> {format_number(get_metric_info['tuned'])}"
+    values = f"{format_number(change['base'])} -> {format_number(change['tuned'])}"
     interval = f"{format_number(low)} to {format_number(high)}"
     return f"{name}: {values}, {direction} by {format_number(abs(difference))} ({interval})"
 

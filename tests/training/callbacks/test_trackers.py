@@ -37,7 +37,11 @@ def tracked(tmp_path_factory, environment) -> Path:
 def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRACKIO_DIR")}
     offline = {"WANDB_MODE": "offline"} if "wandb" in TRACKERS else {}
-    return kept | offline | {"HF_TOKEN": TOKEN, "PYTHONPATH": str(PROGRAM.parents[1])}
+    return (
+        kept
+        | offline
+        | {"HF_TOKEN": TOKEN, "PYTHONPATH": os.pathsep.join(map(str, (PROGRAM.parents[2], PROGRAM.parents[3])))}
+    )
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -112,6 +116,7 @@ def test_what_is_logged_of_the_settings_has_no_path_and_no_token_in_it(tmp_path)
     assert "/" not in text
     assert TOKEN not in text
     assert (shared.learning_rate, shared.logging_steps, shared.run_name) == (0.125, 7, "run")
+    assert (shared.output_dir, shared.hub_token) == ("run", None)
     assert args.output_dir == str(tmp_path / "run")
 
 
