@@ -18,14 +18,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_finetune.config import RunSource, load_run, read_recipe_name, sampling_settings
+from hf_finetune.config import COMMAND_LINE, RunSource, load_run, read_recipe_name, sampling_settings
 from hf_finetune.environment import find_project_file
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -124,7 +124,8 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     source = str(run) if isinstance(run, Path) else run
     argv = [source, *_as_arguments(overrides)]
     recipe = read_recipe_name(source)
-    folder = load_run(argv, recipe).output_dir
+    with _without_command_line():
+        folder = load_run(argv, recipe).output_dir
     script = str(find_project_file("recipes", f"{recipe}.py"))
     _forget_processes()
     # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves.
@@ -132,6 +133,16 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     with _arguments_of_process([script, *map(str, shown)]):
         runpy.run_path(script)["main"](argv)
     return RunResult(Path(folder))
+
+
+@contextmanager
+def _without_command_line() -> Iterator[None]:
+    """Say of an override its key alone: nobody has typed a command."""
+    try:
+        yield
+    except ConfigError as refused:
+        places = [replace(each, path=None) if each.path == COMMAND_LINE else each for each in refused.problems]
+        raise ConfigError(places) from None
 
 
 def _as_arguments(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -165,6 +176,8 @@ def _arguments_of_process(argv: list[str]) -> Iterator[None]:
 def _as_file(rows: str | Path | Sequence[str | Mapping[str, Any]]) -> Iterator[str]:
     """The rows as a JSONL file: itself where it is one."""
     if isinstance(rows, str | Path):
+        if not Path(rows).is_file():
+            raise ConfigError(Problem("no such file", "name a JSONL file, or give a list of texts", path=str(rows)))
         yield str(rows)
         return
     with tempfile.TemporaryDirectory() as folder:

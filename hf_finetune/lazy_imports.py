@@ -37,7 +37,7 @@ def import_lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list
         return value
 
     def list_names() -> list[str]:
-        return sorted({*vars(module), *find_homes(file)})
+        return sorted({*find_homes(file), *(name for name in vars(module) if name.startswith("__"))})
 
     return import_name, list_names
 

@@ -93,6 +93,19 @@ def test_overrides_are_sections_or_single_settings_and_their_mistakes_are_named(
         hf.train(RUN, train={"max_stepz": 3}, **{"data.block_sise": 8})
     assert "train.max_stepz" in str(refused.value)
     assert "data.block_sise" in str(refused.value)
+    assert "command line" not in str(refused.value)
+
+
+def test_what_is_no_run_and_no_rows_is_said_in_one_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(hf.FinetuneError, match="a int is no run; give a run file, or a dict of its sections"):
+        hf.train(5)
+    with pytest.raises(hf.FinetuneError, match=r"Where is my parcel.: no such file; name a JSONL file, or give a list"):
+        hf.predict("no-such-model", "Where is my parcel?")
+
+
+def test_the_names_of_the_package_are_those_that_it_offers():
+    assert [name for name in dir(hf) if not name.startswith("_")] == sorted(set(hf.__all__) - {"__version__"})
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
 from hf_finetune.errors import ConfigError, Problem, suggest
 
 __all__ = [
+    "COMMAND_LINE",
     "PLACEHOLDER",
     "VISIBLE",
     "DataSection",
@@ -100,10 +101,12 @@ def sampling_settings(options: Mapping[str, Any], key: Callable[[str], str] = st
         return EvalSection(**options)
     except ValidationError as refused:
         found = [(str(error["loc"][0]), error["msg"]) for error in refused.errors()]
-        raise ConfigError([Problem(message, key=key(name)) for name, message in found]) from refused
+        raise ConfigError([Problem(message, key=key(name)) for name, message in found]) from None
 
 
 def _read(source: RunSource) -> RunDocument:
+    if not isinstance(source, str | Mapping):
+        raise ConfigError(Problem(f"a {type(source).__name__} is no run", "give a run file, or a dict of its sections"))
     return read_document(source) if isinstance(source, str) else _as_document(source, "")
 
 

@@ -247,11 +247,7 @@ def _read_json(path: Path) -> JsonObject:
     if not path.is_file():
         return {}
     try:
-<<<<<<< ours
         value = redact(json.loads(_read_text(path)))
-=======
-        value = (json.loads(_text(path)))
->>>>>>> theirs
     except (ValueError, RecursionError) as problem:
         raise DataError(_make_file_problem(path, "is torn, or no JSON")) from problem
     if not isinstance(value, dict) or not value:

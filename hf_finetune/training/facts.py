@@ -24,11 +24,13 @@ def make_run_id() -> str:
 
 
 def format_launch_line() -> str:
-    """Format the command of this run as it was typed, the path of the script shortened to its folder and name."""
+    """Format the command of this run as it was typed; a script elsewhere is shortened to its folder and name."""
     # "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py recipes/configs/sft.yaml"
     script = Path(sys.argv[0])
+    if script.is_absolute() or ".." in script.parts:
+        script = Path(*script.parts[-2:])
     where = ["--config_file", os.environ[CONFIG_FILE]] if CONFIG_FILE in os.environ else []
-    return shell_line(["accelerate", "launch", *where, f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+    return shell_line(["accelerate", "launch", *where, str(script), *sys.argv[1:]])
 
 
 def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str, Any]:

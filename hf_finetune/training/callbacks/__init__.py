@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.trackers import replace_trackers
+
+if TYPE_CHECKING:
+    from hf_finetune.training.callbacks.progress import ProgressDisplay
 
 
 @runtime_checkable
@@ -27,22 +30,24 @@ class SampleSource(Protocol):
     """Called with each prompt and its continuation."""
 
 
-def use_log_lines(trainer: Trainer, log_lines: LogLines) -> None:
+def use_log_lines(trainer: Trainer, log_lines: LogLines) -> ProgressDisplay | None:
     """Replace the Trainer's printed logs by `log_lines` and its trackers by ours, and show progress in a terminal.
 
     Progress is shown by the main process only, with the samples that a callback of the trainer generates, unless
-    `train.disable_tqdm` is set.
+    `train.disable_tqdm` is set. Returns the display, if there is one.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(log_lines)
     replace_trackers(trainer)
     in_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    if in_terminal and trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
-        from hf_finetune.training.callbacks.progress import ProgressDisplay
+    if not in_terminal or not trainer.is_world_process_zero() or trainer.args.disable_tqdm:
+        return None
+    from hf_finetune.training.callbacks.progress import ProgressDisplay
 
-        display = ProgressDisplay()
-        trainer.add_callback(display)
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, SampleSource):
-                callback.on_sample = display.show_sample
+    display = ProgressDisplay()
+    trainer.add_callback(display)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, SampleSource):
+            callback.on_sample = display.show_sample
+    return display

@@ -26,7 +26,7 @@ class TrainerMixin(transformers.Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.log_lines = LogLines(tokens_per_step(self.args, self.train_dataset))
-        use_log_lines(self, self.log_lines)
+        self.display = use_log_lines(self, self.log_lines)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in transformers, but raises `DataError` where the rows do not fill one batch."""
@@ -57,7 +57,12 @@ class TrainerMixin(transformers.Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers, but early stopping ends with training."""
-        result: TrainOutput = super().train(*args, **kwargs)
+        try:
+            result: TrainOutput = super().train(*args, **kwargs)
+        except BaseException:
+            if self.display is not None:  # in a notebook or at a prompt it would stay for the rest of the session
+                self.display.stop()
+            raise
         # It would warn that later evaluations, on the test split, lack its metric (transformers 5.23).
         self.remove_callback(EarlyStoppingCallback)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
