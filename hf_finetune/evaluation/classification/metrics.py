@@ -179,7 +179,10 @@ def compute_regression_metrics(predicted: Array, references: Array) -> dict[str,
 def compute_label_metrics(
     labels: Labels, probabilities: Array, chosen: Integers, references: Integers
 ) -> dict[str, float]:
-    """Compute every flat metric; shapes as `make_label_statistic` takes them. Raises `ValueError` without rows."""
+    """Compute every flat metric: `probabilities` (rows, labels); the others (rows,), or (rows, labels) for multi-label.
+
+    Raises `ValueError` without rows.
+    """
     scores = compute_scores(count_labels(chosen, references))
     return {
         **{name: float(scores[name]) for name in dict.fromkeys((*FIRST_METRICS, *scores))},
@@ -200,7 +203,7 @@ def compute_calibration_metrics(probabilities: Array, references: Integers) -> d
 def compute_per_class_metrics(
     labels: Labels, probabilities: Array, chosen: Integers, references: Integers
 ) -> dict[str, dict[str, float]]:
-    """Compute the metrics of each label; shapes as `make_label_statistic` takes them.
+    """Compute the metrics of each label; shapes as for `compute_label_metrics`, (rows, labels) and (rows,).
 
     A ratio with denominator 0 is 0; an area that is not defined is NaN.
     """

@@ -53,10 +53,10 @@ def make_label_statistic(
     binary = kind == "single" and labels == 2
     areas = [_make_areas(probabilities[:, label], truth[:, label]) for label in range(1 if binary else 0, labels)]
 
-    def statistic(weights: Array) -> dict[str, Array]:
+    def statistic(weights: Array) -> dict[str, Array]:  # (rows, resamples) -> (resamples,) each
         rows = weights.sum(axis=0)
         hits, predictions, support = (part @ weights for part in parts)  # (labels, resamples) each
-        roc_auc, pr_auc = _mean_of_defined(np.stack([area(weights) for area in areas]))  # (labels, 2, resamples)
+        roc_auc, pr_auc = _average_defined(np.stack([area(weights) for area in areas]))  # (labels, 2, resamples)
         return {
             **compute_scores(ConfusionCounts(kind, hits, predictions, support, rows, exact @ weights)),
             "roc_auc": roc_auc,
@@ -75,7 +75,7 @@ def make_regression_statistic(predicted: Array, references: Array) -> Statistic:
     error = predicted - references
     moments = np.stack([truth, centered, truth**2, centered**2, truth * centered, error**2, np.abs(error)])
 
-    def statistic(weights: Array) -> dict[str, Array]:
+    def statistic(weights: Array) -> dict[str, Array]:  # (rows, resamples) -> (resamples,) each
         y, p, yy, pp, yp, squared, absolute = moments @ weights / weights.sum(axis=0)
         variance, spread = yy - y**2, pp - p**2
         # A resample may hold one row many times: its variance is 0 but for rounding.
@@ -107,7 +107,7 @@ def _make_areas(scores: Array, truth: Integers) -> Callable[[Array], Array]:
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # of runs of equal scores
     positive_rows = truth[order].astype(np.float64)[:, None]
 
-    def compute_areas(weights: Array) -> Array:
+    def compute_areas(weights: Array) -> Array:  # (rows, resamples) -> (2, resamples)
         everything = weights[order]
         hits = everything * positive_rows
         if len(starts) < len(order):
@@ -130,7 +130,7 @@ def _sum_products(one: Array, other: Array) -> Array:
     return np.asarray(np.einsum("ij,ij->j", one, other))
 
 
-def _mean_of_defined(areas: Array) -> Array:
+def _average_defined(areas: Array) -> Array:
     """Mean over the labels, (labels, 2, resamples) -> (2, resamples); NaN where no label has an area."""
     defined = ~np.isnan(areas)
     number = defined.sum(axis=0)

@@ -68,7 +68,7 @@ def make_answer_statistic(answers: Sequence[Answer], references: Sequence[str] |
         texts = [answer.text for answer in answers]
         bleu_counts, chrf_counts = _count_bleu(texts, references), _count_chrf(texts, references)
 
-    def statistic(weights: Array) -> dict[str, Array]:
+    def statistic(weights: Array) -> dict[str, Array]:  # (rows, resamples) -> (resamples,) each
         found = {
             name: _divide(np.where(defined[name], values, 0.0) @ weights, defined[name] @ weights)
             for name, values in means.items()

@@ -41,7 +41,7 @@ def make_language_statistic(sums: Array, row_bytes: Array, row_words: Array) -> 
     parts = np.stack([*np.asarray(sums, dtype=np.float64).reshape(-1, 3).T, row_bytes, row_words])  # (5, rows)
     has_words = bool(np.any(row_words))
 
-    def statistic(weights: Array) -> dict[str, Array]:
+    def statistic(weights: Array) -> dict[str, Array]:  # (rows, resamples) -> (resamples,) each
         nll, correct, tokens, total_bytes, words = parts @ weights
         return _compute_metrics(nll, correct, tokens, total_bytes, words if has_words else None)
 

@@ -53,7 +53,7 @@ def split_words(text: str) -> list[str]:
 
     Of ASCII text these are the words of rouge-score's own tokenizer, which drops every other letter.
     """
-    return "".join(map(_space_words, _normalize(text))).split()
+    return "".join(map(_separate_words, _normalize(text))).split()
 
 
 def normalize_answer(text: str) -> list[str]:
@@ -68,7 +68,7 @@ def normalize_answer(text: str) -> list[str]:
 
 def split_visible_words(text: str) -> list[str]:
     """Split a text into runs of letters, their marks and digits, and every other visible character by itself."""
-    return "".join(map(_space_visible, _normalize(text))).split()
+    return "".join(map(_separate_visible, _normalize(text))).split()
 
 
 def average_rows(values: Any) -> float:
@@ -149,7 +149,7 @@ def _normalize(text: str) -> str:
 
 
 @cache
-def _space_words(character: str) -> str:
+def _separate_words(character: str) -> str:
     if not _is_letter(character):
         return " "
     return f" {character} " if _is_word(character) else character
@@ -163,7 +163,7 @@ def _drop_punctuation(character: str) -> str:
 
 
 @cache
-def _space_visible(character: str) -> str:
+def _separate_visible(character: str) -> str:
     return character if _is_letter(character) and not _is_word(character) else f" {character} "
 
 

@@ -24,13 +24,13 @@ class DescribedMetric(evaluate.Metric, metaclass=ABCMeta):  # type: ignore[misc]
     @abstractmethod
     def _compute(self, *args: Any, **inputs: Any) -> dict[str, Any]: ...
 
-    def _columns(self) -> Mapping[str, tuple[Any, str]]:
+    def _list_columns(self) -> Mapping[str, tuple[Any, str]]:
         return self.inputs
 
     def _info(self) -> evaluate.MetricInfo:
         head, _, returns = (sys.modules[type(self).__module__].__doc__ or "").partition("Returns:\n")
         description, _, settings = head.partition("Args:\n")
-        columns = self._columns()
+        columns = self._list_columns()
         args = "".join(f"    {name}: {meaning}\n" for name, (_, meaning) in columns.items())
         return evaluate.MetricInfo(
             description=description,
@@ -43,7 +43,7 @@ class DescribedMetric(evaluate.Metric, metaclass=ABCMeta):  # type: ignore[misc]
 class LabelMetric(DescribedMetric):
     """Of predicted labels; config "multilabel" for rows with any number of labels."""
 
-    def _columns(self) -> Mapping[str, tuple[Any, str]]:
+    def _list_columns(self) -> Mapping[str, tuple[Any, str]]:
         several = self.config_name == "multilabel"
         value = datasets.Sequence(INTEGER) if several else INTEGER
         meaning = 'for each row, the number of its {}; with config "multilabel" 0 or 1 for each label.'
@@ -56,9 +56,9 @@ class LabelMetric(DescribedMetric):
 class ScoreMetric(LabelMetric):
     """Of scores or probabilities, likewise."""
 
-    def _columns(self) -> Mapping[str, tuple[Any, str]]:
+    def _list_columns(self) -> Mapping[str, tuple[Any, str]]:
         scores = (datasets.Sequence(NUMBER), "for each row, a score (or the probability) of each label.")
-        return {"prediction_scores": scores, "references": super()._columns()["references"]}
+        return {"prediction_scores": scores, "references": super()._list_columns()["references"]}
 
 
 class NumberMetric(DescribedMetric):

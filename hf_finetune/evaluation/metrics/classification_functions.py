@@ -62,18 +62,18 @@ def count_labels(
 
 
 def compute_accuracy(counts: ConfusionCounts) -> Array:
-    """Compute the share of rows with all labels right: (...), NaN without rows."""
+    """Compute the share of rows with all labels right, (labels, ...) -> (...); NaN without rows."""
     return _divide(counts.exact, np.asarray(counts.rows), math.nan)
 
 
 def compute_precision(counts: ConfusionCounts, average: Average = "macro") -> Array:
     """Compute the precision, (labels, ...) -> (...), or (labels, ...) without an average."""
-    return _average(counts, average, lambda each: _divide(each.true_positives, each.predictions))
+    return _apply_average(counts, average, lambda each: _divide(each.true_positives, each.predictions))
 
 
 def compute_recall(counts: ConfusionCounts, average: Average = "macro") -> Array:
     """Compute the recall, (labels, ...) -> (...), or (labels, ...) without an average."""
-    return _average(counts, average, lambda each: _divide(each.true_positives, each.support))
+    return _apply_average(counts, average, lambda each: _divide(each.true_positives, each.support))
 
 
 def compute_f1(counts: ConfusionCounts, average: Average = "macro") -> Array:
@@ -81,28 +81,30 @@ def compute_f1(counts: ConfusionCounts, average: Average = "macro") -> Array:
 
     Of 3 rows with a label and 2 predictions of it, one of them right: 2 * 1 / (2 + 3) = 0.4.
     """
-    return _average(counts, average, lambda each: _divide(2 * each.true_positives, each.predictions + each.support))
+    return _apply_average(
+        counts, average, lambda each: _divide(2 * each.true_positives, each.predictions + each.support)
+    )
 
 
 def compute_balanced_accuracy(counts: ConfusionCounts) -> Array:
     """Compute the mean recall of the classes that rows have; for multi-label the mean over labels of yes and no."""
     recalls = _divide(counts.true_positives, counts.support)
     if counts.kind == "single":
-        return _mean_over_labels(recalls, counts.support > 0)
+        return _average_labels(recalls, counts.support > 0)
     negatives = counts.rows - counts.support
     true_negatives = negatives - (counts.predictions - counts.true_positives)
     halves = np.stack([recalls, _divide(true_negatives, negatives)])  # (2, labels, ...)
-    return np.asarray(_mean_over_labels(halves, np.stack([counts.support, negatives]) > 0).mean(axis=0))
+    return np.asarray(_average_labels(halves, np.stack([counts.support, negatives]) > 0).mean(axis=0))
 
 
 def compute_matthews_correlation(counts: ConfusionCounts) -> Array:
-    """Compute Matthews' correlation (of many classes: Gorodkin, 2004), for multi-label the mean over labels: (...)."""
+    """Compute Matthews' correlation (of classes: Gorodkin, 2004), or its mean over labels: (labels, ...) -> (...)."""
     hits, predictions, support, rows = counts.true_positives, counts.predictions, counts.support, counts.rows
     if counts.kind == "multi":
         spread = predictions * (rows - predictions) * support * (rows - support)
-        return np.asarray(_divide(rows * hits - predictions * support, _root(spread)).mean(axis=0))
+        return np.asarray(_divide(rows * hits - predictions * support, _take_root(spread)).mean(axis=0))
     spread = (rows**2 - (predictions**2).sum(axis=0)) * (rows**2 - (support**2).sum(axis=0))
-    return _divide(rows * hits.sum(axis=0) - (predictions * support).sum(axis=0), _root(spread))
+    return _divide(rows * hits.sum(axis=0) - (predictions * support).sum(axis=0), _take_root(spread))
 
 
 def score_labels(formula: Callable[[ConfusionCounts], Array], predictions: Any, references: Any) -> float:
@@ -119,7 +121,7 @@ def score_averaged(
     average: Average,
     labels: Sequence[int] | None,
 ) -> float | list[float]:
-    """Compute precision, recall or F1 of the rows of a split; a list, by label, without an average."""
+    """Compute precision, recall or F1 of a split, (rows,) or (rows, labels); a list, by label, without an average."""
     counts = count_labels(np.asarray(predictions), np.asarray(references), labels)
     if average == "macro" and labels is not None:
         return float(formula(counts, None).mean())  # scikit-learn leaves none out that was asked for
@@ -139,15 +141,15 @@ def count_confusions(predictions: Any, references: Any, labels: Sequence[int] | 
 
 
 def _divide(top: Array, bottom: Array, otherwise: float = 0.0) -> Array:
-    """Element by element; `otherwise` where the denominator is 0."""
+    """Divide element by element, (labels, ...) or (...); `otherwise` where the denominator is 0."""
     return np.asarray(np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, otherwise), where=bottom > 0))
 
 
-def _average(counts: ConfusionCounts, average: Average, ratio: Callable[[ConfusionCounts], Array]) -> Array:
+def _apply_average(counts: ConfusionCounts, average: Average, ratio: Callable[[ConfusionCounts], Array]) -> Array:
     """(labels, ...) -> (...), or (labels, ...) without an average."""
     if average == "micro":
-        sums = (each.sum(axis=0) for each in (counts.true_positives, counts.predictions, counts.support))
-        hits, predictions, support = sums
+        parts = (counts.true_positives, counts.predictions, counts.support)
+        hits, predictions, support = (part.sum(axis=0) for part in parts)
         return ratio(replace(counts, true_positives=hits, predictions=predictions, support=support))
     ratios = ratio(counts)
     if average is None:
@@ -157,10 +159,10 @@ def _average(counts: ConfusionCounts, average: Average, ratio: Callable[[Confusi
     if average != "macro":
         raise ValueError(f"average {average!r} is none of macro, micro, weighted and None")
     occurs = counts.predictions + counts.support > (0 if counts.kind == "single" else -1)
-    return _mean_over_labels(ratios, np.asarray(occurs))
+    return _average_labels(ratios, np.asarray(occurs))
 
 
-def _mean_over_labels(values: Array, counted: npt.NDArray[np.bool_]) -> Array:
+def _average_labels(values: Array, counted: npt.NDArray[np.bool_]) -> Array:
     """Mean of the labels that are `counted`, (labels, ...) -> (...); NaN without any."""
     if values.ndim == 1:  # NumPy adds eight at a time: zeros in between would change the last bit
         values, counted = values[counted], counted[counted]
@@ -169,6 +171,7 @@ def _mean_over_labels(values: Array, counted: npt.NDArray[np.bool_]) -> Array:
     return np.asarray(np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0))
 
 
-def _root(spread: Array) -> Array:
-    """The square root, element by element; fractional counts may round a spread of 0 to just below it."""
+def _take_root(spread: Array) -> Array:
+    """Take the square root, (...) -> (...)."""
+    # Fractional counts of resamples may round a spread of 0 to just below it.
     return np.sqrt(np.maximum(spread, 0.0))

@@ -1,4 +1,4 @@
-"""The formulas of a language model's metrics, of sums over rows: numbers, or arrays of any shape (resamples).
+"""The formulas of a language model's metrics, of sums over rows: numbers, or (resamples,) each.
 
 NaN where a sum is NaN or the denominator is 0.
 """
@@ -15,26 +15,27 @@ Array = npt.NDArray[np.float64]
 
 
 def compute_cross_entropy(nll: Any, tokens: Any) -> Array:
-    """Compute the mean negative log-likelihood of a token in nats: (...) -> (...)."""
+    """Compute the mean negative log-likelihood of a token in nats: (resamples,) -> (resamples,)."""
     return _divide(nll, tokens)
 
 
 def compute_perplexity(nll: Any, units: Any) -> Array:
-    """Compute the perplexity per token or word: (...) -> (...), infinite beyond the largest float."""
+    """Compute the perplexity per token or word: (resamples,) -> (resamples,), infinite beyond the largest float."""
     with np.errstate(over="ignore"):
         return np.asarray(np.exp(_divide(nll, units)))
 
 
 def compute_token_accuracy(correct: Any, tokens: Any) -> Array:
-    """Compute the share of tokens that were predicted correctly: (...) -> (...)."""
+    """Compute the share of tokens that were predicted correctly: (resamples,) -> (resamples,)."""
     return _divide(correct, tokens)
 
 
 def compute_bits_per_byte(nll: Any, total_bytes: Any) -> Array:
-    """Compute the negative log-likelihood per UTF-8 byte in bits, from nats: (...) -> (...)."""
+    """Compute the negative log-likelihood per UTF-8 byte in bits, from nats: (resamples,) -> (resamples,)."""
     return _divide(nll / math.log(2), total_bytes)
 
 
 def _divide(top: Any, bottom: Any) -> Array:
+    """(resamples,) each -> (resamples,); NaN where the denominator is 0."""
     shape = np.broadcast(top, bottom).shape
     return np.asarray(np.divide(top, bottom, out=np.full(shape, np.nan), where=np.asarray(bottom) > 0))

@@ -54,7 +54,7 @@ def select_answers(probabilities: Array, references: Integers) -> tuple[Array, n
 
 
 def assign_bins(confidence: Array, bins: int = CALIBRATION_BINS) -> Integers:
-    """Number the bins of equal width, open below and closed above, element by element: 0 to `bins` - 1."""
+    """Number the bins of equal width, open below and closed above, from 0: (rows, answers) -> (rows, answers)."""
     # 15 bins: 0.0 and 1/15 are in bin 0, 0.07 in bin 1, 1.0 in bin 14.
     return np.asarray(np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1), dtype=np.int64)
 
@@ -78,7 +78,7 @@ def compute_roc_auc(scores: Any, references: Any, average: str | None = "macro")
     """Compute the area under the ROC curve of (rows, labels); NaN for a label that all rows have, or none."""
     from sklearn.metrics import roc_auc_score
 
-    def compute_area(truth: Integers, score: Array) -> float:
+    def compute_area(truth: Integers, score: Array) -> float:  # (rows,) each
         return float(roc_auc_score(truth, score)) if 0 < truth.sum() < len(truth) else math.nan
 
     return _average_areas(compute_area, np.asarray(scores), np.asarray(references), average)
@@ -88,7 +88,7 @@ def compute_pr_auc(scores: Any, references: Any, average: str | None = "macro") 
     """Compute the average precision of (rows, labels); NaN for a label that no row has."""
     from sklearn.metrics import average_precision_score
 
-    def compute_area(truth: Integers, score: Array) -> float:
+    def compute_area(truth: Integers, score: Array) -> float:  # (rows,) each
         return float(average_precision_score(truth, score)) if truth.any() else math.nan
 
     return _average_areas(compute_area, np.asarray(scores), np.asarray(references), average)
