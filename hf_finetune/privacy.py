@@ -7,12 +7,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_finetune.shell import shell_line, shell_words
-
-if TYPE_CHECKING:
-    import yaml
 
 # Access tokens and keys, by the shape that their issuer gives them; all are case-sensitive. Most shapes are also in
 # https://github.com/Yelp/detect-secrets/tree/master/detect_secrets/plugins
@@ -186,16 +183,16 @@ def redact_yaml(text: str) -> str | None:
     return str(yaml.serialize(root, Dumper=yaml.BaseDumper, allow_unicode=True, width=math.inf))
 
 
-def _redact_scalars(node: yaml.Node, seen: set[int]) -> bool:
-    """Redact the texts under `node` in place; whether that changed any. An alias is the same node again."""
+def _redact_scalars(node: Any, seen: set[int]) -> bool:
+    """Redact the texts under a `yaml.Node` in place; whether that changed any. An alias is the same node again."""
     if id(node) in seen:
         return False
     seen.add(id(node))
-    if isinstance(node, yaml.ScalarNode):
+    if node.id == "scalar":
         before, node.value = node.value, redact(node.value)
         return bool(before != node.value)
     items = node.value
-    if isinstance(node, yaml.MappingNode):
+    if node.id == "mapping":
         items = [part for pair in node.value if str(pair[0].value) not in TEXTS for part in pair]
     changed = [_redact_scalars(item, seen) for item in items]
     return any(changed)

@@ -173,7 +173,9 @@ def whole_run(shown: ProgressDisplay, said: logging.Logger) -> None:
 
 @pytest.fixture
 def said_of_the_display(caplog):
-    return lambda: [each.getMessage() for each in caplog.records if each.name == "hf_finetune.training.progress"]
+    return lambda: [
+        each.getMessage() for each in caplog.records if each.name == "hf_finetune.training.callbacks.progress"
+    ]
 
 
 def test_wherever_the_terminal_fails_the_run_goes_on_and_hears_of_it_once(caplog, said_of_the_display):
