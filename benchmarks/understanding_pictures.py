@@ -38,7 +38,7 @@ WIDTH, HEIGHT, EDGE = 820, 330, 14
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 62, 46
 LINE = 16
 # report.css in its light form: an image cannot know whether the page around it is dark, so it brings its own paper.
-COLOURS = ("#0b62a8", "#c8500a", "#0a7d5a", "#a03a7c", "#8a6a00")
+COLORS = ("#0b62a8", "#c8500a", "#0a7d5a", "#a03a7c", "#8a6a00")
 DASHES = ("", "7 4", "2 4", "10 3 2 3", "")
 STYLE = """
 text { font: 12px -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #59626e; }
@@ -171,7 +171,7 @@ def drawn_panel(chart: Chart, x: float, width: float) -> list[str]:
     ]
     lines.append("</svg>")
     lines += [
-        f'<circle class="dot" cx="{across(dot.x)}" cy="{down(dot.y)}" r="{dot.radius}" fill="{COLOURS[each.style]}"/>'
+        f'<circle class="dot" cx="{across(dot.x)}" cy="{down(dot.y)}" r="{dot.radius}" fill="{COLORS[each.style]}"/>'
         for each in chart.curves
         for dot in each.dots
     ]
@@ -188,14 +188,14 @@ def legend(chart: Chart, x: float) -> list[str]:
         if each.path:
             lines.append(f'<path class="curve" {stroke(each.style)} d="M{x:.1f} 42h22"/>')
         else:
-            lines.append(f'<circle cx="{x + 16:.1f}" cy="42" r="4" fill="{COLOURS[each.style]}"/>')
+            lines.append(f'<circle cx="{x + 16:.1f}" cy="42" r="4" fill="{COLORS[each.style]}"/>')
         lines.append(f'<text x="{x + 28:.1f}" y="46">{escape(each.name)}</text>')
         x += 28 + 6.4 * len(each.name) + 16
     return lines
 
 
 def stroke(style: int) -> str:
-    return f'stroke="{COLOURS[style]}"' + (f' stroke-dasharray="{DASHES[style]}"' if DASHES[style] else "")
+    return f'stroke="{COLORS[style]}"' + (f' stroke-dasharray="{DASHES[style]}"' if DASHES[style] else "")
 
 
 def main(keep: Path | None) -> None:

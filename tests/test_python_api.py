@@ -98,7 +98,7 @@ def test_overrides_are_sections_or_single_settings_and_their_mistakes_are_named(
 
 def test_what_is_no_run_and_no_rows_is_said_in_one_message(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(hf.FinetuneError, match="a int is no run; give a run file, or a dict of its sections"):
+    with pytest.raises(hf.FinetuneError, match="5 is no run; give a run file, or a dict of its sections"):
         hf.train(5)
     with pytest.raises(hf.FinetuneError, match=r"Where is my parcel.: no such file; name a JSONL file, or give a list"):
         hf.predict("no-such-model", "Where is my parcel?")

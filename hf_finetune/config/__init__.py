@@ -106,7 +106,7 @@ def sampling_settings(options: Mapping[str, Any], key: Callable[[str], str] = st
 
 def _read(source: RunSource) -> RunDocument:
     if not isinstance(source, str | Mapping):
-        raise ConfigError(Problem(f"a {type(source).__name__} is no run", "give a run file, or a dict of its sections"))
+        raise ConfigError(Problem(f"{source!r:.60} is no run", "give a run file, or a dict of its sections"))
     return read_document(source) if isinstance(source, str) else _as_document(source, "")
 
 
