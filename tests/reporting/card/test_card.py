@@ -135,6 +135,20 @@ def test_a_base_of_the_hub_is_named_with_its_relation_and_a_local_one_never(run,
     assert "base_model" not in build_metadata(find_source_run(models["adapter"]))
 
 
+def test_a_base_outside_the_working_folder_is_found_and_never_taken_for_a_model_of_the_hub(tmp_path):
+    base, tuned = tmp_path / "acme" / "gpt2", tmp_path / "tuned"
+    base.mkdir(parents=True)
+    tuned.mkdir()
+    (base / "README.md").write_text("---\nbase_model: me/its-own-base\n---\nmine")
+    (tuned / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    finished_run(tuned, "sft", settings={"model": {"path": str(base)}})
+    (tuned / "run.yaml").write_text(f"model: {{path: {base}}}\n")
+    text = render_card(find_source_run(tuned))
+    assert ModelCard(text).data.base_model == "me/its-own-base"
+    assert "gpt2" in text
+    assert "acme" not in text
+
+
 def test_the_base_of_a_local_base_is_found_in_its_own_card(tmp_path):
     base, tuned = tmp_path / "base", tmp_path / "tuned"
     base.mkdir()
