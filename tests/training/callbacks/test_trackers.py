@@ -117,7 +117,6 @@ def test_what_is_logged_of_the_settings_has_no_path_and_no_token_in_it(tmp_path)
     assert TOKEN not in text
     assert (shared.learning_rate, shared.logging_steps, shared.run_name) == (0.125, 7, "run")
     assert (shared.output_dir, shared.hub_token) == ("run", None)
-    assert (shared.output_dir, shared.hub_token) == ("run", None)
     assert args.output_dir == str(tmp_path / "run")
 
 
