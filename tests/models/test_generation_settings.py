@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -34,8 +35,9 @@ def loaded(tmp_path):
 
 def saved_settings(model: PreTrainedModel, folder: Path) -> dict:
     """What lies in the folder once the end of a turn was written into the settings, as sft does."""
-    TOKENIZER.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
-    stop_after_turns(model, TOKENIZER)
+    tokenizer = copy.deepcopy(TOKENIZER)  # other tests share it
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    stop_after_turns(model, tokenizer)
     model.save_pretrained(folder)
     return json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
 

@@ -80,11 +80,11 @@ def test_in_a_terminal_the_progress_is_shown_and_the_lines_go_on_above_it(enviro
     # With disable_tqdm there are the lines alone.
     assert len(re.findall(r"^step \d/6", quiet, re.MULTILINE)) == 5
     assert "\x1b" not in quiet
-    # A run that fails says so, and gives the terminal back as it was.
+    # A run that fails gives the terminal back as it was, and then says so.
     assert status == 4
     assert "the loss is no number" in failing
     assert "Traceback" not in failing
-    assert failing.rstrip().endswith(SHOW)
+    assert failing.rstrip().endswith(f"{SHOW}the loss is no number")
 
 
 def test_without_a_terminal_there_is_one_line_for_each_logging_step_and_nothing_else(tmp_path, caplog, capfd):

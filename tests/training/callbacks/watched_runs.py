@@ -31,10 +31,15 @@ class SampleAtEvaluation(TrainerCallback):
 
     def __init__(self) -> None:
         self.on_sample: Callable[[str, str], object] = lambda prompt, continuation: None
+        self.ended = False
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        self.on_sample(*SAMPLE)
+        if not self.ended:
+            self.on_sample(*SAMPLE)
         print("[/INST] :smile:", end="", flush=True)
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.ended = True
 
 
 class Fail(TrainerCallback):
