@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What no two runs share: when, how fast, how much memory, on which machine, in which folder.
 OF_THE_MOMENT = {
-    "run_id", "environment", "output_dir", "launch", "runtime_s", "train_runtime_s", "tokens_per_s", "energy",
-    "energy_wh", "peak_memory_mib", "timestamp", "date",
+    "run_id", "environment", "output_dir", "launch", "runtime_s", "tokens_per_s", "energy", "memory_mib",
+    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
 }  # fmt: skip
 
 ON_CPU = ("train.use_cpu=true", "train.bf16=false", "train.save_strategy=no", "train.load_best_model_at_end=false")
@@ -35,10 +35,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "classification": ("train.num_train_epochs=3", *ON_CPU),
     "score": ("model.path={out}/lora", "eval.max_new_tokens=8"),
 }
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "predict": ("predict", "{out}/classification", "data_templates/question_answer.jsonl"),
-    "generate": ("generate", "{out}/sft", "How do I boil an egg?", "--temperature", "0", "--max-new-tokens", "16"),
-}
+GENERATE = ("How do I boil an egg?", "--temperature", "0", "--max-new-tokens", "16")
 
 
 def record(checkout: Path) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def record(checkout: Path) -> dict[str, Any]:
         rows.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in texts))
         predict = ["-m", "hf_finetune.cli", "predict", f"{out}/classification", str(rows)]
         results["predict"] = {"rows": run(checkout, predict)}
-        generate = ["-m", "hf_finetune.cli", *(each.format(out=out) for each in COMMANDS["generate"])]
+        generate = ["-m", "hf_finetune.cli", "generate", f"{out}/sft", *GENERATE]
         results["generate"] = {"text": run(checkout, generate)}
         return results
 
