@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -69,7 +69,7 @@ class ControlTokens:
         """Find the control tokens that the strings inside `value` (JSON-like) spell."""
         if not self.names:
             return set()
-        texts = list(_iterate_strings(value))
+        texts = list(iterate_strings(value))
         if not any(self.anywhere.search(text) for text in texts):
             return set()
         return {token for token in self.names if any(token in text for text in texts)}
@@ -184,14 +184,14 @@ def _build_twin(backend: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(spec))
 
 
-def _iterate_strings(value: Any) -> Iterable[str]:
+def iterate_strings(value: Any) -> Iterator[str]:
     """Yield the strings, and the keys, inside a JSON-like value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from _iterate_strings(item)
+            yield from iterate_strings(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _iterate_strings(item)
+            yield from iterate_strings(item)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hf_finetune.chat.special_tokens import MARK
+from hf_finetune.chat.special_tokens import MARK, iterate_strings
 
 THOUGHT_BEGINS, THOUGHT_ENDS = "<think>", "</think>"
 
@@ -101,17 +101,4 @@ def _is_called(written: Written, function: Mapping[str, Any]) -> bool:
             return False
     elif isinstance(arguments, str):
         arguments = None
-    return all(map(written.holds, [*_strings(function.get("name")), *_strings(arguments)]))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Keys and strings of a JSON value; numbers have more than one form."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+    return all(map(written.holds, [*iterate_strings(function.get("name")), *iterate_strings(arguments)]))
