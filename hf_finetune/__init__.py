@@ -9,12 +9,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import hf_finetune.interruption  # noqa: F401  (first: a signal may come while the rest is imported)
+
+# isort: split
 import wrapt
 
+from hf_finetune.environment.threads import set_up_threads
 from hf_finetune.lazy_imports import import_lazily
 from hf_finetune.version import __version__
 
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["FinetuneError", "RunResult", "__version__", "generate", "predict", "score", "train"]
 
 __getattr__, __dir__ = import_lazily(__name__)
+
+# OpenMP reads its settings when torch is loaded, and never again.
+set_up_threads(os.environ)
 
 # peft imports bitsandbytes where it is installed, which then warns on every CPU that an optional kernel is not.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

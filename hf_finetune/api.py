@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import runpy
 import sys
 import tempfile
@@ -25,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config import COMMAND_LINE, RunSource, load_run, read_recipe_name, sampling_settings
 from hf_finetune.environment import find_project_file
-from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, Problem, RunFinished, memory_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from hf_finetune.evaluation import Sample
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,20 @@ def generate(
 def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResult:
     source = str(run) if isinstance(run, Path) else run
     argv = [source, *_as_arguments(overrides)]
-    recipe = read_recipe_name(source)
     with _without_command_line():
+        recipe = read_recipe_name(source, argv[1:])
         folder = load_run(argv, recipe).output_dir
     script = str(find_project_file("recipes", f"{recipe}.py"))
     _forget_processes()
-    # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves.
-    shown = argv if isinstance(source, str) else [f"{folder}/run.yaml"]
+    # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves, and
+    # elsewhere, since its own folder is taken.
+    shown = argv if isinstance(source, str) else [f"{folder}/run.yaml", f"output_dir={folder}-again"]
     with _arguments_of_process([script, *map(str, shown)]):
-        runpy.run_path(script)["main"](argv)
+        try:
+            with memory_errors():
+                runpy.run_path(script)["main"](argv)
+        except RunFinished as finished:
+            logger.info("%s", finished)
     return RunResult(Path(folder))
 
 

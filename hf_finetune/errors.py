@@ -2,13 +2,15 @@
 
     FinetuneError            base: one clear message, never a traceback      exit code 2
     ├── ConfigError          problems of the run file or the command line
+    ├── RunFinished          there is nothing left to do                     exit code 0
     ├── DataError            problems of data files
     ├── ModelError           a model or tokenizer that cannot be loaded or used
     ├── NonFiniteError       a loss or gradient is NaN or infinite           exit code 4
     ├── HubError             the Hub refuses a request, or cannot be reached
     │   └── NotPushedError   the model is complete, and was not pushed       exit code 6
     └── EnvironmentProblem   the machine or its folders
-        └── CannotWriteError no space, or no permission to write             exit code 5
+        ├── CannotWriteError no space, or no permission to write             exit code 5
+        └── OutOfMemory      the memory of the machine or its GPU is used up exit code 7
 
 Each carries every `Problem` that was found, so that all of them are named at once.
 """
@@ -19,16 +21,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
+from hf_finetune.interruption import catch_signals, end_stopped, find_signal
+from hf_finetune.memory import describe_memory_error
 from hf_finetune.privacy import SECRET, escape_control_characters
 
 EXIT_REFUSED = 2
 EXIT_NON_FINITE = 4
 EXIT_CANNOT_WRITE = 5
 EXIT_NOT_PUSHED = 6
-EXIT_INTERRUPTED = 130
+EXIT_OUT_OF_MEMORY = 7
 
 MAX_PROBLEMS_SHOWN = 100
 
@@ -82,6 +87,12 @@ class ConfigError(FinetuneError):
     """The run file or the command line asks for something that cannot be done."""
 
 
+class RunFinished(FinetuneError):
+    """A run that is to be resumed has come to its end: nothing is done, and nothing is wrong."""
+
+    exit_code = 0
+
+
 class DataError(FinetuneError):
     """A data file cannot be used as it stands."""
 
@@ -116,18 +127,53 @@ class CannotWriteError(MachineError):
     exit_code = EXIT_CANNOT_WRITE
 
 
+class OutOfMemory(MachineError):
+    """The memory of the machine, of its GPU or of this process's limit is used up."""
+
+    exit_code = EXIT_OUT_OF_MEMORY
+
+
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """End the process with the message and exit code of a `FinetuneError`; anything else keeps its traceback."""
+def memory_errors() -> Iterator[None]:
+    """Raise `OutOfMemory` where an allocation has failed, whatever its library calls that."""
     try:
         yield
-    except FinetuneError as problem:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(SECONDS_BEHIND_THE_FIRST)
+    except FinetuneError:
+        raise
+    except Exception as raised:
+        if (described := describe_memory_error(raised)) is None:
+            raise
+        raise OutOfMemory(Problem(*described)) from raised
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the process with the message and exit code of a `FinetuneError`, or as `interruption` says for a signal.
+
+    Anything else keeps its traceback.
+    """
+    with catch_signals():
+        try:
+            with memory_errors():
+                yield
+        except BaseException as raised:
+            if (number := find_signal(raised)) is not None:
+                end_stopped(number)
+            if not isinstance(raised, FinetuneError):
+                raise
+            _end_refused(raised)
+
+
+def _end_refused(problem: FinetuneError) -> NoReturn:
+    if os.environ.get("RANK", "0") != "0":
+        if problem.exit_code == 0:
+            raise SystemExit(0)
+        time.sleep(SECONDS_BEHIND_THE_FIRST)
+    # Where the log goes may be full or closed as well; the exit code says it still.
+    with suppress(OSError, ValueError):
         sys.stderr.write(f"{problem}\n")
-        raise SystemExit(problem.exit_code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        sys.stderr.flush()
+    raise SystemExit(problem.exit_code)
 
 
 def find_closest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:

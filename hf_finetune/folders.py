@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hf_finetune.errors import ConfigError, Problem
 
+RESUME = "train.resume_from_checkpoint"
 MANIFEST = "manifest.json"
+REPORT = "report.json"
 CARD = "README.md"
+# The log-likelihoods of each row by base and tuned model. It stays here: they tell whether a row was trained on.
+ROW_SCORES = "row_scores.json"
 CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line is removed. -->"
 
 # Of every manifest that a run of ours has opened; web pages have a file of that name, too.
 _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
 _NOBODYS = re.compile(r"lost\+found|\.DS_Store|\..+\.aside")
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+TRAINER_STATE = "trainer_state.json"
 # What `merge` writes, by suffix or by name.
 _OF_A_MODEL = re.compile(r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt")
 
@@ -34,6 +42,38 @@ def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:
     return foreign[0] if foreign else None
 
 
+def read_finished(folder: Path) -> dict[str, Any] | None:
+    """report.json of a run that has come to its end; None where there is none."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return report if isinstance(report, dict) and report.get("status") == "done" else None
+
+
+def describe_finished(output_dir: str, report: Mapping[str, Any]) -> tuple[str, str]:
+    """What there is to say of a finished run that is typed again, and what can be done."""
+    steps = report.get("train", {}).get("steps")
+    what = f"{output_dir} holds a finished run" + (f", {steps:,} steps" if steps else "")
+    remedy = "to run it again, name another output_dir"
+    if steps:
+        remedy += f"; to train on from its last checkpoint, raise train.max_steps with {RESUME}=true"
+    return f"{what}: its report is {Path(output_dir, 'report.html')}", remedy
+
+
+def find_earlier_run(output_dir: str) -> tuple[str, str] | None:
+    """What is wrong with a folder that holds an earlier run, finished or not, and what to do; None where none is."""
+    folder = Path(output_dir).expanduser()
+    if (report := read_finished(folder)) is not None:
+        return describe_finished(output_dir, report)
+    checkpoints = reversed(list_checkpoints(folder, complete=False))
+    held = next((path.name for path in (folder / REPORT, *checkpoints) if path.exists()), None)
+    if held is None:
+        return None
+    remedy = f"name another folder, remove this one, or go on from a checkpoint: {RESUME}=true"
+    return f"{output_dir} holds another run's {held}", remedy
+
+
 def is_run_folder(folder: Path) -> bool:
     """Whether a run of ours has opened its manifest there."""
     try:
@@ -41,6 +81,14 @@ def is_run_folder(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and manifest.keys() >= _OF_A_MANIFEST
+
+
+def list_checkpoints(folder: Path, *, complete: bool = True) -> list[Path]:
+    """The checkpoints in `folder` by their step; without `complete`, those too whose writing was cut short."""
+    # By number: "checkpoint-1000" sorts before "checkpoint-200" as text. The Trainer writes its state last, so that a
+    # checkpoint that was killed in the middle has none.
+    numbered = [(int(match[1]), folder / name) for name in _names(folder) if (match := _CHECKPOINT.fullmatch(name))]
+    return [path for _, path in sorted(numbered) if (path / TRAINER_STATE).is_file() or not complete]
 
 
 def check_run_folder(output_dir: str, folder: Path, *, resuming: bool) -> None:
@@ -55,6 +103,13 @@ def not_ours(output_dir: str, foreign: str) -> tuple[str, str]:
     return what, "name a new folder, or an empty one: a run overwrites what is in its own"
 
 
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those of `folders`, the innermost first, that nothing is in."""
+    for folder in folders:
+        with suppress(OSError):  # not empty, or gone
+            folder.rmdir()
+
+
 def check_replaceable(output: str, *, overwrite: bool) -> None:
     """Raise `ConfigError` where a merged model may not take the place of `output`.
 
@@ -66,6 +121,17 @@ def check_replaceable(output: str, *, overwrite: bool) -> None:
         raise ConfigError(Problem("is there already", "name another folder, or allow it with --overwrite", path=output))
     if names and (foreign := _not_of_a_merged_model(folder, names)) is not None:
         what = f"holds {foreign}, and is no model that hf-finetune has merged: even with --overwrite it stays"
+        raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output))
+
+
+def check_new_folder(output: str) -> None:
+    """Raise `ConfigError` where `output` is a file, or a folder in which anything stands."""
+    folder = Path(output)
+    names = [name for name in _names(folder) if not _NOBODYS.fullmatch(name)]
+    if folder.is_file():
+        raise ConfigError(Problem("is a file", "name a folder that does not exist yet", path=output))
+    if names:
+        what = f"is there already, and holds {names[0]}: nothing is written over"
         raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output))
 
 

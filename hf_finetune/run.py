@@ -9,7 +9,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from accelerate import PartialState
@@ -19,16 +23,29 @@ from transformers.trainer_utils import TrainOutput
 from hf_finetune.config import RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits
 from hf_finetune.environment import (
+    describe_commit,
     describe_processes,
+    describe_threads,
     get_installed_versions,
     init_processes,
+    keep_threads,
     report_environment,
     set_up_logging,
 )
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
-from hf_finetune.models import count_parameters, describe_model_source, pin_revision
+from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
+from hf_finetune.memory import advise_when_out_of_memory
+from hf_finetune.models import continue_adapter, count_parameters, describe_model_source, pin_revision
 from hf_finetune.release import check_push, push_run
-from hf_finetune.reporting import RunReport, claim_run_folder, open_manifest, write_run_folder
+from hf_finetune.reporting import (
+    RunReport,
+    claim_run_folder,
+    describe_kept,
+    find_resumed,
+    open_manifest,
+    read_threads,
+    write_run_folder,
+)
 from hf_finetune.training import (
     TrainerMixin,
     apply_defaults,
@@ -36,7 +53,11 @@ from hf_finetune.training import (
     collect_train_stats,
     format_launch_line,
     make_run_id,
+    read_launch_words,
+    suggest_memory_settings,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class SplitFacts(Protocol):
@@ -48,21 +69,31 @@ class SplitFacts(Protocol):
 def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArguments]:
     """Read the run that `argv` describes, fill in the defaults, claim its folder and set up this process.
 
-    Every rank calls it. Raises `ConfigError` with all problems of the settings at once, `CannotWriteError` where the
-    folder cannot be made, and `HubError` where `hub:` asks for a push that the Hub would refuse.
+    Every rank calls it. Raises `ConfigError` with all problems of the settings at once, `RunFinished` where a run that
+    is to be resumed has come to its end, `CannotWriteError` where the folder cannot be made, and `HubError` where
+    `hub:` asks for a push that the Hub would refuse.
     """
-    run = pin_revision(apply_defaults(load_run(argv, recipe)))
-    claim_run_folder(run.output_dir, resume=run.train.get("resume_from_checkpoint"))
+    run = load_run(argv, recipe)
+    unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words()))
+    advise_when_out_of_memory(partial(suggest_memory_settings, run))
+    checkpoint = find_resumed(run.output_dir, run.train)
+    run = pin_revision(continue_adapter(apply_defaults(_with_train(run, resume_from_checkpoint=checkpoint))))
+    claim_run_folder(run.output_dir, resume=checkpoint)
     check_push(run)
-    return run, build_training_arguments(run)
+    args = build_training_arguments(run)
+    if LAUNCHER not in os.environ:  # which has said so
+        logger.info("%s", describe_threads())
+    return run, args
 
 
 def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> None:
     """Write manifest.json and run.yaml: what the run reads, its settings and the command, on the main process alone.
 
     `args` is None where nothing is trained. Raises `DataError` or `ModelError` where a resumed run would go on with
-    other rows or another model than it began with.
+    other rows or another model than it began with. Every rank calls it: all compute with the same number of threads.
     """
+    resume = None if args is None else args.resume_from_checkpoint
+    threads = keep_threads(read_threads(run.output_dir) if resume else None)
     if not (PartialState().is_main_process if args is None else args.should_save):
         return
     manifest = {
@@ -70,10 +101,19 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
         "model": describe_model_source(run.model),
         "versions": get_installed_versions(),
         "seed": run.eval.seed if args is None else args.seed,
+        "threads": threads,
         "launch": format_launch_line(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "project": describe_commit(),
     }
-    resume = None if args is None else args.resume_from_checkpoint
-    open_manifest(run.output_dir, manifest, dump_yaml(run), resume=resume)
+    # run.yaml begins the run anew, in another folder.
+    open_manifest(run.output_dir, manifest, dump_yaml(_with_train(run, resume_from_checkpoint=None)), resume=resume)
+
+
+def _with_train(run: Run, **settings: Any) -> Run:
+    """`run` with these settings in its section `train`; those that are None are taken out."""
+    train = {name: value for name, value in (run.train | settings).items() if value is not None or name not in settings}
+    return run.model_copy(update={"train": train})
 
 
 def finish_run(
@@ -111,6 +151,7 @@ def finish_run(
 def start_scoring(argv: Sequence[str]) -> tuple[Run, PartialState]:
     """`start_run` of a run that scores a saved model: answers are greedy unless its file says how they are drawn."""
     run = with_greedy_decoding(load_run(argv, recipe="score"))
+    unwind_when_stopped()
     claim_run_folder(run.output_dir, resume=None)
     processes = init_processes()
     set_up_logging(main_process=processes.is_main_process)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from hf_finetune.data import collate_blocks, load_splits, pack_splits
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation import SamplePrompts, language_model_metrics, reduce_logits, score_split
+from hf_finetune.evaluation import SamplePrompts, language_model_metrics, reduce_logits, score_base, score_splits
 from hf_finetune.models import block_size, load_causal_lm, load_config, load_tokenizer
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
@@ -51,13 +51,14 @@ def main(argv: Sequence[str]) -> None:
         optimizer_cls_and_kwargs=make_optimizer(run, args),
         callbacks=[sampler, *early_stopping(run), *push_checkpoints(run)],
     )
+    base = score_base(run, trainer, rows)  # before the first step, on the rows of step 6
 
     # 5. Train
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_verified()
 
     # 6. Evaluate
-    evaluation = {name: score_split(trainer, rows[name], facts[name]) for name in rows if name != "train"}
+    evaluation = score_splits(trainer, rows, facts, base)
     samples = sampler.as_dicts()
 
     # 7. Report and push

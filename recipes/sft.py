@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from hf_finetune.chat import load_chat_template
 from hf_finetune.data import RowCollator, load_splits, pack_examples, tokenize_conversations
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation import SamplePrompts, language_model_metrics, score_split
+from hf_finetune.evaluation import SamplePrompts, language_model_metrics, score_base, score_splits
 from hf_finetune.models import load_causal_lm, load_config, load_tokenizer, row_length, stop_after_turns
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     record_inputs(run, args, splits)
 
     # 3. Model
-    model = load_causal_lm(run.model, config, facts["train"].longest, bf16=args.bf16)
+    model = load_causal_lm(run.model, config, facts["train"].longest, bf16=args.bf16, tokenizer=tokenizer)
     stop_after_turns(model, tokenizer)
     check_packing(model, rows["train"])
 
@@ -54,13 +54,14 @@ def main(argv: Sequence[str]) -> None:
         optimizer_cls_and_kwargs=make_optimizer(run, args),
         callbacks=[sampler, TrainableGuard(), *early_stopping(run), *push_checkpoints(run)],
     )
+    base = score_base(run, trainer, rows)  # before the first step, on the rows of step 6
 
     # 5. Train
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_verified()
 
     # 6. Evaluate
-    evaluation = {name: score_split(trainer, rows[name], facts[name]) for name in rows if name != "train"}
+    evaluation = score_splits(trainer, rows, facts, base)
     samples = sampler.as_dicts()
 
     # 7. Report and push

@@ -52,6 +52,26 @@ def project_root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def real_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`real_model("minilm")`: the folder that `hf-finetune model` makes; skips where its package is not in the cache.
+
+    For tests marked `real`: nothing is downloaded here.
+    """
+    from hf_finetune.models import PACKAGES, make_model
+    from hf_finetune.models.ready_made.wheels import find_cache
+
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(name: str) -> Path:
+        if not (find_cache() / PACKAGES[name].wheel.file).is_file():
+            pytest.skip(f"{name} is not in the cache: hf-finetune model {name} FOLDER fetches it")
+        make_model(name, folder / name)
+        return folder / name
+
+    return make
+
+
 RunRecipe = Callable[..., dict[str, Any]]
 
 

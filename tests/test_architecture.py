@@ -30,6 +30,8 @@ SHARED = (
     "lazy_imports",
     "shell",
     "privacy",
+    "interruption",
+    "memory",
     "errors",
     "files",
     "folders",

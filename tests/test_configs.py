@@ -19,6 +19,12 @@ ACCELERATE_CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 STAND_INS = {
     "python_code": ["data.train=data_templates/text.jsonl"],
     "python_docstrings": ["data.train=data_templates/instruction.jsonl", "data.group_by=null", "train.max_length=64"],
+    "python_tools": [
+        "data.train=data_templates/instruction.jsonl",
+        "data.group_by=null",
+        "data.validation_fraction=0.2",
+    ],
+    "python_topics": ["data.train=data_templates/labelled.jsonl", "data.validation_fraction=0.2"],
     "spam": ["data.train=data_templates/labelled.jsonl", "data.validation_fraction=0.2"],
 }
 # Run files that take up the model of another, in the order of the runs: a small one is made for all of them.
@@ -34,8 +40,9 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_run_files_for_the_documented_projects():
     documented = {"continued_pretraining", "char_model", "python_code", "domain_text", "languages"}
-    documented |= {"sft", "lora", "qlora", "python_docstrings"}
-    documented |= {"classification", "classification_lora", "multilabel", "spam", "score"}
+    documented |= {"sft", "lora", "qlora", "python_docstrings", "python_tools"}
+    documented |= {"sft_smollm2", "lora_smollm2", "classification_minilm"}
+    documented |= {"classification", "classification_lora", "multilabel", "spam", "python_topics", "score"}
     assert documented <= {path.stem for path in RUN_FILES}
 
 

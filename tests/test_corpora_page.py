@@ -17,7 +17,7 @@ from hf_finetune.config import load_run, read_recipe_name
 from hf_finetune.data.corpora import standard_library as corpus
 from hf_finetune.environment.project_files import init_project
 
-CORPORA = ("corpora/python_source.jsonl", "corpora/python_docstrings.jsonl")
+CORPORA = tuple(f"corpora/python_{kind}.jsonl" for kind in ("source", "docstrings", "tools", "topics"))
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "corpora.md").read_text(encoding="utf-8")
 COMMANDS = [shlex.split(command) for command in re.findall(r"^\$ hf-finetune (.+)$", PAGE, re.MULTILINE)]
 
@@ -27,10 +27,10 @@ def commands(name: str) -> list[list[str]]:
 
 
 def test_the_page_has_a_command_for_each_kind_of_corpus_and_each_run_file(project_root):
-    assert {command[1] for command in commands("corpus")} == {"source", "docstrings", "modules"}
+    assert {command[1] for command in commands("corpus")} == {*corpus.KINDS}
     shown = {Path(command[1]).stem for command in commands("train")}
     text = {"continued_pretraining", "char_model", "python_code", "languages", "domain_text"}
-    assert shown == {*text, "python_docstrings"}
+    assert shown == {*text, "python_docstrings", "python_tools", "python_topics"}
 
 
 @pytest.mark.parametrize("command", commands("corpus"), ids=" ".join)
@@ -57,6 +57,6 @@ def test_a_train_command_is_a_sound_run_after_init(command, tmp_path, monkeypatc
     for name in (*CORPORA, *(name for name in brought if name.endswith((".txt", ".jsonl")))):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text('{"text": "one"}\n')
-    Path("runs/languages").mkdir(parents=True)
-    Path("runs/python_code").mkdir()
+    for made in ("runs/languages", "runs/python_code", "models/smollm2-135m", "models/minilm"):
+        Path(made).mkdir(parents=True)
     load_run(command[1:], read_recipe_name(command[1]))

@@ -62,7 +62,10 @@ def test_a_run_leaves_the_folder_of_the_command_and_a_command_that_makes_it_agai
         json.loads((folder / "runs" / name / "manifest.json").read_text()) for name in ("again", "notebook")
     )
     assert again["launch"].startswith("accelerate launch recipes/continued_pretraining.py recipes/configs/")
-    assert notebook["launch"] == "accelerate launch recipes/continued_pretraining.py runs/notebook/run.yaml"
+    assert (
+        notebook["launch"]
+        == "accelerate launch recipes/continued_pretraining.py runs/notebook/run.yaml output_dir=runs/notebook-again"
+    )
     made = [str(folder / "runs" / "notebook" / "run.yaml"), "output_dir=elsewhere"]
     settings = load_run(made, "continued_pretraining")
     assert settings.train["learning_rate"] == 0.01

@@ -20,8 +20,11 @@ VALUES = {
     "data.loss_on": "all",
     "data.max_dropped": "0.1",
     "data.too_long": "cut",
+    "model.adapter": "runs/other",
     "model.load_in_4bit": "true",
+    "model.path": "runs/other",
     "train.max_length": "64",
+    "train.max_steps": "9",
     "train.packing": "true",
 }
 SETTINGS = sorted(set(re.findall(r"`((?:data|train|model)\.\w+)(?:: \w+)?`", PAGE)))

@@ -121,6 +121,63 @@ def test_every_other_command_ends_well_in_a_terminal(type_command, trained, name
     assert is_left_clean(shown.written), shown.written[-500:]
 
 
+NARROW = {"first": f"{FIRST} output_dir=runs/narrow", "doctor": "doctor", "diagnose": "diagnose runs/lora"}
+NARROW |= {"generate --base": AFTER_TRAINING["generate --base"], "help": "train --help"}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_terminal_of_twenty_columns_is_wide_enough(type_command, trained, name):
+    shown = type_command(NARROW[name], columns=20)
+    assert shown.status == 0, shown.written[-2_000:]
+    assert "Traceback" not in shown.written
+    assert "display failed" not in shown.written
+    bars = [line for line in as_lines(shown.written) if "━" in line and name == "first"]
+    assert max(map(len, bars), default=0) <= 20
+    assert is_left_clean(shown.written), shown.written[-500:]
+
+
+@pytest.mark.parametrize("term", ["dumb", None])
+def test_a_terminal_of_which_nothing_is_known_gets_plain_lines(type_command, trained, term):
+    known = "unknown" if term is None else term
+    for command, answers in (
+        (f"{FIRST} output_dir=runs/{known}", ()),
+        (AFTER_TRAINING["generate --base"], ()),
+        (AFTER_TRAINING["chat"], ANSWERS["chat"]),
+        ("doctor", ()),
+        ("--help", ()),
+    ):
+        shown = type_command(command, term=term, answers=answers)
+        assert shown.status == 0, shown.written[-2_000:]
+        assert "\x1b" not in shown.written, shown.written[-2_000:]
+        assert "Traceback" not in shown.written
+
+
+FULL = "standard output cannot be written (No space left on device)"
+SHORT = ("--help", "diagnose runs/lora", "diagnose runs/lora --json", "doctor --json", "report runs/lora runs/lora")
+SHORT += (AFTER_TRAINING["generate"], f"{AFTER_TRAINING['generate']} --json", AFTER_TRAINING["score"])
+SHORT += ("predict runs/classification data_templates/labelled.jsonl --prefix predicted_",)
+
+
+@pytest.mark.parametrize("command", SHORT)
+def test_on_a_full_disk_a_command_says_so_and_nothing_else(type_command, trained, command):
+    shown = type_command(command, terminal=False, output="/dev/full")
+    if command.startswith("report"):  # which writes to a file, and says so in the log
+        assert shown.status == 0
+        return
+    assert shown.status == 5, shown.written
+    assert shown.written.splitlines()[-1].startswith(FULL)
+    assert "Traceback" not in shown.written
+    assert "Exception ignored" not in shown.written
+
+
+@pytest.mark.parametrize("command", SHORT)
+def test_a_command_ends_quietly_where_its_reader_has_seen_enough(type_command, trained, command):
+    shown = type_command(command, terminal=False, output="a closed pipe")
+    assert shown.status == 0, shown.written
+    for noise in ("Traceback", "Broken pipe", "Exception ignored", "Errno"):
+        assert noise not in shown.written
+
+
 def test_between_pipes_training_and_resuming_write_lines_alone(type_command, trained):
     for command in (FIRST, RESUMED.replace("runs/continued_pretraining", "runs/piped")):
         shown = type_command(f"{command} output_dir=runs/piped", terminal=False)

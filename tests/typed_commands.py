@@ -35,6 +35,10 @@ class Typed:
     terminal: bool = True
     answers: Sequence[str] = ()
     closed_at: str | None = None
+    columns: int = COLUMNS
+    term: str | None = "xterm-256color"
+    output: str | None = None
+    """Where standard output alone goes: a file, or `a closed pipe`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Shown:
 def run(typed: Typed) -> Shown:
     ours, theirs = pty.openpty() if typed.terminal else os.pipe()
     if typed.terminal:
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, typed.columns, 0, 0))
     child = os.fork()
     if not child:
         os.close(ours)
@@ -61,6 +65,9 @@ def run(typed: Typed) -> Shown:
 def become(typed: Typed, end: int) -> None:
     """Be the command, with the terminal or the pipe as its streams; comes back as `SystemExit`."""
     signal.alarm(SECONDS)
+    os.environ.pop("TERM", None)
+    if typed.term is not None:
+        os.environ["TERM"] = typed.term
     stdin = end
     if typed.terminal:
         os.setsid()
@@ -71,7 +78,8 @@ def become(typed: Typed, end: int) -> None:
         os.close(feed)
     if typed.closed_at is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    for number, (name, source, mode) in enumerate((("stdin", stdin, "r"), ("stdout", end, "w"), ("stderr", end, "w"))):
+    out = end if typed.output is None else open_output(typed.output)
+    for number, (name, source, mode) in enumerate((("stdin", stdin, "r"), ("stdout", out, "w"), ("stderr", end, "w"))):
         os.dup2(source, number)
         errors = "backslashreplace" if name == "stderr" else "strict"
         stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
@@ -79,6 +87,14 @@ def become(typed: Typed, end: int) -> None:
         setattr(sys, f"__{name}__", stream)
     sys.argv = ["hf-finetune", *typed.arguments]
     main()
+
+
+def open_output(name: str) -> int:
+    if name != "a closed pipe":
+        return os.open(name, os.O_WRONLY)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
 
 
 def watch(end: int, answers: list[str], closed_at: str | None) -> str:

@@ -1,11 +1,13 @@
 """Conversations -> text, and where in it the assistant's turns stand, under any chat template.
 
 template            the chat template of a run: the tokenizer's own, TRL's training variant, ours, or a .jinja file
+template_defaults   data.system and data.chat_template_kwargs, written into the template so that they travel with it
 assistant_mask      the character spans that are trained, found by rendering the conversation turn by turn
 text_check          whether a rendered turn holds its message's text, whatever the template trims or quotes
 special_tokens      text of rows and special tokens told apart, so that no text becomes a control token
 sandbox, watchdog   templates come from strangers: what they may do, and for how long
-templates/          plain.jinja and alpaca.jinja, for tokenizers without a template
+built_in            the templates of templates/, and the tokens that they add to a tokenizer
+templates/          plain and alpaca, which add none, and those of six model families
 """
 
 from __future__ import annotations

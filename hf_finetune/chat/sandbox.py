@@ -192,6 +192,11 @@ def compile_template(source: str) -> Template:
     return compiled
 
 
+def parse_template(source: str) -> Any:
+    """Parse a chat template to jinja2's tree, to see what it reads. Raises as `compile_template` does."""
+    return _run_within_limits(lambda: _make_environment().parse(source))
+
+
 def install_sandbox() -> None:
     """Make transformers compile every chat template by `compile_template`, whoever renders one."""
     # A private name of transformers 5.23, looked up at each call (`render_jinja_template`); a test renders through it.

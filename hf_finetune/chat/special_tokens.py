@@ -21,7 +21,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 # Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
@@ -142,6 +142,13 @@ def get_control_tokens(tokenizer: PreTrainedTokenizerFast, *, only_special: bool
     if key not in made:
         made[key] = _find_control_tokens(tokenizer, only_special)
     return made[key]
+
+
+def add_control_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> None:
+    """Add `special` tokens to the vocabulary of `tokenizer`, or make them special that are in it as words."""
+    added = [AddedToken(token, special=True, normalized=False) for token in tokens]
+    tokenizer.add_tokens(added, special_tokens=True)
+    _cached.pop(tokenizer, None)  # a word that becomes special leaves the size as it is
 
 
 def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool) -> ControlTokens:

@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,17 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
+from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
 from hf_finetune.chat.sandbox import compile_template
 from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.chat.template_defaults import (
+    KWARGS_KEY,
+    SYSTEM_KEY,
+    build_defaults,
+    check_defaults,
+    put_defaults,
+    split_defaults,
+)
 from hf_finetune.config.checks.paths import OUR_TEMPLATES, TEMPLATE_SUFFIXES
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
@@ -32,27 +40,47 @@ SAMPLE_CHAT: tuple[Message, ...] = ({"role": "user", "content": "A"}, {"role": "
 TOKEN_PATTERN = re.compile(r"<[|｜]?[\w▁/:.-]+[|｜]?>|\[/?[A-Z_]+\]")
 
 
-def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> str:
+def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *, trains: bool = True) -> str:
     """Return the template to train with, and set `tokenizer.chat_template` to the one for inference.
 
     `data.chat_template` names a built-in template or a .jinja file; the default is the tokenizer's own, or `plain` for
-    a tokenizer without one. Where TRL has a prefix-preserving training variant of the tokenizer's template, training
-    renders that. Raises `ConfigError` where the file cannot be read or is not valid Jinja, and `ModelError` where the
-    template ends assistant turns with no token.
+    a tokenizer without one. The tokens that a built-in one needs and the tokenizer lacks are added to it if the run
+    `trains`: their embeddings are. Where TRL has a prefix-preserving training variant of the tokenizer's template,
+    training renders that. Both begin with the defaults that `data.chat_template_kwargs` and `data.system` give, so that
+    these are saved with the template. Raises `ConfigError` where the file cannot be read or is not valid Jinja, or a
+    default has no effect, and `ModelError` where the template ends assistant turns with no token.
     """
     if data.chat_template is not None or not tokenizer.chat_template:
         name = data.chat_template or "plain"
-        tokenizer.chat_template = _read_built_in(name) if name in OUR_TEMPLATES else _read_template_file(name)
+        own = get_default_template(tokenizer) if tokenizer.chat_template else None
+        tokenizer.chat_template = read_built_in(name) if name in OUR_TEMPLATES else _read_template_file(name)
+        if own is not None and name in TEMPLATE_TOKENS:
+            _warn_of_another_family(tokenizer, own, name)
+        if trains:
+            add_template_tokens(tokenizer, name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
     template = get_training_template(tokenizer)
     if template != get_default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
     _check_turn_end(tokenizer, template)
+    return _add_defaults(data, tokenizer, template)
+
+
+def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+    """Put the defaults of the run before the tokenizer's template, and before the one to train with: returned."""
+    defaults = build_defaults(data.chat_template_kwargs, data.system)
+    if not defaults:
+        return template
+    known = get_default_template(tokenizer) + split_defaults(template)[1]
+    check_defaults(data.chat_template_kwargs, data.system, known, get_control_tokens(tokenizer))
+    own: Any = tokenizer.chat_template
+    if isinstance(own, dict):
+        tokenizer.chat_template = {name: put_defaults(each, defaults) for name, each in own.items()}
+    else:
+        tokenizer.chat_template = put_defaults(own, defaults)
+    template = put_defaults(template, defaults)
+    _check_turn_end(tokenizer, template, SYSTEM_KEY if data.system is not None else KWARGS_KEY)
     return template
-
-
-def _read_built_in(name: str) -> str:
-    return files("hf_finetune.chat").joinpath("templates", f"{name}.jinja").read_text("utf-8")
 
 
 def _read_template_file(name: str) -> str:
@@ -72,13 +100,14 @@ def template_name(data: DataSection, template: str) -> str:
     if data.chat_template is not None:
         return data.chat_template
     return next(
-        (name for name in OUR_TEMPLATES if _read_built_in(name) == template), "the tokenizer's own chat template"
+        (name for name in OUR_TEMPLATES if read_built_in(name) == split_defaults(template)[1]),
+        "the tokenizer's own chat template",
     )
 
 
 def get_training_template(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Return TRL's training variant of the tokenizer's template, or the template itself."""
-    own = get_default_template(tokenizer)
+    """Return TRL's training variant of the tokenizer's template, or the template itself; with its own defaults."""
+    defaults, own = split_defaults(get_default_template(tokenizer))
     # Imported here: trl is slow to import, and only a chat template needs it.
     from trl.chat_template_utils import get_training_chat_template
 
@@ -88,8 +117,8 @@ def get_training_template(tokenizer: PreTrainedTokenizerFast) -> str:
     try:
         variant = get_training_chat_template(known)
     except (ValueError, TypeError, TemplateError):  # TRL knows no variant, and `{% generation %}` is not needed here
-        return own
-    return variant or own
+        variant = None
+    return defaults + (variant or own)
 
 
 def get_default_template(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -100,7 +129,18 @@ def get_default_template(tokenizer: PreTrainedTokenizerFast) -> str:
     return str(template)
 
 
-def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+def _warn_of_another_family(tokenizer: PreTrainedTokenizerFast, own: str, name: str) -> None:
+    """Warn where the model's own template puts other tokens around turns than the template `name`."""
+    # Qwen2.5 has a default system prompt and `chatml` has none: both are of <|im_start|> and <|im_end|>, one family.
+    rendered = _render_or_empty(RenderedChat(tokenizer, own, list(SAMPLE_CHAT)))
+    written = set(TOKEN_PATTERN.findall(rendered)) - {tokenizer.bos_token, tokenizer.eos_token}
+    if not written & set(TEMPLATE_TOKENS[name]):
+        family = ", ".join(sorted(written)) or "no tokens around turns"
+        what = "chat template: %s replaces the tokenizer's own, of another family (%s): the model has learned that one"
+        logger.warning(what, name, family)
+
+
+def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str, key: str = KEY) -> None:
     """Raise `ModelError` where assistant turns have no end token: a model trained so would never stop."""
     chat = RenderedChat(tokenizer, template, list(SAMPLE_CHAT))
     try:
@@ -111,7 +151,7 @@ def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
         )
         foreign = f"; it writes {', '.join(missing)}, which the tokenizer does not have" if missing else ""
         remedy = f"name the template of this model, or one of {', '.join(OUR_TEMPLATES)}, in {KEY}"
-        raise ModelError(Problem(f"{problem}{foreign}", remedy, key=KEY)) from problem
+        raise ModelError(Problem(f"{problem}{foreign}", remedy, key=key)) from problem
 
 
 def _render_or_empty(chat: RenderedChat) -> str:
@@ -195,11 +235,18 @@ def encode_prompt(
 def find_end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Find the ids that end generation, sorted: the tokenizer's EOS, and the end-of-turn token of its chat template."""
     # With <|endoftext|> as EOS alone, a ChatML model would go on behind <|im_end|> and write the user's next turn.
-    chat = RenderedChat(tokenizer, get_training_template(tokenizer), list(SAMPLE_CHAT))
-    ends = {tokenizer.eos_token_id}
+    end = _find_turn_end(tokenizer, get_default_template(tokenizer))
+    if end is None:  # seconds of imports, for a template whose turns change when later ones follow
+        end = _find_turn_end(tokenizer, get_training_template(tokenizer))
+    # Neither: the template refuses this conversation, or marks no end.
+    return sorted({tokenizer.eos_token_id, *([] if end is None else [tokenizer.convert_tokens_to_ids(end)])})
+
+
+def _find_turn_end(tokenizer: PreTrainedTokenizerFast, template: str) -> str | None:
+    chat = RenderedChat(tokenizer, template, list(SAMPLE_CHAT))
     try:
         [(start, stop)] = find_assistant_spans(chat, [False, True])
-    except ChatTemplateError:  # the template refuses this conversation, or marks no end
-        return sorted(ends)
+    except ChatTemplateError:
+        return None
     *_, end = get_control_tokens(tokenizer).unmarked.finditer(chat.text(), start, stop)
-    return sorted({*ends, tokenizer.convert_tokens_to_ids(end[0])})
+    return str(end[0])

@@ -1,8 +1,9 @@
 """A watchdog: stops untrusted Python code that runs too long or takes too much memory, in any thread.
 
 One thread polls all running tasks every few hundredths of a second, and raises `LimitExceeded` in the thread of a task
-that exceeds its limits. Signals work in the main thread only. A task that ends before the first poll costs about a
-microsecond.
+that exceeds its limits, again and again until the task has ended: what is raised inside a callback of the garbage
+collector or a `__del__` is printed there and lost. Signals work in the main thread only. A task that ends before the
+first poll costs about a microsecond.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ Result = TypeVar("Result")
 
 POLL_SECONDS = 0.02
 IDLE_SECONDS = 1.0
+SECONDS_TO_RAISE_AGAIN = 0.25
+"""A task that was stopped has so long to end, under load too, before it is stopped once more."""
 MAX_MEMORY_GROWTH = 256 * 2**20
 """Bytes by which the process may grow while a task runs."""
 
@@ -44,7 +47,9 @@ class _Task:
     until: float
     memory: int = 0  # bytes of the process at the first poll
     processor: float = 0.0  # CPU seconds of the process at the first poll
-    stopped: bool = False
+    stopped: float | None = None  # when the exception was last raised
+    reason: type[LimitExceeded] = LimitExceeded
+    ended: bool = False
 
 
 @dataclass
@@ -71,11 +76,14 @@ def run_with_limits(work: Callable[[], Result], seconds: float) -> Result:
     try:
         return work()
     finally:
+        # From here on nothing is raised: an exception that comes between this line and the next was pending already,
+        # and leaves the entry for the polling thread to remove.
+        entry.ended = True
         with watch.lock:
-            if not entry.stopped:
+            if entry in watch.works:
                 watch.works.remove(entry)
-        if entry.stopped:  # the work ended by itself: clear the pending exception
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(entry.thread), None)
+            if entry.stopped is not None:  # the work has ended by itself: clear the pending exception
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(entry.thread), None)
 
 
 def _start_watching(watch: _Watchdog) -> None:
@@ -103,21 +111,31 @@ def _poll(watch: _Watchdog) -> None:
 
 
 def _stop_if_exceeded(watch: _Watchdog, work: _Task, now: float, memory: int) -> None:
-    """Raise the exception in the thread of `work` where a limit is exceeded."""
+    """Raise the exception in the thread of `work` where a limit is exceeded, or was and the work goes on."""
+    if work.ended or work.stopped is not None:
+        if work.ended or now - (work.stopped or 0.0) > SECONDS_TO_RAISE_AGAIN:
+            _raise_in_thread(watch, work, now)
+        return
     processor = time.process_time()
     if not work.memory:
         work.memory, work.processor = memory, processor
     # On a machine under load or suspended, wall time passes without the task: half of its time must be CPU time.
     late = now > work.until and processor - work.processor > work.seconds / 2
     reason = TimeLimitExceeded if late else MemoryLimitExceeded if memory - work.memory > MAX_MEMORY_GROWTH else None
-    if reason is None:
-        return
+    if reason is not None:
+        work.reason = reason
+        _raise_in_thread(watch, work, now)
+
+
+def _raise_in_thread(watch: _Watchdog, work: _Task, now: float) -> None:
+    """Raise the reason of a task in its thread, or remove the task where it has ended."""
     with watch.lock:
-        if work in watch.works:
-            watch.works.remove(work)
-            work.stopped = True
+        if not work.ended:
+            work.stopped = now
             # Takes effect at the thread's next bytecode; Python has no other way to stop a thread from outside.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(work.thread), ctypes.py_object(reason))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(work.thread), ctypes.py_object(work.reason))
+        elif work in watch.works:
+            watch.works.remove(work)
 
 
 def _reset_after_fork() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 
 import typer
 
@@ -12,11 +14,14 @@ from hf_finetune.cli.commands.doctor import doctor
 from hf_finetune.cli.commands.generate import chat, generate
 from hf_finetune.cli.commands.init import init
 from hf_finetune.cli.commands.merge import merge
+from hf_finetune.cli.commands.model import model
 from hf_finetune.cli.commands.predict import predict
 from hf_finetune.cli.commands.push import push
 from hf_finetune.cli.commands.report import report
+from hf_finetune.cli.commands.rows import rows
 from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
+from hf_finetune.cli.terminal import watch_output
 from hf_finetune.errors import user_errors
 
 app = typer.Typer(
@@ -28,7 +33,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
-for command in (train, score, predict, generate, chat, merge, report, diagnose, push, corpus, init, doctor):
+for command in (
+    *(train, score, predict, generate, chat, merge, report, diagnose, push),
+    *(corpus, rows, model, init, doctor),
+):
     app.command()(command)
 
 
@@ -36,5 +44,7 @@ def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)
-    with user_errors():
+    if sys.platform != "win32":
+        os.environ.setdefault("TERM", "dumb")  # of a terminal of which nothing is known
+    with user_errors(), watch_output():
         app()

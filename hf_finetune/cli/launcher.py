@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,18 @@ from hf_finetune.config import (
     read_launch_file,
     read_recipe_name,
 )
-from hf_finetune.environment import check_versions, detect_hardware, find_project_file, find_shipped
+from hf_finetune.environment import (
+    check_versions,
+    describe_threads,
+    detect_hardware,
+    find_project_file,
+    find_shipped,
+    share_threads,
+)
 from hf_finetune.errors import ConfigError, Problem, suggest
+from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
+from hf_finetune.release import check_push
+from hf_finetune.reporting import describe_kept, find_resumed
 from hf_finetune.shell import shell_line
 
 logger = logging.getLogger(__name__)
@@ -40,13 +52,22 @@ def launch(argv: Sequence[str], where: str) -> int:
     check_visible(where, settings, os.environ)
     if (ids := named_gpus(settings)) is not None:
         os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
-    recipe = read_recipe_name(argv[0])
+    recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe)
+    find_resumed(run.output_dir, run.train)  # the recipe asks it again: this is before seconds of imports
+    if recipe != "score":
+        typed = ["hf-finetune", "train", *argv, "--on", where]
+        describe_when_stopped(partial(describe_kept, run.output_dir, typed))
     check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
+    if run.hub is not None:
+        check_push(run)  # the recipe asks again; here it costs no import of torch
     script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv]
+    processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
+    share_threads(os.environ, max(1, processes))
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
+    logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
     return _run_accelerate_launch(arguments)
 
 
@@ -62,7 +83,6 @@ def find_accelerate_config(where: str) -> Path:
 
 def _run_accelerate_launch(arguments: list[str]) -> int:
     """What `accelerate launch` does, less its traceback; returns the exit code of the recipe, which it would hide."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # torch reads it once, when it is imported
     # The imports make a million objects that stay, which the collector would walk again and again.
     gc.set_threshold(100_000, 20, 20)
     from accelerate.commands import launch as accelerate_launch
@@ -72,12 +92,16 @@ def _run_accelerate_launch(arguments: list[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # One process needs no child: torch is imported here already, and would be once more there.
     accelerate_launch.simple_launcher = _run_here
+    os.environ[LAUNCHER] = str(os.getpid())
     try:
         accelerate_launch.launch_command(accelerate_launch.launch_command_parser().parse_args(arguments))
     except subprocess.CalledProcessError as failure:
-        return _to_exit_code(failure.returncode)
+        return _read_exit_code(failure.returncode, 0)
     except ChildFailedError as failure:
-        return _to_exit_code(failure.get_first_failure()[1].exitcode)
+        rank, first = failure.get_first_failure()
+        return _read_exit_code(first.exitcode, rank)
+    finally:
+        del os.environ[LAUNCHER]
     return 0
 
 
@@ -96,6 +120,13 @@ def _run_here(args: Any) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
-def _to_exit_code(code: int) -> int:
-    """A process that a signal ended has a negative code; a shell says 128 + signal."""
+def _read_exit_code(code: int, rank: int) -> int:
+    """The exit code of a process that failed; where a signal has ended it, which says nothing itself, that is said."""
+    # A process that a signal ended has a negative code; a shell says 128 + signal.
+    number = -code if code < 0 else code - 128
+    if number in (signal.SIGINT, signal.SIGTERM):
+        end_stopped(number)
+    if code < 0:
+        why = " (the system ends a process so that takes too much memory)" if number == signal.SIGKILL else ""
+        logger.error("process %d was ended by %s%s", rank, signal.Signals(number).name, why)
     return 128 - code if code < 0 else code

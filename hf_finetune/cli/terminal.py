@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.shell import shell_path
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+logger = logging.getLogger(__name__)
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Annotated[str, typer.Argument(help="A run folder, model folder, adapter or Hub id.")]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not where training found it.")]
 
 
@@ -30,6 +39,64 @@ def print_json(value: Any) -> None:
     from hf_finetune.reporting import encode_non_finite
 
     print(json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def announce(model: str) -> None:
+    """Say in the log what is loaded and with how many threads: it takes seconds until there is more to say."""
+    from hf_finetune.environment import describe_threads
+
+    logger.info("loading %s, with %s", shell_path(model), describe_threads())
+
+
+@contextmanager
+def watch_output() -> Iterator[None]:
+    """End quietly where whoever reads standard output has seen enough (`| head -1`), with exit code 0.
+
+    Raises `CannotWriteError` where it cannot be written, as on a full disk. What is still held back is written here:
+    at the exit of Python a failure would be a traceback.
+    """
+    output, ended = sys.stdout, None
+    try:
+        yield
+    except (SystemExit, OSError) as raised:
+        ended = raised
+    failure = _find_failure(output, ended)
+    if failure is not None:
+        _discard(output)
+        if isinstance(failure, BrokenPipeError):
+            code = ended.code if isinstance(ended, SystemExit) else 0
+            raise SystemExit(0 if code in (None, 1) else code)
+        what = f"standard output cannot be written ({failure.strerror})"
+        raise CannotWriteError(Problem(what, "make room, or send it elsewhere; nothing but what was shown is lost"))
+    if ended is not None:
+        raise ended
+
+
+def _find_failure(output: Any, ended: BaseException | None) -> OSError | None:
+    """What `output` failed with, as far as can be told from what has ended the command and from a last flush."""
+    # What is too long to be held back is gone with its failure, and a flush then succeeds.
+    if isinstance(ended, OSError) and ended.errno in FULL and ended.filename is None:
+        return ended
+    cause = ended.__context__ if isinstance(ended, SystemExit) and ended.code == 1 else None
+    if isinstance(cause, BrokenPipeError):  # typer or rich has seen it
+        return cause
+    return _flush(output)
+
+
+def _flush(stream: Any) -> OSError | None:
+    try:
+        stream.flush()
+    except OSError as failure:
+        return failure
+    except ValueError:  # closed
+        return None
+    return None
+
+
+def _discard(stream: Any) -> None:
+    """Let the rest go nowhere: https://docs.python.org/3/library/signal.html#note-on-sigpipe."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def read_terminal_lines() -> Iterator[str]:

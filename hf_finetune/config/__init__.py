@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from hf_finetune.config.checks import cross_check
 from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.checks.launch import VISIBLE, check_launch_file, check_visible, named_gpus, read_launch_file
+from hf_finetune.config.checks.saved import check_saved_model
 from hf_finetune.config.dump import dump_dict, dump_yaml
 from hf_finetune.config.paths import expand_user
 from hf_finetune.config.reading.deprecated import translate_deprecated_names
@@ -40,7 +41,7 @@ from hf_finetune.config.sections import (
     Section,
 )
 from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
-from hf_finetune.errors import ConfigError, Problem, suggest
+from hf_finetune.errors import ConfigError, Problem, find_closest, suggest
 
 __all__ = [
     "COMMAND_LINE",
@@ -56,6 +57,7 @@ __all__ = [
     "build_run",
     "check_launch_file",
     "check_repo_id",
+    "check_saved_model",
     "check_visible",
     "dump_dict",
     "dump_yaml",
@@ -134,14 +136,17 @@ def _check_document(document: RunDocument, recipe: RecipeName) -> Run:
     checked = check_sections(document, recipe)
     cross_check(document, checked, recipe)
     if document.problems:
-        raise ConfigError(sorted(document.problems, key=lambda problem: (problem.line is None, problem.line or 0)))
+        raise ConfigError(_sort_by_line(document.problems))
     for note in document.notes:
         logger.warning(note)
     return _make_run(document, checked)
 
 
-def read_recipe_name(source: RunSource) -> RecipeName:
-    """Read only the `recipe` key of a run file. Raises ConfigError if it is missing or no recipe of this version."""
+def read_recipe_name(source: RunSource, overrides: Sequence[str] = ()) -> RecipeName:
+    """Read only the `recipe` key of a run file.
+
+    Raises ConfigError if it is missing or no recipe of this version, with what is wrong with the other keys as well.
+    """
     document = _read(source)
     name = document.values.get("recipe")
     for recipe in SHIPPED_RECIPES:
@@ -150,7 +155,24 @@ def read_recipe_name(source: RunSource) -> RecipeName:
     what = "is missing" if name is None else f"{format_value(name)} is not a recipe of this version"
     remedy = suggest(str(name), SHIPPED_RECIPES, f"the recipes are {', '.join(SHIPPED_RECIPES)}")
     document.refuse(("recipe",), what, remedy)
-    raise ConfigError(document.problems)
+    apply_overrides(document, overrides)
+    guess = _guess_recipe(document.values)
+    translate_deprecated_names(document, guess)
+    check_sections(document, guess)
+    raise ConfigError(_sort_by_line(document.problems))
+
+
+def _guess_recipe(values: Mapping[str, Any]) -> RecipeName:
+    """The recipe that the keys of a run file look like, by which those of another tool are named."""
+    scratch = isinstance(values.get("model"), dict) and values["model"].get("scratch") is not None
+    adapts = any(str(name).startswith(("lora", "adapter", "peft")) for name in values)
+    close = find_closest(str(values.get("recipe")), SHIPPED_RECIPES)
+    named = next((recipe for recipe in SHIPPED_RECIPES if recipe == close), None)
+    return named or ("continued_pretraining" if scratch else "lora" if adapts else "sft")
+
+
+def _sort_by_line(problems: Sequence[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
 
 
 def _check_recipe(document: RunDocument, recipe: RecipeName) -> None:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hf_finetune.config.sections import Section, Source, Sources
+from hf_finetune.shell import shell_path
 
 Value = TypeVar("Value")
 
-DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt", ".csv", ".parquet", ".gz", ".zst", ".jsonlines")
-PATH_SETTINGS = ("path", "tokenizer", "train", "validation", "test", "chat_template", "base", "forget", "canaries")
+DATA_SUFFIXES = (
+    ".jsonl",
+    ".json",
+    ".ndjson",
+    ".jsonlines",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".txt",
+    ".md",
+    ".rst",
+    ".py",
+    ".gz",
+    ".zst",
+)
+PATH_SETTINGS = (
+    *("path", "adapter", "tokenizer", "train", "validation", "test"),
+    *("chat_template", "base", "forget", "canaries"),
+)
 _GLOB = set("*?[")
+
+# The models that `hf-finetune model` makes by name.
+READY_MADE = ("smollm2-135m", "minilm")
 
 
 def expand_user(value: Value) -> Value:
@@ -41,9 +64,44 @@ def is_glob(path: str) -> bool:
     return bool(_GLOB & set(path))
 
 
+def is_local(path: str) -> bool:
+    """Whether `path` is meant to be of this machine: it can be nothing else, or begins with a folder that is here.
+
+    `runs/nope` beside a folder `runs` is a folder that was mistyped, and never asked of the Hub.
+    """
+    first, separator, _ = path.partition("/")
+    return looks_local(path) or (bool(separator) and Path(first).is_dir() and not _is_cached(path))
+
+
+def is_missing(path: str) -> bool:
+    """Whether `path` is meant to be of this machine, and nothing is there."""
+    try:
+        return is_local(path) and not Path(expand_user(path)).exists()
+    except (OSError, ValueError):  # longer than file systems take, or with a null byte
+        return True
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the Hub's cache has a repository of this name (huggingface_hub's layout, which it documents)."""
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    return any((cache / f"{kind}--{name.replace('/', '--')}").is_dir() for kind in ("models", "datasets"))
+
+
 def looks_local(path: str) -> bool:
     """Whether `path` can only be a file or folder of this machine, not a Hub id (`name`, `owner/name`)."""
     # runs/base may be both, so it is not "local": from_pretrained itself looks for the folder first.
     if path.startswith(("/", "./", "../", "~")) or path in (".", ".."):
         return True
     return path.lower().endswith(DATA_SUFFIXES) or path.count("/") > 1
+
+
+def find_ready_made(path: str) -> str | None:
+    """The command that makes the model folder `path`, where it is missing and its name is one that can be made.
+
+    A Hub id such as `org/minilm` is not meant: only a local path, the name alone, or a name below `models/`.
+    """
+    name = Path(path).name
+    if name not in READY_MADE or not (looks_local(path) or path in (name, f"models/{name}")):
+        return None
+    return None if Path(path).expanduser().exists() else f"hf-finetune model {name} {shell_path(path)}"

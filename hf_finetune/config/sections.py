@@ -23,6 +23,25 @@ ConversationFormat = Literal[
     "question_answer",
 ]
 RowFormatName = Literal["auto", DocumentFormat, "labelled", ConversationFormat]
+RowField = Literal[
+    "text",
+    "text_pair",
+    "label",
+    "messages",
+    "conversations",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "response",
+    "prompt",
+    "completion",
+    "user",
+    "assistant",
+    "question",
+    "answer",
+]
+"""The fields of all row formats."""
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -118,6 +137,8 @@ class LastBlocks(Section):
 class ModelSection(Section):
     path: Name | None = None
     """A folder or a Hub id of the model to continue."""
+    adapter: Name | None = None
+    """A folder or a Hub id of an adapter to train on (lora); `path` is then where its base is now, if it has moved."""
     revision: Name | None = None
     scratch: ScratchSection | None = None
     """Start a ScratchGPT from random weights instead of `path`."""
@@ -165,6 +186,9 @@ class DataSection(Section):
     group_by: Name | None = None
     """Field whose equal values stay in one split."""
     format: RowFormatName = "auto"
+    columns: dict[RowField, Name] = {}
+    """Fields of a row format that the rows have under other names: `{prompt: query, completion: answer.text}`; a dot
+    enters an object."""
     task: Literal["classification", "regression"] | None = None
     """`regression` predicts numbers; `classification` is for rows that could be read in two ways."""
     on_bad_line: Literal["fail", "skip"] = "fail"
@@ -175,7 +199,12 @@ class DataSection(Section):
     isolate_documents: bool = False
     """Documents packed into one block do not attend to each other (continued pretraining)."""
     chat_template: Name | None = None
-    """`plain`, `alpaca` or a .jinja file (sft and lora); by default the tokenizer's own, else `plain`."""
+    """`plain`, `alpaca`, `chatml`, `llama-3`, `gemma`, `mistral`, `phi`, `qwen` or a .jinja file (sft and lora); by
+    default the tokenizer's own, else `plain`."""
+    chat_template_kwargs: dict[Name, Any] = {}
+    """Variables that the chat template reads, such as `{enable_thinking: false}`; saved with it (sft and lora)."""
+    system: Name | None = None
+    """The system message of conversations that have none; saved with the chat template (sft and lora)."""
     loss_on: Literal["assistant", "all", "last"] = "assistant"
     """Which tokens of a conversation are trained (sft and lora): the assistant's turns, all, or its last turn."""
     too_long: Literal["drop", "cut", "split", "error"] = "drop"
@@ -213,8 +242,9 @@ class EvalSection(Section):
     """Fit a temperature on the validation split, so that a score of 0.9 is right in 9 of 10 rows (classification)."""
     show_data: bool = False
     """Show the texts of the worst mistakes, which are named by file and line otherwise (classification)."""
-    base: bool | Name = False
-    """Score this model on the same rows and compare (score); `true` is the one that was tuned."""
+    base: bool | Name | None = None
+    """Score what is tuned on the same rows, and compare. Of sft, lora and continued_pretraining `false` alone, which
+    leaves it out. Of score `true`, or the path of another model; by default none."""
     by: list[Name] = []
     """Fields of the rows by whose values the metrics are broken down (score); a dot enters an object: `meta.lang`."""
     forget: Sources | None = None

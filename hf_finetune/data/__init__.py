@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from hf_finetune.data.corpora.canaries import COPIES, make_canaries, write_canaries
     from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
     from hf_finetune.data.labels.freeze import freeze_labels
-    from hf_finetune.data.reading.reader import read_jsonl
+    from hf_finetune.data.reading.reader import read_rows
+    from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
     from hf_finetune.data.splitting.splits import Splits, load_splits
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
     from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
@@ -29,17 +30,19 @@ __all__ = [
     "CANARIES",
     "COPIES",
     "RowCollator",
+    "RowsOptions",
     "Splits",
     "TextCollator",
     "balance_classes",
     "collate_blocks",
+    "convert_rows",
     "freeze_labels",
     "get_padded_width",
     "load_splits",
     "make_canaries",
     "pack_examples",
     "pack_splits",
-    "read_jsonl",
+    "read_rows",
     "tokenize_conversations",
     "tokenize_labelled",
     "write_canaries",

@@ -1,4 +1,4 @@
-"""Data sets that are computed once: Arrow files in the `datasets` cache, under a hash of their inputs."""
+"""What is computed once, under a hash of its inputs: Arrow files, and the scores of a base, in the `datasets` cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features
 
 from hf_finetune.files import open_atomically, write_atomically
@@ -28,6 +30,28 @@ def compute_cache_key(made_from: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def place_in_cache(name: str) -> Path:
+    """Return the path of a file of the cache, whose folder is made. Raises OSError where it cannot be."""
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def hash_dataset(rows: Dataset) -> str:
+    """Hash what is in the columns of integers, or of lists of them, whichever file they came from: 64 digits."""
+    digest = hashlib.sha256()
+    for table in rows.with_format("arrow").iter(batch_size=1_000):
+        for name in sorted(table.column_names):
+            column = table.column(name).combine_chunks()
+            digest.update(name.encode())
+            if not pa.types.is_integer(column.type):  # [[1, 2], [3]] and [[1], [2, 3]] have the same items
+                lengths = pc.list_value_length(column)
+                digest.update(lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+                column = pc.list_flatten(column)
+            digest.update(column.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
 def build_cached_dataset(
     kind: str, made_from: Any, features: Features, build: Callable[[], Batches]
 ) -> tuple[Dataset, Stats]:
@@ -36,9 +60,7 @@ def build_cached_dataset(
     Files are written aside and renamed, the counts first, so that processes may race, and a killed one leaves nothing
     that looks complete. Raises OSError where the cache cannot be written, and whatever `build` raises.
     """
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
-    folder.mkdir(parents=True, exist_ok=True)
-    arrow = folder / f"{kind}-{compute_cache_key(made_from)}.arrow"
+    arrow = place_in_cache(f"{kind}-{compute_cache_key(made_from)}.arrow")
     sidecar = arrow.with_suffix(".json")
     if not arrow.exists():
         _write_dataset(arrow, sidecar, features, build())

@@ -2,8 +2,11 @@
 
 hardware        devices and what they compute fast, without importing torch
 facts           the `environment` part of a report
+commit          which state of the user's own project a run was made from
 doctor          what is wrong with an installation: `hf-finetune doctor`
 processes       the processes of a launch, as accelerate runs them
+launched        the `accelerate launch` that started this process
+threads         how many torch computes with, and how they wait
 logs            what a process logs, and to where
 project_files   the recipes, configurations and templates that the package brings
 """
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
+    from hf_finetune.environment.commit import describe_commit
     from hf_finetune.environment.doctor import MachineFinding, check_versions, diagnose_machine
     from hf_finetune.environment.facts import (
         MachineInfo,
@@ -26,13 +30,16 @@ if TYPE_CHECKING:
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.processes import describe_processes, init_processes
     from hf_finetune.environment.project_files import find_project_file, find_shipped, init_project
+    from hf_finetune.environment.threads import describe_threads, keep_threads, share_threads
 
 __all__ = [
     "MachineFinding",
     "MachineInfo",
     "check_versions",
     "collect_machine_info",
+    "describe_commit",
     "describe_processes",
+    "describe_threads",
     "detect_hardware",
     "diagnose_machine",
     "find_project_file",
@@ -40,8 +47,10 @@ __all__ = [
     "get_installed_versions",
     "init_processes",
     "init_project",
+    "keep_threads",
     "report_environment",
     "set_up_logging",
+    "share_threads",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

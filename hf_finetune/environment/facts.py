@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ import yaml
 from huggingface_hub import is_offline_mode
 
 from hf_finetune.environment.hardware import detect_hardware, read_cpu_field
+from hf_finetune.environment.threads import count_cores
 
 # Packages whose versions may change the metrics of a run.
 STACK = (
@@ -59,7 +58,7 @@ def collect_machine_info() -> MachineInfo:
     return MachineInfo(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cores=_count_cores(),
+        cores=count_cores(),
         devices=(_describe_cpu(), *_list_accelerators()),
         versions=get_installed_versions(),
         disk_free_gib=shutil.disk_usage(".").free / GIB,
@@ -84,14 +83,6 @@ def get_installed_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _count_cores() -> int:
-    """Count the cores that this process may use."""
-    # os.cpu_count() counts the whole machine, also in a container that may use two of its cores.
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _describe_cpu() -> Device:

@@ -3,7 +3,7 @@
 metrics/            a shelf of `evaluate.Metric` modules over the same formulas
 statistics/         bootstrap intervals, the paired test of two models, slices of rows
 classification/     metrics, calibration, thresholds, baselines and mistakes of classifiers
-language_modeling/  loss, perplexity, bits per byte; answers beside references
+language_modeling/  loss, perplexity, bits per byte, beside the base's; answers beside references
 generation/         prompts -> answers, one by one, batched, streamed, in a chat, while a run trains
 prediction/         a classifier labels a file of any length
 probes/             memorization and counterfactual swaps of words
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation.generation.display import escape_for_terminal, format_sample, format_side_by_side
     from hf_finetune.evaluation.generation.prompts import Sample, generate_responses
     from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
+    from hf_finetune.evaluation.language_modeling.base_scores import score_base, score_splits
     from hf_finetune.evaluation.language_modeling.trainer_metrics import (
         language_model_metrics,
         reduce_logits,
@@ -57,8 +58,10 @@ __all__ = [
     "predict_split",
     "reduce_logits",
     "run_chat",
+    "score_base",
     "score_model",
     "score_split",
+    "score_splits",
     "score_with_baselines",
     "show_mistakes",
     "with_greedy_decoding",

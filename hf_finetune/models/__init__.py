@@ -4,12 +4,14 @@ tokenizers, tokenizer_training      a tokenizer loaded, or trained on the run's 
 loading, lengths                    configuration and weights of a causal language model; how long its rows may be
 classifiers, classification_head    text classifiers: any encoder or decoder with a head
 decision                            temperature and thresholds of a classifier, and how they fold into its head
+embeddings                          rows for the tokens that a chat template adds
 saved, base_and_tuned               a saved model to generate or predict with, beside what it was tuned from
 verification                        what was saved is what was trained
 generation_config                   the end-of-turn token in what is saved
 parameters                          counts by component
-adapters/                           LoRA and its kin: attach, load, targets
+adapters/                           LoRA and its kin: attach, load, go on with, targets, rows of new tokens
 files/                              the files of a model: found, not trusted, hashed, pinned to a commit
+ready_made/                         a model folder of a package of PyPI, or of a GGUF file
 scratch_gpt/, scratch_presets       a GPT from scratch that is a real `PreTrainedModel`
 """
 
@@ -21,6 +23,7 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.models.adapters.attach import attach_adapter
+    from hf_finetune.models.adapters.continuing import continue_adapter
     from hf_finetune.models.base_and_tuned import run_base_and_tuned
     from hf_finetune.models.classifiers import load_classifier, set_trainable
     from hf_finetune.models.files.provenance import describe_model_source, pin_revision
@@ -28,12 +31,18 @@ if TYPE_CHECKING:
     from hf_finetune.models.lengths import block_size, row_length, text_length
     from hf_finetune.models.loading import load_causal_lm, load_config
     from hf_finetune.models.parameters import count_parameters
+    from hf_finetune.models.ready_made.make import MadeModel, check_source, make_model
+    from hf_finetune.models.ready_made.packages import PACKAGES
     from hf_finetune.models.saved import is_sequence_classifier, load_for_generation, load_for_prediction
     from hf_finetune.models.tokenizers import load_tokenizer
 
 __all__ = [
+    "PACKAGES",
+    "MadeModel",
     "attach_adapter",
     "block_size",
+    "check_source",
+    "continue_adapter",
     "count_parameters",
     "describe_model_source",
     "is_sequence_classifier",
@@ -43,6 +52,7 @@ __all__ = [
     "load_for_generation",
     "load_for_prediction",
     "load_tokenizer",
+    "make_model",
     "pin_revision",
     "row_length",
     "run_base_and_tuned",

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.models.files.adapter import is_adapter, read_base_name
+from hf_finetune.models.embeddings import grow_for_added_tokens
+from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 
@@ -45,6 +46,7 @@ def run_base_and_tuned(
         after = ask_tuned(tuned, tokenizer)
         del tuned  # memory may hold one model and not two
         untuned, _ = load_for_generation(base, revision=revision)
+        grow_for_added_tokens(untuned, tokenizer)
         check_tokenizer_fits(tokenizer, untuned.config)
         before = ask_base(untuned, tokenizer)
     return before, after
@@ -53,6 +55,12 @@ def run_base_and_tuned(
 def find_base(path: str) -> str:
     """Return name or path of the base of the model or adapter in `path`. Raises `ConfigError` if nothing names it."""
     return read_base_name(path) if is_adapter(path) else find_base_of_run(path)[0]
+
+
+def find_origin(path: str) -> str | None:
+    """Return name or path of the adapter that training of the adapter in `path` went on with; None for any other."""
+    started_from = read_base_record(path).started_from if is_adapter(path) else None
+    return None if started_from is None else started_from["name_or_path"]
 
 
 def find_base_of_run(path: str) -> tuple[str, str | None]:

@@ -18,9 +18,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.adapter import is_adapter, read_base_name
+from hf_finetune.models.embeddings import fit_embeddings
+from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
 from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
 from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
@@ -52,16 +54,25 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
         )
         return built
     config: PreTrainedConfig = load_pretrained(AutoConfig, model)
-    check_tokenizer_fits(tokenizer, config)
+    # The tokenizer of an adapter that is trained on may have tokens for which its base has no embedding.
+    rows = None if model.adapter is None else read_base_record(model.adapter, model.path).vocab_size
+    check_tokenizer_fits(tokenizer, config, rows)
     return config
 
 
-def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *, bf16: bool) -> PreTrainedModel:
+def load_causal_lm(
+    model: ModelSection,
+    config: PreTrainedConfig,
+    block: int,
+    *,
+    bf16: bool,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> PreTrainedModel:
     """Load the weights of `model.path`, or draw those of `model.scratch` (set the seed first).
 
     Linear layers except the head are quantized to 4 or 8 bits where the run asks for it, on CPU and CUDA. `block`:
-    tokens of the longest row. Raises `ModelError` where the model cannot be loaded, or its settings could not be saved
-    again.
+    tokens of the longest row. The embedding grows to the size of `tokenizer`, where one is given. Raises `ModelError`
+    where the model cannot be loaded, or its settings could not be saved again.
     """
     options: dict[str, Any] = {
         "dtype": getattr(torch, model.dtype),
@@ -77,6 +88,8 @@ def load_causal_lm(model: ModelSection, config: PreTrainedConfig, block: int, *,
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))
     disable_4bit_repacking(loaded)
+    if tokenizer is not None:
+        fit_embeddings(loaded, tokenizer)
     log_parameters(loaded)
     return loaded
 
@@ -151,13 +164,10 @@ def load_pretrained(auto_class: Any, model: ModelSection, **options: object) -> 
         return load_safely(auto_class, model.path, model.revision, **options)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
-        raise ModelError(
-            Problem(
-                f"{model.path!r} cannot be loaded ({reason})",
-                "give a folder with config.json and model.safetensors, or a Hub id that this machine can reach",
-                key="model.path",
-            )
-        ) from problem
+        command = find_ready_made(model.path)
+        remedy = "give a folder with config.json and model.safetensors, or a Hub id that this machine can reach"
+        remedy = remedy if command is None else f"make it with: {command}"
+        raise ModelError(Problem(f"{model.path!r} cannot be loaded ({reason})", remedy, key="model.path")) from problem
 
 
 def load_safely(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:

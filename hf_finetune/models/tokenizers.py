@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
 from hf_finetune.models.files.untrusted import check_untrusted_files
 from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # a second and a half, and a saved tokenizer needs no rows
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,9 @@ def _iterate_texts(rows: Dataset) -> Iterator[str]:
 
 
 def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizerFast:
+    command = find_ready_made(name)
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
+    remedy = remedy if command is None else f"make it with: {command}"
     commit = check_untrusted_files(name, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False)
@@ -90,16 +96,17 @@ def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool
     logger.info("the tokenizer has no padding token: %r (%d) is used", tokenizer.pad_token, tokenizer.pad_token_id)
 
 
-def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
+def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig, rows: int | None = None) -> None:
     """Raise `ModelError` where the tokenizer cannot belong to the model.
 
-    Its ids must have rows in the embedding, and the model's begin and end ids must be special tokens of it.
+    Its ids must have rows in the embedding (`rows`, where it will have more than `config` says), and the model's begin
+    and end ids must be special tokens of it.
     """
     # Which special token is not compared: an instruct model may end on <|im_end|> where its base's tokenizer has
     # <|endoftext|>. But where the id is an ordinary word, the tokenizer is one of another vocabulary.
     problems = []
     largest = max(tokenizer.vocab.values())
-    if largest >= config.vocab_size:
+    if largest >= max(config.vocab_size, rows or 0):
         what = f"the tokenizer's largest id is {largest:,}, the model has embeddings for {config.vocab_size:,} tokens"
         problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}

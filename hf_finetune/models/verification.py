@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5) -> None:
-    """Reload the model in `folder` and compare its logits with the live ones. Raises `ModelError` where they differ."""
+def verify_saved(
+    model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5, *, name: str | None = None
+) -> None:
+    """Reload the model in `folder` and compare its logits with the live ones. Raises `ModelError` where they differ.
+
+    `name`: what to call the model where its folder is still written aside.
+    """
     trained = compute_probe_logits(model)
     attention = model.config._attn_implementation
     reloaded = get_auto_class(model).from_pretrained(
@@ -36,10 +41,11 @@ def verify_saved(model: PreTrainedModel, folder: str | Path, tolerance: float = 
             Problem(
                 f"the saved model's logits differ from the trained model's by {difference:.2e}",
                 f"at most {tolerance:.0e} was expected; the weights in the folder are not those that were trained",
-                path=str(folder),
+                path=name or str(folder),
             )
         )
-    logger.info("saved to %s, loaded again: largest logit difference %.1e", folder, difference)
+    where = f"{name} is converted" if name else f"saved to {folder}"
+    logger.info("%s, loaded again: largest logit difference %.1e", where, difference)
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ def _tokenize_conversations(
     some: Dataset = splits.rows[split].select(range(min(ROWS, len(splits.rows[split]))))
     # A conversation that is too long for the run, which drops it, is truncated here.
     settings = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
-    template = load_chat_template(data, tokenizer)
+    template = load_chat_template(data, tokenizer, trains=False)
     rows, _ = tokenize_conversations(replace(splits, rows={split: some}), tokenizer, template, settings, limit)
     return [_make_row(row["input_ids"], row["labels"]) for row in rows[split]]
 

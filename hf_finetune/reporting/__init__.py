@@ -2,7 +2,9 @@
 
 files           names, hashes and JSON of a run folder
 run_folder      a run folder claimed, begun and finished
+resuming        a run typed again: finished, or gone on with
 run_record      any Trainer's folder, read as far as it got
+verdict         whether the model is better than its base, or than guessing, in one sentence
 summary         the last lines of a run's log
 diagnosis/      what a run's log shows, in sentences
 charts/         SVG
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         make_run_names,
         render_comparison,
     )
+    from hf_finetune.reporting.resuming import describe_kept, find_resumed, read_threads
     from hf_finetune.reporting.run_folder import (
         RunReport,
         check_recordable,
@@ -47,14 +50,17 @@ __all__ = [
     "check_recordable",
     "claim_run_folder",
     "describe_best",
+    "describe_kept",
     "diagnose",
     "encode_non_finite",
     "find_cautions",
     "find_differences",
+    "find_resumed",
     "is_writable_page",
     "make_run_names",
     "open_manifest",
     "read_run",
+    "read_threads",
     "record_scores",
     "render_comparison",
     "render_page",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
+import os
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -12,7 +14,14 @@ from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
-from hf_finetune.folders import MANIFEST, check_run_folder, is_run_folder
+from hf_finetune.folders import (
+    MANIFEST,
+    TRAINER_STATE,
+    check_run_folder,
+    find_earlier_run,
+    is_run_folder,
+    remove_empty,
+)
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.files import REPORT, RUN_FILE, format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
@@ -44,16 +53,10 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
     `CannotWriteError` where the folder cannot be made.
     """
     folder = Path(output_dir)
-    held = [path.name for path in (folder / REPORT, *sorted(folder.glob("checkpoint-*"))) if path.exists()]
-    if held and not resume:
-        raise ConfigError(
-            Problem(
-                f"{output_dir} holds another run's {held[0]}",
-                "name another folder, remove this one, or go on from a checkpoint: train.resume_from_checkpoint=true",
-                key="output_dir",
-            )
-        )
+    if not resume and (earlier := find_earlier_run(output_dir)) is not None:
+        raise ConfigError(Problem(*earlier, key="output_dir"))
     check_run_folder(output_dir, folder, resuming=bool(resume))
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)  # what a model has learned of its data is in it
@@ -61,6 +64,8 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
         raise CannotWriteError(
             Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
         ) from problem
+    if os.environ.get("RANK", "0") == "0":
+        atexit.register(remove_empty, new)  # of a run that is refused by what it reads next
 
 
 def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, resume: str | bool | None) -> None:
@@ -71,7 +76,11 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
     """
     path, manifest = Path(output_dir) / MANIFEST, redact(manifest)
     if resume and path.exists():
-        _check_same(redact(json.loads(path.read_text(encoding="utf-8"))), manifest)
+        began = redact(json.loads(path.read_text(encoding="utf-8")))
+        _check_same(began, manifest)
+        # The model of a finished run that is trained on stays in the folder until the new one takes its place.
+        manifest |= {"files": began["files"]} if "files" in began else {}
+    path.with_name(TRAINER_STATE).unlink(missing_ok=True)  # the log of a run that failed here
     write_atomically(path, format_json(manifest))
     write_atomically(path.with_name(RUN_FILE), run_file)
 
@@ -85,7 +94,7 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"
         raise DataError(Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data"))
-    for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer")):
+    for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer"), ("model.adapter", "adapter")):
         one, other = (_get_source(each, model) for each in (began, now))
         if one is not None and _get_identity(one) != _get_identity(other or {}):
             what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
@@ -104,7 +113,7 @@ def _find_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]
 
 def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
     source: dict[str, Any] | None = manifest.get("model")
-    return source.get("tokenizer") if source is not None and model == "tokenizer" else source
+    return source.get(model) if source is not None and model != "model" else source
 
 
 def _get_identity(source: dict[str, Any]) -> tuple[Any, ...]:

@@ -12,12 +12,11 @@ from typing import Any, Literal
 import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
-from hf_finetune.folders import MANIFEST
+from hf_finetune.folders import MANIFEST, TRAINER_STATE, list_checkpoints
 from hf_finetune.metric_info import get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.files import REPORT, RUN_FILE
 
-TRAINER_STATE = "trainer_state.json"
 CONFIG = "config.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -176,9 +175,7 @@ def _read_model_config(folder: Path) -> JsonObject:
 
 def _find_in_checkpoints(folder: Path, name: str) -> list[Path]:
     """[path] of this file in the newest checkpoint that has it, else []."""
-    # By number: "checkpoint-1000" sorts before "checkpoint-200" as text.
-    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
-    return [path / name for _, path in sorted(numbered) if (path / name).is_file()][-1:]
+    return [path / name for path in list_checkpoints(folder, complete=False) if (path / name).is_file()][-1:]
 
 
 def _read_state(path: Path) -> JsonObject:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.metric_info import format_interval, format_metric
+from hf_finetune.reporting.verdict import judge_model
 
 # Metrics in the summary, in this order; report.json has all.
 SUMMARY_METRICS = (
@@ -20,7 +21,8 @@ INTERVAL_METRICS = ("accuracy", "f1_macro", "matthews_correlation", "mae", "r2")
 
 def format_summary(report: Mapping[str, Any], folder: str) -> str:
     """The summary of `report` (the content of report.json) as text of several lines."""
-    train, lines = report["train"], []
+    train, judged_model = report["train"], judge_model(report)
+    lines = [judged_model.sentence] if judged_model else []
     if train:
         steps, timed = train["steps"], train.get("timed_steps", train["steps"])
         work = f"{steps:,} steps" + (f", the last {timed:,} of them" if timed < steps else "")
@@ -33,7 +35,8 @@ def format_summary(report: Mapping[str, Any], folder: str) -> str:
             + "  ".join(_format_with_interval(name, metrics) for name in SUMMARY_METRICS if name in metrics)
         )
         lines += _format_baselines(split, metrics)
-        for judged in ("comparison", "forgetting"):
+        # Of a run that trained the first line says it; report.html has every figure.
+        for judged in ("forgetting",) if train else ("comparison", "forgetting"):
             lines += [f"{split}: {sentence}" for sentence in metrics.get(judged, {}).get("words", [])]
     lines.append(f"{folder}: {_list_saved_files(Path(folder))}report.html, report.json, run.yaml, manifest.json")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ arguments       the section `train` with our defaults -> TrainingArguments, and 
 trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one; samplers
 callbacks/      the log line, the progress bars, trackers, energy, and the guard of trainable parameters
 muon            Muon for matrices with AdamW for the rest
+memory_settings what to set where memory runs out
 packing_check   whether a model keeps packed rows apart, tried on the model itself
 saving          save, reload, compare
 facts           what a finished run did, for its report
@@ -19,7 +20,8 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.training.arguments import apply_defaults, build_training_arguments, early_stopping
     from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
-    from hf_finetune.training.facts import collect_train_stats, format_launch_line, make_run_id
+    from hf_finetune.training.facts import collect_train_stats, format_launch_line, make_run_id, read_launch_words
+    from hf_finetune.training.memory_settings import suggest_memory_settings
     from hf_finetune.training.muon import make_optimizer
     from hf_finetune.training.packing_check import check_packing, needs_flat
     from hf_finetune.training.saving import save_decision
@@ -43,7 +45,9 @@ __all__ = [
     "make_optimizer",
     "make_run_id",
     "needs_flat",
+    "read_launch_words",
     "save_decision",
+    "suggest_memory_settings",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

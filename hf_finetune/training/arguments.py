@@ -64,7 +64,7 @@ def apply_defaults(run: Run) -> Run:
         defaults |= CHAT_DEFAULTS
         if "gradient_checkpointing" in run.train:  # an older name of the same setting
             defaults.pop("activation_checkpointing")
-    if run.lora is not None:
+    if run.lora is not None or run.model.adapter is not None:
         defaults["learning_rate"] = LORA_LEARNING_RATE
     elif run.model.train_only == "head":
         defaults["learning_rate"] = HEAD_LEARNING_RATE

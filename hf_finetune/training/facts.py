@@ -11,10 +11,11 @@ from typing import Any
 
 from transformers.trainer_utils import TrainOutput
 
+from hf_finetune.environment.launched import read_launch_options
 from hf_finetune.shell import shell_line
 from hf_finetune.training.trainers.base import TrainerMixin
 
-# Set by `hf-finetune train` to the accelerate configuration it uses; `accelerate launch` 1.15 passes it to nobody.
+# Set by `hf-finetune train` to the accelerate configuration it uses.
 CONFIG_FILE = "HF_FINETUNE_CONFIG_FILE"
 
 
@@ -26,11 +27,16 @@ def make_run_id() -> str:
 def format_launch_line() -> str:
     """Format the command of this run as it was typed; a script elsewhere is shortened to its folder and name."""
     # "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py recipes/configs/sft.yaml"
+    return shell_line(read_launch_words())
+
+
+def read_launch_words() -> list[str]:
+    """The words of that command."""
     script = Path(sys.argv[0])
     if script.is_absolute() or ".." in script.parts:
         script = Path(*script.parts[-2:])
-    where = ["--config_file", os.environ[CONFIG_FILE]] if CONFIG_FILE in os.environ else []
-    return shell_line(["accelerate", "launch", *where, str(script), *sys.argv[1:]])
+    where = ["--config_file", os.environ[CONFIG_FILE]] if CONFIG_FILE in os.environ else read_launch_options()
+    return ["accelerate", "launch", *where, str(script), *sys.argv[1:]]
 
 
 def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str, Any]:

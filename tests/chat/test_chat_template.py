@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, find_assistant_spans, find_message_span
 from hf_finetune.chat.special_tokens import MARK, get_control_tokens
 from hf_finetune.chat.template import encode_prompt, find_end_token_ids, load_chat_template, prepare_chat
+from hf_finetune.config.checks.paths import OUR_TEMPLATES
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ConfigError, DataError, ModelError
 from hf_finetune.models.tokenizer_training import train_tokenizer
@@ -199,4 +200,4 @@ def test_generation_stops_at_the_end_of_a_turn_and_of_a_text():
 
 def test_the_templates_shipped_are_in_the_package():
     folder = Path(__file__).resolve().parents[2] / "hf_finetune" / "chat" / "templates"
-    assert {path.stem for path in folder.glob("*.jinja")} == {"plain", "alpaca"}
+    assert {path.stem for path in folder.glob("*.jinja")} == set(OUR_TEMPLATES)

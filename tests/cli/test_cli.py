@@ -38,6 +38,7 @@ COMMANDS = (
     "merge",
     "push",
     "corpus",
+    "model",
     "init",
     "doctor",
 )

@@ -55,7 +55,7 @@ def test_what_is_known_is_json_too(finished, tmp_path):
     other = run_folder(tmp_path / "other", report(settings={"train": {"learning_rate": 1.0}}), manifest())
     one = json.loads(run(finished, "--json").stdout)
     assert set(one) == {"page", "runs"}
-    assert {"name", "status", "step", "verdict", "findings"} == set(one["runs"][0])
+    assert {"name", "status", "step", "verdict", "model", "findings"} == set(one["runs"][0])
     page = tmp_path / "c.html"
     both = json.loads(run(finished, other, "--json", "--output", page).stdout)
     assert both["page"] == str(page)

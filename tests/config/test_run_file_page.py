@@ -59,7 +59,7 @@ def test_the_overrides_on_the_page_apply(page, load):
 
 
 def test_the_messages_on_the_page_are_the_real_ones(page, problems):
-    (text,) = blocks(page, "text")
+    text, *_ = blocks(page, "text")
     assert "\n".join(str(problem) for problem in problems(MISTAKEN)) == text.strip()
 
 

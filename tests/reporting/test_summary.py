@@ -42,7 +42,19 @@ def test_a_classifier_stands_beside_the_simplest_models_with_its_interval(tmp_pa
         "confusion_matrix": {"labels": ["ham", "spam"], "counts": [[1, 2], [3, 4]]},
         "baselines": {"majority": {"accuracy": 0.5}, "tfidf_logistic_regression": {"accuracy": 0.964, "loss": 0.2}},
     }
-    _, test, majority, words, _ = lines_of(tmp_path, test=metrics)
+    judged, _, test, majority, words, _ = lines_of(tmp_path, test=metrics)
+    assert (
+        judged == "Better than its baselines: accuracy 98.7% (97.1% to 99.7%), tfidf logistic regression 96.4% (test)."
+    )
     assert test == "test: loss 0.0500  accuracy 98.7% (97.1% to 99.7%)  matthews correlation 0.971"
     assert majority == "test, majority: accuracy 50.0%"
     assert words == "test, tfidf logistic regression: accuracy 96.4%"
+
+
+def test_a_run_opens_with_whether_its_model_became_better(tmp_path):
+    judged = {"outcome": "better", "verdict": "Better than its base: loss 3 -> 2", "words": ["loss: 3 -> 2"]}
+    lines = lines_of(tmp_path, validation={"loss": 2.0, "comparison": judged})
+    assert lines[0] == "Better than its base: loss 3 -> 2 (validation)."
+    assert not any(line.endswith("loss: 3 -> 2") for line in lines), "and says it once"
+    scratch = {**REPORT, "settings": {"model": {"scratch": {"preset": "nano"}}}, "evaluation": {}}
+    assert format_summary(scratch, str(tmp_path)).startswith("Trained from scratch: there is no base to compare")

@@ -12,7 +12,10 @@ from hf_finetune.cli.terminal import Json, print_json
 
 def corpus(
     kind: Annotated[
-        str, typer.Argument(help="source (text rows), docstrings (instruction), modules (labelled) or canaries.")
+        str,
+        typer.Argument(
+            help="source (text rows), docstrings, tools (instruction), modules, topics (labelled), canaries."
+        ),
     ],
     file: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Stop before the file grows larger.")] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Json, Model, make_console, print_json, read_terminal_lines
+from hf_finetune.cli.terminal import BasePath, Json, Model, announce, make_console, print_json, read_terminal_lines
 
 if TYPE_CHECKING:
     from hf_finetune.config import EvalSection
@@ -44,6 +44,10 @@ def generate(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
+    from hf_finetune.config import check_saved_model
+
+    check_saved_model(model, "generate", None if base else base_path)  # before torch is imported
+    announce(model)
     from dataclasses import asdict
     from functools import partial
 
@@ -90,12 +94,18 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
+    from hf_finetune.config import check_saved_model
+
+    check_saved_model(model, "chat", base_path)  # before torch is imported
+    announce(model)
     from hf_finetune.environment import set_up_logging
     from hf_finetune.evaluation import ChatDisplay, ChatSession, escape_for_terminal, run_chat
+    from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.models import load_for_generation
 
     set_up_logging()
     loaded, tokenizer = load_for_generation(model, base=base_path)
+    unwind_when_stopped(lambda: "what /save has written is kept")
     screen = ChatDisplay(
         write=lambda piece: print(escape_for_terminal(piece), end="", flush=True),
         note=lambda text: print(f"[{text}]", file=sys.stderr, flush=True),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.cli.terminal import Json, announce, print_json
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -24,13 +24,18 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge an adapter into its base, and measure what that changes on held-out rows."""
+    from hf_finetune.config import check_saved_model
     from hf_finetune.folders import check_replaceable
 
+    check_saved_model(adapter, "merge", base_path)
     check_replaceable(output, overwrite=overwrite)  # before torch is imported
+    announce(adapter)
     from hf_finetune.environment import set_up_logging
+    from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.release import merge_adapter
 
     set_up_logging()
+    unwind_when_stopped()
     facts = merge_adapter(
         adapter, output, base=base_path, dtype=dtype, data=data, tolerance=tolerance, overwrite=overwrite
     ).as_dict()

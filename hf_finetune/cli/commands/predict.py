@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Model
+from hf_finetune.cli.terminal import BasePath, Model, announce
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
 
 JsonFacts = Annotated[
@@ -41,21 +40,24 @@ def predict(
     """Add label, score and scores to each row of a file; keep its order and every other field."""
     from dataclasses import asdict
 
+    from hf_finetune.config import check_saved_model
+
+    check_saved_model(model, "predict", base_path)  # before torch is imported
+    if file != "-" and not Path(file).is_file() and not Path(file).is_fifo():
+        what = "is a folder" if Path(file).is_dir() else "no such file"
+        raise DataError(Problem(what, "name a JSONL file, or - for standard input", file))
     if output is not None:
         _check_output(output, file, overwrite=overwrite)
+    announce(model)
     from hf_finetune.environment import set_up_logging
     from hf_finetune.evaluation import PredictionOptions, predict_file
+    from hf_finetune.interruption import unwind_when_stopped
 
     set_up_logging()
+    unwind_when_stopped()
     options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k)
-    try:
-        with _open_output(output) as rows:
-            facts = predict_file(model, file, rows, options)
-    except BrokenPipeError:
-        # `hf-finetune predict ... | head` closes the pipe. Python flushes standard output once more when it exits, and
-        # that must not fail: https://docs.python.org/3/library/signal.html#note-on-sigpipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from None
+    with _open_output(output) as rows:
+        facts = predict_file(model, file, rows, options)
     if as_json:
         print(json.dumps(asdict(facts), indent=2), file=sys.stderr if output is None else sys.stdout)
     elif output is not None:

@@ -36,6 +36,7 @@ def push(
     from pathlib import Path
 
     from hf_finetune.config import check_repo_id
+    from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.release import PushOptions, format_push_result, push_folder, read_license
 
     check_repo_id(repo)
@@ -48,6 +49,7 @@ def push(
     if dry_run:
         _show_plan(directory, repo, options, as_json=as_json)
         return
+    unwind_when_stopped(lambda: "what was uploaded stays there; the same command goes on, and commits it")
     facts = push_folder(directory, repo, options=options)
     if as_json:
         print_json(facts.as_dict())

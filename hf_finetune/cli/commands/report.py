@@ -38,7 +38,9 @@ def report(
         remedy = "name another file with --output"
         raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(path), key="--output"))
     diagnoses = [diagnose(run) for run in runs]
-    save_page(path, render_page(runs[0], diagnoses[0]) if len(runs) == 1 else render_comparison(runs, diagnoses))
+    alone = len(runs) == 1
+    html = render_page(runs[0], diagnoses[0]) if alone else render_comparison(runs, diagnoses, folder=path.parent)
+    save_page(path, html)
     if as_json:
         print_json(_collect_results(path, runs, diagnoses))
         return

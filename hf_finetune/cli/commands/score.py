@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Json, Model, print_json
+from hf_finetune.cli.terminal import Json, Model, announce, print_json
 
 if TYPE_CHECKING:
     from hf_finetune.evaluation import ScoreResult
@@ -61,18 +61,22 @@ def score(
 
 
 def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> ScoreResult:
-    from hf_finetune.config import PLACEHOLDER, build_run
+    from hf_finetune.config import PLACEHOLDER, build_run, check_saved_model
 
+    check_saved_model(model, "score")  # before torch is imported
     values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
     run = build_run(values, "score")
+    announce(model)
     from hf_finetune.environment import init_processes, set_up_logging
     from hf_finetune.evaluation import load_scored_rows
     from hf_finetune.evaluation import score_model as measure
+    from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.reporting import check_recordable, record_scores
 
     # Under `accelerate launch`, and before a model is loaded: each process takes its share of the rows.
     init_processes()
     set_up_logging()
+    unwind_when_stopped()
     # Refused now, not after an hour of scoring.
     if record is not None:
         check_recordable(model, record)
@@ -100,7 +104,8 @@ def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """List the findings that are sentences, each part under its heading."""
     parts = []
     if "comparison" in found:
-        parts.append((f"beside {found['comparison']['base']}", found["comparison"]["words"]))
+        compared = found["comparison"]
+        parts.append((f"beside {compared['base']}", [compared["verdict"], *compared["words"]]))
     if "forgetting" in found:
         parts.append((f"on {found['forgetting']['data']}", found["forgetting"]["words"]))
     for field, slices in found.get("slices", {}).items():

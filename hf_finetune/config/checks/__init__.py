@@ -25,7 +25,7 @@ DOCUMENT_FORMATS = get_args(DocumentFormat)
 CONVERSATION_FORMATS = get_args(ConversationFormat)
 # Settings of `data` that only some recipes read.
 BLOCK_SETTINGS = ("block_size", "isolate_documents")
-CHAT_SETTINGS = ("chat_template", "loss_on", "too_long", "max_dropped")
+CHAT_SETTINGS = ("chat_template", "chat_template_kwargs", "system", "loss_on", "too_long", "max_dropped")
 
 
 def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
@@ -51,12 +51,14 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
 def _check_model(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     model = run.model
     trains_adapter = recipe == "lora" or (recipe == "classification" and run.lora is not None)
-    if model.path is None and model.scratch is None and not document.is_refused("model"):
+    if model.path is None and model.scratch is None and model.adapter is None and not document.is_refused("model"):
         document.refuse(("model",), "neither model.path nor model.scratch is given", "give one of them")
     if model.path is not None and model.scratch is not None:
         document.refuse(("model", "scratch"), "is given together with model.path", "keep one (the other: null)")
     elif not document.is_refused("model.tokenizer"):
         _check_tokenizer(document, model)
+    if model.adapter is not None and recipe not in ("lora", "score") and not document.is_refused("model.adapter"):
+        document.refuse(("model", "adapter"), "belongs to the recipe lora", "leave it out")
     if model.scratch is not None and model.revision is not None:
         document.refuse(("model", "revision"), "belongs to model.path", "leave it out")
     # Adapters are trained in float32 whatever the base has; full weights in float16 fail only at the first step, with
@@ -151,7 +153,7 @@ def _check_kind(document: RunDocument, given: str, fitting: tuple[str, ...], kin
 def _check_recipe_sections(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     if run.lora is not None and recipe not in ("lora", "classification"):
         document.refuse(("lora",), "belongs to the recipes lora and classification", "leave it out")
-    if recipe == "lora" and run.lora is None and not document.is_refused("lora"):
+    if recipe == "lora" and run.lora is None and run.model.adapter is None and not document.is_refused("lora"):
         document.refuse(("lora",), "is missing; the recipe lora needs it", "add a section such as lora: {r: 16}")
     if run.eval.prompts and recipe not in ("continued_pretraining", *SFT_RECIPES):
         what = "belongs to the recipes continued_pretraining, sft and lora"

@@ -16,6 +16,8 @@ from hf_finetune.errors import ConfigError, Problem
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Of an accelerate configuration; the others are for devices that are not looked for here (TPU, NPU, XPU ...).
 _ON_GPUS = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED", "MEGATRON_LM")
+# One of these is in every file that `accelerate config` writes, and in ours.
+_OF_A_LAUNCH = {"compute_environment", "distributed_type", "num_processes", "use_cpu", "mixed_precision"}
 _ON_CPU = "to train on the CPU: --on cpu, which is accelerate_configs/cpu.yaml; hf-finetune doctor says what is seen"
 
 
@@ -25,7 +27,7 @@ def read_launch_file(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         settings = None
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or not settings.keys() & _OF_A_LAUNCH:
         remedy = "name a file that `accelerate config` wrote, or one of accelerate_configs"
         raise ConfigError(Problem("is no accelerate configuration", remedy, path=str(path), key="--on"))
     return settings

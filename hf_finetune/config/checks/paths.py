@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.paths import expand_user, is_glob, list_source_paths, looks_local
+from hf_finetune.config.paths import expand_user, find_ready_made, is_glob, is_local, list_source_paths
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
 from hf_finetune.config.validation.run_file import PLACEHOLDER
 from hf_finetune.errors import suggest
-from hf_finetune.folders import foreign_entry, not_ours
+from hf_finetune.folders import find_earlier_run, foreign_entry, not_ours
+from hf_finetune.shell import shell_path
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4095
 TEMPLATE_SUFFIXES = (".jinja", ".j2")
-OUR_TEMPLATES = ("plain", "alpaca")
+OUR_TEMPLATES = ("plain", "alpaca", "chatml", "llama-3", "gemma", "mistral", "phi", "qwen")
 SPLITS = ("train", "validation", "test")
 
 
 def check_inputs(document: RunDocument, run: Any) -> None:
     """Check that every input that can only be a local path exists. Globs and Hub ids are checked when they are read."""
     for key, path in _list_data_inputs(run):
-        if not document.is_refused(format_key_path(key[:2])) and looks_local(path) and not is_glob(path):
+        if not document.is_refused(format_key_path(key[:2])) and _is_local_data(path):
             _check_exists(document, key, path)
-    for name in ("path", "tokenizer"):
+        elif is_glob(path) and "**" not in path and not glob.glob(expand_user(path)):
+            document.refuse(key, f"no file matches {path}", "check the pattern")
+    for name in ("path", "adapter", "tokenizer"):
         value = getattr(run.model, name)
-        if isinstance(value, str) and looks_local(value) and not document.is_refused(f"model.{name}"):
-            _check_folder(document, ("model", name), value)
+        if isinstance(value, str) and not document.is_refused(f"model.{name}"):
+            _check_model(document, ("model", name), value)
     for name in ("base", "canaries"):
         value = getattr(run.eval, name)
-        if isinstance(value, str) and looks_local(value) and not document.is_refused(f"eval.{name}"):
-            (_check_folder if name == "base" else _check_exists)(document, ("eval", name), value)
+        if not isinstance(value, str) or document.is_refused(f"eval.{name}"):
+            continue
+        if name == "base":
+            _check_model(document, ("eval", name), value)
+        elif is_local(value):
+            _check_exists(document, ("eval", name), value)
     template = run.data.chat_template
     if template is not None and not document.is_refused("data.chat_template"):
         _check_template(document, template)
+
+
+def _is_local_data(path: str) -> bool:
+    # A data set of the Hub is owner/name; the few without an owner are not among what we read.
+    return not is_glob(path) and ("/" not in path or is_local(path))
 
 
 def check_output_dir(document: RunDocument, run: Any) -> None:
@@ -42,7 +55,7 @@ def check_output_dir(document: RunDocument, run: Any) -> None:
     if document.is_refused("output_dir") or run.output_dir == PLACEHOLDER:
         return
     path = run.output_dir
-    problem = _find_name_problem(path) or _find_danger(path) or _find_overlap(document, run) or _not_ours(run)
+    problem = _find_name_problem(path) or _find_danger(path) or _find_overlap(document, run) or _is_taken(run)
     if problem:
         document.refuse(("output_dir",), *problem)
 
@@ -64,7 +77,7 @@ def _check_exists(document: RunDocument, key: Key, path: str) -> None:
     except (OSError, ValueError):
         document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id")
         return
-    document.refuse(key, f"no such file: {path}", _suggest_path(path))
+    document.refuse(key, f"no such file: {path}", suggest_path(path))
 
 
 def _check_template(document: RunDocument, template: str) -> None:
@@ -72,8 +85,20 @@ def _check_template(document: RunDocument, template: str) -> None:
     if template.endswith(TEMPLATE_SUFFIXES):
         _check_exists(document, key, template)
     elif template not in OUR_TEMPLATES:
-        remedy = suggest(template, OUR_TEMPLATES, f"write {' or '.join(OUR_TEMPLATES)}, or name a .jinja file")
+        remedy = suggest(template, OUR_TEMPLATES, f"choose one of {', '.join(OUR_TEMPLATES)}, or name a .jinja file")
         document.refuse(key, f"{template!r} is no chat template", remedy)
+
+
+def _check_model(document: RunDocument, key: Key, path: str) -> None:
+    """Check that a model's folder is there, where it is one that could be made here, or can only be local."""
+    command = find_ready_made(path)
+    if command is not None:
+        document.refuse(key, f"no such folder: {path}", f"make it with: {command}")
+    elif path.lower().endswith(".gguf") and _exists(Path(expand_user(path))):
+        remedy = f"make a folder of it first: hf-finetune model {shell_path(path)} models/{Path(path).stem}"
+        document.refuse(key, f"{path} is a GGUF file, whose weights cannot be trained as they are", remedy)
+    elif is_local(path):
+        _check_folder(document, key, path)
 
 
 def _check_folder(document: RunDocument, key: Key, path: str) -> None:
@@ -84,12 +109,12 @@ def _check_folder(document: RunDocument, key: Key, path: str) -> None:
         document.refuse(key, "is not a valid path", "name a folder or a Hub id")
         return
     if not exists:
-        document.refuse(key, f"no such folder: {path}", _suggest_path(path))
+        document.refuse(key, f"no such folder: {path}", suggest_path(path))
     elif not is_folder:
         document.refuse(key, f"{path} is a file", "name the folder that holds config.json, or a Hub id")
 
 
-def _suggest_path(path: str) -> str:
+def suggest_path(path: str) -> str:
     """Suggest a remedy for a missing path: the closest name in its folder, or the nearest folder that exists."""
     local = Path(expand_user(path))
     parent = local.parent
@@ -151,7 +176,7 @@ def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
     """Find inputs inside the run folder, which it would overwrite, and data folders around it, which would read it."""
     folder = Path(expand_user(run.output_dir)).resolve()
     inputs = [(key, path, True) for key, path in _list_data_inputs(run)]
-    names = [name for name in ("path", "tokenizer") if isinstance(getattr(run.model, name), str)]
+    names = [name for name in ("path", "adapter", "tokenizer") if isinstance(getattr(run.model, name), str)]
     inputs += [(("model", name), getattr(run.model, name), False) for name in names]
     for key, path, is_data in inputs:
         # Of a glob the part before the first "*": runs/*/rows.jsonl is compared as runs/.
@@ -167,9 +192,11 @@ def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
     return None
 
 
-def _not_ours(run: Any) -> tuple[str, str] | None:
-    """A model of somebody else, or anything: the recipe looks again, this is before it has loaded anything."""
+def _is_taken(run: Any) -> tuple[str, str] | None:
+    """Another run, or anything of somebody else: the recipe looks again, this is before it has loaded anything."""
     folder = Path(expand_user(run.output_dir))
+    if not run.train.resume_from_checkpoint and (earlier := find_earlier_run(run.output_dir)) is not None:
+        return earlier
     foreign = foreign_entry(folder, resuming=bool(run.train.resume_from_checkpoint))
     return None if foreign is None else not_ours(run.output_dir, foreign)
 

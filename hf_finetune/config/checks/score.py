@@ -8,11 +8,14 @@ from hf_finetune.config.reading.document import RunDocument, refuse_given
 from hf_finetune.config.sections import RecipeName, Source
 
 EVAL_SETTINGS = (
-    *("base", "by", "forget", "swaps", "canaries", "verbatim_prefix", "harness"),
+    *("by", "forget", "swaps", "canaries", "verbatim_prefix", "harness"),
     *("batch_size", "generate_rows"),
 )
 # How a model is created or loaded for training, which is decided already for a saved model.
-MODEL_SETTINGS = ("scratch", "revision", "tokenizer", "dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
+MODEL_SETTINGS = (
+    *("scratch", "revision", "adapter", "tokenizer", "dtype", "attn_implementation"),
+    *("load_in_4bit", "load_in_8bit"),
+)
 DATA_SETTINGS = ("validation", "validation_fraction", "test_fraction", "stratify_by", "group_by")
 LENGTH_SETTINGS = ("too_long", "max_dropped")
 
@@ -24,6 +27,7 @@ def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     """Check that `score` has rows to score and a saved model, and that every other recipe has rows to train on."""
     if recipe != "score":
         refuse_given(document, "eval", run.eval, EVAL_SETTINGS, "belongs to the recipe score")
+        _check_base(document, run, recipe)
         if run.data.train is None and not document.is_refused("data.train", "data"):
             document.refuse(("data", "train"), "is missing", "give a file, folder, glob or Hub data set id")
         return
@@ -45,6 +49,21 @@ def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     if run.data.train is not None and run.eval.verbatim_prefix is None:
         what = "is read only to measure memorization, and eval.verbatim_prefix is not set"
         document.refuse(("data", "train"), what, "set eval.verbatim_prefix, such as 32, or leave it out")
-    if run.eval.forget is not None and run.eval.base is False and not document.is_refused("eval.base"):
+    if run.eval.forget is not None and not run.eval.base and not document.is_refused("eval.base"):
         what = "needs the model as it was before, to compare with"
         document.refuse(("eval", "forget"), what, "add eval.base: true, or name the model there")
+
+
+def _check_base(document: RunDocument, run: Any, recipe: RecipeName) -> None:
+    """Check `eval.base` of a run that trains: what it tunes is its base, and `false` leaves it unscored."""
+    base, data = run.eval.base, run.data
+    if recipe == "classification":
+        refuse_given(document, "eval", run.eval, ("base",), "belongs to the recipes that tune a language model")
+    elif isinstance(base, str):
+        what = "names another model, and a run that trains is compared with the one that it tunes"
+        document.refuse(("eval", "base"), what, "leave it out, and compare with `hf-finetune score --base-path`")
+    elif base and run.model.scratch is not None:
+        document.refuse(("eval", "base"), "is asked of random weights, which have no base", "leave it out")
+    elif base and not any((data.validation, data.validation_fraction, data.test, data.test_fraction)):
+        what = "needs rows on which both are scored, and there is neither validation nor test"
+        document.refuse(("eval", "base"), what, "set data.validation_fraction, such as 0.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -14,11 +15,14 @@ from hf_finetune.errors import suggest
 # Values of init_lora_weights that need nothing but the base model, and those that need batches of data besides.
 _INITS = ("gaussian", "olora", "orthogonal", "pissa")
 _PISSA_STEPS = re.compile(r"pissa_niter_[1-9][0-9]{0,3}")
+_OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 _NEED_DATA = ("corda", "eva", "loftq", "lora_ga")
 
 
 def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Hardware) -> None:
     """Check what the conversation recipes cannot do, and settings of SFTTrainer that would have no effect."""
+    if recipe in (*SFT_RECIPES, "score"):
+        _check_template_kwargs(document, run.data.chat_template_kwargs)
     if recipe not in SFT_RECIPES:
         return
     train = run.train
@@ -32,6 +36,27 @@ def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Har
     if train.activation_offloading and select_accelerator(hardware, {"use_cpu": train.use_cpu}) == "cpu":
         what = "on a CPU there is no other memory to move activations to"
         document.refuse(("train", "activation_offloading"), what, "leave it out")
+
+
+def _check_template_kwargs(document: RunDocument, kwargs: dict[str, Any]) -> None:
+    """Check names and values of the variables that a chat template is given."""
+    for name, value in kwargs.items():
+        key = ("data", "chat_template_kwargs", name)
+        if name in _OWN_VARIABLES or name.endswith("_token"):
+            remedy = "set data.system" if name == "messages" else "leave it out"
+            document.refuse(key, "is given to the template by what renders it", remedy)
+        elif not name.isidentifier():
+            document.refuse(key, f"{name!r} is no name of a variable", "write letters, digits and _")
+        elif not _is_plain(value):
+            document.refuse(key, f"{format_value(value)} is no value of a template", "write text, numbers, lists, true")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(each) for name, each in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _check_scratch(document: RunDocument, model: Any, recipe: RecipeName) -> None:

@@ -1,4 +1,4 @@
-"""Write the files that are generated from the installed stack: `python -m hf_finetune.config.generate`.
+"""Write the files that are generated from the installed stack: `python -m hf_finetune.config.validation.generate`.
 
     stack_settings.json    the fields of TrainingArguments, SFTConfig and LoraConfig, so that a run file is
                            validated without importing torch
@@ -20,12 +20,28 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.sections import SHIPPED_RECIPES
+from hf_finetune.config.validation.as_written import accept_as_written
 from hf_finetune.config.validation.hf_settings import TABLE_FILE, build_train_section, load_table
 from hf_finetune.config.validation.run_file import build_run_file_section
 
+SCHEMA_FILE = "run.schema.json"
 MAX_HELP = 200
 _PACKAGES = ("transformers", "trl", "peft")
 _SIMPLE = {bool: "bool", int: "int", float: "float", str: "str", types.NoneType: "null"}
+
+# Defaults of `train:` that are not the dataclasses': ours, what these fill in themselves, and what is no one value.
+_OWN_DEFAULTS = {"logging_nan_inf_filter": False, "gradient_checkpointing": False, "activation_checkpointing": False}
+_NO_ONE_DEFAULT = {
+    "learning_rate": "5e-5; 2e-5 for sft, 2e-4 for an adapter, 1e-3 for a head alone, 0.01 for model.scratch",
+    "logging_steps": "500; 10 for sft and lora",
+    "optim": "adamw_torch_fused; muon for model.scratch",
+    "lr_scheduler_type": "linear; cosine for model.scratch",
+    "warmup_steps": "0; 0.05 for model.scratch",
+    "train_sampling_strategy": "random; group_by_length for sft, lora and classification without packing",
+    "bf16": "false; true for sft, lora and classification on a machine that is fast at it",
+    "use_cpu": "true where there is no accelerator",
+    "dataloader_pin_memory": "true where there is an accelerator",
+}
 
 # TrainingArguments accepts `fsdp: true`, which its annotation leaves out (transformers 5.23).
 _ALSO_TAKES = {"fsdp": ["bool"]}
@@ -109,6 +125,22 @@ def format_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
+def build_run_schema() -> dict[str, Any]:
+    """Build the schema with which an editor completes and validates a run file, whatever its recipe."""
+    # SFTConfig has every field of TrainingArguments, so that its recipes have the most settings under `train`.
+    widest = max(SHIPPED_RECIPES, key=lambda recipe: len(build_train_section(recipe).model_fields))
+    schema = accept_as_written(build_run_file_section(widest).model_json_schema())
+    settings = schema["$defs"][build_train_section(widest).__name__]["properties"]
+    for name, value in _OWN_DEFAULTS.items():
+        settings[name]["default"] = value
+    for name, words in _NO_ONE_DEFAULT.items():
+        del settings[name]["default"]
+        settings[name]["description"] = f"{settings[name].get('description', '')}. Default: {words}".lstrip(". ")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hf-finetune run file"} | {
+        key: value for key, value in schema.items() if key != "title"
+    }
+
+
 def main() -> None:
     """Write both files beside this module."""
     folder = Path(__file__).parent.parent
@@ -119,16 +151,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-SCHEMA_FILE = "run.schema.json"
-
-
-def build_run_schema() -> dict[str, Any]:
-    """Build the schema with which an editor completes and validates a run file, whatever its recipe."""
-    # SFTConfig has every field of TrainingArguments, so that its recipes have the most settings under `train`.
-    widest = max(SHIPPED_RECIPES, key=lambda recipe: len(build_train_section(recipe).model_fields))
-    schema = build_run_file_section(widest).model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hf-finetune run file"} | {
-        key: value for key, value in schema.items() if key != "title"
-    }

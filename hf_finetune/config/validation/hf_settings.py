@@ -11,7 +11,7 @@ import json
 from importlib.resources import files
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
 from hf_finetune.config.reading.deprecated import REFUSED, SET_BY_RECIPE, SFT_REPLACED
 from hf_finetune.config.sections import GeneratedSection, RecipeName, Section
@@ -132,11 +132,18 @@ def _build_section(name: str, fields: dict[str, dict[str, Any]]) -> type[Section
     return create_model(name, __base__=GeneratedSection, **definitions)
 
 
+def _read_no(value: Any) -> Any:
+    return "no" if value is False or (isinstance(value, str) and value.lower() in ("no", "off")) else value
+
+
 def _build_annotation(name: str, field: dict[str, Any]) -> Any:
     # {"types": ["float", "null"], ...} of learning_rate -> Annotated[int, gt 0] | Annotated[float, gt 0] | None
     kinds = [kind for word in field["types"] for kind in _TYPES[word]]
     if "choices" in field:
-        kinds = [Literal[tuple(field["choices"])] if kind is str else kind for kind in kinds]
+        words: Any = Literal[tuple(field["choices"])]
+        if "no" in field["choices"]:  # YAML 1.1 reads it as false, and so does whoever hands a dict over from PyYAML
+            words = Annotated[words, BeforeValidator(_read_no)]
+        kinds = [words if kind is str else kind for kind in kinds]
     bounds = Field(**(_BOUNDS.get(name) or {}))
     bounded = [Annotated[kind, bounds] if kind in (int, float) else kind for kind in kinds]
     return Union[tuple(bounded)]  # noqa: UP007 - the members are only known at run time

@@ -1,74 +1,79 @@
-"""Suggestions for unknown names: the closest known one, or the setting that another tool calls so."""
+"""Unknown names: what was meant by them, or what to do instead."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from hf_finetune.config.reading.deprecated import REFUSED, RENAMED
+from hf_finetune.config.sections import RecipeName
+from hf_finetune.config.validation.foreign_keys import SECTIONS, foreign_rows
 from hf_finetune.errors import find_closest
 
-# Names of settings in axolotl, LLaMA-Factory, nanoGPT and the examples of transformers, and what people say for them.
-OTHER_NAMES = {
-    "lr": "train.learning_rate",
-    "epochs": "train.num_train_epochs",
-    "num_epochs": "train.num_train_epochs",
-    "steps": "train.max_steps",
-    "batch_size": "train.per_device_train_batch_size",
-    "train_batch_size": "train.per_device_train_batch_size",
-    "micro_batch_size": "train.per_device_train_batch_size",
-    "eval_batch_size": "train.per_device_eval_batch_size",
-    "grad_clip": "train.max_grad_norm",
-    "optimizer": "train.optim",
-    "scheduler": "train.lr_scheduler_type",
-    "lr_scheduler": "train.lr_scheduler_type",
-    "patience": "train.early_stopping_patience",
-    "model_name_or_path": "model.path",
-    "base_model": "model.path",
-    "dataset": "data.train",
-    "datasets": "data.train",
-    "train_file": "data.train",
-    "validation_file": "data.validation",
-    "val_set_size": "data.validation_fraction",
-    "sequence_len": "data.block_size",
-    "cutoff_len": "data.block_size",
-    "context_length": "data.block_size",
-    "class_weight": "data.balance",
-    "class_weights": "data.balance",
-    "pos_weight": "data.balance",
-    "problem_type": "data.task",
-    "n_layer": "model.scratch.num_hidden_layers",
-    "n_head": "model.scratch.num_attention_heads",
-    "n_embd": "model.scratch.hidden_size",
-    "dropout": "model.scratch.hidden_dropout",
-    "output": "output_dir",
-    "out_dir": "output_dir",
-    "lora_r": "lora.r",
-    "lora_rank": "lora.r",
-    "rank": "lora.r",
-    "alpha": "lora.lora_alpha",
-}
+
+class KnownKeys(NamedTuple):
+    """The keys of a run file of `recipe`: each section ("" is the top level) with its keys."""
+
+    recipe: RecipeName
+    sections: dict[str, set[str]]
+
+    def contains(self, key: str) -> bool:
+        """Whether `section.key` is a setting."""
+        section, _, name = key.rpartition(".")
+        return name in self.sections.get(section, set())
 
 
-def suggest_key(name: str, section: str, keys: dict[str, set[str]]) -> str | None:
-    """Suggest the full key that `section.name` was meant to be, or None.
+def find_remedy(name: str, section: str, known: KnownKeys) -> str | None:
+    """What to do about the unknown `section.name`: the key that was meant, or what another tool's key becomes here.
 
-    `keys` maps each section ("" is the top level) to its keys. A key of the same name in another section is preferred
-    to a similar name in this one.
+    A likeness stays in the section that was written; only what stands in none is looked for in all of them.
     """
-    # ("max_steps", "") -> "train.max_steps"; ("lr", "train") and ("learning_rat", "train") -> "train.learning_rate"
-    for other, names in keys.items():
-        if name in names and other != section:
+    # ("lr", "train") -> "did you mean train.learning_rate?", ("max_steps", "") -> "did you mean train.max_steps?"
+    folded = name.lower().replace("-", "_")
+    meant = _find_foreign(folded, section, known) or _find_elsewhere(folded, section, known)
+    meant = meant or _find_likeness(name, section, known)
+    return f"did you mean {meant}?" if meant is not None and known.contains(meant) else meant
+
+
+def is_foreign(key: str, known: KnownKeys) -> bool:
+    """Whether another tool has `section.key`, as one of the rows that name their section."""
+    return key in foreign_rows(known.recipe)
+
+
+def find_section(name: str, known: KnownKeys) -> str | None:
+    """The section of ours whose settings stand in the unknown section `name`, or None."""
+    # {"training": {...}} and {"trian": {...}} -> "train"
+    folded = name.lower().replace("-", "_")
+    meant = SECTIONS.get(folded) or find_closest(name, known.sections[""])
+    return meant if meant in known.sections else None
+
+
+def _find_foreign(name: str, section: str, known: KnownKeys) -> str | None:
+    rows = foreign_rows(known.recipe)
+    meant = rows.get(f"{section}.{name}", rows.get(name)) or (SECTIONS.get(name) if not section else None)
+    return None if meant == _join_key(section, name) else meant
+
+
+def _find_elsewhere(name: str, section: str, known: KnownKeys) -> str | None:
+    """Find the same name in another section, those of the stack first: `seed` is train.seed rather than eval.seed."""
+    for other in ("train", "lora", *known.sections):
+        if other != section and name in known.sections.get(other, set()):
             return _join_key(other, name)
-    if name in OTHER_NAMES and _exists(OTHER_NAMES[name], keys):
-        return OTHER_NAMES[name]
-    if close := find_closest(name, keys.get(section, set())):
-        return _join_key(section, close)
-    for other, names in keys.items():
-        if close := find_closest(name, names, cutoff=0.8):
-            return _join_key(other, close)
+    for key in (f"train.{name}", f"model.{name}"):
+        if section == "" and (key in RENAMED or key in REFUSED):
+            return RENAMED[key].new if key in RENAMED else REFUSED[key]
     return None
 
 
-def _exists(key: str, keys: dict[str, set[str]]) -> bool:
-    section, _, name = key.rpartition(".")
-    return name in keys.get(section, set())
+def _find_likeness(name: str, section: str, known: KnownKeys) -> str | None:
+    if close := find_closest(name, known.sections.get(section, set())):
+        return _join_key(section, close)
+    for other, names in known.sections.items() if section == "" else ():
+        if close := find_closest(name, names, cutoff=0.8):
+            return _join_key(other, close)
+    rows = foreign_rows(known.recipe)
+    close = find_closest(name, rows, cutoff=0.85)
+    meant = rows[close] if close else None
+    return meant if meant is not None and (section == "" or meant.startswith(f"{section}.")) else None
 
 
 def _join_key(section: str, name: str) -> str:

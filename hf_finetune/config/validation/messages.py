@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
-from hf_finetune.config.validation.known_keys import suggest_key
+from hf_finetune.config.validation.known_keys import KnownKeys, find_remedy, find_section, is_foreign
 from hf_finetune.errors import suggest
 
 MAX_LISTED = 24
@@ -41,7 +41,7 @@ _REQUIRED = {
 
 
 def report_errors(
-    errors: Sequence[ErrorDetails], values: Any, document: RunDocument, keys: dict[str, set[str]]
+    errors: Sequence[ErrorDetails], values: Any, document: RunDocument, known: KnownKeys
 ) -> list[tuple[Key, bool]]:
     """Add one problem to `document` for each key with errors. Returns the keys, each with whether it is missing."""
     by_key: dict[Key, list[ErrorDetails]] = {}
@@ -53,7 +53,9 @@ def report_errors(
     for key in deepest:
         # A value that was removed because of its own problem is missing now, which is no second problem.
         if not any(refused[: len(key)] == key for refused in document.refused):
-            document.refuse(key, *_describe_errors(key, by_key[key], document, keys))
+            document.refuse(key, *_describe_errors(key, by_key[key], known))
+            if by_key[key][0]["type"] == "extra_forbidden":
+                _report_inside(key, by_key[key][0]["input"], document, known)
     return [(key, by_key[key][0]["type"] == "missing") for key in deepest]
 
 
@@ -78,15 +80,26 @@ def _is_inside(values: Any, part: str | int) -> bool:
     return isinstance(values, dict) and part in values
 
 
-def _describe_errors(
-    key: Key, errors: list[ErrorDetails], document: RunDocument, keys: dict[str, set[str]]
-) -> tuple[str, str]:
+def _report_inside(key: Key, values: Any, document: RunDocument, known: KnownKeys) -> None:
+    """Report the keys of an unknown section that would not be right in ours either: one attempt mends both."""
+    # {"training": {"batch_size": 2}}: training -> train, and training.batch_size -> train.per_device_train_batch_size
+    if len(key) > 1 or not isinstance(values, dict):
+        return
+    section = find_section(str(key[0]), known)
+    for name in values:
+        if section is None and is_foreign(f"{key[0]}.{name}", known):  # optimizer: {lr: 1e-4}
+            document.refuse((*key, name), *_describe_unknown_key((*key, name), known))
+        elif section is not None and name not in known.sections[section]:
+            document.refuse((*key, name), *_describe_unknown_key((section, name), known))
+
+
+def _describe_errors(key: Key, errors: list[ErrorDetails], known: KnownKeys) -> tuple[str, str]:
     """Describe the errors of one key: what is wrong and what to do about it."""
     error = errors[0]
     if error["type"] == "missing":
         return "is missing", _REQUIRED.get(format_key_path(key), "give it a value")
     if error["type"] == "extra_forbidden":
-        return _describe_unknown_key(key, keys)
+        return _describe_unknown_key(key, known)
     value = error["input"]
     if bound := next((error for error in errors if error["type"] in _BOUNDS), None):
         limit = _BOUNDS[bound["type"]].format(**bound["ctx"])
@@ -135,12 +148,12 @@ def _format_choices(choices: list[str]) -> str:
     return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
 
 
-def _describe_unknown_key(key: Key, keys: dict[str, set[str]]) -> tuple[str, str]:
+def _describe_unknown_key(key: Key, known: KnownKeys) -> tuple[str, str]:
     section = ".".join(str(part) for part in key[:-1] if isinstance(part, str))
     what = f"is not a setting of {f'the section {section}' if section else 'a run file'}"
-    if close := suggest_key(str(key[-1]), section, keys):
-        return what, f"did you mean {close}?"
-    own = sorted(keys.get(section, set()))
+    if remedy := find_remedy(str(key[-1]), section, known):
+        return what, remedy
+    own = sorted(known.sections.get(section, set()))
     if own and len(own) <= MAX_LISTED:
         return what, f"its settings are {', '.join(own)}"
     return what, f"docs/run-file.md lists the settings of {section or 'a run file'}"

@@ -22,6 +22,7 @@ from hf_finetune.config.sections import (
     Section,
 )
 from hf_finetune.config.validation.hf_settings import build_lora_section, build_train_section
+from hf_finetune.config.validation.known_keys import KnownKeys
 from hf_finetune.config.validation.messages import report_errors
 
 # Replaces a required value that is missing, so that the other settings can still be checked against each other.
@@ -63,14 +64,14 @@ def check_sections(document: RunDocument, recipe: RecipeName) -> Any:
     values = copy.deepcopy(document.values)
     for key in sorted(document.refused, key=len):
         _remove(values, key)
-    keys = list_section_keys(recipe)
+    known = KnownKeys(recipe, list_section_keys(recipe))
     # Pydantic gives no model for values with errors. Each round takes out what it refused, so that the rest becomes
     # one: `{model: {path: 3, dtype: float32}}` -> 3 is refused -> `{model: {dtype: float32}}` is valid.
     while True:
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            for key, missing in report_errors(error.errors(include_url=False), values, document, keys):
+            for key, missing in report_errors(error.errors(include_url=False), values, document, known):
                 _replace(values, key, missing)
 
 

@@ -14,16 +14,18 @@ from datasets import Dataset, Features, Value
 from msgspec import UNSET, Struct
 
 from hf_finetune.data.cache import build_cached_dataset
+from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import encode_row, get_features
 from hf_finetune.data.reading.reader import (
     LineCounts,
     RowBlock,
     TextCut,
     describe_rejected_lines,
-    read_jsonl,
+    read_rows,
     read_text,
 )
 from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
 from hf_finetune.files import hash_file
@@ -50,7 +52,7 @@ class ReadSettings:
 
     decoder: RowDecoder
     on_bad_line: str
-    max_line_bytes: int
+    rows: RowSettings
     stratify_by: str | None
     group_by: str | None
 
@@ -105,7 +107,10 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
         "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
         "format": [row_format.name, list(row_format.required), decoder.labels.kind],
         "splits": [reading.stratify_by, reading.group_by],
-        "lines": [reading.on_bad_line, reading.max_line_bytes, decoder.allow_empty],
+        "lines": [reading.on_bad_line, reading.rows.max_line_bytes, decoder.allow_empty],
+        "columns": reading.rows.columns,
+        # The ending of a name decides how text is read: a .csv and a .jsonl of the same bytes are other rows.
+        "endings": [get_ending(file.shown) for file in files],
     }
     features = Features({**own, **_EXTRA_FEATURES})
     try:
@@ -179,8 +184,8 @@ def _read_blocks(file: DataFile, reading: ReadSettings, tally: LineCounts) -> It
     name = reading.decoder.row_format.name
     if name in TEXT_FORMATS:
         cut: TextCut = name  # type: ignore[assignment]
-        return read_text(file.path, file.shown, cut, reading.max_line_bytes, tally)
-    return read_jsonl(file.path, file.shown, reading.decoder, reading.max_line_bytes, tally)
+        return read_text(file.path, file.shown, cut, reading.rows.max_line_bytes, tally)
+    return read_rows(file.path, file.shown, reading.decoder, reading.rows, tally)
 
 
 def _build_batch(

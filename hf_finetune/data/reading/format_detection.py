@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.reading.arrow import ReadSettings, read_role
+from hf_finetune.data.reading.columns import format_columns, log_columns, suggest_columns
 from hf_finetune.data.reading.formats import (
     FORMATS,
     LABELLED_INPUT_OUTPUT,
@@ -17,8 +19,9 @@ from hf_finetune.data.reading.formats import (
     RowFormat,
 )
 from hf_finetune.data.reading.json_line import format_key
-from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_jsonl
+from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_rows
 from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.errors import DataError, Problem, find_closest, suggest
 
@@ -33,30 +36,40 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
     if data.format in TEXT_FORMATS:
         _check_kind(FORMATS[data.format], becomes, train[0].shown)
         return RowDecoder(FORMATS[data.format], (), {})
-    first, line, file = _read_first_row(data, train)
-    row_format = choose_format(data.format, first, data.task, file.shown, line)
+    settings = build_row_settings(data)
+    first, line, file = _read_first_row(data, settings, train)
+    row_format = choose_format(data.format, first, data.task, file.shown, line, columns=data.columns)
+    log_columns(data.columns, file.shown)
     _check_kind(row_format, becomes, file.shown)
     if data.format == "auto":
         logger.info("data.format is %s, by the keys of %s:%d", row_format.name, file.shown, line)
     kept = [key for key in (data.stratify_by, data.group_by) if key is not None]
     _check_fields(data, first, row_format, file.shown)
-    decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty)
+    decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty, columns=data.columns)
     if row_format.label is not None:
-        for _ in read_jsonl(file.path, file.shown, decoder, data.max_line_bytes, LineCounts()):
+        for _ in read_rows(file.path, file.shown, decoder, replace(settings, quiet=True), LineCounts()):
             if decoder.labels.kind not in {None, "empty list"}:
                 break
     return decoder
 
 
-def _read_first_row(data: DataSection, train: Sequence[DataFile]) -> tuple[dict[str, Any], int, DataFile]:
+def build_row_settings(data: DataSection) -> RowSettings:
+    """Build the settings of the one reader from those of a run."""
+    numbers = ("label", "output") if data.task == "regression" else ()
+    return RowSettings(data.max_line_bytes, data.columns, numbers)
+
+
+def _read_first_row(
+    data: DataSection, settings: RowSettings, train: Sequence[DataFile]
+) -> tuple[dict[str, Any], int, DataFile]:
     for file in train:
-        found = read_first_row(file.path, file.shown, data.max_line_bytes)
+        found = read_first_row(file.path, file.shown, replace(settings, quiet=True))
         if found is not None:
             return *found, file
     # No line of any file is a JSON object, so each is rejected (or blank) before its keys would matter.
     # Reading raises with all of the reasons; the decoder may be of any format.
     name = "text" if data.format == "auto" else data.format
-    reading = ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", data.max_line_bytes, None, None)
+    reading = ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", settings, None, None)
     read_role(train, "train", reading)
     raise AssertionError("a file without a single row was read")
 
@@ -98,27 +111,64 @@ def _check_fields(data: DataSection, first: Mapping[str, Any], row_format: RowFo
         raise DataError(problems)
 
 
-def choose_format(name: RowFormatName, row: Mapping[str, Any], task: str | None, shown: str, line: int) -> RowFormat:
+def choose_format(
+    name: RowFormatName,
+    row: Mapping[str, Any],
+    task: str | None,
+    shown: str,
+    line: int,
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> RowFormat:
     """Return the format called `name`, or for `auto` the one that the keys of the first row decide.
 
-    Raises DataError where no format fits the keys, or two do.
+    Of `columns`, which `row` has been mapped by, the format has every field. Raises DataError where no format fits the
+    keys, or two do.
     """
+    mapped = set(columns or {})
     if name != "auto":
         as_labelled = task is not None and "input" in row and name in {"labelled", "input_output"}
-        return _apply_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
-    matches = [each for each in FORMATS.values() if not each.in_text_file and set(each.required) <= row.keys()]
+        chosen = _apply_task(FORMATS["input_output"] if as_labelled else FORMATS[name], task)
+        _check_mapped(mapped, chosen)
+        return chosen
+    matches = _match_formats(row, mapped)
     # {"text", "label"} fits `text` and `labelled`: the format that covers the other one is meant.
     matches = [each for each in matches if not any(_covers(other, each) for other in matches)]
     if len(matches) == 1:
         return _apply_task(matches[0], task)
     if not matches:
-        raise DataError(_explain_no_format(row, shown, line))
+        raise DataError(_explain_no_format(row, shown, line, mapped, "data.columns"))
     names = " and ".join(f"`{each.name}`" for each in matches)
     raise DataError(
         Problem(
             f"the keys of the first row fit the formats {names}", "set data.format to the one you mean", shown, line
         )
     )
+
+
+def _match_formats(row: Mapping[str, Any], mapped: set[str]) -> list[RowFormat]:
+    return [
+        each
+        for each in FORMATS.values()
+        if not each.in_text_file and set(each.required) <= row.keys() and mapped <= {*each.required, *each.optional}
+    ]
+
+
+def check_some_format(
+    row: Mapping[str, Any], shown: str, line: int, columns: Mapping[str, str], *, key: str = "data.columns"
+) -> None:
+    """Raise DataError where no row format has the keys of the first row; `input` alone is enough to predict."""
+    if not _match_formats(row, set(columns)) and "input" not in row:
+        raise DataError(_explain_no_format(row, shown, line, set(columns), key))
+
+
+def _check_mapped(mapped: set[str], row_format: RowFormat) -> None:
+    """Raise DataError where `data.columns` names fields that the format does not have."""
+    own = (*row_format.required, *row_format.optional)
+    unknown = sorted(mapped - set(own))
+    if unknown:
+        what = f"format {row_format.name} has no field {', '.join(unknown)}"
+        raise DataError(Problem(what, f"it has {', '.join(own)}", key="data.columns"))
 
 
 def _apply_task(row_format: RowFormat, task: str | None) -> RowFormat:
@@ -133,7 +183,9 @@ def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
     return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
 
 
-def _explain_no_format(row: Mapping[str, Any], shown: str, line: int) -> Problem:
+def _explain_no_format(row: Mapping[str, Any], shown: str, line: int, mapped: set[str], setting: str) -> Problem:
+    if mapped:
+        return _explain_no_format_of(row, shown, line, mapped, setting)
     known = {field for each in FORMATS.values() for field in each.required}
     meant = {key: find_closest(key, known - row.keys(), 0.75) for key in row.keys() - known}
     guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in row if meant.get(key)]
@@ -143,4 +195,25 @@ def _explain_no_format(row: Mapping[str, Any], shown: str, line: int) -> Problem
         f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
     )
     keys = ", ".join(format_key(key) for key in list(row)[:20]) or "no keys at all"
-    return Problem(f"no row format has these keys: {keys}", f"the formats are {formats}", shown, line)
+    what = f"no row format has these keys: {keys}"
+    columns = suggest_columns(row)
+    if columns:
+        fields = [
+            field for field in ("prompt", "completion", "text", "label", "messages") if field in {**row, **columns}
+        ]
+        near = next((each for each in FORMATS.values() if set(columns) <= set(each.required) <= set(fields)), None)
+        name = f"the nearest format is {near.name}" if near else "near to a format of ours"
+        return Problem(what, f"{name}: {format_columns(columns, setting)} makes them rows of it", shown, line)
+    return Problem(what, f"the formats are {formats}; {setting} takes their fields from other names", shown, line)
+
+
+def _explain_no_format_of(row: Mapping[str, Any], shown: str, line: int, mapped: set[str], setting: str) -> Problem:
+    """Explain why the fields that `data.columns` gives make no format: one is missing, or they belong to several."""
+    homes = [each for each in FORMATS.values() if mapped <= {*each.required, *each.optional} and not each.in_text_file]
+    fields = ", ".join(sorted(mapped))
+    if not homes:
+        what, remedy = f"no row format has all of {fields}", "map the fields of one format"
+    else:
+        missing = [f"{each.name} needs {', '.join(sorted(set(each.required) - row.keys()))} too" for each in homes]
+        what, remedy = f"{fields} alone make no row", "; ".join(missing)
+    return Problem(what, remedy, shown, line, setting)

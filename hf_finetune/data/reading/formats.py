@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from datasets import Features, List, Value
 from msgspec import UNSET, Struct
 
 from hf_finetune.config.sections import RowFormatName
@@ -36,6 +35,9 @@ from hf_finetune.data.reading.row_types import (
     TextRow,
     UserAssistantRow,
 )
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 Kind = Literal["document", "labelled", "conversation", "prompt_completion"]
 LabelKind = Literal["string", "integer", "list of strings", "list of integers", "empty list", "number"]
@@ -270,6 +272,8 @@ FORMATS: dict[str, RowFormat] = {
 
 def get_features(becomes: Kind, label_kind: LabelKind | None = None) -> Features:
     """Return the columns of the intermediate form; `label_kind` is needed for labelled rows."""
+    from datasets import Features, List, Value  # a second and a half, and `predict` and `chat` need none of it
+
     text = Value("string")
     if becomes == "document":
         return Features({"text": text})

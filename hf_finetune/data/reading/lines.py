@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
 
+from hf_finetune.data.reading.file_kinds import check_binary, detect_wide_encoding
+from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +30,6 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 # A kilobyte of zstd can hold many megabytes; small reads bound what one step decompresses.
 _ZSTD_FEED = 1024
-
-_OTHER_FILES = {
-    b"PK\x03\x04": "a zip archive (or a spreadsheet)",
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ\x00": "an xz file",
-    b"SQLite format 3": "an SQLite database",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +43,45 @@ class LineBlock:
     """The last line was followed by b"\\n"."""
     overlong: int | None = None
     """Size in bytes of a line above the limit, which is dropped: the block then stands for that line alone."""
+    numbers: Sequence[int] | None = None
+    """The number of each line, where the file's own lines are others: rows of a table, which may span several."""
+    fault: LineError | None = None
+    """Why a row of a table is no row: the block then stands for that row alone."""
+    row: int | None = None
+    """The number of that row."""
+
+    @property
+    def line_numbers(self) -> Sequence[int]:
+        return range(self.first_line, self.first_line + len(self.lines)) if self.numbers is None else self.numbers
 
 
 def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file, or of `STANDARD_INPUT`, in chunks of about `CHUNK_BYTES`.
+    """Yield the decompressed bytes of a text file, or of `STANDARD_INPUT`, in chunks of about `CHUNK_BYTES`.
 
     Raises DataError where the file is damaged, unreadable, not UTF-8, or of a binary format.
     """
+    return check_text(decompress(path, shown), shown)
+
+
+def check_text(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
+    """Pass `chunks` on without a byte order mark; raises DataError where the first are not UTF-8 text."""
+    for number, chunk in enumerate(chunks):
+        if number == 0:
+            _check_encoding(chunk, shown)
+            if chunk.startswith(BOM):
+                logger.info("%s starts with a UTF-8 byte order mark, which is not part of the text", shown)
+            chunk = chunk.removeprefix(BOM)
+        yield chunk
+
+
+def decompress(path: Path, shown: str) -> Iterator[bytes]:
+    """Yield the bytes of a file as `read_chunks` does, of whatever kind they are.
+
+    Raises DataError where the file is unreadable, or its compression damaged.
+    """
     try:
         with open(0, "rb", closefd=False) if path == STANDARD_INPUT else path.open("rb") as file:
-            yield from _decompress(file, shown)
+            yield from _decompress(file)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DataError(
             Problem(f"the compressed file is damaged or cut off ({type(error).__name__})", "copy it again", path=shown)
@@ -72,22 +92,11 @@ def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
         ) from None
 
 
-def _decompress(file: io.BufferedReader, shown: str) -> Iterator[bytes]:
-    """Yield decompressed chunks, the first one checked and without a byte order mark."""
+def _decompress(file: io.BufferedReader) -> Iterator[bytes]:
     head = file.peek(16)
     if head.startswith(_ZSTD):
-        chunks = _read_zstd(file)
-    elif head.startswith(_GZIP):
-        chunks = _read_plain(gzip.GzipFile(fileobj=file))
-    else:
-        chunks = _read_plain(file)
-    for number, chunk in enumerate(chunks):
-        if number == 0:
-            _check_encoding(chunk, shown)
-            if chunk.startswith(BOM):
-                logger.info("%s starts with a UTF-8 byte order mark, which is not part of the text", shown)
-            chunk = chunk.removeprefix(BOM)
-        yield chunk
+        return _read_zstd(file)
+    return _read_plain(gzip.GzipFile(fileobj=file) if head.startswith(_GZIP) else file)
 
 
 def _read_plain(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
@@ -120,10 +129,8 @@ def _read_zstd(file: io.BufferedReader) -> Iterator[bytes]:
 
 def _check_encoding(head: bytes, shown: str) -> None:
     """Raise DataError where the first bytes are those of a binary format, or of UTF-16 or UTF-32."""
-    for magic, kind in _OTHER_FILES.items():
-        if head.startswith(magic):
-            raise DataError(Problem(f"this is {kind}, not lines of text", "unpack or convert it to JSONL", path=shown))
-    wide = _detect_wide_encoding(head)
+    check_binary(head, shown)
+    wide = detect_wide_encoding(head)
     if wide is not None:
         raise DataError(
             Problem(
@@ -133,20 +140,6 @@ def _check_encoding(head: bytes, shown: str) -> None:
                 line=1,
             )
         )
-
-
-def _detect_wide_encoding(head: bytes) -> str | None:
-    """Name the encoding of UTF-16 or UTF-32 text, by its byte order mark or by the zero bytes of ASCII letters."""
-    if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
-        return "UTF-32"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16"
-    sample = head[:64]  # without a mark "{}" is 7B 00 7D 00 in UTF-16LE
-    if len(sample) >= 4 and not any(sample[1::2]):
-        return "UTF-16LE"
-    if len(sample) >= 4 and not any(sample[0::2]):
-        return "UTF-16BE"
-    return None
 
 
 def iterate_line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
@@ -192,49 +185,3 @@ def _split_overlong(number: int, data: bytes, lines: list[bytes], limit: int) ->
     for offset, line in enumerate(lines):
         overlong = len(line) if len(line) > limit else None
         yield LineBlock(number + offset, b"" if overlong else line, [] if overlong else [line], overlong=overlong)
-
-
-def check_json_layout(head: bytes, shown: str) -> None:
-    """Raise DataError, with the command that converts it, for a JSON array or pretty-printed JSON instead of JSONL."""
-    text = head.decode("utf-8", errors="replace").lstrip()
-    if text.startswith("[") and _is_array_of_objects(text):
-        remedy = (
-            "convert it: `python -c 'import json,sys; [print(json.dumps(row)) for row in json.load(sys.stdin.buffer)]' "
-            f"< {shell_path(shown)} > rows.jsonl`"
-        )
-        raise DataError(Problem("this is one JSON array, not one object a line", remedy, path=shown, line=1))
-    if text.startswith("{") and _has_multiline_object(text):
-        remedy = (
-            "convert it: `python -c 'import json,re,sys; [print(json.dumps(json.loads(row))) for row in "
-            r're.split(rb"(?<=})\s*\n(?={)", sys.stdin.buffer.read().strip())]'
-            f"' < {shell_path(shown)} > rows.jsonl`"
-        )
-        raise DataError(Problem("this is pretty-printed JSON, not one object a line", remedy, path=shown, line=1))
-
-
-def _is_array_of_objects(text: str) -> bool:
-    """True where `text`, the head of a file, is or begins an array of objects."""
-    decoder = json.JSONDecoder()
-    try:
-        value, end = decoder.raw_decode(text)
-        return bool(value) and isinstance(value[0], dict) and not text[end:].strip()
-    except (json.JSONDecodeError, RecursionError):
-        inside = text[1:].lstrip()
-    if not inside.startswith("{"):
-        return False
-    try:
-        _, end = decoder.raw_decode(inside)
-    except json.JSONDecodeError as error:  # the head may end inside the first object
-        return error.pos >= len(inside.rstrip()) or error.msg.startswith("Unterminated")
-    except RecursionError:
-        return False
-    return inside[end:].lstrip()[:1] in {"", ","}
-
-
-def _has_multiline_object(text: str) -> bool:
-    """True where the first JSON value of `text` has line breaks in it."""
-    try:
-        _, end = json.JSONDecoder().raw_decode(text)
-    except (json.JSONDecodeError, RecursionError):
-        return False
-    return "\n" in text[:end]

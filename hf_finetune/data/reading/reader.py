@@ -11,8 +11,9 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from hf_finetune.data.reading.json_line import LineError, decode_utf8, parse_json_object
-from hf_finetune.data.reading.lines import LineBlock, check_json_layout, iterate_line_blocks, read_chunks
+from hf_finetune.data.reading.lines import LineBlock, iterate_line_blocks, read_chunks
 from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.row_types import TextRow
 from hf_finetune.errors import DataError, Problem
 
@@ -60,35 +61,26 @@ def is_blank(line: bytes) -> bool:
     return not line.strip(b" \t\r")
 
 
-def read_jsonl(
-    path: Path, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: LineCounts
+def read_rows(
+    path: Path, shown: str, decoder: RowDecoder, settings: RowSettings, tally: LineCounts
 ) -> Iterator[RowBlock]:
-    """Yield the rows of a JSONL file, one for each accepted line; `tally` is complete when the iterator is exhausted.
+    """Yield the rows of a file, one for each accepted line; `tally` is complete when the iterator is exhausted.
 
-    `shown` is the path as the user wrote it. Raises DataError where the file as a whole is not JSONL; a bad line is
-    counted in `tally`, not raised.
+    `shown` is the path as the user wrote it. Raises DataError where the file as a whole holds no rows; a bad line, or
+    row of a table, is counted in `tally`, not raised.
     """
-    chunks = _check_first_chunk(read_chunks(path, shown), shown)
-    for block in iterate_line_blocks(chunks, max_line_bytes):
+    for block in iterate_row_blocks(path, shown, settings):
         # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
-        rows = decoder.decode_block(block.data, block.lines) if block.overlong is None else None
+        rows = decoder.decode_block(block.data, block.lines) if block.lines else None
         if rows is not None:
             tally.lines += len(rows)
             tally.accepted += len(rows)
-            numbers: Sequence[int] = range(block.first_line, block.first_line + len(rows))
+            numbers = block.line_numbers
         else:
-            rows, numbers = _decode_lines(block, shown, decoder, max_line_bytes, tally)
+            rows, numbers = _decode_lines(block, shown, decoder, settings.max_line_bytes, tally)
         if rows:
             tally.rows += len(rows)
             yield RowBlock(rows, numbers)
-
-
-def _check_first_chunk(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
-    """Pass `chunks` on; raises DataError where the first shows that the file is JSON of another layout."""
-    for number, chunk in enumerate(chunks):
-        if number == 0:
-            check_json_layout(chunk, shown)
-        yield chunk
 
 
 def _decode_lines(
@@ -109,10 +101,11 @@ def _decode_lines(
 
 def _iterate_checked_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts) -> Iterator[tuple[int, bytes]]:
     """Yield the numbered lines that are neither blank nor too long, counting all."""
-    if block.overlong is not None:
+    fault = block.fault if block.overlong is None else _build_length_error(block.overlong, max_line_bytes)
+    if fault is not None:
         tally.lines += 1
-        tally.reject(block.first_line, _build_length_error(block.overlong, max_line_bytes))
-    for number, line in enumerate(block.lines, block.first_line):
+        tally.reject(block.first_line, fault)
+    for number, line in zip(block.line_numbers, block.lines, strict=True):
         tally.lines += 1
         if is_blank(line):
             tally.blank += 1
@@ -208,14 +201,13 @@ def _yield_whole_file(
         yield RowBlock([TextRow(text)], [1])
 
 
-def read_first_row(path: Path, shown: str, max_line_bytes: int) -> tuple[dict[str, Any], int] | None:
+def read_first_row(path: Path, shown: str, settings: RowSettings) -> tuple[dict[str, Any], int] | None:
     """Return the first line that is a valid JSON object, and its number; None where no line is.
 
-    Raises DataError where the file as a whole is not JSONL.
+    Raises DataError where the file as a whole holds no rows.
     """
-    chunks = _check_first_chunk(read_chunks(path, shown), shown)
-    for block in iterate_line_blocks(chunks, max_line_bytes):
-        for number, line in enumerate(block.lines, block.first_line):
+    for block in iterate_row_blocks(path, shown, settings):
+        for number, line in zip(block.line_numbers, block.lines, strict=True):
             if is_blank(line):
                 continue
             try:

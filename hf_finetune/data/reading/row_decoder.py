@@ -75,10 +75,20 @@ class RowDecoder:
     """Decodes lines of one format to instances of `row_type`, and checks them."""
 
     def __init__(
-        self, row_format: RowFormat, kept: Sequence[str], first_row: Mapping[str, Any], *, allow_empty: bool = False
+        self,
+        row_format: RowFormat,
+        kept: Sequence[str],
+        first_row: Mapping[str, Any],
+        *,
+        allow_empty: bool = False,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
-        """`kept`: fields besides the format's that splits need; `first_row` has the others to expect."""
+        """`kept`: fields besides the format's that splits need; `first_row` has the others to expect.
+
+        `columns`: for messages, the user's names of fields that were renamed.
+        """
         self.row_format = row_format
+        self._columns = columns or {}
         self.allow_empty = allow_empty
         self.labels = LabelRule("number" if row_format.numbers else None, allow_empty=allow_empty)
         own = _map_fields(row_format.row_type)
@@ -138,6 +148,15 @@ class RowDecoder:
 
     def decode_line(self, line: bytes, place: str) -> Struct:
         """Decode one line, whose `path:line` is `place`. Raises LineError with the reason and the remedy."""
+        try:
+            return self._decode_and_check(line, place)
+        except LineError as bad:
+            column = self._columns.get((bad.key or "").partition("[")[0])
+            if column is not None:
+                bad.reason += f" (it is taken from the column `{column}`)"
+            raise
+
+    def _decode_and_check(self, line: bytes, place: str) -> Struct:
         rows = self._decode_fast(line, (line,))
         row = rows[0] if rows else self._decode_strict(line)
         fault = self._turn_rules.find_fault(row)

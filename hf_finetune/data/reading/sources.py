@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,19 @@ import datasets
 import msgspec
 
 from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
+from hf_finetune.data.reading.file_kinds import PROSE, TABLE_ENDINGS, explain_text_formats, get_ending
 from hf_finetune.errors import DataError, Problem, suggest
 from hf_finetune.files import open_atomically
 
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+# Endings of the text files in a folder; of lines and paragraphs, others have to be named.
+TEXT_ENDINGS = {"file": tuple(PROSE)}
 TEXT_FORMATS = get_args(TextFileFormat)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILE_ENDING = re.compile(r"\.(jsonl?|ndjson|txt|csv|tsv|md|parquet|gz|zst)$", re.IGNORECASE)
+_FILE_ENDING = re.compile(
+    r"\.(jsonl?|ndjson|txt|csv|tsv|md|rst|py|parquet|arrow|gz|zst|zip|xlsx|docx|pdf|html?)$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +85,25 @@ def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tup
 
 
 def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
-    endings = (".txt",) if format_name in TEXT_FORMATS else JSONL_ENDINGS
+    endings = TEXT_ENDINGS.get(format_name, (".txt",)) if format_name in TEXT_FORMATS else JSONL_ENDINGS
     # Hidden files are those of editors and of macOS, such as ._rows.jsonl.
     names = sorted(
         entry.name for entry in folder.iterdir() if entry.name.endswith(endings) and not entry.name.startswith(".")
     )
     if not names:
         wanted = ", ".join(f"*{ending}" for ending in endings)
-        remedy = "name the files, or a pattern such as folder/**/*.jsonl for folders inside it"
-        raise DataError(Problem(f"the folder has no {wanted}", remedy, written, key=f"data.{role}"))
+        raise DataError(Problem(f"the folder has no {wanted}", _suggest_pattern(folder), written, key=f"data.{role}"))
     return [(os.path.join(written, name), folder / name) for name in names]
+
+
+def _suggest_pattern(folder: Path) -> str:
+    """The remedy for a folder without fitting files: a pattern of the tables in it, where it has some."""
+    # Tables are not taken unasked: beside rows.csv may lie the rows.jsonl that was made from it.
+    found = Counter(ending for each in folder.iterdir() if (ending := get_ending(each.name)) in TABLE_ENDINGS)
+    if found:
+        ending, count = found.most_common(1)[0]
+        return f"it has {count:,} {ending} file{'s' if count > 1 else ''}: name them by a pattern, folder/*{ending}"
+    return "name the files, or a pattern such as folder/**/*.jsonl for folders inside it"
 
 
 def _explain_missing(written: str, path: Path, role: str) -> Problem:
@@ -105,13 +120,13 @@ def _find_mismatch(shown: str, format_name: RowFormatName) -> Problem | None:
         if shown.endswith(JSONL_ENDINGS):
             remedy = "set data.format to auto or a row format, or name a text file"
             return Problem(f"is JSONL, which format {format_name} would train on as plain text", remedy, shown)
+        if get_ending(shown) in {".csv", ".tsv", ".parquet", ".arrow"}:
+            remedy = "set data.format to auto or a row format, or name a text file"
+            return Problem(f"is a table, which format {format_name} would train on as plain text", remedy, shown)
         return None
-    if re.search(r"\.txt(\.gz|\.zst)?$", shown):
-        remedy = (
-            "set data.format to lines (each line is a document), paragraphs (blank lines separate documents) "
-            "or file (the whole file is one document)"
-        )
-        return Problem(f"is plain text, which format {format_name} does not read", remedy, shown)
+    kind = PROSE.get(get_ending(shown))
+    if kind is not None:
+        return Problem(f"is {kind}, which format {format_name} does not read", explain_text_formats(), shown)
     return None
 
 

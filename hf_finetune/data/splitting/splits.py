@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, ReadSettings, read_role
-from hf_finetune.data.reading.format_detection import choose_decoder
+from hf_finetune.data.reading.format_detection import build_row_settings, choose_decoder
 from hf_finetune.data.reading.formats import Kind, get_features
 from hf_finetune.data.reading.sources import DataFile, resolve_sources
 from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, split_rows
@@ -82,16 +82,17 @@ class Splits:
         }
 
 
-def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
+def load_splits(data: DataSection, becomes: Kind, seed: int, also_read: Sequence[str] = ()) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
 
-    A recipe for conversations takes prompts with completions too, which keep their own columns. Raises
-    DataError naming every problem of the files.
+    A recipe for conversations takes prompts with completions too, which keep their own columns. `also_read`:
+    fields that the caller reads from the files itself. Raises DataError naming every problem of the files.
     """
+    data = _rename_keys(data)
     files = _resolve_files(data)
     check_files_differ(files)
     decoder = choose_decoder(data, becomes, files["train"])
-    reading = ReadSettings(decoder, data.on_bad_line, data.max_line_bytes, data.stratify_by, data.group_by)
+    reading = ReadSettings(decoder, data.on_bad_line, build_row_settings(data), data.stratify_by, data.group_by)
     tables, facts = _read_files(files, reading)
     # Leakage between files is an error; between splits drawn from one file, duplicates are dropped below.
     check_rows_differ(tables, facts)
@@ -110,10 +111,17 @@ def load_splits(data: DataSection, becomes: Kind, seed: int) -> Splits:
     rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
     hashes = {name: get_row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
     places = {name: locate_rows(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
-    unused = tuple(sorted(decoder.unused_keys))
+    unused = tuple(sorted(decoder.unused_keys - {field.partition(".")[0] for field in also_read}))
     if unused:
         logger.info("keys of the rows that are not read: %s", ", ".join(unused))
     return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap)
+
+
+def _rename_keys(data: DataSection) -> DataSection:
+    """Name the fields that `stratify_by` and `group_by` mean as `data.columns` renames them."""
+    fields = {column: field for field, column in data.columns.items()}
+    renamed = {name: fields.get(getattr(data, name), getattr(data, name)) for name in ("stratify_by", "group_by")}
+    return data.model_copy(update=renamed)
 
 
 def _resolve_files(data: DataSection) -> dict[str, list[DataFile]]:

@@ -200,6 +200,11 @@ class _SplitTokenizer:
         self.control: ControlTokens = get_control_tokens(tokenizer)
         # Prompt and completion are trained as they stand, unless the run names a template for them.
         self.rendered = "messages" in self.rows.column_names or data.chat_template is not None
+        if not self.rendered and (data.system is not None or data.chat_template_kwargs):
+            what = "rows of prompt and completion are trained as they stand, and no template writes it"
+            remedy = "name the template in data.chat_template, or leave it out"
+            key = "data.system" if data.system is not None else "data.chat_template_kwargs"
+            raise DataError(Problem(what, remedy, key=key))
         self.counts: Counter[str] = Counter(rows=len(self.rows))
         self.spelled: Counter[str] = Counter()
         self.problems: list[Problem] = []

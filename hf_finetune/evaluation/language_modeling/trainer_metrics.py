@@ -68,22 +68,39 @@ def language_model_metrics(split: CountedText | None) -> Callable[[EvalPredictio
     """
     if split is None:
         return None
-    return lambda prediction: compute_language_metrics(*_split_predictions(prediction.predictions, split.scored_bytes))
+    return lambda prediction: compute_language_metrics(*divide_bytes(prediction.predictions, split.scored_bytes))
 
 
 def score_split(trainer: Trainer, rows: Dataset, split: CountedText) -> dict[str, Any]:
-    """Compute the metrics of `rows`, with intervals, for the report; every rank calls it and gets all.
+    """Compute the metrics of `rows`, with intervals, for the report; every rank calls it and gets all."""
+    return score_sums(predict_sums(trainer, rows), split)
+
+
+def predict_sums(trainer: Trainer, rows: Dataset) -> Array:
+    """Compute the sums of each row, (rows, 3) float64, in the order of `rows`; every rank calls it and gets all.
+
+    The columns are those of `reduce_logits`.
+    """
+    predictions = np.asarray(trainer.predict(rows).predictions, dtype=np.float64)  # in the order of the sampler
+    sampler = trainer._get_eval_sampler(rows)
+    sums = np.empty_like(predictions)
+    sums[np.arange(len(rows)) if sampler is None else list(sampler)] = predictions
+    return sums
+
+
+def score_sums(sums: Array, split: CountedText) -> dict[str, Any]:
+    """Compute the metrics of the sums of a split, (rows, 3), with intervals, for the report.
 
     The bytes of a row, or of a block of packed rows, are estimated as its share of the tokens of the split.
     """
-    parts = _split_predictions(trainer.predict(rows).predictions, split.scored_bytes)
+    parts = divide_bytes(sums, split.scored_bytes)
     return {
         **compute_language_metrics(*parts),
         "intervals": compute_intervals(make_language_statistic(*parts), len(parts[0])),
     }
 
 
-def _split_predictions(predictions: Any, total_bytes: int) -> tuple[Array, Array, Array]:
+def divide_bytes(predictions: Any, total_bytes: int) -> tuple[Array, Array, Array]:
     """Return the sums, (rows, 3), and the bytes and words of each row, (rows,); the words are unknown here, and 0."""
     sums = np.asarray(predictions, dtype=np.float64)  # (rows, 3)
     tokens = sums[:, 2]

@@ -17,9 +17,10 @@ from msgspec import UNSET, UnsetType
 
 from hf_finetune.data.reading.formats import Columns, RowFormat
 from hf_finetune.data.reading.json_line import LineError, format_key, parse_json_object
-from hf_finetune.data.reading.lines import LineBlock, check_json_layout, iterate_line_blocks, read_chunks
+from hf_finetune.data.reading.lines import LineBlock
 from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.errors import Problem
 from hf_finetune.models.decision import Array, Decision
 
@@ -52,13 +53,13 @@ class Window:
 
 
 def read_windows(path: Path, shown: str, prefix: str) -> Iterator[Window]:
-    """Yield the rows of a JSONL file (`-` is standard input) in order, in at least one window of up to 4,096 rows.
+    """Yield the rows of a file (`-` is standard input) in order, in at least one window of up to 4,096 rows.
 
     A row has `text`, and perhaps `text_pair`, or it has `input`: the first row with either decides. Blank lines are
-    skipped. Raises `DataError` if the file as a whole is not JSONL.
+    skipped. Raises `DataError` if the file as a whole holds no rows.
     """
     window, decoder = Window(), None
-    for block in iterate_line_blocks(_check_first(read_chunks(path, shown), shown), MAX_LINE_BYTES):
+    for block in iterate_row_blocks(path, shown, RowSettings(MAX_LINE_BYTES)):
         if decoder is None and (first := _find_first_row(block.lines)):
             decoder = _make_decoder(first, prefix)
         _add_block(window, block, decoder or _make_decoder({"text": ""}, prefix), shown)
@@ -66,13 +67,6 @@ def read_windows(path: Path, shown: str, prefix: str) -> Iterator[Window]:
             yield window
             window = Window()
     yield window
-
-
-def _check_first(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
-    for number, chunk in enumerate(chunks):
-        if number == 0:
-            check_json_layout(chunk, shown)
-        yield chunk
 
 
 def _find_first_row(lines: Sequence[bytes]) -> dict[str, Any] | None:
@@ -121,13 +115,15 @@ def _add_block(window: Window, block: LineBlock, decoder: RowDecoder, shown: str
     if block.overlong is not None:
         what = f"the line has {block.overlong:,} bytes, more than the limit of {MAX_LINE_BYTES:,}"
         window.problems.append(Problem(what, "split it", shown, block.first_line))
+    if block.fault is not None:
+        window.problems.append(Problem(block.fault.reason, block.fault.remedy, shown, block.first_line))
     # Fast path: the whole block is decoded at once, which fails if any of its lines does.
     rows = decoder.decode_block(block.data, block.lines) if block.lines else []
     if rows is None or any(_has_added_field(row) for row in rows):
         rows = _decode_lines(window, block, decoder, shown)
     else:
         window.lines += block.lines
-        window.numbers += range(block.first_line, block.first_line + len(rows))
+        window.numbers += block.line_numbers
     columns = decoder.row_format.columns(rows)
     window.texts += columns["text"]
     window.pairs += columns["text_pair"]
@@ -139,7 +135,7 @@ def _has_added_field(row: Any) -> bool:
 
 def _decode_lines(window: Window, block: LineBlock, decoder: RowDecoder, shown: str) -> list[Any]:
     rows = []
-    for number, line in enumerate(block.lines, block.first_line):
+    for number, line in zip(block.line_numbers, block.lines, strict=True):
         if is_blank(line):
             continue
         try:

@@ -35,7 +35,7 @@ def load_scored_rows(run: Run) -> Splits:
     assert run.data.test is not None  # `load_run` refuses a run without it
     path = get_model_path(run)
     data = run.data.model_copy(update={"task": "regression"}) if is_regression_model(path) else run.data
-    return load_rows(run.data.test, data, "labelled" if is_sequence_classifier(path) else None)
+    return load_rows(run.data.test, data, "labelled" if is_sequence_classifier(path) else None, run.eval.by)
 
 
 def read_slice_values(run: Run, splits: Splits) -> dict[str, list[str | None]]:

@@ -17,7 +17,7 @@ from hf_finetune.evaluation.scoring.class_predictions import (
 )
 from hf_finetune.evaluation.scoring.counterfactual_rows import swap_rows
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
-from hf_finetune.evaluation.statistics.paired_test import compare_models
+from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models
 from hf_finetune.models.saved import is_sequence_classifier
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ def score_classifier(run: Run, splits: Splits) -> ScoreResult:
             raise ModelError(Problem(what, "name a classifier of the same labels", run.eval.base))
         base = evaluate_classifier(other, splits)
         both = base.make_statistic(beside=tuned)
-        compared = compare_models(base.make_statistic(), tuned.make_statistic(), both, len(tuned.outputs.logits))
+        sides, rows = (base.make_statistic(), tuned.make_statistic()), len(tuned.outputs.logits)
+        compared = compare_models(*sides, both, rows, wording=Wording("the other model"))
         scores["comparison"] = {"base": run.eval.base, **compared}
     return ScoreResult(scores, tuned.make_statistic(), tuned.facts, parameters)
 

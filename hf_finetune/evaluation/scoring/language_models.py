@@ -23,14 +23,12 @@ from hf_finetune.evaluation.scoring.memorization import measure_memorization
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
 from hf_finetune.evaluation.scoring.rows import load_rows
 from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
-from hf_finetune.evaluation.statistics.paired_test import compare_models, measure_forgetting
-from hf_finetune.models.base_and_tuned import find_base, run_base_and_tuned
+from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models, measure_forgetting
+from hf_finetune.models.base_and_tuned import find_base, find_origin, run_base_and_tuned
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.privacy import redact
 
 logger = logging.getLogger(__name__)
-
-COMPARISONS = {"comparison": compare_models, "forgetting": measure_forgetting}
 
 
 def score_language_model(run: Run, splits: Splits) -> ScoreResult:
@@ -59,14 +57,17 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
         return measured, more, count_by_component(model)
 
     before: Mapping[str, LanguageModelScores] = {}
-    if settings.base is False:
+    if not settings.base:
         after, more, parameters = read_all(*load_for_generation(path))
     else:
         # `eval.base: true` is the base that the files of the model name.
         named = None if settings.base is True else settings.base
         before, (after, more, parameters) = run_base_and_tuned(path, named, read, read_all)
-        more |= {name: _compare(name, before[name], after[name]) for name in before}
+        wording = Wording() if named is None else Wording("the other model")
+        more |= {name: _compare(name, before[name], after[name], wording) for name in before}
         more["comparison"]["base"] = named or find_base(path)
+        if origin := find_origin(path):
+            more["comparison"]["started_from"] = origin
     if "forgetting" in more:
         more["forgetting"]["data"] = ", ".join(redact([file.path for file in rows["forgetting"].files]))
     tuned = after["comparison"]
@@ -78,12 +79,12 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
     return ScoreResult({**metrics, **more, **_describe_decoding(run, tuned)}, sliced, tuned.facts, parameters)
 
 
-def _compare(name: str, before: LanguageModelScores, after: LanguageModelScores) -> dict[str, Any]:
-    both = concatenate_scores(before, after).make_statistic()
-    return {
-        "rows": before.rows,
-        **COMPARISONS[name](before.make_statistic(), after.make_statistic(), both, before.rows),
-    }
+def _compare(name: str, before: LanguageModelScores, after: LanguageModelScores, wording: Wording) -> dict[str, Any]:
+    both, rows = concatenate_scores(before, after).make_statistic(), before.rows
+    sides = before.make_statistic(), after.make_statistic()
+    if name == "forgetting":
+        return {"rows": rows, **measure_forgetting(*sides, both, rows)}
+    return {"rows": rows, **compare_models(*sides, both, rows, wording=wording)}
 
 
 def _measure_swaps(

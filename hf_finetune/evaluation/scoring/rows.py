@@ -57,31 +57,32 @@ class TextSizes:
     """(rows,), separated by white space."""
 
 
-def load_rows(sources: Sources, data: DataSection, becomes: Kind | None) -> Splits:
+def load_rows(sources: Sources, data: DataSection, becomes: Kind | None, also_read: Sequence[str] = ()) -> Splits:
     """Read `sources` with the settings of `data` as one split, `test`: all rows, in the order of the files.
 
+    `also_read`: fields that are read by other means.
     Without `becomes`, the first rows decide whether they are conversations (or prompts with completions) or documents.
     Raises `DataError` as `load_splits` does.
     """
     accept_all = {"allow_empty": True, "too_long": "cut", "max_dropped": 1.0}  # a run may have been trained with these
     whole = data.model_copy(update={"train": sources, "test": None, **accept_all})
-    splits = _load(whole, becomes)
+    splits = _load(whole, becomes, also_read)
     (rows,), (hashes,), (places,) = splits.rows.values(), splits.hashes.values(), splits.places.values()
     return replace(splits, rows={SPLIT: rows}, hashes={SPLIT: hashes}, places={SPLIT: places}, overlap={})
 
 
-def _load(data: DataSection, becomes: Kind | None) -> Splits:
+def _load(data: DataSection, becomes: Kind | None, also_read: Sequence[str]) -> Splits:
     if becomes is None and data.format != "auto":
         becomes = FORMATS[data.format].becomes
     if becomes is not None:
-        return load_splits(data, "conversation" if becomes == "prompt_completion" else becomes, seed=0)
+        return load_splits(data, "conversation" if becomes == "prompt_completion" else becomes, 0, also_read)
     # Neither kind can be told from the path: read as conversations, then as documents, and raise the error of the kind
     # that the rows are closer to.
     try:
-        return load_splits(data, "conversation", seed=0)
+        return load_splits(data, "conversation", 0, also_read)
     except FinetuneError as no_conversations:
         try:
-            return load_splits(data, "document", seed=0)
+            return load_splits(data, "document", 0, also_read)
         except FinetuneError as no_documents:
             raise (no_documents if "are documents" in str(no_conversations) else no_conversations) from None
 
@@ -102,7 +103,7 @@ def read_examples(
     """
     if not are_conversations(splits.rows[SPLIT]):
         return _encode_documents(splits.rows[SPLIT]["text"], tokenizer, longest)
-    template = load_chat_template(data, tokenizer)
+    template = load_chat_template(data, tokenizer, trains=False)
     whole = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
     tokens, facts = tokenize_conversations(splits, tokenizer, template, whole, longest)
     examples = [Example(row["row"], row["input_ids"], row["labels"]) for row in tokens[SPLIT]]

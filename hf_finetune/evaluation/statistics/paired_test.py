@@ -6,13 +6,14 @@ Every row is scored by both models, so that the difficulty of a row cancels out 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.evaluation.statistics.bootstrap import CHUNK_WEIGHTS, Statistic, bootstrap_intervals, limit_resamples
-from hf_finetune.metric_info import get_metric_info
+from hf_finetune.metric_info import HEADLINE_METRICS, get_metric_info
 
 Array = npt.NDArray[np.float64]
 
@@ -20,8 +21,19 @@ Array = npt.NDArray[np.float64]
 ALPHA = 0.05
 
 
-def compare_models(base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0) -> dict[str, Any]:
-    """Compare the metrics of `base` and `tuned`: `{"figures": {name: ...}, "words": [...]}`, JSON-ready.
+@dataclass(frozen=True)
+class Wording:
+    """What the sentences of a comparison call the model compared with, and the rows."""
+
+    other: str = "its base"
+    rows: str = "rows"
+    """`blocks` where rows were packed."""
+
+
+def compare_models(
+    base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0, wording: Wording = Wording()
+) -> dict[str, Any]:
+    """Compare the metrics of `base` and `tuned`: `outcome`, `verdict`, `figures` by name and `words`, JSON-ready.
 
     `both` is the same kind of statistic over 2 x `rows` rows: those of the base, then those of the tuned model in the
     same order. A metric that is undefined for one of the two is left out.
@@ -31,13 +43,35 @@ def compare_models(base: Statistic, tuned: Statistic, both: Statistic, rows: int
     for the number of metrics by step-down maxT (Westfall and Young, 1993), which counts metrics that move together
     (loss and perplexity) as one, where Holm's correction would not. `real`, i.e. significant, differences have a
     corrected p-value of at most 5 % and an interval without 0: of equal models, one comparison in twenty has any.
+    `verdict` is one sentence on the model, and `outcome` its "better", "worse" or "none".
     """
     figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
     words = [f"{_format_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
     others = [name for name, each in figures.items() if not each["real"]]
     if others:
-        words.append(f"no difference that these {_format_rows(rows)} could show: {', '.join(others)}")
-    return {"figures": figures, "words": words}
+        words.append(f"no difference that these {_format_rows(rows, wording.rows)} could show: {', '.join(others)}")
+    outcome, verdict = _judge_model(figures, _format_rows(rows, wording.rows), wording.other)
+    return {"outcome": outcome, "verdict": verdict, "figures": figures, "words": words}
+
+
+def _judge_model(figures: dict[str, dict[str, Any]], rows: str, other: str) -> tuple[str, str]:
+    """("better", "worse" or "none", the sentence that says so), by the first headline metric that really differs."""
+    # A loss that rose while more tokens are right: "Worse than its base: loss ...; but better in token accuracy".
+    gains = {name: _compute_gain(name, each["difference"]) for name, each in figures.items()}
+    headline = [name for name in HEADLINE_METRICS if gains.get(name)]
+    real = [name for name in headline if figures[name]["real"]]
+    if not headline:
+        return "none", f"No difference from {other}"
+    lead = (real or headline)[0]
+    if not real:
+        change = _format_change(lead, figures[lead]).replace(": ", " ", 1)
+        return "none", f"No real difference from {other}: {change}, which {rows} cannot tell from chance"
+    outcome = "better" if gains[lead] > 0 else "worse"
+    against = [name for name, each in figures.items() if each["real"] and gains[name] * gains[lead] < 0]
+    titles = ", ".join(get_metric_info(name).title for name in against)
+    but = f"; but {'worse' if outcome == 'better' else 'better'} in {titles}" if against else ""
+    change = _format_change(lead, figures[lead]).replace(": ", " ", 1).replace(f", {outcome} by", ", by")
+    return outcome, f"{outcome.capitalize()} than {other}: {change}, a real difference{but}"
 
 
 def measure_forgetting(
@@ -145,5 +179,5 @@ def format_number(value: float) -> str:
     return f"{value:,.{min(max(digits, 0), 4)}f}"
 
 
-def _format_rows(rows: int) -> str:
-    return f"{rows:,} rows" if rows != 1 else "one row"
+def _format_rows(rows: int, unit: str = "rows") -> str:
+    return f"{rows:,} {unit}" if rows != 1 else f"one {unit.removesuffix('s')}"

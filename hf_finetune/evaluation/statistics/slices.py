@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.stats import t as student
 
 from hf_finetune.data.reading.json_line import parse_json_object
-from hf_finetune.data.reading.lines import iterate_line_blocks, read_chunks
+from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import ConfigError, DataError, Problem, suggest
@@ -216,7 +216,7 @@ def read_raw_rows(splits: Splits, split: str, max_line_bytes: int, key: str) -> 
             raise ConfigError(Problem(what, "save the data set as JSONL and name that", key=key))
         wanted = set(places.line[places.file == place].tolist())
         path = Path(shown).expanduser()
-        for block in iterate_line_blocks(read_chunks(path, shown), max_line_bytes):
-            for line, text in enumerate(block.lines, block.first_line):
+        for block in iterate_row_blocks(path, shown, RowSettings(max_line_bytes, quiet=True)):
+            for line, text in zip(block.line_numbers, block.lines, strict=True):
                 if line in wanted:
                     yield parse_json_object(text)

@@ -8,26 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.adapters.continuing import describe_origin
 from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
     is_quantized,
     load_base,
     suppress_peft_warnings,
 )
-from hf_finetune.models.adapters.targets import check_targets, has_tied_targets
+from hf_finetune.models.adapters.targets import ALL_LINEAR, check_targets, has_tied_targets, list_linear_modules
+from hf_finetune.models.adapters.token_rows import count_token_rows, select_token_rows, settle_token_rows
 from hf_finetune.models.classification_head import find_head_modules, is_classifier, unwrap_adapter
+from hf_finetune.models.embeddings import get_added_ids, has_grown
 from hf_finetune.models.files.adapter import (
     ADAPTER_WEIGHTS,
     BaseRecord,
     compute_fingerprint,
     edit_adapter_config,
+    fetch_adapter,
     write_base_record,
 )
 from hf_finetune.models.parameters import count_parameters
@@ -43,21 +47,28 @@ NEED_DATA_PASS = ("eva", "corda", "lora_ga", "loftq")
 INITIAL_WEIGHTS = "initial_adapter"
 """Attribute under which a model in training keeps the initial weights of a PiSSA or OLoRA adapter."""
 
+ORIGIN = "started_from"
+"""Attribute under which a model in training keeps which saved adapter it goes on with."""
+
 EXACT_TOLERANCE = 1e-5
 
 CLASSIFIER_FIELDS = ("id2label", "problem_type", "pad_token_id")
 
 
-def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> PeftModel:
+def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None, saved: str | None = None) -> PeftModel:
     """Attach an adapter with peft's `LoraConfig(**lora)` to a loaded model; only the adapter is trained, in float32.
 
-    The new modules of a classifier are trained and saved in full beside it (`modules_to_save`), whatever their names.
-    `target_modules` is "all-linear" unless the run names others. Raises `ConfigError` for settings that match no module
-    or that peft refuses, and `ModelError` for a base that is stored nowhere.
+    With `saved`, the folder or Hub id of an adapter, that one is trained on, with its own settings. The rows of tokens
+    that the chat template has added are trained and saved with it, and the new modules of a classifier in full
+    (`modules_to_save`), whatever their names. `target_modules` is "all-linear" unless the run names others. Raises
+    `ConfigError` for settings that match no module or that peft refuses, and `ModelError` for a base that is stored
+    nowhere.
     """
     # No prepare_model_for_kbit_training for a 4- or 8-bit base: it casts embeddings and norms to float32, and the base
     # that is loaded for inference later would differ from the trained one. `model.dtype` decides that here.
     _check_stored(model)
+    if saved is not None:
+        return _attach_to_continue(model, lora or {}, saved)
     config = _build_lora_config(model, lora or {})
     check_targets(model, config)
     try:
@@ -74,6 +85,32 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None) -> Pe
     if _rewrites_base(config):
         initial = {key: value.clone() for key, value in _get_lora_weights(adapted).items()}
         object.__setattr__(adapted, INITIAL_WEIGHTS, initial)
+    settle_token_rows(adapted)
+    _log_adapter(adapted)
+    return adapted
+
+
+def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: str) -> PeftModel:
+    """Attach the adapter in `saved` to go on with it. Raises as `attach_adapter` does."""
+    folder = fetch_adapter(saved)
+    if get_added_ids(model):
+        what = "adds tokens to the tokenizer, which the adapter in model.adapter has no embeddings for"
+        raise ConfigError(Problem(what, "merge that adapter, and train a new one on it", key="data.chat_template"))
+    config = PeftConfig.from_pretrained(str(folder))
+    if isinstance(config, LoraConfig) and _rewrites_base(config):
+        what = "is a checkpoint of an adapter that rewrites its base"
+        raise ModelError(Problem(what, "name the folder of the finished run", path=saved, key="model.adapter"))
+    all_linear = set() if lora.get("target_modules") != ALL_LINEAR else list_linear_modules(model)
+    adapted = attach_saved_adapter(model, folder, trains=True)
+    targeted: list[str] = adapted.base_model.targeted_module_names  # type: ignore[assignment]
+    if left := sorted(all_linear - set(targeted)):
+        what = f"{ALL_LINEAR!r} contradicts the adapter, which leaves out {len(left)}, first {left[0]}"
+        remedy = "leave it out: an adapter that is trained on keeps its settings"
+        raise ConfigError(Problem(what, remedy, key="lora.target_modules"))
+    _check_head_is_trained(adapted)
+    _check_trained(adapted)
+    object.__setattr__(adapted, ORIGIN, describe_origin(saved))
+    settle_token_rows(adapted)
     _log_adapter(adapted)
     return adapted
 
@@ -123,6 +160,8 @@ def build_base_record(model: PeftModel) -> BaseRecord:
         dtype=str(base.config.dtype).removeprefix("torch."),
         quantization=stored.quantization_config.to_dict() if asked_for else None,
         classifier={name: getattr(stored, name) for name in CLASSIFIER_FIELDS} if is_classifier(base) else None,
+        vocab_size=stored.vocab_size if has_grown(base) else None,
+        started_from=getattr(model, ORIGIN, None),
     )
 
 
@@ -141,6 +180,7 @@ def _check_stored(model: PreTrainedModel) -> None:
 def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraConfig:
     settings = {**lora, "task_type": "SEQ_CLS" if is_classifier(model) else "CAUSAL_LM"}
     settings["modules_to_save"] = _select_modules_to_save(model, lora)
+    settings["trainable_token_indices"] = select_token_rows(model, lora)
     method = str(lora.get("init_lora_weights")).lower()
     if method in NEED_DATA_PASS:
         what = f"{method} needs a pass over data or weights before training, which this recipe does not make"
@@ -206,6 +246,7 @@ def _log_adapter(model: PeftModel) -> None:
     names = [name.rpartition(".")[2] for name in targeted]
     parts = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
     parts += [f"all of {name}" for name in sorted(config.modules_to_save or ())]
+    parts += [f"the embeddings of {tokens} tokens"] if (tokens := count_token_rows(model)) else []
     where = ", ".join(parts)
     share = counts.trainable / counts.total
     logger.info(

@@ -34,6 +34,7 @@ from hf_finetune.models.classification_head import (
     is_classifier,
     record_new_weights,
 )
+from hf_finetune.models.embeddings import grow_embeddings
 from hf_finetune.models.files.adapter import (
     ADAPTER_WEIGHTS,
     BaseRecord,
@@ -112,6 +113,8 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
         what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
         raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
     disable_4bit_repacking(loaded)
+    if record.vocab_size is not None:
+        grow_embeddings(loaded, record.vocab_size)
     return loaded
 
 
@@ -135,8 +138,10 @@ def _load_classifier_base(record: BaseRecord, options: dict[str, Any]) -> PreTra
     return loaded
 
 
-def attach_saved_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = False) -> PeftModel:
     """Attach the adapter in `folder` to a loaded base, in evaluation mode; every stored weight is used.
+
+    With `trains` its weights get gradients.
 
     The process's random state stays as it is. Raises `ModelError` for an adapter that is not LoRA or is an unfinished
     PiSSA checkpoint, and where module names or shapes do not match the base.
@@ -148,7 +153,7 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     if str(config.init_lora_weights).startswith("pissa_niter"):
         what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
         raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))
-    config.inference_mode = True
+    config.inference_mode = not trains
     weights = load_file(folder / ADAPTER_WEIGHTS)
     absent = [name for name in get_new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
     if absent:

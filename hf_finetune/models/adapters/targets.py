@@ -54,6 +54,13 @@ def has_tied_targets(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
     return any(name.rpartition(".")[2] in shared for name in named)
 
 
+def list_linear_modules(model: PreTrainedModel) -> set[str]:
+    """List the modules that `all-linear` is: every linear one but the output head."""
+    head = model.get_output_embeddings()
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    return {name for name, module in linear.items() if module is not head}
+
+
 def _list_names(value: Any) -> list[str]:
     """The names in a list, sorted; [] for a regular expression, which is a string, and for None."""
     return [] if value is None or isinstance(value, str) else sorted(value)

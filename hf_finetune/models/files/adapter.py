@@ -43,6 +43,10 @@ class BaseRecord:
     classifier: dict[str, Any] | None = None
     """`id2label`, `problem_type` and `pad_token_id` of the configuration under a classifier's head; None for a language
     model."""
+    vocab_size: int | None = None
+    """Rows of the embedding where they are more than in the base's files: a chat template has added tokens."""
+    started_from: dict[str, str] | None = None
+    """`name_or_path` and the weights' `sha256` of the adapter that training went on with; None for a new one."""
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -108,6 +112,8 @@ def write_base_record(folder: Path, record: BaseRecord) -> None:
     """Write `record` beside the adapter, and the base's name into its adapter_config.json; no home folder in either."""
     name = make_portable(record.name_or_path)
     values = asdict(record) | {"name_or_path": name}
+    if record.started_from is not None:
+        values["started_from"] |= {"name_or_path": make_portable(record.started_from["name_or_path"])}
     (folder / BASE_RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     edit_adapter_config(folder, {"base_model_name_or_path": name})
 

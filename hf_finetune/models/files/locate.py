@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
+from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ModelError, Problem
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ def find_file(name: str, file: str, revision: str | None = None, *, force_downlo
     if os.path.isdir(name):
         path = Path(name, file)
         return str(path) if path.exists() else None
+    if is_missing(name):
+        return None
     try:
         # With these private arguments (transformers 5.23) a file that is absent, gated or out of reach is None; watch
         # `cached_file` for public ones.

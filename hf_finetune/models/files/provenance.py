@@ -43,7 +43,8 @@ def pin_revision(run: Run) -> Run:
 def describe_model_source(model: ModelSection) -> dict[str, Any]:
     """Build the `model` part of the manifest: name, commit of a Hub id, sha256 of a folder's files.
 
-    A tokenizer of its own (`model.tokenizer`) gets the same keys under `tokenizer`; `name` is None for random weights.
+    A tokenizer of its own (`model.tokenizer`) gets the same keys under `tokenizer`, and an adapter that is trained on
+    under `adapter`; `name` is None for random weights.
     A weight file of the Hub whose sha256 does not match its name in the cache is downloaded once more. Raises
     `ModelError` where it still does not match, or where a file is damaged.
     """
@@ -52,6 +53,8 @@ def describe_model_source(model: ModelSection) -> dict[str, Any]:
         source = _describe_source(model.path, model.revision)
     if isinstance(model.tokenizer, str):
         source["tokenizer"] = _describe_source(model.tokenizer, None)
+    if model.adapter is not None:
+        source["adapter"] = _describe_source(model.adapter, None)
     return source
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.locate import SAFETENSORS, find_file, read_json, resolve_commit
 
@@ -32,8 +33,11 @@ def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
     """Raise `ModelError`, listing every problem, for a model whose files would run code or read other files.
 
     `name` is a folder or a Hub id. Returns the commit of a Hub id that was checked, so that the caller can load that
-    one; None for a folder, and where nothing is found: loading then says what is missing.
+    one; None for a folder, and where the Hub has none: loading then says what is missing. A folder that is not there is
+    never asked of the Hub.
     """
+    if is_missing(name):
+        raise ModelError(Problem("no such folder", "check the path", path=name))
     commit = resolve_commit(name, revision)
     folder = find_local_folder(name, commit)
     if folder is None:

@@ -25,6 +25,7 @@ from hf_finetune.privacy import escape_control_characters
 from hf_finetune.reporting.card import procedure, results
 from hf_finetune.reporting.card.facts import ModelDescription, describe_model
 from hf_finetune.reporting.run_record import RunRecord, read_run
+from hf_finetune.reporting.verdict import judge_model
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def render_card(run: RunRecord, repo_id: str | None = None) -> str:
         pushed=repo_id is not None,
         merged=_is_merged(run, facts),
         scored=str(_get_section(run, "model").get("path", "a model")),
+        verdict=_describe_verdict(run),
         from_scratch=_get_section(run, "model").get("scratch") is not None,
         results=results,
         procedure=procedure,
@@ -141,6 +143,12 @@ def _build_tags(run: RunRecord, facts: ModelDescription) -> list[str]:
     learned = ["sft"] if procedure.get_recipe(run) in ("sft", "lora") else []
     adapted = ["lora"] if facts.kind == "adapter" else []
     return ["hf-finetune", *learned, *adapted, *(["conversational"] if facts.chat else [])]
+
+
+def _describe_verdict(run: RunRecord) -> str:
+    """Whether the model is better than its base, or than its baselines; "" where nothing was compared."""
+    judged = judge_model(run.report)
+    return judged.sentence if judged is not None and judged.outcome != "alone" else ""
 
 
 def _get_card_section(run: RunRecord) -> dict[str, Any]:

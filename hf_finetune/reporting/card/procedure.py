@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_finetune.metric_info import format_metric, get_metric_info
 from hf_finetune.reporting.card.facts import ModelDescription
-from hf_finetune.reporting.card.results import get_data_sha256
+from hf_finetune.reporting.card.results import format_data_name, get_data_sha256
 from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
 from hf_finetune.shell import shell_path
 
@@ -41,6 +41,16 @@ Rows = list[list[str]]
 
 def get_recipe(run: RunRecord) -> str:
     return str(run.report.get("recipe") or run.settings.get("recipe"))
+
+
+def describe_making(run: RunRecord) -> str:
+    """Recipe and data in one sentence; "" where one of them is not known."""
+    # "Instruction tuning of all parameters, on 900 rows of train.jsonl."
+    recipe, train = RECIPES.get(get_recipe(run)), run.report.get("data", {}).get("train")
+    rows = train.get("rows") if isinstance(train, dict) else None
+    if recipe is None or not isinstance(rows, int):
+        return ""
+    return f"{recipe}, on {rows:,} rows of {format_data_name(run, 'train')}."
 
 
 def build_split_rows(run: RunRecord) -> Rows:

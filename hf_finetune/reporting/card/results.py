@@ -14,6 +14,7 @@ from hf_finetune.reporting.run_record import RunRecord
 CLASS_METRICS = ("precision", "recall", "f1")
 MAX_LABELS = 50
 MAX_GAPS = 3
+MAX_SAMPLES, SAMPLE_CHARACTERS = 2, 300
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,32 @@ class Table:
 def build_metric_tables(run: RunRecord) -> list[Table]:
     """A table of metrics per split, with intervals and the columns of base and baselines, where computed."""
     return [_build_split_table(run, split, scores) for split, scores in _sort_splits(run)]
+
+
+def build_sample_rows(run: RunRecord) -> list[list[str]]:
+    """Two prompts of `eval.prompts` with the first and the last answer, as a table; [] where none were sampled.
+
+    No other prompt: those of the run file were typed to be shown; what else a report holds may be a row of the data.
+    """
+    typed = _get_mapping(run.settings, "eval").get("prompts")
+    rows = []
+    for prompt in (typed if isinstance(typed, list) else [])[:MAX_SAMPLES]:
+        given = [
+            each for each in run.report.get("samples", []) if isinstance(each, dict) and each.get("prompt") == prompt
+        ]
+        texts = [
+            (each.get("step"), each["continuation"]) for each in given if isinstance(each.get("continuation"), str)
+        ]
+        if texts and isinstance(prompt, str):
+            before = texts[0][1] if texts[0][0] == 0 and len(texts) > 1 else ""
+            rows.append([_shorten(text) for text in (prompt, before, texts[-1][1])])
+    if any(row[1] for row in rows):
+        return [["Prompt", "Before training", "After"], *rows]
+    return [["Prompt", "Answer"], *([row[0], row[2]] for row in rows)] if rows else []
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= SAMPLE_CHARACTERS else f"{text[:SAMPLE_CHARACTERS]} …"
 
 
 def has_intervals(run: RunRecord) -> bool:

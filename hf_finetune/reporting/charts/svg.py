@@ -33,6 +33,8 @@ COLUMNS = 700
 STRETCHES = 50
 TREND_FROM = 3 * STRETCHES
 TREND_NOTE = "faint: every value that was logged; strong: medians"
+# Points of a curve that can be pointed at, and how near, in pixels.
+MAX_TARGETS, TARGET_RADIUS = 60, 8.0
 # Colors and dashes repeat after this many curves (`.s0` to `.s7` of report.css).
 STYLES = 8
 
@@ -98,6 +100,8 @@ class Curve:
     style: int
     thin: bool
     dots: tuple[Dot, ...]
+    targets: tuple[Dot, ...] = ()
+    """Invisible, with the logged value as a tooltip: a page without scripts has no other."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,8 @@ class Chart:
 
     @property
     def legend(self) -> tuple[Curve, ...]:
-        """The named curves if there are several; the faint curve under a trend has no name."""
-        named = tuple(curve for curve in self.curves if curve.name)
-        return named if len(named) > 1 else ()
+        """The named curves; the faint curve under a trend has no name."""
+        return tuple(curve for curve in self.curves if curve.name)
 
 
 def make_line_chart(
@@ -230,17 +233,30 @@ def _make_x_scale(series: Iterable[Series]) -> Scale:
 def _draw_curves(series: Series, across: Scale, up: Scale) -> list[Curve]:
     style = series.style % STYLES
     smooth = compute_trend(series.points) if series.noisy else []
-    dots = [point for point in series.points if _is_finite(point)] if series.dots else []
-    labels = (f"{series.name}, {format_x(x)}: {y:.4g}" for x, y in dots)
-    marked = tuple(
-        Dot(_to_percent(across.share(x)), _to_percent(1 - up.share(y)), label)
-        for (x, y), label in zip(dots, labels, strict=True)
-    )
-    few = marked if len(marked) <= STRETCHES else ()
+    finite = [point for point in series.points if _is_finite(point)]
+    few = _place_dots(series.name, finite, across, up) if series.dots and len(finite) <= STRETCHES else ()
+    targets = () if few else _place_dots(series.name, _spread(finite, MAX_TARGETS), across, up, TARGET_RADIUS)
     path = _format_path(thin_points(series.points, across), across, up)
     if not smooth:
-        return [Curve(series.name, path, style, False, few)]
-    return [Curve("", path, style, True, ()), Curve(series.name, _format_path(smooth, across, up), style, False, few)]
+        return [Curve(series.name, path, style, False, few, targets)]
+    trend = Curve(series.name, _format_path(smooth, across, up), style, False, few, targets)
+    return [Curve("", path, style, True, ()), trend]
+
+
+def _place_dots(
+    name: str, points: Sequence[Point], across: Scale, up: Scale, radius: float = Dot.radius
+) -> tuple[Dot, ...]:
+    return tuple(
+        Dot(_to_percent(across.share(x)), _to_percent(1 - up.share(y)), f"{name}, {format_x(x)}: {y:.4g}", radius)
+        for x, y in points
+    )
+
+
+def _spread(points: Sequence[Point], most: int) -> list[Point]:
+    """At most so many of the points, evenly spread, with the first and the last."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(number * (len(points) - 1) / (most - 1))] for number in range(most)]
 
 
 def _format_path(points: Iterable[Point], across: Scale, up: Scale) -> str:

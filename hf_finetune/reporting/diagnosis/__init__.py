@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hf_finetune.metric_info import parse_number
 from hf_finetune.reporting.diagnosis.curves import (
     Curve,
     estimate_fall,
@@ -15,9 +17,10 @@ from hf_finetune.reporting.diagnosis.curves import (
 from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS, judge_divergence, judge_rise_and_back
 from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, fmt, format_setting
 from hf_finetune.reporting.diagnosis.progress import judge_progress
-from hf_finetune.reporting.diagnosis.scores import judge_scores
+from hf_finetune.reporting.diagnosis.scores import judge_model_finding, judge_scores
 from hf_finetune.reporting.diagnosis.setup import judge_setup
 from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
+from hf_finetune.reporting.verdict import judge_model
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
@@ -32,11 +35,17 @@ class Diagnosis:
     """All findings of a run, the worst first, and the verdict."""
 
     verdict: str
-    """One or two sentences, shown first."""
+    """A few sentences, shown first: on the model, then on the log."""
     findings: tuple[Finding, ...]
+    model: str = ""
+    """The sentence of `verdict` on the model, with which it begins; "" where nothing was compared."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"verdict": self.verdict, "findings": [asdict(finding) for finding in self.findings]}
+        return {
+            "verdict": self.verdict,
+            "model": self.model,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
 def diagnose(run: RunRecord) -> Diagnosis:
@@ -46,7 +55,7 @@ def diagnose(run: RunRecord) -> Diagnosis:
     """
     if run.report.get("recipe") == "score":  # nothing was trained
         found = judge_scores(run)
-        return Diagnosis(" ".join(each.evidence for each in found), tuple(reversed(found)))
+        return _open_with_model(run, " ".join(each.evidence for each in found), reversed(found))
     train, validation = read_train_curve(run), read_validation_curve(run)
     diverged = judge_divergence(run, train, validation)
     curves = [diverged] if diverged else [judge_rise_and_back(run, train), judge_progress(run, train, validation)]
@@ -54,8 +63,17 @@ def diagnose(run: RunRecord) -> Diagnosis:
     found += judge_setup(run, overfitted=any(each.kind == "overfitting" for each in found))
     if not any(each.level in ("problem", "warning") for each in found):
         found.append(_judge_length(run, train, validation) or _make_healthy_finding(run, train, validation))
-    findings = tuple(sorted(found, key=lambda finding: LEVELS.index(finding.level)))
-    return Diagnosis(_write_verdict(run, findings), findings)
+    found.sort(key=lambda finding: LEVELS.index(finding.level))
+    verdict = _write_verdict(run, tuple(found))
+    found = [*judge_model_finding(run), *found]
+    return _open_with_model(run, verdict, sorted(found, key=lambda finding: LEVELS.index(finding.level)))
+
+
+def _open_with_model(run: RunRecord, verdict: str, findings: Iterable[Finding]) -> Diagnosis:
+    """The model is judged first, its log second."""
+    judged = judge_model(run.report)
+    model = judged.sentence if judged is not None and judged.outcome != "alone" else ""
+    return Diagnosis(f"{model} {verdict}".strip(), tuple(findings), model)
 
 
 def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
@@ -63,16 +81,32 @@ def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | 
     few = len(train) < MIN_POINTS and len(validation) < 3
     if not few and run.step >= MIN_STEPS and (_has_fallen(train) or _has_fallen(validation)):
         return None
-    points = f"{len(train)} training losses and {len(validation)} validation losses are in the log"
+    points = f"{_count(len(train), 'training loss')} and {_count(len(validation), 'validation loss')} are in the log"
     often = format_setting(run, "logging_steps", max(1, run.step // 20))
+    title, cause = "The log is too short to judge the run by", "Few points, or mostly noise."
+    if not run.history:
+        title = "Nothing was logged on the way" if run.step else "There is no training log"
+        cause = "Fewer steps than lie between two log lines." if run.step else "No step was taken, or none is recorded."
     return Finding(
         kind="too_short_to_say",
         level="note",
-        title="The log is too short to judge the run by" if run.history else "There is no training log",
-        evidence=f"{points}, over {run.step:,} steps.",
-        cause="Few points, or mostly noise." if run.history else "Nothing was trained here, or nothing was logged.",
+        title=title,
+        evidence=f"{points}, over {_count(run.step, 'step')}.{_describe_mean_loss(run)}",
+        cause=cause,
         remedy=f"Log more often ({often}), evaluate on a validation split, or train longer.",
     )
+
+
+def _count(number: int, what: str) -> str:
+    """`1 step`, `2 steps`, `2 training losses`."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
+
+
+def _describe_mean_loss(run: RunRecord) -> str:
+    """A sentence on the mean loss of all steps, which is known where no step was logged; else ""."""
+    train = run.report.get("train")
+    loss = parse_number(train.get("loss")) if isinstance(train, dict) else None
+    return "" if loss is None or run.history else f" The mean training loss of all steps was {fmt(loss)}."
 
 
 def _has_fallen(whole: Curve) -> bool:
@@ -83,23 +117,30 @@ def _has_fallen(whole: Curve) -> bool:
 
 
 def _make_healthy_finding(run: RunRecord, train: Curve, validation: Curve) -> Finding:
-    said = (
-        [f"training loss went from {fmt(float(train.values[0]))} to about {fmt(train.end)}"] if len(train) > 1 else []
-    )
-    if len(validation) > 1:
-        first, last = (fmt(float(validation.values[end])) for end in (0, -1))
-        said.append(
-            f"validation loss from {first} to {last}" if said else f"validation loss went from {first} to {last}"
-        )
-    unseen = "" if len(validation) else " There was no validation, so that overfitting could not be seen."
+    ways = [
+        f"{name} loss{{}} from {fmt(curve.logged[0])} to {fmt(curve.logged[1])}"
+        for name, curve in (("training", train), ("validation", validation))
+        if len(curve) > 1
+    ]
+    said = [way.format("" if number else " went") for number, way in enumerate(ways)]
     return Finding(
         kind="healthy",
         level="good",
         title="The run looks healthy",
-        evidence=f"The {', the '.join(said)}.{unseen}{_describe_saved_weights(run)}",
+        evidence=f"The {', the '.join(said)}.{_describe_unseen(run, validation)}{_describe_saved_weights(run)}",
         cause="Nothing in the log is out of the ordinary.",
         remedy="Look at the scores and samples; then try more data, or more steps.",
     )
+
+
+def _describe_unseen(run: RunRecord, validation: Curve) -> str:
+    """A sentence on what fewer than two evaluations on the way cannot show; else ""."""
+    if len(validation) > 1:
+        return ""
+    evaluation = run.report.get("evaluation")
+    scored = len(validation) or (isinstance(evaluation, dict) and evaluation.get("validation"))
+    when = "Validation was scored only once" if scored else "There was no validation"
+    return f" {when}, so that overfitting could not be seen."
 
 
 def _describe_saved_weights(run: RunRecord) -> str:

@@ -40,6 +40,8 @@ class Curve:
     """Share of the learning rate spent at each point, in [0, 1]; for a mean over steps, in their middle."""
     of_batches: bool
     """Measured on different rows each time (training loss), not on the same ones (validation loss)."""
+    logged: tuple[float, float] = (float("nan"), float("nan"))
+    """First and last value as they stand in the log: what a sentence says, where `end` decides."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -47,11 +49,12 @@ class Curve:
     def since(self, spent: float) -> Curve:
         """The part of the curve after this share of the learning rate was spent."""
         late = self.spent >= spent
-        return Curve(self.steps[late], self.values[late], self.spent[late], self.of_batches)
+        return Curve(self.steps[late], self.values[late], self.spent[late], self.of_batches, self.logged)
 
     @property
     def end(self) -> float:
-        """Median of the last tenth, of at least three points."""
+        """Median of the last tenth, of at least three points: a level to decide by, which no line of the log has."""
+        # Losses 4.0, 2.231, 2.91: the level is 2.91, and of 2.2, 2.231, 2.91 it is 2.231, while the log ends at 2.91.
         return float(np.median(self.values[-max(3, len(self) // 10) :]))
 
 
@@ -72,13 +75,19 @@ def read_train_curve(run: RunRecord) -> Curve:
     steps, values = _read_finite(run, "loss")
     # Logged at steps 10 and 20, the values belong to steps 5 and 15.
     before = np.concatenate([[0.0], steps[:-1]])
-    return _average_points(Curve(steps, values, _compute_spent(run, (before + steps) / 2), of_batches=True))
+    spent = _compute_spent(run, (before + steps) / 2)
+    return _average_points(Curve(steps, values, spent, of_batches=True, logged=_get_ends(values)))
 
 
 def read_validation_curve(run: RunRecord) -> Curve:
     """The validation loss."""
     steps, values = _read_finite(run, "eval_loss")
-    return _average_points(Curve(steps, values, _compute_spent(run, steps), of_batches=False))
+    return _average_points(Curve(steps, values, _compute_spent(run, steps), of_batches=False, logged=_get_ends(values)))
+
+
+def _get_ends(values: Array) -> tuple[float, float]:
+    """First and last of `values` (points,); NaN where there are none."""
+    return (float(values[0]), float(values[-1])) if len(values) else (float("nan"), float("nan"))
 
 
 def estimate_fall(part: Curve) -> Fall | None:
@@ -152,4 +161,4 @@ def _average_points(full: Curve) -> Curve:
     def means(values: Array) -> Array:
         return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
-    return Curve(means(full.steps).round(), means(full.values), means(full.spent), full.of_batches)
+    return Curve(means(full.steps).round(), means(full.values), means(full.spent), full.of_batches, full.logged)

@@ -43,6 +43,11 @@ def judge_progress(run: RunRecord, train: Curve, validation: Curve) -> Finding |
     return next((found for judge in judges if (found := judge(run, train, validation))), None)
 
 
+def _describe_way(curve: Curve) -> str:
+    """`from 4.58 to 1.98`: first and last value of the log."""
+    return f"from {fmt(curve.logged[0])} to {fmt(curve.logged[1])}"
+
+
 def _judge_overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A validation loss that rises from its minimum on while the training loss keeps falling."""
     if len(validation) < MIN_EVALUATIONS or len(train) < MIN_EVALUATIONS:
@@ -65,8 +70,8 @@ def _judge_overfitting(run: RunRecord, train: Curve, validation: Curve) -> Findi
         kind="overfitting",
         level="warning" if get_selection_metric(run) else "problem",
         title=f"Overfitting from step {step:,} on",
-        evidence=f"The validation loss was lowest at step {step:,}, {fmt(lowest)}, and rose to {fmt(end)}, while "
-        f"the training loss went from {fmt(level)} to {fmt(train.end)}."
+        evidence=f"The validation loss was lowest at step {step:,}, {fmt(lowest)}, and rose to "
+        f"{fmt(validation.logged[1])}, while the training loss went from about {fmt(level)} to about {fmt(train.end)}."
         + (f" Each row was seen {epochs:,.0f} times." if epochs >= 2 else ""),
         cause="The model memorizes the training rows: too many epochs, or too large a model, for so few rows.",
         remedy=_advise_stop(run, step),
@@ -104,7 +109,7 @@ def _judge_low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding 
         kind="learning_rate_too_low",
         level="warning",
         title="The learning rate is 0" if rate == 0.0 else "The learning rate is too low",
-        evidence=f"In {run.step:,} steps the loss went from {fmt(start)} to {fmt(train.end)}, in one line.",
+        evidence=f"In {run.step:,} steps the loss went {_describe_way(train)}, in one line.",
         cause=f"{slowly} weights hardly move: the last steps brought as much as the first ones.",
         remedy=f"Try {format_rate(run, 10.0)}: raise it tenfold until the loss falls fast at first, then slower.",
     )
@@ -137,7 +142,7 @@ def _judge_no_learning(run: RunRecord, train: Curve, validation: Curve) -> Findi
         kind="plateau",
         level="warning",
         title="Nothing was learned",
-        evidence=f"The loss went from {fmt(start)} to {fmt(train.end)} in {run.step:,} steps: mere noise.",
+        evidence=f"The loss went {_describe_way(train)} in {run.step:,} steps: mere noise.",
         cause="The labels have nothing to do with the inputs, what would learn is frozen, or the rate is far off.",
         remedy=f"Look at the rows and what is trained; then try {format_rate(run, 10.0)} and {format_rate(run, 0.1)}.",
     )
@@ -161,7 +166,7 @@ def _judge_plateau(run: RunRecord, train: Curve, validation: Curve) -> Finding |
         kind="plateau",
         level="warning",
         title=f"Nothing more was learned from about step {reached:,} on",
-        evidence=f"The loss went from {fmt(start)} to {fmt(train.end)}; of that the second half of the learning "
+        evidence=f"The loss went {_describe_way(train)}; of that the second half of the learning "
         f"rate brought {max(0.0, falls[0].size / total):.1%}.",
         cause="The model is too small, most of it is frozen, or the rows have no more in them that can be predicted.",
         remedy=f"Spare the steps after it ({format_setting(run, 'max_steps', reached)}), or change what holds it back: "
@@ -189,7 +194,7 @@ def _judge_underfitting(run: RunRecord, train: Curve, validation: Curve) -> Find
         level="warning",
         title="The run ended while the loss was still falling",
         evidence=f"The second half of its {run.step:,} steps took {fmt(late.size)} off the "
-        f"{'validation' if validated else 'training'} loss, which ended at {fmt(float(measured.values[-1]))}.",
+        f"{'validation' if validated else 'training'} loss, which ended at {fmt(measured.logged[1])}.",
         cause="Too few steps: the model has not learned what these rows have.",
         remedy=f"Train longer ({format_setting(run, 'max_steps', 3 * run.step)}), with "
         f"{format_setting(run, 'lr_scheduler_type', 'cosine')} so that the rate ends near 0.",

@@ -1,4 +1,4 @@
-"""Diagnose a run of `score`: better or worse than its base, and whether it forgot."""
+"""Diagnose what was compared: better or worse than the base or the baselines, and whether it forgot."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from hf_finetune.metric_info import get_metric_info
 from hf_finetune.reporting.diagnosis.findings import Finding
 from hf_finetune.reporting.run_record import RunRecord
+from hf_finetune.reporting.verdict import judge_model
 
 MAX_NAMED = 4
 
@@ -17,6 +18,23 @@ def judge_scores(run: RunRecord) -> list[Finding]:
     scores = evaluation.get("test") if isinstance(evaluation, dict) else None
     found = scores if isinstance(scores, dict) else {}
     return [_judge_comparison(found), *_judge_forgetting(found)]
+
+
+def judge_model_finding(run: RunRecord) -> list[Finding]:
+    """[a finding on the model that a run has trained, beside base or baselines]; [] where nothing was compared."""
+    judged = judge_model(run.report)
+    if judged is None or judged.outcome == "alone":
+        return []
+    evidence = f"On {judged.split}, on the same rows: the scores have every figure with its interval."
+    if judged.outcome == "better":
+        return [
+            _make_finding("model_better", "good", judged.sentence.removesuffix("."), evidence, "Look at the samples.")
+        ]
+    if judged.outcome == "none":
+        remedy = "More rows, of training or to score, more steps, or a higher train.learning_rate may show one."
+        return [_make_finding("model_no_better", "note", judged.sentence.removesuffix("."), evidence, remedy)]
+    remedy = "Lower train.learning_rate, train for fewer epochs or with an adapter; look at the rows: are they alike?"
+    return [_make_finding("model_worse", "problem", judged.sentence.removesuffix("."), evidence, remedy)]
 
 
 def _judge_comparison(scores: dict[str, Any]) -> Finding:
@@ -71,5 +89,6 @@ def _list_significant(part: dict[str, Any], sign: int) -> str:
 
 
 def _make_finding(kind: str, level: Any, title: str, evidence: str, remedy: str) -> Finding:
-    cause = "The difference is more than these rows would give by chance." if level == "warning" else ""
+    grave = level in ("warning", "problem")
+    cause = "The difference is more than these rows would give by chance." if grave else ""
     return Finding(kind=kind, level=level, title=title, evidence=evidence, cause=cause, remedy=remedy)

@@ -147,10 +147,10 @@ def _judge_validation_size(run: RunRecord) -> Finding | None:
     scores = run.report.get("evaluation", {}).get("validation")
     scores = scores if isinstance(scores, dict) else {}
     wide = next(_find_wide_intervals(scores), None)
-    rows = _count_validation_rows(run)
+    rows, unit = _count_validation_rows(run), _name_rows(run)
     if wide is None and (scores.get("intervals") or rows is None or rows >= MIN_ROWS):
         return None
-    few = f"It has {rows:,} rows. " if rows is not None else ""
+    few = f"It has {rows:,} {unit}. " if rows is not None else ""
     said = (
         f"{wide[0].replace('_', ' ')} {fmt(wide[1])} may as well be {fmt(wide[2])} or {fmt(wide[3])}." if wide else ""
     )
@@ -176,6 +176,13 @@ def _find_wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, f
         half = (interval[1] - interval[0]) / 2
         if (name in SCORES and half > WIDE) or (name == "loss" and half > WIDE_LOSS * abs(value)):
             yield name, value, *interval
+
+
+def _name_rows(run: RunRecord) -> str:
+    """What the Trainer counts: `blocks` where it is given packed text, whose documents or conversations are others."""
+    recipe = run.report.get("recipe") or run.settings.get("recipe")
+    packed = recipe == "continued_pretraining" or get_train_setting(run, "packing") is True
+    return "blocks" if packed else "rows"
 
 
 def _count_validation_rows(run: RunRecord) -> int | None:

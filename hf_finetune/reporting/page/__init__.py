@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+from collections import Counter
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from itertools import count
@@ -23,6 +25,7 @@ from hf_finetune.reporting.page.blocks import (
     Section,
     escape_invisible,
     get_mapping,
+    get_objects,
 )
 from hf_finetune.reporting.page.curves import build_curves
 from hf_finetune.reporting.page.labels import build_labels, build_mistakes
@@ -37,6 +40,7 @@ PAGE = "report.html"
 # Marks our pages: any other file named report.html is the user's own and is not overwritten.
 MARKER = '<meta name="generator" content="hf-finetune">'
 HEAD_CHARACTERS = 2000
+COMMIT_DIGITS = 10
 
 RECIPES = {
     "continued_pretraining": "Pretraining",
@@ -79,7 +83,8 @@ def render_page(run: RunRecord, diagnosis: Diagnosis) -> str:
         Section("again", "Do it again", tuple(build_reproduction(run))),
     )
     recipe = run.report.get("recipe") or run.settings.get("recipe")
-    return render(run.name, _describe_kind(run, recipe), build_facts_line(run), sections)
+    lines = [build_facts_line(run), build_origin_line(run)]
+    return render(run.name, _describe_kind(run, recipe), lines, sections)
 
 
 def _describe_kind(run: RunRecord, recipe: Any) -> str:
@@ -88,17 +93,22 @@ def _describe_kind(run: RunRecord, recipe: Any) -> str:
 
 
 def build_verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
-    """The verdict of the diagnosis, and a warning if the run has not finished."""
+    """The verdict of the diagnosis, on the model before its log, and a warning if the run has not finished."""
+    log = diagnosis.verdict.removeprefix(diagnosis.model).strip()
+    said = [Paragraphs((diagnosis.model,)), Paragraphs((log,), tone="second")] if diagnosis.model else []
+    said = said or [Paragraphs((diagnosis.verdict,))]
     if run.status != "stopped":
-        return [Paragraphs((diagnosis.verdict,))]
+        return [*said]
     far = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps else "")
-    said = f"This run is not finished. It is shown as far as it got, which is {far}."
-    return [Paragraphs((diagnosis.verdict,)), Paragraphs((said,), tone="warning")]
+    unfinished = f"This run is not finished. It is shown as far as it got, which is {far}."
+    return [*said, Paragraphs((unfinished,), tone="warning")]
 
 
 def _build_findings(diagnosis: Diagnosis) -> list[Block]:
     found = []
     for finding in diagnosis.findings:
+        if finding.level == "good" and diagnosis.model == f"{finding.title}.":
+            continue  # the first sentence of the page
         lines = (("evidence", finding.evidence), ("likely cause", finding.cause), ("try next", finding.remedy))
         found.append(Advice(finding.level, finding.title, tuple(line for line in lines if line[1])))
     return [Findings(tuple(found))] if found else []
@@ -119,6 +129,30 @@ def build_facts_line(run: RunRecord) -> list[str]:
     return [part for part in line if part]
 
 
+def build_origin_line(run: RunRecord) -> list[str]:
+    """When, by which version, from which commit of the user's project, and on what: the second line under the title."""
+    versions, project = get_mapping(run.manifest.get("versions")), get_mapping(run.manifest.get("project"))
+    devices = get_objects(get_mapping(run.report.get("environment")).get("devices"))
+    kind = get_mapping(run.report.get("distributed")).get("device")
+    names = [str(each["name"]) for each in devices if each.get("name") and each.get("kind", kind) == kind]
+    line = [_format_date(run.manifest.get("date"))]
+    line.append(f"hf-finetune {versions['hf-finetune']}" if "hf-finetune" in versions else "")
+    if isinstance(project.get("commit"), str):
+        changes = ", with changes" if project.get("changed") is True else ""
+        line.append(f"commit {project['commit'][:COMMIT_DIGITS]}{changes}")
+    line.append(", ".join(f"{count} x {name}" if count > 1 else name for name, count in Counter(names).items()))
+    return [part for part in line if part]
+
+
+def _format_date(value: Any) -> str:
+    """`29 November 2026, 02:12 UTC`; "" for what is no date."""
+    try:
+        began = datetime.fromisoformat(str(value)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return ""
+    return f"{began.day} {began:%B %Y, %H:%M} UTC"
+
+
 def format_duration(seconds: float) -> str:
     """Format seconds as `45 s`, `3 min 10 s` or `2 h 5 min`."""
     whole = round(seconds)
@@ -129,8 +163,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def render(title: str, kind: str, facts: list[str], sections: tuple[Section, ...]) -> str:
-    """Render sections as HTML, without those that have no blocks. All text is escaped, invisible characters too."""
+def render(title: str, kind: str, lines: list[list[str]], sections: tuple[Section, ...]) -> str:
+    """Render sections as HTML, without those that have no blocks; `lines` are the parts of those under the title.
+
+    All text is escaped, invisible characters too.
+    """
     # The policy in the page allows this one style sheet, by its hash, and nothing else: a run's texts are untrusted.
     css = _read_template("report.css")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
@@ -140,7 +177,7 @@ def render(title: str, kind: str, facts: list[str], sections: tuple[Section, ...
         .render(
             title=title,
             kind=kind,
-            facts_line=facts,
+            lines=[line for line in lines if line],
             sections=[section for section in sections if section.blocks],
             css=css,
             css_hash=f"sha256-{digest}",

@@ -39,7 +39,15 @@ class NotedCell:
     note: str
 
 
-Cell = str | Strip | NotedCell
+@dataclass(frozen=True)
+class LinkCell:
+    """A text that leads to another file, by its path from the page's folder; "" leads nowhere."""
+
+    name: str
+    href: str
+
+
+Cell = str | Strip | NotedCell | LinkCell
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class Paragraphs:
     """Paragraphs."""
 
     sentences: tuple[str, ...]
-    tone: Literal["plain", "warning"] = "plain"
+    tone: Literal["plain", "second", "warning"] = "plain"
+    """`second`: below the first sentence of the verdict, smaller."""
     kind: Literal["words"] = "words"
 
 
@@ -212,7 +221,7 @@ def make_table(
     return [Table(caption, tuple(columns), kept, tuple(said), texts, len(all_rows) - len(kept))]
 
 
-def make_paragraphs(given: Iterable[str], tone: Literal["plain", "warning"] = "plain") -> list[Block]:
+def make_paragraphs(given: Iterable[str], tone: Literal["plain", "second", "warning"] = "plain") -> list[Block]:
     """[paragraphs]; [] without sentences."""
     found = tuple(given)
     return [Paragraphs(found, tone)] if found else []

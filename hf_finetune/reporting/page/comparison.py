@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hf_finetune.metric_info import (
     HEADLINE_METRICS,
@@ -18,12 +19,15 @@ from hf_finetune.metric_info import (
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.charts.svg import Chart, Series, make_line_chart
 from hf_finetune.reporting.diagnosis import Diagnosis
-from hf_finetune.reporting.page import format_duration, render
+from hf_finetune.reporting.page import PAGE, format_duration, render
 from hf_finetune.reporting.page.blocks import (
     MAX_CELL_CHARACTERS,
     Block,
     Cell,
+    Exchange,
+    LinkCell,
     NotedCell,
+    Samples,
     Section,
     drop_none,
     flatten_settings,
@@ -34,9 +38,11 @@ from hf_finetune.reporting.page.blocks import (
     shorten,
 )
 from hf_finetune.reporting.page.curves import SHARE_METRICS
-from hf_finetune.reporting.page.record import HASH_CHARACTERS
-from hf_finetune.reporting.page.scores import get_last_evaluation, sort_splits
+from hf_finetune.reporting.page.record import HASH_CHARACTERS, MAX_PROMPTS
+from hf_finetune.reporting.page.scores import get_last_evaluation
+from hf_finetune.reporting.page.shared_rows import describe_shared_rows
 from hf_finetune.reporting.run_record import RunRecord, get_curve
+from hf_finetune.reporting.verdict import sort_splits
 
 # Names of a run: they always differ and explain nothing.
 RUN_NAME_KEYS = ("output_dir", "train.run_name", "train.output_dir", "hub.repo_id")
@@ -63,12 +69,12 @@ COSTS: dict[str, tuple[tuple[str, ...], Callable[[float], str]]] = {
 }
 
 
-def render_comparison(runs: Sequence[RunRecord], diagnoses: Sequence[Diagnosis]) -> str:
-    """The HTML page that compares `runs`, with `diagnoses[i]` that of `runs[i]`."""
+def render_comparison(runs: Sequence[RunRecord], diagnoses: Sequence[Diagnosis], *, folder: Path | None = None) -> str:
+    """The HTML page that compares `runs`, with `diagnoses[i]` that of `runs[i]`; `folder` is where it will lie."""
     names = make_run_names(runs)
-    verdicts = [
+    verdicts: list[list[Cell]] = [
         [
-            name,
+            LinkCell(name, _link_report(run, folder)),
             {"done": "finished", "stopped": "not finished", "foreign": "another Trainer's"}[run.status],
             each.verdict,
         ]
@@ -78,14 +84,39 @@ def render_comparison(runs: Sequence[RunRecord], diagnoses: Sequence[Diagnosis])
         Section(
             "verdict",
             "Verdict",
-            (*make_paragraphs(describe_best(runs)), *make_paragraphs(find_cautions(runs), tone="warning")),
+            (
+                *make_paragraphs(describe_best(runs)),
+                *make_paragraphs(find_cautions(runs), tone="warning"),
+                *make_paragraphs(compare_shared_rows(runs), tone="second"),
+            ),
         ),
         Section("figures", "Figures", tuple(_build_metric_tables(runs))),
         Section("curves", "Curves", tuple(_build_charts(runs))),
+        Section("samples", "Samples", tuple(_build_samples(runs, names))),
         Section("differences", "What differed", tuple(_build_difference_table(runs))),
-        Section("runs", "Each run", tuple(make_table("Runs", ("run", "", "verdict"), verdicts, texts=True))),
+        Section("runs", "Each run", tuple(make_table("Runs", ("run", "state", "verdict"), verdicts, texts=True))),
     )
     return render(" · ".join(names), f"{len(runs)} runs compared", [], sections)
+
+
+def _link_report(run: RunRecord, folder: Path | None) -> str:
+    """The path of a run's own page from `folder`; "" where it has none, or lies elsewhere than below."""
+    # Not through "..": the folders above would be named on a page that is passed on.
+    page = run.folder.resolve() / PAGE
+    if folder is None or not page.is_file() or not page.is_relative_to(folder.resolve()):
+        return ""
+    return quote(page.relative_to(folder.resolve()).as_posix())
+
+
+def _build_samples(runs: Sequence[RunRecord], names: Sequence[str]) -> list[Block]:
+    """What each run answered last to the prompts that several of them were given."""
+    answers: dict[str, dict[str, str]] = {}
+    for name, run in zip(names, runs, strict=True):
+        for each in get_objects(run.report.get("samples")):
+            if isinstance(each.get("prompt"), str) and isinstance(each.get("continuation"), str):
+                answers.setdefault(each["prompt"], {})[name] = shorten(each["continuation"])  # the last one stays
+    shared = [Exchange(shorten(prompt), tuple(of.items())) for prompt, of in answers.items() if len(of) > 1]
+    return [Samples(tuple(shared[:MAX_PROMPTS]))] if shared else []
 
 
 def make_run_names(runs: Sequence[RunRecord]) -> list[str]:
@@ -155,6 +186,14 @@ def find_cautions(runs: Sequence[RunRecord]) -> list[str]:
     if _have_different_tokenizers(runs):
         said.append("Their tokenizers differ: of what is counted by the token only bits per byte can be compared.")
     return said
+
+
+def compare_shared_rows(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence for each split whose rows differ: the losses on those that all share, if their tokens are the same."""
+    if _have_different_tokenizers(runs):
+        return []
+    differ = [split for split in COMPARED_SPLITS if _have_different_rows(runs, split)]
+    return [said for split in differ for said in describe_shared_rows(runs, make_run_names(runs), split)]
 
 
 def _have_different_rows(runs: Sequence[RunRecord], split: str) -> bool:

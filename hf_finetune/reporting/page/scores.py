@@ -27,11 +27,11 @@ from hf_finetune.reporting.page.blocks import (
     make_table,
 )
 from hf_finetune.reporting.run_record import RunRecord
+from hf_finetune.reporting.verdict import sort_splits
 
 MAX_TILES = 4
 # Sentences on gaps between slices; the table below them has all metrics.
 MAX_GAP_SENTENCES = 8
-FIRST_SPLITS = ("test", "validation")
 
 
 def build_headline(run: RunRecord) -> list[Block]:
@@ -79,11 +79,6 @@ def build_scores(run: RunRecord) -> list[Block]:
     return [block for split in sort_splits(evaluation) for block in _build_split(split, get_mapping(evaluation[split]))]
 
 
-def sort_splits(evaluation: Mapping[str, Any]) -> list[str]:
-    """Names of the scored splits: test, validation, then any others."""
-    return sorted(evaluation, key=lambda split: FIRST_SPLITS.index(split) if split in FIRST_SPLITS else 2)
-
-
 def _build_split(split: str, found: dict[str, Any]) -> list[Block]:
     return [
         *_build_metric_table(split, found),
@@ -102,8 +97,8 @@ def _build_metric_table(split: str, found: dict[str, Any]) -> list[Block]:
     columns = [
         "figure",
         "value",
+        *(name.replace("_", " ") for name in others),  # beside the value, so that a phone shows them
         *(["95% interval", ""] if intervals else []),
-        *(name.replace("_", " ") for name in others),
     ]
     rows = []
     for name, value in select_metrics(found).items():
@@ -112,8 +107,9 @@ def _build_metric_table(split: str, found: dict[str, Any]) -> list[Block]:
             NotedCell(get_metric_info(name).title, get_metric_info(name).meaning),
             format_metric(name, value),
         ]
+        row += [format_metric(name, other.get(name)) for other in others.values()]
         row += [format_interval(name, interval), make_strip(name, value, interval)] if intervals else []
-        rows.append([*row, *(format_metric(name, other.get(name)) for other in others.values())])
+        rows.append(row)
     return make_table(_format_caption(split, found), columns, rows)
 
 
@@ -154,7 +150,8 @@ def _build_comparison(caption: str, found: dict[str, Any]) -> list[Block]:
         rows.append([*row, _format_p_value(p_value), "yes" if given.get("real") is True else "no"])
     base = f" (base: {found['base']})" if isinstance(found.get("base"), str) else ""
     data = f" ({found['data']})" if isinstance(found.get("data"), str) else ""
-    return make_table(f"{caption}{base}{data}", columns, rows, said=get_sentences(found.get("words")))
+    verdict = get_sentences([found.get("verdict")])
+    return make_table(f"{caption}{base}{data}", columns, rows, said=(*verdict, *get_sentences(found.get("words"))))
 
 
 def _format_p_value(value: float | None) -> str:

@@ -40,7 +40,9 @@ def use_log_lines(trainer: Trainer, log_lines: LogLines) -> ProgressDisplay | No
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(log_lines)
     replace_trackers(trainer)
-    in_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    # Without TERM a terminal of Unix is one that nothing is known of.
+    knows_codes = os.environ.get("TERM", "" if sys.platform != "win32" else "xterm") not in ("", "dumb", "unknown")
+    in_terminal = sys.stderr.isatty() and knows_codes
     if not in_terminal or not trainer.is_world_process_zero() or trainer.args.disable_tqdm:
         return None
     from hf_finetune.training.callbacks.progress import ProgressDisplay

@@ -55,6 +55,9 @@ class LogLines(TrainerCallback):
         if state.is_world_process_zero:
             self.energy = EnergyMeter(find_energy_counters())
             self.energy.read()
+        if state.global_step and state.is_world_process_zero:
+            checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
+            logger.info("resuming from %s, step %d of %d", checkpoint, state.global_step, state.max_steps)
         self._started = self._energy_read = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -86,6 +89,11 @@ class LogLines(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._started = time.perf_counter()
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        self._started = time.perf_counter()  # the base, scored before the first step
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -142,9 +142,7 @@ class ProgressDisplay(TrainerCallback):
 
     @never_ends_a_run
     def stop(self) -> None:
-        """Leave the last frame on the screen, and restore the terminal."""
-        if self._live is not None and self._bars is not None:
-            self._live.update(self._frame(self._live.console, self._bars))
+        """Take the display off the screen, whose log lines say it all, and restore the terminal."""
         self._close()
 
     def give_up(self, failure: Exception) -> None:
@@ -196,7 +194,7 @@ class ProgressDisplay(TrainerCallback):
             console=console,
             auto_refresh=False,
             redirect_stdout=sys.stdout.isatty(),
-            transient=False,
+            transient=True,
         )
         atexit.register(self.stop)
         self._live.start()

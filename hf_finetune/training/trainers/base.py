@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -12,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.folders import TRAINER_STATE
 from hf_finetune.training.callbacks import use_log_lines
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.saving import save_verified
@@ -62,6 +65,7 @@ class TrainerMixin(transformers.Trainer):
         except BaseException:
             if self.display is not None:  # in a notebook or at a prompt it would stay for the rest of the session
                 self.display.stop()
+            self._keep_log()
             raise
         # It would warn that later evaluations, on the test split, lack its metric (transformers 5.23).
         self.remove_callback(EarlyStoppingCallback)
@@ -71,6 +75,19 @@ class TrainerMixin(transformers.Trainer):
             )
             logger.warning(what, self.args.metric_for_best_model)
         return result
+
+    def _keep_log(self) -> None:
+        """Leave what was logged in the run folder, for a diagnosis, where training has failed or was stopped."""
+        if self.is_world_process_zero() and self.state.log_history:
+            with suppress(OSError):  # a full disk may be what it failed of
+                self.state.save_to_json(str(Path(str(self.args.output_dir), TRAINER_STATE)))
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As in transformers (5.23), but the best of the steps that are saved where one of them is to be loaded.

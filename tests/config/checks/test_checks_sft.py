@@ -201,6 +201,49 @@ def test_a_template_file_in_the_home_folder_is_found_there(load, workspace):
     assert load(VALID_SFT, "data.chat_template=~/chat.jinja").data.chat_template == str(workspace / "home/chat.jinja")
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("chatlm", "chatml"), ("llama3", "llama-3"), ("mistrall", "mistral")])
+def test_a_misspelled_template_is_answered_with_the_one_that_was_meant(only_problem, typed, meant):
+    problem = only_problem(VALID_SFT, f"data.chat_template={typed}")
+    assert (problem.key, problem.what) == ("data.chat_template", f"{typed!r} is no chat template")
+    assert problem.remedy == f"did you mean {meant}?"
+
+
+def test_what_is_no_template_is_answered_with_all_of_them_and_a_file(only_problem):
+    problem = only_problem(VALID_SFT, "data.chat_template=zzz")
+    assert problem.remedy == f"choose one of {', '.join(OUR_TEMPLATES)}, or name a .jinja file"
+
+
+def test_an_adapter_to_train_on_takes_the_place_of_base_and_settings(load, workspace):
+    (workspace / "runs" / "one").mkdir(parents=True)
+    run = load(VALID_LORA, "model.path=null", "model.adapter=runs/one", "lora=null")
+    assert (run.model.path, run.model.adapter, run.lora) == (None, "runs/one", None)
+    (workspace / "home" / "one").mkdir(parents=True)
+    assert load(VALID_LORA, "model.adapter=~/one").model.adapter == str(workspace / "home/one")
+    assert load(dump_yaml(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "what"),
+    [
+        (["model.adapter=./none"], "model.adapter", "no such folder: ./none"),
+        (["model.adapter=runs", "output_dir=runs/a"], None, None),
+        (["model.adapter=runs/first", "output_dir=runs/first"], "output_dir", "contains model.adapter (runs/first)"),
+    ],
+)
+def test_an_adapter_that_cannot_be_trained_on_is_refused(only_problem, load, workspace, overrides, key, what):
+    (workspace / "runs" / "first").mkdir(parents=True)
+    if key is None:
+        load(VALID_LORA, *overrides)
+        return
+    problem = only_problem(VALID_LORA, *overrides)
+    assert (problem.key, problem.what) == (key, what)
+
+
+def test_an_adapter_is_trained_on_by_lora_alone(only_problem):
+    problem = only_problem(VALID_SFT, "model.adapter=owner/name")
+    assert (problem.key, problem.what) == ("model.adapter", "belongs to the recipe lora")
+
+
 def test_the_formats_and_templates_that_are_offered_are_those_that_are_read():
     from hf_finetune.data.reading.formats import FORMATS
 

@@ -21,7 +21,13 @@ from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import CannotWriteError, ConfigError, MachineError
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-BECOMES = {"source": "document", "docstrings": "conversation", "modules": "labelled"}
+BECOMES = {
+    "source": "document",
+    "docstrings": "conversation",
+    "modules": "labelled",
+    "tools": "conversation",
+    "topics": "labelled",
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,8 @@ def test_the_facts_are_those_of_the_file(written, kind):
 def test_our_own_reader_takes_every_row_and_finds_the_format_itself(written, kind):
     facts, path = written[kind]
     splits = load_splits(DataSection(train=str(path)), BECOMES[kind], seed=0)
-    assert splits.format == {"source": "text", "docstrings": "instruction", "modules": "labelled"}[kind]
+    formats = {"document": "text", "conversation": "instruction", "labelled": "labelled"}
+    assert splits.format == formats[BECOMES[kind]]
     assert splits.rows["train"].num_rows == facts.rows
 
 
@@ -127,6 +134,32 @@ def test_labelled_rows_are_definitions_of_many_packages_and_none_of_them_is_most
         assert 200 <= len(row["text"]) <= 4000
         (definition,) = ast.parse(row["text"]).body
         assert isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+
+
+def test_a_tool_is_what_inspect_says_of_the_function(written):
+    rows = rows_of(written["tools"][1])
+    assert len(rows) == 800
+    checked = 0
+    for row in rows:
+        answer = json.loads(row["response"])
+        assert list(answer) == ["name", "description", "parameters"]
+        (definition,) = ast.parse(row["instruction"].split("\n", 1)[1]).body
+        assert ast.get_docstring(definition) == answer["description"]
+        if row["module"] in {"calendar", "shutil", "zipfile", "statistics"}:
+            found = getattr(__import__(row["module"]), answer["name"], None)
+            if inspect.isfunction(found) and (inspect.getdoc(found) or "").startswith(answer["description"]):
+                assert list(inspect.signature(found).parameters) == answer["parameters"]
+                checked += 1
+    assert checked >= 3
+
+
+def test_topics_are_sentences_of_many_files_and_as_many_of_each(written):
+    rows = rows_of(written["topics"][1])
+    labels = Counter(row["label"] for row in rows)
+    assert len(labels) == 7
+    assert set(labels.values()) == {100}
+    assert len({row["source"] for row in rows}) > 100
+    assert {row["label"] for row in rows[:40]} == set(labels), "in no order of topic"
 
 
 @pytest.mark.parametrize("kind", KINDS)

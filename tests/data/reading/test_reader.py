@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -14,8 +15,9 @@ import pytest
 import zstandard
 
 from hf_finetune.data.reading.formats import FORMATS
-from hf_finetune.data.reading.reader import LineCounts, describe_rejected_lines, read_first_row, read_jsonl, read_text
+from hf_finetune.data.reading.reader import LineCounts, describe_rejected_lines, read_first_row, read_rows, read_text
 from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings
 from hf_finetune.data.reading.row_types import TextRow
 from hf_finetune.errors import DataError
 
@@ -27,7 +29,7 @@ def read(path, format_name="text", limit=LIMIT):
     """Rows of a JSONL file with their line numbers, and the tally, whose sum is checked."""
     tally = LineCounts()
     decoder = RowDecoder(FORMATS[format_name], (), {})
-    blocks = list(read_jsonl(path, path.name, decoder, limit, tally))
+    blocks = list(read_rows(path, path.name, decoder, RowSettings(limit), tally))
     assert tally.accepted + len(tally.rejected) + tally.blank == tally.lines
     rows = [row for block in blocks for row in block.rows]
     numbers = [number for block in blocks for number in block.line_numbers]
@@ -256,9 +258,11 @@ def test_the_command_named_for_another_form_of_json_makes_a_file_that_is_read(tm
     path.write_text(content)
     with pytest.raises(DataError, match=form) as refused:
         read(path)
-    command = refused.value.problems[0].remedy.split("`")[1].replace("python ", f"{sys.executable} ", 1)
+    command = refused.value.problems[0].remedy.split("`")[1]
+    command = re.sub(r"^python ", f"{sys.executable} ", command)
+    command = re.sub(r"^hf-finetune ", f"{sys.executable} -m hf_finetune.cli ", command)
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
-    rows, _, _ = read(tmp_path / "rows.jsonl")
+    rows, _, _ = read(next(made for made in tmp_path.glob("*.jsonl") if made != path))
     assert [row.text for row in rows] == ["a\n", "é"]
 
 
@@ -311,7 +315,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         path.write_bytes(b'{"text": "%s"}\n' % (b"x" * 500) * count)
         decoder = RowDecoder(FORMATS["text"], (), {})
         tracemalloc.start()
-        for _ in read_jsonl(path, path.name, decoder, LIMIT, LineCounts()):
+        for _ in read_rows(path, path.name, decoder, RowSettings(LIMIT), LineCounts()):
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -326,13 +330,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 def test_the_first_row_is_the_first_sound_object(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\n[]\n{"text": "a", "text": "b"}\n{"a": 1}\n{"b": 2}')
-    assert read_first_row(path, "rows.jsonl", LIMIT) == ({"a": 1}, 4)
+    assert read_first_row(path, "rows.jsonl", RowSettings(LIMIT)) == ({"a": 1}, 4)
 
 
 def test_a_file_without_an_object_has_no_first_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\nnull\n")
-    assert read_first_row(path, "rows.jsonl", LIMIT) is None
+    assert read_first_row(path, "rows.jsonl", RowSettings(LIMIT)) is None
 
 
 # Plain text

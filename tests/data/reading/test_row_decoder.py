@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from hf_finetune.data.reading import reader
+from hf_finetune.data.reading import reader, row_lines
 from hf_finetune.data.reading.formats import FORMATS
 from hf_finetune.data.reading.label_checks import LabelRule
 from hf_finetune.data.reading.reader import LineCounts
 from hf_finetune.data.reading.row_decoder import RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings
 
 LIMIT = 1024 * 1024
 
@@ -236,8 +237,8 @@ def check_file(content, format_name, chunk):
     decoder.labels = LabelRule()
     with pytest.MonkeyPatch.context() as patched:
         # Opening a file takes longer than all the rest.
-        patched.setattr(reader, "read_chunks", lambda path, shown: chunks)
-        blocks = list(reader.read_jsonl(Path("rows.jsonl"), "rows.jsonl", decoder, LIMIT, tally))
+        patched.setattr(row_lines, "decompress", lambda path, shown: chunks)
+        blocks = list(reader.read_rows(Path("rows.jsonl"), "rows.jsonl", decoder, RowSettings(LIMIT), tally))
     accepted = {
         number: seen(row, format_name)
         for block in blocks

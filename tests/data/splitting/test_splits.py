@@ -478,3 +478,12 @@ def test_a_recipe_of_conversations_takes_prompts_with_completions_as_they_are():
     assert "this recipe takes conversations; data.format may be messages, sharegpt" in refused(
         "conversation", train=write("texts.jsonl", texts(2))
     )
+
+
+def test_a_field_that_is_read_by_other_means_is_not_said_to_be_unread(caplog):
+    write("rows.jsonl", texts(3, language="en", meta={"source": "web"}, other=1))
+    with caplog.at_level("INFO", "hf_finetune"):
+        data = DataSection(train="rows.jsonl")
+        splits = load_splits(data, "document", 0, also_read=["language", "meta.source"])
+    assert splits.unused_keys == ("other",)
+    assert "keys of the rows that are not read: other" in caplog.messages

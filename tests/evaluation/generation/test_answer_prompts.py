@@ -319,9 +319,18 @@ def test_a_chat_run_is_sampled_before_its_first_step_and_a_text_run_is_not(tmp_p
     assert "sample at step 0: A|abc" in caplog.text
     chat_events(told, model, tmp_path)
     assert [(sample["step"], sample["continuation"]) for sample in told.as_dicts()] == [(0, ""), (4, "")]
-    resumed = SamplePrompts(TOKENIZER, settings, chat=True)
-    resumed.on_train_begin(None, TrainerState(global_step=3), None, model=model)
-    assert resumed.samples == []
+
+
+def test_a_resumed_run_says_what_was_said_before_and_asks_for_nothing_anew(tmp_path):
+    model, settings = parrot(TOKENIZER, SAYS_ABC), EvalSection(prompts=["A"], temperature=0)
+    asked, args = SamplePrompts(TOKENIZER, settings, chat=True), TrainingArguments(str(tmp_path), report_to=[])
+    chat_events(asked, model, tmp_path)
+    (tmp_path / "checkpoint-4").mkdir()
+    asked.on_save(args, TrainerState(global_step=4), TrainerControl())
+    for step, said in ((4, asked.as_dicts()), (3, [])):
+        resumed = SamplePrompts(TOKENIZER, settings, chat=True)
+        resumed.on_train_begin(args, TrainerState(global_step=step), TrainerControl(), model=model)
+        assert resumed.as_dicts() == said
 
 
 def test_sampling_changes_nothing_in_training(tmp_path):

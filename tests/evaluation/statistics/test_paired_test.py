@@ -190,7 +190,8 @@ def test_a_single_row_and_a_figure_that_one_side_lacks_prove_nothing():
     base, tuned = language_pair(np.random.default_rng(10), 1, 2.0)
     assert not any(figure["real"] for figure in compared(base, tuned)["figures"].values())
     undefined = lambda weights: {"loss": np.full(weights.shape[1], np.nan)}  # noqa: E731
-    assert compare_models(undefined, undefined, undefined, 5) == {"figures": {}, "words": []}
+    nothing = {"outcome": "none", "verdict": "No difference from its base", "figures": {}, "words": []}
+    assert compare_models(undefined, undefined, undefined, 5) == nothing
 
 
 def test_swaps_worked_on_in_parts_are_the_same(monkeypatch):

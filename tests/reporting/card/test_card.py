@@ -211,6 +211,42 @@ def test_a_figure_stands_beside_its_interval_the_base_and_the_baselines(run):
     assert "| ham | 0.500 | 1.000 | 0.667 | 4 |" in text
 
 
+def test_a_card_opens_with_what_the_model_does_how_much_better_it_is_what_it_says_and_how_to_load_it(run):
+    verdict = {"outcome": "better", "verdict": "Better than its base: loss 3.00 -> 2.25, by 0.75 (0.5 to 1.0)"}
+    prompts = ["How | so?", "Why?", "What?"]
+    samples = [
+        {"step": step, "prompt": prompt, "continuation": f"{text} *{prompt}*"}
+        for step, text in ((0, "nothing"), (10, "an answer"))
+        for prompt in (*prompts, SECRET_TEXT)
+    ]
+    told = with_settings(
+        replace(
+            run, report=run.report | {"evaluation": {"test": FIGURES | {"comparison": verdict}}, "samples": samples}
+        ),
+        eval={"prompts": prompts},
+        model={"path": "openai-community/gpt2"},
+    )
+    text = render_card(told)
+    order = [
+        *("made from openai-community/gpt2", "Instruction tuning of all parameters, on 32 rows of rows.jsonl."),
+        r"**Better than its base: loss 3.00 -\> 2.25, by 0.75 (0.5 to 1.0) (test).**",
+        r"| How \| so? | nothing \*How \| so?\* | an answer \*How \| so?\* |",
+        *(
+            "| Why? |",
+            "## How to load it",
+            "**License:**",
+            "## Intended use",
+            "## Figures",
+            "## Limits",
+            "## Procedure",
+        ),
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "| What? |" not in text, "two are enough"
+    assert SECRET_TEXT not in text, "a prompt that the run file does not name may be a row"
+
+
 def test_memorization_gaps_and_swaps_are_told_in_their_words(run):
     measured = FIGURES | {
         "slices": {"language": {"values": {}, "gaps": [{"words": f"gap number {n}"} for n in range(5)]}},

@@ -165,3 +165,14 @@ def test_reliability_is_drawn_on_the_unit_square_with_larger_dots_for_more_rows(
     assert [(dot.x, dot.y) for dot in dots] == [(25.0, 50.0), (90.0, 0.0)]
     assert dots[0].radius < dots[1].radius
     assert dots[0].label == "10 rows: confidence 0.25, right 50.0%"
+
+
+def test_a_single_line_has_a_legend_and_its_values_can_be_pointed_at():
+    points = [(float(step), 3.0 - step / 1000) for step in range(1, 1001)]
+    chart = make_line_chart("Loss", [Series("training", points)])
+    assert [curve.name for curve in chart.legend] == ["training"]
+    (curve,) = chart.legend
+    assert len(curve.targets) == 60
+    assert (curve.targets[0].label, curve.targets[-1].label) == ("training, 1: 2.999", "training, 1,000: 2")
+    dotted = make_line_chart("Loss", [Series("validation", points[:5], dots=True)])
+    assert [(len(each.dots), len(each.targets)) for each in dotted.curves] == [(5, 0)]

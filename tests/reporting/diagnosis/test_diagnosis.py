@@ -302,6 +302,78 @@ def test_a_healthy_run_without_validation_is_told_what_could_not_be_seen():
     assert "no validation" in diagnose(record(history)).verdict
 
 
+def test_validation_that_was_scored_only_at_the_end_is_not_said_to_be_missing():
+    history = [entry for entry in log_of("healthy") if "loss" in entry]
+    at_the_end = record(history, report={"evaluation": {"validation": {"loss": 2.2}}})
+    once = record([*history, {"step": 400, "eval_loss": 2.2}])
+    for run in (at_the_end, once):
+        assert "no validation" not in diagnose(run).verdict
+        assert "Validation was scored only once, so that overfitting could not be seen." in diagnose(run).verdict
+
+
+def test_the_losses_of_a_sentence_are_those_of_the_log():
+    losses = [5.0, 4.0, 3.5, 3.0, 2.8, 2.231, 2.2, 2.91]
+    run = record([{"step": 5 * number, "loss": loss} for number, loss in enumerate(losses, start=1)], step=40)
+    assert "from 5 to 2.91" in finding(run, "healthy").evidence
+    long = log_of("healthy", steps=20_000, every=10)  # of which the diagnosis averages neighbors
+    ends = [[entry["loss"] for entry in long if "loss" in entry][end] for end in (0, -1)]
+    assert f"from {ends[0]:.4g} to {ends[1]:.4g}" in finding(record(long), "healthy").evidence
+
+
+def test_a_run_of_two_steps_was_trained_and_is_not_said_to_have_no_log():
+    run = record([], step=2, status="done", report={"train": {"steps": 2, "loss": 3.25}})
+    found = finding_of_any_level(run, "too_short_to_say")
+    assert found.title == "Nothing was logged on the way"
+    assert found.evidence.endswith("over 2 steps. The mean training loss of all steps was 3.25.")
+    assert finding_of_any_level(record([]), "too_short_to_say").title == "There is no training log"
+
+
+def finding_of_any_level(run, kind):
+    return next(each for each in diagnose(run).findings if each.kind == kind)
+
+
+@pytest.mark.parametrize(("recipe", "train", "unit"), [("sft", {}, "rows"), ("sft", {"packing": True}, "blocks")])
+def test_packed_blocks_are_not_called_rows(recipe, train, unit):
+    history = log_of("healthy")
+    for entry in history:
+        entry |= {"eval_runtime": 2.0, "eval_samples_per_second": 4.0} if "eval_loss" in entry else {}
+    crashed = record(history, status="stopped", settings={"recipe": recipe, "train": train})
+    assert f"It has 8 {unit}. " in finding(crashed, "noisy_validation").evidence
+    pretraining = record(history, status="stopped", settings={"recipe": "continued_pretraining", "train": {}})
+    assert "It has 8 blocks. " in finding(pretraining, "noisy_validation").evidence
+
+
+def compared(outcome, verdict):
+    return {"evaluation": {"validation": {"loss": 2.0, "comparison": {"outcome": outcome, "verdict": verdict}}}}
+
+
+def test_the_model_is_judged_before_its_log():
+    better = diagnose(record(log_of("healthy"), report=compared("better", "Better than its base: loss 3 -> 2")))
+    assert better.model == "Better than its base: loss 3 -> 2 (validation)."
+    assert better.verdict.startswith(f"{better.model} The run looks healthy.")
+    assert [each.kind for each in better.findings] == ["model_better", "healthy"]
+    worse = diagnose(record(log_of("healthy"), report=compared("worse", "Worse than its base: loss 2 -> 3")))
+    assert worse.verdict.startswith("Worse than its base")
+    assert worse.findings[0].kind == "model_worse"
+    both = compared("none", "No real difference from its base")
+    both["evaluation"]["test"] = compared("better", "Better than its base")["evaluation"]["validation"]
+    assert diagnose(record(log_of("healthy"), report=both)).model == "Better than its base (test)."
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (0.92, "Worse than a baseline: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 92.0% (test)."),
+        (0.7, "No better than a baseline, as far as these rows show: accuracy 64.0% (56.0% to 72.0%), tfidf "),
+        (0.5, "Better than its baselines: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 50.0% (test)."),
+    ],
+)
+def test_a_classifier_is_judged_by_the_best_of_its_baselines(words, said):
+    baselines = {"majority": {"accuracy": 0.17}, "tfidf_logistic_regression": {"accuracy": words}}
+    scores = {"accuracy": 0.64, "intervals": {"accuracy": [0.56, 0.72]}, "baselines": baselines}
+    assert diagnose(record(log_of("healthy"), report={"evaluation": {"test": scores}})).verdict.startswith(said)
+
+
 def test_findings_stand_with_the_worst_first():
     history = log_of("overfitting")
     for entry in history:

@@ -344,3 +344,21 @@ def test_a_report_that_somebody_changed_is_a_page_or_one_message_never_a_traceba
     with suppress(FinetuneError):  # a message with the path and what to do
         run = read_run(folder)
         Read(render_page(run, diagnose(run)))
+
+
+def test_the_page_says_when_by_which_version_from_which_commit_and_on_what(tmp_path):
+    project = {"commit": "be49e33aa0" * 4, "changed": True}
+    dated = manifest(date="2026-11-29T02:12:47+00:00", project=project)
+    text = Read(render_page(read_run(run_folder(tmp_path / "a", report(), dated)), Diagnosis("", ()))).text
+    for said in ("29 November 2026, 02:12 UTC", "hf-finetune 0.1.0", "commit be49e33aa0, with changes", "A CPU"):
+        assert said in text, said
+    undated = manifest(date="yesterday", project=None)
+    assert (
+        "UTC" not in Read(render_page(read_run(run_folder(tmp_path / "b", report(), undated)), Diagnosis("", ()))).text
+    )
+
+
+def test_baselines_stand_beside_the_value_where_a_phone_shows_them(tmp_path):
+    read = Read(render_page(read_run(run_folder(tmp_path, classifier(), manifest())), Diagnosis("", ())))
+    head = read.text[read.text.index("figure") :]
+    assert head.index("value") < head.index("majority") < head.index("95% interval")

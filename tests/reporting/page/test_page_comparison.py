@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from reporting.made_runs import classifier, foreign, manifest, report, run_folder, stopped
 from reporting.page.page_reader import Read
@@ -147,3 +149,38 @@ def test_folders_of_the_same_name_are_told_apart_by_those_above_in_the_working_f
     monkeypatch.chdir(tmp_path)
     assert make_run_names(runs) == ["a/run", "b/run"]
     assert make_run_names([runs[0], runs[0]]) == ["run (1)", "run (2)"]
+
+
+def test_samples_of_the_same_prompt_stand_side_by_side_the_last_of_each_run(two):
+    read = Read(render_comparison(two, [Diagnosis("", ())] * 2))
+    assert "Where is my parcel?" in read.text
+    assert read.text.count("It is on its way.") == 2
+    assert "a a a a a" not in read.text, "what a run said before training is on its own page"
+
+
+def test_a_run_leads_to_its_own_page_where_that_lies_below(tmp_path, two):
+    (two[0].folder / "report.html").write_text("page")
+    for folder, expected in ((tmp_path, ["low/report.html"]), (two[1].folder, []), (None, [])):
+        read = Read(render_comparison(two, [Diagnosis("", ())] * 2, folder=folder))
+        links = [given["href"] for tag, given in read.elements if tag == "a" and not given["href"].startswith("#")]
+        assert links == expected, folder
+
+
+def with_rows(folder, letters, nll):
+    """A run whose validation rows have these hashes; each row was two examples of ten tokens."""
+    splits = {"validation": {"sha256": "".join(letters), "row_hashes": "".join(each * 16 for each in letters)}}
+    run = made(folder, {"validation": {"loss": nll / 10}}, data=manifest()["data"] | {"splits": splits})
+    numbers = [number for number in range(len(letters)) for _ in range(2)]
+    sums = [[nll + number, 1, 10] for number in numbers]
+    (folder / "row_scores.json").write_text(json.dumps({"validation": {"tuned": sums, "row": numbers}}))
+    return run
+
+
+def test_runs_on_other_rows_are_compared_on_those_that_they_share_and_it_is_said_how_many(tmp_path):
+    one, other = with_rows(tmp_path / "a", "abc", 20.0), with_rows(tmp_path / "b", "bcde", 10.0)
+    said = "On the 2 validation rows that all share (of 3, 4) the loss is: a 2.1500, b 1.0500."
+    assert said in text_of([one, other])  # a: (2 x 21 + 2 x 22) / 40; b: (2 x 10 + 2 x 11) / 40
+    assert "share none" in text_of([one, with_rows(tmp_path / "c", "xyz", 1.0)])
+    assert "share" not in text_of([one, one]), "the same rows need no such sentence"
+    (tmp_path / "b" / "row_scores.json").write_text("[")
+    assert "that all share" not in text_of([one, other])

@@ -84,7 +84,7 @@ def test_in_a_terminal_the_progress_is_shown_and_the_lines_go_on_above_it(enviro
     assert status == 4
     assert "the loss is no number" in failing
     assert "Traceback" not in failing
-    assert failing.rstrip().endswith(f"{SHOW}the loss is no number")
+    assert re.search(rf"{re.escape(SHOW)}(?:\r|\x1b\[1A|\x1b\[2K)*the loss is no number\s*$", failing)
 
 
 def test_without_a_terminal_there_is_one_line_for_each_logging_step_and_nothing_else(tmp_path, caplog, capfd):
@@ -110,8 +110,19 @@ def test_a_long_sample_takes_no_more_than_its_lines(display):
     shown, terminal = display
     shown.on_train_begin(None, state_at(0), TrainerControl())
     shown.show_sample("prompt", "line\n" * 100)
+    frame = terminal.getvalue().rsplit("\x1b[2K", 1)[-1]
+    assert frame.count("line") == SAMPLE_LINES
     shown.stop()
-    assert terminal.getvalue().rsplit("\x1b[2K", 1)[-1].count("line") == SAMPLE_LINES
+    after = terminal.getvalue().rsplit("line", 1)[-1]
+    assert after.count("\x1b[2K") == frame.count("\n") + 1  # each line of it is erased
+
+
+def test_nothing_of_a_frame_remains_when_the_run_is_over(display):
+    shown, terminal = display
+    shown.on_train_begin(None, state_at(0), TrainerControl())
+    shown.on_step_end(None, state_at(10), TrainerControl())
+    shown.on_train_end(None, state_at(10), TrainerControl())
+    assert re.fullmatch(r"[^\n]*\n(?:\x1b\[\?25h|\r|\x1b\[1A|\x1b\[2K)+", terminal.getvalue().rsplit("10/10", 1)[-1])
 
 
 def test_frames_are_drawn_no_faster_than_an_eye_sees(display):
@@ -122,8 +133,7 @@ def test_frames_are_drawn_no_faster_than_an_eye_sees(display):
         shown.on_step_end(None, state_at(step), control)
     drawn = terminal.getvalue().count("training")
     shown.stop()
-    assert drawn < 5
-    assert "9/10" in terminal.getvalue()
+    assert 1 <= drawn < 5
 
 
 def test_a_handler_of_the_log_gets_its_stream_back(display):

@@ -1,0 +1,191 @@
+"""`data.columns`: the fields of our row formats, taken from the columns (or keys) that the user's rows have.
+
+columns {"prompt": "query", "completion": "answer.text"}
+row     {"id": 1, "query": "Hi", "answer": {"text": "Hello.", "by": "Ada"}}
+becomes {"prompt": "Hi", "completion": "Hello.", "id": 1, "answer": {"text": "Hello.", "by": "Ada"}}
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from hf_finetune.data.reading.json_line import LineError, format_key, parse_json_object
+from hf_finetune.errors import DataError, Problem, find_closest, suggest
+from hf_finetune.shell import shell_line
+
+logger = logging.getLogger(__name__)
+
+KEY = "data.columns"
+OPTIONAL_FIELDS = frozenset({"input", "text_pair", "tools"})
+"""Fields that a format does without: a row may lack their column, though not every row."""
+MAX_LISTED = 20
+_MISSING = object()
+
+
+class ColumnMapper:
+    """Renames the columns of one file's rows to the fields of ours, and notes which columns no row has."""
+
+    def __init__(self, columns: Mapping[str, str], shown: str, key: str = KEY) -> None:
+        """`columns`: field -> column; a dot in the name of a column goes into an object. `key` names the setting."""
+        self.columns = dict(columns)
+        self.shown = shown
+        self.key = key
+        self.unseen = set(self.columns.values())
+        self._taken = {*self.columns, *self.columns.values()}
+        self._checked = False
+
+    def map_row(self, row: Mapping[str, Any], line: int) -> dict[str, Any]:
+        """Return the row with our fields first, then the columns that no field is taken from.
+
+        Raises DataError where the first row, of `line`, lacks a column that is not optional.
+        """
+        if not self._checked:
+            self.check_names(row, line, optional=OPTIONAL_FIELDS)
+        mapped = {}
+        for field, column in self.columns.items():
+            value = look_up(row, column)
+            if value is not _MISSING:
+                mapped[field] = value
+                self.unseen.discard(column)
+        mapped.update((key, value) for key, value in row.items() if key not in self._taken)
+        return mapped
+
+    def map_line(self, line: bytes, number: int) -> bytes:
+        """Return a line of JSONL with its keys renamed; one that is no row stays as it is, to be rejected as such.
+
+        Raises as `map_row` does.
+        """
+        try:
+            names = parse_json_object(line)
+        except LineError:
+            return line
+        if not self._checked:
+            self.check_names(names, number, optional=OPTIONAL_FIELDS)
+        # `Raw` is the text of a value as the file has it: 1.0 stays 1.0, and keys keep their order.
+        return msgspec.json.encode(self.map_row(msgspec.json.decode(line, type=dict[str, Raw]), number))
+
+    def check_names(self, row: Mapping[str, Any], line: int | None, *, optional: frozenset[str] = frozenset()) -> None:
+        """Raise DataError naming every column that `row` lacks, `optional` fields aside."""
+        self._checked = True
+        problems = [
+            self._explain_missing(field, column, row, line)
+            for field, column in self.columns.items()
+            if field not in optional and look_up(row, column) is _MISSING
+        ]
+        if problems:
+            raise DataError(problems)
+
+    def check_seen(self) -> None:
+        """Raise DataError where the whole file was read and no row had a column."""
+        missing = [f"`{column}`" for column in self.columns.values() if column in self.unseen]
+        if missing and self._checked:
+            what = f"no row has {' or '.join(missing)}"
+            raise DataError(Problem(what, "correct the name, or leave it out", self.shown, key=self.key))
+
+    def _explain_missing(self, field: str, column: str, row: Mapping[str, Any], line: int | None) -> Problem:
+        names = list_paths(row) if "." in column else list(row)
+        listed = ", ".join(format_key(name) for name in names[:MAX_LISTED]) or "none"
+        otherwise = f"the columns are {listed}"
+        remedy = suggest(column, names, otherwise, show=format_key)
+        what = f"there is no column {format_key(column)}, which `{field}` is to be taken from"
+        return Problem(what, remedy, self.shown, line, self.key)
+
+
+def look_up(row: Mapping[str, Any], column: str) -> Any:
+    """Return a column's value: that of the name as it stands, or else of the path that its dots make."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if isinstance(value, Raw):
+            text = bytes(value)
+            value = msgspec.json.decode(text, type=dict[str, Raw]) if text.lstrip()[:1] == b"{" else None
+        if not isinstance(value, Mapping) or part not in value:
+            return _MISSING
+        value = value[part]
+    return value
+
+
+def list_paths(row: Mapping[str, Any], before: str = "", depth: int = 3) -> list[str]:
+    """List the columns of a row, those inside objects with dots: ["id", "answer", "answer.text"]."""
+    paths = []
+    for key, value in list(row.items())[:MAX_LISTED]:
+        paths.append(before + key)
+        if isinstance(value, Mapping) and depth > 1:
+            paths += list_paths(value, f"{before}{key}.", depth - 1)
+    return paths
+
+
+def log_columns(columns: Mapping[str, str], shown: str) -> None:
+    """Say once what is taken from where."""
+    if columns:
+        pairs = ", ".join(f"{column} -> {field}" for field, column in columns.items())
+        logger.info("%s: columns %s", shown, pairs)
+
+
+# What people call the columns of a question, its answer, a text, a label: for a suggestion, never for a decision.
+_QUESTIONS = (
+    "query",
+    "question",
+    "prompt",
+    "ask",
+    "asked",
+    "request",
+    "input",
+    "user",
+    "instruction",
+    "source",
+    "human",
+)
+_ANSWERS = ("reply", "answer", "response", "completion", "output", "target", "assistant", "result", "solution", "bot")
+_TEXTS = ("text", "content", "body", "document", "sentence", "review", "comment", "article", "message", "description")
+_LABELS = ("label", "class", "category", "target", "sentiment", "intent", "topic", "rating", "score", "tag")
+_LISTS = ("messages", "conversation", "conversations", "chat", "dialog", "dialogue", "turns")
+_WANTED = (
+    {"messages": _LISTS},
+    {"prompt": _QUESTIONS, "completion": _ANSWERS},
+    {"text": _TEXTS, "label": _LABELS},
+    {"text": _TEXTS},
+)
+
+
+def suggest_columns(names: Iterable[str]) -> dict[str, str]:
+    """Suggest the `data.columns` that would make rows of these columns: {"prompt": "query", "completion": "reply"}."""
+    known = [name for name in names if name]
+    for wanted in _WANTED:
+        found: dict[str, str] = {}
+        for field, usual in wanted.items():
+            free = [name for name in known if name not in found.values()]
+            column = next((name for word in (field, *usual) for name in free if name.lower() == word), None)
+            column = column or next((name for name in free if _resembles(name, (field, *usual))), None)
+            if column is not None:
+                found[field] = column
+        if len(found) == len(wanted):
+            return {field: column for field, column in found.items() if field != column}
+    return {}
+
+
+def _resembles(name: str, usual: tuple[str, ...]) -> bool:
+    words = name.lower().replace("-", "_").replace(" ", "_").split("_")
+    return any(word in usual for word in words) or find_closest(name, usual, 0.8) is not None
+
+
+def format_columns(columns: Mapping[str, str], setting: str = KEY) -> str:
+    """Write `columns` as a line of a run file, or as the option of a command.
+
+    {"prompt": "query"} -> "`data.columns: {prompt: query}`" or "`--columns prompt=query`".
+    """
+    if setting != KEY:
+        return f"`{setting} {shell_line(f'{field}={column}' for field, column in columns.items())}`"
+    pairs = ", ".join(f"{field}: {_quote(column)}" for field, column in columns.items())
+    return f"`{setting}: {{{pairs}}}`"
+
+
+def _quote(name: str) -> str:
+    plain = name.replace("_", "").replace(".", "").replace("-", "").isalnum() and not name[:1].isdigit()
+    return name if plain else msgspec.json.encode(name).decode()

@@ -1,0 +1,128 @@
+"""Parquet files, Arrow files and Arrow streams -> rows, some at a time; what JSON does not have is written as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_finetune.data.reading.json_line import LineError, format_key
+from hf_finetune.data.reading.tables.rows import Table, TableRow
+from hf_finetune.errors import DataError, Problem
+
+ROWS_AT_ONCE = 256
+_BUFFER_BYTES = 1024 * 1024
+_ARROW_FILE = b"ARROW1"
+
+
+def open_parquet(path: Path, shown: str) -> Table:
+    """Open a Parquet file. Raises DataError where it is damaged or empty."""
+    try:
+        # Without pre_buffer and with a small buffer, no whole column of a row group is held.
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        return _open(file.schema_arrow, lambda names: file.iter_batches(ROWS_AT_ONCE, columns=names), shown)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(_explain_damage("Parquet", shown, error)) from None
+
+
+def open_arrow(path: Path, shown: str) -> Table:
+    """Open an Arrow file or stream, as `datasets` keeps them; see `open_parquet`."""
+    try:
+        source = pa.memory_map(str(path))
+        if source.read(len(_ARROW_FILE)) == _ARROW_FILE:
+            file = pa.ipc.open_file(source)
+            batches = (file.get_batch(number) for number in range(file.num_record_batches))
+            return _open(file.schema, lambda names: (batch.select(names) for batch in batches), shown)
+        source.seek(0)
+        stream = pa.ipc.open_stream(source)
+        return _open(stream.schema, lambda names: (batch.select(names) for batch in stream), shown)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(_explain_damage("Arrow", shown, error)) from None
+
+
+def _explain_damage(kind: str, shown: str, error: Exception) -> Problem:
+    reason = str(error).strip().splitlines()
+    detail = reason[0][:120] if reason else type(error).__name__
+    return Problem(f"the {kind} file is damaged or cut off ({detail})", "copy it again", shown)
+
+
+def _open(schema: pa.Schema, read: Any, shown: str) -> Table:
+    """Open a table of `schema` whose batches `read(names)` gives; columns that JSON cannot hold are left out."""
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise DataError([Problem(f"the column {format_key(name)} occurs twice", "rename one", shown) for name in twice])
+    binary = [field.name for field in schema if _holds_binary(field.type)]
+    names = [name for name in schema.names if name not in binary]
+    listed = ", ".join(map(format_key, binary))
+    notes = (f"binary columns are left out, which JSON does not have: {listed}",) if binary else ()
+    if not names:
+        raise DataError(Problem(f"all columns are binary: {listed}", "cast texts to strings", shown))
+    return Table(tuple(names), _read_rows(read(names), shown), notes)
+
+
+def _holds_binary(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_binary(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _holds_binary(kind.value_type)
+    if pa.types.is_nested(kind):
+        return any(_holds_binary(kind.field(number).type) for number in range(kind.num_fields))
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _read_rows(batches: Iterator[pa.RecordBatch], shown: str) -> Iterator[TableRow]:
+    number = 0
+    try:
+        for batch in batches:
+            for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+                for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
+                    number += 1
+                    yield _build_row(number, row)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(_explain_damage("table", shown, error)) from None
+    if not number:
+        raise DataError(Problem("the table has no rows", "put rows into it, or take it out of the run file", shown))
+
+
+def _build_row(number: int, row: dict[str, Any]) -> TableRow:
+    if all(value is None for value in row.values()):
+        return TableRow(number, number, None)
+    try:
+        return TableRow(number, number, {name: _to_json(value, name) for name, value in row.items()})
+    except LineError as bad:
+        return TableRow(number, number, None, bad)
+
+
+def _to_json(value: Any, name: str) -> Any:
+    """Convert a value of an Arrow table to what JSON has: times and decimals to text, NaN to null, structs to objects.
+
+    Raises LineError for an infinite number.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise LineError(f"{format_key(name)} holds an infinite number, which JSON does not have", "leave it out")
+        return None if math.isnan(value) else value  # pandas writes a missing number as NaN
+    if isinstance(value, dict):
+        # A struct has all fields in every row: absent ones come back as None, and would be keys too many.
+        return {str(key): _to_json(each, name) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        if value and isinstance(value[0], tuple):  # a map
+            return {str(key): _to_json(each, name) for key, each in value}
+        return [_to_json(each, name) for each in value]
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)  # a decimal, exactly as it is; a UUID

@@ -1,0 +1,335 @@
+"""Separated values -> rows, in constant memory: encoding and delimiter are found, every row keeps its line.
+
+Python's csv and not pyarrow's, which is faster and names neither the row nor the line of what it refuses. It reads in
+its strict mode: a text behind a closing quote is an error, and not silently joined.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hf_finetune.data.reading.file_kinds import detect_wide_encoding, get_ending
+from hf_finetune.data.reading.json_line import LineError, format_key
+from hf_finetune.data.reading.tables.rows import Table, TableRow
+from hf_finetune.errors import DataError, Problem
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+SAMPLE_ROWS = 20
+SAMPLE_CHARACTERS = 64 * 1024
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+# Bytes that Windows-1252 leaves undefined: a file with one of them is Latin-1.
+_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+
+Chunks = Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the bytes of a file are text; `note` says why it is not plain UTF-8, `damaged` that some bytes are not it."""
+
+    name: str
+    note: str = ""
+    damaged: bool = False
+
+    @property
+    def errors(self) -> str:
+        return {"utf-16": "surrogatepass", "utf-32": "strict"}.get(self.name, "surrogateescape")
+
+
+class _ChunkStream(io.RawIOBase):
+    """A stream over chunks of bytes, for io.TextIOWrapper."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+class _TooLong(Exception):
+    """A row has more characters than the limit."""
+
+
+class _Lines:
+    """The lines of a text, line ends kept; counts them, and stops where one row takes more than `limit` characters."""
+
+    def __init__(self, stream: io.TextIOWrapper, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+        self.number = 0
+        self.held = 0
+        """Characters of the row so far; its reader sets 0 where a row begins."""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(self._limit + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.held += len(line)
+        if self.held > self._limit:
+            while line and line[-1] not in "\r\n":
+                line = self._stream.readline(self._limit)
+            raise _TooLong
+        return line
+
+
+def open_csv(chunks: Chunks, shown: str, limit: int) -> Table:
+    """Open a table of separated values; `chunks` gives its decompressed bytes from the start, each time it is called.
+
+    `limit`: the most characters of a row. Raises DataError where the header cannot be read, or no row follows it.
+    """
+    encoding = detect_encoding(chunks(), shown)
+    # csv refuses fields above a limit of the whole process, 131,072 characters at first; ours is that of the row.
+    csv.field_size_limit(max(csv.field_size_limit(), limit))
+    sample, whole = _read_sample(chunks, encoding, shown)
+    delimiter = _detect_delimiter(sample, shown)
+    _check_header_width(sample, whole, delimiter, shown)
+    lines = _Lines(_open_text(chunks, encoding), limit)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = _read_records(reader, lines, shown)
+    header_line, header = _read_header(rows, shown)
+    names = _check_names(header, shown, header_line)
+    notes = [encoding.note] if encoding.note else []
+    if delimiter != ("\t" if get_ending(shown) == ".tsv" else ","):
+        notes.append(f"columns are separated by a {DELIMITERS[delimiter]}")
+    unnamed = len(header) - len(names)
+    if unnamed:
+        notes.append(
+            f"{unnamed} columns without a name are left out" if unnamed > 1 else "a column without a name is left out"
+        )
+    found = _build_rows(rows, header, shown, header_line, damaged=encoding.damaged)
+    return Table(tuple(names), found, tuple(notes), header_line)
+
+
+def _read_sample(chunks: Chunks, encoding: Encoding, shown: str) -> tuple[str, bool]:
+    """Read the beginning of the text, and whether it is the whole."""
+    try:
+        with _open_text(chunks, encoding) as head:
+            return head.read(SAMPLE_CHARACTERS), not head.read(1)
+    except UnicodeDecodeError:
+        what = f"the file is marked as {encoding.name.upper()} and is damaged or cut off"
+        raise DataError(Problem(what, "copy it again", shown)) from None
+
+
+def _open_text(chunks: Chunks, encoding: Encoding) -> io.TextIOWrapper:
+    stream = io.BufferedReader(_ChunkStream(chunks()), 64 * 1024)
+    # newline="": csv itself tells a line break inside quotes from one that ends a row.
+    return io.TextIOWrapper(stream, encoding.name, errors=encoding.errors, newline="")
+
+
+def detect_encoding(chunks: Iterator[bytes], shown: str) -> Encoding:
+    """Detect how the bytes of a whole file are text: UTF-8, UTF-16 or UTF-32 by their mark, or one byte a character.
+
+    Bytes that are not UTF-8 beside more that are make it a damaged UTF-8 file, of which single rows are rejected.
+    Raises DataError for UTF-16 without a mark.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    bad = good = 0
+    undefined = False
+    first = b""
+    for number, chunk in enumerate(chunks):
+        if number == 0:
+            first = chunk[:4]
+            wide = _choose_wide(chunk, shown)
+            if wide is not None:
+                return wide
+        text = decoder.decode(chunk)
+        if not text.isascii():
+            strange = len(_SURROGATES.findall(text))
+            bad += strange
+            good += len(text) - len(text.encode("ascii", "ignore")) - strange
+        undefined = undefined or _UNDEFINED.search(chunk) is not None
+    bad += len(_SURROGATES.findall(decoder.decode(b"", final=True)))
+    if not bad:
+        marked = first.startswith(codecs.BOM_UTF8)
+        return Encoding("utf-8-sig", "it starts with a UTF-8 byte order mark") if marked else Encoding("utf-8")
+    if good >= bad:
+        return Encoding("utf-8-sig", damaged=True)
+    name, title = ("latin-1", "Latin-1") if undefined else ("cp1252", "Windows-1252")
+    return Encoding(name, f"it is not UTF-8 ({bad:,} bytes) and read as {title}")
+
+
+def _choose_wide(head: bytes, shown: str) -> Encoding | None:
+    wide = detect_wide_encoding(head)
+    if wide in {"UTF-16", "UTF-32"}:
+        return Encoding(wide.lower(), f"it is read as {wide}, by its byte order mark", damaged=True)
+    if wide is not None:
+        what, remedy = f"this looks like {wide} without a byte order mark", f"`iconv -f {wide} -t UTF-8 old > new`"
+        raise DataError(Problem(what, f"convert the file: {remedy}", shown, 1))
+    return None
+
+
+def _parse_sample(sample: str, delimiter: str) -> list[list[str]]:
+    """Parse the first rows of a sample leniently, blank ones left out."""
+    rows: list[list[str]] = []
+    try:
+        for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter):
+            if any(row):
+                rows.append(row)
+            if len(rows) > SAMPLE_ROWS:
+                break
+    except csv.Error:
+        pass
+    return rows
+
+
+def _detect_delimiter(sample: str, shown: str) -> str:
+    """Choose the delimiter that gives the most rows the width of the first, above one column."""
+    # "a;b\n1,5;2\n" has 2 columns by semicolon in both rows; by comma the header has 1.
+    found: list[tuple[float, int, str]] = []
+    for delimiter in DELIMITERS:
+        rows = _parse_sample(sample, delimiter)
+        if rows and len(rows[0]) > 1:
+            same = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+            found.append((same, len(rows[0]), delimiter))
+    if not found:
+        return _detect_below(sample) or ("\t" if get_ending(shown) == ".tsv" else ",")
+    return max(found, key=lambda each: each[:2])[2]
+
+
+def _detect_below(sample: str) -> str | None:
+    """Choose the delimiter of the rows below a first line of one column, which may be a title."""
+    for delimiter in DELIMITERS:
+        widths = {len(row) for row in _parse_sample(sample, delimiter)[1:-1]}
+        if len(widths) == 1 and widths != {1}:
+            return delimiter
+    return None
+
+
+def _check_header_width(sample: str, whole: bool, delimiter: str, shown: str) -> None:
+    """Raise DataError where the first line is a title above the header: all rows below have another width."""
+    rows = _parse_sample(sample, delimiter)
+    below = rows[1:] if whole else rows[1:-1]
+    widths = Counter(map(len, below))
+    if len(below) > 1 and len(widths) == 1 and len(rows[0]) not in widths:
+        own, others = len(rows[0]), next(iter(widths))
+        what = f"the first line has {own} column{'s' if own > 1 else ''}, and those below it {others}"
+        remedy = (
+            "the first line names the columns: delete a title above them" if own < others else "name each column once"
+        )
+        raise DataError(Problem(what, remedy, shown, 1))
+
+
+def _read_records(
+    reader: Iterator[list[str]], lines: _Lines, shown: str
+) -> Iterator[tuple[int, list[str] | LineError]]:
+    """Yield the records and the line that each begins on; raises DataError for a quote that is never closed."""
+    while True:
+        begins, lines.held = lines.number + 1, 0
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except _TooLong:
+            if lines.number > begins:
+                raise DataError(_explain_open_quote(shown, begins, lines.number)) from None
+            what, remedy = "the row is longer than the limit", "split it, or raise data.max_line_bytes"
+            yield begins, LineError(what, remedy)
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):
+                raise DataError(_explain_open_quote(shown, begins, lines.number)) from None
+            yield begins, _explain_error(str(error))
+        except UnicodeDecodeError:
+            what = f"the text of the file is damaged or cut off behind line {lines.number}"
+            raise DataError(Problem(what, "copy it again", shown, lines.number)) from None
+        else:
+            yield begins, record
+
+
+def _explain_open_quote(shown: str, begins: int, ends: int) -> Problem:
+    what = f"a quote that opens in the row of this line is not closed by line {ends:,}"
+    return Problem(what, 'close it; a quote inside quotes is written twice: ""', shown, begins)
+
+
+def _explain_error(message: str) -> LineError:
+    if "expected after" in message:
+        return LineError("text follows a closing quote", 'write a quote inside quotes twice: ""')
+    return LineError(f"not a row of separated values ({message})", "put quotes around the field")
+
+
+def _read_header(rows: Iterator[tuple[int, list[str] | LineError]], shown: str) -> tuple[int, list[str]]:
+    for line, record in rows:
+        if isinstance(record, LineError):
+            raise DataError(Problem(f"the header is broken: {record.reason}", record.remedy, shown, line))
+        if any(record):
+            return line, record
+    raise DataError(Problem("the file is empty", "put rows into it, or take it out of the run file", shown))
+
+
+def _check_names(header: Sequence[str], shown: str, line: int) -> list[str]:
+    """Return the names of the columns that have one; raises DataError where one occurs twice."""
+    names = [name for name in header if name.strip()]
+    if any("\0" in name or _SURROGATES.search(name) for name in names):
+        raise DataError(Problem("the header has bytes that are no text", "write the file again as UTF-8", shown, line))
+    problems = [
+        Problem(f"the column {format_key(name)} occurs {count} times", "rename all but one", shown, line)
+        for name, count in Counter(names).items()
+        if count > 1
+    ]
+    if problems:
+        raise DataError(problems)
+    return names
+
+
+def _build_rows(
+    records: Iterator[tuple[int, list[str] | LineError]],
+    header: list[str],
+    shown: str,
+    header_line: int,
+    *,
+    damaged: bool,
+) -> Iterator[TableRow]:
+    """Yield the rows below the header; a row of empty fields, which spreadsheets write, is blank."""
+    number = 0
+    named = [place for place, name in enumerate(header) if name.strip()]
+    every = len(named) == len(header)
+    for line, record in records:
+        number += 1
+        if isinstance(record, LineError):
+            yield TableRow(number, line, None, record)
+        elif not any(record):
+            yield TableRow(number, line, None)
+        elif (fault := _find_fault(record, header, damaged=damaged)) is not None:
+            yield TableRow(number, line, None, fault)
+        elif every:
+            yield TableRow(number, line, dict(zip(header, record, strict=True)))
+        else:
+            yield TableRow(number, line, {header[place]: record[place] for place in named})
+    if not number:
+        names = ", ".join(format_key(header[place]) for place in named)
+        what = f"there is a header ({names}) and no row below it"
+        raise DataError(Problem(what, "put rows into it, or take it out of the run file", shown, header_line))
+
+
+def _find_fault(record: list[str], header: list[str], *, damaged: bool) -> LineError | None:
+    if len(record) != len(header):
+        more = len(record) > len(header)
+        remedy = "put quotes around a field that holds the delimiter" if more else "is a field or a quote missing?"
+        return LineError(f"the row has {len(record)} fields, the header {len(header)}", remedy)
+    if record == header:
+        return LineError("the row repeats the header", "take it out; were two files joined?")
+    joined = "".join(record)
+    if "\0" in joined:
+        return LineError("the row has NUL bytes", "the file is damaged: write it again")
+    if damaged and _SURROGATES.search(joined):
+        return LineError("a byte of the row is not UTF-8", "write the file again in one encoding")
+    return None

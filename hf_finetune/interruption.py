@@ -1,0 +1,182 @@
+"""Ctrl-C and SIGTERM: one line that says what is kept and how to go on, exit code 130 or 143, no traceback.
+
+Until there is something to clean up the process ends where it stands: what is raised in the middle of an import may
+come out as another error, or not at all. After `unwind_when_stopped` they are raised: Ctrl-C as `KeyboardInterrupt`,
+SIGTERM as `Terminated`. Of several processes one alone speaks: the launcher where it is ours, else the first rank.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+# Set by `hf-finetune train` to its own process id, for the processes that it launches.
+LAUNCHER = "HF_FINETUNE_LAUNCHER"
+NOTHING_KEPT = "nothing was finished; the same command begins again"
+SECONDS_OF_A_DETOUR = 10.0
+"""So long what was raised for a signal may take to arrive, possibly as another exception."""
+
+RECIPES = ("continued_pretraining.py", "classification.py", "sft.py", "lora.py", "score.py")
+
+_COMMANDS, _MODULE = ("hf-finetune", "hf-finetune.exe"), "hf_finetune.cli"
+_LAUNCHED = "ACCELERATE_MIXED_PRECISION"  # accelerate sets it for whatever it launches
+_PR_SET_PDEATHSIG = 1
+_DEFAULTS: dict[int, tuple[Any, ...]] = {
+    signal.SIGINT: (signal.default_int_handler,),
+    signal.SIGTERM: (signal.SIG_DFL,),
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM has come. A BaseException, as KeyboardInterrupt is: no `except Exception` takes it for its own."""
+
+
+@dataclass
+class _State:
+    """Of this process; a forked one has another process id."""
+
+    process: int = 0
+    unwinds: bool = False
+    number: int | None = None
+    """Of the last signal."""
+    came: float = 0.0
+    ending: bool = False
+    """The line is said: another signal ends the process at once."""
+    describe: Callable[[], str] | None = field(default=None)
+
+
+_state = _State()
+
+
+@contextmanager
+def catch_signals() -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM as this module says, where nobody else does and this is the main thread."""
+    before = _install()
+    try:
+        yield
+    finally:
+        if before and not _state.ending:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            _reset()
+
+
+def is_script_of_a_run() -> bool:
+    """Whether this process runs our command, a recipe or what `accelerate launch` started, and nothing else."""
+    if threading.current_thread() is not threading.main_thread() or "multiprocessing.spawn" in sys.modules:
+        return False
+    name = Path(sys.argv[0]).name if sys.argv else ""
+    return _LAUNCHED in os.environ or name in (*RECIPES, *_COMMANDS) or _MODULE in sys.orig_argv[1:3]
+
+
+def catch_signals_of_a_script() -> None:
+    """Handle the signals of this process for as long as it lives, and end with the `accelerate launch` that started it.
+
+    Ranks other than the first have nothing to say and nothing to clean up: the signal itself ends them, at once.
+    """
+    # accelerate 1.15: `simple_launcher` is `Popen(...).wait()`; terminated, it leaves its child to itself.
+    if sys.platform == "linux" and _LAUNCHED in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.environ.get("RANK", "0") == "0":
+        _install()
+        return
+    for number in _DEFAULTS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def unwind_when_stopped(describe: Callable[[], str] | None = None) -> None:
+    """From here on there is something to clean up, so that a signal is raised; `describe` says what is kept.
+
+    What has been said first stays: the launcher knows the command that was typed.
+    """
+    _state.unwinds = True
+    _state.describe = _state.describe or describe
+
+
+def describe_when_stopped(describe: Callable[[], str]) -> None:
+    """Let `describe` say what is kept; the process still ends where it stands."""
+    _state.describe = _state.describe or describe
+
+
+def find_signal(raised: BaseException) -> int | None:
+    """The number of the signal that `raised` comes from; None where no signal does."""
+    if isinstance(raised, KeyboardInterrupt):
+        return signal.SIGINT
+    if isinstance(raised, Terminated):
+        return signal.SIGTERM
+    if type(raised).__name__ == "SignalException":  # of torchrun, whose handlers have taken the place of ours
+        return int(getattr(raised, "sigval", signal.SIGTERM))
+    if isinstance(raised, SystemExit) and raised.code != 128 + (_state.number or 0):  # typer's of a KeyboardInterrupt
+        return None
+    # pybind11 makes an ImportError of what is raised while a module of its own is initialized.
+    late = time.monotonic() - _state.came > SECONDS_OF_A_DETOUR
+    return None if _state.number is None or late else _state.number
+
+
+def end_stopped(number: int) -> NoReturn:
+    """Say the line, unless it is said already, and end with the exit code of the signal."""
+    if not _state.ending:
+        _say(number)
+    _state.ending = True
+    raise SystemExit(128 + number)
+
+
+def _install() -> dict[int, Any]:
+    """Take over the signals that nobody has taken; returns the handlers that were there."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is not threading.main_thread() or os.environ.get("RANK", "0") != "0":
+        return before
+    _state.process = os.getpid()
+    for number, defaults in _DEFAULTS.items():
+        handler = signal.getsignal(number)
+        if handler in defaults:  # a shell lets what it runs in the background ignore Ctrl-C, and nohup SIGHUP
+            before[number] = handler
+            signal.signal(number, _stop)
+    return before
+
+
+def _reset() -> None:
+    _state.unwinds, _state.number, _state.describe = False, None, None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _state.process:  # a worker that was forked: its parent has the signal as well
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    if _state.ending:
+        os._exit(128 + number)
+    _state.number, _state.came = number, time.monotonic()
+    if not _state.unwinds:
+        _state.ending = True
+        _say(number)
+        os._exit(128 + number)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _say(number: int) -> None:
+    launcher = os.environ.get(LAUNCHER, str(os.getpid()))
+    if launcher != str(os.getpid()) or os.environ.get("RANK", "0") != "0":
+        return
+    kept = NOTHING_KEPT
+    with suppress(Exception):  # whatever is wrong with the run folder
+        kept = _state.describe() if _state.describe is not None else kept
+    what = "interrupted (Ctrl-C)" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    # Not through `sys.stderr`, in the middle of whose write the signal may have come.
+    with suppress(OSError, ValueError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{what}: {kept}\n".encode())
+
+
+# A recipe imports everything, which takes seconds, before it can say what is to become of its signals.
+if is_script_of_a_run():
+    catch_signals_of_a_script()

@@ -1,0 +1,290 @@
+"""sft and lora beside their base: scored first, kept, compared at the end, and no weight is another for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models.scratch_models import tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_finetune.errors import ConfigError
+from hf_finetune.evaluation import compare_models
+from hf_finetune.evaluation.language_modeling.base_scores import keep_random_state
+from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
+from hf_finetune.models.tokenizer_training import train_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = "data_templates/user_assistant.jsonl"
+QUICK = ("train.num_train_epochs=6", "train.logging_steps=1", "train.bf16=false", "eval.prompts=[]")
+SAVED = ("train.save_strategy=epoch", "train.save_total_limit=null", "train.load_best_model_at_end=false")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A tiny GPT with dropout, of which every forward pass in training draws from the random generator."""
+    folder = tmp_path_factory.mktemp("base")
+    rows = [json.loads(line) for line in (ROOT / DATA).read_text(encoding="utf-8").splitlines()]
+    tokenizer = train_tokenizer("bpe", [text for row in rows for text in row.values()], 300)
+    tokenizer.save_pretrained(folder)
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    shape = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "hidden_dropout": 0.2}
+    tiny_model(**shape, **special).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def empty_cache(datasets_cache) -> Path:
+    folder = datasets_cache / "hf_finetune"
+    for path in folder.glob("base_scores-*"):
+        path.unlink()
+    return folder
+
+
+def hash_weights(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def find_comparison(report: dict, split: str = "validation") -> dict:
+    return report["evaluation"][split]["comparison"]
+
+
+@pytest.mark.parametrize("recipe", ["sft", "lora"])
+def test_a_run_says_whether_it_became_better_than_its_base(run_recipe, base, recipe, capsys):
+    report = run_recipe(
+        recipe, f"model.path={base}", *QUICK, "train.learning_rate=0.02", "data.validation_fraction=0.4"
+    )
+    compared, scores = find_comparison(report), report["evaluation"]["validation"]
+    loss = compared["figures"]["loss"]
+    assert loss["tuned"] == scores["loss"]
+    assert compared["outcome"] == "better"
+    assert compared["verdict"].startswith(f"Better than its base: loss {loss['base']:.2f} -> {loss['tuned']:.2f}, by ")
+    assert compared["verdict"].endswith("), a real difference")
+    assert compared["rows"] == report["data"]["validation"]["examples"]
+    said = capsys.readouterr().err
+    assert f"scoring the base on {compared['rows']} validation rows" in said or "from the cache" in said
+    assert said.count(compared["verdict"]) == 1, "once, in the summary"
+
+
+def test_the_score_of_the_base_is_that_of_its_own_weights(run_recipe, base, empty_cache, tmp_path):
+    report = run_recipe("lora", f"model.path={base}", *QUICK, "data.validation_fraction=0.4")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(base).eval(),
+        AutoTokenizer.from_pretrained(tmp_path / "run"),
+    )
+    rows = [json.loads(line) for line in (ROOT / DATA).read_text(encoding="utf-8").splitlines()]
+    record = json.loads((tmp_path / "run" / "row_scores.json").read_text())["validation"]
+    hashes = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["splits"]["validation"]["row_hashes"]
+    by_tokens = {}
+    for row in rows:
+        asked = f"<|bos|>User:\n{row['user']}<|eos|>\nAssistant:\n"
+        prompt = tokenizer(asked, add_special_tokens=False)["input_ids"]
+        said = tokenizer(f"{row['assistant']}<|eos|>", add_special_tokens=False)["input_ids"]
+        ids, labels = torch.tensor([prompt + said]), torch.tensor([[-100] * len(prompt) + said])
+        with torch.no_grad():
+            by_tokens[round(model(ids, labels=labels).loss.item() * len(said), 2)] = len(said)
+    assert len(record["sums"]) == len(record["tuned"]) == len(hashes) // 16
+    for nll, _, tokens in record["sums"]:
+        assert by_tokens[min(by_tokens, key=lambda each: abs(each - nll))] == tokens
+        assert min(abs(each - nll) for each in by_tokens) < 0.02
+    base_loss = sum(row[0] for row in record["sums"]) / sum(row[2] for row in record["sums"])
+    assert find_comparison(report)["figures"]["loss"]["base"] == pytest.approx(base_loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("recipe", ["sft", "lora"])
+def test_weights_with_and_without_the_base_are_the_same_to_the_last_bit(
+    run_recipe, base, recipe, tmp_path, empty_cache
+):
+    settings = (f"model.path={base}", *QUICK, "train.per_device_eval_batch_size=2")
+    settings += ("lora.lora_dropout=0.2",) if recipe == "lora" else ()
+    scored = run_recipe(recipe, *settings, f"output_dir={tmp_path / 'scored'}")
+    cached = run_recipe(recipe, *settings, f"output_dir={tmp_path / 'cached'}")
+    alone = run_recipe(recipe, *settings, f"output_dir={tmp_path / 'alone'}", "eval.base=false")
+    assert hash_weights(tmp_path / "scored") == hash_weights(tmp_path / "alone") == hash_weights(tmp_path / "cached")
+    losses = [[entry.get("loss") for entry in each["train"]["history"]] for each in (scored, cached, alone)]
+    assert losses[0] == losses[1] == losses[2]
+    assert find_comparison(scored) == find_comparison(cached)
+    assert "comparison" not in alone["evaluation"]["validation"]
+    assert not (tmp_path / "alone" / "row_scores.json").exists()
+
+
+def test_random_generators_go_on_where_they_were():
+    torch.manual_seed(1)
+    np.random.seed(1)
+    expected = (torch.rand(3), np.random.rand(3))
+    torch.manual_seed(1)
+    np.random.seed(1)
+    with keep_random_state():
+        torch.rand(5), np.random.rand(5)
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])
+
+
+def test_the_next_run_takes_the_base_from_the_cache_unless_rows_or_weights_are_others(
+    run_recipe, base, empty_cache, tmp_path, capsys
+):
+    def scored(name: str, *more: str) -> str:
+        capsys.readouterr()
+        run_recipe("sft", f"model.path={base}", *QUICK, f"output_dir={tmp_path / name}", *more)
+        return capsys.readouterr().err
+
+    assert "scoring the base on" in scored("one")
+    again = scored("two", "train.learning_rate=0.002", "train.seed=42")
+    assert "scoring the base on" not in again
+    assert "from the cache" in again
+    assert "scoring the base on" in scored("other_rows", "train.seed=5"), "another seed draws other validation rows"
+    assert "scoring the base on" in scored("other_text", "data.loss_on=all")
+    other = tmp_path / "base"
+    tiny = AutoModelForCausalLM.from_pretrained(base)
+    torch.manual_seed(9)
+    tiny.lm_head.weight.data += 0.01
+    tiny.save_pretrained(other)
+    AutoTokenizer.from_pretrained(base).save_pretrained(other)
+    assert "scoring the base on" in scored("other_weights", f"model.path={other}")
+
+
+@pytest.mark.parametrize("damage", ["torn", "altered", "of other inputs", "no object", "too short"])
+def test_a_damaged_file_of_the_cache_is_said_and_computed_anew(run_recipe, base, empty_cache, tmp_path, damage, capsys):
+    first = run_recipe("sft", f"model.path={base}", *QUICK, f"output_dir={tmp_path / 'one'}")
+    (path,) = empty_cache.glob("base_scores-*.json")
+    whole = path.read_text()
+    content = json.loads(whole)["base"]
+    if damage == "altered":
+        content["sums"][0][0] += 1
+    elif damage == "of other inputs":
+        content["made_from"] = "0" * 32
+    elif damage == "too short":
+        content["sums"] = content["sums"][:-1]
+    texts = {"torn": whole[:-20], "no object": "[1, 2]"}
+    path.write_text(texts.get(damage) or json.dumps({"base": content}))
+    second = run_recipe("sft", f"model.path={base}", *QUICK, f"output_dir={tmp_path / 'two'}")
+    assert "does not hold the scores of the base" in capsys.readouterr().err
+    assert find_comparison(first) == find_comparison(second)
+    assert path.read_text() == whole, "and it is whole again"
+
+
+def test_a_resumed_run_is_compared_with_its_base_and_not_with_trained_weights(run_recipe, base, empty_cache, tmp_path):
+    settings = (f"model.path={base}", *QUICK, *SAVED, "train.learning_rate=0.02")
+    whole = run_recipe("sft", *settings)
+    folder = tmp_path / "run"
+    for name in ("report.json", "model.safetensors"):
+        (folder / name).unlink()
+    for path in empty_cache.glob("base_scores-*"):
+        path.unlink()
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    resumed = run_recipe("sft", *settings, "train.resume_from_checkpoint=true")
+    assert find_comparison(resumed) == find_comparison(whole)
+
+
+def test_without_record_and_cache_a_resumed_run_says_that_it_cannot_compare(
+    run_recipe, base, empty_cache, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    for recipe in ("sft", "lora"):
+        settings = (f"model.path={base}", *QUICK, *SAVED, f"output_dir={folder / recipe}")
+        whole = run_recipe(recipe, *settings)
+        (folder / recipe / "report.json").unlink()
+        (folder / recipe / "row_scores.json").unlink()
+        for path in empty_cache.glob("base_scores-*"):
+            path.unlink()
+        capsys.readouterr()
+        report = run_recipe(recipe, *settings, "train.resume_from_checkpoint=true")
+        if recipe == "sft":
+            assert "the base cannot be scored on the validation rows" in capsys.readouterr().err
+            assert "comparison" not in report["evaluation"]["validation"]
+        else:  # an adapter can be switched off
+            one, other = (find_comparison(each)["figures"]["loss"]["base"] for each in (whole, report))
+            assert one == other
+
+
+def test_test_rows_are_compared_too(run_recipe, base):
+    report = run_recipe("sft", f"model.path={base}", *QUICK, "data.test_fraction=0.3")
+    assert {"validation", "test"} == {name for name in report["evaluation"] if find_comparison(report, name)["verdict"]}
+
+
+def test_a_model_from_random_weights_has_no_base(run_recipe, tmp_path):
+    small = ("model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1", "model.scratch.num_attention_heads=2")
+    report = run_recipe("char_model", *small, "train.max_steps=2", "eval.prompts=[]")
+    assert "comparison" not in report["evaluation"]["validation"]
+    assert not (tmp_path / "run" / "row_scores.json").exists()
+
+
+def test_a_continued_model_is_compared_by_blocks(run_recipe, base):
+    few = ("model.scratch=null", "model.tokenizer=null", "train.optim=adamw_torch", "train.max_steps=4")
+    report = run_recipe("char_model", f"model.path={base}", *few, "eval.prompts=[]", "train.learning_rate=0.01")
+    compared = find_comparison(report)
+    assert compared["verdict"].startswith("Better than its base: loss ")
+    assert all("rows" not in sentence for sentence in compared["words"])
+
+
+def test_two_processes_score_the_base_as_one_does(
+    run_recipe, base, empty_cache, tmp_path, project_root, environment_of_a_user
+):
+    settings = (f"model.path={base}", *QUICK, "train.per_device_eval_batch_size=2", "data.validation_fraction=0.4")
+    one = run_recipe("lora", *settings, "train.per_device_train_batch_size=4", f"output_dir={tmp_path / 'one'}")
+    for path in empty_cache.glob("base_scores-*"):
+        path.unlink()
+    command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml", "recipes/lora.py"]
+    command += ["recipes/configs/lora.yaml", *settings, "train.per_device_train_batch_size=2"]
+    command += [f"output_dir={tmp_path / 'two'}", "train.use_cpu=true"]
+    done = subprocess.run(
+        command, cwd=project_root, env=environment_of_a_user, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("scoring the base on") == 1, "the second process is quiet"
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    figures = [find_comparison(each)["figures"]["loss"] for each in (one, two)]
+    assert figures[0]["base"] == pytest.approx(figures[1]["base"], rel=1e-5)
+    sums = [
+        json.loads((tmp_path / name / "row_scores.json").read_text())["validation"]["sums"] for name in ("one", "two")
+    ]
+    assert np.allclose(sums[0], sums[1], rtol=1e-4), "row by row, in the order of the rows"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "said"),
+    [
+        ("sft", "eval.base=other/model", "names another model"),
+        ("char_model", "eval.base=true", "random weights, which have no base"),
+        ("classification", "eval.base=true", "belongs to the recipes that tune a language model"),
+    ],
+)
+def test_what_eval_base_cannot_mean_is_refused(run_recipe, recipe, given, said):
+    with pytest.raises(ConfigError, match=said):
+        run_recipe(recipe, given)
+
+
+def test_a_comparison_asked_for_without_rows_is_refused(run_recipe, base):
+    with pytest.raises(ConfigError, match="neither validation nor test"):
+        run_recipe(
+            "sft", f"model.path={base}", "data.validation_fraction=null", "train.eval_strategy=no", "eval.base=true"
+        )
+
+
+def test_the_verdict_is_that_of_the_first_headline_figure_that_really_differs():
+    tokens = np.full(60, 20.0)
+    base = np.stack([tokens * 2.0, tokens * 0.4, tokens], axis=1)
+    worse = np.stack([tokens * 2.5, tokens * 0.6, tokens], axis=1)  # a higher loss, and yet more tokens are right
+    noise = np.random.default_rng(0).normal(0, 0.5, size=60)
+    for each in (base, worse):
+        each[:, 0] += noise
+
+    def statistic(sums):
+        return make_language_statistic(sums, 4 * sums[:, 2], 0 * sums[:, 2])
+
+    both = statistic(np.concatenate([base, worse]))
+    found = compare_models(statistic(base), statistic(worse), both, 60)
+    assert found["outcome"] == "worse"
+    assert found["verdict"].startswith("Worse than its base: loss 2.")
+    assert found["verdict"].endswith("a real difference; but better in token accuracy")
+    same = compare_models(statistic(base), statistic(base), statistic(np.concatenate([base, base])), 60)
+    assert same["outcome"] == "none"
+    assert same["verdict"] == "No difference from its base"

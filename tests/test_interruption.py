@@ -1,0 +1,244 @@
+"""Ctrl-C and SIGTERM at any time: one line, exit code 130 or 143, no traceback, and no process left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from chat_models import saved_parrot
+
+from hf_finetune.interruption import RECIPES, Terminated, find_signal
+from hf_finetune.reporting import describe_kept
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = Path(sys.executable).parent
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SAID = {signal.SIGINT: "interrupted (Ctrl-C): ", signal.SIGTERM: "ended by SIGTERM: "}
+LONG = (
+    "recipes/configs/char_model.yaml", "model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1",
+    "model.scratch.num_attention_heads=2", "train.max_steps=100000", "train.logging_steps=2",
+    "train.save_strategy=steps", "train.save_steps=2", "train.save_total_limit=2", "eval.prompts=[]",
+)  # fmt: skip
+RARELY = ("train.eval_strategy=no",)
+ALWAYS = ("train.eval_strategy=steps", "train.eval_steps=2", "train.per_device_eval_batch_size=1")
+
+
+def be_a_command() -> None:
+    """Reached by Ctrl-C, which what runs in the background of a shell ignores, and killed where the tests are."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Running:
+    """A command whose standard error is read as it comes."""
+
+    def __init__(self, environment: dict[str, str], command: Sequence[str]) -> None:
+        self.said = ""
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True, preexec_fn=be_a_command,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def close(self) -> None:
+        self._reader.join()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            stream.close()
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.said += line
+
+    def wait_for(self, marker: str, seconds: float = 200) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(marker, self.said, re.MULTILINE):
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.02)
+
+    def wait_until_it_listens(self) -> None:
+        """Until it has a handler for SIGTERM: what comes before that is Python's own start."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        while not int(re.search(r"SigCgt:\s+(\w+)", status.read_text())[1], 16) & 1 << (signal.SIGTERM - 1):
+            time.sleep(0.005)
+
+    def stop(self, number: int, *, group: bool = False) -> tuple[int, str]:
+        """Exit code and what was said after the signal, once the process and all that it started have ended."""
+        before = len(self.said)
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        (os.killpg if group else os.kill)(self.process.pid, number)
+        code = self.process.wait(60)
+        self._reader.join(60)
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert alive == [], "processes are left behind"
+        return code, self.said[before:]
+
+
+@pytest.fixture
+def start(environment_of_a_user) -> Iterator[object]:
+    started: list[Running] = []
+
+    def run(*command: str) -> Running:
+        started.append(Running(environment_of_a_user, command))
+        return started[-1]
+
+    yield run
+    for each in started:
+        if each.process.poll() is None:
+            os.killpg(each.process.pid, signal.SIGKILL)
+            each.process.wait()
+        each.close()
+
+
+@pytest.fixture
+def hf_finetune(start):
+    return lambda *arguments: start(sys.executable, "-m", "hf_finetune.cli", *arguments)
+
+
+def is_one_line(said: str, number: int) -> bool:
+    last = said.splitlines()[-1]
+    return last.startswith(SAID[number]) and "Traceback" not in said and said.count(SAID[number]) == 1
+
+
+# When, by what was said and seconds after it; and whether it trains by then.
+TIMES = [
+    (signal.SIGINT, None, 0.0, RARELY),
+    (signal.SIGTERM, None, 0.05, RARELY),
+    (signal.SIGINT, None, 0.2, RARELY),
+    (signal.SIGINT, "accelerate launch", 0.0, RARELY),
+    (signal.SIGTERM, "accelerate launch", 1.0, RARELY),
+    (signal.SIGINT, "accelerate launch", 2.5, RARELY),
+    (signal.SIGTERM, "rows", 0.0, RARELY),
+    (signal.SIGINT, "^step +8/", 0.0, RARELY),
+    (signal.SIGTERM, "^step +4/.*validation", 0.3, ALWAYS),
+]
+
+
+@pytest.mark.parametrize(("number", "marker", "seconds", "settings"), TIMES)
+def test_a_training_that_is_stopped_says_what_is_kept(hf_finetune, tmp_path, number, marker, seconds, settings):
+    running = hf_finetune("train", *LONG, *settings, f"output_dir={tmp_path}/run")
+    running.wait_until_it_listens() if marker is None else running.wait_for(marker)
+    time.sleep(seconds)
+    code, said = running.stop(number, group=number == signal.SIGINT)
+    assert code == CODES[number], running.said
+    assert is_one_line(said, number), running.said
+    if marker is not None and "step" in marker:
+        kept, step = re.search(r"(\S+/checkpoint-\d+) is kept, step (\d+) of 100000; go on with: ", said).groups()
+        assert kept == f"{tmp_path}/run/checkpoint-{step}"
+        assert json.loads(Path(kept, "trainer_state.json").read_text())["global_step"] == int(step)
+
+
+def test_the_command_that_is_named_goes_on(hf_finetune, start, tmp_path):
+    settings = [each.replace("=100000", "=40") for each in LONG]
+    running = hf_finetune("train", *settings, *RARELY, f"output_dir={tmp_path}/run", "--on", "cpu")
+    running.wait_for("^step +6/")
+    _, said = running.stop(signal.SIGINT)
+    name, *words = shlex.split(re.search(r"go on with: (.*)", said)[1])
+    assert name == "hf-finetune"
+    again = start(sys.executable, "-m", "hf_finetune.cli", *words)
+    again.wait_for(rf"resuming from {tmp_path}/run/checkpoint-\d+, step \d+ of 40")
+    assert again.process.wait(200) == 0
+    assert (tmp_path / "run" / "report.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "group", "marker", "seconds"),
+    [
+        (signal.SIGINT, True, "^step +4/", 0.0),
+        (signal.SIGTERM, False, "^step +4/", 0.0),
+        (signal.SIGINT, True, "accelerate launch", 9.0),
+    ],
+)
+def test_two_processes_end_together_with_one_line(hf_finetune, tmp_path, number, group, marker, seconds):
+    running = hf_finetune("train", *LONG, *RARELY, "--on", "cpu_2proc", f"output_dir={tmp_path}/run")
+    running.wait_for(marker)
+    time.sleep(seconds)
+    code, said = running.stop(number, group=group)
+    assert code == CODES[number], running.said
+    assert is_one_line(said, number), running.said
+
+
+def test_what_accelerate_launch_started_ends_with_it(start, tmp_path):
+    config = "accelerate_configs/cpu.yaml"
+    launch = (str(COMMANDS / "accelerate"), "launch", "--config_file", config, "recipes/continued_pretraining.py")
+    running = start(*launch, *LONG, *RARELY, f"output_dir={tmp_path}/run")
+    running.wait_for("^step +4/")
+    _, said = running.stop(signal.SIGTERM)
+    assert "is kept, step" in said
+    assert f"go on with: accelerate launch --config_file {config} recipes/continued_pretraining.py recipes/" in said
+    assert said.rstrip().endswith("train.resume_from_checkpoint=true")
+
+
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.8), (signal.SIGTERM, 2.0), (signal.SIGINT, 3.5)])
+def test_a_command_that_is_stopped_while_it_imports_says_so(hf_finetune, tmp_path, number, seconds):
+    model = saved_parrot(tmp_path / "model", {"\n": "a", "a": "b", "b": "a"}, positions=50_000)
+    running = hf_finetune("generate", model, "hi", "--max-new-tokens", "49000", "--temperature", "0")
+    running.wait_until_it_listens()
+    time.sleep(seconds)
+    code, said = running.stop(number)
+    assert code == CODES[number]
+    assert is_one_line(said, number), running.said
+    assert "nothing was finished; the same command begins again" in said
+
+
+def test_a_chat_is_ended_by_sigterm_in_the_middle_of_an_answer(hf_finetune, tmp_path):
+    model = saved_parrot(tmp_path / "model", {"\n": "a", "a": "b", "b": "a"}, positions=50_000)
+    chat = hf_finetune("chat", model, "--max-new-tokens", "49000", "--temperature", "0")
+    chat.process.stdin.write("hi\n")
+    chat.process.stdin.flush()
+    assert chat.process.stdout.read(8) == "abababab"
+    code, said = chat.stop(signal.SIGTERM)
+    assert code == 143
+    assert is_one_line(said, signal.SIGTERM)
+    assert "what /save has written is kept" in said
+
+
+def test_what_a_signal_was_turned_into_is_known_by_its_time_alone(monkeypatch):
+    assert find_signal(KeyboardInterrupt()) == signal.SIGINT
+    assert find_signal(Terminated()) == signal.SIGTERM
+    assert find_signal(ImportError("KeyboardInterrupt: <EMPTY MESSAGE>")) is None
+    state = sys.modules["hf_finetune.interruption"]._state
+    monkeypatch.setattr(state, "number", signal.SIGINT)
+    monkeypatch.setattr(state, "came", time.monotonic())
+    assert find_signal(ImportError("KeyboardInterrupt: <EMPTY MESSAGE>")) == signal.SIGINT
+    assert find_signal(SystemExit(130)) == signal.SIGINT  # typer's
+    assert find_signal(SystemExit(0)) is None
+    monkeypatch.setattr(state, "came", time.monotonic() - 60)
+    assert find_signal(ImportError("no module")) is None
+
+
+def test_the_scripts_whose_imports_are_guarded_are_the_recipes():
+    assert sorted(RECIPES) == sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
+
+
+def test_what_is_kept_is_a_checkpoint_the_model_or_the_whole_run(tmp_path):
+    typed = ["hf-finetune", "train", "a b.yaml", "train.resume_from_checkpoint=x/checkpoint-1"]
+    say = "hf-finetune train 'a b.yaml'"
+    nothing = "nothing is kept, no checkpoint had been saved (train.save_strategy, train.save_steps); begin again with"
+    assert describe_kept(str(tmp_path / "none"), typed) == f"{nothing}: {say}"
+    (tmp_path / "manifest.json").write_text("{}")
+    assert describe_kept(str(tmp_path), typed) == f"{nothing}: {say}"
+    (tmp_path / "model.safetensors").write_text("")
+    model = f"{tmp_path} keeps the trained model, which was not measured yet; begin again with: {say}"
+    assert describe_kept(str(tmp_path), typed) == model
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4, "max_steps": 9}')
+    kept = f"{tmp_path}/checkpoint-4 is kept, step 4 of 9; go on with: {say} train.resume_from_checkpoint=true"
+    assert describe_kept(str(tmp_path), typed) == kept
+    (tmp_path / "report.json").write_text("{}")
+    assert describe_kept(str(tmp_path), typed) == f"the run is complete, its report is {tmp_path}/report.html"
+    os.utime(tmp_path / "report.json", (1, 1))  # of a run that was trained on
+    assert describe_kept(str(tmp_path), typed) == kept

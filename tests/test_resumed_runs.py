@@ -1,0 +1,91 @@
+"""A real run that is typed again: told that it is finished, or gone on with as if it had never ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import hf_finetune as hf
+from hf_finetune.errors import ConfigError, RunFinished
+
+SMALL = (
+    "char_model", "model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1",
+    "model.scratch.num_attention_heads=2", "train.max_steps=4", "train.logging_steps=1", "train.eval_strategy=steps",
+    "train.eval_steps=2", "train.save_strategy=steps", "train.save_steps=2", "eval.max_new_tokens=4",
+)  # fmt: skip
+RESUME = "train.resume_from_checkpoint=true"
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_left_as_it_is_and_a_killed_one_goes_on_with_its_samples(run_recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match="holds no checkpoint to go on from"):
+        run_recipe(*SMALL, RESUME)
+    assert not folder.exists()
+    whole = run_recipe(*SMALL)
+    before = contents(folder)
+    for again, refusal in ((RESUME, RunFinished), (f"train.resume_from_checkpoint={folder}/checkpoint-2", RunFinished)):
+        with pytest.raises(refusal, match=r"finished run, 4 steps: its report is .*run/report\.html"):
+            run_recipe(*SMALL, again)
+    with pytest.raises(ConfigError, match=r"finished run, 4 steps: its report is .*run/report\.html"):
+        run_recipe(*SMALL)
+    with pytest.raises(ConfigError, match=r"no such checkpoint: .*checkpoint-3"):
+        run_recipe(*SMALL, "train.max_steps=9", f"train.resume_from_checkpoint={folder}/checkpoint-3")
+    assert contents(folder) == before
+
+    (folder / "report.json").unlink()  # killed while it evaluated, and before its last checkpoint was whole
+    (folder / "checkpoint-4" / "trainer_state.json").unlink()
+    capsys.readouterr()
+    resumed = run_recipe(*SMALL, RESUME)
+    said = capsys.readouterr().err
+    assert "checkpoint-4 has no trainer_state.json" in said
+    assert f"resuming from {folder}/checkpoint-2, step 2 of 4" in said
+    assert resumed["samples"] == whole["samples"]
+    assert {sample["step"] for sample in resumed["samples"]} == {2, 4}
+    assert resumed["train"]["steps"] == 4
+    assert [entry["loss"] for entry in resumed["train"]["history"] if "loss" in entry] == [
+        entry["loss"] for entry in whole["train"]["history"] if "loss" in entry
+    ]
+    assert "resume_from_checkpoint" not in (folder / "run.yaml").read_text()  # which begins the run anew
+
+
+def test_a_run_that_was_killed_after_its_last_step_takes_no_step_more(run_recipe, tmp_path):
+    folder = tmp_path / "run"
+    run_recipe(*SMALL)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "report.json").unlink()
+    assert run_recipe(*SMALL, RESUME)["train"]["steps"] == 4
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_more_steps_may_be_asked_of_a_finished_run(run_recipe):
+    run_recipe(*SMALL)
+    assert run_recipe(*SMALL, "train.max_steps=5", RESUME)["train"]["steps"] == 5
+
+
+def test_from_python_a_finished_run_is_its_result_and_its_command_makes_it_again(project_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(project_root)
+    run = {
+        "recipe": "continued_pretraining",
+        "model": {"scratch": {"preset": "nano", "hidden_size": 32}, "tokenizer": {"train": {"kind": "char"}}},
+        "data": {"train": "data_templates/text.jsonl", "block_size": 64},
+        "train": {"max_steps": 1, "use_cpu": True, "save_strategy": "steps", "save_steps": 1},
+        "output_dir": str(tmp_path / "run"),
+    }
+    first = hf.train(run)
+    before = contents(first.folder)
+    again = hf.train(run, train={"resume_from_checkpoint": True})
+    assert again.report == first.report
+    assert contents(first.folder) == before
+    launch = json.loads((first.folder / "manifest.json").read_text())["launch"]
+    script, run_file, output = re.fullmatch(r"accelerate launch (\S+) (\S+) output_dir=(\S+)", launch).groups()
+    assert script == "recipes/continued_pretraining.py"
+    # Paths are shortened in a manifest: the two that the line names lie in this folder.
+    made = hf.train(tmp_path / "run" / Path(run_file).name, output_dir=str(tmp_path / Path(output).name))
+    assert made.report["train"]["loss"] == first.report["train"]["loss"]
