@@ -127,7 +127,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     source = str(run) if isinstance(run, Path) else run
     argv = [source, *_as_arguments(overrides)]
     with _without_command_line():
-        recipe = read_recipe_name(source, argv[1:])
+        recipe = read_recipe_name(source, [*_as_arguments(overrides)])
         folder = load_run(argv, recipe).output_dir
     script = str(find_project_file("recipes", f"{recipe}.py"))
     _forget_processes()

@@ -16,6 +16,7 @@ from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelEr
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
     MANIFEST,
+    REPORT,
     TRAINER_STATE,
     check_run_folder,
     find_earlier_run,
@@ -23,7 +24,7 @@ from hf_finetune.folders import (
     remove_empty,
 )
 from hf_finetune.privacy import redact
-from hf_finetune.reporting.files import REPORT, RUN_FILE, format_json, hash_files
+from hf_finetune.reporting.files import RUN_FILE, format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
-from hf_finetune.folders import MANIFEST, TRAINER_STATE, list_checkpoints
+from hf_finetune.folders import MANIFEST, REPORT, TRAINER_STATE, list_checkpoints
 from hf_finetune.metric_info import get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
-from hf_finetune.reporting.files import REPORT, RUN_FILE
+from hf_finetune.reporting.files import RUN_FILE
 
 CONFIG = "config.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")

@@ -38,14 +38,14 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
         return RowDecoder(FORMATS[data.format], (), {})
     settings = build_row_settings(data)
     first, line, file = _read_first_row(data, settings, train)
-    row_format = choose_format(data.format, first, data.task, file.shown, line, columns=data.columns)
-    log_columns(data.columns, file.shown)
+    row_format = choose_format(data.format, first, data.task, file.shown, line, columns=settings.columns)
+    log_columns(settings.columns, file.shown)
     _check_kind(row_format, becomes, file.shown)
     if data.format == "auto":
         logger.info("data.format is %s, by the keys of %s:%d", row_format.name, file.shown, line)
     kept = [key for key in (data.stratify_by, data.group_by) if key is not None]
     _check_fields(data, first, row_format, file.shown)
-    decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty, columns=data.columns)
+    decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty, columns=settings.columns)
     if row_format.label is not None:
         for _ in read_rows(file.path, file.shown, decoder, replace(settings, quiet=True), LineCounts()):
             if decoder.labels.kind not in {None, "empty list"}:
@@ -56,7 +56,8 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
 def build_row_settings(data: DataSection) -> RowSettings:
     """Build the settings of the one reader from those of a run."""
     numbers = ("label", "output") if data.task == "regression" else ()
-    return RowSettings(data.max_line_bytes, data.columns, numbers)
+    columns: dict[str, str] = dict(data.columns.items())
+    return RowSettings(data.max_line_bytes, columns, numbers)
 
 
 def _read_first_row(

@@ -61,7 +61,7 @@ def settle_token_rows(model: PeftModel) -> None:
     # `AuxiliaryTrainingWrapper.__getattr__` does.
     head: Any = model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper):
-        head.bias = getattr(head.original_module, "bias", None)
+        head.bias = getattr(head.original_module, "bias", None)  # type: ignore[assignment]
     # peft 0.21 saves all of embedding and head as soon as the base has another number of rows in its files. Can go when
     # it looks at `trainable_token_indices` there: `get_peft_model_state_dict`.
     if has_grown(model.get_base_model()):  # type: ignore[arg-type]

@@ -131,7 +131,8 @@ def _load(place: Path, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
     """Load the weights in `dtype`."""
     options: dict[str, Any] = {"config": config, "gguf_file": ALONE, "dtype": getattr(torch, dtype)}
     with hide_load_report(), _hide_progress():
-        loaded, info = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options)
+        answer: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options)
+    loaded, info = answer
     lost = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lost:
         raise ModelError(Problem(f"lacks, or has no place for, {', '.join(map(str, lost[:3]))}", ANOTHER))

@@ -75,7 +75,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _read_header(data)
     except _Torn as problem:
-        raise ModelError(Problem(*problem.args, path=str(path))) from None
+        what, remedy = problem.args
+        raise ModelError(Problem(what, remedy, path=str(path))) from None
     except (struct.error, OverflowError):  # there are no bytes where the next number should be
         raise ModelError(Problem("is cut off within its header", AGAIN, path=str(path))) from None
     except OSError as problem:

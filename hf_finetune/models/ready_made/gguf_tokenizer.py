@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -32,7 +33,7 @@ def load_gguf_tokenizer(folder: Path, name: str, header: GgufHeader) -> tuple[Pr
     if kind is None or not header.lengths.get("tokenizer.ggml.tokens"):
         remedy = "name a file of a whole model: some hold weights alone"
         raise ModelError(Problem("holds no tokenizer, and a model without its own cannot be used", remedy))
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     notes = _split_as_the_file_says(tokenizer, kind, header.text("tokenizer.ggml.pre"))
     context = header.metadata.get(f"{header.architecture}.context_length")
     if isinstance(context, int):

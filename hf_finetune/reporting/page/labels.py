@@ -16,8 +16,8 @@ from hf_finetune.reporting.page.blocks import (
     make_table,
     shorten,
 )
-from hf_finetune.reporting.page.scores import sort_splits
 from hf_finetune.reporting.run_record import RunRecord
+from hf_finetune.reporting.verdict import sort_splits
 
 # With more labels than this, the most confused pairs are listed instead of the matrix.
 MAX_MATRIX_LABELS = 16

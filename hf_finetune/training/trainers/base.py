@@ -87,7 +87,7 @@ class TrainerMixin(transformers.Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        super()._run_epoch(*args, **kwargs)
+        super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As in transformers (5.23), but the best of the steps that are saved where one of them is to be loaded.
