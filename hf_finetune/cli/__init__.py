@@ -1,4 +1,9 @@
-"""The `hf-finetune` command. Nothing heavy is imported before a command needs it: `--help` answers at once."""
+"""The `hf-finetune` command. Nothing heavy is imported before a command needs it: `--help` answers at once.
+
+commands/     one file a command
+launcher.py   `hf-finetune train`: from a run file to the processes that run its recipe
+terminal.py   shared options, and how commands write and read
+"""
 
 from __future__ import annotations
 

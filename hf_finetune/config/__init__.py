@@ -1,11 +1,11 @@
 """A run file and its overrides -> one checked, typed `Run`. Nothing of torch or transformers is imported.
 
-    read          yaml_lines       the YAML file, every value with its line
-    override      overrides        section.key=value from the command line
-    translate     retired          names that the stack has deprecated
-    check         run_file         names and types of every section; train and lora against the stack's own table
-    cross-check   checks           settings that conflict with each other, with this machine or with these folders
-    Run           sections
+reading/            the YAML file and section.key=value, every value with its line
+validation/         names and types of every section; train and lora against the stack's own table
+checks/             settings that conflict with each other, with this machine or with these folders
+paths.py            local paths: expanded, and told from Hub ids
+sections.py         the sections of a `Run`, with their defaults
+dump.py             a `Run` back to run.yaml
 
 Each stage adds its problems to one `RunDocument`, and all of them are raised together: a run file with five mistakes
 takes one attempt to repair, not five.

@@ -1,1 +1,16 @@
-"""TODO face of hf_finetune/cli/commands."""
+"""One file a command; each imports what it needs when it is called.
+
+train.py     launch a run
+score.py     evaluate a saved model on rows
+predict.py   label a file of rows
+generate.py  `generate` and `chat`
+merge.py     one model of an adapter and its base
+report.py    the page of a run, or of several
+diagnose.py  findings from the log of a run
+push.py      push a folder to the Hub
+corpus.py    rows to begin with
+rows.py      a table as JSONL
+model.py     a model folder without a model hub
+init.py      recipes and run files to copy
+doctor.py    this machine
+"""

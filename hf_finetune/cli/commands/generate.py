@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from hf_finetune.cli.terminal import BasePath, Json, Model, announce, make_conso
 
 if TYPE_CHECKING:
     from hf_finetune.config import EvalSection
+    from hf_finetune.evaluation import Sample
 
 System = Annotated[str | None, typer.Option(help="A system message.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]
@@ -52,18 +54,13 @@ def generate(
     from functools import partial
 
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import format_sample, format_side_by_side, generate_responses
+    from hf_finetune.evaluation import format_sample, generate_responses
     from hf_finetune.models import load_for_generation, run_base_and_tuned
 
     set_up_logging()
     speak = partial(generate_responses, prompts=prompts, settings=settings, system=system, raw=raw)
     if base:
-        pairs = list(zip(*run_base_and_tuned(model, base_path, speak, speak), strict=True))
-        if as_json:
-            print_json([{"base": asdict(before), "tuned": asdict(after)} for before, after in pairs])
-            return
-        for before, after in pairs:
-            make_console().print(format_side_by_side(before, after), soft_wrap=False)
+        _print_pairs(zip(*run_base_and_tuned(model, base_path, speak, speak), strict=True), as_json=as_json)
         return
     loaded, tokenizer = load_for_generation(model, base=base_path)
     samples = speak(loaded, tokenizer)
@@ -72,6 +69,19 @@ def generate(
         return
     for sample in samples:
         make_console().print(format_sample(sample, "\n" if tokenizer.chat_template and not raw else ""))
+
+
+def _print_pairs(pairs: Iterable[tuple[Sample, Sample]], *, as_json: bool) -> None:
+    """Print the answers of the base beside those of the tuned model."""
+    from dataclasses import asdict
+
+    from hf_finetune.evaluation import format_side_by_side
+
+    if as_json:
+        print_json([{"base": asdict(before), "tuned": asdict(after)} for before, after in pairs])
+        return
+    for before, after in pairs:
+        make_console().print(format_side_by_side(before, after), soft_wrap=False)
 
 
 def chat(

@@ -1,6 +1,17 @@
 """Settings that conflict. Each check reads settings that are valid by themselves, and names the key to change.
 
 A check skips settings that have a problem already: one mistake, one message.
+
+train.py           steps, schedule, saving and evaluation
+sft.py             conversations: lengths, packing, templates, adapters
+classification.py  labels, balance, thresholds
+score.py           what a saved model can be asked
+saved.py           which kind of model a folder holds, by its JSON files
+paths.py           what is read is there; what is written is nobody's
+machine.py         precision and kernels that this machine has
+launch.py          the accelerate configuration beside the run
+metric.py          `train.metric_for_best_model`
+hub.py             where a push goes, under which license
 """
 
 from __future__ import annotations

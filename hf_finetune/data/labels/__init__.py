@@ -1,1 +1,6 @@
-"""TODO face of hf_finetune/data/labels."""
+"""The labels of a classifier.
+
+freeze.py   their names and order, frozen from the training rows
+checks.py   each known from training, distinct, in more than one row
+balance.py  rare labels: rows resampled, or weights in the loss
+"""

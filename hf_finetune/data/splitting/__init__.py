@@ -1,1 +1,7 @@
-"""TODO face of hf_finetune/data/splitting."""
+"""Rows -> train, validation and test.
+
+splits.py      the data section of a run -> its three splits
+assignment.py  which row goes where, by hashes, strata and groups
+leakage.py     the same file, group or row in two splits
+overlap.py     evaluation rows that repeat a training row, or 13 words of one
+"""

@@ -1,1 +1,9 @@
-"""TODO face of hf_finetune/data/tokenization."""
+"""Rows -> token ids and labels.
+
+text.py           texts -> ids; what spells a special token stays text
+documents.py      documents -> blocks, without losing a token
+conversations.py  exactly the assistant's turns are trained
+labelled.py       labelled texts
+packing.py        best-fit decreasing packing of whole examples
+collators.py      examples of different lengths -> one batch
+"""

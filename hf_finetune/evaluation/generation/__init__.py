@@ -1,1 +1,10 @@
-"""TODO face of hf_finetune/evaluation/generation."""
+"""Prompts -> answers of a causal language model.
+
+prompts.py          continuations and chat answers of a few prompts, reproducible
+batch.py            answers of many prompts, in batches of similar length
+session.py          the model set up for `generate`, and restored afterwards
+streaming.py        token ids -> pieces of text that can be shown at once
+chat_session.py     an interactive chat: lines in, pieces of answers out
+sample_callback.py  the fixed prompts of a run, answered while it trains
+display.py          samples formatted for a terminal
+"""

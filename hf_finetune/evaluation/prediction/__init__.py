@@ -1,1 +1,5 @@
-"""TODO face of hf_finetune/evaluation/prediction."""
+"""A classifier labels a file of any length.
+
+predict.py  rows streamed in constant memory, batched by length
+rows.py     lines -> texts; logits -> the same lines with fields added
+"""

@@ -1,1 +1,6 @@
-"""TODO face of hf_finetune/evaluation/probes."""
+"""What metrics over held-out rows do not see.
+
+counterfactuals.py  the same rows with words swapped (he and she): how much the metrics change
+swap_lists/         the words to swap
+memorization.py     canary exposure, and training rows that are continued verbatim
+"""

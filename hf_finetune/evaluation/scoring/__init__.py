@@ -2,6 +2,17 @@
 
 Every set of metrics is also a `Statistic`, a function of row weights: it gives the intervals, the comparison with the
 base, and the metrics of slices.
+
+language_models.py      loss, answers, and what else `eval` asks for
+classifiers.py          the same for classifiers
+result.py               what both return
+rows.py                 rows of `data.test`, loaded for a saved model
+log_likelihood.py       the log-likelihood of each row
+class_predictions.py    logits of each row
+counterfactual_rows.py  rows with words swapped
+memorization.py         canaries and continued rows
+distributed.py          rows shared among processes
+lm_eval_harness.py      benchmarks of lm-evaluation-harness
 """
 
 from __future__ import annotations

@@ -1,1 +1,6 @@
-"""TODO face of hf_finetune/evaluation/statistics."""
+"""How sure a figure is.
+
+bootstrap.py    BCa intervals of all metrics of a split at once
+paired_test.py  two models on the same rows: which metrics differ, and whether significantly
+slices.py       metrics for each value of a field, and the largest gaps
+"""

@@ -1,1 +1,7 @@
-"""TODO face of hf_finetune/models/files."""
+"""The files of a model, before anything of them is loaded.
+
+locate.py      where they are, at which commit, and whether they are complete
+untrusted.py   settings that would run code or read outside the folder are refused
+provenance.py  which files were read: their hashes, or the pinned commit
+adapter.py     an adapter's base, recorded when it is saved and checked when it is loaded
+"""

@@ -2,6 +2,10 @@
 
 The files beside this one are saved with every model and imported from there by processes without hf_finetune: they
 import torch, transformers, huggingface_hub, the standard library and each other, relatively.
+
+configuration_scratch_gpt.py  its settings
+modeling_scratch_gpt.py       the model
+convert_gpt2.py               GPT-2's weights in it
 """
 
 from __future__ import annotations

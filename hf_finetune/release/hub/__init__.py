@@ -2,6 +2,15 @@
 
 `docs/hub.md` is the reader's version. The folder is only read: a push that fails loses nothing, and `hf-finetune push`
 resumes it.
+
+files.py        what goes along
+secrets.py      what must not
+redaction.py    paths shortened in what leaves
+card.py         the card as it is pushed
+access.py       the right to push, asked for before training
+transfer.py     one commit
+retries.py      failures that pass
+checkpoints.py  checkpoints while a run trains
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """The model card: README.md of a model folder, with the Hub's metadata and what the run folder says about the model.
 
 Every number is taken from the run folder's files; what is missing is called unknown. No model is loaded.
+
+facts.py      what the run folder says, as values for the template
+results.py    tables of scores
+procedure.py  how it was trained
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""Diagnose a run by its log: what went wrong, the evidence for it, and the next setting to try."""
+"""Diagnose a run by its log: what went wrong, the evidence for it, and the next setting to try.
+
+findings.py    a finding: what, evidence, what to try
+curves.py      curves of a log, and how noisy they are
+divergence.py  losses that explode
+progress.py    overfitting, plateaus, runs that were too short
+scores.py      what the scores tell
+setup.py       what the settings tell
+"""
 
 from __future__ import annotations
 

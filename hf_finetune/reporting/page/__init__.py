@@ -1,4 +1,13 @@
-"""report.html: a single page with everything that a run measured; no scripts, no external resources."""
+"""report.html: a single page with everything that a run measured; no scripts, no external resources.
+
+blocks.py       what a page is made of: tables, charts, paragraphs
+scores.py       figures of each split
+labels.py       figures of each label
+curves.py       losses and rates over the steps
+record.py       what ran, on what, when
+comparison.py   several runs beside each other
+shared_rows.py  the rows that compared runs share
+"""
 
 from __future__ import annotations
 

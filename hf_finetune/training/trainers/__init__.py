@@ -1,1 +1,7 @@
-"""TODO face of hf_finetune/training/trainers."""
+"""The Trainers of the recipes.
+
+base.py            the mixin that they share, and the Trainer of documents
+sft.py             TRL's SFTTrainer for tokenized conversations
+classification.py  a Trainer for classifiers, and its loss
+samplers.py        the order in which rows are trained and evaluated
+"""
