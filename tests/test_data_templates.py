@@ -53,9 +53,9 @@ def test_the_table_has_every_format_once_with_its_fields():
 
 
 def test_the_table_names_every_file_and_every_file_exists():
-    assert sorted(file for file, _ in TEMPLATES) == sorted(
-        path.name for path in FOLDER.iterdir() if path.name != "README.md"
-    )
+    files = {path.name for path in FOLDER.iterdir() if path.name != "README.md"}
+    assert sorted(file for file, _ in TEMPLATES) == sorted(name for name in files if not name.endswith(".csv"))
+    assert all(f"[{name}]({name})" in README for name in files)
 
 
 def test_the_table_promises_no_recipe_that_is_missing():
@@ -148,6 +148,21 @@ def test_conversations_end_with_an_answer():
         if FORMATS[name].becomes == "conversation":
             last = [row["messages"][-1] for row in read(file, name).rows["train"]]
             assert all(turn["role"] == "assistant" and turn["content"] for turn in last), file
+
+
+@pytest.mark.parametrize(
+    ("table", "same", "columns"),
+    [
+        ("questions.csv", "question_answer.jsonl", {}),
+        ("tickets.csv", "labelled.jsonl", {"text": "message", "label": "team"}),
+    ],
+)
+def test_a_table_has_the_rows_of_its_jsonl(table, same, columns):
+    becomes = FORMATS[dict(TEMPLATES)[same]].becomes
+    data = DataSection(train=str(FOLDER / table), columns=columns)
+    rows = load_splits(data, becomes, seed=0).rows["train"]
+    of_jsonl = read(same, "auto").rows["train"]
+    assert [content(row) for row in rows] == [content(row) for row in of_jsonl]
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)

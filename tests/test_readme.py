@@ -8,32 +8,51 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+OWN_FILE, *_ = README.split("## Your own file", 1)[1].split("## ", 1)
 FEWER_STEPS = "train.max_steps=2 train.eval_steps=2 train.save_steps=2 eval.max_new_tokens=2"
 
 
-def test_every_command_does_what_the_readme_says(tmp_path, environment_of_a_user):
-    assert len(COMMANDS) >= 8
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    for command in COMMANDS:
+def read_commands(text: str) -> list[str]:
+    return re.findall(r"^\$ (.+)$", text, re.MULTILINE)
+
+
+def type_commands(commands: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Run each in bash, as somebody who copies them would."""
+    for command in commands:
         if command.startswith("pip install "):  # tests/environment/test_project_files.py installs the wheel
             assert shlex.split(command) == ["pip", "install", "."]
             continue
+        if command == ". .venv/bin/activate":  # these commands are on the path
+            continue
         steps = f" {FEWER_STEPS}" if " train " in command or "recipes/configs" in command else ""
         done = subprocess.run(
-            ["bash", "-c", command + steps],
-            cwd=folder,
-            env=environment_of_a_user,
-            capture_output=True,
-            text=True,
-            check=False,
+            ["bash", "-c", command + steps], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if command.endswith("cd ../mydir"):
-            folder = tmp_path / "mydir"
+            folder = folder.parent / "mydir"
+
+
+@pytest.mark.real
+def test_a_file_of_ones_own_becomes_a_scored_model(tmp_path, environment_of_a_user, real_model):
+    real_model("minilm")  # or skips, where the commands would download it
+    for name in ("recipes", "data_templates", "accelerate_configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    commands = read_commands(OWN_FILE)
+    assert len(commands) == 8
+    type_commands(commands, tmp_path, environment_of_a_user)
+
+
+def test_every_other_command_does_what_the_readme_says(tmp_path, environment_of_a_user):
+    commands = read_commands(README.replace(OWN_FILE, ""))
+    assert len(commands) >= 8
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    type_commands(commands, folder, environment_of_a_user)
 
 
 def test_nothing_says_to_install_from_an_index_that_has_no_hf_finetune_and_every_extra_is_one():
