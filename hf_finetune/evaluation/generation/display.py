@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from textwrap import indent
 
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,15 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def escape_for_terminal(text: str) -> str:
     """Escape the control characters of `text`, such as `\\x1b`; tabs and line feeds stay."""
     return CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def format_logged(sample: Sample, *, chat: bool) -> str:
+    """Format a sample for the log: an answer below its message, a continuation behind `|` in the line of its prompt."""
+    prompt, continuation = escape_for_terminal(sample.prompt), escape_for_terminal(sample.continuation)
+    if not chat:
+        return f": {prompt}|{continuation}"
+    # The lines of an answer are set in, so that none can be taken for a line of the log.
+    return indent(f"\nuser: {indent(prompt, '  ').strip()}\nassistant: {indent(continuation, '  ').strip()}", "  ")
 
 
 def format_sample(sample: Sample, between: str) -> Text:

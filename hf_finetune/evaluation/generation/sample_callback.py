@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.evaluation.generation.display import escape_for_terminal
+from hf_finetune.evaluation.generation.display import format_logged
 from hf_finetune.evaluation.generation.prompts import Sample, answer_prompts, check_prompts, continue_prompts
 from hf_finetune.files import write_atomically
 
@@ -99,8 +99,7 @@ class SamplePrompts(TrainerCallback):
         generate = answer_prompts if self.chat else continue_prompts
         for sample in generate(model, self.tokenizer, self.settings.prompts, self.settings):
             self.samples.append((step, sample))
-            written = (escape_for_terminal(sample.prompt), escape_for_terminal(sample.continuation))
-            logger.info("sample at step %d: %s|%s", step, *written)
+            logger.info("sample at step %d%s", step, format_logged(sample, chat=self.chat))
             self.on_sample(sample.prompt, sample.continuation)
 
     def as_dicts(self) -> list[dict[str, Any]]:

@@ -316,7 +316,7 @@ def test_a_chat_run_is_sampled_before_its_first_step_and_a_text_run_is_not(tmp_p
     asked, told = SamplePrompts(TOKENIZER, settings, chat=True), SamplePrompts(TOKENIZER, settings)
     chat_events(asked, model, tmp_path)
     assert [(sample["step"], sample["continuation"]) for sample in asked.as_dicts()] == [(0, "abc"), (4, "abc")]
-    assert "sample at step 0: A|abc" in caplog.text
+    assert "sample at step 0\n  user: A\n  assistant: abc" in caplog.text
     chat_events(told, model, tmp_path)
     assert [(sample["step"], sample["continuation"]) for sample in told.as_dicts()] == [(0, ""), (4, "")]
 
