@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from hf_finetune.errors import NUMBER_OF_THE_SYSTEM
 
 
 def hash_file(path: Path) -> str:
@@ -67,14 +68,12 @@ def fill_folder_atomically(path: Path) -> Iterator[Path]:
 @contextmanager
 def raise_write_errors() -> Iterator[None]:
     """Raise as `OSError` what safetensors and tokenizers raise where a file cannot be written."""
-    # Of a full disk safetensors 0.8 says `SafetensorError: ... No space left on device (os error 28)`, and tokenizers
-    # 0.23 a plain `Exception` of the same form
     try:
         yield
     except OSError:
         raise
     except Exception as problem:
-        number = re.search(r"\(os error (\d+)\)", str(problem))
+        number = NUMBER_OF_THE_SYSTEM.search(str(problem))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from problem
