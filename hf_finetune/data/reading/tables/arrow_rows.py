@@ -91,7 +91,7 @@ def _read_rows(batches: Iterator[pa.RecordBatch], shown: str) -> Iterator[TableR
     except (pa.ArrowException, OSError) as error:
         raise DataError(_explain_damage("table", shown, error)) from None
     if not number:
-        raise DataError(Problem("the table has no rows", "put rows into it, or take it out of the run file", shown))
+        raise DataError(Problem("the table has no rows", "put rows into it, or leave it out", shown))
 
 
 def _build_row(number: int, row: dict[str, Any]) -> TableRow:
