@@ -62,7 +62,15 @@ def _open(schema: pa.Schema, read: Any, shown: str) -> Table:
     notes = (f"binary columns are left out, which JSON does not have: {listed}",) if binary else ()
     if not names:
         raise DataError(Problem(f"all columns are binary: {listed}", "cast texts to strings", shown))
-    return Table(tuple(names), _read_rows(read(names), shown), notes)
+    columns = {name: _list_inside(schema.field(name).type) for name in names}
+    return Table(columns, _read_rows(read(names), shown), notes)
+
+
+def _list_inside(kind: pa.DataType) -> dict[str, Any] | None:
+    """The names inside a column of objects; None for one of values."""
+    if not pa.types.is_struct(kind):
+        return None
+    return {kind.field(number).name: _list_inside(kind.field(number).type) for number in range(kind.num_fields)}
 
 
 def _holds_binary(kind: pa.DataType) -> bool:

@@ -117,7 +117,7 @@ def open_csv(chunks: Chunks, shown: str, limit: int) -> Table:
             f"{unnamed} columns without a name are left out" if unnamed > 1 else "a column without a name is left out"
         )
     found = _build_rows(rows, header, shown, header_line, damaged=encoding.damaged)
-    return Table(tuple(names), found, tuple(notes), header_line)
+    return Table(dict.fromkeys(names), found, tuple(notes), header_line)
 
 
 def _read_sample(chunks: Chunks, encoding: Encoding, shown: str) -> tuple[str, bool]:
