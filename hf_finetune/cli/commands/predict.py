@@ -27,9 +27,7 @@ MostLabels = Annotated[int | None, typer.Option(min=1, help="So many labels in s
 
 def predict(
     model: Model,
-    file: Annotated[
-        str, typer.Argument(help="Rows to label: JSONL, also .gz or .zst, or a table; - is standard input.")
-    ],
+    file: Annotated[str, typer.Argument(help="Rows to label: JSONL (also .gz, .zst) or a table; - is standard input.")],
     output: Output = None,
     overwrite: Overwrite = False,
     prefix: Prefix = "",
