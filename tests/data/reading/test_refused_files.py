@@ -15,7 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
 from hf_finetune.data.splitting.splits import load_splits
@@ -188,6 +190,17 @@ def test_a_mapping_of_a_missing_column_is_refused_by_rows_under_its_option():
         convert_rows(Path("rows.csv"), Path("out.jsonl"), RowsOptions({"promt": "query"}))
     with pytest.raises(DataError, match=r"rows.csv:2: --numbers: there is no field `lable`"):
         convert_rows(Path("rows.csv"), Path("out.jsonl"), RowsOptions({"text": "query", "label": "reply"}, ("lable",)))
+
+
+def test_the_command_prints_its_counts_as_json_and_refuses_words_that_map_nothing():
+    Path("rows.csv").write_text("query,reply\na,b\nonly\n")
+    options = ["rows", "rows.csv", "out.jsonl", "--columns", "prompt=query", "completion=reply"]
+    done = CliRunner().invoke(app, [*options, "--on-bad-line", "skip", "--json"], catch_exceptions=False)
+    counts = json.loads(done.stdout)
+    assert (counts["rows"], counts["rejected"], counts["blank"]) == (1, 1, 0)
+    assert counts["problems"][0].startswith("rows.csv:3: row 2: ")
+    with pytest.raises(ConfigError, match=r"--columns: reply is not FIELD=COLUMN.*\n--columns: prompt is given twice"):
+        CliRunner().invoke(app, [*options[:-1], "reply", "prompt=x"], catch_exceptions=False)
 
 
 # The output
