@@ -103,6 +103,16 @@ def unwind_when_stopped(describe: Callable[[], str] | None = None) -> None:
     _state.describe = _state.describe or describe
 
 
+@contextmanager
+def unwind_within() -> Iterator[None]:
+    """Raise a signal within the block, at whose end something is cleaned up; behind it all is as it was before."""
+    before, _state.unwinds = _state.unwinds, True
+    try:
+        yield
+    finally:
+        _state.unwinds = _state.unwinds and before
+
+
 def describe_when_stopped(describe: Callable[[], str]) -> None:
     """Let `describe` say what is kept; the process still ends where it stands."""
     _state.describe = _state.describe or describe

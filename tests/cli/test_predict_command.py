@@ -155,7 +155,7 @@ def test_a_language_model_gets_no_random_head(predict, rows, tmp_path):
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
     code, shown, notes = predict(tmp_path / "model", rows)
     assert (code, shown) == (2, "")
-    assert "is no text classifier" in notes
+    assert "is a language model, not a text classifier; let it write: hf-finetune generate" in notes
 
 
 def test_standard_input_is_read_and_a_reader_may_leave(started, classifier, tmp_path):

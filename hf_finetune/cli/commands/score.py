@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation import ScoreResult
 
 
-Rows = Annotated[str, typer.Argument(help="A JSONL or text file of rows, in any of our formats.")]
+Rows = Annotated[str, typer.Argument(help="A file of rows in any of our formats: JSONL, a table or text.")]
 Base = Annotated[bool, typer.Option("--base", help="Score what it was tuned from, too, and compare.")]
 OtherBase = Annotated[str | None, typer.Option("--base-path", help="Compare with this model.")]
 By = Annotated[list[str] | None, typer.Option(help="A field by whose values metrics are broken down. Repeatable.")]
