@@ -1,4 +1,4 @@
-"""Recipes, configurations, templates and pages: where they are in a checkout and in a wheel, and how they are copied."""
+"""Recipes, configurations, templates and pages: where they are in a checkout and a wheel, and how to copy them."""
 
 from __future__ import annotations
 
