@@ -20,7 +20,7 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 # Instructions that make bf16 fast on a CPU, as Linux names them.
 _FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 # How many times as long as in float32 a training step takes where bf16 is emulated, with oneDNN's AVX-512 kernels and
-# without: benchmarks/emulated_bf16.py on an AMD EPYC 9004 (torch 2.13, one thread) whose instructions for it are hidden.
+# without: benchmarks/emulated_bf16.py on an AMD EPYC (Zen 4; torch 2.13, one thread) whose bf16 was hidden from it.
 _EMULATED_WITH_AVX512, _EMULATED = 2, 13
 _ONEDNN_BF16 = ("avx512bw", "avx512vl", "avx512dq")
 TRUE = ("1", "true", "yes", "on", "y", "t")
