@@ -8,10 +8,19 @@ from __future__ import annotations
 import logging
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli.test_refusals import MODELS, REST, RUNS, VALID, folder  # noqa: F401
 
+import hf_finetune as hf
 from hf_finetune.cli import main
+from hf_finetune.config import load_run, sampling_settings
+from hf_finetune.data.corpora.canaries import read_canaries
+from hf_finetune.errors import FinetuneError
+from hf_finetune.release.hub.card import read_card_metadata
+from hf_finetune.release.hub.files import find_allowed_files
+from hf_finetune.reporting import check_recordable
 
 SCORE = "recipe: score\nmodel: {path: runs/lm}\ndata: {test: rows.jsonl}\noutput_dir: out/scores\n"
 
@@ -104,16 +113,102 @@ def test_a_run_file_of_score_is_refused_in_one_message(say, folder, override, me
 TRAINED = [
     ("model.path=./runs/minilm", "command line: model.path: no such folder: ./runs/minilm"),
     ("data.train=runs/*.jsonl", "command line: data.train: no file matches runs/*.jsonl"),
-    ('model.path="a\\0b"', "command line: model.path: is not a valid path; name a folder or a Hub id"),
     ("data.chat_template_kwargs={messages: 1}", "command line: data.chat_template_kwargs.messages: is given to the"),
     ("data.chat_template_kwargs={a-b: 1}", "command line: data.chat_template_kwargs.a-b: 'a-b' is no name of a "),
     ("eval.base=runs/lm", "command line: eval.base: "),
     ("eval.base=true", "command line: eval.base: "),
+    (f"data.train=./{'n' * 300}", "command line: data.train: is not a valid path; name a file, a folder, a glob or a "),
+    (f"model.path=./{'n' * 300}", "command line: model.path: is not a valid path; name a folder or a Hub id"),
+    ("model.path=tiny.gguf", "command line: model.path: tiny.gguf is a GGUF file, whose weights cannot be trained as "),
+    ("data.train=null", "command line: data.train: "),
 ]
 
 
-@pytest.mark.parametrize(("override", "message"), TRAINED, ids=[override for override, _ in TRAINED])
+@pytest.mark.parametrize(("override", "message"), TRAINED, ids=[override[:40] for override, _ in TRAINED])
 def test_a_setting_of_a_training_run_is_refused_in_one_message(say, folder, override, message):  # noqa: F811
     (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    (folder / "tiny.gguf").write_bytes(b"GGUF")
     (line,) = say("train", "run.yaml", override)
     assert line.startswith(message)
+
+
+FROM_SCRATCH = """\
+recipe: continued_pretraining
+model: {scratch: {preset: nano}, tokenizer: {train: {kind: char}}}
+data: {train: rows.jsonl, validation: rows.jsonl}
+output_dir: out
+"""
+
+
+def test_random_weights_have_no_base(say, folder):  # noqa: F811
+    (folder / "run.yaml").write_text(FROM_SCRATCH, encoding="utf-8")
+    (line,) = say("train", "run.yaml", "eval.base=true")
+    assert line.startswith("command line: eval.base: is asked of random weights, which have no base")
+
+
+def test_early_stopping_needs_a_metric(say, folder):  # noqa: F811
+    (folder / "run.yaml").write_text(FROM_SCRATCH, encoding="utf-8")
+    (line,) = say("train", "run.yaml", "train.early_stopping_patience=2", "train.eval_strategy=steps")
+    assert line.startswith("command line: train.early_stopping_patience: needs to know which metric is best")
+
+
+def test_a_run_file_that_is_a_device_is_refused(say):
+    (line,) = say("train", "/dev/null")
+    assert line.startswith("/dev/null: is not a regular file; name a .yaml file")
+
+
+TABLES = [
+    ("blank.jsonl", b"\n\n", "blank.jsonl: the file has only blank "),
+    ("open.csv", b'text\n"never closed\n', "open.csv:2: "),
+    ("list.json", b'[{"text": "a"}, {"text": ', "list.json:1: "),
+    ("word.json", b"[1, 2]", "word.json: 2 of 2 rows are rejected, nothing is written; "),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), TABLES, ids=[name for name, _, _ in TABLES])
+def test_a_table_that_cannot_be_read_is_refused(say, folder, name, content, message):  # noqa: F811
+    (folder / name).write_bytes(content)
+    assert say("rows", name, "new.jsonl")[0].startswith(message)
+
+
+def test_a_parquet_file_of_bytes_is_refused(say, folder):  # noqa: F811
+    pq.write_table(pa.table({"picture": [b"\x00"]}), folder / "pictures.parquet")
+    (line,) = say("rows", "pictures.parquet", "new.jsonl")
+    assert line.startswith("pictures.parquet: all columns are binary: ")
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(say, folder):  # noqa: F811
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), folder / "t.parquet"
+    )
+    (line,) = say("rows", "t.parquet", "new.jsonl")
+    assert line.startswith("t.parquet: the column `text` occurs twice; rename one")
+
+
+def test_mistakes_of_the_python_api_are_one_message_each(folder, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(folder)
+    (folder / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    (folder / "used" / "README.md").write_bytes(b"---\nlicense: caf\xe9\n---\n")
+    (folder / "latin.jsonl").write_bytes(b"caf\xe9\n")
+    for call, message in (
+        (lambda: sampling_settings({"temprature": 1.0}), "temprature: is no such option; did you mean temperature?"),
+        (lambda: load_run([5], "sft"), "5 is no run; give a run file, or a dict of its sections"),
+        (
+            lambda: hf.predict("runs/classifier", "nope.jsonl"),
+            "nope.jsonl: no such file; name a JSONL file, or give a ",
+        ),
+        (lambda: read_card_metadata(folder), f"{folder / 'README.md'}: the metadata between the dashes"),
+        (
+            lambda: read_card_metadata(folder / "used"),
+            f"{folder / 'used' / 'README.md'}: is not UTF-8; save it as UTF-8",
+        ),
+        (
+            lambda: find_allowed_files(folder / "rows.jsonl"),
+            f"{folder / 'rows.jsonl'}: is not a folder; name the folder ",
+        ),
+        (lambda: check_recordable("runs/lm", "a/b"), ("--record: ", "runs/lm: ")),
+        (lambda: read_canaries("latin.jsonl"), "latin.jsonl: eval.canaries: is no UTF-8 text; name the JSONL file of "),
+    ):
+        with pytest.raises(FinetuneError) as refused:
+            call()
+        assert str(refused.value).startswith(message)
