@@ -128,7 +128,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     argv = [source, *_as_arguments(overrides)]
     with _without_command_line():
         recipe = read_recipe_name(source, [*_as_arguments(overrides)])
-        folder = load_run(argv, recipe).output_dir
+        folder = load_run(argv, recipe, say_notes=False).output_dir  # the recipe says them
     script = str(find_project_file("recipes", f"{recipe}.py"))
     _forget_processes()
     # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves, and
