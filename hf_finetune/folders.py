@@ -70,7 +70,7 @@ def find_earlier_run(output_dir: str) -> tuple[str, str] | None:
     held = next((path.name for path in (folder / REPORT, *checkpoints) if path.exists()), None)
     if held is None:
         return None
-    remedy = f"name another folder, remove this one, or go on from a checkpoint: {RESUME}=true"
+    remedy = "name another folder, remove this one, or go on from a checkpoint: train.resume_from_checkpoint=true"
     return f"{output_dir} holds another run's {held}", remedy
 
 

@@ -125,10 +125,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 def main(folder: str) -> None:
-    """Write the table anew: a site keeps its test where that provokes it still, else the first that does is taken."""
+    """Write the table anew: a site keeps its test where that provokes it still, else the first that does is taken.
+
+    Tests that were not recorded keep their sites: a few that ran are enough to add a message.
+    """
     lines = [line for path in sorted(Path(folder).iterdir()) for line in path.read_text("utf-8").splitlines()]
     tests = defaultdict(list)
+    ran = set()
     for record in map(json.loads, lines):
+        ran.add(record["test"])
         for name in record["sites"]:
             tests[name].append(record["test"])
     old = load_table() if TABLE.exists() else {}
@@ -136,7 +141,8 @@ def main(folder: str) -> None:
     for site in find_message_sites():
         found = sorted(tests[site.name], key=lambda test: (len(test), test))
         kept = old.get(site.name)
-        table[site.name] = kept if kept in found else next(iter(found), None)
+        stays = kept in found or (kept is not None and kept not in ran)
+        table[site.name] = kept if stays else next(iter(found), None)
     TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(len(table), sum(test is not None for test in table.values()))
 

@@ -34,7 +34,8 @@ SETTINGS = sorted(set(re.findall(r"`((?:data|train|model)\.\w+)(?:: \w+)?`", PAG
 def test_a_command_is_one_that_there_is(command, tmp_path, monkeypatch):
     init_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    Path("runs/continued_pretraining").mkdir(parents=True)
+    for name in ("continued_pretraining", "lora", "other"):
+        Path("runs", name).mkdir(parents=True)
     if command[0] == "train":
         load_run(command[1:], read_recipe_name(command[1]))
     else:
@@ -46,5 +47,6 @@ def test_a_command_is_one_that_there_is(command, tmp_path, monkeypatch):
 def test_a_setting_is_one_that_there_is(setting, tmp_path, monkeypatch):
     init_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    Path("runs/continued_pretraining").mkdir(parents=True)
+    for name in ("continued_pretraining", "lora", "other"):
+        Path("runs", name).mkdir(parents=True)
     load_run(["recipes/configs/lora.yaml", f"{setting}={VALUES[setting]}"], "lora")

@@ -61,9 +61,11 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
     command = find_ready_made(name)
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
     remedy = remedy if command is None else f"make it with: {command}"
-    commit = check_untrusted_files(name, revision)
     try:
+        commit = check_untrusted_files(name, revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False)
+    except ModelError:
+        raise
     except Exception as error:  # tokenizers 0.23 raises a plain `Exception` for a malformed file
         reason = str(error).strip().split("\n", 1)[0]
         raise ModelError(Problem(f"no tokenizer can be loaded from {name!r}: {reason}", remedy, key=key)) from error

@@ -16,6 +16,7 @@ SAME: dict[str, str] = {
     "model.path": "model_name_or_path model_name model_id base_model pretrained_model_name_or_path llm model.name "
     "checkpointer.checkpoint_dir model.id model.base model.model pretrained checkpoint_dir checkpointer model_path "
     "init_from train.model train.model_name data.model train.path lora.path lora.base_model",
+    "model.adapter": "lora_model_dir adapter_name_or_path from_peft_checkpoint",
     "model.tokenizer": "tokenizer_name tokenizer_name_or_path tokenizer_path tokenizer_config processor",
     "model.dtype": "torch_dtype pure_bf16 bnb_4bit_compute_dtype precision compute_dtype",
     "model.attn_implementation": "flash_attention flash_attn use_flash_attention_2 use_flash_attn use_flash_attention "
@@ -47,6 +48,7 @@ SAME: dict[str, str] = {
     "data.train.format prompt_style data.style",
     "data.chat_template": "template default_template prompt_template conversation_template chat_format "
     "chat_template_jinja model.chat_template data.template model.template data.train.chat_template",
+    "data.system": "default_system system_prompt data.train.system_prompt",
     "data.loss_on": "train_on_inputs train_on_input train_on_prompt mask_history train_on_completions_only "
     "train_on_responses_only roles_to_train mask_inputs response_template instruction_template mask_prompt "
     "train_on_source",
@@ -159,8 +161,6 @@ INSTEAD: dict[str, str] = {
     "leave it out; hf-finetune merge needs no GPU": "lora_on_cpu",
     "model.load_in_4bit is nf4 with double quantization; leave it out": "use_bnb_nested_quant bnb_4bit_quant_type "
     "bnb_4bit_use_double_quant double_quantization quantization_type quantization_method quant_type",
-    "an adapter is not trained on: merge it (hf-finetune merge) and name the result in model.path": "lora_model_dir "
-    "adapter_name_or_path from_peft_checkpoint",
     "write train.optim: galore_adamw, and train.optim_target_modules": "use_galore galore_target",
     "it is not built in; train less with model.train_only or the recipe lora": "use_badam use_llama_pro lisa_n_layers",
     "it is not built in; train.optim: adafactor keeps the optimizer small": "optimizer_in_bwd",
@@ -169,8 +169,9 @@ INSTEAD: dict[str, str] = {
     "name a file of the rows in data.train": "dataset_config dataset_config_name",
     "name the files: data.train, and data.validation or data.validation_fraction": "dataset_train_split "
     "dataset_test_split train_split test_split data.split data.train.split",
-    "give the rows the fields that docs/data-formats.md lists": "dataset_text_field text_column columns column_map "
-    "data.columns data.train.field data.train.field_messages data.train.columns data.train.message_property_mappings",
+    "write data.columns: {FIELD: COLUMN}, with the fields of docs/data-formats.md": "dataset_text_field text_column "
+    "columns column_map data.train.field data.train.field_messages data.train.columns "
+    "data.train.message_property_mappings",
     "shorten the file, or give it a weight below 1 in data.train; train.max_steps stops early": "max_samples "
     "num_samples max_train_samples max_eval_samples data.train.num_samples",
     "rows are kept on the disk and not in memory; leave it out": "streaming dataset_streaming buffer_size",
@@ -202,7 +203,6 @@ INSTEAD: dict[str, str] = {
     "the model is always saved, in output_dir; leave it out": "save_model",
     "there is no unsloth here; train.use_liger_kernel: true saves memory on a GPU": "use_unsloth use_unsloth_gc",
     "a model is trained at the length that it was made for; leave it out": "rope_scaling shift_attn s2_attention",
-    "put the system message into the rows, as their first message": "default_system system_prompt",
     "answers are generated afterwards: hf-finetune score MODEL ROWS": "predict_with_generate do_bench_eval",
     "write eval.temperature: 0 for greedy answers, or another temperature": "do_sample",
     "write its factors train.per_device_train_batch_size and train.gradient_accumulation_steps": "total_batch_size "

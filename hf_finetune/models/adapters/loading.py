@@ -75,7 +75,8 @@ def read_adapter_record(path: str, base: str | None = None) -> BaseRecord:
     record = read_base_record(path, base)
     if record.classifier != {}:
         return record
-    config: PreTrainedConfig = load_safely(AutoConfig, record.name_or_path, record.revision)
+    with _base_errors(record):
+        config: PreTrainedConfig = load_safely(AutoConfig, record.name_or_path, record.revision)
     get_classifier_class(config, record.name_or_path)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
@@ -103,19 +104,25 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
     if is_adapter(record.name_or_path):
         what = f"{record.name_or_path!r} is an adapter, not a model"
         raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
-    try:
+    with _base_errors(record):
         if record.classifier is None:
             loaded: PreTrainedModel = load_safely(AutoModelForCausalLM, record.name_or_path, record.revision, **options)
         else:
             loaded = _load_classifier_base(record, options)
-    except (OSError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
-        raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
     disable_4bit_repacking(loaded)
     if record.vocab_size is not None:
         grow_embeddings(loaded, record.vocab_size)
     return loaded
+
+
+@contextmanager
+def _base_errors(record: BaseRecord) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
+        raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
 
 
 def _load_classifier_base(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:

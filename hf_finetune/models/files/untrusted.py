@@ -34,10 +34,10 @@ def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
 
     `name` is a folder or a Hub id. Returns the commit of a Hub id that was checked, so that the caller can load that
     one; None for a folder, and where the Hub has none: loading then says what is missing. A folder that is not there is
-    never asked of the Hub.
+    never asked of the Hub, and a FileNotFoundError, as it would be to transformers.
     """
     if is_missing(name):
-        raise ModelError(Problem("no such folder", "check the path", path=name))
+        raise FileNotFoundError("no such folder")
     commit = resolve_commit(name, revision)
     folder = find_local_folder(name, commit)
     if folder is None:

@@ -87,7 +87,7 @@ def test_settings_that_do_not_go_together_are_one_problem_at_the_key_to_change(o
         ["model.path=owner/name", "model.scratch=null", "model.tokenizer=null"],
         ["model.path=gpt2", "model.scratch=null", "model.tokenizer=null"],
         ["data.train=owner/dataset"],
-        ["data.train=data/*.jsonl"],
+        ["data.train=*.jsonl"],
         ["data.validation_fraction=0.1", "train.eval_strategy=steps", "train.load_best_model_at_end=true"],
         ["train={eval_strategy: epoch, early_stopping_patience: 2, metric_for_best_model: loss}", VALIDATION],
         ["train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_kwargs={min_lr_rate: 0.1}"],
@@ -241,7 +241,7 @@ def test_a_run_folder_with_somebodys_model_is_refused_before_anything_is_loaded(
     (workspace / "run").mkdir()
     load(VALID, "output_dir=run")
     (workspace / "run" / "checkpoint-5").mkdir()
-    assert "holds checkpoint-5" in only_problem(VALID, "output_dir=run").what
+    assert "holds another run's checkpoint-5" in only_problem(VALID, "output_dir=run").what
     load(VALID, "output_dir=run", "train.resume_from_checkpoint=true")
     (workspace / "run" / "manifest.json").write_text('{"data": {}, "model": null, "versions": {}, "launch": "x"}')
     load(VALID, "output_dir=run")  # whether it holds another run's checkpoints the recipe asks
