@@ -205,6 +205,17 @@ def test_without_record_and_cache_a_resumed_run_says_that_it_cannot_compare(
             assert one == other
 
 
+def test_an_adapter_that_is_trained_on_is_compared_with_the_model_below_it(run_recipe, base, empty_cache, tmp_path):
+    settings = (*QUICK, "train.learning_rate=0.02", "data.validation_fraction=0.4")
+    first = run_recipe("lora", f"model.path={base}", *settings, f"output_dir={tmp_path / 'first'}")
+    for path in empty_cache.glob("base_scores-*"):
+        path.unlink()
+    adapter = ("model.path=null", f"model.adapter={tmp_path / 'first'}", "lora=null")
+    second = run_recipe("lora", *adapter, *settings, f"output_dir={tmp_path / 'second'}")
+    one, other = (find_comparison(each)["figures"]["loss"] for each in (first, second))
+    assert one["base"] == other["base"]
+
+
 def test_test_rows_are_compared_too(run_recipe, base):
     report = run_recipe("sft", f"model.path={base}", *QUICK, "data.test_fraction=0.3")
     assert {"validation", "test"} == {name for name in report["evaluation"] if find_comparison(report, name)["verdict"]}

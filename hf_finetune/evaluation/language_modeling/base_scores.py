@@ -128,9 +128,10 @@ class BaseScores(TrainerCallback):
 
     def _can_be_switched_off(self) -> bool:
         """Whether the model computes what its base does once its adapter is off."""
-        # PiSSA and OLoRA take out of the base's weights what their adapter begins with.
-        lora = self.run.lora
-        return lora is not None and not str(lora.get("init_lora_weights")).lower().startswith(REWRITE_BASE)
+        # By the recipe, as `lora:` may be left out where model.adapter is trained on. PiSSA and OLoRA take out of the
+        # base's weights what their adapter begins with.
+        initial = str((self.run.lora or {}).get("init_lora_weights"))
+        return self.run.recipe == "lora" and not initial.lower().startswith(REWRITE_BASE)
 
     @contextlib.contextmanager
     def _without_adapter(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
@@ -81,7 +82,10 @@ def _place_alone(path: Path) -> Iterator[Path]:
     """Yield a folder with nothing but the file in it, by the name `ALONE`."""
     # transformers would also read a tokenizer_config.json beside the file, which may be another model's.
     with TemporaryDirectory() as folder:
-        Path(folder, ALONE).symlink_to(path.resolve())
+        try:
+            Path(folder, ALONE).symlink_to(path.resolve())
+        except OSError:  # Windows lets administrators make links, and developers
+            shutil.copyfile(path, Path(folder, ALONE))
         yield Path(folder)
 
 
@@ -116,7 +120,8 @@ def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:
         )
     layers = header.metadata.get(f"{header.architecture}.block_count", 0)
     if not isinstance(layers, int) or layers > len(header.tensors):
-        what = f"says that it has {layers:,} layers, and holds {len(header.tensors):,} tensors"
+        said = f"{layers:,}" if isinstance(layers, int) else repr(layers)
+        what = f"says that it has {said} layers, and holds {len(header.tensors):,} tensors"
         raise ModelError(Problem(what, "copy or download it again"))
     with torch.device("meta"), _reading():  # no memory, whatever the settings say
         described = AutoModelForCausalLM.from_config(config).num_parameters()

@@ -129,8 +129,9 @@ def _check_kind(data: mmap.mmap) -> None:
 def _check_metadata(metadata: Mapping[str, Value]) -> None:
     parts = metadata.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
-        number = int(metadata.get("split.no", 0)) + 1
-        what = f"is part {number} of a model in {parts} files, and transformers reads one"
+        number = metadata.get("split.no", 0)
+        which = f"part {number + 1}" if isinstance(number, int) else "a part"
+        what = f"is {which} of a model in {parts} files, and transformers reads one"
         raise _Torn(what, "join them with `llama-gguf-split --merge` of llama.cpp")
     if not isinstance(metadata.get("general.architecture"), str):
         raise _Torn(

@@ -75,12 +75,17 @@ class _Lines:
         self.number = 0
         self.held = 0
         """Characters of the row so far; its reader sets 0 where a row begins."""
+        self._cut = False
+        """The line before was cut behind its carriage return."""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
         line = self._stream.readline(self._limit + 1)
+        if self._cut and line == "\n":  # the other half of a line end, and no blank row
+            line = self._stream.readline(self._limit + 1)
+        self._cut = False
         if not line:
             raise StopIteration
         self.number += 1
@@ -88,6 +93,7 @@ class _Lines:
         if self.held > self._limit:
             while line and line[-1] not in "\r\n":
                 line = self._stream.readline(self._limit)
+            self._cut = line.endswith("\r")
             raise _TooLong
         return line
 
@@ -209,8 +215,10 @@ def _detect_delimiter(sample: str, shown: str) -> str:
 def _detect_below(sample: str) -> str | None:
     """Choose the delimiter of the rows below a first line of one column, which may be a title."""
     for delimiter in DELIMITERS:
-        widths = {len(row) for row in _parse_sample(sample, delimiter)[1:-1]}
-        if len(widths) == 1 and widths != {1}:
+        # One row decides nothing: in "text\nHello; you\nBye\n" a semicolon stands in a text of the only column.
+        below = _parse_sample(sample, delimiter)[1:-1]
+        widths = set(map(len, below))
+        if len(below) > 1 and len(widths) == 1 and widths != {1}:
             return delimiter
     return None
 
