@@ -65,6 +65,7 @@ def catch_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        # Once the line is said ours stay: Python's would show a traceback for a Ctrl-C while its threads are joined.
         if before and not _state.ending:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -73,6 +74,7 @@ def catch_signals() -> Iterator[None]:
 
 def is_script_of_a_run() -> bool:
     """Whether this process runs our command, a recipe or what `accelerate launch` started, and nothing else."""
+    # A worker that multiprocessing spawns imports the recipe once more, and has its name: its parent speaks for it.
     if threading.current_thread() is not threading.main_thread() or "multiprocessing.spawn" in sys.modules:
         return False
     name = Path(sys.argv[0]).name if sys.argv else ""

@@ -62,6 +62,7 @@ def _options_of_accelerate(command: Sequence[str]) -> Sequence[str]:
 
 def _find_accelerate(command: Sequence[str]) -> int:
     """The place of the first option of `accelerate launch` in a command; 0 where it is another command."""
+    # ["python", "/bin/accelerate", "launch", "--cpu", "x.py"] -> 3, the place of --cpu.
     for place, word in enumerate(command[:4], start=1):
         name = Path(word).name
         if name in ("accelerate", "accelerate.exe") and list(command[place : place + 1]) == ["launch"]:

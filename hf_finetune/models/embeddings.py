@@ -47,6 +47,7 @@ def grow_embeddings(model: PreTrainedModel, rows: int) -> None:
         return
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), _hide_how_rows_are_drawn():
+        # Rows that no file has are drawn again for scoring, merging and resuming: they have to come out the same.
         torch.manual_seed(0)
         model.resize_token_embeddings(rows)
     object.__setattr__(model, STORED_ROWS, stored)

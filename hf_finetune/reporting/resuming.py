@@ -55,6 +55,7 @@ def read_threads(output_dir: str) -> int | None:
 def describe_kept(output_dir: str, command: Sequence[str]) -> str:
     """What is kept of a run that is stopped, and how to go on; `command` is what was typed."""
     folder, words = Path(output_dir), [word for word in command if not word.startswith(f"{RESUME}=")]
+    # By their times: a finished run that is trained on has a report from its first end, older than its new manifest.
     if _is_newer(folder / REPORT, folder / MANIFEST):
         return f"the run is complete, its report is {folder / 'report.html'}"
     if whole := list_checkpoints(folder):

@@ -79,6 +79,7 @@ def _find_layout(path: Path, shown: str, settings: RowSettings) -> tuple[Layout,
     first: list[bytes] = []
     for chunk in chunks:
         first.append(chunk)
+        # Of a pipe the first chunk alone: whoever types the rows may send the second one in a minute.
         if streamed or sum(map(len, first)) >= HEAD_BYTES:
             break
     head = b"".join(first)
@@ -126,6 +127,7 @@ def _iterate_table_blocks(table: Table, mapper: ColumnMapper, settings: RowSetti
     for row in table.rows:
         line, fault = _encode_row(row, mapper, settings, typed=table.names is None)
         full = len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES
+        # A fault is a block of its own, behind the rows before it: what is said of a file is said in its order.
         if lines and (fault is not None or full):
             yield LineBlock(numbers[0], b"\n".join(lines), lines, numbers=numbers)
             numbers, lines, size = [], [], 0
@@ -163,6 +165,7 @@ def _convert_cells(values: Mapping[str, Any], numbers: Iterable[str]) -> dict[st
     cells = dict(values)
     for name in _JSON_FIELDS:
         cell = cells.get(name)
+        # '[{"role": "user", ...}]' is a list in a cell; "[1] See below." and "[sic]" stay text, as they are no JSON.
         if isinstance(cell, str) and cell[:1] == "[" and cell[-1:] == "]":
             cells[name] = _parse_cell(cell, list)
     for name in numbers:

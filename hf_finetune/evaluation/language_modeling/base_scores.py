@@ -87,6 +87,7 @@ class BaseScores(TrainerCallback):
 
     def _find(self, split: str, made_from: str, rows: int) -> tuple[Array | None, str]:
         """Find the sums, (rows, 3), in the run's own record or in the cache, and where that was."""
+        # The record first: in another place, or years later, the cache is another, and a resumed run has nothing else.
         if (found := read_sums(self.record, split, made_from, rows)) is not None:
             return found, f", from {ROW_SCORES}"
         with contextlib.suppress(OSError):
@@ -113,6 +114,8 @@ class BaseScores(TrainerCallback):
         model, args, section = self.trainer.model, self.trainer.args, self.run.model
         source = json.loads(Path(self.run.output_dir, MANIFEST).read_text(encoding="utf-8"))["model"]
         versions = get_installed_versions()
+        # Not in it: the size of batches and the number of processes, which move no more than the last digits of a sum,
+        # and all that a base does not know of: learning rate, seed, LoRA. A sweep scores its base once.
         return compute_cache_key(
             {
                 "model": source["sha256"] or [source["name"], source["revision"]],
@@ -196,6 +199,8 @@ def keep_random_state() -> Iterator[None]:
     """Give every random generator its state back: a data loader draws from that of the whole process."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
+        # Otherwise dropout would draw other numbers in the first step, and `eval.base: false` would train another
+        # model.
         with torch.random.fork_rng():
             yield
     finally:

@@ -80,5 +80,7 @@ def write_card(folder: Path, card: ReadyMadeCard) -> None:
 
 def _one_line(text: str) -> str:
     """A text of a file as one cell of a table: no line ends, no marks of Markdown or HTML."""
+    # A file says of itself what it likes: `x | y` would be two cells, and `<img src=...>` is loaded by whoever shows
+    # the page.
     plain = "".join(letter if letter.isprintable() else " " for letter in text[:LONGEST])
     return " ".join(plain.translate(str.maketrans("|`<>[]*\\", "        ")).split())

@@ -126,6 +126,7 @@ def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:
     with torch.device("meta"), _reading():  # no memory, whatever the settings say
         described = AutoModelForCausalLM.from_config(config).num_parameters()
     tied = config.tie_word_embeddings
+    # With tied weights some converters write the head once more, as output.weight: the embedding is it already.
     held = sum(count for name, count in header.tensors.items() if not (tied and name == "output.weight"))
     if described != held:
         what = f"holds {held:,} weights, of which transformers makes a model of {described:,}"
@@ -141,6 +142,7 @@ def _load(place: Path, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
     lost = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lost:
         raise ModelError(Problem(f"lacks, or has no place for, {', '.join(map(str, lost[:3]))}", ANOTHER))
+    # The weights are dequantized, and config.json would say that they are not.
     del loaded.config.quantization_config
     model: PreTrainedModel = loaded
     return model

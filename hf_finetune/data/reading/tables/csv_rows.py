@@ -56,6 +56,7 @@ class _ChunkStream(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if not self._rest:
             self._rest = memoryview(next(self._chunks, b""))
+        # What a chunk has beyond the buffer waits for the next call: a raw stream may give less than was asked for.
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
@@ -83,6 +84,8 @@ class _Lines:
 
     def __next__(self) -> str:
         line = self._stream.readline(self._limit + 1)
+        # csv asks for line after line while a quote is open: without the limit, one that is never closed takes the
+        # whole file.
         if self._cut and line == "\n":  # the other half of a line end, and no blank row
             line = self._stream.readline(self._limit + 1)
         self._cut = False
@@ -152,6 +155,7 @@ def detect_encoding(chunks: Iterator[bytes], shown: str) -> Encoding:
     bad = good = 0
     undefined = False
     first = b""
+    # The whole file and not its beginning: the only letter that is not ASCII may stand in the last row.
     for number, chunk in enumerate(chunks):
         if number == 0:
             first = chunk[:4]
@@ -168,6 +172,8 @@ def detect_encoding(chunks: Iterator[bytes], shown: str) -> Encoding:
     if not bad:
         marked = first.startswith(codecs.BOM_UTF8)
         return Encoding("utf-8-sig", "it starts with a UTF-8 byte order mark") if marked else Encoding("utf-8")
+    # b"caf\xe9" has one bad byte and nothing good: Windows-1252. Two files of both encodings, joined, have much of
+    # either.
     if good >= bad:
         return Encoding("utf-8-sig", damaged=True)
     name, title = ("latin-1", "Latin-1") if undefined else ("cp1252", "Windows-1252")
@@ -188,6 +194,7 @@ def _parse_sample(sample: str, delimiter: str) -> list[list[str]]:
     """Parse the first rows of a sample leniently, blank ones left out."""
     rows: list[list[str]] = []
     try:
+        # Not strict: the sample may end inside a quote, and a strict reader would raise there.
         for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter):
             if any(row):
                 rows.append(row)
