@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 # Set by `hf-finetune train` to its own process id, for the processes that it launches.
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 NOTHING_KEPT = "nothing was finished; the same command begins again"
-SECONDS_OF_A_DETOUR = 10.0
+SECONDS_TO_ARRIVE = 10.0
 """So long what was raised for a signal may take to arrive, possibly as another exception."""
 
 RECIPES = ("continued_pretraining.py", "classification.py", "sft.py", "lora.py", "score.py")
@@ -121,7 +121,7 @@ def find_signal(raised: BaseException) -> int | None:
     if isinstance(raised, SystemExit) and raised.code != 128 + (_state.number or 0):  # typer's of a KeyboardInterrupt
         return None
     # pybind11 makes an ImportError of what is raised while a module of its own is initialized.
-    late = time.monotonic() - _state.came > SECONDS_OF_A_DETOUR
+    late = time.monotonic() - _state.came > SECONDS_TO_ARRIVE
     return None if _state.number is None or late else _state.number
 
 

@@ -73,16 +73,19 @@ def _is_newer(file: Path, than: Path) -> bool:
 
 
 def _asks_for_more(report: Mapping[str, Any], train: Mapping[str, Any]) -> bool:
-    """Whether more steps are asked for than the run was to take; not, where one counts steps and the other epochs."""
+    """Whether more steps are asked for than the run was to take.
+
+    Epochs after a run that counted steps may be more: only the Trainer can tell, which then ends at once or goes on.
+    """
     given = report.get("settings", {}).get("train", {})
-    (steps, epochs), (had_steps, had_epochs) = _planned(train), _planned(given)
+    (steps, epochs), (had_steps, had_epochs) = _read_plan(train), _read_plan(given)
     if steps is not None:
         planned = report.get("train", {}).get("max_steps")
         return steps > (planned if isinstance(planned, int) else had_steps or 0)
     return had_steps is not None or epochs > had_epochs
 
 
-def _planned(train: Mapping[str, Any]) -> tuple[int | None, float]:
+def _read_plan(train: Mapping[str, Any]) -> tuple[int | None, float]:
     """The steps that a section `train` asks for, None where it asks for epochs; and the epochs."""
     steps, epochs = train.get("max_steps"), train.get("num_train_epochs")
     return steps if steps is not None and steps > 0 else None, DEFAULT_EPOCHS if epochs is None else float(epochs)

@@ -23,6 +23,7 @@ SAME: dict[str, str] = {
     "model.load_in_4bit": "quantization_bit quantize_base quantization use_4bit use_qlora bits load_4bit "
     "quantization_config",
     "model.load_in_8bit": "use_8bit load_8bit int8 gptq",
+    "model.adapter": "lora_model_dir adapter_name_or_path from_peft_checkpoint",
     "model.revision": "model_revision base_model_revision",
     "model.train_only": "freeze_layers num_freeze_layers freeze_trainable_layers unfrozen_parameters "
     "num_layer_trainable freeze_trainable_modules freeze_backbone freeze_encoder",
@@ -38,7 +39,7 @@ SAME: dict[str, str] = {
     "train.file",
     "data.validation": "validation_file eval_file eval_dataset val_dataset dataset_val test_datasets val_file "
     "dev_file validation_data eval_data valid_file data.val data.valid data.eval data.dev data.eval_file "
-    "data.val_file eval.dataset eval.data eval.file eval.dataset eval.data eval.file",
+    "data.val_file eval.dataset eval.data eval.file",
     "data.validation_fraction": "val_size val_set_size validation_split validation_split_percentage eval_split_ratio "
     "val_split val_ratio eval_size valid_size dev_size data.split_ratio",
     "data.test_fraction": "test_size test_split_percentage test_ratio",
@@ -47,6 +48,9 @@ SAME: dict[str, str] = {
     "data.train.format prompt_style data.style",
     "data.chat_template": "template default_template prompt_template conversation_template chat_format "
     "chat_template_jinja model.chat_template data.template model.template data.train.chat_template",
+    "data.columns": "dataset_text_field text_column columns column_map data.train.field data.train.field_messages "
+    "data.train.columns data.train.message_property_mappings",
+    "data.system": "default_system system_prompt",
     "data.loss_on": "train_on_inputs train_on_input train_on_prompt mask_history train_on_completions_only "
     "train_on_responses_only roles_to_train mask_inputs response_template instruction_template mask_prompt "
     "train_on_source",
@@ -159,8 +163,6 @@ INSTEAD: dict[str, str] = {
     "leave it out; hf-finetune merge needs no GPU": "lora_on_cpu",
     "model.load_in_4bit is nf4 with double quantization; leave it out": "use_bnb_nested_quant bnb_4bit_quant_type "
     "bnb_4bit_use_double_quant double_quantization quantization_type quantization_method quant_type",
-    "an adapter is not trained on: merge it (hf-finetune merge) and name the result in model.path": "lora_model_dir "
-    "adapter_name_or_path from_peft_checkpoint",
     "write train.optim: galore_adamw, and train.optim_target_modules": "use_galore galore_target",
     "it is not built in; train less with model.train_only or the recipe lora": "use_badam use_llama_pro lisa_n_layers",
     "it is not built in; train.optim: adafactor keeps the optimizer small": "optimizer_in_bwd",
@@ -169,8 +171,6 @@ INSTEAD: dict[str, str] = {
     "name a file of the rows in data.train": "dataset_config dataset_config_name",
     "name the files: data.train, and data.validation or data.validation_fraction": "dataset_train_split "
     "dataset_test_split train_split test_split data.split data.train.split",
-    "give the rows the fields that docs/data-formats.md lists": "dataset_text_field text_column columns column_map "
-    "data.columns data.train.field data.train.field_messages data.train.columns data.train.message_property_mappings",
     "shorten the file, or give it a weight below 1 in data.train; train.max_steps stops early": "max_samples "
     "num_samples max_train_samples max_eval_samples data.train.num_samples",
     "rows are kept on the disk and not in memory; leave it out": "streaming dataset_streaming buffer_size",
@@ -202,7 +202,6 @@ INSTEAD: dict[str, str] = {
     "the model is always saved, in output_dir; leave it out": "save_model",
     "there is no unsloth here; train.use_liger_kernel: true saves memory on a GPU": "use_unsloth use_unsloth_gc",
     "a model is trained at the length that it was made for; leave it out": "rope_scaling shift_attn s2_attention",
-    "put the system message into the rows, as their first message": "default_system system_prompt",
     "answers are generated afterwards: hf-finetune score MODEL ROWS": "predict_with_generate do_bench_eval",
     "write eval.temperature: 0 for greedy answers, or another temperature": "do_sample",
     "write its factors train.per_device_train_batch_size and train.gradient_accumulation_steps": "total_batch_size "

@@ -74,7 +74,7 @@ class BaseScores(TrainerCallback):
             return
         if found is None:
             logger.info("scoring the base on %s %s %s", f"{len(rows):,}", split, name_rows(rows))
-            with keep_random_state(), self._without_adapter():
+            with keep_random_state(), self._switch_adapter_off():
                 found = predict_sums(self.trainer, rows)
         if not np.isfinite(found).all():
             logger.warning("the base gives NaN or infinite losses on the %s rows, and is not compared with", split)
@@ -137,7 +137,7 @@ class BaseScores(TrainerCallback):
         return self.run.recipe == "lora" and not initial.lower().startswith(REWRITE_BASE)
 
     @contextlib.contextmanager
-    def _without_adapter(self) -> Iterator[None]:
+    def _switch_adapter_off(self) -> Iterator[None]:
         if not self._can_be_switched_off():
             yield
             return

@@ -64,13 +64,13 @@ def convert_gguf(path: Path, folder: Path, dtype: str) -> ConvertedGguf:
 
 def _convert(path: Path, header: GgufHeader, folder: Path, dtype: str) -> ConvertedGguf:
     with _place_alone(path) as place:
-        with _reading():
+        with _raise_model_errors():
             config = AutoConfig.from_pretrained(place, gguf_file=ALONE)
         _check_complete(header, config)
-        with _reading():
+        with _raise_model_errors():
             tokenizer, notes = load_gguf_tokenizer(place, ALONE, header)
         check_tokenizer_fits(tokenizer, config)
-        with _reading():
+        with _raise_model_errors():
             model = _load(place, config, dtype)
     _save(model, tokenizer, folder)
     verify_saved(model, folder, name=path.name)
@@ -90,7 +90,7 @@ def _place_alone(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def _raise_model_errors() -> Iterator[None]:
     """Turn what transformers raises on a file that it does not read into a `ModelError`."""
     try:
         yield
@@ -123,7 +123,7 @@ def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:
         said = f"{layers:,}" if isinstance(layers, int) else repr(layers)
         what = f"says that it has {said} layers, and holds {len(header.tensors):,} tensors"
         raise ModelError(Problem(what, "copy or download it again"))
-    with torch.device("meta"), _reading():  # no memory, whatever the settings say
+    with torch.device("meta"), _raise_model_errors():  # no memory, whatever the settings say
         described = AutoModelForCausalLM.from_config(config).num_parameters()
     tied = config.tie_word_embeddings
     # With tied weights some converters write the head once more, as output.weight: the embedding is it already.
