@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models.scratch_models import tiny_model
+from models.scratch_models import save_chat_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_finetune.errors import ConfigError
 from hf_finetune.evaluation import compare_models
 from hf_finetune.evaluation.language_modeling.base_scores import keep_random_state
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
-from hf_finetune.models.tokenizer_training import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "data_templates/user_assistant.jsonl"
@@ -28,14 +27,7 @@ SAVED = ("train.save_strategy=epoch", "train.save_total_limit=null", "train.load
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     """A tiny GPT with dropout, of which every forward pass in training draws from the random generator."""
-    folder = tmp_path_factory.mktemp("base")
-    rows = [json.loads(line) for line in (ROOT / DATA).read_text(encoding="utf-8").splitlines()]
-    tokenizer = train_tokenizer("bpe", [text for row in rows for text in row.values()], 300)
-    tokenizer.save_pretrained(folder)
-    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    shape = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "hidden_dropout": 0.2}
-    tiny_model(**shape, **special).save_pretrained(folder)
-    return folder
+    return save_chat_base(tmp_path_factory.mktemp("base"), ROOT / DATA, hidden_dropout=0.2)
 
 
 @pytest.fixture

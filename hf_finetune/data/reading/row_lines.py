@@ -18,7 +18,14 @@ import msgspec
 from hf_finetune.data.reading.columns import ColumnMapper
 from hf_finetune.data.reading.file_kinds import Layout, check_pretty_printed, choose_layout
 from hf_finetune.data.reading.json_line import LineError
-from hf_finetune.data.reading.lines import STANDARD_INPUT, LineBlock, check_text, decompress, iterate_line_blocks
+from hf_finetune.data.reading.lines import (
+    STANDARD_INPUT,
+    LineBlock,
+    check_text,
+    decompress,
+    is_compressed,
+    iterate_line_blocks,
+)
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
 
@@ -106,6 +113,10 @@ def _open_table(path: Path, shown: str, layout: Layout, chunks: Iterator[bytes],
         from hf_finetune.data.reading.tables.json_array import open_json_array
 
         return open_json_array(check_text(chunks, shown), shown, limit)
+    if is_compressed(path):
+        # Their columns are at places of the file, and Parquet is compressed inside: nothing is gained.
+        what = f"the {layout.capitalize()} file is compressed as a whole, and it is read at many places"
+        raise DataError(Problem(what, f"decompress it, and name {shown.rpartition('.')[0]}", shown))
     from hf_finetune.data.reading.tables.arrow_rows import open_arrow, open_parquet
 
     return open_parquet(path, shown) if layout == "parquet" else open_arrow(path, shown)

@@ -146,6 +146,15 @@ def test_a_compressed_table_is_read(tmp_path):
     assert read(path)[0] == [(2, {"text": "a", "label": "b"})]
 
 
+@pytest.mark.parametrize("name", ["rows.parquet.gz", "rows.gz"])
+def test_a_compressed_parquet_file_is_not_called_damaged(tmp_path, name):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "rows.parquet")
+    path = write(tmp_path, name, gzip.compress((tmp_path / "rows.parquet").read_bytes()))
+    said = refuse(path)
+    assert said.startswith(f"{name}: the Parquet file is compressed as a whole")
+    assert said.endswith(f"; decompress it, and name {name.removesuffix('.gz')}")
+
+
 def test_a_row_keeps_the_line_that_it_begins_on(tmp_path):
     path = write(tmp_path, "rows.csv", 'text,label\r\n"one\r\ntwo",a\r\n\r\n,\r\nthree,b\r\n')
     assert read(path) == ([(2, {"text": "one\r\ntwo", "label": "a"}), (6, {"text": "three", "label": "b"})], [])
