@@ -110,6 +110,11 @@ def describe_when_stopped(describe: Callable[[], str]) -> None:
     _state.describe = _state.describe or describe
 
 
+def forget_signal() -> None:
+    """Forget a Ctrl-C that was meant for a line or an answer: no later error comes from it."""
+    _state.number = None
+
+
 def find_signal(raised: BaseException) -> int | None:
     """The number of the signal that `raised` comes from; None where no signal does."""
     if isinstance(raised, KeyboardInterrupt):
