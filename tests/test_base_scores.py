@@ -111,10 +111,21 @@ def test_random_generators_go_on_where_they_were():
     expected = (torch.rand(3), np.random.rand(3))
     torch.manual_seed(1)
     np.random.seed(1)
-    with keep_random_state():
+    with keep_random_state(torch.device("cpu")):
         torch.rand(5), np.random.rand(5)
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])
+
+
+def test_the_generators_of_other_gpus_are_left_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    for device in (torch.device("cpu"), torch.device("cuda", 3)):
+        with keep_random_state(device):
+            pass
+    assert asked == [torch.device("cuda", 3)]
 
 
 def test_the_next_run_takes_the_base_from_the_cache_unless_rows_or_weights_are_others(

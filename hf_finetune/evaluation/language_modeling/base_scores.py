@@ -74,7 +74,7 @@ class BaseScores(TrainerCallback):
             return
         if found is None:
             logger.info("scoring the base on %s %s %s", f"{len(rows):,}", split, name_rows(rows))
-            with keep_random_state(), self._switch_adapter_off():
+            with keep_random_state(self.trainer.args.device), self._switch_adapter_off():
                 found = predict_sums(self.trainer, rows)
         if not np.isfinite(found).all():
             logger.warning("the base gives NaN or infinite losses on the %s rows, and is not compared with", split)
@@ -195,13 +195,13 @@ def name_rows(rows: Dataset) -> str:
 
 
 @contextlib.contextmanager
-def keep_random_state() -> Iterator[None]:
+def keep_random_state(device: torch.device) -> Iterator[None]:
     """Give every random generator its state back: a data loader draws from that of the whole process."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        # Otherwise dropout would draw other numbers in the first step, and `eval.base: false` would train another
-        # model.
-        with torch.random.fork_rng():
+        # Otherwise dropout would draw other numbers in the first step, and `eval.base: false` would train another model.
+        # By default `fork_rng` asks every GPU of the machine, and each process would start a context on each.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
         random.setstate(python)
