@@ -199,7 +199,7 @@ def keep_random_state(device: torch.device) -> Iterator[None]:
     """Give every random generator its state back: a data loader draws from that of the whole process."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        # Otherwise dropout would draw other numbers in the first step, and `eval.base: false` would train another model.
+        # Otherwise dropout draws other numbers in the first step, and `eval.base: false` would train another model.
         # By default `fork_rng` asks every GPU of the machine, and each process would start a context on each.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
