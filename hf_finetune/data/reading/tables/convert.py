@@ -102,7 +102,6 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
 def _write_rows(source: Path, options: RowsOptions, file: BinaryIO, stats: RowsStats) -> None:
     shown = str(source)
     settings = RowSettings(columns=options.columns, numbers=options.numbers, by_content=True, columns_key=COLUMNS)
-    # Rows are written before the last one is read; a fault in it costs nothing, since the file still lies aside.
     for block in iterate_row_blocks(source, shown, settings):
         if block.overlong is not None:
             _reject(stats, shown, block.first_line, block.row, LineError("the line is too long", "split it"))
