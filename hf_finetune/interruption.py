@@ -110,11 +110,6 @@ def describe_when_stopped(describe: Callable[[], str]) -> None:
     _state.describe = _state.describe or describe
 
 
-def forget_signal() -> None:
-    """Forget a Ctrl-C that was meant for a line or an answer: no later error comes from it."""
-    _state.number = None
-
-
 def find_signal(raised: BaseException) -> int | None:
     """The number of the signal that `raised` comes from; None where no signal does."""
     if isinstance(raised, KeyboardInterrupt):
@@ -136,6 +131,11 @@ def end_stopped(number: int) -> NoReturn:
         _say(number)
     _state.ending = True
     raise SystemExit(128 + number)
+
+
+def forget_signal() -> None:
+    """Forget a Ctrl-C that was meant for a line or an answer: no later error comes from it."""
+    _state.number = None
 
 
 def _install() -> dict[int, Any]:
