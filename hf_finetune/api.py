@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config import COMMAND_LINE, RunSource, load_run, read_recipe_name, sampling_settings
 from hf_finetune.environment import find_project_file
-from hf_finetune.errors import ConfigError, DataError, Problem, RunFinished, memory_errors
+from hf_finetune.errors import ConfigError, DataError, Problem, RunFinished, machine_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -128,7 +128,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     argv = [source, *_as_arguments(overrides)]
     with _without_command_line():
         recipe = read_recipe_name(source, [*_as_arguments(overrides)])
-        folder = load_run(argv, recipe).output_dir
+        folder = load_run(argv, recipe, say_notes=False).output_dir  # the recipe says them
     script = str(find_project_file("recipes", f"{recipe}.py"))
     _forget_processes()
     # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves, and
@@ -136,7 +136,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     shown = argv if isinstance(source, str) else [f"{folder}/run.yaml", f"output_dir={folder}-again"]
     with _arguments_of_process([script, *map(str, shown)]):
         try:
-            with memory_errors():
+            with machine_errors():
                 runpy.run_path(script)["main"](argv)
         except RunFinished as finished:
             logger.info("%s", finished)

@@ -8,7 +8,7 @@
     ├── NonFiniteError       a loss or gradient is NaN or infinite           exit code 4
     ├── HubError             the Hub refuses a request, or cannot be reached
     │   └── NotPushedError   the model is complete, and was not pushed       exit code 6
-    └── EnvironmentProblem   the machine or its folders
+    └── MachineError         the machine or its folders
         ├── CannotWriteError no space, or no permission to write             exit code 5
         └── OutOfMemory      the memory of the machine or its GPU is used up exit code 7
 
@@ -17,7 +17,9 @@ Each carries every `Problem` that was found, so that all of them are named at on
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,8 +27,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from hf_finetune.interruption import catch_signals, end_stopped, find_signal
-from hf_finetune.memory import describe_memory_error
+from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
+from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.privacy import SECRET, escape_control_characters
 
 EXIT_REFUSED = 2
@@ -37,9 +39,16 @@ EXIT_OUT_OF_MEMORY = 7
 
 MAX_PROBLEMS_SHOWN = 100
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries in Rust end what the system says: `SafetensorError: ... No space left on device (os error 28)` of
+# safetensors 0.8, a plain `Exception` of tokenizers 0.23.
+NUMBER_OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
+
 # Of several processes that fail alike only rank 0 is to print the message: the others wait so long, and are killed by
 # the launcher before, once rank 0 has ended.
 SECONDS_BEHIND_THE_FIRST = 5.0
+# `torch.save` (2.13): a RuntimeError without the number, of a file that has not grown as it was written.
+_BY_TORCH_SAVE = re.compile(r"PytorchStreamWriter failed|inline_container\.cc:\d+\] \. unexpected pos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +143,35 @@ class OutOfMemory(MachineError):
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
-    """Raise `OutOfMemory` where an allocation has failed, whatever its library calls that."""
+def machine_errors() -> Iterator[None]:
+    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full.
+
+    Whatever their libraries call that.
+    """
     try:
         yield
     except FinetuneError:
         raise
     except Exception as raised:
-        if (described := describe_memory_error(raised)) is None:
+        if (described := describe_memory_error(raised)) is not None:
+            raise OutOfMemory(Problem(*described)) from raised
+        if (what := _describe_full_disk(raised)) is None:
             raise
-        raise OutOfMemory(Problem(*described)) from raised
+        raise CannotWriteError(Problem(what, f"make room, or write to another disk; {describe_kept()}")) from raised
+    finally:
+        forget_advice()
+
+
+def _describe_full_disk(raised: BaseException) -> str | None:
+    """What could not be written, and why; None where `raised` is no lack of space."""
+    if _BY_TORCH_SAVE.search(str(raised)):
+        return "a file cannot be written (PyTorch does not say why, a full disk as a rule)"
+    found = NUMBER_OF_THE_SYSTEM.search(str(raised))
+    number = raised.errno if isinstance(raised, OSError) else int(found[1]) if found else None
+    if number not in _NO_SPACE:
+        return None
+    name = raised.filename if isinstance(raised, OSError) else None
+    return f"{name or 'a file'} cannot be written ({os.strerror(number)})"
 
 
 @contextmanager
@@ -154,7 +182,7 @@ def user_errors() -> Iterator[None]:
     """
     with catch_signals():
         try:
-            with memory_errors():
+            with machine_errors():
                 yield
         except BaseException as raised:
             if (number := find_signal(raised)) is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from hf_finetune.errors import NUMBER_OF_THE_SYSTEM
+from hf_finetune.interruption import unwind_within
 
 
 def hash_file(path: Path) -> str:
@@ -28,19 +30,36 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when the block ends; after an error, `path` stays as it was.
 
-    Raises OSError. Processes may race: each writes a file of its own.
+    Raises OSError. Processes may race: each writes a file of its own. Ctrl-C and SIGTERM leave no piece of it.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    file = aside.open("wb")
+    with unwind_within():
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
+            os.replace(aside, path)
+            _sync_folder(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def make_parents(path: Path) -> Iterator[None]:
+    """Make the folders above `path` that are missing; after an error, those that were made are taken away again.
+
+    Raises OSError.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
-        os.replace(aside, path)
-        _sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:  # the innermost comes first
+            with suppress(OSError):  # it was never made, or another process has put something into it
+                folder.rmdir()
+        raise
 
 
 @contextmanager
@@ -51,30 +70,29 @@ def fill_folder_atomically(path: Path) -> Iterator[Path]:
     """
     aside = path.with_name(f".{path.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
-    try:
-        yield aside
-        for file in (each for each in aside.rglob("*") if each.is_file()):
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(aside, path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with unwind_within():
+        try:
+            yield aside
+            for file in (each for each in aside.rglob("*") if each.is_file()):
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(aside, path)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
 def raise_write_errors() -> Iterator[None]:
     """Raise as `OSError` what safetensors and tokenizers raise where a file cannot be written."""
-    # Of a full disk safetensors 0.8 says `SafetensorError: ... No space left on device (os error 28)`, and tokenizers
-    # 0.23 a plain `Exception` of the same form
     try:
         yield
     except OSError:
         raise
     except Exception as problem:
-        number = re.search(r"\(os error (\d+)\)", str(problem))
+        number = NUMBER_OF_THE_SYSTEM.search(str(problem))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from problem

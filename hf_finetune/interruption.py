@@ -105,9 +105,26 @@ def unwind_when_stopped(describe: Callable[[], str] | None = None) -> None:
     _state.describe = _state.describe or describe
 
 
+@contextmanager
+def unwind_within() -> Iterator[None]:
+    """Raise a signal within the block, at whose end something is cleaned up; behind it all is as it was before."""
+    before, _state.unwinds = _state.unwinds, True
+    try:
+        yield
+    finally:
+        _state.unwinds = _state.unwinds and before
+
+
 def describe_when_stopped(describe: Callable[[], str]) -> None:
     """Let `describe` say what is kept; the process still ends where it stands."""
     _state.describe = _state.describe or describe
+
+
+def describe_kept() -> str:
+    """What is kept of what was done, and how to go on."""
+    with suppress(Exception):  # whatever is wrong with the run folder
+        return _state.describe() if _state.describe is not None else NOTHING_KEPT
+    return NOTHING_KEPT
 
 
 def find_signal(raised: BaseException) -> int | None:
@@ -175,13 +192,10 @@ def _say(number: int) -> None:
     launcher = os.environ.get(LAUNCHER, str(os.getpid()))
     if launcher != str(os.getpid()) or os.environ.get("RANK", "0") != "0":
         return
-    kept = NOTHING_KEPT
-    with suppress(Exception):  # whatever is wrong with the run folder
-        kept = _state.describe() if _state.describe is not None else kept
     what = "interrupted (Ctrl-C)" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     # Not through `sys.stderr`, in the middle of whose write the signal may have come.
     with suppress(OSError, ValueError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{what}: {kept}\n".encode())
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{what}: {describe_kept()}\n".encode())
 
 
 # A recipe imports everything, which takes seconds, before it can say what is to become of its signals.

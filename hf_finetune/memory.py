@@ -26,6 +26,11 @@ def advise_when_out_of_memory(remedy: Callable[[], str]) -> None:
     _remedy[:] = [remedy]
 
 
+def forget_advice() -> None:
+    """Forget the run that is over: what comes after it in this process has other settings."""
+    _remedy.clear()
+
+
 def describe_memory_error(raised: BaseException) -> tuple[str, str] | None:
     """What is wrong, with the sizes, and what helps; None where `raised` is no lack of memory."""
     if not is_out_of_memory(raised):

@@ -19,6 +19,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from message_recorder import pytest_addoption, pytest_configure, pytest_runtest_call  # noqa: F401
 
 # The same examples in every run: what fails on one machine fails on all of them.
 hypothesis.settings.register_profile("same_everywhere", derandomize=True, deadline=None)

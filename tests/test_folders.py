@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -25,20 +26,32 @@ def parrot(tmp_path) -> Path:
     return folder
 
 
+def write_model(folder: Path, name: str, settings: dict[str, object]) -> None:
+    """As much of a model as is looked at before its place in a command is."""
+    folder.mkdir()
+    (folder / name).write_text(json.dumps(settings))
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         (("train", "recipes/configs/char_model.yaml", "output_dir={parrot}"), "holds README.md, and is no run folder"),
-        (("merge", "no/such/adapter", "{parrot}"), "is there already"),
-        (("merge", "no/such/adapter", "{parrot}", "--overwrite"), "even with --overwrite it stays"),
-        (("predict", "no/such/model", "rows.jsonl", "--output", "{parrot}", "--overwrite"), "is no file"),
+        (("merge", "{adapter}", "{parrot}"), "is there already"),
+        (("merge", "{adapter}", "{parrot}", "--overwrite"), "even with --overwrite it stays"),
+        (
+            ("predict", "{classifier}", "data_templates/labelled.jsonl", "--output", "{parrot}", "--overwrite"),
+            "is no file",
+        ),
         (("corpus", "source", "{parrot}", "--overwrite"), "is a folder"),
         (("corpus", "canaries", "{parrot}", "--overwrite"), "is a folder"),
     ],
 )
 def test_no_command_writes_into_somebodys_model(project_root, environment_of_a_user, parrot, command, said):
     before = files_of(parrot)
-    arguments = [each.format(parrot=parrot) for each in command]
+    adapter, classifier = parrot.with_name("adapter"), parrot.with_name("classifier")
+    write_model(adapter, "adapter_config.json", {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(classifier)})
+    write_model(classifier, "config.json", {"architectures": ["BertForSequenceClassification"]})
+    arguments = [each.format(parrot=parrot, adapter=adapter, classifier=classifier) for each in command]
     done = subprocess.run(
         ["hf-finetune", *arguments],
         cwd=project_root,

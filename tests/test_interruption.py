@@ -122,7 +122,7 @@ TIMES = [
     (signal.SIGINT, "accelerate launch", 0.0, RARELY),
     (signal.SIGTERM, "accelerate launch", 1.0, RARELY),
     (signal.SIGINT, "accelerate launch", 2.5, RARELY),
-    (signal.SIGTERM, "rows", 0.0, RARELY),
+    (signal.SIGTERM, "^train: ", 0.0, RARELY),
     (signal.SIGINT, "^step +8/", 0.0, RARELY),
     (signal.SIGTERM, "^step +4/.*validation", 0.3, ALWAYS),
 ]

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hf_finetune.config import load_run
-from hf_finetune.errors import ConfigError, OutOfMemory, memory_errors
-from hf_finetune.memory import describe_memory_error
+from hf_finetune.errors import ConfigError, OutOfMemory, machine_errors
+from hf_finetune.memory import advise_when_out_of_memory, describe_memory_error, forget_advice
 from hf_finetune.training import suggest_memory_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,10 +44,18 @@ def allocate_by_python() -> object:
     ],
 )
 def test_what_every_library_raises_is_one_message(allocate, asked):
+    forget_advice()  # of another test's run
     said = f"^out of memory{re.escape(asked)}{SIZES}.*; give it smaller"
-    with pytest.raises(OutOfMemory, match=said) as raised, memory_errors():
+    with pytest.raises(OutOfMemory, match=said) as raised, machine_errors():
         allocate()
     assert raised.value.exit_code == 7
+
+
+def test_what_a_run_advises_is_forgotten_with_it():
+    advise_when_out_of_memory(lambda: "train smaller")
+    for remedy in ("; train smaller", "; give it smaller"):
+        with pytest.raises(OutOfMemory, match=remedy), machine_errors():
+            allocate_by_python()
 
 
 def test_a_gpu_and_the_system_run_out_as_well():
@@ -61,7 +69,7 @@ def test_a_gpu_and_the_system_run_out_as_well():
 
 def test_other_errors_pass():
     for other in (ConfigError("x"), RuntimeError("x"), KeyboardInterrupt()):
-        with pytest.raises(type(other)), memory_errors():
+        with pytest.raises(type(other)), machine_errors():
             raise other
 
 

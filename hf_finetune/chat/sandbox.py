@@ -118,7 +118,9 @@ def _check_operation(operands: list[Any], *, formats: bool = False) -> None:
     for value in others:
         if isinstance(value, int):
             _check_size(value, MAX_NUMBER)
-    _check_size(_measure_output(first) * max(map(_measure_output, others), default=1), MAX_RESULT_SIZE)
+    # A number that is written, as `1717171717 | tojson` does, has so many digits at most; it repeats nothing.
+    size = first.bit_length() + 1 if isinstance(first, int) else _measure_output(first)
+    _check_size(size * max(map(_measure_output, others), default=1), MAX_RESULT_SIZE)
     if formats and isinstance(first, str) and _WIDE.search(first):
         raise _build_error("pads a text to a great width")
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
+from typing import Annotated
 
 import typer
 
@@ -28,6 +30,9 @@ from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
 from hf_finetune.cli.terminal import watch_output
 from hf_finetune.errors import user_errors
+from hf_finetune.version import __version__, find_versions
+
+VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 app = typer.Typer(
     name="hf-finetune",
@@ -43,6 +48,26 @@ for command in (
     *(corpus, rows, model, init, doctor),
 ):
     app.command()(command)
+
+
+def print_versions(asked: bool) -> None:
+    """Print our version, Python's and those of the stack, none of which is imported, and end."""
+    if asked:
+        print(f"hf-finetune {__version__}\npython {platform.python_version()}")
+        for name, version in find_versions(VERSIONS).items():
+            print(f"{name} {version}")
+        raise typer.Exit
+
+
+# `is_eager`: no command has to be named beside it.
+Version = Annotated[
+    bool, typer.Option("--version", callback=print_versions, is_eager=True, help="Print the versions and end.")
+]
+
+
+@app.callback()
+def read_options(version: Version = False) -> None:
+    """Take the options that stand before any command."""
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ def launch(argv: Sequence[str], where: str) -> int:
     if (ids := named_gpus(settings)) is not None:
         os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
     recipe = read_recipe_name(argv[0], argv[1:])
-    run = load_run(argv, recipe)
+    run = load_run(argv, recipe, say_notes=False)  # the recipe says them
     find_resumed(run.output_dir, run.train)  # the recipe asks it again: this is before seconds of imports
     if recipe != "score":
         typed = ["hf-finetune", "train", *argv, "--on", where]
@@ -89,6 +90,10 @@ def _run_accelerate_launch(arguments: list[str]) -> int:
     from accelerate.commands import launch as accelerate_launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    # It looks for another port by itself.
+    warnings.filterwarnings("ignore", r"Port `\d+` is already in use", UserWarning)
+    # DDP's advice to look for no unused parameters, which a model with a frozen part or an adapter may have.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Its table of failed ranks would bury the recipe's own message.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # One process needs no child: torch is imported here already, and would be once more there.

@@ -14,6 +14,7 @@ takes one attempt to repair, not five.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,15 @@ RunSource = str | Mapping[str, Any]
 """A run file, or from Python its sections as a dict."""
 
 
-def load_run(argv: Sequence[RunSource], recipe: RecipeName) -> Run:
+def load_run(argv: Sequence[RunSource], recipe: RecipeName, *, say_notes: bool = True) -> Run:
     """Parse and validate the run that `argv` describes: a run file (or a dict), then any number of `section.key=value`.
 
-    Deprecated names are translated, each with a warning in the log. Raises ConfigError with every problem at once.
+    Deprecated names are translated, each with a warning in the log of rank 0, unless `say_notes` is off since the run
+    is read again. Raises ConfigError with every problem at once.
     """
     document = _read(find_run_file(argv))
     apply_overrides(document, [str(each) for each in argv[1:]])
-    return _check_document(document, recipe)
+    return _check_document(document, recipe, say_notes=say_notes)
 
 
 def build_run(values: dict[str, Any], recipe: RecipeName) -> Run:
@@ -128,7 +130,7 @@ def _as_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _check_document(document: RunDocument, recipe: RecipeName) -> Run:
+def _check_document(document: RunDocument, recipe: RecipeName, *, say_notes: bool = True) -> Run:
     # The order matters: a deprecated name would be an unknown key to check_sections, and cross_check compares values
     # whose types are known to be right.
     _check_recipe(document, recipe)
@@ -137,8 +139,9 @@ def _check_document(document: RunDocument, recipe: RecipeName) -> Run:
     cross_check(document, checked, recipe)
     if document.problems:
         raise ConfigError(_sort_by_line(document.problems))
-    for note in document.notes:
-        logger.warning(note)
+    if say_notes and os.environ.get("RANK", "0") == "0":
+        for note in document.notes:
+            logger.warning(note)
     return _make_run(document, checked)
 
 

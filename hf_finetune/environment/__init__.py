@@ -8,7 +8,7 @@ processes       the processes of a launch, as accelerate runs them
 launched        the `accelerate launch` that started this process
 threads         how many torch computes with, and how they wait
 logs            what a process logs, and to where
-project_files   the recipes, configurations and templates that the package brings
+project_files   the recipes, configurations, templates and pages that the package brings
 """
 
 from __future__ import annotations

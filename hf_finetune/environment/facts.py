@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shutil
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from huggingface_hub import is_offline_mode
 
 from hf_finetune.environment.hardware import detect_hardware, read_cpu_field
 from hf_finetune.environment.threads import count_cores
+from hf_finetune.version import find_versions
 
 # Packages whose versions may change the metrics of a run.
 STACK = (
@@ -76,13 +76,7 @@ def report_environment() -> dict[str, Any]:
 
 def get_installed_versions() -> dict[str, str]:
     """Look up the installed versions of the stack; packages that are not installed are left out."""
-    found = {}
-    for name in STACK:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return find_versions(STACK)
 
 
 def _describe_cpu() -> Device:

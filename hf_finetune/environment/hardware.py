@@ -19,6 +19,10 @@ Accelerator = Literal["cpu", "cuda", "mps", "other"]
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 # Instructions that make bf16 fast on a CPU, as Linux names them.
 _FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+# How many times as long as in float32 a training step takes where bf16 is emulated, with oneDNN's AVX-512 kernels and
+# without: benchmarks/emulated_bf16.py on an AMD EPYC (Zen 4; torch 2.13, one thread) whose bf16 was hidden from it.
+_EMULATED_WITH_AVX512, _EMULATED = 2, 13
+_ONEDNN_BF16 = ("avx512bw", "avx512vl", "avx512dq")
 TRUE = ("1", "true", "yes", "on", "y", "t")
 
 
@@ -40,6 +44,16 @@ class Hardware:
     def bf16_instructions(self) -> tuple[str, ...]:
         """The CPU's instructions for bf16, which torch emulates where there are none."""
         return tuple(name for name in _FAST_BF16 if name in self.cpu_flags)
+
+    @property
+    def bf16_slowdown(self) -> int | None:
+        """About how many times as long as in float32 a step on the CPU takes in bf16; None where it is not emulated.
+
+        None where the instructions are not known, too.
+        """
+        if not self.cpu_flags or self.bf16_instructions:
+            return None
+        return _EMULATED_WITH_AVX512 if self.cpu_flags.issuperset(_ONEDNN_BF16) else _EMULATED
 
 
 @functools.cache

@@ -31,10 +31,30 @@ def set_up_logging(*, main_process: bool = True) -> None:
     """Log our messages on the main process, of libraries warnings only, and on other processes errors only."""
     level = logging.INFO if main_process else logging.ERROR
     logging.basicConfig(format="%(message)s", level=logging.WARNING if main_process else logging.ERROR, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_NotAgain())
     logging.getLogger("hf_finetune").setLevel(level)
+    logging.getLogger("transformers.trainer_utils").addFilter(_is_no_detail)
     if not sys.stderr.isatty():  # progress bars would fill a log file
         _silence_datasets()
         transformers.utils.logging.disable_progress_bar()
+
+
+class _NotAgain(logging.Filter):
+    """Hide a line that is the one before it again, as where a model and its base read the same rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        before, self.last = self.last, record.getMessage()
+        return self.last != before
+
+
+def _is_no_detail(record: logging.LogRecord) -> bool:
+    # Two checkpoints within a second: it then sorts them by their numbers, as we do (transformers 5.23).
+    return not record.getMessage().startswith("mtime may not be reliable")
 
 
 def _silence_datasets() -> None:

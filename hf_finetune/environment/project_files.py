@@ -1,4 +1,4 @@
-"""Recipes, configurations and templates: where they are in a checkout and in a wheel, and how a user copies them."""
+"""Recipes, configurations, templates and pages: where they are in a checkout and a wheel, and how to copy them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 
 PACKAGE = Path(__file__).resolve().parent.parent
-FOLDERS = ("recipes", "accelerate_configs", "data_templates")
+# Messages and comments of run files name pages of docs/.
+FOLDERS = ("recipes", "accelerate_configs", "data_templates", "docs")
 
 
 def find_shipped(name: str) -> Path:
@@ -25,9 +26,9 @@ def find_project_file(folder: str, name: str) -> Path:
 
 
 def init_project(target: Path) -> list[Path]:
-    """Copy recipes, configurations and templates into `target`, and return the files written.
+    """Copy recipes, configurations, templates and pages into `target`, and return the files written.
 
-    Nothing is overwritten: `ConfigError` names every file that exists already, and none is copied then. Raises
+    Nothing is overwritten: `ConfigError` says how many files exist already, and none is copied then. Raises
     `CannotWriteError` if the folder cannot be written.
     """
     copies = {
@@ -38,8 +39,8 @@ def init_project(target: Path) -> list[Path]:
     }
     held = [copy for copy in copies.values() if copy.exists()]
     if held:
-        remedy = "nothing was copied; name an empty folder"
-        raise ConfigError([Problem("exists already", remedy, path=str(copy)) for copy in held])
+        what = f"holds {len(held)} of the {len(copies)} files already, the first of them {held[0].relative_to(target)}"
+        raise ConfigError(Problem(what, "nothing was copied: name an empty folder", path=str(target)))
     try:
         for path, copy in copies.items():
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,8 +33,6 @@ from hf_finetune.models.generation_config import settle_generation, stop_after_t
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
 from hf_finetune.reporting.card import write_card
-
-logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -114,7 +111,6 @@ def merge_adapter(
     except OSError as problem:
         what = f"cannot be written ({problem.strerror or problem})"
         raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem
-    logger.info("merged into %s: %s", output, _format_facts(facts))
     return facts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,10 @@ def encode_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def get_part(holder: Any, *keys: str) -> dict[str, Any]:
+    """The object that `keys` lead to in `holder`; {} where there is none: the file may be of another tool."""
+    for key in keys:
+        holder = holder.get(key) if isinstance(holder, Mapping) else None
+    return dict(holder) if isinstance(holder, Mapping) else {}

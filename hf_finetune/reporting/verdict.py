@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_finetune.metric_info import HEADLINE_METRICS, format_interval, format_metric, get_metric_info, parse_number
+from hf_finetune.reporting.files import get_part
 
 FIRST_SPLITS = ("test", "validation")
 
@@ -27,13 +28,13 @@ def judge_model(report: Mapping[str, Any]) -> ModelVerdict | None:
 
     Test before validation: the latter has chosen checkpoint and thresholds.
     """
-    evaluation = _get_mapping(report, "evaluation")
+    evaluation = get_part(report, "evaluation")
     for judge in (_judge_by_base, _judge_by_baselines):
         for split in sort_splits(evaluation):
-            if (found := judge(split, _get_mapping(evaluation, split))) is not None:
+            if (found := judge(split, get_part(evaluation, split))) is not None:
                 return found
-    trained = bool(_get_mapping(report, "train").get("steps"))
-    if trained and _get_mapping(_get_mapping(report, "settings"), "model").get("scratch") is not None:
+    trained = bool(get_part(report, "train").get("steps"))
+    if trained and get_part(report, "settings", "model").get("scratch") is not None:
         return ModelVerdict("alone", "Trained from scratch: there is no base to compare it with.")
     return None
 
@@ -44,7 +45,7 @@ def sort_splits(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _judge_by_base(split: str, scores: dict[str, Any]) -> ModelVerdict | None:
-    compared = _get_mapping(scores, "comparison")
+    compared = get_part(scores, "comparison")
     outcome, verdict = compared.get("outcome"), compared.get("verdict")
     if outcome not in ("better", "worse", "none") or not isinstance(verdict, str):
         return None
@@ -54,12 +55,12 @@ def _judge_by_base(split: str, scores: dict[str, Any]) -> ModelVerdict | None:
 def _judge_by_baselines(split: str, scores: dict[str, Any]) -> ModelVerdict | None:
     """Judge by the best baseline: outside of the model's interval there is a difference."""
     # accuracy 0.64 (0.56 to 0.72), majority 0.17, words 0.92: worse than the words.
-    baselines = {name: _get_mapping(scores["baselines"], name) for name in _get_mapping(scores, "baselines")}
+    baselines = {name: get_part(scores["baselines"], name) for name in get_part(scores, "baselines")}
     for name in HEADLINE_METRICS:
         sign = {"higher": 1, "lower": -1, "neither": 0}[get_metric_info(name).better]
         values = {each: _get_finite(figures, name) for each, figures in baselines.items()}
         known = {each: value for each, value in values.items() if value is not None}
-        own, interval = _get_finite(scores, name), _get_mapping(scores, "intervals").get(name)
+        own, interval = _get_finite(scores, name), get_part(scores, "intervals").get(name)
         if own is None or not known or not sign:
             continue
         best = max(known, key=lambda each: sign * known[each])
@@ -78,7 +79,7 @@ def _describe_baseline(outcome: str, split: str, name: str, scores: dict[str, An
         "worse": "Worse than a baseline",
         "none": "No better than a baseline, as far as these rows show",
     }[outcome]
-    interval = format_interval(name, _get_mapping(scores, "intervals").get(name))
+    interval = format_interval(name, get_part(scores, "intervals").get(name))
     own = f"{format_metric(name, scores[name])}{f' ({interval})' if interval else ''}"
     other = f"{best.replace('_', ' ')} {format_metric(name, value)}"
     return f"{said}: {get_metric_info(name).title} {own}, {other} ({split})."
@@ -87,8 +88,3 @@ def _describe_baseline(outcome: str, split: str, name: str, scores: dict[str, An
 def _get_finite(holder: Mapping[str, Any], name: str) -> float | None:
     value = parse_number(holder.get(name))
     return value if value is not None and math.isfinite(value) else None
-
-
-def _get_mapping(holder: Any, name: str) -> dict[str, Any]:
-    value = holder.get(name) if isinstance(holder, Mapping) else None
-    return dict(value) if isinstance(value, Mapping) else {}

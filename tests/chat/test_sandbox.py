@@ -284,3 +284,10 @@ def test_no_template_of_this_project_is_compiled_elsewhere():
     package = Path(rendering.__file__).parent.parent
     users = [path.name for path in package.rglob("*.py") if "compile_jinja" in path.read_text(encoding="utf-8")]
     assert users == ["sandbox.py"]
+
+
+@pytest.mark.parametrize("number", [1_717_171_717_000, -(10**15), 2**63])
+def test_a_large_number_among_the_arguments_of_a_tool_is_written(number):
+    """It repeats nothing: several templates write each argument by `tojson`."""
+    source = "{{ number | tojson }} {{ number | tojson(indent=2) }}"
+    assert rendering.compile_template(source).render(number=number) == f"{number} {number}"

@@ -109,16 +109,16 @@ def test_bad_rows_end_in_exit_code_2_with_the_others_labelled(predict, classifie
 def test_an_output_that_exists_is_replaced_only_when_told_to(predict, classifier, rows, tmp_path):
     output = tmp_path / "out.jsonl"
     output.write_text("mine")
-    code, _, notes = predict("no/such/model", rows, "--output", output)
+    code, _, notes = predict(classifier, rows, "--output", output)
     assert (code, output.read_text()) == (2, "mine")
     assert "--overwrite" in notes
     assert predict(classifier, rows, "--output", output, "--overwrite")[0] == 0
     assert len(output.read_text().splitlines()) == 2
 
 
-def test_a_folder_or_a_device_is_no_output(predict, rows, tmp_path):
+def test_a_folder_or_a_device_is_no_output(predict, classifier, rows, tmp_path):
     for place in (tmp_path, "/dev/null"):
-        code, _, notes = predict("no/such/model", rows, "--output", place, "--overwrite")
+        code, _, notes = predict(classifier, rows, "--output", place, "--overwrite")
         assert code == 2
         assert "is no file; name one, such as labelled.jsonl" in notes
 
@@ -155,7 +155,7 @@ def test_a_language_model_gets_no_random_head(predict, rows, tmp_path):
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
     code, shown, notes = predict(tmp_path / "model", rows)
     assert (code, shown) == (2, "")
-    assert "is no text classifier" in notes
+    assert "is a language model, not a text classifier; let it write: hf-finetune generate" in notes
 
 
 def test_standard_input_is_read_and_a_reader_may_leave(started, classifier, tmp_path):

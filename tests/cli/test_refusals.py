@@ -136,7 +136,7 @@ RUNS = [
     (["hub.repo_id=nobody", "card.license=mit"], "command line: hub.repo_id: 'nobody' names no owner; "),
     (
         ["hub.repo_id=a/b", "card.license=mit"],
-        "HF_HUB_OFFLINE is set, so the Hub is not asked; unset it, or push later",
+        "hub: HF_HUB_OFFLINE is set, so the Hub is not asked; unset it, or push later",
     ),
     (["train.resume_from_checkpoint=runs/lm"], "command line: train.resume_from_checkpoint: runs/lm is no checkpoint"),
     (["train.report_to=wandbb"], "command line: train.report_to: 'wandbb' is not a tracker; did you mean wandb?"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,11 @@ import pytest
 
 from hf_finetune.environment.project_files import FOLDERS, find_shipped, init_project
 from hf_finetune.errors import CannotWriteError, ConfigError
+
+# A page, recipe, configuration or template; in an address there is something before it.
+PROJECT_PATH = re.compile(
+    r"(?<![-\w/.])(?:docs|recipes|accelerate_configs|data_templates)/[\w./-]*\w\.(?:md|py|yaml|jsonl|txt)"
+)
 
 
 def files_of(folder: Path) -> set[str]:
@@ -41,15 +47,25 @@ def test_a_copied_run_file_is_the_shipped_one_and_names_the_installed_schema(tmp
         assert "properties" in json.loads(Path(url2pathname(location.path)).read_text(encoding="utf-8"))
 
 
-def test_init_names_all_files_that_exist_and_then_copies_nothing(tmp_path):
-    for name in ("recipes/continued_pretraining.py", "data_templates/README.md"):
+def test_init_over_other_files_is_one_message_and_copies_nothing(tmp_path, project_root):
+    for name in ("data_templates/README.md", "recipes/continued_pretraining.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigError) as refused:
         init_project(tmp_path)
-    assert len(refused.value.problems) == 2
+    held = f"holds 2 of the {len(files_of(project_root))} files already"
+    first = "the first of them recipes/continued_pretraining.py"
+    assert str(refused.value) == f"{tmp_path}: {held}, {first}; nothing was copied: name an empty folder"
     assert not (tmp_path / "accelerate_configs").exists()
     assert (tmp_path / "data_templates" / "README.md").read_text() == "mine"
+
+
+def test_what_messages_and_run_files_name_is_there_after_init(tmp_path, project_root):
+    init_project(tmp_path)
+    sources = [*(project_root / "hf_finetune").rglob("*.py"), *(project_root / "recipes" / "configs").glob("*.yaml")]
+    named = {(path, name) for path in sources for name in PROJECT_PATH.findall(path.read_text(encoding="utf-8"))}
+    assert {name for _, name in named} >= {"docs/run-file.md", "docs/recipes.md", "docs/data-formats.md"}
+    assert {(path, name) for path, name in named if not (tmp_path / name).exists()} == set()
 
 
 def test_init_into_a_path_below_a_file_is_refused(tmp_path):

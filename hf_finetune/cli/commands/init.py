@@ -1,4 +1,4 @@
-"""`hf-finetune init`: recipes, run files and templates for a folder of one's own."""
+"""`hf-finetune init`: recipes, run files, templates and pages for a folder of one's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 
 def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; created if it is missing.")]) -> None:
-    """Copy recipes, configurations and data templates into a folder of your own."""
+    """Copy recipes, configurations, data templates and docs into a folder of your own."""
     from hf_finetune.environment import init_project
     from hf_finetune.shell import shell_path
 

@@ -27,7 +27,7 @@ MostLabels = Annotated[int | None, typer.Option(min=1, help="So many labels in s
 
 def predict(
     model: Model,
-    file: Annotated[str, typer.Argument(help="Rows to label: JSONL, also .gz or .zst; - is standard input.")],
+    file: Annotated[str, typer.Argument(help="Rows to label: JSONL (also .gz, .zst) or a table; - is standard input.")],
     output: Output = None,
     overwrite: Overwrite = False,
     prefix: Prefix = "",
@@ -45,7 +45,7 @@ def predict(
     check_saved_model(model, "predict", base_path)  # before torch is imported
     if file != "-" and not Path(file).is_file() and not Path(file).is_fifo():
         what = "is a folder" if Path(file).is_dir() else "no such file"
-        raise DataError(Problem(what, "name a JSONL file, or - for standard input", file))
+        raise DataError(Problem(what, "name a file of rows, or - for standard input", file))
     if output is not None:
         _check_output(output, file, overwrite=overwrite)
     announce(model)

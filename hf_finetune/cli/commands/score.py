@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation import ScoreResult
 
 
-Rows = Annotated[str, typer.Argument(help="A JSONL or text file of rows, in any of our formats.")]
+Rows = Annotated[str, typer.Argument(help="A file of rows in any of our formats: JSONL, a table or text.")]
 Base = Annotated[bool, typer.Option("--base", help="Score what it was tuned from, too, and compare.")]
 OtherBase = Annotated[str | None, typer.Option("--base-path", help="Compare with this model.")]
 By = Annotated[list[str] | None, typer.Option(help="A field by whose values metrics are broken down. Repeatable.")]
@@ -100,12 +100,18 @@ def _print_metrics(found: dict[str, Any]) -> None:
             print(f"  {line}")
 
 
+def _find_change(line: str) -> str:
+    """`6.18 -> 5.64` of `loss: 6.18 -> 5.64, better by 0.540 ...`, which the verdict says already."""
+    return line.partition(": ")[2].partition(",")[0]
+
+
 def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """List the findings that are sentences, each part under its heading."""
     parts = []
     if "comparison" in found:
         compared = found["comparison"]
-        parts.append((f"beside {compared['base']}", [compared["verdict"], *compared["words"]]))
+        more = [line for line in compared["words"] if _find_change(line) not in compared["verdict"]]
+        parts.append((f"beside {compared['base']}", [compared["verdict"], *more]))
     if "forgetting" in found:
         parts.append((f"on {found['forgetting']['data']}", found["forgetting"]["words"]))
     for field, slices in found.get("slices", {}).items():

@@ -57,6 +57,8 @@ def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
         for name in ("fp16", "fp16_full_eval", "bf16", "bf16_full_eval"):
             if getattr(train, name):
                 _check_precision(document, name, device, hardware)
+    if device == "cpu" and hardware.bf16_slowdown is not None:
+        _note_emulation(document, run, hardware.bf16_slowdown)
     if train.tf32 and (
         device == "cpu" or device == "mps" or (device == "cuda" and not hardware.has_compute_capability(*_AMPERE))
     ):
@@ -74,6 +76,19 @@ def _check_precision(document: RunDocument, name: str, device: str, hardware: Ha
     elif name.startswith("bf16") and device == "cuda" and not hardware.has_compute_capability(*_AMPERE):
         what = f"{_describe_oldest_gpu(hardware)} computes no bfloat16, which needs compute capability 8.0"
         document.refuse(key, what, f"use train.{name.replace('bf16', 'fp16')}")
+
+
+def _note_emulation(document: RunDocument, run: Any, slowdown: int) -> None:
+    """Warn of bf16 that the CPU only emulates, once: of the first of the settings that ask for it."""
+    asked = {
+        ("train", "bf16"): run.train.bf16,
+        ("train", "bf16_full_eval"): run.train.bf16_full_eval,
+        ("model", "dtype"): run.model.dtype == "bfloat16",
+    }
+    key = next((key for key, given in asked.items() if given), None)
+    if key is not None:
+        what = f"bfloat16 is emulated on this CPU, which takes about {slowdown} times as long as float32; leave it out"
+        document.note(key, what)
 
 
 def _describe_oldest_gpu(hardware: Hardware) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
-from hf_finetune.files import write_atomically
+from hf_finetune.files import make_parents, write_atomically
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -23,8 +23,8 @@ def check_target(path: Path, overwrite: bool) -> None:
 def write_corpus_file(path: Path, content: bytes) -> None:
     """Write a file and its folder. Raises `CannotWriteError`, and then leaves an old file as it was."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        with make_parents(path):
+            write_atomically(path, content)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "name a file in a folder of yours", path=str(path))) from problem

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from hf_finetune.data.corpora.library_files import LICENSE, Row, get_public_module, hash_order
@@ -18,9 +19,10 @@ QUESTION = "Describe this function as a tool, in JSON:"
 # Short rows: a CPU trains on some hundred of them in minutes.
 _TOOLS = 800
 _SENTENCE_WORDS = range(3, 15)
-_MAX_PARAMETERS = 5
+# A function without any teaches a small model to write [] for all.
+_PARAMETERS = range(1, 6)
 
-_TOPIC_ROWS = 100
+_TOPIC_ROWS = 150
 _TOPIC_WORDS = range(6, 41)
 _TOPICS = {
     "code tools": "ast bdb code codeop compileall dis doctest importlib inspect modulefinder pdb pickletools pkgutil "
@@ -59,7 +61,7 @@ def _describe_tool(definition: Definition) -> tuple[str, str] | None:
         return None
     arguments = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
     names = arguments[1:] if definition.kind == "method" else arguments
-    if node.args.vararg or node.args.kwarg or "self" in names or len(names) > _MAX_PARAMETERS:
+    if node.args.vararg or node.args.kwarg or "self" in names or len(names) not in _PARAMETERS:
         return None
     if len(sentence.split()) not in _SENTENCE_WORDS or not sentence.endswith("."):
         return None
@@ -78,8 +80,11 @@ def build_topic_rows(files: Iterable[tuple[str, str]]) -> Iterator[Row]:
             if len(sentence.split()) in _TOPIC_WORDS and sentence.endswith("."):
                 values = {"text": sentence, "label": topic, "source": file, "license": LICENSE}
                 rows[str(topic)].setdefault(sentence, Row(file, values))
+    uses = Counter(text for topic_rows in rows.values() for text in topic_rows)  # a text has one topic, or none
     chosen = [
-        topic_rows[text] for topic_rows in rows.values() for text in sorted(topic_rows, key=hash_order)[:_TOPIC_ROWS]
+        topic_rows[text]
+        for topic_rows in rows.values()
+        for text in sorted((text for text in topic_rows if uses[text] == 1), key=hash_order)[:_TOPIC_ROWS]
     ]
     yield from sorted(chosen, key=lambda row: hash_order(row.values["text"]))
 

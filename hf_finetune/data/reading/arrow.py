@@ -172,9 +172,9 @@ def _build_batches(
 
 def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:
     if not tally.lines:
-        return Problem("the file is empty", "put rows into it, or take it out of the run file", file.shown)
+        return Problem("the file is empty", "put rows into it, or leave it out", file.shown)
     if not tally.rejected:
-        return Problem("the file has only blank lines", "put rows into it, or take it out of the run file", file.shown)
+        return Problem("the file has only blank lines", "put rows into it, or leave it out", file.shown)
     return Problem(
         f"all {len(tally.rejected):,} lines are rejected", "run with data.on_bad_line=fail to see why", file.shown
     )

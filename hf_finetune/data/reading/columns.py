@@ -93,7 +93,9 @@ class ColumnMapper:
         names = list_paths(row) if "." in column else list(row)
         listed = ", ".join(format_key(name) for name in names[:MAX_LISTED]) or "none"
         otherwise = f"the columns are {listed}"
-        remedy = suggest(column, names, otherwise, show=format_key)
+        # Where `answer.text` is missing, `answer` is there and not what was meant.
+        meant = [name for name in names if not column.startswith(f"{name}.")]
+        remedy = suggest(column, meant, otherwise, show=format_key)
         what = f"there is no column {format_key(column)}, which `{field}` is to be taken from"
         return Problem(what, remedy, self.shown, line, self.key)
 
@@ -178,6 +180,16 @@ def suggest_columns(names: Iterable[str]) -> dict[str, str]:
 def _resembles(name: str, usual: tuple[str, ...]) -> bool:
     words = name.lower().replace("-", "_").replace(" ", "_").split("_")
     return any(word in usual for word in words) or find_closest(name, usual, 0.8) is not None
+
+
+def suggest_inside(field: str, column: str, value: object, setting: str = KEY) -> str:
+    """Suggest the `columns` that take a text from inside an object; "" for any other value, or where it has none."""
+    # {"prompt": {"id": 1, "text": "Hi"}} -> "`data.columns: {prompt: prompt.text}` takes a text from inside it"
+    inside = value.items() if isinstance(value, Mapping) else ()
+    name = next((name for name, each in inside if isinstance(each, str)), None)
+    if name is None:
+        return ""
+    return f"{format_columns({field: f'{column}.{name}'}, setting)} takes a text from inside it"
 
 
 def format_columns(columns: Mapping[str, str], setting: str = KEY) -> str:

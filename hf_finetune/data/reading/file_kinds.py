@@ -24,6 +24,8 @@ LAYOUTS: dict[str, Layout] = {
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".arrow", ".json")
 PROSE = {".txt": "plain text", ".md": "Markdown text", ".rst": "reStructuredText", ".py": "Python source"}
 
+_NO_TABLES = (".md", ".rst", ".py")  # a line of prose or code may hold a comma as the next one does
+
 _NAMES = {
     "csv": "a table of separated values",
     "parquet": "a Parquet file",
@@ -75,7 +77,7 @@ def _name_foreign(head: bytes, shown: str) -> tuple[str, str] | None:
     if head[257:262] == b"ustar":
         return "a tar archive", "`tar -xf {file}`, and name what is inside"
     if head.startswith(_POINTER):
-        return "a Git LFS pointer, not the data that it stands for", "`git lfs pull --include {file}`"
+        return "a Git LFS pointer", "`git lfs pull --include {file}`"
     if b"\0" in head[:4096] and detect_wide_encoding(head) is None and not _is_mostly_text(head[:4096]):
         return "binary data", "write its rows as JSONL"
     return None
@@ -152,8 +154,8 @@ def _choose_text_layout(head: bytes, shown: str, named: Layout | None, *, by_con
     """Choose the layout of text that does not begin as JSON does."""
     if named in {"parquet", "arrow"} and head:
         return _refuse_name("text", named, shown)
-    if by_content:
-        return "jsonl" if named == "jsonl" and not looks_like_table(head) else "json" if named == "json" else "csv"
+    if by_content and named in {"jsonl", None} and _may_be_table(head, shown):
+        return "csv"
     if named in {"jsonl", None} and not _has_object_line(head):
         _refuse_text(head, shown)
     return named or "jsonl"
@@ -163,7 +165,7 @@ def _refuse_text(head: bytes, shown: str) -> None:
     """Raise DataError where no line of a file's beginning can be a row: it is a table, or prose."""
     if not head.removeprefix(b"\xef\xbb\xbf").strip() or detect_wide_encoding(head) is not None:
         return
-    if looks_like_table(head):
+    if _may_be_table(head, shown):
         what, remedy = "this looks like a table of separated values, not JSON Lines", _explain_conversion(shown)
     elif any(_JSON_START.match(line.strip()) for line in head.split(b"\n")[:20]):
         return  # JSON of another kind: each line is named with its own reason
@@ -179,6 +181,10 @@ def explain_text_formats() -> str:
         "set data.format to lines (each line is a document), paragraphs (blank lines separate documents) "
         "or file (the whole file is one document)"
     )
+
+
+def _may_be_table(head: bytes, shown: str) -> bool:
+    return get_ending(shown) not in _NO_TABLES and looks_like_table(head)
 
 
 def looks_like_table(head: bytes) -> bool:

@@ -89,6 +89,7 @@ def _check_kind(row_format: RowFormat, becomes: Kind, shown: str) -> None:
     raise DataError(Problem(f"rows of format {row_format.name} are {_KIND_NAMES[row_format.becomes]}", remedy, shown))
 
 
+_NOT_TEXT = frozenset({"messages", "conversations", "tools", "label"})
 _KIND_NAMES: dict[Kind, str] = {
     "document": "documents",
     "labelled": "labelled texts",
@@ -156,12 +157,17 @@ def _match_formats(row: Mapping[str, Any], mapped: set[str]) -> list[RowFormat]:
     ]
 
 
-def check_some_format(
+def find_text_fields(
     row: Mapping[str, Any], shown: str, line: int, columns: Mapping[str, str], *, key: str = "data.columns"
-) -> None:
-    """Raise DataError where no row format has the keys of the first row; `input` alone is enough to predict."""
-    if not _match_formats(row, set(columns)) and "input" not in row:
+) -> frozenset[str]:
+    """Return the fields that must be text in every row, whichever of the formats is meant that the first row fits.
+
+    `input` alone is enough to predict. Raises DataError where no format has the keys of the first row.
+    """
+    matches = [frozenset(each.required) for each in _match_formats(row, set(columns))]
+    if not matches and "input" not in row:
         raise DataError(_explain_no_format(row, shown, line, set(columns), key))
+    return frozenset.intersection(*matches or [frozenset({"input"})]) - _NOT_TEXT
 
 
 def _check_mapped(mapped: set[str], row_format: RowFormat) -> None:

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from hf_finetune.data.reading.columns import suggest_inside
 from hf_finetune.data.reading.conversation_checks import ConversationRules
 from hf_finetune.data.reading.formats import MESSAGE_EXTRAS, Items, RowFormat
 from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
@@ -202,7 +203,10 @@ class RowDecoder:
         try:
             row = msgspec.convert(known, self.row_type)
         except msgspec.ValidationError as error:
-            raise _explain_type_error(str(error), self.row_format) from None
+            fault = _explain_type_error(str(error), self.row_format)
+            place = fault.key or ""
+            fault.remedy = fault.remedy or suggest_inside(place, self._columns.get(place, place), known.get(place))
+            raise fault from None
         if items is not None:
             _attach_free_form(row, line, items)
         return row

@@ -72,7 +72,7 @@ def iterate_row_blocks(path: Path, shown: str, settings: RowSettings) -> Iterato
     else:
         table = _open_table(path, shown, layout, chunks, settings)
         if table.names is not None:
-            mapper.check_names(dict.fromkeys(table.names), table.header_line)
+            mapper.check_names(table.names, table.header_line)
         for note in table.notes if not settings.quiet else ():
             logger.info("%s: %s", shown, note)
         yield from _iterate_table_blocks(table, mapper, settings)

@@ -92,18 +92,21 @@ def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatNa
     )
     if not names:
         wanted = ", ".join(f"*{ending}" for ending in endings)
-        raise DataError(Problem(f"the folder has no {wanted}", _suggest_pattern(folder), written, key=f"data.{role}"))
+        raise DataError(
+            Problem(f"the folder has no {wanted}", _suggest_pattern(folder, written), written, key=f"data.{role}")
+        )
     return [(os.path.join(written, name), folder / name) for name in names]
 
 
-def _suggest_pattern(folder: Path) -> str:
+def _suggest_pattern(folder: Path, written: str) -> str:
     """The remedy for a folder without fitting files: a pattern of the tables in it, where it has some."""
     # Tables are not taken unasked: beside rows.csv may lie the rows.jsonl that was made from it.
     found = Counter(ending for each in folder.iterdir() if (ending := get_ending(each.name)) in TABLE_ENDINGS)
     if found:
         ending, count = found.most_common(1)[0]
-        return f"it has {count:,} {ending} file{'s' if count > 1 else ''}: name them by a pattern, folder/*{ending}"
-    return "name the files, or a pattern such as folder/**/*.jsonl for folders inside it"
+        pattern = os.path.join(written, f"*{ending}")
+        return f"it has {count:,} {ending} file{'s' if count > 1 else ''}: name them by a pattern, {pattern}"
+    return f"name the files, or a pattern such as {os.path.join(written, '**', '*.jsonl')} for folders inside it"
 
 
 def _explain_missing(written: str, path: Path, role: str) -> Problem:

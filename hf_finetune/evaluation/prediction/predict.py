@@ -208,7 +208,7 @@ def _check_exists(file: str) -> Path:
     if path == STANDARD_INPUT or (path.exists() and not path.is_dir()):
         return path
     what = "is a folder" if path.is_dir() else "no such file"
-    raise DataError(Problem(what, "name a JSONL file, or - for standard input", path=file))
+    raise DataError(Problem(what, "name a file of rows, or - for standard input", path=file))
 
 
 def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Decision | None:

@@ -21,8 +21,9 @@ from hf_finetune.data.reading.lines import LineBlock
 from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
-from hf_finetune.errors import Problem
+from hf_finetune.errors import DataError, Problem
 from hf_finetune.models.decision import Array, Decision
+from hf_finetune.shell import shell_path
 
 ADDED = ("label", "score", "scores")
 WINDOW_ROWS = 4096
@@ -62,6 +63,8 @@ def read_windows(path: Path, shown: str, prefix: str) -> Iterator[Window]:
     for block in iterate_row_blocks(path, shown, RowSettings(MAX_LINE_BYTES)):
         if decoder is None and (first := _find_first_row(block.lines)):
             decoder = _make_decoder(first, prefix)
+        elif decoder is None:
+            _check_columns(block, shown)
         _add_block(window, block, decoder or _make_decoder({"text": ""}, prefix), shown)
         if window.full:
             yield window
@@ -78,6 +81,16 @@ def _find_first_row(lines: Sequence[bytes]) -> dict[str, Any] | None:
         if "text" in row or "input" in row:
             return row
     return None
+
+
+def _check_columns(block: LineBlock, shown: str) -> None:
+    """Raise DataError where the rows of a table have no text: its columns are those of every row."""
+    row = next((parse_json_object(line) for line in block.lines if not is_blank(line)), None)
+    if block.numbers is None or row is None:
+        return
+    what = f"there is no column `text` or `input`; the columns are {', '.join(map(format_key, list(row)[:20]))}"
+    remedy = f"take it from another: `hf-finetune rows {shell_path(shown)} converted.jsonl --columns text=COLUMN`"
+    raise DataError(Problem(what, remedy, shown))
 
 
 def _make_decoder(first: dict[str, Any], prefix: str) -> RowDecoder:

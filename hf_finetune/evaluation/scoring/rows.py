@@ -19,7 +19,7 @@ from hf_finetune.data.splitting.splits import Splits, load_splits
 from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 from hf_finetune.data.tokenization.text import encode_documents
-from hf_finetune.errors import FinetuneError
+from hf_finetune.errors import DataError, FinetuneError
 from hf_finetune.evaluation.generation.session import get_start_token_id
 from hf_finetune.evaluation.statistics.bootstrap import Array
 
@@ -66,7 +66,11 @@ def load_rows(sources: Sources, data: DataSection, becomes: Kind | None, also_re
     """
     accept_all = {"allow_empty": True, "too_long": "cut", "max_dropped": 1.0}  # a run may have been trained with these
     whole = data.model_copy(update={"train": sources, "test": None, **accept_all})
-    splits = _load(whole, becomes, also_read)
+    try:
+        splits = _load(whole, becomes, also_read)
+    except DataError as refused:  # to the user they are not the training rows, as which they are read
+        problems = [replace(each, key=None) if each.key == "data.train" else each for each in refused.problems]
+        raise DataError(problems, total=refused.total) from None
     (rows,), (hashes,), (places,) = splits.rows.values(), splits.hashes.values(), splits.places.values()
     return replace(splits, rows={SPLIT: rows}, hashes={SPLIT: hashes}, places={SPLIT: places}, overlap={})
 

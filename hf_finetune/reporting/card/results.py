@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_finetune.metric_info import HUB_METRICS, METRICS, format_interval, format_metric
 from hf_finetune.reporting.card.facts import ModelDescription
+from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_record import RunRecord
 
 # Columns of the table of labels.
@@ -36,7 +37,7 @@ def build_sample_rows(run: RunRecord) -> list[list[str]]:
 
     No other prompt: those of the run file were typed to be shown; what else a report holds may be a row of the data.
     """
-    typed = _get_mapping(run.settings, "eval").get("prompts")
+    typed = get_part(run.settings, "eval").get("prompts")
     rows = []
     for prompt in (typed if isinstance(typed, list) else [])[:MAX_SAMPLES]:
         given = [
@@ -65,16 +66,14 @@ def build_class_tables(run: RunRecord) -> list[Table]:
     """A table of precision, recall and F1 per label for each split of a classifier; at most 50 labels."""
     tables = []
     for split, scores in _sort_splits(run):
-        names = [
-            name for name in CLASS_METRICS if any(name in each for each in _get_mapping(scores, "per_class").values())
-        ]
+        names = [name for name in CLASS_METRICS if any(name in each for each in get_part(scores, "per_class").values())]
         rows = [
             [
                 label,
                 *(_format_value(of_label.get(name), "{:.3f}") for name in names),
                 _format_count(of_label.get("support")),
             ]
-            for label, of_label in _get_mapping(scores, "per_class").items()
+            for label, of_label in get_part(scores, "per_class").items()
         ]
         if rows:
             head = ["Label", *(name.capitalize() for name in names), "Rows"]
@@ -87,7 +86,7 @@ def build_class_tables(run: RunRecord) -> list[Table]:
 def list_sentences(run: RunRecord, part: str) -> list[str]:
     """The recorded sentences of `comparison`, `forgetting` or `memorization` (`part`), by split."""
     return [
-        f"{split}: {line}" for split, scores in _sort_splits(run) for line in _get_sentences(_get_mapping(scores, part))
+        f"{split}: {line}" for split, scores in _sort_splits(run) for line in _get_sentences(get_part(scores, part))
     ]
 
 
@@ -95,12 +94,12 @@ def describe_bias(run: RunRecord) -> list[str]:
     """The recorded sentences on the largest gaps between slices and on counterfactual word swaps."""
     found = []
     for split, scores in _sort_splits(run):
-        for field, slices in _get_mapping(scores, "slices").items():
+        for field, slices in get_part(scores, "slices").items():
             gaps = slices.get("gaps", [])[:MAX_GAPS]
             found += [f"{split}, by {field}: {line}" for gap in gaps for line in _get_sentences(gap)]
             if not gaps:
                 found.append(f"{split}, by {field}: no two values have rows enough to be compared")
-        for name, swap in _get_mapping(scores, "swaps").items():
+        for name, swap in get_part(scores, "swaps").items():
             found += [f"{split}, words of the list {name} swapped: {line}" for line in _get_sentences(swap)]
     return found
 
@@ -116,7 +115,7 @@ def build_canary_table(run: RunRecord) -> Table | None:
             _format_value(group.get("extracted"), "{:.0%}"),
         ]
         for _, scores in _sort_splits(run)
-        for group in _get_mapping(scores, "memorization").get("canaries", [])
+        for group in get_part(scores, "memorization").get("canaries", [])
     ]
     head = ["Copies", "Canaries", "Exposure (bits)", "Most possible", "Given away"]
     return Table("Canaries", [head, *rows], []) if rows else None
@@ -142,26 +141,26 @@ def build_model_index(run: RunRecord, facts: ModelDescription, name: str) -> lis
 
 def format_data_name(run: RunRecord, split: str) -> str:
     """The data files of a split; the training files if the split was taken from them."""
-    scored = _get_mapping(_get_mapping(run.report.get("evaluation", {}), split), "data").get("path")
+    scored = get_part(run.report.get("evaluation", {}), split, "data").get("path")
     if isinstance(scored, str):
         return scored
-    files = _get_mapping(run.manifest, "data").get("files", [])
+    files = get_part(run.manifest, "data").get("files", [])
     own = [file for file in files if file.get("role") == split] or [file for file in files if file["role"] == "train"]
     return ", ".join(str(file["path"]) for file in own) or "not known"
 
 
 def get_data_sha256(run: RunRecord, split: str) -> str | None:
     """The recorded sha256 of a split: of its rows, or of the scored file; None where there is none."""
-    scored = _get_mapping(_get_mapping(run.report.get("evaluation", {}), split), "data").get("sha256")
-    found = scored or _get_mapping(_get_mapping(_get_mapping(run.manifest, "data"), "splits"), split).get("sha256")
+    scored = get_part(run.report.get("evaluation", {}), split, "data").get("sha256")
+    found = scored or get_part(run.manifest, "data", "splits", split).get("sha256")
     return found if isinstance(found, str) else None
 
 
 def _build_split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Table:
-    compared, intervals = _get_mapping(scores, "comparison"), _get_mapping(scores, "intervals")
-    beside = {name.replace("_", " "): figures for name, figures in _get_mapping(scores, "baselines").items()}
+    compared, intervals = get_part(scores, "comparison"), get_part(scores, "intervals")
+    beside = {name.replace("_", " "): figures for name, figures in get_part(scores, "baselines").items()}
     if compared:
-        bases = {name: pair.get("base") for name, pair in _get_mapping(compared, "figures").items()}
+        bases = {name: pair.get("base") for name, pair in get_part(compared, "figures").items()}
         beside = {f"base ({compared.get('base', 'model')})": bases} | beside
     head = ["Figure", "This model", *(["95 % interval"] if intervals else []), *beside]
     rows = [head]
@@ -170,8 +169,8 @@ def _build_split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Ta
             ends = [format_interval(key, intervals.get(key))] if intervals else []
             others = (format_metric(key, figures.get(key)) for figures in beside.values())
             rows.append([figure.title, format_metric(key, scores[key]), *ends, *others])
-    counted = scores.get("rows") or _get_mapping(_get_mapping(run.report, "data"), split).get("rows")
-    answered = _get_mapping(scores, "decoding").get("rows")
+    counted = scores.get("rows") or get_part(run.report, "data", split).get("rows")
+    answered = get_part(scores, "decoding").get("rows")
     few = f" ({_format_count(answered)} of them answered)" if answered and answered != counted else ""
     notes = [
         f"{_format_count(counted)} rows{few} of {format_data_name(run, split)}"
@@ -187,11 +186,6 @@ def _sort_splits(run: RunRecord) -> list[tuple[str, dict[str, Any]]]:
     return sorted(found, key=lambda each: each[0] != "test")
 
 
-def _get_mapping(holder: Any, key: str) -> dict[str, Any]:
-    value = holder.get(key) if isinstance(holder, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
 def _get_sentences(part: dict[str, Any]) -> list[str]:
     words = part.get("words", [])
     return [words] if isinstance(words, str) else [str(line) for line in words]
@@ -199,7 +193,7 @@ def _get_sentences(part: dict[str, Any]) -> list[str]:
 
 def _get_dataset_type(run: RunRecord) -> str:
     """`dataset.type`, which the Hub requires: card.datasets if it names one, else the loader `json`."""
-    named = _get_mapping(run.settings, "card").get("datasets") or []
+    named = get_part(run.settings, "card").get("datasets") or []
     return str(named[0]) if len(named) == 1 else "json"
 
 

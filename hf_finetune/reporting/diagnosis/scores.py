@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_finetune.metric_info import get_metric_info
 from hf_finetune.reporting.diagnosis.findings import Finding
+from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_record import RunRecord
 from hf_finetune.reporting.verdict import judge_model
 
@@ -38,7 +39,7 @@ def judge_model_finding(run: RunRecord) -> list[Finding]:
 
 
 def _judge_comparison(scores: dict[str, Any]) -> Finding:
-    rows, compared = scores.get("rows", "some"), _get_part(scores, "comparison")
+    rows, compared = scores.get("rows", "some"), get_part(scores, "comparison")
     if not compared:
         title, evidence = "The model was scored", f"On {rows} rows, without another model beside it."
         return _make_finding(
@@ -59,7 +60,7 @@ def _judge_comparison(scores: dict[str, Any]) -> Finding:
 
 
 def _judge_forgetting(scores: dict[str, Any]) -> list[Finding]:
-    part = _get_part(scores, "forgetting")
+    part = get_part(scores, "forgetting")
     worse = _list_significant(part, -1)
     if not worse:
         return []
@@ -68,11 +69,6 @@ def _judge_forgetting(scores: dict[str, Any]) -> list[Finding]:
     )
     remedy = "Lower train.learning_rate, train for fewer epochs or with an adapter, or mix such rows into data.train."
     return [_make_finding("forgot", "warning", "It forgot what it could do before", evidence, remedy)]
-
-
-def _get_part(scores: dict[str, Any], name: str) -> dict[str, Any]:
-    part = scores.get(name)
-    return part if isinstance(part, dict) else {}
 
 
 def _list_significant(part: dict[str, Any], sign: int) -> str:

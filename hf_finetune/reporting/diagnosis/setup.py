@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from hf_finetune.metric_info import parse_number
 from hf_finetune.reporting.diagnosis.findings import Finding, fmt, format_setting, get_train_setting
+from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_record import RunRecord, get_curve
 
 ALWAYS = 0.95
@@ -174,8 +176,15 @@ def _find_wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, f
         if not all(isinstance(end, int | float) for end in interval):
             continue
         half = (interval[1] - interval[0]) / 2
-        if (name in SCORES and half > WIDE) or (name == "loss" and half > WIDE_LOSS * abs(value)):
+        if (name in SCORES and half > WIDE) or (name == "loss" and half > WIDE_LOSS * _get_loss_scale(scores, value)):
             yield name, value, *interval
+
+
+def _get_loss_scale(scores: Mapping[str, Any], loss: float) -> float:
+    """The loss that the width of an interval is judged by: the base's where it was measured, else its own."""
+    # From 0.96 to 0.07 (0.05 to 0.09): wide beside 0.07, yet nobody doubts which of the two models is better.
+    base = parse_number(get_part(scores, "comparison", "figures", "loss").get("base"))
+    return max(abs(loss), base if base is not None and math.isfinite(base) else 0.0)
 
 
 def _name_rows(run: RunRecord) -> str:

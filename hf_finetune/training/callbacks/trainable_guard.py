@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_finetune.errors import ModelError, NonFiniteError, Problem
 
 STEPS_WATCHED = 5
-NAMES_SHOWN = 10
+NAMES_SHOWN = 3
 # Initialized to zero, so that a LoRA layer adds nothing at first; as long as they stay zero, it never does.
 ZERO_AT_FIRST = (".lora_B.", ".lora_embedding_A.")
 

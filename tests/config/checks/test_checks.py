@@ -136,6 +136,31 @@ def test_precision_is_checked_against_every_visible_gpu(problems, monkeypatch, g
     assert [problem.key for problem in problems(VALID, *overrides)] == ([refused] if refused else [])
 
 
+AVX2 = frozenset({"avx2"})
+AVX512 = AVX2 | {"avx512bw", "avx512vl", "avx512dq"}
+FLAGS = ["train.bf16=true", "train.bf16_full_eval=true", "model.dtype=bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "overrides", "said"),
+    [
+        (Hardware("cpu", cpu_flags=AVX2), FLAGS, "train.bf16: bfloat16 is emulated on this CPU, which takes about 13 "),
+        (Hardware("cpu", cpu_flags=AVX512), FLAGS[1:], "train.bf16_full_eval: bfloat16 is emulated on this CPU, "),
+        (Hardware("cpu", cpu_flags=AVX512), FLAGS[2:], "model.dtype: bfloat16 is emulated on this CPU, which takes "),
+        (Hardware("cuda", ((9, 0),), AVX2), [*FLAGS, "train.use_cpu=true"], "train.bf16: bfloat16 is emulated on this"),
+        (Hardware("cuda", ((9, 0),), AVX2), FLAGS, None),
+        (Hardware("cpu", cpu_flags=AVX512 | {"avx512_bf16"}), FLAGS, None),
+        (Hardware("cpu"), FLAGS, None),
+        (Hardware("cpu", cpu_flags=AVX2), ["train.bf16=false"], None),
+    ],
+)
+def test_bf16_that_a_cpu_emulates_is_warned_of_once(load, monkeypatch, caplog, hardware, overrides, said):
+    monkeypatch.setattr(checks, "detect_hardware", lambda: hardware)
+    load(VALID, *overrides)
+    assert len(caplog.messages) == (said is not None)
+    assert all(message.startswith(f"command line: {said}") for message in caplog.messages)
+
+
 def test_the_launchers_cpu_counts_as_use_cpu(problems, monkeypatch):
     monkeypatch.setattr(checks, "detect_hardware", lambda: GPU["hopper"])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")

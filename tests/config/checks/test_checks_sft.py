@@ -254,3 +254,24 @@ def test_the_formats_and_templates_that_are_offered_are_those_that_are_read():
     )
     shipped = files("hf_finetune.chat").joinpath("templates").iterdir()
     assert {file.name.removesuffix(".jinja") for file in shipped if file.name.endswith(".jinja")} == set(OUR_TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "remedy"),
+    [
+        ("{messages: []}", "is given to the template by what renders it", "set data.system"),
+        ("{bos_token: x}", "is given to the template by what renders it", "leave it out"),
+        ("{a-b: 1}", "'a-b' is no name of a variable", "write letters, digits and _"),
+        ("{when: .inf}", "inf is no value of a template", "write text, numbers, lists, true"),
+    ],
+)
+def test_variables_that_no_template_can_be_given_are_refused(only_problem, given, what, remedy):
+    problem = only_problem(VALID_SFT, f"data.chat_template_kwargs={given}")
+    assert problem.key.startswith("data.chat_template_kwargs.")
+    assert (problem.what, problem.remedy) == (what, remedy)
+
+
+def test_variables_and_a_system_message_are_kept_as_they_are(load):
+    run = load(VALID_SFT, "data.chat_template_kwargs={enable_thinking: false, date: '2024'}", "data.system=Be brief.")
+    assert run.data.chat_template_kwargs == {"enable_thinking": False, "date": "2024"}
+    assert load(dump_yaml(run)) == run

@@ -157,7 +157,8 @@ def test_topics_are_sentences_of_many_files_and_as_many_of_each(written):
     rows = rows_of(written["topics"][1])
     labels = Counter(row["label"] for row in rows)
     assert len(labels) == 7
-    assert set(labels.values()) == {100}
+    assert set(labels.values()) == {150}
+    assert len({row["text"] for row in rows}) == len(rows), "a text of two topics"
     assert len({row["source"] for row in rows}) > 100
     assert {row["label"] for row in rows[:40]} == set(labels), "in no order of topic"
 

@@ -124,7 +124,7 @@ def test_a_table_is_not_cut_into_documents(tmp_path):
 def test_a_folder_of_tables_says_how_they_are_named(tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.csv").write_text("text\na\n")
-    with pytest.raises(DataError, match=r"it has 3 .csv files: name them by a pattern, folder/\*.csv"):
+    with pytest.raises(DataError, match=rf"it has 3 .csv files: name them by a pattern, {tmp_path}/\*.csv"):
         load_splits(DataSection(train=str(tmp_path)), "document", seed=0)
 
 

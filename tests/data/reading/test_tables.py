@@ -179,7 +179,7 @@ def test_a_column_without_a_name_is_left_out_and_said(tmp_path, caplog):
 
 
 BAD_ROWS = {
-    "ragged": ("a\n", "the row has 1 fields, the header 2"),
+    "ragged": ("a\n", "the row has 1 field, the header 2"),
     "too wide": ("a,b,c\n", "the row has 3 fields, the header 2"),
     "the header again": ("text,label\n", "the row repeats the header"),
     "text behind a quote": ('"a"b,c\n', "text follows a closing quote"),

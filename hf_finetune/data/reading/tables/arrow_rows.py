@@ -64,7 +64,15 @@ def _open(schema: pa.Schema, read: Any, shown: str) -> Table:
     notes = (f"binary columns are left out, which JSON does not have: {listed}",) if binary else ()
     if not names:
         raise DataError(Problem(f"all columns are binary: {listed}", "cast texts to strings", shown))
-    return Table(tuple(names), _read_rows(read(names), shown), notes)
+    columns = {name: _list_inside(schema.field(name).type) for name in names}
+    return Table(columns, _read_rows(read(names), shown), notes)
+
+
+def _list_inside(kind: pa.DataType) -> dict[str, Any] | None:
+    """The names inside a column of objects; None for one of values."""
+    if not pa.types.is_struct(kind):
+        return None
+    return {kind.field(number).name: _list_inside(kind.field(number).type) for number in range(kind.num_fields)}
 
 
 def _holds_binary(kind: pa.DataType) -> bool:
@@ -94,7 +102,7 @@ def _read_rows(batches: Iterator[pa.RecordBatch], shown: str) -> Iterator[TableR
     except (pa.ArrowException, OSError) as error:
         raise DataError(_explain_damage("table", shown, error)) from None
     if not number:
-        raise DataError(Problem("the table has no rows", "put rows into it, or take it out of the run file", shown))
+        raise DataError(Problem("the table has no rows", "put rows into it, or leave it out", shown))
 
 
 def _build_row(number: int, row: dict[str, Any]) -> TableRow:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
+import msgspec
+from msgspec import Raw
+
 from hf_finetune.config.sections import RowField
-from hf_finetune.data.reading.columns import log_columns
-from hf_finetune.data.reading.format_detection import check_some_format
-from hf_finetune.data.reading.json_line import LineError, format_key, parse_json_object
-from hf_finetune.data.reading.lines import LineBlock
+from hf_finetune.data.reading.columns import log_columns, suggest_inside
+from hf_finetune.data.reading.format_detection import find_text_fields
+from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
+from hf_finetune.data.reading.lines import STANDARD_INPUT, LineBlock
 from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, ConfigError, DataError, Problem, suggest
-from hf_finetune.files import open_atomically
+from hf_finetune.files import make_parents, open_atomically
 
 COLUMNS, NUMBERS = "--columns", "--numbers"
 
@@ -55,8 +58,7 @@ def convert_rows(source: Path, target: Path, options: RowsOptions) -> RowsStats:
     _check_files(source, target, overwrite=options.overwrite)
     stats = RowsStats()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open_atomically(target) as file:
+        with make_parents(target), open_atomically(target) as file:
             _write_rows(source, options, file, stats)
             _check_stats(source, options, stats)
     except OSError as problem:
@@ -84,6 +86,9 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
     """Raise DataError or ConfigError where there is nothing to read, or where to write is taken."""
+    for path, what in ((source, "standard input is not read"), (target, "standard output is not written")):
+        if path == STANDARD_INPUT:
+            raise ConfigError(Problem(what, "name a file: the rows are there whole, or not at all", str(path)))
     if source.is_dir():
         remedy = "name one of its files; data.train takes a pattern such as folder/*.csv"
         raise DataError(Problem("is a folder, not rows", remedy, str(source)))
@@ -102,21 +107,24 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
 def _write_rows(source: Path, options: RowsOptions, file: BinaryIO, stats: RowsStats) -> None:
     shown = str(source)
     settings = RowSettings(columns=options.columns, numbers=options.numbers, by_content=True, columns_key=COLUMNS)
+    fields: frozenset[str] | None = None
     for block in iterate_row_blocks(source, shown, settings):
         if block.overlong is not None:
             _reject(stats, shown, block.first_line, block.row, LineError("the line is too long", "split it"))
         if block.fault is not None:
             _reject(stats, shown, block.first_line, block.row, block.fault)
-        lines = _select_rows(block, shown, stats)
-        if lines and not stats.rows:
-            _check_first(lines[0], block.line_numbers[0], shown, options)
-        stats.rows += len(lines)
-        file.writelines(line + b"\n" for line in lines)
+        for number, line in _select_rows(block, shown, stats):
+            if fields is None:
+                fields = _check_first(line, number, shown, options)
+            if (bad := _find_no_text(line, fields, options.columns)) is not None:
+                _reject(stats, shown, number, None, bad)
+                continue
+            stats.rows += 1
+            file.write(line + b"\n")
 
 
-def _select_rows(block: LineBlock, shown: str, stats: RowsStats) -> list[bytes]:
-    """Return the lines of a block that are rows; the others are counted."""
-    lines = []
+def _select_rows(block: LineBlock, shown: str, stats: RowsStats) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a block that are rows, each with its number; the others are counted."""
     for number, line in zip(block.line_numbers, block.lines, strict=True):
         if is_blank(line):
             stats.blank += 1
@@ -127,26 +135,43 @@ def _select_rows(block: LineBlock, shown: str, stats: RowsStats) -> list[bytes]:
         except LineError as bad:
             _reject(stats, shown, number, None, bad)
         else:
-            lines.append(line.strip())
-    return lines
+            yield number, line.strip()
+
+
+def _find_no_text(line: bytes, fields: frozenset[str], columns: Mapping[str, str]) -> LineError | None:
+    """Find a field of text that is null, an object or a list: no run would take the row."""
+    row = msgspec.json.decode(line, type=dict[str, Raw])
+    for name in sorted(fields & row.keys()):
+        start = bytes(row[name])[:1]  # decides the type of a JSON value
+        if start == b"n":
+            return LineError(f"`{name}` is null", "fill it in, or leave such rows out", key=name)
+        if start == b"{" or (start == b"[" and name != "output"):  # of several labels, `output` is a list
+            value = msgspec.json.decode(row[name])
+            what = f"`{name}` must be a text, found {name_json_type(value)}"
+            return LineError(what, suggest_inside(name, columns.get(name, name), value, COLUMNS), key=name)
+    return None
 
 
 def _reject(stats: RowsStats, shown: str, line: int, row: int | None, bad: LineError) -> None:
     stats.rejected += 1
     if len(stats.problems) < MAX_PROBLEMS_SHOWN:
-        key = None if row is None else f"row {row:,}"
+        key = bad.key if row is None else f"row {row:,}"
         stats.problems.append(Problem(bad.reason, bad.remedy, shown, line, key))
 
 
-def _check_first(line: bytes, number: int, shown: str, options: RowsOptions) -> None:
-    """Raise DataError where the columns fit no row format, or a field of numbers is not among them."""
+def _check_first(line: bytes, number: int, shown: str, options: RowsOptions) -> frozenset[str]:
+    """Return the fields that must be text in every row.
+
+    Raises DataError where the columns fit no row format, or a field of numbers is not among them.
+    """
     first = parse_json_object(line)
-    check_some_format(first, shown, number, options.columns, key=COLUMNS)
+    fields = find_text_fields(first, shown, number, options.columns, key=COLUMNS)
     missing = [name for name in options.numbers if name not in first]
     if missing:
         listed = ", ".join(map(format_key, first))
         remedy = suggest(missing[0], first, f"the fields are {listed}", show=format_key)
         raise DataError(Problem(f"there is no field {format_key(missing[0])}", remedy, shown, number, NUMBERS))
+    return fields - {*options.numbers}
 
 
 def _check_stats(source: Path, options: RowsOptions, stats: RowsStats) -> None:

@@ -85,7 +85,7 @@ def open_csv(chunks: Chunks, shown: str, limit: int) -> Table:
             f"{unnamed} columns without a name are left out" if unnamed > 1 else "a column without a name is left out"
         )
     found = _build_rows(rows, header, shown, header_line, damaged=encoding.damaged)
-    return Table(tuple(names), found, tuple(notes), header_line)
+    return Table(dict.fromkeys(names), found, tuple(notes), header_line)
 
 
 def _read_sample(chunks: Chunks, encoding: Encoding, shown: str) -> tuple[str, bool]:
@@ -195,7 +195,7 @@ def _read_header(rows: Iterator[tuple[int, list[str] | LineError]], shown: str) 
             raise DataError(Problem(f"the header is broken: {record.reason}", record.remedy, shown, line))
         if any(record):
             return line, record
-    raise DataError(Problem("the file is empty", "put rows into it, or take it out of the run file", shown))
+    raise DataError(Problem("the file is empty", "put rows into it, or leave it out", shown))
 
 
 def _check_names(header: Sequence[str], shown: str, line: int) -> list[str]:
@@ -240,14 +240,15 @@ def _build_rows(
     if not number:
         names = ", ".join(format_key(header[place]) for place in named)
         what = f"there is a header ({names}) and no row below it"
-        raise DataError(Problem(what, "put rows into it, or take it out of the run file", shown, header_line))
+        raise DataError(Problem(what, "put rows into it, or leave it out", shown, header_line))
 
 
 def _find_fault(record: list[str], header: list[str], *, damaged: bool) -> LineError | None:
     if len(record) != len(header):
         more = len(record) > len(header)
         remedy = "put quotes around a field that holds the delimiter" if more else "is a field or a quote missing?"
-        return LineError(f"the row has {len(record)} fields, the header {len(header)}", remedy)
+        fields = f"{len(record)} field{'' if len(record) == 1 else 's'}"
+        return LineError(f"the row has {fields}, the header {len(header)}", remedy)
     if record == header:
         return LineError("the row repeats the header", "take it out; were two files joined?")
     joined = "".join(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,10 @@ class TableRow:
 class Table:
     """A table that was opened: its rows can be read once."""
 
-    names: tuple[str, ...] | None
-    """The columns; None where each row has its own keys."""
+    names: Mapping[str, Any] | None
+    """The columns: None, or of objects what is inside, such as {"id": None, "answer": {"text": None}}.
+
+    None instead of all where each row has its own keys."""
     rows: Iterator[TableRow]
     notes: tuple[str, ...] = ()
     """What is not as usual about it: the encoding, the delimiter, what is left out."""

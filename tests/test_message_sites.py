@@ -1,0 +1,51 @@
+"""Every message of the project that a user can cause is provoked by a test: `message_sites.json` says by which.
+
+That a test still provokes what the table names it for is checked where it runs: see `message_recorder.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from message_recorder import check_length, load_table, too_long
+from message_sites import ROOT, find_message_sites
+
+from hf_finetune.errors import Problem
+
+# How many sites no test provokes in this process; the table has them with null. The number only falls.
+NOT_PROVOKED = 60
+AGAIN = "pytest --record-messages FOLDER, then python tests/message_recorder.py FOLDER, and provoke what is new"
+
+
+def test_the_table_has_every_message_site_and_no_other():
+    assert set(load_table()) == {site.name for site in find_message_sites()}, AGAIN
+
+
+def test_no_more_sites_than_these_are_not_provoked():
+    assert sum(test is None for test in load_table().values()) <= NOT_PROVOKED, AGAIN
+
+
+def test_every_test_that_the_table_names_is_there(request):
+    named = {test for test in load_table().values() if test is not None}
+    for path in {test.partition("::")[0] for test in named}:
+        functions = {
+            node.name for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))) if hasattr(node, "name")
+        }
+        assert {test.partition("::")[2].partition("[")[0] for test in named if test.startswith(path)} <= functions
+    collected = {item.nodeid for item in request.session.items}
+    if not request.config.option.keyword and len(collected) > 3_000:  # of the whole suite each parameter is known, too
+        assert named <= collected
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"), [("x" * 499, []), ("x" * 501, ["x" * 501]), ("\n" * 4, []), ("\n" * 5, ["\n" * 5])]
+)
+def test_a_message_of_six_lines_is_noticed(message, shown):
+    check_length(message)
+    assert too_long == shown
+    too_long.clear()
+
+
+def test_a_problem_is_one_line_whatever_its_path_holds():
+    assert "\n" not in str(Problem("is\nno\nfile", "name\nanother", path="a\nb"))
