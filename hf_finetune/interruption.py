@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 # Set by `hf-finetune train` to its own process id, for the processes that it launches.
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 NOTHING_KEPT = "nothing was finished; the same command begins again"
-SECONDS_OF_A_DETOUR = 10.0
+SECONDS_TO_ARRIVE = 10.0
 """So long what was raised for a signal may take to arrive, possibly as another exception."""
 
 RECIPES = ("continued_pretraining.py", "classification.py", "sft.py", "lora.py", "score.py")
@@ -65,6 +65,7 @@ def catch_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        # Once the line is said ours stay: Python's would show a traceback for a Ctrl-C while its threads are joined.
         if before and not _state.ending:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -73,6 +74,7 @@ def catch_signals() -> Iterator[None]:
 
 def is_script_of_a_run() -> bool:
     """Whether this process runs our command, a recipe or what `accelerate launch` started, and nothing else."""
+    # A worker that multiprocessing spawns imports the recipe once more, and has its name: its parent speaks for it.
     if threading.current_thread() is not threading.main_thread() or "multiprocessing.spawn" in sys.modules:
         return False
     name = Path(sys.argv[0]).name if sys.argv else ""
@@ -136,7 +138,7 @@ def find_signal(raised: BaseException) -> int | None:
     if isinstance(raised, SystemExit) and raised.code != 128 + (_state.number or 0):  # typer's of a KeyboardInterrupt
         return None
     # pybind11 makes an ImportError of what is raised while a module of its own is initialized.
-    late = time.monotonic() - _state.came > SECONDS_OF_A_DETOUR
+    late = time.monotonic() - _state.came > SECONDS_TO_ARRIVE
     return None if _state.number is None or late else _state.number
 
 
@@ -146,6 +148,11 @@ def end_stopped(number: int) -> NoReturn:
         _say(number)
     _state.ending = True
     raise SystemExit(128 + number)
+
+
+def forget_signal() -> None:
+    """Forget a Ctrl-C that was meant for a line or an answer: no later error comes from it."""
+    _state.number = None
 
 
 def _install() -> dict[int, Any]:

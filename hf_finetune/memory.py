@@ -13,6 +13,7 @@ from pathlib import Path
 _MESSAGES = re.compile(
     r"DefaultCPUAllocator|not enough memory|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|Cannot allocate memory"
 )
+# "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes." -> 4000000000000, bytes
 _ASKED = re.compile(r"(?:tried to allocate|Unable to allocate|Tried to allocate) ([\d.]+) ?(bytes|[KMGTPE]iB|B)")
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
 OTHERWISE = "give it smaller batches or shorter rows, or a machine with more memory"
@@ -45,6 +46,7 @@ def describe_memory_error(raised: BaseException) -> tuple[str, str] | None:
 
 def is_out_of_memory(raised: BaseException) -> bool:
     """Whether an allocation has failed: in Python, NumPy, torch on a CPU or a GPU, or the system."""
+    # By its name, and not `torch.OutOfMemoryError`: torch may not be loaded, and has no place to be loaded to.
     if isinstance(raised, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(raised).__mro__):
         return True
     if isinstance(raised, OSError) and raised.errno == errno.ENOMEM:

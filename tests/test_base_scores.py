@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models.scratch_models import tiny_model
+from models.scratch_models import save_chat_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_finetune.errors import ConfigError
 from hf_finetune.evaluation import compare_models
 from hf_finetune.evaluation.language_modeling.base_scores import keep_random_state
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
-from hf_finetune.models.tokenizer_training import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "data_templates/user_assistant.jsonl"
@@ -28,14 +27,7 @@ SAVED = ("train.save_strategy=epoch", "train.save_total_limit=null", "train.load
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     """A tiny GPT with dropout, of which every forward pass in training draws from the random generator."""
-    folder = tmp_path_factory.mktemp("base")
-    rows = [json.loads(line) for line in (ROOT / DATA).read_text(encoding="utf-8").splitlines()]
-    tokenizer = train_tokenizer("bpe", [text for row in rows for text in row.values()], 300)
-    tokenizer.save_pretrained(folder)
-    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    shape = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "hidden_dropout": 0.2}
-    tiny_model(**shape, **special).save_pretrained(folder)
-    return folder
+    return save_chat_base(tmp_path_factory.mktemp("base"), ROOT / DATA, hidden_dropout=0.2)
 
 
 @pytest.fixture
@@ -119,10 +111,21 @@ def test_random_generators_go_on_where_they_were():
     expected = (torch.rand(3), np.random.rand(3))
     torch.manual_seed(1)
     np.random.seed(1)
-    with keep_random_state():
+    with keep_random_state(torch.device("cpu")):
         torch.rand(5), np.random.rand(5)
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])
+
+
+def test_the_generators_of_other_gpus_are_left_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    for device in (torch.device("cpu"), torch.device("cuda", 3)):
+        with keep_random_state(device):
+            pass
+    assert asked == [torch.device("cuda", 3)]
 
 
 def test_the_next_run_takes_the_base_from_the_cache_unless_rows_or_weights_are_others(
@@ -203,6 +206,17 @@ def test_without_record_and_cache_a_resumed_run_says_that_it_cannot_compare(
         else:  # an adapter can be switched off
             one, other = (find_comparison(each)["figures"]["loss"]["base"] for each in (whole, report))
             assert one == other
+
+
+def test_an_adapter_that_is_trained_on_is_compared_with_the_model_below_it(run_recipe, base, empty_cache, tmp_path):
+    settings = (*QUICK, "train.learning_rate=0.02", "data.validation_fraction=0.4")
+    first = run_recipe("lora", f"model.path={base}", *settings, f"output_dir={tmp_path / 'first'}")
+    for path in empty_cache.glob("base_scores-*"):
+        path.unlink()
+    adapter = ("model.path=null", f"model.adapter={tmp_path / 'first'}", "lora=null")
+    second = run_recipe("lora", *adapter, *settings, f"output_dir={tmp_path / 'second'}")
+    one, other = (find_comparison(each)["figures"]["loss"] for each in (first, second))
+    assert one["base"] == other["base"]
 
 
 def test_test_rows_are_compared_too(run_recipe, base):

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from models.scratch_models import tiny_model
+from models.scratch_models import save_chat_base
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.release.merge import merge_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,14 +23,7 @@ ONCE = ("train.save_strategy=no", "train.eval_strategy=no", "train.load_best_mod
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A tiny GPT of 256 positions whose tokenizer has been trained on the rows and has no chat template."""
-    folder = tmp_path_factory.mktemp("base")
-    rows = [json.loads(line) for line in (ROOT / DATA).read_text(encoding="utf-8").splitlines()]
-    tokenizer = train_tokenizer("bpe", [text for row in rows for text in row.values()], 300)
-    tokenizer.save_pretrained(folder)
-    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    tiny_model(vocab_size=len(tokenizer), max_position_embeddings=256, **special).save_pretrained(folder)
-    return folder
+    return save_chat_base(tmp_path_factory.mktemp("base"), ROOT / DATA)
 
 
 def losses(report: dict) -> list[float]:

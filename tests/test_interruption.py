@@ -19,7 +19,8 @@ import psutil
 import pytest
 from chat_models import saved_parrot
 
-from hf_finetune.interruption import RECIPES, Terminated, find_signal
+from hf_finetune.cli.terminal import read_terminal_lines
+from hf_finetune.interruption import RECIPES, Terminated, catch_signals, find_signal, unwind_when_stopped
 from hf_finetune.reporting import describe_kept
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,3 +243,20 @@ def test_what_is_kept_is_a_checkpoint_the_model_or_the_whole_run(tmp_path):
     assert describe_kept(str(tmp_path), typed) == f"the run is complete, its report is {tmp_path}/report.html"
     os.utime(tmp_path / "report.json", (1, 1))  # of a run that was trained on
     assert describe_kept(str(tmp_path), typed) == kept
+
+
+def test_a_ctrl_c_that_discards_a_line_explains_no_later_error(monkeypatch):
+    typed = iter([lambda: os.kill(os.getpid(), signal.SIGINT), lambda: "hello"])
+
+    class Terminal:
+        def isatty(self):
+            return True
+
+        def reconfigure(self, **options): ...
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed)())
+    with catch_signals():
+        unwind_when_stopped()
+        assert next(read_terminal_lines()) == "hello"
+        assert find_signal(RuntimeError("of the answer")) is None

@@ -62,6 +62,7 @@ def test_a_gpu_and_the_system_run_out_as_well():
     assert describe_memory_error(torch.OutOfMemoryError(CUDA))[0].startswith("out of memory: 2.5 GiB were asked for")
     assert describe_memory_error(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x")) is not None
     assert describe_memory_error(OSError(errno.ENOMEM, "Cannot allocate memory")) is not None
+    assert describe_memory_error(OSError(errno.ENOMEM, "Not enough space")) is not None, "in Windows' words"
     for other in (RuntimeError("size mismatch"), OSError(errno.ENOSPC, "No space left"), ValueError("memory")):
         assert describe_memory_error(other) is None
 

@@ -65,6 +65,7 @@ def launch(argv: Sequence[str], where: str) -> int:
     script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv]
+    # accelerate counts those of all machines: 16 on 2 machines are 8 here.
     processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
     share_threads(os.environ, max(1, processes))
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))

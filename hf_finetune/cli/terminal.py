@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.interruption import forget_signal
 from hf_finetune.shell import shell_path
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def read_terminal_lines() -> Iterator[str]:
             print()
             return
         except KeyboardInterrupt:
+            forget_signal()
             print("\nCtrl-D or /quit ends")
             continue
         yield line

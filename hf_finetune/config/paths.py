@@ -90,8 +90,9 @@ def _is_cached(name: str) -> bool:
 
 def looks_local(path: str) -> bool:
     """Whether `path` can only be a file or folder of this machine, not a Hub id (`name`, `owner/name`)."""
-    # runs/base may be both, so it is not "local": from_pretrained itself looks for the folder first.
-    if path.startswith(("/", "./", "../", "~")) or path in (".", ".."):
+    # runs/base may be both, so it is not "local": from_pretrained itself looks for the folder first. runs\base is a
+    # folder of Windows: no Hub id has a backslash.
+    if path.startswith(("/", "./", "../", "~")) or path in (".", "..") or "\\" in path:
         return True
     return path.lower().endswith(DATA_SUFFIXES) or path.count("/") > 1
 

@@ -22,10 +22,12 @@ def describe_commit() -> dict[str, Any] | None:
 
 def _ask_git(*arguments: str) -> str | None:
     """Return what git says, or None where there is no git, no repository, or no answer in time."""
-    # fsmonitor is a program that a repository's own settings may name: a run starts none.
-    command = ["git", "-c", "core.fsmonitor=false", *arguments]
+    # fsmonitor is a program that a repository's own settings may name: a run starts none. `status` would lock and write
+    # the index, and a commit that its user makes meanwhile would fail.
+    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        # Under core.quotePath=false names come as the bytes that they are, which need not be text.
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

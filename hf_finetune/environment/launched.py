@@ -42,7 +42,7 @@ def is_set_by_the_launcher(variable: str) -> bool:
 
 def select_launch_options(command: Sequence[str]) -> list[str]:
     """`python .../accelerate launch --config_file a/b/c.yaml --num_machines 2 x.py` as `--config_file b/c.yaml`."""
-    options = list(_options_of_accelerate(command))
+    options = list(_list_options(command))
     kept: list[str] = []
     while options:
         name, equals, value = options.pop(0).partition("=")
@@ -53,7 +53,7 @@ def select_launch_options(command: Sequence[str]) -> list[str]:
     return kept
 
 
-def _options_of_accelerate(command: Sequence[str]) -> Sequence[str]:
+def _list_options(command: Sequence[str]) -> Sequence[str]:
     """What stands between `launch` and the script; () where this is no command of accelerate."""
     rest = command[_find_accelerate(command) :] if _find_accelerate(command) else ()
     scripts = [number for number, each in enumerate(rest) if each.endswith(".py")]
@@ -62,6 +62,7 @@ def _options_of_accelerate(command: Sequence[str]) -> Sequence[str]:
 
 def _find_accelerate(command: Sequence[str]) -> int:
     """The place of the first option of `accelerate launch` in a command; 0 where it is another command."""
+    # ["python", "/bin/accelerate", "launch", "--cpu", "x.py"] -> 3, the place of --cpu.
     for place, word in enumerate(command[:4], start=1):
         name = Path(word).name
         if name in ("accelerate", "accelerate.exe") and list(command[place : place + 1]) == ["launch"]:

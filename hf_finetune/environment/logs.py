@@ -5,8 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import transformers
+
+
+@contextmanager
+def hide_messages(logger_name: str, part: str) -> Iterator[None]:
+    """Hide the messages of a library's logger that contain `part`; other levels and messages stay."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return part not in record.getMessage()
+
+    library = logging.getLogger(logger_name)
+    # A filter, not a log level: at WARNING and above transformers 5.23 also verifies a plan for tensor parallelism.
+    library.addFilter(keep)
+    try:
+        yield
+    finally:
+        library.removeFilter(keep)
 
 
 def set_up_logging(*, main_process: bool = True) -> None:

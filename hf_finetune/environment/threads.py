@@ -40,6 +40,7 @@ def set_up_threads(environment: MutableMapping[str, str]) -> None:
 def share_threads(environment: MutableMapping[str, str], processes: int) -> None:
     """Give each of so many processes its share of the cores, unless the user has set another number."""
     if not is_users_own(environment):
+        # 2 processes on 4 cores: 2 threads each. With 4 each, every operation would wait for a thread without a core.
         environment[COUNT] = environment[OURS] = str(max(1, count_cores() // processes))
 
 
@@ -89,6 +90,7 @@ def count_cores() -> int:
 def _read_quotas(root: Path, own: Path) -> Iterator[float]:
     """The quota in cores of each control group that this process is in, where there is one (cgroup v2, then v1)."""
     for folder in _list_groups(root, own):
+        # "150000 100000" is a core and a half: one thread. A group above may allow less than a process's own.
         quota, _, period = _read(folder / "cpu.max").partition(" ")
         if quota.isdecimal() and period.isdecimal():  # "max" is none
             yield int(quota) / int(period)

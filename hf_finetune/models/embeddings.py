@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.chat.built_in import get_added_tokens
+from hf_finetune.environment.logs import hide_messages
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +17,8 @@ ADDED_IDS = "added_ids"
 """Attribute under which a loaded model keeps the ids of the tokens that this run's chat template has added."""
 STORED_ROWS = "stored_rows"
 """Attribute under which a model whose embedding has grown keeps the number of rows in its files."""
+# Of two warnings of transformers 5.23, which explain how the rows of a grown embedding and head are drawn.
+DRAWN = "initialized from a multivariate normal"
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -46,7 +47,8 @@ def grow_embeddings(model: PreTrainedModel, rows: int) -> None:
     if rows <= stored:
         return
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _hide_how_rows_are_drawn():
+    with torch.random.fork_rng(devices=devices), hide_messages("transformers.modeling_utils", DRAWN):
+        # Rows that no file has are drawn again for scoring, merging and resuming: they have to come out the same.
         torch.manual_seed(0)
         model.resize_token_embeddings(rows)
     object.__setattr__(model, STORED_ROWS, stored)
@@ -73,18 +75,3 @@ def _count_stored_rows(model: PreTrainedModel) -> int:
 def _count_rows(tokenizer: PreTrainedTokenizerFast) -> int:
     """Count the rows that the ids of `tokenizer` need; some vocabularies have gaps."""
     return int(max(tokenizer.vocab.values())) + 1
-
-
-@contextmanager
-def _hide_how_rows_are_drawn() -> Iterator[None]:
-    """Hide two warnings of transformers 5.23 that explain the rows of a grown embedding and head."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "initialized from a multivariate normal" not in record.getMessage()
-
-    modeling_logger = logging.getLogger("transformers.modeling_utils")
-    modeling_logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        modeling_logger.removeFilter(keep)

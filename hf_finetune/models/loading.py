@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from transformers import (
 
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection
+from hf_finetune.environment.logs import hide_messages
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.embeddings import fit_embeddings
 from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
@@ -137,20 +137,9 @@ def choose_attention(model: ModelSection, block: int, *, bf16: bool) -> str:
     return "eager" if on_cpu and bf16 and block <= LONGEST_EAGER_BLOCK else "sdpa"
 
 
-@contextmanager
-def hide_load_report() -> Iterator[None]:
+def hide_load_report() -> AbstractContextManager[None]:
     """Hide transformers' table of new and unused weights, which the caller logs in one line."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    modeling_logger = logging.getLogger("transformers.modeling_utils")
-    # A filter, not a log level: at WARNING and above transformers 5.23 also verifies a plan for tensor parallelism.
-    modeling_logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        modeling_logger.removeFilter(keep)
+    return hide_messages("transformers.modeling_utils", "LOAD REPORT")
 
 
 def load_pretrained(auto_class: Any, model: ModelSection, **options: object) -> Any:

@@ -55,6 +55,7 @@ def read_threads(output_dir: str) -> int | None:
 def describe_kept(output_dir: str, command: Sequence[str]) -> str:
     """What is kept of a run that is stopped, and how to go on; `command` is what was typed."""
     folder, words = Path(output_dir), [word for word in command if not word.startswith(f"{RESUME}=")]
+    # By their times: a finished run that is trained on has a report from its first end, older than its new manifest.
     if _is_newer(folder / REPORT, folder / MANIFEST):
         return f"the run is complete, its report is {folder / 'report.html'}"
     if whole := list_checkpoints(folder):
@@ -72,16 +73,19 @@ def _is_newer(file: Path, than: Path) -> bool:
 
 
 def _asks_for_more(report: Mapping[str, Any], train: Mapping[str, Any]) -> bool:
-    """Whether more steps are asked for than the run was to take; not, where one counts steps and the other epochs."""
+    """Whether more steps are asked for than the run was to take.
+
+    Epochs after a run that counted steps may be more: only the Trainer can tell, which then ends at once or goes on.
+    """
     given = report.get("settings", {}).get("train", {})
-    (steps, epochs), (had_steps, had_epochs) = _planned(train), _planned(given)
+    (steps, epochs), (had_steps, had_epochs) = _read_plan(train), _read_plan(given)
     if steps is not None:
         planned = report.get("train", {}).get("max_steps")
         return steps > (planned if isinstance(planned, int) else had_steps or 0)
     return had_steps is not None or epochs > had_epochs
 
 
-def _planned(train: Mapping[str, Any]) -> tuple[int | None, float]:
+def _read_plan(train: Mapping[str, Any]) -> tuple[int | None, float]:
     """The steps that a section `train` asks for, None where it asks for epochs; and the epochs."""
     steps, epochs = train.get("max_steps"), train.get("num_train_epochs")
     return steps if steps is not None and steps > 0 else None, DEFAULT_EPOCHS if epochs is None else float(epochs)

@@ -15,6 +15,8 @@ from hf_finetune.config.paths import is_local, is_missing
         ("runs/there", False),
         ("./nope", True),
         ("a/b/c", True),
+        ("runs\\nope", True),
+        ("C:\\nope", True),
         ("~/nope", True),
         ("x" * 5000 + "/y", True),
         ("/" + "x" * 5000, True),

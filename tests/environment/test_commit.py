@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from hf_finetune.environment import describe_commit
@@ -38,6 +39,32 @@ def test_a_repository_cannot_have_a_program_started(tmp_path, monkeypatch):
     git("config", "core.fsmonitor", str(program))
     assert describe_commit() is not None
     assert not (tmp_path / "started").exists()
+
+
+def test_a_name_that_is_no_text_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    git("config", "core.quotePath", "false")
+    name = os.fsencode(tmp_path) + b"/caf\xe9.txt"  # in Latin-1
+    with open(name, "w") as file:
+        file.write("a")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    with open(name, "w") as file:
+        file.write("more")
+    assert describe_commit() == {"commit": git("rev-parse", "HEAD"), "changed": True}
+
+
+def test_the_index_of_the_repository_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    (tmp_path / "run.yaml").write_text("a")
+    git("add", "run.yaml")
+    git("commit", "-qm", "one")
+    os.utime(tmp_path / "run.yaml", (1, 1))  # `git status` would note that the file is the same nevertheless
+    before = (tmp_path / ".git" / "index").read_bytes()
+    assert describe_commit() == {"commit": git("rev-parse", "HEAD"), "changed": False}
+    assert (tmp_path / ".git" / "index").read_bytes() == before
 
 
 def test_without_git_there_is_no_commit(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -39,3 +40,30 @@ def test_the_options_are_those_of_the_parent(tmp_path):
     launch = [sys.executable, str(tmp_path / "accelerate"), "launch", "--config_file", "/a/b/c.yaml", str(child)]
     done = subprocess.run(launch, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(["--config_file", "b/c.yaml"])
+
+
+LAUNCHER = """
+import os, subprocess, sys
+child = "from hf_finetune.environment.launched import is_set_by_the_launcher as ask; print(ask('OMP_NUM_THREADS'))"
+environment = {**os.environ, "OMP_NUM_THREADS": "7", "ACCELERATE_MIXED_PRECISION": "no"}
+subprocess.run([sys.executable, "-c", child], env=environment)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "by_the_launcher"),
+    [
+        ([], {}, True),
+        (["--num_cpu_threads_per_process", "7"], {}, False),
+        (["--num_cpu_threads_per_process=7"], {}, False),
+        ([], {"OMP_NUM_THREADS": "7"}, False),
+    ],
+)
+def test_a_number_of_threads_is_the_launchers_unless_its_user_has_asked_for_it(
+    tmp_path, options, given, by_the_launcher
+):
+    (tmp_path / "accelerate").write_text(LAUNCHER)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
+    launch = [sys.executable, str(tmp_path / "accelerate"), "launch", *options, "x.py"]
+    done = subprocess.run(launch, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == str(by_the_launcher)

@@ -64,7 +64,7 @@ def test_what_messages_and_run_files_name_is_there_after_init(tmp_path, project_
     init_project(tmp_path)
     sources = [*(project_root / "hf_finetune").rglob("*.py"), *(project_root / "recipes" / "configs").glob("*.yaml")]
     named = {(path, name) for path in sources for name in PROJECT_PATH.findall(path.read_text(encoding="utf-8"))}
-    assert {name for _, name in named} >= {"docs/run-file.md", "docs/recipes.md", "docs/data-formats.md"}
+    assert {name for _, name in named} >= {"docs/run-file.md", "docs/recipes.md"}
     assert {(path, name) for path, name in named if not (tmp_path / name).exists()} == set()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from hf_finetune.models.scratch_gpt import (
     ScratchGPTForSequenceClassification,
     ScratchGPTModel,
 )
+from hf_finetune.models.tokenizer_training import train_tokenizer
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "modern": {},
@@ -36,6 +39,17 @@ def tiny_model(
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
     return model.eval()
+
+
+def save_chat_base(folder: Path, data: Path, **fields: Any) -> Path:
+    """Save a tiny GPT of 256 positions whose tokenizer has been trained on these rows and has no chat template."""
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    tokenizer = train_tokenizer("bpe", [text for row in rows for text in row.values()], 300)
+    tokenizer.save_pretrained(folder)
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    shape = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, **special, **fields}
+    tiny_model(**shape).save_pretrained(folder)
+    return folder
 
 
 def token_ids(*shape: int, vocab_size: int = 61, seed: int = 0) -> torch.Tensor:

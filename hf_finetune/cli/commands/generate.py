@@ -38,7 +38,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Answer prompts with a chat model or adapter; continue them with a model that has no chat template."""
-    settings = _sampling(
+    settings = _build_sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -96,7 +96,7 @@ def chat(
     seed: int = 0,
 ) -> None:
     """Talk to a chat model or adapter in the terminal; /help lists the commands."""
-    settings = _sampling(
+    settings = _build_sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -125,7 +125,7 @@ def chat(
     run_chat(ChatSession(loaded, tokenizer, settings, screen, opening), read_terminal_lines())
 
 
-def _sampling(**options: Any) -> EvalSection:
+def _build_sampling(**options: Any) -> EvalSection:
     """The sampling options of a command as settings; `ConfigError` names each that is out of range."""
     from hf_finetune.config import sampling_settings
 

@@ -39,7 +39,7 @@ SAME: dict[str, str] = {
     "train.file",
     "data.validation": "validation_file eval_file eval_dataset val_dataset dataset_val test_datasets val_file "
     "dev_file validation_data eval_data valid_file data.val data.valid data.eval data.dev data.eval_file "
-    "data.val_file eval.dataset eval.data eval.file eval.dataset eval.data eval.file",
+    "data.val_file eval.dataset eval.data eval.file",
     "data.validation_fraction": "val_size val_set_size validation_split validation_split_percentage eval_split_ratio "
     "val_split val_ratio eval_size valid_size dev_size data.split_ratio",
     "data.test_fraction": "test_size test_split_percentage test_ratio",
@@ -48,6 +48,8 @@ SAME: dict[str, str] = {
     "data.train.format prompt_style data.style",
     "data.chat_template": "template default_template prompt_template conversation_template chat_format "
     "chat_template_jinja model.chat_template data.template model.template data.train.chat_template",
+    "data.columns": "dataset_text_field text_column columns column_map data.train.field data.train.field_messages "
+    "data.train.columns data.train.message_property_mappings",
     "data.system": "default_system system_prompt data.train.system_prompt",
     "data.loss_on": "train_on_inputs train_on_input train_on_prompt mask_history train_on_completions_only "
     "train_on_responses_only roles_to_train mask_inputs response_template instruction_template mask_prompt "
@@ -169,9 +171,6 @@ INSTEAD: dict[str, str] = {
     "name a file of the rows in data.train": "dataset_config dataset_config_name",
     "name the files: data.train, and data.validation or data.validation_fraction": "dataset_train_split "
     "dataset_test_split train_split test_split data.split data.train.split",
-    "write data.columns: {FIELD: COLUMN}, with the fields of docs/data-formats.md": "dataset_text_field text_column "
-    "columns column_map data.train.field data.train.field_messages data.train.columns "
-    "data.train.message_property_mappings",
     "shorten the file, or give it a weight below 1 in data.train; train.max_steps stops early": "max_samples "
     "num_samples max_train_samples max_eval_samples data.train.num_samples",
     "rows are kept on the disk and not in memory; leave it out": "streaming dataset_streaming buffer_size",

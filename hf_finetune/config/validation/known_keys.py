@@ -71,6 +71,7 @@ def _find_likeness(name: str, section: str, known: KnownKeys) -> str | None:
         if close := find_closest(name, names, cutoff=0.8):
             return _join_key(other, close)
     rows = foreign_rows(known.recipe)
+    # Stricter than in a section: by chance, some of the hundreds of names that others use resemble any word.
     close = find_closest(name, rows, cutoff=0.85)
     meant = rows[close] if close else None
     return meant if meant is not None and (section == "" or meant.startswith(f"{section}.")) else None

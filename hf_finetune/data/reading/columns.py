@@ -52,6 +52,8 @@ class ColumnMapper:
             if value is not _MISSING:
                 mapped[field] = value
                 self.unseen.discard(column)
+        # Left out: what a field was taken from, and what has a field's name without being it. With {"text": "body"} the
+        # row {"text": "Re: hi", "body": "Hi"} becomes {"text": "Hi"}.
         mapped.update((key, value) for key, value in row.items() if key not in self._taken)
         return mapped
 
@@ -100,6 +102,7 @@ class ColumnMapper:
 
 def look_up(row: Mapping[str, Any], column: str) -> Any:
     """Return a column's value: that of the name as it stands, or else of the path that its dots make."""
+    # The name as it stands comes first: tables of flattened objects have columns that are called `answer.text`.
     if column in row:
         return row[column]
     value: Any = row
@@ -159,6 +162,8 @@ _WANTED = (
 def suggest_columns(names: Iterable[str]) -> dict[str, str]:
     """Suggest the `data.columns` that would make rows of these columns: {"prompt": "query", "completion": "reply"}."""
     known = [name for name in names if name]
+    # {"id", "Question", "reply"} -> {"prompt": "Question", "completion": "reply"}. In this order, as some words are of
+    # two kinds: `target` is an answer beside a question, and a label beside a text.
     for wanted in _WANTED:
         found: dict[str, str] = {}
         for field, usual in wanted.items():

@@ -136,6 +136,7 @@ def _detect_layout(head: bytes) -> Layout | Literal["html"] | None:
     """Detect what bytes alone decide; None for text that is no JSON, and for an empty file."""
     if head.startswith(b"PAR1"):
         return "parquet"
+    # An Arrow stream begins with FF FF FF FF and a length; no UTF-8 text has one of these bytes.
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return "arrow"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:15].lower()
@@ -189,6 +190,7 @@ def _may_be_table(head: bytes, shown: str) -> bool:
 def looks_like_table(head: bytes) -> bool:
     """True where the first lines have the same number, above one, of commas, semicolons, tabs or pipes."""
     lines = [line for line in head.split(b"\n")[:6] if line.strip()]
+    # Two lines of prose with a comma each pass, too: it is asked only of what is no JSON, and decides what is advised.
     counts = ([line.count(mark) for line in lines] for mark in (b",", b";", b"\t", b"|"))
     return len(lines) > 1 and any(each[0] and len(set(each)) == 1 for each in counts)
 

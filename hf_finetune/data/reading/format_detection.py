@@ -47,6 +47,7 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
     _check_fields(data, first, row_format, file.shown)
     decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty, columns=settings.columns)
     if row_format.label is not None:
+        # `"label": []` does not tell whether labels are names or numbers: the first that is not empty does.
         for _ in read_rows(file.path, file.shown, decoder, replace(settings, quiet=True), LineCounts()):
             if decoder.labels.kind not in {None, "empty list"}:
                 break

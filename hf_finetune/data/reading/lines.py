@@ -92,6 +92,12 @@ def decompress(path: Path, shown: str) -> Iterator[bytes]:
         ) from None
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a file is gzip or zstd as a whole. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((_GZIP, _ZSTD))
+
+
 def _decompress(file: io.BufferedReader) -> Iterator[bytes]:
     head = file.peek(16)
     if head.startswith(_ZSTD):

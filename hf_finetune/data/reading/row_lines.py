@@ -18,7 +18,14 @@ import msgspec
 from hf_finetune.data.reading.columns import ColumnMapper
 from hf_finetune.data.reading.file_kinds import Layout, check_pretty_printed, choose_layout
 from hf_finetune.data.reading.json_line import LineError
-from hf_finetune.data.reading.lines import STANDARD_INPUT, LineBlock, check_text, decompress, iterate_line_blocks
+from hf_finetune.data.reading.lines import (
+    STANDARD_INPUT,
+    LineBlock,
+    check_text,
+    decompress,
+    is_compressed,
+    iterate_line_blocks,
+)
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
 
@@ -79,6 +86,7 @@ def _find_layout(path: Path, shown: str, settings: RowSettings) -> tuple[Layout,
     first: list[bytes] = []
     for chunk in chunks:
         first.append(chunk)
+        # Of a pipe the first chunk alone: whoever types the rows may send the second one in a minute.
         if streamed or sum(map(len, first)) >= HEAD_BYTES:
             break
     head = b"".join(first)
@@ -105,6 +113,10 @@ def _open_table(path: Path, shown: str, layout: Layout, chunks: Iterator[bytes],
         from hf_finetune.data.reading.tables.json_array import open_json_array
 
         return open_json_array(check_text(chunks, shown), shown, limit)
+    if is_compressed(path):
+        # Their columns are at places of the file, and Parquet is compressed inside: nothing is gained.
+        what = f"the {layout.capitalize()} file is compressed as a whole, and it is read at many places"
+        raise DataError(Problem(what, f"decompress it, and name {shown.rpartition('.')[0]}", shown))
     from hf_finetune.data.reading.tables.arrow_rows import open_arrow, open_parquet
 
     return open_parquet(path, shown) if layout == "parquet" else open_arrow(path, shown)
@@ -126,6 +138,7 @@ def _iterate_table_blocks(table: Table, mapper: ColumnMapper, settings: RowSetti
     for row in table.rows:
         line, fault = _encode_row(row, mapper, settings, typed=table.names is None)
         full = len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES
+        # A fault is a block of its own, behind the rows before it: what is said of a file is said in its order.
         if lines and (fault is not None or full):
             yield LineBlock(numbers[0], b"\n".join(lines), lines, numbers=numbers)
             numbers, lines, size = [], [], 0
@@ -163,6 +176,7 @@ def _convert_cells(values: Mapping[str, Any], numbers: Iterable[str]) -> dict[st
     cells = dict(values)
     for name in _JSON_FIELDS:
         cell = cells.get(name)
+        # '[{"role": "user", ...}]' is a list in a cell; "[1] See below." and "[sic]" stay text, as they are no JSON.
         if isinstance(cell, str) and cell[:1] == "[" and cell[-1:] == "]":
             cells[name] = _parse_cell(cell, list)
     for name in numbers:

@@ -17,6 +17,7 @@ from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.errors import CannotWriteError, DataError, FinetuneError, ModelError, Problem
 from hf_finetune.evaluation.generation.prompts import format_unknown_pieces, generate_answer
+from hf_finetune.interruption import forget_signal
 from hf_finetune.models.lengths import get_max_length
 
 HELP = """\
@@ -137,6 +138,7 @@ def _generate_reply(chat: ChatSession, messages: list[Message]) -> tuple[Message
         screen.write("\n")
         if not screen.interactive:
             raise
+        forget_signal()
         screen.note("stopped")
         return _parse_reply(chat.tokenizer, "".join(pieces)), False
     screen.write("\n")

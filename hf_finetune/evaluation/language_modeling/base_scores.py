@@ -74,7 +74,7 @@ class BaseScores(TrainerCallback):
             return
         if found is None:
             logger.info("scoring the base on %s %s %s", f"{len(rows):,}", split, name_rows(rows))
-            with keep_random_state(), self._without_adapter():
+            with keep_random_state(self.trainer.args.device), self._switch_adapter_off():
                 found = predict_sums(self.trainer, rows)
         if not np.isfinite(found).all():
             logger.warning("the base gives NaN or infinite losses on the %s rows, and is not compared with", split)
@@ -87,6 +87,7 @@ class BaseScores(TrainerCallback):
 
     def _find(self, split: str, made_from: str, rows: int) -> tuple[Array | None, str]:
         """Find the sums, (rows, 3), in the run's own record or in the cache, and where that was."""
+        # The record first: in another place, or years later, the cache is another, and a resumed run has nothing else.
         if (found := read_sums(self.record, split, made_from, rows)) is not None:
             return found, f", from {ROW_SCORES}"
         with contextlib.suppress(OSError):
@@ -113,6 +114,8 @@ class BaseScores(TrainerCallback):
         model, args, section = self.trainer.model, self.trainer.args, self.run.model
         source = json.loads(Path(self.run.output_dir, MANIFEST).read_text(encoding="utf-8"))["model"]
         versions = get_installed_versions()
+        # Not in it: the size of batches and the number of processes, which move no more than the last digits of a sum,
+        # and all that a base does not know of: learning rate, seed, LoRA. A sweep scores its base once.
         return compute_cache_key(
             {
                 "model": source["sha256"] or [source["name"], source["revision"]],
@@ -128,12 +131,13 @@ class BaseScores(TrainerCallback):
 
     def _can_be_switched_off(self) -> bool:
         """Whether the model computes what its base does once its adapter is off."""
-        # PiSSA and OLoRA take out of the base's weights what their adapter begins with.
-        lora = self.run.lora
-        return lora is not None and not str(lora.get("init_lora_weights")).lower().startswith(REWRITE_BASE)
+        # By the recipe, as `lora:` may be left out where model.adapter is trained on. PiSSA and OLoRA take out of the
+        # base's weights what their adapter begins with.
+        initial = str((self.run.lora or {}).get("init_lora_weights"))
+        return self.run.recipe == "lora" and not initial.lower().startswith(REWRITE_BASE)
 
     @contextlib.contextmanager
-    def _without_adapter(self) -> Iterator[None]:
+    def _switch_adapter_off(self) -> Iterator[None]:
         if not self._can_be_switched_off():
             yield
             return
@@ -191,11 +195,13 @@ def name_rows(rows: Dataset) -> str:
 
 
 @contextlib.contextmanager
-def keep_random_state() -> Iterator[None]:
+def keep_random_state(device: torch.device) -> Iterator[None]:
     """Give every random generator its state back: a data loader draws from that of the whole process."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        # Otherwise dropout draws other numbers in the first step, and `eval.base: false` would train another model.
+        # By default `fork_rng` asks every GPU of the machine, and each process would start a context on each.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
         random.setstate(python)

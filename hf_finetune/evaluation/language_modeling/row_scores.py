@@ -59,6 +59,7 @@ def _parse_sums(record: dict[str, Any], made_from: str, rows: int) -> Array:
 
 def make_record(made_from: str, sums: Array) -> dict[str, Any]:
     """Make the JSON object of sums, (rows, 3), with what `read_sums` checks it by."""
+    # JSON loses no bit of a float: Python writes the shortest text that reads back as the same, 0.30000000000000004.
     return {"made_from": made_from, "sha256": _hash_sums(sums), "sums": sums.tolist()}
 
 

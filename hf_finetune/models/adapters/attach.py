@@ -15,14 +15,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.models.adapters.continuing import describe_origin
+from hf_finetune.models.adapters.continuing import ALL_LINEAR, describe_origin
 from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
     is_quantized,
     load_base,
     suppress_peft_warnings,
 )
-from hf_finetune.models.adapters.targets import ALL_LINEAR, check_targets, has_tied_targets, list_linear_modules
+from hf_finetune.models.adapters.targets import check_targets, has_tied_targets, list_linear_modules
 from hf_finetune.models.adapters.token_rows import count_token_rows, select_token_rows, settle_token_rows
 from hf_finetune.models.classification_head import find_head_modules, is_classifier, unwrap_adapter
 from hf_finetune.models.embeddings import get_added_ids, has_grown
@@ -186,7 +186,7 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
         what = f"{method} needs a pass over data or weights before training, which this recipe does not make"
         raise ConfigError(Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights"))
     if settings.get("target_modules") is None and not settings.get("target_parameters"):
-        settings["target_modules"] = "all-linear"
+        settings["target_modules"] = ALL_LINEAR
     if has_tied_targets(model, settings):
         settings.setdefault("ensure_weight_tying", True)
     try:

@@ -45,6 +45,7 @@ def continue_adapter(run: Run) -> Run:
     _check_quantization(run.model, record)
     check_settings(folder, run.lora or {})
     tokenizer = run.model.tokenizer
+    # Its folder has the tokens and the chat template that it was trained with, which its base may lack.
     if tokenizer is None and find_file(adapter, "tokenizer_config.json") is not None:
         tokenizer = adapter
     decided = {"path": record.name_or_path, "revision": record.revision, "tokenizer": tokenizer}
@@ -103,6 +104,7 @@ def check_settings(folder: Path, lora: Mapping[str, Any]) -> None:
 
 def _order(value: Any) -> Any:
     """Sort a list: the order of names says nothing. Nothing given is nothing stored."""
+    # `use_dora: false` and an adapter that stores null agree, and so do ["q_proj", "v_proj"] and ["v_proj", "q_proj"].
     return sorted(value, key=str) if isinstance(value, list | set | tuple) else value or None
 
 

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_finetune.errors import ConfigError, Problem, suggest
-
-ALL_LINEAR = "all-linear"
+from hf_finetune.models.adapters.continuing import ALL_LINEAR
 
 
 def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:

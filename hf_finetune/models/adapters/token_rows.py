@@ -27,6 +27,8 @@ def select_token_rows(model: PreTrainedModel, lora: Mapping[str, Any]) -> dict[s
     if not added:
         return named
     modules = _find_vocabulary_modules(model)
+    # A list is of the embedding alone, as in peft: [5, 7] of the run and the new token 320 become
+    # {"model.embed_tokens": [5, 7, 320], "lm_head": [320]}.
     rows = dict(named) if isinstance(named, Mapping) else {next(iter(modules)): list(named or ())}
     for name, module in modules.items():
         if _is_named(name, lora.get("target_modules")):
@@ -52,6 +54,7 @@ def _find_vocabulary_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def _is_named(name: str, settings: Any) -> bool:
     """Whether a list of module names has this one, whole or from its end on."""
+    # "lm_head" names model.lm_head, and not model.my_lm_head.
     return isinstance(settings, list) and any(f".{name}".endswith(f".{each}") for each in settings)
 
 

@@ -52,13 +52,13 @@ def describe_package(package: ModelPackage, origin: Origin, notes: Sequence[str]
 
 def describe_file(header: GgufHeader, origin: Origin, done: ConvertedGguf) -> ReadyMadeCard:
     """The card of a model that was converted from a GGUF file; what the file says of itself is said to be so."""
-    name = _one_line(header.text("general.name") or Path(origin.source).stem)
+    name = _write_on_one_line(header.text("general.name") or Path(origin.source).stem)
     stated = header.text("general.license")
-    metadata = {"license": _one_line(stated).lower()} if stated else {}
+    metadata = {"license": _write_on_one_line(stated).lower()} if stated else {}
     facts = {
-        "what it is": f"{name}, {done.parameters:,} parameters, architecture {_one_line(header.architecture)}",
-        "license that the file states": _one_line(stated) if stated else "none",
-        "taken from": f"`{_one_line(origin.source)}`, weights in {origin.dtype}",
+        "what it is": f"{name}, {done.parameters:,} parameters, architecture {_write_on_one_line(header.architecture)}",
+        "license that the file states": _write_on_one_line(stated) if stated else "none",
+        "taken from": f"`{_write_on_one_line(origin.source)}`, weights in {origin.dtype}",
         "sha256 of the file": f"`{origin.sha256}`",
     }
     limits = [*done.notes]
@@ -78,7 +78,9 @@ def write_card(folder: Path, card: ReadyMadeCard) -> None:
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-def _one_line(text: str) -> str:
+def _write_on_one_line(text: str) -> str:
     """A text of a file as one cell of a table: no line ends, no marks of Markdown or HTML."""
+    # A file says of itself what it likes: `x | y` would be two cells, and `<img src=...>` is loaded by whoever shows
+    # the page.
     plain = "".join(letter if letter.isprintable() else " " for letter in text[:LONGEST])
     return " ".join(plain.translate(str.maketrans("|`<>[]*\\", "        ")).split())

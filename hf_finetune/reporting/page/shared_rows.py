@@ -42,6 +42,8 @@ def read_row_sums(run: RunRecord, split: str) -> RowSums:
         return {}
     found: RowSums = {}
     try:
+        # "row": [0, 0, 1] are two examples of the first row, as of a long conversation that was split, and one of the
+        # second.
         for (nll, _, tokens), number in zip(tuned, numbers, strict=True):
             key = hashes[HASH_DIGITS * number : HASH_DIGITS * (number + 1)]
             before = found.get(key, (0.0, 0.0))

@@ -94,6 +94,7 @@ def test_every_row_of_a_section_is_said_there(refusal):
         (VALID, "seed", "train.seed"),
         (VALID, "eval.learning_rate", "train.learning_rate"),
         (VALID, "train.leraning_rate", "train.learning_rate"),
+        (VALID, "leraning_rate", "train.learning_rate"),
         (VALID, "lora_targt", "lora.target_modules"),
     ],
 )

@@ -96,6 +96,14 @@ def test_json_of_another_kind_is_still_named_line_by_line(tmp_path):
     assert [problem.line for problem in refused.value.problems] == [1, 2, 3]
 
 
+def test_a_few_bytes_of_damage_reject_their_row_and_not_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "one row of several words"}\n{"text": "a \0 byte in its words"}\n')
+    with pytest.raises(DataError) as refused:
+        load_splits(DataSection(train=str(path)), "document", seed=0)
+    assert [problem.line for problem in refused.value.problems] == [2]
+
+
 @pytest.mark.parametrize("name", ["rows.md", "rows.py", "rows.txt", "rows.rst"])
 def test_a_whole_text_file_is_one_document(tmp_path, name):
     path = tmp_path / name

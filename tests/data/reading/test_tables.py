@@ -127,9 +127,32 @@ def test_plain_utf_8_with_commas_needs_no_word_and_tabs_none_in_a_tsv(tmp_path, 
     assert caplog.text == ""
 
 
+def test_a_semicolon_in_the_text_of_the_only_column_separates_nothing(tmp_path):
+    rows, faults = read(write(tmp_path, "rows.csv", "text\nHello; world\nBye\n"))
+    assert rows == [(2, {"text": "Hello; world"}), (3, {"text": "Bye"})]
+    assert faults == []
+
+
+@pytest.mark.parametrize("size", [20, 21, 22, 40, 41, 42, 61, 62])
+def test_the_line_end_of_a_row_that_is_too_long_is_no_blank_row(tmp_path, size):
+    path = write(tmp_path, "rows.csv", f"text\r\n{'x' * size}\r\nok\r\n")
+    rows, faults = read(path, max_line_bytes=20)
+    assert rows == [(3, {"text": "ok"})]
+    assert [line for line, *_ in faults] == [2]
+
+
 def test_a_compressed_table_is_read(tmp_path):
     path = write(tmp_path, "rows.csv.gz", gzip.compress(b"text,label\na,b\n"))
     assert read(path)[0] == [(2, {"text": "a", "label": "b"})]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet.gz", "rows.gz"])
+def test_a_compressed_parquet_file_is_not_called_damaged(tmp_path, name):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "rows.parquet")
+    path = write(tmp_path, name, gzip.compress((tmp_path / "rows.parquet").read_bytes()))
+    said = refuse(path)
+    assert said.startswith(f"{name}: the Parquet file is compressed as a whole")
+    assert said.endswith(f"; decompress it, and name {name.removesuffix('.gz')}")
 
 
 def test_a_row_keeps_the_line_that_it_begins_on(tmp_path):

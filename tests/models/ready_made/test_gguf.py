@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -16,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_finetune.errors import ConfigError, ModelError
 from hf_finetune.models import make_model
-from hf_finetune.models.ready_made.gguf_header import read_gguf_header
+from hf_finetune.models.ready_made.gguf import _check_complete
+from hf_finetune.models.ready_made.gguf_header import GgufHeader, read_gguf_header
 
 TOKENIZER = digits_apart_tokenizer()
 HARD = [*TEXTS, "a\n\n\n12  3", "    7\t8\r\n", "caf\u00e9 \u65e5\u672c\U0001f600 \u00bd\u0663", "\x00 <|im_end|> x "]
@@ -156,6 +158,7 @@ BAD = {
     "no tokenizer": (written(tokenizer=None), "holds no tokenizer"),
     "split": (written(values={"split.count": 2, "split.no": 0}), "is part 1 of a model in 2 files"),
     "architecture": (written(architecture="rwkv6"), "cannot be read by transformers"),
+    "split in words": (written(values={"split.count": 2, "split.no": "one"}), "is a part of a model in 2 files"),
     "scaled": (written(extra={"rope_freqs.weight": np.ones(8, np.float32)}), "scales its positions"),
     "rope scaling": (written(values={"llama.rope.scaling.type": "yarn"}), "scales its positions"),
     "lacks": (written(without=["blk.1.ffn_up.weight"]), "weights, of which transformers makes"),
@@ -210,3 +213,18 @@ def test_files_beside_the_gguf_file_are_not_read(tmp_path, file):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside))
     make_model(str(file), tmp_path / "made")
     assert AutoTokenizer.from_pretrained(tmp_path / "made").eos_token == "<|im_end|>"
+
+
+def test_layers_that_are_no_number_are_refused(tmp_path, model):
+    header = GgufHeader({"general.architecture": "llama", "llama.block_count": "two"}, {}, {}, {})
+    with pytest.raises(ModelError, match="says that it has 'two' layers, and holds 0 tensors"):
+        _check_complete(header, model.config)
+
+
+def test_where_no_links_can_be_made_the_file_is_copied(tmp_path, file, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    make_model(str(file), tmp_path / "made")
+    assert (tmp_path / "made" / "model.safetensors").is_file()

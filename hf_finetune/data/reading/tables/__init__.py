@@ -1,7 +1,8 @@
 """Tables -> rows, one at a time: CSV and its kin, Parquet and Arrow, one JSON array.
 
 rows.py        any table -> rows, each with its number
-csv_rows.py    CSV and TSV: encoding and delimiter are found
+csv_rows.py    CSV and TSV, whose delimiter is found
+encodings.py   bytes -> text, whose encoding is found
 arrow_rows.py  Parquet and Arrow
 json_array.py  one JSON array, row by row
 convert.py     `hf-finetune rows`: all of it as JSONL

@@ -15,6 +15,7 @@ from hf_finetune.data.reading.json_line import LineError, format_key
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
 
+# `to_pylist` makes Python objects of a whole batch: of 65,536 rows of 4 KB, a usual row group, some 300 MB.
 ROWS_AT_ONCE = 256
 _BUFFER_BYTES = 1024 * 1024
 _ARROW_FILE = b"ARROW1"
@@ -38,6 +39,7 @@ def open_arrow(path: Path, shown: str) -> Table:
             file = pa.ipc.open_file(source)
             batches = (file.get_batch(number) for number in range(file.num_record_batches))
             return _open(file.schema, lambda names: (batch.select(names) for batch in batches), shown)
+        # A stream has no magic bytes: it begins with the length of its schema, as the .arrow files of `datasets` do.
         source.seek(0)
         stream = pa.ipc.open_stream(source)
         return _open(stream.schema, lambda names: (batch.select(names) for batch in stream), shown)
@@ -78,6 +80,7 @@ def _holds_binary(kind: pa.DataType) -> bool:
         return _holds_binary(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return _holds_binary(kind.value_type)
+    # An image of `datasets` is a struct {bytes, path}: with its bytes all of it is left out, as half a value misleads.
     if pa.types.is_nested(kind):
         return any(_holds_binary(kind.field(number).type) for number in range(kind.num_fields))
     return bool(
@@ -103,6 +106,7 @@ def _read_rows(batches: Iterator[pa.RecordBatch], shown: str) -> Iterator[TableR
 
 
 def _build_row(number: int, row: dict[str, Any]) -> TableRow:
+    # Spreadsheets and pandas write an empty row as nulls: blank, as an empty line is in JSONL.
     if all(value is None for value in row.values()):
         return TableRow(number, number, None)
     try:
@@ -129,6 +133,7 @@ def _to_json(value: Any, name: str) -> Any:
         if value and isinstance(value[0], tuple):  # a map
             return {str(key): _to_json(each, name) for key, each in value}
         return [_to_json(each, name) for each in value]
+    # Of nanoseconds pyarrow makes pandas' Timestamp, which is a datetime and writes all nine digits.
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, timedelta):

@@ -6,60 +6,20 @@ its strict mode: a text behind a closing quote is an error, and not silently joi
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from hf_finetune.data.reading.file_kinds import detect_wide_encoding, get_ending
+from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.json_line import LineError, format_key
+from hf_finetune.data.reading.tables.encodings import SURROGATES, Chunks, Encoding, detect_encoding, open_text
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 SAMPLE_ROWS = 20
 SAMPLE_CHARACTERS = 64 * 1024
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
-# Bytes that Windows-1252 leaves undefined: a file with one of them is Latin-1.
-_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
-
-Chunks = Callable[[], Iterator[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How the bytes of a file are text; `note` says why it is not plain UTF-8, `damaged` that some bytes are not it."""
-
-    name: str
-    note: str = ""
-    damaged: bool = False
-
-    @property
-    def errors(self) -> str:
-        return {"utf-16": "surrogatepass", "utf-32": "strict"}.get(self.name, "surrogateescape")
-
-
-class _ChunkStream(io.RawIOBase):
-    """A stream over chunks of bytes, for io.TextIOWrapper."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
 
 
 class _TooLong(Exception):
@@ -75,12 +35,19 @@ class _Lines:
         self.number = 0
         self.held = 0
         """Characters of the row so far; its reader sets 0 where a row begins."""
+        self._cut = False
+        """The line before was cut behind its carriage return."""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
         line = self._stream.readline(self._limit + 1)
+        # csv asks for line after line while a quote is open: without the limit, one that is never closed takes the
+        # whole file.
+        if self._cut and line == "\n":  # the other half of a line end, and no blank row
+            line = self._stream.readline(self._limit + 1)
+        self._cut = False
         if not line:
             raise StopIteration
         self.number += 1
@@ -88,6 +55,7 @@ class _Lines:
         if self.held > self._limit:
             while line and line[-1] not in "\r\n":
                 line = self._stream.readline(self._limit)
+            self._cut = line.endswith("\r")
             raise _TooLong
         return line
 
@@ -103,7 +71,7 @@ def open_csv(chunks: Chunks, shown: str, limit: int) -> Table:
     sample, whole = _read_sample(chunks, encoding, shown)
     delimiter = _detect_delimiter(sample, shown)
     _check_header_width(sample, whole, delimiter, shown)
-    lines = _Lines(_open_text(chunks, encoding), limit)
+    lines = _Lines(open_text(chunks, encoding), limit)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     rows = _read_records(reader, lines, shown)
     header_line, header = _read_header(rows, shown)
@@ -123,65 +91,18 @@ def open_csv(chunks: Chunks, shown: str, limit: int) -> Table:
 def _read_sample(chunks: Chunks, encoding: Encoding, shown: str) -> tuple[str, bool]:
     """Read the beginning of the text, and whether it is the whole."""
     try:
-        with _open_text(chunks, encoding) as head:
+        with open_text(chunks, encoding) as head:
             return head.read(SAMPLE_CHARACTERS), not head.read(1)
     except UnicodeDecodeError:
         what = f"the file is marked as {encoding.name.upper()} and is damaged or cut off"
         raise DataError(Problem(what, "copy it again", shown)) from None
 
 
-def _open_text(chunks: Chunks, encoding: Encoding) -> io.TextIOWrapper:
-    stream = io.BufferedReader(_ChunkStream(chunks()), 64 * 1024)
-    # newline="": csv itself tells a line break inside quotes from one that ends a row.
-    return io.TextIOWrapper(stream, encoding.name, errors=encoding.errors, newline="")
-
-
-def detect_encoding(chunks: Iterator[bytes], shown: str) -> Encoding:
-    """Detect how the bytes of a whole file are text: UTF-8, UTF-16 or UTF-32 by their mark, or one byte a character.
-
-    Bytes that are not UTF-8 beside more that are make it a damaged UTF-8 file, of which single rows are rejected.
-    Raises DataError for UTF-16 without a mark.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    bad = good = 0
-    undefined = False
-    first = b""
-    for number, chunk in enumerate(chunks):
-        if number == 0:
-            first = chunk[:4]
-            wide = _choose_wide(chunk, shown)
-            if wide is not None:
-                return wide
-        text = decoder.decode(chunk)
-        if not text.isascii():
-            strange = len(_SURROGATES.findall(text))
-            bad += strange
-            good += len(text) - len(text.encode("ascii", "ignore")) - strange
-        undefined = undefined or _UNDEFINED.search(chunk) is not None
-    bad += len(_SURROGATES.findall(decoder.decode(b"", final=True)))
-    if not bad:
-        marked = first.startswith(codecs.BOM_UTF8)
-        return Encoding("utf-8-sig", "it starts with a UTF-8 byte order mark") if marked else Encoding("utf-8")
-    if good >= bad:
-        return Encoding("utf-8-sig", damaged=True)
-    name, title = ("latin-1", "Latin-1") if undefined else ("cp1252", "Windows-1252")
-    return Encoding(name, f"it is not UTF-8 ({bad:,} bytes) and read as {title}")
-
-
-def _choose_wide(head: bytes, shown: str) -> Encoding | None:
-    wide = detect_wide_encoding(head)
-    if wide in {"UTF-16", "UTF-32"}:
-        return Encoding(wide.lower(), f"it is read as {wide}, by its byte order mark", damaged=True)
-    if wide is not None:
-        what, remedy = f"this looks like {wide} without a byte order mark", f"`iconv -f {wide} -t UTF-8 old > new`"
-        raise DataError(Problem(what, f"convert the file: {remedy}", shown, 1))
-    return None
-
-
 def _parse_sample(sample: str, delimiter: str) -> list[list[str]]:
     """Parse the first rows of a sample leniently, blank ones left out."""
     rows: list[list[str]] = []
     try:
+        # Not strict: the sample may end inside a quote, and a strict reader would raise there.
         for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter):
             if any(row):
                 rows.append(row)
@@ -209,8 +130,10 @@ def _detect_delimiter(sample: str, shown: str) -> str:
 def _detect_below(sample: str) -> str | None:
     """Choose the delimiter of the rows below a first line of one column, which may be a title."""
     for delimiter in DELIMITERS:
-        widths = {len(row) for row in _parse_sample(sample, delimiter)[1:-1]}
-        if len(widths) == 1 and widths != {1}:
+        # One row decides nothing: in "text\nHello; you\nBye\n" a semicolon stands in a text of the only column.
+        below = _parse_sample(sample, delimiter)[1:-1]
+        widths = set(map(len, below))
+        if len(below) > 1 and len(widths) == 1 and widths != {1}:
             return delimiter
     return None
 
@@ -278,7 +201,7 @@ def _read_header(rows: Iterator[tuple[int, list[str] | LineError]], shown: str) 
 def _check_names(header: Sequence[str], shown: str, line: int) -> list[str]:
     """Return the names of the columns that have one; raises DataError where one occurs twice."""
     names = [name for name in header if name.strip()]
-    if any("\0" in name or _SURROGATES.search(name) for name in names):
+    if any("\0" in name or SURROGATES.search(name) for name in names):
         raise DataError(Problem("the header has bytes that are no text", "write the file again as UTF-8", shown, line))
     problems = [
         Problem(f"the column {format_key(name)} occurs {count} times", "rename all but one", shown, line)
@@ -331,6 +254,6 @@ def _find_fault(record: list[str], header: list[str], *, damaged: bool) -> LineE
     joined = "".join(record)
     if "\0" in joined:
         return LineError("the row has NUL bytes", "the file is damaged: write it again")
-    if damaged and _SURROGATES.search(joined):
+    if damaged and SURROGATES.search(joined):
         return LineError("a byte of the row is not UTF-8", "write the file again in one encoding")
     return None

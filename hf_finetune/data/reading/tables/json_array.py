@@ -12,6 +12,7 @@ from hf_finetune.data.reading.json_line import LineError, parse_json_object
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
 
+# What lies between two of these marks is passed over by `re`, and not byte by byte in Python.
 _IN_STRING = re.compile(rb'["\\]')
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _OUTSIDE = re.compile(rb'["\[\]{},]')
@@ -68,6 +69,8 @@ class _Scanner:
 
         Raises DataError where the array is cut off, or something follows it.
         """
+        # A comma behind the last row, which JSON does not allow and people write, is passed over: `[{"a": 1},]` has one
+        # row.
         if self._skip_space() == b"]":
             self._check_end()
             return None
@@ -92,11 +95,15 @@ class _Scanner:
                 continue
             mark, self._place = found[0], found.end()
             if mark == b"\\":
+                # One byte behind a backslash is enough, of \u0022 too, whose digits are no marks. It may be the first
+                # of the next chunk.
                 if self._place == len(self._text) and not self._fill():
                     continue
                 self._place += 1
             elif mark == b'"':
                 quoted = not quoted
+            # Brackets are counted and not matched: where {"a": [1}] closes the wrong one, the parser of the row says
+            # so.
             elif depth == 0 and mark in b",]":
                 return found.start()
             elif mark in b"[{":
