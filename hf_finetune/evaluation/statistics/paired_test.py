@@ -47,7 +47,7 @@ def compare_models(
     """
     figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
     words = [f"{_format_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
-    others = [name for name, each in figures.items() if not each["real"]]
+    others = [get_metric_info(name).title for name, each in figures.items() if not each["real"]]
     if others:
         words.append(f"no difference that these {_format_rows(rows, wording.rows)} could show: {', '.join(others)}")
     outcome, verdict = _judge_model(figures, _format_rows(rows, wording.rows), wording.other)
@@ -166,7 +166,7 @@ def _format_change(name: str, change: dict[str, Any]) -> str:
     low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
     values = f"{format_number(change['base'])} -> {format_number(change['tuned'])}"
     interval = f"{format_number(low)} to {format_number(high)}"
-    return f"{name}: {values}, {direction} by {format_number(abs(difference))} ({interval})"
+    return f"{get_metric_info(name).title}: {values}, {direction} by {format_number(abs(difference))} ({interval})"
 
 
 def format_number(value: float) -> str:

@@ -150,8 +150,9 @@ def _build_comparison(caption: str, found: dict[str, Any]) -> list[Block]:
         rows.append([*row, _format_p_value(p_value), "yes" if given.get("real") is True else "no"])
     base = f" (base: {found['base']})" if isinstance(found.get("base"), str) else ""
     data = f" ({found['data']})" if isinstance(found.get("data"), str) else ""
-    verdict = get_sentences([found.get("verdict")])
-    return make_table(f"{caption}{base}{data}", columns, rows, said=(*verdict, *get_sentences(found.get("words"))))
+    # What the words say of each figure stands in the table; of what was forgotten there is no verdict.
+    said = get_sentences([found.get("verdict")]) or get_sentences(found.get("words"))
+    return make_table(f"{caption}{base}{data}", columns, rows, said=tuple(said))
 
 
 def _format_p_value(value: float | None) -> str:
