@@ -56,7 +56,7 @@ def describe_finished(output_dir: str, report: Mapping[str, Any]) -> tuple[str, 
     steps = report.get("train", {}).get("steps")
     what = f"{output_dir} holds a finished run" + (f", {steps:,} steps" if steps else "")
     remedy = "to run it again, name another output_dir"
-    if steps:
+    if steps and list_checkpoints(Path(output_dir).expanduser()):
         remedy += f"; to train on from its last checkpoint, raise train.max_steps with {RESUME}=true"
     return f"{what}: its report is {Path(output_dir, 'report.html')}", remedy
 
@@ -66,11 +66,14 @@ def find_earlier_run(output_dir: str) -> tuple[str, str] | None:
     folder = Path(output_dir).expanduser()
     if (report := read_finished(folder)) is not None:
         return describe_finished(output_dir, report)
+    whole = bool(list_checkpoints(folder))
     checkpoints = reversed(list_checkpoints(folder, complete=False))
     held = next((path.name for path in (folder / REPORT, *checkpoints) if path.exists()), None)
     if held is None:
         return None
     remedy = "name another folder, remove this one, or go on from a checkpoint: train.resume_from_checkpoint=true"
+    if not whole:  # of those that were cut short as they were written none can be gone on from
+        remedy = "name another folder, or remove this one: it holds no checkpoint that is whole"
     return f"{output_dir} holds another run's {held}", remedy
 
 

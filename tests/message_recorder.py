@@ -1,7 +1,7 @@
 """Which test provokes which message: watched while the tests run, written down in `message_sites.json`.
 
-`pytest --record-messages FOLDER` writes what each test provoked; `python tests/message_recorder.py FOLDER` then brings
-the table up to date. In every other run, a test that the table names has to provoke the messages that it is named for.
+`pytest tests --record-messages=FOLDER` writes what each test provoked; `python tests/message_recorder.py FOLDER` then
+brings the table up to date. In every other run, a test that the table names has to provoke the messages of its own.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_a_file_of_ones_own_becomes_a_scored_model(tmp_path, environment_of_a_us
     for name in ("recipes", "data_templates", "accelerate_configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     commands = read_commands(OWN_FILE)
-    assert len(commands) == 8
+    assert len(commands) == 7
     type_commands(commands, tmp_path, environment_of_a_user)
 
 

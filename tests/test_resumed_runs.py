@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hf_finetune as hf
-from hf_finetune.errors import ConfigError, RunFinished
+from hf_finetune.errors import ConfigError, ModelError, RunFinished
 
 SMALL = (
     "char_model", "model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1",
@@ -89,3 +89,9 @@ def test_from_python_a_finished_run_is_its_result_and_its_command_makes_it_again
     # Paths are shortened in a manifest: the two that the line names lie in this folder.
     made = hf.train(tmp_path / "run" / Path(run_file).name, output_dir=str(tmp_path / Path(output).name))
     assert made.report["train"]["loss"] == first.report["train"]["loss"]
+
+
+def test_a_resume_with_a_model_of_another_shape_is_one_message(run_recipe):
+    run_recipe(*SMALL)
+    with pytest.raises(ModelError, match="the checkpoint holds a model of another shape"):
+        run_recipe(*SMALL, "train.max_steps=6", RESUME, "model.scratch.hidden_size=64")

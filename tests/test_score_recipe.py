@@ -68,7 +68,8 @@ def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a
     found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", rows))
     model, tokenizer = load_for_generation(models["base"])
     nll, tokens, same = 0.0, 0, 0
-    settings = build_run({"model": {"path": "m"}, "data": {"test": "d"}, "output_dir": "?"}, "score").eval
+    data = {"test": str(tmp_path / "rows.jsonl")}
+    settings = build_run({"model": {"path": "m"}, "data": data, "output_dir": "?"}, "score").eval
     settings = settings.model_copy(update={"temperature": 0.0, "max_new_tokens": 4})
     for row in rows:
         asked = [{"role": "user", "content": row["question"]}]

@@ -34,7 +34,7 @@ LORA = f"train recipes/configs/lora.yaml --on cpu {FEW_STEPS} {FEW_TOKENS}"
 CLASSIFIER = f"train recipes/configs/classification.yaml --on cpu {FEW_STEPS} {SMALL}"
 TRAINING = {"first": FIRST, "resumed": RESUMED, "lora": LORA, "classification": CLASSIFIER}
 AFTER_TRAINING = {
-    "predict": "predict runs/classification data_templates/labelled.jsonl --prefix predicted_ --output labelled.jsonl",
+    "predict": "predict runs/classification data_templates/labelled.jsonl --prefix predicted_ --output predicted.jsonl",
     "score": "score runs/lora data_templates/question_answer.jsonl --base --max-new-tokens 4",
     "generate": 'generate runs/continued_pretraining "The " --max-new-tokens 4',
     "generate --base": 'generate runs/lora "How do I boil an egg?" --base --max-new-tokens 4',

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.interruption import forget_signal
 from hf_finetune.shell import shell_path
 
@@ -24,8 +24,31 @@ logger = logging.getLogger(__name__)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Annotated[str, typer.Argument(help="A run folder, model folder, adapter or Hub id.")]
+# `--columns prompt=query completion=reply`: an option takes one word, so that the others arrive as arguments.
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FIELD=COLUMN", help="Take a field from a column: prompt=query completion=answer.text"),
+]
+MoreColumns = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not where training found it.")]
+
+
+def parse_columns(first: list[str] | None, more: list[str] | None) -> dict[str, str]:
+    """Parse `field=column` words. Raises ConfigError naming each that is none, or a field that is given twice."""
+    given = [*(first or ()), *(more or ())]
+    columns: dict[str, str] = {}
+    problems = []
+    for word in given:
+        field, equals, column = word.partition("=")
+        if not (field and equals and column):
+            problems.append(Problem(f"{word} is not FIELD=COLUMN", "write prompt=query", key="--columns"))
+        elif field in columns:
+            problems.append(Problem(f"{field} is given twice", "keep one", key="--columns"))
+        columns[field] = column
+    if problems:
+        raise ConfigError(problems)
+    return columns
 
 
 def make_console() -> Console:

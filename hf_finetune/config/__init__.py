@@ -182,7 +182,9 @@ def _check_recipe(document: RunDocument, recipe: RecipeName) -> None:
     named = document.values.get("recipe")
     if named in SHIPPED_RECIPES and named != recipe:
         what = f"the file is a run of {named}, and {recipe} was asked to read it"
-        document.refuse(("recipe",), what, f"launch recipes/{named}.py")
+        typed = document.find_place(("recipe",)).path == COMMAND_LINE
+        remedy = "leave recipe out there: the run file names it" if typed else f"launch recipes/{named}.py"
+        document.refuse(("recipe",), what, remedy)
 
 
 def _make_run(document: RunDocument, checked: Any) -> Run:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import transformers
+from huggingface_hub.utils.tqdm import enable_progress_bars
 
 
 @contextmanager
@@ -35,9 +36,12 @@ def set_up_logging(*, main_process: bool = True) -> None:
         handler.addFilter(_NotAgain())
     logging.getLogger("hf_finetune").setLevel(level)
     logging.getLogger("transformers.trainer_utils").addFilter(_is_no_detail)
-    if not sys.stderr.isatty():  # progress bars would fill a log file
+    # A line for each model that is loaded and each checkpoint that is written, between ours.
+    transformers.utils.logging.disable_progress_bar()
+    if sys.stderr.isatty():
+        enable_progress_bars()  # of downloads, which that turns off as well
+    else:
         _silence_datasets()
-        transformers.utils.logging.disable_progress_bar()
 
 
 class _NotAgain(logging.Filter):

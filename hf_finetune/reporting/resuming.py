@@ -108,7 +108,10 @@ def _find_newest(output_dir: str) -> str:
     whole, there = (list_checkpoints(Path(output_dir), complete=complete) for complete in (True, False))
     if not whole:
         what = f"{output_dir} holds no checkpoint to go on from"
-        raise ConfigError(Problem(_is_torn(str(there[-1])) if there else what, BEGIN, key=RESUME))
+        if there:
+            remedy = "name another output_dir, and leave train.resume_from_checkpoint out"
+            raise ConfigError(Problem(_is_torn(str(there[-1])), remedy, key=RESUME))
+        raise ConfigError(Problem(what, BEGIN, key=RESUME))
     if there[-1] != whole[-1]:
         logger.warning("%s; the one before it is taken", _is_torn(str(there[-1])))
     return str(whole[-1])

@@ -88,9 +88,8 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a resumed run would read other data, split it differently, or start from another model."""
-    remedy = "put it back as it was, or start a new run in another output_dir"
-    if changed := _find_changed_files(began["data"]["files"], now["data"]["files"]):
-        raise DataError([Problem("has changed since the run began", remedy, path=name) for name in changed])
+    if changed := _describe_changed_files(began["data"]["files"], now["data"]["files"]):
+        raise DataError(changed)
     rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"
@@ -103,13 +102,22 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
 
 
-def _find_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
-    """Find the files that only one of two manifests has, by name and sha256: wherever they are, and however often."""
+def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[Problem]:
+    """Name the files that only one of two manifests has, by name and sha256: wherever they are, and however often."""
     # Two files may have one name where their folders are not shown, so that a dict of names would lose one.
     counts = [Counter((Path(file["path"]).name, file["sha256"]) for file in files) for files in (before, after)]
     differ = {file for file in counts[0] | counts[1] if counts[0][file] != counts[1][file]}
-    named = [file["path"] for file in (*before, *after) if (Path(file["path"]).name, file["sha256"]) in differ]
-    return list(dict.fromkeys(named))
+    names = [{Path(file["path"]).name for file in files} for files in (before, after)]
+    problems = {}
+    for file in (*before, *after):
+        name = Path(file["path"]).name
+        if (name, file["sha256"]) in differ:
+            then, now = name in names[0], name in names[1]
+            what = "has changed since the run began" if then and now else "was not read when the run began"
+            what = what if now else "was read when the run began, and is not any more"
+            put = "put it back as it was" if then and now else "name the files of data as they were (see run.yaml)"
+            problems[file["path"]] = Problem(what, f"{put}, or start a new run in another output_dir", file["path"])
+    return list(problems.values())
 
 
 def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:

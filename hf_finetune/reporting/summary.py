@@ -27,8 +27,7 @@ def format_summary(report: Mapping[str, Any], folder: str) -> str:
         steps, timed = train["steps"], train.get("timed_steps", train["steps"])
         work = f"{steps:,} steps" + (f", the last {timed:,} of them" if timed < steps else "")
         work += f" in {train['runtime_s']:.0f} s ({train['tokens_per_s']:,.0f} tokens/s)"
-        tokens = report["data"]["train"]["tokens"]
-        lines.append(f"trained {report['parameters']['trainable']:,} parameters on {tokens:,} tokens: {work}")
+        lines.append(f"trained {report['parameters']['trainable']:,} parameters: {work}")
     for split, metrics in report["evaluation"].items():
         lines.append(
             f"{split}: "

@@ -172,3 +172,38 @@ def test_other_commands_refuse_before_torch_too(refuse, command, message):
 
 def test_an_unfinished_run_names_its_newest_checkpoint(refuse):
     assert refuse("generate", "runs/torn", "hi")[0].endswith("name its newest checkpoint: runs/torn/checkpoint-10")
+
+
+def test_a_classifier_is_no_base_of_a_language_model(refuse, folder):
+    (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    for recipe in ("sft", "lora", "continued_pretraining"):
+        (folder / "run.yaml").write_text(VALID.replace("sft", recipe), encoding="utf-8")
+        said = "\n".join(refuse("train", "run.yaml", "model.path=runs/classifier"))
+        assert "model.path: runs/classifier is a text classifier, not a language model; " in said
+
+
+def test_a_folder_of_torn_checkpoints_gets_no_remedy_that_leads_back(refuse, folder):
+    (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    (line,) = refuse("train", "run.yaml", "output_dir=runs/torn")
+    assert "it holds no checkpoint that is whole" in line
+    assert "resume" not in line
+    (line,) = refuse("train", "run.yaml", "output_dir=runs/torn", "train.resume_from_checkpoint=true")
+    assert line.endswith("name another output_dir, and leave train.resume_from_checkpoint out")
+
+
+def test_a_key_that_is_a_list_and_a_recipe_on_the_command_line_are_refused(refuse, folder):
+    (folder / "run.yaml").write_text(f"{VALID}? [a, b]\n: c\n", encoding="utf-8")
+    assert refuse("train", "run.yaml") == ["run.yaml:5: has a key that is not a word; write `key: value`"]
+    (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    (line,) = refuse("train", "run.yaml", "recipe=lora")
+    assert line.endswith("leave recipe out there: the run file names it")
+
+
+def test_a_path_that_leads_nowhere_is_not_its_own_remedy(refuse, folder):
+    (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    (folder / "link.jsonl").symlink_to("gone.jsonl")
+    (line,) = refuse("train", "run.yaml", "data.train=link.jsonl")
+    assert line.endswith("it is a link that leads to nothing")
+    (line,) = refuse("train", "run.yaml", "data.train=s3://bucket/rows.csv")
+    assert "download it first" in line
+    (folder / "link.jsonl").unlink()

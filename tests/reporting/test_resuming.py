@@ -54,7 +54,11 @@ def test_the_newest_whole_checkpoint_is_gone_on_from_by_number_and_a_torn_one_is
         ((), True, r"holds no checkpoint to go on from; leave train.resume_from_checkpoint out to begin"),
         ((), "{}/checkpoint-7", r"no such checkpoint: .*checkpoint-7; leave train.resume_from_checkpoint out"),
         ((5, 70), "{}/checkpoint-7", r"no such checkpoint: .*checkpoint-7; did you mean checkpoint-70\?"),
-        ((-9,), True, r"checkpoint-9 has no trainer_state.json: the run ended while it was written; leave"),
+        (
+            (-9,),
+            True,
+            r"checkpoint-9 has no trainer_state.json: the run ended while it was written; name another output_dir",
+        ),
         ((5, -9), "{}/checkpoint-9", r"checkpoint-9 has no trainer_state.json.*; name an earlier one"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Model, announce
+from hf_finetune.cli.terminal import BasePath, Columns, Model, MoreColumns, announce, parse_columns
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
 
 JsonFacts = Annotated[
@@ -28,6 +28,7 @@ MostLabels = Annotated[int | None, typer.Option(min=1, help="So many labels in s
 def predict(
     model: Model,
     file: Annotated[str, typer.Argument(help="Rows to label: JSONL (also .gz, .zst) or a table; - is standard input.")],
+    more: MoreColumns = None,
     output: Output = None,
     overwrite: Overwrite = False,
     prefix: Prefix = "",
@@ -35,6 +36,7 @@ def predict(
     max_length: MaxLength = None,
     batch_tokens: BatchTokens = None,
     base_path: BasePath = None,
+    columns: Columns = None,
     as_json: JsonFacts = False,
 ) -> None:
     """Add label, score and scores to each row of a file; keep its order and every other field."""
@@ -42,6 +44,7 @@ def predict(
 
     from hf_finetune.config import check_saved_model
 
+    mapping = parse_columns(columns, more)
     check_saved_model(model, "predict", base_path)  # before torch is imported
     if file != "-" and not Path(file).is_file() and not Path(file).is_fifo():
         what = "is a folder" if Path(file).is_dir() else "no such file"
@@ -55,7 +58,7 @@ def predict(
 
     set_up_logging()
     unwind_when_stopped()
-    options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k)
+    options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k, columns=mapping)
     with _open_output(output) as rows:
         facts = predict_file(model, file, rows, options)
     if as_json:

@@ -8,18 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json
-from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.cli.terminal import Columns, Json, MoreColumns, parse_columns, print_json
 
 
 def rows(
     file: Annotated[Path, typer.Argument(help="CSV, TSV, Parquet, Arrow, a JSON array, or JSONL to rename in.")],
     output: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIELD=COLUMN", help="Take a field from a column: prompt=query completion=answer.text"),
-    ] = None,
+    more: MoreColumns = None,
+    columns: Columns = None,
     numbers: Annotated[list[str] | None, typer.Option(help="A field of a CSV that holds numbers, not text.")] = None,
     on_bad_line: Annotated[
         Literal["fail", "skip"], typer.Option(help="skip leaves rejected rows out; fail writes nothing then.")
@@ -32,9 +28,7 @@ def rows(
     from hf_finetune.environment import set_up_logging
 
     set_up_logging()
-    options = RowsOptions(
-        parse_columns([*(columns or ()), *(more or ())]), tuple(numbers or ()), on_bad_line, overwrite=overwrite
-    )
+    options = RowsOptions(parse_columns(columns, more), tuple(numbers or ()), on_bad_line, overwrite=overwrite)
     facts = convert_rows(file, output, options)
     if as_json:
         print_json(facts.as_dict())
@@ -42,19 +36,3 @@ def rows(
     for problem in facts.problems:
         print(problem, file=sys.stderr)
     print(f"{output}: {facts.rows:,} rows of {file}, {facts.rejected:,} rejected, {facts.blank:,} blank")
-
-
-def parse_columns(given: list[str]) -> dict[str, str]:
-    """Parse `field=column` words. Raises ConfigError naming each that is none, or a field that is given twice."""
-    columns: dict[str, str] = {}
-    problems = []
-    for word in given:
-        field, equals, column = word.partition("=")
-        if not (field and equals and column):
-            problems.append(Problem(f"{word} is not FIELD=COLUMN", "write prompt=query", key="--columns"))
-        elif field in columns:
-            problems.append(Problem(f"{field} is given twice", "keep one", key="--columns"))
-        columns[field] = column
-    if problems:
-        raise ConfigError(problems)
-    return columns

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Json, Model, announce, print_json
+from hf_finetune.cli.terminal import Columns, Json, Model, MoreColumns, announce, parse_columns, print_json
 
 if TYPE_CHECKING:
     from hf_finetune.evaluation import ScoreResult
@@ -32,6 +32,7 @@ Record = Annotated[str | None, typer.Option(metavar="NAME", help="Add it to the 
 def score(
     model: Model,
     data: Rows,
+    more: MoreColumns = None,
     base: Base = False,
     base_path: OtherBase = None,
     by: By = None,
@@ -45,6 +46,7 @@ def score(
     batch_size: BatchSize = 16,
     generate_rows: GenerateRows = None,
     row_format: RowFormat = "auto",
+    columns: Columns = None,
     record: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +55,8 @@ def score(
     settings |= {"by": by, "forget": forget, "swaps": swaps, "canaries": canaries, "harness": harness}
     settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    scored = _score_model(model, {"test": data, "train": train_data, "format": row_format}, settings, record)
+    rows = {"test": data, "train": train_data, "format": row_format, "columns": parse_columns(columns, more)}
+    scored = _score_model(model, rows, settings, record)
     if as_json:
         print_json(scored.evaluation)
     else:

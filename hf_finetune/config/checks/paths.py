@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.config.checks.model_files import is_classifier
 from hf_finetune.config.paths import expand_user, find_ready_made, is_glob, is_local, list_source_paths
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
 from hf_finetune.config.validation.run_file import PLACEHOLDER
@@ -19,6 +20,7 @@ MAX_PATH_BYTES = 4095
 TEMPLATE_SUFFIXES = (".jinja", ".j2")
 OUR_TEMPLATES = ("plain", "alpaca", "chatml", "llama-3", "gemma", "mistral", "phi", "qwen")
 SPLITS = ("train", "validation", "test")
+LANGUAGE_RECIPES = ("continued_pretraining", "sft", "lora")
 
 
 def check_inputs(document: RunDocument, run: Any) -> None:
@@ -32,6 +34,8 @@ def check_inputs(document: RunDocument, run: Any) -> None:
         value = getattr(run.model, name)
         if isinstance(value, str) and not document.is_refused(f"model.{name}"):
             _check_model(document, ("model", name), value)
+            if name != "tokenizer" and run.recipe in LANGUAGE_RECIPES and not document.is_refused(f"model.{name}"):
+                _check_speaks(document, ("model", name), value)
     for name in ("base", "canaries"):
         value = getattr(run.eval, name)
         if not isinstance(value, str) or document.is_refused(f"eval.{name}"):
@@ -101,6 +105,14 @@ def _check_model(document: RunDocument, key: Key, path: str) -> None:
         _check_folder(document, key, path)
 
 
+def _check_speaks(document: RunDocument, key: Key, path: str) -> None:
+    """Check that a model that is to be tuned as a language model is no classifier."""
+    # transformers would leave out the classifier's head, and draw the language model's at random.
+    if is_classifier(Path(expand_user(path))):
+        what = f"{path} is a text classifier, not a language model"
+        document.refuse(key, what, "name the model that it was made from, or write recipe: classification")
+
+
 def _check_folder(document: RunDocument, key: Key, path: str) -> None:
     try:
         local = Path(expand_user(path))
@@ -116,14 +128,18 @@ def _check_folder(document: RunDocument, key: Key, path: str) -> None:
 
 def suggest_path(path: str) -> str:
     """Suggest a remedy for a missing path: the closest name in its folder, or the nearest folder that exists."""
+    if "://" in path:
+        return "download it first: a file, a folder or a Hub data set id can be named"
     local = Path(expand_user(path))
     parent = local.parent
     if not parent.is_dir():
         while not parent.is_dir():
             parent = parent.parent
         return f"only {parent}/ exists of that path"
+    if local.is_symlink():
+        return "it is a link that leads to nothing"
     try:
-        names = [entry.name for entry in parent.iterdir()]
+        names = [entry.name for entry in parent.iterdir() if entry.name != local.name]
     except OSError:
         return "check the path"
     return suggest(local.name, names, "check the path", show=lambda close: str(parent / close))

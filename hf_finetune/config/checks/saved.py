@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hf_finetune.config.checks.model_files import ADAPTER, CONFIG, is_classifier, read_model_json
 from hf_finetune.config.checks.paths import suggest_path
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ConfigError, Problem
@@ -16,7 +16,7 @@ from hf_finetune.shell import shell_path
 
 Command = Literal["generate", "chat", "predict", "score", "merge"]
 
-_ADAPTER, _CONFIG, _BASE = "adapter_config.json", "config.json", "base_model.json"
+_BASE = "base_model.json"
 _BASE_OPTION = {"merge": "--base", "generate": "--base-path", "chat": "--base-path", "predict": "--base-path"}
 
 
@@ -29,20 +29,20 @@ def check_saved_model(path: str, command: Command, base: str | None = None) -> N
         raise ConfigError(Problem("no such folder", suggest_path(path), path))
     folder = Path(path)
     if folder.is_file():
-        raise ConfigError(Problem("is a file", f"name the folder that holds {_CONFIG}, or a Hub id", path))
+        raise ConfigError(Problem("is a file", f"name the folder that holds {CONFIG}, or a Hub id", path))
     if not folder.is_dir():
         return
-    if not (folder / _ADAPTER).exists() and not (folder / _CONFIG).exists():
+    if not (folder / ADAPTER).exists() and not (folder / CONFIG).exists():
         raise ConfigError(_describe_empty(folder, path))
     if problem := _find_wrong_kind(folder, path, command):
         raise ConfigError(problem)
-    if (folder / _ADAPTER).exists():
+    if (folder / ADAPTER).exists():
         _check_base(folder, path, command, base)
 
 
 def _describe_empty(folder: Path, path: str) -> Problem:
     steps = [int(found[1]) for name in os.listdir(folder) if (found := re.fullmatch(r"checkpoint-(\d+)", name))]
-    what = f"holds no model (neither {_CONFIG} nor {_ADAPTER})"
+    what = f"holds no model (neither {CONFIG} nor {ADAPTER})"
     if (folder / MANIFEST).exists():
         what += ": its run has not finished"
     if steps:
@@ -51,7 +51,7 @@ def _describe_empty(folder: Path, path: str) -> Problem:
 
 
 def _find_wrong_kind(folder: Path, path: str, command: Command) -> Problem | None:
-    classifies, named = _is_classifier(folder), shell_path(path)
+    classifies, named = is_classifier(folder), shell_path(path)
     if command in ("generate", "chat") and classifies:
         remedy = f"label rows with it: hf-finetune predict {named} ROWS.jsonl"
         return Problem("is a text classifier, not a language model", remedy, path)
@@ -61,25 +61,20 @@ def _find_wrong_kind(folder: Path, path: str, command: Command) -> Problem | Non
     if command == "chat" and _has_no_template(folder):
         remedy = f"let it continue texts: hf-finetune generate {named} 'TEXT'"
         return Problem("has no chat template to talk with", remedy, path)
-    if command == "merge" and not (folder / _ADAPTER).exists():
+    if command == "merge" and not (folder / ADAPTER).exists():
         return Problem("is a whole model, not an adapter: there is nothing to merge", "use it as it is", path)
     return None
-
-
-def _is_classifier(folder: Path) -> bool | None:
-    """Whether a model or adapter is a sequence classifier; None where its files do not tell."""
-    if not (folder / _ADAPTER).exists():
-        names = _read(folder / _CONFIG).get("architectures")
-        return None if not names else any(str(name).endswith("ForSequenceClassification") for name in names)
-    task = _read(folder / _ADAPTER).get("task_type")
-    return {"SEQ_CLS": True, "CAUSAL_LM": False}.get(str(task))
 
 
 def _has_no_template(folder: Path) -> bool:
     # An adapter without tokenizer files of its own speaks by its base's template.
     tokenizer = folder / "tokenizer_config.json"
     elsewhere = [folder / "chat_template.jinja", folder / "chat_template.json", folder / "additional_chat_templates"]
-    return tokenizer.exists() and not _read(tokenizer).get("chat_template") and not any(map(Path.exists, elsewhere))
+    return (
+        tokenizer.exists()
+        and not read_model_json(tokenizer).get("chat_template")
+        and not any(map(Path.exists, elsewhere))
+    )
 
 
 def _check_base(folder: Path, path: str, command: Command, base: str | None) -> None:
@@ -87,7 +82,7 @@ def _check_base(folder: Path, path: str, command: Command, base: str | None) -> 
         if is_missing(base):
             raise ConfigError(Problem("no such folder", suggest_path(base), base, key=_BASE_OPTION.get(command)))
         return
-    record, config = _read(folder / _BASE), _read(folder / _ADAPTER)
+    record, config = read_model_json(folder / _BASE), read_model_json(folder / ADAPTER)
     named = record.get("name_or_path") or config.get("base_model_name_or_path")
     if not isinstance(named, str) or not is_missing(named):
         return
@@ -95,12 +90,3 @@ def _check_base(folder: Path, path: str, command: Command, base: str | None) -> 
     if command == "score":
         remedy = f"merge it and score that: hf-finetune merge {shell_path(path)} MERGED --base WHERE-IT-IS-NOW"
     raise ConfigError(Problem(f"is an adapter of {named!r}, which is not there", remedy, path))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where it is none, of which loading the model will tell more."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -92,6 +92,10 @@ def _replace(values: dict[str, Any], key: Key, missing: bool) -> None:
 
 
 def _remove(values: dict[str, Any], key: Key) -> None:
+    if not key:  # a key that is a list, which YAML allows
+        for name in [name for name in values if not isinstance(name, str)]:
+            del values[name]
+        return
     container = _get_value(values, key[:-1])
     if isinstance(container, dict):
         container.pop(str(key[-1]), None)

@@ -152,19 +152,24 @@ _TEXTS = ("text", "content", "body", "document", "sentence", "review", "comment"
 _LABELS = ("label", "class", "category", "target", "sentiment", "intent", "topic", "rating", "score", "tag")
 _LISTS = ("messages", "conversation", "conversations", "chat", "dialog", "dialogue", "turns")
 _WANTED = (
-    {"messages": _LISTS},
-    {"prompt": _QUESTIONS, "completion": _ANSWERS},
-    {"text": _TEXTS, "label": _LABELS},
-    {"text": _TEXTS},
+    ("conversation", {"messages": _LISTS}),
+    ("conversation", {"prompt": _QUESTIONS, "completion": _ANSWERS}),
+    ("labelled", {"text": _TEXTS, "label": _LABELS}),
+    ("document", {"text": _TEXTS}),
 )
 
 
-def suggest_columns(names: Iterable[str]) -> dict[str, str]:
-    """Suggest the `data.columns` that would make rows of these columns: {"prompt": "query", "completion": "reply"}."""
+def suggest_columns(names: Iterable[str], becomes: str | None = None) -> dict[str, str]:
+    """Suggest the `data.columns` that would make rows of these columns: {"prompt": "query", "completion": "reply"}.
+
+    Of the kind `becomes`, where that is given; {} where no names are like those of the fields.
+    """
     known = [name for name in names if name]
     # {"id", "Question", "reply"} -> {"prompt": "Question", "completion": "reply"}. In this order, as some words are of
     # two kinds: `target` is an answer beside a question, and a label beside a text.
-    for wanted in _WANTED:
+    for kind, wanted in _WANTED:
+        if becomes not in (None, kind):
+            continue
         found: dict[str, str] = {}
         for field, usual in wanted.items():
             free = [name for name in known if name not in found.values()]
@@ -175,6 +180,13 @@ def suggest_columns(names: Iterable[str]) -> dict[str, str]:
         if len(found) == len(wanted):
             return {field: column for field, column in found.items() if field != column}
     return {}
+
+
+def make_example(names: Iterable[str], becomes: str) -> dict[str, str]:
+    """Make `data.columns` of the kind `becomes` from the first columns: what to write, if not which column."""
+    # ("id", "a", "b") as conversations -> {"prompt": "id", "completion": "a"}
+    fields = [wanted for kind, wanted in _WANTED if kind == becomes][-1]
+    return dict(zip(fields, names, strict=False))
 
 
 def _resembles(name: str, usual: tuple[str, ...]) -> bool:

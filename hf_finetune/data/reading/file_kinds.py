@@ -233,7 +233,7 @@ def _is_array_of_objects(text: str) -> bool:
     try:
         value, end = decoder.raw_decode(text)
         return bool(value) and isinstance(value[0], dict) and not text[end:].strip()
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a ValueError of `int` for thousands of digits, too
         inside = text[1:].lstrip()
     if not inside.startswith("{"):
         return False
@@ -241,7 +241,7 @@ def _is_array_of_objects(text: str) -> bool:
         _, end = decoder.raw_decode(inside)
     except json.JSONDecodeError as error:  # the head may end inside the first object
         return error.pos >= len(inside.rstrip()) or error.msg.startswith("Unterminated")
-    except RecursionError:
+    except (ValueError, RecursionError):
         return False
     return inside[end:].lstrip()[:1] in {"", ","}
 
@@ -250,6 +250,6 @@ def _has_multiline_object(text: str) -> bool:
     """True where the first JSON value of `text` has line breaks in it."""
     try:
         _, end = json.JSONDecoder().raw_decode(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return "\n" in text[:end]

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.reading.arrow import ReadSettings, read_role
-from hf_finetune.data.reading.columns import format_columns, log_columns, suggest_columns
+from hf_finetune.data.reading.columns import format_columns, log_columns, make_example, suggest_columns
 from hf_finetune.data.reading.formats import (
     FORMATS,
     LABELLED_INPUT_OUTPUT,
@@ -27,6 +27,9 @@ from hf_finetune.errors import DataError, Problem, find_closest, suggest
 
 logger = logging.getLogger(__name__)
 
+# What the columns of a table are to be, in a message.
+_NEEDED = {"conversation": "a prompt and its answer", "labelled": "a text and its label", "document": "the text"}
+
 
 def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) -> RowDecoder:
     """Detect the format by the first row, check it against the recipe, and set the type of labels by the first label.
@@ -38,7 +41,9 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
         return RowDecoder(FORMATS[data.format], (), {})
     settings = build_row_settings(data)
     first, line, file = _read_first_row(data, settings, train)
-    row_format = choose_format(data.format, first, data.task, file.shown, line, columns=settings.columns)
+    row_format = choose_format(
+        data.format, first, data.task, file.shown, line, columns=settings.columns, becomes=becomes
+    )
     log_columns(settings.columns, file.shown)
     _check_kind(row_format, becomes, file.shown)
     if data.format == "auto":
@@ -83,7 +88,7 @@ def _check_kind(row_format: RowFormat, becomes: Kind, shown: str) -> None:
     fitting = ", ".join(each.name for each in FORMATS.values() if each.becomes in kinds)
     remedy = f"this recipe takes {_KIND_NAMES[becomes]}; data.format may be {fitting}"
     if "text" in row_format.required and becomes == "document":
-        remedy += "; `format: text` reads only the `text` of each row"
+        remedy += "; `data.format: text` reads only the `text` of each row"
     if row_format.name == "input_output" and becomes == "labelled":
         remedy += "; `task: classification` takes `output` as the label"
     raise DataError(Problem(f"rows of format {row_format.name} are {_KIND_NAMES[row_format.becomes]}", remedy, shown))
@@ -122,11 +127,12 @@ def choose_format(
     line: int,
     *,
     columns: Mapping[str, str] | None = None,
+    becomes: Kind | None = None,
 ) -> RowFormat:
     """Return the format called `name`, or for `auto` the one that the keys of the first row decide.
 
     Of `columns`, which `row` has been mapped by, the format has every field. Raises DataError where no format fits the
-    keys, or two do.
+    keys, or two do; what it suggests then is of the kind `becomes`.
     """
     mapped = set(columns or {})
     if name != "auto":
@@ -140,7 +146,7 @@ def choose_format(
     if len(matches) == 1:
         return _apply_task(matches[0], task)
     if not matches:
-        raise DataError(_explain_no_format(row, shown, line, mapped, "data.columns"))
+        raise DataError(_explain_no_format(row, shown, line, mapped, "data.columns", becomes))
     names = " and ".join(f"`{each.name}`" for each in matches)
     raise DataError(
         Problem(
@@ -191,7 +197,9 @@ def _covers(larger: RowFormat, smaller: RowFormat) -> bool:
     return larger is not smaller and set(smaller.required) <= {*larger.required, *larger.optional}
 
 
-def _explain_no_format(row: Mapping[str, Any], shown: str, line: int, mapped: set[str], setting: str) -> Problem:
+def _explain_no_format(
+    row: Mapping[str, Any], shown: str, line: int, mapped: set[str], setting: str, becomes: Kind | None = None
+) -> Problem:
     if mapped:
         return _explain_no_format_of(row, shown, line, mapped, setting)
     known = {field for each in FORMATS.values() for field in each.required}
@@ -204,7 +212,7 @@ def _explain_no_format(row: Mapping[str, Any], shown: str, line: int, mapped: se
     )
     keys = ", ".join(format_key(key) for key in list(row)[:20]) or "no keys at all"
     what = f"no row format has these keys: {keys}"
-    columns = suggest_columns(row)
+    columns = suggest_columns(row, becomes)
     if columns:
         fields = [
             field for field in ("prompt", "completion", "text", "label", "messages") if field in {**row, **columns}
@@ -212,6 +220,9 @@ def _explain_no_format(row: Mapping[str, Any], shown: str, line: int, mapped: se
         near = next((each for each in FORMATS.values() if set(columns) <= set(each.required) <= set(fields)), None)
         name = f"the nearest format is {near.name}" if near else "near to a format of ours"
         return Problem(what, f"{name}: {format_columns(columns, setting)} makes them rows of it", shown, line)
+    if becomes in _NEEDED and len(row) > 1:
+        example = format_columns(make_example(row, becomes), setting)
+        return Problem(what, f"say which of them hold {_NEEDED[becomes]}, such as {example}", shown, line)
     return Problem(what, f"the formats are {formats}; {setting} takes their fields from other names", shown, line)
 
 
@@ -223,5 +234,5 @@ def _explain_no_format_of(row: Mapping[str, Any], shown: str, line: int, mapped:
         what, remedy = f"no row format has all of {fields}", "map the fields of one format"
     else:
         missing = [f"{each.name} needs {', '.join(sorted(set(each.required) - row.keys()))} too" for each in homes]
-        what, remedy = f"{fields} alone make no row", "; ".join(missing)
+        what, remedy = f"{fields} alone {'make' if len(mapped) > 1 else 'makes'} no row", "; ".join(missing)
     return Problem(what, remedy, shown, line, setting)

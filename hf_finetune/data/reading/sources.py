@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -19,6 +20,8 @@ from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFile
 from hf_finetune.data.reading.file_kinds import PROSE, TABLE_ENDINGS, explain_text_formats, get_ending
 from hf_finetune.errors import DataError, Problem, suggest
 from hf_finetune.files import open_atomically
+
+logger = logging.getLogger(__name__)
 
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 # Endings of the text files in a folder; of lines and paragraphs, others have to be named.
@@ -95,7 +98,19 @@ def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatNa
         raise DataError(
             Problem(f"the folder has no {wanted}", _suggest_pattern(folder, written), written, key=f"data.{role}")
         )
+    _note_left_out(written, folder, endings)
     return [(os.path.join(written, name), folder / name) for name in names]
+
+
+def _note_left_out(written: str, folder: Path, endings: tuple[str, ...]) -> None:
+    """Log the tables that are in a folder beside the files that are read of it."""
+    left = sorted(each.name for each in folder.iterdir() if get_ending(each.name) in TABLE_ENDINGS)
+    left = [name for name in left if not name.endswith(endings)]
+    if left and os.environ.get("RANK", "0") == "0":
+        more = f" and {len(left) - 3:,} more" if len(left) > 3 else ""
+        named = f"{', '.join(left[:3])}{more}"
+        read = ", ".join(f"*{ending}" for ending in endings)
+        logger.warning("%s: of a folder %s are read, so that these are not: %s", written, read, named)
 
 
 def _suggest_pattern(folder: Path, written: str) -> str:

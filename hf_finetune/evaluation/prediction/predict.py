@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from inspect import signature
@@ -52,6 +52,8 @@ class PredictionOptions:
     """Put before the names of the added fields."""
     top_k: int | None = None
     """How many labels `scores` has, likeliest first; by default all, in the model's order."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Field of a row, `text` or `text_pair` -> the column that has it; the rows are written with the field's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     field with the name of one to be added; `NonFiniteError` for NaN or infinite logits; and as `open_classifier` and
     `compute_logits` do.
     """
-    windows = read_windows(_check_exists(file), file, options.prefix)
+    windows = read_windows(_check_exists(file), file, options.prefix, options.columns)
     first = next(windows)
     if first.taken is not None or (first.problems and not first.lines):
         raise DataError(first.taken or first.problems)

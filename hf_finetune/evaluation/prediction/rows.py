@@ -6,7 +6,7 @@ A line is never re-encoded: the new fields are inserted before its last brace, a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.models.decision import Array, Decision
-from hf_finetune.shell import shell_path
 
 ADDED = ("label", "score", "scores")
 WINDOW_ROWS = 4096
@@ -53,14 +52,14 @@ class Window:
         return len(self.lines) + len(self.problems) >= WINDOW_ROWS or self.size >= WINDOW_BYTES
 
 
-def read_windows(path: Path, shown: str, prefix: str) -> Iterator[Window]:
+def read_windows(path: Path, shown: str, prefix: str, columns: Mapping[str, str] | None = None) -> Iterator[Window]:
     """Yield the rows of a file (`-` is standard input) in order, in at least one window of up to 4,096 rows.
 
     A row has `text`, and perhaps `text_pair`, or it has `input`: the first row with either decides. Blank lines are
     skipped. Raises `DataError` if the file as a whole holds no rows.
     """
     window, decoder = Window(), None
-    for block in iterate_row_blocks(path, shown, RowSettings(MAX_LINE_BYTES)):
+    for block in iterate_row_blocks(path, shown, RowSettings(MAX_LINE_BYTES, columns or {}, columns_key="--columns")):
         if decoder is None and (first := _find_first_row(block.lines)):
             decoder = _make_decoder(first, prefix)
         elif decoder is None:
@@ -85,12 +84,13 @@ def _find_first_row(lines: Sequence[bytes]) -> dict[str, Any] | None:
 
 def _check_columns(block: LineBlock, shown: str) -> None:
     """Raise DataError where the rows of a table have no text: its columns are those of every row."""
+    if block.numbers is None:
+        return
     row = next((parse_json_object(line) for line in block.lines if not is_blank(line)), None)
-    if block.numbers is None or row is None:
+    if row is None:
         return
     what = f"there is no column `text` or `input`; the columns are {', '.join(map(format_key, list(row)[:20]))}"
-    remedy = f"take it from another: `hf-finetune rows {shell_path(shown)} converted.jsonl --columns text=COLUMN`"
-    raise DataError(Problem(what, remedy, shown))
+    raise DataError(Problem(what, "take it from another: --columns text=COLUMN", shown))
 
 
 def _make_decoder(first: dict[str, Any], prefix: str) -> RowDecoder:

@@ -188,7 +188,7 @@ class ProgressDisplay(TrainerCallback):
     def _start(self) -> Progress:
         self._console = console = self._open_console()
         columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn())
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        times = (TimeElapsedColumn(), TextColumn("gone"), TimeRemainingColumn(), TextColumn("left"))
         self._bars = Progress(*columns, *times, console=console)
         self._live = Live(
             console=console,

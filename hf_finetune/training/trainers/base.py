@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from hf_finetune.errors import DataError, Problem
-from hf_finetune.folders import TRAINER_STATE
+from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.folders import RESUME, TRAINER_STATE
 from hf_finetune.training.callbacks import use_log_lines
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.saving import save_verified
@@ -88,6 +88,17 @@ class TrainerMixin(transformers.Trainer):
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but raises `ModelError` where the checkpoint is of a model of another shape."""
+        try:
+            super()._load_from_checkpoint(*args, **kwargs)
+        except RuntimeError as problem:
+            if "size mismatch" not in str(problem):
+                raise
+            what = "the checkpoint holds a model of another shape"
+            remedy = "leave the sections model and lora as they were (see run.yaml), or name another output_dir"
+            raise ModelError(Problem(what, remedy, key=RESUME)) from problem
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As in transformers (5.23), but the best of the steps that are saved where one of them is to be loaded.

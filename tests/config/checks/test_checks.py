@@ -299,3 +299,9 @@ def test_what_training_arguments_refuses_is_refused_here_first(
         without_effect |= len(shares) == 2
         without_metric = save_strategy == "best" and not load_best
         assert not ours or without_effect or without_metric, [str(problem) for problem in ours]
+
+
+def test_a_classifier_is_no_base_of_a_language_model(only_problem, workspace):
+    (workspace / "base" / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
+    problem = only_problem(VALID, "model={path: base}")
+    assert (problem.key, problem.what) == ("model.path", "base is a text classifier, not a language model")

@@ -130,7 +130,7 @@ def test_a_line_that_is_no_row_keeps_its_own_reason(tmp_path):
 
 def test_fields_that_make_no_row_together_say_what_is_missing(tmp_path):
     path = write(tmp_path, {"query": "q"})
-    assert "prompt alone make no row; prompt_completion needs completion too" in refuse(
+    assert "prompt alone makes no row; prompt_completion needs completion too" in refuse(
         path, "conversation", {"prompt": "query"}
     )
     both = {"prompt": "query", "text": "query"}
@@ -145,6 +145,14 @@ def test_columns_that_fit_no_format_are_listed_with_the_line_that_helps(tmp_path
     assert "no row format has these keys: `query`, `reply`" in said
     assert "the nearest format is prompt_completion: `data.columns: {prompt: query, completion: reply}`" in said
     said = refuse(write(tmp_path, "foo,bar", "q,a", name="rows.csv"), "conversation", {})
+    assert "say which of them hold a prompt and its answer" in said
+    assert said.endswith("such as `data.columns: {prompt: foo, completion: bar}`")
+    # A message and a department would make a classifier's rows, or a document: of `sft` they are asked to be neither.
+    columns = "customer_message,agent_reply,department"
+    said = refuse(write(tmp_path, columns, "q,a,d", name="rows.csv"), "conversation", {})
+    assert "`data.columns: {prompt: customer_message, completion: agent_reply}`" in said
+    assert "the nearest format is text" not in said
+    said = refuse(write(tmp_path, "foo", "q", name="rows.csv"), "conversation", {})
     assert "the formats are text: text; labelled: text, label" in said
     assert "data.columns takes their fields from other names" in said
 

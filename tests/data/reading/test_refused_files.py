@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.reading.sources import resolve_sources
 from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError
@@ -129,7 +130,7 @@ def test_predict_says_so_too_or_that_there_is_no_text(case):
     except DataError as refused:
         shown = str(refused)
     if "no format" in case:
-        said = "there is no column `text` or `input`; the columns are `foo`, `bar`; take it from another: `hf-finetune"
+        said = "the columns are `foo`, `bar`; take it from another: --columns text=COLUMN"
     assert said.replace("`prompt`", "`text`") in shown
     assert len(shown.splitlines()) == 1
 
@@ -266,3 +267,17 @@ def test_stopped_in_the_middle_it_leaves_nothing(folder, environment_of_a_user, 
     assert (process.returncode, said.count("\n")) == (code, 1), said
     assert said.endswith("nothing was finished; the same command begins again\n")
     assert files() == ["rows.csv"]
+
+
+def test_a_folder_says_which_tables_it_leaves_out(folder, caplog):
+    Path("mixed").mkdir()
+    for name in ("a.jsonl", "b.csv", "c.json"):
+        Path("mixed", name).write_text('{"text": "a"}\n')
+    resolve_sources("mixed", "train", "auto")
+    assert [said.partition(" are read, ")[2] for said in caplog.messages] == ["so that these are not: b.csv, c.json"]
+
+
+def test_a_name_that_is_too_long_is_one_message(folder):
+    Path("rows.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(ConfigError, match=r"is no path \(File name too long\)"):
+        convert_rows(Path("rows.jsonl"), Path("n" * 300), RowsOptions({}, (), "fail", overwrite=False))

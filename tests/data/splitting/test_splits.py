@@ -380,7 +380,7 @@ def test_rows_of_another_kind_than_the_recipe_takes_are_refused_with_the_formats
     labelled = write("rows.jsonl", [{"text": "a", "label": "x"}])
     message = refused("document", train=labelled)
     assert "rows of format labelled are labelled texts; this recipe takes documents" in message
-    assert "`format: text` reads only the `text`" in message
+    assert "`data.format: text` reads only the `text`" in message
     assert len(load("document", train=labelled, format="text").rows["train"]) == 1
     pairs = write("pairs.jsonl", [{"input": "a", "output": "x"}])
     assert "`task: classification` takes `output` as the label" in refused("labelled", train=pairs)

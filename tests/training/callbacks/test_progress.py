@@ -68,7 +68,7 @@ def test_in_a_terminal_the_progress_is_shown_and_the_lines_go_on_above_it(enviro
     plain = as_lines(training)
     for step in (2, 4, 6):
         assert len(re.findall(rf"^step {step}/6  loss [\d.]+ .* tokens/s$", plain, re.MULTILINE)) == 1
-    assert re.search(r"training 6/6 ━+ \d:\d\d:\d\d left 0:00:00", plain)
+    assert re.search(r"training 6/6 ━+ \d:\d\d:\d\d gone 0:00:00 left", plain)
     assert len(re.findall(r"evaluating 2/2", plain)) >= 2  # after the first, the second of one run had failed
     assert "[/INST] :smile:" in plain  # what others print is not read as markup
     assert "A \\x1b[31mred\\x1b[0m \\u202eword" in plain

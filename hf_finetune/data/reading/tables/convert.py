@@ -89,12 +89,18 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
     for path, what in ((source, "standard input is not read"), (target, "standard output is not written")):
         if path == STANDARD_INPUT:
             raise ConfigError(Problem(what, "name a file: the rows are there whole, or not at all", str(path)))
+        try:
+            path.exists()
+        except OSError as problem:
+            raise ConfigError(Problem(f"is no path ({problem.strerror})", "name another", str(path)[:100])) from problem
     if source.is_dir():
         remedy = "name one of its files; data.train takes a pattern such as folder/*.csv"
         raise DataError(Problem("is a folder, not rows", remedy, str(source)))
     if not source.is_file():
-        names = [each.name for each in source.parent.iterdir()] if source.parent.is_dir() else []
+        others = source.parent.iterdir() if source.parent.is_dir() else ()
+        names = [each.name for each in others if each.name != source.name]
         what = "is not a file" if source.exists() else "no such file"
+        what = "is a link that leads to nothing" if source.is_symlink() and not source.exists() else what
         raise DataError(Problem(what, suggest(source.name, names, "check the path"), str(source)))
     if target.exists() and target.samefile(source):
         raise ConfigError(Problem("is the file to read as well", "name another one", str(target)))
