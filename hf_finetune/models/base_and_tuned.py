@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.models.embeddings import grow_for_added_tokens
-from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
+from hf_finetune.models.files.adapter import BASE_RECORD, is_adapter, read_base_name, read_base_record
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 
@@ -66,10 +66,14 @@ def find_origin(path: str) -> str | None:
 def find_base_of_run(path: str) -> tuple[str, str | None]:
     """Return name or path of the model that the run in `path` started from, and the revision of one from the Hub.
 
-    Raises `ConfigError` if there is no run.yaml, or if the run started from random weights.
+    That of a merged model is the base of its adapter. Raises `ConfigError` if neither is recorded there, or if the run
+    started from random weights.
     """
     file = Path(path) / "run.yaml"
     remedy = "say which model it was trained from with --base-path"
+    if not file.is_file() and (Path(path) / BASE_RECORD).is_file():  # of a merged adapter
+        record = read_base_record(path)
+        return record.name_or_path, record.revision
     if not file.is_file():
         raise ConfigError(Problem("there is no run.yaml, which names the base", remedy, path=path))
     model = read_document(str(file)).values.get("model", {})

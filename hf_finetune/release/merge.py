@@ -28,7 +28,7 @@ from hf_finetune.models.adapters.loading import (
 )
 from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION
-from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter
+from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter, write_base_record
 from hf_finetune.models.generation_config import settle_generation, stop_after_turns
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
@@ -102,6 +102,7 @@ def merge_adapter(
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         with fill_folder_atomically(target) as aside:
             _save(merged, tokenizer, aside, folder / DECISION)
+            write_base_record(aside, record)
             # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
             # one: https://github.com/huggingface/transformers/issues/45127
             merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()

@@ -12,6 +12,7 @@ from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_b
 from hf_finetune.errors import ConfigError, DataError, ModelError
 from hf_finetune.folders import CARD_MARKER
 from hf_finetune.models.adapters.loading import load_adapter
+from hf_finetune.models.base_and_tuned import find_base
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.release import merge
 from hf_finetune.release.merge import merge_adapter
@@ -87,7 +88,8 @@ def test_the_folder_is_a_model_that_knows_its_tokens_template_and_end(tuned, tmp
     merge_adapter(adapter, str(tmp_path / "merged"))
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
-    assert not any("adapter" in name or name == "base_model.json" for name in names)
+    assert not any("adapter" in name for name in names)
+    assert find_base(str(tmp_path / "merged")) == find_base(adapter), "what `score --base` compares with"
     assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == [TOKENIZER.eos_token_id]
     model, again = load_for_generation(str(tmp_path / "merged"))
     assert not isinstance(model, PeftModel)

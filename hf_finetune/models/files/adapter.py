@@ -109,13 +109,17 @@ def _resolve_base(named: str, adapter: str | Path) -> str:
 
 
 def write_base_record(folder: Path, record: BaseRecord) -> None:
-    """Write `record` beside the adapter, and the base's name into its adapter_config.json; no home folder in either."""
+    """Write `record` beside an adapter, and the base's name into its adapter_config.json; no home folder in either.
+
+    Beside a merged model, which has no such file, it says what that was tuned from.
+    """
     name = make_portable(record.name_or_path)
     values = asdict(record) | {"name_or_path": name}
     if record.started_from is not None:
         values["started_from"] |= {"name_or_path": make_portable(record.started_from["name_or_path"])}
     (folder / BASE_RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    edit_adapter_config(folder, {"base_model_name_or_path": name})
+    if (folder / ADAPTER_CONFIG).exists():
+        edit_adapter_config(folder, {"base_model_name_or_path": name})
 
 
 def edit_adapter_config(folder: Path, changes: dict[str, Any]) -> None:
