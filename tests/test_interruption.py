@@ -256,7 +256,11 @@ def test_a_ctrl_c_that_discards_a_line_explains_no_later_error(monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed)())
-    with catch_signals():
-        unwind_when_stopped()
-        assert next(read_terminal_lines()) == "hello"
-        assert find_signal(RuntimeError("of the answer")) is None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with catch_signals():
+            unwind_when_stopped()
+            assert next(read_terminal_lines()) == "hello"
+            assert find_signal(RuntimeError("of the answer")) is None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -186,7 +186,7 @@ def test_between_pipes_training_and_resuming_write_lines_alone(type_command, tra
 
 @pytest.mark.parametrize("name", AFTER_TRAINING)
 def test_between_pipes_no_other_command_writes_an_escape_code(type_command, trained, name):
-    command = AFTER_TRAINING[name].replace("--output labelled.jsonl", "--output piped.jsonl")
+    command = AFTER_TRAINING[name].replace("--output predicted.jsonl", "--output piped.jsonl")
     shown = type_command(command, terminal=False, answers=ANSWERS.get(name, ()))
     assert shown.status == 0, shown.written[-2_000:]
     assert not set("\x1b\r") & set(shown.written)

@@ -36,6 +36,8 @@ def set_up_logging(*, main_process: bool = True) -> None:
         handler.addFilter(_NotAgain())
     logging.getLogger("hf_finetune").setLevel(level)
     logging.getLogger("transformers.trainer_utils").addFilter(_is_no_detail)
+    # Under CI=true transformers 5.23 says each line twice: by its own handler, and by ours.
+    transformers.utils.logging.disable_propagation()
     # A line for each model that is loaded and each checkpoint that is written, between ours.
     transformers.utils.logging.disable_progress_bar()
     if sys.stderr.isatty():

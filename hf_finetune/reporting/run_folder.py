@@ -115,8 +115,10 @@ def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, 
             then, now = name in names[0], name in names[1]
             what = "has changed since the run began" if then and now else "was not read when the run began"
             what = what if now else "was read when the run began, and is not any more"
-            put = "put it back as it was" if then and now else "name the files of data as they were (see run.yaml)"
-            problems[file["path"]] = Problem(what, f"{put}, or start a new run in another output_dir", file["path"])
+            remedy = "put it back as it was, or start a new run in another output_dir"
+            if not (then and now):
+                remedy = "name the files of data as they were (see run.yaml), or start a new run in another output_dir"
+            problems[file["path"]] = Problem(what, remedy, file["path"])
     return list(problems.values())
 
 
