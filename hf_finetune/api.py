@@ -125,9 +125,10 @@ def generate(
 
 def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResult:
     source = str(run) if isinstance(run, Path) else run
-    argv = [source, *_as_arguments(overrides)]
+    arguments = [*_as_arguments(overrides)]
+    argv = [source, *arguments]
     with _without_command_line():
-        recipe = read_recipe_name(source, [*_as_arguments(overrides)])
+        recipe = read_recipe_name(source, arguments)
         folder = load_run(argv, recipe, say_notes=False).output_dir  # the recipe says them
     script = str(find_project_file("recipes", f"{recipe}.py"))
     _forget_processes()

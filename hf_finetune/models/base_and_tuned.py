@@ -71,10 +71,10 @@ def find_base_of_run(path: str) -> tuple[str, str | None]:
     """
     file = Path(path) / "run.yaml"
     remedy = "say which model it was trained from with --base-path"
-    if not file.is_file() and (Path(path) / BASE_RECORD).is_file():  # of a merged adapter
-        record = read_base_record(path)
-        return record.name_or_path, record.revision
     if not file.is_file():
+        if (Path(path) / BASE_RECORD).is_file():  # of a merged adapter
+            record = read_base_record(path)
+            return record.name_or_path, record.revision
         raise ConfigError(Problem("there is no run.yaml, which names the base", remedy, path=path))
     model = read_document(str(file)).values.get("model", {})
     if not model.get("path"):

@@ -10,6 +10,7 @@ from typing import Any
 from hf_finetune.config.checks.model_files import is_classifier
 from hf_finetune.config.paths import expand_user, find_ready_made, is_glob, is_local, list_source_paths
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
+from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER
 from hf_finetune.errors import suggest
 from hf_finetune.folders import find_earlier_run, foreign_entry, not_ours
@@ -20,7 +21,6 @@ MAX_PATH_BYTES = 4095
 TEMPLATE_SUFFIXES = (".jinja", ".j2")
 OUR_TEMPLATES = ("plain", "alpaca", "chatml", "llama-3", "gemma", "mistral", "phi", "qwen")
 SPLITS = ("train", "validation", "test")
-LANGUAGE_RECIPES = ("continued_pretraining", "sft", "lora")
 
 
 def check_inputs(document: RunDocument, run: Any) -> None:
@@ -34,7 +34,8 @@ def check_inputs(document: RunDocument, run: Any) -> None:
         value = getattr(run.model, name)
         if isinstance(value, str) and not document.is_refused(f"model.{name}"):
             _check_model(document, ("model", name), value)
-            if name != "tokenizer" and run.recipe in LANGUAGE_RECIPES and not document.is_refused(f"model.{name}"):
+            speaks = name != "tokenizer" and run.recipe in ("continued_pretraining", *SFT_RECIPES)
+            if speaks and not document.is_refused(f"model.{name}"):
                 _check_speaks(document, ("model", name), value)
     for name in ("base", "canaries"):
         value = getattr(run.eval, name)
