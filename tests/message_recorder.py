@@ -115,6 +115,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     too_long.clear()
     yield
     if folder := item.config.getoption("--record-messages"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         line = json.dumps({"test": item.nodeid, "sites": sorted(provoked), "too_long": too_long})
         with open(Path(folder, os.environ.get("PYTEST_XDIST_WORKER", "main")), "a", encoding="utf-8") as record:
             record.write(line + "\n")

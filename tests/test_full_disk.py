@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from hf_finetune.errors import CannotWriteError, machine_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "model.scratch.hidden_size=32 model.scratch.num_hidden_layers=1 model.scratch.num_attention_heads=2"
@@ -63,3 +66,11 @@ def test_a_merge_says_so_and_leaves_no_folder(type_with_limit, tmp_path, run_rec
     assert "Traceback" not in done.stderr
     assert "File too large" in done.stderr.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "lora"]
+
+
+def test_a_disk_that_is_full_is_the_machines_error_whatever_is_being_written():
+    with (
+        pytest.raises(CannotWriteError, match=r"x cannot be written \(No space left on device\)"),
+        machine_errors(),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", "x")

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from evaluation.prediction.labelling_models import saved_classifier
 
 import hf_finetune as hf
 from hf_finetune.config import load_run
 from hf_finetune.environment.project_files import init_project
+from hf_finetune.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
@@ -123,3 +125,10 @@ def test_importing_is_quick_and_loads_no_torch():
     code = "import hf_finetune as hf, sys; hf.train, hf.score, hf.predict, hf.generate; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "False"
+
+
+def test_rows_that_cannot_be_labeled_are_counted(tmp_path):
+    model = saved_classifier(tmp_path / "model", ("bad", "good"))
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n{"txet": "bad"}\n')
+    with pytest.raises(DataError, match="1 of 2 rows could not be labeled; put right what the log says"):
+        hf.predict(model, tmp_path / "rows.jsonl")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from evaluation.prediction.labelling_models import saved_classifier
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from tuned_classifiers import NUMBER, classifier_on, saved_backbone
 from typer.testing import CliRunner
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 from hf_finetune.chat.template import encode_prompt
 from hf_finetune.cli import app
 from hf_finetune.config import build_run
-from hf_finetune.errors import ConfigError, DataError, NonFiniteError
+from hf_finetune.errors import ConfigError, DataError, ModelError, NonFiniteError
 from hf_finetune.evaluation.generation.prompts import generate_answer
 from hf_finetune.evaluation.scoring import load_scored_rows, score_model, with_greedy_decoding
 from hf_finetune.models.saved import load_for_generation
@@ -277,3 +279,34 @@ def test_scores_are_recorded_in_the_report_and_the_card_of_the_run(run_recipe, t
     assert "questions" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(ConfigError, match="there is no report"):
         CliRunner().invoke(app, [*command[:1], models["base"], *command[2:]], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [((["cat"], ["dog", "cat"]), "label: a row has several labels, and the model gives one"), (("cat", "dgo"), "dog")],
+)
+def test_a_label_that_the_classifier_cannot_give_is_named_by_file_and_line(tmp_path, labels, said):
+    model = saved_classifier(tmp_path / "model", ("cat", "dog"))
+    rows = jsonl(tmp_path / "rows.jsonl", [{"text": "good day", "label": label} for label in labels])
+    with pytest.raises(DataError, match=rf"rows.jsonl:2: .*{re.escape(said)}"):
+        scored(model, rows)
+
+
+def test_a_classifier_is_compared_with_one_of_the_same_labels(tmp_path):
+    model, other = (
+        saved_classifier(tmp_path / name, labels) for name, labels in (("a", ("cat", "dog")), ("b", ("cat", "fox")))
+    )
+    rows = jsonl(tmp_path / "rows.jsonl", [{"text": "good day", "label": "cat"}, {"text": "bad day", "label": "dog"}])
+    with pytest.raises(ModelError, match=r"its labels are cat, fox \(single\); those of the model cat, dog \(single\)"):
+        scored(model, rows, base=other)
+
+
+def test_words_that_no_row_has_are_not_swapped_and_that_is_said(models, tmp_path, caplog):
+    found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", questions(4)), swaps=["gender"], generate_rows=0)
+    assert "swaps" in found or "no row has a word of the list gender: nothing was swapped" in caplog.text
+
+
+def test_the_rows_of_a_text_file_cannot_be_split_by_a_field(models, tmp_path):
+    (tmp_path / "rows.txt").write_text("The cat sat.\nThe dog ran.\n")
+    with pytest.raises(ConfigError, match=r"eval.by: rows of a text file have no fields"):
+        scored(models["base"], tmp_path / "rows.txt", {"format": "lines"}, by=["author"])

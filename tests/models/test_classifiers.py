@@ -390,3 +390,10 @@ def test_a_classifier_is_not_talked_to(backbone, tmp_path):
     folder = saved_classifier(tmp_path / "whole", classifier_on(backbone("llama")))
     with pytest.raises(ModelError, match=r"is a text classifier, not a language model; .* hf-finetune predict"):
         load_for_generation(str(folder))
+
+
+def test_a_model_without_a_last_linear_layer_is_refused(tmp_path):
+    model = classifier_on(saved_backbone(tmp_path, "bert"))
+    model.classifier = nn.Identity()
+    with pytest.raises(ModelError, match="a BertForSequenceClassification has no linear layer that makes its 2 logits"):
+        find_classification_head(model)

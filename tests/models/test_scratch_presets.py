@@ -98,3 +98,9 @@ def test_an_odd_head_is_refused_for_rotary_positions_only():
     with pytest.raises(ModelError, match="each head has 9"):
         config_of(hidden_size=36)
     assert config_of(hidden_size=36, family="gpt2").hidden_size == 36
+
+
+def test_a_field_of_the_wrong_type_is_refused_with_what_the_configuration_says():
+    section = ScratchSection.model_construct(preset="nano", family="llama")
+    with pytest.raises(ModelError, match=r"model.scratch: .*vocab_size.*; change it, or another field of"):
+        build_scratch_config(section, vocab_size="many", pad_token_id=None, bos_token_id=None, eos_token_id=None)

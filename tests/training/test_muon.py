@@ -7,8 +7,9 @@ import torch
 from models.scratch_models import tiny_model
 from torch import nn
 
+from hf_finetune.errors import ConfigError
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM, ScratchGPTForSequenceClassification
-from hf_finetune.training.muon import MuonFactory, MuonWithAdamW, orthogonalize
+from hf_finetune.training.muon import MuonFactory, MuonWithAdamW, _parse_muon_options, orthogonalize
 
 
 def matrices_and_gradients(seed: int) -> list[nn.Parameter]:
@@ -89,3 +90,8 @@ def test_every_trained_parameter_is_in_exactly_one_group_and_only_hidden_matrice
     hidden = [weight for name, weight in model.named_parameters() if is_hidden(name, weight)]
     assert sorted(map(id, muon)) == sorted(map(id, hidden))
     assert hidden
+
+
+def test_an_option_that_muon_does_not_have_is_refused():
+    with pytest.raises(ConfigError, match=r"train.optim_args: 'momentom' is no option of muon"):
+        _parse_muon_options("momentom=0.9")

@@ -281,3 +281,11 @@ def test_a_name_that_is_too_long_is_one_message(folder):
     Path("rows.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(ConfigError, match=r"is no path \(File name too long\)"):
         convert_rows(Path("rows.jsonl"), Path("n" * 300), RowsOptions({}, (), "fail", overwrite=False))
+
+
+def test_rows_names_the_line_that_is_too_long(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "' + "x" * (1 << 24) + '"}\n{"text": "short"}\n')
+    stats = convert_rows(source, tmp_path / "out.jsonl", RowsOptions(on_bad_line="skip"))
+    assert (stats.rows, stats.rejected) == (1, 1)
+    assert "rows.jsonl:1: the line is too long" in str(stats.problems[0])

@@ -8,6 +8,7 @@ import decimal
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.reading import lines
+from hf_finetune.data.reading import lines, reader
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
@@ -428,3 +429,41 @@ def test_the_same_bytes_under_another_ending_are_read_anew(tmp_path):
 def test_a_file_that_is_not_there_is_no_table(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         splits(Path(tmp_path, "rows.csv"), "document")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'prompt,"comp"letion\na,b\n', "rows.csv:1: the header is broken: text follows a closing quote"),
+        (b"prompt,comp\0letion\na,b\n", "rows.csv:1: the header has bytes that are no text"),
+        (
+            ("prompt,completion\n" + "a,b\n" * 40_000).encode("utf-16")[:-1],
+            "the text of the file is damaged or cut off",
+        ),
+    ],
+)
+def test_a_header_or_a_text_that_cannot_be_read_is_refused_by_its_line(tmp_path, content, said):
+    assert said in refuse(write(tmp_path, "rows.csv", content))
+
+
+def test_a_json_file_that_is_no_array_is_refused(tmp_path):
+    assert "rows.json:1: this is not one JSON array" in refuse(write(tmp_path, "rows.json", '"prompt"\n'))
+
+
+def test_a_table_from_a_pipe_is_refused(tmp_path):
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "rows.parquet")
+    kept = os.dup(0)
+    try:
+        with (tmp_path / "rows.parquet").open("rb") as piped:
+            os.dup2(piped.fileno(), 0)
+            assert "a table cannot be read from standard input" in refuse(lines.STANDARD_INPUT)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
+def test_a_document_that_is_too_large_for_one_row_names_the_formats_that_split_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "MAX_DOCUMENT_BYTES", 100)
+    path = write(tmp_path, "book.txt", "a line of words\n" * 10)
+    with pytest.raises(DataError, match=r"book.txt: the file is too large to be one document.*paragraphs or lines"):
+        load_splits(DataSection(train=str(path), format="file"), "document", 0)

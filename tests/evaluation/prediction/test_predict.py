@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, pipeline
 
-from hf_finetune.errors import ConfigError, DataError, ModelError, NonFiniteError
+from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError
 from hf_finetune.evaluation.prediction import rows as prediction_rows
 from hf_finetune.evaluation.prediction.predict import PredictionOptions, PredictionStats, predict_file
 from hf_finetune.evaluation.prediction.rows import append_fields, format_added_fields, read_windows
@@ -363,3 +363,30 @@ def test_memory_does_not_grow_with_the_file(classifier, tmp_path):
     assert len(output.megabytes) >= 12
     assert max(output.megabytes) - before < 60
     assert max(output.megabytes[-4:]) - max(output.megabytes[:4]) < 15
+
+
+def test_two_labels_of_one_name_are_refused(tmp_path):
+    model = saved_classifier(tmp_path / "model", ("bad", "good"))
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"id2label": {"0": "good", "1": "good"}}))
+    with pytest.raises(ModelError, match="two of its labels have the same name; correct id2label"):
+        predict(model, as_lines([{"text": "good"}]), tmp_path)
+
+
+def test_a_batch_that_the_device_has_no_memory_for_names_the_setting(tmp_path, monkeypatch):
+    model = saved_classifier(tmp_path / "model", ("bad", "good"))
+
+    def run_out(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", run_out)
+    with pytest.raises(MachineError, match=r"--batch-tokens: a batch of [\d,]+ tokens is too large for the memory"):
+        predict(model, as_lines([{"text": "good"}]), tmp_path)
+
+
+def test_a_line_above_the_limit_is_named_and_the_others_are_labelled(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(prediction_rows, "MAX_LINE_BYTES", 100)
+    model = saved_classifier(tmp_path / "model", ("bad", "good"))
+    found, stats = predict(model, as_lines([{"text": "good " * 40}, {"text": "good"}]), tmp_path)
+    assert (len(found), stats.left_out) == (1, 1)
+    assert "rows.jsonl:1: the line has 212 bytes, more than the limit of 100" in caplog.text

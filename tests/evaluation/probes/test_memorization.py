@@ -258,3 +258,10 @@ def test_the_interval_of_a_share_is_wilsons(hits, rows):
     share, weight = hits / rows, NormalDist().inv_cdf(0.975) ** 2 / rows
     roots = np.sort(np.roots([1 + weight, -(2 * share + weight), share**2]).real)
     assert compute_wilson_interval(hits, rows) == pytest.approx(tuple(roots), abs=1e-9)
+
+
+def test_canaries_that_are_questions_need_a_chat_template():
+    tokenizer = characters()
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="the canaries are questions, and the model has no chat template"):
+        compute_exposure(llama(tokenizer), tokenizer, make_canaries(4))

@@ -210,3 +210,10 @@ def test_the_commit_is_not_written_into_a_saved_model(hub, base, tmp_path):
         AutoConfig.from_pretrained(tmp_path / "saved").to_dict().keys()
         == AutoConfig.from_pretrained(base).to_dict().keys()
     )
+
+
+def test_an_index_of_weights_that_is_none_is_refused(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"model.safetensors.index.json: is no index of weights"):
+        load_for_generation(str(base))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from gguf_files import CHATML, TEXTS, digits_apart_tokenizer, tiny_llama, write_gguf
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
 
 from hf_finetune.errors import ConfigError, ModelError
 from hf_finetune.models import make_model
@@ -228,3 +228,13 @@ def test_where_no_links_can_be_made_the_file_is_copied(tmp_path, file, monkeypat
     monkeypatch.setattr(Path, "symlink_to", refuse)
     make_model(str(file), tmp_path / "made")
     assert (tmp_path / "made" / "model.safetensors").is_file()
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"cannot be read \(Is a directory\); name a GGUF file that you may read"):
+        read_gguf_header(tmp_path)
+
+
+def test_a_model_that_does_not_continue_text_is_refused(file):
+    with pytest.raises(ModelError, match="is a model of the kind 't5', which does not continue text"):
+        _check_complete(read_gguf_header(file), T5Config())

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from hf_finetune.config.paths import READY_MADE
 from hf_finetune.errors import CannotWriteError, ConfigError, FinetuneError, MachineError, ModelError
 from hf_finetune.models import PACKAGES, make_model
+from hf_finetune.models.ready_made import wheels as wheels_module
 from hf_finetune.models.ready_made.packages import ModelPackage
 from hf_finetune.models.ready_made.wheels import Wheel, extract_members, find_cache
 
@@ -216,3 +217,22 @@ def test_the_names_that_a_run_file_is_told_of_are_those_that_can_be_made():
     for package in PACKAGES.values():
         assert package.wheel.file.startswith(f"{package.wheel.name.replace('-', '_')}-{package.wheel.version}-")
         assert len(package.wheel.sha256) == 64
+
+
+def test_a_cache_that_cannot_be_written_is_one_message(talker, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(CannotWriteError, match=r"the cache of packages cannot be written \(.+XDG_CACHE_HOME"):
+        make_model("tiny-talker", tmp_path / "made")
+
+
+def test_without_pip_the_message_says_how_to_get_it_or_do_without(talker, tmp_path, monkeypatch):
+    monkeypatch.setattr(wheels_module, "find_spec", lambda name: None)
+    with pytest.raises(MachineError, match=r"has no pip to download tiny-talker==1.0 with; install it .* or put"):
+        make_model("tiny-talker", tmp_path / "made")
+
+
+def test_what_is_no_wheel_is_refused(tmp_path):
+    (tmp_path / FILE).write_bytes(b"<html></html>")
+    with pytest.raises(ModelError, match="is no wheel"):
+        extract_members(tmp_path / FILE, {"a": "b"}, tmp_path)

@@ -423,3 +423,22 @@ def test_code_goes_with_a_scratch_gpt_and_with_nothing_else(hub, folder):
     names = {file.name for file in plan_push(folder, "ada/model", options=PRIVATE)}
     assert {name for name in names if name.endswith(".py")} == code
     assert os.path.exists(folder / "my.py")
+
+
+def test_without_a_token_the_message_says_how_to_log_in(hub, folder, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(NotPushedError, match=r"there is no Hugging Face token here; log in with `hf auth login`"):
+        push_folder(folder, "ada/model", options=PRIVATE)
+
+
+def test_a_private_repository_that_was_there_stays_private_and_that_is_said(hub, folder, caplog):
+    hub.make("ada/model", private=True)
+    push_folder(folder, "ada/model", options=PUBLIC)
+    assert hub.repositories["ada/model"].private
+    assert "ada/model was there already, and stays private" in caplog.text
+
+
+def test_a_pull_request_needs_a_repository(hub, folder):
+    with pytest.raises(HubError, match="there is no repository ada/model to open a pull request on"):
+        check_push(run_of(folder, create_pr=True))
