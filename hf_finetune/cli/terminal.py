@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Annotated[str, typer.Argument(help="A run folder, model folder, adapter or Hub id.")]
-# `--columns prompt=query completion=reply`: an option takes one word, so that the others arrive as arguments.
+# `--columns question=query answer=reply`: an option takes one word, so that the others arrive as arguments.
 Columns = Annotated[
     list[str] | None,
-    typer.Option(metavar="FIELD=COLUMN", help="Take a field from a column: prompt=query completion=answer.text"),
+    typer.Option(metavar="FIELD=COLUMN", help="Take a field from a column: question=query answer=reply.text"),
 ]
 MoreColumns = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)

@@ -187,7 +187,7 @@ class DataSection(Section):
     """Field whose equal values stay in one split."""
     format: RowFormatName = "auto"
     columns: dict[RowField, Name] = {}
-    """Fields of a row format that the rows have under other names: `{prompt: query, completion: answer.text}`; a dot
+    """Fields of a row format that the rows have under other names: `{question: query, answer: reply.text}`; a dot
     enters an object."""
     task: Literal["classification", "regression"] | None = None
     """`regression` predicts numbers; `classification` is for rows that could be read in two ways."""

@@ -20,6 +20,9 @@ def rows(
     on_bad_line: Annotated[
         Literal["fail", "skip"], typer.Option(help="skip leaves rejected rows out; fail writes nothing then.")
     ] = "fail",
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Take rows whose text, answer or label is empty.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -28,7 +31,8 @@ def rows(
     from hf_finetune.environment import set_up_logging
 
     set_up_logging()
-    options = RowsOptions(parse_columns(columns, more), tuple(numbers or ()), on_bad_line, overwrite=overwrite)
+    taken, fields = parse_columns(columns, more), tuple(numbers or ())
+    options = RowsOptions(taken, fields, on_bad_line, allow_empty=allow_empty, overwrite=overwrite)
     facts = convert_rows(file, output, options)
     if as_json:
         print_json(facts.as_dict())

@@ -8,7 +8,7 @@ becomes {"prompt": "Hi", "completion": "Hello.", "id": 1, "answer": {"text": "He
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -151,42 +151,72 @@ _ANSWERS = ("reply", "answer", "response", "completion", "output", "target", "as
 _TEXTS = ("text", "content", "body", "document", "sentence", "review", "comment", "article", "message", "description")
 _LABELS = ("label", "class", "category", "target", "sentiment", "intent", "topic", "rating", "score", "tag")
 _LISTS = ("messages", "conversation", "conversations", "chat", "dialog", "dialogue", "turns")
-_WANTED = (
+_Words = dict[str, tuple[str, ...]]
+_WANTED: tuple[tuple[str, _Words], ...] = (
     ("conversation", {"messages": _LISTS}),
-    ("conversation", {"prompt": _QUESTIONS, "completion": _ANSWERS}),
+    # Not prompt and completion, which are trained as they stand: a question is asked under the model's chat template.
+    ("conversation", {"question": _QUESTIONS, "answer": _ANSWERS}),
     ("labelled", {"text": _TEXTS, "label": _LABELS}),
     ("document", {"text": _TEXTS}),
 )
 
 
-def suggest_columns(names: Iterable[str], becomes: str | None = None) -> dict[str, str]:
-    """Suggest the `data.columns` that would make rows of these columns: {"prompt": "query", "completion": "reply"}.
+def suggest_columns(row: Mapping[str, Any], becomes: str | None = None) -> dict[str, str]:
+    """Suggest the `data.columns` that make a row of ours of this one: {"question": "query", "answer": "reply"}.
 
     Of the kind `becomes`, where that is given; {} where no names are like those of the fields.
     """
-    known = [name for name in names if name]
-    # {"id", "Question", "reply"} -> {"prompt": "Question", "completion": "reply"}. In this order, as some words are of
-    # two kinds: `target` is an answer beside a question, and a label beside a text.
-    for kind, wanted in _WANTED:
-        if becomes not in (None, kind):
-            continue
-        found: dict[str, str] = {}
-        for field, usual in wanted.items():
-            free = [name for name in known if name not in found.values()]
-            column = next((name for word in (field, *usual) for name in free if name.lower() == word), None)
-            column = column or next((name for name in free if _resembles(name, (field, *usual))), None)
-            if column is not None:
-                found[field] = column
+    # {"id", "Question", "reply"} -> {"question": "Question", "answer": "reply"}
+    for wanted, found in _guess_columns(row, becomes):
         if len(found) == len(wanted):
-            return {field: column for field, column in found.items() if field != column}
+            return {field: found[field] for field in wanted if field != found[field]}
     return {}
 
 
-def make_example(names: Iterable[str], becomes: str) -> dict[str, str]:
-    """Make `data.columns` of the kind `becomes` from the first columns: what to write, if not which column."""
-    # ("id", "a", "b") as conversations -> {"prompt": "id", "completion": "a"}
+def _guess_columns(row: Mapping[str, Any], becomes: str | None) -> Iterator[tuple[_Words, dict[str, str]]]:
+    """Yield guesses, the surest first: both names like ours, then one of a pair, and a text alone last."""
+    # In the order of `_WANTED`, as some words are of two kinds: `target` is an answer beside a question, and a label
+    # beside a text.
+    kinds = [(kind, wanted) for kind, wanted in _WANTED if becomes in (None, kind)]
+    named = [(kind, wanted, _find_columns(row, wanted)) for kind, wanted in kinds]
+    yield from ((wanted, found) for kind, wanted, found in named if kind != "document")
+    for kind, wanted, found in named:
+        if len(found) == 1 < len(wanted):
+            yield wanted, found | make_example(row, kind, taken=found)
+    yield from ((wanted, found) for kind, wanted, found in named if kind == "document")
+
+
+def _find_columns(row: Mapping[str, Any], wanted: _Words) -> dict[str, str]:
+    """Find the columns whose names are like those of the fields `wanted`, each for one field."""
+    found: dict[str, str] = {}
+    for field, usual in wanted.items():
+        free = [name for name in row if name and name not in found.values()]
+        column = next((name for word in (field, *usual) for name in free if name.lower() == word), None)
+        column = column or next((name for name in free if _resembles(name, (field, *usual))), None)
+        if column is not None:
+            found[field] = column
+    return found
+
+
+def make_example(row: Mapping[str, Any], becomes: str, taken: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Make `data.columns` of the kind `becomes`, beside those `taken`, of the columns of text: what to write.
+
+    Which column it is only the user knows. The label is taken to be the shortest text, {"id": "7", "what": "It broke.",
+    "team": "it"} as labelled texts -> {"text": "what", "label": "team"}; a question stands before its answer.
+    """
+    taken = taken or {}
     fields = [wanted for kind, wanted in _WANTED if kind == becomes][-1]
-    return dict(zip(fields, names, strict=False))
+    free = [name for name in row if name and name not in taken.values()]
+    texts = [name for name in free if _is_text(row[name])] or free
+    if becomes == "labelled":
+        texts.sort(key=lambda name: -len(str(row[name])))
+        texts = [*texts[:1], *texts[:0:-1]] if "text" not in taken else texts[::-1]
+    return dict(zip([field for field in fields if field not in taken], texts, strict=False))
+
+
+def _is_text(value: object) -> bool:
+    """False for what is, or reads as, a number or nothing: the columns of row numbers and dates are no texts."""
+    return isinstance(value, str) and any(character.isalpha() for character in value)
 
 
 def _resembles(name: str, usual: tuple[str, ...]) -> bool:
@@ -207,7 +237,7 @@ def suggest_inside(field: str, column: str, value: object, setting: str = KEY) -
 def format_columns(columns: Mapping[str, str], setting: str = KEY) -> str:
     """Write `columns` as a line of a run file, or as the option of a command.
 
-    {"prompt": "query"} -> "`data.columns: {prompt: query}`" or "`--columns prompt=query`".
+    {"text": "body"} -> "`data.columns: {text: body}`" or "`--columns text=body`".
     """
     if setting != KEY:
         return f"`{setting} {shell_line(f'{field}={column}' for field, column in columns.items())}`"

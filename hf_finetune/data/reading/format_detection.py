@@ -28,7 +28,7 @@ from hf_finetune.errors import DataError, Problem, find_closest, suggest
 logger = logging.getLogger(__name__)
 
 # What the columns of a table are to be, in a message.
-_NEEDED = {"conversation": "a prompt and its answer", "labelled": "a text and its label", "document": "the text"}
+_NEEDED = {"conversation": "a question and its answer", "labelled": "a text and its label", "document": "a text alone"}
 
 
 def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) -> RowDecoder:
@@ -163,17 +163,23 @@ def _match_formats(row: Mapping[str, Any], mapped: set[str]) -> list[RowFormat]:
     ]
 
 
-def find_text_fields(
-    row: Mapping[str, Any], shown: str, line: int, columns: Mapping[str, str], *, key: str = "data.columns"
-) -> frozenset[str]:
-    """Return the fields that must be text in every row, whichever of the formats is meant that the first row fits.
+def choose_row_checks(
+    row: Mapping[str, Any], shown: str, line: int, columns: Mapping[str, str], *, key: str, allow_empty: bool
+) -> tuple[frozenset[str], RowDecoder | None]:
+    """Return the fields that must be text in every row, and the decoder of the format that the first row fits.
 
-    `input` alone is enough to predict. Raises DataError where no format has the keys of the first row.
+    None where that depends on the run: the keys fit several, `output` may be a label, a number may be a class. `input`
+    alone is enough to predict. Raises DataError where no format has the keys of the first row.
     """
-    matches = [frozenset(each.required) for each in _match_formats(row, set(columns))]
+    matches = _match_formats(row, set(columns))
     if not matches and "input" not in row:
         raise DataError(_explain_no_format(row, shown, line, set(columns), key))
-    return frozenset.intersection(*matches or [frozenset({"input"})]) - _NOT_TEXT
+    required = [frozenset(each.required) for each in matches] or [frozenset({"input"})]
+    meant = [each for each in matches if not any(_covers(other, each) for other in matches)]
+    fields = frozenset.intersection(*required) - _NOT_TEXT
+    if len(meant) != 1 or meant[0].name == "input_output" or isinstance(row.get("label"), (int, float)):
+        return fields, None
+    return fields, RowDecoder(meant[0], (), row, allow_empty=allow_empty, columns=columns)
 
 
 def _check_mapped(mapped: set[str], row_format: RowFormat) -> None:
@@ -214,15 +220,14 @@ def _explain_no_format(
     what = f"no row format has these keys: {keys}"
     columns = suggest_columns(row, becomes)
     if columns:
-        fields = [
-            field for field in ("prompt", "completion", "text", "label", "messages") if field in {**row, **columns}
-        ]
-        near = next((each for each in FORMATS.values() if set(columns) <= set(each.required) <= set(fields)), None)
+        near = next((each for each in FORMATS.values() if set(columns) <= set(each.required) <= {*row, *columns}), None)
         name = f"the nearest format is {near.name}" if near else "near to a format of ours"
         return Problem(what, f"{name}: {format_columns(columns, setting)} makes them rows of it", shown, line)
-    if becomes in _NEEDED and len(row) > 1:
-        example = format_columns(make_example(row, becomes), setting)
-        return Problem(what, f"say which of them hold {_NEEDED[becomes]}, such as {example}", shown, line)
+    if len(row) > 1:
+        asked = {kind: needed for kind, needed in _NEEDED.items() if becomes in (None, kind)}
+        examples = [format_columns(make_example(row, kind), setting) for kind in asked]
+        remedy = f"say which of them hold {', or '.join(asked.values())}, such as {', or '.join(examples)}"
+        return Problem(what, remedy, shown, line)
     return Problem(what, f"the formats are {formats}; {setting} takes their fields from other names", shown, line)
 
 

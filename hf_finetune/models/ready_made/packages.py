@@ -85,7 +85,7 @@ PACKAGES: dict[str, ModelPackage] = {
         limits=(
             "An encoder without a head: it labels nothing until it is trained to.",
             "Its tokenizer.json cuts a text at 128 tokens for programs that read it without transformers; the model "
-            "takes 512, and hf-finetune as many as `train.max_length` says.",
+            "takes 512, and hf-finetune as many as `data.max_length` says.",
         ),
     ),
 }

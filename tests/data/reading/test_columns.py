@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hf_finetune.config.sections import DataSection, RowField
-from hf_finetune.data.reading.columns import ColumnMapper, format_columns, suggest_columns
+from hf_finetune.data.reading.columns import ColumnMapper, format_columns, make_example, suggest_columns
 from hf_finetune.data.reading.formats import FORMATS
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
@@ -143,14 +143,14 @@ def test_fields_that_make_no_row_together_say_what_is_missing(tmp_path):
 def test_columns_that_fit_no_format_are_listed_with_the_line_that_helps(tmp_path):
     said = refuse(write(tmp_path, "query,reply", "q,a", name="rows.csv"), "conversation", {})
     assert "no row format has these keys: `query`, `reply`" in said
-    assert "the nearest format is prompt_completion: `data.columns: {prompt: query, completion: reply}`" in said
+    assert "the nearest format is question_answer: `data.columns: {question: query, answer: reply}`" in said
     said = refuse(write(tmp_path, "foo,bar", "q,a", name="rows.csv"), "conversation", {})
-    assert "say which of them hold a prompt and its answer" in said
-    assert said.endswith("such as `data.columns: {prompt: foo, completion: bar}`")
+    assert "say which of them hold a question and its answer" in said
+    assert said.endswith("such as `data.columns: {question: foo, answer: bar}`")
     # A message and a department would make a classifier's rows, or a document: of `sft` they are asked to be neither.
     columns = "customer_message,agent_reply,department"
     said = refuse(write(tmp_path, columns, "q,a,d", name="rows.csv"), "conversation", {})
-    assert "`data.columns: {prompt: customer_message, completion: agent_reply}`" in said
+    assert "`data.columns: {question: customer_message, answer: agent_reply}`" in said
     assert "the nearest format is text" not in said
     said = refuse(write(tmp_path, "foo", "q", name="rows.csv"), "conversation", {})
     assert "the formats are text: text; labelled: text, label" in said
@@ -160,7 +160,9 @@ def test_columns_that_fit_no_format_are_listed_with_the_line_that_helps(tmp_path
 @pytest.mark.parametrize(
     ("names", "columns"),
     [
-        (["user_query", "Reply"], {"prompt": "user_query", "completion": "Reply"}),
+        (["user_query", "Reply"], {"question": "user_query", "answer": "Reply"}),
+        (["nr", "customer_text", "our_reply", "channel"], {"question": "customer_text", "answer": "our_reply"}),
+        (["datum", "mail_text", "abteilung"], {"text": "mail_text", "label": "abteilung"}),
         (["id", "review", "sentiment"], {"text": "review", "label": "sentiment"}),
         (["body"], {"text": "body"}),
         (["dialogue"], {"messages": "dialogue"}),
@@ -168,7 +170,15 @@ def test_columns_that_fit_no_format_are_listed_with_the_line_that_helps(tmp_path
     ],
 )
 def test_a_suggestion_is_made_from_usual_names(names, columns):
-    assert suggest_columns(names) == columns
+    row = {name: "12" if name in {"id", "nr", "datum"} else f"the {name}" for name in names}
+    assert suggest_columns(row) == columns
+
+
+def test_an_example_takes_columns_of_text_and_for_the_label_the_shortest():
+    row = {"nr": "17", "Betreff": "My parcel is late", "Abteilung": "delivery", "Datum": "2024-01-01"}
+    assert make_example(row, "labelled") == {"text": "Betreff", "label": "Abteilung"}
+    assert make_example(row, "conversation") == {"question": "Betreff", "answer": "Abteilung"}
+    assert make_example(row, "document") == {"text": "Betreff"}
 
 
 def test_a_suggestion_can_be_pasted():

@@ -202,7 +202,7 @@ def test_keys_that_fit_no_format_are_an_error_with_a_suggestion():
     with pytest.raises(DataError, match="did you mean `mesages` -> `messages`"):
         choose(["mesages", "id"])
     with pytest.raises(
-        DataError, match=r"rows.jsonl:1: no row format has these keys: `foo`, `bar`; the formats are text: "
+        DataError, match=r"rows.jsonl:1: no row format has these keys: `foo`, `bar`; say which of them hold a question "
     ):
         choose(["foo", "bar"])
     with pytest.raises(DataError, match="no keys at all"):

@@ -289,3 +289,22 @@ def test_rows_names_the_line_that_is_too_long(tmp_path):
     stats = convert_rows(source, tmp_path / "out.jsonl", RowsOptions(on_bad_line="skip"))
     assert (stats.rows, stats.rejected) == (1, 1)
     assert "rows.jsonl:1: the line is too long" in str(stats.problems[0])
+
+
+@pytest.mark.parametrize(
+    ("header", "bad", "reason"),
+    [
+        ("question,answer", "Who?,", "answer: `answer` is empty: the model would learn to answer nothing"),
+        ("prompt,completion", "Who?, ", "completion: `completion` is empty"),
+    ],
+)
+def test_rows_rejects_what_a_run_would_refuse(tmp_path, header, bad, reason):
+    source, target = tmp_path / "rows.csv", tmp_path / "rows.jsonl"
+    source.write_text(f"{header}\na,b\n{bad}\nc,d\n")
+    with pytest.raises(DataError, match=rf"1 of 3 rows are rejected(.|\n)*rows.csv:3: {reason}"):
+        convert_rows(source, target, RowsOptions())
+    becomes = "labelled" if "label" in header else "conversation"
+    with pytest.raises(DataError, match=reason):
+        load_splits(DataSection(train=str(source)), becomes, 0)
+    target.unlink(missing_ok=True)
+    assert convert_rows(source, target, RowsOptions(allow_empty=True)).rows == 3

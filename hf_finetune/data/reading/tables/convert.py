@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from hf_finetune.config.sections import RowField
 from hf_finetune.data.reading.columns import log_columns, suggest_inside
-from hf_finetune.data.reading.format_detection import find_text_fields
+from hf_finetune.data.reading.format_detection import choose_row_checks
 from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
 from hf_finetune.data.reading.lines import STANDARD_INPUT, LineBlock
 from hf_finetune.data.reading.reader import is_blank
@@ -31,6 +31,8 @@ class RowsOptions:
     """Fields of separated values that hold numbers."""
     on_bad_line: str = "fail"
     """`skip` leaves rejected rows out."""
+    allow_empty: bool = False
+    """Take rows whose text, answer or label is empty, as `data.allow_empty` does."""
     overwrite: bool = False
 
 
@@ -113,16 +115,16 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
 def _write_rows(source: Path, options: RowsOptions, file: BinaryIO, stats: RowsStats) -> None:
     shown = str(source)
     settings = RowSettings(columns=options.columns, numbers=options.numbers, by_content=True, columns_key=COLUMNS)
-    fields: frozenset[str] | None = None
+    find_fault: Callable[[bytes, int], LineError | None] | None = None
     for block in iterate_row_blocks(source, shown, settings):
         if block.overlong is not None:
             _reject(stats, shown, block.first_line, block.row, LineError("the line is too long", "split it"))
         if block.fault is not None:
             _reject(stats, shown, block.first_line, block.row, block.fault)
         for number, line in _select_rows(block, shown, stats):
-            if fields is None:
-                fields = _check_first(line, number, shown, options)
-            if (bad := _find_no_text(line, fields, options.columns)) is not None:
+            if find_fault is None:
+                find_fault = _choose_checks(line, number, shown, options)
+            if (bad := find_fault(line, number)) is not None:
                 _reject(stats, shown, number, None, bad)
                 continue
             stats.rows += 1
@@ -165,19 +167,33 @@ def _reject(stats: RowsStats, shown: str, line: int, row: int | None, bad: LineE
         stats.problems.append(Problem(bad.reason, bad.remedy, shown, line, key))
 
 
-def _check_first(line: bytes, number: int, shown: str, options: RowsOptions) -> frozenset[str]:
-    """Return the fields that must be text in every row.
+def _choose_checks(
+    line: bytes, number: int, shown: str, options: RowsOptions
+) -> Callable[[bytes, int], LineError | None]:
+    """Return what finds the fault of a row, the one that would have a run refuse it.
 
     Raises DataError where the columns fit no row format, or a field of numbers is not among them.
     """
     first = parse_json_object(line)
-    fields = find_text_fields(first, shown, number, options.columns, key=COLUMNS)
+    empty = options.allow_empty
+    fields, decoder = choose_row_checks(first, shown, number, options.columns, key=COLUMNS, allow_empty=empty)
     missing = [name for name in options.numbers if name not in first]
     if missing:
         listed = ", ".join(map(format_key, first))
         remedy = suggest(missing[0], first, f"the fields are {listed}", show=format_key)
         raise DataError(Problem(f"there is no field {format_key(missing[0])}", remedy, shown, number, NUMBERS))
-    return fields - {*options.numbers}
+
+    def find_fault(line: bytes, number: int) -> LineError | None:
+        bad = _find_no_text(line, fields - {*options.numbers}, options.columns)
+        if bad is not None or decoder is None:
+            return bad
+        try:
+            decoder.decode_line(line, f"{shown}:{number}")
+        except LineError as fault:
+            return fault
+        return None
+
+    return find_fault
 
 
 def _check_stats(source: Path, options: RowsOptions, stats: RowsStats) -> None:
