@@ -33,6 +33,9 @@ REPORT_PARTS: dict[str, type] = {
 }
 JSON_TYPES: dict[type, str] = {dict: "object", list: "list"}
 
+# Of the Trainer's last log entry.
+SUMMARY = ("train_runtime", "train_samples_per_second", "epoch")
+
 JsonObject = dict[str, Any]
 
 
@@ -63,6 +66,8 @@ class RunRecord:
     """Step of the best checkpoint; without one, of the best evaluation by the run's metric (default: loss)."""
     best_checkpoint: str | None
     """Folder name of the best checkpoint, if the run selected one."""
+    train_rows: int | None = None
+    """Rows that the Trainer took in an epoch, by the summary at the end of its log."""
     model_path: str | None = None
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
 
@@ -104,6 +109,7 @@ def read_run(folder: str | Path) -> RunRecord:
         step=_find_last_step(train, state, history),
         best_step=_find_best_step(best, history, get_best_metric(_get_train_section(settings)) or "loss"),
         best_checkpoint=best,
+        train_rows=state.get("train_rows"),
         model_path=_model_path(typed),
     )
 
@@ -183,7 +189,8 @@ def _read_state(path: Path) -> JsonObject:
     step = state.get("global_step")
     if not isinstance(step, int) or "log_history" not in state:
         raise DataError(_make_file_problem(path, "is no state of a Trainer: global_step or log_history is missing"))
-    return state | {"log_history": _parse_history(state, "log_history", path)}
+    history = _parse_history(state, "log_history", path)
+    return state | {"log_history": history, "train_rows": _count_train_rows(state["log_history"])}
 
 
 def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, float]]:
@@ -200,6 +207,15 @@ def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, f
     ]
     # The Trainer's last entry (train_loss, train_runtime) summarizes the run and is no point of a curve.
     return [entry for entry in found if any(name == "loss" or name.startswith("eval_") for name in entry)]
+
+
+def _count_train_rows(entries: list[dict[str, Any]]) -> int | None:
+    """Rows of an epoch by the Trainer's last log entry; None without one."""
+    # {"train_runtime": 2.0, "train_samples_per_second": 80.0, "epoch": 4.0}: 160 rows were taken, 40 in each epoch. Of
+    # an epoch that ends with a smaller batch a little more are counted than there are.
+    values = [parse_number(entries[-1].get(name)) if entries else None for name in SUMMARY]
+    runtime, speed, epochs = (value if value is not None and math.isfinite(value) else 0.0 for value in values)
+    return round(runtime * speed / epochs) if epochs > 0 and runtime * speed > 0 else None
 
 
 def _is_step(value: Any) -> bool:

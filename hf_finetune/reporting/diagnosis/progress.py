@@ -1,4 +1,4 @@
-"""Learning curves: overfitting, a learning rate that is too low, plateaus, and underfitting."""
+"""Learning curves: a learning rate that is too low, plateaus, and underfitting."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ import numpy as np
 from hf_finetune.reporting.diagnosis.curves import Curve, estimate_fall, estimate_noise, read_learning_rates
 from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS
 from hf_finetune.reporting.diagnosis.findings import Finding, find_peak_rate, fmt, format_rate, format_setting
-from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
+from hf_finetune.reporting.diagnosis.overfitting import judge_overfitting
+from hf_finetune.reporting.run_record import RunRecord
 
-MIN_EVALUATIONS = 3
-"""Evaluations needed to see a loss fall and rise again."""
-OVERFIT = 0.03
-"""Share of the lowest validation loss by which it must have risen since: smaller rises come and go."""
-OVERFIT_OF_GAIN = 0.05
-"""And share of its whole fall: a small bend at the end of a long fall is not overfitting."""
 SOLVED = 0.1
 """Share of the first loss below which little is left to learn."""
 MIN_LATE_POINTS = 4
@@ -39,60 +34,13 @@ STEADY = 4.0
 
 def judge_progress(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """The first of these findings that holds: the later ones would name the same cause again."""
-    judges = (_judge_overfitting, _judge_low_rate, _judge_no_learning, _judge_plateau, _judge_underfitting)
+    judges = (judge_overfitting, _judge_low_rate, _judge_no_learning, _judge_plateau, _judge_underfitting)
     return next((found for judge in judges if (found := judge(run, train, validation))), None)
 
 
 def _describe_way(curve: Curve) -> str:
     """`from 4.58 to 1.98`: first and last value of the log."""
     return f"from {fmt(curve.logged[0])} to {fmt(curve.logged[1])}"
-
-
-def _judge_overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
-    """A validation loss that rises from its minimum on while the training loss keeps falling."""
-    if len(validation) < MIN_EVALUATIONS or len(train) < MIN_EVALUATIONS:
-        return None
-    best = int(np.argmin(validation.values))
-    after = validation.values[best + 1 :]
-    if not len(after):
-        return None
-    lowest, end = float(validation.values[best]), float(np.median(after[-3:]))
-    gained = max(train.values[0], validation.values[0]) - lowest
-    # Validation 3.0, 2.0, 2.1, 2.4, 2.6: lowest 2.0, end 2.4 (median of the last three). It rose by 0.4, more than 3 %
-    # of 2.0 and 5 % of the fall of 1.0. If the training loss is no higher than it was at the minimum: overfitting.
-    until = train.values[train.steps <= validation.steps[best]]
-    level = float(np.median(until[-3:])) if len(until) else float(train.values[0])
-    if end - lowest <= max(OVERFIT * abs(lowest), OVERFIT_OF_GAIN * gained) or train.end > level:
-        return None
-    step = int(validation.steps[best])
-    epochs = max((entry["epoch"] for entry in run.history if "epoch" in entry), default=0.0)
-    return Finding(
-        kind="overfitting",
-        level="warning" if get_selection_metric(run) else "problem",
-        title=f"Overfitting from step {step:,} on",
-        evidence=f"The validation loss was lowest at step {step:,}, {fmt(lowest)}, and rose to "
-        f"{fmt(validation.logged[1])}, while the training loss went from about {fmt(level)} to about {fmt(train.end)}."
-        + (f" Each row was seen {epochs:,.0f} times." if epochs >= 2 else ""),
-        cause="The model memorizes the training rows: too many epochs, or too large a model, for so few rows.",
-        remedy=_advise_stop(run, step),
-        step=step,
-    )
-
-
-def _advise_stop(run: RunRecord, step: int) -> str:
-    """The remedy for overfitting from `step` on: the settings that would have kept the model of that step."""
-    metric = get_selection_metric(run)
-    if metric is not None:
-        chosen = "" if metric == "loss" else f", the best by {metric}, which need not be the best by its loss"
-        kept = f"The saved model is that of {run.best_checkpoint}{chosen}."
-        return f"{kept} More rows, or a smaller model, reach further."
-    use = f"Use {run.best_checkpoint}, or train" if run.best_checkpoint else "Train"
-    patience = format_setting(run, "early_stopping_patience", 3)
-    return (
-        f"{use} no longer than that: {format_setting(run, 'max_steps', step)}, or "
-        f"{format_setting(run, 'load_best_model_at_end', True)} with {patience}. "
-        "More rows, or a smaller model, reach further."
-    )
 
 
 def _judge_low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
