@@ -33,7 +33,7 @@ REPORT_PARTS: dict[str, type] = {
 }
 JSON_TYPES: dict[type, str] = {dict: "object", list: "list"}
 
-# Of the Trainer's last log entry.
+# Of the entry with which a Trainer ends its log.
 SUMMARY = ("train_runtime", "train_samples_per_second", "epoch")
 
 JsonObject = dict[str, Any]
@@ -210,10 +210,11 @@ def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, f
 
 
 def _count_train_rows(entries: list[dict[str, Any]]) -> int | None:
-    """Rows of an epoch by the Trainer's last log entry; None without one."""
+    """Rows of an epoch by the summary that ends a Trainer's log; None without one."""
     # {"train_runtime": 2.0, "train_samples_per_second": 80.0, "epoch": 4.0}: 160 rows were taken, 40 in each epoch. Of
     # an epoch that ends with a smaller batch a little more are counted than there are.
-    values = [parse_number(entries[-1].get(name)) if entries else None for name in SUMMARY]
+    summary = next((entry for entry in reversed(entries) if "train_runtime" in entry), {})
+    values = [parse_number(summary.get(name)) for name in SUMMARY]
     runtime, speed, epochs = (value if value is not None and math.isfinite(value) else 0.0 for value in values)
     return round(runtime * speed / epochs) if epochs > 0 and runtime * speed > 0 else None
 

@@ -21,7 +21,7 @@ OVERFIT_OF_GAIN = 0.05
 """And share of its whole fall: a small bend at the end of a long fall is not overfitting."""
 STANDS_STILL = 0.02
 """Share of the lowest validation loss within which it is as good as there."""
-GAP = 0.2
+GAP = 0.12
 """Share of the validation loss that lies between it and the training loss, and by which the latter fell on."""
 GAP_OF_GAIN = 0.15
 """And share of the whole fall: of a loss of 4 that fell to 0.02 and 0.01 the gap is nothing."""
