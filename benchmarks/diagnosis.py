@@ -9,6 +9,7 @@ as that of any Trainer's run; where a base is tuned and scored, from report.json
 first finding, notes aside, is of its kind; on a healthy one every problem and every warning is a false alarm. Ratios,
 then the table. Seconds a run.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -180,7 +181,10 @@ def draw_fields(kind: str, draw: random.Random) -> dict[str, Any]:
         return {"eval_strategy": "no", "learning_rate": 10 ** draw.uniform(-2.1, -1.9), "max_steps": 240}
     if kind == "underfit":
         fields: dict[str, Any] = {"max_steps": draw.choice([20, 30, 40]), "logging_steps": every}
-        return fields | {"eval_steps": 2 * every, "lr_scheduler_type": draw.choice(["constant", "constant_with_warmup"])}
+        return fields | {
+            "eval_steps": 2 * every,
+            "lr_scheduler_type": draw.choice(["constant", "constant_with_warmup"]),
+        }
     if kind == "diverge":
         steep = {"optim": "sgd", "learning_rate": 10 ** draw.uniform(1, 2), "max_grad_norm": 0.0}
         wild = {"learning_rate": 10 ** draw.uniform(0, 1), "max_grad_norm": draw.choice([0.0, 1.0])}

@@ -132,7 +132,7 @@ def get_best_metric(train: Mapping[str, Any]) -> str | None:
 def parse_number(value: Any) -> float | None:
     """Parse a number of a JSON file; None for any other value.
 
-    report.json spells NaN and infinities as strings, since JSON has none: "nan", "inf" and "-inf" are numbers here.
+    "nan", "inf" and "-inf" are numbers here: report.json spelled them so before it had null for them.
     """
     # True is an int in Python, and "1.5" is a text that happens to look like a number: neither is a metric.
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -152,8 +152,8 @@ def format_metric(name: str, value: Any) -> str:
     return f"{found:.3g}" if abs(found) >= MAX_PLAIN_VALUE else get_metric_info(name).style.format(found)
 
 
-def format_difference(name: str, size: float) -> str:
-    """Format the size of a difference: `6.1 points` of a share, else as the metric itself."""
+def format_size(name: str, size: float) -> str:
+    """Format how large a difference is: `6.1 points` of a share, else as the metric itself."""
     return f"{100 * size:.1f} points" if get_metric_info(name).style == "{:.1%}" else format_metric(name, size)
 
 

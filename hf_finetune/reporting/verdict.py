@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_finetune.metric_info import HEADLINE_METRICS, format_difference, format_interval, format_metric, get_metric_info, parse_number
+from hf_finetune.metric_info import (
+    HEADLINE_METRICS,
+    format_interval,
+    format_metric,
+    format_size,
+    get_metric_info,
+    parse_number,
+)
 from hf_finetune.reporting.files import get_part
 
 FIRST_SPLITS = ("test", "validation")
@@ -69,14 +76,16 @@ def _judge_by_baselines(split: str, scores: dict[str, Any]) -> ModelVerdict | No
         outcome: Literal["better", "worse", "none"] = "none"
         if tested.get("real") is True if tested else not low <= known[best] <= high:
             outcome = "better" if sign * (own - known[best]) > 0 else "worse"
-        below = sign * (own - known[best]) < 0
-        said = {"better": "Better than its baselines", "worse": "Worse than a baseline"}.get(outcome) or (
-            "Below a baseline, though within what chance gives"
-            if below
-            else "No better than a baseline, as far as these rows show"
-        )
+        said = _name_outcome(outcome, behind=sign * (own - known[best]) < 0)
         return ModelVerdict(outcome, f"{said}: {_compare_figures(name, scores, best, known[best])} ({split}).", split)
     return None
+
+
+def _name_outcome(outcome: str, *, behind: bool) -> str:
+    if outcome == "none":
+        more = "Behind a baseline, if no more than chance gives"
+        return more if behind else "No better than a baseline, as far as these rows show"
+    return "Better than its baselines" if outcome == "better" else "Worse than a baseline"
 
 
 def _compare_figures(name: str, scores: dict[str, Any], best: str, value: float) -> str:
@@ -85,7 +94,7 @@ def _compare_figures(name: str, scores: dict[str, Any], best: str, value: float)
     own = f"{format_metric(name, scores[name])}{f' ({interval})' if interval else ''}"
     other = f"{best.replace('_', ' ')} {format_metric(name, value)}"
     least = _get_finite(get_part(scores, "baselines", best, "comparison", name), "detectable")
-    power = "" if least is None else f"; these rows can show {format_difference(name, least)}"
+    power = "" if least is None else f"; these rows can show {format_size(name, least)}"
     return f"{get_metric_info(name).title} {own}, {other}{power}"
 
 

@@ -67,9 +67,11 @@ def _decide(outputs: ClassifierOutputs, labels: Labels, decision: Decision | Non
 def score_rows(labels: Labels, answered: npt.NDArray[Any], references: npt.NDArray[Any]) -> Array:
     """Score each row, (rows,), by what its split is judged by: 1 where it is right, or the absolute error."""
     if labels.kind == "number":
-        return np.abs(answered - references)
-    exact = answered == references
-    return (exact if labels.kind == "single" else exact.all(axis=1)).astype(np.float64)
+        errors: Array = np.abs(answered - references)
+        return errors
+    exact: npt.NDArray[np.bool_] = answered == references
+    right: Array = (exact if labels.kind == "single" else exact.all(axis=1)).astype(np.float64)
+    return right
 
 
 def compare_rows(name: str, baseline: Array, model: Array) -> dict[str, Any]:
@@ -162,7 +164,9 @@ def _score(predicted: Array, references: npt.NDArray[Any], labels: Labels, model
     numbers = labels.kind == "number"
     answered = predicted[:, 0] if numbers else make_default_decision(labels).choose(predicted)
     given = references.astype(np.float64 if numbers else np.int64)
-    return figures | {"comparison": compare_rows("mae" if numbers else "accuracy", score_rows(labels, answered, given), model)}
+    return figures | {
+        "comparison": compare_rows("mae" if numbers else "accuracy", score_rows(labels, answered, given), model)
+    }
 
 
 def _compute_metrics(predicted: Array, references: npt.NDArray[Any], labels: Labels) -> dict[str, float]:

@@ -107,7 +107,10 @@ def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | 
     points = f"{_count(len(train), 'training loss')} and {_count(len(validation), 'validation loss')} are in the log"
     title, cause = "The log is too short to judge the run by", "Few points, or too few steps."
     if not few and run.step >= MIN_STEPS:
-        title, cause = "The loss fell no further than its noise", "Few points, small batches, or a rate that is too low."
+        title, cause = (
+            "The loss fell no further than its noise",
+            "Few points, small batches, or a rate that is too low.",
+        )
     if not run.history:
         title = "Nothing was logged on the way" if run.step else "There is no training log"
         cause = "Fewer steps than lie between two log lines." if run.step else "No step was taken, or none is recorded."

@@ -64,8 +64,8 @@ def _judge_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding | No
         f"The validation loss was lowest at step {step:,}, {fmt(lowest)}, and rose to {fmt(validation.logged[1])}, "
         f"while the training loss went from about {fmt(level)} to about {fmt(train.end)}."
     )
-    level_of = "warning" if get_selection_metric(run) else "problem"
-    return _make_finding(run, "overfitting", level_of, f"Overfitting from step {step:,} on", evidence, step)
+    grave: Level = "warning" if get_selection_metric(run) else "problem"
+    return _make_finding(run, "overfitting", grave, f"Overfitting from step {step:,} on", evidence, step)
 
 
 def _judge_memorized(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
@@ -109,7 +109,9 @@ def _judge_gap_at_end(run: RunRecord, train: Curve, validation: Curve) -> Findin
     gain = float(train.values[0]) - train.end
     if scored - train.end <= max(WIDE_GAP * abs(scored), GAP_OF_GAIN * gain):
         return None
-    evidence = f"The training loss went from {fmt(train.logged[0])} to {fmt(train.logged[1])}; of validation rows it is "
+    evidence = (
+        f"The training loss went from {fmt(train.logged[0])} to {fmt(train.logged[1])}; of validation rows it is "
+    )
     title = "Overfitting: the validation loss is far above the training loss"
     return _make_finding(run, "overfitting", "warning", title, f"{evidence}{fmt(scored)}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import numpy as np
 
 from hf_finetune.metric_info import parse_number
@@ -29,7 +30,6 @@ MIN_RISING = 4
 """Logged learning rates that must have risen, all of them."""
 NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 """Schedules that take no warm-up."""
-
 
 
 def judge_setup(run: RunRecord) -> list[Finding]:
@@ -76,12 +76,12 @@ def _judge_sign(run: RunRecord) -> Finding | None:
     below = [each for each in values if each[1] < 0]
     if not below:
         return None
+    lowest = min(value for _, value in below)
     return Finding(
         kind="negative_loss",
         level="warning",
         title="The loss is below 0",
-        evidence=f"At {len(below):,} of {len(values):,} points of the log, {fmt(min(below, key=lambda at: at[1])[1])} at "
-        "the lowest.",
+        evidence=f"At {len(below):,} of {len(values):,} points of the log, {fmt(lowest)} at the lowest.",
         cause="It is no cross-entropy, as of reinforcement learning, or labels and weights of the loss are wrong.",
         remedy="Look at what the loss is made of. What is said here of shares of it does not hold.",
         step=min(below)[0],
