@@ -66,7 +66,7 @@ WRONG = {
     "long_warmup": {"warmup_not_over"},
 }
 HEALTHY = ("healthy", "classifier", "adapter", "finished_cosine", "several_epochs")
-EXPECTED = WRONG | dict.fromkeys(HEALTHY, {"healthy"})
+EXPECTED = WRONG | {kind: {"healthy"} for kind in HEALTHY}
 SECOND_SEED = 100
 """Added to a seed for the second healthy run of a kind."""
 

@@ -66,7 +66,8 @@ def scored(model: str, rows: Path, more: dict | None = None, **settings):
 def test_answers_cut_before_their_references_end_are_warned_of_once(models, tmp_path, caplog):
     rows = jsonl(tmp_path / "rows.jsonl", questions(8))
     lengths = [len(TOKENIZER(row["answer"], add_special_tokens=False)["input_ids"]) for row in questions(8)]
-    scored(models["adapter"], rows, base=True, max_new_tokens=4)
+    with caplog.at_level("WARNING", logger="hf_finetune"):
+        scored(models["adapter"], rows, base=True, max_new_tokens=4)
     (warning,) = [each.getMessage() for each in caplog.records if "references" in each.getMessage()]
     assert warning.startswith("8 of 8 references are longer than the 4 tokens at which answers are cut")
     assert warning.endswith(f"--max-new-tokens {max(lengths)}")

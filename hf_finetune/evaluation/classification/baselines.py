@@ -70,8 +70,7 @@ def score_rows(labels: Labels, answered: npt.NDArray[Any], references: npt.NDArr
         errors: Array = np.abs(answered - references)
         return errors
     exact: npt.NDArray[np.bool_] = answered == references
-    right: Array = (exact if labels.kind == "single" else exact.all(axis=1)).astype(np.float64)
-    return right
+    return np.asarray(exact if labels.kind == "single" else exact.all(axis=1), dtype=np.float64)
 
 
 def compare_rows(name: str, baseline: Array, model: Array) -> dict[str, Any]:

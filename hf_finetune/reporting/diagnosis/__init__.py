@@ -88,7 +88,10 @@ def _judge_curves(run: RunRecord, train: Curve, validation: Curve) -> list[Findi
         return [diverged]
     warming = judge_warmup(run)
     judge = judge_progress if warming is None else judge_overfitting
-    found = [warming, judge_rise_and_back(run, train), judge(run, train, validation)]
+    progress = judge(run, train, validation)
+    if progress is not None and progress.kind == "plateau" and progress.step is None:
+        return [progress]  # nothing was learned: what rose and fell again is noise
+    found = [warming, judge_rise_and_back(run, train), progress]
     return [each for each in found if each]
 
 

@@ -6,7 +6,14 @@ import numpy as np
 
 from hf_finetune.reporting.diagnosis.curves import Curve, estimate_fall, estimate_noise, read_learning_rates
 from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS
-from hf_finetune.reporting.diagnosis.findings import Finding, find_peak_rate, fmt, format_rate, format_setting
+from hf_finetune.reporting.diagnosis.findings import (
+    Finding,
+    find_peak_rate,
+    fmt,
+    format_rate,
+    format_setting,
+    get_train_setting,
+)
 from hf_finetune.reporting.diagnosis.overfitting import judge_overfitting
 from hf_finetune.reporting.run_record import RunRecord
 
@@ -16,6 +23,8 @@ MIN_LATE_POINTS = 4
 """Points needed in the second half: of three points in order, the rank test's p is 1/6."""
 FLAT = 0.02
 """Plateau: the second half of the learning rate brought at most this share of the fall, or no significant fall."""
+SOON = 0.7
+"""Share of the learning rate in which a plateau is reached, under a schedule that runs down: else it has ended well."""
 FLAT_AT_MOST = 0.1
 """And at most this share by the upper bound of the interval: noise must not hide a fall."""
 STILL_FALLING = 0.05
@@ -24,6 +33,8 @@ UNDECAYED = 0.3
 """Final share of the peak learning rate above which the schedule has not decayed."""
 STRAIGHT = (0.35, 0.8)
 """Straight line: share of the fall in the second half of the learning rate, 0.5 if it is exact."""
+NEVER_LOW = 1e-3
+"""Learning rate of an adaptive optimizer from which weights move, whatever the loss does."""
 BARELY = 0.05
 """Share of the first loss that a learning rate far too low takes off at most."""
 ALPHA = 0.05
@@ -46,7 +57,7 @@ def _describe_way(curve: Curve) -> str:
 def _judge_low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A small fall in a straight line from the first step on: the weights have hardly moved."""
     rate = find_peak_rate(run)
-    if len(train) < MIN_POINTS:
+    if len(train) < MIN_POINTS or (rate is not None and rate >= NEVER_LOW and not _is_sgd(run)):
         return None
     start, fell = float(train.values[0]), float(train.values[0]) - train.end
     measured = validation if len(validation) >= MIN_LATE_POINTS else train
@@ -61,6 +72,11 @@ def _judge_low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding 
         cause=f"{slowly} weights hardly move: the last steps brought as much as the first ones.",
         remedy=f"Try {format_rate(run, 10.0)}: raise it tenfold until the loss falls fast at first, then slower.",
     )
+
+
+def _is_sgd(run: RunRecord) -> bool:
+    """Whether the steps are as large as the gradients, so that no rate is high by itself."""
+    return str(get_train_setting(run, "optim")).startswith("sgd")
 
 
 def _is_steady(measured: Curve) -> bool:
@@ -109,7 +125,10 @@ def _judge_plateau(run: RunRecord, train: Curve, validation: Curve) -> Finding |
         return None
     if falls[0].size > FLAT * total and falls[0].p < ALPHA:
         return None
-    reached = int(train.steps[np.flatnonzero(train.values <= train.end + max(FLAT * total, rough))[0]])
+    first = int(np.flatnonzero(train.values <= train.end + max(FLAT * total, rough))[0])
+    reached, rates = int(train.steps[first]), read_learning_rates(run)[1]
+    if len(rates) and rates[-1] < UNDECAYED * rates.max() and train.spent[first] > SOON:
+        return None  # it learned for most of its rate, and has come to its end
     return Finding(
         kind="plateau",
         level="warning",
