@@ -63,19 +63,6 @@ def scored(model: str, rows: Path, more: dict | None = None, **settings):
     return score_model(run, load_scored_rows(run)).evaluation
 
 
-def test_answers_cut_before_their_references_end_are_warned_of_once(models, tmp_path, caplog):
-    rows = jsonl(tmp_path / "rows.jsonl", questions(8))
-    lengths = [len(TOKENIZER(row["answer"], add_special_tokens=False)["input_ids"]) for row in questions(8)]
-    with caplog.at_level("WARNING", logger="hf_finetune"):
-        scored(models["adapter"], rows, base=True, max_new_tokens=4)
-    (warning,) = [each.getMessage() for each in caplog.records if "references" in each.getMessage()]
-    assert warning.startswith("8 of 8 references are longer than the 4 tokens at which answers are cut")
-    assert warning.endswith(f"--max-new-tokens {max(lengths)}")
-    caplog.clear()
-    scored(models["adapter"], rows, max_new_tokens=max(lengths))
-    assert not [each for each in caplog.records if "references" in each.getMessage()]
-
-
 def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a_time(models, tmp_path):
     rows = questions(9)
     found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", rows))

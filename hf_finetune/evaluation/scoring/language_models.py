@@ -18,7 +18,6 @@ from hf_finetune.evaluation.scoring.log_likelihood import (
     LanguageModelScores,
     concatenate_scores,
     evaluate_language_model,
-    warn_of_short_answers,
 )
 from hf_finetune.evaluation.scoring.memorization import measure_memorization
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
@@ -50,7 +49,6 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
     def read_all(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     ) -> tuple[dict[str, LanguageModelScores], dict[str, Any], dict[str, int]]:
-        warn_of_short_answers(splits, tokenizer, run.data, settings)
         measured = read(model, tokenizer)
         effects = _measure_swaps(model, tokenizer, run, splits, measured["comparison"])
         more = effects | measure_memorization(model, tokenizer, run)

@@ -35,8 +35,6 @@ from hf_finetune.models.lengths import DEFAULT_ROW_LENGTH, get_max_length
 
 logger = logging.getLogger(__name__)
 
-# Share of the references that may be longer than an answer: a few long ones are no sign of a wrong setting.
-MAX_CUT = 0.1
 # Logits of one batch: 1 GiB in float32.
 MAX_LOGITS = 2**28
 
@@ -127,19 +125,6 @@ def sample_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]
         return prompts
     drawn = np.random.default_rng(settings.seed).choice(len(prompts), settings.generate_rows, replace=False)
     return [prompts[number] for number in sorted(drawn)]
-
-
-def warn_of_short_answers(
-    splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection, settings: EvalSection
-) -> None:
-    """Warn where `eval.max_new_tokens` cuts answers before they are as long as their references."""
-    prompts, most = sample_prompts(build_prompts(splits, tokenizer, data), settings), settings.max_new_tokens
-    lengths = [len(tokenizer(prompt.reference, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-    longer = sum(length > most for length in lengths)
-    if longer > MAX_CUT * len(lengths):
-        what = "%s of %s references are longer than the %d tokens at which answers are cut, and cannot be matched: "
-        what += "give eval.max_new_tokens=%d or --max-new-tokens %d"
-        logger.warning(what, f"{longer:,}", f"{len(lengths):,}", most, max(lengths), max(lengths))
 
 
 def compute_row_sums(
