@@ -1,17 +1,21 @@
-"""Runs made to go wrong in a known way, and healthy ones, against what `hf-finetune diagnose` says of their logs.
+"""Runs made to go wrong in a known way, and healthy ones, against what `hf-finetune diagnose` says of them.
 
-    python benchmarks/diagnosis.py --seeds 5 6 7 8 9
+    python benchmarks/diagnosis.py --seeds 5 6 7
 
-Small models learn the text of Python's own library, by characters, under transformers' Trainer: six kinds of run, one
-of each for each seed, which also draws the model's size, the schedule, the rates and the logging interval. The log is
-read back from trainer_state.json alone, as that of any Trainer's run. Then healthy runs of two more kinds: a
-classifier, and an adapter on a base of other text. A run is named right where the first finding, notes aside, is of
-its kind; on a healthy one every problem and every warning is a false alarm. Ratios, then the table. Seconds a run.
+Small models learn the text of Python's own library, by characters, under transformers' Trainer: ten kinds of run that
+go wrong, one of each for each seed, which also draws the model's size, the schedule, the rates and the logging
+interval; and five kinds of healthy runs, two of each for each seed. The log is read back from trainer_state.json alone,
+as that of any Trainer's run; where a base is tuned and scored, from report.json as well. A run is named right where the
+first finding, notes aside, is of its kind; on a healthy one every problem and every warning is a false alarm. Ratios,
+then the table. Seconds a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
+import json
 import random
 import sysconfig
 import tempfile
@@ -21,11 +25,16 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
+from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
+from hf_finetune.evaluation.statistics.paired_test import compare_models
+from hf_finetune.folders import REPORT
 from hf_finetune.models.scratch_gpt import (
     ScratchGPTConfig,
     ScratchGPTForCausalLM,
@@ -44,17 +53,22 @@ QUIET = {
     "logging_nan_inf_filter": False,
 }
 # The kind of run -> kinds of finding that name it right, the first of the diagnosis.
-EXPECTED = {
-    "healthy": {"healthy"},
+WRONG = {
     "overfit": {"overfitting"},
+    "overfit_without_rise": {"overfitting"},
+    "memorized": {"memorized"},
     "underfit": {"underfitting"},
     "diverge": {"divergence"},
     "plateau": {"plateau"},
     "low_rate": {"learning_rate_too_low"},
-    "classifier": {"healthy"},
-    "adapter": {"healthy"},
+    "base_better": {"model_worse"},
+    "tiny_data": {"few_rows"},
+    "long_warmup": {"warmup_not_over"},
 }
-SIX = tuple(EXPECTED)[:6]
+HEALTHY = ("healthy", "classifier", "adapter", "finished_cosine", "several_epochs")
+EXPECTED = WRONG | {kind: {"healthy"} for kind in HEALTHY}
+SECOND_SEED = 100
+"""Added to a seed for the second healthy run of a kind."""
 
 
 class Rows(Dataset):
@@ -76,6 +90,10 @@ class Plan:
     validation: Rows
     model: PreTrainedModel
     settings: dict[str, Any]
+    scored_at_end: bool = False
+    """Validation is scored once, after the last step."""
+    beside_base: bool = False
+    """The model is compared with what it was tuned from, as our recipes do."""
 
 
 def library_text(seed: int, size: int) -> str:
@@ -109,7 +127,7 @@ def language_rows(ids: torch.Tensor, validation: int = 128) -> tuple[Rows, Rows]
 def sizes(draw: random.Random) -> dict[str, Any]:
     return {
         "vocab_size": VOCABULARY,
-        "hidden_size": draw.choice([32, 48, 64]),
+        "hidden_size": draw.choice([24, 32]),
         "num_hidden_layers": draw.choice([1, 2]),
         "num_attention_heads": 4,
         "max_position_embeddings": WIDTH,
@@ -118,14 +136,14 @@ def sizes(draw: random.Random) -> dict[str, Any]:
 
 
 def settings(draw: random.Random, **fields: Any) -> dict[str, Any]:
-    every = draw.choice([5, 10, 20])
+    every = draw.choice([5, 10])
     return {
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,
         "learning_rate": 10 ** draw.uniform(-2.7, -2.2),
         "lr_scheduler_type": draw.choice(["cosine", "linear"]),
         "warmup_steps": 0.05,
-        "max_steps": draw.choice([300, 400]),
+        "max_steps": draw.choice([120, 160]),
         "logging_steps": every,
         "eval_strategy": "steps",
         "eval_steps": every * draw.choice([2, 4]),
@@ -139,53 +157,105 @@ def plan(kind: str, seed: int) -> Plan:
     set_seed(seed)
     if kind == "classifier":
         return classifier_plan(draw, seed)
-    ids = blocks(library_text(seed, 600_000))
+    if kind in BASE_PLANS:
+        return BASE_PLANS[kind](draw, seed)
+    ids = blocks(library_text(seed, 400_000))
     config = ScratchGPTConfig(**sizes(draw))
-    fields: dict[str, Any] = {}
+    if kind == "plateau" and draw.random() < 0.3:
+        return guessing_plan(draw, ids, {"lr_scheduler_type": draw.choice(["constant", "cosine"])})
+    if kind == "plateau":
+        ids = ids.flatten()[torch.randperm(ids.numel())].view(-1, WIDTH)  # letters as frequent, in no order
+    few = {"overfit": [24, 48, 64], "memorized": [8, 16, 24], "tiny_data": [4, 6, 8, 12], "several_epochs": [600, 900]}
+    if kind in few:
+        ids = torch.cat([ids[: draw.choice(few[kind])], ids[-128:]])
+    fields = settings(draw, **draw_fields(kind, draw))
+    return Plan(*language_rows(ids), ScratchGPTForCausalLM(config), fields, scored_at_end=kind == "memorized")
+
+
+def draw_fields(kind: str, draw: random.Random) -> dict[str, Any]:
+    """The settings that make a run one of its kind."""
+    every = draw.choice([1, 2])
     if kind == "overfit":
-        ids = torch.cat([ids[: draw.choice([24, 48, 64])], ids[-128:]])
-        fields = {"lr_scheduler_type": draw.choice(["cosine", "constant"]), "max_steps": 400}
-    elif kind == "underfit":
-        every = draw.choice([1, 2])
-        fields = {"max_steps": draw.choice([20, 30, 40]), "logging_steps": every, "eval_steps": 2 * every}
-        fields |= {"lr_scheduler_type": draw.choice(["constant", "constant_with_warmup"])}
-    elif kind == "diverge":
+        return {"lr_scheduler_type": draw.choice(["cosine", "constant"]), "max_steps": 200}
+    if kind == "memorized":
+        return {"eval_strategy": "no", "learning_rate": 10 ** draw.uniform(-2.1, -1.9), "max_steps": 240}
+    if kind == "underfit":
+        fields: dict[str, Any] = {"max_steps": draw.choice([20, 30, 40]), "logging_steps": every}
+        return fields | {
+            "eval_steps": 2 * every,
+            "lr_scheduler_type": draw.choice(["constant", "constant_with_warmup"]),
+        }
+    if kind == "diverge":
         steep = {"optim": "sgd", "learning_rate": 10 ** draw.uniform(1, 2), "max_grad_norm": 0.0}
         wild = {"learning_rate": 10 ** draw.uniform(0, 1), "max_grad_norm": draw.choice([0.0, 1.0])}
-        fields = {**draw.choice([steep, wild]), "lr_scheduler_type": "constant_with_warmup"}
-    elif kind == "plateau":
-        fields = {"lr_scheduler_type": draw.choice(["constant", "cosine"])}
-        if draw.random() < 0.3:
-            return guessing_plan(draw, ids, fields)
-        ids = ids.flatten()[torch.randperm(ids.numel())].view(-1, WIDTH)  # letters as frequent, in no order
-    elif kind == "low_rate":
-        fields = {"learning_rate": 10 ** draw.uniform(-6, -4.7)}
-    model: PreTrainedModel = ScratchGPTForCausalLM(config)
-    if kind == "adapter":
-        model, fields = adapter_of(model, ids), {"learning_rate": 10 ** draw.uniform(-2.3, -1.9)}
-        ids = prose_blocks(draw)
-    return Plan(*language_rows(ids), model, settings(draw, **fields))
+        return {**draw.choice([steep, wild]), "lr_scheduler_type": "constant_with_warmup"}
+    if kind == "plateau":
+        return {"lr_scheduler_type": draw.choice(["constant", "cosine"])}
+    if kind == "low_rate":
+        return {"learning_rate": 10 ** draw.uniform(-6, -4.7)}
+    if kind == "tiny_data":
+        return {"max_steps": draw.choice([20, 30]), "logging_steps": every, "eval_steps": 4 * every}
+    if kind == "long_warmup":
+        steps = draw.choice([80, 120])
+        return {"max_steps": steps, "warmup_steps": round(draw.uniform(1.2, 4) * steps)}
+    if kind == "finished_cosine":
+        rate = 10 ** draw.uniform(-2.3, -1.9)
+        return {"lr_scheduler_type": "cosine", "max_steps": draw.choice([240, 320]), "learning_rate": rate}
+    if kind == "several_epochs":
+        return {"max_steps": 160, "learning_rate": 10 ** draw.uniform(-2.9, -2.5)}
+    return {}
 
 
-def adapter_of(model: PreTrainedModel, ids: torch.Tensor) -> Any:
+@functools.cache
+def train_base(seed: int) -> PreTrainedModel:
+    """A model of the library's text."""
+    set_seed(seed)
+    rows = language_rows(blocks(library_text(seed, 400_000)))
+    model = ScratchGPTForCausalLM(ScratchGPTConfig(**sizes(random.Random(seed))))
     with tempfile.TemporaryDirectory() as folder:
-        rows = language_rows(ids)
-        base = {"max_steps": 300, "learning_rate": 5e-3, "per_device_train_batch_size": 16, "eval_strategy": "no"}
+        base = {"max_steps": 160, "learning_rate": 5e-3, "per_device_train_batch_size": 16, "eval_strategy": "no"}
         trainer = Trainer(model=model, args=TrainingArguments(folder, **QUIET, **base), train_dataset=rows[0])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return model
+
+
+def adapter_plan(draw: random.Random, seed: int) -> Plan:
+    """An adapter, on a base of other text."""
+    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    model: Any = get_peft_model(copy.deepcopy(train_base(seed)), config)
+    return Plan(*language_rows(prose_blocks(draw)), model, settings(draw, learning_rate=10 ** draw.uniform(-2.3, -1.9)))
+
+
+def quiet_plan(draw: random.Random, seed: int) -> Plan:
+    """A base tuned on few rows of other text, gently: they are learned by heart, and what it knows stays."""
+    ids = prose_blocks(draw)
+    ids = torch.cat([ids[: draw.choice([16, 24, 32])], ids[-128:]])
+    fields = {"learning_rate": 10 ** draw.uniform(-3.1, -2.9), "max_steps": 160, "lr_scheduler_type": "cosine"}
+    return Plan(*language_rows(ids), copy.deepcopy(train_base(seed)), settings(draw, **fields))
+
+
+def spoiled_plan(draw: random.Random, seed: int) -> Plan:
+    """A base tuned on other text than it is used for, and scored on what it is used for."""
+    known = blocks(library_text(seed, 400_000))[-128:]
+    fields = {"learning_rate": 10 ** draw.uniform(-2.7, -2.3), "max_steps": draw.choice([60, 100])}
+    fields["eval_strategy"] = draw.choice(["no", "steps"])
+    rows, validation = Rows(prose := prose_blocks(draw), prose), Rows(known, known)
+    return Plan(rows, validation, copy.deepcopy(train_base(seed)), settings(draw, **fields), beside_base=True)
+
+
+BASE_PLANS = {"adapter": adapter_plan, "overfit_without_rise": quiet_plan, "base_better": spoiled_plan}
 
 
 def classifier_plan(draw: random.Random, seed: int) -> Plan:
     """Code or prose, in equal parts."""
-    code = blocks(library_text(seed, 150_000))
+    code = blocks(library_text(seed, 100_000))
     prose = prose_blocks(draw)[: len(code)]
     ids = torch.cat([code[: len(prose)], prose])
     order = torch.randperm(len(ids))
     ids, labels = ids[order], (order >= len(prose)).long()
     model = ScratchGPTForSequenceClassification(ScratchGPTConfig(**sizes(draw), num_labels=2))
-    fields = {"learning_rate": 10 ** draw.uniform(-2.6, -2.1), "max_steps": 300}
+    fields = {"learning_rate": 10 ** draw.uniform(-2.6, -2.1), "max_steps": 160}
     return Plan(Rows(ids[256:], labels[256:]), Rows(ids[:256], labels[:256]), model, settings(draw, **fields))
 
 
@@ -197,44 +267,63 @@ def guessing_plan(draw: random.Random, ids: torch.Tensor, fields: dict[str, Any]
 
 
 def train(kind: str, seed: int, folder: Path) -> None:
-    """Train the run of a kind and a seed; its state is all that is left in `folder`."""
+    """Train the run of a kind and a seed; its state, and what was compared, is all that is left in `folder`."""
     made = plan(kind, seed)
     args = TrainingArguments(str(folder), seed=seed, **QUIET, **made.settings)
     trainer = Trainer(model=made.model, args=args, train_dataset=made.train, eval_dataset=made.validation)
     trainer.remove_callback(PrinterCallback)
+    base = sum_rows(made.model, made.validation) if made.beside_base else None
     trainer.train()
+    if made.scored_at_end:
+        trainer.evaluate()
     trainer.save_state()
+    if base is not None:
+        write_comparison(folder, base, sum_rows(made.model, made.validation))
+
+
+@torch.inference_mode()
+def sum_rows(model: PreTrainedModel, rows: Rows) -> Any:
+    """Losses, right tokens and tokens of each row: (rows, 3)."""
+    return reduce_logits(model.eval()(input_ids=rows.ids).logits, rows.labels).double().numpy()
+
+
+def write_comparison(folder: Path, base: Any, tuned: Any) -> None:
+    """A report.json with the paired test of both, (rows, 3) each, a character being a byte."""
+    sums = (base, tuned, np.concatenate([base, tuned]))
+    sides = [make_language_statistic(each, each[:, 2], np.zeros(len(each))) for each in sums]
+    compared = compare_models(*sides, len(base))
+    report = {"recipe": "continued_pretraining", "evaluation": {"validation": {"comparison": compared}}}
+    (folder / REPORT).write_text(json.dumps(report), encoding="utf-8")
 
 
 def judged(kind: str, found: Diagnosis) -> bool:
     """Whether the diagnosis names the run right; a healthy one must have neither problem nor warning."""
     said = [each.kind for each in found.findings if each.level != "note"] or [found.findings[0].kind]
-    return said[0] in EXPECTED[kind] and (EXPECTED[kind] != {"healthy"} or len(said) == 1)
+    return said[0] in EXPECTED[kind] and (kind not in HEALTHY or len(said) == 1)
 
 
 def main(kinds: Sequence[str], seeds: Sequence[int], keep: Path | None) -> None:
+    right: dict[str, list[bool]] = {kind: [] for kind in kinds}
     lines: list[str] = []
-    right = dict.fromkeys(kinds, 0)
     with tempfile.TemporaryDirectory() as temporary:
         for kind in kinds:
-            for seed in seeds:
+            for seed in [*seeds, *(seed + SECOND_SEED for seed in seeds if kind in HEALTHY)]:
                 folder = (keep or Path(temporary)) / f"{kind}-{seed}"
                 if not (folder / TRAINER_STATE).exists():
                     train(kind, seed, folder)
                 found = diagnose(read_run(folder))
-                right[kind] += judged(kind, found)
+                right[kind].append(judged(kind, found))
                 said = ", ".join(f"{each.kind} ({each.level})" for each in found.findings)
-                lines.append(f"{'right' if judged(kind, found) else 'WRONG':>6}  {folder.name:<14} {said}")
-    six = [right[kind] for kind in kinds if kind in SIX]
-    healthy = [kind for kind in kinds if EXPECTED[kind] == {"healthy"}]
-    alarms = sum(len(seeds) - right[kind] for kind in healthy)
-    print(f"{sum(six)} of {len(six) * len(seeds)} named right; {alarms} of {len(healthy) * len(seeds)} healthy alarmed")
+                lines.append(f"{'right' if right[kind][-1] else 'WRONG':>6}  {folder.name:<24} {said}")
+    wrong = [each for kind in kinds if kind in WRONG for each in right[kind]]
+    healthy = [each for kind in kinds if kind in HEALTHY for each in right[kind]]
+    print(f"{sum(wrong)} of {len(wrong)} gone wrong named; {healthy.count(False)} of {len(healthy)} healthy alarmed")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", default=list(EXPECTED), choices=list(EXPECTED))
     parser.add_argument("--keep", type=Path, help="Where the logs stay; those that are there are not trained again.")
     arguments = parser.parse_args()

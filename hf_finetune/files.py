@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hf_finetune.errors import NUMBER_OF_THE_SYSTEM
 from hf_finetune.interruption import unwind_within
@@ -106,3 +107,16 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def encode_non_finite(value: Any) -> Any:
+    """`value` with null for floats that are not finite; tuples become lists."""
+    # JSON has no NaN, and json.dumps writes one that other parsers refuse: {"loss": NaN} -> {"loss": null}. A text
+    # would make a number of some runs a string in others; leaving the key out would read as 'not computed'.
+    if isinstance(value, dict):
+        return {key: encode_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode_non_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

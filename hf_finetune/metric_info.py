@@ -132,7 +132,7 @@ def get_best_metric(train: Mapping[str, Any]) -> str | None:
 def parse_number(value: Any) -> float | None:
     """Parse a number of a JSON file; None for any other value.
 
-    report.json spells NaN and infinities as strings, since JSON has none: "nan", "inf" and "-inf" are numbers here.
+    "nan", "inf" and "-inf" are numbers here: report.json spelled them so before it had null for them.
     """
     # True is an int in Python, and "1.5" is a text that happens to look like a number: neither is a metric.
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -152,11 +152,18 @@ def format_metric(name: str, value: Any) -> str:
     return f"{found:.3g}" if abs(found) >= MAX_PLAIN_VALUE else get_metric_info(name).style.format(found)
 
 
+def format_size(name: str, size: float) -> str:
+    """Format how large a difference is: `6.1 points` of a share, else as the metric itself."""
+    return f"{100 * size:.1f} points" if get_metric_info(name).style == "{:.1%}" else format_metric(name, size)
+
+
 def format_interval(name: str, interval: Any) -> str:
     """Format a confidence interval: `91.2% to 95.0%`; "" where there is none, or where it has no width."""
     # Rows that are all right or all wrong give every resample the same value: [1.0, 1.0] is no certainty.
     ends = [parse_number(end) for end in interval] if isinstance(interval, list | tuple) else []
-    if len(ends) != 2 or any(end is None or not math.isfinite(end) for end in ends) or ends[0] == ends[1]:
+    if len(ends) != 2 or ends[0] is None or ends[1] is None or not all(map(math.isfinite, (ends[0], ends[1]))):
+        return ""
+    if math.isclose(ends[0], ends[1], rel_tol=1e-9, abs_tol=1e-12):  # 0.8 and 0.8000000000000002
         return ""
     return f"{format_metric(name, ends[0])} to {format_metric(name, ends[1])}"
 

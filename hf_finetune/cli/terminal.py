@@ -59,8 +59,8 @@ def make_console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as JSON, with NaN and infinities as text, since JSON has no such numbers."""
-    from hf_finetune.reporting import encode_non_finite
+    """Print `value` as JSON, with null for NaN and infinities, since JSON has no such numbers."""
+    from hf_finetune.files import encode_non_finite
 
     print(json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 

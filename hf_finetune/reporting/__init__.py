@@ -21,7 +21,6 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
     from hf_finetune.reporting.diagnosis.findings import Finding
-    from hf_finetune.reporting.files import encode_non_finite
     from hf_finetune.reporting.page import PAGE, is_writable_page, render_page, save_page
     from hf_finetune.reporting.page.comparison import (
         describe_best,
@@ -52,7 +51,6 @@ __all__ = [
     "describe_best",
     "describe_kept",
     "diagnose",
-    "encode_non_finite",
     "find_cautions",
     "find_differences",
     "find_resumed",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.files import hash_file
+from hf_finetune.files import encode_non_finite, hash_file
 from hf_finetune.folders import CARD, MANIFEST, REPORT, ROW_SCORES
 
 RUN_FILE = "run.yaml"
@@ -29,19 +28,6 @@ def hash_files(folder: Path) -> dict[str, str]:
 def format_json(value: Any) -> str:
     """Format a file of a run folder."""
     return json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def encode_non_finite(value: Any) -> Any:
-    """`value` with non-finite floats as strings; tuples become lists."""
-    # JSON has no NaN, and json.dumps writes one that other parsers refuse: {"loss": NaN} -> {"loss": "nan"}.
-    # Leaving the key out would read as 'not computed'.
-    if isinstance(value, dict):
-        return {key: encode_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [encode_non_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def get_part(holder: Any, *keys: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT, TRAINER_STATE, list_checkpoints
-from hf_finetune.metric_info import get_best_metric, get_metric_info, parse_number
+from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.files import RUN_FILE
 
@@ -33,6 +33,9 @@ REPORT_PARTS: dict[str, type] = {
 }
 JSON_TYPES: dict[type, str] = {dict: "object", list: "list"}
 
+# Of the entry with which a Trainer ends its log.
+SUMMARY = ("train_runtime", "train_samples_per_second", "epoch")
+
 JsonObject = dict[str, Any]
 
 
@@ -46,7 +49,7 @@ class RunRecord:
     status: Literal["done", "stopped", "foreign"]
     """`stopped`: a run of ours without report.json. `foreign`: another Trainer's run, or a single checkpoint."""
     report: JsonObject
-    """report.json as it stands; non-finite numbers are the strings "nan", "inf" and "-inf"."""
+    """report.json, with NaN for metrics that are null there; older ones have the strings "nan", "inf" and "-inf"."""
     manifest: JsonObject
     """In which the command is None where it is none of ours."""
     settings: JsonObject
@@ -63,6 +66,8 @@ class RunRecord:
     """Step of the best checkpoint; without one, of the best evaluation by the run's metric (default: loss)."""
     best_checkpoint: str | None
     """Folder name of the best checkpoint, if the run selected one."""
+    train_rows: int | None = None
+    """Rows that the Trainer took in an epoch, by the summary at the end of its log."""
     model_path: str | None = None
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
 
@@ -104,6 +109,7 @@ def read_run(folder: str | Path) -> RunRecord:
         step=_find_last_step(train, state, history),
         best_step=_find_best_step(best, history, get_best_metric(_get_train_section(settings)) or "loss"),
         best_checkpoint=best,
+        train_rows=state.get("train_rows"),
         model_path=_model_path(typed),
     )
 
@@ -130,7 +136,14 @@ def _read_report(folder: Path) -> JsonObject:
         raise DataError(
             [_make_file_problem(folder / REPORT, f"{key} is no {JSON_TYPES[REPORT_PARTS[key]]}") for key in wrong]
         )
-    return report
+    return report | {"evaluation": _restore_nan(report["evaluation"])} if "evaluation" in report else report
+
+
+def _restore_nan(value: Any) -> Any:
+    """`value` with NaN for each metric that is null: one that is not defined for its rows."""
+    if isinstance(value, dict):
+        return {key: math.nan if item is None and key in METRICS else _restore_nan(item) for key, item in value.items()}
+    return [_restore_nan(item) for item in value] if isinstance(value, list) else value
 
 
 def _read_run_file(folder: Path) -> JsonObject:
@@ -183,7 +196,8 @@ def _read_state(path: Path) -> JsonObject:
     step = state.get("global_step")
     if not isinstance(step, int) or "log_history" not in state:
         raise DataError(_make_file_problem(path, "is no state of a Trainer: global_step or log_history is missing"))
-    return state | {"log_history": _parse_history(state, "log_history", path)}
+    history = _parse_history(state, "log_history", path)
+    return state | {"log_history": history, "train_rows": _count_train_rows(state["log_history"])}
 
 
 def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, float]]:
@@ -194,12 +208,26 @@ def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, f
     if without:
         raise DataError(_make_file_problem(path, f"entry {without[0]} of {key} has no step"))
     found = [
-        {name: parsed for name, value in entry.items() if (parsed := parse_number(value)) is not None}
+        {
+            name: parsed
+            for name, value in entry.items()
+            if (parsed := math.nan if value is None else parse_number(value)) is not None
+        }
         | {"step": entry["step"]}
         for entry in entries
     ]
     # The Trainer's last entry (train_loss, train_runtime) summarizes the run and is no point of a curve.
     return [entry for entry in found if any(name == "loss" or name.startswith("eval_") for name in entry)]
+
+
+def _count_train_rows(entries: list[dict[str, Any]]) -> int | None:
+    """Rows of an epoch by the summary that ends a Trainer's log; None without one."""
+    # {"train_runtime": 2.0, "train_samples_per_second": 80.0, "epoch": 4.0}: 160 rows were taken, 40 in each epoch. Of
+    # an epoch that ends with a smaller batch a little more are counted than there are.
+    summary: dict[str, Any] = next((entry for entry in reversed(entries) if "train_runtime" in entry), {})
+    values = [parse_number(summary.get(name)) for name in SUMMARY]
+    runtime, speed, epochs = (value if value is not None and math.isfinite(value) else 0.0 for value in values)
+    return round(runtime * speed / epochs) if epochs > 0 and runtime * speed > 0 else None
 
 
 def _is_step(value: Any) -> bool:

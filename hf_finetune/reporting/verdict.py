@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_finetune.metric_info import HEADLINE_METRICS, format_interval, format_metric, get_metric_info, parse_number
+from hf_finetune.metric_info import (
+    HEADLINE_METRICS,
+    format_interval,
+    format_metric,
+    format_size,
+    get_metric_info,
+    parse_number,
+)
 from hf_finetune.reporting.files import get_part
 
 FIRST_SPLITS = ("test", "validation")
@@ -53,7 +60,7 @@ def _judge_by_base(split: str, scores: dict[str, Any]) -> ModelVerdict | None:
 
 
 def _judge_by_baselines(split: str, scores: dict[str, Any]) -> ModelVerdict | None:
-    """Judge by the best baseline: outside of the model's interval there is a difference."""
+    """Judge by the best baseline: by its paired test, or where there was none by the model's interval."""
     # accuracy 0.64 (0.56 to 0.72), majority 0.17, words 0.92: worse than the words.
     baselines = {name: get_part(scores["baselines"], name) for name in get_part(scores, "baselines")}
     for name in HEADLINE_METRICS:
@@ -64,25 +71,31 @@ def _judge_by_baselines(split: str, scores: dict[str, Any]) -> ModelVerdict | No
         if own is None or not known or not sign:
             continue
         best = max(known, key=lambda each: sign * known[each])
+        tested = get_part(baselines[best], "comparison", name)
         low, high = interval if format_interval(name, interval) and isinstance(interval, list | tuple) else (own, own)
         outcome: Literal["better", "worse", "none"] = "none"
-        if not low <= known[best] <= high:
+        if tested.get("real") is True if tested else not low <= known[best] <= high:
             outcome = "better" if sign * (own - known[best]) > 0 else "worse"
-        return ModelVerdict(outcome, _describe_baseline(outcome, split, name, scores, best, known[best]), split)
+        said = _name_outcome(outcome, behind=sign * (own - known[best]) < 0)
+        return ModelVerdict(outcome, f"{said}: {_compare_figures(name, scores, best, known[best])} ({split}).", split)
     return None
 
 
-def _describe_baseline(outcome: str, split: str, name: str, scores: dict[str, Any], best: str, value: float) -> str:
-    """`Worse than a baseline: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 92.0% (test).`"""
-    said = {
-        "better": "Better than its baselines",
-        "worse": "Worse than a baseline",
-        "none": "No better than a baseline, as far as these rows show",
-    }[outcome]
+def _name_outcome(outcome: str, *, behind: bool) -> str:
+    if outcome == "none":
+        more = "Behind a baseline, if no more than chance gives"
+        return more if behind else "No better than a baseline, as far as these rows show"
+    return "Better than its baselines" if outcome == "better" else "Worse than a baseline"
+
+
+def _compare_figures(name: str, scores: dict[str, Any], best: str, value: float) -> str:
+    """`accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 92.0%; these rows can show 6.1 points`."""
     interval = format_interval(name, get_part(scores, "intervals").get(name))
     own = f"{format_metric(name, scores[name])}{f' ({interval})' if interval else ''}"
     other = f"{best.replace('_', ' ')} {format_metric(name, value)}"
-    return f"{said}: {get_metric_info(name).title} {own}, {other} ({split})."
+    least = _get_finite(get_part(scores, "baselines", best, "comparison", name), "detectable")
+    power = "" if least is None else f"; these rows can show {format_size(name, least)}"
+    return f"{get_metric_info(name).title} {own}, {other}{power}"
 
 
 def _get_finite(holder: Mapping[str, Any], name: str) -> float | None:

@@ -16,16 +16,31 @@ from hf_finetune.reporting.run_record import read_run
 RUNNER = CliRunner()
 
 
-def test_the_verdict_comes_first_and_each_finding_with_evidence_cause_and_remedy(tmp_path):
+def test_the_verdict_comes_first_and_each_finding_with_what_it_has_not_said(tmp_path):
     folder = write_state(tmp_path / "mine", log_of("overfitting"), step=400)
     said = RUNNER.invoke(app, ["diagnose", str(folder)])
     assert said.exit_code == 0
     verdict, heading, *lines = said.stdout.splitlines()
     (found, *_) = diagnose(read_run(folder)).findings
     assert verdict == f"{folder}: {diagnose(read_run(folder)).verdict}"
-    assert heading == f"  problem: {found.title} (overfitting)"
-    assert [line.split()[0] for line in lines[:3]] == ["seen", "likely", "try"]
-    assert lines[2].endswith(found.remedy)
+    assert heading == "  problem (overfitting)"
+    assert [line.split()[0] for line in lines] == ["seen", "likely"]
+    assert said.stdout.count(found.title) == said.stdout.count(found.remedy) == 1
+
+
+def test_the_sentence_on_the_model_is_printed_once(tmp_path):
+    folder = write_state(tmp_path / "mine", log_of("healthy"), step=400)
+    sentence = "Worse than its base: loss 2.00 -> 3.00, by 1.00 (0.90 to 1.10), a real difference"
+    compared = {"outcome": "worse", "verdict": sentence, "figures": {}, "words": []}
+    report = {"evaluation": {"validation": {"comparison": compared}}, "train": {"steps": 400}}
+    (folder / "report.json").write_text(json.dumps(report))
+    lines = RUNNER.invoke(app, ["diagnose", str(folder)]).stdout.splitlines()
+    assert lines[0].startswith(f"{folder}: {sentence} (validation). The run looks healthy.")
+    assert [line for line in lines[1:] if "Worse than" in line or "looks healthy" in line] == []
+    assert [line for line in lines if line.startswith("  ") and line[2] != " "] == [
+        "  problem (model_worse)",
+        "  good (healthy)",
+    ]
 
 
 def test_json_has_every_folder_and_every_field_of_a_finding(tmp_path):

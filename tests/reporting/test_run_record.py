@@ -10,6 +10,7 @@ import pytest
 from reporting.logs import write_state
 
 from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.metric_info import format_interval, format_metric
 from hf_finetune.reporting.card.procedure import describe_training
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.run_folder import RunReport, open_manifest, write_run_folder
@@ -89,11 +90,22 @@ def test_the_weights_are_those_of_the_best_checkpoint_only_where_that_was_loaded
     assert get_selection_metric(replace(loaded, status="stopped")) is None
 
 
+def test_a_metric_that_is_null_is_one_that_is_not_defined_as_the_text_of_older_reports_was(tmp_path):
+    for number, value in enumerate((None, "nan")):
+        folder = finished(tmp_path / str(number))
+        report = json.loads((folder / "report.json").read_text())
+        report["evaluation"] = {"test": {"roc_auc": value, "intervals": {"roc_auc": [None, None]}}}
+        (folder / "report.json").write_text(json.dumps(report))
+        scores = read_run(folder).report["evaluation"]["test"]
+        assert format_metric("roc_auc", scores["roc_auc"]) == "not defined"
+        assert format_interval("roc_auc", scores["intervals"]["roc_auc"]) == ""
+
+
 def test_figures_that_are_not_finite_come_back_as_numbers(tmp_path):
     run = read_run(finished(tmp_path / "run", [{"step": 1, "loss": math.nan}, {"step": 2, "loss": -math.inf}]))
-    assert "nan" in (tmp_path / "run" / "report.json").read_text()
-    assert math.isnan(run.history[0]["loss"])
-    assert run.history[1]["loss"] == -math.inf
+    written = json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert [entry["loss"] for entry in written["train"]["history"]] == [None, None]
+    assert all(math.isnan(entry["loss"]) for entry in run.history)
     state = read_run(write_state(tmp_path / "state", [{"step": 1, "loss": math.nan}]))
     assert math.isnan(state.history[0]["loss"])
 

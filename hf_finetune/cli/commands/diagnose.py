@@ -26,7 +26,7 @@ def diagnose(
     for folder, each in found.items():
         _print_line(f"{folder}: {each.verdict}")
         for finding in each.findings:
-            _print_finding(finding)
+            _print_finding(finding, each.verdict)
 
 
 def _diagnose_folders(folders: list[str]) -> dict[str, Diagnosis]:
@@ -46,10 +46,12 @@ def _diagnose_folders(folders: list[str]) -> dict[str, Diagnosis]:
     return found
 
 
-def _print_finding(finding: Finding) -> None:
-    _print_line(f"  {finding.level}: {finding.title} ({finding.kind})")
+def _print_finding(finding: Finding, verdict: str) -> None:
+    """Print a finding but for what the verdict above it has said already."""
+    title = "" if finding.title in verdict else f": {finding.title}"
+    _print_line(f"  {finding.level}{title} ({finding.kind})")
     for name, text in (("seen", finding.evidence), ("likely", finding.cause), ("try", finding.remedy)):
-        if text:
+        if text and text not in verdict:
             _print_line(f"    {name:<7} {text}")
 
 

@@ -21,6 +21,8 @@ from hf_finetune.evaluation.classification.metrics import (
     make_default_decision,
     score_outputs,
 )
+from hf_finetune.evaluation.statistics.bootstrap import Statistic
+from hf_finetune.evaluation.statistics.paired_test import compute_paired_metrics
 from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import EVAL_LABEL_METRICS
 from hf_finetune.models.decision import Decision
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 Texts = Sequence[str]
-Metrics = dict[str, dict[str, float]]
+Metrics = dict[str, dict[str, Any]]
 
 MAX_ROWS = 50_000
 # Rows times labels: with many labels fewer rows are used, so that a baseline takes minutes at most.
@@ -49,19 +51,57 @@ def score_with_baselines(
     if not PartialState().is_main_process:
         return {}
     evaluation = {name: score_outputs(found, labels, decision) for name, found in outputs.items()}
-    add_baselines(evaluation, splits, labels, seed=seed)
+    scores = {name: score_rows(labels, *_decide(found, labels, decision)) for name, found in outputs.items()}
+    add_baselines(evaluation, splits, labels, seed=seed, row_scores=scores)
     return evaluation
 
 
-def add_baselines(evaluation: dict[str, dict[str, Any]], splits: Splits, labels: Labels, *, seed: int) -> None:
-    """Add the metrics of both baselines to each split of `evaluation`, as its `baselines`."""
+def _decide(outputs: ClassifierOutputs, labels: Labels, decision: Decision | None) -> tuple[Any, Any]:
+    """(what is answered, what is right) of each row."""
+    if labels.kind == "number":
+        return outputs.logits[:, 0], outputs.references
+    decision = decision or make_default_decision(labels)
+    return decision.choose(decision.compute_probabilities(outputs.logits)), outputs.references
+
+
+def score_rows(labels: Labels, answered: npt.NDArray[Any], references: npt.NDArray[Any]) -> Array:
+    """Score each row, (rows,), by what its split is judged by: 1 where it is right, or the absolute error."""
+    if labels.kind == "number":
+        errors: Array = np.abs(answered - references)
+        return errors
+    exact: npt.NDArray[np.bool_] = answered == references
+    return np.asarray(exact if labels.kind == "single" else exact.all(axis=1), dtype=np.float64)
+
+
+def compare_rows(name: str, baseline: Array, model: Array) -> dict[str, Any]:
+    """Compare the scores of rows, (rows,) each, by the paired test: `{name: figures of compute_paired_metrics}`."""
+
+    def make(scores: Array) -> Statistic:
+        return lambda weights: {name: scores @ weights / weights.sum(axis=0)}
+
+    both = make(np.concatenate([baseline, model]))
+    return compute_paired_metrics(make(baseline), make(model), both, len(model))
+
+
+def add_baselines(
+    evaluation: dict[str, dict[str, Any]],
+    splits: Splits,
+    labels: Labels,
+    *,
+    seed: int,
+    row_scores: Mapping[str, Array] | None = None,
+) -> None:
+    """Add the metrics of both baselines to each split of `evaluation`, as its `baselines`.
+
+    With `row_scores` of the model, (rows,) for each split, each has a `comparison` with it on the same rows.
+    """
     if not evaluation:
         return
     scored = {
         name: (join_text_pairs(splits.rows[name]), labels.encode(splits.rows[name]["label"])) for name in evaluation
     }
     train = splits.rows["train"]
-    found = score_baselines(join_text_pairs(train), labels.encode(train["label"]), scored, labels, seed)
+    found = score_baselines(join_text_pairs(train), labels.encode(train["label"]), scored, labels, seed, row_scores)
     for name, figures in found.items():
         evaluation[name]["baselines"] = figures
 
@@ -72,6 +112,7 @@ def score_baselines(
     splits: Mapping[str, tuple[Texts, npt.NDArray[Any]]],
     labels: Labels,
     seed: int,
+    row_scores: Mapping[str, Array] | None = None,
 ) -> dict[str, Metrics]:
     """Compute the metrics of `majority` and `tfidf_logistic_regression` for each split: (texts, encoded labels).
 
@@ -84,10 +125,10 @@ def score_baselines(
     found: dict[str, Metrics] = {name: {} for name in splits}
     for name, (_, references) in splits.items():
         guessed = np.tile(_fit_constant(given, labels), (len(references), 1))
-        found[name][names[0]] = _compute_metrics(guessed, references, labels)
+        found[name][names[0]] = _score(guessed, references, labels, (row_scores or {}).get(name))
     predicted = _predict_from_words(texts, given, [each for each, _ in splits.values()], labels)
     for (name, (_, references)), guessed in zip(splits.items(), predicted, strict=bool(predicted)):
-        found[name][names[1]] = _compute_metrics(guessed, references, labels)
+        found[name][names[1]] = _score(guessed, references, labels, (row_scores or {}).get(name))
     return found
 
 
@@ -112,6 +153,19 @@ def _fit_constant(given: npt.NDArray[Any], labels: Labels) -> Array:
     if labels.kind == "single":
         return np.bincount(given, minlength=len(labels.names)) / len(given)
     return np.atleast_1d(given.mean(axis=0, dtype=np.float64))
+
+
+def _score(predicted: Array, references: npt.NDArray[Any], labels: Labels, model: Array | None) -> dict[str, Any]:
+    """The metrics of a baseline, and its comparison with the scores of the model's rows, (rows,), where there are."""
+    figures: dict[str, Any] = _compute_metrics(predicted, references, labels)
+    if model is None or not np.isfinite(model).all() or not np.isfinite(predicted).all():
+        return figures
+    numbers = labels.kind == "number"
+    answered = predicted[:, 0] if numbers else make_default_decision(labels).choose(predicted)
+    given = references.astype(np.float64 if numbers else np.int64)
+    return figures | {
+        "comparison": compare_rows("mae" if numbers else "accuracy", score_rows(labels, answered, given), model)
+    }
 
 
 def _compute_metrics(predicted: Array, references: npt.NDArray[Any], labels: Labels) -> dict[str, float]:

@@ -30,7 +30,7 @@ from hf_finetune.evaluation.language_modeling.metrics import make_language_stati
 from hf_finetune.evaluation.language_modeling.row_scores import make_record, read_objects, read_sums
 from hf_finetune.evaluation.language_modeling.trainer_metrics import CountedText, divide_bytes, predict_sums, score_sums
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models
-from hf_finetune.files import write_atomically
+from hf_finetune.files import encode_non_finite, write_atomically
 from hf_finetune.folders import MANIFEST, ROW_SCORES
 from hf_finetune.models.adapters.attach import REWRITE_BASE
 
@@ -213,4 +213,4 @@ def _place(made_from: str) -> Path:
 
 
 def _write_objects(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(content))
+    write_atomically(path, json.dumps(encode_non_finite(content), allow_nan=False))

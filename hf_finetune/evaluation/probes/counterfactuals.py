@@ -54,7 +54,7 @@ def measure_swap_effect(
     """
     figures = compute_paired_metrics(original, swapped, both, rows, seed=seed)
     shown = {
-        name: {key: figure[key] for key in ("difference", "interval", "p_value", "real")}
+        name: {key: figure[key] for key in ("difference", "interval", "p_value", "real", "detectable")}
         for name, figure in figures.items()
     }
     effect: dict[str, Any] = {"rows": rows, "figures": shown}

@@ -2,5 +2,6 @@
 
 bootstrap.py    BCa intervals of all metrics of a split at once
 paired_test.py  two models on the same rows: which metrics differ, and whether significantly
+power.py        the smallest difference that so many rows can show
 slices.py       metrics for each value of a field, and the largest gaps
 """

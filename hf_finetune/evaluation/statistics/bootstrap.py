@@ -28,6 +28,8 @@ CHUNK_WEIGHTS = 2**20
 # Rows times resamples that take some seconds; with more rows there are fewer resamples, down to FEWEST_RESAMPLES.
 MAX_WORK = 2**25
 RESAMPLES, MIN_RESAMPLES = 1000, 200
+# Share within which two ends of an interval are one number.
+SAME = 1e-12
 # Groups that the jackknife leaves out in turn.
 JACKKNIFE_GROUPS = 100
 
@@ -88,6 +90,18 @@ def _leave_out_groups(rows: int, random: np.random.Generator) -> Iterator[Array]
         yield kept * (rows / kept.sum(axis=0))
 
 
+def estimate_errors(statistic: Statistic, rows: int) -> dict[str, float]:
+    """Estimate standard errors by the jackknife, over at most 100 groups of rows; NaN where a metric is undefined."""
+    groups = min(rows, JACKKNIFE_GROUPS)
+    member = np.arange(rows) % groups
+    kept = (member[:, None] != np.arange(groups)).astype(np.float64)
+    left_out = statistic(kept * (rows / kept.sum(axis=0)))
+    return {
+        name: math.sqrt((groups - 1) * float(np.var(values))) if np.isfinite(values).all() else math.nan
+        for name, values in left_out.items()
+    }
+
+
 def _evaluate(statistic: Statistic, weights: Iterator[Array]) -> dict[str, Array]:
     """Evaluate `statistic` on chunks of weights, (rows, chunk) each; returns (all columns,) for each metric."""
     parts = [statistic(each) for each in weights]
@@ -114,6 +128,8 @@ def _compute_interval(point: float, drawn: Array, left_out: Array, level: float)
         shifted = [bias + normal.inv_cdf(end) for end in ends]
         ends = [normal.cdf(bias + shift / (1 - skew * shift)) for shift in shifted]
     low, high = np.quantile(drawn, ends)
+    if math.isclose(low, high, rel_tol=SAME, abs_tol=SAME):  # sums in another order differ in their last digits
+        return point, point
     return min(float(low), point), max(float(high), point)
 
 

@@ -12,13 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.evaluation.statistics.bootstrap import CHUNK_WEIGHTS, Statistic, bootstrap_intervals, limit_resamples
+from hf_finetune.evaluation.statistics.bootstrap import (
+    CHUNK_WEIGHTS,
+    Statistic,
+    bootstrap_intervals,
+    estimate_errors,
+    limit_resamples,
+)
+from hf_finetune.evaluation.statistics.power import ALPHA, MIN_PAIRS, find_detectable_mean, find_detectable_share
 from hf_finetune.metric_info import HEADLINE_METRICS, get_metric_info
 
 Array = npt.NDArray[np.float64]
 
-# Family-wise error rate: the probability of any significant difference between equal models, over all metrics.
-ALPHA = 0.05
+# Shares of rows that are right or wrong, all rows of a comparison counted.
+ROW_SHARES = ("accuracy",)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ def compare_models(
     for the number of metrics by step-down maxT (Westfall and Young, 1993), which counts metrics that move together
     (loss and perplexity) as one, where Holm's correction would not. `real`, i.e. significant, differences have a
     corrected p-value of at most 5 % and an interval without 0: of equal models, one comparison in twenty has any.
+    `detectable` is the smallest difference that so many rows show in 80 % of cases, None where that cannot be told.
     `verdict` is one sentence on the model, and `outcome` its "better", "worse" or "none".
     """
     figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
@@ -50,28 +58,49 @@ def compare_models(
     others = [get_metric_info(name).title for name, each in figures.items() if not each["real"]]
     if others:
         words.append(f"no difference that these {_format_rows(rows, wording.rows)} could show: {', '.join(others)}")
-    outcome, verdict = _judge_model(figures, _format_rows(rows, wording.rows), wording.other)
+    outcome, verdict = _judge_model(figures, rows, wording)
     return {"outcome": outcome, "verdict": verdict, "figures": figures, "words": words}
 
 
-def _judge_model(figures: dict[str, dict[str, Any]], rows: str, other: str) -> tuple[str, str]:
+def _judge_model(figures: dict[str, dict[str, Any]], rows: int, wording: Wording) -> tuple[str, str]:
     """("better", "worse" or "none", the sentence that says so), by the first headline metric that really differs."""
     # A loss that rose while more tokens are right: "Worse than its base: loss ...; but better in token accuracy".
     gains = {name: _compute_gain(name, each["difference"]) for name, each in figures.items()}
     headline = [name for name in HEADLINE_METRICS if gains.get(name)]
     real = [name for name in headline if figures[name]["real"]]
     if not headline:
-        return "none", f"No difference from {other}"
+        return "none", f"No difference from {wording.other}"
     lead = (real or headline)[0]
     if not real:
-        change = _format_change(lead, figures[lead]).replace(": ", " ", 1)
-        return "none", f"No real difference from {other}: {change}, which {rows} cannot tell from chance"
+        return "none", _describe_no_difference(lead, figures[lead], rows, wording)
     outcome = "better" if gains[lead] > 0 else "worse"
     against = [name for name, each in figures.items() if each["real"] and gains[name] * gains[lead] < 0]
     titles = ", ".join(get_metric_info(name).title for name in against)
     but = f"; but {'worse' if outcome == 'better' else 'better'} in {titles}" if against else ""
     change = _format_change(lead, figures[lead]).replace(": ", " ", 1).replace(f", {outcome} by", ", by")
-    return outcome, f"{outcome.capitalize()} than {other}: {change}, a real difference{but}"
+    power = describe_power(figures[lead], _format_rows(rows, wording.rows))
+    return outcome, f"{outcome.capitalize()} than {wording.other}: {change}, a real difference{power}{but}"
+
+
+def _describe_no_difference(name: str, change: dict[str, Any], rows: int, wording: Wording) -> str:
+    """The sentence on a difference that is not real: too few rows for any test, or within what chance gives."""
+    counted = _format_rows(rows, wording.rows)
+    said, _, interval = _format_change(name, change).replace(": ", " ", 1).partition(" (")
+    if rows < MIN_PAIRS:
+        few = f"{counted} {'is' if rows == 1 else 'are'} too few to tell it from {wording.other}"
+        return f"{few[0].upper()}{few[1:]}: {said} on them, where a test needs {MIN_PAIRS} {wording.rows} at least"
+    low, high = change["interval"]
+    # Of many figures one is easily so far off that its own interval leaves out 0: the p-value counts them all.
+    chance = f"p = {change['p_value']:.2g} over all figures" if not low <= 0 <= high else interval.rstrip(")")
+    sure = f" ({chance})" if chance else ""
+    power = describe_power(change, counted)
+    return f"No real difference from {wording.other}: {said}{sure}, no more than chance gives{power}"
+
+
+def describe_power(change: dict[str, Any], rows: str) -> str:
+    """`; these 80 rows can show 0.159 or more`; "" where that is not known."""
+    least = change["detectable"]
+    return "" if least is None else f"; these {rows} can show {format_number(least)} or more"
 
 
 def measure_forgetting(
@@ -86,14 +115,21 @@ def measure_forgetting(
     words = [f"on rows it was not trained for, {_format_change(name, each)}: it forgot" for name, each in worse.items()]
     if not words:
         more = "; some of it is better, even" if better else ""
-        words = [f"nothing forgotten that these {_format_rows(rows)} could show{more}"]
+        lead = next((name for name in HEADLINE_METRICS if name in figures), None)
+        least = None if lead is None else figures[lead]["detectable"]
+        title = get_metric_info(str(lead)).title
+        power = "" if least is None else f"; of the {title} they can show {format_number(least)} or more"
+        words = [f"nothing forgotten that these {_format_rows(rows)} could show{power}{more}"]
     return {"figures": figures, "words": words}
 
 
 def compute_paired_metrics(
     base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Compute `base`, `tuned`, `difference`, `interval`, `p_value` and `real` of each metric; see `compare_models`."""
+    """Compute `base`, `tuned`, `difference`, `interval`, `p_value`, `real` and `detectable` of each metric.
+
+    See `compare_models`.
+    """
     whole = np.ones((rows, 1))
     before, after = ({name: float(value[0]) for name, value in each(whole).items()} for each in (base, tuned))
     names = [name for name in before if name in after and math.isfinite(after[name] - before[name])]
@@ -108,13 +144,38 @@ def compute_paired_metrics(
     intervals = bootstrap_intervals(difference, rows, resamples=resamples, seed=seed)
     swapped = _draw_swapped_differences(both, rows, names, resamples, np.random.default_rng(seed))
     p_values = correct_p_values(np.array([after[name] - before[name] for name in names]), swapped)
+    errors, levels = estimate_errors(difference, rows) if rows >= MIN_PAIRS else {}, find_levels(swapped)
     figures = {}
-    for name, p_value in zip(names, p_values.tolist(), strict=True):
+    for name, p_value, level in zip(names, p_values.tolist(), levels.tolist(), strict=True):
         low, high = intervals[name]
-        real = p_value <= ALPHA and not low <= 0 <= high
-        values = {"base": before[name], "tuned": after[name], "difference": after[name] - before[name]}
-        figures[name] = {**values, "interval": [low, high], "p_value": p_value, "real": real}
+        change = after[name] - before[name]
+        tested = {"p_value": p_value, "real": p_value <= ALPHA and not low <= 0 <= high}
+        tested["detectable"] = _find_detectable(name, errors.get(name, math.nan), change, rows, level)
+        values = {"base": before[name], "tuned": after[name], "difference": change}
+        figures[name] = {**values, "interval": [low, high], **tested}
     return figures
+
+
+def _find_detectable(name: str, error: float, change: float, rows: int, level: float) -> float | None:
+    """Find the smallest difference that these rows show; None where rows or their spread are too small to say."""
+    if name in ROW_SHARES:
+        return find_detectable_share(error, change, rows, level) if math.isfinite(error) else None
+    # Rows that all changed by the same have no error but that of rounding.
+    return find_detectable_mean(error, rows, level) if error > 1e-9 * abs(change) else None
+
+
+def find_levels(drawn: Array) -> Array:
+    """Return the level at which each metric is tested, (metrics,), given all under no difference, (metrics, draws).
+
+    0.05 for one metric, and for several that are one; less where others may be called different by chance, too.
+    """
+    spread = np.sqrt(np.square(np.nan_to_num(drawn)).mean(axis=1, keepdims=True))
+    far = np.abs(np.nan_to_num(drawn)) / np.where(spread > 0, spread, 1.0)
+    if not far.size:
+        return np.full(len(drawn), ALPHA)
+    critical = np.quantile(far.max(axis=0), 1 - ALPHA)
+    levels: Array = np.clip((far >= critical).mean(axis=1), 1 / far.shape[1], ALPHA)
+    return levels
 
 
 def _draw_swapped_differences(
@@ -165,8 +226,8 @@ def _format_change(name: str, change: dict[str, Any]) -> str:
     direction = ("higher" if difference > 0 else "lower") if gain == 0 else "better" if gain > 0 else "worse"
     low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
     values = f"{format_number(change['base'])} -> {format_number(change['tuned'])}"
-    interval = f"{format_number(low)} to {format_number(high)}"
-    return f"{get_metric_info(name).title}: {values}, {direction} by {format_number(abs(difference))} ({interval})"
+    interval = f" ({format_number(low)} to {format_number(high)})" if low != high else ""
+    return f"{get_metric_info(name).title}: {values}, {direction} by {format_number(abs(difference))}{interval}"
 
 
 def format_number(value: float) -> str:

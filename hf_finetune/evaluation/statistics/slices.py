@@ -19,12 +19,13 @@ from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import ConfigError, DataError, Problem, suggest
 from hf_finetune.evaluation.statistics.bootstrap import (
-    JACKKNIFE_GROUPS,
     Statistic,
     bootstrap_intervals,
+    estimate_errors,
     limit_resamples,
 )
-from hf_finetune.evaluation.statistics.paired_test import ALPHA, format_number
+from hf_finetune.evaluation.statistics.paired_test import format_number
+from hf_finetune.evaluation.statistics.power import ALPHA
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -131,10 +132,10 @@ def _score_slice(statistic: Statistic, members: Rows, rows: int, *, resamples: i
 
 
 def _find_gaps(statistic: Statistic, slices: dict[str, Rows], rows: int) -> list[dict[str, Any]]:
-    overall = _estimate_errors(statistic, rows)
+    overall = estimate_errors(statistic, rows)
     parts = {value: _restrict(statistic, members, rows) for value, members in slices.items()}
     points = {value: part(np.ones((len(slices[value]), 1))) for value, part in parts.items()}
-    errors = {value: _estimate_errors(part, len(slices[value])) for value, part in parts.items()}
+    errors = {value: estimate_errors(part, len(slices[value])) for value, part in parts.items()}
     gaps = []
     for name in overall:
         found = {}
@@ -148,18 +149,6 @@ def _find_gaps(statistic: Statistic, slices: dict[str, Rows], rows: int) -> list
         if len(found) > 1:
             gaps.append(_find_widest_gap(name, found))
     return sorted(gaps, key=_rank_gap, reverse=True)
-
-
-def _estimate_errors(part: Statistic, rows: int) -> dict[str, float]:
-    """Estimate standard errors by the jackknife, over at most 100 groups of rows; NaN where a metric is undefined."""
-    groups = min(rows, JACKKNIFE_GROUPS)
-    member = np.arange(rows) % groups
-    kept = (member[:, None] != np.arange(groups)).astype(np.float64)
-    left_out = part(kept * (rows / kept.sum(axis=0)))
-    return {
-        name: math.sqrt((groups - 1) * float(np.var(values))) if np.isfinite(values).all() else math.nan
-        for name, values in left_out.items()
-    }
 
 
 def _find_widest_gap(name: str, slices: dict[str, tuple[float, float, int]]) -> dict[str, Any]:

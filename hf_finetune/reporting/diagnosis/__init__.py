@@ -3,7 +3,9 @@
 findings.py    a finding: what, evidence, what to try
 curves.py      curves of a log, and how noisy they are
 divergence.py  losses that explode
-progress.py    overfitting, plateaus, runs that were too short
+overfitting.py  training and validation that part
+progress.py    plateaus, rates that are too low, runs that were too short
+rows.py        what the rows tell
 scores.py      what the scores tell
 setup.py       what the settings tell
 """
@@ -24,9 +26,11 @@ from hf_finetune.reporting.diagnosis.curves import (
 )
 from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS, judge_divergence, judge_rise_and_back
 from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, fmt, format_setting
+from hf_finetune.reporting.diagnosis.overfitting import judge_overfitting
 from hf_finetune.reporting.diagnosis.progress import judge_progress
+from hf_finetune.reporting.diagnosis.rows import judge_rows
 from hf_finetune.reporting.diagnosis.scores import judge_model_finding, judge_scores
-from hf_finetune.reporting.diagnosis.setup import judge_setup
+from hf_finetune.reporting.diagnosis.setup import judge_setup, judge_warmup
 from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
 from hf_finetune.reporting.verdict import judge_model
 
@@ -36,6 +40,9 @@ MIN_STEPS = 10
 """Fewer optimizer steps say nothing about a setting."""
 MIN_FALL = 3.0
 """Standard deviations of the noise by which a curve must have fallen."""
+
+
+OVERFITTED = ("overfitting", "memorized")
 
 
 @dataclass(frozen=True)
@@ -65,16 +72,27 @@ def diagnose(run: RunRecord) -> Diagnosis:
         found = judge_scores(run)
         return _open_with_model(run, " ".join(each.evidence for each in found), reversed(found))
     train, validation = read_train_curve(run), read_validation_curve(run)
-    diverged = judge_divergence(run, train, validation)
-    curves = [diverged] if diverged else [judge_rise_and_back(run, train), judge_progress(run, train, validation)]
-    found = [each for each in curves if each]
-    found += judge_setup(run, overfitted=any(each.kind == "overfitting" for each in found))
+    found = _judge_curves(run, train, validation)
+    found += judge_setup(run) + judge_rows(run, overfitted=any(each.kind in OVERFITTED for each in found))
     if not any(each.level in ("problem", "warning") for each in found):
         found.append(_judge_length(run, train, validation) or _make_healthy_finding(run, train, validation))
     found.sort(key=lambda finding: LEVELS.index(finding.level))
     verdict = _write_verdict(run, tuple(found))
     found = [*judge_model_finding(run), *found]
     return _open_with_model(run, verdict, sorted(found, key=lambda finding: LEVELS.index(finding.level)))
+
+
+def _judge_curves(run: RunRecord, train: Curve, validation: Curve) -> list[Finding]:
+    """What the losses tell: nothing else of a run that diverged, and no fall of one whose rate was still rising."""
+    if (diverged := judge_divergence(run, train, validation)) is not None:
+        return [diverged]
+    warming = judge_warmup(run)
+    judge = judge_progress if warming is None else judge_overfitting
+    progress = judge(run, train, validation)
+    if progress is not None and progress.kind == "plateau" and progress.step is None:
+        return [progress]  # nothing was learned: what rose and fell again is noise
+    found = [warming, judge_rise_and_back(run, train), progress]
+    return [each for each in found if each]
 
 
 def _open_with_model(run: RunRecord, verdict: str, findings: Iterable[Finding]) -> Diagnosis:
@@ -90,8 +108,12 @@ def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | 
     if not few and run.step >= MIN_STEPS and (_has_fallen(train) or _has_fallen(validation)):
         return None
     points = f"{_count(len(train), 'training loss')} and {_count(len(validation), 'validation loss')} are in the log"
-    often = format_setting(run, "logging_steps", max(1, run.step // 20))
-    title, cause = "The log is too short to judge the run by", "Few points, or mostly noise."
+    title, cause = "The log is too short to judge the run by", "Few points, or too few steps."
+    if not few and run.step >= MIN_STEPS:
+        title, cause = (
+            "The loss fell no further than its noise",
+            "Few points, small batches, or a rate that is too low.",
+        )
     if not run.history:
         title = "Nothing was logged on the way" if run.step else "There is no training log"
         cause = "Fewer steps than lie between two log lines." if run.step else "No step was taken, or none is recorded."
@@ -101,8 +123,21 @@ def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | 
         title=title,
         evidence=f"{points}, over {_count(run.step, 'step')}.{_describe_mean_loss(run)}",
         cause=cause,
-        remedy=f"Log more often ({often}), evaluate on a validation split, or train longer.",
+        remedy=_advise_more_points(run, train, validation),
     )
+
+
+def _advise_more_points(run: RunRecord, train: Curve, validation: Curve) -> str:
+    """What would give a log to judge by: nothing that the run has done already."""
+    often = format_setting(run, "logging_steps", max(1, run.step // 20))
+    ways = [
+        f"log more often ({often})" if len(train) < min(run.step, MIN_POINTS) or not run.step else "",
+        "" if len(validation) else "evaluate on a validation split on the way",
+        "train longer",
+    ]
+    first = ", ".join(way for way in ways[:-1] if way)
+    said = f"{first}, or {ways[-1]}" if first else ways[-1]
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _count(number: int, what: str) -> str:
@@ -137,8 +172,14 @@ def _make_healthy_finding(run: RunRecord, train: Curve, validation: Curve) -> Fi
         title="The run looks healthy",
         evidence=f"The {', the '.join(said)}.{_describe_unseen(run, validation)}{_describe_saved_weights(run)}",
         cause="Nothing in the log is out of the ordinary.",
-        remedy="Look at the scores and samples; then try more data, or more steps.",
+        remedy=f"Look at the scores and samples; then try more data{_advise_more_steps(validation)}.",
     )
+
+
+def _advise_more_steps(validation: Curve) -> str:
+    """`, or more steps` unless validation had stopped to fall."""
+    late = estimate_fall(validation.since(0.5))
+    return "" if late is not None and late.size <= 0 else ", or more steps"
 
 
 def _describe_unseen(run: RunRecord, validation: Curve) -> str:

@@ -24,6 +24,9 @@ RISE_AND_BACK = 0.25
 """The same for a rise that was made up for later."""
 SLIGHT = 0.05
 """Share of the loss itself that a rise must exceed."""
+NO_FALL = 0.01
+"""The same for a loss that rose from its start on, and had gained a fifth of that at most."""
+NET = 5.0
 NO_WORSE = 0.03
 """A validation loss within this share of its minimum counts as no worse."""
 
@@ -127,7 +130,8 @@ def _judge_late_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding
     rise = medians[-1] - medians[lowest]
     # Medians 4.0, 2.0, 3.5 with standard error 0.1: 1.5 of the gain of 2.0 is lost again, more than half of it,
     # more than 5 % of 2.0 and more than 5 standard errors. It diverged.
-    if rise <= max(RISE * gained, SLIGHT * abs(medians[lowest]), MIN_STANDARD_ERRORS * error):
+    slight = NO_FALL if rise > NET * gained else SLIGHT
+    if rise <= max(RISE * gained, slight * abs(medians[lowest]), MIN_STANDARD_ERRORS * error):
         return None
     if len(validation) and validation.values[-1] <= (1 + NO_WORSE) * validation.values.min():
         return None  # harder batches, not a worse model

@@ -1,4 +1,4 @@
-"""Learning curves: overfitting, a learning rate that is too low, plateaus, and underfitting."""
+"""Learning curves: a learning rate that is too low, plateaus, and underfitting."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import numpy as np
 
 from hf_finetune.reporting.diagnosis.curves import Curve, estimate_fall, estimate_noise, read_learning_rates
 from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS
-from hf_finetune.reporting.diagnosis.findings import Finding, find_peak_rate, fmt, format_rate, format_setting
-from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
+from hf_finetune.reporting.diagnosis.findings import (
+    Finding,
+    find_peak_rate,
+    fmt,
+    format_rate,
+    format_setting,
+    get_train_setting,
+)
+from hf_finetune.reporting.diagnosis.overfitting import judge_overfitting
+from hf_finetune.reporting.run_record import RunRecord
 
-MIN_EVALUATIONS = 3
-"""Evaluations needed to see a loss fall and rise again."""
-OVERFIT = 0.03
-"""Share of the lowest validation loss by which it must have risen since: smaller rises come and go."""
-OVERFIT_OF_GAIN = 0.05
-"""And share of its whole fall: a small bend at the end of a long fall is not overfitting."""
 SOLVED = 0.1
 """Share of the first loss below which little is left to learn."""
 MIN_LATE_POINTS = 4
 """Points needed in the second half: of three points in order, the rank test's p is 1/6."""
 FLAT = 0.02
 """Plateau: the second half of the learning rate brought at most this share of the fall, or no significant fall."""
+SOON = 0.7
+"""Share of the learning rate in which a plateau is reached, under a schedule that runs down: else it has ended well."""
 FLAT_AT_MOST = 0.1
 """And at most this share by the upper bound of the interval: noise must not hide a fall."""
 STILL_FALLING = 0.05
@@ -29,6 +33,8 @@ UNDECAYED = 0.3
 """Final share of the peak learning rate above which the schedule has not decayed."""
 STRAIGHT = (0.35, 0.8)
 """Straight line: share of the fall in the second half of the learning rate, 0.5 if it is exact."""
+NEVER_LOW = 1e-3
+"""Learning rate of an adaptive optimizer from which weights move, whatever the loss does."""
 BARELY = 0.05
 """Share of the first loss that a learning rate far too low takes off at most."""
 ALPHA = 0.05
@@ -39,7 +45,7 @@ STEADY = 4.0
 
 def judge_progress(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """The first of these findings that holds: the later ones would name the same cause again."""
-    judges = (_judge_overfitting, _judge_low_rate, _judge_no_learning, _judge_plateau, _judge_underfitting)
+    judges = (judge_overfitting, _judge_low_rate, _judge_no_learning, _judge_plateau, _judge_underfitting)
     return next((found for judge in judges if (found := judge(run, train, validation))), None)
 
 
@@ -48,57 +54,10 @@ def _describe_way(curve: Curve) -> str:
     return f"from {fmt(curve.logged[0])} to {fmt(curve.logged[1])}"
 
 
-def _judge_overfitting(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
-    """A validation loss that rises from its minimum on while the training loss keeps falling."""
-    if len(validation) < MIN_EVALUATIONS or len(train) < MIN_EVALUATIONS:
-        return None
-    best = int(np.argmin(validation.values))
-    after = validation.values[best + 1 :]
-    if not len(after):
-        return None
-    lowest, end = float(validation.values[best]), float(np.median(after[-3:]))
-    gained = max(train.values[0], validation.values[0]) - lowest
-    # Validation 3.0, 2.0, 2.1, 2.4, 2.6: lowest 2.0, end 2.4 (median of the last three). It rose by 0.4, more than 3 %
-    # of 2.0 and 5 % of the fall of 1.0. If the training loss is no higher than it was at the minimum: overfitting.
-    until = train.values[train.steps <= validation.steps[best]]
-    level = float(np.median(until[-3:])) if len(until) else float(train.values[0])
-    if end - lowest <= max(OVERFIT * abs(lowest), OVERFIT_OF_GAIN * gained) or train.end > level:
-        return None
-    step = int(validation.steps[best])
-    epochs = max((entry["epoch"] for entry in run.history if "epoch" in entry), default=0.0)
-    return Finding(
-        kind="overfitting",
-        level="warning" if get_selection_metric(run) else "problem",
-        title=f"Overfitting from step {step:,} on",
-        evidence=f"The validation loss was lowest at step {step:,}, {fmt(lowest)}, and rose to "
-        f"{fmt(validation.logged[1])}, while the training loss went from about {fmt(level)} to about {fmt(train.end)}."
-        + (f" Each row was seen {epochs:,.0f} times." if epochs >= 2 else ""),
-        cause="The model memorizes the training rows: too many epochs, or too large a model, for so few rows.",
-        remedy=_advise_stop(run, step),
-        step=step,
-    )
-
-
-def _advise_stop(run: RunRecord, step: int) -> str:
-    """The remedy for overfitting from `step` on: the settings that would have kept the model of that step."""
-    metric = get_selection_metric(run)
-    if metric is not None:
-        chosen = "" if metric == "loss" else f", the best by {metric}, which need not be the best by its loss"
-        kept = f"The saved model is that of {run.best_checkpoint}{chosen}."
-        return f"{kept} More rows, or a smaller model, reach further."
-    use = f"Use {run.best_checkpoint}, or train" if run.best_checkpoint else "Train"
-    patience = format_setting(run, "early_stopping_patience", 3)
-    return (
-        f"{use} no longer than that: {format_setting(run, 'max_steps', step)}, or "
-        f"{format_setting(run, 'load_best_model_at_end', True)} with {patience}. "
-        "More rows, or a smaller model, reach further."
-    )
-
-
 def _judge_low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
     """A small fall in a straight line from the first step on: the weights have hardly moved."""
     rate = find_peak_rate(run)
-    if len(train) < MIN_POINTS:
+    if len(train) < MIN_POINTS or (rate is not None and rate >= NEVER_LOW and not _is_sgd(run)):
         return None
     start, fell = float(train.values[0]), float(train.values[0]) - train.end
     measured = validation if len(validation) >= MIN_LATE_POINTS else train
@@ -113,6 +72,11 @@ def _judge_low_rate(run: RunRecord, train: Curve, validation: Curve) -> Finding 
         cause=f"{slowly} weights hardly move: the last steps brought as much as the first ones.",
         remedy=f"Try {format_rate(run, 10.0)}: raise it tenfold until the loss falls fast at first, then slower.",
     )
+
+
+def _is_sgd(run: RunRecord) -> bool:
+    """Whether the steps are as large as the gradients, so that no rate is high by itself."""
+    return str(get_train_setting(run, "optim")).startswith("sgd")
 
 
 def _is_steady(measured: Curve) -> bool:
@@ -161,7 +125,10 @@ def _judge_plateau(run: RunRecord, train: Curve, validation: Curve) -> Finding |
         return None
     if falls[0].size > FLAT * total and falls[0].p < ALPHA:
         return None
-    reached = int(train.steps[np.flatnonzero(train.values <= train.end + max(FLAT * total, rough))[0]])
+    first = int(np.flatnonzero(train.values <= train.end + max(FLAT * total, rough))[0])
+    reached, rates = int(train.steps[first]), read_learning_rates(run)[1]
+    if len(rates) and rates[-1] < UNDECAYED * rates.max() and train.spent[first] > SOON:
+        return None  # it learned for most of its rate, and has come to its end
     return Finding(
         kind="plateau",
         level="warning",

@@ -27,15 +27,14 @@ def judge_model_finding(run: RunRecord) -> list[Finding]:
     if judged is None or judged.outcome == "alone":
         return []
     evidence = f"On {judged.split}, on the same rows: the scores have every figure with its interval."
+    title = judged.sentence.partition(":")[0].removesuffix(".")  # the figures stand in the verdict
     if judged.outcome == "better":
-        return [
-            _make_finding("model_better", "good", judged.sentence.removesuffix("."), evidence, "Look at the samples.")
-        ]
+        return [_make_finding("model_better", "good", title, evidence, "Look at the samples.")]
     if judged.outcome == "none":
         remedy = "More rows, of training or to score, more steps, or a higher train.learning_rate may show one."
-        return [_make_finding("model_no_better", "note", judged.sentence.removesuffix("."), evidence, remedy)]
+        return [_make_finding("model_no_better", "note", title, evidence, remedy)]
     remedy = "Lower train.learning_rate, train for fewer epochs or with an adapter; look at the rows: are they alike?"
-    return [_make_finding("model_worse", "problem", judged.sentence.removesuffix("."), evidence, remedy)]
+    return [_make_finding("model_worse", "problem", title, evidence, remedy)]
 
 
 def _judge_comparison(scores: dict[str, Any]) -> Finding:

@@ -1,16 +1,14 @@
-"""Diagnose the set-up: loss at the start, clipping, throughput, validation rows, memorization, leakage."""
+"""Diagnose the set-up: loss at the start or below 0, warm-up, clipping, throughput."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from hf_finetune.metric_info import parse_number
+from hf_finetune.reporting.diagnosis.curves import read_learning_rates
 from hf_finetune.reporting.diagnosis.findings import Finding, fmt, format_setting, get_train_setting
-from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_record import RunRecord, get_curve
 
 ALWAYS = 0.95
@@ -28,34 +26,66 @@ FIRST_STEPS = 3
 SLOWER = 0.6
 """Share of the usual throughput below which the end is slow; uneven batch lengths stay above it."""
 MIN_RATES = 8
-MIN_ROWS = 30
-"""Validation rows needed where no interval was computed: at 30 rows a share is known to within 18 points."""
-WIDE = 0.05
-"""Half width of a score's interval from which it is too wide."""
-WIDE_LOSS = 0.1
-"""The same for a loss, as a share of the loss."""
-SCORES = ("accuracy", "f1_macro", "exact_match", "token_accuracy")
-COPIES = 0.01
-"""Share of the validation rows, or of the training rows, that may be copies."""
-VERBATIM = 0.01
-"""Share of training rows continued verbatim, by the lower end of its interval, from which it is memorization."""
-EXTRACTED = 0.5
-"""Share of the canaries that can be extracted."""
-# The manifest holds the hashes of all rows of a split as one string, 16 hexadecimal digits each.
-HASH_DIGITS = 16
+MIN_RISING = 4
+"""Logged learning rates that must have risen, all of them."""
+NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules that take no warm-up."""
 
 
-def judge_setup(run: RunRecord, *, overfitted: bool) -> list[Finding]:
-    """All findings on the set-up; duplicated rows alone are one only if the run `overfitted`."""
-    found = [
-        _judge_start(run),
-        _judge_clipping(run),
-        _judge_throughput(run),
-        _judge_validation_size(run),
-        _memorized(run, overfitted),
-        _judge_leakage(run),
-    ]
+def judge_setup(run: RunRecord) -> list[Finding]:
+    """All findings on the set-up but that on the warm-up."""
+    found = [_judge_start(run), _judge_sign(run), _judge_clipping(run), _judge_throughput(run)]
     return [each for each in found if each]
+
+
+def judge_warmup(run: RunRecord) -> Finding | None:
+    """A run that ended, or stopped, while its learning rate was still rising."""
+    steps, rates = read_learning_rates(run)
+    warmup = _get_warmup_steps(run)
+    # By the settings where they are known; in a log a rate that rose from line to line, the last included.
+    rising = len(rates) >= MIN_RISING and bool((np.diff(rates) > 0).all())
+    if not run.step or not (warmup > run.step if warmup is not None else rising):
+        return None
+    planned = f" of a warm-up of {warmup:,}" if warmup is not None else ""
+    last = f": {rates[-1]:.1e} at step {steps[-1]:,.0f}" if len(rates) else ""
+    whole = run.max_steps or run.step
+    stopped = run.step < whole and (warmup is None or warmup <= whole)
+    return Finding(
+        kind="warmup_not_over",
+        level="warning",
+        title="The run stopped inside its warm-up" if stopped else "The warm-up was longer than the run",
+        evidence=f"After {run.step:,} steps{planned} the learning rate was still rising{last}.",
+        cause="No step was taken at the learning rate that was asked for."
+        if not stopped
+        else "What was learned so far says nothing about the run at its full learning rate.",
+        remedy="Go on with it." if stopped else f"Set {format_setting(run, 'warmup_steps', max(1, whole // 20))}.",
+    )
+
+
+def _get_warmup_steps(run: RunRecord) -> int | None:
+    """Steps of the warm-up by the settings; None where they do not say, or the schedule has none."""
+    value, whole = parse_number(get_train_setting(run, "warmup_steps")), run.max_steps or run.step
+    if value is None or not value > 0 or get_train_setting(run, "lr_scheduler_type") in NO_WARMUP:
+        return None
+    return math.ceil(value if value >= 1 else value * whole)  # as transformers (5.23) counts
+
+
+def _judge_sign(run: RunRecord) -> Finding | None:
+    """A loss below 0, which no cross-entropy has."""
+    values = [each for name in ("loss", "eval_loss") for each in get_curve(run, name) if math.isfinite(each[1])]
+    below = [each for each in values if each[1] < 0]
+    if not below:
+        return None
+    lowest = min(value for _, value in below)
+    return Finding(
+        kind="negative_loss",
+        level="warning",
+        title="The loss is below 0",
+        evidence=f"At {len(below):,} of {len(values):,} points of the log, {fmt(lowest)} at the lowest.",
+        cause="It is no cross-entropy, as of reinforcement learning, or labels and weights of the loss are wrong.",
+        remedy="Look at what the loss is made of. What is said here of shares of it does not hold.",
+        step=min(below)[0],
+    )
 
 
 def _judge_start(run: RunRecord) -> Finding | None:
@@ -125,7 +155,7 @@ def _judge_throughput(run: RunRecord) -> Finding | None:
     values = [value for _, value in rates]
     cut = len(values) * 3 // 4
     usual, late = float(np.median(values[:cut])), float(np.median(values[cut:]))
-    if late >= SLOWER * usual:
+    if usual <= 0 or late >= SLOWER * usual:
         return None
     # Walk back from the end while values are nearer to the late level:
     # 100, 100, 95, 100, 98, 100, 40, 42 -> usual 100, late 41, slow from the seventh entry on.
@@ -142,142 +172,3 @@ def _judge_throughput(run: RunRecord) -> Finding | None:
         remedy="Look at the machine. The model is none the worse for it.",
         step=step,
     )
-
-
-def _judge_validation_size(run: RunRecord) -> Finding | None:
-    """A validation split too small: by its widest interval, or by its rows where none was computed."""
-    scores = run.report.get("evaluation", {}).get("validation")
-    scores = scores if isinstance(scores, dict) else {}
-    wide = next(_find_wide_intervals(scores), None)
-    rows, unit = _count_validation_rows(run), _name_rows(run)
-    if wide is None and (scores.get("intervals") or rows is None or rows >= MIN_ROWS):
-        return None
-    few = f"It has {rows:,} {unit}. " if rows is not None else ""
-    said = (
-        f"{wide[0].replace('_', ' ')} {fmt(wide[1])} may as well be {fmt(wide[2])} or {fmt(wide[3])}." if wide else ""
-    )
-    return Finding(
-        kind="noisy_validation",
-        level="warning",
-        title="The validation split is too small to tell models apart",
-        evidence=f"{few}{said or 'Other rows of the same kind would give other figures.'}".strip(),
-        cause="Too few rows for the interval: differences between steps, or between runs, may be chance.",
-        remedy="Give more validation rows: a larger data.validation_fraction, or a file of its own in data.validation.",
-    )
-
-
-def _find_wide_intervals(scores: dict[str, Any]) -> Iterator[tuple[str, float, float, float]]:
-    """(name, value, low, high) of each metric whose interval is too wide."""
-    intervals = scores.get("intervals")
-    for name, interval in (intervals if isinstance(intervals, dict) else {}).items():
-        value = scores.get(name)
-        if not (isinstance(value, int | float) and isinstance(interval, list) and len(interval) == 2):
-            continue
-        if not all(isinstance(end, int | float) for end in interval):
-            continue
-        half = (interval[1] - interval[0]) / 2
-        if (name in SCORES and half > WIDE) or (name == "loss" and half > WIDE_LOSS * _get_loss_scale(scores, value)):
-            yield name, value, *interval
-
-
-def _get_loss_scale(scores: Mapping[str, Any], loss: float) -> float:
-    """The loss that the width of an interval is judged by: the base's where it was measured, else its own."""
-    # From 0.96 to 0.07 (0.05 to 0.09): wide beside 0.07, yet nobody doubts which of the two models is better.
-    base = parse_number(get_part(scores, "comparison", "figures", "loss").get("base"))
-    return max(abs(loss), base if base is not None and math.isfinite(base) else 0.0)
-
-
-def _name_rows(run: RunRecord) -> str:
-    """What the Trainer counts: `blocks` where it is given packed text, whose documents or conversations are others."""
-    recipe = run.report.get("recipe") or run.settings.get("recipe")
-    packed = recipe == "continued_pretraining" or get_train_setting(run, "packing") is True
-    return "blocks" if packed else "rows"
-
-
-def _count_validation_rows(run: RunRecord) -> int | None:
-    """Rows of the validation split, or blocks if packed: runtime times rows per second, which every Trainer logs."""
-    timed = (
-        _read_numbers(entry, "eval_runtime", "eval_samples_per_second") for entry in run.history if "eval_loss" in entry
-    )
-    return max((round(seconds * rate) for seconds, rate in filter(None, timed)), default=None)
-
-
-def _memorized(run: RunRecord, overfitted: bool) -> Finding | None:
-    """Training rows that the model reproduces, or duplicated rows in a run that overfitted."""
-    text, repeated = " ".join(_memorized_text(run)), _count_distinct_rows(run)
-    rows, unique = repeated or (0, 0)
-    copies = rows - unique
-    often = rows > 0 and copies > COPIES * rows
-    if not text and not (often and overfitted):
-        return None
-    said = f"{copies:,} of {rows:,} training rows are copies of others. " if often else ""
-    return Finding(
-        kind="duplicates_behind_memorization",
-        level="warning",
-        title="Training rows are memorized" + (", and there are copies among them" if often else ""),
-        evidence=f"{said}{text}".strip(),
-        cause="What is seen many times is repeated word for word."
-        if often
-        else "Rows were seen often enough to be repeated.",
-        remedy="Take out copies, weights above 1 and secrets; fewer epochs "
-        f"({format_setting(run, 'num_train_epochs', 1)}) and a smaller model or adapter memorize less.",
-    )
-
-
-def _memorized_text(run: RunRecord) -> Iterator[str]:
-    """A sentence for each memorization probe above its threshold, over all splits."""
-    for split in run.report.get("evaluation", {}).values():
-        found = split.get("memorization") if isinstance(split, dict) else None
-        if not isinstance(found, dict):
-            continue
-        verbatim, canaries = found.get("verbatim"), found.get("canaries")
-        interval = verbatim.get("interval") if isinstance(verbatim, dict) else None
-        low = _read_numbers(dict(enumerate(interval)) if isinstance(interval, list) else None, 0)
-        counted = _read_numbers(verbatim, "continued", "rows")
-        if low and counted and low[0] > VERBATIM:
-            yield f"{counted[0]:,.0f} of {counted[1]:,.0f} rows are continued word for word."
-        for group in canaries if isinstance(canaries, list) else []:
-            planted = _read_numbers(group, "extracted", "copies")
-            if planted and planted[0] >= EXTRACTED:
-                yield f"{planted[0]:.0%} of the canaries planted {planted[1]:,.0f} times can be extracted."
-
-
-def _read_numbers(holder: Any, *names: str | int) -> list[float]:
-    """The values of all `names`; [] if one is missing or not a finite number, for files can be edited by hand."""
-    values = [holder.get(name) for name in names] if isinstance(holder, dict) else []
-    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    return numbers if len(numbers) == len(names) and all(map(math.isfinite, numbers)) else []
-
-
-def _count_distinct_rows(run: RunRecord) -> tuple[int, int] | None:
-    """(rows, distinct rows) of the training split, by the row hashes in the manifest."""
-    train = _get_object(run.manifest, "data", "splits", "train")
-    hashes = train.get("row_hashes")
-    if not isinstance(hashes, str):
-        return None
-    # two rows with one text: "0123456789abcdef0123456789abcdef" -> (2, 1)
-    each = [hashes[start : start + HASH_DIGITS] for start in range(0, len(hashes), HASH_DIGITS)]
-    return len(each), len(set(each))
-
-
-def _judge_leakage(run: RunRecord) -> Finding | None:
-    """Validation rows that are copies of training rows."""
-    copies = _get_object(run.manifest, "data", "overlap", "validation").get("copies", 0)
-    rows = _get_object(run.report, "data", "validation").get("rows", 0)
-    if not (isinstance(copies, int) and isinstance(rows, int)) or copies <= COPIES * rows or not rows:
-        return None
-    return Finding(
-        kind="validation_leak",
-        level="warning",
-        title="Validation rows were trained on",
-        evidence=f"{copies:,} of {rows:,} validation rows have the text of a training row.",
-        cause="The same text is in both splits: the figures are better than on new text.",
-        remedy="Take the copies out, or keep them in one split with data.group_by.",
-    )
-
-
-def _get_object(value: Any, *keys: str) -> dict[str, Any]:
-    """The JSON object at a path of keys; {} where there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}

@@ -116,7 +116,7 @@ def build_verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
 def _build_findings(diagnosis: Diagnosis) -> list[Block]:
     found = []
     for finding in diagnosis.findings:
-        if finding.level == "good" and diagnosis.model == f"{finding.title}.":
+        if finding.level == "good" and diagnosis.model.startswith(f"{finding.title}:"):
             continue  # the first sentence of the page
         lines = (("evidence", finding.evidence), ("likely cause", finding.cause), ("try next", finding.remedy))
         found.append(Advice(finding.level, finding.title, tuple(line for line in lines if line[1])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from hf_finetune.metric_info import (
     HEADLINE_METRICS,
     format_interval,
     format_metric,
+    format_size,
     get_metric_info,
     parse_number,
     select_metrics,
@@ -53,6 +55,8 @@ COMPARED_SPLITS = ("test", "validation")
 # 2 tokens at 3.0 nats and 4 at 1.5 are the same 6.0 nats. Not compared across tokenizers.
 PER_TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")
 DASH = "–"
+POWER = 0.8
+"""Probability with which a difference that can be shown is."""
 
 
 def _format_count(value: float) -> str:
@@ -173,7 +177,17 @@ def _describe_leader(name: str, split: str, names: list[str], found: list[dict[s
         return f"{first} No intervals were computed, so the difference may be chance."
     (low, high), (other_low, other_high) = (get_mapping(each["intervals"])[name] for each in found[:2])
     apart = low > other_high or high < other_low
-    return f"{first} Their intervals {'do not overlap' if apart else 'overlap: the difference may be chance'}."
+    how = "do not overlap" if apart else "overlap: the difference may be chance"
+    least = find_least_apart(high - low, other_high - other_low)
+    return f"{first} Their intervals {how}; such intervals can show {format_size(name, least)} or more."
+
+
+def find_least_apart(width: float, other: float) -> float:
+    """Find the difference of two figures whose 95 % intervals of these widths do not overlap in 80 % of cases."""
+    # Widths 0.08 and 0.06: standard errors 0.0204 and 0.0153. The halves add up to 0.07, and 0.84 times the error of
+    # the difference, 0.0255, makes it so in four of five cases: 0.0915.
+    error = math.hypot(width, other) / (2 * NormalDist().inv_cdf(0.975))
+    return (width + other) / 2 + NormalDist().inv_cdf(POWER) * error
 
 
 def find_cautions(runs: Sequence[RunRecord]) -> list[str]:

@@ -136,7 +136,7 @@ def make_strip(name: str, value: Any, interval: Any) -> Cell:
 
 def _build_comparison(caption: str, found: dict[str, Any]) -> list[Block]:
     """Base and tuned model on the same rows: values, difference with interval, p-value and significance."""
-    columns = ("figure", "base", "tuned", "difference", "95% interval", "p", "real?")
+    columns = ("figure", "base", "tuned", "difference", "95% interval", "p", "real?", "these rows can show")
     rows = []
     for name, each in get_mapping(found.get("figures")).items():
         given = get_mapping(each)
@@ -147,7 +147,8 @@ def _build_comparison(caption: str, found: dict[str, Any]) -> list[Block]:
             format_metric(name, given.get("tuned")),
         ]
         row += [format_difference(name, given.get("difference")), format_interval(name, given.get("interval"))]
-        rows.append([*row, _format_p_value(p_value), "yes" if given.get("real") is True else "no"])
+        real = "yes" if given.get("real") is True else "no"
+        rows.append([*row, _format_p_value(p_value), real, format_metric(name, given.get("detectable"))])
     base = f" (base: {found['base']})" if isinstance(found.get("base"), str) else ""
     data = f" ({found['data']})" if isinstance(found.get("data"), str) else ""
     # What the words say of each figure stands in the table; of what was forgotten there is no verdict.

@@ -116,3 +116,21 @@ def test_without_a_split_to_score_there_is_nothing_to_compare():
     evaluation = {}
     add_baselines(evaluation, None, SPAM, seed=0)
     assert evaluation == {}
+
+
+@pytest.mark.parametrize("labels", [SPAM, NUMBER])
+def test_a_model_is_tested_beside_each_baseline_on_the_same_rows(labels):
+    random = np.random.default_rng(3)
+    texts = [f"word{number % 7} and" for number in range(120)]
+    given = random.normal(size=120) if labels is NUMBER else random.integers(2, size=120)
+    model = np.abs(random.normal(size=60)) if labels is NUMBER else random.integers(2, size=60).astype(float)
+    arguments = (texts[:60], given[:60], {"test": (texts[60:], given[60:])}, labels, 0)
+    found = score_baselines(*arguments, row_scores={"test": model})["test"]
+    plain = score_baselines(*arguments)["test"]
+    name = "mae" if labels is NUMBER else "accuracy"
+    for baseline, figures in found.items():
+        tested = figures.pop("comparison")[name]
+        assert figures == plain[baseline]
+        assert tested["base"] == pytest.approx(figures[name])
+        assert tested["tuned"] == pytest.approx(model.mean())
+        assert tested["detectable"] > 0

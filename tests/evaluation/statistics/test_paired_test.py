@@ -14,11 +14,13 @@ from hf_finetune.evaluation.classification.statistics import make_label_statisti
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 from hf_finetune.evaluation.statistics import paired_test as pairing
 from hf_finetune.evaluation.statistics.paired_test import (
+    Wording,
     compare_models,
     correct_p_values,
     format_number,
     measure_forgetting,
 )
+from hf_finetune.evaluation.statistics.power import ALPHA, MIN_PAIRS, find_detectable_share
 from hf_finetune.metric_info import METRICS
 
 
@@ -76,6 +78,64 @@ def test_what_few_rows_cannot_show_is_said_so():
     assert not any(figure["real"] for figure in found["figures"].values())
     titles = "loss, perplexity, perplexity per word, token accuracy, bits per byte"
     assert found["words"] == [f"no difference that these 8 rows could show: {titles}"]
+
+
+def test_rows_too_few_for_any_test_are_said_to_be_too_few():
+    base, tuned = language_pair(np.random.default_rng(15), 4, 2.0)
+    found = compared(base, tuned)
+    assert found["outcome"] == "none"
+    assert found["verdict"].startswith("4 rows are too few to tell it from its base: loss ")
+    assert found["verdict"].endswith(" on them, where a test needs 6 rows at least")
+    assert "(" not in found["verdict"], "an interval that leaves out 0 would say that there is a difference"
+    assert all(figure["detectable"] is None for figure in found["figures"].values())
+    assert compared(*(side[:1] for side in (base, tuned)))["verdict"].startswith("One row is too few to tell it")
+
+
+def test_six_rows_are_the_fewest_that_any_test_can_tell_apart():
+    for rows in (MIN_PAIRS - 1, MIN_PAIRS):
+        alike = (np.zeros(rows), np.ones(rows))
+        exact = permutation_test(alike, lambda one, other: other.mean() - one.mean(), permutation_type="samples")
+        assert (exact.pvalue <= ALPHA) == (rows == MIN_PAIRS)
+
+
+def test_an_interval_without_0_is_not_called_no_difference():
+    """Of many figures one may be that far off by chance: its p-value is said in place of its interval."""
+    change = {"base": 2.3, "tuned": 2.1, "difference": -0.2, "interval": [-0.35, -0.05], "p_value": 0.081}
+    said = pairing._describe_no_difference("loss", change | {"detectable": 0.25}, 30, Wording())
+    assert said == (
+        "No real difference from its base: loss 2.30 -> 2.10, better by 0.200 (p = 0.081 over all figures), "
+        "no more than chance gives; these 30 rows can show 0.250 or more"
+    )
+
+
+def test_what_the_rows_can_show_is_shown_in_four_of_five_comparisons():
+    random = np.random.default_rng(16)
+    least = np.mean(
+        [compared(*language_pair(random, 60, 0.0), seed=seed)["figures"]["loss"]["detectable"] for seed in range(30)]
+    )
+    found = [compared(*language_pair(random, 60, least), seed=seed) for seed in range(150)]
+    assert 0.7 <= np.mean([each["figures"]["loss"]["real"] for each in found]) <= 0.9
+    assert all(
+        f"; these 60 rows can show {each['figures']['loss']['detectable']:.4f}" in each["verdict"] for each in found
+    )
+
+
+def test_what_rows_of_right_and_wrong_answers_can_show_is_shown_in_four_of_five_comparisons():
+    random = np.random.default_rng(17)
+
+    def compare_answers(gain, seed, apart=0.2, rows=120):
+        """Two classifiers that differ on a fifth of the rows, the second right more often by `gain`."""
+        kinds = random.random(rows)
+        won, lost = kinds < (apart + gain) / 2, kinds > 1 - (apart - gain) / 2
+        right = [(~won).astype(float), (~lost).astype(float)]
+        sides = [lambda weights, each=each: {"accuracy": each @ weights / weights.sum(axis=0)} for each in right]
+        joined = np.concatenate(right)
+        both = lambda weights: {"accuracy": joined @ weights / weights.sum(axis=0)}  # noqa: E731
+        return compare_models(*sides, both, rows, seed=seed)["figures"]["accuracy"]
+
+    least = np.mean([compare_answers(0.0, seed)["detectable"] for seed in range(40)])
+    assert least == pytest.approx(find_detectable_share(math.sqrt(0.2 / 120), 0.0, 120), rel=0.1)
+    assert 0.7 <= np.mean([compare_answers(least, seed)["real"] for seed in range(200)]) <= 0.9
 
 
 def test_a_figure_without_a_better_direction_is_higher_or_lower():
@@ -211,9 +271,11 @@ def test_forgetting_is_said_where_it_is_real_and_only_there():
     assert words[0].endswith("it forgot")
     assert "worse by 0.39" in words[0]
     same = language_pair(random, 40, 0.0)
-    assert compared(*same, measure_forgetting)["words"] == ["nothing forgotten that these 40 rows could show"]
+    (nothing,) = compared(*same, measure_forgetting)["words"]
+    assert nothing.startswith("nothing forgotten that these 40 rows could show; of the loss they can show 0.0")
     better = compared(tuned, base, measure_forgetting)["words"]
-    assert better == ["nothing forgotten that these 150 rows could show; some of it is better, even"]
+    assert better[0].startswith("nothing forgotten that these 150 rows could show; ")
+    assert better[0].endswith("; some of it is better, even")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reporting.logs import LAWS, log_of, record
+from reporting.logs import LAWS, log_of, record, write_state
 from reporting.real_runs import real_run
 
 from hf_finetune.reporting.diagnosis import diagnose
@@ -364,7 +364,8 @@ def test_the_model_is_judged_before_its_log():
     ("words", "said"),
     [
         (0.92, "Worse than a baseline: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 92.0% (test)."),
-        (0.7, "No better than a baseline, as far as these rows show: accuracy 64.0% (56.0% to 72.0%), tfidf "),
+        (0.7, "Behind a baseline, if no more than chance gives: accuracy 64.0% (56.0% to 72.0%), tfidf logistic "),
+        (0.6, "No better than a baseline, as far as these rows show: accuracy 64.0% (56.0% to 72.0%), tfidf "),
         (0.5, "Better than its baselines: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 50.0% (test)."),
     ],
 )
@@ -411,3 +412,126 @@ def test_a_run_that_only_scored_is_judged_by_what_it_compared():
     assert worse.findings[0].title == "The model is worse than runs/base"
     same = diagnose(scored(comparison={"base": "runs/base", "figures": figures(loss=0)}))
     assert "no different, as far as these rows show" in same.verdict
+
+
+def parted(train, validation, *, steps_an_epoch=40, epochs=15, evaluated=True):
+    """A log of training losses by the share of the run that has passed, and of an evaluation after each epoch."""
+    last = steps_an_epoch * epochs
+    history = []
+    for step in range(10, last + 1, 10):
+        entry = {"step": step, "epoch": step / steps_an_epoch, "learning_rate": 1e-3 * (1 - step / (last + 1))}
+        history.append(entry | {"loss": train(step / last)})
+        if evaluated and step % steps_an_epoch == 0:
+            history.append({"step": step, "eval_loss": validation(step / last)})
+    return history
+
+
+def test_a_training_loss_that_falls_alone_is_overfitting_though_validation_never_rises():
+    history = parted(lambda x: 1.2 + 5.51 * math.exp(-4 * x) * (1 - x), lambda x: 4.153 + 0.015 * x)
+    found = finding(record(history), "overfitting")
+    assert (found.level, found.step) == ("warning", 40)
+    assert found.title == "Overfitting: from step 40 on only the training loss fell"
+    assert (
+        "stood at about 4.154, and ended at 4.168, while the training loss went from about 5.486 to" in found.evidence
+    )
+    assert "Each row was seen 15 times." in found.evidence
+
+
+def test_a_gap_that_widens_while_validation_still_falls_is_left_alone():
+    history = parted(lambda x: 1 + 3 * math.exp(-3 * x), lambda x: 2 + 2 * math.exp(-1.5 * x), epochs=3)
+    assert said(record(history)) == ["healthy"]
+    solved = parted(lambda x: 0.005 + 4 * math.exp(-30 * x), lambda x: 0.03 + 4 * math.exp(-30 * x))
+    assert "overfitting" not in said(record(solved))
+
+
+def test_a_rise_between_the_only_two_evaluations_is_overfitting():
+    history = [entry for entry in log_of("healthy") if "loss" in entry]
+    history += [{"step": 200, "eval_loss": 2.5}, {"step": 400, "eval_loss": 2.63}]
+    assert said(record(history)) == ["overfitting"]
+
+
+def test_training_rows_known_by_heart_are_seen_where_validation_was_scored_once():
+    history = parted(lambda x: 4.5 * math.exp(-5 * x), lambda x: 0, evaluated=False)
+    scored = {"evaluation": {"validation": {"loss": 4.9}}}
+    assert said(record(history, report=scored)) == ["memorized"]
+    assert said(record([*history, {"step": 600, "eval_loss": 4.9}])) == ["memorized"]
+    solved = {"evaluation": {"validation": {"loss": 0.2}}}
+    assert said(record(history, report=solved)) == ["healthy"]
+    half = parted(lambda x: 1.5 + 3 * math.exp(-5 * x), lambda x: 0, evaluated=False)
+    assert said(record([*half, {"step": 600, "eval_loss": 4.9}])) == ["overfitting"]
+
+
+def test_a_rate_that_rose_to_the_end_is_a_warm_up_longer_than_the_run():
+    history = log_of("healthy")
+    for entry in history:
+        entry |= {"learning_rate": 1e-6 * entry["step"]} if "loss" in entry else {}
+    found = finding(record(history), "warmup_not_over")
+    assert found.title == "The warm-up was longer than the run"
+    assert "4.0e-04 at step 400" in found.evidence
+    stopped = finding(record(history, max_steps=4_000, status="stopped"), "warmup_not_over")
+    assert stopped.title == "The run stopped inside its warm-up"
+
+
+@pytest.mark.parametrize(("warmup", "kinds"), [(800, ["warmup_not_over"]), (0.05, ["healthy"]), (40, ["healthy"])])
+def test_the_settings_say_how_long_the_warm_up_is_where_the_log_cannot(warmup, kinds):
+    settings = {"train": {"warmup_steps": warmup, "lr_scheduler_type": "cosine"}}
+    assert said(record(log_of("healthy"), settings=settings, max_steps=400, status="done")) == kinds
+
+
+def test_a_loss_that_rose_by_a_twentieth_from_its_start_is_not_healthy():
+    history = [{"step": step, "loss": 3 + 0.15 * step / 200, "learning_rate": 1e-4} for step in range(10, 210, 10)]
+    assert said(record(history)) == ["divergence"]
+    draw = random.Random(0)
+    level = [{"step": step, "loss": 3 + draw.gauss(0, 0.05), "learning_rate": 1e-4} for step in range(10, 210, 10)]
+    assert "divergence" not in said(record(level))
+
+
+def test_losses_below_0_are_remarked():
+    history = log_of("healthy")
+    for entry in history:
+        entry |= {name: entry[name] - 3 for name in ("loss", "eval_loss") if name in entry}
+    found = finding(record(history), "negative_loss")
+    below = sum(entry.get(name, 0) < 0 for entry in history for name in ("loss", "eval_loss"))
+    assert found.evidence.startswith(f"At {below} of 100 points of the log, -")
+
+
+def test_a_handful_of_training_rows_is_said_unless_the_model_is_better_for_them():
+    few = {"data": {"train": {"rows": 8}}}
+    assert said(record(log_of("healthy"), report=few)) == ["few_rows"]
+    assert said(record(log_of("healthy"), train_rows=8)) == ["few_rows"]
+    assert said(record(log_of("healthy"), report=few | compared("better", "Better than its base: x"))) == [
+        "model_better",
+        "healthy",
+    ]
+    packed = few | {"recipe": "continued_pretraining"}
+    assert said(record(log_of("healthy"), report=packed)) == ["healthy"], "one document may be long"
+
+
+def test_the_rows_of_an_epoch_are_read_from_the_summary_of_a_log(tmp_path):
+    summary = {"step": 40, "epoch": 4.0, "train_runtime": 2.0, "train_samples_per_second": 80.0}
+    assert read_run(write_state(tmp_path, [{"step": 40, "loss": 2.0}, summary])).train_rows == 40
+
+
+def test_what_a_run_has_done_is_not_advised():
+    remedy = finding_of_any_level(record(log_of("healthy", steps=8, every=1)), "too_short_to_say").remedy
+    assert remedy == "Train longer."
+    seldom = finding_of_any_level(record([{"step": 500, "loss": 3.0}]), "too_short_to_say").remedy
+    assert seldom == "Log more often (logging_steps=25), evaluate on a validation split on the way, or train longer."
+
+
+def test_a_model_behind_its_baselines_is_told_so_first_whatever_its_log():
+    baselines = {"mean": {"mae": 112.9, "r2": 0.0}, "tfidf_ridge": {"mae": 72.8, "r2": 0.6}}
+    scores = {"mae": 295.8, "r2": -5.14, "intervals": {"mae": [250.0, 340.0]}, "baselines": baselines}
+    verdict = diagnose(record(log_of("healthy"), report={"evaluation": {"validation": scores}})).verdict
+    assert verdict.startswith("Worse than a baseline: mean absolute error 295.8 (250 to 340), tfidf ridge 72.8 (")
+
+
+def test_the_paired_test_with_a_baseline_decides_and_says_what_the_rows_can_show():
+    tested = {"accuracy": {"real": True, "detectable": 0.061, "difference": -0.06}}
+    baselines = {"tfidf_logistic_regression": {"accuracy": 0.7, "comparison": tested}}
+    scores = {"accuracy": 0.64, "intervals": {"accuracy": [0.56, 0.72]}, "baselines": baselines}
+    run = record(log_of("healthy"), report={"evaluation": {"test": scores}})
+    assert diagnose(run).model == (
+        "Worse than a baseline: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 70.0%; "
+        "these rows can show 6.1 points (test)."
+    )

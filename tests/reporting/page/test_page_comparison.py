@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from reporting.made_runs import classifier, foreign, manifest, report, run_folder, stopped
 from reporting.page.page_reader import Read
@@ -11,6 +12,7 @@ from hf_finetune.reporting.page.comparison import (
     describe_best,
     find_cautions,
     find_differences,
+    find_least_apart,
     make_run_names,
     render_comparison,
 )
@@ -39,11 +41,21 @@ def two(tmp_path):
     ]
 
 
+def test_a_difference_that_intervals_can_show_keeps_them_apart_in_four_of_five_cases():
+    random, errors = np.random.default_rng(0), np.array([0.02, 0.03])
+    half = 1.96 * errors
+    drawn = random.normal(0.0, errors, size=(20_000, 2)) + np.array([find_least_apart(*(2 * half)), 0.0])
+    assert np.mean(drawn[:, 0] - half[0] > drawn[:, 1] + half[1]) == pytest.approx(0.8, abs=0.01)
+
+
 def test_the_run_that_is_ahead_is_named_with_what_its_interval_allows_to_say(tmp_path, two):
     said = "high has the best exact match on test: 60.0% (55.0% to 65.0%); next is low with 40.0% (35.0% to 45.0%)."
-    assert describe_best(two) == [f"{said} Their intervals do not overlap."]
+    assert describe_best(two) == [
+        f"{said} Their intervals do not overlap; such intervals can show 13.0 points or more."
+    ]
     close = made(tmp_path / "close", matched(0.41, [0.36, 0.46]))
-    assert describe_best([two[0], close])[0].endswith("Their intervals overlap: the difference may be chance.")
+    overlapping = "Their intervals overlap: the difference may be chance; such intervals can show 13.0 points or more."
+    assert describe_best([two[0], close])[0].endswith(overlapping)
     plain = made(tmp_path / "plain", matched(0.9))
     assert describe_best([two[0], plain])[0].endswith("No intervals were computed, so the difference may be chance.")
     assert "have the same exact match on test: 40.0%" in describe_best([two[0], made(tmp_path / "o", matched(0.4))])[0]
