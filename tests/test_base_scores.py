@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def test_a_run_says_whether_it_became_better_than_its_base(run_recipe, base, rec
     assert loss["tuned"] == scores["loss"]
     assert compared["outcome"] == "better"
     assert compared["verdict"].startswith(f"Better than its base: loss {loss['base']:.2f} -> {loss['tuned']:.2f}, by ")
-    assert compared["verdict"].endswith("), a real difference")
+    assert re.search(
+        rf"\), a real difference; these {compared['rows']} rows can show [\d.]+ or more$", compared["verdict"]
+    )
     assert compared["rows"] == report["data"]["validation"]["examples"]
     said = capsys.readouterr().err
     assert f"scoring the base on {compared['rows']} validation rows" in said or "from the cache" in said
