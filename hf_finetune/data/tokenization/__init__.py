@@ -1,7 +1,8 @@
 """Rows -> token ids and labels.
 
 text.py           texts -> ids; what spells a special token stays text
-documents.py      documents -> blocks, without losing a token
+documents.py      documents -> blocks to train on, without losing a token
+windows.py        documents -> windows to evaluate, each document by itself
 conversations.py  exactly the assistant's turns are trained
 labelled.py       labelled texts
 packing.py        best-fit decreasing packing of whole examples
