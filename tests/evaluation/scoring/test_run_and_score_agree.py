@@ -161,7 +161,7 @@ def test_a_run_ends_with_the_figures_that_score_gives_for_the_same_file(run_reci
 
 
 @pytest.mark.parametrize("name", ["multi-byte conversations", "unknown characters in conversations"])
-def test_bytes_are_those_of_the_answers_as_they_stand_in_the_file(run_recipe, tmp_path, name, caplog):
+def test_bytes_are_those_of_the_answers_as_they_stand_in_the_file(run_recipe, tmp_path, name, capsys):
     kind = KINDS[name]
     base, rows = save_base(tmp_path / "base", kind.tokenizer), kind.rows(50, 12)
     held_out, train = write(tmp_path / "rows.jsonl", rows), write(tmp_path / "train.jsonl", kind.rows(0, 12))
@@ -180,7 +180,7 @@ def test_bytes_are_those_of_the_answers_as_they_stand_in_the_file(run_recipe, tm
     unknown = 4 * len(rows) if kind.tokenizer == "char" else 0
     assert counted["unknown"] == unknown
     said = f"validation: {unknown / counted['trained_tokens']:.1%} of the predicted tokens ({unknown}) are unknown"
-    assert (said in caplog.text) == bool(unknown)
+    assert (said in capsys.readouterr().err) == bool(unknown)
 
 
 def plain(figure: str, value: float) -> float:
