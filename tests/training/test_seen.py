@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation.scoring.test_run_and_score_agree import questions, save_base, write
+from evaluation.scoring.test_run_and_score_agree import PLAIN, questions, save_base, write
 from tuned_classifiers import saved_backbone
 
 import hf_finetune.training.trainers.base as trainers
 
 QUICK = ("train.bf16=false", "eval.prompts=[]", "train.eval_strategy=no", "train.logging_steps=1")
-PLAIN = ("train.load_best_model_at_end=false", "data.validation_fraction=null")
 SAVED = ("train.save_strategy=epoch", "train.save_total_limit=null")
 
 

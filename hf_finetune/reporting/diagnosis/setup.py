@@ -41,7 +41,7 @@ VERBATIM = 0.01
 """Share of training rows continued verbatim, by the lower end of its interval, from which it is memorization."""
 EXTRACTED = 0.5
 """Share of the canaries that can be extracted."""
-# The manifest holds the hashes of all rows of a split as one string, 16 hexadecimal digits each.
+# A manifest of an older version holds the hashes of all rows of a split as one string, 16 hexadecimal digits each.
 HASH_DIGITS = 16
 
 
@@ -250,8 +250,10 @@ def _read_numbers(holder: Any, *names: str | int) -> list[float]:
 
 
 def _count_distinct_rows(run: RunRecord) -> tuple[int, int] | None:
-    """(rows, distinct rows) of the training split, by the row hashes in the manifest."""
+    """(rows, distinct rows) of the training split, by the manifest."""
     train = _get_object(run.manifest, "data", "splits", "train")
+    if counted := _read_numbers(train, "rows", "distinct"):
+        return round(counted[0]), round(counted[1])
     hashes = train.get("row_hashes")
     if not isinstance(hashes, str):
         return None

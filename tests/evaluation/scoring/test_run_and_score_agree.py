@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WORDS = ("red", "cat", "blue", "dog", "saw", "one", "fox")
 FIGURES = ("loss", "perplexity", "word_perplexity", "token_accuracy", "bits_per_byte")
 QUICK = ("train.max_steps=1", "train.bf16=false", "eval.prompts=[]", "eval.base=false", "train.eval_strategy=no")
+PLAIN = ("train.load_best_model_at_end=false", "data.validation_fraction=null")
 
 Rows = list[dict[str, Any]]
 
