@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +29,7 @@ from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.reading.formats import restore_messages, restore_tools
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.packing import pack_bfd
+from hf_finetune.data.tokenization.spans import find_runs, find_token_ranges, invert_spans
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import ROW_FEATURES
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
@@ -275,7 +274,7 @@ class _SplitTokenizer:
         if self.data.loss_on == "all":
             left_out = [find_message_span(chat, index) for index, train in enumerate(trained) if not train]
             # Headers, user turns and tools are trained too; only messages with `train: false` are left out.
-            spans = _invert_spans(left_out, len(chat.text()))
+            spans = invert_spans(left_out, len(chat.text()))
             check_all_said(chat, trained)
         else:
             spans = find_assistant_spans(chat, trained)
@@ -286,7 +285,7 @@ class _SplitTokenizer:
         bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]
         encoded = self.control.encode([draft.text for draft in drafts], bounds)
         for draft, tokens in zip(drafts, encoded, strict=True):
-            ranges = _find_token_ranges(draft.spans, tokens)
+            ranges = find_token_ranges(draft.spans, tokens)
             self.spelled.update(draft.spelled)
             if draft.row < ROWS_DECODED:
                 self.counts["altered"] += not self._decodes(draft, tokens, ranges)
@@ -344,7 +343,7 @@ class _SplitTokenizer:
         """Count the example of the tokens from `start` to `stop`, and return its columns; `labels`: (tokens,)."""
         ids, size = tokens.ids[start:stop], stop - start
         predicted = [number for number in range(start + 1, stop) if labels[number] != IGNORE_INDEX]
-        said = [tokens.read_text(*run) for run in _find_runs(predicted)]
+        said = [tokens.read_text(*run) for run in find_runs(predicted)]
         in_bytes, words = sum(len(text.encode()) for text in said), sum(len(text.split()) for text in said)
         self.counts["examples"] += 1
         self.counts["tokens"] += size
@@ -361,15 +360,6 @@ class _SplitTokenizer:
         if unknown is None:
             return 0
         return sum(tokens.ids[number] == unknown and not tokens.is_control(number) for number in predicted)
-
-
-def _find_runs(numbers: Sequence[int]) -> list[Span]:
-    """Find the runs of consecutive integers in ascending `numbers`: [3, 4, 8] -> [(3, 5), (8, 9)]."""
-    if not numbers:
-        return []
-    breaks = [place for place in range(1, len(numbers)) if numbers[place] != numbers[place - 1] + 1]
-    bounds = [0, *breaks, len(numbers)]
-    return [(numbers[first], numbers[last - 1] + 1) for first, last in pairwise(bounds)]
 
 
 def _build_exchange(prompt: str, completion: str) -> list[dict[str, Any]]:
@@ -391,21 +381,6 @@ def _select_trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
         last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
         trained = [train and index == last for index, train in enumerate(trained)]
     return trained
-
-
-def _invert_spans(spans: Sequence[Span], size: int) -> list[Span]:
-    """Return what the sorted `spans` leave of (0, size): [(2, 4)] of 6 leaves [(0, 2), (4, 6)]."""
-    edges = [0, *(position for span in spans for position in span), size]
-    return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
-
-
-def _find_token_ranges(spans: Sequence[Span], tokens: TokenizedText) -> list[Span]:
-    """Map spans of characters to (start, stop) ranges of tokens; a token across the start of a span belongs to it."""
-    # With the offsets (0, 2) (2, 5) (5, 6) the span (3, 5) is the range (1, 2): the token of (2, 5) is trained whole.
-    asked = sorted({position for span in spans for position in span})
-    position_of = dict(zip(asked, tokens.bounds, strict=True))
-    begins, ends = [begin for begin, _ in tokens.offsets], [end for _, end in tokens.offsets]
-    return [(bisect_right(ends, position_of[start]), bisect_left(begins, position_of[stop])) for start, stop in spans]
 
 
 def _strip_whitespace(text: str) -> str:
