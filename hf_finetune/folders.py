@@ -17,6 +17,8 @@ REPORT = "report.json"
 CARD = "README.md"
 # The log-likelihoods of each row by base and tuned model. It stays here: they tell whether a row was trained on.
 ROW_SCORES = "row_scores.json"
+# Prints of the rows that were trained. It stays here: by them whoever has a text can tell whether it was.
+ROW_PRINTS = "row_prints.npz"
 CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line is removed. -->"
 
 # Of every manifest that a run of ours has opened; web pages have a file of that name, too.
@@ -26,7 +28,9 @@ _NOBODYS = re.compile(r"lost\+found|\.DS_Store|\..+\.aside")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
 # What `merge` writes, by suffix or by name.
-_OF_A_MODEL = re.compile(r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt")
+_OF_A_MODEL = re.compile(
+    r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
+)
 
 
 def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:

@@ -1,7 +1,7 @@
 """What every recipe does before step 2 and after step 6.
 
     start_run       check the settings, claim the run folder, ask the Hub, set up this process
-    record_inputs   manifest.json and run.yaml, before anything is trained
+    record_inputs   manifest.json, run.yaml and row_prints.npz, before anything is trained
     finish_run      report.json, report.html and the model card, then the push
 
 `start_scoring` and `finish_scoring` are the same for `recipes/score.py`, which trains nothing.
@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import PartialState
@@ -21,7 +22,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.config import RecipeName, Run, dump_dict, dump_yaml, load_run
-from hf_finetune.data import Splits
+from hf_finetune.data import Splits, keep_row_prints
 from hf_finetune.environment import (
     describe_commit,
     describe_processes,
@@ -89,6 +90,8 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
 def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> None:
     """Write manifest.json and run.yaml: what the run reads, its settings and the command, on the main process alone.
 
+    A run that trains keeps prints of its rows, too.
+
     `args` is None where nothing is trained. Raises `DataError` or `ModelError` where a resumed run would go on with
     other rows or another model than it began with. Every rank calls it: all compute with the same number of threads.
     """
@@ -108,6 +111,8 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
     }
     # run.yaml begins the run anew, in another folder.
     open_manifest(run.output_dir, manifest, dump_yaml(_with_train(run, resume_from_checkpoint=None)), resume=resume)
+    if args is not None:
+        keep_row_prints(Path(run.output_dir), splits, resume=bool(resume))
 
 
 def _with_train(run: Run, **settings: Any) -> Run:

@@ -35,6 +35,7 @@ SHARED = (
     "errors",
     "files",
     "folders",
+    "row_prints",
     "metric_info",
     "environment",
     "config",

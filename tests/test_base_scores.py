@@ -74,7 +74,7 @@ def test_the_score_of_the_base_is_that_of_its_own_weights(run_recipe, base, empt
     )
     rows = [json.loads(line) for line in (ROOT / DATA).read_text(encoding="utf-8").splitlines()]
     record = json.loads((tmp_path / "run" / "row_scores.json").read_text())["validation"]
-    hashes = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["splits"]["validation"]["row_hashes"]
+    splits = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["splits"]
     by_tokens = {}
     for row in rows:
         asked = f"<|bos|>User:\n{row['user']}<|eos|>\nAssistant:\n"
@@ -83,7 +83,7 @@ def test_the_score_of_the_base_is_that_of_its_own_weights(run_recipe, base, empt
         ids, labels = torch.tensor([prompt + said]), torch.tensor([[-100] * len(prompt) + said])
         with torch.no_grad():
             by_tokens[round(model(ids, labels=labels).loss.item() * len(said), 2)] = len(said)
-    assert len(record["sums"]) == len(record["tuned"]) == len(hashes) // 16
+    assert len(record["sums"]) == len(record["tuned"]) == splits["validation"]["rows"]
     for nll, _, tokens in record["sums"]:
         assert by_tokens[min(by_tokens, key=lambda each: abs(each - nll))] == tokens
         assert min(abs(each - nll) for each in by_tokens) < 0.02

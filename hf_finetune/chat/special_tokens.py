@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 # Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 MARK = "".join(secrets.choice(_NONCHARACTERS) for _ in range(12))
+_TWIN_NAME = re.compile(rf"{MARK[:4]}\d+{MARK[4:]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,17 @@ class TokenizedText:
     """(start, stop) of each token in the twin's string: (tokens,)."""
     bounds: list[int]
     """The positions that `encode` was given, in the same string as `offsets`."""
+    text: str
+    """That string: control tokens under the names of the twin, all else as it was written."""
+
+    def is_control(self, token: int) -> bool:
+        """Whether token number `token` is a control token, and not one of the text."""
+        start, stop = self.offsets[token]
+        return self.text[start:stop].startswith(MARK[0])
+
+    def read_text(self, start: int, stop: int) -> str:
+        """The text that the tokens from `start` to `stop` stand for, as it was written, without control tokens."""
+        return _TWIN_NAME.sub("", self.text[self.offsets[start][0] : self.offsets[stop - 1][1]])
 
 
 @dataclass(frozen=True)
@@ -116,10 +128,11 @@ class ControlTokens:
             [self._rename_tokens(text[start:stop]) for start, stop in pairwise([0, *inner, len(text)])]
             for text, inner in zip(texts, bounds, strict=True)
         ]
-        encoded = self.twin.encode_batch(["".join(parts) for parts in pieces], add_special_tokens=False)
+        joined = ["".join(parts) for parts in pieces]
+        encoded = self.twin.encode_batch(joined, add_special_tokens=False)
         return [
-            TokenizedText(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])))
-            for one, parts in zip(encoded, pieces, strict=True)
+            TokenizedText(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])), text)
+            for one, parts, text in zip(encoded, pieces, joined, strict=True)
         ]
 
     def _rename_tokens(self, text: str) -> str:

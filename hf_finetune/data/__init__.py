@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_finetune.data.labels.freeze import freeze_labels
     from hf_finetune.data.reading.reader import read_rows
     from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
+    from hf_finetune.data.splitting.seen_rows import keep_row_prints
     from hf_finetune.data.splitting.splits import Splits, load_splits
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
     from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
@@ -38,6 +39,7 @@ __all__ = [
     "convert_rows",
     "freeze_labels",
     "get_padded_width",
+    "keep_row_prints",
     "load_splits",
     "make_canaries",
     "pack_examples",

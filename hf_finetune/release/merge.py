@@ -33,6 +33,7 @@ from hf_finetune.models.generation_config import settle_generation, stop_after_t
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
 from hf_finetune.reporting.card import write_card
+from hf_finetune.row_prints import read_row_prints, write_row_prints
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -103,6 +104,8 @@ def merge_adapter(
         with fill_folder_atomically(target) as aside:
             _save(merged, tokenizer, aside, folder / DECISION)
             write_base_record(aside, record)
+            if (prints := read_row_prints(folder)) is not None:
+                write_row_prints(aside, prints)  # what the adapter was trained on, the merged model was
             # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
             # one: https://github.com/huggingface/transformers/issues/45127
             merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()

@@ -26,6 +26,8 @@ def format_summary(report: Mapping[str, Any], folder: str) -> str:
     if train:
         steps, timed = train["steps"], train.get("timed_steps", train["steps"])
         work = f"{steps:,} steps" + (f", the last {timed:,} of them" if timed < steps else "")
+        if "seen" in train:
+            work += f", {train['seen']['tokens']:,} tokens seen, {train['seen']['trained_tokens']:,} of them trained,"
         work += f" in {train['runtime_s']:.0f} s ({train['tokens_per_s']:,.0f} tokens/s)"
         lines.append(f"trained {report['parameters']['trainable']:,} parameters: {work}")
     for split, metrics in report["evaluation"].items():

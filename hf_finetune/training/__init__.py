@@ -7,6 +7,7 @@ muon            Muon for matrices with AdamW for the rest
 memory_settings what to set where memory runs out
 packing_check   whether a model keeps packed rows apart, tried on the model itself
 saving          save, reload, compare
+seen            rows and tokens of the batches that were computed, over processes and resumed runs
 facts           what a finished run did, for its report
 allocator       freed memory is kept: on a CPU that halves the time of a step
 """

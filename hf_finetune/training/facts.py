@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,16 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
     """Collect the `train` part of the report.
 
     `runtime_s` is all of training, evaluation included, and so is `energy`, which is there only where it was measured;
-    `tokens_per_s` is the speed of the optimizer steps alone.
+    `tokens_per_s` is the speed of the optimizer steps alone. `seen` counts rows and tokens of all micro-batches
+    that were computed, and `epochs` follows from it; without it, as after a resume from a checkpoint that lacks the
+    counts, it is the Trainer's.
     """
     # transformers types both as optional: they are before training.
     optimizer: Any = trainer.optimizer
     model: Any = trainer.model
     clock = trainer.log_lines
     energy = clock.energy.as_dict()
+    seen, rows = trainer.seen.total, trainer.train_dataset
     best = trainer.state.best_model_checkpoint
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     return {
@@ -57,7 +61,8 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
         "max_steps": trainer.state.max_steps,
         # After a resume, time and speed cover only the steps since then.
         "timed_steps": clock.timed_steps,
-        "epochs": trainer.state.epoch,
+        "epochs": trainer.state.epoch if seen is None else seen.rows / len(rows),  # type: ignore[arg-type]
+        **({} if seen is None else {"seen": asdict(seen)}),
         "loss": result.training_loss,
         "runtime_s": result.metrics["train_runtime"],
         "tokens_per_s": clock.tokens_per_second,

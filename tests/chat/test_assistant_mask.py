@@ -12,7 +12,7 @@ from chat.chat_families import FAMILIES, Family, tokenizer_of
 from hf_finetune.chat.assistant_mask import find_assistant_spans
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import encode_prompt, get_training_template, prepare_chat
-from hf_finetune.data.tokenization.conversations import _find_token_ranges
+from hf_finetune.data.tokenization.spans import find_token_ranges
 
 # `CONVERSATIONS=5000` for the long run.
 CONVERSATIONS = int(os.environ.get("CONVERSATIONS", "400"))
@@ -52,7 +52,7 @@ def encoded(tokenizer, template, messages):
     spans = find_assistant_spans(chat, [True] * len(messages))
     bounds = sorted({position for span in spans for position in span})
     (tokens,) = get_control_tokens(tokenizer).encode([chat.text()], [bounds])
-    return tokens.ids, [tokens.ids[slice(*of_it)] for of_it in _find_token_ranges(spans, tokens)]
+    return tokens.ids, [tokens.ids[slice(*of_it)] for of_it in find_token_ranges(spans, tokens)]
 
 
 def control_ids(tokenizer) -> set[int]:

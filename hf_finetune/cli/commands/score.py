@@ -111,6 +111,8 @@ def _find_change(line: str) -> str:
 def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """List the findings that are sentences, each part under its heading."""
     parts = []
+    if words := found.get("seen_rows", {}).get("words"):
+        parts.append(("rows that were trained", [*words, *found["seen_rows"].get("places", [])]))
     if "comparison" in found:
         compared = found["comparison"]
         more = [line for line in compared["words"] if _find_change(line) not in compared["verdict"]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from hf_finetune.data.splitting.assignment import Hashes, Rows
 
 NGRAM_SIZE = 13
 ROWS_AT_ONCE = 4_000
+BYTES_AT_ONCE = 2**24
 
 # Odd: the powers of an even number become 0 modulo 2**64.
 _WORD_BASE, _TURN_BASE, _EXTRA_FACTOR, _NGRAM_BASE = (np.uint64(0x9E3779B97F4A7C15 + 2 * step) for step in (0, 1, 2, 3))
@@ -42,7 +44,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fingerprints:
+class Fingerprints:
     """Hashes of consecutive rows, (rows,), and of their n-grams with the row of each, (n-grams,)."""
 
     rows: Hashes
@@ -57,7 +59,7 @@ def find_overlap(train: tuple[Dataset, Rows], others: Mapping[str, tuple[Dataset
     labelled texts, in the intermediate form. Memory grows with `others`, not with the training rows.
     """
     indexes = {name: _Index(*split) for name, split in others.items()}
-    for start, prints in _iterate_fingerprints(*train):
+    for start, prints in iterate_fingerprints(*train):
         for index in indexes.values():
             index.compare(start, prints)
     return {name: index.build_overlap() for name, index in indexes.items()}
@@ -67,7 +69,7 @@ class _Index:
     """The rows and n-grams of one split, sorted: training rows are looked up in it."""
 
     def __init__(self, table: Dataset, numbers: Rows) -> None:
-        parts = [(start, prints) for start, prints in _iterate_fingerprints(table, numbers)]
+        parts = [(start, prints) for start, prints in iterate_fingerprints(table, numbers)]
         self.rows = np.concatenate([prints.rows for _, prints in parts])  # (rows,)
         self.order = np.argsort(self.rows, kind="stable")
         self.first_copy = np.full(len(self.rows), -1, dtype=np.int64)  # by position in `order`
@@ -81,7 +83,7 @@ class _Index:
         self.present = np.zeros(2 ** (64 - int(self.shift)), dtype=bool)
         self.present[self.runs >> self.shift] = True
 
-    def compare(self, start: int, prints: _Fingerprints) -> None:
+    def compare(self, start: int, prints: Fingerprints) -> None:
         """Mark the rows and n-grams that consecutive training rows, from number `start` on, have too."""
         ordered = self.rows[self.order]
         # Equal rows stand together in `ordered`: a training row with left < right duplicates those between the two.
@@ -103,11 +105,27 @@ class _Index:
         return Overlap(copy_of, shares)
 
 
-def _iterate_fingerprints(table: Dataset, numbers: Rows) -> Iterator[tuple[int, _Fingerprints]]:
-    """Yield the hashes of a split's rows, `ROWS_AT_ONCE` at a time, with the number of the first of them."""
-    for start in range(0, len(numbers), ROWS_AT_ONCE):
-        wanted = numbers[start : start + ROWS_AT_ONCE]
-        yield start, _compute_fingerprints(*_flatten_messages(table.data.table.take(pa.array(wanted)).combine_chunks()))
+def iterate_fingerprints(table: Dataset, numbers: Rows, key: bytes = b"") -> Iterator[tuple[int, Fingerprints]]:
+    """Yield the hashes of a split's rows, some thousand at a time, with the number of the first of them.
+
+    A table is of conversations, prompts with completions, labelled texts or documents. With `key`, of up to 64 bytes,
+    the hashes of words are keyed, and all others follow from them.
+    """
+    for start, stop in pairwise(_find_batches(table, numbers)):
+        wanted = pa.array(numbers[start:stop])
+        rows = table.data.table.take(wanted).combine_chunks()
+        yield start, _compute_fingerprints(*_flatten_messages(rows), key)
+
+
+def _find_batches(table: Dataset, numbers: Rows) -> list[int]:
+    """Cut `numbers` (rows,) at every `ROWS_AT_ONCE` rows, or after fewer where their documents are large."""
+    if "text" not in table.column_names or not len(numbers):
+        return [*range(0, len(numbers), ROWS_AT_ONCE), len(numbers)]
+    sizes = pc.binary_length(table.data.column("text")).to_numpy()[numbers]
+    # Rows of one batch share the number of bytes before them, in whole units of BYTES_AT_ONCE.
+    units = (np.cumsum(sizes, dtype=np.int64) - sizes) // BYTES_AT_ONCE
+    cuts = {*range(0, len(numbers), ROWS_AT_ONCE), *(np.flatnonzero(np.diff(units)) + 1).tolist(), len(numbers)}
+    return sorted(cuts)
 
 
 def _flatten_messages(rows: Any) -> tuple[Rows, list[str], Any, Any]:
@@ -122,50 +140,53 @@ def _flatten_messages(rows: Any) -> tuple[Rows, list[str], Any, Any]:
             turns.field("extra"),
         )
     pairs = np.arange(2 * len(rows)).reshape(2, -1).T.ravel()  # first, second, first, second ...
+    if rows.column_names.count("text_pair") == 0 and "text" in rows.column_names:  # documents, which nobody says
+        texts = rows.column("text").combine_chunks()
+        return np.ones(len(rows), np.int64), ["text"] * len(rows), texts, pa.nulls(len(texts), pa.string())
     names = ("prompt", "completion") if "prompt" in rows.column_names else ("text", "text_pair")
     both = pa.concat_arrays([rows.column(name).combine_chunks() for name in names])
     texts = both.take(pa.array(pairs)).fill_null("")
     return np.full(len(rows), 2), ["user", "assistant"] * len(rows), texts, pa.nulls(len(texts), pa.string())
 
 
-def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, extras: Any) -> _Fingerprints:
+def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, extras: Any, key: bytes) -> Fingerprints:
     """Hash rows and their n-grams from flattened messages; shapes as `_flatten_messages` returns them."""
     # A message is hashed as (sum(word[i] * WORD**i) ^ role) + extra * EXTRA + number of words, and a row as
     # sum(message[j] * TURN**j): words in another order, by another speaker or cut into other messages differ.
-    words_per_turn, words = _hash_words(texts)
+    words_per_turn, words = _hash_words(texts, key)
     in_turns = _sum_groups(words * _compute_powers(_WORD_BASE, words_per_turn), words_per_turn)
     role_hashes = np.array(
-        list(map({role: _hash_text(role) for role in set(roles)}.__getitem__, roles)), dtype=np.uint64
+        list(map({role: _hash_text(role, key) for role in set(roles)}.__getitem__, roles)), dtype=np.uint64
     )
-    extra_hashes = _hash_texts(extras.fill_null(""))
+    extra_hashes = _hash_texts(extras.fill_null(""), key)
     turns = (in_turns ^ role_hashes) + extra_hashes * _EXTRA_FACTOR + words_per_turn.astype(np.uint64)
     rows = _sum_groups(turns * _compute_powers(_TURN_BASE, turns_per_row), turns_per_row)
     row_of_turn = np.repeat(np.arange(len(turns_per_row)), turns_per_row)
     spoken = np.array([role not in SYSTEM_ROLES for role in roles], dtype=bool)
     in_runs = np.repeat(spoken, words_per_turn)
     row_of_word = np.repeat(row_of_turn, words_per_turn)[in_runs]
-    return _Fingerprints(rows, *_hash_ngrams(words[in_runs], row_of_word))
+    return Fingerprints(rows, *_hash_ngrams(words[in_runs], row_of_word))
 
 
-def _hash_words(texts: Any) -> tuple[Rows, Hashes]:
+def _hash_words(texts: Any, key: bytes) -> tuple[Rows, Hashes]:
     """Count the words of each text, (texts,), and hash all of them, (words,)."""
     # Trimmed first: pyarrow 26 sometimes takes white space at the very end of its buffer for a part of the last word.
     split = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(texts)))
     flat = split.flatten()
     filled = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)  # an empty text is split into one empty word
     text_of = np.repeat(np.arange(len(texts)), split.value_lengths().to_numpy(zero_copy_only=False))
-    return np.bincount(text_of[filled], minlength=len(texts)), _hash_texts(flat)[filled]
+    return np.bincount(text_of[filled], minlength=len(texts)), _hash_texts(flat, key)[filled]
 
 
-def _hash_texts(texts: Any) -> Hashes:
+def _hash_texts(texts: Any, key: bytes) -> Hashes:
     """Hash each text of an Arrow array, equal ones once: uint64 (texts,)."""
     encoded = texts.dictionary_encode()
-    hashes = np.array([_hash_text(text) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
+    hashes = np.array([_hash_text(text, key) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
     return np.asarray(hashes[encoded.indices.to_numpy(zero_copy_only=False)], dtype=np.uint64)
 
 
-def _hash_text(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+def _hash_text(text: str, key: bytes) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8, key=key).digest(), "big")
 
 
 def _compute_powers(base: np.uint64, sizes: Rows) -> Hashes:

@@ -1,8 +1,10 @@
 """Rows -> token ids and labels.
 
 text.py           texts -> ids; what spells a special token stays text
-documents.py      documents -> blocks, without losing a token
+documents.py      documents -> blocks to train on, without losing a token
+windows.py        documents -> windows to evaluate, each document by itself
 conversations.py  exactly the assistant's turns are trained
+spans.py          spans of characters -> ranges of tokens
 labelled.py       labelled texts
 packing.py        best-fit decreasing packing of whole examples
 collators.py      examples of different lengths -> one batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,8 +28,10 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.reading.formats import restore_messages, restore_tools
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 from hf_finetune.data.tokenization.packing import pack_bfd
+from hf_finetune.data.tokenization.spans import find_runs, find_token_ranges, invert_spans
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, warn_of_unknown_tokens
+from hf_finetune.data.tokenization.windows import ROW_FEATURES
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,7 @@ FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
         "labels": List(Value("int32")),
-        "length": Value("int32"),
-        "row": Value("int32"),  # of the split, counted from 0
+        **ROW_FEATURES,
     }
 )
 
@@ -67,7 +67,9 @@ class ConversationStats:
     tokens: int
     trained_tokens: int
     trained_bytes: int
-    """UTF-8 bytes of the trained text: the denominator of bits per byte."""
+    """UTF-8 bytes of the trained text as it was written: the denominator of bits per byte."""
+    unknown: int
+    """Trained tokens that stand for text which the tokenizer does not know."""
     longest: int
     """Tokens of the longest example; of a block with packing."""
     spelled: dict[str, int]
@@ -110,9 +112,9 @@ def tokenize_conversations(
     """Tokenize each split under `template`, and log its counts in one line.
 
     Columns: `input_ids` and `labels` (tokens,), -100 where nothing is trained; `length`, at most `max_length`; `row`,
-    the number of the row in its split. Raises `DataError` naming each conversation that the template refuses, cannot
-    mask or leaves text out of, or where more than the share `data.max_dropped` of rows is too long or has no trained
-    token.
+    the number of the row in its split; `bytes` and `words` of the text that is trained. Raises `DataError` naming each
+    conversation that the template refuses, cannot mask or leaves text out of, or where more than the share
+    `data.max_dropped` of rows is too long or has no trained token.
     """
     examples, facts = {}, {}
     for name, rows in splits.rows.items():
@@ -136,18 +138,17 @@ def tokenize_conversations(
 def pack_examples(
     examples: dict[str, Dataset], facts: dict[str, ConversationStats], block_size: int, *, packing: bool
 ) -> tuple[dict[str, Dataset], dict[str, ConversationStats]]:
-    """With `packing`, pack each split into blocks of at most `block_size` tokens (`pack_bfd`), and log their fill.
+    """With `packing`, pack the training rows into blocks of at most `block_size` tokens (`pack_bfd`); log their fill.
 
-    The columns of blocks are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,).
+    The columns of blocks are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,). What is evaluated stays
+    in rows, whose figures and intervals are then those of `score`.
     """
     if not packing:
         return examples, facts
-    blocks, packed = {}, {}
-    for name, rows in examples.items():
-        blocks[name], share = pack_bfd(rows, block_size)
-        packed[name] = replace(facts[name], filled=share, longest=block_size)
-        logger.info("%s: packed into %s blocks, %.1f%% full", name, f"{len(blocks[name]):,}", 100 * share)
-    return blocks, packed
+    blocks, share = pack_bfd(examples["train"], block_size)
+    logger.info("train: packed into %s blocks, %.1f%% full", f"{len(blocks):,}", 100 * share)
+    packed = replace(facts["train"], filled=share, longest=block_size)
+    return examples | {"train": blocks}, facts | {"train": packed}
 
 
 def _check_dropped_share(split: str, facts: ConversationStats, data: DataSection, max_length: int) -> None:
@@ -175,6 +176,7 @@ def _log_warnings(split: str, facts: ConversationStats) -> None:
             "%s: %d of %d examples end before their turn does; a model that never sees the end does not learn to stop",
             *(split, facts.without_end, facts.examples),
         )
+    warn_of_unknown_tokens(split, facts.unknown, facts.trained_tokens)
     if facts.altered:
         logger.warning(
             "%s: the tokenizer changes the text of %d of the first %d rows; what is trained is not what they say",
@@ -272,7 +274,7 @@ class _SplitTokenizer:
         if self.data.loss_on == "all":
             left_out = [find_message_span(chat, index) for index, train in enumerate(trained) if not train]
             # Headers, user turns and tools are trained too; only messages with `train: false` are left out.
-            spans = _invert_spans(left_out, len(chat.text()))
+            spans = invert_spans(left_out, len(chat.text()))
             check_all_said(chat, trained)
         else:
             spans = find_assistant_spans(chat, trained)
@@ -283,14 +285,14 @@ class _SplitTokenizer:
         bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]
         encoded = self.control.encode([draft.text for draft in drafts], bounds)
         for draft, tokens in zip(drafts, encoded, strict=True):
-            ranges = _find_token_ranges(draft.spans, tokens)
+            ranges = find_token_ranges(draft.spans, tokens)
             self.spelled.update(draft.spelled)
             if draft.row < ROWS_DECODED:
                 self.counts["altered"] += not self._decodes(draft, tokens, ranges)
             labels = [IGNORE_INDEX] * len(tokens.ids)  # (tokens,)
             for start, stop in ranges:
                 labels[start:stop] = tokens.ids[start:stop]
-            yield from self._fit_length(draft.row, tokens.ids, labels, {stop for _, stop in ranges})
+            yield from self._fit_length(draft.row, tokens, labels, {stop for _, stop in ranges})
 
     def _decodes(self, draft: _RenderedRow, tokens: TokenizedText, ranges: Sequence[Span]) -> bool:
         """Whether the trained tokens say what the text says, white space aside."""
@@ -302,13 +304,15 @@ class _SplitTokenizer:
             for span, tokens_of_it in spans
         )
 
-    def _fit_length(self, row: int, ids: list[int], labels: list[int], ends: set[int]) -> Iterator[dict[str, Any]]:
+    def _fit_length(
+        self, row: int, tokens: TokenizedText, labels: list[int], ends: set[int]
+    ) -> Iterator[dict[str, Any]]:
         """Yield a row as one example, or as `data.too_long` says.
 
-        `ids` and `labels`: (tokens,); `ends`: the positions behind trained turns.
+        `labels`: (tokens,); `ends`: the positions behind trained turns.
         """
         # 5 tokens with max_length 2 give the windows (0, 2) under `cut`, and (0, 2) (2, 4) (4, 5) under `split`.
-        size, limit = len(ids), self.max_length
+        size, limit = len(labels), self.max_length
         windows = [(0, size)]
         if size > limit:
             self.counts["too_long"] += 1
@@ -325,7 +329,7 @@ class _SplitTokenizer:
             self.counts["untrained"] += 1
             self.counts["dropped"] += 1
         for start, stop in trained:
-            yield self._build_example(row, ids[start:stop], labels[start:stop])
+            yield self._build_example(row, tokens, labels, start, stop)
             cut = self.data.too_long == "cut" and stop < size
             self.counts["without_end"] += cut and labels[stop - 1] != IGNORE_INDEX and stop not in ends
 
@@ -333,16 +337,29 @@ class _SplitTokenizer:
     def _has_target(labels: Sequence[int]) -> bool:
         return any(label != IGNORE_INDEX for label in labels[1:])  # nothing predicts the first token
 
-    def _build_example(self, row: int, ids: list[int], labels: list[int]) -> dict[str, Any]:
-        """Count one example, and return its columns; `ids` and `labels`: (tokens,)."""
-        targets = [label for label in labels if label != IGNORE_INDEX]
-        said = self.tokenizer.backend_tokenizer.decode(targets, skip_special_tokens=True)
+    def _build_example(
+        self, row: int, tokens: TokenizedText, labels: list[int], start: int, stop: int
+    ) -> dict[str, Any]:
+        """Count the example of the tokens from `start` to `stop`, and return its columns; `labels`: (tokens,)."""
+        ids, size = tokens.ids[start:stop], stop - start
+        predicted = [number for number in range(start + 1, stop) if labels[number] != IGNORE_INDEX]
+        said = [tokens.read_text(*run) for run in find_runs(predicted)]
+        in_bytes, words = sum(len(text.encode()) for text in said), sum(len(text.split()) for text in said)
         self.counts["examples"] += 1
-        self.counts["tokens"] += len(ids)
-        self.counts["trained_tokens"] += sum(label != IGNORE_INDEX for label in labels[1:])
-        self.counts["trained_bytes"] += len(said.encode())
-        self.counts["longest"] = max(self.counts["longest"], len(ids))
-        return {"input_ids": ids, "labels": labels, "length": len(ids), "row": row}
+        self.counts["tokens"] += size
+        self.counts["trained_tokens"] += len(predicted)
+        self.counts["trained_bytes"] += in_bytes
+        self.counts["unknown"] += self._count_unknown(tokens, predicted)
+        self.counts["longest"] = max(self.counts["longest"], size)
+        columns = {"input_ids": ids, "labels": labels[start:stop], "length": size, "row": row}
+        return {**columns, "bytes": in_bytes, "words": words}
+
+    def _count_unknown(self, tokens: TokenizedText, predicted: Sequence[int]) -> int:
+        """Count the unknown tokens among those numbered `predicted`: text alone, where one id is EOS too."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None:
+            return 0
+        return sum(tokens.ids[number] == unknown and not tokens.is_control(number) for number in predicted)
 
 
 def _build_exchange(prompt: str, completion: str) -> list[dict[str, Any]]:
@@ -364,21 +381,6 @@ def _select_trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
         last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
         trained = [train and index == last for index, train in enumerate(trained)]
     return trained
-
-
-def _invert_spans(spans: Sequence[Span], size: int) -> list[Span]:
-    """Return what the sorted `spans` leave of (0, size): [(2, 4)] of 6 leaves [(0, 2), (4, 6)]."""
-    edges = [0, *(position for span in spans for position in span), size]
-    return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
-
-
-def _find_token_ranges(spans: Sequence[Span], tokens: TokenizedText) -> list[Span]:
-    """Map spans of characters to (start, stop) ranges of tokens; a token across the start of a span belongs to it."""
-    # With the offsets (0, 2) (2, 5) (5, 6) the span (3, 5) is the range (1, 2): the token of (2, 5) is trained whole.
-    asked = sorted({position for span in spans for position in span})
-    position_of = dict(zip(asked, tokens.bounds, strict=True))
-    begins, ends = [begin for begin, _ in tokens.offsets], [end for _, end in tokens.offsets]
-    return [(bisect_right(ends, position_of[start]), bisect_left(begins, position_of[stop])) for start, stop in spans]
 
 
 def _strip_whitespace(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Documents -> blocks of tokens for causal language modeling, without losing a token."""
+"""Documents -> blocks of tokens to train on, and windows to evaluate, without losing a token."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
-from hf_finetune.data.tokenization.text import encode_documents
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, encode_documents, warn_of_unknown_tokens
+from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
-IGNORE_INDEX = -100
 DOCUMENTS_PER_BATCH = 1_000
+COLUMNS = ("input_ids", "labels", "position_ids")
 
 IntArray = npt.NDArray[np.int32]
 
@@ -41,12 +42,9 @@ class PackingStats:
     blocks: int
     padding: int
     text_bytes: int
-    """UTF-8 bytes of the packed text: the denominator of bits per byte."""
-
-    @property
-    def scored_bytes(self) -> int:
-        """UTF-8 bytes of the text that is predicted."""
-        return self.text_bytes
+    """UTF-8 bytes of the packed text."""
+    unknown: int
+    """Tokens that stand for text which the tokenizer does not know."""
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -62,16 +60,22 @@ class PackingStats:
 
 def pack_splits(
     splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
-) -> tuple[dict[str, Dataset], dict[str, PackingStats]]:
-    """Group the documents of each split into blocks (`group_into_blocks`), and log the counts of each in one line.
+) -> tuple[dict[str, Dataset], dict[str, PackingStats | WindowStats]]:
+    """Group the training documents into blocks, and cut those of the other splits into windows; log counts in a line.
 
-    Columns are (block_size,) lists. Raises `DataError` where no document of a split has text.
+    See `group_into_blocks` and `cut_into_windows`: what is evaluated is not packed, so that the end of a run gives the
+    figures that `score` gives. Raises `DataError` where no document of a split has text.
     """
-    blocks, facts = {}, {}
+    tokens: dict[str, Dataset] = {}
+    facts: dict[str, PackingStats | WindowStats] = {}
     for name, rows in splits.items():
-        blocks[name], facts[name] = group_into_blocks(rows, tokenizer, block_size, isolate=isolate)
+        if name == "train":
+            tokens[name], facts[name] = group_into_blocks(rows, tokenizer, block_size, isolate=isolate)
+        else:
+            tokens[name], facts[name] = cut_into_windows(rows, tokenizer, block_size)
         logger.info("%s: %s", name, facts[name].describe(block_size))
-    return blocks, facts
+        warn_of_unknown_tokens(name, facts[name].unknown, facts[name].trained_tokens)
+    return tokens, facts
 
 
 def group_into_blocks(
@@ -80,14 +84,14 @@ def group_into_blocks(
     """Concatenate documents, EOS after each, and cut the stream into blocks of `block_size` tokens.
 
     Each block begins with the last token of the one before, so that every token but the first is predicted exactly
-    once; the last block is padded. With `isolate`, `position_ids` restart at each document, which keeps documents
+    once; the last block may be shorter. With `isolate`, `position_ids` restart at each document, which keeps documents
     from attending to each other, and no document predicts the first token of the next.
-    Columns are int32 lists (block_size,): `input_ids`, `labels` (-100 where nothing is predicted) and, with `isolate`,
+    Columns are int32 lists (tokens,): `input_ids`, `labels` (-100 where nothing is predicted) and, with `isolate`,
     `position_ids`. Raises `DataError` where no document has text.
     """
     # The stream [a b c d e f] in blocks of 3 is [a b c] [c d e] [e f pad], with the labels [- b c] [- d e] [- f -].
     names = ["input_ids", "labels", *(["position_ids"] if isolate else [])]
-    features = Features({name: List(Value("int32"), length=block_size) for name in names})
+    features = Features({name: List(Value("int32")) for name in names})
     made_from = {
         "rows": rows._fingerprint,
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
@@ -104,8 +108,19 @@ def group_into_blocks(
 
 
 def collate_blocks(blocks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack blocks of equal length: columns (block_size,) -> int64 tensors (batch, block_size)."""
-    return {name: torch.from_numpy(np.array([block[name] for block in blocks], dtype=np.int64)) for name in blocks[0]}
+    """Stack blocks or windows, padded at their end to the longest: int64 tensors (batch, longest).
+
+    No mask: in a causal model no token sees what comes after it, and padding has the label -100.
+    """
+    width = max(len(block["input_ids"]) for block in blocks)
+    return {name: _stack(blocks, name, width) for name in COLUMNS if name in blocks[0]}
+
+
+def _stack(blocks: list[dict[str, Any]], name: str, width: int) -> torch.Tensor:
+    stacked = np.full((len(blocks), width), IGNORE_INDEX if name == "labels" else 0, np.int64)
+    for row, block in zip(stacked, blocks, strict=True):
+        row[: len(block[name])] = block[name]
+    return torch.from_numpy(stacked)
 
 
 def _build_batches(
@@ -113,7 +128,7 @@ def _build_batches(
 ) -> Batches:
     """Yield record batches of blocks, and return the counts of `PackingStats`."""
     counts: Stats = {"rows": len(rows), "dropped": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0}
-    counts |= {"blocks": 0, "padding": 0, "text_bytes": 0}
+    counts |= {"blocks": 0, "padding": 0, "text_bytes": 0, "unknown": 0}
     carried = np.empty(0, np.int32), np.empty(0, np.bool_)  # the tokens that fill no block yet: (carried,)
     for ids, starts in _iterate_tokens(rows, tokenizer, counts):
         counts["tokens"] += len(ids)
@@ -127,9 +142,7 @@ def _build_batches(
     ids, starts = carried
     if len(ids) > 1 or (len(ids) and not counts["blocks"]):  # a single carried token was predicted in the block before
         counts["padding"] = block_size - len(ids)
-        ids = np.pad(ids, (0, counts["padding"]), constant_values=tokenizer.pad_token_id)
-        starts = np.pad(starts, (0, counts["padding"]))
-        yield _build_record_batch(ids[None], starts[None], features, counts, real=block_size - counts["padding"])
+        yield _build_record_batch(ids[None], starts[None], features, counts)
     return counts
 
 
@@ -142,7 +155,10 @@ def _iterate_tokens(
         texts = [text for text in batch["text"] if text.strip()]
         counts["dropped"] += len(batch["text"]) - len(texts)
         counts["text_bytes"] += sum(len(text.encode()) for text in texts)
-        documents = [[*bos, *ids, tokenizer.eos_token_id] for ids in encode_documents(tokenizer, texts)]
+        encoded = encode_documents(tokenizer, texts)
+        if tokenizer.unk_token_id is not None:
+            counts["unknown"] += sum(ids.count(tokenizer.unk_token_id) for ids in encoded)
+        documents = [[*bos, *ids, tokenizer.eos_token_id] for ids in encoded]
         lengths = np.array([len(document) for document in documents], np.int64)
         ids = np.fromiter((token for document in documents for token in document), np.int32, int(lengths.sum()))
         starts = np.zeros(len(ids), np.bool_)
@@ -151,23 +167,19 @@ def _iterate_tokens(
 
 
 def _build_record_batch(
-    ids: IntArray, starts: npt.NDArray[np.bool_], features: Features, counts: Stats, real: int | None = None
+    ids: IntArray, starts: npt.NDArray[np.bool_], features: Features, counts: Stats
 ) -> pa.RecordBatch:
-    """Build the columns of blocks; `ids` and `starts`: (blocks, block_size); positions from `real` on are padding."""
-    # Padding is masked by position, never by id: where padding is EOS, a mask by id would leave no EOS to learn
-    # (https://github.com/huggingface/transformers/issues/23530).
+    """Build the columns of blocks; `ids` and `starts`: (blocks, tokens)."""
     labels = ids.copy()
     labels[:, 0] = IGNORE_INDEX  # the block before predicted it
-    labels[:, real if real is not None else ids.shape[1] :] = IGNORE_INDEX
     columns = {"input_ids": ids, "labels": labels}
     if "position_ids" in features:
         labels[starts] = IGNORE_INDEX  # the EOS of one document does not predict the first token of the next
         columns["position_ids"] = _compute_positions(starts)
     counts["blocks"] += len(ids)
     counts["trained_tokens"] += int((labels != IGNORE_INDEX).sum())
-    arrays = [
-        pa.FixedSizeListArray.from_arrays(columns[name].astype(np.int32).ravel(), ids.shape[1]) for name in features
-    ]
+    bounds = np.arange(len(ids) + 1, dtype=np.int32) * ids.shape[1]
+    arrays = [pa.ListArray.from_arrays(bounds, columns[name].astype(np.int32).ravel()) for name in features]
     return pa.RecordBatch.from_arrays(arrays, schema=features.arrow_schema)
 
 

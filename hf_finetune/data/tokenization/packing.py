@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
 from hf_finetune.data.cache import Batches, build_cached_dataset
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
 
 FEATURES = Features(
     {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "seq_lengths": List(Value("int32"))}

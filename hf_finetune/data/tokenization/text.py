@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.special_tokens import get_control_tokens
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX = -100
+"""The label of a token that is not predicted."""
+# Above this share of unknown tokens it is said: what they stand for is neither learned nor measured.
+UNKNOWN = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,15 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
     A text that spells a special token stays ordinary text.
     """
     return [encoding.ids for encoding in get_control_tokens(tokenizer, only_special=True).encode_plain(texts)]
+
+
+def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the token that a document starts after: BOS, or the EOS of the document before it where there is no BOS.
+
+    Llama: `<s>`. Qwen, which has no BOS: `<|endoftext|>`.
+    """
+    start: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return start
 
 
 def encode_texts(
@@ -58,6 +75,14 @@ def encode_texts(
         [types for _, types in rows] if typed else None,
         sum(bool(encoding.overflowing) for encoding in encodings),
     )
+
+
+def warn_of_unknown_tokens(split: str, unknown: int, tokens: int) -> None:
+    """Warn where more than one in a thousand of the predicted `tokens` of a split are `unknown` to the tokenizer."""
+    if unknown > UNKNOWN * tokens:
+        share = f"{unknown / tokens:.1%}"
+        what = "%s: %s of the predicted tokens (%s) are unknown to the tokenizer, for which all of them are one"
+        logger.warning(what, split, share, f"{unknown:,}")
 
 
 def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.chat.template import find_end_token_ids
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.data.tokenization.text import get_start_token_id
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.generation.session import (
     GenerationSession,
@@ -18,7 +19,6 @@ from hf_finetune.evaluation.generation.session import (
     generate_ids,
     generation_session,
     get_eos_token_ids,
-    get_start_token_id,
     seed_rng,
 )
 from hf_finetune.evaluation.language_modeling.answers import Answer

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.chat.assistant_mask import Message
 from hf_finetune.chat.template import encode_prompt, find_end_token_ids
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.data.tokenization.text import encode_documents
+from hf_finetune.data.tokenization.text import encode_documents, get_start_token_id
 from hf_finetune.errors import ConfigError, ModelError, Problem
 from hf_finetune.evaluation.generation.session import (
     GenerationSession,
@@ -22,7 +22,6 @@ from hf_finetune.evaluation.generation.session import (
     generate_ids,
     generation_session,
     get_eos_token_ids,
-    get_start_token_id,
 )
 from hf_finetune.evaluation.generation.streaming import IncrementalDetokenizer, TokenStreamer
 from hf_finetune.models.tokenizers import find_unknown_pieces

@@ -39,15 +39,6 @@ def get_eos_token_ids(model: PreTrainedModel) -> list[int]:
     return [] if own is None else own if isinstance(own, list) else [own]
 
 
-def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return the token that a document starts after: BOS, or the EOS of the document before it where there is no BOS.
-
-    Llama: `<s>`. Qwen, which has no BOS: `<|endoftext|>`.
-    """
-    start: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return start
-
-
 @contextmanager
 def generation_session(
     model: PreTrainedModel,

@@ -28,7 +28,12 @@ from hf_finetune.data.cache import compute_cache_key, hash_dataset, place_in_cac
 from hf_finetune.environment.facts import get_installed_versions
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 from hf_finetune.evaluation.language_modeling.row_scores import make_record, read_objects, read_sums
-from hf_finetune.evaluation.language_modeling.trainer_metrics import CountedText, divide_bytes, predict_sums, score_sums
+from hf_finetune.evaluation.language_modeling.trainer_metrics import (
+    CountedText,
+    group_by_row,
+    predict_sums,
+    score_sums,
+)
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models
 from hf_finetune.files import encode_non_finite, write_atomically
 from hf_finetune.folders import MANIFEST, ROW_SCORES
@@ -73,7 +78,7 @@ class BaseScores(TrainerCallback):
             logger.warning(what, split, ROW_SCORES)
             return
         if found is None:
-            logger.info("scoring the base on %s %s %s", f"{len(rows):,}", split, name_rows(rows))
+            logger.info("scoring the base on %s %s rows", f"{len(np.unique(rows['row'][:])):,}", split)
             with keep_random_state(self.trainer.args.device), self._switch_adapter_off():
                 found = predict_sums(self.trainer, rows)
         if not np.isfinite(found).all():
@@ -81,7 +86,7 @@ class BaseScores(TrainerCallback):
             return
         self.sums[split] = found
         loss = found[:, 0].sum() / max(1.0, found[:, 2].sum())
-        logger.info("the base on the %s %s: loss %.4f%s", split, name_rows(rows), loss, where)
+        logger.info("the base on the %s rows: loss %.4f%s", split, loss, where)
         if main:
             self._keep(split, made_from, found)
 
@@ -170,28 +175,23 @@ def score_splits(
         if name == "train":
             continue
         sums = predict_sums(trainer, split)
-        evaluation[name] = score_sums(sums, facts[name])
+        evaluation[name] = score_sums(sums, split, facts[name])
         if name in base.sums:
-            evaluation[name]["comparison"] = _compare(base.sums[name], sums, facts[name].scored_bytes, split)
+            evaluation[name]["comparison"] = _compare(base.sums[name], sums, split, facts[name])
             evaluation[name]["comparison"] = {"base": str(base.run.model.path), **evaluation[name]["comparison"]}
         if name in record:
-            record[name] |= {"tuned": sums.tolist()} | ({"row": split["row"][:]} if "row" in split.column_names else {})
+            record[name] |= {"tuned": sums.tolist(), "row": split["row"][:]}
     if record:
         _write_objects(base.record, record)
     return evaluation
 
 
-def _compare(before: Array, after: Array, total_bytes: int, rows: Dataset) -> dict[str, Any]:
-    """Compare the sums of base and tuned model, (rows, 3) each."""
-    sides = [make_language_statistic(*divide_bytes(sums, total_bytes)) for sums in (before, after)]
-    both = make_language_statistic(*divide_bytes(np.concatenate([before, after]), 2 * total_bytes))
-    wording = Wording(rows=name_rows(rows))
-    return {"rows": len(rows), **compare_models(sides[0], sides[1], both, len(rows), wording=wording)}
-
-
-def name_rows(rows: Dataset) -> str:
-    """What the items of a data set are: `blocks` where rows were packed, else `rows`."""
-    return "rows" if "row" in rows.column_names else "blocks"
+def _compare(before: Array, after: Array, examples: Dataset, split: CountedText) -> dict[str, Any]:
+    """Compare the sums of base and tuned model, (examples, 3) each, by row."""
+    parts = [group_by_row(sums, examples, split) for sums in (before, after)]
+    sides = [make_language_statistic(*each) for each in parts]
+    both = make_language_statistic(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+    return {"rows": split.rows, **compare_models(sides[0], sides[1], both, split.rows, wording=Wording())}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, Trainer
 
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
+from hf_finetune.evaluation.language_modeling.by_row import measure_texts, sum_by_row
 from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
 from hf_finetune.evaluation.statistics.bootstrap import Array, compute_intervals
 
@@ -55,6 +56,11 @@ class CountedText(Protocol):
     """What became of the rows of a split, as far as their metrics need it."""
 
     @property
+    def rows(self) -> int:
+        """Rows of the split, those included that were left out."""
+        ...
+
+    @property
     def scored_bytes(self) -> int:
         """UTF-8 bytes of the text that is predicted: the denominator of bits per byte."""
         ...
@@ -68,16 +74,22 @@ def language_model_metrics(split: CountedText | None) -> Callable[[EvalPredictio
     """
     if split is None:
         return None
-    return lambda prediction: compute_language_metrics(*divide_bytes(prediction.predictions, split.scored_bytes))
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        sums = np.asarray(prediction.predictions, dtype=np.float64)
+        # Which example is of which row, and the words of each, are not known here; only sums over all count.
+        return compute_language_metrics(sums, np.array([split.scored_bytes]), np.zeros(1))
+
+    return compute_metrics
 
 
 def score_split(trainer: Trainer, rows: Dataset, split: CountedText) -> dict[str, Any]:
     """Compute the metrics of `rows`, with intervals, for the report; every rank calls it and gets all."""
-    return score_sums(predict_sums(trainer, rows), split)
+    return score_sums(predict_sums(trainer, rows), rows, split)
 
 
 def predict_sums(trainer: Trainer, rows: Dataset) -> Array:
-    """Compute the sums of each row, (rows, 3) float64, in the order of `rows`; every rank calls it and gets all.
+    """Compute the sums of each example, (examples, 3) float64, in the order of `rows`; every rank gets all.
 
     The columns are those of `reduce_logits`.
     """
@@ -88,20 +100,19 @@ def predict_sums(trainer: Trainer, rows: Dataset) -> Array:
     return sums
 
 
-def score_sums(sums: Array, split: CountedText) -> dict[str, Any]:
-    """Compute the metrics of the sums of a split, (rows, 3), with intervals, for the report.
+def score_sums(sums: Array, examples: Dataset, split: CountedText) -> dict[str, Any]:
+    """Compute the metrics of the sums of the examples of a split, (examples, 3), with intervals, for the report.
 
-    The bytes of a row, or of a block of packed rows, are estimated as its share of the tokens of the split.
+    Documents or conversations are resampled, each with the bytes of its own text, whatever it was cut into.
     """
-    parts = divide_bytes(sums, split.scored_bytes)
+    parts = group_by_row(sums, examples, split)
     return {
         **compute_language_metrics(*parts),
-        "intervals": compute_intervals(make_language_statistic(*parts), len(parts[0])),
+        "intervals": compute_intervals(make_language_statistic(*parts), split.rows),
     }
 
 
-def divide_bytes(predictions: Any, total_bytes: int) -> tuple[Array, Array, Array]:
-    """Return the sums, (rows, 3), and the bytes and words of each row, (rows,); the words are unknown here, and 0."""
-    sums = np.asarray(predictions, dtype=np.float64)  # (rows, 3)
-    tokens = sums[:, 2]
-    return sums, total_bytes * tokens / max(1.0, tokens.sum()), np.zeros(len(sums))
+def group_by_row(sums: Array, examples: Dataset, split: CountedText) -> tuple[Array, Array, Array]:
+    """Return the sums of each row, (rows, 3), and the bytes and words of its text, (rows,) each."""
+    sizes = measure_texts(examples, split.rows)
+    return sum_by_row(sums, examples, split.rows), sizes.row_bytes, sizes.row_words

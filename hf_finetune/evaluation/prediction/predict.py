@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
+from datasets import Dataset, Features, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -26,6 +27,7 @@ from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
 from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError, Problem
 from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
+from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION, Array, Decision, read_decision
 from hf_finetune.models.lengths import get_max_length
@@ -76,6 +78,8 @@ class PredictionStats:
     left_out: int = 0
     """Lines that could not be labeled."""
     truncated: int = 0
+    seen_rows: dict[str, Any] = field(default_factory=dict)
+    """Rows that the classifier was trained on, by the record of its run; empty where there is none."""
     seconds: float = 0.0
     """Tokenizing, predicting and writing; loading the model not included."""
 
@@ -95,6 +99,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     classifier = open_classifier(model, options)
     encoded = encode_windows(classifier, chain([first], windows))
     facts, progress = PredictionStats(), _Progress()
+    seen = SeenRowCounter(read_training_records(model))
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
         for problem in window.problems:
@@ -105,14 +110,25 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
             fields = format_added_fields(logits, classifier.decision, options.prefix, options.top_k)
             output.writelines(map(append_fields, window.lines, fields))
             output.flush()
+            _count_seen_rows(seen, window, file)
         facts.rows += len(window.lines)
         facts.left_out += len(window.problems)
         facts.truncated += rows.truncated
         facts.seconds = progress.log_if_due(facts.rows)
     logger.info("%s rows in %.1f s, %.0f a second", f"{facts.rows:,}", facts.seconds, facts.rows / facts.seconds)
+    facts.seen_rows = seen.summarize()
+    log_seen_rows(facts.seen_rows)
     if facts.truncated:
         logger.warning("texts cut at %d tokens: %s", classifier.max_length, f"{facts.truncated:,}")
     return facts
+
+
+def _count_seen_rows(counter: SeenRowCounter, window: Window, file: str) -> None:
+    """Look for the rows of a window among the training rows of the classifier."""
+    if counter.records.prints:
+        features = Features({"text": Value("string"), "text_pair": Value("string")})
+        rows = Dataset.from_dict({"text": window.texts, "text_pair": window.pairs}, features=features)
+        counter.add(rows, lambda row: (file, window.numbers[row]))
 
 
 def open_classifier(path: str, options: PredictionOptions) -> Classifier:

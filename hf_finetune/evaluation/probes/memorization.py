@@ -26,7 +26,7 @@ from hf_finetune.chat.assistant_mask import ChatTemplateError, Message
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import get_training_template, prepare_chat
 from hf_finetune.data.corpora.canaries import KEY, Canary, draw_secret
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.generation.session import set_eval_mode
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits

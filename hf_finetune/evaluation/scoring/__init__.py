@@ -11,6 +11,7 @@ log_likelihood.py       the log-likelihood of each row
 class_predictions.py    logits of each row
 counterfactual_rows.py  rows with words swapped
 memorization.py         canaries and continued rows
+run_settings.py         how the run of a saved model made tokens of its rows
 distributed.py          rows shared among processes
 lm_eval_harness.py      benchmarks of lm-evaluation-harness
 """
@@ -20,8 +21,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from accelerate import PartialState
+
 from hf_finetune.config.sections import Run
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.evaluation.scoring.classifiers import score_classifier
 from hf_finetune.evaluation.scoring.language_models import score_language_model
 from hf_finetune.evaluation.scoring.result import ScoreResult, get_model_path
@@ -66,10 +70,20 @@ def score_model(run: Run, splits: Splits) -> ScoreResult:
     values = read_slice_values(run, splits)  # before the model is loaded: a missing field is an error at once
     score_kind = score_classifier if is_sequence_classifier(get_model_path(run)) else score_language_model
     scored = score_kind(run, splits)
-    more: dict[str, Any] = {"data": _describe_source(splits)}
+    more: dict[str, Any] = {"data": _describe_source(splits), **_look_for_seen_rows(run, splits)}
     if values:
         more["slices"] = {field: compute_slice_metrics(scored.statistic, each) for field, each in values.items()}
     return replace(scored, evaluation={"rows": len(splits.rows[SPLIT]), **scored.evaluation, **more})
+
+
+def _look_for_seen_rows(run: Run, splits: Splits) -> dict[str, Any]:
+    """Return `seen_rows` of the report: rows that the model was trained on; {} where no run is known to have."""
+    counter = SeenRowCounter(read_training_records(get_model_path(run)))
+    counter.add(splits.rows[SPLIT], lambda row: splits.locate(SPLIT, row), splits.hashes[SPLIT])
+    found = counter.summarize()
+    if PartialState().is_main_process:
+        log_seen_rows(found)
+    return {"seen_rows": found} if found else {}
 
 
 def _describe_source(splits: Splits) -> dict[str, str]:

@@ -22,6 +22,7 @@ from hf_finetune.evaluation.scoring.log_likelihood import (
 from hf_finetune.evaluation.scoring.memorization import measure_memorization
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
 from hf_finetune.evaluation.scoring.rows import load_rows
+from hf_finetune.evaluation.scoring.run_settings import TokenSettings, read_token_settings
 from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models, measure_forgetting
 from hf_finetune.models.base_and_tuned import find_base, find_origin, run_base_and_tuned
@@ -37,21 +38,20 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
     Raises `ConfigError` and `ModelError` if the base or what `eval` asks for is not there.
     """
     path, settings = get_model_path(run), run.eval
+    tokens = read_token_settings(path, run.data)
     rows = {"comparison": splits}
     if settings.forget is not None:
         rows["forgetting"] = load_rows(settings.forget, run.data, None)
 
     def read(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, LanguageModelScores]:
-        return {
-            name: evaluate_language_model(model, tokenizer, each, run.data, settings) for name, each in rows.items()
-        }
+        return {name: evaluate_language_model(model, tokenizer, each, tokens, settings) for name, each in rows.items()}
 
     def read_all(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     ) -> tuple[dict[str, LanguageModelScores], dict[str, Any], dict[str, int]]:
         measured = read(model, tokenizer)
-        effects = _measure_swaps(model, tokenizer, run, splits, measured["comparison"])
-        more = effects | measure_memorization(model, tokenizer, run)
+        effects = _measure_swaps(model, tokenizer, run, splits, measured["comparison"], tokens)
+        more = effects | measure_memorization(model, tokenizer, run, tokens)
         if settings.harness:
             more["harness"] = run_harness(model, tokenizer, settings.harness, settings.batch_size)
         return measured, more, count_by_component(model)
@@ -88,7 +88,12 @@ def _compare(name: str, before: LanguageModelScores, after: LanguageModelScores,
 
 
 def _measure_swaps(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, splits: Splits, tuned: LanguageModelScores
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    run: Run,
+    splits: Splits,
+    tuned: LanguageModelScores,
+    tokens: TokenSettings,
 ) -> dict[str, Any]:
     """Measure the effect of swapping words on the metrics of log-likelihood; no answers are generated."""
     effects = {}
@@ -98,7 +103,7 @@ def _measure_swaps(
         if changed is None:
             logger.warning("no row has a word of the list %s: nothing was swapped", name)
             continue
-        after = evaluate_language_model(model, tokenizer, changed, run.data, without_answers)
+        after = evaluate_language_model(model, tokenizer, changed, tokens, without_answers)
         before = tuned.select_rows(rows)
         both = concatenate_scores(before, after).make_statistic()
         effects[name] = measure_swap_effect(before.make_statistic(), after.make_statistic(), both, len(rows))

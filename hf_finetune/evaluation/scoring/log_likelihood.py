@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.config.sections import DataSection, EvalSection
+from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.collators import RowCollator
 from hf_finetune.evaluation.generation.batch import generate_batch
 from hf_finetune.evaluation.language_modeling.answers import Answer, compute_answer_metrics, make_answer_statistic
+from hf_finetune.evaluation.language_modeling.by_row import TextSizes
 from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
 from hf_finetune.evaluation.scoring.distributed import distribute_work
@@ -25,13 +26,11 @@ from hf_finetune.evaluation.scoring.rows import (
     SPLIT,
     Example,
     Prompt,
-    TextSizes,
     build_prompts,
-    measure_texts,
     read_examples,
 )
+from hf_finetune.evaluation.scoring.run_settings import TokenSettings
 from hf_finetune.evaluation.statistics.bootstrap import Array, Statistic
-from hf_finetune.models.lengths import DEFAULT_ROW_LENGTH, get_max_length
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def evaluate_language_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     splits: Splits,
-    data: DataSection,
+    tokens: TokenSettings,
     settings: EvalSection,
 ) -> LanguageModelScores:
     """Compute the log-likelihood of every row and answer those with a prompt; every process calls it and gets all.
@@ -101,22 +100,14 @@ def evaluate_language_model(
     Raises `NonFiniteError` for NaN or infinite logits, `DataError` as `read_examples` does, and `ModelError` as
     `generate_batch` does.
     """
-    longest = limit_row_length(model, tokenizer)
-    examples, facts = read_examples(splits, tokenizer, data, longest)
+    read = read_examples(splits, tokenizer, tokens, tokens.limit_length(model, tokenizer))
     rows = len(splits.rows[SPLIT])
-    sums = compute_row_sums(model, tokenizer, examples, rows, settings.batch_size)
-    prompts = sample_prompts(build_prompts(splits, tokenizer, data), settings)
+    sums = compute_row_sums(model, tokenizer, read.examples, rows, settings.batch_size)
+    prompts = sample_prompts(build_prompts(splits, tokenizer, tokens.trained), settings)
     answers = generate_answers(model, tokenizer, prompts, settings)
     answered = np.array([prompt.row for prompt in prompts], dtype=np.int64)
     references = [prompt.reference for prompt in prompts]
-    return LanguageModelScores(
-        rows, sums, measure_texts(examples, rows, tokenizer), answered, answers, references, facts
-    )
-
-
-def limit_row_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return the tokens of a forward pass: what the model takes, 1,024 at most, as in training."""
-    return min(get_max_length(tokenizer, model.config) or DEFAULT_ROW_LENGTH, DEFAULT_ROW_LENGTH)
+    return LanguageModelScores(rows, sums, read.sizes, answered, answers, references, read.facts)
 
 
 def sample_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]:

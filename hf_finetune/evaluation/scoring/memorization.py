@@ -13,9 +13,9 @@ from hf_finetune.config.paths import list_source_paths
 from hf_finetune.config.sections import Run
 from hf_finetune.data.corpora.canaries import read_canaries
 from hf_finetune.evaluation.probes.memorization import compute_exposure, describe_memorization, measure_verbatim
-from hf_finetune.evaluation.scoring.log_likelihood import limit_row_length
 from hf_finetune.evaluation.scoring.result import get_model_path
 from hf_finetune.evaluation.scoring.rows import SPLIT, load_rows, read_examples
+from hf_finetune.evaluation.scoring.run_settings import TokenSettings
 from hf_finetune.files import hash_file
 from hf_finetune.privacy import redact
 
@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 MAX_PLACES = 20
 
 
-def measure_memorization(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run) -> dict[str, Any]:
+def measure_memorization(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, tokens: TokenSettings
+) -> dict[str, Any]:
     """Measure exposure of the canaries of `eval.canaries`, and verbatim continuation of the rows of `data.train`.
 
     Returns `{"memorization": {"canaries", "verbatim", "words"}}` with what was asked for, {} if nothing was; rows are
@@ -34,7 +36,7 @@ def measure_memorization(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     if run.eval.canaries is not None:
         found["canaries"] = compute_exposure(model, tokenizer, read_canaries(run.eval.canaries), seed=run.eval.seed)
     if run.eval.verbatim_prefix is not None:
-        found["verbatim"] = _measure_verbatim(model, tokenizer, run, run.eval.verbatim_prefix)
+        found["verbatim"] = _measure_verbatim(model, tokenizer, run, tokens)
     if not found:
         return {}
     words = describe_memorization(found.get("canaries", []), found.get("verbatim"))
@@ -57,12 +59,14 @@ def _was_trained_on(model: str, path: str) -> bool:
 
 
 def _measure_verbatim(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, prefix: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run: Run, tokens: TokenSettings
 ) -> dict[str, Any]:
-    assert run.data.train is not None  # `load_run` refuses `verbatim_prefix` without it
+    prefix = run.eval.verbatim_prefix
+    assert run.data.train is not None  # `load_run` refuses one without the other
+    assert prefix is not None
     splits = load_rows(run.data.train, run.data, None)
-    examples, _ = read_examples(splits, tokenizer, run.data, limit_row_length(model, tokenizer))
-    starts = {example.row: example.input_ids for example in reversed(examples)}  # the first window of each row
+    read = read_examples(splits, tokenizer, tokens, tokens.limit_length(model, tokenizer))
+    starts = {example.row: example.input_ids for example in reversed(read.examples)}  # the first window of each row
     rows = sorted(starts)
     share = measure_verbatim(model, tokenizer, [starts[row] for row in rows], prefix)
     places = [splits.locate(SPLIT, rows[number]) for number in share.pop("numbers")[:MAX_PLACES]]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
@@ -16,17 +15,16 @@ from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, Sources
 from hf_finetune.data.reading.formats import FORMATS, Kind, restore_messages, restore_tools
 from hf_finetune.data.splitting.splits import Splits, load_splits
-from hf_finetune.data.tokenization.conversations import tokenize_conversations
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX
-from hf_finetune.data.tokenization.text import encode_documents
+from hf_finetune.data.tokenization.conversations import ConversationStats, tokenize_conversations
+from hf_finetune.data.tokenization.text import warn_of_unknown_tokens
+from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.errors import DataError, FinetuneError
-from hf_finetune.evaluation.generation.session import get_start_token_id
-from hf_finetune.evaluation.statistics.bootstrap import Array
+from hf_finetune.evaluation.language_modeling.by_row import TextSizes, measure_texts
+from hf_finetune.evaluation.scoring.run_settings import TokenSettings
 
 logger = logging.getLogger(__name__)
 
 SPLIT = "test"
-DOCUMENTS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +46,13 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class TextSizes:
-    """The length of each row's predicted text: the denominators of metrics that do not depend on the tokenizer."""
+class TokenizedRows:
+    """The rows of a split as examples."""
 
-    row_bytes: Array
-    """(rows,), of its UTF-8 encoding."""
-    row_words: Array
-    """(rows,), separated by white space."""
+    examples: list[Example]
+    sizes: TextSizes
+    facts: dict[str, Any]
+    """The counts of `data.test` of the report."""
 
 
 def load_rows(sources: Sources, data: DataSection, becomes: Kind | None, also_read: Sequence[str] = ()) -> Splits:
@@ -64,7 +62,7 @@ def load_rows(sources: Sources, data: DataSection, becomes: Kind | None, also_re
     Without `becomes`, the first rows decide whether they are conversations (or prompts with completions) or documents.
     Raises `DataError` as `load_splits` does.
     """
-    accept_all = {"allow_empty": True, "too_long": "cut", "max_dropped": 1.0}  # a run may have been trained with these
+    accept_all = {"allow_empty": True, "max_dropped": 1.0}  # a run may have been trained with these
     whole = data.model_copy(update={"train": sources, "test": None, **accept_all})
     try:
         splits = _load(whole, becomes, also_read)
@@ -97,58 +95,25 @@ def are_conversations(rows: Dataset) -> bool:
 
 
 def read_examples(
-    splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection, longest: int
-) -> tuple[list[Example], dict[str, Any]]:
-    """Tokenize the rows: the assistant's turns of a conversation are predicted, and every token of a document.
+    splits: Splits, tokenizer: PreTrainedTokenizerFast, settings: TokenSettings, longest: int
+) -> TokenizedRows:
+    """Tokenize the rows as the model's run has evaluated its own: every token of a document is predicted, and of a
+    conversation what `data.loss_on` says.
 
-    A document starts after its BOS (or an EOS). One longer than `longest` becomes several windows, a longer
-    conversation is truncated. Returns the examples and the counts of `data.test` of the report. Raises `DataError` as
-    `tokenize_conversations` does.
+    A document starts after its BOS (or an EOS). One longer than `longest` becomes several windows, and a longer
+    conversation what `data.too_long` says. Raises `DataError` as `tokenize_conversations` and `cut_into_windows` do.
     """
-    if not are_conversations(splits.rows[SPLIT]):
-        return _encode_documents(splits.rows[SPLIT]["text"], tokenizer, longest)
-    template = load_chat_template(data, tokenizer, trains=False)
-    whole = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
-    tokens, facts = tokenize_conversations(splits, tokenizer, template, whole, longest)
-    examples = [Example(row["row"], row["input_ids"], row["labels"]) for row in tokens[SPLIT]]
-    return examples, facts[SPLIT].as_dict()
-
-
-def _encode_documents(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, longest: int
-) -> tuple[list[Example], dict[str, Any]]:
-    begin = get_start_token_id(tokenizer)
-    examples = []
-    for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
-        batch = list(texts[start : start + DOCUMENTS_AT_ONCE])
-        for row, ids in enumerate(encode_documents(tokenizer, batch), start):
-            if texts[row].strip():
-                examples += _split_into_windows(row, [begin, *ids, tokenizer.eos_token_id], longest)
-    predicted = sum(len(example.input_ids) - 1 for example in examples)
-    tokens = predicted + len({example.row for example in examples})
-    empty = sum(not text.strip() for text in texts)
-    facts = {"rows": len(texts), "dropped": empty, "tokens": tokens, "trained_tokens": predicted, "truncated": 0}
-    return examples, facts
-
-
-def _split_into_windows(row: int, ids: list[int], longest: int) -> list[Example]:
-    # ids [1, 2, 3, 4, 5, 6], longest 3: windows [1, 2, 3], [3, 4, 5], [5, 6] predict [2, 3], [4, 5], [6]. They overlap
-    # by one token, so that every token but the first is predicted once.
-    starts = range(0, len(ids) - 1, longest - 1)
-    windows = [ids[start : start + longest] for start in starts]
-    return [Example(row, window, [IGNORE_INDEX, *window[1:]]) for window in windows]
-
-
-def measure_texts(examples: Sequence[Example], rows: int, tokenizer: PreTrainedTokenizerFast) -> TextSizes:
-    """Count the bytes and words of the predicted text of each row."""
-    predicted: dict[int, list[int]] = {}
-    for example in examples:  # the windows of a row come in order, and may cut a word or a character in two
-        predicted.setdefault(example.row, []).extend(label for label in example.labels if label != IGNORE_INDEX)
-    sizes = np.zeros((2, rows))
-    for row, ids in predicted.items():
-        text = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
-        sizes[:, row] = len(text.encode()), len(text.split())
-    return TextSizes(*sizes)
+    rows = splits.rows[SPLIT]
+    facts: WindowStats | ConversationStats
+    if not are_conversations(rows):
+        tokens, facts = cut_into_windows(rows, tokenizer, longest)
+        warn_of_unknown_tokens(SPLIT, facts.unknown, facts.trained_tokens)
+    else:
+        template = load_chat_template(settings.data, tokenizer, trains=False)
+        by_split, counted = tokenize_conversations(splits, tokenizer, template, settings.trained, longest)
+        tokens, facts = by_split[SPLIT], counted[SPLIT]
+    examples = [Example(row["row"], row["input_ids"], row["labels"]) for row in tokens]
+    return TokenizedRows(examples, measure_texts(tokens, len(rows)), facts.as_dict())
 
 
 def build_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection) -> list[Prompt]:

@@ -32,9 +32,10 @@ def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile
     """
     sent = {file.name: _redact_file(file) for file in files}
     changed = {file.name for file in files if sent[file.name].sha256 != file.sha256}
-    # A run of an older version, whose page has the same paths in it.
+    # The page has the same in it: paths of a run of an older version, places of rows that were trained.
     if changed & {REPORT, MANIFEST} and PAGE in sent and is_writable_page(folder / PAGE):
         run = read_run(folder)
+        run = replace(run, report=_without_places(run.report))
         sent[PAGE] = _with_content(sent[PAGE], render_page(run, diagnose(run)))
     if MANIFEST in sent:
         sent[MANIFEST] = _with_hashes(sent[MANIFEST], {name: sent[name].sha256 for name in changed})
@@ -50,9 +51,28 @@ def _redact_file(file: PlannedFile) -> PlannedFile:
         if shown is None:
             raise DataError(Problem("is torn, or no YAML", "put it back as the run wrote it", path=str(file.path)))
         return file if shown == text else _with_content(file, _NOTE + shown)
-    if file.name in (REPORT, MANIFEST):
-        return _redact_json(file, redact)
+    if file.name == MANIFEST:
+        return _redact_json(file, lambda values: redact(_without_row_hashes(values)))
+    if file.name == REPORT:
+        return _redact_json(file, lambda values: redact(_without_places(values)))
     return _redact_json(file, _redact_places) if file.name in _MODEL_FILES else file
+
+
+def _without_row_hashes(manifest: Any) -> Any:
+    """`manifest` of an older version without the hashes of single rows: by them a guessed row can be confirmed."""
+    if isinstance(manifest, dict):
+        return {key: _without_row_hashes(item) for key, item in manifest.items() if key != "row_hashes"}
+    return [_without_row_hashes(item) for item in manifest] if isinstance(manifest, list) else manifest
+
+
+def _without_places(report: Any) -> Any:
+    """`report` without the places of rows that were trained: of a public file they would tell which."""
+    if not isinstance(report, dict):
+        return [_without_places(item) for item in report] if isinstance(report, list) else report
+    kept = {key: _without_places(item) for key, item in report.items()}
+    if isinstance(kept.get("seen_rows"), dict):
+        kept["seen_rows"].pop("places", None)
+    return kept
 
 
 def _redact_json(file: PlannedFile, change: Callable[[Any], Any]) -> PlannedFile:

@@ -109,6 +109,9 @@ def describe_training(run: RunRecord) -> str | None:
     said = f"{train['steps']:,} steps"
     if isinstance(train.get("epochs"), int | float):
         said += f" ({train['epochs']:.2f} epochs)"
+    seen = train.get("seen")
+    if isinstance(seen, dict) and {"tokens", "trained_tokens"} <= seen.keys():
+        said += f", {seen['tokens']:,} tokens seen, of which {seen['trained_tokens']:,} trained"
     # A resumed run was timed from its checkpoint on: runtime_s is not the time of all steps.
     timed = train.get("timed_steps")
     if isinstance(timed, int) and timed < train["steps"]:

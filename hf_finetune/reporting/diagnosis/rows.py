@@ -27,7 +27,7 @@ VERBATIM = 0.01
 """Share of training rows continued verbatim, by the lower end of its interval, from which it is memorization."""
 EXTRACTED = 0.5
 """Share of the canaries that can be extracted."""
-# The manifest holds the hashes of all rows of a split as one string, 16 hexadecimal digits each.
+# A manifest of an older version holds the hashes of all rows of a split as one string, 16 hexadecimal digits each.
 HASH_DIGITS = 16
 
 
@@ -64,10 +64,10 @@ def _judge_validation_size(run: RunRecord) -> Finding | None:
     scores = run.report.get("evaluation", {}).get("validation")
     scores = scores if isinstance(scores, dict) else {}
     wide = next(_find_wide_intervals(scores), None)
-    rows, unit = _count_validation_rows(run), _name_rows(run)
+    rows = _count_validation_rows(run)
     if wide is None and (scores.get("intervals") or rows is None or rows >= MIN_ROWS):
         return None
-    few = f"It has {rows:,} {unit}. " if rows is not None else ""
+    few = f"It has {rows:,} rows. " if rows is not None else ""
     said = (
         f"{wide[0].replace('_', ' ')} {fmt(wide[1])} may as well be {fmt(wide[2])} or {fmt(wide[3])}." if wide else ""
     )
@@ -110,7 +110,10 @@ def _name_rows(run: RunRecord) -> str:
 
 
 def _count_validation_rows(run: RunRecord) -> int | None:
-    """Rows of the validation split, or blocks if packed: runtime times rows per second, which every Trainer logs."""
+    """Rows of the validation split; of another's run, runtime times rows per second, which every Trainer logs."""
+    given = parse_number(get_part(run.report, "data", "validation").get("rows"))
+    if given is not None:
+        return int(given)
     timed = (
         _read_numbers(entry, "eval_runtime", "eval_samples_per_second") for entry in run.history if "eval_loss" in entry
     )
@@ -165,8 +168,10 @@ def _read_numbers(holder: Any, *names: str | int) -> list[float]:
 
 
 def _count_distinct_rows(run: RunRecord) -> tuple[int, int] | None:
-    """(rows, distinct rows) of the training split, by the row hashes in the manifest."""
+    """(rows, distinct rows) of the training split, by the manifest."""
     train = _get_object(run.manifest, "data", "splits", "train")
+    if counted := _read_numbers(train, "rows", "distinct"):
+        return round(counted[0]), round(counted[1])
     hashes = train.get("row_hashes")
     if not isinstance(hashes, str):
         return None

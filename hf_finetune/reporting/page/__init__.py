@@ -127,9 +127,11 @@ def build_facts_line(run: RunRecord) -> list[str]:
     """Steps, epochs, time, speed and trained parameters: the parts of the line under the title."""
     train, counts = get_mapping(run.report.get("train")), get_mapping(run.report.get("parameters"))
     epochs, seconds = parse_number(train.get("epochs")), parse_number(train.get("runtime_s"))
+    tokens = parse_number(get_mapping(train.get("seen")).get("tokens"))
     speed, trainable = parse_number(train.get("tokens_per_s")), parse_number(counts.get("trainable"))
     line = [f"{run.step:,} steps" if run.history or run.step else ""]
     line.append("" if epochs is None else f"{epochs:.3g} epochs")
+    line.append("" if tokens is None else f"{tokens:,.0f} tokens seen")
     timed = parse_number(train.get("timed_steps"))
     partly = "" if timed is None or timed >= run.step else f" for the last {timed:,.0f} steps"
     line.append("" if seconds is None else format_duration(seconds) + partly)

@@ -17,6 +17,7 @@ from hf_finetune.reporting.page.blocks import (
     Block,
     Cell,
     NotedCell,
+    Paragraphs,
     Strip,
     Tile,
     Tiles,
@@ -81,6 +82,7 @@ def build_scores(run: RunRecord) -> list[Block]:
 
 def _build_split(split: str, found: dict[str, Any]) -> list[Block]:
     return [
+        *_build_seen_rows(split, get_mapping(found.get("seen_rows"))),
         *_build_metric_table(split, found),
         *_build_comparison(f"{split}: base beside tuned", get_mapping(found.get("comparison"))),
         *_build_comparison(f"{split}: what it could do before", get_mapping(found.get("forgetting"))),
@@ -88,6 +90,15 @@ def _build_split(split: str, found: dict[str, Any]) -> list[Block]:
         *_build_swaps(split, get_mapping(found.get("swaps"))),
         *_memorization(get_mapping(found.get("memorization"))),
     ]
+
+
+def _build_seen_rows(split: str, found: dict[str, Any]) -> list[Block]:
+    """Say how many of the rows were trained, and where the first of them are."""
+    words, places = found.get("words"), found.get("places")
+    if not isinstance(words, list) or not words:
+        return []
+    where = [f"The first of them: {', '.join(map(str, places))}."] if isinstance(places, list) and places else []
+    return [Paragraphs((*(f"{split}: {said}." for said in words), *where), tone="warning")]
 
 
 def _build_metric_table(split: str, found: dict[str, Any]) -> list[Block]:

@@ -18,6 +18,7 @@ from transformers import (
 
 from hf_finetune.training.callbacks.energy import EnergyMeter, find_energy_counters
 from hf_finetune.training.callbacks.metrics_line import format_metrics
+from hf_finetune.training.seen import STATE_KEY, SeenCounter
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,13 @@ class LogLines(TrainerCallback):
     """Log one plain line for each logging step and each evaluation, and measure time, memory and energy.
 
     `training_seconds` is the time of the optimizer steps, without evaluation, saving and sampling; `energy` is that of
-    everything between the start and the end of training. `tokens_per_s` and `memory_mib` are added to each training
-    entry of the log.
+    everything between the start and the end of training. `tokens_per_s`, `memory_mib` and, where all steps were
+    counted, `tokens_seen` are added to each training entry of the log. Tokens are those of all processes, without
+    padding.
     """
 
-    def __init__(self, tokens_per_step: float) -> None:
-        self.tokens_per_step = tokens_per_step
+    def __init__(self, seen: SeenCounter) -> None:
+        self.seen = seen
         self.training_seconds = 0.0
         self.timed_steps = 0
         self.energy = EnergyMeter([])
@@ -46,8 +48,8 @@ class LogLines(TrainerCallback):
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens per second over all steps so far, over all processes."""
-        return self.timed_steps * self.tokens_per_step / max(self.training_seconds, 1e-9)
+        """Tokens per second over all steps of this process so far, over all processes."""
+        return self.seen.since_start.tokens / max(self.training_seconds, 1e-9)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,6 +57,8 @@ class LogLines(TrainerCallback):
         if state.is_world_process_zero:
             self.energy = EnergyMeter(find_energy_counters())
             self.energy.read()
+        if state.global_step:
+            self.seen.restore(state.stateful_callbacks.get(STATE_KEY))  # type: ignore[union-attr]
         if state.global_step and state.is_world_process_zero:
             checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
             logger.info("resuming from %s, step %d of %d", checkpoint, state.global_step, state.max_steps)
@@ -79,7 +83,9 @@ class LogLines(TrainerCallback):
     ) -> None:
         logs = {} if logs is None else logs
         if "loss" in logs:
+            self.seen.sum_up()
             measured = {"tokens_per_s": self._recent_tokens_per_second(), "memory_mib": get_peak_memory_mib()}
+            measured |= {} if self.seen.total is None else {"tokens_seen": self.seen.total.tokens}
             logs |= measured  # for the trackers, which are called later
             state.log_history[-1] |= measured
         figures = format_metrics(logs)
@@ -98,15 +104,16 @@ class LogLines(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.seen.sum_up()
         self.energy.read()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._started = time.perf_counter()
 
     def _recent_tokens_per_second(self) -> float:
-        steps, seconds = self._logged
-        self._logged = (self.timed_steps, self.training_seconds)
-        return (self.timed_steps - steps) * self.tokens_per_step / max(self.training_seconds - seconds, 1e-9)
+        tokens, seconds = self._logged
+        self._logged = (self.seen.since_start.tokens, self.training_seconds)
+        return (self.seen.since_start.tokens - tokens) / max(self.training_seconds - seconds, 1e-9)
 
 
 def get_peak_memory_mib() -> float:

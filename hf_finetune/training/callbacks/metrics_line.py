@@ -17,6 +17,7 @@ METRIC_FORMATS = {
     "eval_mae": "mean absolute error {:.4g}",
     "grad_norm": "grad norm {:.2f}",
     "learning_rate": "lr {:.2e}",
+    "tokens_seen": "{:,.0f} tokens seen",
     "tokens_per_s": "{:,.0f} tokens/s",
 }
 

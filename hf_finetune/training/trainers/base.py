@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.errors import DataError, ModelError, Problem
@@ -18,6 +19,7 @@ from hf_finetune.folders import RESUME, TRAINER_STATE
 from hf_finetune.training.callbacks import use_log_lines
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.saving import save_verified
+from hf_finetune.training.seen import COUNTS, STATE_KEY, CountingCollator, SeenCounter
 from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths
 
 logger = logging.getLogger(__name__)
@@ -26,9 +28,15 @@ logger = logging.getLogger(__name__)
 class TrainerMixin(transformers.Trainer):
     """Mixin of our trainers: list it before transformers' or TRL's Trainer among the bases."""
 
+    predicts_tokens = True
+    """Whether the labels are of tokens, and not of rows."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.log_lines = LogLines(tokens_per_step(self.args, self.train_dataset))
+        collate: Any = self.data_collator
+        self.data_collator = CountingCollator(collate, self.predicts_tokens)
+        self.seen = SeenCounter(self.accelerator)
+        self.log_lines = LogLines(self.seen)
         self.display = use_log_lines(self, self.log_lines)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -75,6 +83,24 @@ class TrainerMixin(transformers.Trainer):
             )
             logger.warning(what, self.args.metric_for_best_model)
         return result
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As in transformers, but what was computed is counted."""
+        counts = inputs[COUNTS]
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        self.seen.add(counts)
+        return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return {name: values for name, values in prepared.items() if name != COUNTS}  # which no model takes
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.seen.sum_up()
+        if (counts := self.seen.save()) is not None:
+            kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
+            kept[STATE_KEY] = counts
+        super()._save_checkpoint(*args, **kwargs)
 
     def _keep_log(self) -> None:
         """Leave what was logged in the run folder, for a diagnosis, where training has failed or was stopped."""
@@ -126,13 +152,9 @@ class TrainerMixin(transformers.Trainer):
         return int(model.num_parameters(exclude_embeddings=True))
 
 
-def tokens_per_step(args: TrainingArguments, rows: Any) -> float:
-    """Tokens of one optimizer step over all processes, for rows of this length on average; 0 without training rows."""
-    if rows is None or not len(rows):
-        return 0.0
-    row_size = float(read_lengths(rows).mean()) if "length" in rows.column_names else len(rows[0]["input_ids"])
-    return float(args.train_batch_size * args.world_size * args.gradient_accumulation_steps * row_size)
-
-
 class Trainer(TrainerMixin):
-    """transformers' Trainer with these checks."""
+    """transformers' Trainer with these checks, for documents as tokens."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        columns = ["input_ids", "attention_mask", "position_ids", "labels", "length"]
+        self._signature_columns = columns  # type: ignore[assignment]

@@ -21,6 +21,8 @@ GAMMA = 2.0
 class ClassificationTrainer(TrainerMixin):
     """transformers' Trainer for tokenized rows; pass a `ClassificationLoss` as `compute_loss_func`."""
 
+    predicts_tokens = False
+
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["input_ids", "token_type_ids", "labels", "length"]  # type: ignore[assignment]
 

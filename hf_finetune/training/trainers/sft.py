@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from trl.trainer.sft_trainer import SFTTrainer as TRLTrainer
 
 from hf_finetune.data.tokenization.collators import pop_row_index
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.training.trainers.base import TrainerMixin
 
 

@@ -42,11 +42,12 @@ def test_every_token_is_kept_and_predicted_exactly_once(texts, block_size, isola
     dataset, facts = pack(texts, block_size, isolate=isolate)
     documents = documents_in_tokens(texts)
     stream = [token for document in documents for token in document]
-    # Undo the overlap of one token, and the padding.
+    # Undo the overlap of one token.
     rows = [row["input_ids"] for row in dataset]
     unpacked = rows[0] + [token for row in rows[1:] for token in row[1:]]
-    assert unpacked[: len(stream)] == stream
-    assert len(unpacked) - len(stream) == facts.padding < block_size
+    assert unpacked == stream
+    assert [len(row) for row in rows[:-1]] == [block_size] * (len(rows) - 1)
+    assert len(rows[-1]) == block_size - facts.padding > 0
 
     trained = [label for row in dataset for label in row["labels"] if label != IGNORE_INDEX]
     expected = [token for document in documents for token in document[1:]] if isolate else stream[1:]
@@ -62,23 +63,22 @@ def test_every_token_is_kept_and_predicted_exactly_once(texts, block_size, isola
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(texts=texts_with_something, block_size=st.integers(2, 17))
 def test_positions_restart_where_a_document_does(texts, block_size):
-    dataset, facts = pack(texts, block_size, isolate=True)
-    for number, row in enumerate(dataset):
-        real = block_size - facts.padding if number == len(dataset) - 1 else block_size
+    dataset, _ = pack(texts, block_size, isolate=True)
+    for row in dataset:
         position = -1
-        for token, found in zip(row["input_ids"][:real], row["position_ids"], strict=False):
+        for token, found in zip(row["input_ids"], row["position_ids"], strict=True):
             position = 0 if token == TOKENIZER.bos_token_id else position + 1
             assert found == position
 
 
-def test_splits_are_packed_by_name_and_said_in_one_line_each(caplog):
+def test_training_documents_are_packed_the_others_stand_alone_and_each_split_is_said_in_a_line(caplog):
     splits = {name: Dataset.from_dict({"text": ["abc", " "]}) for name in ("train", "test")}
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
         blocks, facts = pack_splits(splits, TOKENIZER, 4, isolate=False)
     assert list(blocks) == list(facts) == ["train", "test"]
-    line = "2 documents (1 without text left out), 5 tokens, 4 of them predicted, in 2 blocks of 4 (25.0% padding)"
-    assert f"train: {line}" in caplog.text
-    assert f"test: {line}" in caplog.text
+    line = "2 documents (1 without text left out), 5 tokens, 4 of them predicted, "
+    assert f"train: {line}in 2 blocks of 4 (25.0% padding)" in caplog.text
+    assert f"test: {line}each document by itself, in 2 windows of at most 4" in caplog.text
 
 
 def test_a_label_is_the_token_at_its_place():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import pack_dataset
 
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 from hf_finetune.data.tokenization.packing import assign_bins, pack_bfd
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
 
 BLOCK = 16
 

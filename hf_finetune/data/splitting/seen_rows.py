@@ -1,0 +1,72 @@
+"""Rows that were trained, told from new ones by the prints of a run: copies, and rows that share 13 words in a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+
+from hf_finetune.data.cache import place_in_cache
+from hf_finetune.data.splitting.assignment import Hashes
+from hf_finetune.data.splitting.overlap import iterate_fingerprints
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.row_prints import RowPrints, draw_key, key_hashes, read_row_prints, write_row_prints
+
+# 8 MiB: all runs of 13 words of a small set, and of a large one those with the smallest hashes, which are drawn at
+# random by the key: what shares a paragraph with a row of a book shares some of them.
+MAX_NGRAMS = 2**20
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SeenRows:
+    """Which rows a run has trained: (rows,) each."""
+
+    copies: Flags
+    """Whether the text of the row is that of a training row, but for case and white space."""
+    shares_ngram: Flags
+    """Whether it shares 13 words in a row with one."""
+
+
+def keep_row_prints(folder: Path, splits: Splits, *, resume: bool) -> None:
+    """Write the prints of the rows of a run into its folder; those of a resumed run are of the same rows, and stay."""
+    if not resume or read_row_prints(folder) is None:
+        write_row_prints(folder, make_row_prints(splits, draw_key(place_in_cache("row_prints.key"))))
+
+
+def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
+    """Hash the rows of a run under `key`."""
+    train = splits.rows["train"]
+    texts, ngrams = [np.empty(0, np.uint64)], np.empty(0, np.uint64)
+    for _, prints in iterate_fingerprints(*_whole(train), key):
+        texts.append(prints.rows)
+        ngrams = np.unique(np.concatenate([ngrams, prints.runs]))[:MAX_NGRAMS]
+    rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}
+    return RowPrints(key, np.unique(np.concatenate(texts)), ngrams, rows)
+
+
+def find_seen_rows(rows: Dataset, prints: RowPrints) -> SeenRows:
+    """Look for the rows of a data set among those that a run has trained."""
+    copies, shares = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+    for start, found in iterate_fingerprints(*_whole(rows), prints.key):
+        copies[start : start + len(found.rows)] = _is_in(found.rows, prints.texts)
+        shares[start + found.run_rows[_is_in(found.runs, prints.ngrams)]] = True
+    return SeenRows(copies, shares)
+
+
+def _whole(rows: Dataset) -> tuple[Dataset, npt.NDArray[np.int64]]:
+    # A data set that is a selection of another one keeps the rows of that one in its table.
+    plain = rows.flatten_indices() if rows._indices is not None else rows
+    return plain, np.arange(len(plain), dtype=np.int64)
+
+
+def _is_in(hashes: Hashes, known: Hashes) -> Flags:
+    """Whether each of `hashes` is in `known`, which is sorted: (hashes,)."""
+    if not len(known):
+        return np.zeros(len(hashes), np.bool_)
+    at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    return np.asarray(known[at] == hashes, np.bool_)

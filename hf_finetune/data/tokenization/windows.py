@@ -1,0 +1,114 @@
+"""Documents -> windows that are evaluated: each document by itself, every token but the first predicted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.data.cache import Batches, build_cached_dataset
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, encode_documents, get_start_token_id
+from hf_finetune.errors import DataError, Problem
+
+DOCUMENTS_AT_ONCE = 1_000
+
+# Of an example: its row in the split, counted from 0, and the length of the text that it predicts.
+ROW_FEATURES = {"length": Value("int32"), "row": Value("int32"), "bytes": Value("int64"), "words": Value("int64")}
+FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), **ROW_FEATURES})
+
+
+@dataclass(frozen=True)
+class WindowStats:
+    """Counts of one split in windows; tokens include the one that a document starts after, and its EOS."""
+
+    rows: int
+    dropped: int
+    """Documents without text."""
+    tokens: int
+    trained_tokens: int
+    """Tokens that are predicted, each of them once."""
+    truncated: int
+    """Always 0: a long document continues in the next window."""
+    windows: int
+    text_bytes: int
+    """UTF-8 bytes of the text."""
+    unknown: int
+    """Predicted tokens that stand for text which the tokenizer does not know."""
+
+    @property
+    def scored_bytes(self) -> int:
+        """UTF-8 bytes of the text that is predicted: the denominator of bits per byte."""
+        return self.text_bytes
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    def describe(self, size: int) -> str:
+        empty = f" ({self.dropped:,} without text left out)" if self.dropped else ""
+        return (
+            f"{self.rows:,} documents{empty}, {self.tokens:,} tokens, {self.trained_tokens:,} of them predicted, "
+            f"each document by itself, in {self.windows:,} windows of at most {size:,}"
+        )
+
+
+def cut_into_windows(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int) -> tuple[Dataset, WindowStats]:
+    """Cut each document, behind its BOS (or an EOS) and with its EOS, into windows of at most `size` tokens.
+
+    Windows overlap by one token, so that every token but the first is predicted once. Columns: `input_ids` and `labels`
+    (tokens,), -100 at the first; `length`; `row`; `bytes` and `words`, those of the whole document in its first window
+    and 0 in the others. Raises `DataError` where no document has text.
+    """
+    made_from = {
+        "rows": rows._fingerprint,
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special_ids": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id],
+        "size": size,
+    }
+    build = partial(_build_batches, rows, tokenizer, size)
+    windows, counts = build_cached_dataset("windows", made_from, FEATURES, build)
+    if not counts["windows"]:
+        raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
+    return windows, WindowStats(**counts)
+
+
+def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int) -> Batches:
+    """Yield record batches of windows, and return the counts of `WindowStats`."""
+    begin, unknown = get_start_token_id(tokenizer), tokenizer.unk_token_id
+    counts = dict.fromkeys(WindowStats.__dataclass_fields__, 0) | {"rows": len(rows)}
+    done = 0
+    for batch in rows.select_columns(["text"]).iter(DOCUMENTS_AT_ONCE):
+        texts = {row: text for row, text in enumerate(batch["text"], done) if text.strip()}
+        counts["dropped"] += len(batch["text"]) - len(texts)
+        done += len(batch["text"])
+        windows: list[dict[str, Any]] = []
+        for (row, text), ids in zip(texts.items(), encode_documents(tokenizer, [*texts.values()]), strict=True):
+            document = [begin, *ids, tokenizer.eos_token_id]
+            counts["tokens"] += len(document)
+            counts["trained_tokens"] += len(document) - 1
+            counts["text_bytes"] += len(text.encode())
+            counts["unknown"] += ids.count(unknown) if unknown is not None else 0
+            windows += _cut(document, row, text, size)
+        counts["windows"] += len(windows)
+        yield pa.RecordBatch.from_pylist(windows, schema=FEATURES.arrow_schema)
+    return counts
+
+
+def _cut(ids: list[int], row: int, text: str, size: int) -> Iterator[dict[str, Any]]:
+    # ids [1, 2, 3, 4, 5, 6] of size 3: windows [1, 2, 3], [3, 4, 5], [5, 6] predict [2, 3], [4, 5], [6].
+    sizes = (len(text.encode()), len(text.split()))
+    for start in range(0, len(ids) - 1, size - 1):
+        window = ids[start : start + size]
+        in_bytes, in_words = sizes if start == 0 else (0, 0)
+        yield {
+            "input_ids": window,
+            "labels": [IGNORE_INDEX, *window[1:]],
+            "length": len(window),
+            "row": row,
+            "bytes": in_bytes,
+            "words": in_words,
+        }

@@ -1,0 +1,59 @@
+"""The folders that a model was trained in: its own, and those of what it was tuned from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.reading.yaml_reader import read_document
+from hf_finetune.errors import ConfigError
+from hf_finetune.models.files.adapter import ADAPTER_CONFIG, BASE_RECORD
+
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
+def iterate_trained_folders(path: str) -> Iterator[Path]:
+    """Yield the folder of the model in `path`, then those of its ancestors that are folders of this machine.
+
+    A checkpoint is of the run around it; an adapter, or a merged model, of its base and of the adapter that it went on
+    with; a run of the model and adapter that it began with. What is on the Hub has no folder here.
+    """
+    waiting, done = [Path(path).expanduser()], set()
+    while waiting:
+        folder = waiting.pop(0)
+        if not folder.is_dir() or folder.resolve() in done:
+            continue
+        done.add(folder.resolve())
+        yield folder
+        if _CHECKPOINT.fullmatch(folder.resolve().name):
+            waiting.append(folder.resolve().parent)
+        waiting += [Path(name).expanduser() for name in _list_parents(folder)]
+
+
+def _list_parents(folder: Path) -> list[str]:
+    """The models that the files of a folder name, by name or path."""
+    base, adapter, model = _read_json(folder / BASE_RECORD), _read_json(folder / ADAPTER_CONFIG), _read_run(folder)
+    origin = base.get("started_from")
+    named = [base.get("name_or_path"), adapter.get("base_model_name_or_path"), model.get("path"), model.get("adapter")]
+    named.append(origin.get("name_or_path") if isinstance(origin, dict) else None)
+    return [name for name in named if isinstance(name, str) and name]
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    """The section `model` of the run file in a folder; {} where there is none that can be read."""
+    try:
+        model = read_document(str(folder / "run.yaml")).values.get("model")
+    except (ConfigError, OSError):
+        return {}
+    return model if isinstance(model, dict) else {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,82 @@
+"""What training has really seen: rows and tokens of the batches that were computed, counted and not multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
+
+# The key of a batch's counts: it stands last, since the Trainer takes the batch size from what stands first.
+COUNTS = "counts"
+# Under which a checkpoint's trainer_state.json keeps the counts, so that a resumed run goes on counting from them.
+STATE_KEY = "hf_finetune_seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Counts over micro-batches, padding left out; a row counts each time that it is seen."""
+
+    rows: int = 0
+    """Rows as the model is given them: blocks where rows are packed."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    """Tokens with a loss; of a classifier, all tokens of its rows."""
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(self.rows + other.rows, self.tokens + other.tokens, self.trained_tokens + other.trained_tokens)
+
+
+@dataclass(frozen=True)
+class CountingCollator:
+    """A data collator whose batches carry their own counts, taken before padding: no device has to be asked."""
+
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+    predicts_tokens: bool
+    """Whether labels are of tokens, (batch, seq), and -100 where nothing is trained."""
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collate(rows)
+        tokens = trained = sum(len(row["input_ids"]) for row in rows)
+        if self.predicts_tokens and "labels" in batch:
+            trained = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+        return {**batch, COUNTS: Seen(len(rows), tokens, trained)}
+
+
+class SeenCounter:
+    """Sums what was seen over micro-batches and processes, from the first step on, whatever was resumed in between."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._here = Seen()  # of this process
+        self._before: Seen | None = Seen()  # of all processes, up to the checkpoint that was resumed
+        self.since_start = Seen()
+        """Of all processes since this process began to train, as of the last `sum_up`."""
+
+    def add(self, counts: Seen) -> None:
+        """Add a micro-batch that this process has computed."""
+        self._here += counts
+
+    def sum_up(self) -> None:
+        """Sum over the processes: all of them call it, at the same points."""
+        self.since_start = self._here
+        if self._accelerator.num_processes > 1:
+            here = torch.tensor(list(asdict(self._here).values()), device=self._accelerator.device)
+            self.since_start = Seen(*self._accelerator.reduce(here, "sum").tolist())
+
+    @property
+    def total(self) -> Seen | None:
+        """Of all steps; None where the run was resumed from a checkpoint that does not say what was seen before it."""
+        return None if self._before is None else self._before + self.since_start
+
+    def save(self) -> dict[str, int] | None:
+        """What a checkpoint keeps."""
+        return None if self.total is None else asdict(self.total)
+
+    def restore(self, saved: dict[str, int] | None) -> None:
+        """Go on from what `save` has returned; None is of a checkpoint of before there were counts."""
+        self._before = None if saved is None else Seen(**saved)
