@@ -102,6 +102,9 @@ def _check_tokenizer(document: RunDocument, model: Any) -> None:
 
 
 def _check_quantization(document: RunDocument, model: Any, recipe: RecipeName, *, adapter: bool) -> None:
+    if model.save_dtype is not None and (adapter or recipe == "score"):
+        what = "an adapter is saved in float32" if adapter else "a model that is scored is not saved"
+        document.refuse(("model", "save_dtype"), what, "leave it out")
     names = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(model, name)]
     if len(names) == 2:
         document.refuse(("model", "load_in_8bit"), "is given together with model.load_in_4bit", "keep one")

@@ -122,6 +122,7 @@ CONFLICTS = [
     ),
     (VALID_LORA, ["lora=null"], "lora", "is missing"),
     (VALID_LORA, ["model={scratch: {preset: nano}, tokenizer: base}"], "model.scratch", "needs a trained model"),
+    (VALID_LORA, ["model.save_dtype=bfloat16"], "model.save_dtype", "an adapter is saved in float32"),
     (VALID_LORA, ["lora.r=0"], "lora.r", "at least 1"),
     (VALID_LORA, ["lora.task_type=CAUSAL_LM"], "lora.task_type", "is not a setting"),
     (VALID_LORA, ["lora.target_modules=7"], "lora.target_modules", "expected text or a list"),
