@@ -26,13 +26,13 @@ SAVE_DTYPE = "dtype_of_its_files"
 """Attribute under which a model in training keeps in which precision its weights are to be saved."""
 
 
-def keep_save_dtype(model: PreTrainedModel, asked: str | None, stored: torch.dtype | None) -> None:
+def keep_save_dtype(model: PreTrainedModel, asked: str | None, stored: str | torch.dtype | None) -> None:
     """Remember the precision to save in: `asked` of the run, else that `stored` in the base's files.
 
     Weights that are held in 16 bits are saved as they are unless the run asks for another precision.
     """
-    own = stored if model.dtype == torch.float32 else None
-    object.__setattr__(model, SAVE_DTYPE, getattr(torch, asked) if asked else own or model.dtype)
+    chosen = asked or (stored if model.dtype == torch.float32 else None) or model.dtype
+    object.__setattr__(model, SAVE_DTYPE, getattr(torch, chosen) if isinstance(chosen, str) else chosen)
 
 
 def find_save_dtype(model: PreTrainedModel) -> torch.dtype:

@@ -143,7 +143,8 @@ def _find_wrong_tokens(model: PreTrainedModel, config: LoraConfig) -> list[Probl
         return []
     by_module: dict[str, Any] = dict(rows) if isinstance(rows, Mapping) else {"": rows}
     modules = {name: part for name, part in model.named_modules() if isinstance(part, nn.Embedding | nn.Linear)}
-    size, problems = model.get_input_embeddings().weight.shape[0], []
+    embedding: Any = model.get_input_embeddings()
+    size, problems = embedding.weight.shape[0], []
     for name, ids in by_module.items():
         if name and not _ends_any(modules, name):
             problems.append(_make_unmatched_problem(model, name, TOKEN_ROWS))
@@ -229,8 +230,9 @@ def _find_cut_ranks(model: PeftModel) -> list[Problem]:
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer) or "default" not in layer.lora_A:
             continue
-        rank, asked = min(layer.lora_A["default"].weight.shape), layer.r["default"]
-        if layer.lora_A["default"].weight.shape[0] < asked:
+        weight: Any = layer.lora_A["default"].weight  # (rank, in)
+        rank, asked = weight.shape[0], layer.r["default"]
+        if rank < asked:
             module = name.rpartition(".")[2]
             what = f"{asked} is above {rank}, the rank of {module}, whose parts this adapter begins with"
             return [Problem(what, f"lower it to {rank}, or set lora.init_lora_weights: true", key="lora.r")]

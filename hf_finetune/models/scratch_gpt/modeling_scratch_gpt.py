@@ -370,7 +370,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
         shift_labels = kwargs.get("shift_labels")
         if labels is not None or shift_labels is not None:
             if kwargs.get("num_items_in_batch") is None:
-                targets = labels[..., 1:] if shift_labels is None else shift_labels  # as `loss_function` chooses
+                targets: Any = shift_labels if labels is None or shift_labels is not None else labels[..., 1:]
                 kwargs["num_items_in_batch"] = (targets != -100).sum().clamp(min=1)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
