@@ -252,6 +252,15 @@ def test_everything_that_is_imported_is_installed_with_the_package():
     assert not missing
 
 
+def test_every_extra_brings_what_the_package_uses():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    written = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    for extra in project["optional-dependencies"].keys() - {"dev"}:
+        for requirement in project["optional-dependencies"][extra]:
+            name = re.match(r"[\w-]+", requirement)[0].replace("-", "_")
+            assert re.search(rf"\b{name}\b", written), f"{extra}: {requirement}"
+
+
 def test_importing_the_package_and_its_faces_imports_nothing_heavy():
     rooms = ", ".join(f"hf_finetune.{room}" for room in ROOMS)
     heavy = {"torch", "transformers", "pyarrow", "numpy"}

@@ -165,16 +165,18 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]
 
 
 def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool) -> ControlTokens:
-    # <|im_end|>, [INST] and <think> structure a text; "Zyklotron", added to a vocabulary, is a word.
-    added = tokenizer.added_tokens_decoder.values()
-    punctuated = re.compile(r"(?!)" if only_special else r"[^\w\s]")
+    # <|im_end|>, [INST] and <think> structure a text; "Zyklotron", added to a vocabulary, is a word, and so is "!".
+    punctuated = re.compile(r"(?!)" if only_special else r"[^\w\s].|.[^\w\s]")
+    spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    bytes_of_text = _find_byte_pieces(spec["model"])
+    added = [token for token in tokenizer.added_tokens_decoder.values() if token.content not in bytes_of_text]
     contents = [token.content for token in added if token.special or punctuated.search(token.content)]
     contents.sort(key=len, reverse=True)  # the longest that fits, as the tokenizer itself takes it
     names = {content: f"{MARK[:4]}{index}{MARK[4:]}" for index, content in enumerate(contents)}
     choices = "|".join(map(re.escape, contents)) or r"(?!)"
     return ControlTokens(
         names=names,
-        twin=_build_twin(tokenizer.backend_tokenizer, names),
+        twin=_build_twin(spec, names, bytes_of_text),
         anywhere=re.compile(f"(?=(?:{choices})).", re.DOTALL),
         unmarked=re.compile(f"(?<!{MARK})(?:{choices})"),
         prefixes=frozenset(content[:size] for content in contents for size in range(1, len(content))),
@@ -183,10 +185,21 @@ def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool)
     )
 
 
-def _build_twin(backend: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
-    """Copy the tokenizer with its control tokens renamed, wherever tokenizer.json mentions them."""
+def _find_byte_pieces(model: Mapping[str, Any]) -> frozenset[str]:
+    """Find the pieces, `<0x0A>` and the like, in which a model with byte fallback writes what it has no piece for."""
+    if not model.get("byte_fallback"):
+        return frozenset()
+    named = model["vocab"] if isinstance(model["vocab"], dict) else (piece for piece, _ in model["vocab"])
+    return frozenset(f"<0x{byte:02X}>" for byte in range(256)).intersection(named)
+
+
+def _build_twin(spec: dict[str, Any], names: Mapping[str, str], bytes_of_text: frozenset[str]) -> Tokenizer:
+    """Build the tokenizer of `spec`, a tokenizer.json, with its control tokens renamed wherever they are mentioned.
+
+    `bytes_of_text` keep their names in the vocabulary, where the model looks for them, and are no added tokens.
+    """
     # The ids stay: only names change, so a model reads the twin's ids as those of the tokenizer.
-    spec = json.loads(backend.to_str())
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in bytes_of_text]
     for token in spec["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
     model = spec["model"]

@@ -146,6 +146,8 @@ class ModelSection(Section):
     """A folder, a Hub id, or `train: {kind, vocab_size}`; by default the tokenizer beside the model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights. Mixed precision is `train.bf16` or `train.fp16`."""
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the saved weights; by default that of the files in `path` (an adapter is saved in float32)."""
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
     load_in_4bit: bool = False
     load_in_8bit: bool = False

@@ -29,27 +29,41 @@ def run_base_and_tuned(
 ) -> tuple[Before, After]:
     """Call `ask_base` with the base of the model in `path`, and `ask_tuned` with that model; return both results.
 
-    Both get the tuned model's tokenizer. The base of an adapter is the model that it adapts, the adapter disabled; that
-    of a full model is `base`, or what its run.yaml names. Raises `ConfigError` if neither names it, and `ModelError` if
-    one of them cannot be loaded.
+    Both get the tuned model's tokenizer. The base of an adapter is the model that it adapts, with the precision that it
+    had in training; that of a full model is `base`, or what its run.yaml names. Raises `ConfigError` if neither names
+    it, and `ModelError` if one of them cannot be loaded.
     """
     if is_adapter(path):
-        adapted: Any
-        adapted, tokenizer = load_for_generation(path, base=base)
-        # One load for both: with its adapter layers disabled the model computes what the base does.
-        with adapted.disable_adapter():
-            before = ask_base(adapted, tokenizer)
-        after = ask_tuned(adapted, tokenizer)
-    else:
-        base, revision = (base, None) if base else find_base_of_run(path)
-        tuned, tokenizer = load_for_generation(path)
-        after = ask_tuned(tuned, tokenizer)
-        del tuned  # memory may hold one model and not two
-        untuned, _ = load_for_generation(base, revision=revision)
-        grow_for_added_tokens(untuned, tokenizer)
-        check_tokenizer_fits(tokenizer, untuned.config)
-        before = ask_base(untuned, tokenizer)
+        return _run_base_and_adapter(path, base, ask_base, ask_tuned)
+    base, revision = (base, None) if base else find_base_of_run(path)
+    tuned, tokenizer = load_for_generation(path)
+    after = ask_tuned(tuned, tokenizer)
+    del tuned  # memory may hold one model and not two
+    untuned, _ = load_for_generation(base, revision=revision)
+    grow_for_added_tokens(untuned, tokenizer)
+    check_tokenizer_fits(tokenizer, untuned.config)
+    before = ask_base(untuned, tokenizer)
     return before, after
+
+
+def _run_base_and_adapter(
+    path: str,
+    base: str | None,
+    ask_base: Callable[[Model, Tokenizer], Before],
+    ask_tuned: Callable[[Model, Tokenizer], After],
+) -> tuple[Before, After]:
+    from hf_finetune.models.adapters.loading import load_base, read_adapter_record  # peft: only for an adapter
+    from hf_finetune.models.adapters.switching_off import is_base_when_off, switch_adapter_off
+
+    adapted: Any
+    adapted, tokenizer = load_for_generation(path, base=base)
+    if is_base_when_off(adapted.peft_config["default"], trained=True):  # one load for both
+        with switch_adapter_off(adapted):
+            before = ask_base(adapted, tokenizer)
+        return before, ask_tuned(adapted, tokenizer)
+    after, device = ask_tuned(adapted, tokenizer), adapted.device
+    del adapted  # memory may hold one model and not two
+    return ask_base(load_base(read_adapter_record(path, base), device=device), tokenizer), after
 
 
 def find_base(path: str) -> str:

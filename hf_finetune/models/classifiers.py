@@ -38,6 +38,7 @@ from hf_finetune.models.loading import (
     load_pretrained,
     log_parameters,
 )
+from hf_finetune.models.verification import keep_save_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def load_classifier(
     else:
         loaded = _load_with_new_head(model, options, replaced=replaced)
     check_savable(loaded, name)
+    keep_save_dtype(loaded, model.save_dtype, None if model.scratch is not None else config.dtype)
     disable_4bit_repacking(loaded)
     log_parameters(loaded)
     return loaded

@@ -29,6 +29,7 @@ from hf_finetune.models.generation_config import check_generation_file, check_sa
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_presets import build_scratch_config
 from hf_finetune.models.tokenizers import check_tokenizer_fits
+from hf_finetune.models.verification import keep_save_dtype
 from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def load_causal_lm(
         "dtype": getattr(torch, model.dtype),
         "attn_implementation": choose_attention(model, block, bf16=bf16),
     }
+    stored = None if model.scratch is not None else config.dtype  # loading sets it to `model.dtype`
     quantization = build_quantization_config(model, bf16=bf16)
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
@@ -88,6 +90,7 @@ def load_causal_lm(
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))
     disable_4bit_repacking(loaded)
+    keep_save_dtype(loaded, model.save_dtype, stored)
     if tokenizer is not None:
         fit_embeddings(loaded, tokenizer)
     log_parameters(loaded)

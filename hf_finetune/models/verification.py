@@ -22,6 +22,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SAVE_DTYPE = "dtype_of_its_files"
+"""Attribute under which a model in training keeps in which precision its weights are to be saved."""
+
+
+def keep_save_dtype(model: PreTrainedModel, asked: str | None, stored: str | torch.dtype | None) -> None:
+    """Remember the precision to save in: `asked` of the run, else that `stored` in the base's files.
+
+    Weights that are held in 16 bits are saved as they are unless the run asks for another precision.
+    """
+    chosen = asked or (stored if model.dtype == torch.float32 else None) or model.dtype
+    object.__setattr__(model, SAVE_DTYPE, getattr(torch, chosen) if isinstance(chosen, str) else chosen)
+
+
+def find_save_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Find the precision in which a model's weights are to be saved: its own where nothing was remembered."""
+    dtype: torch.dtype = vars(model).get(SAVE_DTYPE, model.dtype)
+    return dtype
+
 
 def verify_saved(
     model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5, *, name: str | None = None

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.files import write_atomically
 from hf_finetune.models.classification_head import find_classification_head, fold_decision
 from hf_finetune.models.decision import DECISION, Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
-from hf_finetune.models.verification import compute_probe_logits, verify_saved
+from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
+
+logger = logging.getLogger(__name__)
 
 # Relative to the largest logit, in float32; weights of lower precision have been rounded once more each.
 FOLDING_TOLERANCE = 1e-5
@@ -27,6 +34,7 @@ def save_verified(trainer: Trainer) -> None:
     where they are NaN or infinite.
     """
     folder = Path(str(trainer.args.output_dir))
+    saved_in = _round_weights(trainer)
     trainer.save_model()
     if trainer.is_world_process_zero():
         # transformers 5.23 pickles its arguments, with Hub token and local paths, which a shared folder would leak.
@@ -41,8 +49,62 @@ def save_verified(trainer: Trainer) -> None:
             save_adapter(model, folder)
             verify_adapter(model, folder)
         else:
+            write_in_precision(folder, saved_in)
             verify_saved(model, folder)
     trainer.accelerator.wait_for_everyone()
+
+
+@torch.no_grad()
+def _round_weights(trainer: Trainer) -> torch.dtype:
+    """Round the weights, in place, to the precision in which they are to be saved, and return it; on every rank.
+
+    What is evaluated afterwards is what is saved. An adapter, and weights that are beyond the range of float16, stay.
+    """
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if not isinstance(model, PreTrainedModel):
+        return torch.float32
+    dtype = find_save_dtype(model)
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    if all(weight.element_size() <= dtype.itemsize for weight in weights):
+        return dtype
+    beyond = sum(int((weight.abs() > torch.finfo(dtype).max).sum()) for weight in weights)
+    if int(trainer.accelerator.reduce(torch.tensor(beyond, device=trainer.accelerator.device))):
+        words = "saved in float32, and not as model.save_dtype says: %s weights are beyond the range of %s"
+        logger.warning(words, f"{beyond:,}", _name(dtype))
+        return torch.float32
+    for weight in weights:
+        weight.data = weight.data.to(dtype).to(weight.dtype)
+    share = torch.finfo(dtype).eps / 2
+    logger.info("saved in %s (model.save_dtype): each weight is rounded by %.1e of itself at most", _name(dtype), share)
+    return dtype
+
+
+def write_in_precision(folder: Path, dtype: torch.dtype) -> None:
+    """Rewrite the weights of a saved model in `dtype`, shard by shard; each file is replaced once it is complete."""
+    total_size = 0
+    for path in sorted(folder.glob("model*.safetensors")):
+        tensors = load_file(path)
+        cast = {name: each.to(dtype) if each.is_floating_point() else each for name, each in tensors.items()}
+        total_size += sum(each.nbytes for each in cast.values())
+        if any(cast[name].dtype != each.dtype for name, each in tensors.items()):
+            aside = path.with_name(f".{path.name}.part")
+            save_file(cast, aside, metadata={"format": "pt"})
+            aside.replace(path)
+    _edit_json(folder / "config.json", lambda config: config | {"dtype": _name(dtype)})
+    _edit_json(
+        folder / "model.safetensors.index.json",
+        lambda index: index | {"metadata": index["metadata"] | {"total_size": total_size}},
+    )
+
+
+def _edit_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    if path.exists():
+        content = change(json.loads(path.read_text(encoding="utf-8")))
+        write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def save_decision(trainer: Trainer, decision: Decision | None) -> None:

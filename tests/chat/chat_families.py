@@ -91,7 +91,7 @@ def tokenizer_of(family: Family) -> PreTrainedTokenizerFast:
     """A tokenizer of the family's kind, its template set, the tokens of the template added."""
     template = (TEMPLATES / f"{family.name}.jinja").read_text()
     special = sorted({*TOKEN.findall(template), *([family.bos] if family.bos else []), family.eos, "<|pad|>"})
-    backend = _backend(family.kind)
+    backend = make_backend(family.kind)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in family.plain_tokens])
     tokenizer = PreTrainedTokenizerFast(
@@ -105,7 +105,7 @@ def tokenizer_of(family: Family) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _backend(kind: str) -> Tokenizer:
+def make_backend(kind: str) -> Tokenizer:
     if kind == "bytes":
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

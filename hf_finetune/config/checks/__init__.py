@@ -3,7 +3,8 @@
 A check skips settings that have a problem already: one mistake, one message.
 
 train.py           steps, schedule, saving and evaluation
-sft.py             conversations: lengths, packing, templates, adapters
+sft.py             conversations: lengths, packing, templates
+lora.py            what peft would pass over, or refuse only once the base is loaded
 classification.py  labels, balance, thresholds
 score.py           what a saved model can be asked
 saved.py           whether a command can do what is asked of a saved model
@@ -22,11 +23,12 @@ from typing import Any, get_args
 from hf_finetune.config.checks.classification import LABELLED_FORMATS, check_classification
 from hf_finetune.config.checks.hub import check_hub
 from hf_finetune.config.checks.launch import check_launch
+from hf_finetune.config.checks.lora import check_lora
 from hf_finetune.config.checks.machine import check_machine, check_packages
 from hf_finetune.config.checks.metric import check_metric
 from hf_finetune.config.checks.paths import check_inputs, check_output_dir, check_resume
 from hf_finetune.config.checks.score import check_score
-from hf_finetune.config.checks.sft import check_lora, check_sft
+from hf_finetune.config.checks.sft import check_sft
 from hf_finetune.config.checks.train import check_train
 from hf_finetune.config.reading.document import RunDocument, refuse_given
 from hf_finetune.config.sections import ConversationFormat, DocumentFormat, RecipeName, TextFileFormat
@@ -100,6 +102,9 @@ def _check_tokenizer(document: RunDocument, model: Any) -> None:
 
 
 def _check_quantization(document: RunDocument, model: Any, recipe: RecipeName, *, adapter: bool) -> None:
+    if model.save_dtype is not None and (adapter or recipe == "score"):
+        what = "an adapter is saved in float32" if adapter else "a model that is scored is not saved"
+        document.refuse(("model", "save_dtype"), what, "leave it out")
     names = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(model, name)]
     if len(names) == 2:
         document.refuse(("model", "load_in_8bit"), "is given together with model.load_in_4bit", "keep one")

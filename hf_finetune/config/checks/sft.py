@@ -1,22 +1,16 @@
-"""Settings of SFTConfig and LoraConfig that conflict, which trl and peft check too late or not at all."""
+"""Settings of SFTConfig that conflict, which trl checks too late or not at all."""
 
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.config.sections import RecipeName
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.environment.hardware import Hardware, select_accelerator
-from hf_finetune.errors import suggest
 
-# Values of init_lora_weights that need nothing but the base model, and those that need batches of data besides.
-_INITS = ("gaussian", "olora", "orthogonal", "pissa")
-_PISSA_STEPS = re.compile(r"pissa_niter_[1-9][0-9]{0,3}")
 _OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
-_NEED_DATA = ("corda", "eva", "loftq", "lora_ga")
 
 
 def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Hardware) -> None:
@@ -67,52 +61,3 @@ def _check_scratch(document: RunDocument, model: Any, recipe: RecipeName) -> Non
         document.refuse(("model", "scratch"), "an adapter needs a trained model to adapt", remedy)
     elif model.tokenizer is not None and not isinstance(model.tokenizer, str):
         document.refuse(("model", "tokenizer"), "a tokenizer is trained on documents, not on conversations", remedy)
-
-
-def check_lora(document: RunDocument, run: Any) -> None:
-    """Check LoraConfig's own rules, and the initializations of an adapter that the recipe does not support."""
-    if run.lora is None:
-        return
-    lora = run.lora
-    for name in ("target_modules", "target_parameters", "modules_to_save"):
-        if getattr(lora, name) == []:
-            document.refuse(("lora", name), "names nothing", "leave it out, or name modules of the model")
-    _check_pattern(document, lora.target_modules)
-    _check_layers(document, lora)
-    _check_init_lora_weights(document, lora.init_lora_weights, run.model)
-    if lora.lora_bias and lora.use_dora:
-        document.refuse(("lora", "lora_bias"), "is given together with lora.use_dora", "keep one")
-
-
-def _check_pattern(document: RunDocument, pattern: str | list[str] | None) -> None:
-    if isinstance(pattern, str):
-        try:
-            re.compile(pattern)
-        except re.error as mistake:
-            what = f"{format_value(pattern)} is no regular expression ({mistake})"
-            document.refuse(("lora", "target_modules"), what, "write all-linear, or a list of module names")
-
-
-def _check_layers(document: RunDocument, lora: Any) -> None:
-    # LoraConfig raises for these too, but the recipe creates it only once the base model is loaded.
-    if lora.layers_pattern is not None and lora.layers_to_transform is None:
-        what = "has no effect without lora.layers_to_transform"
-        document.refuse(("lora", "layers_pattern"), what, "add layers_to_transform, or leave it out")
-    elif lora.layers_to_transform is not None and not isinstance(lora.target_modules, list):
-        what = "needs lora.target_modules as a list of module names"
-        document.refuse(("lora", "layers_to_transform"), what, "write lora.target_modules: [q_proj, v_proj]")
-
-
-def _check_init_lora_weights(document: RunDocument, start: bool | str, model: Any) -> None:
-    key = ("lora", "init_lora_weights")
-    if isinstance(start, bool):
-        return
-    if start in _NEED_DATA:
-        what = f"{start} measures the model on data before training, which this recipe does not do"
-        document.refuse(key, what, "leave it out, or choose pissa")
-    elif start not in _INITS and not _PISSA_STEPS.fullmatch(start):
-        remedy = suggest(start, _INITS, f"choose true, {', '.join(_INITS)} or pissa_niter_16")
-        document.refuse(key, f"{format_value(start)} is no initialization of an adapter", remedy)
-    elif start.startswith("pissa") and (model.load_in_4bit or model.load_in_8bit):
-        what = f"{start} needs the base's weights as they are, and these are quantized"
-        document.refuse(key, what, "leave it out, or load the base in 16 bit")

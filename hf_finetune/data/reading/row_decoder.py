@@ -21,9 +21,16 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from hf_finetune.data.reading.columns import suggest_inside
 from hf_finetune.data.reading.conversation_checks import ConversationRules
-from hf_finetune.data.reading.formats import MESSAGE_EXTRAS, Items, RowFormat
-from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
+from hf_finetune.data.reading.formats import Items, RowFormat
+from hf_finetune.data.reading.json_line import LineError, name_json_type, parse_json_object
 from hf_finetune.data.reading.label_checks import LabelRule
+from hf_finetune.data.reading.message_fields import (
+    calls_tools,
+    check_message_keys,
+    check_misspelled,
+    check_required,
+    join_text_parts,
+)
 from hf_finetune.data.reading.row_types import Int64
 from hf_finetune.errors import find_closest
 
@@ -198,7 +205,7 @@ class RowDecoder:
         known = {key: each for key, each in value.items() if key in self.attributes}
         items = self.row_format.items
         if items is not None:
-            known[items.field] = _reduce_items(value[items.field], items)
+            known[items.field] = _reduce_items(value[items.field], items, self.unused_keys)
             _check_tools(known.pop("tools", None))
         try:
             row = msgspec.convert(known, self.row_type)
@@ -214,36 +221,10 @@ class RowDecoder:
     def _check_keys(self, value: Mapping[str, Any]) -> None:
         """Raise LineError for a missing or misspelled key; other unknown ones are collected in `unused_keys`."""
         unknown = [key for key in value if key not in self.attributes]
-        _check_required(value, self.row_format.required, unknown, f"a `{self.row_format.name}` row")
-        _check_misspelled(value, self.row_format.optional, unknown)
+        check_required(value, self.row_format.required, unknown, f"a `{self.row_format.name}` row")
+        check_misspelled(value, self.row_format.optional, unknown)
         if len(self.unused_keys) < _MAX_UNUSED_KEYS:
             self.unused_keys.update(unknown)
-
-
-def _check_required(value: Mapping[str, Any], required: Iterable[str], unknown: list[str], owner: str) -> None:
-    for key in required:
-        if key in value:
-            continue
-        if near := find_closest(key, unknown, 0.75):
-            raise _explain_misspelled(near, key)
-        found = ", ".join(format_key(each) for each in list(value)[:10]) or "none"
-        raise LineError(
-            f"the key `{key}` is missing", f"{owner} has {_format_keys(required)}; this one has {found}", key=key
-        )
-
-
-def _check_misspelled(value: Mapping[str, Any], optional: Iterable[str], unknown: list[str]) -> None:
-    for key in optional:
-        if key not in value and (near := find_closest(key, unknown, 0.8)):
-            raise _explain_misspelled(near, key)
-
-
-def _explain_misspelled(near: str, key: str) -> LineError:
-    return LineError(f"the key {format_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near)
-
-
-def _format_keys(keys: Iterable[str]) -> str:
-    return ", ".join(f"`{key}`" for key in keys)
 
 
 def _check_tools(tools: object) -> None:
@@ -253,29 +234,30 @@ def _check_tools(tools: object) -> None:
         )
 
 
-def _reduce_items(found: object, items: Items) -> object:
+def _reduce_items(found: object, items: Items, unused: set[str]) -> object:
     """Reduce each item to the fields that `items` names; a value that is no list is left to the type check.
 
-    Raises LineError for an item that is no object, or whose keys are missing or misspelled.
+    Keys that only a chat template may read are added to `unused`. Raises LineError for an item that is no object, or
+    whose keys are missing, misspelled or another tool's.
     """
     if not isinstance(found, list):
         return found
+    reduced = []
     for number, item in enumerate(found):
         place = f"{items.field}[{number}]"
         if not isinstance(item, dict):
             raise LineError(f"`{place}` must be an object, found {name_json_type(item)}", key=items.field)
-        named = (*items.required, *items.optional)
-        unknown = [key for key in item if key not in named and key not in MESSAGE_EXTRAS]
-        silent = item.get(items.text) is None and ("tool_calls" in item or "function_call" in item)
-        required = [key for key in items.required if not (silent and key == items.text)]
-        _check_required(item, required, unknown, f"`{place}`")
-        _check_misspelled(item, (*items.optional, *MESSAGE_EXTRAS), unknown)
-    return [_reduce_item(item, items) for item in found]
+        unknown = check_message_keys(item, place, items)
+        if len(unused) < _MAX_UNUSED_KEYS:
+            unused.update(f"{items.field}[].{key}" for key in unknown)
+        reduced.append(_reduce_item(item, place, items))
+    return reduced
 
 
-def _reduce_item(item: Mapping[str, Any], items: Items) -> dict[str, Any]:
+def _reduce_item(item: Mapping[str, Any], place: str, items: Items) -> dict[str, Any]:
     plain = {key: item[key] for key in (*items.required, *items.optional) if key in item}
-    if plain.get(items.text) is None and ("tool_calls" in item or "function_call" in item):
+    plain[items.text] = join_text_parts(item.get(items.text), f"{place}.{items.text}")
+    if plain[items.text] is None and calls_tools(item):
         plain[items.text] = ""
     return plain
 

@@ -111,8 +111,11 @@ def load_splits(data: DataSection, becomes: Kind, seed: int, also_read: Sequence
     hashes = {name: get_row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
     places = {name: locate_rows(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
     unused = tuple(sorted(decoder.unused_keys - {field.partition(".")[0] for field in also_read}))
-    if unused:
-        logger.info("keys of the rows that are not read: %s", ", ".join(unused))
+    of_messages = [key for key in unused if "[]." in key]
+    if of_rows := [key for key in unused if key not in of_messages]:
+        logger.info("keys of the rows that are not read: %s", ", ".join(of_rows))
+    if of_messages:
+        logger.warning("keys of messages that nothing but a chat template reads: %s", ", ".join(of_messages))
     return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap)
 
 

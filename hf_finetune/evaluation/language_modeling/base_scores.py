@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from peft import LoraConfig, PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.config.sections import Run
@@ -37,7 +38,7 @@ from hf_finetune.evaluation.language_modeling.trainer_metrics import (
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models
 from hf_finetune.files import encode_non_finite, write_atomically
 from hf_finetune.folders import MANIFEST, ROW_SCORES
-from hf_finetune.models.adapters.attach import REWRITE_BASE
+from hf_finetune.models.adapters.switching_off import is_base_when_off, switch_adapter_off
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,13 @@ class BaseScores(TrainerCallback):
         found, where = self._find(split, made_from, len(rows)) if main else (None, "")
         if self.trainer.args.world_size > 1:  # each process may see another cache, and all must do the same
             found, where = broadcast_object_list([found, where])
-        if found is None and resumed and not self._can_be_switched_off():
-            what = "the base cannot be scored on the %s rows: the run goes on from trained weights, without its %s"
-            logger.warning(what, split, ROW_SCORES)
+        if found is None and not self._is_at_hand(resumed):
+            what = "the base cannot be scored on the %s rows: %s (hf-finetune score --base loads it afresh)"
+            logger.warning(what, split, self._describe_model(resumed))
             return
         if found is None:
             logger.info("scoring the base on %s %s rows", f"{len(np.unique(rows['row'][:])):,}", split)
-            with keep_random_state(self.trainer.args.device), self._switch_adapter_off():
+            with keep_random_state(self.trainer.args.device), self._as_base(resumed):
                 found = predict_sums(self.trainer, rows)
         if not np.isfinite(found).all():
             logger.warning("the base gives NaN or infinite losses on the %s rows, and is not compared with", split)
@@ -134,25 +135,35 @@ class BaseScores(TrainerCallback):
             }
         )
 
-    def _can_be_switched_off(self) -> bool:
-        """Whether the model computes what its base does once its adapter is off."""
-        # By the recipe, as `lora:` may be left out where model.adapter is trained on. PiSSA and OLoRA take out of the
-        # base's weights what their adapter begins with.
-        initial = str((self.run.lora or {}).get("init_lora_weights"))
-        return self.run.recipe == "lora" and not initial.lower().startswith(REWRITE_BASE)
+    def _get_adapter(self) -> LoraConfig | None:
+        """The settings of the adapter in training; None where all of a model is trained."""
+        # Not those of `lora:`, which may be left out where model.adapter is trained on.
+        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        return model.peft_config["default"] if isinstance(model, PeftModel) else None  # type: ignore[return-value]
+
+    def _is_switched_off(self, resumed: bool) -> bool:
+        config, trained = self._get_adapter(), resumed or self.run.model.adapter is not None
+        return config is not None and is_base_when_off(config, trained=trained)
+
+    def _is_at_hand(self, resumed: bool) -> bool:
+        """Whether the model in training is the base as it stands, or is once its adapter is switched off."""
+        config = self._get_adapter()
+        # PiSSA and OLoRA take out of the base what their adapter begins with: before the first step it adds up.
+        untrained = not resumed and self.run.model.adapter is None and (config is None or not config.layer_replication)
+        return untrained or self._is_switched_off(resumed)
+
+    def _describe_model(self, resumed: bool) -> str:
+        if resumed:
+            return f"the run goes on from trained weights, without its {ROW_SCORES}"
+        return "under this adapter's settings (bias, layer_replication) it is not the model without the adapter"
 
     @contextlib.contextmanager
-    def _switch_adapter_off(self) -> Iterator[None]:
-        if not self._can_be_switched_off():
+    def _as_base(self, resumed: bool) -> Iterator[None]:
+        if not self._is_switched_off(resumed):
             yield
             return
-        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        trained = [parameter.requires_grad for parameter in model.parameters()]
-        with model.disable_adapter():
+        with switch_adapter_off(self.trainer.accelerator.unwrap_model(self.trainer.model)):
             yield
-        # peft 0.21 freezes a disabled adapter, and makes all of an enabled one trainable.
-        for parameter, was_trained in zip(model.parameters(), trained, strict=True):
-            parameter.requires_grad_(was_trained)
 
 
 def score_base(run: Run, trainer: Trainer, rows: Mapping[str, Dataset]) -> BaseScores:

@@ -121,7 +121,12 @@ def score_averaged(
     average: Average,
     labels: Sequence[int] | None,
 ) -> float | list[float]:
-    """Compute precision, recall or F1 of a split, (rows,) or (rows, labels); a list, by label, without an average."""
+    """Compute precision, recall or F1 of a split, (rows,) or (rows, labels); a list, by label, without an average.
+
+    NaN without rows.
+    """
+    if not len(references):
+        return math.nan if average is not None else [math.nan] * len(labels or ())
     counts = count_labels(np.asarray(predictions), np.asarray(references), labels)
     if average == "macro" and labels is not None:
         return float(formula(counts, None).mean())  # scikit-learn leaves none out that was asked for
@@ -131,11 +136,14 @@ def score_averaged(
 
 def count_confusions(predictions: Any, references: Any, labels: Sequence[int] | None = None) -> list[Any]:
     """Count rows by reference (down) and prediction (across): (labels, labels), for multi-label (labels, 2, 2)."""
-    from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
+    from sklearn.metrics import confusion_matrix
 
     truth, predicted = np.asarray(references), np.asarray(predictions)
-    if truth.ndim == 2:
-        return list(multilabel_confusion_matrix(truth, predicted, labels=labels).tolist())
+    if not len(truth):  # scikit-learn refuses to count nothing
+        return [[0] * len(labels or ()) for _ in labels or ()]
+    if truth.ndim == 2:  # by column: scikit-learn's own function takes (rows, 1) for two classes
+        columns = range(truth.shape[1]) if labels is None else labels
+        return [confusion_matrix(truth[:, each], predicted[:, each], labels=[0, 1]).tolist() for each in columns]
     numbers = np.union1d(truth, predicted).tolist() if labels is None else labels
     return list(confusion_matrix(truth, predicted, labels=numbers).tolist())
 

@@ -1,8 +1,9 @@
 """LoRA and its kin.
 
-attach.py      attach an adapter to a base, and save it with proof
-targets.py     the module names in `lora:`, checked against the model's
-continuing.py  go on training an adapter that is there
-token_rows.py  embeddings of new tokens, trained with the adapter
-loading.py     a saved adapter over its base
+attach.py         attach an adapter to a base, and save it with proof
+targets.py        what `lora:` names, checked against the model's modules, layers, parameters and tokens
+continuing.py     go on training an adapter that is there
+token_rows.py     embeddings of new tokens, trained with the adapter
+loading.py        a saved adapter over its base
+switching_off.py  whether an adapter that is switched off leaves its base
 """

@@ -22,7 +22,12 @@ from hf_finetune.models.adapters.loading import (
     load_base,
     suppress_peft_warnings,
 )
-from hf_finetune.models.adapters.targets import check_targets, has_tied_targets, list_linear_modules
+from hf_finetune.models.adapters.targets import (
+    check_attached,
+    check_targets,
+    has_tied_targets,
+    list_linear_modules,
+)
 from hf_finetune.models.adapters.token_rows import count_token_rows, select_token_rows, settle_token_rows
 from hf_finetune.models.classification_head import find_head_modules, is_classifier, unwrap_adapter
 from hf_finetune.models.embeddings import get_added_ids, has_grown
@@ -52,6 +57,9 @@ ORIGIN = "started_from"
 
 EXACT_TOLERANCE = 1e-5
 
+# Whatever peft raises while it builds an adapter is about the settings: nothing else is new there.
+PEFT_ERRORS = (ValueError, TypeError, NotImplementedError, ImportError, AttributeError, LookupError)
+
 CLASSIFIER_FIELDS = ("id2label", "problem_type", "pad_token_id")
 
 
@@ -75,8 +83,9 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None, saved
         with suppress_peft_warnings(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed())  # whatever was drawn before: a resumed run starts alike
             adapted = get_peft_model(model, config)
-    except (ValueError, TypeError, NotImplementedError) as problem:
+    except PEFT_ERRORS as problem:
         raise _make_peft_error(problem) from problem
+    check_attached(adapted, lora or {})
     get_lora_config(adapted).modules_to_save = _select_modules_to_save(
         model, lora or {}
     )  # without those that peft adds
@@ -189,15 +198,30 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
         settings["target_modules"] = ALL_LINEAR
     if has_tied_targets(model, settings):
         settings.setdefault("ensure_weight_tying", True)
+    elif settings.get("ensure_weight_tying"):
+        what = "lora names neither an embedding nor a head, or the two of this model share no weight"
+        raise ConfigError(Problem(what, "leave it out", key="lora.ensure_weight_tying"))
     try:
         config = LoraConfig(**settings)
-    except (ValueError, TypeError, ImportError) as problem:
+    except PEFT_ERRORS as problem:
         raise _make_peft_error(problem) from problem
+    _check_quantized_base(model, config)
     if _rewrites_base(config) and (is_quantized(model) or model.config.dtype != torch.float32):
         what = f"{method} rewrites the base's weights, and quantized or 16-bit weights would be rounded a second time"
         remedy = "set model.dtype: float32 without 4 or 8 bits, or lora.init_lora_weights: true"
         raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
     return config
+
+
+def _check_quantized_base(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Raise `ConfigError` for what peft 0.21 and bitsandbytes 0.50 cannot compute with a quantized base."""
+    if config.init_lora_weights == "orthogonal" and is_quantized(model):
+        what, remedy = "orthogonal is not drawn for quantized weights", "leave it out, or choose gaussian"
+        raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
+    in_8_bits = is_quantized(model) and getattr(model, "is_loaded_in_8bit", False)
+    if config.use_dora and in_8_bits and model.device.type == "cpu":
+        what = "DoRA needs the scales of 8-bit weights, which bitsandbytes does not keep on a CPU"
+        raise ConfigError(Problem(what, "load the base in 4 bits, or in 16", key="lora.use_dora"))
 
 
 def _select_modules_to_save(model: PreTrainedModel, lora: Mapping[str, Any]) -> list[str] | None:

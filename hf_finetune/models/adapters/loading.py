@@ -187,12 +187,19 @@ def is_quantized(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def suppress_peft_warnings() -> Iterator[None]:
-    """Hide two warnings of peft 0.21 that ask nothing of a user."""
+    """Hide warnings of peft 0.21 that ask nothing of a user."""
     with warnings.catch_warnings():
         # It reads a property that transformers 5.23 has renamed; can go with a peft that reads the new name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # It corrects this setting by itself for the transposed weights of GPT-2.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        # It compares patterns with modules alone, and those that name experts are of parameters; `check_attached` does
+        # not.
+        warnings.filterwarnings("ignore", r"The following \w+ keys did not match any targeted", RuntimeWarning)
+        # `check_attached` refuses it.
+        warnings.filterwarnings("ignore", "`lora_bias=True` was passed", UserWarning)
+        # It takes the bias of a lora_B, which has one dimension, for a weight of the wrong shape.
+        warnings.filterwarnings("ignore", r".*have invalid shape: .*\.lora_B\.\w+\.bias", UserWarning)
         yield
 
 

@@ -358,17 +358,19 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Compute logits (batch, seq, vocab), of the last `logits_to_keep` positions if given, and the loss of labels.
 
-        `labels` (batch, seq) are shifted here, `shift_labels` (batch, seq) are not; -100 is ignored. The loss is the
-        mean over the other labels, or their sum divided by `num_items_in_batch`; 0 where all are ignored.
+        `labels` (batch, seq) are shifted here; `shift_labels` (batch, seq) are not, and hold where both are given. -100
+        is ignored. The loss is the mean over the other labels, or their sum divided by `num_items_in_batch`; 0 where
+        all are ignored.
         """
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))  # (batch, seq, vocab)
         loss = None
-        if labels is not None or kwargs.get("shift_labels") is not None:
+        shift_labels = kwargs.get("shift_labels")
+        if labels is not None or shift_labels is not None:
             if kwargs.get("num_items_in_batch") is None:
-                targets = kwargs["shift_labels"] if labels is None else labels[..., 1:]
+                targets: Any = shift_labels if labels is None or shift_labels is not None else labels[..., 1:]
                 kwargs["num_items_in_batch"] = (targets != -100).sum().clamp(min=1)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(

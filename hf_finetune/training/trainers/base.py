@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, PreTrainedConfig
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.errors import DataError, ModelError, Problem
@@ -24,6 +24,10 @@ from hf_finetune.training.trainers.samplers import LengthGroupedSampler, Longest
 
 logger = logging.getLogger(__name__)
 
+# What transformers 5.23 sets in a model's config for training, from its arguments and from the tokenizer: a base that
+# ends texts with any of three tokens would be saved with one.
+SET_FOR_TRAINING = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
+
 
 class TrainerMixin(transformers.Trainer):
     """Mixin of our trainers: list it before transformers' or TRL's Trainer among the bases."""
@@ -32,6 +36,8 @@ class TrainerMixin(transformers.Trainer):
     """Whether the labels are of tokens, and not of rows."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        model: Any = kwargs["model"] if "model" in kwargs else args[0]
+        self._own_settings = _find_settings(model.config)
         super().__init__(*args, **kwargs)
         collate: Any = self.data_collator
         self.data_collator = CountingCollator(collate, self.predicts_tokens)
@@ -141,6 +147,16 @@ class TrainerMixin(transformers.Trainer):
         """Save model or adapter, and tokenizer, load it again and compare; see `training.saving.save_verified`."""
         save_verified(self)
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but config.json has the settings with which the model came."""
+        config: Any = self.model.config  # type: ignore[union-attr]
+        in_training = _find_settings(config)
+        _put_settings(config, self._own_settings)
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            _put_settings(config, in_training)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimate 6 per parameter and token, forward and backward (Kaplan et al., 2020)."""
         # transformers 5.23 counts the parameters for each batch, a millisecond of every step; can go when it caches.
@@ -150,6 +166,17 @@ class TrainerMixin(transformers.Trainer):
     def _parameters_outside_embeddings(self) -> int:
         model: Any = self.model
         return int(model.num_parameters(exclude_embeddings=True))
+
+
+def _find_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if name in SET_FOR_TRAINING}
+
+
+def _put_settings(config: PreTrainedConfig, settings: dict[str, Any]) -> None:
+    """Set these of `SET_FOR_TRAINING`, and take the others out: an encoder has none of them, or says null."""
+    for name in SET_FOR_TRAINING:
+        vars(config).pop(name, None)
+    vars(config).update(settings)
 
 
 class Trainer(TrainerMixin):

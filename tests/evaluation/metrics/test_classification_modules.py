@@ -353,6 +353,32 @@ def test_without_rows_a_figure_of_scores_is_nan(metric, kind, config):
     assert math.isnan(*metric(kind, config).compute(prediction_scores=[], references=[]).values())
 
 
+@pytest.mark.parametrize("config", [None, "multilabel"])
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_without_rows_a_figure_of_labels_is_nan_and_nothing_is_counted(metric, name, config):
+    [figure] = metric(OF_LABELS[name], config).compute(predictions=[], references=[]).values()
+    assert figure == [] if name == "confusion_matrix" else math.isnan(figure)
+
+
+def test_without_rows_each_label_that_was_asked_for_has_its_figure(metric):
+    nothing = {"predictions": [], "references": [], "labels": [0, 1]}
+    assert metric(ConfusionMatrix).compute(**nothing)["confusion_matrix"] == [[0, 0], [0, 0]]
+    for name in ("f1", "precision", "recall"):
+        found = metric(OF_LABELS[name]).compute(**nothing, average=None)[name]
+        assert found == pytest.approx([math.nan] * 2, nan_ok=True)
+
+
+def test_one_column_of_several_labels_is_one_label(metric):
+    said = {"predictions": [[1], [1], [0], [1], [0]], "references": [[1], [1], [0], [1], [1]]}
+    flat = [[row[0] for row in said[name]] for name in ("references", "predictions")]
+    assert metric(ConfusionMatrix, "multilabel").compute(**said)["confusion_matrix"] == [
+        sk.confusion_matrix(*flat).tolist()
+    ]
+    direct = {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}
+    for name, function in direct.items():
+        assert metric(OF_LABELS[name], "multilabel").compute(**said, average=None)[name] == [function(*flat)]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_each_file_says_what_goes_in_and_what_comes_out(metric, name):
     info = metric(ALL[name])._info()

@@ -154,7 +154,10 @@ def test_names_that_no_module_has_are_refused_together_with_those_that_there_are
         ({"target_modules": ".*nothing"}, "'.*nothing' matches no module of this model; it has embed_tokens (1)"),
         ({"target_modules": "q_proj("}, "is no regular expression"),
         ({"target_modules": ["mlp"]}, "peft refuses these settings (Target module"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [9]}, "peft refuses these settings"),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [9]},
+            "this model has no layer 9; its layers are 0 to 1",
+        ),
         ({"target_modules": []}, "peft refuses these settings"),
         ({"r": 0}, "peft refuses these settings"),
         ({"target_modules": ["lm_head"]}, "an adapter on the output head"),

@@ -262,6 +262,11 @@ def test_labels_that_come_shifted_are_not_shifted_again():
     shifted = F.pad(ids[:, 1:], (0, 1), value=-100)
     torch.testing.assert_close(model(ids, shift_labels=shifted).loss, model(ids, labels=ids).loss)
     torch.testing.assert_close(model(ids, labels=ids, shift_labels=shifted).loss, model(ids, labels=ids).loss)
+    # As a trainer shifts them that splits sequences over devices, and hands both over: 7 targets where 6 labels are.
+    labels, shifted = ids[:1].clone(), ids[:1].roll(-1, dims=1)
+    labels[0, :2], shifted[0, -1] = -100, -100
+    outputs = model(ids[:1], labels=labels, shift_labels=shifted)
+    torch.testing.assert_close(outputs.loss, F.cross_entropy(outputs.logits[0], shifted[0]))
 
 
 def test_a_batch_in_which_nothing_is_scored_has_loss_0_and_no_gradient():
