@@ -14,7 +14,6 @@ takes one attempt to repair, not five.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from hf_finetune.config.sections import (
     Section,
 )
 from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
+from hf_finetune.environment.launched import is_first_rank
 from hf_finetune.errors import ConfigError, Problem, find_closest, suggest
 
 __all__ = [
@@ -139,7 +139,7 @@ def _check_document(document: RunDocument, recipe: RecipeName, *, say_notes: boo
     cross_check(document, checked, recipe)
     if document.problems:
         raise ConfigError(_sort_by_line(document.problems))
-    if say_notes and os.environ.get("RANK", "0") == "0":
+    if say_notes and is_first_rank():
         for note in document.notes:
             logger.warning(note)
     return _make_run(document, checked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +58,27 @@ def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
     # return no logits: `use_class_forward` calls the method of the class.
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
-    with use_class_forward(model):
-        logits: Tensor = model.eval()(input_ids).logits
+    with use_class_forward(model), round_for_flash(model):
+        logits: Tensor = model.eval()(input_ids).logits.float()
     if not logits.isfinite().all():
         remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
         raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy))
     return logits
+
+
+def uses_flash(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether a model attends through a flash kernel."""
+    return "flash" in (model.config._attn_implementation or "")
+
+
+def round_for_flash(model: PreTrainedModel | PeftModel) -> AbstractContextManager[object]:
+    """Compute in bfloat16 inside the `with` where weights are float32 and the attention takes none.
+
+    That is so in mixed-precision training, wherever the forward of the class runs and not the Trainer's.
+    """
+    if not uses_flash(model) or model.dtype != torch.float32:
+        return nullcontext()
+    return torch.autocast(model.device.type, torch.bfloat16)
 
 
 @contextmanager

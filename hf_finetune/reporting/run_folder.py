@@ -5,13 +5,13 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import os
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.environment.launched import is_first_rank
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
@@ -65,7 +65,7 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
         raise CannotWriteError(
             Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
         ) from problem
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         atexit.register(remove_empty, new)  # of a run that is refused by what it reads next
 
 

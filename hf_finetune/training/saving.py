@@ -28,6 +28,7 @@ def save_verified(trainer: Trainer) -> None:
     """
     folder = Path(str(trainer.args.output_dir))
     trainer.save_model()
+    release_optimizer(trainer)
     if trainer.is_world_process_zero():
         # transformers 5.23 pickles its arguments, with Hub token and local paths, which a shared folder would leak.
         # Can go when `Trainer._save` writes no pickle.
@@ -43,6 +44,15 @@ def save_verified(trainer: Trainer) -> None:
         else:
             verify_saved(model, folder)
     trainer.accelerator.wait_for_everyone()
+
+
+def release_optimizer(trainer: Trainer) -> None:
+    """Free the optimizer's state and the gradients: training is over, and what was saved is loaded beside the model."""
+    # Of AdamW in float32 these are three times the weights, so that the second model takes less than there was.
+    optimizer: Any = trainer.optimizer
+    if optimizer is not None:
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.state.clear()
 
 
 def save_decision(trainer: Trainer, decision: Decision | None) -> None:

@@ -103,9 +103,30 @@ def group_into_blocks(
     return dataset, PackingStats(**facts)
 
 
-def collate_blocks(blocks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class BlockCollator:
     """Stack blocks of equal length: columns (block_size,) -> int64 tensors (batch, block_size)."""
-    return {name: torch.from_numpy(np.array([block[name] for block in blocks], dtype=np.int64)) for name in blocks[0]}
+
+    bounds: bool = False
+    """Whether documents are given by their bounds too: flash attention looks for restarts of `position_ids` in a batch
+    of one row only, and takes a batch of several as one long row where it is given bounds (transformers 5.23)."""
+
+    def __call__(self, blocks: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate `blocks`; with `bounds`, and of isolated documents, also `cu_seq_lens_*`: (documents + 1,) int32."""
+        columns = {name: np.array([block[name] for block in blocks], dtype=np.int64) for name in blocks[0]}
+        batch: dict[str, Any] = {name: torch.from_numpy(column) for name, column in columns.items()}
+        if not (self.bounds and "position_ids" in columns):
+            return batch
+        # positions [[0 1 2 0], [0 1 0 1]] -> bounds [0 3 4 6 8], of documents of at most 3 tokens
+        starts = np.flatnonzero(columns["position_ids"].ravel() == 0)
+        ends = np.append(starts, columns["position_ids"].size)
+        bounds, longest = torch.from_numpy(ends.astype(np.int32)), int(np.diff(ends).max())
+        return batch | {
+            "cu_seq_lens_q": bounds,
+            "cu_seq_lens_k": bounds,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
 
 
 def _build_batches(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, TrainOutput
@@ -135,4 +136,25 @@ def tokens_per_step(args: TrainingArguments, rows: Any) -> float:
 
 
 class Trainer(TrainerMixin):
-    """transformers' Trainer with these checks."""
+    """transformers' Trainer with these checks; of the rows of an evaluation it keeps what metrics need, no labels."""
+
+    def __init__(self, *args: Any, preprocess_logits_for_metrics: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reduce_logits = preprocess_logits_for_metrics
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the loss, the logits as `preprocess_logits_for_metrics` reduces them, and a zero for each row.
+
+        transformers (5.23) calls that function later, and keeps labels of 8 bytes a token on the device for all rows.
+        """
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if self._reduce_logits is None or logits is None or labels is None:
+            return loss, logits, labels
+        reduced: Tensor = self._reduce_logits(logits, labels)
+        return loss, reduced, reduced.new_zeros(len(reduced))

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_finetune.data.tokenization.documents import collate_blocks
+from hf_finetune.data.tokenization.documents import BlockCollator
 from hf_finetune.errors import DataError
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
 from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
@@ -28,7 +28,7 @@ def trainer_of_three_rows(folder, batch):
     args = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=batch, dataloader_drop_last=True, use_cpu=True
     )
-    return Trainer(model=ScratchGPTForCausalLM(config), args=args, train_dataset=rows, data_collator=collate_blocks)
+    return Trainer(model=ScratchGPTForCausalLM(config), args=args, train_dataset=rows, data_collator=BlockCollator())
 
 
 def test_a_run_of_no_steps_is_refused_with_its_numbers(trainer):
