@@ -40,6 +40,7 @@ from hf_finetune.config.sections import (
     ScratchSection,
     Section,
 )
+from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
 from hf_finetune.environment.launched import is_first_rank
 from hf_finetune.errors import ConfigError, Problem, find_closest, suggest
@@ -47,6 +48,7 @@ from hf_finetune.errors import ConfigError, Problem, find_closest, suggest
 __all__ = [
     "COMMAND_LINE",
     "PLACEHOLDER",
+    "SFT_RECIPES",
     "VISIBLE",
     "DataSection",
     "EvalSection",
