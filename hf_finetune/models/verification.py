@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ROOM = 1.1
+"""Times its weights that a model needs on a device."""
+# Other kernels sum in another order.
+OTHER_DEVICE = 1e-3
+OTHER_DEVICE_IN_LOW_PRECISION = 0.1
+
 
 def verify_saved(
     model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5, *, name: str | None = None
@@ -31,11 +38,11 @@ def verify_saved(
     `name`: what to call the model where its folder is still written aside.
     """
     trained = compute_probe_logits(model)
-    attention = model.config._attn_implementation
+    plan = plan_reload(model, tolerance)
     reloaded = get_auto_class(model).from_pretrained(
-        folder, dtype=model.dtype, attn_implementation=attention, device_map=model.device
+        folder, dtype=model.dtype, attn_implementation=plan.attention, device_map=plan.device
     )
-    difference = (trained - compute_probe_logits(reloaded)).abs().max().item()
+    difference, tolerance = plan.measure(trained, compute_probe_logits(reloaded)), plan.tolerance
     if not difference <= tolerance:
         raise ModelError(
             Problem(
@@ -46,6 +53,36 @@ def verify_saved(
         )
     where = f"{name} is converted" if name else f"saved to {folder}"
     logger.info("%s, loaded again: largest logit difference %.1e", where, difference)
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadPlan:
+    """Where a saved model is loaded to be compared with the live one, and how closely the logits have to agree."""
+
+    device: torch.device
+    attention: str | None
+    tolerance: float
+
+    def measure(self, trained: Tensor, reloaded: Tensor) -> float:
+        """The largest difference of two tensors of logits, wherever they are."""
+        return (trained.to(reloaded.device) - reloaded).abs().max().item()
+
+
+def plan_reload(model: PreTrainedModel, tolerance: float, free_bytes: int | None = None) -> ReloadPlan:
+    """Load it beside the live model if that device has room for a second one, else on the CPU, which rounds otherwise.
+
+    `free_bytes`: room on the device; by default what CUDA says.
+    """
+    attention = model.config._attn_implementation
+    if free_bytes is None and model.device.type == "cuda":
+        torch.cuda.empty_cache()
+        free_bytes = torch.cuda.mem_get_info(model.device)[0]
+    if free_bytes is None or free_bytes > ROOM * model.get_memory_footprint():
+        return ReloadPlan(model.device, attention, tolerance)
+    rounded = model.dtype != torch.float32 or uses_flash(model)
+    other = OTHER_DEVICE_IN_LOW_PRECISION if rounded else OTHER_DEVICE
+    logger.info("what was saved is compared on the CPU: %s has no room for a second model", model.device)
+    return ReloadPlan(torch.device("cpu"), "sdpa" if uses_flash(model) else attention, max(tolerance, other))
 
 
 @torch.no_grad()

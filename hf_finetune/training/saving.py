@@ -39,7 +39,7 @@ def save_verified(trainer: Trainer) -> None:
             from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
 
             (folder / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
-            save_adapter(model, folder)
+            save_adapter(model, folder, trainer.processing_class)
             verify_adapter(model, folder)
         else:
             verify_saved(model, folder)
