@@ -189,8 +189,9 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
 
 def _is_of_adapter(key: str) -> bool:
     """Whether a weight of a `PeftModel` is one that its adapter's files must have."""
-    # "...q_proj.lora_A.default.weight", "...score.modules_to_save.default.weight", "...trainable_tokens_delta.default"
-    return ".default" in key and any(part in key for part in ("lora_", "modules_to_save", "trainable_tokens_delta"))
+    # "...q_proj.lora_A.default.weight", "...score.modules_to_save.default.weight"; of tokens whose rows are trained a
+    # head that shares them has none.
+    return ".default." in key and ("lora_" in key or "modules_to_save" in key)
 
 
 def is_quantized(model: PreTrainedModel) -> bool:

@@ -150,7 +150,8 @@ def check_base(record: BaseRecord, adapter: str | Path) -> None:
 @contextmanager
 def check_base_around(record: BaseRecord, adapter: str | Path) -> Iterator[None]:
     """`check_base` before a base is loaded, and after: its files may change while they are read."""
-    check_base(record, adapter)
+    if find_weight_files(record.name_or_path, record.revision):  # else loading says why it cannot be
+        check_base(record, adapter)
     yield
     check_base(record, adapter)
 
