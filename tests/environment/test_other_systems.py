@@ -27,7 +27,7 @@ from hf_finetune.models.scratch_gpt import ScratchGPTForSequenceClassification
 
 # What Windows' Python lacks; the modules of the standard library ask for these before.
 WITHOUT = """
-import os, random, sys, threading, logging, multiprocessing, concurrent.futures
+import os, random, shutil, sys, threading, logging, multiprocessing, concurrent.futures
 for name in ("fork", "register_at_fork", "sched_getaffinity", "getuid", "killpg", "statvfs"):
     if hasattr(os, name):
         delattr(os, name)

@@ -138,7 +138,7 @@ def adapter_on_hub():
 
 
 def test_an_adapter_of_the_hub_whose_base_is_a_folder_is_refused_until_it_is_said_where(hub, base, tmp_path):
-    adapter = save(adapter_on(base), tmp_path / "adapter")
+    adapter = save(train(adapter_on(base)), tmp_path / "adapter")
     on_hub(hub, adapter, "ada/adapter")
     with pytest.raises(ModelError, match=r"a folder of another machine; say where its base is now with --base-path"):
         load_for_generation("ada/adapter")

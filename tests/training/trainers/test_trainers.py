@@ -63,6 +63,7 @@ def test_early_stopping_ends_with_training(tmp_path):
 
 def test_of_evaluated_rows_no_labels_are_kept_and_the_sums_are_those_of_each_row(tmp_path):
     trainer = trainer_of_three_rows(tmp_path, batch=2)
+    trainer.args.dataloader_drop_last, trainer.args.per_device_eval_batch_size = False, 2
     rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4]] * 5, "labels": [[-100, 2, 3, place] for place in range(5)]})
     trainer = Trainer(
         model=trainer.model,
