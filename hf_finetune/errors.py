@@ -27,10 +27,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from hf_finetune.environment.launched import is_first_rank
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.privacy import SECRET, escape_control_characters
+from hf_finetune.ranks import is_first_rank
 
 EXIT_REFUSED = 2
 EXIT_NON_FINITE = 4

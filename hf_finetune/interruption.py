@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 # Set by `hf-finetune train` to its own process id, for the processes that it launches.
-from hf_finetune.environment.launched import is_first_rank
+from hf_finetune.ranks import is_first_rank
 
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 NOTHING_KEPT = "nothing was finished; the same command begins again"

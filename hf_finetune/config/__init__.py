@@ -42,8 +42,8 @@ from hf_finetune.config.sections import (
 )
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
-from hf_finetune.environment.launched import is_first_rank
 from hf_finetune.errors import ConfigError, Problem, find_closest, suggest
+from hf_finetune.ranks import is_first_rank
 
 __all__ = [
     "COMMAND_LINE",

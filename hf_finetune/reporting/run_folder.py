@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.environment.launched import is_first_rank
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
@@ -24,6 +23,7 @@ from hf_finetune.folders import (
     remove_empty,
 )
 from hf_finetune.privacy import redact
+from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import RUN_FILE, format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
 

@@ -28,7 +28,7 @@ from hf_finetune.models.scratch_gpt import ScratchGPTForSequenceClassification
 # What Windows' Python lacks; the modules of the standard library ask for these before.
 WITHOUT = """
 import os, random, shutil, sys, threading, logging, multiprocessing, concurrent.futures
-for name in ("fork", "register_at_fork", "sched_getaffinity", "getuid", "killpg", "statvfs"):
+for name in ("fork", "register_at_fork", "getuid", "killpg"):
     if hasattr(os, name):
         delattr(os, name)
 
@@ -87,7 +87,7 @@ def test_the_home_folder_of_windows_is_in_no_artefact(windows):
     assert privacy.hide_home({"a": [r"C:\Users\ann\x", r"C:\Users\ann"]}) == {"a": ["~/x", "~"]}
 
 
-@pytest.mark.parametrize("path", [r"C:\Users\ann\runs\x", r"\\server\share\x", r"~\runs\x", "file:///C:/Users/ann/x"])
+@pytest.mark.parametrize("path", [r"C:\Users\ann\runs\x", r"\\server\share\x", r"~\runs\x"])
 def test_of_a_path_of_windows_the_last_part_leaves(path):
     assert privacy.redact(path) == "x"
     assert privacy.redact(f"data.train={path}") == "data.train=x"

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hf_finetune import errors
-from hf_finetune.environment.launched import RANKS, is_first_rank
+from hf_finetune.ranks import RANKS, is_first_rank
 from hf_finetune.release.hub import _is_main_process
 
 

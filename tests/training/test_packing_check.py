@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from models import flash_stand_in
-from models.scratch_models import VARIANTS, tiny_model
+from models.scratch_models import VARIANTS, tiny_config, tiny_model
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -127,6 +127,13 @@ def test_bounds_of_blocks_are_where_documents_start():
 @pytest.mark.parametrize("config", LEAKING.values(), ids=LEAKING)
 def test_rows_that_are_not_packed_suit_every_model(config):
     check_packing(made(config, "eager", torch.float32), ROWS)
+
+
+def test_a_fresh_model_whose_output_is_zero_passes():
+    fresh = AutoModelForCausalLM.from_config(tiny_config(), attn_implementation="sdpa")
+    with torch.no_grad():
+        fresh.get_output_embeddings().weight.zero_()
+    check_packing(fresh, BLOCKS)
 
 
 @pytest.mark.parametrize("training", [True, False])

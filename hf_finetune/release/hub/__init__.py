@@ -25,8 +25,8 @@ from huggingface_hub import HfApi, get_token, is_offline_mode
 
 from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.sections import HubSection, Run
-from hf_finetune.environment.launched import is_first_rank
 from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedError, Problem
+from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
 from hf_finetune.release.hub.files import PlannedFile, find_local_base, plan_files
