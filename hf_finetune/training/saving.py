@@ -39,7 +39,8 @@ def save_verified(trainer: Trainer) -> None:
             from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
 
             (folder / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
-            save_adapter(model, folder, trainer.processing_class)
+            tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
+            save_adapter(model, folder, tokenizer)
             verify_adapter(model, folder)
         else:
             verify_saved(model, folder)

@@ -25,9 +25,11 @@ from hf_finetune.evaluation.scoring.log_likelihood import compute_row_sums
 from hf_finetune.evaluation.scoring.rows import Example
 from hf_finetune.models.scratch_gpt import ScratchGPTForSequenceClassification
 
-# What Windows' Python lacks; the modules of the standard library ask for these before.
+# What Windows' Python lacks. The libraries come before: they ask for the system, which cannot be put in, and what is
+# tried are our own modules.
 WITHOUT = """
 import os, random, shutil, sys, threading, logging, multiprocessing, concurrent.futures
+import accelerate, datasets, peft, torch, transformers, transformers.trainer, trl
 for name in ("fork", "register_at_fork", "getuid", "killpg"):
     if hasattr(os, name):
         delattr(os, name)

@@ -101,7 +101,7 @@ def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
         name = base or _resolve_base(recorded["name_or_path"], path)
         return BaseRecord(**recorded | {"name_or_path": name, "revision": None if base else recorded["revision"]})
     config = json.loads((fetch_adapter(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    classifier = {} if config.get("task_type") == "SEQ_CLS" else None
+    classifier: dict[str, Any] | None = {} if config.get("task_type") == "SEQ_CLS" else None
     if base is None:
         return BaseRecord(read_base_name(path), classifier=classifier)
     try:  # the base that it names, if that is there, has to be the one that `base` names
