@@ -30,6 +30,7 @@ from typing import NoReturn
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.privacy import SECRET, escape_control_characters
+from hf_finetune.ranks import is_first_rank
 
 EXIT_REFUSED = 2
 EXIT_NON_FINITE = 4
@@ -193,7 +194,7 @@ def user_errors() -> Iterator[None]:
 
 
 def _end_refused(problem: FinetuneError) -> NoReturn:
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_rank():
         if problem.exit_code == 0:
             raise SystemExit(0)
         time.sleep(SECONDS_BEHIND_THE_FIRST)

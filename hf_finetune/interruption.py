@@ -21,6 +21,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 # Set by `hf-finetune train` to its own process id, for the processes that it launches.
+from hf_finetune.ranks import is_first_rank
+
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 NOTHING_KEPT = "nothing was finished; the same command begins again"
 SECONDS_TO_ARRIVE = 10.0
@@ -89,7 +91,7 @@ def catch_signals_of_a_script() -> None:
     # accelerate 1.15: `simple_launcher` is `Popen(...).wait()`; terminated, it leaves its child to itself.
     if sys.platform == "linux" and _LAUNCHED in os.environ:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         _install()
         return
     for number in _DEFAULTS:
@@ -158,7 +160,7 @@ def forget_signal() -> None:
 def _install() -> dict[int, Any]:
     """Take over the signals that nobody has taken; returns the handlers that were there."""
     before: dict[int, Any] = {}
-    if threading.current_thread() is not threading.main_thread() or os.environ.get("RANK", "0") != "0":
+    if threading.current_thread() is not threading.main_thread() or not is_first_rank():
         return before
     _state.process = os.getpid()
     for number, defaults in _DEFAULTS.items():
@@ -190,7 +192,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _say(number: int) -> None:
     launcher = os.environ.get(LAUNCHER, str(os.getpid()))
-    if launcher != str(os.getpid()) or os.environ.get("RANK", "0") != "0":
+    if launcher != str(os.getpid()) or not is_first_rank():
         return
     what = "interrupted (Ctrl-C)" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     # Not through `sys.stderr`, in the middle of whose write the signal may have come.

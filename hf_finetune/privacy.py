@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 from hf_finetune.shell import shell_line, shell_words
@@ -54,8 +54,11 @@ def hide_home(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [hide_home(item) for item in value]
     home = str(Path.home())
-    inside = isinstance(value, str) and (value == home or value.startswith(f"{home}/"))
-    return f"~{value[len(home) :]}" if inside else value
+    if not isinstance(value, str) or not value.startswith(home) or value[len(home) : len(home) + 1] not in ("", *"/\\"):
+        return value
+    # C:\Users\ann\x -> ~/x, which is a path on every system.
+    rest = value[len(home) :]
+    return "~" + (rest.replace("\\", "/") if isinstance(Path.home(), PureWindowsPath) else rest)
 
 
 def make_portable(name: str) -> str:
@@ -67,7 +70,7 @@ def make_portable(name: str) -> str:
     # In /home/ann/work: /home/ann/work/out -> out, /home/ann/models/x -> ~/models/x, org/name -> org/name.
     path = Path(name)
     inside = path.is_absolute() and path.is_relative_to(Path.cwd())
-    return str(path.relative_to(Path.cwd()) if inside else hide_home(name))
+    return path.relative_to(Path.cwd()).as_posix() if inside else str(hide_home(name))
 
 
 # Keys whose values are texts for people and names of labels ("/people/person/born"), which are shown as they are.

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from hf_finetune.config import RecipeName, Run, dump_dict, dump_yaml, load_run
+from hf_finetune.chat import today
+from hf_finetune.config import SFT_RECIPES, RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits, keep_row_prints
 from hf_finetune.environment import (
     describe_commit,
@@ -44,6 +46,7 @@ from hf_finetune.reporting import (
     describe_kept,
     find_resumed,
     open_manifest,
+    read_template_date,
     read_threads,
     write_run_folder,
 )
@@ -78,10 +81,11 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words()))
     advise_when_out_of_memory(partial(suggest_memory_settings, run))
     checkpoint = find_resumed(run.output_dir, run.train)
-    run = pin_revision(continue_adapter(apply_defaults(_with_train(run, resume_from_checkpoint=checkpoint))))
+    run = continue_adapter(apply_defaults(_with_train(run, resume_from_checkpoint=checkpoint)))
     claim_run_folder(run.output_dir, resume=checkpoint)
     check_push(run)
     args = build_training_arguments(run)
+    run = _fix_date(pin_revision(run), resume=bool(checkpoint))
     if LAUNCHER not in os.environ:  # which has said so
         logger.info("%s", describe_threads())
     return run, args
@@ -105,12 +109,13 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
         "versions": get_installed_versions(),
         "seed": run.eval.seed if args is None else args.seed,
         "threads": threads,
+        **({} if run.data.template_date is None else {"template_date": run.data.template_date}),
         "launch": format_launch_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "project": describe_commit(),
     }
-    # run.yaml begins the run anew, in another folder.
-    open_manifest(run.output_dir, manifest, dump_yaml(_with_train(run, resume_from_checkpoint=None)), resume=resume)
+    run_file = dump_yaml(_with_train(_as_asked(run), resume_from_checkpoint=None))  # begins the run anew, elsewhere
+    open_manifest(run.output_dir, manifest, run_file, resume=resume)
     if args is not None:
         keep_row_prints(Path(run.output_dir), splits, resume=bool(resume))
 
@@ -119,6 +124,27 @@ def _with_train(run: Run, **settings: Any) -> Run:
     """`run` with these settings in its section `train`; those that are None are taken out."""
     train = {name: value for name, value in (run.train | settings).items() if value is not None or name not in settings}
     return run.model_copy(update={"train": train})
+
+
+def _fix_date(run: Run, *, resume: bool) -> Run:
+    """Return `run` with the day that its chat template is told: a resumed run's own, for all ranks that of the first.
+
+    Of recipes without chat templates the run is returned as it is.
+    """
+    if run.recipe not in SFT_RECIPES or run.data.template_date is not None:
+        return run
+    began = read_template_date(run.output_dir) if resume else None
+    [date] = broadcast_object_list([began or today()])
+    data = run.data.model_copy(update={"template_date": date})
+    data.model_fields_set.discard("template_date")  # a template that asks for no date refuses one that was asked for
+    return run.model_copy(update={"data": data})
+
+
+def _as_asked(run: Run) -> Run:
+    """`run` without a day that was not asked for: another run has its own."""
+    if "template_date" in run.data.model_fields_set:
+        return run
+    return run.model_copy(update={"data": run.data.model_copy(update={"template_date": None})})
 
 
 def finish_run(
@@ -140,7 +166,7 @@ def finish_run(
         recipe=run.recipe,
         run_id=make_run_id(),
         status="done",
-        settings=dump_dict(run),
+        settings=dump_dict(_as_asked(run)),
         data={name: counted.as_dict() for name, counted in facts.items()},
         parameters=count_parameters(model).as_dict(),
         train=collect_train_stats(trainer, result),

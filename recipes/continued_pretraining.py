@@ -12,13 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_finetune.data import collate_blocks, load_splits, pack_splits
+from hf_finetune.data import BlockCollator, load_splits, pack_splits
 from hf_finetune.errors import user_errors
 from hf_finetune.evaluation import SamplePrompts, language_model_metrics, reduce_logits, score_base, score_splits
 from hf_finetune.models import block_size, load_causal_lm, load_config, load_tokenizer
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
-from hf_finetune.training import Trainer, early_stopping, make_optimizer
+from hf_finetune.training import Trainer, check_packing, early_stopping, make_optimizer, needs_flat
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
 
     # 3. Model
     model = load_causal_lm(run.model, config, block, bf16=args.bf16)
+    check_packing(model, rows["train"])
 
     # 4. Trainer
     sampler = SamplePrompts(tokenizer, run.eval)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
-        data_collator=collate_blocks,
+        data_collator=BlockCollator(bounds=needs_flat(model)),
         compute_metrics=language_model_metrics(facts.get("validation")),
         preprocess_logits_for_metrics=reduce_logits,
         optimizer_cls_and_kwargs=make_optimizer(run, args),

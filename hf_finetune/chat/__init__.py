@@ -3,6 +3,8 @@
 template            the chat template of a run: the tokenizer's own, TRL's training variant, ours, or a .jinja file
 template_defaults   data.system and data.chat_template_kwargs, written into the template so that they travel with it
 assistant_mask      the character spans that are trained, found by rendering the conversation turn by turn
+thoughts            what stands between <think> tags in a content, told to templates that know it
+dates               the day that a template is told, one for a run
 text_check          whether a rendered turn holds its message's text, whatever the template trims or quotes
 special_tokens      text of rows and special tokens told apart, so that no text becomes a control token
 sandbox, watchdog   templates come from strangers: what they may do, and for how long
@@ -17,8 +19,9 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
+    from hf_finetune.chat.dates import today
     from hf_finetune.chat.template import load_chat_template
 
-__all__ = ["load_chat_template"]
+__all__ = ["load_chat_template", "today"]
 
 __getattr__, __dir__ = import_lazily(__name__)

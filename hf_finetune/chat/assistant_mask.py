@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
@@ -18,8 +20,11 @@ Message = dict[str, Any]
 Span = tuple[int, int]
 
 ASKING_ROLES = ("user", "tool", "function")
+EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
 BETWEEN = "\0"
 """Where a control token was: texts on its two sides are not one."""
+
+_prefills: WeakKeyDictionary[PreTrainedTokenizerFast, dict[str, str]] = WeakKeyDictionary()
 
 install_sandbox()
 
@@ -77,19 +82,20 @@ def _format_reason(refusal: Exception) -> str:
     return text[0][:200] if text else type(refusal).__name__
 
 
-def find_assistant_spans(chat: RenderedChat, trained: Sequence[bool]) -> list[Span]:
+def find_assistant_spans(chat: RenderedChat, trained: Sequence[bool], *, prefill: bool = False) -> list[Span]:
     """Find the trained assistant turns in `chat.text()`, their end-of-turn tokens included.
 
     Returns (start, stop) character offsets, one pair per trained turn; `trained` holds one flag per message. A turn
-    starts behind its generation prompt and stops behind its end token: both are found by rendering the conversation up
-    to it, so the template needs no `{% generation %}`. Raises `ChatTemplateError` where the template rewrites earlier
-    messages once later ones follow (it is not prefix-stable), or ends no turn with a token.
+    starts behind its generation prompt, and behind an empty block of thoughts that the template writes there by itself
+    (as Qwen3's) unless `prefill` says that this is trained, and stops behind its end token: both are found by rendering
+    the conversation up to it, so the template needs no `{% generation %}`. Raises `ChatTemplateError` where the
+    template rewrites earlier messages once later ones follow (it is not prefix-stable), or ends no turn with a token.
     """
     # Under the template `plain`, a question "Hi" and its answer "Yes." become
     #   <|bos|>User:\nHi<|eos|>\nAssistant:\nYes.<|eos|>\n
     # and the span of the answer is (34, 45): `Yes.<|eos|>`, without the line break behind it.
     return [
-        _find_turn_span(chat, index)
+        _find_turn_span(chat, index, prefill=prefill)
         for index, message in enumerate(chat.messages)
         if message["role"] == "assistant" and trained[index]
     ]
@@ -145,10 +151,13 @@ def find_message_span(chat: RenderedChat, index: int) -> Span:
     return start, _match_prefix(chat, index + 1, chat.text(index + 1))
 
 
-def _find_turn_span(chat: RenderedChat, index: int) -> Span:
+def _find_turn_span(chat: RenderedChat, index: int, *, prefill: bool) -> Span:
     """Find the text and the end token of assistant message `index`: (start, stop) character offsets."""
     whole, control = chat.text(), get_control_tokens(chat.tokenizer)
     start = _find_turn_start(chat, index, control)
+    if not prefill and not chat.messages[index].get("reasoning_content"):
+        written = _find_prefill(chat.tokenizer, chat.template)
+        start += len(written) if whole.startswith(written, start) else 0
     shared = _find_turn_end(chat, index, control)
     last = None
     for match in control.unmarked.finditer(whole, start, shared):
@@ -159,6 +168,27 @@ def _find_turn_span(chat: RenderedChat, index: int) -> Span:
     if following is None:
         raise ChatTemplateError("the chat template ends no assistant turn with a token of the tokenizer")
     return start, following.end()
+
+
+def _find_prefill(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+    """Find the empty block of thoughts that a template writes between its generation prompt and an answer; often "".
+
+    "<think>\\n\\n</think>\\n\\n" under Qwen3's: who serves the model without thoughts writes it, not the model.
+    """
+    # Not all that stands there: the `<|channel|>final<|message|>` of gpt-oss is for the model to say.
+    known = _prefills.setdefault(tokenizer, {})
+    if template not in known:
+        question: Message = {"role": "user", "content": "A"}
+        answers = ([question, {"role": "assistant", "content": content}] for content in ("A", "b"))
+        try:
+            prompt = RenderedChat(tokenizer, template, [question]).text(prompt=True)
+            one, other = (RenderedChat(tokenizer, template, answer).text() for answer in answers)
+        except ChatTemplateError:
+            prompt = one = other = ""
+        shared = one[: _count_common_characters(one, other)]
+        written = shared[len(prompt) :] if prompt and shared.startswith(prompt) else ""
+        known[template] = written if EMPTY_THOUGHTS.fullmatch(written) else ""
+    return known[template]
 
 
 def _find_turn_end(chat: RenderedChat, index: int, control: ControlTokens) -> int:

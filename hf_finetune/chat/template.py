@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
 from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
+from hf_finetune.chat.dates import forget_date, note_date, read_date, reads_date, set_date, today
 from hf_finetune.chat.sandbox import compile_template
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template_defaults import (
@@ -24,6 +25,7 @@ from hf_finetune.chat.template_defaults import (
     put_defaults,
     split_defaults,
 )
+from hf_finetune.chat.thoughts import split_thoughts
 from hf_finetune.config.checks.paths import OUR_TEMPLATES, TEMPLATE_SUFFIXES
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
@@ -47,8 +49,9 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
     a tokenizer without one. The tokens that a built-in one needs and the tokenizer lacks are added to it if the run
     `trains`: their embeddings are. Where TRL has a prefix-preserving training variant of the tokenizer's template,
     training renders that. Both begin with the defaults that `data.chat_template_kwargs` and `data.system` give, so that
-    these are saved with the template. Raises `ConfigError` where the file cannot be read or is not valid Jinja, or a
-    default has no effect, and `ModelError` where the template ends assistant turns with no token.
+    these are saved with the template. One that asks what day it is gets that of the run (`dates`). Raises `ConfigError`
+    where the file cannot be read or is not valid Jinja, or a default or the day has no effect, and `ModelError` where
+    the template ends assistant turns with no token.
     """
     if data.chat_template is not None or not tokenizer.chat_template:
         name = data.chat_template or "plain"
@@ -63,7 +66,33 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
     if template != get_default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
     _check_turn_end(tokenizer, template)
-    return _add_defaults(data, tokenizer, template)
+    return _fix_date(data, tokenizer, _add_defaults(data, tokenizer, template), trains=trains)
+
+
+def _fix_date(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: str, *, trains: bool) -> str:
+    """Return `template` with the day of the run, where it asks for one; the tokenizer's says so and knows today's."""
+    if not reads_date(template):
+        if "template_date" in data.model_fields_set and data.template_date is not None:
+            what = "the chat template does not ask what day it is"
+            raise ConfigError(Problem(what, "leave it out: it would have no effect", key="data.template_date"))
+        return template
+    date = data.template_date or (None if trains else read_date(get_default_template(tokenizer))) or today()
+    logger.info("chat template: it asks what day it is, which is %s here (data.template_date)", date)
+    if trains:
+        own: Any = tokenizer.chat_template
+        bare = {name: forget_date(each) for name, each in own.items()} if isinstance(own, dict) else forget_date(own)
+        tokenizer.chat_template = bare
+        _put_before(tokenizer, note_date(date))
+    return put_defaults(forget_date(template), set_date(date))
+
+
+def _put_before(tokenizer: PreTrainedTokenizerFast, header: str) -> None:
+    """Put a header before each of the tokenizer's own templates."""
+    own: Any = tokenizer.chat_template
+    if isinstance(own, dict):
+        tokenizer.chat_template = {name: put_defaults(each, header) for name, each in own.items()}
+    else:
+        tokenizer.chat_template = put_defaults(own, header)
 
 
 def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: str) -> str:
@@ -73,11 +102,7 @@ def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, templat
         return template
     known = get_default_template(tokenizer) + split_defaults(template)[1]
     check_defaults(data.chat_template_kwargs, data.system, known, get_control_tokens(tokenizer))
-    own: Any = tokenizer.chat_template
-    if isinstance(own, dict):
-        tokenizer.chat_template = {name: put_defaults(each, defaults) for name, each in own.items()}
-    else:
-        tokenizer.chat_template = put_defaults(own, defaults)
+    _put_before(tokenizer, defaults)
     template = put_defaults(template, defaults)
     _check_turn_end(tokenizer, template, SYSTEM_KEY if data.system is not None else KWARGS_KEY)
     return template
@@ -164,11 +189,13 @@ def _render_or_empty(chat: RenderedChat) -> str:
 def prepare_chat(
     tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message], tools: list[dict[str, Any]] | None
 ) -> RenderedChat:
-    """Prepare a conversation for rendering: mark its text, and convert tool-call arguments to what the template takes.
+    """Prepare a conversation for rendering: mark its text, and put what it says into the form that the template takes.
 
-    Raises `ChatTemplateError` where the template takes arguments as an object and they are not valid JSON.
+    That is of the arguments of tool calls, and of thoughts inside a content. Raises `ChatTemplateError` where the
+    template takes arguments as an object and they are not valid JSON.
     """
     control = get_control_tokens(tokenizer)
+    messages = split_thoughts(tokenizer, template, messages)
     if any(message.get("tool_calls") for message in messages):
         form = _detect_arguments_form(tokenizer, template)
         messages = [_convert_arguments(message, form) for message in messages]

@@ -144,4 +144,5 @@ def _reset_after_fork() -> None:
     _watchdog = _Watchdog()
 
 
-os.register_at_fork(after_in_child=_reset_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, which forks no process
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -14,7 +14,6 @@ takes one attempt to repair, not five.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,12 +40,15 @@ from hf_finetune.config.sections import (
     ScratchSection,
     Section,
 )
+from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER, check_sections
 from hf_finetune.errors import ConfigError, Problem, find_closest, suggest
+from hf_finetune.ranks import is_first_rank
 
 __all__ = [
     "COMMAND_LINE",
     "PLACEHOLDER",
+    "SFT_RECIPES",
     "VISIBLE",
     "DataSection",
     "EvalSection",
@@ -139,7 +141,7 @@ def _check_document(document: RunDocument, recipe: RecipeName, *, say_notes: boo
     cross_check(document, checked, recipe)
     if document.problems:
         raise ConfigError(_sort_by_line(document.problems))
-    if say_notes and os.environ.get("RANK", "0") == "0":
+    if say_notes and is_first_rank():
         for note in document.notes:
             logger.warning(note)
     return _make_run(document, checked)

@@ -40,8 +40,8 @@ READY_MADE = ("smollm2-135m", "minilm")
 def expand_user(value: Value) -> Value:
     """Expand a leading `~` in a path, in each path of a list, or in each path setting of a section."""
     expanded: Any = value
-    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
-        expanded = str(Path(value).expanduser())
+    if isinstance(value, str) and (value == "~" or value.startswith(("~/", "~\\"))):
+        expanded = str(Path(value.replace("~\\", "~/", 1)).expanduser())  # ~\runs on Windows
     elif isinstance(value, list):
         expanded = [expand_user(item) for item in value]
     elif isinstance(value, Section):
@@ -91,8 +91,8 @@ def _is_cached(name: str) -> bool:
 def looks_local(path: str) -> bool:
     """Whether `path` can only be a file or folder of this machine, not a Hub id (`name`, `owner/name`)."""
     # runs/base may be both, so it is not "local": from_pretrained itself looks for the folder first. runs\base is a
-    # folder of Windows: no Hub id has a backslash.
-    if path.startswith(("/", "./", "../", "~")) or path in (".", "..") or "\\" in path:
+    # folder of Windows, and so is C:/base: no Hub id has a backslash or a colon.
+    if path.startswith(("/", "./", "../", "~")) or path in (".", "..") or "\\" in path or path[1:3] == ":/":
         return True
     return path.lower().endswith(DATA_SUFFIXES) or path.count("/") > 1
 

@@ -207,8 +207,13 @@ class DataSection(Section):
     """Variables that the chat template reads, such as `{enable_thinking: false}`; saved with it (sft and lora)."""
     system: Name | None = None
     """The system message of conversations that have none; saved with the chat template (sft and lora)."""
+    template_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    """The day that a chat template is told which asks for it, `2026-01-31` (sft and lora); by default the day on which
+    the run begins."""
     loss_on: Literal["assistant", "all", "last"] = "assistant"
     """Which tokens of a conversation are trained (sft and lora): the assistant's turns, all, or its last turn."""
+    train_on_prefill: bool = False
+    """Train what the chat template writes before an answer by itself, as an empty block of thoughts (sft and lora)."""
     too_long: Literal["drop", "cut", "split", "error"] = "drop"
     """What is done with a conversation longer than `train.max_length` (sft and lora)."""
     max_dropped: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from hf_finetune.data.splitting.splits import Splits, load_splits
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
     from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
-    from hf_finetune.data.tokenization.documents import collate_blocks, pack_splits
+    from hf_finetune.data.tokenization.documents import BlockCollator, pack_splits
     from hf_finetune.data.tokenization.labelled import balance_classes, get_padded_width, tokenize_labelled
 
 __all__ = [
     "CANARIES",
     "COPIES",
+    "BlockCollator",
     "RowCollator",
     "RowsOptions",
     "Splits",
     "TextCollator",
     "balance_classes",
-    "collate_blocks",
     "convert_rows",
     "freeze_labels",
     "get_padded_width",

@@ -20,6 +20,39 @@ RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
+class BrokenPair:
+    """Two packages that break each other: `name` below the version `fixed_in`, with `other` from `since` on."""
+
+    name: str
+    fixed_in: str
+    other: str
+    since: str
+    what: str
+    thread: str
+
+
+# Where pip has installed what it was told not to, or an older environment was added to: what will happen, which a range
+# of versions does not say. Each is of the thread named.
+BROKEN_PAIRS = (
+    BrokenPair(
+        *("peft", "0.18", "transformers", "5"),
+        "peft imports HybridCache of transformers, which is gone: no adapter can be made or loaded",
+        "https://github.com/huggingface/transformers/issues/44351",
+    ),
+    BrokenPair(
+        *("peft", "0.19", "transformers", "5"),
+        "adapters on fused experts are laid out the other way round, and load into no later peft",
+        "https://github.com/NVIDIA-NeMo/Automodel/issues/3592",
+    ),
+    BrokenPair(
+        *("accelerate", "0.26", "transformers", "4.44"),
+        "transformers' Trainer imports is_mlu_available of accelerate, which is not there yet",
+        "https://github.com/huggingface/transformers/pull/32292",
+    ),
+)
+
+
+@dataclass(frozen=True)
 class MachineFinding:
     """A remark about the machine; a `problem` stops or hangs a run."""
 
@@ -50,6 +83,7 @@ def diagnose_machine(facts: MachineInfo, environment: Mapping[str, str]) -> list
     """List what a user should know before a run on this machine, problems first."""
     findings = [
         *_find_unsupported_versions(facts.versions),
+        *_find_broken_pairs(facts.versions),
         *_find_untested_versions(facts.versions),
         *_find_leftover_launch(environment),
         *_find_unseen_gpu(facts, environment),
@@ -78,6 +112,20 @@ def _find_unsupported_versions(installed: Mapping[str, str]) -> list[MachineFind
             remedy = f"pip install '{requirement.name}{requirement.specifier}'"
             findings.append(MachineFinding("problem" if needed else "warn", what, remedy))
     return list(dict.fromkeys(findings))
+
+
+def _find_broken_pairs(installed: Mapping[str, str]) -> list[MachineFinding]:
+    """Find the pairs of `BROKEN_PAIRS` among the installed versions."""
+    findings = []
+    for pair in BROKEN_PAIRS:
+        one, other = installed.get(pair.name), installed.get(pair.other)
+        if one is None or Version(one) >= Version(pair.fixed_in):
+            continue
+        if other is None or Version(other) < Version(pair.since):
+            continue
+        what = f"{pair.name} {one} does not go with {pair.other} {other}: {pair.what} ({pair.thread})"
+        findings.append(MachineFinding("problem", what, f"pip install '{pair.name}>={pair.fixed_in}'"))
+    return findings
 
 
 def _find_untested_versions(installed: Mapping[str, str]) -> list[MachineFinding]:

@@ -1,6 +1,7 @@
 """Names and files -> tokenizer, model, adapter; what was saved, loaded again.
 
 tokenizers, tokenizer_training      a tokenizer loaded, or trained on the run's rows
+tokenizer_probe                     whether it is the one that the model was trained with
 loading, lengths                    configuration and weights of a causal language model; how long its rows may be
 classifiers, classification_head    text classifiers: any encoder or decoder with a head
 decision                            temperature and thresholds of a classifier, and how they fold into its head

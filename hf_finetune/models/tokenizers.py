@@ -13,6 +13,7 @@ from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
 from hf_finetune.models.files.untrusted import check_untrusted_files
+from hf_finetune.models.tokenizer_probe import check_first_token
 from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ logger = logging.getLogger(__name__)
 # Padding tokens that published vocabularies contain while `pad_token` is not set.
 PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
 ROWS_PER_BATCH = 1_000
+# Encoders that were trained on texts which begin with [CLS].
+FIRST_TOKEN = (
+    *("albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie"),
+    *("longformer", "mobilebert", "modernbert", "mpnet", "nystromformer", "rembert", "roberta"),
+    *("roberta-prelayernorm", "roformer", "squeezebert", "xlm-roberta", "xlm-roberta-xl"),
+)
 
 
 def load_tokenizer(
@@ -101,8 +108,8 @@ def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool
 def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig, rows: int | None = None) -> None:
     """Raise `ModelError` where the tokenizer cannot belong to the model.
 
-    Its ids must have rows in the embedding (`rows`, where it will have more than `config` says), and the model's begin
-    and end ids must be special tokens of it.
+    Its ids must have rows in the embedding (`rows`, where it will have more than `config` says), the model's begin and
+    end ids must be special tokens of it, and it must begin a text as the model was trained (`check_first_token`).
     """
     # Which special token is not compared: an instruct model may end on <|im_end|> where its base's tokenizer has
     # <|endoftext|>. But where the id is an ordinary word, the tokenizer is one of another vocabulary.
@@ -121,6 +128,8 @@ def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedC
             problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))
     if problems:
         raise ModelError(problems)
+    trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    check_first_token(tokenizer, reads_first=config.model_type in FIRST_TOKEN, reads_bos=trained)
 
 
 def find_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:

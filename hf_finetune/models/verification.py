@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,13 @@ def find_save_dtype(model: PreTrainedModel) -> torch.dtype:
     return dtype
 
 
+ROOM = 1.1
+"""Times its weights that a model needs on a device."""
+# Other kernels sum in another order.
+OTHER_DEVICE = 1e-3
+OTHER_DEVICE_IN_LOW_PRECISION = 0.1
+
+
 def verify_saved(
     model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5, *, name: str | None = None
 ) -> None:
@@ -49,11 +57,11 @@ def verify_saved(
     `name`: what to call the model where its folder is still written aside.
     """
     trained = compute_probe_logits(model)
-    attention = model.config._attn_implementation
+    plan = plan_reload(model, tolerance)
     reloaded = get_auto_class(model).from_pretrained(
-        folder, dtype=model.dtype, attn_implementation=attention, device_map=model.device
+        folder, dtype=model.dtype, attn_implementation=plan.attention, device_map=plan.device
     )
-    difference = (trained - compute_probe_logits(reloaded)).abs().max().item()
+    difference, tolerance = plan.measure(trained, compute_probe_logits(reloaded)), plan.tolerance
     if not difference <= tolerance:
         raise ModelError(
             Problem(
@@ -66,6 +74,36 @@ def verify_saved(
     logger.info("%s, loaded again: largest logit difference %.1e", where, difference)
 
 
+@dataclass(frozen=True, slots=True)
+class ReloadPlan:
+    """Where a saved model is loaded to be compared with the live one, and how closely the logits have to agree."""
+
+    device: torch.device
+    attention: str | None
+    tolerance: float
+
+    def measure(self, trained: Tensor, reloaded: Tensor) -> float:
+        """The largest difference of two tensors of logits, wherever they are."""
+        return (trained.to(reloaded.device) - reloaded).abs().max().item()
+
+
+def plan_reload(model: PreTrainedModel, tolerance: float, free_bytes: int | None = None) -> ReloadPlan:
+    """Load it beside the live model if that device has room for a second one, else on the CPU, which rounds otherwise.
+
+    `free_bytes`: room on the device; by default what CUDA says.
+    """
+    attention = model.config._attn_implementation
+    if free_bytes is None and model.device.type == "cuda":
+        torch.cuda.empty_cache()
+        free_bytes = torch.cuda.mem_get_info(model.device)[0]
+    if free_bytes is None or free_bytes > ROOM * model.get_memory_footprint():
+        return ReloadPlan(model.device, attention, tolerance)
+    rounded = model.dtype != torch.float32 or uses_flash(model)
+    other = OTHER_DEVICE_IN_LOW_PRECISION if rounded else OTHER_DEVICE
+    logger.info("what was saved is compared on the CPU: %s has no room for a second model", model.device)
+    return ReloadPlan(torch.device("cpu"), "sdpa" if uses_flash(model) else attention, max(tolerance, other))
+
+
 @torch.no_grad()
 def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
     """Compute a model's logits, (2, 16, vocab) or (2, labels), for two fixed rows of random tokens.
@@ -76,12 +114,27 @@ def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
     # return no logits: `use_class_forward` calls the method of the class.
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
-    with use_class_forward(model):
-        logits: Tensor = model.eval()(input_ids).logits
+    with use_class_forward(model), round_for_flash(model):
+        logits: Tensor = model.eval()(input_ids).logits.float()
     if not logits.isfinite().all():
         remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
         raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy))
     return logits
+
+
+def uses_flash(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether a model attends through a flash kernel."""
+    return "flash" in (model.config._attn_implementation or "")
+
+
+def round_for_flash(model: PreTrainedModel | PeftModel) -> AbstractContextManager[object]:
+    """Compute in bfloat16 inside the `with` where weights are float32 and the attention takes none.
+
+    That is so in mixed-precision training, wherever the forward of the class runs and not the Trainer's.
+    """
+    if not uses_flash(model) or model.dtype != torch.float32:
+        return nullcontext()
+    return torch.autocast(model.device.type, torch.bfloat16)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         make_run_names,
         render_comparison,
     )
-    from hf_finetune.reporting.resuming import describe_kept, find_resumed, read_threads
+    from hf_finetune.reporting.resuming import describe_kept, find_resumed, read_template_date, read_threads
     from hf_finetune.reporting.run_folder import (
         RunReport,
         check_recordable,
@@ -58,6 +58,7 @@ __all__ = [
     "make_run_names",
     "open_manifest",
     "read_run",
+    "read_template_date",
     "read_threads",
     "record_scores",
     "render_comparison",

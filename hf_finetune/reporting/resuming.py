@@ -45,11 +45,21 @@ def find_resumed(output_dir: str, train: Mapping[str, Any]) -> str | None:
 
 def read_threads(output_dir: str) -> int | None:
     """How many threads a process of the run began with, by its manifest; None where that does not say."""
+    threads = _read_manifest(output_dir, "threads")
+    return threads if isinstance(threads, int) and threads > 0 else None
+
+
+def read_template_date(output_dir: str) -> str | None:
+    """The day that the chat template of the run was told, by its manifest; None where that does not say."""
+    date = _read_manifest(output_dir, "template_date")
+    return date if isinstance(date, str) else None
+
+
+def _read_manifest(output_dir: str, key: str) -> Any:
     try:
-        threads = json.loads(Path(output_dir, MANIFEST).read_text(encoding="utf-8"))["threads"]
+        return json.loads(Path(output_dir, MANIFEST).read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def describe_kept(output_dir: str, command: Sequence[str]) -> str:

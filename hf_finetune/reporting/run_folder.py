@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import os
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from hf_finetune.folders import (
     remove_empty,
 )
 from hf_finetune.privacy import redact
+from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import RUN_FILE, format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
 
@@ -65,7 +65,7 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
         raise CannotWriteError(
             Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
         ) from problem
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         atexit.register(remove_empty, new)  # of a run that is refused by what it reads next
 
 

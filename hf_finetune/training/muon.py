@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_finetune.config.sections import Run
 from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.models.classification_head import unwrap_adapter
 
 # Quintic Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: they favor the slope at zero over
 # convergence, so that five steps bring every singular value into about [0.7, 1.2]. x -> a x + b x^3 + c x^5 takes a
@@ -114,9 +115,11 @@ class MuonFactory:
     def __call__(self, model: PreTrainedModel, *, lr: float, weight_decay: float, **options: Any) -> MuonWithAdamW:
         """Assign hidden matrices to Muon; embeddings, head, norms and biases to AdamW, without weight decay."""
         embedding_lr = lr * options.pop("embedding_lr", 2.0)
+        # `base_model` of a model excludes the head, over the vocabulary or the labels; that of a PeftModel does not.
+        body: nn.Module = unwrap_adapter(model).base_model
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        # The base model excludes the head, over the vocabulary or the labels.
-        hidden = {id(param) for param in model.base_model.parameters() if param.ndim == 2} - tables
+        tables |= set(map(id, _list_parts_of_embeddings(body)))
+        hidden = {id(param) for param in body.parameters() if param.ndim == 2} - tables
         trained = [param for param in model.parameters() if param.requires_grad]
         embeddings = [param for param in trained if id(param) in tables]
         matrices = [param for param in trained if id(param) in hidden]
@@ -164,3 +167,16 @@ def _group_by_shape(tensors: list[Tensor]) -> dict[tuple[int, int], list[int]]:
     for index, tensor in enumerate(tensors):
         groups[tensor.shape[0], tensor.shape[1]].append(index)
     return groups
+
+
+def _list_parts_of_embeddings(body: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield what peft has put on embeddings: factors of LoRA, rows of single tokens, a copy that is trained."""
+    # "embed_tokens.base_layer" under LoRA, "embed_tokens.original_module" under modules_to_save and for single tokens.
+    embeddings = [name for name, module in body.named_modules() if isinstance(module, nn.Embedding)]
+    wrapped = {
+        name.removesuffix(suffix) + "."
+        for name in embeddings
+        for suffix in (".base_layer", ".original_module")
+        if name.endswith(suffix)
+    }
+    yield from (param for name, param in body.named_parameters() if name.startswith(tuple(wrapped)))

@@ -36,6 +36,7 @@ def save_verified(trainer: Trainer) -> None:
     folder = Path(str(trainer.args.output_dir))
     saved_in = _round_weights(trainer)
     trainer.save_model()
+    release_optimizer(trainer)
     if trainer.is_world_process_zero():
         # transformers 5.23 pickles its arguments, with Hub token and local paths, which a shared folder would leak.
         # Can go when `Trainer._save` writes no pickle.
@@ -46,7 +47,8 @@ def save_verified(trainer: Trainer) -> None:
             from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
 
             (folder / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
-            save_adapter(model, folder)
+            tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
+            save_adapter(model, folder, tokenizer)
             verify_adapter(model, folder)
         else:
             write_in_precision(folder, saved_in)
@@ -105,6 +107,15 @@ def _edit_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def release_optimizer(trainer: Trainer) -> None:
+    """Free the optimizer's state and the gradients: training is over, and what was saved is loaded beside the model."""
+    # Of AdamW in float32 these are three times the weights, so that the second model takes less than there was.
+    optimizer: Any = trainer.optimizer
+    if optimizer is not None:
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.state.clear()
 
 
 def save_decision(trainer: Trainer, decision: Decision | None) -> None:

@@ -48,7 +48,7 @@ DEEPSEEK = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 
 FAMILIES = [
     Family("qwen2_5", "bytes", None, "<|im_end|>", "{}<|im_end|>", CALLS, tools=True),
-    Family("qwen3", "bytes", None, "<|im_end|>", "<think>\n\n</think>\n\n{}<|im_end|>", THOUGHTS + CALLS, tools=True),
+    Family("qwen3", "bytes", None, "<|im_end|>", "{}<|im_end|>", THOUGHTS + CALLS, tools=True),
     Family("qwen3_instruct_2507", "bytes", None, "<|im_end|>", "{}<|im_end|>", CALLS, tools=True),
     Family("llama3", "bytes", "<|begin_of_text|>", "<|eot_id|>", "{}<|eot_id|>", strips=True),
     Family("llama3_2", "bytes", "<|begin_of_text|>", "<|eot_id|>", "{}<|eot_id|>", strips=True),
@@ -60,7 +60,7 @@ FAMILIES = [
     Family("deepseek_r1_distill", "bytes", *DEEPSEEK, "{}<｜end▁of▁sentence｜>", THOUGHTS),
     Family("cohere", "bytes", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "{}<|END_OF_TURN_TOKEN|>", strips=True),
     Family("cohere2", "bytes", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "{}<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"),
-    Family("glm4moe", "bytes", None, "<|endoftext|>", "\n<think></think>\n{}<|user|>", THOUGHTS + CALLS, strips=True),
+    Family("glm4moe", "bytes", None, "<|endoftext|>", "{}<|user|>", THOUGHTS + CALLS, strips=True),
     Family(
         "gptoss",
         "bytes",

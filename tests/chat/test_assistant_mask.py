@@ -31,7 +31,9 @@ def conversations(family: Family, seed: int, spelled: list[str]) -> Iterator[lis
     def text() -> str:
         choices = HARMLESS + spelled if dice.random() < 0.5 else HARMLESS
         pieces = [dice.choice(choices) for _ in range(dice.randint(1, 4))]
-        return dice.choice(["", " ", "\n", "-"]).join(pieces).strip() or "x"
+        said = dice.choice(["", " ", "\n", "-"]).join(pieces).strip() or "x"
+        # What begins with thoughts is taken apart where the template writes those: tests/chat/test_thoughts.py.
+        return f"x{said}" if said.startswith("<think>") and "</think>" in said else said
 
     while True:
         messages = [{"role": "system", "content": text()}] if family.system and dice.random() < 0.3 else []

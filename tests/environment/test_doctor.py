@@ -203,3 +203,28 @@ def test_a_gpu_is_named_with_its_capability_and_memory(facts):
     assert gpu.kind == "cuda"
     assert gpu.capability == ".".join(map(str, torch.cuda.get_device_capability(0)))
     assert gpu.memory_gib > 1
+
+
+@pytest.mark.parametrize(
+    ("versions", "words"),
+    [
+        ({"peft": "0.17.1", "transformers": "5.2.0"}, ["HybridCache", "fused experts"]),
+        ({"peft": "0.18.1", "transformers": "5.2.0"}, ["fused experts"]),
+        ({"peft": "0.17.1", "transformers": "4.57.0"}, []),
+        ({"peft": "0.21.2", "transformers": "5.23.0"}, []),
+        ({"accelerate": "0.21.0", "transformers": "4.44.2"}, ["is_mlu_available"]),
+        ({"accelerate": "0.21.0"}, []),
+    ],
+)
+def test_versions_that_break_each_other_are_named_with_the_thread(facts, versions, words):
+    found = diagnose_machine(dataclasses.replace(facts, versions=versions), {})
+    named = [finding for finding in found if "does not go with" in finding.what]
+    assert [finding.level for finding in named] == ["problem"] * len(words)
+    for finding, word in zip(named, words, strict=True):
+        assert word in finding.what
+        assert "https://github.com/" in finding.what
+        assert finding.remedy.startswith("pip install '")
+
+
+def test_the_installed_versions_are_no_such_pair(facts):
+    assert not [finding for finding in diagnose_machine(facts, {}) if "does not go with" in finding.what]

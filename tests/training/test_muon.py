@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 from models.scratch_models import tiny_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from hf_finetune.errors import ConfigError
+from hf_finetune.models.adapters.loading import suppress_peft_warnings
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM, ScratchGPTForSequenceClassification
 from hf_finetune.training.muon import MuonFactory, MuonWithAdamW, _parse_muon_options, orthogonalize
 
@@ -95,3 +97,44 @@ def test_every_trained_parameter_is_in_exactly_one_group_and_only_hidden_matrice
 def test_an_option_that_muon_does_not_have_is_refused():
     with pytest.raises(ConfigError, match=r"train.optim_args: 'momentom' is no option of muon"):
         _parse_muon_options("momentom=0.9")
+
+
+def groups_of(model: torch.nn.Module) -> dict[str, tuple[bool, float]]:
+    """Of each trained parameter: whether it goes to Muon, and its weight decay."""
+    optimizer = MuonFactory()(model, lr=0.01, weight_decay=0.1)
+    names = {id(param): name for name, param in model.named_parameters()}
+    return {
+        names[id(param)]: (group["use_muon"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for param in group["params"]
+    }
+
+
+def adapt(model: torch.nn.Module, config: LoraConfig) -> torch.nn.Module:
+    with suppress_peft_warnings():
+        return get_peft_model(model, config)
+
+
+@pytest.mark.parametrize("kind", [ScratchGPTForCausalLM, ScratchGPTForSequenceClassification])
+def test_under_an_adapter_head_and_embedding_go_where_they_go_in_a_full_run(kind):
+    full = groups_of(tiny_model(kind))
+    head = "lm_head" if kind is ScratchGPTForCausalLM else "score"
+    task = "CAUSAL_LM" if kind is ScratchGPTForCausalLM else "SEQ_CLS"
+    config = LoraConfig(r=2, target_modules="all-linear", modules_to_save=[head, "embed_tokens"], task_type=task)
+    adapted = groups_of(adapt(tiny_model(kind), config))
+    saved = {name.split(".modules_to_save.default")[0].split("base_model.model.")[1]: name for name in adapted
+             if "modules_to_save" in name}  # fmt: skip
+    assert {name.rpartition(".")[2] for name in saved} == {head, "embed_tokens"}
+    for name, whole in saved.items():
+        assert adapted[whole] == full[f"{name}.weight"] == (False, 0.0)
+    factors = {name: group for name, group in adapted.items() if "lora_" in name}
+    assert set(factors.values()) == {(True, 0.1)}
+
+
+@pytest.mark.parametrize("settings", [{"target_modules": ["embed_tokens"]}, {"trainable_token_indices": [5, 7]}])
+def test_what_an_adapter_trains_of_an_embedding_goes_to_adamw(settings):
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", **{"target_modules": ["q_proj"], **settings})
+    adapted = groups_of(adapt(tiny_model(), config))
+    parts = {name: group for name, group in adapted.items() if "embed_tokens" in name}
+    assert parts
+    assert set(parts.values()) == {(False, 0.0)}

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from transformers import AutoModelForCausalLM
 from trl import SFTConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, saved_base
 
 from hf_finetune.errors import ModelError
 from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.verification import ReloadPlan, plan_reload
 from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.saving import save_verified
 from hf_finetune.training.trainers.sft import SFTTrainer
@@ -118,3 +122,48 @@ def test_a_whole_model_is_saved_and_compared_as_before(tmp_path, fitted):
     loaded, _ = load_for_generation(str(tmp_path / "run"))
     assert not isinstance(loaded, PeftModel)
     assert not (tmp_path / "run" / "training_args.bin").exists()
+
+
+PEAK = """
+import resource, sys, torch, tempfile
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+from datasets import Dataset
+from hf_finetune.data.tokenization.documents import BlockCollator
+from hf_finetune.training.trainers.base import Trainer
+from hf_finetune.training.saving import save_verified
+
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+sizes = dict(hidden_size=768, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=8, vocab_size=4096)
+model = LlamaForCausalLM(LlamaConfig(**sizes))
+rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4]] * 2, "labels": [[1, 2, 3, 4]] * 2})
+quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+args = TrainingArguments(sys.argv[1], max_steps=2, use_cpu=True, **quiet)
+trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=BlockCollator())
+trainer.train()
+trained = peak()
+save_verified(trainer)
+print(model.num_parameters() * 4 / 2**20, trained, peak())
+"""
+
+
+def test_what_was_saved_is_checked_in_the_memory_that_training_had(tmp_path, environment_of_a_user):
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "run")], env=environment_of_a_user, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights, trained, checked = map(float, done.stdout.split())
+    # Gradients and AdamW's state are three times the weights, and the second model takes their place.
+    assert checked - trained < 0.3 * weights
+
+
+def test_without_room_for_a_second_model_the_cpu_compares(base):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    size = model.get_memory_footprint()
+    assert plan_reload(model, 1e-5, 10 * size) == ReloadPlan(
+        torch.device("cpu"), model.config._attn_implementation, 1e-5
+    )
+    crowded = plan_reload(model, 1e-5, size)
+    assert (crowded.device.type, crowded.tolerance) == ("cpu", 1e-3)
+    halved = model.bfloat16()
+    assert plan_reload(halved, 1e-5, halved.get_memory_footprint()).tolerance == 0.1

@@ -39,7 +39,10 @@ DOCUMENT_FORMATS = get_args(DocumentFormat)
 CONVERSATION_FORMATS = get_args(ConversationFormat)
 # Settings of `data` that only some recipes read.
 BLOCK_SETTINGS = ("block_size", "isolate_documents")
-CHAT_SETTINGS = ("chat_template", "chat_template_kwargs", "system", "loss_on", "too_long", "max_dropped")
+CHAT_SETTINGS = (
+    *("chat_template", "chat_template_kwargs", "system", "template_date"),
+    *("loss_on", "train_on_prefill", "too_long", "max_dropped"),
+)
 
 
 def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:

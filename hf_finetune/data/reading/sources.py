@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,8 +18,12 @@ import msgspec
 
 from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
 from hf_finetune.data.reading.file_kinds import PROSE, TABLE_ENDINGS, explain_text_formats, get_ending
+from hf_finetune.data.reading.tables.arrow_rows import open_dataset
+from hf_finetune.data.reading.tables.rows import TableRow
 from hf_finetune.errors import DataError, Problem, suggest
 from hf_finetune.files import open_atomically
+from hf_finetune.ranks import is_first_rank
+from hf_finetune.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +110,7 @@ def _note_left_out(written: str, folder: Path, endings: tuple[str, ...]) -> None
     """Log the tables that are in a folder beside the files that are read of it."""
     left = sorted(each.name for each in folder.iterdir() if get_ending(each.name) in TABLE_ENDINGS)
     left = [name for name in left if not name.endswith(endings)]
-    if left and os.environ.get("RANK", "0") == "0":
+    if left and is_first_rank():
         more = f" and {len(left) - 3:,} more" if len(left) > 3 else ""
         named = f"{', '.join(left[:3])}{more}"
         read = ", ".join(f"*{ending}" for ending in endings)
@@ -183,19 +187,20 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
         ) from None
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
     folder.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint}".encode()).hexdigest()[:32]
+    # The version: another one may write the same rows differently.
+    name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint} {__version__}".encode()).hexdigest()[:32]
     path = folder / f"hub-{name}.jsonl"
     if not path.exists():
+        table = open_dataset(rows, repo_id)
+        for note in table.notes:
+            logger.warning("%s: %s", repo_id, note)
         with open_atomically(path) as file:
-            file.writelines(msgspec.json.encode(_drop_nulls(row)) + b"\n" for row in rows)
+            file.writelines(msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n" for row in table.rows)
     return path
 
 
-def _drop_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    # An Arrow table gives every row all columns, and every message all fields: absent ones come back as None, and
-    # {"role": "user", "content": "Hi", "tool_calls": None} would have a key too many.
-    plain = {key: value for key, value in row.items() if value is not None}
-    for key, value in plain.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            plain[key] = [{name: field for name, field in item.items() if field is not None} for item in value]
-    return plain
+def _drop_nulls(row: TableRow, repo_id: str) -> dict[str, Any]:
+    # A table gives every row all columns: absent ones are None, and would be keys too many.
+    if row.fault is not None:
+        raise DataError(Problem(row.fault.reason, row.fault.remedy, repo_id, row.number))
+    return {key: value for key, value in (row.values or {}).items() if value is not None}

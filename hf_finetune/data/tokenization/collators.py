@@ -100,7 +100,9 @@ class TextCollator:
         batch["attention_mask"] = mask.astype(np.int64)
         tensors = {name: torch.from_numpy(values) for name, values in batch.items()}
         if "labels" in rows[0]:
-            tensors["labels"] = torch.tensor(np.array([row["labels"] for row in rows]))
+            labels = np.array([row["labels"] for row in rows])
+            # Apple's GPUs have no float64, and a batch goes there as it is.
+            tensors["labels"] = torch.from_numpy(labels.astype(np.float32) if labels.dtype.kind == "f" else labels)
         return tensors
 
 

@@ -24,6 +24,7 @@ from hf_finetune.chat.assistant_mask import (
 )
 from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
 from hf_finetune.chat.template import prepare_chat, template_name
+from hf_finetune.chat.thoughts import split_thoughts
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.reading.formats import restore_messages, restore_tools
@@ -125,7 +126,7 @@ def tokenize_conversations(
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
             "special": tokenizer.special_tokens_map,
             "template": template if build.rendered else None,
-            "settings": [data.loss_on, data.too_long, max_length],
+            "settings": [data.loss_on, data.too_long, max_length, data.train_on_prefill],
         }
         examples[name], counted = build_cached_dataset("conversations", made_from, FEATURES, build.build_batches)
         facts[name] = ConversationStats(**counted)
@@ -268,7 +269,7 @@ class _SplitTokenizer:
     def _render_chat(
         self, number: int, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None
     ) -> _RenderedRow:
-        messages = restore_messages(turns)
+        messages = split_thoughts(self.tokenizer, self.template, restore_messages(turns))
         trained = _select_trained(turns, self.data.loss_on)
         chat = prepare_chat(self.tokenizer, self.template, messages, tools)
         if self.data.loss_on == "all":
@@ -277,7 +278,7 @@ class _SplitTokenizer:
             spans = invert_spans(left_out, len(chat.text()))
             check_all_said(chat, trained)
         else:
-            spans = find_assistant_spans(chat, trained)
+            spans = find_assistant_spans(chat, trained, prefill=self.data.train_on_prefill)
             check_said(chat, trained, spans)
         return _RenderedRow(number, chat.text(), spans, self.control.find_spelled([messages, tools]))
 

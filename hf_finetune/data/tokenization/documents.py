@@ -107,13 +107,33 @@ def group_into_blocks(
     return dataset, PackingStats(**facts)
 
 
-def collate_blocks(blocks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class BlockCollator:
     """Stack blocks or windows, padded at their end to the longest: int64 tensors (batch, longest).
 
     No mask: in a causal model no token sees what comes after it, and padding has the label -100.
     """
-    width = max(len(block["input_ids"]) for block in blocks)
-    return {name: _stack(blocks, name, width) for name in COLUMNS if name in blocks[0]}
+
+    bounds: bool = False
+    """Whether documents are given by their bounds too: flash attention looks for restarts of `position_ids` in a batch
+    of one row only, and takes a batch of several as one long row where it is given bounds (transformers 5.23)."""
+
+    def __call__(self, blocks: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate `blocks`; with `bounds`, and of isolated documents, also `cu_seq_lens_*`: (documents + 1,) int32."""
+        width = max(len(block["input_ids"]) for block in blocks)
+        batch: dict[str, Any] = {name: _stack(blocks, name, width) for name in COLUMNS if name in blocks[0]}
+        if not (self.bounds and "position_ids" in batch):
+            return batch
+        # positions [[0 1 2 0], [0 1 0 1]] -> bounds [0 3 4 6 8], of documents of at most 3 tokens
+        positions = batch["position_ids"].numpy()
+        ends = np.append(np.flatnonzero(positions.ravel() == 0), positions.size)
+        bounds, longest = torch.from_numpy(ends.astype(np.int32)), int(np.diff(ends).max())
+        return batch | {
+            "cu_seq_lens_q": bounds,
+            "cu_seq_lens_k": bounds,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
 
 
 def _stack(blocks: list[dict[str, Any]], name: str, width: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.evaluation.language_modeling.answers import Answer
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
+from hf_finetune.models.verification import round_for_flash
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ def generation_session(
     inner = unwrap_adapter(model)
     positions = get_max_length(tokenizer, inner.config)
     session = GenerationSession(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
-    with _blank_generation_config(inner), set_eval_mode(inner), seed_rng(inner.device, settings.seed + number):
+    modes = _blank_generation_config(inner), set_eval_mode(inner), seed_rng(inner.device, settings.seed + number)
+    # An adapter's base in training has the forward of its class: accelerate rounds the whole model's alone.
+    with modes[0], modes[1], modes[2], round_for_flash(inner):
         yield session
 
 
@@ -152,13 +155,18 @@ def set_eval_mode(model: PreTrainedModel) -> Iterator[None]:
             module.training = was_training
 
 
+def list_device_generators(device: torch.device) -> list[torch.Generator]:
+    """List the generators of a device that is not the CPU: those of CUDA and of Apple's GPUs."""
+    if device.type == "cuda":
+        return [torch.cuda.default_generators[device.index or 0]]
+    return [torch.mps._get_default_mps_generator()] if device.type == "mps" else []
+
+
 @contextmanager
 def seed_rng(device: torch.device, seed: int) -> Iterator[None]:
     """Seed the generators that sampling draws from, those of the CPU and of `device`; restore their states on exit."""
     # Not `torch.manual_seed`, which seeds every GPU: `fork_rng` would then have to save the state of each.
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
+    generators = [torch.default_generator, *list_device_generators(device)]
     states = [generator.get_state() for generator in generators]
     try:
         for generator in generators:

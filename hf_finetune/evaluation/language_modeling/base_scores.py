@@ -27,6 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hf_finetune.config.sections import Run
 from hf_finetune.data.cache import compute_cache_key, hash_dataset, place_in_cache
 from hf_finetune.environment.facts import get_installed_versions
+from hf_finetune.evaluation.generation.session import list_device_generators
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 from hf_finetune.evaluation.language_modeling.row_scores import make_record, read_objects, read_sums
 from hf_finetune.evaluation.language_modeling.trainer_metrics import (
@@ -209,14 +210,17 @@ def _compare(before: Array, after: Array, examples: Dataset, split: CountedText)
 def keep_random_state(device: torch.device) -> Iterator[None]:
     """Give every random generator its state back: a data loader draws from that of the whole process."""
     python, numpy = random.getstate(), np.random.get_state()
+    # Not `fork_rng`, which by default asks every GPU of the machine: each process would start a context on each.
+    generators = [torch.default_generator, *list_device_generators(device)]
+    states = [generator.get_state() for generator in generators]
     try:
         # Otherwise dropout draws other numbers in the first step, and `eval.base: false` would train another model.
-        # By default `fork_rng` asks every GPU of the machine, and each process would start a context on each.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
+        yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _place(made_from: str) -> Path:

@@ -178,7 +178,7 @@ def compute_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
         for places, inputs in iterate_batches(classifier, rows):
             order += places
             logits.append(classifier.model(**inputs).logits)
-        joined = torch.cat(logits).double().cpu().numpy()  # one copy from the device for the whole window
+        joined = torch.cat(logits).cpu().double().numpy()  # one copy from the device for the whole window
     except torch.OutOfMemoryError as error:
         what = f"a batch of {classifier.batch_tokens:,} tokens is too large for the memory of the device"
         raise MachineError(Problem(what, "name fewer", key="--batch-tokens")) from error

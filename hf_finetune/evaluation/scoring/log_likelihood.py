@@ -144,7 +144,7 @@ def compute_row_sums(
         inputs = collate([{"input_ids": example.input_ids, "labels": example.labels} for example in batch])
         inputs = {name: values.to(model.device) for name, values in inputs.items()}
         labels = inputs.pop("labels")
-        sums = reduce_logits(model(**inputs, use_cache=False).logits, labels).double().cpu().tolist()
+        sums = reduce_logits(model(**inputs, use_cache=False).logits, labels).cpu().double().tolist()
         return [(example.row, of_row) for example, of_row in zip(batch, sums, strict=True)]
 
     total = np.zeros((rows, 3))

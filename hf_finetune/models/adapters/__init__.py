@@ -5,5 +5,6 @@ targets.py        what `lora:` names, checked against the model's modules, layer
 continuing.py     go on training an adapter that is there
 token_rows.py     embeddings of new tokens, trained with the adapter
 loading.py        a saved adapter over its base
+effect.py         whether it does anything
 switching_off.py  whether an adapter that is switched off leaves its base
 """

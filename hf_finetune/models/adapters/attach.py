@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_mod
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.errors import ConfigError, ModelError, Problem
 from hf_finetune.models.adapters.continuing import ALL_LINEAR, describe_origin
@@ -40,7 +41,8 @@ from hf_finetune.models.files.adapter import (
     write_base_record,
 )
 from hf_finetune.models.parameters import count_parameters
-from hf_finetune.models.verification import compute_probe_logits, use_class_forward
+from hf_finetune.models.tokenizer_probe import probe_tokenizer
+from hf_finetune.models.verification import compute_probe_logits, plan_reload, use_class_forward
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ EXACT_TOLERANCE = 1e-5
 
 # Whatever peft raises while it builds an adapter is about the settings: nothing else is new there.
 PEFT_ERRORS = (ValueError, TypeError, NotImplementedError, ImportError, AttributeError, LookupError)
+# The last part of the name of a linear layer that weighs experts, in transformers' models; `gate_proj` is none.
+ROUTERS = ("gate", "router", "shared_expert_gate", "router_proj")
 
 CLASSIFIER_FIELDS = ("id2label", "problem_type", "pad_token_id")
 
@@ -124,9 +128,13 @@ def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: 
     return adapted
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA."""
-    record = build_base_record(model)
+def save_adapter(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA.
+
+    With `tokenizer`, which it was trained with, another one is refused where the adapter is loaded.
+    """
+    probe = None if tokenizer is None else probe_tokenizer(tokenizer)
+    record = replace(build_base_record(model), tokenizer_probe=probe)
     if _rewrites_base(get_lora_config(model)):
         _write_as_plain_lora(model, folder)
     write_base_record(folder, record)
@@ -142,8 +150,10 @@ def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXAC
     base = unwrap_adapter(model)
     with use_class_forward(base):
         trained = compute_probe_logits(model)
-    fresh = load_base(build_base_record(model), attention=base.config._attn_implementation, device=base.device)
-    difference = (trained - compute_probe_logits(attach_saved_adapter(fresh, Path(folder)))).abs().max().item()
+    plan = plan_reload(base, tolerance)
+    fresh = load_base(build_base_record(model), attention=plan.attention, device=plan.device)
+    difference = plan.measure(trained, compute_probe_logits(attach_saved_adapter(fresh, Path(folder))))
+    tolerance = plan.tolerance
     if not difference <= tolerance * max(1.0, trained.abs().max().item()):
         raise ModelError(
             Problem(
@@ -272,10 +282,23 @@ def _log_adapter(model: PeftModel) -> None:
     parts += [f"all of {name}" for name in sorted(config.modules_to_save or ())]
     parts += [f"the embeddings of {tokens} tokens"] if (tokens := count_token_rows(model)) else []
     where = ", ".join(parts)
+    _warn_of_routers(config, targeted)
     share = counts.trainable / counts.total
     logger.info(
         "adapter: %.2f%% of %s parameters trained, r=%d on %s", 100 * share, f"{counts.total:,}", config.r, where
     )
+
+
+def _warn_of_routers(config: LoraConfig, targeted: Sequence[str]) -> None:
+    """Name the routers of a mixture of experts among the modules that get LoRA, where nobody has named them."""
+    routers = [name for name in targeted if name.rpartition(".")[2] in ROUTERS]
+    if not routers or any(each in ROUTERS for each in config.target_modules or ()):
+        return
+    kinds = sorted({name.rpartition(".")[2] for name in routers})
+    logger.warning(
+        "adapter: %s includes %d routers, which choose the experts (first %s): training them may unbalance these; "
+        "lora.exclude_modules: [%s] leaves them as they are", ALL_LINEAR, len(routers), routers[0], ", ".join(kinds),
+    )  # fmt: skip
 
 
 def _get_lora_weights(model: PeftModel) -> dict[str, Tensor]:

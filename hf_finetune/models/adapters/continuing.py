@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,8 @@ from hf_finetune.models.files.adapter import (
     ADAPTER_WEIGHTS,
     BaseRecord,
     check_base,
-    compute_fingerprint,
     fetch_adapter,
     is_adapter,
-    read_base_name,
     read_base_record,
 )
 from hf_finetune.models.files.locate import find_file
@@ -37,7 +34,7 @@ def continue_adapter(run: Run) -> Run:
     adapter = run.model.adapter
     if adapter is None:
         return run
-    folder, record = fetch_adapter(adapter), _read_record(adapter, run.model.path)
+    folder, record = fetch_adapter(adapter), read_base_record(adapter, run.model.path)
     if record.classifier is not None:
         what = f"{adapter!r} is the adapter of a text classifier, and this recipe trains a language model"
         raise ModelError(Problem(what, "name an adapter that recipes/lora.py has written", key=KEY))
@@ -50,16 +47,6 @@ def continue_adapter(run: Run) -> Run:
         tokenizer = adapter
     decided = {"path": record.name_or_path, "revision": record.revision, "tokenizer": tokenizer}
     return run.model_copy(update={"model": run.model.model_copy(update=decided)})
-
-
-def _read_record(adapter: str, base: str | None) -> BaseRecord:
-    record = read_base_record(adapter, base)
-    if base is None or record.fingerprint is not None:
-        return record
-    try:  # another tool's adapter: the base that it names, if it is there, has to be the one that the run names
-        return replace(record, fingerprint=compute_fingerprint(read_base_name(adapter)))
-    except ModelError:
-        return record
 
 
 def _check_base(adapter: str, record: BaseRecord) -> None:

@@ -25,6 +25,7 @@ from transformers import (
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.adapters.effect import check_effect
 from hf_finetune.models.classification_head import (
     PEFT_PREFIX,
     configure_labels,
@@ -38,13 +39,14 @@ from hf_finetune.models.embeddings import grow_embeddings
 from hf_finetune.models.files.adapter import (
     ADAPTER_WEIGHTS,
     BaseRecord,
-    check_base,
+    check_base_around,
     fetch_adapter,
     is_adapter,
     read_base_record,
 )
 from hf_finetune.models.files.locate import find_file
 from hf_finetune.models.loading import disable_4bit_repacking, hide_load_report, load_safely
+from hf_finetune.models.tokenizer_probe import check_tokenizer_probe
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 
 
@@ -52,19 +54,24 @@ def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrai
     """Load an adapter over its base, in evaluation mode, with the tokenizer in its folder, or else its base's.
 
     `base` is the base's folder or Hub id today, if it has moved. Raises `ModelError` where adapter, base or tokenizer
-    cannot be loaded, or the base is not the one that the adapter was trained on.
+    cannot be loaded, the base is not the one that the adapter was trained on, the tokenizer is another, or the adapter
+    changes nothing.
     """
     folder, record = fetch_adapter(path), read_adapter_record(path, base)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    loaded = load_base(record, device=device)
-    check_base(record, path)
+    with check_base_around(record, path):
+        loaded = load_base(record, device=device)
     has_tokenizer = find_file(path, "tokenizer_config.json") is not None
     section = ModelSection(path=path if has_tokenizer else record.name_or_path)
     tokenizer = load_tokenizer(section, needs_end=record.classifier is None)
     check_tokenizer_fits(tokenizer, loaded.config)
+    if record.tokenizer_probe is not None:
+        check_tokenizer_probe(tokenizer, record.tokenizer_probe, path)
     if record.classifier is not None and record.classifier["pad_token_id"] is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
-    return attach_saved_adapter(loaded, folder), tokenizer
+    adapted = attach_saved_adapter(loaded, folder)
+    check_effect(adapted, path)
+    return adapted, tokenizer
 
 
 def read_adapter_record(path: str, base: str | None = None) -> BaseRecord:
@@ -174,10 +181,17 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
     except (ValueError, RuntimeError, KeyError) as problem:
         raise _make_mismatch_error(folder, str(problem).strip().splitlines()[-1].strip()) from problem
     # peft 0.21 only warns of such keys, and the model runs untrained: https://github.com/huggingface/peft/issues/2699
-    lost = [*result.unexpected_keys, *(key for key in result.missing_keys if ".default." in key and "lora_" in key)]
+    lost = [*result.unexpected_keys, *(key for key in result.missing_keys if _is_of_adapter(key))]
     if lost:
         raise _make_mismatch_error(folder, f"{len(lost)} weights are missing or unexpected, first {lost[0]}")
     return model.eval()
+
+
+def _is_of_adapter(key: str) -> bool:
+    """Whether a weight of a `PeftModel` is one that its adapter's files must have."""
+    # "...q_proj.lora_A.default.weight", "...score.modules_to_save.default.weight"; of tokens whose rows are trained a
+    # head that shares them has none.
+    return ".default." in key and ("lora_" in key or "modules_to_save" in key)
 
 
 def is_quantized(model: PreTrainedModel) -> bool:

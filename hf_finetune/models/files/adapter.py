@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class BaseRecord:
     """Rows of the embedding where they are more than in the base's files: a chat template has added tokens."""
     started_from: dict[str, str] | None = None
     """`name_or_path` and the weights' `sha256` of the adapter that training went on with; None for a new one."""
+    tokenizer_probe: list[int] | None = None
+    """Ids of a sentence (`tokenizer_probe`), by which another tokenizer is told; None where training had none."""
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -98,7 +101,14 @@ def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
         name = base or _resolve_base(recorded["name_or_path"], path)
         return BaseRecord(**recorded | {"name_or_path": name, "revision": None if base else recorded["revision"]})
     config = json.loads((fetch_adapter(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    return BaseRecord(base or read_base_name(path), classifier={} if config.get("task_type") == "SEQ_CLS" else None)
+    classifier: dict[str, Any] | None = {} if config.get("task_type") == "SEQ_CLS" else None
+    if base is None:
+        return BaseRecord(read_base_name(path), classifier=classifier)
+    try:  # the base that it names, if that is there, has to be the one that `base` names
+        fingerprint = compute_fingerprint(read_base_name(path))
+    except ModelError:
+        fingerprint = None
+    return BaseRecord(base, fingerprint=fingerprint, classifier=classifier)
 
 
 def _resolve_base(named: str, adapter: str | Path) -> str:
@@ -135,6 +145,15 @@ def check_base(record: BaseRecord, adapter: str | Path) -> None:
         return
     what = f"the adapter was trained on another model than {record.name_or_path!r}: weights or configuration differ"
     raise ModelError(Problem(what, "name the base that it was trained on", path=str(adapter)))
+
+
+@contextmanager
+def check_base_around(record: BaseRecord, adapter: str | Path) -> Iterator[None]:
+    """`check_base` before a base is loaded, and after: its files may change while they are read."""
+    if find_weight_files(record.name_or_path, record.revision):  # else loading says why it cannot be
+        check_base(record, adapter)
+    yield
+    check_base(record, adapter)
 
 
 def compute_fingerprint(name: str, revision: str | None = None) -> str | None:

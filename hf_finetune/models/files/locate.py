@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ REPOSITORY_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 
 
+_commits: dict[tuple[str, str | None], str] = {}
+"""The commit that this process reads for a Hub id at a revision, where it was pinned."""
+
+
+def pin_commits(commits: Mapping[tuple[str, str | None], str]) -> None:
+    """From here on read these Hub ids, each at a revision (None: its main branch), at these commits."""
+    _commits.clear()
+    _commits.update(commits)
+
+
 def find_file(name: str, file: str, revision: str | None = None, *, force_download: bool = False) -> str | None:
     """Find a file of a folder or Hub id on this machine, downloading it if need be; None where there is no such file.
 
@@ -39,7 +50,7 @@ def find_file(name: str, file: str, revision: str | None = None, *, force_downlo
         found: str | None = cached_file(
             name,
             file,
-            revision=revision,
+            revision=_commits.get((name, revision), revision),
             force_download=force_download,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,

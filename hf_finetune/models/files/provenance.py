@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from hf_finetune.config.sections import ModelSection, Run
+from hf_finetune.environment import init_processes
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.files import hash_file
-from hf_finetune.models.files.locate import find_file, find_weight_files, resolve_commit
+from hf_finetune.models.files.locate import find_file, find_weight_files, pin_commits, resolve_commit
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +30,30 @@ SHA256_DIGITS = 64
 def pin_revision(run: Run) -> Run:
     """Return `run` with `model.revision` set to the commit that its Hub branch points to now.
 
-    Everything is then loaded from that one commit, even if the branch moves while the run reads its data. The run is
-    returned as it is for a local folder and for `model.scratch`.
+    Everything is then loaded from that one commit, even if the branch moves while the run reads its data, and so are a
+    tokenizer and an adapter of the Hub. The first rank asks, and all read what it has found: every rank calls it. The
+    run is returned as it is for a local folder and for `model.scratch`.
     """
-    if run.model.path is None:
-        return run
-    commit = resolve_commit(run.model.path, run.model.revision)
+    pin_commits({})
+    first = init_processes().is_main_process
+    model: ModelSection = broadcast_object_list([run.model])[0]  # an adapter's base is what the first rank has read
+    commits = broadcast_object_list([_resolve_commits(model) if first else {}])[0]
+    pin_commits(commits)
+    run = run if model == run.model else run.model_copy(update={"model": model})
+    commit = None if model.path is None else commits.get((model.path, model.revision))
     if commit is None:
         return run
     if commit != run.model.revision:
         logger.info("%s at %s is commit %s", run.model.path, run.model.revision or "main", commit[:12])
     return run.model_copy(update={"model": run.model.model_copy(update={"revision": commit})})
+
+
+def _resolve_commits(model: ModelSection) -> dict[tuple[str, str | None], str]:
+    """The commit of each Hub id that a run reads, by name and revision."""
+    tokenizer = model.tokenizer if isinstance(model.tokenizer, str) else None
+    asked = [(model.path, model.revision), (tokenizer, None), (model.adapter, None)]
+    found = {(name, revision): resolve_commit(name, revision) for name, revision in asked if name is not None}
+    return {key: commit for key, commit in found.items() if commit is not None}
 
 
 def describe_model_source(model: ModelSection) -> dict[str, Any]:

@@ -16,7 +16,6 @@ checkpoints.py  checkpoints while a run trains
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +26,7 @@ from huggingface_hub import HfApi, get_token, is_offline_mode
 from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedError, Problem
+from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
 from hf_finetune.release.hub.files import PlannedFile, find_local_base, plan_files
@@ -170,4 +170,4 @@ def _make_not_pushed_error(
 
 def _is_main_process() -> bool:
     # torchrun sets RANK for each process, and so does accelerate for those of mpirun (state.py of 1.15).
-    return os.environ.get("RANK", "0") == "0"
+    return is_first_rank()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedConfig
 from transformers.trainer_utils import SaveStrategy, TrainOutput
@@ -180,8 +181,32 @@ def _put_settings(config: PreTrainedConfig, settings: dict[str, Any]) -> None:
 
 
 class Trainer(TrainerMixin):
-    """transformers' Trainer with these checks, for documents as tokens."""
+    """transformers' Trainer with these checks, for documents as tokens.
+
+    Of the rows of an evaluation it keeps what metrics need, and no labels.
+    """
+
+    def __init__(self, *args: Any, preprocess_logits_for_metrics: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reduce_logits = preprocess_logits_for_metrics
 
     def _set_signature_columns_if_needed(self) -> None:
         columns = ["input_ids", "attention_mask", "position_ids", "labels", "length"]
         self._signature_columns = columns  # type: ignore[assignment]
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the loss, the logits as `preprocess_logits_for_metrics` reduces them, and a zero for each row.
+
+        transformers (5.23) calls that function later, and keeps labels of 8 bytes a token on the device for all rows.
+        """
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if self._reduce_logits is None or logits is None or labels is None:
+            return loss, logits, labels
+        reduced: Tensor = self._reduce_logits(logits, labels)
+        return loss, reduced, reduced.new_zeros(len(reduced))

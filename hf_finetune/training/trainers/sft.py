@@ -95,10 +95,10 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the loss, a scalar; sums, (rows, 3) float32; and labels, (batch, seq).
+        """Return the loss, a scalar; sums, (rows, 3) float32; and a zero for each row in the place of its labels.
 
         Sums are of negative log-likelihood, correct predictions and trained tokens; they take the place of logits and
-        are exact for any number of processes.
+        are exact for any number of processes. What is returned is kept on the device for all rows of an evaluation.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -110,7 +110,7 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
         values = torch.stack([each.float() for each in scores], dim=-1).flatten(0, 1)  # (batch * (seq - 1), 3)
         sizes = row_index[:, 1:].flatten().bincount(minlength=int(row_index[-1, -1]) + 1)
         sums = torch.stack([row.sum(dim=0) for row in values.split_with_sizes(sizes.tolist())])
-        return loss, sums, inputs["labels"]
+        return loss, sums, sums.new_zeros(len(sums))
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> TokenScores:
         """Score next-token predictions for `input_ids` and `labels`, (batch, seq) each; -100 is not trained."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.data.tokenization.documents import IGNORE_INDEX, collate_blocks, group_into_blocks, pack_splits
+from hf_finetune.data.tokenization.documents import IGNORE_INDEX, BlockCollator, group_into_blocks, pack_splits
 from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import DataError
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
@@ -116,7 +116,7 @@ def test_packing_is_found_again_and_differs_by_settings():
 
 def test_blocks_are_stacked_as_int64():
     dataset, _ = pack(["abcdefgh"], 4, isolate=True)
-    batch = collate_blocks([dataset[0], dataset[1]])
+    batch = BlockCollator()([dataset[0], dataset[1]])
     assert set(batch) == {"input_ids", "labels", "position_ids"}
     assert all(value.shape == (2, 4) and value.dtype == torch.int64 for value in batch.values())
     assert np.array_equal(batch["input_ids"][1], dataset[1]["input_ids"])
@@ -149,7 +149,7 @@ def test_isolated_documents_have_the_loss_of_each_document_alone(attention, fami
     with torch.no_grad():
         for parameter in model.parameters():  # a fresh model's branches are silent, and would leak nothing
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        packed = model(**collate_blocks([dataset[0]])).loss * facts.trained_tokens
+        packed = model(**BlockCollator()([dataset[0]])).loss * facts.trained_tokens
         alone = sum(
             model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss * (len(ids) - 1)
             for ids in documents_in_tokens(texts)

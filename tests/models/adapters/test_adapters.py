@@ -240,7 +240,7 @@ def test_no_name_of_a_user_or_folder_of_the_machine_is_in_an_adapter(base, tmp_p
 
 
 def test_a_copy_of_the_base_is_the_base_and_a_trained_one_is_not(base, tmp_path):
-    folder = save(adapter_on(base), tmp_path / "adapter")
+    folder = save(train(adapter_on(base)), tmp_path / "adapter")
     copy = shutil.copytree(base, tmp_path / "copy")
     load_adapter(str(folder), base=str(copy))
     changed = AutoModelForCausalLM.from_pretrained(base)
@@ -276,6 +276,9 @@ def test_an_adapter_of_others_for_another_base_is_refused(tmp_path, trained_on, 
     folder = save(trained, tmp_path / "adapter")
     (folder / BASE_RECORD).unlink()
     other = saved_base(tmp_path / "other", **put_on)
+    with pytest.raises(ModelError, match="trained on another model"):
+        load_adapter(str(folder), base=str(other))
+    shutil.rmtree(tmp_path / "base")  # with which it can be compared no more
     with pytest.raises(ModelError, match="does not fit this base"):
         load_adapter(str(folder), base=str(other))
 

@@ -11,7 +11,7 @@ from models.scratch_models import token_ids
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
-from tuned_adapters import TOKENIZER, adapter_on, logits_of, save, saved_base
+from tuned_adapters import TOKENIZER, adapter_on, logits_of, save, saved_base, train
 from tuned_classifiers import (
     ARCHITECTURES,
     NEW,
@@ -131,7 +131,7 @@ def test_the_folder_says_what_the_head_is_for(backbone, tmp_path):
 
 
 def test_a_record_without_a_classifier_is_that_of_a_language_model(tmp_path):
-    folder = save(adapter_on(saved_base(tmp_path / "base")), tmp_path / "adapter")
+    folder = save(train(adapter_on(saved_base(tmp_path / "base"))), tmp_path / "adapter")
     record = json.loads((folder / BASE_RECORD).read_text())
     assert record.pop("classifier") is None
     (folder / BASE_RECORD).write_text(json.dumps(record))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from huggingface_hub.utils import close_session, disable_progress_bars
 from release.hub.hub_server import READ, Blob, Hub, git_oid, running_hub
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import hub as transformers_hub
-from tuned_adapters import TOKENIZER, adapter_on, save, saved_base
+from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 
 from hf_finetune.config.sections import DataSection, ModelSection, Run, ScratchSection
 from hf_finetune.errors import ModelError
@@ -106,10 +109,11 @@ def test_a_model_of_the_hub_is_known_by_its_commit_and_stays_that_commit(hub, ba
     assert describe_model_source(run.model) == {"name": NAME, "revision": first, "sha256": {}}
     before = AutoModelForCausalLM.from_pretrained(base)
     second = on_hub(hub, changed(base))
-    assert resolve_commit(NAME) == second != first
+    assert resolve_commit(NAME) == first  # for this process, until another run asks anew
     loaded = load_causal_lm(run.model, load_config(run.model, TOKENIZER), 8, bf16=False)
     assert torch.equal(loaded.lm_head.weight, before.lm_head.weight)
     assert pin_revision(run) == run
+    assert pin_revision(run_with(ModelSection(path=NAME))).model.revision == second != first
 
 
 def test_a_folder_and_a_model_from_random_weights_have_nothing_to_pin(base):
@@ -121,7 +125,7 @@ def test_a_folder_and_a_model_from_random_weights_have_nothing_to_pin(base):
 @pytest.mark.filterwarnings("ignore:Could not find a config file in ada/base:UserWarning")  # peft asks the Hub itself
 def test_an_adapter_on_a_model_of_the_hub_names_its_commit_and_loads_over_it(hub, base, tmp_path):
     first = on_hub(hub, base)
-    adapter = save(adapter_on_hub(), tmp_path / "adapter")
+    adapter = save(train(adapter_on_hub()), tmp_path / "adapter")
     record = read_base_record(adapter)
     assert (record.name_or_path, record.revision) == (NAME, first)
     on_hub(hub, changed(base))
@@ -134,7 +138,7 @@ def adapter_on_hub():
 
 
 def test_an_adapter_of_the_hub_whose_base_is_a_folder_is_refused_until_it_is_said_where(hub, base, tmp_path):
-    adapter = save(adapter_on(base), tmp_path / "adapter")
+    adapter = save(train(adapter_on(base)), tmp_path / "adapter")
     on_hub(hub, adapter, "ada/adapter")
     with pytest.raises(ModelError, match=r"a folder of another machine; say where its base is now with --base-path"):
         load_for_generation("ada/adapter")
@@ -217,3 +221,40 @@ def test_an_index_of_weights_that_is_none_is_refused(base: Path) -> None:
     (base / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(ModelError, match=r"model.safetensors.index.json: is no index of weights"):
         load_for_generation(str(base))
+
+
+TWO = """
+import os, sys, json
+from hf_finetune.config.sections import DataSection, ModelSection, Run
+from hf_finetune.environment import init_processes
+from hf_finetune.models.files.locate import resolve_commit
+from hf_finetune.models.files.provenance import pin_revision
+init_processes()
+model = ModelSection(path="ada/base", tokenizer="ada/words")
+run = Run(recipe="sft", model=model, data=DataSection(train="x"), train={}, output_dir="x")
+own = [resolve_commit("ada/base"), resolve_commit("ada/words")]
+pinned = pin_revision(run)
+print(json.dumps([own, [pinned.model.revision, resolve_commit("ada/words")]]))
+"""
+
+
+def test_two_processes_read_the_commits_that_the_first_has_found(base, tmp_path, environment_of_a_user):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = []
+    for rank, commits in enumerate((["a" * 40, "b" * 40], ["c" * 40, "d" * 40])):
+        cache = tmp_path / f"cache-{rank}"  # the branches have moved between one process and the other
+        for name, commit in zip(("base", "words"), commits, strict=True):
+            repository = cache / f"models--ada--{name}"
+            for each in ("a" * 40, "b" * 40, "c" * 40, "d" * 40):
+                shutil.copytree(base, repository / "snapshots" / each)
+            (repository / "refs").mkdir()
+            (repository / "refs" / "main").write_text(commit)
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        environment = {**environment_of_a_user, **address, **ranks, "HF_HUB_CACHE": str(cache)}
+        command = [sys.executable, "-W", "ignore", "-c", TWO]
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    seen = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+    assert [own for own, _ in seen] == [["a" * 40, "b" * 40], ["c" * 40, "d" * 40]]
+    assert [read for _, read in seen] == [["a" * 40, "b" * 40]] * 2

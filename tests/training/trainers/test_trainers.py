@@ -9,8 +9,9 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_finetune.data.tokenization.documents import collate_blocks
+from hf_finetune.data.tokenization.documents import BlockCollator
 from hf_finetune.errors import DataError
+from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
 from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
 from hf_finetune.training.allocator import keep_freed_memory
@@ -28,7 +29,7 @@ def trainer_of_three_rows(folder, batch):
     args = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=batch, dataloader_drop_last=True, use_cpu=True
     )
-    return Trainer(model=ScratchGPTForCausalLM(config), args=args, train_dataset=rows, data_collator=collate_blocks)
+    return Trainer(model=ScratchGPTForCausalLM(config), args=args, train_dataset=rows, data_collator=BlockCollator())
 
 
 def test_a_run_of_no_steps_is_refused_with_its_numbers(trainer):
@@ -58,3 +59,25 @@ def test_early_stopping_ends_with_training(tmp_path):
     trainer.eval_dataset = trainer.train_dataset
     trainer.train()
     assert not any(isinstance(each, transformers.EarlyStoppingCallback) for each in trainer.callback_handler.callbacks)
+
+
+def test_of_evaluated_rows_no_labels_are_kept_and_the_sums_are_those_of_each_row(tmp_path):
+    trainer = trainer_of_three_rows(tmp_path, batch=2)
+    trainer.args.dataloader_drop_last, trainer.args.per_device_eval_batch_size = False, 2
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4]] * 5, "labels": [[-100, 2, 3, place] for place in range(5)]})
+    trainer = Trainer(
+        model=trainer.model,
+        args=trainer.args,
+        data_collator=BlockCollator(),
+        compute_metrics=lambda prediction: {"rows": len(prediction.predictions)},
+        preprocess_logits_for_metrics=reduce_logits,
+    )
+    kept = trainer.predict(rows)
+    assert kept.metrics["test_rows"] == 5
+    assert kept.label_ids.shape == (5,)  # not (5, 4): nothing that grows with the length of a row
+    with torch.no_grad():
+        logits = trainer.model(torch.tensor(rows["input_ids"][:])).logits
+    log_probs = logits[:, :-1].log_softmax(-1)
+    expected = -log_probs.gather(-1, torch.tensor(rows["labels"][:])[:, 1:, None]).sum((1, 2))
+    torch.testing.assert_close(torch.from_numpy(kept.predictions[:, 0]), expected)
+    assert kept.metrics["test_loss"] == pytest.approx(expected.sum().item() / 15, rel=1e-5)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 from hf_finetune.data.reading.json_line import LineError, format_key
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # seconds of imports, which a file needs none of
 
 # `to_pylist` makes Python objects of a whole batch: of 65,536 rows of 4 KB, a usual row group, some 300 MB.
 ROWS_AT_ONCE = 256
@@ -47,6 +51,20 @@ def open_arrow(path: Path, shown: str) -> Table:
         raise DataError(_explain_damage("Arrow", shown, error)) from None
 
 
+def open_dataset(rows: Dataset, shown: str) -> Table:
+    """Open a data set of `datasets`; see `open_parquet`."""
+    batches = rows.with_format("arrow")
+    return _open(
+        rows.features.arrow_schema,
+        lambda names: (
+            batch
+            for table in batches.select_columns(names).iter(ROWS_AT_ONCE)
+            for batch in table.combine_chunks().to_batches()
+        ),
+        shown,
+    )
+
+
 def _explain_damage(kind: str, shown: str, error: Exception) -> Problem:
     reason = str(error).strip().splitlines()
     detail = reason[0][:120] if reason else type(error).__name__
@@ -65,7 +83,17 @@ def _open(schema: pa.Schema, read: Any, shown: str) -> Table:
     if not names:
         raise DataError(Problem(f"all columns are binary: {listed}", "cast texts to strings", shown))
     columns = {name: _list_inside(schema.field(name).type) for name in names}
-    return Table(columns, _read_rows(read(names), shown), notes)
+    return Table(columns, _read_rows(read(names), shown, _read_features(schema)), notes)
+
+
+def _read_features(schema: pa.Schema) -> dict[str, Any]:
+    """What `datasets` has written into a schema of the meaning of its columns; {} where it has written nothing."""
+    # {"info": {"features": {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}}}
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
 
 
 def _list_inside(kind: pa.DataType) -> dict[str, Any] | None:
@@ -91,28 +119,45 @@ def _holds_binary(kind: pa.DataType) -> bool:
     )
 
 
-def _read_rows(batches: Iterator[pa.RecordBatch], shown: str) -> Iterator[TableRow]:
+def _read_rows(batches: Iterator[pa.RecordBatch], shown: str, features: Mapping[str, Any]) -> Iterator[TableRow]:
     number = 0
     try:
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS_AT_ONCE):
                 for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
                     number += 1
-                    yield _build_row(number, row)
+                    yield _build_row(number, row, features)
     except (pa.ArrowException, OSError) as error:
         raise DataError(_explain_damage("table", shown, error)) from None
     if not number:
         raise DataError(Problem("the table has no rows", "put rows into it, or leave it out", shown))
 
 
-def _build_row(number: int, row: dict[str, Any]) -> TableRow:
+def _build_row(number: int, row: dict[str, Any], features: Mapping[str, Any]) -> TableRow:
     # Spreadsheets and pandas write an empty row as nulls: blank, as an empty line is in JSONL.
     if all(value is None for value in row.values()):
         return TableRow(number, number, None)
     try:
-        return TableRow(number, number, {name: _to_json(value, name) for name, value in row.items()})
+        named = {name: _name_labels(value, features.get(name)) for name, value in row.items()}
+        return TableRow(number, number, {name: _to_json(value, name) for name, value in named.items()})
     except LineError as bad:
         return TableRow(number, number, None, bad)
+
+
+def _name_labels(value: Any, feature: Any) -> Any:
+    """Put the name of a label in the place of its number, at any depth, where `feature` (of `datasets`) has names."""
+    # A list is [feature], or {"feature": ..., "_type": "List"} since datasets 4; a struct {"name": feature, ...}.
+    if value is None or not isinstance(feature, dict | list) or not feature:
+        return value
+    inner = feature[0] if isinstance(feature, list) else feature.get("feature")
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+        names = feature.get("names") or []
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else None  # -1 is no label
+    if isinstance(value, list) and inner is not None:
+        return [_name_labels(each, inner) for each in value]
+    if isinstance(value, dict) and isinstance(feature, dict):
+        return {name: _name_labels(each, feature.get(name)) for name, each in value.items()}
+    return value
 
 
 def _to_json(value: Any, name: str) -> Any:
