@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hf_finetune.models.adapters.loading import (
     load_base,
     suppress_peft_warnings,
 )
-from hf_finetune.models.adapters.targets import check_targets, has_tied_targets, list_linear_modules
+from hf_finetune.models.adapters.targets import check_targets, has_tied_targets, list_linear_modules, list_unadaptable
 from hf_finetune.models.adapters.token_rows import count_token_rows, select_token_rows, settle_token_rows
 from hf_finetune.models.classification_head import find_head_modules, is_classifier, unwrap_adapter
 from hf_finetune.models.embeddings import get_added_ids, has_grown
@@ -187,6 +187,9 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
         raise ConfigError(Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights"))
     if settings.get("target_modules") is None and not settings.get("target_parameters"):
         settings["target_modules"] = ALL_LINEAR
+    if settings.get("target_modules") == ALL_LINEAR and not isinstance(settings.get("exclude_modules"), str):
+        excluded = {*(settings.get("exclude_modules") or ()), *_take_suffixes(list_unadaptable(model))}
+        settings["exclude_modules"] = sorted(excluded) or None
     if has_tied_targets(model, settings):
         settings.setdefault("ensure_weight_tying", True)
     try:
@@ -198,6 +201,11 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
         remedy = "set model.dtype: float32 without 4 or 8 bits, or lora.init_lora_weights: true"
         raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
     return config
+
+
+def _take_suffixes(modules: Iterable[str]) -> set[str]:
+    """The last two names of each module: `model.layers.0.mamba.out_proj` is one of `mamba.out_proj`."""
+    return {".".join(name.split(".")[-2:]) for name in modules}
 
 
 def _select_modules_to_save(model: PreTrainedModel, lora: Mapping[str, Any]) -> list[str] | None:

@@ -54,10 +54,29 @@ def has_tied_targets(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
 
 
 def list_linear_modules(model: PreTrainedModel) -> set[str]:
-    """List the modules that `all-linear` is: every linear one but the output head."""
-    head = model.get_output_embeddings()
+    """List the modules that `all-linear` is: every linear one but the output head and those of `list_unadaptable`."""
+    head, left_out = model.get_output_embeddings(), list_unadaptable(model)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    return {name for name, module in linear.items() if module is not head}
+    return {name for name, module in linear.items() if module is not head and name not in left_out}
+
+
+def list_unadaptable(model: PreTrainedModel) -> set[str]:
+    """List the linear modules whose output is not that of a linear layer, or whose weight is read without it.
+
+    An adapter on them would fail, or would never be trained.
+    """
+    # A router that is a subclass of Linear returns two things, as in PhiMoE. The kernels of Mamba's mixers, which have
+    # `A_log` and `D`, take the weights of `dt_proj` and `out_proj`: peft 0.21 refuses the latter for some of these
+    # models, and Jamba's own code reads the former on any device.
+    of_mixers = {
+        f"{name}.{child}"
+        for name, module in model.named_modules()
+        if {"A_log", "D"} <= module._parameters.keys()
+        for child in ("dt_proj", "out_proj")
+    }
+    linear = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    routers = {name for name, kind in linear.items() if kind.__module__.startswith("transformers.models.")}
+    return routers | (of_mixers & linear.keys())
 
 
 def _list_names(value: Any) -> list[str]:
