@@ -85,6 +85,7 @@ def load_causal_lm(
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
         loaded = load_language_model(model, config=config, **options)
+        check_reads_text_alone(loaded, str(model.path))
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))
     disable_4bit_repacking(loaded)
@@ -106,6 +107,13 @@ def load_language_model(model: ModelSection, **options: object) -> PreTrainedMod
         what = f"{model.path!r} lacks {len(missing)} weights of a {type(loaded).__name__}, first {missing[0]}"
         raise ModelError(Problem(what, "name a folder that holds the whole language model", key="model.path"))
     return loaded
+
+
+def check_reads_text_alone(model: PreTrainedModel, name: str) -> None:
+    """Raise `ModelError` for a model with parts for images or sounds, which no text reaches and so nothing trains."""
+    if model.config.get_text_config() is not model.config:
+        what = f"{name!r} is a {model.config.model_type}, of which only a part reads text"
+        raise ModelError(Problem(what, "name a model of text alone", key="model.path"))
 
 
 def log_parameters(model: PreTrainedModel) -> None:

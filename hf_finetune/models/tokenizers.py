@@ -12,8 +12,8 @@ from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
-from hf_finetune.models.files.untrusted import check_untrusted_files
 from hf_finetune.models.files.language_models import check_language_model
+from hf_finetune.models.files.untrusted import check_untrusted_files
 from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def load_tokenizer(
     `rows` is read only under `model.tokenizer.train`, in batches. Code in the tokenizer's folder is never run. Pass
     `needs_end=False` for classifiers: they need no end token, and encoders have none. Raises `ModelError` where there
     is no tokenizer, and for one without a fast implementation, one that would read files of other folders, or one
-    without a required end token, and under `needs_end` for a model that cannot write; `DataError` where there is no text to train on.
+    without a required end token, and under `needs_end` for a model that cannot write; `DataError` where there is no
+    text to train on.
     """
     if needs_end and model.path is not None:
         check_language_model(model.path, model.revision)  # before an encoder is refused for its tokenizer

@@ -1,6 +1,6 @@
 """One run of each recipe on a tiny model of a family, each held against plain transformers and peft.
 
-A run returns nothing where all is right, raises `FinetuneError` where it was refused, and fails where it is wrong.
+A run raises `FinetuneError` where it was refused, and fails where it is wrong.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from transformers import (
 
 import hf_finetune as hf
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.errors import FinetuneError
 from hf_finetune.evaluation.generation.batch import generate_batch
 from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.models.saved import load_for_generation
@@ -76,7 +77,9 @@ def run_lora(base: Path, out: Path, rows: Path) -> None:
     assert abs(loss - before) > 1e-4, "the adapter changes nothing"
 
 
-def run_merge(adapter: Path, base: Path, out: Path) -> None:
+def run_merge(base: Path, out: Path, rows: Path) -> None:
+    """Merge the adapter of `run_lora`, in the folder beside."""
+    adapter = out.with_name("lora")
     merge_adapter(str(adapter), str(out))
     merged = AutoModelForCausalLM.from_pretrained(out).eval()
     plain = AutoModelForCausalLM.from_pretrained(base).eval()
@@ -97,9 +100,8 @@ def run_classification(base: Path, out: Path, rows: Path) -> None:
     predicted = hf.predict(out, [text for text, _ in TEXTS])
     for (text, _), row in zip(TEXTS, predicted, strict=True):
         inputs = tokenizer(text, return_tensors="pt")
-        known = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
         with torch.no_grad():
-            scores = saved(**known).logits[0].softmax(-1)
+            scores = saved(**inputs).logits[0].softmax(-1)
         found = torch.tensor([row["scores"][saved.config.id2label[number]] for number in range(2)])
         torch.testing.assert_close(found, scores, atol=1e-5, rtol=1e-4)
         assert row["label"] == saved.config.id2label[int(scores.argmax())]
@@ -146,7 +148,9 @@ def compute_chat_loss(model: torch.nn.Module, folder: Path) -> float:
 
 def _tokenize_chat(prompt: str, answer: str, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], int, int]:
     """The ids of a conversation under the folder's template, and where its answer with <|im_end|> starts and stops."""
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
     before, inside, after = (
         tokenizer(text, add_special_tokens=False)["input_ids"] for text in (asked, f"{answer}<|im_end|>", "\n")
     )
@@ -166,6 +170,7 @@ def _check_trained(base: Path, saved: PreTrainedModel) -> None:
     """Every weight of the base that is in the saved model has moved, and what was one weight is one."""
     before = load_file(base / "model.safetensors")
     after = saved.state_dict()
+    after |= {name.removeprefix(f"{saved.base_model_prefix}."): weight for name, weight in after.items()}
     common = [name for name in before if name in after and after[name].is_floating_point()]
     still = [name for name in common if torch.equal(before[name], after[name])]
     assert common
@@ -185,7 +190,9 @@ MAY_DIFFER = {"transformers_version", "dtype", "use_cache", "pad_token_id", "eos
 
 def _check_config(base: Path, out: Path) -> None:
     one, other = (_flatten(json.loads((folder / "config.json").read_text())) for folder in (base, out))
-    changed = {key: (one.get(key), other.get(key)) for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    changed = {
+        key: (one.get(key), other.get(key)) for key in one.keys() | other.keys() if one.get(key) != other.get(key)
+    }
     assert {key for key in changed if key.rpartition(".")[2] not in MAY_DIFFER} == set(), changed
 
 
@@ -201,6 +208,23 @@ def _flatten(values: Any, place: str = "") -> dict[str, Any]:
 RUNS: Mapping[str, Callable[[Path, Path, Path], None]] = {
     "sft": run_sft,
     "lora": run_lora,
+    "merge": run_merge,
     "classification": run_classification,
     "score": run_score,
 }
+CELLS = tuple(RUNS)
+
+
+def run_cells(base: Path, folder: Path, rows: Path) -> dict[str, str | None]:
+    """Make every run on a base, each in a folder of its name; the message of those that were refused, None of others.
+
+    Fails where a run was neither right nor refused.
+    """
+    found: dict[str, str | None] = {}
+    for name, run in RUNS.items():
+        try:
+            run(base, folder / name, rows)
+            found[name] = None
+        except FinetuneError as refused:
+            found[name] = str(refused)
+    return found

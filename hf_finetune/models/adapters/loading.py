@@ -187,12 +187,17 @@ def is_quantized(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def suppress_peft_warnings() -> Iterator[None]:
-    """Hide two warnings of peft 0.21 that ask nothing of a user."""
+    """Hide warnings of peft 0.21 that ask nothing of a user."""
     with warnings.catch_warnings():
         # It reads a property that transformers 5.23 has renamed; can go with a peft that reads the new name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # It corrects this setting by itself for the transposed weights of GPT-2.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        # A pattern that it writes itself, for experts that are one weight, and that matches nothing where the layers
+        # without experts alone are targeted (DeepSeek).
+        warnings.filterwarnings(
+            "ignore", r".*rank_pattern keys .* ignored: \['\.\*\\\\\.gate_up_proj'\]", RuntimeWarning
+        )
         yield
 
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -74,9 +75,16 @@ def list_unadaptable(model: PreTrainedModel) -> set[str]:
         if {"A_log", "D"} <= module._parameters.keys()
         for child in ("dt_proj", "out_proj")
     }
-    linear = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    routers = {name for name, kind in linear.items() if kind.__module__.startswith("transformers.models.")}
-    return routers | (of_mixers & linear.keys())
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name for name, module in linear.items() if name in of_mixers or _is_router(module)}
+
+
+@torch.no_grad()
+def _is_router(module: nn.Linear) -> bool:
+    """Whether a model's own kind of linear layer returns something else than one tensor."""
+    if not type(module).__module__.startswith("transformers.models."):
+        return False
+    return not isinstance(module(module.weight.new_zeros(1, module.in_features)), Tensor)
 
 
 def _list_names(value: Any) -> list[str]:
