@@ -40,9 +40,10 @@ WITHOUT_CLASSIFIER = (
     *("falcon_mamba", "rwkv", "recurrent_gemma", "bamba", "falcon_h1", "lfm2", "nemotron_h", "granitemoehybrid"),
     *("codegen", "xglm", "pegasus"),
 )
+READS_PADDING = {"classification": "whose scores of a text change with the longer texts beside it"}
 OTHERS = {
-    "xlnet": REFUSED["encoder"],
-    "fnet": REFUSED["encoder"] | {"classification": "whose scores of a text change with the longer texts beside it"},
+    "xlnet": REFUSED["encoder"] | READS_PADDING,
+    "fnet": REFUSED["encoder"] | READS_PADDING,
     "gemma3": dict.fromkeys(("sft", "lora", "classification"), MORE_THAN_TEXT) | {"merge": NO_ADAPTER},
 }
 

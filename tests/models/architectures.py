@@ -162,7 +162,7 @@ FAMILIES: Mapping[str, Family] = {
         }
     ),
     "gpt_oss": Family(SIZES | EXPERTS | {"sliding_window": 16}),
-    "phimoe": Family(SIZES | EXPERTS),
+    "phimoe": Family(SIZES | EXPERTS | {"router_jitter_noise": 0.0, "input_jitter_noise": 0.0}),
     "granitemoe": Family(SIZES | EXPERTS),
     "jetmoe": Family(
         {

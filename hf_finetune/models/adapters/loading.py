@@ -193,11 +193,10 @@ def suppress_peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # It corrects this setting by itself for the transposed weights of GPT-2.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
-        # A pattern that it writes itself, for experts that are one weight, and that matches nothing where the layers
-        # without experts alone are targeted (DeepSeek).
-        warnings.filterwarnings(
-            "ignore", r".*rank_pattern keys .* ignored: \['\.\*\\\\\.gate_up_proj'\]", RuntimeWarning
-        )
+        # Patterns that it writes itself, for experts that are one weight, and that match nothing where linear layers
+        # alone are targeted (DeepSeek, Qwen3-Next).
+        unmatched = r".*(rank|alpha)_pattern keys .* ignored: \['\.\*\\\\\.gate_up_proj'\]"
+        warnings.filterwarnings("ignore", unmatched, RuntimeWarning)
         yield
 
 

@@ -65,8 +65,9 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
         self._scores_on_cpu = self.args.device.type == "cpu"
         self._fused_head_is_right: bool | None = None
         self._head: nn.Module = model.get_output_embeddings()
+        self._head_is_watched = False
         if self._scores_on_cpu:
-            self._head.register_forward_pre_hook(self._keep_trained_positions)
+            self._watch_head()
 
     def _send_telemetry(self) -> None: ...
 
@@ -179,9 +180,14 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
             self._fused_head_is_right = compare_fused_head(model.eval(), self.args.device, routed=self.aux_loss_enabled)
             model.train(was_training)
             if not self._fused_head_is_right and not self._scores_on_cpu:
-                self._head.register_forward_pre_hook(self._keep_trained_positions)
+                self._watch_head()
                 logger.info("the loss is computed from the model's own logits: TRL's fused head would differ")
         return self._fused_head_is_right
+
+    def _watch_head(self) -> None:
+        if not self._head_is_watched:
+            self._head.register_forward_pre_hook(self._keep_trained_positions)
+        self._head_is_watched = True
 
     def _keep_trained_positions(self, head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor] | None:
         """Pre-forward hook of the output head: (batch, seq, hidden) -> (1, trained tokens, hidden) while scoring."""
