@@ -6,12 +6,20 @@ pytest tests/test_families.py --every-family     # all of models/architectures.p
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from pathlib import Path
 
 import pytest
-from models.architectures import FAMILIES, save_family
+from models.architectures import FAMILIES, get_tokenizer, save_family
 from models.family_runs import CELLS, run_cells, write_rows
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+import hf_finetune as hf
+from hf_finetune.errors import DataError, ModelError
+from hf_finetune.models.tokenizers import ensure_special_tokens
 
 # 40 of them: each kind of attention, of position, of head, of router and of state that there is.
 SPREAD = (
@@ -82,3 +90,54 @@ def test_every_recipe_is_right_on_a_family_or_refuses_it_in_words(family, rows, 
 def test_the_spread_is_of_forty_families():
     assert len(set(SPREAD)) == len(SPREAD) == 40
     assert set(SPREAD) <= FAMILIES.keys()
+
+
+LACKING = {
+    ("eos_token",): ("sft", "lora", "score"),
+    ("pad_token", "bos_token"): (),
+    ("pad_token", "eos_token"): ("sft", "lora", "score"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("lacking", LACKING, ids="-".join)
+def test_a_tokenizer_without_a_special_token_trains_or_is_refused_in_words(lacking, rows, tmp_path):
+    base = save_family(tmp_path / "base", "llama")
+    leave_out_tokens(base, lacking)
+    found = run_cells(base, tmp_path, rows)
+    expected = dict.fromkeys(LACKING[lacking], "no end token to end documents with; set `eos_token`")
+    expected |= {"merge": NO_ADAPTER} if expected else {}
+    assert {cell for cell, message in found.items() if message is not None} == expected.keys(), found
+    assert all(words in (found[cell] or "") for cell, words in expected.items()), found
+
+
+def leave_out_tokens(folder: Path, names: tuple[str, ...]) -> None:
+    """Leave the ids of these tokens unset in the tokenizer and in the configuration of a saved model."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name in names:
+        setattr(tokenizer, name, None)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {f"{name}_id": None for name in names}))
+
+
+def test_an_encoder_pads_with_the_token_of_the_usual_name_and_is_refused_without_one(tmp_path):
+    tokenizer = copy.copy(get_tokenizer("bert"))
+    tokenizer.pad_token = None
+    ensure_special_tokens(tokenizer, needs_end=False)
+    assert tokenizer.pad_token == "[PAD]"
+    base = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"a": 0}, merges=[])))
+    with pytest.raises(ModelError, match="has no token to pad texts with; set `pad_token`"):
+        ensure_special_tokens(base, needs_end=False)
+
+
+def test_a_label_that_is_no_number_is_refused_by_its_line(tmp_path):
+    base = save_family(tmp_path / "base", "bert")
+    kinds = {"number": (0.5, "NaN"), "single": ("a", "NaN"), "multi": (["a"], "[NaN]")}
+    for kind, (label, broken) in kinds.items():
+        row = json.dumps({"text": "x", "label": label})
+        path = tmp_path / f"{kind}.jsonl"
+        path.write_text(f'{row}\n{{"text": "y", "label": {broken}}}\n{row}\n')
+        run = {"recipe": "classification", "output_dir": str(tmp_path / kind), "model": {"path": str(base)}}
+        with pytest.raises(DataError, match=rf"{kind}\.jsonl:2: NaN is not JSON"):
+            hf.train({**run, "data": {"train": str(path)}, "train": {"max_steps": 1, "use_cpu": True, "bf16": False}})

@@ -92,13 +92,16 @@ def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool
     """
     # Padding with the end token is safe here because labels are masked by length. transformers 5.23's language modeling
     # collator masks by id, so that no end token is learned: https://github.com/huggingface/transformers/issues/23530
-    if tokenizer.eos_token_id is None and (needs_end or tokenizer.pad_token_id is None):
+    if tokenizer.eos_token_id is None and needs_end:
         remedy = "set `eos_token` in its tokenizer_config.json"
         raise ModelError(Problem("the tokenizer has no end token to end documents with", remedy, key="model.tokenizer"))
     if tokenizer.pad_token_id is not None:
         return
-    usual = [name for name in PAD_NAMES if name in tokenizer.vocab]
-    tokenizer.pad_token = usual[0] if usual else tokenizer.eos_token
+    usual = next((name for name in PAD_NAMES if name in tokenizer.vocab), tokenizer.eos_token)
+    if usual is None:
+        remedy = "set `pad_token` in its tokenizer_config.json"
+        raise ModelError(Problem("the tokenizer has no token to pad texts with", remedy, key="model.tokenizer"))
+    tokenizer.pad_token = usual
     logger.info("the tokenizer has no padding token: %r (%d) is used", tokenizer.pad_token, tokenizer.pad_token_id)
 
 
