@@ -32,7 +32,7 @@ def test_all_linear_leaves_out_what_an_adapter_could_not_train(family, left_out,
     adapted = adapter_on(base)
     trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
     assert not any(f"{name}." in weight for name in left_out for weight in trained)
-    assert set(adapted.base_model.targeted_module_names) == list_linear_modules(model)
+    assert set(adapted.base_model.targeted_module_names) <= list_linear_modules(model)
     ids = torch.arange(5, 25)[None]
     adapted(input_ids=ids, labels=ids).loss.backward()
     assert all(weight.grad is not None for weight in adapted.parameters() if weight.requires_grad)
