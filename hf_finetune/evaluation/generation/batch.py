@@ -108,7 +108,12 @@ def _can_pad(session: GenerationSession, requests: Sequence[_Request]) -> bool:
     if len(lengths) < 2:
         return True
     ids = requests[0].ids[:PROBED_TOKENS] if len(requests[0].ids) > 1 else requests[-1].ids[:PROBED_TOKENS]
-    padded, alone = (predict_next(session, rows)[-1] for rows in ([ids, ids[:1]], [ids[:1]]))
+    try:
+        padded, alone = (predict_next(session, rows)[-1] for rows in ([ids, ids[:1]], [ids[:1]]))
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        return False  # whoever answers them will say that memory ran out
     tolerance = PADDING_TOLERANCE if session.model.dtype == torch.float32 else PADDING_TOLERANCE_IN_LOW_PRECISION
     can_pad = bool((padded - alone).abs().max() <= tolerance * alone.abs().max())
     if not can_pad:
