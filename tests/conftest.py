@@ -18,14 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import message_recorder
 import pytest
-from message_recorder import pytest_addoption, pytest_configure, pytest_runtest_call  # noqa: F401
+from message_recorder import pytest_configure, pytest_runtest_call  # noqa: F401
 
 # The same examples in every run: what fails on one machine fails on all of them.
 hypothesis.settings.register_profile("same_everywhere", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same_everywhere")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    message_recorder.pytest_addoption(parser)
+    every = "test_families: every family of tests/models/architectures.py, not 40 of them"
+    parser.addoption("--every-family", action="store_true", help=every)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,7 +32,9 @@ NEW_WEIGHTS = "new_weights"
 
 # Weights that a sequence classifier of these architectures has and never uses, so that they get no gradient
 # (transformers 5.23; an entry can go when `TrainableGuard` accepts its model without it).
-UNUSED = {"big_bird": ("bert.pooler.",), "xlnet": ("transformer.mask_emb",)}
+UNUSED = {"big_bird": ("bert.pooler.",), "esm": ("esm.contact_head.",)}
+# FNet takes no attention mask, and the head of XLNet reads the state of the last position, padded or not.
+READS_PADDING = ("fnet", "xlnet")
 
 PEFT_PREFIX = "base_model.model."
 
@@ -171,9 +173,15 @@ def fold_decision(model: PreTrainedModel | PeftModel, decision: Decision) -> Dec
 
 
 def get_classifier_class(config: PreTrainedConfig, name: str) -> Any:
-    """Return the sequence classifier class of an architecture. Raises `ModelError` where transformers has none."""
+    """Return the sequence classifier class of an architecture.
+
+    Raises `ModelError` where transformers has none, and for one that reads padding as text.
+    """
     found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if found is None:
         what = f"{name!r} is a {config.model_type}, for which transformers has no sequence classifier"
+        raise ModelError(Problem(what, "name another model", key="model.path"))
+    if config.model_type in READS_PADDING:
+        what = f"{name!r} is a {config.model_type}, whose scores of a text change with the longer texts beside it"
         raise ModelError(Problem(what, "name another model", key="model.path"))
     return found

@@ -32,6 +32,7 @@ from hf_finetune.models.classification_head import (
 from hf_finetune.models.generation_config import check_savable
 from hf_finetune.models.loading import (
     build_quantization_config,
+    check_reads_text_alone,
     choose_attention,
     disable_4bit_repacking,
     hide_load_report,
@@ -54,8 +55,8 @@ def load_classifier(
     Set the seed first: a new head is drawn at random. New weights, and weights of the folder that are not used, are
     logged. `config` is not changed; the model gets a copy with labels, problem type and padding token. The linear
     layers of the blocks are quantized to 4 or 8 bits where the run asks for it. `longest`: tokens of the longest row.
-    Raises `ModelError` where the folder's head is for other labels and `model.new_head` is not set, and where weights
-    other than head and pooler are missing.
+    Raises `ModelError` where the folder's head is for other labels and `model.new_head` is not set, where weights
+    other than head and pooler are missing, and for a model that reads more than text.
     """
     name = model.path or "model.scratch"
     get_classifier_class(config, name)
@@ -74,6 +75,7 @@ def load_classifier(
         loaded: PreTrainedModel = AutoModelForSequenceClassification.from_config(**options)
     else:
         loaded = _load_with_new_head(model, options, replaced=replaced)
+        check_reads_text_alone(loaded, name)
     check_savable(loaded, name)
     keep_save_dtype(loaded, model.save_dtype, None if model.scratch is not None else config.dtype)
     disable_4bit_repacking(loaded)

@@ -86,7 +86,8 @@ def load_causal_lm(
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
-        loaded = load_pretrained(AutoModelForCausalLM, model, config=config, **options)
+        loaded = load_language_model(model, config=config, **options)
+        check_reads_text_alone(loaded, str(model.path))
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))
     disable_4bit_repacking(loaded)
@@ -95,6 +96,27 @@ def load_causal_lm(
         fit_embeddings(loaded, tokenizer)
     log_parameters(loaded)
     return loaded
+
+
+def load_language_model(model: ModelSection, **options: object) -> PreTrainedModel:
+    """Load `model.path` as a causal language model. Raises `ModelError` as `load_pretrained`, and for missing weights.
+
+    transformers draws those at random, as the output head of a folder that holds a classifier or an encoder's body.
+    """
+    loaded: PreTrainedModel
+    with hide_load_report():
+        loaded, info = load_pretrained(AutoModelForCausalLM, model, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        what = f"{model.path!r} lacks {len(missing)} weights of a {type(loaded).__name__}, first {missing[0]}"
+        raise ModelError(Problem(what, "name a folder that holds the whole language model", key="model.path"))
+    return loaded
+
+
+def check_reads_text_alone(model: PreTrainedModel, name: str) -> None:
+    """Raise `ModelError` for a model with parts for images or sounds, which no text reaches and so nothing trains."""
+    if model.config.get_text_config() is not model.config:
+        what = f"{name!r} is a {model.config.model_type}, of which only a part reads text"
+        raise ModelError(Problem(what, "name a model of text alone", key="model.path"))
 
 
 def log_parameters(model: PreTrainedModel) -> None:
@@ -132,12 +154,16 @@ def build_quantization_config(model: ModelSection, *, bf16: bool) -> BitsAndByte
     )
 
 
-def choose_attention(model: ModelSection, block: int, *, bf16: bool) -> str:
-    """Choose the attention implementation: the requested one, else the fastest for device, row length and precision."""
+def choose_attention(model: ModelSection, block: int, *, bf16: bool) -> str | None:
+    """Choose the attention implementation: the requested one, else the fastest for device, row length and precision.
+
+    None leaves the choice to transformers: "sdpa" where the architecture has it, else "eager".
+    """
+    # Mamba, Bloom, Gemma 2, gpt-oss and many encoders have no "sdpa", and are refused where it is asked for by name.
     if model.attn_implementation != "auto":
         return model.attn_implementation
     on_cpu = not torch.accelerator.is_available()
-    return "eager" if on_cpu and bf16 and block <= LONGEST_EAGER_BLOCK else "sdpa"
+    return "eager" if on_cpu and bf16 and block <= LONGEST_EAGER_BLOCK else None
 
 
 def hide_load_report() -> AbstractContextManager[None]:

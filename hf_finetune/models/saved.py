@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -23,7 +22,7 @@ from hf_finetune.models.classification_head import (
 )
 from hf_finetune.models.classifiers import _format_names
 from hf_finetune.models.files.adapter import is_adapter, read_base_record
-from hf_finetune.models.loading import hide_load_report, load_pretrained
+from hf_finetune.models.loading import hide_load_report, load_language_model, load_pretrained
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 
 
@@ -89,7 +88,7 @@ def load_for_generation(
     if has_classification_head(config):
         remedy = "it can be asked with hf-finetune predict"
         raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
-    loaded: PreTrainedModel = load_pretrained(AutoModelForCausalLM, model, config=config, device_map=device)
+    loaded = load_language_model(model, config=config, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)
     return loaded.eval(), tokenizer
 

@@ -12,6 +12,7 @@ from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.models.files.language_models import check_language_model
 from hf_finetune.models.files.untrusted import check_untrusted_files
 from hf_finetune.models.tokenizer_probe import check_first_token
 from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
@@ -41,8 +42,11 @@ def load_tokenizer(
     `rows` is read only under `model.tokenizer.train`, in batches. Code in the tokenizer's folder is never run. Pass
     `needs_end=False` for classifiers: they need no end token, and encoders have none. Raises `ModelError` where there
     is no tokenizer, and for one without a fast implementation, one that would read files of other folders, or one
-    without a required end token; `DataError` where there is no text to train on.
+    without a required end token, and under `needs_end` for a model that cannot write; `DataError` where there is no
+    text to train on.
     """
+    if needs_end and model.path is not None:
+        check_language_model(model.path, model.revision)  # before an encoder is refused for its tokenizer
     if isinstance(model.tokenizer, TokenizerSection):
         if rows is None or "text" not in rows.column_names:
             raise DataError(Problem("a tokenizer is trained on `text` rows", "name a tokenizer", key="model.tokenizer"))
@@ -95,13 +99,16 @@ def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool
     """
     # Padding with the end token is safe here because labels are masked by length. transformers 5.23's language modeling
     # collator masks by id, so that no end token is learned: https://github.com/huggingface/transformers/issues/23530
-    if tokenizer.eos_token_id is None and (needs_end or tokenizer.pad_token_id is None):
+    if tokenizer.eos_token_id is None and needs_end:
         remedy = "set `eos_token` in its tokenizer_config.json"
         raise ModelError(Problem("the tokenizer has no end token to end documents with", remedy, key="model.tokenizer"))
     if tokenizer.pad_token_id is not None:
         return
-    usual = [name for name in PAD_NAMES if name in tokenizer.vocab]
-    tokenizer.pad_token = usual[0] if usual else tokenizer.eos_token
+    usual = next((name for name in PAD_NAMES if name in tokenizer.vocab), tokenizer.eos_token)
+    if usual is None:
+        remedy = "set `pad_token` in its tokenizer_config.json"
+        raise ModelError(Problem("the tokenizer has no token to pad texts with", remedy, key="model.tokenizer"))
+    tokenizer.pad_token = usual
     logger.info("the tokenizer has no padding token: %r (%d) is used", tokenizer.pad_token, tokenizer.pad_token_id)
 
 

@@ -112,8 +112,12 @@ def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
     """
     # Accelerate 1.15 patches `forward` of a trained instance to round to the run's mixed precision, and TRL 1.16 to
     # return no logits: `use_class_forward` calls the method of the class.
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(model.config.vocab_size, (2, 16), generator=generator).to(model.device)
+    generator, config = torch.Generator().manual_seed(0), model.config.get_text_config()
+    input_ids = torch.randint(config.vocab_size, (2, 16), generator=generator)
+    if model.config.is_encoder_decoder:  # its classifier reads the states at the one end token of a text
+        input_ids[input_ids == config.eos_token_id] = config.pad_token_id
+        input_ids[:, -1] = config.eos_token_id
+    input_ids = input_ids.to(model.device)
     with use_class_forward(model), round_for_flash(model):
         logits: Tensor = model.eval()(input_ids).logits.float()
     if not logits.isfinite().all():

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from models.architectures import get_tokenizer, save_family
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from tuned_adapters import adapter_on, logits_of, save, saved_base, train
 
 from hf_finetune.config.sections import DataSection, ModelSection, ScratchSection
@@ -88,12 +89,38 @@ def test_the_block_size_is_what_is_asked_for_or_what_the_model_takes():
 def test_short_blocks_of_bf16_on_a_cpu_use_eager_attention_unless_another_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert choose_attention(SCRATCH, 256, bf16=True) == "eager"
-    assert choose_attention(SCRATCH, 257, bf16=True) == "sdpa"
-    assert choose_attention(SCRATCH, 8, bf16=False) == "sdpa"
+    assert choose_attention(SCRATCH, 257, bf16=True) is None
+    assert choose_attention(SCRATCH, 8, bf16=False) is None
     assert choose_attention(SCRATCH.model_copy(update={"attn_implementation": "eager"}), 8, bf16=False) == "eager"
     assert choose_attention(SCRATCH.model_copy(update={"attn_implementation": "sdpa"}), 8, bf16=True) == "sdpa"
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert choose_attention(SCRATCH, 8, bf16=True) == "sdpa"
+    assert choose_attention(SCRATCH, 8, bf16=True) is None
+
+
+@pytest.mark.parametrize(("family", "attention"), [("llama", "sdpa"), ("bloom", "eager")])
+def test_the_attention_is_the_fastest_that_the_architecture_has(family, attention, tmp_path):
+    section = ModelSection(path=str(save_family(tmp_path / "base", family)))
+    config = load_config(section, get_tokenizer(family))
+    assert load_causal_lm(section, config, 8, bf16=False).config._attn_implementation == attention
+
+
+def test_a_folder_without_the_head_of_a_language_model_is_refused_and_not_given_a_random_one(tmp_path):
+    base = save_family(tmp_path / "base", "llama")
+    AutoModel.from_pretrained(base).save_pretrained(tmp_path / "body")
+    AutoModelForSequenceClassification.from_pretrained(base).save_pretrained(tmp_path / "classifier")
+    for folder in (tmp_path / "body", tmp_path / "classifier"):
+        section = ModelSection(path=str(folder))
+        config = load_config(section, get_tokenizer("llama"))
+        with pytest.raises(ModelError, match=r"lacks 1 weights of a LlamaForCausalLM, first lm_head\.weight"):
+            load_causal_lm(section, config, 8, bf16=False)
+
+
+def test_an_answer_is_not_asked_of_a_folder_without_a_head(tmp_path):
+    base = save_family(tmp_path / "base", "llama")
+    AutoModel.from_pretrained(base).save_pretrained(tmp_path / "body")
+    get_tokenizer("llama").save_pretrained(tmp_path / "body")
+    with pytest.raises(ModelError, match="name a folder that holds the whole language model"):
+        load_for_generation(str(tmp_path / "body"))
 
 
 def test_the_saved_model_is_any_auto_model(saved):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -19,11 +20,17 @@ from hf_finetune.evaluation.generation.session import (
     generate_ids,
     generation_session,
     get_eos_token_ids,
+    predict_next,
     seed_rng,
 )
 from hf_finetune.evaluation.language_modeling.answers import Answer
 
 logger = logging.getLogger(__name__)
+
+# How the logits after a prompt may differ with padding before it, as a share of the largest.
+PADDING_TOLERANCE = 1e-4
+PADDING_TOLERANCE_IN_LOW_PRECISION = 5e-2
+PROBED_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,9 @@ def generate_batch(
     answers: dict[int, Answer] = {}
     with generation_session(model, tokenizer, settings, 0, ends) as session:
         waiting = _build_requests(session, prompts)
+        can_pad = _can_pad(session, waiting)
         while waiting:
-            batch = [request for request in waiting[:batch_size] if request.max_new_tokens == waiting[0].max_new_tokens]
+            batch = [request for request in waiting[:batch_size] if _fit_together(waiting[0], request, can_pad=can_pad)]
             # Seeded with the number of answers before it, a batch that is tried again in halves still has its own seed.
             found = _answer_batch(session, batch, settings.seed + len(answers))
             if found is None:
@@ -91,6 +99,31 @@ def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]
         what = "%d of %d prompts are cut at their start: of %s positions, %d are for the answer"
         logger.warning(what, cut, len(prompts), f"{positions:,}", least)
     return sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
+
+
+def _can_pad(session: GenerationSession, requests: Sequence[_Request]) -> bool:
+    """Whether the model reads a padded prompt as it reads the prompt alone; True where no two differ in length."""
+    # The states of RWKV and RecurrentGemma run over the padding, whatever the attention mask says (transformers 5.23).
+    lengths = {len(request.ids) for request in requests}
+    if len(lengths) < 2:
+        return True
+    ids = requests[0].ids[:PROBED_TOKENS] if len(requests[0].ids) > 1 else requests[-1].ids[:PROBED_TOKENS]
+    try:
+        padded, alone = (predict_next(session, rows)[-1] for rows in ([ids, ids[:1]], [ids[:1]]))
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        return False  # whoever answers them will say that memory ran out
+    tolerance = PADDING_TOLERANCE if session.model.dtype == torch.float32 else PADDING_TOLERANCE_IN_LOW_PRECISION
+    can_pad = bool((padded - alone).abs().max() <= tolerance * alone.abs().max())
+    if not can_pad:
+        logger.info("padding changes what this model answers: prompts of one length are answered together")
+    return can_pad
+
+
+def _fit_together(first: _Request, other: _Request, *, can_pad: bool) -> bool:
+    same_length = len(first.ids) == len(other.ids)
+    return first.max_new_tokens == other.max_new_tokens and (can_pad or same_length)
 
 
 def _answer_batch(session: GenerationSession, batch: Sequence[_Request], seed: int) -> dict[int, Answer] | None:

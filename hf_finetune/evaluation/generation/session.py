@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 from transformers.generation.streamers import BaseStreamer
@@ -78,23 +79,42 @@ def generate_ids(
     the prompt only under `penalize_prompt`, for which there must be no padding.
     """
     model, penalty = session.model, session.settings.repetition_penalty
+    input_ids, attention_mask = _pad_left(session, prompts)
+    longest = input_ids.shape[1]
+    # Of a chat, the end token of earlier turns would be held down in every answer; without the columns of the prompt
+    # the padding, which may be that token, is not counted either: https://github.com/huggingface/transformers/issues/26902
+    unpenalized = 0 if penalize_prompt else longest
+    output = model.generate(  # type: ignore[operator]
+        input_ids,
+        attention_mask=attention_mask,
+        generation_config=_make_generation_config(session, max_new_tokens),
+        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)],
+        streamer=streamer,
+    )  # (batch, seq + new)
+    return [_cut_after_end(new, session.eos_token_ids) for new in output[:, longest:].tolist()]
+
+
+def predict_next(session: GenerationSession, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Return the logits of the token after each prompt, padded to one batch as by `generate_ids`: (batch, vocab)."""
+    input_ids, attention_mask = _pad_left(session, prompts)
+    config = GenerationConfig(
+        max_new_tokens=1, pad_token_id=session.tokenizer.pad_token_id, output_logits=True, return_dict_in_generate=True
+    )
+    output: Any = session.model.generate(input_ids, attention_mask=attention_mask, generation_config=config)  # type: ignore[operator]
+    logits: Tensor = output.logits[0].float()
+    return logits
+
+
+def _pad_left(session: GenerationSession, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Pad prompts to one batch: ids and attention mask, (batch, longest) each."""
     longest = max(map(len, prompts))
     padding = [longest - len(ids) for ids in prompts]
     pad = session.tokenizer.pad_token_id
     # Prompts [5, 6, 7] and [8]: rows [[5, 6, 7], [pad, pad, 8]], mask [[1, 1, 1], [0, 0, 1]]; new tokens from column 3.
     rows = [[pad] * blank + [*ids] for blank, ids in zip(padding, prompts, strict=True)]
     mask = [[0] * blank + [1] * (longest - blank) for blank in padding]
-    # Of a chat, the end token of earlier turns would be held down in every answer; without the columns of the prompt
-    # the padding, which may be that token, is not counted either: https://github.com/huggingface/transformers/issues/26902
-    unpenalized = 0 if penalize_prompt else longest
-    output = model.generate(  # type: ignore[operator]
-        torch.tensor(rows, device=model.device),  # (batch, seq)
-        attention_mask=torch.tensor(mask, device=model.device),  # (batch, seq)
-        generation_config=_make_generation_config(session, max_new_tokens),
-        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)],
-        streamer=streamer,
-    )  # (batch, seq + new)
-    return [_cut_after_end(new, session.eos_token_ids) for new in output[:, longest:].tolist()]
+    device = session.model.device
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
 
 def _cut_after_end(new: list[int], eos_token_ids: list[int]) -> list[int]:

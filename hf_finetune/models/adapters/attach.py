@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from hf_finetune.models.adapters.targets import (
     check_targets,
     has_tied_targets,
     list_linear_modules,
+    list_unadaptable,
 )
 from hf_finetune.models.adapters.token_rows import count_token_rows, select_token_rows, settle_token_rows
 from hf_finetune.models.classification_head import find_head_modules, is_classifier, unwrap_adapter
@@ -206,6 +207,9 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
         raise ConfigError(Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights"))
     if settings.get("target_modules") is None and not settings.get("target_parameters"):
         settings["target_modules"] = ALL_LINEAR
+    if settings.get("target_modules") == ALL_LINEAR and not isinstance(settings.get("exclude_modules"), str):
+        excluded = {*(settings.get("exclude_modules") or ()), *_take_suffixes(list_unadaptable(model))}
+        settings["exclude_modules"] = sorted(excluded) or None
     if has_tied_targets(model, settings):
         settings.setdefault("ensure_weight_tying", True)
     elif settings.get("ensure_weight_tying"):
@@ -232,6 +236,11 @@ def _check_quantized_base(model: PreTrainedModel, config: LoraConfig) -> None:
     if config.use_dora and in_8_bits and model.device.type == "cpu":
         what = "DoRA needs the scales of 8-bit weights, which bitsandbytes does not keep on a CPU"
         raise ConfigError(Problem(what, "load the base in 4 bits, or in 16", key="lora.use_dora"))
+
+
+def _take_suffixes(modules: Iterable[str]) -> set[str]:
+    """The last two names of each module: `model.layers.0.mamba.out_proj` is one of `mamba.out_proj`."""
+    return {".".join(name.split(".")[-2:]) for name in modules}
 
 
 def _select_modules_to_save(model: PreTrainedModel, lora: Mapping[str, Any]) -> list[str] | None:

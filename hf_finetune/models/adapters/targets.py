@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -60,10 +61,36 @@ def has_tied_targets(model: PreTrainedModel, lora: Mapping[str, Any]) -> bool:
 
 
 def list_linear_modules(model: PreTrainedModel) -> set[str]:
-    """List the modules that `all-linear` is: every linear one but the output head."""
-    head = model.get_output_embeddings()
+    """List the modules that `all-linear` is: every linear one but the output head and those of `list_unadaptable`."""
+    head, left_out = model.get_output_embeddings(), list_unadaptable(model)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    return {name for name, module in linear.items() if module is not head}
+    return {name for name, module in linear.items() if module is not head and name not in left_out}
+
+
+def list_unadaptable(model: PreTrainedModel) -> set[str]:
+    """List the linear modules whose output is not that of a linear layer, or whose weight is read without it.
+
+    An adapter on them would fail, or would never be trained.
+    """
+    # A router that is a subclass of Linear returns two things, as in PhiMoE. The kernels of Mamba's mixers, which have
+    # `A_log` and `D`, take the weights of `dt_proj` and `out_proj`: peft 0.21 refuses the latter for some of these
+    # models, and Jamba's own code reads the former on any device.
+    of_mixers = {
+        f"{name}.{child}"
+        for name, module in model.named_modules()
+        if {"A_log", "D"} <= module._parameters.keys()
+        for child in ("dt_proj", "out_proj")
+    }
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name for name, module in linear.items() if name in of_mixers or _is_router(module)}
+
+
+@torch.no_grad()
+def _is_router(module: nn.Linear) -> bool:
+    """Whether a model's own kind of linear layer returns something else than one tensor."""
+    if not type(module).__module__.startswith("transformers.models."):
+        return False
+    return not isinstance(module(module.weight.new_zeros(1, module.in_features)), Tensor)
 
 
 def _list_names(value: Any) -> list[str]:
