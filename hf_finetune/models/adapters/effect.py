@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -22,6 +23,9 @@ def check_effect(model: PeftModel, adapter: str) -> None:
     So it is with one that was never trained, and where what was trained is not in its files: the weights B of LoRA
     begin at zero. `adapter` is what to call it. The model is in evaluation mode.
     """
+    config: Any = model.peft_config["default"]
+    if config.bias != "none":  # tuned biases are those of the base itself, and stay when the adapter is switched off
+        return
     ids = _draw_tokens(model)
     with use_class_forward(unwrap_adapter(model)):
         tuned: Tensor = model(ids).logits

@@ -189,7 +189,7 @@ def _find_idle_exclusions(model: PreTrainedModel, config: LoraConfig) -> list[Pr
     if not excluded or not targets:
         return []
     if targets == ALL_LINEAR:
-        targeted = list_linear_modules(model)
+        targeted = list_linear_modules(model) | list_unadaptable(model)
     else:
         names = [name for name, _ in model.named_modules()]
         named = isinstance(targets, str)

@@ -332,17 +332,6 @@ def finding_of_any_level(run, kind):
     return next(each for each in diagnose(run).findings if each.kind == kind)
 
 
-@pytest.mark.parametrize(("recipe", "train", "unit"), [("sft", {}, "rows"), ("sft", {"packing": True}, "blocks")])
-def test_packed_blocks_are_not_called_rows(recipe, train, unit):
-    history = log_of("healthy")
-    for entry in history:
-        entry |= {"eval_runtime": 2.0, "eval_samples_per_second": 4.0} if "eval_loss" in entry else {}
-    crashed = record(history, status="stopped", settings={"recipe": recipe, "train": train})
-    assert f"It has 8 {unit}. " in finding(crashed, "noisy_validation").evidence
-    pretraining = record(history, status="stopped", settings={"recipe": "continued_pretraining", "train": {}})
-    assert "It has 8 blocks. " in finding(pretraining, "noisy_validation").evidence
-
-
 def compared(outcome, verdict):
     return {"evaluation": {"validation": {"loss": 2.0, "comparison": {"outcome": outcome, "verdict": verdict}}}}
 
