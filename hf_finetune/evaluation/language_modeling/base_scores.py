@@ -29,6 +29,7 @@ from hf_finetune.environment.facts import get_installed_versions
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 from hf_finetune.evaluation.language_modeling.row_scores import make_record, read_objects, read_sums
 from hf_finetune.evaluation.language_modeling.trainer_metrics import CountedText, divide_bytes, predict_sums, score_sums
+from hf_finetune.evaluation.statistics.bootstrap import Groups, number_groups
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import MANIFEST, ROW_SCORES
@@ -162,17 +163,25 @@ def score_base(run: Run, trainer: Trainer, rows: Mapping[str, Dataset]) -> BaseS
 
 
 def score_splits(
-    trainer: Trainer, rows: Mapping[str, Dataset], facts: Mapping[str, CountedText], base: BaseScores
+    trainer: Trainer,
+    rows: Mapping[str, Dataset],
+    facts: Mapping[str, CountedText],
+    base: BaseScores,
+    groups: Mapping[str, Groups],
 ) -> dict[str, dict[str, Any]]:
-    """Compute the metrics of each split but train, beside the base's; every rank calls it and gets all."""
+    """Compute the metrics of each split but train, beside the base's; every rank calls it and gets all.
+
+    `groups` has the group of each row of a split by `data.group_by`, (rows,); {} where rows are on their own.
+    """
     evaluation, record = {}, read_objects(base.record) if trainer.is_world_process_zero() else {}
     for name, split in rows.items():
         if name == "train":
             continue
         sums = predict_sums(trainer, split)
-        evaluation[name] = score_sums(sums, facts[name])
+        units = find_units(split, groups.get(name))
+        evaluation[name] = score_sums(sums, facts[name], units)
         if name in base.sums:
-            evaluation[name]["comparison"] = _compare(base.sums[name], sums, facts[name].scored_bytes, split)
+            evaluation[name]["comparison"] = _compare(base.sums[name], sums, facts[name].scored_bytes, split, units)
             evaluation[name]["comparison"] = {"base": str(base.run.model.path), **evaluation[name]["comparison"]}
         if name in record:
             record[name] |= {"tuned": sums.tolist()} | ({"row": split["row"][:]} if "row" in split.column_names else {})
@@ -181,12 +190,26 @@ def score_splits(
     return evaluation
 
 
-def _compare(before: Array, after: Array, total_bytes: int, rows: Dataset) -> dict[str, Any]:
-    """Compare the sums of base and tuned model, (rows, 3) each."""
+def find_units(examples: Dataset, groups: Groups | None) -> Groups | None:
+    """Find what an example, a window of a long row, is a part of: its group, else its row; (examples,) from 0.
+
+    None where each is on its own.
+    """
+    # Examples of the rows [0, 0, 1, 2], of which 1 and 2 are of one author: [0, 0, 1, 1].
+    if "row" not in examples.column_names:
+        return None
+    rows = np.asarray(examples.with_format("numpy")["row"][:])
+    if groups is not None:
+        return number_groups(groups[rows])
+    return number_groups(rows) if len(np.unique(rows)) < len(rows) else None
+
+
+def _compare(before: Array, after: Array, total_bytes: int, rows: Dataset, units: Groups | None) -> dict[str, Any]:
+    """Compare the sums of base and tuned model, (rows, 3) each; `units` as `find_units` finds them, (rows,)."""
     sides = [make_language_statistic(*divide_bytes(sums, total_bytes)) for sums in (before, after)]
     both = make_language_statistic(*divide_bytes(np.concatenate([before, after]), 2 * total_bytes))
     wording = Wording(rows=name_rows(rows))
-    return {"rows": len(rows), **compare_models(sides[0], sides[1], both, len(rows), wording=wording)}
+    return {"rows": len(rows), **compare_models(sides[0], sides[1], both, len(rows), groups=units, wording=wording)}
 
 
 def name_rows(rows: Dataset) -> str:

@@ -13,7 +13,8 @@ from transformers import EvalPrediction, Trainer
 
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX
 from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
-from hf_finetune.evaluation.statistics.bootstrap import Array, compute_intervals
+from hf_finetune.evaluation.statistics.bootstrap import Array, Groups
+from hf_finetune.evaluation.statistics.intervals import compute_intervals
 
 # Logits of one chunk: 64 MiB in float32, for any batch size, length and vocabulary.
 CHUNK_LOGITS = 2**24
@@ -88,15 +89,17 @@ def predict_sums(trainer: Trainer, rows: Dataset) -> Array:
     return sums
 
 
-def score_sums(sums: Array, split: CountedText) -> dict[str, Any]:
+def score_sums(sums: Array, split: CountedText, groups: Groups | None = None) -> dict[str, Any]:
     """Compute the metrics of the sums of a split, (rows, 3), with intervals, for the report.
+
+    `groups` is the group of each row, (rows,), where they come in groups.
 
     The bytes of a row, or of a block of packed rows, are estimated as its share of the tokens of the split.
     """
     parts = divide_bytes(sums, split.scored_bytes)
     return {
         **compute_language_metrics(*parts),
-        "intervals": compute_intervals(make_language_statistic(*parts), len(parts[0])),
+        **compute_intervals(make_language_statistic(*parts), len(parts[0]), groups=groups),
     }
 
 
