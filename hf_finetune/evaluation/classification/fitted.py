@@ -1,4 +1,4 @@
-"""The figures of rows that temperature and thresholds were fitted to, and what they would be on others: cross-fitted."""
+"""The figures of rows that temperature and thresholds were fitted to, and those of other rows, by cross-fitting."""
 
 from __future__ import annotations
 

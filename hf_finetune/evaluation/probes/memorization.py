@@ -170,7 +170,7 @@ def _describe_exposure(group: dict[str, Any], tested: int) -> str:
     bits, most, copies = group["exposure"], group["most_possible"], group["copies"]
     given_away = round(group["extracted"] * group["canaries"])
     seen = given_away or group["p_value"] <= ALPHA / tested
-    known = "known to the model" if seen else "no more than secrets that it never saw may have"
+    known = "known to the model" if seen else "like secrets that it never saw"
     times = "once" if copies == 1 else f"{copies:,} times"
     secrets = f"{given_away} of {group['canaries']} given away whole"
     return f"canaries planted {times}: exposure {bits:.1f} of {most:.1f} bits, {secrets}: {known}"

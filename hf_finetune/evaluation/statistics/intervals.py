@@ -1,7 +1,8 @@
 """Which intervals can be shown: those that hold the true value in 95 of 100 cases, and of the others why not.
 
 The rules follow benchmarks/bootstrap_coverage.py, which has each regime. Shares of rows are Wilson's (1927), which
-holds where two rows of sixty are wrong, or none; the others are bootstrapped, and are left out where few rows decide them.
+holds where two rows of sixty are wrong, or none; the others are bootstrapped, and are left out where few rows decide
+them.
 """
 
 from __future__ import annotations
