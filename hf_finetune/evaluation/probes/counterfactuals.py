@@ -44,6 +44,7 @@ def measure_swap_effect(
     predictions: tuple[Sequence[Any], Sequence[Any]] | None = None,
     *,
     groups: Groups | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Measure what swapping words changes in the `rows` that have any: `{"rows", "changed", "figures", "words"}`.
 
@@ -52,7 +53,7 @@ def measure_swap_effect(
     there; `groups` are those of these rows, (rows,).
     `predictions` are the labels of each row before and after, of which `changed` is the share that differs.
     """
-    figures = compute_paired_metrics(original, swapped, both, rows, groups=groups)
+    figures = compute_paired_metrics(original, swapped, both, rows, groups=groups, seed=seed)
     shown = {
         name: {key: figure[key] for key in ("difference", "interval", "p_value", "real")}
         for name, figure in figures.items()

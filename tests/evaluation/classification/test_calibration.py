@@ -293,7 +293,7 @@ def test_what_is_not_asked_for_is_not_fitted(caplog):
 
 
 def test_a_temperature_that_says_nothing_of_other_rows_is_not_kept(caplog):
-    """Calibrated logits: what a few rows say of them is chance. With 2,000 rows more, sklearn's log-loss is the judge."""
+    """Calibrated logits: what a few rows say of them is chance. Judge is sklearn's log-loss of 2,000 rows more."""
     caplog.set_level(logging.INFO)
     random, even = np.random.default_rng(0), Decision(("a", "b", "c"), "single")
     ours, always = [], []
