@@ -134,7 +134,7 @@ def decode_answer(session: GenerationSession, prompt: Sequence[int], new: list[i
     return Answer(decode_after(session.tokenizer, prompt, new[:-1] if finished else new), len(new), finished)
 
 
-class DrawnTokens(LogitsProcessor):  # type: ignore[misc]
+class DrawnTokens(LogitsProcessor):
     """Draw the next token of each row by that row's own generator, and leave it alone possible."""
 
     # `do_sample` draws the rows of a batch one after the other from one generator, so that what is drawn for a row
