@@ -168,6 +168,15 @@ def format_interval(name: str, interval: Any) -> str:
     return f"{format_metric(name, ends[0])} to {format_metric(name, ends[1])}"
 
 
+def list_missing_intervals(scores: Mapping[str, Any]) -> list[str]:
+    """Say which metrics of a split have no interval, and why: a sentence for each reason of its `no_interval`."""
+    by_reason: dict[str, list[str]] = {}
+    given = scores.get("no_interval")
+    for name, reason in given.items() if isinstance(given, Mapping) else ():
+        by_reason.setdefault(str(reason), []).append(get_metric_info(str(name)).title)
+    return [f"{'; '.join(titles)}: {reason}" for reason, titles in by_reason.items()]
+
+
 def select_metrics(scores: dict[str, Any]) -> dict[str, float]:
     """The scalar metrics of a split of report.json in display order, unknown ones last; without the row count."""
     found = {

@@ -80,7 +80,8 @@ def main(argv: Sequence[str]) -> None:
     trainer.save_verified()
 
     # 6. Evaluate: temperature and thresholds are fitted to validation, and saved with the model
-    outputs = {name: predict_split(trainer, rows[name]) for name in ("validation", "test") if name in rows}
+    scored = [name for name in ("validation", "test") if name in rows]
+    outputs = {name: predict_split(trainer, rows[name], splits.groups.get(name)) for name in scored}
     decision = fit_decision(outputs.get("validation"), labels, run.eval)
     save_decision(trainer, decision)
     evaluation = score_with_baselines(outputs, labels, decision, splits, seed=args.seed)

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     trainer.save_verified()
 
     # 6. Evaluate
-    evaluation = score_splits(trainer, rows, facts, base)
+    evaluation = score_splits(trainer, rows, facts, base, splits.groups)
     samples = sampler.as_dicts()
 
     # 7. Report and push

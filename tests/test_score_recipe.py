@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from evaluation.prediction.labelling_models import saved_classifier
@@ -66,7 +69,7 @@ def scored(model: str, rows: Path, more: dict | None = None, **settings):
 
 
 def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a_time(models, tmp_path):
-    rows = questions(9)
+    rows = questions(24)
     found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", rows))
     model, tokenizer = load_for_generation(models["base"])
     nll, tokens, same = 0.0, 0, 0
@@ -88,9 +91,9 @@ def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a
     assert found["loss"] == pytest.approx(nll / tokens, rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(nll / tokens), rel=1e-5)
     assert found["exact_match"] == same / len(rows)
-    assert found["rows"] == 9
+    assert found["rows"] == 24
     assert found["decoding"] == {
-        "rows": 9,
+        "rows": 24,
         "greedy": True,
         "repetition_penalty": 1.0,
         "max_new_tokens": 4,
@@ -98,6 +101,38 @@ def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a
     }
     low, high = found["intervals"]["loss"]
     assert low <= found["loss"] <= high
+
+
+@pytest.mark.parametrize("where", ["its own setting", "the run of the model"])
+def test_rows_of_a_group_are_resampled_together(where, models, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [row | {"author": number // 2} for number, row in enumerate(questions(60))]
+    path, model, more = jsonl(tmp_path / "rows.jsonl", rows), models["base"], {"group_by": "author"}
+    if where == "the run of the model":
+        model, more = str(tmp_path / "model"), {}
+        shutil.copytree(models["base"], model)
+        Path(model, "run.yaml").write_text("data: {group_by: author}\n")
+    run = with_greedy_decoding(
+        build_run(
+            {
+                "model": {"path": model},
+                "data": {"test": str(path)} | more,
+                "output_dir": "?",
+                "eval": {"generate_rows": 0},
+            },
+            "score",
+        )
+    )
+    splits = load_scored_rows(run)
+    found = splits.groups["test"].reshape(30, 2)
+    assert np.array_equal(found[:, 0], found[:, 1])
+    assert sorted(found[:, 0]) == list(range(30))
+    assert score_model(run, splits).evaluation["intervals"]["loss"]
+    assert ("as the model's run has it" in caplog.text) == (where != "its own setting")
+    if where == "the run of the model":
+        jsonl(path, questions(24))
+        assert load_scored_rows(run).groups == {}
+        assert "rows without the field author" in caplog.text
 
 
 def test_a_document_longer_than_the_model_takes_is_read_to_its_end(models, tmp_path):

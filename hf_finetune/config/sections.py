@@ -186,7 +186,7 @@ class DataSection(Section):
     stratify_by: Name | None = None
     """Field whose values keep their proportions in every split."""
     group_by: Name | None = None
-    """Field whose equal values stay in one split."""
+    """Field whose equal values stay in one split, and are resampled together for intervals and tests."""
     format: RowFormatName = "auto"
     columns: dict[RowField, Name] = {}
     """Fields of a row format that the rows have under other names: `{question: query, answer: reply.text}`; a dot

@@ -51,6 +51,11 @@ class Decision:
             raise ValueError("temperature must be above 0, and every threshold between 0 and 1")
 
     @property
+    def has_thresholds(self) -> bool:
+        """Whether a threshold differs from what the likeliest label ("multi": likelier than not) needs."""
+        return self.thresholds != Decision(self.labels, self.kind).thresholds
+
+    @property
     def offsets(self) -> Array:
         """Added to logits / temperature, they make argmax ("multi": > 0) apply the thresholds: (labels,), float64."""
         thresholds = np.asarray(self.thresholds, dtype=np.float64)

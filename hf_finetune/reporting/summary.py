@@ -35,6 +35,7 @@ def format_summary(report: Mapping[str, Any], folder: str) -> str:
             f"{split}: "
             + "  ".join(_format_with_interval(name, metrics) for name in SUMMARY_METRICS if name in metrics)
         )
+        lines += [f"{split}: {sentence}" for sentence in metrics.get("fitted", {}).get("words", [])]
         lines += _format_baselines(split, metrics)
         # Of a run that trained the first line says it; report.html has every figure.
         for judged in ("forgetting",) if train else ("comparison", "forgetting"):

@@ -16,6 +16,7 @@ Rows = Annotated[str, typer.Argument(help="A file of rows in any of our formats:
 Base = Annotated[bool, typer.Option("--base", help="Score what it was tuned from, too, and compare.")]
 OtherBase = Annotated[str | None, typer.Option("--base-path", help="Compare with this model.")]
 By = Annotated[list[str] | None, typer.Option(help="A field by whose values metrics are broken down. Repeatable.")]
+GroupBy = Annotated[str | None, typer.Option(help="Rows of one value belong together; default: as its run has it.")]
 Forget = Annotated[str | None, typer.Option(help="Rows of a task of the base: did it forget it?")]
 Swaps = Annotated[list[str] | None, typer.Option(help="Swap words: gender, names, religion or origin. Repeatable.")]
 Canaries = Annotated[str | None, typer.Option(help="The file of canaries that it was trained on.")]
@@ -36,6 +37,7 @@ def score(
     base: Base = False,
     base_path: OtherBase = None,
     by: By = None,
+    group_by: GroupBy = None,
     forget: Forget = None,
     swaps: Swaps = None,
     canaries: Canaries = None,
@@ -56,6 +58,7 @@ def score(
     settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     rows = {"test": data, "train": train_data, "format": row_format, "columns": parse_columns(columns, more)}
+    rows |= {"group_by": group_by}
     scored = _score_model(model, rows, settings, record)
     if as_json:
         print_json(scored.evaluation)
@@ -90,13 +93,17 @@ def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], rec
 
 
 def _print_metrics(found: dict[str, Any]) -> None:
-    from hf_finetune.metric_info import format_interval, format_metric, select_metrics
+    from hf_finetune.metric_info import format_interval, format_metric, list_missing_intervals, select_metrics
 
     figures = {name: value for name, value in select_metrics(found).items() if name != "rows"}
     width = max(map(len, figures))
     for name, value in figures.items():
         interval = format_interval(name, found.get("intervals", {}).get(name))
         print(f"{name.replace('_', ' '):>{width}}  {format_metric(name, value):>10}  {interval}")
+    if missing := list_missing_intervals(found):
+        print("\nno interval")
+        for line in missing:
+            print(f"  {line}")
     for title, words in _list_findings(found):
         print(f"\n{title}")
         for line in words:

@@ -134,9 +134,11 @@ def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
             what = f"validation_fraction and test_fraction sum to {total:g}, which leaves no training rows"
             document.refuse(("data", "test_fraction"), what, "make them smaller")
     split_here = data.validation_fraction is not None or data.test_fraction is not None
-    for name in ("stratify_by", "group_by"):
+    # Groups are also what intervals and tests of files of their own resample, in training as in scoring.
+    effective = {"stratify_by": split_here, "group_by": split_here or data.validation or data.test or recipe == "score"}
+    for name, has_effect in effective.items():
         skip = document.is_refused(f"data.{name}", "data.validation_fraction", "data.test_fraction")
-        if getattr(data, name) is not None and not split_here and not skip:
+        if getattr(data, name) is not None and not has_effect and not skip:
             remedy = "add data.validation_fraction, or leave it out"
             document.refuse(("data", name), "nothing is split, so it would have no effect", remedy)
         elif getattr(data, name) is not None and data.format in get_args(TextFileFormat):

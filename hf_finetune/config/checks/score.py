@@ -16,7 +16,7 @@ MODEL_SETTINGS = (
     *("scratch", "revision", "adapter", "tokenizer", "dtype", "attn_implementation"),
     *("load_in_4bit", "load_in_8bit"),
 )
-DATA_SETTINGS = ("validation", "validation_fraction", "test_fraction", "stratify_by", "group_by")
+DATA_SETTINGS = ("validation", "validation_fraction", "test_fraction", "stratify_by")
 LENGTH_SETTINGS = ("too_long", "max_dropped")
 
 _SAVED = "is no setting of score, which loads a model as it was saved"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ class Splits:
     overlap: dict[str, dict[str, int]]
     """For each split but train: the rows that share a 13-gram with training rows, and the duplicates of training rows
     that were dropped from it (labelled rows: that are in it, and how many of these have another label)."""
+    groups: dict[str, Rows] = field(default_factory=dict)
+    """With `data.group_by`, for each split the group of each row, a number from 0: (rows,); else {}."""
 
     def locate(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the (first) line of a row of `split`."""
@@ -116,7 +118,10 @@ def load_splits(data: DataSection, becomes: Kind, seed: int, also_read: Sequence
         logger.info("keys of the rows that are not read: %s", ", ".join(of_rows))
     if of_messages:
         logger.warning("keys of messages that nothing but a chat template reads: %s", ", ".join(of_messages))
-    return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap)
+    groups = {}
+    if data.group_by is not None:
+        groups = {name: number_groups(tables[role], numbers) for name, (role, numbers) in chosen.items()}
+    return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups)
 
 
 def _rename_keys(data: DataSection) -> DataSection:
@@ -235,6 +240,12 @@ def _compute_groups(table: Dataset, key: str, fractions: int) -> Rows:
         what = f"`{key}` has {len(values)} groups, too few for {fractions + 1} splits"
         raise DataError(Problem(what, "group by a field with more values", key="data.group_by"))
     return codes
+
+
+def number_groups(table: Dataset, numbers: Rows) -> Rows:
+    """Number the groups of the rows `numbers`, (rows,), of a table from 0: (rows,)."""
+    codes, _ = _encode_column(table, GROUP)
+    return np.asarray(np.unique(codes[numbers], return_inverse=True)[1], dtype=np.int64)
 
 
 def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, float], rows: int) -> None:

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.evaluation.classification.fitted import score_fitted
 from hf_finetune.evaluation.classification.metrics import (
     ClassifierOutputs,
     compute_label_metrics,
@@ -51,6 +52,8 @@ def score_with_baselines(
     if not PartialState().is_main_process:
         return {}
     evaluation = {name: score_outputs(found, labels, decision) for name, found in outputs.items()}
+    if decision is not None and "validation" in outputs:
+        evaluation["validation"] |= score_fitted(outputs["validation"], labels, decision)
     scores = {name: score_rows(labels, *_decide(found, labels, decision)) for name, found in outputs.items()}
     add_baselines(evaluation, splits, labels, seed=seed, row_scores=scores)
     return evaluation

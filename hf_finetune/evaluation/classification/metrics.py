@@ -13,7 +13,8 @@ from transformers import EvalPrediction, Trainer
 
 from hf_finetune.errors import NonFiniteError, Problem
 from hf_finetune.evaluation.classification.confusion_counts import compute_scores
-from hf_finetune.evaluation.classification.statistics import make_label_statistic, make_regression_statistic
+from hf_finetune.evaluation.classification.intervals import compute_label_intervals
+from hf_finetune.evaluation.classification.statistics import make_regression_statistic
 from hf_finetune.evaluation.metrics.classification_functions import (
     compute_f1,
     compute_precision,
@@ -36,7 +37,8 @@ from hf_finetune.evaluation.metrics.regression_functions import (
     compute_pearson,
     compute_r2,
 )
-from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
+from hf_finetune.evaluation.statistics.bootstrap import Groups, number_groups
+from hf_finetune.evaluation.statistics.intervals import compute_intervals
 from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import EVAL_LABEL_METRICS
 from hf_finetune.models.decision import Decision
@@ -56,10 +58,19 @@ class ClassifierOutputs:
     """(rows, labels); a regression has one column."""
     references: npt.NDArray[Any]
     """Class numbers (rows,), 0 and 1 for each label (rows, labels), or numbers (rows,)."""
+    groups: Groups | None = None
+    """The group of each row by `data.group_by`, (rows,); None where rows are on their own."""
+
+    def select_rows(self, rows: npt.NDArray[Any]) -> ClassifierOutputs:
+        """Select rows by number, (selected,), or by a mask, (rows,)."""
+        groups = None if self.groups is None else number_groups(self.groups[rows])
+        return ClassifierOutputs(self.logits[rows], self.references[rows], groups)
 
 
-def predict_split(trainer: Trainer, rows: Dataset) -> ClassifierOutputs:
+def predict_split(trainer: Trainer, rows: Dataset, groups: Groups | None = None) -> ClassifierOutputs:
     """Predict `rows` (as the trainer takes them, with `labels` and `length`); every rank calls it and gets all.
+
+    `groups` is the group of each row, (rows,), where they come in groups.
 
     Raises `NonFiniteError` for NaN or infinite logits.
     """
@@ -79,7 +90,7 @@ def predict_split(trainer: Trainer, rows: Dataset) -> ClassifierOutputs:
     in_place = np.empty_like(logits)
     in_place[order] = logits
     whole = references.dtype == np.int64 or references.ndim == 2
-    return ClassifierOutputs(in_place, references.astype(np.int64 if whole else np.float64))
+    return ClassifierOutputs(in_place, references.astype(np.int64 if whole else np.float64), groups)
 
 
 def compute_log_loss(logits: Array, references: npt.NDArray[Any]) -> float:
@@ -87,11 +98,16 @@ def compute_log_loss(logits: Array, references: npt.NDArray[Any]) -> float:
 
     `references`: (rows,), or (rows, labels) for multi-label: the mean over rows and labels.
     """
+    return float(compute_row_losses(logits, references).mean())
+
+
+def compute_row_losses(logits: Array, references: npt.NDArray[Any]) -> Array:
+    """Compute the log-loss of each row, (rows,), for multi-label its mean over labels; as `compute_log_loss`."""
     if references.ndim == 2:
-        return float(np.logaddexp(0.0, np.where(references > 0, -logits, logits)).mean())
+        return np.asarray(np.logaddexp(0.0, np.where(references > 0, -logits, logits)).mean(axis=1))
     highest = logits.max(axis=1, keepdims=True)
     log_sums = np.log(np.exp(logits - highest).sum(axis=1)) + highest[:, 0]
-    return float((log_sums - logits[np.arange(len(logits)), references]).mean())
+    return np.asarray(log_sums - logits[np.arange(len(logits)), references])
 
 
 def classification_metrics(labels: Labels) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -146,11 +162,10 @@ def score_outputs(outputs: ClassifierOutputs, labels: Labels, decision: Decision
     figures = compute_label_metrics(labels, probabilities, chosen, references) | {
         f"{name}_before_scaling": value for name, value in compute_calibration_metrics(before, references).items()
     }
-    statistic = make_label_statistic(decision.kind, probabilities, chosen, references)
     return {
         "loss": compute_log_loss(outputs.logits, references),
         **figures,
-        "intervals": compute_intervals(statistic, *probabilities.shape),
+        **compute_label_intervals(labels, probabilities, chosen, references, outputs.groups),
         "per_class": compute_per_class_metrics(labels, probabilities, chosen, references),
         "confusion_matrix": compute_confusion_matrix(labels, chosen, references),
         "reliability": compute_reliability(probabilities, references),
@@ -159,8 +174,9 @@ def score_outputs(outputs: ClassifierOutputs, labels: Labels, decision: Decision
 
 def _score_numbers(outputs: ClassifierOutputs) -> dict[str, Any]:
     predicted, references = outputs.logits[:, 0], outputs.references
-    intervals = compute_intervals(make_regression_statistic(predicted, references), len(references))
-    return {**compute_regression_metrics(predicted, references), "intervals": intervals}
+    statistic = make_regression_statistic(predicted, references)
+    intervals = compute_intervals(statistic, len(references), groups=outputs.groups)
+    return {**compute_regression_metrics(predicted, references), **intervals}
 
 
 def compute_regression_metrics(predicted: Array, references: Array) -> dict[str, float]:

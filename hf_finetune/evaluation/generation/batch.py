@@ -20,8 +20,8 @@ from hf_finetune.evaluation.generation.session import (
     generate_ids,
     generation_session,
     get_eos_token_ids,
+    make_generator,
     predict_next,
-    seed_rng,
 )
 from hf_finetune.evaluation.language_modeling.answers import Answer
 
@@ -48,12 +48,14 @@ def generate_batch(
     settings: EvalSection,
     *,
     batch_size: int,
+    numbers: Sequence[int] | None = None,
 ) -> list[Answer]:
     """Answer prompts of token ids, `batch_size` at a time, the longest first; returns them in the prompts' order.
 
     An answer stops where `generate_answer` would stop. At temperature 0 it is the answer to the prompt alone, except
-    for ties that rounding breaks (bfloat16 has many). Sampled answers depend on the batch: they repeat for the same
-    prompts, seed and `batch_size`, not for another `batch_size`. The repetition penalty counts the answer's tokens.
+    for ties that rounding breaks (bfloat16 has many). Above, each prompt has a seed of its own, `settings.seed` + its
+    number in `numbers`, by default its place: neither `batch_size` nor the prompts beside it change its answer, and
+    equal prompts get different ones. The repetition penalty counts the answer's tokens.
     A prompt that does not leave `max_new_tokens` positions (or half of the model's, if that is less) loses its first
     tokens; how many prompts do is logged. Out of memory, the batch size is halved; raises `ModelError` where memory is
     too small for a single prompt. All states are restored, as by `continue_prompts`.
@@ -65,8 +67,7 @@ def generate_batch(
         can_pad = _can_pad(session, waiting)
         while waiting:
             batch = [request for request in waiting[:batch_size] if _fit_together(waiting[0], request, can_pad=can_pad)]
-            # Seeded with the number of answers before it, a batch that is tried again in halves still has its own seed.
-            found = _answer_batch(session, batch, settings.seed + len(answers))
+            found = _answer_batch(session, batch, numbers or range(len(prompts)))
             if found is None:
                 batch_size = max(1, len(batch) // 2)
                 logger.warning("out of memory answering %d prompts at once: %d from here on", len(batch), batch_size)
@@ -126,11 +127,14 @@ def _fit_together(first: _Request, other: _Request, *, can_pad: bool) -> bool:
     return first.max_new_tokens == other.max_new_tokens and (can_pad or same_length)
 
 
-def _answer_batch(session: GenerationSession, batch: Sequence[_Request], seed: int) -> dict[int, Answer] | None:
+def _answer_batch(
+    session: GenerationSession, batch: Sequence[_Request], numbers: Sequence[int]
+) -> dict[int, Answer] | None:
     """Return the answers by place, or None if memory ran out; raises `ModelError` if it did for a single prompt."""
+    # Made anew for a batch that is tried again in halves.
+    generators = [make_generator(session.settings, numbers[request.place]) for request in batch]
     try:
-        with seed_rng(session.model.device, seed):
-            rows = generate_ids(session, [request.ids for request in batch], batch[0].max_new_tokens)
+        rows = generate_ids(session, [request.ids for request in batch], batch[0].max_new_tokens, generators=generators)
     except RuntimeError as error:
         # accelerate knows the messages of CUDA, cuDNN and the CPU's allocator, which raise different errors.
         if not should_reduce_batch_size(error):

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from hf_finetune.config.sections import EvalSection
@@ -33,6 +39,8 @@ class GenerationSession:
     """Tokens that end a text."""
     max_positions: int | None
     """None where the model has no limit."""
+    generator: torch.Generator
+    """What the next tokens of text number `number` are drawn by."""
 
 
 def get_eos_token_ids(model: PreTrainedModel) -> list[int]:
@@ -57,11 +65,16 @@ def generation_session(
     # the base itself runs the adapter layers just the same.
     inner = unwrap_adapter(model)
     positions = get_max_length(tokenizer, inner.config)
-    session = GenerationSession(inner, tokenizer, settings, sorted(ends or {tokenizer.eos_token_id}), positions)
-    modes = _blank_generation_config(inner), set_eval_mode(inner), seed_rng(inner.device, settings.seed + number)
+    ended_by, generator = sorted(ends or {tokenizer.eos_token_id}), make_generator(settings, number)
+    session = GenerationSession(inner, tokenizer, settings, ended_by, positions, generator)
     # An adapter's base in training has the forward of its class: accelerate rounds the whole model's alone.
-    with modes[0], modes[1], modes[2], round_for_flash(inner):
+    with _blank_generation_config(inner), set_eval_mode(inner), round_for_flash(inner):
         yield session
+
+
+def make_generator(settings: EvalSection, number: int) -> torch.Generator:
+    """Make the generator of text number `number`: on the CPU, so that every device draws the same."""
+    return torch.Generator().manual_seed(settings.seed + number)
 
 
 def generate_ids(
@@ -69,12 +82,14 @@ def generate_ids(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
+    generators: Sequence[torch.Generator] = (),
     penalize_prompt: bool = False,
     streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
     """Generate up to `max_new_tokens` tokens after each prompt, as one batch; returns the new ids of each prompt.
 
-    The token that ends a text is the last of its ids. Prompts are padded on the left; the attention mask keeps the
+    `generators` draws the tokens of each prompt, by default that of the session the tokens of the only one. The token
+    that ends a text is the last of its ids. Prompts are padded on the left; the attention mask keeps the
     padding out of attention and out of the position ids. The repetition penalty counts generated tokens, and those of
     the prompt only under `penalize_prompt`, for which there must be no padding.
     """
@@ -88,7 +103,10 @@ def generate_ids(
         input_ids,
         attention_mask=attention_mask,
         generation_config=_make_generation_config(session, max_new_tokens),
-        logits_processor=[] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)],
+        logits_processor=[
+            *([] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)]),
+            *_make_sampler(session.settings, generators or [session.generator]),
+        ],
         streamer=streamer,
     )  # (batch, seq + new)
     return [_cut_after_end(new, session.eos_token_ids) for new in output[:, longest:].tolist()]
@@ -129,21 +147,45 @@ def decode_answer(session: GenerationSession, prompt: Sequence[int], new: list[i
     return Answer(decode_after(session.tokenizer, prompt, new[:-1] if finished else new), len(new), finished)
 
 
+class DrawnTokens(LogitsProcessor):
+    """Draw the next token of each row by that row's own generator, and leave it alone possible."""
+
+    # `do_sample` draws the rows of a batch one after the other from one generator, so that what is drawn for a row
+    # depends on its place, on the rows beside it, and on how many are answered at once.
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = generators
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores`: (batch, vocab), -inf where a token is not to be drawn; returns them with one token left."""
+        # Probabilities [0.2, 0, 0.5, 0.3] end at [0.2, 0.2, 0.7, 1.0]: 0.65 draws the third token, as the first that
+        # ends above it. The sum may be 1 but for rounding, and no token of probability 0 is ever the first.
+        ends = torch.softmax(scores.float(), dim=-1).cumsum(dim=-1)
+        drawn = torch.cat([torch.rand(1, generator=generator) for generator in self.generators])
+        places = drawn.to(ends.device)[:, None] * ends[:, -1:]
+        tokens = torch.searchsorted(ends, places, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
+
+
+def _make_sampler(settings: EvalSection, generators: Sequence[torch.Generator]) -> list[LogitsProcessor]:
+    """Make what turns the logits of each step into a drawn token; [] at temperature 0, where the likeliest is taken."""
+    if settings.temperature == 0:
+        return []
+    steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(settings.temperature))]
+    steps += [TopKLogitsWarper(settings.top_k)] if settings.top_k else []
+    steps += [TopPLogitsWarper(settings.top_p)] if settings.top_p is not None else []
+    return [*steps, DrawnTokens(generators)]
+
+
 def _make_generation_config(session: GenerationSession, max_new_tokens: int) -> GenerationConfig:
-    tokenizer, settings = session.tokenizer, session.settings
-    sampling: dict[str, float] = {"do_sample": False}
-    if settings.temperature > 0:
-        # 0 turns top-k off. None would mean transformers' default, 50, as it still does in 5.23:
-        # https://github.com/huggingface/transformers/pull/42702
-        sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k or 0}
-        sampling |= {} if settings.top_p is None else {"top_p": settings.top_p}
+    tokenizer = session.tokenizer
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
+        do_sample=False,  # tokens are drawn by `DrawnTokens`
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=session.eos_token_ids,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
-        **sampling,
     )
 
 
@@ -173,25 +215,3 @@ def set_eval_mode(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, was_training in training.items():
             module.training = was_training
-
-
-def list_device_generators(device: torch.device) -> list[torch.Generator]:
-    """List the generators of a device that is not the CPU: those of CUDA and of Apple's GPUs."""
-    if device.type == "cuda":
-        return [torch.cuda.default_generators[device.index or 0]]
-    return [torch.mps._get_default_mps_generator()] if device.type == "mps" else []
-
-
-@contextmanager
-def seed_rng(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators that sampling draws from, those of the CPU and of `device`; restore their states on exit."""
-    # Not `torch.manual_seed`, which seeds every GPU: `fork_rng` would then have to save the state of each.
-    generators = [torch.default_generator, *list_device_generators(device)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

@@ -27,7 +27,6 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hf_finetune.config.sections import Run
 from hf_finetune.data.cache import compute_cache_key, hash_dataset, place_in_cache
 from hf_finetune.environment.facts import get_installed_versions
-from hf_finetune.evaluation.generation.session import list_device_generators
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 from hf_finetune.evaluation.language_modeling.row_scores import make_record, read_objects, read_sums
 from hf_finetune.evaluation.language_modeling.trainer_metrics import (
@@ -36,7 +35,8 @@ from hf_finetune.evaluation.language_modeling.trainer_metrics import (
     predict_sums,
     score_sums,
 )
-from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models
+from hf_finetune.evaluation.statistics.bootstrap import Groups
+from hf_finetune.evaluation.statistics.paired_test import compare_models
 from hf_finetune.files import encode_non_finite, write_atomically
 from hf_finetune.folders import MANIFEST, ROW_SCORES
 from hf_finetune.models.adapters.switching_off import is_base_when_off, switch_adapter_off
@@ -179,17 +179,25 @@ def score_base(run: Run, trainer: Trainer, rows: Mapping[str, Dataset]) -> BaseS
 
 
 def score_splits(
-    trainer: Trainer, rows: Mapping[str, Dataset], facts: Mapping[str, CountedText], base: BaseScores
+    trainer: Trainer,
+    rows: Mapping[str, Dataset],
+    facts: Mapping[str, CountedText],
+    base: BaseScores,
+    groups: Mapping[str, Groups],
 ) -> dict[str, dict[str, Any]]:
-    """Compute the metrics of each split but train, beside the base's; every rank calls it and gets all."""
+    """Compute the metrics of each split but train, beside the base's; every rank calls it and gets all.
+
+    `groups` has the group of each row of a split by `data.group_by`, (rows,); {} where rows are on their own.
+    """
     evaluation, record = {}, read_objects(base.record) if trainer.is_world_process_zero() else {}
     for name, split in rows.items():
         if name == "train":
             continue
         sums = predict_sums(trainer, split)
-        evaluation[name] = score_sums(sums, split, facts[name])
+        of_split = groups.get(name)
+        evaluation[name] = score_sums(sums, split, facts[name], of_split)
         if name in base.sums:
-            evaluation[name]["comparison"] = _compare(base.sums[name], sums, split, facts[name])
+            evaluation[name]["comparison"] = _compare(base.sums[name], sums, split, facts[name], of_split)
             evaluation[name]["comparison"] = {"base": str(base.run.model.path), **evaluation[name]["comparison"]}
         if name in record:
             record[name] |= {"tuned": sums.tolist(), "row": split["row"][:]}
@@ -198,12 +206,14 @@ def score_splits(
     return evaluation
 
 
-def _compare(before: Array, after: Array, examples: Dataset, split: CountedText) -> dict[str, Any]:
-    """Compare the sums of base and tuned model, (examples, 3) each, by row."""
+def _compare(
+    before: Array, after: Array, examples: Dataset, split: CountedText, groups: Groups | None
+) -> dict[str, Any]:
+    """Compare the sums of base and tuned model, (examples, 3) each, by row; `groups` is the group of each, (rows,)."""
     parts = [group_by_row(sums, examples, split) for sums in (before, after)]
     sides = [make_language_statistic(*each) for each in parts]
     both = make_language_statistic(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
-    return {"rows": split.rows, **compare_models(sides[0], sides[1], both, split.rows, wording=Wording())}
+    return {"rows": split.rows, **compare_models(sides[0], sides[1], both, split.rows, groups=groups)}
 
 
 @contextlib.contextmanager
@@ -211,7 +221,7 @@ def keep_random_state(device: torch.device) -> Iterator[None]:
     """Give every random generator its state back: a data loader draws from that of the whole process."""
     python, numpy = random.getstate(), np.random.get_state()
     # Not `fork_rng`, which by default asks every GPU of the machine: each process would start a context on each.
-    generators = [torch.default_generator, *list_device_generators(device)]
+    generators = [torch.default_generator, *_list_device_generators(device)]
     states = [generator.get_state() for generator in generators]
     try:
         # Otherwise dropout draws other numbers in the first step, and `eval.base: false` would train another model.
@@ -229,3 +239,10 @@ def _place(made_from: str) -> Path:
 
 def _write_objects(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(encode_non_finite(content), allow_nan=False))
+
+
+def _list_device_generators(device: torch.device) -> list[torch.Generator]:
+    """List the generators of a device that is not the CPU: those of CUDA and of Apple's GPUs."""
+    if device.type == "cuda":
+        return [torch.cuda.default_generators[device.index or 0]]
+    return [torch.mps._get_default_mps_generator()] if device.type == "mps" else []

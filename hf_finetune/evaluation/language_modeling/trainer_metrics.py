@@ -14,7 +14,8 @@ from transformers import EvalPrediction, Trainer
 from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.evaluation.language_modeling.by_row import measure_texts, sum_by_row
 from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
-from hf_finetune.evaluation.statistics.bootstrap import Array, compute_intervals
+from hf_finetune.evaluation.statistics.bootstrap import Array, Groups
+from hf_finetune.evaluation.statistics.intervals import compute_intervals
 
 # Logits of one chunk: 64 MiB in float32, for any batch size, length and vocabulary.
 CHUNK_LOGITS = 2**24
@@ -100,15 +101,16 @@ def predict_sums(trainer: Trainer, rows: Dataset) -> Array:
     return sums
 
 
-def score_sums(sums: Array, examples: Dataset, split: CountedText) -> dict[str, Any]:
+def score_sums(sums: Array, examples: Dataset, split: CountedText, groups: Groups | None = None) -> dict[str, Any]:
     """Compute the metrics of the sums of the examples of a split, (examples, 3), with intervals, for the report.
 
-    Documents or conversations are resampled, each with the bytes of its own text, whatever it was cut into.
+    Documents or conversations are resampled, each with the bytes of its own text, whatever it was cut into, or the
+    `groups` that they come in: the group of each, (rows,).
     """
     parts = group_by_row(sums, examples, split)
     return {
         **compute_language_metrics(*parts),
-        "intervals": compute_intervals(make_language_statistic(*parts), split.rows),
+        **compute_intervals(make_language_statistic(*parts), split.rows, groups=groups),
     }
 
 

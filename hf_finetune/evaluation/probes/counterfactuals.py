@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from hf_finetune.evaluation.statistics.bootstrap import Statistic
+from hf_finetune.evaluation.statistics.bootstrap import Groups, Statistic
 from hf_finetune.evaluation.statistics.paired_test import compute_paired_metrics, format_number
 
 SWAP_LISTS = ("gender", "names", "religion", "origin")
@@ -43,16 +43,17 @@ def measure_swap_effect(
     rows: int,
     predictions: tuple[Sequence[Any], Sequence[Any]] | None = None,
     *,
+    groups: Groups | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure what swapping words changes in the `rows` that have any: `{"rows", "changed", "figures", "words"}`.
 
     The statistics are of these rows as they are, of the swapped ones, and of both one after the other, as
     `compare_models` takes them; the `difference` of a metric is swapped minus original, with `interval` and `real` as
-    there.
+    there; `groups` are those of these rows, (rows,).
     `predictions` are the labels of each row before and after, of which `changed` is the share that differs.
     """
-    figures = compute_paired_metrics(original, swapped, both, rows, seed=seed)
+    figures = compute_paired_metrics(original, swapped, both, rows, groups=groups, seed=seed)
     shown = {
         name: {key: figure[key] for key in ("difference", "interval", "p_value", "real", "detectable")}
         for name, figure in figures.items()

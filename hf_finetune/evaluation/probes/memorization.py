@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import binomtest
+from scipy.stats import gamma
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -30,7 +30,8 @@ from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.generation.session import set_eval_mode
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
-from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals
+from hf_finetune.evaluation.statistics.intervals import compute_intervals, compute_wilson_interval
+from hf_finetune.evaluation.statistics.power import ALPHA
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.tokenizers import find_unknown_pieces
@@ -39,8 +40,6 @@ Array = npt.NDArray[np.float64]
 
 # The planted secret and 1,023 others: exposure is at most log2(1024) = 10 bits, for rank 1; rank 512 is 1 bit.
 NUM_SECRETS = 1024
-# Expected exposure of a secret that the model never saw, whose rank is uniform: 1 / ln 2 = 1.44 bits.
-UNSEEN_BITS = 1 / math.log(2)
 
 # Limits of one batch: 256 MiB of float32 logits, and a number of rows for small vocabularies.
 MAX_LOGITS, MAX_ROWS = 2**26, 256
@@ -108,12 +107,15 @@ def compute_exposure(
 
 
 def _average_exposure(bits: Array) -> dict[str, Any]:
-    """`bits`: (canaries,). Return their mean, with a bootstrap interval if there are two or more."""
-    mean = {"exposure": float(bits.mean())}
-    if len(bits) < 2:
-        return mean
-    found = bootstrap_intervals(lambda weights: {"exposure": bits @ weights / weights.sum(axis=0)}, len(bits))
-    return {**mean, "interval": list(found["exposure"])}
+    """`bits`: (canaries,). Return their mean, its p-value, and an interval where there are canaries enough.
+
+    The rank of a secret that was never seen is uniform, so that its bits are exponentially distributed with the mean
+    1 / ln 2, and their sum over the canaries has a gamma distribution.
+    """
+    # One canary of 4.3 bits is among the best 51 of 1,024: p = 0.05. Two need 3.4 bits each.
+    mean = {"exposure": float(bits.mean()), "p_value": float(gamma.sf(bits.sum() * math.log(2), len(bits)))}
+    found = compute_intervals(lambda weights: {"exposure": bits @ weights / weights.sum(axis=0)}, len(bits))
+    return mean | ({"interval": found["intervals"]["exposure"]} if "exposure" in found["intervals"] else {})
 
 
 def measure_verbatim(
@@ -147,19 +149,13 @@ def measure_verbatim(
     found = {"rows": len(numbers), "prefix_tokens": prefix, "continued": len(continued), "numbers": continued}
     if not numbers:
         return found
-    interval = compute_wilson_interval(len(continued), len(numbers))
-    return {**found, "share": len(continued) / len(numbers), "interval": list(interval)}
-
-
-def compute_wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Compute the interval of the share `hits` / `rows` (Wilson, 1927), which has a width even for shares 0 and 1."""
-    interval = binomtest(hits, rows).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+    share = len(continued) / len(numbers)
+    return {**found, "share": share, "interval": list(compute_wilson_interval(share, len(numbers)))}
 
 
 def describe_memorization(canaries: Sequence[dict[str, Any]], verbatim: dict[str, Any] | None) -> list[str]:
     """Describe the results of `compute_exposure` and `measure_verbatim` in sentences."""
-    words = [_describe_exposure(group) for group in canaries]
+    words = [_describe_exposure(group, tested=len(canaries)) for group in canaries]
     if verbatim is not None:
         rows, prefix = verbatim["rows"], verbatim["prefix_tokens"]
         said = f"no row is long enough to see whether the model goes on from {prefix:,} tokens of it"
@@ -169,11 +165,12 @@ def describe_memorization(canaries: Sequence[dict[str, Any]], verbatim: dict[str
     return words
 
 
-def _describe_exposure(group: dict[str, Any]) -> str:
+def _describe_exposure(group: dict[str, Any], tested: int) -> str:
+    """Say whether a group of canaries is known, as one of `tested` groups (Bonferroni)."""
     bits, most, copies = group["exposure"], group["most_possible"], group["copies"]
     given_away = round(group["extracted"] * group["canaries"])
-    low = group.get("interval", [bits])[0]
-    known = "known to the model" if given_away or low > UNSEEN_BITS else "like secrets that it never saw"
+    seen = given_away or group["p_value"] <= ALPHA / tested
+    known = "known to the model" if seen else "like secrets that it never saw"
     times = "once" if copies == 1 else f"{copies:,} times"
     secrets = f"{given_away} of {group['canaries']} given away whole"
     return f"canaries planted {times}: exposure {bits:.1f} of {most:.1f} bits, {secrets}: {known}"

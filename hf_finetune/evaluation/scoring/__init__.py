@@ -18,21 +18,31 @@ lm_eval_harness.py      benchmarks of lm-evaluation-harness
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from accelerate import PartialState
 
+from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.config.sections import Run
+from hf_finetune.data.reading.formats import Kind
+from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.errors import DataError
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.evaluation.scoring.classifiers import score_classifier
 from hf_finetune.evaluation.scoring.language_models import score_language_model
 from hf_finetune.evaluation.scoring.result import ScoreResult, get_model_path
 from hf_finetune.evaluation.scoring.rows import SPLIT, load_rows
 from hf_finetune.evaluation.statistics.slices import compute_slice_metrics, get_field_values, read_raw_rows
+from hf_finetune.models.files.locate import find_file
 from hf_finetune.models.saved import is_regression_model, is_sequence_classifier
 from hf_finetune.privacy import redact
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.yaml"
 
 
 def with_greedy_decoding(run: Run) -> Run:
@@ -45,12 +55,33 @@ def with_greedy_decoding(run: Run) -> Run:
 def load_scored_rows(run: Run) -> Splits:
     """Load the rows of `data.test` in the form that the model in `model.path` takes: labeled text, or text to model.
 
-    Raises `DataError` as `load_splits` does.
+    Rows are grouped by `data.group_by`, else by that of the model's own run, where the rows have its field. Raises
+    `DataError` as `load_splits` does.
     """
     assert run.data.test is not None  # `load_run` refuses a run without it
     path = get_model_path(run)
     data = run.data.model_copy(update={"task": "regression"}) if is_regression_model(path) else run.data
-    return load_rows(run.data.test, data, "labelled" if is_sequence_classifier(path) else None, run.eval.by)
+    kind: Kind | None = "labelled" if is_sequence_classifier(path) else None
+    trained_by = None if data.group_by or data.format in TEXT_FORMATS else find_grouping(path)
+    if trained_by is not None:
+        try:
+            grouped = load_rows(run.data.test, data.model_copy(update={"group_by": trained_by}), kind, run.eval.by)
+        except DataError as refused:
+            if any(problem.key != "data.group_by" for problem in refused.problems):
+                raise
+            logger.info("rows without the field %s, by which those of its run were grouped: each counts", trained_by)
+        else:
+            logger.info("intervals and tests take rows of one %s together, as the model's run has it", trained_by)
+            return grouped
+    return load_rows(run.data.test, data, kind, run.eval.by)
+
+
+def find_grouping(path: str) -> str | None:
+    """Find `data.group_by` of the run in a model's folder; None where it has none, or the folder is of no run."""
+    file = find_file(path, RUN_FILE)
+    data = None if file is None else read_document(str(file)).values.get("data")
+    named = data.get("group_by") if isinstance(data, dict) else None
+    return named if isinstance(named, str) else None
 
 
 def read_slice_values(run: Run, splits: Splits) -> dict[str, list[str | None]]:
@@ -72,7 +103,10 @@ def score_model(run: Run, splits: Splits) -> ScoreResult:
     scored = score_kind(run, splits)
     more: dict[str, Any] = {"data": _describe_source(splits), **_look_for_seen_rows(run, splits)}
     if values:
-        more["slices"] = {field: compute_slice_metrics(scored.statistic, each) for field, each in values.items()}
+        more["slices"] = {
+            field: compute_slice_metrics(scored.statistic, each, groups=splits.groups.get(SPLIT))
+            for field, each in values.items()
+        }
     return replace(scored, evaluation={"rows": len(splits.rows[SPLIT]), **scored.evaluation, **more})
 
 

@@ -62,7 +62,7 @@ class ClassPredictions:
 
     def select_rows(self, rows: npt.NDArray[np.int64]) -> ClassPredictions:
         """Return the predictions for the rows with the indices `rows`, (selected,)."""
-        return replace(self, outputs=ClassifierOutputs(self.outputs.logits[rows], self.outputs.references[rows]))
+        return replace(self, outputs=self.outputs.select_rows(rows))
 
     def _decide(self) -> tuple[Array, npt.NDArray[np.int64]]:
         """Return the probabilities, (rows, labels), and the chosen labels, (rows,) or (rows, labels) if multi-label."""
@@ -99,7 +99,7 @@ def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredicti
     facts = {"rows": len(rows), "tokens": tokens, "truncated": encoded.truncated, "dropped": 0}
     if decision is None and labels.kind != "number":
         decision = make_default_decision(labels)
-    return ClassPredictions(labels, decision, ClassifierOutputs(logits, references), facts)
+    return ClassPredictions(labels, decision, ClassifierOutputs(logits, references, splits.groups.get(SPLIT)), facts)
 
 
 def _compute_logits(classifier: Classifier, rows: EncodedTexts) -> Array:

@@ -50,7 +50,8 @@ def score_classifier(run: Run, splits: Splits) -> ScoreResult:
         base = evaluate_classifier(other, splits)
         both = base.make_statistic(beside=tuned)
         sides, rows = (base.make_statistic(), tuned.make_statistic()), len(tuned.outputs.logits)
-        compared = compare_models(*sides, both, rows, wording=Wording("the other model"))
+        groups = tuned.outputs.groups
+        compared = compare_models(*sides, both, rows, groups=groups, wording=Wording("the other model"))
         scores["comparison"] = {"base": run.eval.base, **compared}
     return ScoreResult(scores, tuned.make_statistic(), tuned.facts, parameters)
 
@@ -74,4 +75,5 @@ def _measure_swap(classifier: Classifier, splits: Splits, tuned: ClassPrediction
     before, after = tuned.select_rows(rows), evaluate_classifier(classifier, changed)
     both = before.make_statistic(beside=after)
     predictions = before.list_predictions(), after.list_predictions()
-    return measure_swap_effect(before.make_statistic(), after.make_statistic(), both, len(rows), predictions)
+    sides = before.make_statistic(), after.make_statistic()
+    return measure_swap_effect(*sides, both, len(rows), predictions, groups=before.outputs.groups)

@@ -33,8 +33,10 @@ def swap_rows(splits: Splits, name: str) -> tuple[npt.NDArray[np.int64], Splits 
         return np.zeros(0, dtype=np.int64), None
     chosen = np.array(numbers, dtype=np.int64)
     places = splits.places[SPLIT]
+    groups = {name: np.unique(each[chosen], return_inverse=True)[1] for name, each in splits.groups.items()}
     return chosen, replace(
         splits,
+        groups=groups,
         rows={SPLIT: type(rows).from_list(changed, features=rows.features)},
         hashes={SPLIT: splits.hashes[SPLIT][chosen]},
         places={SPLIT: RowLocations(places.files, places.file[chosen], places.line[chosen])},

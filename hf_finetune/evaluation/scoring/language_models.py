@@ -23,7 +23,6 @@ from hf_finetune.evaluation.scoring.memorization import measure_memorization
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
 from hf_finetune.evaluation.scoring.rows import load_rows
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings, read_token_settings
-from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models, measure_forgetting
 from hf_finetune.models.base_and_tuned import find_base, find_origin, run_base_and_tuned
 from hf_finetune.models.saved import load_for_generation
@@ -72,7 +71,7 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
         more["forgetting"]["data"] = ", ".join(redact([file.path for file in rows["forgetting"].files]))
     tuned = after["comparison"]
     statistic = tuned.make_statistic()
-    metrics = {**tuned.compute_metrics(), "intervals": compute_intervals(statistic, tuned.rows)}
+    metrics = {**tuned.compute_metrics(), **tuned.compute_intervals()}
     # If only some rows were answered, a slice has too few of them for metrics of its own.
     answered_all = len(tuned.answers) == tuned.rows
     sliced = statistic if answered_all else tuned.select_rows(np.arange(tuned.rows)).make_statistic()
@@ -83,8 +82,8 @@ def _compare(name: str, before: LanguageModelScores, after: LanguageModelScores,
     both, rows = concatenate_scores(before, after).make_statistic(), before.rows
     sides = before.make_statistic(), after.make_statistic()
     if name == "forgetting":
-        return {"rows": rows, **measure_forgetting(*sides, both, rows)}
-    return {"rows": rows, **compare_models(*sides, both, rows, wording=wording)}
+        return {"rows": rows, **measure_forgetting(*sides, both, rows, groups=before.groups)}
+    return {"rows": rows, **compare_models(*sides, both, rows, groups=before.groups, wording=wording)}
 
 
 def _measure_swaps(
@@ -106,7 +105,8 @@ def _measure_swaps(
         after = evaluate_language_model(model, tokenizer, changed, tokens, without_answers)
         before = tuned.select_rows(rows)
         both = concatenate_scores(before, after).make_statistic()
-        effects[name] = measure_swap_effect(before.make_statistic(), after.make_statistic(), both, len(rows))
+        sides = before.make_statistic(), after.make_statistic()
+        effects[name] = measure_swap_effect(*sides, both, len(rows), groups=before.groups)
     return {"swaps": effects} if effects else {}
 
 

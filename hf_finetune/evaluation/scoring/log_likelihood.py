@@ -30,7 +30,8 @@ from hf_finetune.evaluation.scoring.rows import (
     read_examples,
 )
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings
-from hf_finetune.evaluation.statistics.bootstrap import Array, Statistic
+from hf_finetune.evaluation.statistics.bootstrap import Array, Groups, Statistic, number_groups
+from hf_finetune.evaluation.statistics.intervals import compute_intervals
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,24 @@ class LanguageModelScores:
     answers: list[Answer]
     references: list[str]
     facts: dict[str, Any]
+    groups: Groups | None = None
+    """The group of each row by `data.group_by`, (rows,); None where rows are on their own."""
 
     def compute_metrics(self) -> dict[str, float]:
         """Compute the metrics by name, through the metric modules."""
         found = compute_language_metrics(self.sums, self.texts.row_bytes, self.texts.row_words)
         return found | (compute_answer_metrics(self.answers, self.references) if self.answers else {})
+
+    def compute_intervals(self) -> dict[str, dict[str, Any]]:
+        """Compute `intervals` and `no_interval`, those of the answers over the rows that were answered."""
+        of_tokens = make_language_statistic(self.sums, self.texts.row_bytes, self.texts.row_words)
+        found = compute_intervals(of_tokens, self.rows, groups=self.groups)
+        if not self.answers:
+            return found
+        groups = None if self.groups is None else number_groups(self.groups[self.answered])
+        statistic = make_answer_statistic(self.answers, self.references)
+        of_answers = compute_intervals(statistic, len(self.answers), groups=groups)
+        return {part: found.get(part, {}) | of_answers.get(part, {}) for part in {*found, *of_answers}}
 
     def make_statistic(self) -> Statistic:
         """Make the same metrics a function of row weights, (rows, resamples); an answer has the weight of its row."""
@@ -68,7 +82,8 @@ class LanguageModelScores:
     def select_rows(self, rows: npt.NDArray[np.int64]) -> LanguageModelScores:
         """Return the sums of the rows with the indices `rows`, (selected,), without any answers."""
         texts = TextSizes(self.texts.row_bytes[rows], self.texts.row_words[rows])
-        return LanguageModelScores(len(rows), self.sums[rows], texts, self.answered[:0], [], [], self.facts)
+        groups = None if self.groups is None else number_groups(self.groups[rows])
+        return LanguageModelScores(len(rows), self.sums[rows], texts, self.answered[:0], [], [], self.facts, groups)
 
 
 def concatenate_scores(one: LanguageModelScores, other: LanguageModelScores) -> LanguageModelScores:
@@ -107,7 +122,8 @@ def evaluate_language_model(
     answers = generate_answers(model, tokenizer, prompts, settings)
     answered = np.array([prompt.row for prompt in prompts], dtype=np.int64)
     references = [prompt.reference for prompt in prompts]
-    return LanguageModelScores(rows, sums, read.sizes, answered, answers, references, read.facts)
+    groups = splits.groups.get(SPLIT)
+    return LanguageModelScores(rows, sums, read.sizes, answered, answers, references, read.facts, groups)
 
 
 def sample_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]:
@@ -164,8 +180,9 @@ def generate_answers(
     batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
 
     def generate(batch: list[int]) -> list[tuple[int, Answer]]:
-        ids = [prompts[number].input_ids for number in batch]
-        return list(zip(batch, generate_batch(model, tokenizer, ids, settings, batch_size=size), strict=True))
+        ids, rows = [prompts[number].input_ids for number in batch], [prompts[number].row for number in batch]
+        answers = generate_batch(model, tokenizer, ids, settings, batch_size=size, numbers=rows)
+        return list(zip(batch, answers, strict=True))
 
     answers = dict(distribute_work(batches, generate))
     return [answers[number] for number in range(len(prompts))]

@@ -70,7 +70,10 @@ def load_rows(sources: Sources, data: DataSection, becomes: Kind | None, also_re
         problems = [replace(each, key=None) if each.key == "data.train" else each for each in refused.problems]
         raise DataError(problems, total=refused.total) from None
     (rows,), (hashes,), (places,) = splits.rows.values(), splits.hashes.values(), splits.places.values()
-    return replace(splits, rows={SPLIT: rows}, hashes={SPLIT: hashes}, places={SPLIT: places}, overlap={})
+    groups = dict.fromkeys([SPLIT], *splits.groups.values()) if splits.groups else {}
+    return replace(
+        splits, rows={SPLIT: rows}, hashes={SPLIT: hashes}, places={SPLIT: places}, overlap={}, groups=groups
+    )
 
 
 def _load(data: DataSection, becomes: Kind | None, also_read: Sequence[str]) -> Splits:

@@ -14,11 +14,14 @@ import numpy.typing as npt
 
 from hf_finetune.evaluation.statistics.bootstrap import (
     CHUNK_WEIGHTS,
+    Groups,
+    Resampled,
     Statistic,
-    bootstrap_intervals,
-    estimate_errors,
+    compute_interval,
     limit_resamples,
+    resample_metrics,
 )
+from hf_finetune.evaluation.statistics.intervals import find_obstacle, is_bounded
 from hf_finetune.evaluation.statistics.power import ALPHA, MIN_PAIRS, find_detectable_mean, find_detectable_share
 from hf_finetune.metric_info import HEADLINE_METRICS, get_metric_info
 
@@ -30,34 +33,40 @@ ROW_SHARES = ("accuracy",)
 
 @dataclass(frozen=True)
 class Wording:
-    """What the sentences of a comparison call the model compared with, and the rows."""
+    """What the sentences of a comparison call the model compared with."""
 
     other: str = "its base"
-    rows: str = "rows"
-    """`blocks` where rows were packed."""
 
 
 def compare_models(
-    base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0, wording: Wording = Wording()
+    base: Statistic,
+    tuned: Statistic,
+    both: Statistic,
+    rows: int,
+    *,
+    groups: Groups | None = None,
+    seed: int = 0,
+    wording: Wording = Wording(),
 ) -> dict[str, Any]:
     """Compare the metrics of `base` and `tuned`: `outcome`, `verdict`, `figures` by name and `words`, JSON-ready.
 
     `both` is the same kind of statistic over 2 x `rows` rows: those of the base, then those of the tuned model in the
     same order. A metric that is undefined for one of the two is left out.
 
-    `interval` is that of the difference, tuned minus base, from the same resamples of both. `p_value` is that of a
-    randomization test, in which the two scores of each row are swapped or not: exact for few rows, too. It is corrected
+    `interval` is that of the difference, tuned minus base, from the same resamples of both; None where too few rows
+    decide it. `p_value` is that of a randomization test, in which the two scores of each row are swapped or not: exact
+    for few rows, too. With `groups`, (rows,), whole groups are resampled and swapped. The p-value is corrected
     for the number of metrics by step-down maxT (Westfall and Young, 1993), which counts metrics that move together
     (loss and perplexity) as one, where Holm's correction would not. `real`, i.e. significant, differences have a
-    corrected p-value of at most 5 % and an interval without 0: of equal models, one comparison in twenty has any.
+    corrected p-value of at most 5 % and no interval with 0: of equal models, one comparison in twenty has any.
     `detectable` is the smallest difference that so many rows show in 80 % of cases, None where that cannot be told.
     `verdict` is one sentence on the model, and `outcome` its "better", "worse" or "none".
     """
-    figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
+    figures = compute_paired_metrics(base, tuned, both, rows, groups=groups, seed=seed)
     words = [f"{_format_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
     others = [get_metric_info(name).title for name, each in figures.items() if not each["real"]]
     if others:
-        words.append(f"no difference that these {_format_rows(rows, wording.rows)} could show: {', '.join(others)}")
+        words.append(f"no difference that these {_format_rows(rows)} could show: {', '.join(others)}")
     outcome, verdict = _judge_model(figures, rows, wording)
     return {"outcome": outcome, "verdict": verdict, "figures": figures, "words": words}
 
@@ -78,20 +87,21 @@ def _judge_model(figures: dict[str, dict[str, Any]], rows: int, wording: Wording
     titles = ", ".join(get_metric_info(name).title for name in against)
     but = f"; but {'worse' if outcome == 'better' else 'better'} in {titles}" if against else ""
     change = _format_change(lead, figures[lead]).replace(": ", " ", 1).replace(f", {outcome} by", ", by")
-    power = describe_power(figures[lead], _format_rows(rows, wording.rows))
+    power = describe_power(figures[lead], _format_rows(rows))
     return outcome, f"{outcome.capitalize()} than {wording.other}: {change}, a real difference{power}{but}"
 
 
 def _describe_no_difference(name: str, change: dict[str, Any], rows: int, wording: Wording) -> str:
     """The sentence on a difference that is not real: too few rows for any test, or within what chance gives."""
-    counted = _format_rows(rows, wording.rows)
+    counted = _format_rows(rows)
     said, _, interval = _format_change(name, change).replace(": ", " ", 1).partition(" (")
     if rows < MIN_PAIRS:
         few = f"{counted} {'is' if rows == 1 else 'are'} too few to tell it from {wording.other}"
-        return f"{few[0].upper()}{few[1:]}: {said} on them, where a test needs {MIN_PAIRS} {wording.rows} at least"
-    low, high = change["interval"]
+        return f"{few[0].upper()}{few[1:]}: {said} on them, where a test needs {MIN_PAIRS} rows at least"
+    ends = change["interval"]
     # Of many figures one is easily so far off that its own interval leaves out 0: the p-value counts them all.
-    chance = f"p = {change['p_value']:.2g} over all figures" if not low <= 0 <= high else interval.rstrip(")")
+    leaves_out_0 = ends is not None and not ends[0] <= 0 <= ends[1]
+    chance = f"p = {change['p_value']:.2g} over all figures" if leaves_out_0 else interval.rstrip(")")
     sure = f" ({chance})" if chance else ""
     power = describe_power(change, counted)
     return f"No real difference from {wording.other}: {said}{sure}, no more than chance gives{power}"
@@ -104,10 +114,10 @@ def describe_power(change: dict[str, Any], rows: str) -> str:
 
 
 def measure_forgetting(
-    base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
+    base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, groups: Groups | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """`compare_models` on rows of another task than the one trained on; its `words` say what was forgotten."""
-    figures = compute_paired_metrics(base, tuned, both, rows, seed=seed)
+    figures = compute_paired_metrics(base, tuned, both, rows, groups=groups, seed=seed)
     worse = {
         name: each for name, each in figures.items() if each["real"] and _compute_gain(name, each["difference"]) < 0
     }
@@ -124,7 +134,7 @@ def measure_forgetting(
 
 
 def compute_paired_metrics(
-    base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, seed: int = 0
+    base: Statistic, tuned: Statistic, both: Statistic, rows: int, *, groups: Groups | None = None, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Compute `base`, `tuned`, `difference`, `interval`, `p_value`, `real` and `detectable` of each metric.
 
@@ -141,23 +151,23 @@ def compute_paired_metrics(
 
     # A swap evaluates `both`, which has twice as many rows, two times: four times the work of a resample of `base`.
     resamples = limit_resamples(rows, labels=4)
-    intervals = bootstrap_intervals(difference, rows, resamples=resamples, seed=seed)
-    swapped = _draw_swapped_differences(both, rows, names, resamples, np.random.default_rng(seed))
+    found = resample_metrics(difference, rows, groups=groups, resamples=resamples, seed=seed)
+    units = np.arange(rows) if groups is None else groups
+    swapped = _draw_swapped_differences(both, units, names, resamples, np.random.default_rng(seed))
     p_values = correct_p_values(np.array([after[name] - before[name] for name in names]), swapped)
-    errors, levels = estimate_errors(difference, rows) if rows >= MIN_PAIRS else {}, find_levels(swapped)
-    figures = {}
-    for name, p_value, level in zip(names, p_values.tolist(), levels.tolist(), strict=True):
-        low, high = intervals[name]
+    number, levels, figures = int(units.max()) + 1, find_levels(swapped).tolist(), {}
+    for name, p_value, level in zip(names, p_values.tolist(), levels, strict=True):
+        interval = _find_interval(name, found[name], number, grouped=groups is not None)
         change = after[name] - before[name]
-        tested = {"p_value": p_value, "real": p_value <= ALPHA and not low <= 0 <= high}
-        tested["detectable"] = _find_detectable(name, errors.get(name, math.nan), change, rows, level)
+        tested = {"p_value": p_value, "real": p_value <= ALPHA and not (interval and interval[0] <= 0 <= interval[1])}
+        tested["detectable"] = _find_detectable(name, found[name].error, change, number, level)
         values = {"base": before[name], "tuned": after[name], "difference": change}
-        figures[name] = {**values, "interval": [low, high], **tested}
+        figures[name] = {**values, "interval": interval, **tested}
     return figures
 
 
 def _find_detectable(name: str, error: float, change: float, rows: int, level: float) -> float | None:
-    """Find the smallest difference that these rows show; None where rows or their spread are too small to say."""
+    """Find the smallest difference that `rows`, or groups of them, show; None where they are too few or all alike."""
     if name in ROW_SHARES:
         return find_detectable_share(error, change, rows, level) if math.isfinite(error) else None
     # Rows that all changed by the same have no error but that of rounding.
@@ -178,15 +188,25 @@ def find_levels(drawn: Array) -> Array:
     return levels
 
 
+def _find_interval(name: str, found: Resampled, units: int, *, grouped: bool) -> list[float] | None:
+    """The interval of a difference that can be shown; None where too few rows or groups, of `units`, decide it."""
+    if find_obstacle(name, found, units, grouped=grouped):
+        return None
+    return list(compute_interval(found, bounded=is_bounded(name)))
+
+
 def _draw_swapped_differences(
-    both: Statistic, rows: int, names: list[str], swaps: int, random: np.random.Generator
+    both: Statistic, units: Groups, names: list[str], swaps: int, random: np.random.Generator
 ) -> Array:
-    """Draw differences under the null hypothesis that it does not matter which model scored a row: (metrics, swaps)."""
+    """Draw differences under the null hypothesis that it does not matter which model scored a row: (metrics, swaps).
+
+    Rows of the same number in `units`, (rows,), are swapped together.
+    """
     # Losses of base [3, 5], tuned [2, 4]: swapping row 2 gives [3, 4] and [2, 5], whose means differ by 0, not by -1.
-    parts = []
-    at_once = max(1, CHUNK_WEIGHTS // (2 * rows))
+    parts, number = [], int(units.max()) + 1
+    at_once = max(1, CHUNK_WEIGHTS // (2 * len(units)))
     for start in range(0, swaps, at_once):
-        swap = random.integers(2, size=(min(at_once, swaps - start), rows)).T.astype(np.float64)
+        swap = random.integers(2, size=(min(at_once, swaps - start), number)).T[units].astype(np.float64)
         sides = [both(np.concatenate(each)) for each in ((1 - swap, swap), (swap, 1 - swap))]
         parts.append(np.stack([sides[1][name] - sides[0][name] for name in names]) if names else np.empty((0, 1)))
     return np.concatenate(parts, axis=1)
@@ -220,14 +240,16 @@ def _compute_gain(name: str, difference: float) -> float:
 
 
 def _format_change(name: str, change: dict[str, Any]) -> str:
-    """`loss: 2.31 -> 1.98, better by 0.33 (0.29 to 0.37)`."""
+    """`loss: 2.31 -> 1.98, better by 0.33 (0.29 to 0.37)`; without an interval where too few rows decide it."""
     difference, ends = change["difference"], change["interval"]
     gain = _compute_gain(name, difference)
     direction = ("higher" if difference > 0 else "lower") if gain == 0 else "better" if gain > 0 else "worse"
-    low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
     values = f"{format_number(change['base'])} -> {format_number(change['tuned'])}"
-    interval = f" ({format_number(low)} to {format_number(high)})" if low != high else ""
-    return f"{get_metric_info(name).title}: {values}, {direction} by {format_number(abs(difference))}{interval}"
+    said = f"{get_metric_info(name).title}: {values}, {direction} by {format_number(abs(difference))}"
+    if ends is None or ends[0] == ends[1]:
+        return said
+    low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
+    return f"{said} ({format_number(low)} to {format_number(high)})"
 
 
 def format_number(value: float) -> str:

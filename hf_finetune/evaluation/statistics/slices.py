@@ -18,12 +18,8 @@ from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import ConfigError, DataError, Problem, suggest
-from hf_finetune.evaluation.statistics.bootstrap import (
-    Statistic,
-    bootstrap_intervals,
-    estimate_errors,
-    limit_resamples,
-)
+from hf_finetune.evaluation.statistics.bootstrap import JACKKNIFE_PARTS, Groups, Statistic, number_groups
+from hf_finetune.evaluation.statistics.intervals import compute_intervals
 from hf_finetune.evaluation.statistics.paired_test import format_number
 from hf_finetune.evaluation.statistics.power import ALPHA
 
@@ -76,7 +72,11 @@ def _format_value(value: Any) -> str | None:
 
 
 def compute_slice_metrics(
-    statistic: Statistic, values: Sequence[str | None], *, fewest: int = MIN_SLICE_ROWS, seed: int = 0
+    statistic: Statistic,
+    values: Sequence[str | None],
+    *,
+    fewest: int = MIN_SLICE_ROWS,
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
     """Compute the metrics of each value's rows, and the gaps between values: `{"values": ..., "gaps": [...]}`.
 
@@ -84,17 +84,18 @@ def compute_slice_metrics(
     the rest is one slice, `(other)`. A metric that is undefined for a slice is left out. There is one gap for each
     metric: the largest significant one, else the largest; gaps are sorted by their size relative to their interval. The
     95 % intervals hold for all pairs of values at once (Bonferroni); `real` gaps, i.e. significant ones, exclude 0.
+    `groups` is the group of each row, (rows,), where rows belong together.
     """
     members = _group_rows(values)
     scored = {value: rows for value, rows in members.items() if len(rows) >= fewest}
-    resamples = limit_resamples(len(values) * max(1, len(scored)), labels=4)
+    units = np.arange(len(values)) if groups is None else groups
     of_slices = {
-        value: _score_slice(statistic, rows, len(values), resamples=resamples, seed=seed)
+        value: _score_slice(statistic, rows, units, len(scored), grouped=groups is not None)
         for value, rows in scored.items()
     }
     listed = {value: {"rows": len(rows), **of_slices.get(value, {})} for value, rows in members.items()}
     compared = {value: rows for value, rows in scored.items() if value != OTHER}
-    return {"values": listed, "gaps": _find_gaps(statistic, compared, len(values)) if len(compared) > 1 else []}
+    return {"values": listed, "gaps": _find_gaps(statistic, compared, units) if len(compared) > 1 else []}
 
 
 def _group_rows(values: Sequence[str | None]) -> dict[str, Rows]:
@@ -123,19 +124,23 @@ def _restrict(statistic: Statistic, members: Rows, rows: int) -> Statistic:
     return of_slice
 
 
-def _score_slice(statistic: Statistic, members: Rows, rows: int, *, resamples: int, seed: int) -> dict[str, Any]:
-    of_slice = _restrict(statistic, members, rows)
+def _score_slice(statistic: Statistic, members: Rows, units: Groups, slices: int, *, grouped: bool) -> dict[str, Any]:
+    """Compute the metrics of the rows `members`, one of as many `slices`; `units`: the group of each row, (rows,)."""
+    of_slice = _restrict(statistic, members, len(units))
     point = {name: float(value[0]) for name, value in of_slice(np.ones((len(members), 1))).items()}
-    intervals = bootstrap_intervals(of_slice, len(members), resamples=resamples, seed=seed)
-    defined = [name for name, value in point.items() if math.isfinite(value)]
-    return {**{name: point[name] for name in defined}, "intervals": {name: list(intervals[name]) for name in defined}}
+    groups = number_groups(units[members]) if grouped else None
+    # A statistic of a slice works on all rows, as many times as there are slices.
+    found = compute_intervals(of_slice, len(members), labels=4 * slices * len(units) // len(members), groups=groups)
+    return {**{name: value for name, value in point.items() if math.isfinite(value)}, **found}
 
 
-def _find_gaps(statistic: Statistic, slices: dict[str, Rows], rows: int) -> list[dict[str, Any]]:
-    overall = estimate_errors(statistic, rows)
+def _find_gaps(statistic: Statistic, slices: dict[str, Rows], units: Groups) -> list[dict[str, Any]]:
+    rows = len(units)
+    overall = _estimate_errors(statistic, number_groups(units))
     parts = {value: _restrict(statistic, members, rows) for value, members in slices.items()}
+    grouped = {value: number_groups(units[members]) for value, members in slices.items()}
     points = {value: part(np.ones((len(slices[value]), 1))) for value, part in parts.items()}
-    errors = {value: estimate_errors(part, len(slices[value])) for value, part in parts.items()}
+    errors = {value: _estimate_errors(part, grouped[value]) for value, part in parts.items()}
     gaps = []
     for name in overall:
         found = {}
@@ -145,14 +150,29 @@ def _find_gaps(statistic: Statistic, slices: dict[str, Rows], rows: int) -> list
             # No error is taken to be smaller than that of as many rows drawn from all slices.
             error = max(errors[value].get(name, math.nan), overall[name] * math.sqrt(rows / len(members)))
             if math.isfinite(point) and math.isfinite(error):
-                found[value] = (float(point), error, len(members))
+                found[value] = (float(point), error, int(grouped[value].max()) + 1)
         if len(found) > 1:
             gaps.append(_find_widest_gap(name, found))
     return sorted(gaps, key=_rank_gap, reverse=True)
 
 
+def _estimate_errors(part: Statistic, units: Groups) -> dict[str, float]:
+    """Estimate standard errors by the jackknife, over at most 200 parts of the rows; NaN where a metric is undefined.
+
+    `units`: the group of each row, (rows,).
+    """
+    parts = min(int(units.max()) + 1, JACKKNIFE_PARTS)
+    kept = (units[:, None] % parts != np.arange(parts)).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a single group leaves nothing
+        left_out = part(kept * (len(units) / kept.sum(axis=0)))
+    return {
+        name: math.sqrt((parts - 1) * float(np.var(values))) if np.isfinite(values).all() else math.nan
+        for name, values in left_out.items()
+    }
+
+
 def _find_widest_gap(name: str, slices: dict[str, tuple[float, float, int]]) -> dict[str, Any]:
-    """`slices`: (metric, standard error, rows) of each value."""
+    """`slices`: (metric, standard error, rows or groups) of each value."""
     pairs = [sorted(pair, key=lambda value: -slices[value][0]) for pair in combinations(slices, 2)]
     gaps = [_compute_gap(name, slices, high, low, len(pairs)) for high, low in pairs]
     return max(gaps, key=lambda gap: (gap["real"], gap["difference"]))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hf_finetune.metric_info import HUB_METRICS, METRICS, format_interval, format_metric
+from hf_finetune.metric_info import HUB_METRICS, METRICS, format_interval, format_metric, list_missing_intervals
 from hf_finetune.reporting.card.facts import ModelDescription
 from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_record import RunRecord
@@ -177,6 +177,7 @@ def _build_split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Ta
         if counted
         else format_data_name(run, split)
     ]
+    notes += [*_get_sentences(get_part(scores, "fitted")), *list_missing_intervals(scores)]
     return Table(split, rows, notes)
 
 

@@ -10,6 +10,7 @@ from hf_finetune.metric_info import (
     format_interval,
     format_metric,
     get_metric_info,
+    list_missing_intervals,
     parse_number,
     select_metrics,
 )
@@ -121,7 +122,8 @@ def _build_metric_table(split: str, found: dict[str, Any]) -> list[Block]:
         row += [format_metric(name, other.get(name)) for other in others.values()]
         row += [format_interval(name, interval), make_strip(name, value, interval)] if intervals else []
         rows.append(row)
-    return make_table(_format_caption(split, found), columns, rows)
+    said = [*get_sentences(get_mapping(found.get("fitted")).get("words")), *list_missing_intervals(found)]
+    return make_table(_format_caption(split, found), columns, rows, said=said)
 
 
 def _format_caption(split: str, found: Mapping[str, Any]) -> str:

@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.classification import thresholds
 from hf_finetune.evaluation.classification.calibration import (
+    choose_temperature,
     compute_smoothed_log_loss,
     fit_decision,
     fit_temperature,
     score_decision,
+    split_folds,
     tune_thresholds,
 )
+from hf_finetune.evaluation.classification.fitted import score_fitted
 from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, score_outputs
 from hf_finetune.label_set import Labels
 from hf_finetune.models.decision import Decision
@@ -285,5 +288,60 @@ def test_what_is_not_asked_for_is_not_fitted(caplog):
     assert both.temperature == warm.temperature
     assert both.metric == "f1_macro"
     assert math.isfinite(sum(both.thresholds))
-    assert f"temperature {warm.temperature:.3f}: log-loss on validation" in caplog.text
+    assert f"temperature {warm.temperature:.3f}: log-loss on rows that it was not fitted to" in caplog.text
     assert "thresholds for f1_macro on validation" in caplog.text
+
+
+def test_a_temperature_that_says_nothing_of_other_rows_is_not_kept(caplog):
+    """Calibrated logits: what a few rows say of them is chance. Judge is sklearn's log-loss of 2,000 rows more."""
+    caplog.set_level(logging.INFO)
+    random, even = np.random.default_rng(0), Decision(("a", "b", "c"), "single")
+    ours, always = [], []
+    for _ in range(40):
+        logits = random.normal(size=(2040, 3)) * 2
+        told = even.compute_probabilities(logits)
+        given = (random.random((len(logits), 1)) > told.cumsum(axis=1)).sum(axis=1)
+        outputs = ClassifierOutputs(logits, given)
+        fitted, others = outputs.select_rows(np.arange(40)), outputs.select_rows(np.arange(40, 2040))
+        for found, temperature in ((ours, choose_temperature(fitted)), (always, fit_temperature(fitted))):
+            found.append(
+                sk.log_loss(
+                    others.references, replace(even, temperature=temperature).compute_probabilities(others.logits)
+                )
+            )
+    assert np.mean(ours) < np.mean(always)
+    assert "no gain, 1 is kept" in caplog.text
+
+
+def test_few_rows_and_few_groups_are_not_fitted_to_and_the_log_says_so(caplog):
+    caplog.set_level(logging.INFO)
+    outputs = outputs_of("single", 29, 3, seed=0, scale=5)
+    assert choose_temperature(outputs) == 1.0
+    assert "no temperature: validation has 29 rows, and at least 30 are needed" in caplog.text
+    many = outputs_of("single", 300, 3, seed=0, scale=5)
+    assert choose_temperature(many) > 1.5
+    assert choose_temperature(replace(many, groups=np.arange(300) % 10)) == 1.0
+    assert "validation has 10 groups of rows" in caplog.text
+
+
+def test_rows_of_a_group_are_held_out_together():
+    groups = np.arange(100) % 17
+    folds = split_folds(groups)
+    assert sum(held_out.sum() for held_out, _ in folds) == 100
+    for held_out, others in folds:
+        assert not set(groups[held_out]) & set(groups[others])
+
+
+def test_figures_of_the_rows_that_thresholds_were_fitted_to_say_so_and_flatter():
+    """On rows without a signal every threshold is chance: cross-fitted, none is better than guessing."""
+    random = np.random.default_rng(0)
+    outputs = ClassifierOutputs(random.normal(size=(120, 2)), random.integers(2, size=120))
+    decision = tune_thresholds(outputs, Decision(("a", "b"), "single"), "f1_macro")
+    found = score_fitted(outputs, names(2), decision)
+    assert found["fitted"]["fitted"] == ["thresholds"]
+    own = by_scikit_learn("f1_macro", outputs, decision)
+    assert found["fitted"]["cross_fitted"]["f1_macro"] < own - 0.02
+    low, high = found["intervals"]["f1_macro"]
+    assert low < 0.5 < high
+    assert found["fitted"]["words"][0].startswith("thresholds were fitted to these rows, and their intervals are")
+    assert score_fitted(outputs, names(2), Decision(("a", "b"), "single")) == {}

@@ -190,7 +190,8 @@ def test_the_report_has_every_figure_with_its_interval_and_those_of_each_label(l
     flat = {name for name, value in scores.items() if isinstance(value, float)}
     before = {"log_loss_before_scaling", "expected_calibration_error_before_scaling"}
     assert flat == HEADLINES | before | {"loss"}
-    assert scores["intervals"].keys() == HEADLINES
+    assert scores["intervals"].keys() == HEADLINES - {"expected_calibration_error"}
+    assert scores["no_interval"].keys() == {"expected_calibration_error"}
     assert all(low <= scores[name] <= high for name, (low, high) in scores["intervals"].items())
     assert scores["loss"] == pytest.approx(scores["log_loss_before_scaling"], rel=1e-9)
     assert scores["log_loss"] == pytest.approx(compute_log_loss(outputs.logits / 2, outputs.references), rel=1e-9)
@@ -237,5 +238,5 @@ def test_a_split_of_one_row_has_figures():
     scores = score_outputs(
         ClassifierOutputs(np.array([[2.0, 0.0]]), np.array([0])), Labels(("a", "b"), "single", ("a", "b")), None
     )
-    assert (scores["accuracy"], scores["intervals"]["accuracy"]) == (1.0, [1.0, 1.0])
+    assert (scores["accuracy"], scores["intervals"]["accuracy"]) == (1.0, [pytest.approx(0.2065, abs=1e-4), 1.0])
     assert math.isnan(scores["roc_auc"])

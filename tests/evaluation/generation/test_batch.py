@@ -10,6 +10,7 @@ import pytest
 import torch
 from chat_models import LETTERS, parrot, talking_tokenizer
 from models.scratch_models import tiny_model
+from scipy.stats import chisquare
 from transformers import (
     BloomConfig,
     GenerationConfig,
@@ -31,6 +32,7 @@ from hf_finetune.config.sections import EvalSection, ScratchSection
 from hf_finetune.errors import ModelError
 from hf_finetune.evaluation.generation.batch import generate_batch
 from hf_finetune.evaluation.generation.prompts import generate_answer
+from hf_finetune.evaluation.generation.session import DrawnTokens
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM
 from hf_finetune.models.scratch_presets import build_scratch_config
 
@@ -194,7 +196,7 @@ def test_a_prompt_without_tokens_begins_a_text():
     assert at_once(model, [[], [5, 6]], greedy())[0] == at_once(model, [[TOKENIZER.bos_token_id]], greedy())[0]
 
 
-def test_sampling_is_the_same_for_the_same_seed_and_batch_size_and_leaves_no_trace():
+def test_sampling_is_the_same_for_the_same_seed_and_any_batch_size_and_leaves_no_trace():
     model, prompts = MODELS["llama"](), encoded(texts(12))
     model.train()
     settings = EvalSection(temperature=1.0, top_k=None, max_new_tokens=16, seed=3)
@@ -204,10 +206,27 @@ def test_sampling_is_the_same_for_the_same_seed_and_batch_size_and_leaves_no_tra
     assert model.generation_config is before[1]
     assert model.training
     torch.rand(3)
-    assert at_once(model, prompts, settings, batch_size=4) == first
+    for batch_size in (1, 4, 5, 16):
+        assert at_once(model, prompts, settings, batch_size) == first
     assert at_once(model, prompts, settings.model_copy(update={"seed": 4}), batch_size=4) != first
-    # batches draw different numbers: the same prompt in each has different answers
-    assert len(set(at_once(model, [prompts[0]] * 8, settings, batch_size=2))) > 4
+    alone = generate_batch(model, TOKENIZER, prompts[7:8], settings, batch_size=1, numbers=[7])
+    assert [(each.text, each.tokens, each.finished) for each in alone] == first[7:8], "as another process has it"
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_equal_prompts_have_answers_of_their_own(batch_size):
+    model, prompt = MODELS["llama"](), encoded(texts(1))[0]
+    settings = EvalSection(temperature=1.0, top_k=None, max_new_tokens=16, seed=3)
+    assert len(set(at_once(model, [prompt] * 32, settings, batch_size))) >= 30
+
+
+def test_tokens_are_drawn_as_often_as_the_model_says():
+    scores = torch.log(torch.tensor([0.5, 0.0, 0.2, 0.3]))
+    draw = DrawnTokens([torch.Generator().manual_seed(number) for number in range(4000)])
+    drawn = draw(torch.zeros(4000, 1), scores.repeat(4000, 1)).argmax(dim=-1)
+    counts = torch.bincount(drawn, minlength=4)
+    assert counts[1] == 0
+    assert chisquare(counts[[0, 2, 3]].numpy(), [2000, 800, 1200]).pvalue > 0.001
 
 
 def running_out(model, most):

@@ -20,12 +20,12 @@ from hf_finetune.errors import ModelError
 from hf_finetune.evaluation.generation.session import set_eval_mode
 from hf_finetune.evaluation.probes import memorization
 from hf_finetune.evaluation.probes.memorization import (
-    UNSEEN_BITS,
+    _average_exposure,
     compute_exposure,
-    compute_wilson_interval,
     describe_memorization,
     measure_verbatim,
 )
+from hf_finetune.evaluation.statistics.intervals import compute_wilson_interval
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,:?\n0123456789"
@@ -83,7 +83,7 @@ def test_exposure_grows_with_the_copies_and_the_secret_seen_most_is_given_away(g
     assert many["exposure"] > 7.5
     assert many["extracted"] >= 0.8
     assert once["extracted"] == 0
-    assert all(each["interval"][0] <= each["exposure"] <= each["interval"][1] for each in (once, some, many))
+    assert many["p_value"] < 1e-6
     words = describe_memorization([once, many], None)
     assert words[0].startswith("canaries planted once: exposure ")
     assert words[1].startswith("canaries planted 100 times: exposure 8.0 of 8.0 bits")
@@ -107,9 +107,29 @@ def test_a_model_that_never_saw_them_has_1_44_bits():
     (found,) = compute_exposure(llama(tokenizer), tokenizer, canaries, secrets=64)
     uniform = math.log2(64) - np.mean(np.log2(np.arange(1, 65)))
     assert found["exposure"] == pytest.approx(uniform, abs=0.35)
-    assert pytest.approx(UNSEEN_BITS, abs=0.1) == uniform
+    assert pytest.approx(1 / math.log(2), abs=0.1) == uniform
     assert found["interval"][0] < uniform < found["interval"][1]
     assert "0 of 120 given away whole: like secrets that it never saw" in describe_memorization([found], None)[0]
+
+
+@pytest.mark.parametrize("canaries", [1, 2, 5])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_of_secrets_that_were_never_seen_at_most_one_run_in_twenty_is_said_to_know_any(canaries, groups):
+    random, alarms = np.random.default_rng(0), 0
+    for _ in range(2000):
+        ranks = random.integers(1, 1025, (groups, canaries))
+        averages = [_average_exposure(10 - np.log2(each)) for each in ranks]
+        found = [
+            {"copies": 1, "canaries": canaries, "most_possible": 10.0, "extracted": 0.0, **each} for each in averages
+        ]
+        alarms += any("known to the model" in line for line in describe_memorization(found, None))
+    assert alarms / 2000 <= 0.06
+
+
+def test_one_secret_that_is_likelier_than_all_others_is_known():
+    found = {"copies": 1, "canaries": 1, "most_possible": 10.0, "extracted": 0.0, **_average_exposure(np.array([10.0]))}
+    assert found["p_value"] == pytest.approx(1 / 1024)
+    assert "known to the model" in describe_memorization([found], None)[0]
 
 
 def test_a_model_to_which_all_secrets_are_alike_ranks_them_in_the_middle():
@@ -257,7 +277,7 @@ def test_the_interval_of_a_share_is_wilsons(hits, rows):
     # The shares p whose score test gives |hits / rows - p| = z sqrt(p (1 - p) / rows): the roots of a quadratic.
     share, weight = hits / rows, NormalDist().inv_cdf(0.975) ** 2 / rows
     roots = np.sort(np.roots([1 + weight, -(2 * share + weight), share**2]).real)
-    assert compute_wilson_interval(hits, rows) == pytest.approx(tuple(roots), abs=1e-9)
+    assert compute_wilson_interval(share, rows) == pytest.approx(tuple(roots), abs=1e-9)
 
 
 def test_canaries_that_are_questions_need_a_chat_template():

@@ -186,7 +186,7 @@ def test_the_accuracy_of_classifiers_has_the_p_value_of_a_plain_mean():
     )
     joined = np.concatenate(sides)
     drawn = pairing._draw_swapped_differences(
-        label_statistic_of(joined, np.tile(references, 2)), 40, ["accuracy"], 4000, random
+        label_statistic_of(joined, np.tile(references, 2)), np.arange(40), ["accuracy"], 4000, random
     )
     observed = np.array([right[1].mean() - right[0].mean()])
     assert correct_p_values(observed, drawn)[0] == pytest.approx(exact.pvalue, abs=0.01)
