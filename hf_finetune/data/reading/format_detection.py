@@ -164,12 +164,19 @@ def _match_formats(row: Mapping[str, Any], mapped: set[str]) -> list[RowFormat]:
 
 
 def choose_row_checks(
-    row: Mapping[str, Any], shown: str, line: int, columns: Mapping[str, str], *, key: str, allow_empty: bool
+    row: Mapping[str, Any],
+    shown: str,
+    line: int,
+    columns: Mapping[str, str],
+    *,
+    key: str,
+    allow_empty: bool,
+    numbers: Sequence[str] = (),
 ) -> tuple[frozenset[str], RowDecoder | None]:
     """Return the fields that must be text in every row, and the decoder of the format that the first row fits.
 
-    None where that depends on the run: the keys fit several, `output` may be a label, a number may be a class. `input`
-    alone is enough to predict. Raises DataError where no format has the keys of the first row.
+    None where the keys fit several, since then that depends on the run; `input` alone is enough to predict. `numbers`:
+    fields that are to be numbers. Raises DataError where no format has the keys of the first row.
     """
     matches = _match_formats(row, set(columns))
     if not matches and "input" not in row:
@@ -177,9 +184,22 @@ def choose_row_checks(
     required = [frozenset(each.required) for each in matches] or [frozenset({"input"})]
     meant = [each for each in matches if not any(_covers(other, each) for other in matches)]
     fields = frozenset.intersection(*required) - _NOT_TEXT
-    if len(meant) != 1 or meant[0].name == "input_output" or isinstance(row.get("label"), (int, float)):
+    if len(meant) != 1:
         return fields, None
-    return fields, RowDecoder(meant[0], (), row, allow_empty=allow_empty, columns=columns)
+    row_format = _choose_by_label(meant[0], row, numbers)
+    return fields, RowDecoder(row_format, (), row, allow_empty=allow_empty, columns=columns)
+
+
+def _choose_by_label(row_format: RowFormat, row: Mapping[str, Any], numbers: Sequence[str]) -> RowFormat:
+    """Return the format with its label read as that of the first row: what no run takes is no row of it."""
+    # Of a number it is open whether it is a class: `NUMBERS` takes whatever one of both takes. A text in `output` may
+    # be an answer or a label, and has to be a text in every row.
+    name = "output" if row_format.name == "input_output" else "label"
+    value = row.get(name)
+    is_number = name in numbers or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    if row_format.name == "input_output":
+        return NUMBERS_INPUT_OUTPUT if is_number else LABELLED_INPUT_OUTPUT if isinstance(value, list) else row_format
+    return NUMBERS if is_number and row_format.name == "labelled" else row_format
 
 
 def _check_mapped(mapped: set[str], row_format: RowFormat) -> None:

@@ -63,7 +63,7 @@ def iterate_row_blocks(path: Path, shown: str, settings: RowSettings) -> Iterato
     DataError where the file as a whole holds no rows; a row of a table that is none is a block with its fault.
     """
     layout, chunks = _find_layout(path, shown, settings)
-    mapper = ColumnMapper(settings.columns, shown, settings.columns_key)
+    mapper = ColumnMapper(settings.columns, shown, settings.columns_key, quiet=settings.quiet)
     if layout == "jsonl":
         blocks = iterate_line_blocks(_check_lines(chunks, shown), settings.max_line_bytes)
         if settings.columns:

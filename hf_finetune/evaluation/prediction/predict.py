@@ -24,7 +24,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
-from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError, Problem
+from hf_finetune.errors import (
+    ConfigError,
+    DataError,
+    MachineError,
+    ModelError,
+    NonFiniteError,
+    Problem,
+    format_problems,
+)
 from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION, Array, Decision, read_decision
@@ -76,6 +84,8 @@ class PredictionStats:
     left_out: int = 0
     """Lines that could not be labeled."""
     truncated: int = 0
+    empty: int = 0
+    """Rows without text, of which a label says nothing."""
     seconds: float = 0.0
     """Tokenizing, predicting and writing; loading the model not included."""
 
@@ -97,8 +107,8 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     facts, progress = PredictionStats(), _Progress()
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
-        for problem in window.problems:
-            logger.warning("%s", problem)
+        for line in format_problems(window.problems):
+            logger.warning("%s", line)
         if window.lines:
             logits = compute_logits(classifier, rows)
             _check_finite(logits, window, file)
@@ -108,11 +118,19 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         facts.rows += len(window.lines)
         facts.left_out += len(window.problems)
         facts.truncated += rows.truncated
+        facts.empty += sum(not text.strip() for text in window.texts)
         facts.seconds = progress.log_if_due(facts.rows)
     logger.info("%s rows in %.1f s, %.0f a second", f"{facts.rows:,}", facts.seconds, facts.rows / facts.seconds)
     if facts.truncated:
         logger.warning("texts cut at %d tokens: %s", classifier.max_length, f"{facts.truncated:,}")
+    warn_of_empty_texts(facts.empty, facts.rows)
     return facts
+
+
+def warn_of_empty_texts(empty: int, rows: int) -> None:
+    """Say how many rows have no text: a model labels them all the same, and that says nothing of them."""
+    if empty:
+        logger.warning("%s of %s rows have no text, so that their labels say nothing", f"{empty:,}", f"{rows:,}")
 
 
 def open_classifier(path: str, options: PredictionOptions) -> Classifier:

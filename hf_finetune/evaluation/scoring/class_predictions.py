@@ -88,6 +88,7 @@ def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredicti
     rows = splits.rows[SPLIT]
     labels = get_classifier_labels(classifier)
     references = encode_row_labels(splits, labels)
+    warn_of_empty_texts(sum(not text.strip() for text in rows["text"][:]), len(rows))
     encoded = encode_texts(classifier.tokenizer, rows["text"][:], rows["text_pair"][:], classifier.max_length)
     logits = _compute_logits(classifier, encoded)
     decision = classifier.decision
