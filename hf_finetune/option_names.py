@@ -22,7 +22,8 @@ class OptionNames:
     """The remedy where each that a message knows is a setting that the command does not have."""
 
 
-_NAMES: ContextVar[OptionNames] = ContextVar("option_names", default=OptionNames())
+_SETTINGS = OptionNames()  # no command: settings have their own names
+_NAMES: ContextVar[OptionNames] = ContextVar("option_names", default=_SETTINGS)
 _COLUMNS = re.compile(r"(?P<setting>data\.columns): \{(?P<pairs>[^{}]*)\}")
 _PAIR = re.compile(r'(\w+): ("(?:[^"\\]|\\.)*"|[^,]+)')
 _ALTERNATIVES = re.compile(r"(; |,? or (?=raise |set |add |name ))")

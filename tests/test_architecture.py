@@ -29,6 +29,7 @@ SHARED = (
     "version",
     "lazy_imports",
     "shell",
+    "option_names",
     "privacy",
     "interruption",
     "memory",

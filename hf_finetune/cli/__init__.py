@@ -49,7 +49,9 @@ for command in (
     *(train, score, predict, generate, chat, merge, report, diagnose, push),
     *(corpus, rows, model, init, doctor),
 ):
-    app.command()(name_own_options(command))
+    # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.
+    settings = {"ignore_unknown_options": True} if command is train else None
+    app.command(context_settings=settings)(name_own_options(command))
 
 
 def print_versions(asked: bool) -> None:

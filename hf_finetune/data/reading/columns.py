@@ -97,6 +97,10 @@ class ColumnMapper:
     def check_names(self, row: Mapping[str, Any], line: int | None, *, optional: frozenset[str] = frozenset()) -> None:
         """Raise DataError naming every column that `row` lacks, `optional` fields aside."""
         self._checked = True
+        # The names of a table are read without the white space around them, and may have been written with it.
+        for field, column in self.columns.items():
+            if look_up(row, column) is _MISSING and column.strip() in row:
+                self._take(field, column.strip())
         problems = [
             self._explain_missing(field, column, row, line)
             for field, column in self.columns.items()
@@ -104,6 +108,13 @@ class ColumnMapper:
         ]
         if problems:
             raise DataError(problems)
+
+    def _take(self, field: str, column: str) -> None:
+        """Take a field from another column."""
+        self.columns[field] = column
+        self.unseen = set(self.columns.values())
+        self._taken = {*self.columns, *self.columns.values()}
+        self._displaced = [name for name in self.columns if name not in self.columns.values()]
 
     def check_seen(self) -> None:
         """Raise DataError where the whole file was read and no row had a column."""
@@ -121,6 +132,14 @@ class ColumnMapper:
         remedy = suggest(column, meant, otherwise, show=format_key)
         what = f"there is no column {format_key(column)}, which `{field}` is to be taken from"
         return Problem(what, remedy, self.shown, line, self.key)
+
+
+def explain_pair(columns: Mapping[str, str], key: str = KEY) -> Problem | None:
+    """The problem of `columns` that make a pair of one text with itself, which tells no two rows apart; else None."""
+    if "text_pair" not in columns or columns.get("text") != columns["text_pair"]:
+        return None
+    what = f"text and text_pair are both taken from the column {format_key(columns['text'])}"
+    return Problem(what, "take one of them from another column, or leave text_pair out", key=key)
 
 
 def look_up(row: Mapping[str, Any], column: str) -> Any:

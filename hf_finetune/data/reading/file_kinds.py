@@ -108,7 +108,7 @@ def _name_archive(head: bytes, ending: str) -> tuple[str, str]:
 def _is_mostly_text(sample: bytes) -> bool:
     # A CSV or JSONL that was damaged has a few NUL bytes, and its rows are named one by one.
     strange = sum(byte < 9 or 13 < byte < 32 for byte in sample)
-    return strange < 0.05 * len(sample)
+    return strange < max(0.05 * len(sample), 3)
 
 
 def detect_wide_encoding(head: bytes) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.reading.arrow import ReadSettings, read_role
 from hf_finetune.data.reading.columns import format_columns, log_columns, make_example, suggest_columns
+from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import (
     FORMATS,
     LABELLED_INPUT_OUTPUT,
@@ -232,7 +233,14 @@ def _explain_no_format(
     meant = {key: find_closest(key, known - row.keys(), 0.75) for key in row.keys() - known}
     guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in row if meant.get(key)]
     if guesses:
-        return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
+        named = {field: key for key, field in meant.items() if field and key in row}
+        fits = any(set(each.required) <= {*row, *named} for each in FORMATS.values() if not each.in_text_file)
+        remedy = f"did you mean {', '.join(guesses)}?"
+        remedy += f" {format_columns(named, setting)} takes them as they are" if fits else ""
+        return Problem("no row format has these keys", remedy, shown, line)
+    if get_ending(shown) in {".csv", ".tsv"} and any(map(_reads_as_text, row)):
+        what = "no row format has these columns, which read as a row: the first line names the columns"
+        return Problem(what, "write a line above it, such as text,label or question,answer", shown, line)
     formats = "; ".join(
         f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
     )
@@ -249,6 +257,11 @@ def _explain_no_format(
         remedy = f"say which of them hold {', or '.join(asked.values())}, such as {', or '.join(examples)}"
         return Problem(what, remedy, shown, line)
     return Problem(what, f"the formats are {formats}; {setting} takes their fields from other names", shown, line)
+
+
+def _reads_as_text(name: str) -> bool:
+    """True of what is no name of a column: "I like it", "Yes." """
+    return len(name.split()) > 2 or name.rstrip().endswith((".", "!", "?"))
 
 
 def _explain_no_format_of(row: Mapping[str, Any], shown: str, line: int, mapped: set[str], setting: str) -> Problem:

@@ -14,7 +14,7 @@ from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
 from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, make_default_decision, score_outputs
 from hf_finetune.evaluation.classification.statistics import make_label_statistic, make_regression_statistic
-from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits
+from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits, warn_of_empty_texts
 from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.scoring.rows import SPLIT

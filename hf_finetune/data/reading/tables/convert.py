@@ -28,6 +28,7 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, ConfigError
 from hf_finetune.files import explain_unwritable, make_parents, open_rows_atomically
 
 COLUMNS, NUMBERS = "--columns", "--numbers"
+_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/fd/0", "/dev/fd/1")
 _NUMBER_STARTS = tuple(b"%c" % byte for byte in b"-0123456789")
 
 
@@ -96,7 +97,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
 def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
     """Raise DataError or ConfigError where there is nothing to read, or where to write is taken."""
     for path, what in ((source, "standard input is not read"), (target, "standard output is not written")):
-        if path == STANDARD_INPUT:
+        if path == STANDARD_INPUT or str(path) in _STREAMS:
             raise ConfigError(Problem(what, "name a file: the rows are there whole, or not at all", str(path)))
         try:
             path.exists()
