@@ -45,7 +45,7 @@ OPTION_NAMES: dict[str, OptionNames] = {
         otherwise='write each text on a line of its own, as {"text": "..."}',
     ),
     "rows": OptionNames(
-        {**_ARGUMENTS, "data.columns": "--columns", "data.allow_empty": "--allow-empty"},
+        {**_ARGUMENTS, "data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
     ),
     "generate": OptionNames({**_SAMPLING, "model.path": ""}),
     "chat": OptionNames({**_SAMPLING, "model.path": ""}),

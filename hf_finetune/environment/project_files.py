@@ -58,7 +58,7 @@ def init_project(target: Path) -> list[Path]:
 
 
 def list_other_files(target: Path, written: Iterable[Path]) -> list[str]:
-    """List what a folder holds beside the files `written` into it, hidden files aside: "notes", "recipes/mine.py"."""
+    """List what a folder holds beside the files `written` into it, hidden files aside; folders of the user's as one."""
     copies, ours = set(written), set(FOLDERS)
     beside = [path for path in target.iterdir() if path.name not in ours]
     beside += [path for name in FOLDERS for path in (target / name).rglob("*") if path.is_file() and path not in copies]

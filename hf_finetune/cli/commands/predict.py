@@ -74,7 +74,6 @@ def _check_output(output: str, file: str, *, overwrite: bool) -> None:
     """Raise `ConfigError` where the output is what is read, is no file, or is to be kept."""
     from hf_finetune.data import check_rows_name
 
-    check_rows_name(output, "--output")
     path = Path(output)
     if path.exists() and Path(file).exists() and path.samefile(file):
         raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
@@ -82,6 +81,7 @@ def _check_output(output: str, file: str, *, overwrite: bool) -> None:
         raise ConfigError(Problem("is no file", "name one, such as labelled.jsonl", output, key="--output"))
     if path.exists() and not overwrite:
         raise ConfigError(Problem("exists already", "name another file, or --overwrite it", output, key="--output"))
+    check_rows_name(output, "--output")
 
 
 @contextmanager

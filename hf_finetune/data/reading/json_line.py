@@ -70,7 +70,9 @@ def _suggest_number(text: str) -> str:
         return f"write a decimal point: {text.replace(',', '.')}"
     if _LEADING.fullmatch(text):
         return f"write {int(text)}, without what stands before it"
-    return "write digits with a decimal point, such as 12 or 0.5, and nothing beside them"
+    if any(map(str.isdecimal, text)):
+        return "write digits with a decimal point, such as 12 or 0.5, and nothing beside them"
+    return "write a number; where labels have names, leave data.task: regression out"
 
 
 def decode_utf8(line: bytes) -> str:

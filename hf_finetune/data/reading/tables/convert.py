@@ -103,7 +103,6 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
             path.exists()
         except OSError as problem:
             raise ConfigError(Problem(f"is no path ({problem.strerror})", "name another", str(path)[:100])) from problem
-    check_rows_name(str(target))
     if source.is_dir():
         remedy = "name one of its files; data.train takes a pattern such as folder/*.csv"
         raise DataError(Problem("is a folder, not rows", remedy, str(source)))
@@ -119,6 +118,7 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
         raise ConfigError(Problem("is no file", "name one, such as rows.jsonl", str(target)))
     if target.exists() and not overwrite:
         raise ConfigError(Problem("exists already", "name another file, or --overwrite it", str(target)))
+    check_rows_name(str(target))
 
 
 def _write_rows(source: Path, options: RowsOptions, file: BinaryIO, stats: RowsStats) -> None:
