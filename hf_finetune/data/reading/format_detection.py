@@ -233,7 +233,7 @@ def _explain_no_format(
     meant = {key: find_closest(key, known - row.keys(), 0.75) for key in row.keys() - known}
     guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in row if meant.get(key)]
     if guesses:
-        named = {field: key for key, field in meant.items() if field and key in row}
+        named = {field: key for key in row if (field := meant.get(key))}
         fits = any(set(each.required) <= {*row, *named} for each in FORMATS.values() if not each.in_text_file)
         remedy = f"did you mean {', '.join(guesses)}?"
         remedy += f" {format_columns(named, setting)} takes them as they are" if fits else ""

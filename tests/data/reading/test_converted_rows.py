@@ -110,7 +110,7 @@ def test_the_output_is_compressed_where_its_name_says_so(ending, unpack):
 
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.csv.gz", "out.jsonl.bz2", "out.txt", "out.xlsx"])
 def test_a_name_that_promises_another_kind_of_file_is_refused(name):
-    with pytest.raises(ConfigError, match="is written as JSON Lines, which no .* file holds; name it .jsonl"):
+    with pytest.raises(ConfigError, match=r"is written as JSON Lines, which no .* file holds; name it .jsonl"):
         convert("text\na\n", target=name)
     assert not Path(name).exists()
 
@@ -178,7 +178,7 @@ def test_a_run_refuses_an_empty_text_to_label():
     from hf_finetune.data import load_splits
 
     Path("rows.jsonl").write_text('{"text": " ", "label": "a"}\n{"text": "x", "label": "b"}\n')
-    with pytest.raises(DataError, match="rows.jsonl:1: text: `text` is empty: there is nothing to label"):
+    with pytest.raises(DataError, match=r"rows.jsonl:1: text: `text` is empty: there is nothing to label"):
         load_splits(DataSection(train="rows.jsonl"), "labelled", seed=0)
     found = load_splits(DataSection(train="rows.jsonl", allow_empty=True), "labelled", seed=0)
     assert found.rows["train"]["text"][:] == [" ", "x"]
