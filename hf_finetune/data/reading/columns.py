@@ -43,7 +43,7 @@ class ColumnMapper:
         self.key = key
         self.unseen = set(self.columns.values())
         self._taken = {*self.columns, *self.columns.values()}
-        self._displaced = [field for field in self.columns if field not in self.columns.values()]
+        self._displaced = _list_displaced(self.columns)
         """Fields whose name a column may have that none is taken from."""
         self._quiet = quiet
         self._said: set[str] = set()
@@ -114,7 +114,7 @@ class ColumnMapper:
         self.columns[field] = column
         self.unseen = set(self.columns.values())
         self._taken = {*self.columns, *self.columns.values()}
-        self._displaced = [name for name in self.columns if name not in self.columns.values()]
+        self._displaced = _list_displaced(self.columns)
 
     def check_seen(self) -> None:
         """Raise DataError where the whole file was read and no row had a column."""
@@ -132,6 +132,12 @@ class ColumnMapper:
         remedy = suggest(column, meant, otherwise, show=format_key)
         what = f"there is no column {format_key(column)}, which `{field}` is to be taken from"
         return Problem(what, remedy, self.shown, line, self.key)
+
+
+def _list_displaced(columns: Mapping[str, str]) -> list[str]:
+    """List the fields whose name a column may have that none is taken from, nor from inside it."""
+    taken = {part for column in columns.values() for part in (column, column.partition(".")[0])}
+    return [field for field in columns if field not in taken]
 
 
 def explain_pair(columns: Mapping[str, str], key: str = KEY) -> Problem | None:
