@@ -24,11 +24,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
 from hf_finetune.memory import describe_memory_error, forget_advice
+from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import SECRET, escape_control_characters
 from hf_finetune.ranks import is_first_rank
 
@@ -39,8 +40,9 @@ EXIT_NOT_PUSHED = 6
 EXIT_OUT_OF_MEMORY = 7
 
 MAX_PROBLEMS_SHOWN = 100
+MAX_ALIKE, MAX_RANGES = 3, 10
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries in Rust end what the system says: `SafetensorError: ... No space left on device (os error 28)` of
 # safetensors 0.8, a plain `Exception` of tokenizers 0.23.
 NUMBER_OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
@@ -64,9 +66,40 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.path, self.line) if part is not None)
-        parts = [part for part in (place, self.key) if part]
-        message = f"{self.what}; {self.remedy}" if self.remedy else self.what
+        parts = [part for part in (place, name_key(self.key)) if part]
+        what, remedy = name_settings(self.what), name_remedy(self.remedy)
+        message = f"{what}; {remedy}" if remedy else what
         return SECRET.sub("(a secret)", escape_control_characters(": ".join([*parts, message])))
+
+
+def format_problems(problems: Iterable[Problem]) -> list[str]:
+    """Format problems, a line each; of more than three lines of a file with one fault, the first names the others."""
+    # What differs in the line alone is one fault: "rows.jsonl:2: label: ... (and 497 more lines: 3-498, 500)".
+    listed = list(problems)
+    alike: dict[Problem, list[int]] = {}
+    for problem in listed:
+        if problem.line is not None:
+            alike.setdefault(replace(problem, line=None), []).append(problem.line)
+    shown = []
+    for problem in listed:
+        lines = alike.get(replace(problem, line=None), [])
+        if len(lines) <= MAX_ALIKE:
+            shown.append(str(problem))
+        elif problem.line == lines[0]:
+            shown.append(f"{problem} (and {len(lines) - 1:,} more lines: {_format_ranges(lines[1:])})")
+    return shown
+
+
+def _format_ranges(numbers: Sequence[int]) -> str:
+    """Format rising numbers, at most ten ranges of them: [3, 4, 5, 9] -> "3-5, 9"."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:MAX_RANGES]]
+    return ", ".join(shown) + (", ..." if len(ranges) > MAX_RANGES else "")
 
 
 class FinetuneError(Exception):
@@ -74,20 +107,24 @@ class FinetuneError(Exception):
 
     exit_code = EXIT_REFUSED
 
-    def __init__(self, problems: str | Problem | Sequence[Problem], *, total: int | None = None) -> None:
-        """`total` is the number of problems, if more were found than are in `problems`."""
+    def __init__(
+        self, problems: str | Problem | Sequence[Problem], *, total: int | None = None, summary: Problem | None = None
+    ) -> None:
+        """`total` is the number of problems, if more were found than are in `problems`; `summary` is said first."""
         if isinstance(problems, str):
             problems = [Problem(problems)]
         elif isinstance(problems, Problem):
             problems = [problems]
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.total = len(self.problems) if total is None else total
-        super().__init__(self._format_message())
+        super().__init__(self._format_message(summary))
 
-    def _format_message(self) -> str:
-        shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS_SHOWN]]
-        if self.total > len(shown):
-            shown.append(f"... and {self.total - len(shown):,} more")
+    def _format_message(self, summary: Problem | None) -> str:
+        first = self.problems[:MAX_PROBLEMS_SHOWN]
+        shown = [str(summary)] if summary else []
+        shown += format_problems(first)
+        if self.total > len(first):
+            shown.append(f"... and {self.total - len(first):,} more")
         if self.total > 1:
             shown.append(f"{self.total:,} problems")
         return "\n".join(shown)
@@ -169,7 +206,7 @@ def _describe_full_disk(raised: BaseException) -> str | None:
         return "a file cannot be written (PyTorch does not say why, a full disk as a rule)"
     found = NUMBER_OF_THE_SYSTEM.search(str(raised))
     number = raised.errno if isinstance(raised, OSError) else int(found[1]) if found else None
-    if number not in _NO_SPACE:
+    if number not in NO_SPACE:
         return None
     name = raised.filename if isinstance(raised, OSError) else None
     return f"{name or 'a file'} cannot be written ({os.strerror(number)})"

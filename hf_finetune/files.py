@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 import os
@@ -9,9 +10,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-from hf_finetune.errors import NUMBER_OF_THE_SYSTEM
+from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem
 from hf_finetune.interruption import unwind_within
 
 
@@ -44,6 +45,23 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             _sync_folder(path.parent)
         finally:
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_rows_atomically(path: Path) -> Iterator[BinaryIO]:
+    """The same for a file of rows, which is compressed where its name says so: rows.jsonl.gz, rows.jsonl.zst."""
+    with open_atomically(path) as file:
+        if path.suffix.lower() == ".gz":
+            # Without the name and the time, the same rows are the same bytes.
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                yield cast(BinaryIO, packed)
+        elif path.suffix.lower() == ".zst":
+            import zstandard  # not before something is compressed by it
+
+            with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
+                yield cast(BinaryIO, packed)
+        else:
+            yield file
 
 
 @contextmanager
@@ -97,6 +115,16 @@ def raise_write_errors() -> Iterator[None]:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from problem
+
+
+def explain_unwritable(path: Path, problem: OSError, remedy: str = "name a folder of yours") -> Problem:
+    """Explain why `path`, which is as it was, cannot be written; `remedy` is that of one that belongs to others."""
+    blocking = next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None)
+    if isinstance(problem, NotADirectoryError | FileExistsError) and blocking is not None:
+        place = "is a file" if blocking == path else f"is below {blocking}, which is a file"
+        return Problem(place, "name one in a folder", str(path))
+    what = f"cannot be written ({problem.strerror or problem}); nothing is left of it"
+    return Problem(what, "make room, or name another disk" if problem.errno in NO_SPACE else remedy, str(path))
 
 
 def _sync_folder(folder: Path) -> None:

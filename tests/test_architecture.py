@@ -30,6 +30,7 @@ SHARED = (
     "version",
     "lazy_imports",
     "shell",
+    "option_names",
     "privacy",
     "interruption",
     "memory",

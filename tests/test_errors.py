@@ -66,3 +66,23 @@ def test_a_process_behind_the_first_waits_before_it_says_the_same(monkeypatch, c
             raise ConfigError("no")
         assert len(waited) == expected
     assert capsys.readouterr().err == "no\nno\n"
+
+
+def test_lines_with_one_fault_are_one_message_with_their_numbers():
+    many = [Problem("has no label", "add it", "rows.jsonl", line, "label") for line in (2, 3, 4, 6, 9)]
+    other = Problem("is empty", "fill it in", "rows.jsonl", 5, "text")
+    assert str(DataError([*many[:3], other, *many[3:]])).splitlines() == [
+        "rows.jsonl:2: label: has no label; add it (and 4 more lines: 3-4, 6, 9)",
+        "rows.jsonl:5: text: is empty; fill it in",
+        "6 problems",
+    ]
+    assert len(str(DataError(many[:3])).splitlines()) == 4  # three lines are shown as they are
+    scattered = [Problem("is bad", path="a", line=line) for line in range(1, 40, 2)]
+    assert str(DataError(scattered)).startswith(
+        "a:1: is bad (and 19 more lines: 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, ...)"
+    )
+
+
+def test_a_summary_is_said_first_and_not_counted():
+    error = DataError([Problem("is bad"), Problem("is worse")], summary=Problem("2 of 3 rows are rejected"))
+    assert str(error).splitlines() == ["2 of 3 rows are rejected", "is bad", "is worse", "2 problems"]

@@ -1,8 +1,9 @@
 """The `hf-finetune` command. Nothing heavy is imported before a command needs it: `--help` answers at once.
 
-commands/     one file a command
-launcher.py   `hf-finetune train`: from a run file to the processes that run its recipe
-terminal.py   shared options, and how commands write and read
+commands/          one file a command
+launcher.py        `hf-finetune train`: from a run file to the processes that run its recipe
+option_tables.py   what each command calls the settings of a run file
+terminal.py        shared options, and how commands write and read
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.rows import rows
 from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
+from hf_finetune.cli.option_tables import name_own_options
 from hf_finetune.cli.terminal import watch_output
 from hf_finetune.errors import user_errors
 from hf_finetune.version import __version__, find_versions
@@ -47,7 +49,9 @@ for command in (
     *(train, score, predict, generate, chat, merge, report, diagnose, push),
     *(corpus, rows, model, init, doctor),
 ):
-    app.command()(command)
+    # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.
+    settings = {"ignore_unknown_options": True} if command is train else None
+    app.command(context_settings=settings)(name_own_options(command))
 
 
 def print_versions(asked: bool) -> None:

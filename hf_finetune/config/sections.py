@@ -219,8 +219,8 @@ class DataSection(Section):
     max_dropped: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """The largest share of the rows of a split that may be left out: too long, or nothing to train (sft and lora)."""
     allow_empty: bool = False
-    """Accept empty answers, from which the model learns to say nothing (sft and lora), and rows without any label, `[]`
-    (classification)."""
+    """Accept empty answers, from which the model learns to say nothing (sft and lora), and rows without text or without
+    any label, `[]` (classification)."""
     max_length: Annotated[int, Field(ge=2)] | Literal["longest_train"] | None = None
     """Texts are truncated to so many tokens (classification); by default to the model's maximum. `longest_train` pads
     every batch to the longest training text."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hf_finetune.data.corpora.canaries import COPIES, make_canaries, write_canaries
     from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
     from hf_finetune.data.labels.freeze import freeze_labels
+    from hf_finetune.data.reading.file_kinds import check_rows_name
     from hf_finetune.data.reading.reader import read_rows
     from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
     from hf_finetune.data.splitting.seen_rows import keep_row_prints
@@ -36,6 +37,7 @@ __all__ = [
     "Splits",
     "TextCollator",
     "balance_classes",
+    "check_rows_name",
     "convert_rows",
     "freeze_labels",
     "get_padded_width",

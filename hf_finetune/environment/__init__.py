@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from hf_finetune.environment.hardware import detect_hardware
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.processes import describe_processes, init_processes
-    from hf_finetune.environment.project_files import find_project_file, find_shipped, init_project
+    from hf_finetune.environment.project_files import (
+        find_project_file,
+        find_shipped,
+        init_project,
+        list_other_files,
+    )
     from hf_finetune.environment.threads import describe_threads, keep_threads, share_threads
 
 __all__ = [
@@ -48,6 +53,7 @@ __all__ = [
     "init_processes",
     "init_project",
     "keep_threads",
+    "list_other_files",
     "report_environment",
     "set_up_logging",
     "share_threads",

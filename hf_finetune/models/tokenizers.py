@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
@@ -32,6 +33,7 @@ FIRST_TOKEN = (
     *("longformer", "mobilebert", "modernbert", "mpnet", "nystromformer", "rembert", "roberta"),
     *("roberta-prelayernorm", "roformer", "squeezebert", "xlm-roberta", "xlm-roberta-xl"),
 )
+_NO_TOKENIZER = "copy the model's folder again, with its tokenizer files"
 
 
 def load_tokenizer(
@@ -72,6 +74,8 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
     command = find_ready_made(name)
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
     remedy = remedy if command is None else f"make it with: {command}"
+    if Path(name).is_dir() and not any(map(_is_tokenizer_file, Path(name).iterdir())):
+        raise ModelError(Problem(f"{name!r} holds no tokenizer: no tokenizer.json", _NO_TOKENIZER, key=key))
     try:
         commit = check_untrusted_files(name, revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False)
@@ -88,6 +92,10 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
     if tokenizer.vocab.keys() <= tokenizer.added_tokens_encoder.keys():
         raise ModelError(Problem(f"the tokenizer of {name!r} has no vocabulary", remedy, key=key))
     return tokenizer
+
+
+def _is_tokenizer_file(path: Path) -> bool:
+    return path.name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece", "merges", "tekken"))
 
 
 def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool = True) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,7 +85,7 @@ def test_a_file_gets_the_same_rows_and_the_facts_are_json(predict, classifier, r
     assert (tmp_path / "out.jsonl").read_text() == shown
     facts = json.loads(facts)
     assert facts.pop("seconds") > 0
-    assert facts == {"rows": 2, "left_out": 0, "truncated": 0}
+    assert facts == {"rows": 2, "left_out": 0, "truncated": 0, "empty": 0}
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "out.jsonl"}
 
 
@@ -183,3 +185,51 @@ def test_ctrl_c_leaves_no_half_output(started, classifier, tmp_path):
     assert process.wait(60) == 130
     assert [*tmp_path.iterdir()] == []
     assert b"Traceback" not in process.stderr.read()
+
+
+def test_every_field_comes_back_where_a_column_has_the_name_of_the_text(predict, classifier, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,body\nRe: hi,good day\n")
+    code, out, said = predict(classifier, tmp_path / "rows.csv", "--columns", "text=body")
+    assert code == 0
+    assert {"text": "good day", "original_text": "Re: hi"}.items() <= json.loads(out).items()
+    assert "the column `text` stays as `original_text`" in said
+
+
+def test_texts_that_are_empty_are_counted(predict, classifier, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n{"text": "  "}\n{"text": ""}\n')
+    code, out, said = predict(classifier, tmp_path / "rows.jsonl")
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert "2 of 3 rows have no text, so that their labels say nothing" in said
+
+
+def test_the_output_is_compressed_by_its_name_or_refused(predict, classifier, rows, tmp_path):
+    _, plain, _ = predict(classifier, rows)
+    assert predict(classifier, rows, "--output", tmp_path / "out.jsonl.gz")[0] == 0
+    assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).decode() == plain
+    code, _, said = predict(classifier, rows, "--output", tmp_path / "out.csv")
+    assert (code, (tmp_path / "out.csv").exists()) == (2, False)
+    assert "is written as JSON Lines, which no .csv file holds" in said
+
+
+def test_plain_text_is_answered_with_what_predict_reads(predict, classifier, tmp_path):
+    (tmp_path / "lines.txt").write_text("good day\nbad film\n")
+    code, _, said = predict(classifier, tmp_path / "lines.txt")
+    assert code == 2
+    assert said.splitlines()[-1].endswith('write each text on a line of its own, as {"text": "..."}')
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_of_the_model_that_is_torn_is_named(predict, classifier, rows, tmp_path, name):
+    torn = shutil.copytree(classifier, tmp_path / "torn")
+    whole = (torn / name).read_bytes()
+    for content, what in ((whole[: len(whole) // 2], "is damaged: it holds no JSON object"), (b"", "is empty")):
+        (torn / name).write_bytes(content)
+        code, _, said = predict(torn, rows)
+        assert (code, said) == (2, f"{torn}/{name}: {what}; copy the model's folder again\n")
+
+
+def test_a_model_without_its_tokenizer_is_told_so(predict, classifier, rows, tmp_path):
+    bare = shutil.copytree(classifier, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    code, _, said = predict(bare, rows)
+    assert code == 2
+    assert f"'{bare}' holds no tokenizer: no tokenizer.json; copy the model's folder again" in said

@@ -212,3 +212,32 @@ def test_mistakes_of_the_python_api_are_one_message_each(folder, monkeypatch):  
         with pytest.raises(FinetuneError) as refused:
             call()
         assert str(refused.value).startswith(message)
+
+
+TYPED = [
+    ("score runs/lm rows.jsonl --forget rows.jsonl", "command line: --forget: needs the model as it was before, to"),
+    ("score runs/lm rows.jsonl --verbatim-prefix 5", "command line: --verbatim-prefix: needs the rows that the model"),
+    ("score runs/lm rows.jsonl --swaps gendr", "command line: --swaps: expected one of gender"),
+    ("model --list foo bar", "--list takes no arguments; leave it out to make a model"),
+    ("report runs/lm runs/../runs/lm", "runs/../runs/lm: is the same folder as runs/lm; name each run once"),
+    ("train recipes/sft.py", "recipes/sft.py: is a recipe, not a run file; name a run file of it, such as"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), TYPED, ids=[command for command, _ in TYPED])
+def test_what_was_typed_is_what_is_named(say, command, message):
+    said = say(*command.split())
+    assert said[0].startswith(message)
+    assert "eval." not in "".join(said)
+
+
+def test_a_flag_of_another_tool_is_told_how_a_setting_is_written(say, folder):  # noqa: F811
+    (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    assert say("train", "run.yaml", "--max_steps", "5") == [
+        "command line: max_steps: --max_steps is a flag; settings have no flags here; write train.max_steps=..."
+    ]
+
+
+def test_a_model_whose_tokenizer_settings_are_torn_is_not_said_to_have_no_template(say, folder):  # noqa: F811
+    (folder / "runs/lm/tokenizer_config.json").write_text('{"chat_templ', encoding="utf-8")
+    assert say("chat", "runs/lm")[0].startswith("runs/lm/tokenizer_config.json: is damaged: it holds no JSON object")

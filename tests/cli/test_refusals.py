@@ -67,7 +67,7 @@ def refuse(folder: Path, environment_of_a_user: dict[str, str]):
 MODELS = [
     ("score runs/nope rows.jsonl", "runs/nope: no such folder; "),
     ("score runs/tron rows.jsonl", "runs/tron: no such folder; did you mean runs/torn?"),
-    ("score runs/lm rows.jsnl", "command line: data.test: no such file: rows.jsnl; did you mean rows.jsonl?"),
+    ("score runs/lm rows.jsnl", "command line: no such file: rows.jsnl; did you mean rows.jsonl?"),
     ("score runs/lora rows.jsonl", "runs/lora: is an adapter of 'runs/gone', which is not there; merge it and score"),
     ("score ./runs/x rows.jsonl", "./runs/x: no such folder; "),
     ("generate runs/nope hi", "runs/nope: no such folder; "),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.request import url2pathname
 
 import pytest
 
-from hf_finetune.environment.project_files import FOLDERS, find_shipped, init_project
+from hf_finetune.environment.project_files import FOLDERS, find_shipped, init_project, list_other_files
 from hf_finetune.errors import CannotWriteError, ConfigError
 
 # A page, recipe, configuration or template; in an address there is something before it.
@@ -101,3 +102,22 @@ def test_the_wheel_works_without_a_clone(tmp_path, project_root, environment_of_
     assert shown.stdout.startswith(str(site)), "the wheel was tested, not the checkout"
     run = ("recipes/configs/continued_pretraining.yaml", "train.max_steps=2", "eval.prompts=[]")
     assert "report.json" in hf_finetune("train", *run, "--on", "cpu", cwd=tmp_path / "mydir")
+
+
+def test_what_is_there_already_is_named(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    for name in ("notes.txt", ".hidden", "recipes/own.py"):
+        (tmp_path / name).write_text("mine")
+    assert list_other_files(tmp_path, init_project(tmp_path)) == ["notes.txt", f"{FOLDERS[0]}/own.py"]
+
+
+def test_a_full_disk_leaves_no_half_of_a_project_and_says_what_to_do(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        with pytest.raises(CannotWriteError, match=r"cannot be written \(File too large\).*; make room"):
+            init_project(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from hf_finetune.config import EvalSection
     from hf_finetune.evaluation import Sample
 
+logger = logging.getLogger(__name__)
+
 System = Annotated[str | None, typer.Option(help="A system message.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this probability in all.")]
-TopK = Annotated[int, typer.Option(min=1, help="Draw from this many tokens.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Draw from this many tokens; by default 50.")]
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 makes tokens that are there less likely.")]
 
 
@@ -32,7 +35,7 @@ def generate(
     max_new_tokens: MaxNewTokens = 100,
     temperature: Temperature = 0.8,
     top_p: TopP = None,
-    top_k: TopK = 50,
+    top_k: TopK = None,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: int = 0,
     as_json: Json = False,
@@ -91,7 +94,7 @@ def chat(
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.8,
     top_p: TopP = None,
-    top_k: TopK = 50,
+    top_k: TopK = None,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: int = 0,
 ) -> None:
@@ -129,4 +132,10 @@ def _build_sampling(**options: Any) -> EvalSection:
     """The sampling options of a command as settings; `ConfigError` names each that is out of range."""
     from hf_finetune.config import sampling_settings
 
+    idle = [name for name in ("top_p", "top_k") if options[name] is not None]
+    if options["temperature"] == 0 and idle:
+        shown = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
+        logger.warning("--temperature 0 always takes the likeliest token: %s changes nothing", shown)
+    if options["top_k"] is None:
+        del options["top_k"]  # what the settings have by default
     return sampling_settings(options, lambda name: f"--{name.replace('_', '-')}")

@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+MOST_NAMED = 5
+
 
 def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; created if it is missing.")]) -> None:
     """Copy recipes, configurations, data templates and docs into a folder of your own."""
-    from hf_finetune.environment import init_project
+    from hf_finetune.environment import init_project, list_other_files
     from hf_finetune.shell import shell_path
 
     written = init_project(directory)
+    if kept := list_other_files(directory, written):
+        more = f" and {len(kept) - MOST_NAMED:,} more" if len(kept) > MOST_NAMED else ""
+        print(f"{directory}: kept what was there: {', '.join(map(shell_path, kept[:MOST_NAMED]))}{more}")
     print(f"{directory}: {len(written)} files. Next: cd {shell_path(directory)} and")
     print("  hf-finetune train recipes/configs/continued_pretraining.yaml --on cpu")

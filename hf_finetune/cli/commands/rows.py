@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from hf_finetune.cli.terminal import Columns, Json, MoreColumns, parse_columns, print_json
+from hf_finetune.errors import format_problems
 
 
 def rows(
@@ -37,6 +38,6 @@ def rows(
     if as_json:
         print_json(facts.as_dict())
         return
-    for problem in facts.problems:
-        print(problem, file=sys.stderr)
+    for line in format_problems(facts.problems):
+        print(line, file=sys.stderr)
     print(f"{output}: {facts.rows:,} rows of {file}, {facts.rejected:,} rejected, {facts.blank:,} blank")

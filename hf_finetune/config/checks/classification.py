@@ -33,7 +33,7 @@ def check_classification(document: RunDocument, run: Any, recipe: RecipeName) ->
     _check_thresholds(document, run)
     if run.data.task == "regression":
         what = "needs classes, and data.task: regression predicts numbers"
-        refuse_given(document, "data", run.data, ("balance", "allow_empty"), what)
+        refuse_given(document, "data", run.data, ("balance",), what)
         refuse_given(document, "eval", run.eval, ("threshold_metric",), what)
 
 

@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import Raw
+
+from hf_finetune.errors import Problem
+
 ADAPTER, CONFIG = "adapter_config.json", "config.json"
+JSON_FILES = (CONFIG, ADAPTER, "base_model.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 def is_classifier(folder: Path) -> bool | None:
@@ -16,6 +22,26 @@ def is_classifier(folder: Path) -> bool | None:
         return None if not names else any(str(name).endswith("ForSequenceClassification") for name in names)
     task = read_model_json(folder / ADAPTER).get("task_type")
     return {"SEQ_CLS": True, "CAUSAL_LM": False}.get(str(task))
+
+
+def find_damage(folder: Path, shown: str) -> list[Problem]:
+    """Find the JSON files of a model's folder that hold no object, as a copy that was cut off leaves them."""
+    problems = []
+    for name in JSON_FILES:
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            # `Raw` is checked and not built: a tokenizer.json has megabytes.
+            msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
+        except OSError as unreadable:
+            problems.append(
+                Problem(f"cannot be read ({unreadable.strerror})", "check its permissions", f"{shown}/{name}")
+            )
+        except (msgspec.DecodeError, RecursionError):
+            what = "is empty" if not file.stat().st_size else "is damaged: it holds no JSON object"
+            problems.append(Problem(what, "copy the model's folder again", f"{shown}/{name}"))
+    return problems
 
 
 def read_model_json(file: Path) -> dict[str, Any]:

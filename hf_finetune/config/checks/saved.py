@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from hf_finetune.config.checks.model_files import ADAPTER, CONFIG, is_classifier, read_model_json
+from hf_finetune.config.checks.model_files import ADAPTER, CONFIG, find_damage, is_classifier, read_model_json
 from hf_finetune.config.checks.paths import suggest_path
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ConfigError, Problem
@@ -34,6 +34,8 @@ def check_saved_model(path: str, command: Command, base: str | None = None) -> N
         return
     if not (folder / ADAPTER).exists() and not (folder / CONFIG).exists():
         raise ConfigError(_describe_empty(folder, path))
+    if damaged := find_damage(folder, path):
+        raise ConfigError(damaged)
     if problem := _find_wrong_kind(folder, path, command):
         raise ConfigError(problem)
     if (folder / ADAPTER).exists():

@@ -51,7 +51,7 @@ def check_score(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         document.refuse(("data", "train"), what, "set eval.verbatim_prefix, such as 32, or leave it out")
     if run.eval.forget is not None and not run.eval.base and not document.is_refused("eval.base"):
         what = "needs the model as it was before, to compare with"
-        document.refuse(("eval", "forget"), what, "add eval.base: true, or name the model there")
+        document.refuse(("eval", "forget"), what, "add eval.base: true")
 
 
 def _check_base(document: RunDocument, run: Any, recipe: RecipeName) -> None:

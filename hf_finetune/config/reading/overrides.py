@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hf_finetune.config.reading.document import COMMAND_LINE, Key, Place, RunDocument
 from hf_finetune.config.reading.yaml_reader import check_scalar, compose, parse_plain, read_node
+from hf_finetune.config.validation.hf_settings import load_table
 from hf_finetune.errors import ConfigError, Problem
 
 _PLACE = Place(COMMAND_LINE, None)
@@ -32,7 +34,9 @@ def find_run_file(argv: Sequence[str | Mapping[str, Any]]) -> str | Mapping[str,
 def apply_overrides(document: RunDocument, arguments: Sequence[str]) -> None:
     """Set each value in `document`; an argument that is not `section.key=value` becomes a problem of it."""
     seen: set[Key] = set()
-    for argument in arguments:
+    for before, argument in pairwise(["", *arguments]):
+        if before.startswith("-") and not {*before, *argument} & {"="}:
+            continue  # the value of a flag, which is a problem already: `--max_steps 5`
         key = _parse_key(document, argument)
         if key is None:
             continue
@@ -56,7 +60,11 @@ def _parse_key(document: RunDocument, argument: str) -> Key | None:
         key, what = name, f"{name!r} is not a key"
     else:
         return tuple(name.split("."))
-    document.problems.append(Problem(what, _FORM, COMMAND_LINE, None, key or None))
+    own = key.replace("-", "_")
+    remedy = (
+        f"write train.{own}=..." if argument.startswith("-") and own in load_table()["TrainingArguments"] else _FORM
+    )
+    document.problems.append(Problem(what, remedy, COMMAND_LINE, None, key or None))
     return None
 
 

@@ -44,6 +44,12 @@ def parse_plain(text: str) -> str | int | float | bool | None:
 
 def read_document(path: str) -> RunDocument:
     """Read a run file. Raises ConfigError if it is no YAML mapping; other problems are collected in the document."""
+    if path.endswith(".py"):
+        what, remedy = (
+            "is a recipe, not a run file",
+            f"name a run file of it, such as recipes/configs/{Path(path).stem}.yaml",
+        )
+        raise ConfigError(Problem(what, remedy, path))
     text = _decode(path, _read_bytes(path))
     document = RunDocument(path)
     root = compose(text, path)

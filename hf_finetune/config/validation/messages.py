@@ -50,13 +50,23 @@ def report_errors(
     # A union reports every branch; of `tokenizer: {train: {kind: x}}` the branch that wants text is of no interest:
     # errors at ("model", "tokenizer") and ("model", "tokenizer", "train", "kind") -> only the second is reported.
     deepest = [key for key in by_key if not any(other != key and other[: len(key)] == key for other in by_key)]
+    meant = {_find_meant(key, known) for key in deepest if by_key[key][0]["type"] == "extra_forbidden"}
     for key in deepest:
+        # `base_model: X` of another tool is `model.path` here: that `model` is missing is the same problem.
+        if by_key[key][0]["type"] == "missing" and str(key[0]) in meant:
+            continue
         # A value that was removed because of its own problem is missing now, which is no second problem.
         if not any(refused[: len(key)] == key for refused in document.refused):
             document.refuse(key, *_describe_errors(key, by_key[key], known))
             if by_key[key][0]["type"] == "extra_forbidden":
                 _report_inside(key, by_key[key][0]["input"], document, known)
     return [(key, by_key[key][0]["type"] == "missing") for key in deepest]
+
+
+def _find_meant(key: Key, known: KnownKeys) -> str:
+    """The section that an unknown key was meant for, "" where that is not known: base_model -> model."""
+    remedy = _describe_unknown_key(key, known)[1]
+    return remedy.removeprefix("did you mean ").partition(".")[0] if remedy.startswith("did you mean ") else ""
 
 
 def _locate_error(error: ErrorDetails, values: Any) -> Key:

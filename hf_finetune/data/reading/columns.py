@@ -3,6 +3,9 @@
 columns {"prompt": "query", "completion": "answer.text"}
 row     {"id": 1, "query": "Hi", "answer": {"text": "Hello.", "by": "Ada"}}
 becomes {"prompt": "Hi", "completion": "Hello.", "id": 1, "answer": {"text": "Hello.", "by": "Ada"}}
+
+A column that has a field's name, and that no field is taken from, stays under another: with {"text": "body"} the row
+{"text": "Re: hi", "body": "Hi"} becomes {"text": "Hi", "original_text": "Re: hi"}.
 """
 
 from __future__ import annotations
@@ -30,13 +33,20 @@ _MISSING = object()
 class ColumnMapper:
     """Renames the columns of one file's rows to the fields of ours, and notes which columns no row has."""
 
-    def __init__(self, columns: Mapping[str, str], shown: str, key: str = KEY) -> None:
-        """`columns`: field -> column; a dot in the name of a column goes into an object. `key` names the setting."""
+    def __init__(self, columns: Mapping[str, str], shown: str, key: str = KEY, *, quiet: bool = False) -> None:
+        """`columns`: field -> column; a dot in the name of a column goes into an object. `key` names the setting.
+
+        `quiet`: nothing is logged of columns that get another name.
+        """
         self.columns = dict(columns)
         self.shown = shown
         self.key = key
         self.unseen = set(self.columns.values())
         self._taken = {*self.columns, *self.columns.values()}
+        self._displaced = _list_displaced(self.columns)
+        """Fields whose name a column may have that none is taken from."""
+        self._quiet = quiet
+        self._said: set[str] = set()
         self._checked = False
 
     def map_row(self, row: Mapping[str, Any], line: int) -> dict[str, Any]:
@@ -52,10 +62,23 @@ class ColumnMapper:
             if value is not _MISSING:
                 mapped[field] = value
                 self.unseen.discard(column)
-        # Left out: what a field was taken from, and what has a field's name without being it. With {"text": "body"} the
-        # row {"text": "Re: hi", "body": "Hi"} becomes {"text": "Hi"}.
         mapped.update((key, value) for key, value in row.items() if key not in self._taken)
+        for name in self._displaced:
+            if name in row:
+                mapped[self._rename(name, row)] = row[name]
         return mapped
+
+    def _rename(self, name: str, row: Mapping[str, Any]) -> str:
+        """The name under which a column stays whose own a field has taken, which is said once of a file."""
+        kept = f"original_{name}"
+        while kept in row:
+            kept = f"original_{kept}"
+        if name not in self._said:
+            self._said.add(name)
+            if not self._quiet:
+                what = "%s: `%s` is taken from the column %s; the column %s stays as %s"
+                logger.info(what, self.shown, name, *map(format_key, (self.columns[name], name, kept)))
+        return kept
 
     def map_line(self, line: bytes, number: int) -> bytes:
         """Return a line of JSONL with its keys renamed; one that is no row stays as it is, to be rejected as such.
@@ -74,6 +97,10 @@ class ColumnMapper:
     def check_names(self, row: Mapping[str, Any], line: int | None, *, optional: frozenset[str] = frozenset()) -> None:
         """Raise DataError naming every column that `row` lacks, `optional` fields aside."""
         self._checked = True
+        # The names of a table are read without the white space around them, and may have been written with it.
+        for field, column in self.columns.items():
+            if look_up(row, column) is _MISSING and column.strip() in row:
+                self._take(field, column.strip())
         problems = [
             self._explain_missing(field, column, row, line)
             for field, column in self.columns.items()
@@ -81,6 +108,13 @@ class ColumnMapper:
         ]
         if problems:
             raise DataError(problems)
+
+    def _take(self, field: str, column: str) -> None:
+        """Take a field from another column."""
+        self.columns[field] = column
+        self.unseen = set(self.columns.values())
+        self._taken = {*self.columns, *self.columns.values()}
+        self._displaced = _list_displaced(self.columns)
 
     def check_seen(self) -> None:
         """Raise DataError where the whole file was read and no row had a column."""
@@ -98,6 +132,20 @@ class ColumnMapper:
         remedy = suggest(column, meant, otherwise, show=format_key)
         what = f"there is no column {format_key(column)}, which `{field}` is to be taken from"
         return Problem(what, remedy, self.shown, line, self.key)
+
+
+def _list_displaced(columns: Mapping[str, str]) -> list[str]:
+    """List the fields whose name a column may have that none is taken from, nor from inside it."""
+    taken = {part for column in columns.values() for part in (column, column.partition(".")[0])}
+    return [field for field in columns if field not in taken]
+
+
+def explain_pair(columns: Mapping[str, str], key: str = KEY) -> Problem | None:
+    """The problem of `columns` that make a pair of one text with itself, which tells no two rows apart; else None."""
+    if "text_pair" not in columns or columns.get("text") != columns["text_pair"]:
+        return None
+    what = f"text and text_pair are both taken from the column {format_key(columns['text'])}"
+    return Problem(what, "take one of them from another column, or leave text_pair out", key=key)
 
 
 def look_up(row: Mapping[str, Any], column: str) -> Any:

@@ -27,11 +27,14 @@ _EMPTY_REMEDY = "fill it in, take the row out, or set data.allow_empty: true"
 
 
 class ConversationRules:
-    """Checks decoded rows of one format; of rows that are no conversations, the answer alone."""
+    """Checks decoded rows of one format; of others than conversations, the answer or the text to label alone."""
 
     def __init__(self, row_format: RowFormat, *, allow_empty: bool) -> None:
         self._allow_empty = allow_empty
-        self._answer = row_format.answer
+        labels = row_format.becomes == "labelled"
+        self._filled = row_format.required[0] if labels else row_format.answer
+        """The field that must not be blank."""
+        self._why = "there is nothing to label" if labels else "the model would learn to answer nothing"
         self._items = row_format.items
         self._valid_sequences: set[tuple[str, ...]] = set()
         """Sequences of roles, as the file names them, that were found valid."""
@@ -47,8 +50,8 @@ class ConversationRules:
     def _pass_fast_check(self, rows: Sequence[Struct]) -> bool:
         """Fast path: True if all role sequences are known to be valid and no text is empty; else "check each"."""
         if self._items is None:
-            answer = self._answer
-            return answer is None or self._allow_empty or _has_no_blank([getattr(row, answer) for row in rows])
+            filled = self._filled
+            return filled is None or self._allow_empty or _has_no_blank([getattr(row, filled) for row in rows])
         conversations = list(map(self._turns, rows))
         if not {tuple(map(self._role, turns)) for turns in conversations} <= self._valid_sequences:
             return False
@@ -60,10 +63,9 @@ class ConversationRules:
         """Return the reason to reject a row, or None."""
         if self._items is not None:
             return self._find_conversation_fault(self._turns(row), self._items.field)
-        if self._answer is None or self._allow_empty or not _is_blank(getattr(row, self._answer)):
+        if self._filled is None or self._allow_empty or not _is_blank(getattr(row, self._filled)):
             return None
-        what = f"`{self._answer}` is empty: the model would learn to answer nothing"
-        return LineError(what, _EMPTY_REMEDY, key=self._answer)
+        return LineError(f"`{self._filled}` is empty: {self._why}", _EMPTY_REMEDY, key=self._filled)
 
     def _find_conversation_fault(self, turns: Sequence[Any], field: str) -> LineError | None:
         """Return the fault of the messages in `field`, or None; remembers valid sequences of roles."""

@@ -7,7 +7,7 @@ import re
 from pathlib import PurePath
 from typing import Literal
 
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.shell import shell_path
 
 Layout = Literal["jsonl", "csv", "parquet", "arrow", "json"]
@@ -24,6 +24,9 @@ LAYOUTS: dict[str, Layout] = {
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".arrow", ".json")
 PROSE = {".txt": "plain text", ".md": "Markdown text", ".rst": "reStructuredText", ".py": "Python source"}
 
+# Of these a name promises another kind of file; .gz and .zst are written.
+_OTHER_ENDINGS = frozenset({".bz2", ".xz", ".lz4", ".zip", ".7z", ".rar", ".tar", ".tgz"})
+_OTHER_ENDINGS |= {".xlsx", ".xls", ".ods", ".docx", ".odt", ".pdf", ".html", ".htm", ".sqlite", ".db"}
 _NO_TABLES = (".md", ".rst", ".py")  # a line of prose or code may hold a comma as the next one does
 
 _NAMES = {
@@ -58,6 +61,16 @@ def get_ending(shown: str) -> str:
     """Return the ending of a file's name in lower case, without that of compression: "rows.CSV.gz" -> ".csv"."""
     path = PurePath(shown.lower())
     return PurePath(path.stem).suffix if path.suffix in {".gz", ".zst"} else path.suffix
+
+
+def check_rows_name(shown: str, key: str | None = None) -> None:
+    """Raise ConfigError where a file of JSON Lines is to have a name that says something else."""
+    last, ending = PurePath(shown.lower()).suffix, get_ending(shown)
+    if last in _OTHER_ENDINGS or LAYOUTS.get(ending, "jsonl") not in {"jsonl", "json"} or ending in PROSE:
+        what = f"is written as JSON Lines, which no {last if last in _OTHER_ENDINGS else ending} file holds"
+        raise ConfigError(
+            Problem(what, "name it .jsonl, or .jsonl.gz or .jsonl.zst to have it compressed", shown, key=key)
+        )
 
 
 def check_binary(head: bytes, shown: str) -> None:
@@ -95,7 +108,7 @@ def _name_archive(head: bytes, ending: str) -> tuple[str, str]:
 def _is_mostly_text(sample: bytes) -> bool:
     # A CSV or JSONL that was damaged has a few NUL bytes, and its rows are named one by one.
     strange = sum(byte < 9 or 13 < byte < 32 for byte in sample)
-    return strange < 0.05 * len(sample)
+    return strange < max(0.05 * len(sample), 3)
 
 
 def detect_wide_encoding(head: bytes) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.reading.arrow import ReadSettings, read_role
 from hf_finetune.data.reading.columns import format_columns, log_columns, make_example, suggest_columns
+from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import (
     FORMATS,
     LABELLED_INPUT_OUTPUT,
@@ -164,12 +165,19 @@ def _match_formats(row: Mapping[str, Any], mapped: set[str]) -> list[RowFormat]:
 
 
 def choose_row_checks(
-    row: Mapping[str, Any], shown: str, line: int, columns: Mapping[str, str], *, key: str, allow_empty: bool
+    row: Mapping[str, Any],
+    shown: str,
+    line: int,
+    columns: Mapping[str, str],
+    *,
+    key: str,
+    allow_empty: bool,
+    numbers: Sequence[str] = (),
 ) -> tuple[frozenset[str], RowDecoder | None]:
     """Return the fields that must be text in every row, and the decoder of the format that the first row fits.
 
-    None where that depends on the run: the keys fit several, `output` may be a label, a number may be a class. `input`
-    alone is enough to predict. Raises DataError where no format has the keys of the first row.
+    None where the keys fit several, since then that depends on the run; `input` alone is enough to predict. `numbers`:
+    fields that are to be numbers. Raises DataError where no format has the keys of the first row.
     """
     matches = _match_formats(row, set(columns))
     if not matches and "input" not in row:
@@ -177,9 +185,22 @@ def choose_row_checks(
     required = [frozenset(each.required) for each in matches] or [frozenset({"input"})]
     meant = [each for each in matches if not any(_covers(other, each) for other in matches)]
     fields = frozenset.intersection(*required) - _NOT_TEXT
-    if len(meant) != 1 or meant[0].name == "input_output" or isinstance(row.get("label"), (int, float)):
+    if len(meant) != 1:
         return fields, None
-    return fields, RowDecoder(meant[0], (), row, allow_empty=allow_empty, columns=columns)
+    row_format = _choose_by_label(meant[0], row, numbers)
+    return fields, RowDecoder(row_format, (), row, allow_empty=allow_empty, columns=columns)
+
+
+def _choose_by_label(row_format: RowFormat, row: Mapping[str, Any], numbers: Sequence[str]) -> RowFormat:
+    """Return the format with its label read as that of the first row: what no run takes is no row of it."""
+    # Of a number it is open whether it is a class: `NUMBERS` takes whatever one of both takes. A text in `output` may
+    # be an answer or a label, and has to be a text in every row.
+    name = "output" if row_format.name == "input_output" else "label"
+    value = row.get(name)
+    is_number = name in numbers or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    if row_format.name == "input_output":
+        return NUMBERS_INPUT_OUTPUT if is_number else LABELLED_INPUT_OUTPUT if isinstance(value, list) else row_format
+    return NUMBERS if is_number and row_format.name == "labelled" else row_format
 
 
 def _check_mapped(mapped: set[str], row_format: RowFormat) -> None:
@@ -212,7 +233,14 @@ def _explain_no_format(
     meant = {key: find_closest(key, known - row.keys(), 0.75) for key in row.keys() - known}
     guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in row if meant.get(key)]
     if guesses:
-        return Problem("no row format has these keys", f"did you mean {', '.join(guesses)}?", shown, line)
+        named = {field: key for key in row if (field := meant.get(key))}
+        fits = any(set(each.required) <= {*row, *named} for each in FORMATS.values() if not each.in_text_file)
+        remedy = f"did you mean {', '.join(guesses)}?"
+        remedy += f" {format_columns(named, setting)} takes them as they are" if fits else ""
+        return Problem("no row format has these keys", remedy, shown, line)
+    if get_ending(shown) in {".csv", ".tsv"} and any(map(_reads_as_text, row)):
+        what = "no row format has these columns, which read as a row: the first line names the columns"
+        return Problem(what, "write a line above it, such as text,label or question,answer", shown, line)
     formats = "; ".join(
         f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
     )
@@ -229,6 +257,11 @@ def _explain_no_format(
         remedy = f"say which of them hold {', or '.join(asked.values())}, such as {', or '.join(examples)}"
         return Problem(what, remedy, shown, line)
     return Problem(what, f"the formats are {formats}; {setting} takes their fields from other names", shown, line)
+
+
+def _reads_as_text(name: str) -> bool:
+    """True of what is no name of a column: "I like it", "Yes." """
+    return len(name.split()) > 2 or name.rstrip().endswith((".", "!", "?"))
 
 
 def _explain_no_format_of(row: Mapping[str, Any], shown: str, line: int, mapped: set[str], setting: str) -> Problem:

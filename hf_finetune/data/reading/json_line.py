@@ -16,6 +16,11 @@ MAX_NESTING = 128
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_LONGEST_NUMBER = 20
+_IS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
+_LEADING = re.compile(r"\+?0*[0-9]+")
 _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
@@ -39,6 +44,35 @@ def name_json_type(value: object) -> str:
 def format_key(key: str) -> str:
     """Format a key for a message, in backquotes and cut at 60 characters."""
     return f"`{key}`" if len(key) <= 60 else f"`{key[:60]}…`"
+
+
+def explain_no_number(field: str, value: object) -> LineError:
+    """Explain why a value, decoded from JSON or the text of a cell, is no number, and how to write it as one."""
+    if not isinstance(value, str):
+        what = f"`{field}` must be a number, found {name_json_type(value)}"
+        return LineError(what, "write a number, or take the row out", key=field)
+    if not value.strip():
+        return LineError(f"`{field}` is empty, and must be a number", "fill it in, or take the row out", key=field)
+    # The text of a row is not shown, but what was meant as a number is.
+    short = len(value) <= _LONGEST_NUMBER and (len(value) <= 4 or any(map(str.isdecimal, value)))
+    shown = json.dumps(value, ensure_ascii=False) if short else "a text"
+    return LineError(f"`{field}` must be a number, found {shown}", _suggest_number(value.strip()), key=field)
+
+
+def _suggest_number(text: str) -> str:
+    """The remedy for a text that is no number of JSON: "1,000", "0,5", "007", "12 EUR"."""
+    if _IS_NUMBER.fullmatch(text):
+        return "write it without quotes" if math.isfinite(float(text)) else "it is too large: write a smaller one"
+    if _THOUSANDS.fullmatch(text):
+        whole, point = text.replace(",", ""), text.replace(",", ".")
+        return f"write {whole}" + (f", or {point} if the comma is a decimal one" if text.count(",") == 1 else "")
+    if _DECIMAL_COMMA.fullmatch(text):
+        return f"write a decimal point: {text.replace(',', '.')}"
+    if _LEADING.fullmatch(text):
+        return f"write {int(text)}, without what stands before it"
+    if any(map(str.isdecimal, text)):
+        return "write digits with a decimal point, such as 12 or 0.5, and nothing beside them"
+    return "write a number; where labels have names, leave data.task: regression out"
 
 
 def decode_utf8(line: bytes) -> str:

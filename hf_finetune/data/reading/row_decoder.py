@@ -22,7 +22,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from hf_finetune.data.reading.columns import suggest_inside
 from hf_finetune.data.reading.conversation_checks import ConversationRules
 from hf_finetune.data.reading.formats import Items, RowFormat
-from hf_finetune.data.reading.json_line import LineError, name_json_type, parse_json_object
+from hf_finetune.data.reading.json_line import LineError, explain_no_number, name_json_type, parse_json_object
 from hf_finetune.data.reading.label_checks import LabelRule
 from hf_finetune.data.reading.message_fields import (
     calls_tools,
@@ -210,7 +210,7 @@ class RowDecoder:
         try:
             row = msgspec.convert(known, self.row_type)
         except msgspec.ValidationError as error:
-            fault = _explain_type_error(str(error), self.row_format)
+            fault = _explain_type_error(str(error), self.row_format, known)
             place = fault.key or ""
             fault.remedy = fault.remedy or suggest_inside(place, self._columns.get(place, place), known.get(place))
             raise fault from None
@@ -280,8 +280,8 @@ def _is_free_form(key: str, value: Raw, items: Items) -> bool:
     return not named or (key == items.text and bytes(value) == b"null")
 
 
-def _explain_type_error(message: str, row_format: RowFormat) -> LineError:
-    """Turn a message of msgspec into ours."""
+def _explain_type_error(message: str, row_format: RowFormat, row: Mapping[str, Any]) -> LineError:
+    """Turn a message of msgspec about `row` into ours."""
     # "Expected `str`, got `int` - at `$.text`" -> "`text` must be string, found int"
     found = _WRONG_TYPE.search(message)
     if found is not None:
@@ -289,9 +289,11 @@ def _explain_type_error(message: str, row_format: RowFormat) -> LineError:
         place = found["place"] or "the row"
         remedy = ""
         if row_format.numbers and place == row_format.label:
-            wanted, remedy = "a number", "data.task: regression reads numbers; leave it out for labels with names"
-        elif found["found"] == "float" and place.partition("[")[0] == row_format.label:
+            return explain_no_number(place, row.get(place))
+        if found["found"] == "float" and place.partition("[")[0] == row_format.label:
             remedy = "write a class as text or as a whole number; data.task: regression predicts numbers"
+        elif found["found"] == "bool" and place.partition("[")[0] == row_format.label:
+            remedy = 'write a class as text, such as "yes", or as a whole number'
         return LineError(f"`{place}` must be {wanted}, found {found['found']}", remedy, key=place)
     place_found = _PLACE.search(message)
     place = place_found["place"] if place_found else "the row"

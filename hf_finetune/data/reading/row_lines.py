@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hf_finetune.data.reading.columns import ColumnMapper
+from hf_finetune.data.reading.columns import ColumnMapper, explain_pair
 from hf_finetune.data.reading.file_kinds import Layout, check_pretty_printed, choose_layout
 from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.lines import (
@@ -27,7 +27,7 @@ from hf_finetune.data.reading.lines import (
     iterate_line_blocks,
 )
 from hf_finetune.data.reading.tables.rows import Table, TableRow
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ def iterate_row_blocks(path: Path, shown: str, settings: RowSettings) -> Iterato
     DataError where the file as a whole holds no rows; a row of a table that is none is a block with its fault.
     """
     layout, chunks = _find_layout(path, shown, settings)
-    mapper = ColumnMapper(settings.columns, shown, settings.columns_key)
+    if (pair := explain_pair(settings.columns, settings.columns_key)) is not None:
+        raise ConfigError(pair)
+    mapper = ColumnMapper(settings.columns, shown, settings.columns_key, quiet=settings.quiet)
     if layout == "jsonl":
         blocks = iterate_line_blocks(_check_lines(chunks, shown), settings.max_line_bytes)
         if settings.columns:

@@ -25,7 +25,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
-from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError, Problem
+from hf_finetune.errors import (
+    ConfigError,
+    DataError,
+    MachineError,
+    ModelError,
+    NonFiniteError,
+    Problem,
+    format_problems,
+)
 from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
@@ -80,6 +88,8 @@ class PredictionStats:
     truncated: int = 0
     seen_rows: dict[str, Any] = field(default_factory=dict)
     """Rows that the classifier was trained on, by the record of its run; empty where there is none."""
+    empty: int = 0
+    """Rows without text, of which a label says nothing."""
     seconds: float = 0.0
     """Tokenizing, predicting and writing; loading the model not included."""
 
@@ -102,8 +112,8 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     seen = SeenRowCounter(read_training_records(model))
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
-        for problem in window.problems:
-            logger.warning("%s", problem)
+        for line in format_problems(window.problems):
+            logger.warning("%s", line)
         if window.lines:
             logits = compute_logits(classifier, rows)
             _check_finite(logits, window, file)
@@ -114,12 +124,14 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         facts.rows += len(window.lines)
         facts.left_out += len(window.problems)
         facts.truncated += rows.truncated
+        facts.empty += sum(not text.strip() for text in window.texts)
         facts.seconds = progress.log_if_due(facts.rows)
     logger.info("%s rows in %.1f s, %.0f a second", f"{facts.rows:,}", facts.seconds, facts.rows / facts.seconds)
     facts.seen_rows = seen.summarize()
     log_seen_rows(facts.seen_rows)
     if facts.truncated:
         logger.warning("texts cut at %d tokens: %s", classifier.max_length, f"{facts.truncated:,}")
+    warn_of_empty_texts(facts.empty, facts.rows)
     return facts
 
 
@@ -129,6 +141,12 @@ def _count_seen_rows(counter: SeenRowCounter, window: Window, file: str) -> None
         features = Features({"text": Value("string"), "text_pair": Value("string")})
         rows = Dataset.from_dict({"text": window.texts, "text_pair": window.pairs}, features=features)
         counter.add(rows, lambda row: (file, window.numbers[row]))
+
+
+def warn_of_empty_texts(empty: int, rows: int) -> None:
+    """Say how many rows have no text: a model labels them all the same, and that says nothing of them."""
+    if empty:
+        logger.warning("%s of %s rows have no text, so that their labels say nothing", f"{empty:,}", f"{rows:,}")
 
 
 def open_classifier(path: str, options: PredictionOptions) -> Classifier:

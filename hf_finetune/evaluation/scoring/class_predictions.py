@@ -14,7 +14,7 @@ from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
 from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, make_default_decision, score_outputs
 from hf_finetune.evaluation.classification.statistics import make_label_statistic, make_regression_statistic
-from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits
+from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits, warn_of_empty_texts
 from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.scoring.rows import SPLIT
@@ -88,6 +88,7 @@ def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredicti
     rows = splits.rows[SPLIT]
     labels = get_classifier_labels(classifier)
     references = encode_row_labels(splits, labels)
+    warn_of_empty_texts(sum(not text.strip() for text in rows["text"][:]), len(rows))
     encoded = encode_texts(classifier.tokenizer, rows["text"][:], rows["text_pair"][:], classifier.max_length)
     logits = _compute_logits(classifier, encoded)
     decision = classifier.decision

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from hf_finetune.data.reading.json_line import parse_json_object
+from hf_finetune.data.reading.json_line import format_key, parse_json_object
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.splits import Splits
@@ -27,6 +27,7 @@ Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 MAX_VALUES = 50
+MAX_NAMES = 20
 MIN_SLICE_ROWS = 10
 MAX_VALUE_LENGTH = 64
 KEY = "eval.by"
@@ -41,7 +42,8 @@ def get_field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | 
     """
     found = [_get_nested(row, field.split(".")) for row in rows]
     if all(value is None for value in found):
-        remedy = suggest(field, sorted({name for row in rows for name in _list_fields(row)}))
+        names = list(dict.fromkeys(name for row in rows for name in _list_fields(row)))
+        remedy = suggest(field, names, f"the fields are {', '.join(map(format_key, names[:MAX_NAMES]))}")
         raise DataError(Problem(f"no row has the field {field}", remedy, path, key=KEY))
     values = [None if value is None else _format_value(value) for value in found]
     unfit = sum(value is None or len(value) > MAX_VALUE_LENGTH for value, had in zip(values, found, strict=True) if had)

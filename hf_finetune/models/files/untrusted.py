@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from hf_finetune.config.checks.model_files import find_damage
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.locate import SAFETENSORS, find_file, read_json, resolve_commit
@@ -42,7 +43,7 @@ def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
     folder = find_local_folder(name, commit)
     if folder is None:
         return None
-    problems = [*_find_outside_links(folder, name)]
+    problems = [*find_damage(folder, name), *_find_outside_links(folder, name)]
     for file in CONFIGS:
         values = read_json(folder / file) or {}
         found = [*_find_code(values), *_find_outside_paths(values)]

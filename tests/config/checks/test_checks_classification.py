@@ -84,7 +84,6 @@ CONFLICTS = [
     (["eval.threshold_metric=f1_macro"], "eval.threshold_metric", "tuned on the validation split, and there is none"),
     (["eval.threshold_metric=f1", SPLIT], "eval.threshold_metric", "expected one of accuracy"),
     ([NUMBERS_ASKED_FOR, "data.balance=focal"], "data.balance", "needs classes"),
-    ([NUMBERS_ASKED_FOR, "data.allow_empty=true"], "data.allow_empty", "needs classes"),
     ([NUMBERS_ASKED_FOR, SPLIT, "eval.threshold_metric=accuracy"], "eval.threshold_metric", "needs classes"),
     (["train.packing=true"], "train.packing", "is not a setting of the section train"),
 ]

@@ -159,7 +159,7 @@ output_dir: out
 def test_a_run_file_of_another_tool_is_answered_in_one_attempt(refusal):
     found = {problem.key: problem.remedy for problem in refusal(AXOLOTL)}
     assert found.pop("recipe").startswith("the recipes are continued_pretraining, ")
-    assert found.pop("model") == "give model.path (a folder or a Hub id) or model.scratch"
+    assert "model" not in found  # `base_model` is answered with model.path
     assert found.pop("data") == "give data.train, a file of rows"
     assert found == {
         "base_model": "did you mean model.path?",

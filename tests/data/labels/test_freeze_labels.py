@@ -255,10 +255,9 @@ def test_numbers_are_not_predicted_unless_asked_for():
         "whole number; data.task: regression predicts numbers"
     ]
     assert refused([1, "x", True], task="regression") == [
-        "train.jsonl:2: label: `label` must be a number, found str; data.task: regression reads numbers; leave it out "
-        "for labels with names",
-        "train.jsonl:3: label: `label` must be a number, found bool; data.task: regression reads numbers; leave it out "
-        "for labels with names",
+        'train.jsonl:2: label: `label` must be a number, found "x"; write a number; where labels have names, leave '
+        "data.task: regression out",
+        "train.jsonl:3: label: `label` must be a number, found a boolean; write a number, or take the row out",
     ]
 
 

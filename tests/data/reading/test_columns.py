@@ -9,8 +9,9 @@ import pytest
 from hf_finetune.config.sections import DataSection, RowField
 from hf_finetune.data.reading.columns import ColumnMapper, format_columns, make_example, suggest_columns
 from hf_finetune.data.reading.formats import FORMATS
+from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.errors import DataError
+from hf_finetune.errors import ConfigError, DataError
 
 PAIRS = {"prompt": "query", "completion": "answer.text"}
 
@@ -25,8 +26,8 @@ def splits(path, becomes, columns, **more):
     return load_splits(DataSection(train=str(path), columns=columns, **more), becomes, seed=0)
 
 
-def refuse(path, becomes, columns, **more):
-    with pytest.raises(DataError) as refused:
+def refuse(path, becomes, columns, error=DataError, **more):
+    with pytest.raises(error) as refused:
         splits(path, becomes, columns, **more)
     return str(refused.value)
 
@@ -190,3 +191,41 @@ def test_a_mapper_leaves_the_other_columns_as_they_are():
     mapper = ColumnMapper(PAIRS, "rows.jsonl")
     row = {"id": 1, "query": "q", "answer": {"text": "a", "by": "Ada"}}
     assert mapper.map_row(row, 1) == {"prompt": "q", "completion": "a", "id": 1, "answer": row["answer"]}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.json"])
+def test_a_column_whose_name_a_field_has_taken_stays_under_another(tmp_path, name, caplog):
+    caplog.set_level("INFO", "hf_finetune")
+    rows = [{"text": f"old {number}", "original_text": "taken", "body": f"new {number}"} for number in range(3)]
+    path = tmp_path / name
+    if name.endswith(".csv"):
+        path.write_text("text,original_text,body\n" + "".join(f"{','.join(row.values())}\n" for row in rows))
+    else:
+        path.write_text(json.dumps(rows) if name.endswith(".json") else "".join(f"{json.dumps(row)}\n" for row in rows))
+    settings = RowSettings(columns={"text": "body"})
+    lines = [line for block in iterate_row_blocks(path, name, settings) for line in block.lines]
+    assert [json.loads(line) for line in lines] == [
+        {"text": row["body"], "original_text": "taken", "original_original_text": row["text"]} for row in rows
+    ]
+    said = f"{name}: `text` is taken from the column `body`; the column `text` stays as `original_original_text`"
+    assert caplog.messages.count(said) == 1
+
+
+def test_two_fields_that_change_their_names_lose_nothing(tmp_path, caplog):
+    path = write(tmp_path, {"question": "a", "answer": "q"})
+    settings = RowSettings(columns={"question": "answer", "answer": "question"})
+    (block,) = iterate_row_blocks(path, "rows.jsonl", settings)
+    assert json.loads(block.data) == {"question": "q", "answer": "a"}
+    assert "stays as" not in caplog.text
+
+
+def test_a_pair_of_one_text_with_itself_is_refused(tmp_path):
+    path = write(tmp_path, {"message": "a", "label": "x"})
+    message = refuse(path, "labelled", {"text": "message", "text_pair": "message"}, error=ConfigError)
+    assert message.startswith("data.columns: text and text_pair are both taken from the column `message`")
+
+
+def test_a_name_that_was_written_with_the_blanks_of_the_header_is_found(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("id, body \n1,a\n2,b\n")
+    assert splits(path, "document", {"text": " body "}).rows["train"]["text"][:] == ["a", "b"]

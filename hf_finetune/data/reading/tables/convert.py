@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -12,15 +12,24 @@ from msgspec import Raw
 
 from hf_finetune.config.sections import RowField
 from hf_finetune.data.reading.columns import log_columns, suggest_inside
+from hf_finetune.data.reading.file_kinds import check_rows_name
 from hf_finetune.data.reading.format_detection import choose_row_checks
-from hf_finetune.data.reading.json_line import LineError, format_key, name_json_type, parse_json_object
+from hf_finetune.data.reading.json_line import (
+    LineError,
+    explain_no_number,
+    format_key,
+    name_json_type,
+    parse_json_object,
+)
 from hf_finetune.data.reading.lines import STANDARD_INPUT, LineBlock
 from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, ConfigError, DataError, Problem, suggest
-from hf_finetune.files import make_parents, open_atomically
+from hf_finetune.files import explain_unwritable, make_parents, open_rows_atomically
 
 COLUMNS, NUMBERS = "--columns", "--numbers"
+_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/fd/0", "/dev/fd/1")
+_NUMBER_STARTS = tuple(b"%c" % byte for byte in b"-0123456789")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,7 @@ class RowsOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field of a row format -> column of the table; a dot enters an object."""
     numbers: tuple[str, ...] = ()
-    """Fields of separated values that hold numbers."""
+    """Fields that hold numbers: cells of text are read as such, and a row in which one is none is rejected."""
     on_bad_line: str = "fail"
     """`skip` leaves rejected rows out."""
     allow_empty: bool = False
@@ -60,12 +69,11 @@ def convert_rows(source: Path, target: Path, options: RowsOptions) -> RowsStats:
     _check_files(source, target, overwrite=options.overwrite)
     stats = RowsStats()
     try:
-        with make_parents(target), open_atomically(target) as file:
+        with make_parents(target), open_rows_atomically(target) as file:
             _write_rows(source, options, file, stats)
             _check_stats(source, options, stats)
     except OSError as problem:
-        what, remedy = f"cannot be written ({problem.strerror or problem})", "name a file in a folder with room"
-        raise CannotWriteError(Problem(what, remedy, str(target))) from problem
+        raise CannotWriteError(explain_unwritable(target, problem, "name a file in a folder of yours")) from problem
     log_columns(options.columns, str(source))
     return stats
 
@@ -89,7 +97,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
 def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
     """Raise DataError or ConfigError where there is nothing to read, or where to write is taken."""
     for path, what in ((source, "standard input is not read"), (target, "standard output is not written")):
-        if path == STANDARD_INPUT:
+        if path == STANDARD_INPUT or str(path) in _STREAMS:
             raise ConfigError(Problem(what, "name a file: the rows are there whole, or not at all", str(path)))
         try:
             path.exists()
@@ -110,6 +118,7 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
         raise ConfigError(Problem("is no file", "name one, such as rows.jsonl", str(target)))
     if target.exists() and not overwrite:
         raise ConfigError(Problem("exists already", "name another file, or --overwrite it", str(target)))
+    check_rows_name(str(target))
 
 
 def _write_rows(source: Path, options: RowsOptions, file: BinaryIO, stats: RowsStats) -> None:
@@ -160,6 +169,17 @@ def _find_no_text(line: bytes, fields: frozenset[str], columns: Mapping[str, str
     return None
 
 
+def _find_no_number(line: bytes, names: Sequence[str]) -> LineError | None:
+    """Find a field of `names` that is missing, or no number."""
+    row = msgspec.json.decode(line, type=dict[str, Raw]) if names else {}
+    for name in names:
+        if name not in row:
+            return LineError(f"there is no field {format_key(name)}", "write it, or take the row out", key=name)
+        if bytes(row[name])[:1] not in _NUMBER_STARTS:
+            return explain_no_number(name, msgspec.json.decode(row[name]))
+    return None
+
+
 def _reject(stats: RowsStats, shown: str, line: int, row: int | None, bad: LineError) -> None:
     stats.rejected += 1
     if len(stats.problems) < MAX_PROBLEMS_SHOWN:
@@ -176,7 +196,9 @@ def _choose_checks(
     """
     first = parse_json_object(line)
     empty = options.allow_empty
-    fields, decoder = choose_row_checks(first, shown, number, options.columns, key=COLUMNS, allow_empty=empty)
+    fields, decoder = choose_row_checks(
+        first, shown, number, options.columns, key=COLUMNS, allow_empty=empty, numbers=options.numbers
+    )
     missing = [name for name in options.numbers if name not in first]
     if missing:
         listed = ", ".join(map(format_key, first))
@@ -185,6 +207,7 @@ def _choose_checks(
 
     def find_fault(line: bytes, number: int) -> LineError | None:
         bad = _find_no_text(line, fields - {*options.numbers}, options.columns)
+        bad = bad or _find_no_number(line, options.numbers)
         if bad is not None or decoder is None:
             return bad
         try:
@@ -203,6 +226,6 @@ def _check_stats(source: Path, options: RowsOptions, stats: RowsStats) -> None:
             f"{stats.rejected:,} of {stats.rejected + stats.rows + stats.blank:,} rows are rejected, nothing is written"
         )
         summary = Problem(whole, "correct them, or leave them out: --on-bad-line skip", str(source))
-        raise DataError([summary, *stats.problems], total=stats.rejected + 1)
+        raise DataError(stats.problems, total=stats.rejected, summary=summary)
     if not stats.rows:
         raise DataError(Problem("the file has only blank rows", "put rows into it", str(source)))

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import get_args
 
+from hf_finetune.config.sections import RowField
 from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.json_line import LineError, format_key
 from hf_finetune.data.reading.tables.encodings import SURROGATES, Chunks, Encoding, detect_encoding, open_text
@@ -20,6 +24,28 @@ from hf_finetune.errors import DataError, Problem
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 SAMPLE_ROWS = 20
 SAMPLE_CHARACTERS = 64 * 1024
+_LONGEST_NAME = 100
+
+
+_STATED = re.compile(f'\ufeff?"?sep=(?P<delimiter>[{"".join(DELIMITERS)}])"?(?:\r\n|\r|\n)', re.IGNORECASE)
+# What a column is called as a rule: a first line of one title is told from a header by it.
+_USUAL = frozenset(get_args(RowField))
+
+
+_DELETE = "the first line names the columns: delete a title above them"
+_NO_BLANK = "take away the blank between the delimiter and the quote: a quote has to begin its field"
+
+
+@dataclass(frozen=True, slots=True)
+class _Checks:
+    """What is looked for in the rows of one file, besides the number of their fields."""
+
+    first: str
+    """The name of the first column, casefolded."""
+    damaged: bool
+    """Some bytes are of another encoding."""
+    blanks: bool
+    """Blanks stand between a delimiter and a quote."""
 
 
 class _TooLong(Exception):
@@ -69,22 +95,31 @@ def open_csv(chunks: Chunks, shown: str, limit: int) -> Table:
     # csv refuses fields above a limit of the whole process, 131,072 characters at first; ours is that of the row.
     csv.field_size_limit(max(csv.field_size_limit(), limit))
     sample, whole = _read_sample(chunks, encoding, shown)
-    delimiter = _detect_delimiter(sample, shown)
-    _check_header_width(sample, whole, delimiter, shown)
+    # Excel writes, and reads, the delimiter in a line of its own above the header: "sep=;".
+    stated = _STATED.match(sample)
+    sample = sample[stated.end() :] if stated else sample
+    delimiter = stated["delimiter"] if stated else _detect_delimiter(sample, shown)
+    _check_header_width(sample, whole, delimiter, shown, 2 if stated else 1)
     lines = _Lines(open_text(chunks, encoding), limit)
+    if stated:
+        next(lines)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     rows = _read_records(reader, lines, shown)
     header_line, header = _read_header(rows, shown)
     names = _check_names(header, shown, header_line)
     notes = [encoding.note] if encoding.note else []
-    if delimiter != ("\t" if get_ending(shown) == ".tsv" else ","):
-        notes.append(f"columns are separated by a {DELIMITERS[delimiter]}")
+    if stated or delimiter != ("\t" if get_ending(shown) == ".tsv" else ","):
+        said = ", as its first line says" if stated else ""
+        notes.append(f"columns are separated by a {DELIMITERS[delimiter]}{said}")
     unnamed = len(header) - len(names)
     if unnamed:
         notes.append(
             f"{unnamed} columns without a name are left out" if unnamed > 1 else "a column without a name is left out"
         )
-    found = _build_rows(rows, header, shown, header_line, damaged=encoding.damaged)
+    # `"a", "b"`: where the delimiter is followed by a blank, the second quote is text to a strict reader.
+    blanks = re.search(rf'{re.escape(delimiter)}[ \t]+"(?!")', sample) is not None
+    checks = _Checks(header[0].casefold(), encoding.damaged, blanks)
+    found = _build_rows(rows, header, shown, header_line, checks)
     return Table(dict.fromkeys(names), found, tuple(notes), header_line)
 
 
@@ -138,18 +173,50 @@ def _detect_below(sample: str) -> str | None:
     return None
 
 
-def _check_header_width(sample: str, whole: bool, delimiter: str, shown: str) -> None:
-    """Raise DataError where the first line is a title above the header: all rows below have another width."""
+def _check_header_width(sample: str, whole: bool, delimiter: str, shown: str, line: int) -> None:
+    """Raise DataError where the first line, which is `line`, is no header: a title, or of another width than all rows.
+
+    What stands between two rows is not looked at here.
+    """
     rows = _parse_sample(sample, delimiter)
     below = rows[1:] if whole else rows[1:-1]
     widths = Counter(map(len, below))
+    if rows and _is_padded_title(rows):
+        what = "the first line is a title, and the names of the columns stand below it"
+        raise DataError(Problem(what, "delete it", shown, line))
     if len(below) > 1 and len(widths) == 1 and len(rows[0]) not in widths:
         own, others = len(rows[0]), next(iter(widths))
         what = f"the first line has {own} column{'s' if own > 1 else ''}, and those below it {others}"
-        remedy = (
-            "the first line names the columns: delete a title above them" if own < others else "name each column once"
-        )
-        raise DataError(Problem(what, remedy, shown, 1))
+        raise DataError(Problem(what, _advise_width(own, below), shown, line))
+
+
+def _is_padded_title(rows: list[list[str]]) -> bool:
+    """True of "Report 2024,," above "text,label,id", as spreadsheets write it; False of a column without a name."""
+    first, *below = rows
+    if len(below) < 2 or len(first) < 2 or not first[0].strip() or any(first[1:]):
+        return False
+    names = {name.strip().casefold() for name in below[0]}
+    return first[0].strip().casefold() not in _USUAL and all(below[0]) and bool(names & _USUAL)
+
+
+def _advise_width(own: int, below: list[list[str]]) -> str:
+    """The remedy where the first line has `own` columns, and all of the rows `below` it another number."""
+    if own == 1:
+        return _DELETE
+    if len(below[0]) < own:
+        return "is a column of the rows missing, or is their delimiter another one?"
+    if not any(any(row[own:]) for row in below):
+        return "the rows end in a delimiter: take it away, or put it behind the first line as well"
+    if any(cell.lstrip().startswith("'") for row in below for cell in row):
+        return "a text that holds the delimiter is put in double quotes, not in single ones"
+    if any(_opens_behind_blank(cell) for row in below for cell in row):
+        return _NO_BLANK
+    return "put quotes around a text that holds the delimiter, or name every column"
+
+
+def _opens_behind_blank(cell: str) -> bool:
+    """True of ` "b`, which is a piece of `"a", "b, c"`: a quote opens a field only where it begins it."""
+    return cell[:1] in {" ", "\t"} and cell.lstrip(" \t")[:1] == '"'
 
 
 def _read_records(
@@ -194,7 +261,8 @@ def _read_header(rows: Iterator[tuple[int, list[str] | LineError]], shown: str) 
         if isinstance(record, LineError):
             raise DataError(Problem(f"the header is broken: {record.reason}", record.remedy, shown, line))
         if any(record):
-            return line, record
+            # Two files that were joined by a tool may have two byte order marks.
+            return line, [name.lstrip("\ufeff").strip() for name in record]
     raise DataError(Problem("the file is empty", "put rows into it, or leave it out", shown))
 
 
@@ -218,8 +286,7 @@ def _build_rows(
     header: list[str],
     shown: str,
     header_line: int,
-    *,
-    damaged: bool,
+    checks: _Checks,
 ) -> Iterator[TableRow]:
     """Yield the rows below the header; a row of empty fields, which spreadsheets write, is blank."""
     number = 0
@@ -231,7 +298,7 @@ def _build_rows(
             yield TableRow(number, line, None, record)
         elif not any(record):
             yield TableRow(number, line, None)
-        elif (fault := _find_fault(record, header, damaged=damaged)) is not None:
+        elif (fault := _find_fault(record, header, checks)) is not None:
             yield TableRow(number, line, None, fault)
         elif every:
             yield TableRow(number, line, dict(zip(header, record, strict=True)))
@@ -243,17 +310,37 @@ def _build_rows(
         raise DataError(Problem(what, "put rows into it, or leave it out", shown, header_line))
 
 
-def _find_fault(record: list[str], header: list[str], *, damaged: bool) -> LineError | None:
+def _find_fault(record: list[str], header: list[str], checks: _Checks) -> LineError | None:
+    """Find why a record is no row."""
     if len(record) != len(header):
-        more = len(record) > len(header)
-        remedy = "put quotes around a field that holds the delimiter" if more else "is a field or a quote missing?"
         fields = f"{len(record)} field{'' if len(record) == 1 else 's'}"
-        return LineError(f"the row has {fields}, the header {len(header)}", remedy)
-    if record == header:
+        return LineError(f"the row has {fields}, the header {len(header)}", _advise_fields(record, len(header)))
+    # Joined files may write their headers in other ways: "Text,Label" below "text,label".
+    if len(record[0]) < _LONGEST_NAME and record[0].strip().casefold() == checks.first and _repeats(record, header):
         return LineError("the row repeats the header", "take it out; were two files joined?")
     joined = "".join(record)
+    if checks.blanks and any(_opens_behind_blank(cell) and cell.rstrip()[-1:] == '"' for cell in record):
+        return LineError("a blank stands before a quote, which then is text", _NO_BLANK)
     if "\0" in joined:
         return LineError("the row has NUL bytes", "the file is damaged: write it again")
-    if damaged and SURROGATES.search(joined):
+    if checks.damaged and SURROGATES.search(joined):
         return LineError("a byte of the row is not UTF-8", "write the file again in one encoding")
     return None
+
+
+def _repeats(record: list[str], header: list[str]) -> bool:
+    # In a table of one column `Text` below `text` may be a text.
+    return record == header or (
+        len(record) > 1 and [cell.strip().casefold() for cell in record] == [name.casefold() for name in header]
+    )
+
+
+def _advise_fields(record: list[str], width: int) -> str:
+    """The remedy for a row with more or fewer fields than the `width` of the header."""
+    if len(record) < width:
+        return "is a field or a quote missing?"
+    if any(map(_opens_behind_blank, record)):
+        return _NO_BLANK
+    if not any(record[width:]):
+        return "take away the delimiter at its end"
+    return "put quotes around a field that holds the delimiter"

@@ -122,10 +122,10 @@ def open_json_array(chunks: Iterator[bytes], shown: str, limit: int) -> Table:
     """Open a JSON array of objects; `limit`: the most bytes of a row. Raises DataError where there is no array."""
     scanner = _Scanner(chunks, shown, limit)
     scanner.open()
-    return Table(None, _read_rows(scanner, limit))
+    return Table(None, _read_rows(scanner, shown, limit))
 
 
-def _read_rows(scanner: _Scanner, limit: int) -> Iterator[TableRow]:
+def _read_rows(scanner: _Scanner, shown: str, limit: int) -> Iterator[TableRow]:
     number = 0
     while (found := scanner.read_element()) is not None:
         number += 1
@@ -144,3 +144,5 @@ def _read_rows(scanner: _Scanner, limit: int) -> Iterator[TableRow]:
         else:
             flat = text.replace(b"\r", b" ").replace(b"\n", b" ")
             yield TableRow(number, line, msgspec.json.decode(flat, type=dict[str, Raw]))
+    if not number:
+        raise DataError(Problem("the array is empty", "put rows into it, or leave it out", shown))

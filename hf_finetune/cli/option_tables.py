@@ -1,0 +1,67 @@
+"""What each command calls the settings of a run file, so that its messages name what was typed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from hf_finetune.option_names import OptionNames, name_options
+
+_SAMPLING = {
+    "eval.prompts": "prompt",
+    "eval.max_new_tokens": "--max-new-tokens",
+    "eval.temperature": "--temperature",
+    "eval.top_k": "--top-k",
+    "eval.top_p": "--top-p",
+    "eval.repetition_penalty": "--repetition-penalty",
+    "eval.seed": "--seed",
+}
+# What is read is named as an argument, and the message names the file.
+_ARGUMENTS = {"model.path": "", "data.test": "", "data.max_line_bytes": "", "data.on_bad_line": ""}
+
+OPTION_NAMES: dict[str, OptionNames] = {
+    "score": OptionNames(
+        {
+            **_ARGUMENTS,
+            "data.allow_empty": "",
+            "data.train": "--train-data",
+            "data.format": "--format",
+            "data.columns": "--columns",
+            "eval.base": "--base",
+            "eval.by": "--by",
+            "eval.forget": "--forget",
+            "eval.swaps": "--swaps",
+            "eval.canaries": "--canaries",
+            "eval.verbatim_prefix": "--verbatim-prefix",
+            "eval.harness": "--harness",
+            "eval.generate_rows": "--generate-rows",
+            "eval.batch_size": "--batch-size",
+            "eval.max_new_tokens": "--max-new-tokens",
+        }
+    ),
+    "predict": OptionNames(
+        {**_ARGUMENTS, "data.columns": "--columns", "data.format": "", "data.allow_empty": ""},
+        otherwise='write each text on a line of its own, as {"text": "..."}',
+    ),
+    "rows": OptionNames(
+        {**_ARGUMENTS, "data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
+    ),
+    "generate": OptionNames({**_SAMPLING, "model.path": ""}),
+    "chat": OptionNames({**_SAMPLING, "model.path": ""}),
+    "merge": OptionNames({"model.path": "", "data.test": "--data", "data.max_line_bytes": "", "data.on_bad_line": ""}),
+}
+
+
+def name_own_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, whose messages name its options in the place of settings."""
+    names = OPTION_NAMES.get(command.__name__)
+    if names is None:
+        return command
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with name_options(names):
+            return command(*arguments, **options)
+
+    return run
