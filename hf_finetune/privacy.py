@@ -70,6 +70,19 @@ def make_portable(name: str) -> str:
     return str(path.relative_to(Path.cwd()) if inside else hide_home(name))
 
 
+def leave_out_row_prompts(report: Any) -> Any:
+    """Return what report.json holds without the samples whose prompt is not typed in `eval.prompts`: rows of the data."""
+    if not isinstance(report, Mapping) or not isinstance(report.get("samples"), list):
+        return report
+    settings = report.get("settings")
+    evaluation = settings.get("eval") if isinstance(settings, Mapping) else None
+    typed = (evaluation.get("prompts") if isinstance(evaluation, Mapping) else None) or []
+    kept = [
+        each for each in report["samples"] if not isinstance(each, Mapping) or each.get("prompt", None) in (None, *typed)
+    ]
+    return {**report, "samples": kept}
+
+
 # Keys whose values are texts for people and names of labels ("/people/person/born"), which are shown as they are.
 TEXTS = {
     *("prompt", "prompts", "continuation", "text", "label", "labels", "predicted"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT
-from hf_finetune.privacy import make_portable, redact, redact_yaml
+from hf_finetune.privacy import leave_out_row_prompts, make_portable, redact, redact_yaml
 from hf_finetune.release.hub.files import PlannedFile
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.files import RUN_FILE, format_json
@@ -32,9 +32,10 @@ def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile
     """
     sent = {file.name: _redact_file(file) for file in files}
     changed = {file.name for file in files if sent[file.name].sha256 != file.sha256}
-    # A run of an older version, whose page has the same paths in it.
+    # The page has the same in it: paths of a run of an older version, questions of its rows.
     if changed & {REPORT, MANIFEST} and PAGE in sent and is_writable_page(folder / PAGE):
         run = read_run(folder)
+        run = replace(run, report=leave_out_row_prompts(run.report))
         sent[PAGE] = _with_content(sent[PAGE], render_page(run, diagnose(run)))
     if MANIFEST in sent:
         sent[MANIFEST] = _with_hashes(sent[MANIFEST], {name: sent[name].sha256 for name in changed})
@@ -51,7 +52,7 @@ def _redact_file(file: PlannedFile) -> PlannedFile:
             raise DataError(Problem("is torn, or no YAML", "put it back as the run wrote it", path=str(file.path)))
         return file if shown == text else _with_content(file, _NOTE + shown)
     if file.name in (REPORT, MANIFEST):
-        return _redact_json(file, redact)
+        return _redact_json(file, lambda values: redact(leave_out_row_prompts(values)))
     return _redact_json(file, _redact_places) if file.name in _MODEL_FILES else file
 
 
