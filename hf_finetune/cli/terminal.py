@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,9 @@ Model = Annotated[str, typer.Argument(help="A run folder, model folder, adapter 
 Columns = Annotated[
     list[str] | None,
     typer.Option(metavar="FIELD=COLUMN", help="Take a field from a column: question=query answer=reply.text"),
+]
+OnBadLine = Annotated[
+    Literal["fail", "skip"], typer.Option(help="skip leaves rejected rows out; fail ends with what is wrong with them.")
 ]
 MoreColumns = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Columns, Json, Model, MoreColumns, announce, parse_columns, print_json
+from hf_finetune.cli.terminal import Columns, Json, Model, MoreColumns, OnBadLine, announce, parse_columns, print_json
 
 if TYPE_CHECKING:
     from hf_finetune.evaluation import ScoreResult
@@ -47,6 +47,7 @@ def score(
     generate_rows: GenerateRows = None,
     row_format: RowFormat = "auto",
     columns: Columns = None,
+    on_bad_line: OnBadLine = "fail",
     record: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -56,6 +57,7 @@ def score(
     settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     rows = {"test": data, "train": train_data, "format": row_format, "columns": parse_columns(columns, more)}
+    rows |= {"on_bad_line": on_bad_line}
     scored = _score_model(model, rows, settings, record)
     if as_json:
         print_json(scored.evaluation)

@@ -161,9 +161,17 @@ def _read_files(
     if problems:
         raise DataError(problems, total=total)
     for file in facts:
-        if file.rejected:
-            logger.warning("%s: %d of %d lines are left out", file.path, file.rejected, file.lines)
+        _log_left_out(file)
     return tables, tuple(facts)
+
+
+def _log_left_out(file: FileStats) -> None:
+    if not file.rejected:
+        return
+    first = file.rejected_lines[:_MAX_PLACES_SHOWN]
+    listed = ", ".join(f"{line} ({reason})" for line, reason in first)
+    more = ", ..." if file.rejected > len(first) else ""
+    logger.warning("%s: %d of %d lines left out: %s%s", file.path, file.rejected, file.lines, listed, more)
 
 
 def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:

@@ -86,6 +86,17 @@ def test_facts_account_for_every_line_and_are_ready_for_json(tmp_path):
     assert str(tmp_path) not in json.dumps(facts)
 
 
+def test_lines_that_are_left_out_are_named_with_their_reasons_the_first_five(caplog):
+    bad = [{"text": number} for number in range(6)]
+    load(train=write("rows.jsonl", [*texts(2), *bad]), on_bad_line="skip")
+    load(train=write("one.jsonl", [*texts(2), bad[0]]), on_bad_line="skip")
+    many, one = (record.getMessage() for record in caplog.records if "left out" in record.getMessage())
+    reason = "(`text` must be string, found int)"
+    listed = ", ".join(f"{line} {reason}" for line in range(3, 8))
+    assert many == f"rows.jsonl: 6 of 8 lines left out: {listed}, ..."
+    assert one == f"one.jsonl: 1 of 3 lines left out: 3 {reason}"
+
+
 def test_facts_are_the_same_when_the_rows_come_from_the_cache():
     settings = {
         "train": write("rows.jsonl", [*texts(30, lang="de"), {"text": 1}]),
