@@ -71,14 +71,15 @@ def make_portable(name: str) -> str:
 
 
 def leave_out_row_prompts(report: Any) -> Any:
-    """Return what report.json holds without the samples whose prompt is not typed in `eval.prompts`: rows of the data."""
+    """Return what report.json holds without samples whose prompt `eval.prompts` does not name: it is a row's."""
     if not isinstance(report, Mapping) or not isinstance(report.get("samples"), list):
         return report
     settings = report.get("settings")
     evaluation = settings.get("eval") if isinstance(settings, Mapping) else None
-    typed = (evaluation.get("prompts") if isinstance(evaluation, Mapping) else None) or []
+    typed = evaluation.get("prompts") if isinstance(evaluation, Mapping) else None
+    asked = [each.get("prompt") if isinstance(each, Mapping) else None for each in report["samples"]]
     kept = [
-        each for each in report["samples"] if not isinstance(each, Mapping) or each.get("prompt", None) in (None, *typed)
+        each for each, prompt in zip(report["samples"], asked, strict=True) if prompt is None or prompt in (typed or ())
     ]
     return {**report, "samples": kept}
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ADAPTER, CONFIG = "adapter_config.json", "config.json"
+ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model.json"
 
 
 def is_classifier(folder: Path) -> bool | None:
@@ -25,3 +25,11 @@ def read_model_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def read_problem_type(folder: Path) -> str | None:
+    """`problem_type` of a classifier or of an adapter's record of its base; None where its files do not tell."""
+    record = read_model_json(folder / BASE_RECORD).get("classifier") if (folder / ADAPTER).exists() else None
+    described = record if isinstance(record, dict) else read_model_json(folder / CONFIG)
+    found = described.get("problem_type")
+    return found if isinstance(found, str) else None

@@ -3,5 +3,6 @@
 splits.py      the data section of a run -> its three splits
 assignment.py  which row goes where, by hashes, strata and groups
 leakage.py     the same file, group or row in two splits
+one_split.py   files whose rows are all scored
 overlap.py     evaluation rows that repeat a training row, or 13 words of one
 """

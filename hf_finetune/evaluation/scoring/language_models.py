@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import Run
+from hf_finetune.data.splitting.one_split import load_rows
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.evaluation.probes.counterfactuals import measure_swap_effect
 from hf_finetune.evaluation.scoring.counterfactual_rows import swap_rows
@@ -21,7 +22,6 @@ from hf_finetune.evaluation.scoring.log_likelihood import (
 )
 from hf_finetune.evaluation.scoring.memorization import measure_memorization
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
-from hf_finetune.evaluation.scoring.rows import load_rows
 from hf_finetune.evaluation.statistics.bootstrap import compute_intervals
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models, measure_forgetting
 from hf_finetune.models.base_and_tuned import find_base, find_origin, run_base_and_tuned

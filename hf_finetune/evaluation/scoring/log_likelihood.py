@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import DataSection, EvalSection
+from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.collators import RowCollator
 from hf_finetune.evaluation.generation.batch import generate_batch
@@ -22,7 +23,6 @@ from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logi
 from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.scoring.rows import (
-    SPLIT,
     Example,
     Prompt,
     TextSizes,

@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.config.paths import list_source_paths
 from hf_finetune.config.sections import Run
 from hf_finetune.data.corpora.canaries import read_canaries
+from hf_finetune.data.splitting.one_split import SPLIT, load_rows
 from hf_finetune.evaluation.probes.memorization import compute_exposure, describe_memorization, measure_verbatim
 from hf_finetune.evaluation.scoring.log_likelihood import limit_row_length
 from hf_finetune.evaluation.scoring.result import get_model_path
-from hf_finetune.evaluation.scoring.rows import SPLIT, load_rows, read_examples
+from hf_finetune.evaluation.scoring.rows import read_examples
 from hf_finetune.files import hash_file
 from hf_finetune.privacy import redact
 

@@ -299,8 +299,8 @@ def test_labels_that_are_one_are_said_in_the_same_try_as_a_row_that_is_wrong(as_
     problems = refused([[word] for word in words] if as_list else words)
     assert problems == [
         "train.jsonl:2: label: the label is empty; name it, or take the row out",
-        "train.jsonl:3: label: the labels 'Spam' (1 row, the first here) and 'spam' (2 rows, the first at train.jsonl:1) "
-        "differ by case or white space only; did you mean 'spam'? write it in one way",
+        "train.jsonl:3: label: the labels 'Spam' (1 row, the first here) and 'spam' (2 rows, the first at "
+        "train.jsonl:1) differ by case or white space only; did you mean 'spam'? write it in one way",
     ]
     assert len(refused([1, True, 2])) == 1  # numbers have one spelling
 

@@ -34,7 +34,9 @@ def _turns(*said: list[str]) -> dict:
 
 
 def test_the_first_two_different_questions_of_the_validation_rows_are_asked_in_their_order(tmp_path, caplog):
-    rows = [{"question": text, "answer": answer} for text, answer in (("b?", "1"), ("b?", "2"), ("a?", "1"), ("c?", "1"))]
+    rows = [
+        {"question": text, "answer": answer} for text, answer in (("b?", "1"), ("b?", "2"), ("a?", "1"), ("c?", "1"))
+    ]
     caplog.set_level("INFO")
     assert asked(tmp_path, rows) == ["b?", "a?"]
     assert "first questions of the validation rows; eval.prompts names others" in caplog.text
