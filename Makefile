@@ -46,6 +46,7 @@ lint: $(READY)
 
 # The set-up, made anew when what it installs has changed.
 $(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv with torch and the Hugging Face libraries: minutes, and some gigabytes, once"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)

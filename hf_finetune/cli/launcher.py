@@ -73,6 +73,7 @@ def launch(argv: Sequence[str], where: str) -> int:
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
     check = check_scored_rows if recipe == "score" else check_trained_rows
     check(run)  # the recipe does it again, after seconds of imports
+    logger.info("loading the libraries")
     return _run_accelerate_launch(arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from hf_finetune.models.embeddings import grow_for_added_tokens
 from hf_finetune.models.files.adapter import BASE_RECORD, is_adapter, read_base_name, read_base_record
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.tokenizers import check_tokenizer_fits
+
+logger = logging.getLogger(__name__)
 
 Model = PreTrainedModel
 Tokenizer = PreTrainedTokenizerFast
@@ -37,14 +40,18 @@ def run_base_and_tuned(
         adapted: Any
         adapted, tokenizer = load_for_generation(path, base=base)
         # One load for both: with its adapter layers disabled the model computes what the base does.
+        logger.info("the base, %s", read_base_name(path))
         with adapted.disable_adapter():
             before = ask_base(adapted, tokenizer)
+        logger.info("the tuned model, %s", path)
         after = ask_tuned(adapted, tokenizer)
     else:
         base, revision = (base, None) if base else find_base_of_run(path)
         tuned, tokenizer = load_for_generation(path)
+        logger.info("the tuned model, %s", path)
         after = ask_tuned(tuned, tokenizer)
         del tuned  # memory may hold one model and not two
+        logger.info("the base, %s", base)
         untuned, _ = load_for_generation(base, revision=revision)
         grow_for_added_tokens(untuned, tokenizer)
         check_tokenizer_fits(tokenizer, untuned.config)

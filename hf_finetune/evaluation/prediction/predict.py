@@ -7,7 +7,6 @@ sorted by length, run in batches of a number of tokens, and written in the order
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
+from hf_finetune.environment.progress_lines import ProgressLines
 from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError, Problem
 from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
@@ -37,7 +37,6 @@ Item = TypeVar("Item")
 
 BATCH_TOKENS_ON_CPU = 1_024  # activations that its caches hold
 BATCH_TOKENS = 32_768
-LOG_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         raise DataError(first.taken or first.problems)
     classifier = open_classifier(model, options)
     encoded = encode_windows(classifier, chain([first], windows))
-    facts, progress = PredictionStats(), _Progress()
+    facts, progress = PredictionStats(), ProgressLines("rows labeled")
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
         for problem in window.problems:
@@ -187,22 +186,6 @@ def iterate_batches(classifier: Classifier, rows: EncodedTexts) -> Iterator[tupl
             batch = [row | {"token_type_ids": types[place]} for row, place in zip(batch, places, strict=True)]
         device = classifier.model.device
         yield places, {name: values.to(device, non_blocking=True) for name, values in collate(batch).items()}
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Logs the throughput every ten seconds."""
-
-    started: float = field(default_factory=time.monotonic)
-    logged: float = field(default_factory=time.monotonic)
-
-    def log_if_due(self, rows: int) -> float:
-        """Log the throughput after `rows` rows if ten seconds have passed; returns the seconds since the start."""
-        now = time.monotonic()
-        if now - self.logged >= LOG_INTERVAL_S:
-            self.logged = now
-            logger.info("%s rows, %.0f a second", f"{rows:,}", rows / (now - self.started))
-        return now - self.started
 
 
 def _check_exists(file: str) -> Path:

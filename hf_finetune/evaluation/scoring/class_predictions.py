@@ -112,7 +112,7 @@ def _compute_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
         some = EncodedTexts([rows.input_ids[row] for row in part], types, 0)
         return list(zip(part, compute_logits(classifier, some).tolist(), strict=True))
 
-    found = dict(distribute_work(parts, predict))
+    found = dict(distribute_work(parts, predict, "rows labeled"))
     logits = np.array([found[row] for row in range(len(order))], dtype=np.float64)
     check_finite(logits)
     return logits

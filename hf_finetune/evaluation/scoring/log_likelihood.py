@@ -104,8 +104,11 @@ def evaluate_language_model(
     longest = limit_row_length(model, tokenizer)
     examples, facts = read_examples(splits, tokenizer, data, longest)
     rows = len(splits.rows[SPLIT])
+    logger.info("reading %s rows", f"{rows:,}")
     sums = compute_row_sums(model, tokenizer, examples, rows, settings.batch_size)
     prompts = sample_prompts(build_prompts(splits, tokenizer, data), settings)
+    if prompts:
+        logger.info("answering %s questions", f"{len(prompts):,}")
     answers = generate_answers(model, tokenizer, prompts, settings)
     answered = np.array([prompt.row for prompt in prompts], dtype=np.int64)
     references = [prompt.reference for prompt in prompts]
@@ -158,7 +161,7 @@ def compute_row_sums(
 
     total = np.zeros((rows, 3))
     # Sorted, since addition is not associative: the windows of a long row add up the same whoever computed them.
-    for row, of_row in sorted(distribute_work(batches, read)):
+    for row, of_row in sorted(distribute_work(batches, read, "rows read")):
         total[row] += of_row
     check_finite(total)
     return total
@@ -176,5 +179,5 @@ def generate_answers(
         ids = [prompts[number].input_ids for number in batch]
         return list(zip(batch, generate_batch(model, tokenizer, ids, settings, batch_size=size), strict=True))
 
-    answers = dict(distribute_work(batches, generate))
+    answers = dict(distribute_work(batches, generate, "questions answered"))
     return [answers[number] for number in range(len(prompts))]

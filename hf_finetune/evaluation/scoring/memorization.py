@@ -32,6 +32,8 @@ def measure_memorization(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     named by file and line. Raises as `read_canaries`, `compute_exposure` and `measure_verbatim` do.
     """
     found: dict[str, Any] = {}
+    if run.eval.canaries is not None or run.eval.verbatim_prefix is not None:
+        logger.info("measuring what it knows by heart")
     if run.eval.canaries is not None:
         found["canaries"] = compute_exposure(model, tokenizer, read_canaries(run.eval.canaries), seed=run.eval.seed)
     if run.eval.verbatim_prefix is not None:
