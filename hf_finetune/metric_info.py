@@ -152,6 +152,11 @@ def format_metric(name: str, value: Any) -> str:
     return f"{found:.3g}" if abs(found) >= MAX_PLAIN_VALUE else get_metric_info(name).style.format(found)
 
 
+def format_size(name: str, size: float) -> str:
+    """Format how large a difference is: `6.1 points` of a share, else as the metric itself."""
+    return f"{100 * size:.1f} points" if get_metric_info(name).style == "{:.1%}" else format_metric(name, size)
+
+
 def format_interval(name: str, interval: Any) -> str:
     """Format a confidence interval: `91.2% to 95.0%`; "" where there is none, or where it has no width."""
     # Rows that are all right or all wrong give every resample the same value: [1.0, 1.0] is no certainty.

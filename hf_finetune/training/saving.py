@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hf_finetune.models.classification_head import find_classification_head, fol
 from hf_finetune.models.decision import DECISION, Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
 from hf_finetune.models.verification import compute_probe_logits, verify_saved
+
+logger = logging.getLogger(__name__)
 
 # Relative to the largest logit, in float32; weights of lower precision have been rounded once more each.
 FOLDING_TOLERANCE = 1e-5
@@ -58,6 +61,8 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> None:
     before = compute_probe_logits(model)
     folded = fold_decision(model, decision)
     _check_folded(model, before, folded)
+    if trainer.is_world_process_zero():
+        logger.info("what was fitted to validation goes into its head, and it is saved once more")
     save_verified(trainer)
     if trainer.is_world_process_zero():
         write_decision(folded, str(trainer.args.output_dir))

@@ -15,7 +15,7 @@ def lines_of(folder, **evaluation):
 
 def test_work_figures_and_folder_are_said_in_this_order(tmp_path):
     work, validation, last = lines_of(tmp_path, validation={"perplexity": 3.49, "loss": 1.25, "other": 0.5})
-    assert work == "trained 900 parameters: 10 steps in 2 s (4,321 tokens/s)"
+    assert work == "trained 900 parameters: 10 steps in 2 s with evaluations (4,321 tokens/s in the steps)"
     assert validation == "validation: loss 1.2500  perplexity 3.49"
     assert last == f"{tmp_path}: report.html, report.json, run.yaml, manifest.json"
     (tmp_path / "config.json").touch()

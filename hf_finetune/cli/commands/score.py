@@ -94,17 +94,25 @@ def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], rec
 
 
 def _print_metrics(found: dict[str, Any]) -> None:
-    from hf_finetune.metric_info import format_interval, format_metric, select_metrics
+    from hf_finetune.metric_info import format_interval, format_metric, get_metric_info, select_metrics
 
-    figures = {name: value for name, value in select_metrics(found).items() if name != "rows"}
-    width = max(map(len, figures))
+    figures = select_metrics(found)
+    titles = {name: get_metric_info(name).title for name in figures}
+    width = max(map(len, titles.values()))
+    print(f"{'rows':>{width}}  {found['rows']:>10,}  {_count_answered(found)}".rstrip())
     for name, value in figures.items():
         interval = format_interval(name, found.get("intervals", {}).get(name))
-        print(f"{name.replace('_', ' '):>{width}}  {format_metric(name, value):>10}  {interval}")
+        print(f"{titles[name]:>{width}}  {format_metric(name, value):>10}  {interval}".rstrip())
     for title, words in _list_findings(found):
         print(f"\n{title}")
         for line in words:
             print(f"  {line}")
+
+
+def _count_answered(found: dict[str, Any]) -> str:
+    """`12 of them answered`, where metrics of answers are of fewer rows than the others; else ""."""
+    answered = found.get("decoding", {}).get("rows", found["rows"])
+    return f"{answered:,} of them answered" if answered < found["rows"] else ""
 
 
 def _find_change(line: str) -> str:

@@ -30,6 +30,7 @@ from hf_finetune.data.splitting.leakage import (
     get_row_hashes,
     hash_membership,
     locate_rows,
+    log_repeated_rows,
 )
 from hf_finetune.errors import DataError, Problem
 
@@ -106,6 +107,7 @@ def load_splits(data: DataSection, becomes: Kind, seed: int, also_read: Sequence
     elif becomes == "labelled":
         overlap = count_train_duplicates(tables, chosen, files)
     check_sizes(chosen)
+    log_repeated_rows(tables["train"], chosen["train"][1], files["train"])
     # Hashes, places and the values of stratify_by and group_by are columns of the tables, but not of the splits.
     own = list(get_features(decoder.row_format.becomes, decoder.labels.kind))
     rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
 def _compare(name: str, before: LanguageModelScores, after: LanguageModelScores, wording: Wording) -> dict[str, Any]:
     both, rows = concatenate_scores(before, after).make_statistic(), before.rows
     sides = before.make_statistic(), after.make_statistic()
+    if 0 < len(after.answers) < rows:  # figures of answers are of those alone
+        wording = replace(wording, rows=f"rows ({len(after.answers):,} of them answered)")
     if name == "forgetting":
         return {"rows": rows, **measure_forgetting(*sides, both, rows)}
     return {"rows": rows, **compare_models(*sides, both, rows, wording=wording)}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.evaluation.statistics.bootstrap import CHUNK_WEIGHTS, Statistic, bootstrap_intervals, limit_resamples
-from hf_finetune.metric_info import HEADLINE_METRICS, get_metric_info
+from hf_finetune.metric_info import HEADLINE_METRICS, format_metric, format_size, get_metric_info
 
 Array = npt.NDArray[np.float64]
 
@@ -164,9 +164,26 @@ def _format_change(name: str, change: dict[str, Any]) -> str:
     gain = _compute_gain(name, difference)
     direction = ("higher" if difference > 0 else "lower") if gain == 0 else "better" if gain > 0 else "worse"
     low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
-    values = f"{format_number(change['base'])} -> {format_number(change['tuned'])}"
-    interval = f"{format_number(low)} to {format_number(high)}"
-    return f"{get_metric_info(name).title}: {values}, {direction} by {format_number(abs(difference))} ({interval})"
+    values = f"{_format_value(name, change['base'])} -> {_format_value(name, change['tuned'])}"
+    interval = f"{_format_end(name, low)} to {_format_end(name, high)}"
+    return f"{get_metric_info(name).title}: {values}, {direction} by {_format_size(name, abs(difference))} ({interval})"
+
+
+def _format_value(name: str, value: float) -> str:
+    """A share as tables have it, `93.1%`; three digits of any other metric."""
+    return format_metric(name, value) if _is_share(name) else format_number(value)
+
+
+def _format_size(name: str, size: float) -> str:
+    return format_size(name, size) if _is_share(name) else format_number(size)
+
+
+def _format_end(name: str, size: float) -> str:
+    return _format_size(name, size).removesuffix(" points")
+
+
+def _is_share(name: str) -> bool:
+    return get_metric_info(name).style.endswith("%}")
 
 
 def format_number(value: float) -> str:

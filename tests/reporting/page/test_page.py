@@ -93,7 +93,7 @@ def test_a_classifier_has_its_labels_its_matrix_its_reliability_and_its_mistakes
     for said in ("Matthews correlation", "majority", "82.0%", "not defined", "test: each label"):
         assert said in read.text
     assert "train.jsonl:17" in read.text
-    assert "Worst mistakes" in read.text
+    assert "worst mistakes" in read.text
     shades = [a["class"] for tag, a in read.elements if tag == "td" and "shade" in (a.get("class") or "")]
     assert shades[:9] == [
         *("shade-9 own", "shade-0", "shade-1", "shade-0", "shade-10 own", "shade-0"),
