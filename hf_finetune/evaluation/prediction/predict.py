@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.data.reading.columns import log_columns
 from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
 from hf_finetune.environment.progress_lines import ProgressLines
 from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError, Problem
-from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
+from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, is_compact, read_windows
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION, Array, Decision, read_decision
 from hf_finetune.models.lengths import get_max_length
@@ -91,6 +92,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     first = next(windows)
     if first.taken is not None or (first.problems and not first.lines):
         raise DataError(first.taken or first.problems)
+    log_columns(options.columns, file)
     classifier = open_classifier(model, options)
     encoded = encode_windows(classifier, chain([first], windows))
     facts, progress = PredictionStats(), ProgressLines("rows labeled")
@@ -101,7 +103,8 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         if window.lines:
             logits = compute_logits(classifier, rows)
             _check_finite(logits, window, file)
-            fields = format_added_fields(logits, classifier.decision, options.prefix, options.top_k)
+            compact = is_compact(window.lines[0])
+            fields = format_added_fields(logits, classifier.decision, options.prefix, options.top_k, compact=compact)
             output.writelines(map(append_fields, window.lines, fields))
             output.flush()
         facts.rows += len(window.lines)

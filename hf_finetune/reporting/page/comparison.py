@@ -161,7 +161,8 @@ def describe_best(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _explain_no_figure(runs: Sequence[RunRecord]) -> str:
-    lacking = [name for name, run in zip(make_run_names(runs), runs, strict=True) if not _list_splits([run])]
+    scored = [any(get_scores(run, split) for split in COMPARED_SPLITS) for run in runs]
+    lacking = [name for name, has in zip(make_run_names(runs), scored, strict=True) if not has]
     if lacking:
         return f"{', '.join(lacking)} scored neither test nor validation rows"
     different = [split for split in _list_splits(runs) if _have_different_rows(runs, split)]
