@@ -34,7 +34,7 @@ demo-scratch: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate runs/python_code "def read_lines(path):" "class Stack:" --max-new-tokens 80
 	$(BIN)/hf-finetune corpus docstrings corpora/python_docstrings.jsonl --overwrite
 	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune train recipes/configs/python_docstrings.yaml --on cpu
-	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate runs/python_docstrings "How do I call zipfile.ZipFile.extract?" --base --temperature 0 --max-new-tokens 24
+	HF_HUB_OFFLINE=1 $(BIN)/hf-finetune generate runs/python_docstrings "How do I call zipfile.ZipFile.extract?" --base --temperature 0 --repetition-penalty 1.3 --max-new-tokens 24
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -46,6 +46,7 @@ lint: $(READY)
 
 # The set-up, made anew when what it installs has changed.
 $(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv with torch and the Hugging Face libraries: minutes, and some gigabytes, once"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)

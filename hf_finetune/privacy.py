@@ -73,6 +73,20 @@ def make_portable(name: str) -> str:
     return path.relative_to(Path.cwd()).as_posix() if inside else str(hide_home(name))
 
 
+def leave_out_row_prompts(report: Any) -> Any:
+    """Return what report.json holds without samples whose prompt `eval.prompts` does not name: it is a row's."""
+    if not isinstance(report, Mapping) or not isinstance(report.get("samples"), list):
+        return report
+    settings = report.get("settings")
+    evaluation = settings.get("eval") if isinstance(settings, Mapping) else None
+    typed = evaluation.get("prompts") if isinstance(evaluation, Mapping) else None
+    asked = [each.get("prompt") if isinstance(each, Mapping) else None for each in report["samples"]]
+    named = typed if isinstance(typed, list) else []
+    pairs = zip(report["samples"], asked, strict=True)
+    kept = [each for each, prompt in pairs if prompt is None or prompt in named]
+    return {**report, "samples": kept}
+
+
 # Keys whose values are texts for people and names of labels ("/people/person/born"), which are shown as they are.
 TEXTS = {
     *("prompt", "prompts", "continuation", "text", "label", "labels", "predicted"),

@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     decision = fit_decision(outputs.get("validation"), labels, run.eval)
     save_decision(trainer, decision)
     evaluation = score_with_baselines(outputs, labels, decision, splits, seed=args.seed)
-    samples = show_mistakes(outputs.get("validation"), labels, decision, splits, run.eval)
+    samples = show_mistakes(outputs, labels, decision, splits, run.eval)
 
     # 7. Report and push
     finish_run(run, trainer, result, facts, evaluation, samples)

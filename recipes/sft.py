@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from hf_finetune.chat import load_chat_template
 from hf_finetune.data import RowCollator, load_splits, pack_examples, tokenize_conversations
 from hf_finetune.errors import user_errors
-from hf_finetune.evaluation import SamplePrompts, language_model_metrics, score_base, score_splits
+from hf_finetune.evaluation import SamplePrompts, fill_prompts, language_model_metrics, score_base, score_splits
 from hf_finetune.models import load_causal_lm, load_config, load_tokenizer, row_length, stop_after_turns
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     check_packing(model, rows["train"])
 
     # 4. Trainer
-    sampler = SamplePrompts(tokenizer, run.eval, chat=True)
+    sampler = SamplePrompts(tokenizer, fill_prompts(run.eval, splits, tokenizer, max_length), chat=True)
     trainer = SFTTrainer(
         model=model,
         args=args,

@@ -24,6 +24,7 @@ from hf_finetune.config import build_run
 from hf_finetune.errors import ConfigError, DataError, ModelError, NonFiniteError
 from hf_finetune.evaluation.generation.prompts import generate_answer
 from hf_finetune.evaluation.scoring import load_scored_rows, score_model, with_greedy_decoding
+from hf_finetune.metric_info import get_metric_info
 from hf_finetune.models.saved import load_for_generation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -273,12 +274,26 @@ def test_the_command_says_it_in_words_and_in_json(models, tmp_path):
     rows = jsonl(tmp_path / "rows.jsonl", questions(12))
     arguments = ["score", models["adapter"], str(rows), "--base", "--max-new-tokens", "2", "--by", "language"]
     said = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "perplexity" in said.stdout
+    assert said.stdout.splitlines()[0].split() == ["rows", "12"]
+    titles = {get_metric_info(name).title for name in ("perplexity", "word_perplexity", "answer_tokens", "stop_rate")}
+    assert all(any(title in line for line in said.stdout.splitlines()) for title in titles)
     assert f"beside {models['base']}" in said.stdout
     assert "by language" in said.stdout
     printed = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout
+    few = CliRunner().invoke(app, [*arguments[:4], "--generate-rows", "5"], catch_exceptions=False).stdout
+    assert few.splitlines()[0].split(maxsplit=2) == ["rows", "12", "5 of them answered"]
+    assert "12 rows (5 of them answered)" in few
     found = json.loads(printed, parse_constant=pytest.fail)  # a short answer repeats nothing: NaN, which JSON has not
     assert found["rows"] == 12
+
+
+def test_the_command_leaves_wrong_rows_out_where_it_is_told_to(models, tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", [*questions(3), {"question": "no answer"}])
+    arguments = ["score", models["base"], str(rows), "--generate-rows", "0", "--json"]
+    with pytest.raises(DataError, match=r"rows.jsonl:4: answer"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(app, [*arguments, "--on-bad-line", "skip"], catch_exceptions=False)
+    assert json.loads(done.stdout)["rows"] == 3
 
 
 @pytest.mark.parametrize(

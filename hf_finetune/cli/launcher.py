@@ -24,6 +24,7 @@ from hf_finetune.config import (
     read_launch_file,
     read_recipe_name,
 )
+from hf_finetune.data import check_scored_rows, check_trained_rows
 from hf_finetune.environment import (
     check_versions,
     describe_threads,
@@ -70,6 +71,9 @@ def launch(argv: Sequence[str], where: str) -> int:
     share_threads(os.environ, max(1, processes))
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
+    check = check_scored_rows if recipe == "score" else check_trained_rows
+    check(run)  # the recipe does it again, after seconds of imports
+    logger.info("loading the libraries")
     return _run_accelerate_launch(arguments)
 
 

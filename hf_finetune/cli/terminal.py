@@ -7,9 +7,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,9 @@ Model = Annotated[str, typer.Argument(help="A run folder, model folder, adapter 
 Columns = Annotated[
     list[str] | None,
     typer.Option(metavar="FIELD=COLUMN", help="Take a field from a column: question=query answer=reply.text"),
+]
+OnBadLine = Annotated[
+    Literal["fail", "skip"], typer.Option(help="skip leaves rejected rows out; fail ends with what is wrong with them.")
 ]
 MoreColumns = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
@@ -123,8 +126,11 @@ def _discard(stream: Any) -> None:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def read_terminal_lines() -> Iterator[str]:
-    """Yield the lines of standard input; in a terminal with a prompt, where Ctrl-C discards a line and Ctrl-D ends."""
+def read_terminal_lines() -> Generator[str, None, None]:
+    """Yield the lines of standard input; in a terminal with a prompt, where Ctrl-C discards a line and Ctrl-D ends.
+
+    To be closed: what is typed while a line is answered is not shown until then.
+    """
     # A line of bytes that are not UTF-8 must not end the chat with a traceback.
     sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     if not sys.stdin.isatty():
@@ -142,4 +148,22 @@ def read_terminal_lines() -> Iterator[str]:
             forget_signal()
             print("\nCtrl-D or /quit ends")
             continue
-        yield line
+        with _keys_hidden():
+            yield line
+
+
+@contextmanager
+def _keys_hidden() -> Iterator[None]:
+    """Keep what is typed from the screen, where it would stand in the middle of an answer; the next line has it."""
+    try:
+        import termios  # not on Windows
+    except ImportError:
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    hidden = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, hidden)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

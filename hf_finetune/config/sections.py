@@ -230,8 +230,9 @@ class DataSection(Section):
 
 
 class EvalSection(Section):
-    prompts: list[str] = []
-    """Continued (sft and lora: answered) at each evaluation and at the end, into the log and `report.json`."""
+    prompts: list[str] | Literal["validation"] = []
+    """Continued (sft and lora: answered) at each evaluation and at the end, into the log and `report.json`. sft and
+    lora ask the first two questions of the validation rows under `validation`."""
     max_new_tokens: PositiveInt = 64
     temperature: Annotated[float, Field(ge=0.0)] = 0.8
     """0 is greedy."""

@@ -5,6 +5,7 @@ splitting/      train, validation and test: seeded, stratified, grouped; leakage
 labels/         the labels of a classification run, frozen from its training rows; their balance
 tokenization/   documents, conversations or labelled texts -> token ids and labels; packing; collators
 corpora/        rows to begin with, from the Python installation itself; canaries
+early_check     small files are read before torch is imported, so that a wrong row is said at once
 cache           Arrow files of earlier runs, found by what they were made from
 """
 
@@ -17,6 +18,7 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.data.corpora.canaries import COPIES, make_canaries, write_canaries
     from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
+    from hf_finetune.data.early_check import check_scored_rows, check_trained_rows
     from hf_finetune.data.labels.freeze import freeze_labels
     from hf_finetune.data.reading.file_kinds import check_rows_name
     from hf_finetune.data.reading.reader import read_rows
@@ -38,6 +40,8 @@ __all__ = [
     "TextCollator",
     "balance_classes",
     "check_rows_name",
+    "check_scored_rows",
+    "check_trained_rows",
     "convert_rows",
     "freeze_labels",
     "get_padded_width",

@@ -8,6 +8,7 @@ processes       the processes of a launch, as accelerate runs them
 launched        the `accelerate launch` that started this process
 threads         how many torch computes with, and how they wait
 logs            what a process logs, and to where
+progress_lines  how far a loop has come, in the log
 project_files   the recipes, configurations, templates and pages that the package brings
 """
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hf_finetune.environment.hardware import detect_hardware
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.processes import describe_processes, init_processes
+    from hf_finetune.environment.progress_lines import ProgressLines
     from hf_finetune.environment.project_files import (
         find_project_file,
         find_shipped,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MachineFinding",
     "MachineInfo",
+    "ProgressLines",
     "check_versions",
     "collect_machine_info",
     "describe_commit",

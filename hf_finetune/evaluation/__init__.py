@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation.generation.chat_session import ChatDisplay, ChatSession, run_chat
     from hf_finetune.evaluation.generation.display import escape_for_terminal, format_sample, format_side_by_side
     from hf_finetune.evaluation.generation.prompts import Sample, generate_responses
+    from hf_finetune.evaluation.generation.row_prompts import fill_prompts
     from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
     from hf_finetune.evaluation.language_modeling.base_scores import score_base, score_splits
     from hf_finetune.evaluation.language_modeling.trainer_metrics import (
@@ -48,6 +49,7 @@ __all__ = [
     "classification_metrics",
     "compare_models",
     "escape_for_terminal",
+    "fill_prompts",
     "fit_decision",
     "format_sample",
     "format_side_by_side",

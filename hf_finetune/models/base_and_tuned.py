@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from hf_finetune.models.embeddings import grow_for_added_tokens
 from hf_finetune.models.files.adapter import BASE_RECORD, is_adapter, read_base_name, read_base_record
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.tokenizers import check_tokenizer_fits
+
+logger = logging.getLogger(__name__)
 
 Model = PreTrainedModel
 Tokenizer = PreTrainedTokenizerFast
@@ -37,8 +40,10 @@ def run_base_and_tuned(
         return _run_base_and_adapter(path, base, ask_base, ask_tuned)
     base, revision = (base, None) if base else find_base_of_run(path)
     tuned, tokenizer = load_for_generation(path)
+    logger.info("the tuned model, %s", path)
     after = ask_tuned(tuned, tokenizer)
     del tuned  # memory may hold one model and not two
+    logger.info("the base, %s", base)
     untuned, _ = load_for_generation(base, revision=revision)
     grow_for_added_tokens(untuned, tokenizer)
     check_tokenizer_fits(tokenizer, untuned.config)
@@ -58,11 +63,15 @@ def _run_base_and_adapter(
     adapted: Any
     adapted, tokenizer = load_for_generation(path, base=base)
     if is_base_when_off(adapted.peft_config["default"], trained=True):  # one load for both
+        logger.info("the base, %s", read_base_name(path))
         with switch_adapter_off(adapted):
             before = ask_base(adapted, tokenizer)
+        logger.info("the tuned model, %s", path)
         return before, ask_tuned(adapted, tokenizer)
+    logger.info("the tuned model, %s", path)
     after, device = ask_tuned(adapted, tokenizer), adapted.device
     del adapted  # memory may hold one model and not two
+    logger.info("the base, %s", read_base_name(path))
     return ask_base(load_base(read_adapter_record(path, base), device=device), tokenizer), after
 
 

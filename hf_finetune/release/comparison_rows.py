@@ -65,7 +65,7 @@ def load_comparison_rows(
         else:
             texts = load_splits(section, "labelled", seed=0).rows["train"]
             rows = _encode_labeled_texts(texts, tokenizer, limit, labels)
-        logger.info("compared on %d rows of %s", len(rows), data)
+        logger.info("to be compared on %d rows of %s", len(rows), data)
         return rows
     try:
         rows = _load_validation_rows(folder, tokenizer, limit, labels)
@@ -73,9 +73,9 @@ def load_comparison_rows(
     except (FinetuneError, OSError, ValueError) as problem:
         rows, reason = [], str(problem).splitlines()[0]
     if rows:
-        logger.info("compared on %d rows of the run's validation split", len(rows))
+        logger.info("to be compared on %d rows of the run's validation split", len(rows))
         return rows
-    logger.warning("compared on %d rows of random tokens (%s); name held-out rows with --data", ROWS, reason)
+    logger.warning("to be compared on %d rows of random tokens (%s); name held-out rows with --data", ROWS, reason)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(tokenizer), (ROWS, 1, min(limit, RANDOM_LENGTH)), generator=generator)
     if labels is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.files import fill_folder_atomically
 from hf_finetune.folders import check_replaceable
@@ -34,6 +36,9 @@ from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
 from hf_finetune.reporting.card import write_card
 from hf_finetune.row_prints import read_row_prints, write_row_prints
+from hf_finetune.shell import shell_path
+
+logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -94,20 +99,24 @@ def merge_adapter(
     exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(unwrap_adapter(model))
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
     rows = load_comparison_rows(data, folder, tokenizer, get_max_length(tokenizer, model.config), labels)
+    logger.info("measuring the adapter on its base")
     before = _measure(model, rows, labels)
     device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     del model  # a machine that just holds one model does not hold two
     try:
+        logger.info("adding the adapter to the weights of its base")
         merged = _merge(folder, record, device).to(getattr(torch, dtype))
         if generation is not None:
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         with fill_folder_atomically(target) as aside:
+            logger.info("writing %s", shell_path(output))
             _save(merged, tokenizer, aside, folder / DECISION)
             write_base_record(aside, record)
             if (prints := read_row_prints(folder)) is not None:
                 write_row_prints(aside, prints)  # what the adapter was trained on, the merged model was
             # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
             # one: https://github.com/huggingface/transformers/issues/45127
+            logger.info("loading it again, and measuring it on the same rows")
             merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
             facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
             _check_same(facts, before, tolerance, exact=exact)
@@ -159,6 +168,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
 def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[ComparisonRow], labels: Labels | None) -> _Measurement:
     """Compute the logits and the mean loss of each row, one row at a time: padding would change them by rounding."""
     logits, total, count = [], 0.0, 0
+    progress = ProgressLines("rows measured", len(rows))
     for row in rows:
         inputs = {name: ids.to(model.device) for name, ids in row.inputs.items()}
         found = model(**inputs).logits[0].float().cpu()  # (seq, vocab), or (num_labels,) of a classifier
@@ -170,6 +180,7 @@ def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[ComparisonRow], 
             count += int((targets >= 0).sum())
             found = found[:: max(1, len(found) // POSITIONS)]
         logits.append(found)
+        progress.log_if_due(len(logits))
     return _Measurement(logits, total / max(count, 1))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.metric_info import format_interval, format_metric
+from hf_finetune.metric_info import format_interval, format_metric, get_metric_info
 from hf_finetune.reporting.verdict import judge_model
 
 # Metrics in the summary, in this order; report.json has all.
@@ -28,7 +28,7 @@ def format_summary(report: Mapping[str, Any], folder: str) -> str:
         work = f"{steps:,} steps" + (f", the last {timed:,} of them" if timed < steps else "")
         if "seen" in train:
             work += f", {train['seen']['tokens']:,} tokens seen, {train['seen']['trained_tokens']:,} of them trained,"
-        work += f" in {train['runtime_s']:.0f} s ({train['tokens_per_s']:,.0f} tokens/s)"
+        work += f" in {train['runtime_s']:.0f} s with evaluations ({train['tokens_per_s']:,.0f} tokens/s in the steps)"
         lines.append(f"trained {report['parameters']['trainable']:,} parameters: {work}")
     for split, metrics in report["evaluation"].items():
         lines.append(
@@ -52,7 +52,7 @@ def _list_saved_files(folder: Path) -> str:
 
 
 def _format_with_interval(name: str, metrics: Mapping[str, Any]) -> str:
-    said = f"{name.replace('_', ' ')} {format_metric(name, metrics[name])}"
+    said = f"{get_metric_info(name).title} {format_metric(name, metrics[name])}"
     interval = format_interval(name, metrics.get("intervals", {}).get(name)) if name in INTERVAL_METRICS else ""
     return f"{said} ({interval})" if interval else said
 

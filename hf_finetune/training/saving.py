@@ -131,6 +131,8 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> None:
     before = compute_probe_logits(model)
     folded = fold_decision(model, decision)
     _check_folded(model, before, folded)
+    if trainer.is_world_process_zero():
+        logger.info("what was fitted to validation goes into its head, and it is saved once more")
     save_verified(trainer)
     if trainer.is_world_process_zero():
         write_decision(folded, str(trainer.args.output_dir))

@@ -272,11 +272,13 @@ def terminal(environment_of_a_user):
 def test_a_chat_in_a_terminal_streams_is_interrupted_and_ends(terminal, tmp_path):
     model = saved_parrot(tmp_path / "model", {"\n": "a", "a": "b", "b": "a"}, positions=50_000)
     chat = terminal("chat", model, *GREEDY, "--max-new-tokens", "49000")
-    chat.wait_for(b"> ")
+    assert b"/help lists the commands" in chat.wait_for(b"> ")
     chat.type(b"hi\n")
     chat.wait_for(b"abababab")  # long before the answer could be whole
+    chat.type(b"zz")
+    time.sleep(0.5)
     chat.type(b"\x03")
-    chat.wait_for(b"[stopped]")
+    assert b"z" not in chat.wait_for(b"[stopped]")
     chat.wait_for(b"> ")
     chat.type(b"half a line")
     chat.wait_for(b"half a line")
@@ -286,6 +288,18 @@ def test_a_chat_in_a_terminal_streams_is_interrupted_and_ends(terminal, tmp_path
     chat.wait_for(b"> ")
     chat.type(b"\x04")
     assert chat.process.wait(60) == 0
+
+
+def test_a_chat_that_is_ended_while_it_answers_leaves_the_terminal_as_it_was(terminal, tmp_path):
+    model = saved_parrot(tmp_path / "model", {"\n": "a", "a": "b", "b": "a"}, positions=50_000)
+    chat = terminal("chat", model, *GREEDY, "--max-new-tokens", "49000")
+    chat.wait_for(b"> ")
+    chat.type(b"hi\n")
+    chat.wait_for(b"abababab")
+    assert not termios.tcgetattr(chat.terminal)[3] & termios.ECHO
+    chat.process.send_signal(signal.SIGTERM)
+    chat.process.wait(60)
+    assert termios.tcgetattr(chat.terminal)[3] & termios.ECHO
 
 
 def test_doctor_and_corpus_speak_json(hf_finetune, tmp_path):

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError
+from hf_finetune.reporting import describe_best, read_run
 
 
 @pytest.fixture
@@ -48,6 +49,10 @@ def test_several_folders_become_one_page_beside_which_theirs_stay(finished, tmp_
     done = run(finished, other, finished)
     assert done.exit_code == 0, done.exception
     assert "2 runs compared" in (tmp_path / "comparison.html").read_text()
+    best = describe_best([read_run(str(folder)) for folder in (finished, other)])
+    assert done.stdout.splitlines()[2:] == [*best, "comparison.html is written"]
+    again = run(finished, other)
+    assert again.stdout.endswith("comparison.html is written, over the comparison that was there\n")
     assert not (finished / "report.html").exists()
 
 

@@ -135,7 +135,15 @@ def test_without_rows_the_runs_own_validation_split_is_taken(tuned, tmp_path, ca
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
         facts = merge_adapter(adapter, str(tmp_path / "merged"))
     assert facts.rows == 3
-    assert "compared on 3 rows of the run's validation split" in caplog.text
+    said = [record.getMessage() for record in caplog.records]
+    steps = [
+        "to be compared on 3 rows of the run's validation split",
+        "measuring the adapter on its base",
+        "adding the adapter to the weights of its base",
+        f"writing {tmp_path / 'merged'}",
+        "loading it again, and measuring it on the same rows",
+    ]
+    assert [line for line in said if line in steps] == steps  # each before what it says is done
     (tmp_path / "train.jsonl").unlink()
     with caplog.at_level(logging.WARNING, logger="hf_finetune"):
         facts = merge_adapter(adapter, str(tmp_path / "merged"), overwrite=True)

@@ -130,7 +130,7 @@ def test_without_rows_the_runs_own_validation_split_is_taken(tuned, tmp_path, ca
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
         facts = merge_adapter(str(adapter), str(tmp_path / "merged"))
     assert facts.rows == 2
-    assert "compared on 2 rows of the run's validation split" in caplog.text
+    assert "to be compared on 2 rows of the run's validation split" in caplog.text
     (tmp_path / "train.jsonl").unlink()
     with caplog.at_level(logging.WARNING, logger="hf_finetune"):
         facts = merge_adapter(str(adapter), str(tmp_path / "merged"), overwrite=True)

@@ -15,7 +15,7 @@ def lines_of(folder, **evaluation):
 
 def test_work_figures_and_folder_are_said_in_this_order(tmp_path):
     work, validation, last = lines_of(tmp_path, validation={"perplexity": 3.49, "loss": 1.25, "other": 0.5})
-    assert work == "trained 900 parameters: 10 steps in 2 s (4,321 tokens/s)"
+    assert work == "trained 900 parameters: 10 steps in 2 s with evaluations (4,321 tokens/s in the steps)"
     assert validation == "validation: loss 1.2500  perplexity 3.49"
     assert last == f"{tmp_path}: report.html, report.json, run.yaml, manifest.json"
     (tmp_path / "config.json").touch()
@@ -46,7 +46,7 @@ def test_a_classifier_stands_beside_the_simplest_models_with_its_interval(tmp_pa
     assert (
         judged == "Better than its baselines: accuracy 98.7% (97.1% to 99.7%), tfidf logistic regression 96.4% (test)."
     )
-    assert test == "test: loss 0.0500  accuracy 98.7% (97.1% to 99.7%)  matthews correlation 0.971"
+    assert test == "test: loss 0.0500  accuracy 98.7% (97.1% to 99.7%)  Matthews correlation 0.971"
     assert majority == "test, majority: accuracy 50.0%"
     assert words == "test, tfidf logistic regression: accuracy 96.4%"
 

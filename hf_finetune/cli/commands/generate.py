@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -125,7 +126,8 @@ def chat(
         interactive=sys.stdin.isatty(),
     )
     opening = [] if system is None else [{"role": "system", "content": system}]
-    run_chat(ChatSession(loaded, tokenizer, settings, screen, opening), read_terminal_lines())
+    with closing(read_terminal_lines()) as lines:
+        run_chat(ChatSession(loaded, tokenizer, settings, screen, opening), lines)
 
 
 def _build_sampling(**options: Any) -> EvalSection:

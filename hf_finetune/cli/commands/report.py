@@ -24,7 +24,9 @@ def report(
     """Write report.html: a run's verdict, curves, scores and record, or several runs compared."""
     from hf_finetune.reporting import (
         PAGE,
+        describe_best,
         diagnose,
+        find_cautions,
         is_writable_page,
         read_run,
         render_comparison,
@@ -38,6 +40,7 @@ def report(
     if not is_writable_page(path):
         remedy = "name another file with --output"
         raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(path), key="--output"))
+    replaced = ", over the comparison that was there" if output is None and len(runs) > 1 and path.exists() else ""
     diagnoses = [diagnose(run) for run in runs]
     alone = len(runs) == 1
     html = render_page(runs[0], diagnoses[0]) if alone else render_comparison(runs, diagnoses, folder=path.parent)
@@ -47,7 +50,10 @@ def report(
         return
     for run, diagnosis in zip(runs, diagnoses, strict=True):
         print(f"{run.name}: {diagnosis.verdict}")
-    print(f"{path} is written")
+    if not alone:
+        for line in (*describe_best(runs), *find_cautions(runs)):
+            print(line)
+    print(f"{path} is written{replaced}")
 
 
 def _check_once(folders: list[str]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from hf_finetune.cli.terminal import Columns, Json, MoreColumns, parse_columns, print_json
+from hf_finetune.cli.terminal import Columns, Json, MoreColumns, OnBadLine, parse_columns, print_json
 from hf_finetune.errors import format_problems
 
 
@@ -18,9 +18,7 @@ def rows(
     more: MoreColumns = None,
     columns: Columns = None,
     numbers: Annotated[list[str] | None, typer.Option(help="A field of a CSV that holds numbers, not text.")] = None,
-    on_bad_line: Annotated[
-        Literal["fail", "skip"], typer.Option(help="skip leaves rejected rows out; fail writes nothing then.")
-    ] = "fail",
+    on_bad_line: OnBadLine = "fail",
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Take rows whose text, answer or label is empty.")
     ] = False,

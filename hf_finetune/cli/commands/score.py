@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Columns, Json, Model, MoreColumns, announce, parse_columns, print_json
+from hf_finetune.cli.terminal import Columns, Json, Model, MoreColumns, OnBadLine, announce, parse_columns, print_json
 
 if TYPE_CHECKING:
     from hf_finetune.evaluation import ScoreResult
@@ -49,6 +49,7 @@ def score(
     generate_rows: GenerateRows = None,
     row_format: RowFormat = "auto",
     columns: Columns = None,
+    on_bad_line: OnBadLine = "fail",
     record: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def score(
     settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     rows = {"test": data, "train": train_data, "format": row_format, "columns": parse_columns(columns, more)}
-    rows |= {"group_by": group_by}
+    rows |= {"group_by": group_by, "on_bad_line": on_bad_line}
     scored = _score_model(model, rows, settings, record)
     if as_json:
         print_json(scored.evaluation)
@@ -68,10 +69,12 @@ def score(
 
 def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> ScoreResult:
     from hf_finetune.config import PLACEHOLDER, build_run, check_saved_model
+    from hf_finetune.data import check_scored_rows
 
     check_saved_model(model, "score")  # before torch is imported
     values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
     run = build_run(values, "score")
+    check_scored_rows(run)
     announce(model)
     from hf_finetune.environment import init_processes, set_up_logging
     from hf_finetune.evaluation import load_scored_rows
@@ -93,13 +96,21 @@ def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], rec
 
 
 def _print_metrics(found: dict[str, Any]) -> None:
-    from hf_finetune.metric_info import format_interval, format_metric, list_missing_intervals, select_metrics
+    from hf_finetune.metric_info import (
+        format_interval,
+        format_metric,
+        get_metric_info,
+        list_missing_intervals,
+        select_metrics,
+    )
 
-    figures = {name: value for name, value in select_metrics(found).items() if name != "rows"}
-    width = max(map(len, figures))
+    figures = select_metrics(found)
+    titles = {name: get_metric_info(name).title for name in figures}
+    width = max(map(len, titles.values()))
+    print(f"{'rows':>{width}}  {found['rows']:>10,}  {_count_answered(found)}".rstrip())
     for name, value in figures.items():
         interval = format_interval(name, found.get("intervals", {}).get(name))
-        print(f"{name.replace('_', ' '):>{width}}  {format_metric(name, value):>10}  {interval}")
+        print(f"{titles[name]:>{width}}  {format_metric(name, value):>10}  {interval}".rstrip())
     if missing := list_missing_intervals(found):
         print("\nno interval")
         for line in missing:
@@ -108,6 +119,12 @@ def _print_metrics(found: dict[str, Any]) -> None:
         print(f"\n{title}")
         for line in words:
             print(f"  {line}")
+
+
+def _count_answered(found: dict[str, Any]) -> str:
+    """`12 of them answered`, where metrics of answers are of fewer rows than the others; else ""."""
+    answered = found.get("decoding", {}).get("rows", found["rows"])
+    return f"{answered:,} of them answered" if answered < found["rows"] else ""
 
 
 def _find_change(line: str) -> str:

@@ -180,3 +180,5 @@ def _check_recipe_sections(document: RunDocument, run: Any, recipe: RecipeName) 
     if run.eval.prompts and recipe not in ("continued_pretraining", *SFT_RECIPES):
         what = "belongs to the recipes continued_pretraining, sft and lora"
         document.refuse(("eval", "prompts"), what, "leave it out")
+    elif run.eval.prompts == "validation" and recipe not in SFT_RECIPES:
+        document.refuse(("eval", "prompts"), "documents ask no questions", "write prompts of your own as a list")

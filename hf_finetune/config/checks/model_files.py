@@ -11,8 +11,8 @@ from msgspec import Raw
 
 from hf_finetune.errors import Problem
 
-ADAPTER, CONFIG = "adapter_config.json", "config.json"
-JSON_FILES = (CONFIG, ADAPTER, "base_model.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model.json"
+JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 def is_classifier(folder: Path) -> bool | None:
@@ -51,3 +51,11 @@ def read_model_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def read_problem_type(folder: Path) -> str | None:
+    """`problem_type` of a classifier or of an adapter's record of its base; None where its files do not tell."""
+    record = read_model_json(folder / BASE_RECORD).get("classifier") if (folder / ADAPTER).exists() else None
+    described = record if isinstance(record, dict) else read_model_json(folder / CONFIG)
+    found = described.get("problem_type")
+    return found if isinstance(found, str) else None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
 import numpy as np
 
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.reading.label_checks import find_similar_labels, normalize_label
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
 
@@ -20,8 +18,6 @@ Occurrences = dict[Label, list[int]]
 """The row numbers of a split by label."""
 
 MAX_LABELS_NAMED = 20
-
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
 def find_distinct_rows(splits: Splits, name: str) -> list[int]:
@@ -79,36 +75,10 @@ def _check_label_count(train: Occurrences) -> list[Problem]:
 
 
 def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
-    """Find labels that probably are one, such as "Spam" and "spam": each is compared with the most frequent."""
-    groups: dict[str, list[str]] = {}
-    for label in train:
-        if isinstance(label, str):
-            groups.setdefault(_normalize_label(label), []).append(label)
-    problems = []
-    for group in groups.values():
-        most, *others = sorted(group, key=lambda label: (-len(train[label]), label))
-        first_path, first_line = splits.locate("train", train[most][0])
-        for label in others:
-            path, line = splits.locate("train", train[label][0])
-            how = "are the same number" if _NUMBER.fullmatch(label.strip()) else "differ by case or white space only"
-            what = f"the labels {format_value(label)} ({_format_rows(train[label])}, the first here) and "
-            what += f"{format_value(most)} ({_format_rows(train[most])}, the first at {first_path}:{first_line}) {how}"
-            problems.append(
-                Problem(what, f"did you mean {format_value(most)}? write it in one way", path, line, "label")
-            )
-    return problems
-
-
-def _normalize_label(label: str) -> str:
-    """Normalize a label: case, white space and Unicode composition are dropped, and a number becomes its value."""
-    # " New York" and "newyork" are equal, and so are "1", "1.0" and "+01".
-    if _NUMBER.fullmatch(label.strip()):
-        return str(Fraction(label.strip()))
-    return "".join(unicodedata.normalize("NFC", label).casefold().split())
-
-
-def _format_rows(rows: Sequence[int]) -> str:
-    return f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
+    places = {
+        label: (len(rows), *splits.locate("train", rows[0])) for label, rows in train.items() if isinstance(label, str)
+    }
+    return find_similar_labels(places)
 
 
 def _find_single_rows(
@@ -121,13 +91,13 @@ def _find_single_rows(
     rows = Counter({label: len(here) for label, here in found["train"].items()})
     for name in found.keys() - {"train"}:
         rows.update({label: len(here) for label, here in found[name].items()})
-    folded = Counter(_normalize_label(label) for label in found["train"] if isinstance(label, str))
+    folded = Counter(normalize_label(label) for label in found["train"] if isinstance(label, str))
     once: set[Label] = set()
     problems = []
     for name in (name for name in found if name == "train" or getattr(data, name) is None):
         for label in sorted((label for label in found[name] if rows[label] == 1), key=str):
-            # "spam" alone beside "Spam" in train is a misspelling, which `_find_similar` reports.
-            if folded[_normalize_label(str(label))] > (name == "train"):
+            # "spam" alone beside "Spam" in train is a misspelling, which `find_similar_labels` reports.
+            if folded[normalize_label(str(label))] > (name == "train"):
                 continue
             once.add(label)
             path, line = splits.locate(name, found[name][label][0])
@@ -157,7 +127,7 @@ def _find_unknown(
 def _suggest_remedy(label: Label, known: Sequence[Label], data: DataSection, *, drawn: bool) -> str:
     """Suggest the label that was meant, or how to get training rows of this one; `drawn`: the split is a fraction."""
     names = [name for name in known if isinstance(name, str)] if isinstance(label, str) else []
-    same = [name for name in names if _normalize_label(name) == _normalize_label(str(label))]
+    same = [name for name in names if normalize_label(name) == normalize_label(str(label))]
     if same:
         nearest = min(same, key=lambda name: name.strip() != str(label).strip())
         return f"did you mean {format_value(nearest)}? write it in one way"

@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct
 from hf_finetune.data.cache import build_cached_dataset
 from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import encode_row, get_features
+from hf_finetune.data.reading.label_checks import find_similar_labels
 from hf_finetune.data.reading.reader import (
     LineCounts,
     RowBlock,
@@ -166,8 +167,26 @@ def _build_batches(
             }
         )
     if problems:
-        raise DataError(problems, total=total)
+        similar = _find_similar_labels(files, reading)  # said in the same try as the rows that are wrong
+        raise DataError([*problems, *similar][:MAX_PROBLEMS_SHOWN], total=total + len(similar))
     return {"files": counts}
+
+
+def _find_similar_labels(files: Sequence[DataFile], reading: ReadSettings) -> list[Problem]:
+    """Read the rows once more for labels that probably are one; [] of rows without labels of text."""
+    field = reading.decoder.row_format.label
+    if field is None or not str(reading.decoder.labels.kind).endswith(("string", "strings")):
+        return []
+    get_label: attrgetter[Any] = reading.decoder.get_field_getter(field)
+    found: dict[str, tuple[int, str, int]] = {}
+    for file in files:
+        for block in _read_blocks(file, reading, LineCounts()):
+            for row, line in zip(block.rows, block.line_numbers, strict=True):
+                given = get_label(row)
+                for label in given if isinstance(given, list) else [given]:
+                    rows, path, first = found.get(label, (0, file.shown, line))
+                    found[label] = (rows + 1, path, first)
+    return find_similar_labels(found)
 
 
 def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:

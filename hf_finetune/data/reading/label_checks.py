@@ -1,15 +1,21 @@
-"""Checks of a label in its own row: of the type that the first one set, not blank, and named once."""
+"""Checks of labels: of the type that the first one set, not blank, named once in its row, and written in one way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
+from hf_finetune.config.reading.document import format_value
 from hf_finetune.data.reading.formats import LabelKind
 from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_types import Label
+from hf_finetune.errors import Problem
 
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
 _ALLOW_EMPTY = "give it one, or set data.allow_empty: true where none of the labels fits"
 
 
@@ -74,3 +80,38 @@ def get_label_kind(label: Label) -> LabelKind | None:
     if len(types) > 1:
         return None
     return "list of strings" if types == {str} else "list of integers"
+
+
+def find_similar_labels(labels: Mapping[str, tuple[int, str, int]]) -> list[Problem]:
+    """Find labels that probably are one, such as "Spam" and "spam": each is compared with the most frequent.
+
+    `labels`: the rows of each label, and path and line of the first.
+    """
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(normalize_label(label), []).append(label)
+    problems = []
+    for group in groups.values():
+        most, *others = sorted(group, key=lambda label: (-labels[label][0], label))
+        rows, first_path, first_line = labels[most]
+        for label in others:
+            its_rows, path, line = labels[label]
+            how = "are the same number" if _NUMBER.fullmatch(label.strip()) else "differ by case or white space only"
+            what = f"the labels {format_value(label)} ({_format_rows(its_rows)}, the first here) and "
+            what += f"{format_value(most)} ({_format_rows(rows)}, the first at {first_path}:{first_line}) {how}"
+            problems.append(
+                Problem(what, f"did you mean {format_value(most)}? write it in one way", path, line, "label")
+            )
+    return problems
+
+
+def normalize_label(label: str) -> str:
+    """Normalize a label: case, white space and Unicode composition are dropped, and a number becomes its value."""
+    # " New York" and "newyork" are equal, and so are "1", "1.0" and "+01".
+    if _NUMBER.fullmatch(label.strip()):
+        return str(Fraction(label.strip()))
+    return "".join(unicodedata.normalize("NFC", label).casefold().split())
+
+
+def _format_rows(rows: int) -> str:
+    return f"{rows:,} rows" if rows > 1 else "1 row"

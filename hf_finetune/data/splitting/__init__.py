@@ -4,5 +4,6 @@ splits.py      the data section of a run -> its three splits
 assignment.py  which row goes where, by hashes, strata and groups
 leakage.py     the same file, group or row in two splits
 seen_rows.py   rows that a run has trained, by the prints that it keeps
+one_split.py   files whose rows are all scored
 overlap.py     evaluation rows that repeat a training row, or 13 words of one
 """

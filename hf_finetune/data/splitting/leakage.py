@@ -168,6 +168,22 @@ def count_train_duplicates(
     return facts
 
 
+def log_repeated_rows(table: Dataset, numbers: Rows, files: Sequence[DataFile]) -> None:
+    """Log how many of the training rows `numbers` (rows,) are copies of an earlier one, and the first of them."""
+    rows = np.unique(numbers)  # weights repeat rows
+    hashes = get_row_hashes(table)[rows]
+    _, first, kind = np.unique(hashes, return_index=True, return_inverse=True)
+    # Hashes [7, 5, 7, 7]: the kinds [1, 0, 1, 1] were first in rows 1 and 0, so that rows 2 and 3 are copies of row 0.
+    copies = np.flatnonzero(first[kind] != np.arange(len(rows)))
+    if not len(copies):
+        return
+    places = locate_rows(table, files, rows)
+    shown = [(places.locate(row), places.locate(first[kind[row]])) for row in copies[:_MAX_DUPLICATES_SHOWN]]
+    listed = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in shown)
+    more = " ..." if len(copies) > len(shown) else ""
+    logger.info("train: %s of %s rows are there already: %s%s", f"{len(copies):,}", f"{len(rows):,}", listed, more)
+
+
 def _read_labels(table: Dataset, rows: Rows) -> list[Any]:
     """Return the labels of `rows` (rows,); the order within a list of labels does not count."""
     labels = table.data.column("label").take(rows).to_pylist()

@@ -30,6 +30,7 @@ from hf_finetune.data.splitting.leakage import (
     get_row_hashes,
     hash_membership,
     locate_rows,
+    log_repeated_rows,
 )
 from hf_finetune.errors import DataError, Problem
 
@@ -107,6 +108,7 @@ def load_splits(data: DataSection, becomes: Kind, seed: int, also_read: Sequence
     elif becomes == "labelled":
         overlap = count_train_duplicates(tables, chosen, files)
     check_sizes(chosen)
+    log_repeated_rows(tables["train"], chosen["train"][1], files["train"])
     # Hashes, places and the values of stratify_by and group_by are columns of the tables, but not of the splits.
     own = list(get_features(decoder.row_format.becomes, decoder.labels.kind))
     rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
@@ -168,9 +170,17 @@ def _read_files(
     if problems:
         raise DataError(problems, total=total)
     for file in facts:
-        if file.rejected:
-            logger.warning("%s: %d of %d lines are left out", file.path, file.rejected, file.lines)
+        _log_left_out(file)
     return tables, tuple(facts)
+
+
+def _log_left_out(file: FileStats) -> None:
+    if not file.rejected:
+        return
+    first = file.rejected_lines[:_MAX_PLACES_SHOWN]
+    listed = ", ".join(f"{line} ({reason})" for line, reason in first)
+    more = ", ..." if file.rejected > len(first) else ""
+    logger.warning("%s: %d of %d lines left out: %s%s", file.path, file.rejected, file.lines, listed, more)
 
 
 def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:

@@ -118,6 +118,7 @@ def tokenize_conversations(
     `data.max_dropped` of rows is too long or has no trained token.
     """
     examples, facts = {}, {}
+    _warn_of_no_template(splits, data)
     for name, rows in splits.rows.items():
         build = _SplitTokenizer(splits, name, tokenizer, template, data, max_length)
         # tokenizer.json has the vocabulary and the added tokens, but not which of them are BOS, EOS and padding.
@@ -134,6 +135,18 @@ def tokenize_conversations(
         _check_dropped_share(name, facts[name], data, max_length)
         _log_warnings(name, facts[name])
     return examples, facts
+
+
+def _warn_of_no_template(splits: Splits, data: DataSection) -> None:
+    """Warn that prompts and completions are not read as `generate` and `chat` will ask."""
+    if splits.format != "prompt_completion" or data.chat_template is not None:
+        return
+    columns = (data.columns.get(field, field) for field in ("prompt", "completion"))
+    logger.warning(
+        "prompts and completions are taken as they stand, without the chat template that generate and chat ask by; "
+        "data.columns={question: %s, answer: %s} puts them under it",
+        *columns,
+    )
 
 
 def pack_examples(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,13 +127,14 @@ def _format_probabilities(mistake: Mistake) -> dict[str, float | None]:
 
 
 def log_mistakes(found: Sequence[dict[str, Any]]) -> None:
-    """Log one line each: `path:line: labelled ham, predicted spam (0.98)`."""
+    """Log one line each, sorted by the first number: `path:line: labelled ham (0.02), predicted spam (0.98)`."""
     if found:
-        logger.info("worst mistakes on %s, likely label errors first:", found[0]["split"])
+        logger.info("worst mistakes on %s, likely label errors first (the model's probabilities):", found[0]["split"])
     for each in found:
         place = f"{each['path']}:{each['line']}"
         if "probability" in each:
-            message = f"labelled {each['label']}, predicted {each['predicted']} ({each['probability']:.2f})"
+            message = f"labelled {each['label']} ({each['probability_of_label']:.2f}), "
+            message += f"predicted {each['predicted']} ({each['probability']:.2f})"
         else:
             message = f"labelled {each['label']:g}, predicted {each['predicted']:.4g}"
         message = f"{message}: {each['text']}" if "text" in each else message
@@ -141,15 +142,20 @@ def log_mistakes(found: Sequence[dict[str, Any]]) -> None:
 
 
 def show_mistakes(
-    outputs: ClassifierOutputs | None, labels: Labels, decision: Decision | None, splits: Splits, settings: EvalSection
+    outputs: Mapping[str, ClassifierOutputs],
+    labels: Labels,
+    decision: Decision | None,
+    splits: Splits,
+    settings: EvalSection,
 ) -> list[dict[str, Any]]:
-    """Log the worst mistakes on validation and return them for the report; nothing without a validation split.
+    """Log the worst mistakes on each split of `outputs`, and return them for the report.
 
     Texts are shown only with `eval.show_data`.
     """
-    if outputs is None:
-        return []
-    texts = join_text_pairs(splits.rows["validation"]) if settings.show_data else None
-    found = locate_mistakes(find_worst_mistakes(outputs, labels, decision), splits, "validation", texts)
-    log_mistakes(found)
-    return found
+    shown = []
+    for split, each in outputs.items():
+        texts = join_text_pairs(splits.rows[split]) if settings.show_data else None
+        found = locate_mistakes(find_worst_mistakes(each, labels, decision), splits, split, texts)
+        log_mistakes(found)
+        shown += found
+    return shown

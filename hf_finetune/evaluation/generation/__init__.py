@@ -5,6 +5,7 @@ batch.py            answers of many prompts, in batches of similar length
 session.py          the model set up for `generate`, and restored afterwards
 streaming.py        token ids -> pieces of text that can be shown at once
 chat_session.py     an interactive chat: lines in, pieces of answers out
+row_prompts.py      the questions that a run asks where its file names none: those of validation rows
 sample_callback.py  the fixed prompts of a run, answered while it trains
 display.py          samples formatted for a terminal
 """

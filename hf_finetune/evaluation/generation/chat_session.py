@@ -64,6 +64,8 @@ def run_chat(chat: ChatSession, lines: Iterable[str]) -> None:
     and `DataError` if the template takes no system message.
     """
     check_chat(chat.tokenizer, chat.messages)
+    if chat.screen.interactive:
+        chat.screen.note("say something; /help lists the commands, /quit or Ctrl-D ends")
     for line in lines:
         try:
             if line.startswith("/"):

@@ -15,6 +15,7 @@ from hf_finetune.chat.assistant_mask import Message
 from hf_finetune.chat.template import encode_prompt, find_end_token_ids
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.tokenization.text import encode_documents, get_start_token_id
+from hf_finetune.environment.progress_lines import ProgressLines
 from hf_finetune.errors import ConfigError, ModelError, Problem
 from hf_finetune.evaluation.generation.session import (
     GenerationSession,
@@ -56,10 +57,12 @@ def continue_prompts(
     Raises `ModelError` as `check_prompts` does.
     """
     check_prompts(tokenizer, prompts)
-    samples = []
+    samples: list[Sample] = []
+    progress = ProgressLines("texts continued", len(prompts))
     for index, prompt in enumerate(prompts):
         with generation_session(model, tokenizer, settings, index) as session:
             samples.append(_continue_prompt(session, prompt, settings.seed + index))
+        progress.log_if_due(len(samples))
     return samples
 
 
@@ -80,7 +83,12 @@ def answer_prompts(
         raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "leave it out", key="--system"))
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     chats = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
-    return [generate_answer(model, tokenizer, chat, settings, number) for number, chat in enumerate(chats)]
+    samples: list[Sample] = []
+    progress = ProgressLines("messages answered", len(chats))
+    for number, chat in enumerate(chats):
+        samples.append(generate_answer(model, tokenizer, chat, settings, number))
+        progress.log_if_due(len(samples))
+    return samples
 
 
 def generate_responses(

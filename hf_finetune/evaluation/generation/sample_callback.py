@@ -38,7 +38,8 @@ class SamplePrompts(TrainerCallback):
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: EvalSection, *, chat: bool = False) -> None:
         """Raises `ModelError`, before anything is trained, where the tokenizer cannot encode a prompt."""
-        check_prompts(tokenizer, settings.prompts)
+        self.prompts = settings.prompts if isinstance(settings.prompts, list) else []  # `fill_prompts` has made a list
+        check_prompts(tokenizer, self.prompts)
         self.tokenizer = tokenizer
         self.settings = settings
         self.chat = chat
@@ -94,10 +95,10 @@ class SamplePrompts(TrainerCallback):
 
     def take(self, model: PreTrainedModel, step: int) -> None:
         """Sample from `model`, unless the last samples are of this step already."""
-        if not self.settings.prompts or (self.samples and self.samples[-1][0] == step):
+        if not self.prompts or (self.samples and self.samples[-1][0] == step):
             return
         generate = answer_prompts if self.chat else continue_prompts
-        for sample in generate(model, self.tokenizer, self.settings.prompts, self.settings):
+        for sample in generate(model, self.tokenizer, self.prompts, self.settings):
             self.samples.append((step, sample))
             logger.info("sample at step %d%s", step, format_logged(sample, chat=self.chat))
             self.on_sample(sample.prompt, sample.continuation)

@@ -7,7 +7,6 @@ sorted by length, run in batches of a number of tokens, and written in the order
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ from datasets import Dataset, Features, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.data.reading.columns import log_columns
 from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
+from hf_finetune.environment.progress_lines import ProgressLines
 from hf_finetune.errors import (
     ConfigError,
     DataError,
@@ -34,7 +35,7 @@ from hf_finetune.errors import (
     Problem,
     format_problems,
 )
-from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, read_windows
+from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, is_compact, read_windows
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
 from hf_finetune.models.decision import DECISION, Array, Decision, read_decision
@@ -47,7 +48,6 @@ Item = TypeVar("Item")
 
 BATCH_TOKENS_ON_CPU = 1_024  # activations that its caches hold
 BATCH_TOKENS = 32_768
-LOG_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,10 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     first = next(windows)
     if first.taken is not None or (first.problems and not first.lines):
         raise DataError(first.taken or first.problems)
+    log_columns(options.columns, file)
     classifier = open_classifier(model, options)
     encoded = encode_windows(classifier, chain([first], windows))
-    facts, progress = PredictionStats(), _Progress()
+    facts, progress = PredictionStats(), ProgressLines("rows labeled")
     seen = SeenRowCounter(read_training_records(model))
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
@@ -117,7 +118,8 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         if window.lines:
             logits = compute_logits(classifier, rows)
             _check_finite(logits, window, file)
-            fields = format_added_fields(logits, classifier.decision, options.prefix, options.top_k)
+            compact = is_compact(window.lines[0])
+            fields = format_added_fields(logits, classifier.decision, options.prefix, options.top_k, compact=compact)
             output.writelines(map(append_fields, window.lines, fields))
             output.flush()
             _count_seen_rows(seen, window, file)
@@ -221,22 +223,6 @@ def iterate_batches(classifier: Classifier, rows: EncodedTexts) -> Iterator[tupl
             batch = [row | {"token_type_ids": types[place]} for row, place in zip(batch, places, strict=True)]
         device = classifier.model.device
         yield places, {name: values.to(device, non_blocking=True) for name, values in collate(batch).items()}
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Logs the throughput every ten seconds."""
-
-    started: float = field(default_factory=time.monotonic)
-    logged: float = field(default_factory=time.monotonic)
-
-    def log_if_due(self, rows: int) -> float:
-        """Log the throughput after `rows` rows if ten seconds have passed; returns the seconds since the start."""
-        now = time.monotonic()
-        if now - self.logged >= LOG_INTERVAL_S:
-            self.logged = now
-            logger.info("%s rows, %.0f a second", f"{rows:,}", rows / (now - self.started))
-        return now - self.started
 
 
 def _check_exists(file: str) -> Path:

@@ -6,6 +6,7 @@ A line is never re-encoded: the new fields are inserted before its last brace, a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ WINDOW_BYTES = 8 * 1024**2
 MAX_LINE_BYTES = 16 * 1024**2
 
 TAKEN_REMEDY = "give the added fields other names, for example with --prefix predicted_"
+
+# {"text":"..." of a line, its first key and what follows the colon.
+_COMPACT = re.compile(rb'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\S')
 
 
 @dataclass(slots=True)
@@ -178,18 +182,29 @@ def append_fields(line: bytes, added: str) -> bytes:
     b'{"text": "hi"}\\r\\n', '"label": "ham"' -> b'{"text": "hi", "label": "ham"}\\n'
     """
     end = line.rindex(b"}")
-    return b"%b, %b%b\n" % (line[:end], added.encode(), line[end:])
+    comma = b"," if is_compact(line) else b", "
+    return b"%b%b%b%b\n" % (line[:end], comma, added.encode(), line[end:])
 
 
-def format_added_fields(logits: Array, decision: Decision | None, prefix: str, top_k: int | None) -> list[str]:
+def is_compact(line: bytes) -> bool:
+    """Whether a line that holds a JSON object has no blank behind the colon of its first field."""
+    return _COMPACT.match(line) is not None
+
+
+def format_added_fields(
+    logits: Array, decision: Decision | None, prefix: str, top_k: int | None, *, compact: bool = False
+) -> list[str]:
     """Format the JSON fields that each row gets from the saved model's logits, (rows, labels).
 
     They are `label`, `score` (the probability of the label) and `scores` (of all labels, or of the `top_k` likeliest).
     For multi-label the first two are lists. For a regression, which has no decision, there is only `label`, the number.
+    `compact`: without blanks, as rows of a table are written.
     """
+    comma, colon = (",", ":") if compact else (", ", ": ")
     label, score, scores = (json.dumps(prefix + name, ensure_ascii=False) for name in ADDED)
     if decision is None:
-        return [f"{label}: {_format_value([_format_number(value) for value in row])}" for row in logits.tolist()]
+        values = [[_format_number(value) for value in row] for row in logits.tolist()]
+        return [f"{label}{colon}{row[0] if len(row) == 1 else f'[{comma.join(row)}]'}" for row in values]
     probabilities = decision.compute_saved_probabilities(logits)
     names = [json.dumps(name, ensure_ascii=False) for name in decision.labels]
     shown = _select_labels(probabilities, top_k)
@@ -197,9 +212,9 @@ def format_added_fields(logits: Array, decision: Decision | None, prefix: str, t
     for row, choice, places in zip(probabilities.tolist(), decision.choose(probabilities).tolist(), shown, strict=True):
         numbers = [_format_number(value) for value in row]
         chosen = [place for place, given in enumerate(choice) if given] if decision.kind == "multi" else choice
-        what, sure = _format_chosen(names, chosen), _format_chosen(numbers, chosen)
-        every = ", ".join(f"{names[place]}: {numbers[place]}" for place in places)
-        fields.append(f"{label}: {what}, {score}: {sure}, {scores}: {{{every}}}")
+        what, sure = (_format_chosen(each, chosen, comma) for each in (names, numbers))
+        every = comma.join(f"{names[place]}{colon}{numbers[place]}" for place in places)
+        fields.append(comma.join([f"{label}{colon}{what}", f"{score}{colon}{sure}", f"{scores}{colon}{{{every}}}"]))
     return fields
 
 
@@ -212,14 +227,8 @@ def _select_labels(probabilities: Array, top_k: int | None) -> list[list[int]]:
     return order
 
 
-def _format_chosen(written: Sequence[str], chosen: int | list[int]) -> str:
-    if isinstance(chosen, int):
-        return written[chosen]
-    return f"[{', '.join(written[place] for place in chosen)}]"
-
-
-def _format_value(numbers: list[str]) -> str:
-    return numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"
+def _format_chosen(written: Sequence[str], chosen: int | list[int], comma: str) -> str:
+    return written[chosen] if isinstance(chosen, int) else f"[{comma.join(written[place] for place in chosen)}]"
 
 
 def _format_number(value: float) -> str:

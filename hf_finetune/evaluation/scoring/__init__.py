@@ -6,7 +6,7 @@ base, and the metrics of slices.
 language_models.py      loss, answers, and what else `eval` asks for
 classifiers.py          the same for classifiers
 result.py               what both return
-rows.py                 rows of `data.test`, loaded for a saved model
+rows.py                 rows of `data.test` as tokens and prompts
 log_likelihood.py       the log-likelihood of each row
 class_predictions.py    logits of each row
 counterfactual_rows.py  rows with words swapped
@@ -28,13 +28,13 @@ from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.config.sections import Run
 from hf_finetune.data.reading.formats import Kind
 from hf_finetune.data.reading.sources import TEXT_FORMATS
+from hf_finetune.data.splitting.one_split import SPLIT, load_rows
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import DataError
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.evaluation.scoring.classifiers import score_classifier
 from hf_finetune.evaluation.scoring.language_models import score_language_model
 from hf_finetune.evaluation.scoring.result import ScoreResult, get_model_path
-from hf_finetune.evaluation.scoring.rows import SPLIT, load_rows
 from hf_finetune.evaluation.statistics.slices import compute_slice_metrics, get_field_values, read_raw_rows
 from hf_finetune.models.files.locate import find_file
 from hf_finetune.models.saved import is_regression_model, is_sequence_classifier

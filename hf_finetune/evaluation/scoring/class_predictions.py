@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.config.reading.document import format_value
+from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
@@ -17,7 +18,6 @@ from hf_finetune.evaluation.classification.statistics import make_label_statisti
 from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits, warn_of_empty_texts
 from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
-from hf_finetune.evaluation.scoring.rows import SPLIT
 from hf_finetune.evaluation.statistics.bootstrap import Statistic
 from hf_finetune.label_set import Labels
 from hf_finetune.models.classification_head import read_labels
@@ -113,7 +113,7 @@ def _compute_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
         some = EncodedTexts([rows.input_ids[row] for row in part], types, 0)
         return list(zip(part, compute_logits(classifier, some).tolist(), strict=True))
 
-    found = dict(distribute_work(parts, predict))
+    found = dict(distribute_work(parts, predict, "rows labeled"))
     logits = np.array([found[row] for row in range(len(order))], dtype=np.float64)
     check_finite(logits)
     return logits

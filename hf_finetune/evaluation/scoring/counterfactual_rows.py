@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.data.splitting.leakage import RowLocations
+from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.evaluation.probes.counterfactuals import swap_words
-from hf_finetune.evaluation.scoring.rows import SPLIT
 
 # The columns of text that a model reads; `messages` hold theirs inside.
 TEXT_COLUMNS = ("text", "text_pair", "prompt", "completion")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import Run
+from hf_finetune.data.splitting.one_split import load_rows
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.evaluation.probes.counterfactuals import measure_swap_effect
 from hf_finetune.evaluation.scoring.counterfactual_rows import swap_rows
@@ -21,7 +23,6 @@ from hf_finetune.evaluation.scoring.log_likelihood import (
 )
 from hf_finetune.evaluation.scoring.memorization import measure_memorization
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
-from hf_finetune.evaluation.scoring.rows import load_rows
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings, read_token_settings
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models, measure_forgetting
 from hf_finetune.models.base_and_tuned import find_base, find_origin, run_base_and_tuned
@@ -81,6 +82,8 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
 def _compare(name: str, before: LanguageModelScores, after: LanguageModelScores, wording: Wording) -> dict[str, Any]:
     both, rows = concatenate_scores(before, after).make_statistic(), before.rows
     sides = before.make_statistic(), after.make_statistic()
+    if 0 < len(after.answers) < rows:  # figures of answers are of those alone
+        wording = replace(wording, rows=f"rows ({len(after.answers):,} of them answered)")
     if name == "forgetting":
         return {"rows": rows, **measure_forgetting(*sides, both, rows, groups=before.groups)}
     return {"rows": rows, **compare_models(*sides, both, rows, groups=before.groups, wording=wording)}

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.collators import RowCollator
 from hf_finetune.evaluation.generation.batch import generate_batch
@@ -23,7 +24,6 @@ from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logi
 from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.scoring.rows import (
-    SPLIT,
     Example,
     Prompt,
     build_prompts,
@@ -117,8 +117,11 @@ def evaluate_language_model(
     """
     read = read_examples(splits, tokenizer, tokens, tokens.limit_length(model, tokenizer))
     rows = len(splits.rows[SPLIT])
+    logger.info("reading %s rows", f"{rows:,}")
     sums = compute_row_sums(model, tokenizer, read.examples, rows, settings.batch_size)
     prompts = sample_prompts(build_prompts(splits, tokenizer, tokens.trained), settings)
+    if prompts:
+        logger.info("answering %s questions", f"{len(prompts):,}")
     answers = generate_answers(model, tokenizer, prompts, settings)
     answered = np.array([prompt.row for prompt in prompts], dtype=np.int64)
     references = [prompt.reference for prompt in prompts]
@@ -165,7 +168,7 @@ def compute_row_sums(
 
     total = np.zeros((rows, 3))
     # Sorted, since addition is not associative: the windows of a long row add up the same whoever computed them.
-    for row, of_row in sorted(distribute_work(batches, read)):
+    for row, of_row in sorted(distribute_work(batches, read, "rows read")):
         total[row] += of_row
     check_finite(total)
     return total
@@ -184,5 +187,5 @@ def generate_answers(
         answers = generate_batch(model, tokenizer, ids, settings, batch_size=size, numbers=rows)
         return list(zip(batch, answers, strict=True))
 
-    answers = dict(distribute_work(batches, generate))
+    answers = dict(distribute_work(batches, generate, "questions answered"))
     return [answers[number] for number in range(len(prompts))]

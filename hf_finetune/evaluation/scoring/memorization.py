@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_finetune.config.paths import list_source_paths
 from hf_finetune.config.sections import Run
 from hf_finetune.data.corpora.canaries import read_canaries
+from hf_finetune.data.splitting.one_split import SPLIT, load_rows
 from hf_finetune.evaluation.probes.memorization import compute_exposure, describe_memorization, measure_verbatim
 from hf_finetune.evaluation.scoring.result import get_model_path
-from hf_finetune.evaluation.scoring.rows import SPLIT, load_rows, read_examples
+from hf_finetune.evaluation.scoring.rows import read_examples
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings
 from hf_finetune.files import hash_file
 from hf_finetune.privacy import redact
@@ -33,6 +34,8 @@ def measure_memorization(
     named by file and line. Raises as `read_canaries`, `compute_exposure` and `measure_verbatim` do.
     """
     found: dict[str, Any] = {}
+    if run.eval.canaries is not None or run.eval.verbatim_prefix is not None:
+        logger.info("measuring what it knows by heart")
     if run.eval.canaries is not None:
         found["canaries"] = compute_exposure(model, tokenizer, read_canaries(run.eval.canaries), seed=run.eval.seed)
     if run.eval.verbatim_prefix is not None:

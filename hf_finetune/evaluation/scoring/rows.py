@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -12,19 +12,17 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import encode_prompt, load_chat_template
-from hf_finetune.config.sections import DataSection, Sources
-from hf_finetune.data.reading.formats import FORMATS, Kind, restore_messages, restore_tools
-from hf_finetune.data.splitting.splits import Splits, load_splits
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.reading.formats import restore_messages, restore_tools
+from hf_finetune.data.splitting.one_split import SPLIT
+from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.conversations import ConversationStats, tokenize_conversations
 from hf_finetune.data.tokenization.text import warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
-from hf_finetune.errors import DataError, FinetuneError
 from hf_finetune.evaluation.language_modeling.by_row import TextSizes, measure_texts
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings
 
 logger = logging.getLogger(__name__)
-
-SPLIT = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,43 +51,6 @@ class TokenizedRows:
     sizes: TextSizes
     facts: dict[str, Any]
     """The counts of `data.test` of the report."""
-
-
-def load_rows(sources: Sources, data: DataSection, becomes: Kind | None, also_read: Sequence[str] = ()) -> Splits:
-    """Read `sources` with the settings of `data` as one split, `test`: all rows, in the order of the files.
-
-    `also_read`: fields that are read by other means.
-    Without `becomes`, the first rows decide whether they are conversations (or prompts with completions) or documents.
-    Raises `DataError` as `load_splits` does.
-    """
-    accept_all = {"allow_empty": True, "max_dropped": 1.0}  # a run may have been trained with these
-    whole = data.model_copy(update={"train": sources, "test": None, **accept_all})
-    try:
-        splits = _load(whole, becomes, also_read)
-    except DataError as refused:  # to the user they are not the training rows, as which they are read
-        problems = [replace(each, key=None) if each.key == "data.train" else each for each in refused.problems]
-        raise DataError(problems, total=refused.total) from None
-    (rows,), (hashes,), (places,) = splits.rows.values(), splits.hashes.values(), splits.places.values()
-    groups = dict.fromkeys([SPLIT], *splits.groups.values()) if splits.groups else {}
-    return replace(
-        splits, rows={SPLIT: rows}, hashes={SPLIT: hashes}, places={SPLIT: places}, overlap={}, groups=groups
-    )
-
-
-def _load(data: DataSection, becomes: Kind | None, also_read: Sequence[str]) -> Splits:
-    if becomes is None and data.format != "auto":
-        becomes = FORMATS[data.format].becomes
-    if becomes is not None:
-        return load_splits(data, "conversation" if becomes == "prompt_completion" else becomes, 0, also_read)
-    # Neither kind can be told from the path: read as conversations, then as documents, and raise the error of the kind
-    # that the rows are closer to.
-    try:
-        return load_splits(data, "conversation", 0, also_read)
-    except FinetuneError as no_conversations:
-        try:
-            return load_splits(data, "document", 0, also_read)
-        except FinetuneError as no_documents:
-            raise (no_documents if "are documents" in str(no_conversations) else no_conversations) from None
 
 
 def are_conversations(rows: Dataset) -> bool:

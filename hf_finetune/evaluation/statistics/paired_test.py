@@ -23,7 +23,7 @@ from hf_finetune.evaluation.statistics.bootstrap import (
 )
 from hf_finetune.evaluation.statistics.intervals import find_obstacle, is_bounded
 from hf_finetune.evaluation.statistics.power import ALPHA, MIN_PAIRS, find_detectable_mean, find_detectable_share
-from hf_finetune.metric_info import HEADLINE_METRICS, get_metric_info
+from hf_finetune.metric_info import HEADLINE_METRICS, format_metric, format_size, get_metric_info
 
 Array = npt.NDArray[np.float64]
 
@@ -33,9 +33,11 @@ ROW_SHARES = ("accuracy",)
 
 @dataclass(frozen=True)
 class Wording:
-    """What the sentences of a comparison call the model compared with."""
+    """What the sentences of a comparison call the model compared with, and the rows."""
 
     other: str = "its base"
+    rows: str = "rows"
+    """`rows (12 of them answered)` where not all were."""
 
 
 def compare_models(
@@ -66,7 +68,7 @@ def compare_models(
     words = [f"{_format_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
     others = [get_metric_info(name).title for name, each in figures.items() if not each["real"]]
     if others:
-        words.append(f"no difference that these {_format_rows(rows)} could show: {', '.join(others)}")
+        words.append(f"no difference that these {_format_rows(rows, wording.rows)} could show: {', '.join(others)}")
     outcome, verdict = _judge_model(figures, rows, wording)
     return {"outcome": outcome, "verdict": verdict, "figures": figures, "words": words}
 
@@ -87,13 +89,13 @@ def _judge_model(figures: dict[str, dict[str, Any]], rows: int, wording: Wording
     titles = ", ".join(get_metric_info(name).title for name in against)
     but = f"; but {'worse' if outcome == 'better' else 'better'} in {titles}" if against else ""
     change = _format_change(lead, figures[lead]).replace(": ", " ", 1).replace(f", {outcome} by", ", by")
-    power = describe_power(figures[lead], _format_rows(rows))
+    power = describe_power(figures[lead], _format_rows(rows, wording.rows))
     return outcome, f"{outcome.capitalize()} than {wording.other}: {change}, a real difference{power}{but}"
 
 
 def _describe_no_difference(name: str, change: dict[str, Any], rows: int, wording: Wording) -> str:
     """The sentence on a difference that is not real: too few rows for any test, or within what chance gives."""
-    counted = _format_rows(rows)
+    counted = _format_rows(rows, wording.rows)
     said, _, interval = _format_change(name, change).replace(": ", " ", 1).partition(" (")
     if rows < MIN_PAIRS:
         few = f"{counted} {'is' if rows == 1 else 'are'} too few to tell it from {wording.other}"
@@ -244,12 +246,29 @@ def _format_change(name: str, change: dict[str, Any]) -> str:
     difference, ends = change["difference"], change["interval"]
     gain = _compute_gain(name, difference)
     direction = ("higher" if difference > 0 else "lower") if gain == 0 else "better" if gain > 0 else "worse"
-    values = f"{format_number(change['base'])} -> {format_number(change['tuned'])}"
-    said = f"{get_metric_info(name).title}: {values}, {direction} by {format_number(abs(difference))}"
+    values = f"{_format_value(name, change['base'])} -> {_format_value(name, change['tuned'])}"
+    said = f"{get_metric_info(name).title}: {values}, {direction} by {_format_size(name, abs(difference))}"
     if ends is None or ends[0] == ends[1]:
         return said
     low, high = sorted(end * math.copysign(1.0, difference) for end in ends)
-    return f"{said} ({format_number(low)} to {format_number(high)})"
+    return f"{said} ({_format_end(name, low)} to {_format_end(name, high)})"
+
+
+def _format_value(name: str, value: float) -> str:
+    """A share as tables have it, `93.1%`; three digits of any other metric."""
+    return format_metric(name, value) if _is_share(name) else format_number(value)
+
+
+def _format_size(name: str, size: float) -> str:
+    return format_size(name, size) if _is_share(name) else format_number(size)
+
+
+def _format_end(name: str, size: float) -> str:
+    return _format_size(name, size).removesuffix(" points")
+
+
+def _is_share(name: str) -> bool:
+    return get_metric_info(name).style.endswith("%}")
 
 
 def format_number(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT
-from hf_finetune.privacy import make_portable, redact, redact_yaml
+from hf_finetune.privacy import leave_out_row_prompts, make_portable, redact, redact_yaml
 from hf_finetune.release.hub.files import PlannedFile
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.files import RUN_FILE, format_json
@@ -32,10 +32,11 @@ def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile
     """
     sent = {file.name: _redact_file(file) for file in files}
     changed = {file.name for file in files if sent[file.name].sha256 != file.sha256}
-    # The page has the same in it: paths of a run of an older version, places of rows that were trained.
+    # The page has the same in it: paths of a run of an older version, places of rows that were trained, questions of
+    # its rows.
     if changed & {REPORT, MANIFEST} and PAGE in sent and is_writable_page(folder / PAGE):
         run = read_run(folder)
-        run = replace(run, report=_without_places(run.report))
+        run = replace(run, report=_without_places(leave_out_row_prompts(run.report)))
         sent[PAGE] = _with_content(sent[PAGE], render_page(run, diagnose(run)))
     if MANIFEST in sent:
         sent[MANIFEST] = _with_hashes(sent[MANIFEST], {name: sent[name].sha256 for name in changed})
@@ -54,7 +55,7 @@ def _redact_file(file: PlannedFile) -> PlannedFile:
     if file.name == MANIFEST:
         return _redact_json(file, lambda values: redact(_without_row_hashes(values)))
     if file.name == REPORT:
-        return _redact_json(file, lambda values: redact(_without_places(values)))
+        return _redact_json(file, lambda values: redact(_without_places(leave_out_row_prompts(values))))
     return _redact_json(file, _redact_places) if file.name in _MODEL_FILES else file
 
 

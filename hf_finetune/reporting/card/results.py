@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from hf_finetune.metric_info import HUB_METRICS, METRICS, format_interval, format_metric, list_missing_intervals
@@ -16,6 +18,9 @@ CLASS_METRICS = ("precision", "recall", "f1")
 MAX_LABELS = 50
 MAX_GAPS = 3
 MAX_SAMPLES, SAMPLE_CHARACTERS = 2, 300
+
+# Names of files -> the loader of `datasets` that reads them; JSON and JSONL otherwise.
+_LOADERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def build_model_index(run: RunRecord, facts: ModelDescription, name: str) -> lis
             if _is_finite(scores.get(key))
         ]
         if metrics:
-            dataset = {"name": format_data_name(run, split), "type": _get_dataset_type(run), "split": split}
+            dataset = {"name": format_data_name(run, split), "type": _get_dataset_type(run, split), "split": split}
             if revision := get_data_sha256(run, split):
                 dataset["revision"] = revision
             results.append({"task": {"type": facts.task}, "dataset": dataset, "metrics": metrics})
@@ -192,10 +197,16 @@ def _get_sentences(part: dict[str, Any]) -> list[str]:
     return [words] if isinstance(words, str) else [str(line) for line in words]
 
 
-def _get_dataset_type(run: RunRecord) -> str:
-    """`dataset.type`, which the Hub requires: card.datasets if it names one, else the loader `json`."""
+def _get_dataset_type(run: RunRecord, split: str) -> str:
+    """`dataset.type`, which the Hub requires: card.datasets if it names one, else the loader of `datasets`."""
     named = get_part(run.settings, "card").get("datasets") or []
-    return str(named[0]) if len(named) == 1 else "json"
+    if len(named) == 1:
+        return str(named[0])
+    files = [each for each in get_part(run.manifest, "data").get("files", []) if isinstance(each, dict)]
+    own = [each for each in files if each.get("role") == split] or files  # a split may be a part of the training files
+    endings = [PurePath(re.sub(r"\.(?:gz|zst)$", "", str(each.get("path")).lower())).suffix for each in own]
+    loaders = {_LOADERS.get(ending, "json") for ending in endings}
+    return loaders.pop() if len(loaders) == 1 else "json"
 
 
 def _is_finite(value: Any) -> bool:

@@ -141,6 +141,13 @@ class Matrix:
     shades: tuple[tuple[int, ...], ...]
     kind: Literal["matrix"] = "matrix"
 
+    @property
+    def fits_half(self) -> bool:
+        """Whether it fits half of the page, 32 rem, without a scroll bar: by the length of its labels, in rem."""
+        # report.css: a cell is 3.5 rem or its text (half of a rem for a letter), and 1.6 rem of padding.
+        columns = sum(max(3.5, len(label) / 2) + 1.6 for label in self.labels)
+        return columns + min(22.0, max(8.0, *(len(label) / 2 for label in self.labels))) + 1.6 <= 32
+
 
 @dataclass(frozen=True)
 class Code:

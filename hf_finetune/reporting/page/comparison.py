@@ -161,7 +161,18 @@ def describe_best(runs: Sequence[RunRecord]) -> list[str]:
             return [
                 _describe_leader(name, split, [names[i] for i in order], [get_scores(runs[i], split) for i in order])
             ]
-    return ["These runs have no figure by which they could be compared."]
+    return [f"These runs have no figure by which they could be compared: {_explain_no_figure(runs)}."]
+
+
+def _explain_no_figure(runs: Sequence[RunRecord]) -> str:
+    scored = [any(get_scores(run, split) for split in COMPARED_SPLITS) for run in runs]
+    lacking = [name for name, has in zip(make_run_names(runs), scored, strict=True) if not has]
+    if lacking:
+        return f"{', '.join(lacking)} scored neither test nor validation rows"
+    different = [split for split in _list_splits(runs) if _have_different_rows(runs, split)]
+    if different:
+        return f"they are scored on other {' and '.join(different)} rows"
+    return "no figure is in all of them"
 
 
 def _describe_leader(name: str, split: str, names: list[str], found: list[dict[str, Any]]) -> str:

@@ -130,24 +130,27 @@ def _build_reliability(split: str, bins: list[dict[str, Any]]) -> list[Block]:
 
 
 def build_mistakes(run: RunRecord) -> list[Block]:
-    """The worst mistakes by file and line; with their texts if the run recorded them."""
-    found = [each for each in get_objects(run.report.get("samples")) if "predicted" in each]
-    columns = ["place", "label", "predicted", "score"]
-    texts = any("text" in each for each in found)
+    """The worst mistakes of each split by file and line; with their texts if the run recorded them."""
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for each in get_objects(run.report.get("samples")):
+        if "predicted" in each:
+            by_split.setdefault(str(each.get("split", "")), []).append(each)
+    return [block for split, found in by_split.items() for block in _build_split_mistakes(split, found)]
+
+
+def _build_split_mistakes(split: str, found: list[dict[str, Any]]) -> list[Block]:
+    scored, texts = (any(name in each for each in found) for name in ("probability", "text"))
+    score, text = ["its score"] * scored, ["text"] * texts
     rows = []
     for each in found:
-        place = f"{each.get('path')}:{each.get('line')}"
-        row = [place, _format_answer(each.get("label")), _format_answer(each["predicted"])]
-        rows.append(
-            [
-                *row,
-                format_metric("probability", each.get("probability")),
-                *([shorten(str(each.get("text", "")))] * texts),
-            ]
-        )
+        row = [f"{each.get('path')}:{each.get('line')}"]
+        for answer, probability in (("label", "probability_of_label"), ("predicted", "probability")):
+            row.append(_format_answer(each.get(answer)))
+            row += [format_metric(probability, each.get(probability))] * scored
+        rows.append([*row, *([shorten(str(each.get("text", "")))] * texts)])
     said = "A wrong label in the data is likely to be among these."
-    columns += ["text"] * texts
-    return make_table("Worst mistakes, likely label errors first", columns, rows, said=[said] * bool(rows), texts=True)
+    title = ": ".join(part for part in (split, "worst mistakes, likely label errors first") if part)
+    return make_table(title, ["place", "label", *score, "predicted", *score, *text], rows, said=[said], texts=True)
 
 
 def _format_answer(value: Any) -> str:

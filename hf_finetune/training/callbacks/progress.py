@@ -82,7 +82,7 @@ class ProgressDisplay(TrainerCallback):
 
     @never_ends_a_run
     def show_sample(self, prompt: str, continuation: str) -> None:
-        """Show the latest sample until the next one."""
+        """Show the latest sample until the next figures."""
         self._sample = (prompt, continuation)
         self._draw(now=True)
 
@@ -109,6 +109,7 @@ class ProgressDisplay(TrainerCallback):
         words = format_metrics(logs or {})
         if words:
             self._figures = "  ".join(words)
+            self._sample = None  # it is in the log above
             self._draw(now=True)
 
     @never_ends_a_run

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.labels.checks import _normalize_label
 from hf_finetune.data.labels.freeze import freeze_labels
+from hf_finetune.data.reading.label_checks import normalize_label
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 from hf_finetune.label_set import Labels
@@ -175,7 +175,7 @@ def test_text_that_writes_the_same_number_in_two_ways_is_named_together(one, oth
 def test_labels_that_are_not_alike_are_left_alone():
     different = ["1", "10", "2", "12345678901234567", "12345678901234568", "v1.1", "v1.10", "a", "b", "e\u0301", "e"]
     assert set(freeze(different * 2).names) == set(different)
-    assert _normalize_label("é") == _normalize_label("e\u0301")
+    assert normalize_label("é") == normalize_label("e\u0301")
 
 
 def test_one_label_is_nothing_to_tell_apart():
@@ -290,6 +290,18 @@ def test_everything_that_is_wrong_is_said_at_once():
         "'x' is no label",
     ):
         assert part in found
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_labels_that_are_one_are_said_in_the_same_try_as_a_row_that_is_wrong(as_list):
+    words = ["spam", "", "Spam", "ham", "spam"]
+    problems = refused([[word] for word in words] if as_list else words)
+    assert problems == [
+        "train.jsonl:2: label: the label is empty; name it, or take the row out",
+        "train.jsonl:3: label: the labels 'Spam' (1 row, the first here) and 'spam' (2 rows, the first at "
+        "train.jsonl:1) differ by case or white space only; did you mean 'spam'? write it in one way",
+    ]
+    assert len(refused([1, True, 2])) == 1  # numbers have one spelling
 
 
 def test_a_label_that_an_evaluation_split_lacks_is_pointed_out(caplog):

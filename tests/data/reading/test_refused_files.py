@@ -21,10 +21,10 @@ from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.sources import resolve_sources
 from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
+from hf_finetune.data.splitting.one_split import load_rows
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError
 from hf_finetune.evaluation.prediction.rows import read_windows
-from hf_finetune.evaluation.scoring.rows import load_rows
 
 
 def pack(*names: str) -> bytes:

@@ -86,6 +86,29 @@ def test_facts_account_for_every_line_and_are_ready_for_json(tmp_path):
     assert str(tmp_path) not in json.dumps(facts)
 
 
+def test_lines_that_are_left_out_are_named_with_their_reasons_the_first_five(caplog):
+    bad = [{"text": number} for number in range(6)]
+    load(train=write("rows.jsonl", [*texts(2), *bad]), on_bad_line="skip")
+    load(train=write("one.jsonl", [*texts(2), bad[0]]), on_bad_line="skip")
+    many, one = (record.getMessage() for record in caplog.records if "left out" in record.getMessage())
+    reason = "(`text` must be string, found int)"
+    listed = ", ".join(f"{line} {reason}" for line in range(3, 8))
+    assert many == f"rows.jsonl: 6 of 8 lines left out: {listed}, ..."
+    assert one == f"one.jsonl: 1 of 3 lines left out: 3 {reason}"
+
+
+def test_training_rows_that_occur_more_than_once_are_counted_and_the_first_are_named(caplog):
+    caplog.set_level("INFO")
+    rows = [{"text": text} for text in "abacabd"]
+    load(train={"path": write("rows.jsonl", rows), "weight": 3.0})
+    said = "train: 3 of 7 rows are there already: "
+    said += "rows.jsonl:3 (as rows.jsonl:1), rows.jsonl:5 (as rows.jsonl:1), rows.jsonl:6 (as rows.jsonl:2)"
+    assert said in caplog.text
+    caplog.clear()
+    load(train={"path": write("once.jsonl", rows[1:4]), "weight": 3.0})
+    assert "there already" not in caplog.text
+
+
 def test_facts_are_the_same_when_the_rows_come_from_the_cache():
     settings = {
         "train": write("rows.jsonl", [*texts(30, lang="de"), {"text": 1}]),

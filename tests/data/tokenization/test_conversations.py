@@ -6,6 +6,7 @@ import json
 import logging
 
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.template import load_chat_template
@@ -286,3 +287,26 @@ def test_the_facts_of_a_report_are_there(tokenized):
     _, facts, _ = tokenized([TWO])
     assert {"rows", "tokens", "trained_tokens", "truncated", "dropped"} <= facts.as_dict().keys()
     assert facts.trained_bytes == len("b.d.")
+
+
+COMPLETIONS = [{"prompt": "q1", "completion": "a1"}, {"prompt": "q2", "completion": "a2"}]
+
+
+def test_prompts_without_the_template_that_chat_asks_by_are_warned_of_once_with_the_remedy_that_works(
+    tokenized, caplog
+):
+    tokenized(COMPLETIONS, validation_fraction=0.5)
+    (said,) = [record.getMessage() for record in caplog.records if "as they stand" in record.getMessage()]
+    columns = yaml.safe_load(said.split("data.columns=")[1].split(" puts")[0])
+    caplog.clear()
+    examples, _, tokenizer = tokenized(COMPLETIONS, columns=columns)
+    assert trained_text(examples[0], tokenizer) == "…a1<|eos|>…"
+    assert tokenizer.decode(examples[0]["input_ids"]).startswith("<|bos|>User:")
+    tokenized(COMPLETIONS, chat_template="plain")
+    assert "as they stand" not in caplog.text
+
+
+def test_the_remedy_for_prompts_without_a_template_names_the_columns_of_the_file(tokenized, caplog):
+    rows = [{"ask": "q1", "completion": "a1"}]
+    tokenized(rows, columns={"prompt": "ask"})
+    assert "data.columns={question: ask, answer: completion}" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,7 +97,10 @@ def spam_splits(tmp_path):
 def outputs_of(splits, labels):
     """Sure of spam everywhere."""
     references = labels.encode(splits.rows["validation"]["label"])
-    return spam_outputs(np.linspace(0.9, 0.99, len(references)), references)
+    return {"validation": spam_outputs(np.linspace(0.9, 0.99, len(references)), references)}
+
+
+PARTS = ("rows", "hashes", "places")
 
 
 def test_mistakes_are_named_by_file_and_line(spam_splits, caplog):
@@ -113,7 +117,8 @@ def test_mistakes_are_named_by_file_and_line(spam_splits, caplog):
             "split", "path", "line", "label", "predicted", "probability", "probability_of_label"
         }  # fmt: skip
     first = found[0]
-    assert f"{path}:{first['line']}: labelled ham, predicted spam ({first['probability']:.2f})" in caplog.text
+    said = f"labelled ham ({first['probability_of_label']:.2f}), predicted spam ({first['probability']:.2f})"
+    assert f"{path}:{first['line']}: {said}" in caplog.text
     assert "text " not in caplog.text
 
 
@@ -141,12 +146,27 @@ def test_numbers_are_said_as_numbers(spam_splits, caplog):
     caplog.set_level(logging.INFO)
     _, splits, _ = spam_splits
     outputs = ClassifierOutputs(np.array([[1.23456], [0.0]]), np.array([3.5, 0.0]))
-    found = show_mistakes(outputs, NUMBER, None, splits, EvalSection())
+    found = show_mistakes({"validation": outputs}, NUMBER, None, splits, EvalSection())
     assert found == locate_mistakes([Mistake(0, 3.5, 1.23456, None, None)], splits, "validation")
     assert found[0].keys() == {"split", "path", "line", "label", "predicted"}
     assert "labelled 3.5, predicted 1.235" in caplog.text
 
 
-def test_without_a_validation_split_nothing_is_listed(spam_splits):
+def test_mistakes_of_every_split_are_shown_in_the_order_of_the_number_that_is_shown_first(spam_splits, caplog):
+    caplog.set_level(logging.INFO)
     _, splits, labels = spam_splits
-    assert show_mistakes(None, labels, None, splits, EvalSection(show_data=True)) == []
+    both = replace(splits, **{part: getattr(splits, part) | {"test": getattr(splits, part)["train"]} for part in PARTS})
+    references = labels.encode(both.rows["test"]["label"])
+    outputs = outputs_of(splits, labels) | {"test": spam_outputs(np.linspace(0.6, 0.99, len(references)), references)}
+    found = show_mistakes(outputs, labels, None, both, EvalSection())
+    assert [each["split"] for each in found] == sorted((each["split"] for each in found), reverse=True)
+    assert {each["split"] for each in found} == {"validation", "test"}
+    for split in ("validation", "test"):
+        shown = [each["probability_of_label"] for each in found if each["split"] == split]
+        assert shown == sorted(shown)
+        assert f"worst mistakes on {split}" in caplog.text
+
+
+def test_without_a_split_to_evaluate_nothing_is_listed(spam_splits):
+    _, splits, labels = spam_splits
+    assert show_mistakes({}, labels, None, splits, EvalSection(show_data=True)) == []

@@ -18,6 +18,7 @@ from tuned_adapters import adapter_on, save, saved_base, train
 
 from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection, EvalSection
+from hf_finetune.environment import progress_lines
 from hf_finetune.errors import ConfigError, DataError, ModelError
 from hf_finetune.evaluation.generation.display import escape_for_terminal, format_side_by_side
 from hf_finetune.evaluation.generation.prompts import (
@@ -295,6 +296,15 @@ def test_a_base_of_another_size_is_refused(tmp_path):
 
     with pytest.raises(ModelError, match="has embeddings for 61 tokens"):
         run_base_and_tuned(tuned, str(other), silent, silent)
+
+
+@pytest.mark.parametrize("ask", [answer_prompts, continue_prompts])
+def test_slow_answers_are_counted_while_they_are_made(ask, caplog, monkeypatch):
+    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.0)
+    caplog.set_level(logging.INFO, "hf_finetune")
+    ask(parrot(TOKENIZER, SAYS_ABC), TOKENIZER, ["A", "B", "C"], GREEDY)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.partition(", ")[0].rsplit(" ", 2)[0] for line in said] == ["1 of 3", "2 of 3"]
 
 
 def test_what_a_model_wrote_cannot_steer_a_terminal():

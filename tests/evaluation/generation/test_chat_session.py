@@ -215,7 +215,7 @@ def test_an_interruption_stops_the_answer_and_not_the_chat(interruptible):
 
     model = parrot(TOKENIZER, ENDLESS)
     _, notes, messages = talk(["hi", "/quit"], model, write=write, interactive=True)
-    assert notes == ["stopped"]
+    assert notes == ["say something; /help lists the commands, /quit or Ctrl-D ends", "stopped"]
     assert messages[1] == assistant("aba", train=False)
     written.clear()
     with pytest.raises(KeyboardInterrupt):

@@ -23,7 +23,7 @@ from transformers import BertForSequenceClassification, GPT2Config, GPT2ForSeque
 from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError
 from hf_finetune.evaluation.prediction import rows as prediction_rows
 from hf_finetune.evaluation.prediction.predict import PredictionOptions, PredictionStats, predict_file
-from hf_finetune.evaluation.prediction.rows import append_fields, format_added_fields, read_windows
+from hf_finetune.evaluation.prediction.rows import append_fields, format_added_fields, is_compact, read_windows
 from hf_finetune.models.adapters.loading import suppress_peft_warnings
 from hf_finetune.models.classification_head import find_classification_head
 from hf_finetune.models.decision import Decision
@@ -201,7 +201,8 @@ def test_a_line_keeps_every_byte_of_its_own(tmp_path_factory, others, text, sepa
     [window] = read_windows(file, "one.jsonl", "")
     assert (window.lines, window.texts, window.problems) == ([line + end], [text], [])
     written = append_fields(window.lines[0], '"label": "x"')
-    assert written == line[:-1] + b', "label": "x"}' + end + b"\n"
+    comma = b"," if separators == (",", ":") else b", "
+    assert written == line[:-1] + comma + b'"label": "x"}' + end + b"\n"
     assert json.loads(written) == row | {"label": "x"}
 
 
@@ -216,6 +217,16 @@ def test_what_is_added_is_json_whatever_a_label_is_called():
     [likeliest, _] = format_added_fields(logits, decision, "", 1)
     assert json.loads(f"{{{likeliest}}}")["scores"] == {"a\\b": 1.0}
     assert isinstance(json.loads(f"{{{likeliest}}}")["score"], float)
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_what_is_added_is_written_as_the_row_is(separators, kind):
+    line = json.dumps({"a b": "x, y: z", "text": "t"}, separators=separators).encode()
+    decision = Decision(("a, b", "c"), kind)
+    [added] = format_added_fields(np.array([[1.0, 2.0]]), decision, "", None, compact=is_compact(line))
+    written = append_fields(line, added).decode().strip()
+    assert written == json.dumps(json.loads(written), separators=separators)
 
 
 BAD_LINES = {

@@ -72,6 +72,17 @@ def test_words_say_which_way_is_better_and_by_how_much():
         assert 0 < float(low) < 0.5 < float(high), "as far as it is better or worse, not below nothing"
 
 
+def test_a_share_is_said_as_tables_have_it_and_its_difference_in_points():
+    right = np.arange(200) < 60
+    base, tuned = (np.column_stack([np.ones(200), each, np.ones(200)]) for each in (right, np.arange(200) < 150))
+    words = compared(base, tuned)["words"]
+    (said,) = [line for line in words if line.startswith("token accuracy")]
+    assert said.startswith("token accuracy: 30.0% -> 75.0%, better by 45.0 points (")
+    low, high = (float(end) for end in said.split("(")[1].split(")")[0].split(" to "))
+    assert low < 45 < high
+    assert high - low == pytest.approx(100 * 2 * 1.96 * math.sqrt(0.45 * 0.55 / 200), rel=0.1)
+
+
 def test_what_few_rows_cannot_show_is_said_so():
     base, tuned = language_pair(np.random.default_rng(2), 8, 0.02)
     found = compared(base, tuned)

@@ -109,3 +109,22 @@ def test_a_secret_is_refused_and_not_taken_out_unseen(folder):
     (folder / "run.yaml").write_text(f"model: {{path: /mnt/acme/hf_{'a1' * 15}}}\n")
     with pytest.raises(DataError, match="Hugging Face token"):
         plan_push(folder, "ada/model", options=OPTIONS)
+
+
+@pytest.mark.parametrize("typed", [None, [], ["Typed?"]])
+def test_questions_of_rows_stay_here_and_typed_ones_are_sent(hub, old, typed):
+    samples = [
+        {"step": step, "prompt": prompt, "continuation": f"so {prompt}", "tokens": 3, "finished": True}
+        for step in (0, 4)
+        for prompt in ("Typed?", "Secret row?")
+    ]
+    report = {"recipe": "sft", "settings": {"eval": {"prompts": typed}}, "samples": samples}
+    (old / "report.json").write_text(json.dumps(report))
+    (old / "report.html").write_text(render_page(read_run(old), Diagnosis("Done.", ())))
+    assert "Secret row?" in (old / "report.html").read_text()
+    write_manifest(old)
+    push_folder(old, "ada/model", options=OPTIONS)
+    sent = hub.files("ada/model")
+    assert [name for name, content in sent.items() if content and b"Secret row" in content] == []
+    shown = {name for name, content in sent.items() if content and b"Typed?" in content and name != "README.md"}
+    assert shown == ({"report.json", "report.html"} if typed else set())

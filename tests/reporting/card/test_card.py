@@ -159,6 +159,19 @@ def test_the_base_of_a_local_base_is_found_in_its_own_card(tmp_path):
     assert (found["base_model"], found["base_model_relation"]) == ("openai-community/gpt2", "finetune")
 
 
+@pytest.mark.parametrize(
+    ("path", "loader"),
+    [("a.csv", "csv"), ("A.TSV.gz", "csv"), ("a.parquet", "parquet"), ("a.jsonl.zst", "json"), ("a.csv.jsonl", "json")],
+)
+def test_the_type_of_a_data_set_is_the_loader_that_reads_its_file(run, path, loader):
+    files = [{"role": "train", "path": path}]
+    found = build_metadata(replace(run, manifest={**run.manifest, "data": {"files": files}}))
+    assert found["model-index"][0]["results"][0]["dataset"]["type"] == loader
+    two = [*files, {"role": "train", "path": "b.json" if loader != "json" else "b.csv"}]
+    found = build_metadata(replace(run, manifest={**run.manifest, "data": {"files": two}}))
+    assert found["model-index"][0]["results"][0]["dataset"]["type"] == "json"
+
+
 def test_a_license_is_what_the_owner_says_and_never_made_up(run):
     assert "license" not in build_metadata(run)
     assert NO_LICENSE in render_card(run)

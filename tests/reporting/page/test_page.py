@@ -93,13 +93,26 @@ def test_a_classifier_has_its_labels_its_matrix_its_reliability_and_its_mistakes
     for said in ("Matthews correlation", "majority", "82.0%", "not defined", "test: each label"):
         assert said in read.text
     assert "train.jsonl:17" in read.text
-    assert "Worst mistakes" in read.text
+    assert "worst mistakes" in read.text
     shades = [a["class"] for tag, a in read.elements if tag == "td" and "shade" in (a.get("class") or "")]
     assert shades[:9] == [
         *("shade-9 own", "shade-0", "shade-1", "shade-0", "shade-10 own", "shade-0"),
         *("shade-2", "shade-0", "shade-8 own"),
     ]
     assert ["Confidence" in read.text, "confidence, and how often it was right" in read.text] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [(["ham", "spam"], True), ([f"topic of news {n}" for n in range(5)], False), (list("abcde"), False)],
+)
+def test_a_matrix_takes_half_of_the_page_only_where_it_is_not_cut_there(tmp_path, names, fits):
+    given = classifier()
+    counts = [[90 if i == j else 3 for j in range(len(names))] for i in range(len(names))]
+    given["evaluation"] = {"test": {"confusion_matrix": {"labels": names, "counts": counts}}}
+    read = Read(html_of(run_folder(tmp_path / "labels", given, manifest())))
+    halves = [a for tag, a in read.elements if tag == "div" and a.get("class") == "table half"]
+    assert bool(halves) is fits
 
 
 def test_a_matrix_of_many_labels_is_a_list_of_what_is_confused_most(tmp_path):

@@ -68,11 +68,20 @@ def test_lower_is_better_for_a_loss(tmp_path):
     assert describe_best(runs)[0].startswith("b has the best loss on validation: 1.2000; next is a with 1.5000.")
 
 
+def test_why_runs_cannot_be_compared_is_said(tmp_path):
+    some = made(tmp_path / "some", {"validation": {"loss": 1.0}})
+    none, other = made(tmp_path / "none", {}), made(tmp_path / "other", {"validation": {"mae": 1.0}})
+    assert describe_best([some, none])[0].endswith("compared: none scored neither test nor validation rows.")
+    assert describe_best([some, other])[0].endswith("compared: no figure is in all of them.")
+
+
 def test_runs_on_other_rows_are_not_ranked_and_the_page_warns(tmp_path, two):
     other = manifest()["data"] | {"splits": {"test": {"sha256": "77" * 32}, "validation": {"sha256": "34" * 32}}}
     one = manifest()["data"] | {"splits": {"test": {"sha256": "66" * 32}, "validation": {"sha256": "34" * 32}}}
     runs = [made(tmp_path / "x", matched(0.4), data=one), made(tmp_path / "y", matched(0.9), data=other)]
-    assert describe_best(runs) == ["These runs have no figure by which they could be compared."]
+    assert describe_best(runs) == [
+        "These runs have no figure by which they could be compared: they are scored on other test rows."
+    ]
     assert find_cautions(runs) == [
         "The test rows of these runs differ, so their figures on test answer different questions."
     ]

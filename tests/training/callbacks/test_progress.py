@@ -117,6 +117,17 @@ def test_a_long_sample_takes_no_more_than_its_lines(display):
     assert after.count("\x1b[2K") == frame.count("\n") + 1  # each line of it is erased
 
 
+def test_a_sample_goes_when_there_are_figures_since_the_log_has_it(display):
+    shown, terminal = display
+    shown.on_train_begin(None, state_at(0), TrainerControl())
+    shown.show_sample("prompt", "continuation")
+    assert "continuation" in terminal.getvalue().rsplit("\x1b[2K", 1)[-1]
+    shown.on_log(None, state_at(1), TrainerControl(), {"loss": 1.5})
+    last = terminal.getvalue().rsplit("\x1b[2K", 1)[-1]
+    assert "loss 1.5" in last
+    assert "continuation" not in last
+
+
 def test_nothing_of_a_frame_remains_when_the_run_is_over(display):
     shown, terminal = display
     shown.on_train_begin(None, state_at(0), TrainerControl())
