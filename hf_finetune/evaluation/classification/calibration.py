@@ -110,6 +110,8 @@ class CrossFitted:
     """(rows, labels)."""
     chosen: npt.NDArray[np.int64]
     """As `Decision.choose` has them: (rows,), or (rows, labels) for multi-label."""
+    decisions: tuple[Decision, ...]
+    """What was fitted without each fold."""
 
 
 def cross_fit(outputs: ClassifierOutputs, decision: Decision) -> CrossFitted | None:
@@ -122,6 +124,7 @@ def cross_fit(outputs: ClassifierOutputs, decision: Decision) -> CrossFitted | N
     if (decision.temperature == 1.0 and not decision.has_thresholds) or int(units.max()) < 1:
         return None
     probabilities, chosen = np.empty_like(outputs.logits), np.empty_like(outputs.references)
+    decisions = []
     for held_out, others in split_folds(units):
         rest, fitted = outputs.select_rows(others), default
         if decision.temperature != 1.0:
@@ -131,7 +134,8 @@ def cross_fit(outputs: ClassifierOutputs, decision: Decision) -> CrossFitted | N
             fitted = tune_thresholds(rest, fitted, metric)
         probabilities[held_out] = fitted.compute_probabilities(outputs.logits[held_out])
         chosen[held_out] = fitted.choose(probabilities[held_out])
-    return CrossFitted(probabilities, chosen)
+        decisions.append(fitted)
+    return CrossFitted(probabilities, chosen, tuple(decisions))
 
 
 def fit_temperature(outputs: ClassifierOutputs) -> float:
