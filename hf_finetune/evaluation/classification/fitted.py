@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from hf_finetune.evaluation.classification.calibration import cross_fit
 from hf_finetune.evaluation.classification.intervals import compute_label_intervals
@@ -28,9 +32,38 @@ def score_fitted(outputs: ClassifierOutputs, labels: Labels, decision: Decision)
     intervals = compute_label_intervals(
         labels, crossed.probabilities, crossed.chosen, outputs.references, outputs.groups
     )
+    intervals["intervals"] = _widen_intervals(intervals["intervals"], figures, outputs, labels, crossed.decisions)
     is_fitted = {"temperature": decision.temperature != 1, "thresholds": decision.has_thresholds}
     fitted = [name for name, given in is_fitted.items() if given]
     told = ", ".join(f"{get_metric_info(name).title} {format_metric(name, figures[name])}" for name in TOLD)
     verb = "was" if fitted == ["temperature"] else "were"
     words = f"{' and '.join(fitted)} {verb} fitted to these rows, and their intervals are cross-fitted: {told}"
     return {"fitted": {"fitted": fitted, "cross_fitted": figures, "words": [words]}, **intervals}
+
+
+def _widen_intervals(
+    intervals: dict[str, list[float]],
+    figures: dict[str, float],
+    outputs: ClassifierOutputs,
+    labels: Labels,
+    decisions: Sequence[Decision],
+) -> dict[str, list[float]]:
+    """Widen intervals by what other rows would have changed in the decision: of the rows they know, not of the fit.
+
+    The jackknife of the folds: how much a figure of all rows moves from one of the `decisions` to the next.
+    """
+    # An interval of 0.80 to 0.88 around 0.84 has an error of 0.02; if decisions add another of 0.02, the widths grow by
+    # the root of 2.
+    moved = []
+    for decision in decisions:
+        probabilities = decision.compute_probabilities(outputs.logits)
+        moved.append(compute_label_metrics(labels, probabilities, decision.choose(probabilities), outputs.references))
+    widened = {}
+    for name, (low, high) in intervals.items():
+        spread = np.array([each[name] for each in moved])
+        fitting, known = (len(spread) - 1) * float(np.var(spread)), ((high - low) / (2 * 1.96)) ** 2
+        factor = math.sqrt(1 + fitting / known) if known else 1.0
+        point, most = figures[name], 1.0 if get_metric_info(name).unit_scale else math.inf
+        least = -1.0 if name == "matthews_correlation" else 0.0
+        widened[name] = [max(least, point - factor * (point - low)), min(most, point + factor * (high - point))]
+    return widened

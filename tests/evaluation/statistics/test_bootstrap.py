@@ -91,9 +91,9 @@ def test_an_interval_is_as_wide_as_theory_has_it():
 def test_the_interval_of_a_skewed_figure_is_that_of_scipy():
     values = np.random.default_rng(0).lognormal(size=60)
     low, high = bootstrap_intervals(lambda weights: {"mean": values @ weights / 60}, 60, resamples=20_000)["mean"]
-    # Expanded by what t has more than the normal distribution: as if there were no more rows than decide the error.
+    # Expanded by what t has more than the normal distribution, of three quarters of the rows that decide it.
     carriers = 60 / kurtosis(values, fisher=False)
-    level = 2 * norm.cdf(student.ppf(0.975, carriers) * math.sqrt(60 / 59)) - 1
+    level = 2 * norm.cdf(student.ppf(0.975, 0.75 * carriers) * math.sqrt(60 / 59)) - 1
     by_method = {
         method: bootstrap(
             (values,), np.mean, n_resamples=20_000, confidence_level=level, method=method, rng=0

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+# 97 %, and half a standard error of 500 splits.
+HIGHEST = 0.975
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +31,12 @@ def regimes(simulation):
 def test_intervals_hold_the_true_figures_of_500_splits(simulation, regimes, name):
     for figure, (shown, held) in simulation.coverage(regimes[name], 500, seed=0).items():
         assert shown == 1, figure
-        assert 0.93 <= held <= 0.975, (figure, held)
+        assert 0.93 <= held <= HIGHEST, (figure, held)
 
 
 def test_rows_in_groups_are_resampled_by_group(simulation, regimes):
     for shown, held in simulation.coverage(regimes["40 groups of 8"], 500, seed=0).values():
-        assert (shown, 0.93 <= held <= 0.97) == (1, True)
+        assert (shown, 0.93 <= held <= HIGHEST) == (1, True)
     for _, held in simulation.coverage(regimes["the same, not known"], 200, seed=0).values():
         assert held < 0.8
 
