@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from hf_finetune.evaluation.statistics.bootstrap import estimate_errors
+from hf_finetune.evaluation.statistics.bootstrap import resample_metrics
 from hf_finetune.evaluation.statistics.power import find_detectable_mean, find_detectable_share
 
 
@@ -42,5 +42,5 @@ def test_fewer_rows_than_any_test_needs_show_nothing(rows):
 
 def test_the_error_of_a_mean_is_its_standard_deviation_over_the_root_of_the_rows():
     values = np.random.default_rng(0).normal(size=50)
-    errors = estimate_errors(lambda weights: {"loss": values @ weights / weights.sum(axis=0)}, 50)
-    assert errors["loss"] == pytest.approx(values.std(ddof=1) / math.sqrt(50))
+    found = resample_metrics(lambda weights: {"loss": values @ weights / weights.sum(axis=0)}, 50)
+    assert found["loss"].error == pytest.approx(values.std(ddof=1) / math.sqrt(50))
