@@ -91,9 +91,10 @@ def merge_adapter(
     """Merge `adapter` into its base, save the model in `dtype`, load it again and compare it on held-out rows.
 
     `dtype` is by default that of the base's files, and float32 where a weight is beyond the range of float16. A 4- or
-    8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and renamed once it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more
-    than `tolerance` (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if
-    `output` may not be replaced; `CannotWriteError` if it cannot be written.
+    8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and renamed once
+    it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more than `tolerance`
+    (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if `output` may not be
+    replaced; `CannotWriteError` if it cannot be written.
     """
     target = Path(output)
     check_replaceable(output, overwrite=overwrite)

@@ -52,7 +52,7 @@ _TRACKERS = {
 _TRACKERS_REFUSED = {
     "azure_ml": ("sends to a workspace of Azure", "azureml"),
     "clearml": ("records user, machine and code", "clearml"),
-    "codecarbon": ("records machine and place (watt-hours are measured anyway: train.energy of report.json)", "codecarbon"),
+    "codecarbon": ("records machine and place (watt-hours are in report.json anyway)", "codecarbon"),
     "comet_ml": ("records user, machine and code", "comet_ml"),
     "dagshub": ("sends to a repository of DagsHub, with the user's name", "dagshub"),
     "dvclive": ("writes into the working folder and commits to its repository", "dvclive"),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from config.run_files import VALID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 import hf_finetune.config.checks as checks
 import hf_finetune.config.checks.machine as checks_machine
