@@ -109,10 +109,8 @@ def merge_adapter(
     device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     del model  # a machine that just holds one model does not hold two
     try:
-        merged = _merge(folder, record, device)
-        saved_in = _choose_dtype(merged, dtype or _find_stored_dtype(record))
-        exact = saved_in == "float32" and record.dtype == "float32" and not quantized
-        merged = merged.to(getattr(torch, saved_in))
+        merged, saved_in = _cast(_merge(folder, record, device), dtype or _find_stored_dtype(record))
+        exact = saved_in == record.dtype == "float32" and not quantized
         if generation is not None:
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         with fill_folder_atomically(target) as aside:
@@ -145,15 +143,15 @@ def _find_stored_dtype(record: BaseRecord) -> Dtype:
     return DTYPES.get(config.dtype, "float32")
 
 
-def _choose_dtype(model: PreTrainedModel, dtype: Dtype) -> Dtype:
-    """Return `dtype`, or float32 where a weight is beyond its range, and say which."""
+def _cast(model: PreTrainedModel, dtype: Dtype) -> tuple[PreTrainedModel, Dtype]:
+    """Cast a model in float32 to `dtype`, unless a weight is beyond its range, and say which precision it has."""
     largest = torch.finfo(getattr(torch, dtype)).max
     beyond = sum(int((weight.abs() > largest).sum()) for weight in model.parameters())
     if beyond:
         logger.warning("saved in float32: %s weights are beyond the range of %s", f"{beyond:,}", dtype)
-        return "float32"
+        return model, "float32"
     logger.info("the merged weights are saved in %s (--dtype)", dtype)
-    return dtype
+    return model.to(getattr(torch, dtype)), dtype
 
 
 def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrainedModel:
