@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-DTYPES: dict[torch.dtype | None, Dtype] = {
+DTYPES: dict[object, Dtype] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
