@@ -33,6 +33,7 @@ from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 logger = logging.getLogger(__name__)
 
 KEY = "data.chat_template"
+FOLD_KEY = "data.fold_system"
 
 # The shortest conversation: a template is probed with it.
 SAMPLE_CHAT: tuple[Message, ...] = ({"role": "user", "content": "A"}, {"role": "assistant", "content": "b"})
@@ -48,10 +49,10 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
     `data.chat_template` names a built-in template or a .jinja file; the default is the tokenizer's own, or `plain` for
     a tokenizer without one. The tokens that a built-in one needs and the tokenizer lacks are added to it if the run
     `trains`: their embeddings are. Where TRL has a prefix-preserving training variant of the tokenizer's template,
-    training renders that. Both begin with the defaults that `data.chat_template_kwargs` and `data.system` give, so that
-    these are saved with the template. One that asks what day it is gets that of the run (`dates`). Raises `ConfigError`
-    where the file cannot be read or is not valid Jinja, or a default or the day has no effect, and `ModelError` where
-    the template ends assistant turns with no token.
+    training renders that. Both begin with the defaults that `data.chat_template_kwargs`, `data.system` and
+    `data.fold_system` give, so that these are saved with the template. One that asks what day it is gets that of the
+    run (`dates`). Raises `ConfigError` where the file cannot be read or is not valid Jinja, or a default or the day has
+    no effect, and `ModelError` where the template ends assistant turns with no token.
     """
     if data.chat_template is not None or not tokenizer.chat_template:
         name = data.chat_template or "plain"
@@ -97,15 +98,24 @@ def _put_before(tokenizer: PreTrainedTokenizerFast, header: str) -> None:
 
 def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: str) -> str:
     """Put the defaults of the run before the tokenizer's template, and before the one to train with: returned."""
-    defaults = build_defaults(data.chat_template_kwargs, data.system)
+    defaults = build_defaults(data.chat_template_kwargs, data.system, fold=data.fold_system)
     if not defaults:
         return template
+    if data.fold_system and writes_system(tokenizer, template):
+        what = "the chat template has a place for a system message"
+        raise ConfigError(Problem(what, "leave it out: it would have no effect there", key=FOLD_KEY))
     known = get_default_template(tokenizer) + split_defaults(template)[1]
     check_defaults(data.chat_template_kwargs, data.system, known, get_control_tokens(tokenizer))
     _put_before(tokenizer, defaults)
     template = put_defaults(template, defaults)
     _check_turn_end(tokenizer, template, SYSTEM_KEY if data.system is not None else KWARGS_KEY)
     return template
+
+
+def writes_system(tokenizer: PreTrainedTokenizerFast, template: str) -> bool:
+    """Whether a template, its defaults aside, writes what a system message says."""
+    told: Message = {"role": "system", "content": "Speak."}
+    return "Speak." in _render_or_empty(RenderedChat(tokenizer, split_defaults(template)[1], [told, *SAMPLE_CHAT]))
 
 
 def _read_template_file(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`data.chat_template_kwargs` and `data.system`, written into the chat template itself.
+"""`data.chat_template_kwargs`, `data.system` and `data.fold_system`, written into the chat template itself.
 
 So they travel with the model: whoever renders its template, we or transformers or a server, renders what was trained,
 unless the caller gives another value or another system message. A file of ours beside the model would be read by us
@@ -23,10 +23,19 @@ BEGIN = "{#- what hf-finetune trained with: defaults of the template's variables
 END = "{#- end of the defaults #}\n"
 _HEADER = re.compile(f"(?:{re.escape(BEGIN)}.*?{re.escape(END)})*", re.DOTALL)
 
+# As templates do that have such a place: https://huggingface.co/google/gemma-3-1b-it. A system message alone stays: the
+# template says what it takes.
+FOLD = """\
+{%- if messages and messages|length > 1 and messages[0]['role'] in ['system', 'developer'] \
+and messages[1]['role'] == 'user' and messages[0]['content'] is string and messages[1]['content'] is string %}\
+{%- set told = messages[0]['content'] + '\\n\\n' + messages[1]['content'] %}\
+{%- set messages = [dict(messages[1], content=told)] + messages[2:] %}{%- endif %}
+"""
+
 KWARGS_KEY, SYSTEM_KEY = "data.chat_template_kwargs", "data.system"
 
 
-def build_defaults(kwargs: Mapping[str, Any], system: str | None) -> str:
+def build_defaults(kwargs: Mapping[str, Any], system: str | None, *, fold: bool = False) -> str:
     """Build the lines that stand before a template; "" without any default."""
     # A variable that the caller sets is left as it is; a conversation with a system message too.
     lines = [
@@ -37,6 +46,7 @@ def build_defaults(kwargs: Mapping[str, Any], system: str | None) -> str:
         message = write_literal({"role": "system", "content": system})
         condition = "not messages or messages[0]['role'] not in ['system', 'developer']"
         lines.append(f"{{%- if {condition} %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}\n")
+    lines += [FOLD] if fold else []
     return f"{BEGIN}{''.join(lines)}{END}" if lines else ""
 
 

@@ -207,6 +207,9 @@ class DataSection(Section):
     """Variables that the chat template reads, such as `{enable_thinking: false}`; saved with it (sft and lora)."""
     system: Name | None = None
     """The system message of conversations that have none; saved with the chat template (sft and lora)."""
+    fold_system: bool = False
+    """Write a system message into the first question, under a chat template that has no place for one (sft and lora);
+    saved with it."""
     template_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     """The day that a chat template is told which asks for it, `2026-01-31` (sft and lora); by default the day on which
     the run begins."""

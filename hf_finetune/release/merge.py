@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
@@ -33,6 +33,7 @@ from hf_finetune.models.decision import DECISION
 from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter, write_base_record
 from hf_finetune.models.generation_config import settle_generation, stop_after_turns
 from hf_finetune.models.lengths import get_max_length
+from hf_finetune.models.loading import load_safely
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
 from hf_finetune.reporting.card import write_card
 from hf_finetune.row_prints import read_row_prints, write_row_prints
@@ -41,6 +42,12 @@ from hf_finetune.shell import shell_path
 logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+DTYPES: dict[object, Dtype] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 # Largest difference of the logits, as a share of the largest logit, if everything is float32: W x + B A x and
 # (W + B A) x are the same sums in another order.
@@ -78,17 +85,18 @@ def merge_adapter(
     output: str,
     *,
     base: str | None = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype | None = None,
     data: str | None = None,
     tolerance: float = 0.01,
     overwrite: bool = False,
 ) -> MergeResult:
     """Merge `adapter` into its base, save the model in `dtype`, load it again and compare it on held-out rows.
 
-    A 4- or 8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and
-    renamed once it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more
-    than `tolerance` (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if
-    `output` may not be replaced; `CannotWriteError` if it cannot be written.
+    `dtype` is by default that of the base's files, and float32 where a weight is beyond the range of float16. A 4- or
+    8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and renamed once
+    it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more than `tolerance`
+    (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if `output` may not be
+    replaced; `CannotWriteError` if it cannot be written.
     """
     target = Path(output)
     check_replaceable(output, overwrite=overwrite)
@@ -96,7 +104,7 @@ def merge_adapter(
     _check_place(target, [folder, Path(record.name_or_path)])
     model, tokenizer = load_adapter(adapter, base)
     settle_generation(unwrap_adapter(model), record.name_or_path)
-    exact = dtype == "float32" and record.dtype == "float32" and not is_quantized(unwrap_adapter(model))
+    quantized = is_quantized(unwrap_adapter(model))
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
     rows = load_comparison_rows(data, folder, tokenizer, get_max_length(tokenizer, model.config), labels)
     logger.info("measuring the adapter on its base")
@@ -105,7 +113,8 @@ def merge_adapter(
     del model  # a machine that just holds one model does not hold two
     try:
         logger.info("adding the adapter to the weights of its base")
-        merged = _merge(folder, record, device).to(getattr(torch, dtype))
+        merged, saved_in = _cast(_merge(folder, record, device), dtype or _find_stored_dtype(record))
+        exact = saved_in == record.dtype == "float32" and not quantized
         if generation is not None:
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         with fill_folder_atomically(target) as aside:
@@ -117,8 +126,8 @@ def merge_adapter(
             # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
             # one: https://github.com/huggingface/transformers/issues/45127
             logger.info("loading it again, and measuring it on the same rows")
-            merged = get_auto_class(merged).from_pretrained(aside, dtype=dtype, device_map={"": device}).eval()
-            facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=dtype)
+            merged = get_auto_class(merged).from_pretrained(aside, dtype=saved_in, device_map={"": device}).eval()
+            facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=saved_in)
             _check_same(facts, before, tolerance, exact=exact)
         write_card(target, made_from=folder)
     except OSError as problem:
@@ -132,6 +141,23 @@ def _check_place(target: Path, read: Sequence[Path]) -> None:
     if any(place == path.resolve() or place in path.resolve().parents for path in read):
         what = "the merged model would take the place of the adapter or of its base"
         raise ConfigError(Problem(what, "name another folder", path=str(target)))
+
+
+def _find_stored_dtype(record: BaseRecord) -> Dtype:
+    """Find the precision of the base's files; float32 where it is none that is saved."""
+    config: PreTrainedConfig = load_safely(AutoConfig, record.name_or_path, record.revision)
+    return DTYPES.get(config.dtype, "float32")
+
+
+def _cast(model: PreTrainedModel, dtype: Dtype) -> tuple[PreTrainedModel, Dtype]:
+    """Cast a model in float32 to `dtype`, unless a weight is beyond its range, and say which precision it has."""
+    largest = torch.finfo(getattr(torch, dtype)).max
+    beyond = sum(int((weight.abs() > largest).sum()) for weight in model.parameters())
+    if beyond:
+        logger.warning("saved in float32: %s weights are beyond the range of %s", f"{beyond:,}", dtype)
+        return model, "float32"
+    logger.info("the merged weights are saved in %s (--dtype)", dtype)
+    return model.to(getattr(torch, dtype)), dtype
 
 
 def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrainedModel:

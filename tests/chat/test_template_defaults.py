@@ -134,3 +134,61 @@ def test_rows_that_no_template_writes_are_refused_with_them(tmp_path, settings):
     tokenizer = talking_tokenizer()
     with pytest.raises(DataError, match=f"data.{next(iter(settings))}: rows of prompt and completion are trained as"):
         tokenize_conversations(splits, tokenizer, tokenizer.chat_template, data, 1_000)
+
+
+def strict_tokenizer() -> PreTrainedTokenizerFast:
+    """One whose template, as that of Gemma 2, has no place for a system message."""
+    tokenizer = talking_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_a_system_message_is_folded_into_the_first_question_where_the_template_has_no_place_for_it(tmp_path, loss_on):
+    answer = {"role": "assistant", "content": "Yes."}
+    told = [*TOLD, answer, {"role": "user", "content": "So?"}, {"role": "assistant", "content": "No."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": told}) + "\n")
+    data = DataSection(train=str(tmp_path / "rows.jsonl"), fold_system=True, loss_on=loss_on)
+    tokenizer = strict_tokenizer()
+    template = load_chat_template(data, tokenizer)
+    splits = load_splits(data, "conversation", seed=0)
+    (example,) = tokenize_conversations(splits, tokenizer, template, data, 1_000)[0]["train"]
+    by_hand = [{"role": "user", "content": "Own.\n\nHi"}, *told[2:]]
+    plain = strict_tokenizer().apply_chat_template(by_hand, return_dict=True)["input_ids"]
+    assert example["input_ids"] == plain
+    trained = tokenizer.decode([label for label in example["labels"] if label != -100])
+    assert trained == ("Yes.<|eos|>No.<|eos|>" if loss_on == "assistant" else tokenizer.decode(plain))
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
+    assert ask(saved, TOLD) == ask(strict_tokenizer(), by_hand[:1])
+    assert ask(saved, ASKED) == ask(strict_tokenizer(), ASKED)
+
+
+def test_the_system_message_of_the_run_is_folded_too():
+    tokenizer = strict_tokenizer()
+    load(tokenizer, system="Be brief.", fold_system=True)
+    assert ask(tokenizer, ASKED).startswith("user:Be brief.\n\nHi")
+    again = strict_tokenizer()
+    for _ in range(2):  # a run, and one that goes on with it
+        load(again, fold_system=True)
+        assert ask(again, TOLD).startswith("user:Own.\n\nHi")
+
+
+def test_a_row_with_a_system_message_that_its_template_refuses_is_named_with_the_setting(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({"messages": [*TOLD, {"role": "assistant", "content": "Y"}]}) + "\n"
+    )
+    data = DataSection(train=str(tmp_path / "rows.jsonl"))
+    tokenizer = strict_tokenizer()
+    template = load_chat_template(data, tokenizer)
+    splits = load_splits(data, "conversation", seed=0)
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*no system role.*set data\.fold_system: true"):
+        tokenize_conversations(splits, tokenizer, template, data, 1_000)
+
+
+def test_folding_is_refused_where_the_template_has_a_place_for_system_messages():
+    with pytest.raises(ConfigError, match=r"data\.fold_system: the chat template has a place for a system message"):
+        load(talking_tokenizer(), fold_system=True)

@@ -8,14 +8,19 @@ import logging
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from tuned_adapters import TOKENIZER, saved_base
 
-from hf_finetune.config.sections import ModelSection
+from hf_finetune.chat.template import load_chat_template
+from hf_finetune.config.sections import DataSection, ModelSection
 from hf_finetune.errors import ModelError
+from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.generation_config import check_savable, stop_after_turns
 from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.tokenizers import load_tokenizer
 
 LLAMA_2 = {"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2, "pad_token_id": 0}
 
@@ -115,3 +120,45 @@ def test_settings_that_could_not_be_saved_after_training_are_refused_at_once(tmp
     model.config.temperature = 0.5  # what transformers refuses to write into a config.json
     with pytest.raises(ModelError, match="base: cannot be saved again once it is trained"):
         check_savable(model, "base")
+
+
+# peft asks for a property that transformers has renamed; our own loading keeps that from the user.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("adapter", [False, True], ids=["model", "adapter"])
+def test_what_was_saved_stops_where_turns_end_in_plain_transformers(tmp_path, adapter):
+    section = ModelSection(path=str(saved_base(tmp_path / "base")))
+    tokenizer = load_tokenizer(section)
+    load_chat_template(DataSection(train="x", chat_template="chatml"), tokenizer)  # <|im_end|> is not its end token
+    config = AutoConfig.from_pretrained(tmp_path / "base")
+    model = load_causal_lm(section, config, 32, bf16=False, tokenizer=tokenizer)
+    model = attach_adapter(model, {"r": 16}) if adapter else model
+    stop_after_turns(model, tokenizer)
+    asked = [{"role": "user", "content": "Hi"}]
+    learn(model, tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": "yes"}])["input_ids"])
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved)
+    tokenizer.save_pretrained(saved)
+    if adapter:
+        save_adapter(model, saved, tokenizer)
+    plain = AutoTokenizer.from_pretrained(saved)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base" if adapter else saved)
+    if adapter:
+        loaded.generation_config = GenerationConfig.from_pretrained(saved)
+        loaded.resize_token_embeddings(len(plain), mean_resizing=False)
+        loaded = PeftModel.from_pretrained(loaded, saved)
+    inputs = plain.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+    said = loaded.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert plain.decode(said) == "yes<|im_end|>"
+    end = plain.eos_token_id  # that of the base alone: it would go on
+    said = loaded.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=end)[0, -8:]
+    assert len(plain.decode(said)) > len("yes<|im_end|>")
+
+
+def learn(model, ids: list[int]) -> None:
+    """Train until the model says these tokens by heart."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(60):
+        model.train()(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()

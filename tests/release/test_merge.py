@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_base, train
 
@@ -60,6 +61,39 @@ def test_a_merged_model_is_kept_in_16_bits_where_that_is_asked_for(tuned, tmp_pa
     assert 1e-5 < facts.max_logit_difference < 0.1
     assert facts.relative_loss_difference <= 0.01
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_merged_model_is_kept_in_the_precision_of_its_base_which_is_said(tmp_path, caplog, dtype):
+    base = changed_base(tmp_path, lambda model: model.to(getattr(torch, dtype)))
+    adapter = save(train(adapter_on(base)), tmp_path / "adapter")
+    with caplog.at_level("INFO"):
+        facts = merge_adapter(str(adapter), str(tmp_path / "merged"))
+    assert facts.dtype == dtype
+    saved = load_file(tmp_path / "merged" / "model.safetensors").values()
+    assert {each.dtype for each in saved} == {getattr(torch, dtype)}
+    assert f"the merged weights are saved in {dtype} (--dtype)" in caplog.text
+
+
+def test_merged_weights_beyond_the_range_of_float16_are_saved_in_float32_and_said(tmp_path, caplog):
+    def enlarge(model):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[0] = 70_000.0  # of padding
+        return model
+
+    adapter = save(train(adapter_on(changed_base(tmp_path, enlarge))), tmp_path / "adapter")
+    facts = merge_adapter(str(adapter), str(tmp_path / "merged"), dtype="float16")
+    assert facts.dtype == "float32"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == torch.float32
+    assert "weights are beyond the range of float16" in caplog.text
+
+
+def changed_base(folder, change):
+    """A base whose weights `change` has changed."""
+    model = AutoModelForCausalLM.from_pretrained(saved_base(folder / "unchanged"))
+    TOKENIZER.save_pretrained(folder / "base")
+    change(model).save_pretrained(folder / "base")
+    return folder / "base"
 
 
 # peft asks for a property that transformers has renamed; our own loading keeps that from the user.

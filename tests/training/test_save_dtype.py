@@ -10,7 +10,13 @@ import pytest
 import torch
 from models.scratch_models import save_chat_base
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from tuned_classifiers import saved_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "data_templates" / "user_assistant.jsonl"
@@ -47,6 +53,37 @@ def test_weights_are_saved_in_the_precision_of_the_base(run_recipe, half_base, t
     model = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
     assert measure_loss(model, saved) == pytest.approx(report["evaluation"]["validation"]["loss"], rel=1e-6)
     assert model.get_input_embeddings().weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "tolerance"),
+    [("false", 1e-5), ("true", 2 * torch.finfo(torch.bfloat16).eps)],
+    ids=["as saved", "the head rounded once more"],
+)
+def test_a_classifier_is_saved_and_scored_in_the_precision_of_its_base(run_recipe, tmp_path, calibrate, tolerance):
+    base = saved_backbone(tmp_path / "float32", "bert")
+    shutil.copytree(base, tmp_path / "base")
+    AutoModelForMaskedLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    for name, count in (("train", 24), ("validation", 8), ("test", 8)):
+        kinds = ("a", "ham"), ("b", "spam")
+        rows = [{"text": f"{kinds[n % 2][0]} {name} {n}", "label": kinds[n % 2][1]} for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [f"data.{name}={tmp_path / name}.jsonl" for name in ("train", "validation", "test")]
+    split = ("data.validation_fraction=null", "data.test_fraction=null", "data.stratify_by=null")
+    quick = (*QUICK[:2], "train.save_strategy=no", "train.load_best_model_at_end=false", "train.eval_strategy=no")
+    quick += ("train.metric_for_best_model=null", "model.scratch=null", "model.tokenizer=null")
+    settings = (*split, "train.learning_rate=0.01", f"eval.calibrate={calibrate}", f"model.path={tmp_path / 'base'}")
+    report = run_recipe("classification", *quick, *files, *settings)
+    saved = tmp_path / "run"
+    assert dtypes(saved) == {torch.bfloat16}
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    model = AutoModelForSequenceClassification.from_pretrained(saved, dtype=torch.float32).eval()
+    losses = []
+    for row in rows:
+        target = torch.tensor([model.config.label2id[row["label"]]])
+        with torch.no_grad():
+            losses.append(model(**tokenizer(row["text"], return_tensors="pt"), labels=target).loss.item())
+    assert sum(losses) / len(losses) == pytest.approx(report["evaluation"]["test"]["log_loss"], rel=tolerance)
 
 
 def measure_loss(model, folder: Path) -> float:

@@ -15,7 +15,7 @@ def merge(
     adapter: Annotated[str, typer.Argument(help="An adapter's folder or Hub id.")],
     output: Annotated[str, typer.Argument(help="The folder of the merged model.")],
     base_path: Annotated[str | None, typer.Option("--base", "--base-path", help="Where its base is now.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the merged weights.")] = "float32",
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the merged weights; else that of the base's files.")] = None,
     data: Annotated[
         str | None, typer.Option(help="Held-out rows to compare on; else the run's validation split.")
     ] = None,

@@ -37,10 +37,30 @@ _INSTALL = {
     "bitsandbytes": 'in the clone of hf-finetune: pip install ".[qlora]"',
     "lm_eval": 'in the clone of hf-finetune: pip install ".[harness]"',
     "optimi": "pip install torch-optimi",
+    "sqlalchemy": "pip install mlflow (mlflow-skinny comes without it)",
     "torchdistx": "see https://github.com/pytorch/torchdistx",
 }
 _FLAG_PACKAGES = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}
-_TRACKERS_CHECKED = ("tensorboard", "trackio", "wandb", "mlflow", "swanlab", "comet_ml", "clearml")
+# Trackers that write into the run folder, and the packages that they need.
+_TRACKERS = {
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy"),
+}
+# Trackers of the stack that cannot be kept to the run folder without the user's name in it: why, and their packages.
+_TRACKERS_REFUSED = {
+    "azure_ml": ("sends to a workspace of Azure", "azureml"),
+    "clearml": ("records user, machine and code", "clearml"),
+    "codecarbon": ("records machine and place (watt-hours are in report.json anyway)", "codecarbon"),
+    "comet_ml": ("records user, machine and code", "comet_ml"),
+    "dagshub": ("sends to a repository of DagsHub, with the user's name", "dagshub"),
+    "dvclive": ("writes into the working folder and commits to its repository", "dvclive"),
+    "flyte": ("works within a task of Flyte only, and puts checkpoints there", "flytekit"),
+    "kubeflow": ("works within a TrainJob of Kubeflow only, and sends there", "kubeflow"),
+    "neptune": ("records user, machine and code", "neptune"),
+    "swanlab": ("records user and machine", "swanlab"),
+}
 
 
 def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
@@ -133,13 +153,26 @@ def check_packages(document: RunDocument, run: Any) -> None:
 
 def _check_trackers(document: RunDocument, report_to: str | list[str] | None) -> None:
     names = [report_to] if isinstance(report_to, str) else report_to or []
-    known = [*load_table()["trackers"], "all", "none"]
+    key, known = ("train", "report_to"), [*load_table()["trackers"], "all", "none"]
     for name in names:
         if name not in known:
-            remedy = suggest(name, known, f"choose from {', '.join(known)}")
-            document.refuse(("train", "report_to"), f"{name!r} is not a tracker", remedy)
-        elif name in _TRACKERS_CHECKED:
-            _require_package(document, ("train", "report_to"), name)
+            remedy = suggest(name, known, f"choose from {', '.join(_TRACKERS)}, none")
+            document.refuse(key, f"{name!r} is not a tracker", remedy)
+        elif name == "all":
+            for tracker, (_, package) in _TRACKERS_REFUSED.items():
+                if _is_installed(package):
+                    _refuse_tracker(document, tracker, f"{tracker}, which `all` takes in since it is installed,")
+        elif name in _TRACKERS:
+            for package in _TRACKERS[name]:
+                _require_package(document, key, package)
+        elif name != "none":
+            _refuse_tracker(document, name, name)
+
+
+def _refuse_tracker(document: RunDocument, tracker: str, words: str) -> None:
+    why, _ = _TRACKERS_REFUSED[tracker]
+    remedy = f"choose from {', '.join(_TRACKERS)}"
+    document.refuse(("train", "report_to"), f"{words} {why}: it cannot be kept to the run folder", remedy)
 
 
 def _require_package(document: RunDocument, key: tuple[str, str], package: str) -> None:

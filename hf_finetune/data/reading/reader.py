@@ -217,12 +217,16 @@ def read_first_row(path: Path, shown: str, settings: RowSettings) -> tuple[dict[
     return None
 
 
+def _count_rows(count: int) -> str:
+    return f"{count:,} rows have" if count > 1 else "1 row has"
+
+
 def describe_rejected_lines(shown: str, tally: LineCounts, most: int) -> list[Problem]:
     """Describe the first `most` rejected lines; for a misspelled key, with the number of rows that have it."""
     slips = Counter(line.misspelled for line in tally.rejected if line.misspelled)
     return [
         Problem(
-            line.reason if not line.misspelled else f"{line.reason} ({slips[line.misspelled]:,} rows have it)",
+            line.reason if not line.misspelled else f"{line.reason} ({_count_rows(slips[line.misspelled])} it)",
             line.remedy,
             path=shown,
             line=line.line,

@@ -23,7 +23,7 @@ from hf_finetune.chat.assistant_mask import (
     find_message_span,
 )
 from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
-from hf_finetune.chat.template import prepare_chat, template_name
+from hf_finetune.chat.template import prepare_chat, template_name, writes_system
 from hf_finetune.chat.thoughts import split_thoughts
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
@@ -216,10 +216,11 @@ class _SplitTokenizer:
         self.control: ControlTokens = get_control_tokens(tokenizer)
         # Prompt and completion are trained as they stand, unless the run names a template for them.
         self.rendered = "messages" in self.rows.column_names or data.chat_template is not None
-        if not self.rendered and (data.system is not None or data.chat_template_kwargs):
+        if not self.rendered and (data.system is not None or data.chat_template_kwargs or data.fold_system):
             what = "rows of prompt and completion are trained as they stand, and no template writes it"
             remedy = "name the template in data.chat_template, or leave it out"
-            key = "data.system" if data.system is not None else "data.chat_template_kwargs"
+            other = "data.chat_template_kwargs" if data.chat_template_kwargs else "data.fold_system"
+            key = "data.system" if data.system is not None else other
             raise DataError(Problem(what, remedy, key=key))
         self.counts: Counter[str] = Counter(rows=len(self.rows))
         self.spelled: Counter[str] = Counter()
@@ -260,11 +261,14 @@ class _SplitTokenizer:
             return self._render_chat(number, row["messages"], restore_tools(row["tools"]))
         except ChatTemplateError as problem:
             roles = ", ".join(message["role"] for message in row.get("messages", []))
-            self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem))
+            self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem, roles))
             return None
 
-    def _remedy(self, problem: ChatTemplateError) -> str:
+    def _remedy(self, problem: ChatTemplateError, roles: str) -> str:
         if not isinstance(problem, TextLeftOut):
+            told = roles.startswith(("system, user", "developer, user"))
+            if told and not self.data.fold_system and not writes_system(self.tokenizer, self.template):
+                return "set data.fold_system: true, which writes a system message into the first question"
             return "change the row, or name another data.chat_template"
         name = template_name(self.data, self.template)
         return f"mend {name} (a message's text is `content`, a string), or name another data.chat_template"

@@ -139,6 +139,9 @@ def save_adapter(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerF
     if _rewrites_base(get_lora_config(model)):
         _write_as_plain_lora(model, folder)
     write_base_record(folder, record)
+    base = unwrap_adapter(model)
+    if not is_classifier(base) and base.generation_config is not None:
+        base.generation_config.save_pretrained(folder)  # with the end of a turn, which its base may not know
 
 
 @torch.no_grad()

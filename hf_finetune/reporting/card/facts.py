@@ -54,6 +54,10 @@ class ModelDescription:
     custom_code: bool = False
     """The folder (for an adapter: its base) holds modeling code, which needs `trust_remote_code`."""
     base: BaseModelInfo | None = None
+    vocab_size: int | None = None
+    """Of an adapter: rows of the embedding where they are more than its base has; None where they are as many."""
+    own_generation: bool = False
+    """The folder of an adapter has generation settings, which take the place of its base's."""
     quantization: str | None = None
     """How the base of an adapter was quantized for training, such as `4 bit`; None if it was not."""
 
@@ -87,6 +91,8 @@ def describe_model(run: RunRecord) -> ModelDescription:
         chat=_has_chat_template(run.folder),
         custom_code=code,
         base=base,
+        vocab_size=record.get("vocab_size") if adapter else None,
+        own_generation=bool(adapter) and (run.folder / "generation_config.json").is_file(),
         quantization=_format_quantization(record.get("quantization")) if adapter else None,
     )
 

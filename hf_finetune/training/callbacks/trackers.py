@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 from huggingface_hub import is_offline_mode
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import (
+    MLflowCallback,
     TensorBoardCallback,
     TrackioCallback,
     WandbCallback,
@@ -39,9 +41,18 @@ WANDB_KEEPS_OUT = {
     "WANDB_SILENT": "true",
 }
 
+# By default MLflow records user and script, and sends its makers what is called.
+MLFLOW_KEEPS_OUT = {
+    "MLFLOW_RUN_CONTEXT": json.dumps({"mlflow.user": "not-said", "mlflow.source.name": "hf-finetune"}),
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+# Where an experiment keeps its files. A place without a path: MLflow 3 would write that of the working folder, and the
+# Trainer gives it no files to keep.
+MLFLOW_FILES = "mlflow-artifacts:/"
+
 
 def redirect_trackers(output_dir: str, report_to: Sequence[str]) -> None:
-    """Make trackio and wandb write into the run folder; call it before the Trainer imports them.
+    """Make trackio, wandb and MLflow write into the run folder; call it before the Trainer imports them.
 
     Environment variables that are set already keep their values. wandb is offline wherever the Hub is.
     """
@@ -52,6 +63,10 @@ def redirect_trackers(output_dir: str, report_to: Sequence[str]) -> None:
             os.environ.setdefault(name, value)
         if is_offline_mode():
             os.environ.setdefault("WANDB_MODE", "offline")
+    if "mlflow" in report_to:
+        database = f"sqlite:///{Path(output_dir, 'mlflow', 'mlflow.db').resolve().as_posix()}"
+        for name, value in ({"MLFLOW_TRACKING_URI": database} | MLFLOW_KEEPS_OUT).items():
+            os.environ.setdefault(name, value)
 
 
 def replace_trackers(trainer: Trainer) -> None:
@@ -63,6 +78,8 @@ def replace_trackers(trainer: Trainer) -> None:
         trainer.add_callback(LocalTrackio())  # type: ignore[no-untyped-call]
     if trainer.pop_callback(WandbCallback) is not None:
         trainer.add_callback(PlainWandb())  # type: ignore[no-untyped-call]
+    if trainer.pop_callback(MLflowCallback) is not None:
+        trainer.add_callback(LocalMLflow(output_dir / "mlflow"))
 
 
 class TensorBoardFile(TrainerCallback):
@@ -148,6 +165,39 @@ class PlainWandb(WandbCallback):
             super().on_log(args, state, control, model, logs, **kwargs)  # type: ignore[no-untyped-call]
 
     def on_predict(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class LocalMLflow(MLflowCallback):
+    """transformers' MLflow callback without paths and user name, closed when training ends."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.folder = folder
+
+    def setup(self, args: TrainingArguments, state: TrainerState, model: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._make_database()
+        super().setup(redact_arguments(args), state, None)  # type: ignore[no-untyped-call]
+
+    def _make_database(self) -> None:
+        """Make the database of the run folder, where that is where the runs are kept and it is not there yet."""
+        # MLflow 3.17 gives a new database an experiment whose files lie in the working folder, by its path. Can go when
+        # the place is settable in the environment.
+        database = self.folder / "mlflow.db"
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        if uri == f"sqlite:///{database.resolve().as_posix()}" and not database.exists():
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            SqlAlchemyStore(uri, MLFLOW_FILES)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **kwargs: Any) -> None:
+        if self._initialized:
+            super().on_log(args, state, control, logs, model, **kwargs)  # type: ignore[no-untyped-call]
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_end(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
+        self._initialized = False  # what is logged now would open a second run
 
 
 def redact_arguments(args: TrainingArguments) -> TrainingArguments:

@@ -10,6 +10,7 @@ import yaml
 from config.run_files import VALID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 import hf_finetune.config.checks as checks
 import hf_finetune.config.checks.machine as checks_machine
@@ -185,6 +186,7 @@ def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):
         ("train.optim=galore_adamw", "train.optim", "pip install galore-torch"),
         ("train.optim=stable_adamw", "train.optim", "pip install torch-optimi"),
         ("train.report_to=[wandb]", "train.report_to", "pip install wandb"),
+        ("train.report_to=mlflow", "train.report_to", "pip install mlflow"),
         ("train.use_liger_kernel=true", "train.use_liger_kernel", "pip install liger-kernel"),
     ],
 )
@@ -194,6 +196,32 @@ def test_a_package_that_is_not_installed_is_named_with_its_install_line(
     monkeypatch.setattr(checks_machine, "_is_installed", lambda package: False)
     problem = only_problem(VALID, override)
     assert (problem.key, problem.remedy) == (key, remedy)
+
+
+def test_a_tracker_that_cannot_be_kept_to_the_run_folder_is_refused_with_the_reason(only_problem, load, monkeypatch):
+    offered = set(INTEGRATION_TO_CALLBACK)
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: True)
+    placed = {"tensorboard", "trackio", "wandb", "mlflow"}
+    for name in placed:
+        assert load(VALID, f"train.report_to={name}").train["report_to"] == name
+    for name in offered - placed:
+        problem = only_problem(VALID, f"train.report_to={name}")
+        assert problem.what.startswith(f"{name} ")
+        assert problem.what.endswith(": it cannot be kept to the run folder")
+        assert problem.remedy == "choose from tensorboard, trackio, wandb, mlflow"
+
+
+def test_all_trackers_are_those_that_are_installed(only_problem, load, monkeypatch):
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: package in ("trackio", "comet_ml"))
+    problem = only_problem(VALID, "train.report_to=all")
+    assert problem.what.startswith("comet_ml, which `all` takes in since it is installed, records user")
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: package == "trackio")
+    assert load(VALID, "train.report_to=all").train["report_to"] == "all"
+
+
+def test_mlflow_without_its_database_is_refused(only_problem, monkeypatch):
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: package != "sqlalchemy")
+    assert "mlflow-skinny" in only_problem(VALID, "train.report_to=mlflow").remedy
 
 
 @pytest.mark.parametrize(

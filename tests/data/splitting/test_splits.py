@@ -306,7 +306,7 @@ def test_rejected_lines_of_all_files_are_named_in_one_pass():
     write("b.jsonl", [{"text": 3}, *texts(1)])
     write("validation.jsonl", [{"text": None}])
     message = refused(train=["a.jsonl", "b.jsonl"], validation="validation.jsonl")
-    assert "a.jsonl:3: text: the key `txet` is not known (1 rows have it); did you mean `text`?" in message
+    assert "a.jsonl:3: text: the key `txet` is not known (1 row has it); did you mean `text`?" in message
     assert "b.jsonl:1: text: `text` must be string, found int" in message
     assert "validation.jsonl:1: text: `text` must be string, found null" in message
     assert message.endswith("3 problems")

@@ -6,10 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from tuned_classifiers import NUMBER, SPAM, TAGS, adapted_classifier, classifier_on, saved_backbone, train_classifier
 
+from hf_finetune.chat.template import load_chat_template
+from hf_finetune.config.sections import DataSection, ModelSection
+from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.decision import Decision, write_decision
+from hf_finetune.models.loading import load_causal_lm
+from hf_finetune.models.tokenizers import load_tokenizer
+from hf_finetune.release.merge import merge_adapter
 
 FIGURES = {
     "loss": 2.25,
@@ -54,6 +61,7 @@ def finished_run(folder: Path, recipe: str, **changed: Any) -> Path:
         "samples": [{"step": 0, "prompt": SECRET_TEXT, "continuation": SECRET_TEXT}],
         **changed,
     }
+    (folder / "README.md").unlink(missing_ok=True)  # peft's template
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "report.json").write_text(json.dumps(report))
     return folder
@@ -85,11 +93,46 @@ def saved_models(folder: Path) -> dict[str, Path]:
         TOKENIZER.save_pretrained(folder / name)
         write_decision(Decision(labels.names, labels.kind, thresholds=thresholds), folder / name)
         models[name] = finished_run(folder / name, "classification")
-    for name, base in (("classifier_adapter", folder / "backbone"), ("scratch_classifier_adapter", folder / "base")):
-        models[name] = save(train_classifier(adapted_classifier(base)), folder / name)
+    for name, base, labels in (
+        ("classifier_adapter", folder / "backbone", SPAM),
+        ("tags_adapter", folder / "backbone", TAGS),
+        ("number_adapter", folder / "decoder", NUMBER),
+        ("scratch_classifier_adapter", folder / "base", SPAM),
+    ):
+        adapted = adapted_classifier(base, labels=labels, pad_token_id=0)
+        models[name] = save(train_classifier(adapted, labels), folder / name)
         settings = {"model": {"path": str(base), "scratch": None}, "lora": {"r": 8}}
         finished_run(models[name], "classification", settings=settings)
+    models["grown_adapter"] = tune_with_new_tokens(folder / "decoder", folder / "grown_adapter")
+    for name in ("adapter", "tags_adapter", "grown_adapter"):
+        models[f"merged_{name}"] = folder / f"merged_{name}"
+        merge_adapter(str(folder / name), str(folder / f"merged_{name}"), data=str(_rows(folder, name)))
     return models
+
+
+def tune_with_new_tokens(base: Path, folder: Path) -> Path:
+    """An adapter on `base` under a chat template whose tokens the base's tokenizer lacks, in `folder`."""
+    settings = ModelSection(path=str(base))
+    tokenizer = load_tokenizer(settings)
+    load_chat_template(DataSection(train="x", chat_template="chatml"), tokenizer)
+    config = AutoConfig.from_pretrained(base)
+    adapted = train(attach_adapter(load_causal_lm(settings, config, 16, bf16=False, tokenizer=tokenizer), None))
+    adapted.save_pretrained(folder)
+    save_adapter(adapted, folder, tokenizer)
+    tokenizer.save_pretrained(folder)
+    return finished_run(folder, "lora", settings={"model": {"path": str(base), "scratch": None}, "lora": {"r": 8}})
+
+
+def _rows(folder: Path, name: str) -> Path:
+    """Rows to compare a merged model on."""
+    row = {
+        "adapter": {"text": "some text"},
+        "tags_adapter": {"text": "some text", "label": [TAGS.names[0]]},
+        "grown_adapter": {"prompt": "some", "completion": "text"},
+    }
+    path = folder / f"{name}.jsonl"
+    path.write_text(json.dumps(row[name]) + "\n")
+    return path
 
 
 def _chatting(folder: Path) -> Path:

@@ -35,13 +35,13 @@ from hf_finetune.reporting.run_record import RunRecord, read_run
 RUN_SNIPPETS = """
 import contextlib, io, json, sys, warnings
 warnings.simplefilter("ignore")
+sys.modules["hf_finetune"] = None  # an import of it fails
 printed = {}
 for name, code in json.load(sys.stdin).items():
     caught = io.StringIO()
     with contextlib.redirect_stdout(caught):
         exec(code, {"__name__": name})
     printed[name] = caught.getvalue()
-assert not any(module.startswith("hf_finetune") for module in sys.modules)
 print(json.dumps(printed))
 """
 
@@ -62,10 +62,11 @@ def with_settings(run: RunRecord, **sections) -> RunRecord:
 
 
 def test_the_snippet_of_every_kind_of_model_runs_and_gives_what_we_give(models, environment_of_a_user, tmp_path):
-    base = {"base": models["adapter"].parent / "base", "backbone": models["adapter"].parent / "backbone"}
+    base = {name: models["adapter"].parent / name for name in ("base", "backbone", "decoder")}
     codes = {}
     for name, folder in models.items():
-        code = re.search(r"```python\n(.*?)```", render_card(find_source_run(folder)), re.DOTALL)[1]
+        readme = folder / "README.md" if name.startswith("merged") else write_card(folder)
+        code = re.search(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)[1]
         # The places that a reader puts in.
         code = code.replace(f'name = "{name}"', f"name = {str(folder)!r}")
         for local, place in base.items():
@@ -80,9 +81,12 @@ def test_the_snippet_of_every_kind_of_model_runs_and_gives_what_we_give(models, 
     assert printed["scratch"].startswith("the beginning of a text")
     assert printed["adapter"].startswith("the beginning of a text")
     assert printed.keys() == models.keys()
-    for name in printed.keys() - {"scratch", "adapter", "chat"}:
+    speaking = {"scratch", "adapter", "chat", "grown_adapter", "merged_adapter", "merged_grown_adapter"}
+    for name in printed.keys() - speaking:
         assert agree(printed[name], predicted(models[name])), name
     assert {printed["strict"], printed["lenient"]} == {"ham", "spam"}
+    for name in ("adapter", "grown_adapter"):  # a merged model says what its adapter says
+        assert printed[f"merged_{name}"] == printed[name] != ""
 
 
 def predicted(folder: Path):
@@ -102,6 +106,8 @@ def test_the_metadata_is_read_by_the_hubs_client_as_it_was_written(models):
         run = find_source_run(folder)
         parsed = ModelCard(render_card(run)).data
         assert parsed.to_dict() == build_metadata(run), name
+        if name.startswith("merged"):  # what was measured was its adapter
+            continue
         results = {(result.metric_type, result.metric_value) for result in parsed.eval_results}
         assert results == {("loss", 2.25), ("perplexity", 9.4877), ("accuracy", 0.75)}
         assert {(each.dataset_split, each.dataset_revision) for each in parsed.eval_results} == {("test", ROWS_SHA256)}
@@ -110,7 +116,9 @@ def test_the_metadata_is_read_by_the_hubs_client_as_it_was_written(models):
         for name, folder in models.items()
     }
     assert {name: meta["library_name"] for name, (meta, _) in facts.items() if "adapter" in name} == {
-        "adapter": "peft", "classifier_adapter": "peft", "scratch_classifier_adapter": "peft",
+        **dict.fromkeys(("adapter", "grown_adapter", "classifier_adapter", "scratch_classifier_adapter"), "peft"),
+        **dict.fromkeys(("tags_adapter", "number_adapter"), "peft"),
+        **dict.fromkeys(("merged_adapter", "merged_tags_adapter", "merged_grown_adapter"), "transformers"),
     }  # fmt: skip
     assert {meta["pipeline_tag"] for name, (meta, _) in facts.items() if "class" in name} == {"text-classification"}
     assert facts["chat"][0]["pipeline_tag"] == "text-generation"
@@ -299,7 +307,7 @@ def test_no_row_no_path_and_no_host_is_in_a_card(models):
         text = render_card(find_source_run(folder))
         for private in (SECRET_TEXT, "somebody", str(folder.parent), str(Path.home()) + "/", socket.gethostname()):
             assert private not in text, (name, private)
-        assert "rows.jsonl" in text
+        assert "rows.jsonl" in text or name.startswith("merged")
 
 
 def test_the_users_own_readme_stays_and_ours_is_written_anew(run, tmp_path, caplog):

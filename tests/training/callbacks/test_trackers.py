@@ -17,7 +17,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from hf_finetune.training.callbacks.trackers import TensorBoardFile, redact_arguments, redirect_trackers
 
 PROGRAM = Path(__file__).parent / "watched_runs.py"
-TRACKERS = ["tensorboard", *(name for name in ("trackio", "wandb") if find_spec(name) is not None)]
+TRACKERS = ["tensorboard", *(name for name in ("trackio", "wandb", "mlflow") if find_spec(name) is not None)]
+MLFLOW = {"MLFLOW_TRACKING_URI", "MLFLOW_RUN_CONTEXT", "MLFLOW_DISABLE_TELEMETRY"}
+USER = "somebody-who-trains"
 TOKEN = "hf_TESTCANARYTESTCANARYTESTCANARYTEST"
 
 
@@ -27,21 +29,22 @@ def tracked(tmp_path_factory, environment) -> Path:
     folder = tmp_path_factory.mktemp("somebody") / "run"
     folder.mkdir()
     command = [sys.executable, str(PROGRAM), "track", str(folder), ",".join(TRACKERS)]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    working = tmp_path_factory.mktemp("working")
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=working)
     assert ran.returncode == 0, ran.stderr
+    assert list(working.iterdir()) == []
     assert "* " not in ran.stdout  # as trackio begins its lines
     return folder
 
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRACKIO_DIR")}
+    ours = ("HF_HUB_OFFLINE", "TRACKIO_DIR")
+    kept = {key: value for key, value in os.environ.items() if key not in ours and not key.startswith("MLFLOW_")}
     offline = {"WANDB_MODE": "offline"} if "wandb" in TRACKERS else {}
-    return (
-        kept
-        | offline
-        | {"HF_TOKEN": TOKEN, "PYTHONPATH": os.pathsep.join(map(str, (PROGRAM.parents[2], PROGRAM.parents[3])))}
-    )
+    places = [str(PROGRAM.parents[2]), str(PROGRAM.parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    user = {"LOGNAME": USER, "USER": USER}  # whom Python takes for the user
+    return kept | offline | user | {"HF_TOKEN": TOKEN, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -76,11 +79,27 @@ def test_trackio_holds_them_too_in_the_run_folder(tracked):
     assert settings["_Username"] is None
 
 
-def test_no_token_no_path_and_no_host_is_in_what_the_trackers_wrote(tracked):
+@pytest.mark.skipif("mlflow" not in TRACKERS, reason="mlflow is not installed")
+def test_mlflow_holds_them_too_in_the_run_folder(tracked):
+    with sqlite3.connect(tracked / "mlflow" / "mlflow.db") as connection:
+        losses = connection.execute("select value from metrics where key = 'loss' order by step").fetchall()
+        runs = connection.execute("select name, user_id, status from runs").fetchall()
+        settings = dict(connection.execute("select key, value from params").fetchall())
+        measured = {name for [name] in connection.execute("select distinct key from metrics").fetchall()}
+    connection.close()
+    assert [loss for [loss] in losses] == pytest.approx(
+        [entry["loss"] for entry in history(tracked) if "loss" in entry]
+    )
+    assert runs == [("run", "not-said", "FINISHED")]
+    assert settings["max_steps"] == "6"
+    assert "test_loss" not in measured
+
+
+def test_no_token_no_path_no_user_and_no_host_is_in_what_the_trackers_wrote(tracked):
     files = [path for path in tracked.rglob("*") if path.is_file()]
     assert files
     for path in files:
-        for private in (socket.gethostname(), TOKEN):
+        for private in (socket.gethostname(), TOKEN, USER):
             assert private not in path.name
             assert private.encode() not in path.read_bytes(), path
         if path.parent.name != "logs":  # wandb's own log of itself, which nothing pushes
@@ -121,7 +140,7 @@ def test_what_is_logged_of_the_settings_has_no_path_and_no_token_in_it(tmp_path)
 
 
 def test_trackers_are_placed_in_the_run_folder_unless_the_user_has_a_place_for_them(tmp_path, monkeypatch):
-    for name in ("TRACKIO_DIR", "WANDB_DIR", "WANDB_MODE", "WANDB_HOST"):
+    for name in ("TRACKIO_DIR", "WANDB_DIR", "WANDB_MODE", "WANDB_HOST", *MLFLOW):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -132,3 +151,11 @@ def test_trackers_are_placed_in_the_run_folder_unless_the_user_has_a_place_for_t
     assert os.environ["TRACKIO_DIR"] == str(tmp_path / "trackio")
     assert os.environ["WANDB_DIR"] == str(tmp_path)
     assert os.environ["WANDB_MODE"] == "online"
+    assert not MLFLOW & os.environ.keys()
+    redirect_trackers(str(tmp_path), ["mlflow"])
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    assert json.loads(os.environ["MLFLOW_RUN_CONTEXT"])["mlflow.user"] == "not-said"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    redirect_trackers(str(tmp_path), ["mlflow"])
+    assert os.environ["MLFLOW_TRACKING_URI"] == "https://mlflow.example"
