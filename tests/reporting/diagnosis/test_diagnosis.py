@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reporting.logs import LAWS, log_of, record, write_state
 from reporting.real_runs import real_run
+from training.callbacks.watched_runs import rows, trainer_in
 
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.diagnosis.curves import read_train_curve
+from hf_finetune.reporting.files import format_json
 from hf_finetune.reporting.run_record import read_run
 
 REAL = {
@@ -499,6 +501,29 @@ def test_a_handful_of_training_rows_is_said_unless_the_model_is_better_for_them(
 def test_the_rows_of_an_epoch_are_read_from_the_summary_of_a_log(tmp_path):
     summary = {"step": 40, "epoch": 4.0, "train_runtime": 2.0, "train_samples_per_second": 80.0}
     assert read_run(write_state(tmp_path, [{"step": 40, "loss": 2.0}, summary])).train_rows == 40
+
+
+@pytest.mark.parametrize("ends", [{"num_train_epochs": 3}, {"max_steps": 6}])
+def test_rows_are_not_said_to_be_more_than_the_most_that_a_trainer_counts(tmp_path, ends):
+    trainer = trainer_in(tmp_path, logging_steps=1, eval_strategy="no", **{"max_steps": -1} | ends)
+    trainer.train_dataset = rows(5)  # in batches of 4: an epoch has two steps, of 8 rows by the log under max_steps
+    trainer.train()
+    trainer.save_state()
+    run = read_run(tmp_path)
+    assert run.train_rows is not None
+    assert 5 <= run.train_rows <= 8
+    assert finding(run, "few_rows").title == f"There are at most {run.train_rows} rows to train on"
+
+
+def test_a_loss_that_is_not_finite_is_told_alike_from_a_log_and_from_the_report_of_the_run(tmp_path):
+    history = [{"step": step, "loss": loss} for step, loss in ((1, 2.0), (2, math.inf), (3, math.nan), (4, 2.5))]
+    state = read_run(write_state(tmp_path / "state", history))
+    (tmp_path / "run").mkdir()
+    report = {"recipe": "sft", "train": {"steps": 4, "history": history}}
+    (tmp_path / "run" / "report.json").write_text(format_json(report))
+    for run in (state, read_run(tmp_path / "run")):
+        found = finding(run, "divergence")
+        assert found.evidence == "2 of 4 logged losses are no finite number. The last before was 2, at step 1."
 
 
 def test_what_a_run_has_done_is_not_advised():
