@@ -47,7 +47,7 @@ def _judge_few_rows(run: RunRecord) -> Finding | None:
         kind="few_rows",
         level="note" if judged is not None and judged.outcome == "better" else "warning",
         title=f"There are {at_most or 'only '}{rows:,} {unit} to train on",
-        evidence=f"{at_most.capitalize()}{rows:,} {unit}, in {run.step:,} steps: the training loss is that of these alone.",
+        evidence=f"{at_most.capitalize()}{rows:,} {unit}, in {run.step:,} steps: the training loss is of these alone.",
         cause="So few rows show no pattern that others would share; they are learned one by one.",
         remedy="Give more rows, some hundreds at least, and score the model on rows that it was not trained on.",
     )

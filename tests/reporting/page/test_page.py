@@ -89,9 +89,10 @@ def test_nothing_is_shown_for_what_was_not_computed(tmp_path):
 
 
 def test_references_that_no_answer_can_match_are_counted_above_the_figures(tmp_path):
-    report = classifier()
-    report.evaluation["test"] |= {"rows": 40, "decoding": {"rows": 40, "longer_references": 38, "max_new_tokens": 8}}
-    read = Read(html_of(run_folder(tmp_path / "run", report, manifest())))
+    scored = report()
+    decoding = {"rows": 40, "longer_references": 38, "max_new_tokens": 8}
+    scored["evaluation"]["test"] |= {"rows": 40, "decoding": decoding}
+    read = Read(html_of(run_folder(tmp_path / "run", scored, manifest())))
     assert "test: 40 rows, 38 references longer than the 8 tokens of an answer" in read.text
 
 
