@@ -536,8 +536,15 @@ def test_what_a_run_has_done_is_not_advised():
 def test_a_model_behind_its_baselines_is_told_so_first_whatever_its_log():
     baselines = {"mean": {"mae": 112.9, "r2": 0.0}, "tfidf_ridge": {"mae": 72.8, "r2": 0.6}}
     scores = {"mae": 295.8, "r2": -5.14, "intervals": {"mae": [250.0, 340.0]}, "baselines": baselines}
-    verdict = diagnose(record(log_of("healthy"), report={"evaluation": {"validation": scores}})).verdict
-    assert verdict.startswith("Worse than a baseline: mean absolute error 295.8 (250 to 340), tfidf ridge 72.8 (")
+    for kind, then in (("healthy", "healthy"), ("divergence", "divergence")):
+        found = diagnose(record(log_of(kind), report={"evaluation": {"validation": scores}}))
+        assert found.verdict.startswith(
+            "Worse than a baseline: mean absolute error 295.8 (250 to 340), tfidf ridge 72.8 ("
+        )
+        assert [(each.kind, each.level) for each in found.findings][:2] == [
+            ("model_worse", "problem"),
+            (then, "good" if then == "healthy" else "problem"),
+        ]
 
 
 def test_the_paired_test_with_a_baseline_decides_and_says_what_the_rows_can_show():
