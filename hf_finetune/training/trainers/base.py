@@ -179,7 +179,7 @@ class TrainerMixin(transformers.Trainer):
 
 def _warn_of_long_warmup(args: TrainingArguments, steps: int) -> None:
     """Say that no step will be taken at the learning rate that was asked for."""
-    warmup = args.get_warmup_steps(steps)  # type: ignore[no-untyped-call]
+    warmup = args.get_warmup_steps(steps)
     # Step n is taken at (n - 1) / warmup of the rate: the last of 8 steps, of a warm-up of 8, at 7/8 of it.
     if warmup < max(steps, 2) or args.lr_scheduler_type in SCHEDULES_WITHOUT_WARMUP:
         return

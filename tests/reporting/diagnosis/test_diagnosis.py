@@ -428,6 +428,16 @@ def test_a_training_loss_that_falls_alone_is_overfitting_though_validation_never
     assert "Each row was seen 15 times." in found.evidence
 
 
+def test_rows_that_were_seen_once_are_not_called_memorized():
+    """In the first epoch the training loss is of new rows, as that of validation is: below it, they are easier."""
+    apart = parted(lambda x: 1.2 + 5.51 * math.exp(-4 * x) * (1 - x), lambda x: 4.153 + 0.015 * x)
+    for epochs, named in ((1, False), (2, True)):
+        history = [entry | {"epoch": epochs * entry["step"] / 600} for entry in apart]
+        assert ("overfitting" in said(record(history))) == named
+    risen = [entry | {"epoch": entry["step"] / 400} for entry in log_of("overfitting")]
+    assert finding(record(risen), "overfitting").cause.endswith("or copies of each other: none was seen twice.")
+
+
 def test_a_gap_that_widens_while_validation_still_falls_is_left_alone():
     history = parted(lambda x: 1 + 3 * math.exp(-3 * x), lambda x: 2 + 2 * math.exp(-1.5 * x), epochs=3)
     assert said(record(history)) == ["healthy"]
