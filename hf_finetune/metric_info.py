@@ -96,6 +96,8 @@ EVAL_REGRESSION_METRICS = ("loss", "mae", "r2", "pearson")
 
 # Learning rate schedules that step on metric_for_best_model.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+# Those that take no warm-up.
+SCHEDULES_WITHOUT_WARMUP = ("constant", *METRIC_SCHEDULES)
 
 # Our names -> those of https://huggingface.co/metrics, where they differ. Several of ours may be one of theirs.
 HUB_METRICS = {

@@ -96,6 +96,7 @@ def test_the_loss_is_the_models_own_and_the_answers_are_those_of_one_prompt_at_a
     assert found["decoding"] == {
         "rows": 24,
         "greedy": True,
+        "longer_references": 24,
         "repetition_penalty": 1.0,
         "max_new_tokens": 4,
         "batch_size": 16,
@@ -134,6 +135,23 @@ def test_rows_of_a_group_are_resampled_together(where, models, tmp_path, caplog)
         jsonl(path, questions(24))
         assert load_scored_rows(run).groups == {}
         assert "rows without the field author" in caplog.text
+
+
+def test_references_longer_than_an_answer_can_be_are_counted_and_warned_of_once(models, tmp_path, caplog):
+    answers = ["A cat, he said.", "Two dogs.", "Cow", "Fox" + "." * 9]
+    file = jsonl(tmp_path / "rows.jsonl", [{"question": "Is it?", "answer": answer} for answer in answers])
+    tokenizer = load_for_generation(models["base"])[1]
+    # A token a character: of the last, exact match compares three, as of "Cow".
+    assert list(map(len, tokenizer(answers, add_special_tokens=False)["input_ids"])) == [15, 9, 3, 12]
+    caplog.set_level("WARNING", logger="hf_finetune")  # whatever a command in this process has left
+    found = scored(models["adapter"], file, base=True, max_new_tokens=4)
+    assert found["decoding"]["longer_references"] == 2
+    (warning,) = [each.getMessage() for each in caplog.records if "references" in each.getMessage()]
+    assert warning.startswith("exact match cannot be above 0 for 2 of 4 answers: their references are longer")
+    caplog.clear()
+    assert scored(models["adapter"], file, max_new_tokens=15)["decoding"]["longer_references"] == 0
+    assert scored(models["adapter"], file, generate_rows=0)["rows"] == 4
+    assert "references" not in caplog.text
 
 
 def test_a_document_longer_than_the_model_takes_is_read_to_its_end(models, tmp_path):

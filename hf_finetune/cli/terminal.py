@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -61,11 +61,11 @@ def make_console() -> Console:
     return Console(soft_wrap=True)
 
 
-def print_json(value: Any) -> None:
-    """Print `value` as JSON, with null for NaN and infinities, since JSON has no such numbers."""
+def print_json(value: Any, file: TextIO | None = None) -> None:
+    """Print `value` as JSON, with null for NaN and infinities, since JSON has no such numbers; by default to stdout."""
     from hf_finetune.files import encode_non_finite
 
-    print(json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False), file=file)
 
 
 def announce(model: str) -> None:

@@ -67,7 +67,8 @@ class RunRecord:
     best_checkpoint: str | None
     """Folder name of the best checkpoint, if the run selected one."""
     train_rows: int | None = None
-    """Rows that the Trainer took in an epoch, by the summary at the end of its log."""
+    """Rows that an epoch has at most, by the summary at the end of the log: under `max_steps` a Trainer counts whole
+    batches, so that 9 rows in batches of 8 are 16."""
     model_path: str | None = None
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
 
@@ -221,9 +222,8 @@ def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, f
 
 
 def _count_train_rows(entries: list[dict[str, Any]]) -> int | None:
-    """Rows of an epoch by the summary that ends a Trainer's log; None without one."""
-    # {"train_runtime": 2.0, "train_samples_per_second": 80.0, "epoch": 4.0}: 160 rows were taken, 40 in each epoch. Of
-    # an epoch that ends with a smaller batch a little more are counted than there are.
+    """The most rows that an epoch can have, by the summary that ends a Trainer's log; None without one."""
+    # {"train_runtime": 2.0, "train_samples_per_second": 80.0, "epoch": 4.0}: 160 rows were taken, 40 in each epoch.
     summary: dict[str, Any] = next((entry for entry in reversed(entries) if "train_runtime" in entry), {})
     values = [parse_number(summary.get(name)) for name in SUMMARY]
     runtime, speed, epochs = (value if value is not None and math.isfinite(value) else 0.0 for value in values)

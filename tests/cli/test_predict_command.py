@@ -85,7 +85,7 @@ def test_a_file_gets_the_same_rows_and_the_facts_are_json(predict, classifier, r
     assert (tmp_path / "out.jsonl").read_text() == shown
     facts = json.loads(facts)
     assert facts.pop("seconds") > 0
-    assert facts == {"rows": 2, "left_out": 0, "truncated": 0, "empty": 0}
+    assert facts == {"rows": 2, "left_out": 0, "truncated": 0, "empty": 0, "seen_rows": {}}
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "out.jsonl"}
 
 

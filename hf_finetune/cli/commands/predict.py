@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Columns, Model, MoreColumns, announce, parse_columns
+from hf_finetune.cli.terminal import BasePath, Columns, Model, MoreColumns, announce, parse_columns, print_json
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
 
 JsonFacts = Annotated[
@@ -62,7 +61,7 @@ def predict(
     with _open_output(output) as rows:
         facts = predict_file(model, file, rows, options)
     if as_json:
-        print(json.dumps(asdict(facts), indent=2), file=sys.stderr if output is None else sys.stdout)
+        print_json(asdict(facts), sys.stderr if output is None else sys.stdout)
     elif output is not None:
         print(f"{output}: {facts.rows:,} rows")
     if facts.left_out:

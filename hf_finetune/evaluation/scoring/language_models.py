@@ -19,6 +19,7 @@ from hf_finetune.evaluation.scoring.lm_eval_harness import run_harness
 from hf_finetune.evaluation.scoring.log_likelihood import (
     LanguageModelScores,
     concatenate_scores,
+    count_longer_references,
     evaluate_language_model,
 )
 from hf_finetune.evaluation.scoring.memorization import measure_memorization
@@ -50,11 +51,12 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     ) -> tuple[dict[str, LanguageModelScores], dict[str, Any], dict[str, int]]:
         measured = read(model, tokenizer)
+        decoding = _describe_decoding(run, measured["comparison"], tokenizer)
         effects = _measure_swaps(model, tokenizer, run, splits, measured["comparison"], tokens)
         more = effects | measure_memorization(model, tokenizer, run, tokens)
         if settings.harness:
             more["harness"] = run_harness(model, tokenizer, settings.harness, settings.batch_size)
-        return measured, more, count_by_component(model)
+        return measured, more | decoding, count_by_component(model)
 
     before: Mapping[str, LanguageModelScores] = {}
     if not settings.base:
@@ -76,7 +78,7 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
     # If only some rows were answered, a slice has too few of them for metrics of its own.
     answered_all = len(tuned.answers) == tuned.rows
     sliced = statistic if answered_all else tuned.select_rows(np.arange(tuned.rows)).make_statistic()
-    return ScoreResult({**metrics, **more, **_describe_decoding(run, tuned)}, sliced, tuned.facts, parameters)
+    return ScoreResult({**metrics, **more}, sliced, tuned.facts, parameters)
 
 
 def _compare(name: str, before: LanguageModelScores, after: LanguageModelScores, wording: Wording) -> dict[str, Any]:
@@ -113,15 +115,23 @@ def _measure_swaps(
     return {"swaps": effects} if effects else {}
 
 
-def _describe_decoding(run: Run, tuned: LanguageModelScores) -> dict[str, Any]:
-    """Return `decoding` of the report, the settings that the answers were generated with; {} if there are none."""
+def _describe_decoding(run: Run, tuned: LanguageModelScores, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return `decoding` of the report, the settings that the answers were generated with; {} if there are none.
+
+    References that no answer of `eval.max_new_tokens` can match are counted in it, and warned of.
+    """
     if not tuned.answers:
         return {}
     names = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "batch_size", "seed")
     how = {name: getattr(run.eval, name) for name in names}
     greedy = how["temperature"] == 0
     left_out = ("temperature", "top_k", "top_p", "seed") if greedy else ()
+    longer = count_longer_references(tuned.references, tokenizer, run.eval.max_new_tokens)
+    if longer:
+        what = "exact match cannot be above 0 for %s of %s answers: their references are longer than %d tokens, %s"
+        remedy = "where answers are cut (--max-new-tokens, eval.max_new_tokens)"
+        logger.warning(what, f"{longer:,}", f"{len(tuned.answers):,}", run.eval.max_new_tokens, remedy)
     return {
-        "decoding": {"rows": len(tuned.answers), "greedy": greedy}
+        "decoding": {"rows": len(tuned.answers), "greedy": greedy, "longer_references": longer}
         | {name: value for name, value in how.items() if name not in left_out}
     }

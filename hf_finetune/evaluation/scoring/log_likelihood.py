@@ -21,6 +21,7 @@ from hf_finetune.evaluation.language_modeling.answers import Answer, compute_ans
 from hf_finetune.evaluation.language_modeling.by_row import TextSizes
 from hf_finetune.evaluation.language_modeling.metrics import compute_language_metrics, make_language_statistic
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
+from hf_finetune.evaluation.metrics.answer_functions import normalize_answer
 from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.scoring.rows import (
@@ -135,6 +136,17 @@ def sample_prompts(prompts: list[Prompt], settings: EvalSection) -> list[Prompt]
         return prompts
     drawn = np.random.default_rng(settings.seed).choice(len(prompts), settings.generate_rows, replace=False)
     return [prompts[number] for number in sorted(drawn)]
+
+
+def count_longer_references(references: Sequence[str], tokenizer: PreTrainedTokenizerFast, most: int) -> int:
+    """Count the references that have more than `most` tokens, as they stand and as exact match compares them."""
+    # "It's 9:30!" matches "its 930", which may be fewer tokens.
+    bare = [" ".join(normalize_answer(reference)) for reference in references]
+    lengths = [
+        [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        for texts in (list(references), bare)
+    ]
+    return sum(min(pair) > most for pair in zip(*lengths, strict=True))
 
 
 def compute_row_sums(

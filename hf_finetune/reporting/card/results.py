@@ -177,12 +177,16 @@ def _build_split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Ta
     counted = scores.get("rows") or get_part(run.report, "data", split).get("rows")
     answered = get_part(scores, "decoding").get("rows")
     few = f" ({_format_count(answered)} of them answered)" if answered and answered != counted else ""
+    longer = get_part(scores, "decoding").get("longer_references")
     notes = [
         f"{_format_count(counted)} rows{few} of {format_data_name(run, split)}"
         if counted
         else format_data_name(run, split)
     ]
     notes += [*_get_sentences(get_part(scores, "fitted")), *list_missing_intervals(scores)]
+    if longer and _is_finite(longer):
+        most = _format_count(get_part(scores, "decoding").get("max_new_tokens"))
+        notes.append(f"{_format_count(longer)} references are longer than an answer of {most} tokens can be")
     return Table(split, rows, notes)
 
 

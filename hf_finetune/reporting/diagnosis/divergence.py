@@ -51,7 +51,7 @@ def _judge_non_finite(run: RunRecord) -> Finding | None:
     validation = [each for each in get_curve(run, "eval_loss") if not math.isfinite(each[1])]
     if not losses:
         return _make_validation_finding(validation[0][0], len(validation)) if validation else None
-    step, value = min(losses + validation)
+    step = min(losses + validation)[0]
     before = [each for each in get_curve(run, "loss") if each[0] < step]
     last = f" The last before was {fmt(before[-1][1])}, at step {before[-1][0]:,}." if before else ""
     half = "Half precision overflows (bf16=true in place of fp16), or the" if get_train_setting(run, "fp16") else "The"
@@ -59,7 +59,8 @@ def _judge_non_finite(run: RunRecord) -> Finding | None:
         kind="divergence",
         level="problem",
         title=f"The loss is no finite number from step {step:,} on",
-        evidence=f"It is {value} there, and at {len(losses)} of the logged steps.{last}",
+        # report.json has null for NaN and infinities alike, a Trainer's log has either: neither is named.
+        evidence=f"{len(losses):,} of {len(get_curve(run, 'loss')):,} logged losses are no finite number.{last}",
         cause=f"{half} learning rate is too high, or a batch has no trained token.",
         remedy=_advise_restart(run, 0.1),
         step=step,

@@ -39,9 +39,10 @@ def judge_overfitting(run: RunRecord, train: Curve, validation: Curve) -> Findin
     """The first of these that holds: validation rises, training rows are known by heart, validation stands still."""
     if len(train) < MIN_TRAIN_POINTS:
         return None
+    if (risen := _judge_rise(run, train, validation)) is not None or 0 < _count_epochs(run) <= 1:
+        return risen  # in the first epoch the training loss, too, is of rows that were never seen before
     return (
-        _judge_rise(run, train, validation)
-        or _judge_memorized(run, train, validation)
+        _judge_memorized(run, train, validation)
         or _judge_standstill(run, train, validation)
         or _judge_gap_at_end(run, train, validation)
     )
@@ -148,7 +149,9 @@ def _make_finding(
         level=level,
         title=title,
         evidence=evidence + (f" Each row was seen {epochs:,.0f} times." if epochs >= EPOCHS else ""),
-        cause="The model memorizes the training rows: too many epochs, or too large a model, for so few rows.",
+        cause="The training rows are unlike those of validation, or copies of each other: none was seen twice."
+        if 0 < epochs <= 1
+        else "The model memorizes the training rows: too many epochs, or too large a model, for so few rows.",
         remedy=_advise_fewer_epochs(run) if step is None else _advise_stop(run, step),
         step=step,
     )

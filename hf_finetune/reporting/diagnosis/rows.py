@@ -39,24 +39,28 @@ def judge_rows(run: RunRecord, *, overfitted: bool) -> list[Finding]:
 
 def _judge_few_rows(run: RunRecord) -> Finding | None:
     """A handful of training rows; no more than a note where the model became better on rows it has not seen."""
-    rows, judged = _count_train_rows(run), judge_model(run.report)
+    (rows, most), judged = _count_train_rows(run), judge_model(run.report)
     if rows is None or rows >= MIN_TRAIN_ROWS or not get_curve(run, "loss"):
         return None
-    unit = _name_rows(run)
+    unit, at_most = _name_rows(run), "at most " if most else ""
     return Finding(
         kind="few_rows",
         level="note" if judged is not None and judged.outcome == "better" else "warning",
-        title=f"There are only {rows:,} {unit} to train on",
-        evidence=f"{rows:,} {unit}, in {run.step:,} steps: the loss of the training rows is that of these alone.",
+        title=f"There are {at_most or 'only '}{rows:,} {unit} to train on",
+        evidence=f"{at_most.capitalize()}{rows:,} {unit}, in {run.step:,} steps: the training loss is of these alone.",
         cause="So few rows show no pattern that others would share; they are learned one by one.",
         remedy="Give more rows, some hundreds at least, and score the model on rows that it was not trained on.",
     )
 
 
-def _count_train_rows(run: RunRecord) -> int | None:
-    """Training rows; of packed text the blocks that the Trainer counted, since one document may be long."""
+def _count_train_rows(run: RunRecord) -> tuple[int | None, bool]:
+    """Training rows, and whether that is the most there can be.
+
+    Of packed text they are the blocks that the Trainer counted, since one document may be long.
+    """
     given = parse_number(get_part(run.report, "data", "train").get("rows"))
-    return run.train_rows if given is None or _name_rows(run) == "blocks" else int(given)
+    counted = given is None or _name_rows(run) == "blocks"
+    return (run.train_rows, True) if counted or given is None else (int(given), False)
 
 
 def _judge_validation_size(run: RunRecord) -> Finding | None:

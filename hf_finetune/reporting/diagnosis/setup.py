@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from hf_finetune.metric_info import parse_number
+from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP, parse_number
 from hf_finetune.reporting.diagnosis.curves import read_learning_rates
 from hf_finetune.reporting.diagnosis.findings import Finding, fmt, format_setting, get_train_setting
 from hf_finetune.reporting.run_record import RunRecord, get_curve
@@ -28,8 +28,6 @@ SLOWER = 0.6
 MIN_RATES = 8
 MIN_RISING = 4
 """Logged learning rates that must have risen, all of them."""
-NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
-"""Schedules that take no warm-up."""
 
 
 def judge_setup(run: RunRecord) -> list[Finding]:
@@ -65,7 +63,7 @@ def judge_warmup(run: RunRecord) -> Finding | None:
 def _get_warmup_steps(run: RunRecord) -> int | None:
     """Steps of the warm-up by the settings; None where they do not say, or the schedule has none."""
     value, whole = parse_number(get_train_setting(run, "warmup_steps")), run.max_steps or run.step
-    if value is None or not value > 0 or get_train_setting(run, "lr_scheduler_type") in NO_WARMUP:
+    if value is None or not value > 0 or get_train_setting(run, "lr_scheduler_type") in SCHEDULES_WITHOUT_WARMUP:
         return None
     return math.ceil(value if value >= 1 else value * whole)  # as transformers (5.23) counts
 

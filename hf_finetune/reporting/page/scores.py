@@ -129,10 +129,14 @@ def _build_metric_table(split: str, found: dict[str, Any]) -> list[Block]:
 def _format_caption(split: str, found: Mapping[str, Any]) -> str:
     rows = parse_number(found.get("rows"))
     data, model = get_mapping(found.get("data")).get("path"), get_mapping(found.get("model")).get("name")
-    answered = parse_number(get_mapping(found.get("decoding")).get("rows"))
+    decoding = get_mapping(found.get("decoding"))
+    answered, longer, most = (
+        parse_number(decoding.get(name)) for name in ("rows", "longer_references", "max_new_tokens")
+    )
     few = f" ({answered:,.0f} of them answered)" if answered and rows and answered < rows else ""
+    cut = f", {longer:,.0f} references longer than the {most:,.0f} tokens of an answer" if longer and most else ""
     of = [f"{rows:,.0f} rows{few}" if rows else "", f"of {data}" if data else "", f"by {model}" if model else ""]
-    said = " ".join(part for part in of if part)
+    said = " ".join(part for part in of if part) + cut
     return f"{split}: {said}" if said else split
 
 

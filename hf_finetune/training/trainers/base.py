@@ -11,12 +11,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, PreTrainedConfig
+from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.errors import DataError, ModelError, Problem
 from hf_finetune.folders import RESUME, TRAINER_STATE
+from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
 from hf_finetune.training.callbacks import use_log_lines
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.saving import save_verified
@@ -72,6 +74,12 @@ class TrainerMixin(transformers.Trainer):
             sampler: Sampler[Any] | None = super()._get_eval_sampler(eval_dataset)
             return sampler
         return LongestFirstSampler(read_lengths(eval_dataset))
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> LRScheduler:
+        """As in transformers, but a warm-up that the run is too short for is said."""
+        _warn_of_long_warmup(self.args, num_training_steps)
+        schedule: LRScheduler = super().create_scheduler(num_training_steps, *args, **kwargs)
+        return schedule
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers, but early stopping ends with training."""
@@ -167,6 +175,18 @@ class TrainerMixin(transformers.Trainer):
     def _parameters_outside_embeddings(self) -> int:
         model: Any = self.model
         return int(model.num_parameters(exclude_embeddings=True))
+
+
+def _warn_of_long_warmup(args: TrainingArguments, steps: int) -> None:
+    """Say that no step will be taken at the learning rate that was asked for."""
+    warmup = args.get_warmup_steps(steps)
+    # Step n is taken at (n - 1) / warmup of the rate: the last of 8 steps, of a warm-up of 8, at 7/8 of it.
+    if warmup < max(steps, 2) or args.lr_scheduler_type in SCHEDULES_WITHOUT_WARMUP:
+        return
+    what = "the warm-up of %s steps is as long as the run of %s or longer: train.learning_rate is never reached, its "
+    what += "last step has %.0f %% of it; lower train.warmup_steps (%d is a twentieth)"
+    share, twentieth = 100 * (steps - 1) / warmup, max(1, steps // 20)
+    logger.warning(what, f"{warmup:,}", f"{steps:,}", share, twentieth)
 
 
 def _find_settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -294,6 +294,15 @@ def test_a_figure_that_is_not_finite_is_shown_and_kept_out_of_the_model_index(ru
     assert "| loss | not defined |" in render_card(broken)
 
 
+def test_references_that_no_answer_can_match_are_counted_below_the_figures(run):
+    scores = {"exact_match": 0.0, "rows": 40, "decoding": {"rows": 40, "longer_references": 38, "max_new_tokens": 8}}
+    text = render_card(replace(run, report=run.report | {"evaluation": {"test": scores}}))
+    assert "38 references are longer than an answer of 8 tokens can be" in text
+    scores["decoding"]["longer_references"] = 0
+    run = replace(run, report=run.report | {"evaluation": {"test": scores}})
+    assert "references are longer" not in render_card(run)
+
+
 def test_energy_is_told_where_it_was_measured(run):
     train = run.report["train"] | {"energy": {"watt_hours": 12.34, "source": "GPUs (NVML) of 1"}}
     assert "12.3 Wh while training (GPUs (NVML) of 1)" in render_card(

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reporting.logs import LAWS, log_of, record, write_state
 from reporting.real_runs import real_run
+from training.callbacks.watched_runs import rows, trainer_in
 
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.diagnosis.curves import read_train_curve
+from hf_finetune.reporting.files import format_json
 from hf_finetune.reporting.run_record import read_run
 
 REAL = {
@@ -426,6 +428,16 @@ def test_a_training_loss_that_falls_alone_is_overfitting_though_validation_never
     assert "Each row was seen 15 times." in found.evidence
 
 
+def test_rows_that_were_seen_once_are_not_called_memorized():
+    """In the first epoch the training loss is of new rows, as that of validation is: below it, they are easier."""
+    apart = parted(lambda x: 1.2 + 5.51 * math.exp(-4 * x) * (1 - x), lambda x: 4.153 + 0.015 * x)
+    for epochs, named in ((1, False), (2, True)):
+        history = [entry | {"epoch": epochs * entry["step"] / 600} for entry in apart]
+        assert ("overfitting" in said(record(history))) == named
+    risen = [entry | {"epoch": entry["step"] / 400} for entry in log_of("overfitting")]
+    assert finding(record(risen), "overfitting").cause.endswith("or copies of each other: none was seen twice.")
+
+
 def test_a_gap_that_widens_while_validation_still_falls_is_left_alone():
     history = parted(lambda x: 1 + 3 * math.exp(-3 * x), lambda x: 2 + 2 * math.exp(-1.5 * x), epochs=3)
     assert said(record(history)) == ["healthy"]
@@ -501,6 +513,29 @@ def test_the_rows_of_an_epoch_are_read_from_the_summary_of_a_log(tmp_path):
     assert read_run(write_state(tmp_path, [{"step": 40, "loss": 2.0}, summary])).train_rows == 40
 
 
+@pytest.mark.parametrize("ends", [{"num_train_epochs": 3}, {"max_steps": 6}])
+def test_rows_are_not_said_to_be_more_than_the_most_that_a_trainer_counts(tmp_path, ends):
+    trainer = trainer_in(tmp_path, logging_steps=1, eval_strategy="no", **{"max_steps": -1} | ends)
+    trainer.train_dataset = rows(5)  # in batches of 4: an epoch has two steps, of 8 rows by the log under max_steps
+    trainer.train()
+    trainer.save_state()
+    run = read_run(tmp_path)
+    assert run.train_rows is not None
+    assert 5 <= run.train_rows <= 8
+    assert finding(run, "few_rows").title == f"There are at most {run.train_rows} rows to train on"
+
+
+def test_a_loss_that_is_not_finite_is_told_alike_from_a_log_and_from_the_report_of_the_run(tmp_path):
+    history = [{"step": step, "loss": loss} for step, loss in ((1, 2.0), (2, math.inf), (3, math.nan), (4, 2.5))]
+    state = read_run(write_state(tmp_path / "state", history))
+    (tmp_path / "run").mkdir()
+    report = {"recipe": "sft", "train": {"steps": 4, "history": history}}
+    (tmp_path / "run" / "report.json").write_text(format_json(report))
+    for run in (state, read_run(tmp_path / "run")):
+        found = finding(run, "divergence")
+        assert found.evidence == "2 of 4 logged losses are no finite number. The last before was 2, at step 1."
+
+
 def test_what_a_run_has_done_is_not_advised():
     remedy = finding_of_any_level(record(log_of("healthy", steps=8, every=1)), "too_short_to_say").remedy
     assert remedy == "Train longer."
@@ -511,8 +546,15 @@ def test_what_a_run_has_done_is_not_advised():
 def test_a_model_behind_its_baselines_is_told_so_first_whatever_its_log():
     baselines = {"mean": {"mae": 112.9, "r2": 0.0}, "tfidf_ridge": {"mae": 72.8, "r2": 0.6}}
     scores = {"mae": 295.8, "r2": -5.14, "intervals": {"mae": [250.0, 340.0]}, "baselines": baselines}
-    verdict = diagnose(record(log_of("healthy"), report={"evaluation": {"validation": scores}})).verdict
-    assert verdict.startswith("Worse than a baseline: mean absolute error 295.8 (250 to 340), tfidf ridge 72.8 (")
+    for kind, then in (("healthy", "healthy"), ("divergence", "divergence")):
+        found = diagnose(record(log_of(kind), report={"evaluation": {"validation": scores}}))
+        assert found.verdict.startswith(
+            "Worse than a baseline: mean absolute error 295.8 (250 to 340), tfidf ridge 72.8 ("
+        )
+        assert [(each.kind, each.level) for each in found.findings][:2] == [
+            ("model_worse", "problem"),
+            (then, "good" if then == "healthy" else "problem"),
+        ]
 
 
 def test_the_paired_test_with_a_baseline_decides_and_says_what_the_rows_can_show():

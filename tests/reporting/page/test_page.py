@@ -88,6 +88,15 @@ def test_nothing_is_shown_for_what_was_not_computed(tmp_path):
         assert absent not in read.text
 
 
+def test_references_that_no_answer_can_match_are_counted_above_the_figures(tmp_path):
+    scored = report()
+    decoding = {"rows": 40, "longer_references": 38, "max_new_tokens": 8}
+    scored["evaluation"]["test"] |= {"rows": 40, "decoding": decoding}
+    read = Read(html_of(run_folder(tmp_path / "run", scored, manifest())))
+    assert "test: 40 rows" in read.text
+    assert ", 38 references longer than the 8 tokens of an answer" in read.text
+
+
 def test_a_classifier_has_its_labels_its_matrix_its_reliability_and_its_mistakes(tmp_path):
     read = Read(html_of(run_folder(tmp_path / "labels", classifier(), manifest())))
     for said in ("Matthews correlation", "majority", "82.0%", "not defined", "test: each label"):
