@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -106,10 +107,21 @@ def load_language_model(model: ModelSection, **options: object) -> PreTrainedMod
     loaded: PreTrainedModel
     with hide_load_report():
         loaded, info = load_pretrained(AutoModelForCausalLM, model, output_loading_info=True, **options)
-    if missing := sorted(info["missing_keys"]):
-        what = f"{model.path!r} lacks {len(missing)} weights of a {type(loaded).__name__}, first {missing[0]}"
-        raise ModelError(Problem(what, "name a folder that holds the whole language model", key="model.path"))
+    refuse_missing_weights(loaded, info, str(model.path), key="model.path")
     return loaded
+
+
+def refuse_missing_weights(
+    model: PreTrainedModel, info: Mapping[str, Any], name: str, *, key: str | None = None
+) -> None:
+    """Raise `ModelError` for a language model of which weights were drawn at random.
+
+    `info` is what transformers says of its loading (`output_loading_info`), `name` the folder or Hub id, and `key` the
+    setting that names it.
+    """
+    if missing := sorted(info["missing_keys"]):
+        what = f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}"
+        raise ModelError(Problem(what, "name a folder that holds the whole language model", key=key))
 
 
 def check_reads_text_alone(model: PreTrainedModel, name: str) -> None:

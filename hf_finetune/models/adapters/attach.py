@@ -180,7 +180,7 @@ def build_base_record(model: PeftModel) -> BaseRecord:
         dtype=str(base.config.dtype).removeprefix("torch."),
         quantization=stored.quantization_config.to_dict() if asked_for else None,
         classifier={name: getattr(stored, name) for name in CLASSIFIER_FIELDS} if is_classifier(base) else None,
-        vocab_size=stored.vocab_size if has_grown(base) else None,
+        vocab_size=stored.get_text_config().vocab_size if has_grown(base) else None,
         started_from=getattr(model, ORIGIN, None),
     )
 
