@@ -118,6 +118,8 @@ def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, p
     assert two.pop("intervals").keys() == one.pop("intervals").keys()
     assert two == pytest.approx(one, rel=1e-4)
     assert done.stderr.count("step 6/6") == 1, "the second process is quiet"
+    assert report["train"]["seen"] == plain["train"]["seen"], "the sum over both processes"
+    assert report["train"]["seen"]["rows"] == 6 * 8
 
 
 def test_the_seed_decides_every_weight(run_recipe, tmp_path):

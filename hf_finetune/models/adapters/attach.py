@@ -130,15 +130,19 @@ def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: 
 
 
 def save_adapter(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA.
-
-    With `tokenizer`, which it was trained with, another one is refused where the adapter is loaded.
-    """
-    probe = None if tokenizer is None else probe_tokenizer(tokenizer)
-    record = replace(build_base_record(model), tokenizer_probe=probe)
+    """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA."""
     if _rewrites_base(get_lora_config(model)):
         _write_as_plain_lora(model, folder)
-    write_base_record(folder, record)
+    record_base(model, folder, tokenizer)
+
+
+def record_base(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """Write beside the saved adapter in `folder` which base it has, so that another one is refused at load.
+
+    With `tokenizer`, which it was trained with, so is another tokenizer.
+    """
+    probe = None if tokenizer is None else probe_tokenizer(tokenizer)
+    write_base_record(folder, replace(build_base_record(model), tokenizer_probe=probe))
 
 
 @torch.no_grad()
