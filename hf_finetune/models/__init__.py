@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hf_finetune.models.ready_made.make import MadeModel, check_source, make_model
     from hf_finetune.models.ready_made.packages import PACKAGES
     from hf_finetune.models.saved import is_sequence_classifier, load_for_generation, load_for_prediction
+    from hf_finetune.models.tokenizer_probe import probe_tokenizer
     from hf_finetune.models.tokenizers import load_tokenizer
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "pin_commits",
     "pin_revision",
     "pin_scored",
+    "probe_tokenizer",
     "row_length",
     "run_base_and_tuned",
     "set_trainable",

@@ -29,6 +29,7 @@ from hf_finetune.models.files.untrusted import check_untrusted_files, find_local
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_presets import build_scratch_config
+from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.models.verification import keep_save_dtype
 from hf_finetune.shell import shell_path
@@ -57,8 +58,12 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
         return built
     config: PreTrainedConfig = load_pretrained(AutoConfig, model)
     # The tokenizer of an adapter that is trained on may have tokens for which its base has no embedding.
-    rows = None if model.adapter is None else read_base_record(model.adapter, model.path).vocab_size
-    check_tokenizer_fits(tokenizer, config, rows)
+    record = None if model.adapter is None else read_base_record(model.adapter, model.path)
+    check_tokenizer_fits(tokenizer, config, record and record.vocab_size)
+    if model.tokenizer is None:  # else another one was asked for
+        check_trained_tokenizer(tokenizer, str(model.path), model.revision)
+    elif record is not None and record.tokenizer_probe is not None and model.tokenizer == model.adapter:
+        check_tokenizer_probe(tokenizer, record.tokenizer_probe, str(model.adapter))
     return config
 
 

@@ -51,7 +51,7 @@ from hf_finetune.models.loading import (
     load_safely,
     refuse_missing_weights,
 )
-from hf_finetune.models.tokenizer_probe import check_tokenizer_probe
+from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 
 
@@ -72,6 +72,8 @@ def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrai
     check_tokenizer_fits(tokenizer, loaded.config)
     if record.tokenizer_probe is not None:
         check_tokenizer_probe(tokenizer, record.tokenizer_probe, path)
+    elif not has_tokenizer:
+        check_trained_tokenizer(tokenizer, record.name_or_path, record.revision)
     if record.classifier is not None and record.classifier["pad_token_id"] is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     adapted = attach_saved_adapter(loaded, folder)
