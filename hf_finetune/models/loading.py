@@ -59,7 +59,7 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
     config: PreTrainedConfig = load_pretrained(AutoConfig, model)
     # The tokenizer of an adapter that is trained on may have tokens for which its base has no embedding.
     record = None if model.adapter is None else read_base_record(model.adapter, model.path)
-    check_tokenizer_fits(tokenizer, config, record and record.vocab_size)
+    check_tokenizer_fits(tokenizer, config, None if record is None else record.vocab_size)
     if model.tokenizer is None:  # else another one was asked for
         check_trained_tokenizer(tokenizer, str(model.path), model.revision)
     elif record is not None and record.tokenizer_probe is not None and model.tokenizer == model.adapter:
