@@ -135,7 +135,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves, and
     # elsewhere, since its own folder is taken.
     shown = argv if isinstance(source, str) else [f"{folder}/run.yaml", f"output_dir={folder}-again"]
-    with _arguments_of_process([script, *map(str, shown)]):
+    with _arguments_of_process([script, *map(str, shown)]), _unpinned_afterwards():
         try:
             with machine_errors():
                 runpy.run_path(script)["main"](argv)
@@ -179,6 +179,17 @@ def _arguments_of_process(argv: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+@contextmanager
+def _unpinned_afterwards() -> Iterator[None]:
+    """Let the commits that a run reads be those of that run alone: what is loaded next is as the Hub has it then."""
+    try:
+        yield
+    finally:
+        from hf_finetune.models import pin_commits
+
+        pin_commits({})
 
 
 @contextmanager

@@ -131,11 +131,15 @@ def redact_command(line: str) -> str | None:
 
 # What an absolute path begins with on any system, and one that leaves the folder it is in.
 _START = (
-    r"(?:/+(?=[^\s/])|\.\.[\\/]|~(?:[A-Za-z_][\w.-]*)?[\\/]|file:[\\/]"
+    r"(?:/+(?=[^\s/])|\.\.[\\/]|~(?:[A-Za-z_][\w.-]*)?[\\/]|file:(?:[\\/]+(?:[A-Za-z]:[\\/])?|[A-Za-z]:[\\/])"
     r"|\\(?:\\|(?=[^\\/\s]+\\))|[A-Za-z]:(?:[\\/]|(?=[^\s\\/:]+\\)))"
 )
 _PATH = re.compile(rf"/|{_START}", re.IGNORECASE)
 _OUTSIDE = re.compile(r"[/\\~]|[A-Za-z]:|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
+# A home folder of any system, slashes forward: its last part is the name of a user.
+_HOME = re.compile(
+    r"/*(?:[?.]/)?(?:[a-z]:/?|(?:mnt/[a-z]|export|var)/)?(?:users|home|documents and settings)/[^/]+", re.IGNORECASE
+)
 # Before a path: key= (also twice), the -o of an option, the scheme of sqlite:///x.
 _LEAD = re.compile(
     r"(?:-{0,2}[A-Za-z_][\w.\[\]-]*=|-[A-Za-z](?=[/\\~])|[A-Za-z][\w+.-]+:(?=/(?!/)|///))*", re.IGNORECASE
@@ -172,7 +176,7 @@ def redact_text(text: str) -> str:
 
 def redact_path(path: str) -> str:
     """Return `path` relative to the working folder if it is inside, else its last part."""
-    # ../../clients/acme/x -> x, C:\Users\ann\x -> x, file:///mnt/x -> x, ~ and /home/ann -> ~, ../.. -> ../..
+    # ../../clients/acme/x -> x, C:\Users\ann\x -> x, file:///C:/x -> x, ../.. -> ../..; ~, /home/ann, C:\Users\ann -> ~
     plain = re.sub(r"^file:(?://[^/\\]*(?=/))?", "", path, flags=re.IGNORECASE)
     if re.match(r"~[/\\]", plain):
         plain = f"{Path.home()}{plain[1:]}"
@@ -181,8 +185,7 @@ def redact_path(path: str) -> str:
         return here
     whole = os.path.normpath(plain.replace("\\", "/"))
     names = [part for part in whole.split("/") if part not in ("", ".", "..")]
-    # The last part of a home folder is the name of a user.
-    if whole == str(Path.home()) or (names and names[-1].startswith("~")):
+    if whole == str(Path.home()) or _HOME.fullmatch(whole) or (names and names[-1].startswith("~")):
         return "~"
     return names[-1] if names else path
 

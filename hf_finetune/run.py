@@ -38,7 +38,14 @@ from hf_finetune.environment import (
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
 from hf_finetune.memory import advise_when_out_of_memory
-from hf_finetune.models import continue_adapter, count_parameters, describe_model_source, pin_revision
+from hf_finetune.models import (
+    continue_adapter,
+    count_parameters,
+    describe_model_source,
+    pin_revision,
+    pin_scored,
+    probe_tokenizer,
+)
 from hf_finetune.release import check_push, push_run
 from hf_finetune.reporting import (
     RunReport,
@@ -175,7 +182,8 @@ def finish_run(
         distributed=describe_processes(trainer.accelerator.state),
         environment=report_environment(),
     )
-    write_run_folder(run.output_dir, report)
+    tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
+    write_run_folder(run.output_dir, report, {"tokenizer_probe": probe_tokenizer(tokenizer)})
     push_run(run)
 
 
@@ -186,6 +194,7 @@ def start_scoring(argv: Sequence[str]) -> tuple[Run, PartialState]:
     claim_run_folder(run.output_dir, resume=None)
     processes = init_processes()
     set_up_logging(main_process=processes.is_main_process)
+    pin_scored(run)
     return run, processes
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 from models.scratch_models import save_chat_base
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hf_finetune.errors import DataError, ModelError
+from hf_finetune.models.saved import load_for_generation
 from hf_finetune.release.merge import merge_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,3 +136,27 @@ def test_rows_that_do_not_fit_refuse_the_run_before_the_model_is_loaded(run_reci
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", loaded)
     with pytest.raises(DataError, match=r"11 of 11 train rows \(100\.0%\) would be left out"):
         run_recipe("sft", f"model.path={base}", *QUICK, "data.too_long=drop", "train.max_length=20")
+
+
+def test_an_adapter_in_a_checkpoint_knows_its_base_and_its_tokenizer(run_recipe, base, tmp_path):
+    every = ("train.save_strategy=steps", "train.save_steps=2", "train.max_steps=2", "train.eval_strategy=no")
+    own = shutil.copytree(base, tmp_path / "base")
+    run_recipe("lora", f"model.path={own}", *QUICK, *every, "train.load_best_model_at_end=false", "eval.prompts=[]")
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    records = [json.loads((folder / "base_model.json").read_text()) for folder in (checkpoint, checkpoint.parent)]
+    assert records[0] == records[1]
+    model, _ = load_for_generation(str(checkpoint))
+    saved, _ = load_for_generation(str(checkpoint.parent))
+    ids = torch.arange(12).reshape(1, -1)
+    assert torch.equal(model(ids).logits, saved(ids).logits)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    swapped = (
+        tokenizer.backend_tokenizer.to_str().replace('"e":', '"?":').replace('"a":', '"e":').replace('"?":', '"a":')
+    )
+    (checkpoint / "tokenizer.json").write_text(swapped, encoding="utf-8")
+    with pytest.raises(ModelError, match="its tokenizer is not the one of the training"):
+        load_for_generation(str(checkpoint))
+    weights = load_file(own / "model.safetensors")
+    save_file({key: value * 1.01 for key, value in weights.items()}, own / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="was trained on another model"):
+        load_for_generation(str(checkpoint))

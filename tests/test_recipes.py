@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from hf_finetune.errors import ConfigError, DataError, ModelError
 
@@ -118,6 +118,8 @@ def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, p
     assert two.pop("intervals").keys() == one.pop("intervals").keys()
     assert two == pytest.approx(one, rel=1e-4)
     assert done.stderr.count("step 6/6") == 1, "the second process is quiet"
+    assert report["train"]["seen"] == plain["train"]["seen"], "the sum over both processes"
+    assert report["train"]["seen"]["rows"] == 6 * 8
 
 
 def test_the_seed_decides_every_weight(run_recipe, tmp_path):
@@ -173,6 +175,58 @@ def test_any_causal_model_of_a_folder_is_continued(run_recipe, tmp_path, tiny_ll
     assert report["train"]["attention"] == "sdpa"
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model_type"] == "llama"
     assert weights_hash(tmp_path / "run") != weights_hash(tiny_llama)
+
+
+def test_isolated_documents_of_a_run_have_the_loss_that_each_has_alone(run_recipe, tmp_path, tiny_llama):
+    texts = ["a first document of words", "and one of others"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    documents = [
+        [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for text in texts
+    ]
+    model = LlamaForCausalLM.from_pretrained(tiny_llama).eval()
+    for weight in model.parameters():
+        weight.data.mul_(5.0)  # so that what a token sees of others decides its loss
+    model.save_pretrained(tiny_llama)
+    alone = [(model(torch.tensor([ids]), labels=torch.tensor([ids])).loss.item(), len(ids) - 1) for ids in documents]
+    expected = sum(loss * count for loss, count in alone) / sum(count for _, count in alone)
+    one_block = (
+        "train.max_steps=1",
+        "data.block_size=128",
+        f"data.train={rows}",
+        "eval.prompts=[]",
+        "train.bf16=false",
+    )
+    named = (
+        "char_model",
+        *QUICK,
+        *CONTINUE,
+        f"model.path={tiny_llama}",
+        *one_block,
+        "data.format=text",
+        "data.validation_fraction=null",
+    )
+    isolated = run_recipe(*named, "data.isolate_documents=true", f"output_dir={tmp_path}/isolated")
+    mixed = run_recipe(*named, "data.isolate_documents=false", f"output_dir={tmp_path}/mixed")
+    assert isolated["data"]["train"]["blocks"] == 1
+    assert losses(isolated) == pytest.approx([expected], rel=1e-5)
+    assert losses(mixed) != pytest.approx([expected], rel=1e-3)
+
+
+def test_a_run_whose_model_cannot_keep_documents_apart_is_refused_in_words(run_recipe, tmp_path, tiny_llama):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 48}
+    config = OPTConfig(vocab_size=len(tokenizer), **shape, word_embed_proj_dim=32, **ids)
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    tokenizer.save_pretrained(tmp_path / "opt")
+    named = ("char_model", *QUICK, *CONTINUE, f"model.path={tmp_path}/opt", "data.block_size=64")
+    with pytest.raises(ModelError) as refused:
+        run_recipe(*named, "data.isolate_documents=true")
+    assert str(refused.value).startswith("data.isolate_documents: ")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_base_whose_generation_settings_contradict_themselves_is_continued_and_saved(

@@ -179,6 +179,29 @@ def test_the_home_folder_itself_names_no_user(monkeypatch):
     assert redact("~/..") == "home"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/home/alice", "/Users/alice/", "/mnt/c/Users/alice", "/var/home/alice", "file:///home/alice"),
+        *(r"C:\Users\alice", "C:/Users/alice", "c:\\users\\alice\\", r"\Users\alice", r"C:Users\alice"),
+        *(r"C:\Documents and Settings\alice", r"\\?\C:\Users\alice"),
+        *("file:///C:/Users/alice", "file:C:/Users/alice", r"file://C:\Users\alice"),
+    ],
+)
+def test_the_home_folder_of_another_system_names_no_user_either(path):
+    assert redact(path) == "~"
+    assert redact(f"data.train={path}") in ("data.train=~", "data.train=file:~")
+    assert "alice" not in redact(f"cannot read {path!r} now")
+    if " " not in path and "?" not in path:
+        assert redact(f"cannot read {path} now") == "cannot read ~ now"
+
+
+@pytest.mark.parametrize("path", ["file:///C:/Users/alice/x", "file:C:/Users/alice/x", r"file:///C:\Users\alice\x"])
+def test_an_address_of_a_file_on_a_drive_is_a_path(path):
+    assert redact(path) == "x"
+    assert redact(f"cannot read {path} now") == "cannot read x now"
+
+
 def test_of_a_list_on_the_command_line_only_the_paths_change():
     shown = redact("data.train=[/mnt/clients/acme/a.jsonl, 'b.jsonl', 2, 1e-4, 2024-01-01, no]")
     assert shown == "data.train=[a.jsonl, 'b.jsonl', 2, 1e-4, 2024-01-01, no]"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from models.scratch_models import save_chat_base
+from transformers.utils import chat_template_utils
 
 import hf_finetune as hf
+from hf_finetune.chat import dates
 from hf_finetune.errors import ConfigError, ModelError, RunFinished
 
 SMALL = (
@@ -95,3 +99,44 @@ def test_a_resume_with_a_model_of_another_shape_is_one_message(run_recipe):
     run_recipe(*SMALL)
     with pytest.raises(ModelError, match="the checkpoint holds a model of another shape"):
         run_recipe(*SMALL, "train.max_steps=6", RESUME, "model.scratch.hidden_size=64")
+
+
+DATED = (
+    "{{ bos_token }}Today is {{ strftime_now('%d %b %Y') }}.\n"
+    "{% for each in messages %}{{ each.role }}: {{ each.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_run_that_is_resumed_after_midnight_trains_the_tokens_of_the_day_on_which_it_began(
+    run_recipe, tmp_path, project_root, monkeypatch
+):
+    rows = project_root / "data_templates" / "user_assistant.jsonl"
+    base = save_chat_base(tmp_path / "base", rows)
+    (base / "chat_template.jinja").write_text(DATED)
+    steps = ("train.max_steps=4", "train.save_strategy=steps", "train.save_steps=2", "train.logging_steps=1")
+    quiet = ("train.eval_strategy=no", "train.load_best_model_at_end=false", "eval.prompts=[]", "train.bf16=false")
+    run = ("sft", f"model.path={base}", *steps, *quiet, "data.validation_fraction=null")
+
+    def set_day(day: datetime) -> None:
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return day.replace(tzinfo=tz)
+
+        monkeypatch.setattr(dates, "datetime", Clock)
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+
+    def train(name: str, *more: str) -> bytes:
+        run_recipe(*run, f"output_dir={tmp_path / name}", *more)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    set_day(datetime(2024, 7, 6, 23, 59))
+    whole = train("whole")
+    assert train("killed") == whole
+    (tmp_path / "killed" / "report.json").unlink()
+    (tmp_path / "killed" / "checkpoint-4" / "trainer_state.json").unlink()
+    set_day(datetime(2024, 7, 7, 0, 1))
+    assert train("killed", RESUME) == whole
+    assert json.loads((tmp_path / "killed" / "manifest.json").read_text())["template_date"] == "2024-07-06"
+    assert train("of the next day") != whole

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from hf_finetune.models.adapters.continuing import continue_adapter
     from hf_finetune.models.base_and_tuned import run_base_and_tuned
     from hf_finetune.models.classifiers import load_classifier, set_trainable
-    from hf_finetune.models.files.provenance import describe_model_source, pin_revision
+    from hf_finetune.models.files.locate import pin_commits
+    from hf_finetune.models.files.provenance import describe_model_source, pin_revision, pin_scored
     from hf_finetune.models.generation_config import stop_after_turns
     from hf_finetune.models.lengths import block_size, row_length, text_length
     from hf_finetune.models.loading import load_causal_lm, load_config
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hf_finetune.models.ready_made.make import MadeModel, check_source, make_model
     from hf_finetune.models.ready_made.packages import PACKAGES
     from hf_finetune.models.saved import is_sequence_classifier, load_for_generation, load_for_prediction
+    from hf_finetune.models.tokenizer_probe import probe_tokenizer
     from hf_finetune.models.tokenizers import load_tokenizer
 
 __all__ = [
@@ -54,7 +56,10 @@ __all__ = [
     "load_for_prediction",
     "load_tokenizer",
     "make_model",
+    "pin_commits",
     "pin_revision",
+    "pin_scored",
+    "probe_tokenizer",
     "row_length",
     "run_base_and_tuned",
     "set_trainable",

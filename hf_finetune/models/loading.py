@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -28,6 +29,7 @@ from hf_finetune.models.files.untrusted import check_untrusted_files, find_local
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_presets import build_scratch_config
+from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.models.verification import keep_save_dtype
 from hf_finetune.shell import shell_path
@@ -56,8 +58,12 @@ def load_config(model: ModelSection, tokenizer: PreTrainedTokenizerFast) -> PreT
         return built
     config: PreTrainedConfig = load_pretrained(AutoConfig, model)
     # The tokenizer of an adapter that is trained on may have tokens for which its base has no embedding.
-    rows = None if model.adapter is None else read_base_record(model.adapter, model.path).vocab_size
-    check_tokenizer_fits(tokenizer, config, rows)
+    record = None if model.adapter is None else read_base_record(model.adapter, model.path)
+    check_tokenizer_fits(tokenizer, config, None if record is None else record.vocab_size)
+    if model.tokenizer is None:  # else another one was asked for
+        check_trained_tokenizer(tokenizer, str(model.path), model.revision)
+    elif record is not None and record.tokenizer_probe is not None and model.tokenizer == model.adapter:
+        check_tokenizer_probe(tokenizer, record.tokenizer_probe, str(model.adapter))
     return config
 
 
@@ -106,10 +112,21 @@ def load_language_model(model: ModelSection, **options: object) -> PreTrainedMod
     loaded: PreTrainedModel
     with hide_load_report():
         loaded, info = load_pretrained(AutoModelForCausalLM, model, output_loading_info=True, **options)
-    if missing := sorted(info["missing_keys"]):
-        what = f"{model.path!r} lacks {len(missing)} weights of a {type(loaded).__name__}, first {missing[0]}"
-        raise ModelError(Problem(what, "name a folder that holds the whole language model", key="model.path"))
+    refuse_missing_weights(loaded, info, str(model.path), key="model.path")
     return loaded
+
+
+def refuse_missing_weights(
+    model: PreTrainedModel, info: Mapping[str, Any], name: str, *, key: str | None = None
+) -> None:
+    """Raise `ModelError` for a language model of which weights were drawn at random.
+
+    `info` is what transformers says of its loading (`output_loading_info`), `name` the folder or Hub id, and `key` the
+    setting that names it.
+    """
+    if missing := sorted(info["missing_keys"]):
+        what = f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}"
+        raise ModelError(Problem(what, "name a folder that holds the whole language model", key=key))
 
 
 def check_reads_text_alone(model: PreTrainedModel, name: str) -> None:

@@ -23,6 +23,7 @@ from hf_finetune.models.classification_head import (
 from hf_finetune.models.classifiers import _format_names
 from hf_finetune.models.files.adapter import is_adapter, read_base_record
 from hf_finetune.models.loading import hide_load_report, load_language_model, load_pretrained
+from hf_finetune.models.tokenizer_probe import check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 
 
@@ -57,6 +58,7 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
         raise _make_no_classifier_error(path, f"a model without {_format_names(missing)}")
     tokenizer = load_tokenizer(model, needs_end=False)
     check_tokenizer_fits(tokenizer, loaded.config)
+    check_trained_tokenizer(tokenizer, path)
     return loaded.eval(), tokenizer
 
 
@@ -90,6 +92,7 @@ def load_for_generation(
         raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
     loaded = load_language_model(model, config=config, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)
+    check_trained_tokenizer(tokenizer, path, revision)
     return loaded.eval(), tokenizer
 
 

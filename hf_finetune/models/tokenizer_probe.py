@@ -1,12 +1,20 @@
-"""The ids of one sentence: by them a saved adapter knows the tokenizer that it was trained with."""
+"""The ids of one sentence: by them a saved model or adapter knows the tokenizer that it was trained with."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.folders import MANIFEST
+from hf_finetune.models.files.adapter import BASE_RECORD
+from hf_finetune.models.files.locate import find_file, read_json
+
+# Its key in manifest.json, and in base_model.json.
+PROBE = "tokenizer_probe"
 
 # Words, case, numbers, blanks, other scripts: where two tokenizers differ, they differ here.
 SENTENCE = "The 3 quick brown foxes jumped 1,024 times:\n\tnaïve, Größe, 東京, Привет 🙂  def f(x): return x**2"
@@ -16,6 +24,21 @@ def probe_tokenizer(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The ids (tokens,) of the sentence, with the special tokens that the tokenizer puts around a text."""
     ids: list[int] = tokenizer.backend_tokenizer.encode(SENTENCE).ids
     return ids
+
+
+def check_trained_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, revision: str | None = None) -> None:
+    """Raise `ModelError` where the whole model `name`, a folder or Hub id, was trained with another tokenizer.
+
+    Known of what a run of ours has left, by its manifest.json (a checkpoint's is that of the folder around it), and of
+    what was merged here, by its base_model.json.
+    """
+    around = str(Path(name).parent) if re.fullmatch(r"checkpoint-\d+", Path(name).name) else name
+    for folder, file in ((name, MANIFEST), (around, MANIFEST), (name, BASE_RECORD)):
+        path = find_file(folder, file, revision)
+        trained = None if path is None else (read_json(Path(path)) or {}).get(PROBE)
+        if isinstance(trained, list):
+            check_tokenizer_probe(tokenizer, trained, name)
+            return
 
 
 def check_tokenizer_probe(tokenizer: PreTrainedTokenizerFast, trained: Sequence[int], path: str) -> None:

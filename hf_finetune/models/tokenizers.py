@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -129,15 +129,16 @@ def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedC
     # Which special token is not compared: an instruct model may end on <|im_end|> where its base's tokenizer has
     # <|endoftext|>. But where the id is an ordinary word, the tokenizer is one of another vocabulary.
     problems = []
+    text: Any = config.get_text_config()  # that of a model of texts and images stands inside
     largest = max(tokenizer.vocab.values())
-    if largest >= max(config.vocab_size, rows or 0):
-        what = f"the tokenizer's largest id is {largest:,}, the model has embeddings for {config.vocab_size:,} tokens"
+    if largest >= max(text.vocab_size, rows or 0):
+        what = f"the tokenizer's largest id is {largest:,}, the model has embeddings for {text.vocab_size:,} tokens"
         problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    for name, ids in (("begin", config.bos_token_id), ("end", config.eos_token_id)):
+    for name, ids in (("begin", text.bos_token_id), ("end", text.eos_token_id)):
         for index in ids if isinstance(ids, list) else [ids]:
             # An id without an embedding is a default that nobody set: GPT2Config says 50256 for any vocabulary.
-            if index is None or index >= config.vocab_size or index in special:
+            if index is None or index >= text.vocab_size or index in special:
                 continue
             what = f"the model's {name} token is id {index:,}, which is no special token of this tokenizer"
             problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))

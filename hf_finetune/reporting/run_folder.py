@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,15 +134,17 @@ def _get_identity(source: dict[str, Any]) -> tuple[Any, ...]:
     return ("folder", sorted(files.items())) if files else (source.get("name"), source.get("revision"))
 
 
-def write_run_folder(output_dir: str, report: RunReport) -> None:
+def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any] | None = None) -> None:
     """Add the file hashes to the manifest, write report.json, report.html and the model card; log the summary.
 
-    Each file is written to a temporary name and renamed. report.json marks the run as finished: report.html and
-    README.md are derived from it and can be written again. Raises what `write_page` and `write_card` raise.
+    What is `found` goes into the manifest, too. Each file is written to a temporary name and renamed. report.json marks
+    the run as finished: report.html and README.md are derived from it and can be written again. Raises what
+    `write_page` and `write_card` raise.
     """
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
-    write_atomically(folder / MANIFEST, format_json(manifest | {"files": hash_files(folder)}))
+    manifest |= {**(found or {}), "files": hash_files(folder)}
+    write_atomically(folder / MANIFEST, format_json(manifest))
     write_atomically(folder / REPORT, format_json(redact(asdict(report))))
     _write_for_readers(folder)
     logger.info("%s", format_summary(asdict(report), output_dir))

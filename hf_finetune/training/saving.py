@@ -56,6 +56,18 @@ def save_verified(trainer: Trainer) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
+def record_adapters_base(trainer: Trainer, folder: Path) -> None:
+    """Say beside an adapter that was saved in `folder`, as in a checkpoint, what it was trained on and with.
+
+    Does nothing for a whole model.
+    """
+    if is_adapter(folder):
+        from hf_finetune.models.adapters.attach import record_base  # peft: only for an adapter
+
+        tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
+        record_base(trainer.accelerator.unwrap_model(trainer.model), folder, tokenizer)
+
+
 @torch.no_grad()
 def _round_weights(trainer: Trainer) -> torch.dtype:
     """Round the weights, in place, to the precision in which they are to be saved, and return it; on every rank.

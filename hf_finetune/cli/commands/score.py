@@ -80,12 +80,14 @@ def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], rec
     from hf_finetune.evaluation import load_scored_rows
     from hf_finetune.evaluation import score_model as measure
     from hf_finetune.interruption import unwind_when_stopped
+    from hf_finetune.models import pin_scored
     from hf_finetune.reporting import check_recordable, record_scores
 
     # Under `accelerate launch`, and before a model is loaded: each process takes its share of the rows.
     init_processes()
     set_up_logging()
     unwind_when_stopped()
+    pin_scored(run)
     # Refused now, not after an hour of scoring.
     if record is not None:
         check_recordable(model, record)

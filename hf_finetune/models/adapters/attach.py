@@ -130,18 +130,22 @@ def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: 
 
 
 def save_adapter(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA.
-
-    With `tokenizer`, which it was trained with, another one is refused where the adapter is loaded.
-    """
-    probe = None if tokenizer is None else probe_tokenizer(tokenizer)
-    record = replace(build_base_record(model), tokenizer_probe=probe)
+    """Complete the files of `PeftModel.save_pretrained`: record the base, and convert PiSSA and OLoRA to plain LoRA."""
     if _rewrites_base(get_lora_config(model)):
         _write_as_plain_lora(model, folder)
-    write_base_record(folder, record)
+    record_base(model, folder, tokenizer)
     base = unwrap_adapter(model)
     if not is_classifier(base) and base.generation_config is not None:
         base.generation_config.save_pretrained(folder)  # with the end of a turn, which its base may not know
+
+
+def record_base(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """Write beside the saved adapter in `folder` which base it has, so that another one is refused at load.
+
+    With `tokenizer`, which it was trained with, so is another tokenizer.
+    """
+    probe = None if tokenizer is None else probe_tokenizer(tokenizer)
+    write_base_record(folder, replace(build_base_record(model), tokenizer_probe=probe))
 
 
 @torch.no_grad()
@@ -183,7 +187,7 @@ def build_base_record(model: PeftModel) -> BaseRecord:
         dtype=str(base.config.dtype).removeprefix("torch."),
         quantization=stored.quantization_config.to_dict() if asked_for else None,
         classifier={name: getattr(stored, name) for name in CLASSIFIER_FIELDS} if is_classifier(base) else None,
-        vocab_size=stored.vocab_size if has_grown(base) else None,
+        vocab_size=stored.get_text_config().vocab_size if has_grown(base) else None,
         started_from=getattr(model, ORIGIN, None),
     )
 

@@ -45,8 +45,13 @@ from hf_finetune.models.files.adapter import (
     read_base_record,
 )
 from hf_finetune.models.files.locate import find_file
-from hf_finetune.models.loading import disable_4bit_repacking, hide_load_report, load_safely
-from hf_finetune.models.tokenizer_probe import check_tokenizer_probe
+from hf_finetune.models.loading import (
+    disable_4bit_repacking,
+    hide_load_report,
+    load_safely,
+    refuse_missing_weights,
+)
+from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 
 
@@ -67,6 +72,8 @@ def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrai
     check_tokenizer_fits(tokenizer, loaded.config)
     if record.tokenizer_probe is not None:
         check_tokenizer_probe(tokenizer, record.tokenizer_probe, path)
+    elif not has_tokenizer:
+        check_trained_tokenizer(tokenizer, record.name_or_path, record.revision)
     if record.classifier is not None and record.classifier["pad_token_id"] is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     adapted = attach_saved_adapter(loaded, folder)
@@ -102,7 +109,7 @@ def read_adapter_record(path: str, base: str | None = None) -> BaseRecord:
 def load_base(record: BaseRecord, *, device: torch.device, attention: str | None = None) -> PreTrainedModel:
     """Load the model that `record` names with the precision and quantization that it had in training.
 
-    Raises `ModelError` where it cannot be loaded, or is an adapter itself.
+    Raises `ModelError` where it cannot be loaded, lacks weights of a language model, or is an adapter itself.
     """
     quantization = record.quantization and BitsAndBytesConfig.from_dict(record.quantization)
     options: dict[str, Any] = {"dtype": record.dtype, "attn_implementation": attention, "device_map": {"": device}}
@@ -111,9 +118,10 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
     if is_adapter(record.name_or_path):
         what = f"{record.name_or_path!r} is an adapter, not a model"
         raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
+    loaded: PreTrainedModel
     with _base_errors(record):
         if record.classifier is None:
-            loaded: PreTrainedModel = load_safely(AutoModelForCausalLM, record.name_or_path, record.revision, **options)
+            loaded = _load_language_base(record, options)
         else:
             loaded = _load_classifier_base(record, options)
     disable_4bit_repacking(loaded)
@@ -130,6 +138,16 @@ def _base_errors(record: BaseRecord) -> Iterator[None]:
         reason = str(problem).strip().splitlines()[0]
         what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
         raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
+
+
+def _load_language_base(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a language model's base, with all of its weights: transformers draws those at random that are not there."""
+    source = record.name_or_path, record.revision
+    loaded: PreTrainedModel
+    with hide_load_report():
+        loaded, info = load_safely(AutoModelForCausalLM, *source, output_loading_info=True, **options)
+    refuse_missing_weights(loaded, info, record.name_or_path)
+    return loaded
 
 
 def _load_classifier_base(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:

@@ -29,7 +29,7 @@ _commits: dict[tuple[str, str | None], str] = {}
 
 
 def pin_commits(commits: Mapping[tuple[str, str | None], str]) -> None:
-    """From here on read these Hub ids, each at a revision (None: its main branch), at these commits."""
+    """From here on read these Hub ids, each at a revision (None: its main branch), at these commits, and no others."""
     _commits.clear()
     _commits.update(commits)
 

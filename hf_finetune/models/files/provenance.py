@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hf_finetune.config.sections import ModelSection, Run
@@ -34,11 +36,10 @@ def pin_revision(run: Run) -> Run:
     tokenizer and an adapter of the Hub. The first rank asks, and all read what it has found: every rank calls it. The
     run is returned as it is for a local folder and for `model.scratch`.
     """
-    pin_commits({})
-    first = init_processes().is_main_process
+    init_processes()
     model: ModelSection = broadcast_object_list([run.model])[0]  # an adapter's base is what the first rank has read
-    commits = broadcast_object_list([_resolve_commits(model) if first else {}])[0]
-    pin_commits(commits)
+    tokenizer = model.tokenizer if isinstance(model.tokenizer, str) else None
+    commits = _pin([(model.path, model.revision), (tokenizer, None), (model.adapter, None)])
     run = run if model == run.model else run.model_copy(update={"model": model})
     commit = None if model.path is None else commits.get((model.path, model.revision))
     if commit is None:
@@ -48,12 +49,25 @@ def pin_revision(run: Run) -> Run:
     return run.model_copy(update={"model": run.model.model_copy(update={"revision": commit})})
 
 
-def _resolve_commits(model: ModelSection) -> dict[tuple[str, str | None], str]:
-    """The commit of each Hub id that a run reads, by name and revision."""
-    tokenizer = model.tokenizer if isinstance(model.tokenizer, str) else None
-    asked = [(model.path, model.revision), (tokenizer, None), (model.adapter, None)]
-    found = {(name, revision): resolve_commit(name, revision) for name, revision in asked if name is not None}
-    return {key: commit for key, commit in found.items() if commit is not None}
+def pin_scored(run: Run) -> None:
+    """Read the model that a run scores, and the base that it is compared with, at one commit each: on every rank.
+
+    The run stays as it is, since its file takes no revision. Every rank calls it.
+    """
+    init_processes()
+    _pin([(run.model.path, None), (run.eval.base if isinstance(run.eval.base, str) else None, None)])
+
+
+def _pin(asked: Sequence[tuple[str | None, str | None]]) -> dict[tuple[str, str | None], str]:
+    """Pin the commit of each Hub id, by name and revision, to what the first rank finds; return the commits."""
+    pin_commits({})
+    found = {}
+    if PartialState().is_main_process:
+        found = {(name, revision): resolve_commit(name, revision) for name, revision in asked if name is not None}
+    commits: dict[tuple[str, str | None], str]
+    [commits] = broadcast_object_list([{key: commit for key, commit in found.items() if commit is not None}])
+    pin_commits(commits)
+    return commits
 
 
 def describe_model_source(model: ModelSection) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hf_finetune.folders import RESUME, TRAINER_STATE
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
 from hf_finetune.training.callbacks import use_log_lines
 from hf_finetune.training.callbacks.log_lines import LogLines
-from hf_finetune.training.saving import save_verified
+from hf_finetune.training.saving import record_adapters_base, save_verified
 from hf_finetune.training.seen import COUNTS, STATE_KEY, CountingCollator, SeenCounter
 from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths
 
@@ -156,15 +156,16 @@ class TrainerMixin(transformers.Trainer):
         """Save model or adapter, and tokenizer, load it again and compare; see `training.saving.save_verified`."""
         save_verified(self)
 
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, but config.json has the settings with which the model came."""
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but config.json has the settings with which the model came, and an adapter its base."""
         config: Any = self.model.config  # type: ignore[union-attr]
         in_training = _find_settings(config)
         _put_settings(config, self._own_settings)
         try:
-            super()._save(*args, **kwargs)
+            super()._save(output_dir, *args, **kwargs)
         finally:
             _put_settings(config, in_training)
+        record_adapters_base(self, Path(output_dir or str(self.args.output_dir)))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimate 6 per parameter and token, forward and backward (Kaplan et al., 2020)."""

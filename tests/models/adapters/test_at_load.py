@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2VLConfig
 from tuned_adapters import TOKENIZER, adapter_on, saved_base, train
 
 from hf_finetune.errors import FinetuneError, ModelError
@@ -110,6 +110,17 @@ def test_another_base_of_the_same_shape_is_refused(base, adapter, tmp_path, reco
     assert "was trained on another model than" in refuse(adapter, tmp_path, base=str(other))
 
 
+def test_a_base_without_a_head_is_no_base_of_a_language_model(base, tmp_path):
+    trained = train(adapter_on(base))
+    trained.save_pretrained(tmp_path / "foreign")  # as peft does, with no record of its base
+    TOKENIZER.save_pretrained(tmp_path / "foreign")
+    weights = load_file(base / "model.safetensors")
+    kept = {key: value for key, value in weights.items() if "lm_head" not in key}
+    assert len(kept) == len(weights) - 1
+    save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
+    assert "lacks 1 weights of a ScratchGPTForCausalLM, first lm_head.weight" in refuse(tmp_path / "foreign", tmp_path)
+
+
 def test_a_base_that_changes_while_it_is_read_is_noticed(base, adapter):
     record = read_base_record(adapter)
     with pytest.raises(ModelError, match="was trained on another model"), check_base_around(record, adapter):
@@ -152,6 +163,19 @@ def with_start(tokenizer: PreTrainedTokenizerFast):
 
 def specials(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     return {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
+
+
+def test_the_vocabulary_of_a_model_of_texts_and_images_is_that_of_its_text():
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    specials = {"bos_token_id": TOKENIZER.bos_token_id, "eos_token_id": TOKENIZER.eos_token_id}
+    for size, fits in ((len(TOKENIZER), True), (len(TOKENIZER) - 1, False)):
+        config = Qwen2VLConfig(text_config={**small, **specials, "vocab_size": size})
+        assert getattr(config, "vocab_size", None) != size
+        if fits:
+            check_tokenizer_fits(TOKENIZER, config)
+        else:
+            with pytest.raises(ModelError, match="the model has embeddings for 60 tokens"):
+                check_tokenizer_fits(TOKENIZER, config)
 
 
 def test_an_encoder_is_refused_a_tokenizer_without_cls_before_a_text():

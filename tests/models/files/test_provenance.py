@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import hub as transformers_hub
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 
+import hf_finetune as hf
 from hf_finetune.config.sections import DataSection, ModelSection, Run, ScratchSection
-from hf_finetune.errors import ModelError
+from hf_finetune.errors import FinetuneError, ModelError
 from hf_finetune.models.adapters.attach import attach_adapter
 from hf_finetune.models.adapters.loading import load_adapter
 from hf_finetune.models.files.adapter import read_base_record
@@ -29,6 +30,7 @@ from hf_finetune.models.files.locate import resolve_commit
 from hf_finetune.models.files.provenance import describe_model_source, pin_revision
 from hf_finetune.models.loading import load_causal_lm, load_config
 from hf_finetune.models.saved import load_for_generation
+from hf_finetune.run import start_scoring
 
 NAME = "ada/base"
 
@@ -202,6 +204,36 @@ def test_offline_a_model_that_is_not_there_is_one_message_and_one_that_is_loads(
     assert len(str(refused.value).splitlines()) == 1
     assert "ada/never-seen" in str(refused.value)
     assert hub.requests == []
+
+
+def test_a_run_that_scores_reads_one_commit_from_beginning_to_end(hub, base, tmp_path):
+    first = on_hub(hub, base)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a cat"}\n')
+    settings = {"recipe": "score", "model": {"path": NAME}, "data": {"test": str(rows)}, "eval": {"base": "ada/other"}}
+    on_hub(hub, base, "ada/other")
+    other = resolve_commit("ada/other")
+    run, _ = start_scoring([settings | {"output_dir": str(tmp_path / "scores")}])
+    for name in (NAME, "ada/other"):
+        on_hub(hub, changed(base), name)
+    assert (resolve_commit(NAME), resolve_commit("ada/other")) == (first, other)
+    assert describe_model_source(run.model)["revision"] == first
+    assert run.model.revision is None  # which a run file that scores does not take
+
+
+def test_in_a_notebook_what_comes_after_a_run_reads_the_hub_as_it_is_then(hub, base, tmp_path):
+    first = on_hub(hub, base)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a cat"}\n')
+    settings = {"model": {"path": NAME}, "data": {"test": str(rows)}, "output_dir": str(tmp_path / "scores")}
+    result = hf.score(settings)
+    assert json.loads((result.folder / "manifest.json").read_text())["model"]["revision"] == first
+    second = on_hub(hub, changed(base))
+    assert resolve_commit(NAME) == second != first
+    with pytest.raises(FinetuneError):
+        hf.score(settings | {"eval": {"forget": "nothing.jsonl"}, "output_dir": str(tmp_path / "again")})
+    third = on_hub(hub, changed(base))
+    assert resolve_commit(NAME) == third != second  # nor does one that is refused pin it
 
 
 def test_the_commit_is_not_written_into_a_saved_model(hub, base, tmp_path):
