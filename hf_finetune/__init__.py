@@ -20,8 +20,8 @@ import hf_finetune.interruption  # noqa: F401  (first: a signal may come while t
 import wrapt
 
 from hf_finetune.environment.threads import set_up_threads
+from hf_finetune.environment.versions import __version__
 from hf_finetune.lazy_imports import import_lazily
-from hf_finetune.version import __version__
 
 if TYPE_CHECKING:
     from hf_finetune.api import RunResult, generate, predict, score, train

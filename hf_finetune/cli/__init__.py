@@ -31,8 +31,8 @@ from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
 from hf_finetune.cli.option_tables import name_own_options
 from hf_finetune.cli.terminal import watch_output
+from hf_finetune.environment import __version__, find_versions
 from hf_finetune.errors import user_errors
-from hf_finetune.version import __version__, find_versions
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 

@@ -1,6 +1,7 @@
 """This machine and this installation.
 
 hardware        devices and what they compute fast, without importing torch
+versions        of this package, and of those that it stands on
 facts           the `environment` part of a report
 commit          which state of the user's own project a run was made from
 doctor          what is wrong with an installation: `hf-finetune doctor`
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
         list_other_files,
     )
     from hf_finetune.environment.threads import describe_threads, keep_threads, share_threads
+    from hf_finetune.environment.versions import __version__, find_versions
 
 __all__ = [
     "MachineFinding",
     "MachineInfo",
     "ProgressLines",
+    "__version__",
     "check_versions",
     "collect_machine_info",
     "describe_commit",
@@ -52,6 +55,7 @@ __all__ = [
     "diagnose_machine",
     "find_project_file",
     "find_shipped",
+    "find_versions",
     "get_installed_versions",
     "init_processes",
     "init_project",

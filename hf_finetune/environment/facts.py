@@ -13,7 +13,7 @@ from huggingface_hub import is_offline_mode
 
 from hf_finetune.environment.hardware import detect_hardware, read_cpu_field
 from hf_finetune.environment.threads import count_cores
-from hf_finetune.version import find_versions
+from hf_finetune.environment.versions import find_versions
 
 # Packages whose versions may change the metrics of a run.
 STACK = (

@@ -119,10 +119,8 @@ def merge_adapter(
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
         with fill_folder_atomically(target) as aside:
             logger.info("writing %s", shell_path(output))
-            _save(merged, tokenizer, aside, folder / DECISION)
+            _save(merged, tokenizer, aside, folder)
             write_base_record(aside, record)
-            if (prints := read_row_prints(folder)) is not None:
-                write_row_prints(aside, prints)  # what the adapter was trained on, the merged model was
             # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
             # one: https://github.com/huggingface/transformers/issues/45127
             logger.info("loading it again, and measuring it on the same rows")
@@ -131,9 +129,13 @@ def merge_adapter(
             _check_same(facts, before, tolerance, exact=exact)
         write_card(target, made_from=folder)
     except OSError as problem:
-        what = f"cannot be written ({problem.strerror or problem})"
-        raise CannotWriteError(Problem(what, "make room, or name another folder", path=output)) from problem
+        raise _explain_unwritten(problem, output) from problem
     return facts
+
+
+def _explain_unwritten(problem: OSError, output: str) -> CannotWriteError:
+    what = f"cannot be written ({problem.strerror or problem})"
+    return CannotWriteError(Problem(what, "make room, or name another folder", path=output))
 
 
 def _check_place(target: Path, read: Sequence[Path]) -> None:
@@ -177,7 +179,7 @@ def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrained
     return merged
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, decision: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, adapter: Path) -> None:
     if not is_classifier(model):
         stop_after_turns(model, tokenizer)
     # A classifier takes the last token before the padding, and refuses batches without it:
@@ -186,8 +188,10 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
         model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if is_classifier(model) and decision.exists():
-        shutil.copy(decision, folder)
+    if is_classifier(model) and (adapter / DECISION).exists():
+        shutil.copy(adapter / DECISION, folder)
+    if (prints := read_row_prints(adapter)) is not None:
+        write_row_prints(folder, prints)  # what the adapter was trained on, the merged model was
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 
-from hf_finetune.version import __version__, find_versions
+from hf_finetune.environment.versions import __version__, find_versions
 
 PROGRAM = """
 import json, sys

@@ -28,9 +28,9 @@ from hf_finetune.data.reading.reader import (
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
+from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
 from hf_finetune.files import hash_file
-from hf_finetune.version import __version__
 
 # Columns besides those of the intermediate form; they are removed from the rows of a split.
 ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"

@@ -20,10 +20,10 @@ from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFile
 from hf_finetune.data.reading.file_kinds import PROSE, TABLE_ENDINGS, explain_text_formats, get_ending
 from hf_finetune.data.reading.tables.arrow_rows import open_dataset
 from hf_finetune.data.reading.tables.rows import TableRow
+from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import DataError, Problem, suggest
 from hf_finetune.files import open_atomically
 from hf_finetune.ranks import is_first_rank
-from hf_finetune.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from hf_finetune.environment.versions import __version__
 from hf_finetune.folders import CARD
 from hf_finetune.models.ready_made.folder import Origin
 from hf_finetune.models.ready_made.packages import ModelPackage
-from hf_finetune.version import __version__
 
 if TYPE_CHECKING:
     from hf_finetune.models.ready_made.gguf import ConvertedGguf
