@@ -121,16 +121,22 @@ def merge_adapter(
             logger.info("writing %s", shell_path(output))
             _save(merged, tokenizer, aside, folder)
             write_base_record(aside, record)
-            # Loaded again, since saving and loading can lose weights, as of a tied head that the adapter made another
-            # one: https://github.com/huggingface/transformers/issues/45127
-            logger.info("loading it again, and measuring it on the same rows")
-            merged = get_auto_class(merged).from_pretrained(aside, dtype=saved_in, device_map={"": device}).eval()
+            merged = _reload(merged, aside, saved_in, device)
             facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=saved_in)
             _check_same(facts, before, tolerance, exact=exact)
         write_card(target, made_from=folder)
     except OSError as problem:
         raise _explain_unwritten(problem, output) from problem
     return facts
+
+
+def _reload(merged: PreTrainedModel, folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
+    """Load the merged model again, since saving and loading can lose weights, as of a tied head that is one no more."""
+    # https://github.com/huggingface/transformers/issues/45127
+    logger.info("loading it again, and measuring it on the same rows")
+    loaded: PreTrainedModel = get_auto_class(merged).from_pretrained(folder, dtype=dtype, device_map={"": device})
+    loaded.eval()
+    return loaded
 
 
 def _explain_unwritten(problem: OSError, output: str) -> CannotWriteError:

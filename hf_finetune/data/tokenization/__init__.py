@@ -1,11 +1,12 @@
 """Rows -> token ids and labels.
 
-text.py           texts -> ids; what spells a special token stays text
-documents.py      documents -> blocks to train on, without losing a token
-windows.py        documents -> windows to evaluate, each document by itself
-conversations.py  exactly the assistant's turns are trained
-spans.py          spans of characters -> ranges of tokens
-labelled.py       labelled texts
-packing.py        best-fit decreasing packing of whole examples
-collators.py      examples of different lengths -> one batch
+text.py                texts -> ids; what spells a special token stays text
+documents.py           documents -> blocks to train on, without losing a token
+windows.py             documents -> windows to evaluate, each document by itself
+conversations.py       exactly the assistant's turns are trained
+conversation_stats.py  what became of them: counted, logged, too many left out refused
+spans.py               spans of characters -> ranges of tokens
+labelled.py            labelled texts
+packing.py             best-fit decreasing packing of whole examples
+collators.py           examples of different lengths -> one batch
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,17 +29,21 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.reading.formats import restore_messages, restore_tools
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.data.tokenization.conversation_stats import (
+    ROWS_DECODED,
+    ConversationStats,
+    check_dropped_share,
+    log_warnings,
+)
 from hf_finetune.data.tokenization.packing import pack_bfd
 from hf_finetune.data.tokenization.spans import find_runs, find_token_ranges, invert_spans
-from hf_finetune.data.tokenization.text import IGNORE_INDEX, warn_of_unknown_tokens
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.data.tokenization.windows import ROW_FEATURES
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 1_000
-ROWS_DECODED = 1_000
-"""Rows of each split whose trained tokens are decoded and compared with their text."""
 
 FEATURES = Features(
     {
@@ -48,53 +52,6 @@ FEATURES = Features(
         **ROW_FEATURES,
     }
 )
-
-
-@dataclass(frozen=True)
-class ConversationStats:
-    """Counts of one tokenized split."""
-
-    rows: int
-    examples: int
-    """Examples to train on: a dropped row gives none, a split row several."""
-    dropped: int
-    too_long: int
-    """Rows of more than `max_length` tokens: dropped, cut or split."""
-    untrained: int
-    """Rows that were dropped because no trained token was left."""
-    truncated: int
-    without_end: int
-    """Examples whose last trained turn was cut before its end token."""
-    tokens: int
-    trained_tokens: int
-    trained_bytes: int
-    """UTF-8 bytes of the trained text as it was written: the denominator of bits per byte."""
-    unknown: int
-    """Trained tokens that stand for text which the tokenizer does not know."""
-    longest: int
-    """Tokens of the longest example; of a block with packing."""
-    spelled: dict[str, int]
-    """Rows whose text spells each control token; there it stays text."""
-    altered: int
-    """Of the first `ROWS_DECODED` rows, those whose trained tokens do not decode to their text."""
-    filled: float = 1.0
-    """With packing, the share of tokens in the blocks that are not padding."""
-
-    @property
-    def scored_bytes(self) -> int:
-        """UTF-8 bytes of the text that is predicted."""
-        return self.trained_bytes
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def describe(self) -> str:
-        dropped = f" ({self.dropped:,} left out)" if self.dropped else ""
-        share = self.trained_tokens / max(self.tokens, 1)
-        return (
-            f"{self.rows:,} conversations{dropped}, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained "
-            f"({share:.0%}), the longest {self.longest:,}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +89,8 @@ def tokenize_conversations(
         examples[name], counted = build_cached_dataset("conversations", made_from, FEATURES, build.build_batches)
         facts[name] = ConversationStats(**counted)
         logger.info("%s: %s", name, facts[name].describe())
-        _check_dropped_share(name, facts[name], data, max_length)
-        _log_warnings(name, facts[name])
+        check_dropped_share(name, facts[name], data, max_length)
+        log_warnings(name, facts[name])
     return examples, facts
 
 
@@ -163,39 +120,6 @@ def pack_examples(
     logger.info("train: packed into %s blocks, %.1f%% full", f"{len(blocks):,}", 100 * share)
     packed = replace(facts["train"], filled=share, longest=block_size)
     return examples | {"train": blocks}, facts | {"train": packed}
-
-
-def _check_dropped_share(split: str, facts: ConversationStats, data: DataSection, max_length: int) -> None:
-    share = facts.dropped / facts.rows
-    if facts.examples and share <= data.max_dropped:
-        return
-    long = facts.dropped - facts.untrained
-    what = (
-        f"{facts.dropped:,} of {facts.rows:,} {split} rows ({share:.1%}) would be left out: {long:,} of more than "
-        f"{max_length:,} tokens, {facts.untrained:,} without a trained token"
-    )
-    remedy = "raise train.max_length, set data.too_long to cut or split, or accept it with data.max_dropped"
-    raise DataError(Problem(what, remedy, key="data.max_dropped"))
-
-
-def _log_warnings(split: str, facts: ConversationStats) -> None:
-    if facts.spelled:
-        tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
-        logger.warning(
-            "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)", split, tokens
-        )
-    # Above 5 %: an EOS that is cut off is never trained, and generation then runs on to max_new_tokens.
-    if facts.without_end > 0.05 * facts.examples:
-        logger.warning(
-            "%s: %d of %d examples end before their turn does; a model that never sees the end does not learn to stop",
-            *(split, facts.without_end, facts.examples),
-        )
-    warn_of_unknown_tokens(split, facts.unknown, facts.trained_tokens)
-    if facts.altered:
-        logger.warning(
-            "%s: the tokenizer changes the text of %d of the first %d rows; what is trained is not what they say",
-            *(split, facts.altered, min(facts.rows, ROWS_DECODED)),
-        )
 
 
 class _SplitTokenizer:
