@@ -32,7 +32,7 @@ from hf_finetune.models.saved import load_for_prediction
 from hf_finetune.training import saving
 from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.saving import save_decision, save_verified
-from hf_finetune.training.trainers.base import Trainer
+from hf_finetune.training.trainers.classification import ClassificationTrainer
 
 TEXTS = ["win a prize now", "see you at lunch", "are you free, then call", "ok", "Win, win"]
 SINGLE = Decision(SPAM.names, "single", temperature=1.7, thresholds=(0.48, 0.52), metric="f1_macro")
@@ -63,7 +63,7 @@ def fitted(tmp_path):
             dataloader_pin_memory=False,
             **settings,
         )
-        trainer = Trainer(
+        trainer = ClassificationTrainer(
             model,
             args,
             train_dataset=rows,
