@@ -14,9 +14,9 @@ import torch
 from models.scratch_models import save_chat_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_finetune.environment.random_state import keep_random_state
 from hf_finetune.errors import ConfigError
 from hf_finetune.evaluation import compare_models
-from hf_finetune.evaluation.language_modeling.base_scores import keep_random_state
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 
 ROOT = Path(__file__).resolve().parent.parent

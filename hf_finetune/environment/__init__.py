@@ -9,6 +9,7 @@ processes       the processes of a launch, as accelerate runs them
 launched        the `accelerate launch` that started this process
 threads         how many torch computes with, and how they wait
 logs            what a process logs, and to where
+random_state    the generators of random numbers, given back as they were
 progress_lines  how far a loop has come, in the log
 project_files   the recipes, configurations, templates and pages that the package brings
 """

@@ -18,7 +18,7 @@ from hf_finetune import privacy
 from hf_finetune.config.paths import expand_user, looks_local
 from hf_finetune.data.tokenization.collators import TextCollator
 from hf_finetune.data.tokenization.text import EncodedTexts
-from hf_finetune.evaluation.language_modeling.base_scores import keep_random_state
+from hf_finetune.environment.random_state import keep_random_state
 from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits
 from hf_finetune.evaluation.scoring.log_likelihood import compute_row_sums
 from hf_finetune.evaluation.scoring.rows import Example

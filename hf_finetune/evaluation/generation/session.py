@@ -20,6 +20,7 @@ from transformers.generation.logits_process import (
 from transformers.generation.streamers import BaseStreamer
 
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.environment.random_state import keep_random_state
 from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.evaluation.language_modeling.answers import Answer
 from hf_finetune.models.classification_head import unwrap_adapter
@@ -68,7 +69,8 @@ def generation_session(
     ended_by, generator = sorted(ends or {tokenizer.eos_token_id}), make_generator(settings, number)
     session = GenerationSession(inner, tokenizer, settings, ended_by, positions, generator)
     # An adapter's base in training has the forward of its class: accelerate rounds the whole model's alone.
-    with _blank_generation_config(inner), set_eval_mode(inner), round_for_flash(inner):
+    modes = _blank_generation_config(inner), set_eval_mode(inner), keep_random_state(inner.device)
+    with modes[0], modes[1], modes[2], round_for_flash(inner):
         yield session
 
 

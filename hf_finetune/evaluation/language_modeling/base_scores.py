@@ -11,14 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -27,6 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hf_finetune.config.sections import Run
 from hf_finetune.data.cache import compute_cache_key, hash_dataset, place_in_cache
 from hf_finetune.environment.facts import get_installed_versions
+from hf_finetune.environment.random_state import keep_random_state
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 from hf_finetune.evaluation.language_modeling.row_scores import make_record, read_objects, read_sums
 from hf_finetune.evaluation.language_modeling.trainer_metrics import (
@@ -216,33 +215,9 @@ def _compare(
     return {"rows": split.rows, **compare_models(sides[0], sides[1], both, split.rows, groups=groups)}
 
 
-@contextlib.contextmanager
-def keep_random_state(device: torch.device) -> Iterator[None]:
-    """Give every random generator its state back: a data loader draws from that of the whole process."""
-    python, numpy = random.getstate(), np.random.get_state()
-    # Not `fork_rng`, which by default asks every GPU of the machine: each process would start a context on each.
-    generators = [torch.default_generator, *_list_device_generators(device)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        # Otherwise dropout draws other numbers in the first step, and `eval.base: false` would train another model.
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-
-
 def _place(made_from: str) -> Path:
     return place_in_cache(f"base_scores-{made_from}.json")
 
 
 def _write_objects(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(encode_non_finite(content), allow_nan=False))
-
-
-def _list_device_generators(device: torch.device) -> list[torch.Generator]:
-    """List the generators of a device that is not the CPU: those of CUDA and of Apple's GPUs."""
-    if device.type == "cuda":
-        return [torch.cuda.default_generators[device.index or 0]]
-    return [torch.mps._get_default_mps_generator()] if device.type == "mps" else []
