@@ -123,13 +123,17 @@ def test_random_generators_go_on_where_they_were():
 
 def test_the_generators_of_other_gpus_are_left_alone(monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device))
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+
+    class Generators(tuple):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(torch.cuda, "default_generators", Generators(torch.Generator() for _ in range(8)))
     for device in (torch.device("cpu"), torch.device("cuda", 3)):
         with keep_random_state(device):
             pass
-    assert asked == [torch.device("cuda", 3)]
+    assert asked == [3]
 
 
 def test_the_next_run_takes_the_base_from_the_cache_unless_rows_or_weights_are_others(
@@ -235,12 +239,12 @@ def test_a_model_from_random_weights_has_no_base(run_recipe, tmp_path):
     assert not (tmp_path / "run" / "row_scores.json").exists()
 
 
-def test_a_continued_model_is_compared_by_blocks(run_recipe, base):
+def test_a_continued_model_is_compared_by_documents(run_recipe, base):
     few = ("model.scratch=null", "model.tokenizer=null", "train.optim=adamw_torch", "train.max_steps=4")
     report = run_recipe("char_model", f"model.path={base}", *few, "eval.prompts=[]", "train.learning_rate=0.01")
     compared = find_comparison(report)
-    assert compared["verdict"].startswith("Better than its base: loss ")
-    assert all("rows" not in sentence for sentence in compared["words"])
+    assert compared["rows"] == report["data"]["validation"]["rows"] == 2
+    assert compared["verdict"].startswith("2 rows are too few to tell it from its base: loss ")
 
 
 def test_two_processes_score_the_base_as_one_does(

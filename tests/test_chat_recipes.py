@@ -77,7 +77,7 @@ def test_the_loss_of_the_report_is_the_saved_models_on_what_the_assistant_says(r
 def test_an_adapters_folder_holds_only_what_an_adapter_needs(run_recipe, base, tmp_path):
     report = run_recipe("lora", f"model.path={base}", *QUICK, *ONCE)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("adapter_config.json", "adapter_model.safetensors", "base_model.json"),
+        *("adapter_config.json", "adapter_model.safetensors", "base_model.json", "generation_config.json"),
         *("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
         *("manifest.json", "report.json", "run.yaml", "report.html", "README.md", "row_scores.json", "row_prints.npz"),
     }

@@ -190,18 +190,18 @@ def test_texts_of_mistakes_are_shown_only_where_asked_for(run_recipe, tmp_path, 
     wrong = tmp_path / "validation.jsonl"
     wrong.write_text('{"text": "secretword", "label": "ham"}\n{"text": "secretword", "label": "spam"}\n')
     report = run_recipe("classification", *QUICK, *spam)
-    (mistake,) = report["samples"]
+    (mistake,) = [each for each in report["samples"] if each["split"] == "validation"]
     assert (Path(mistake["path"]).name, mistake["line"] in (1, 2)) == ("validation.jsonl", True)
     assert "secretword" not in capsys.readouterr().err + (tmp_path / "run" / "report.json").read_text()
     report = run_recipe("classification", *QUICK, *spam, "eval.show_data=true", f"output_dir={tmp_path}/shown")
-    assert report["samples"][0]["text"] == "secretword"
+    assert "secretword" in [each["text"] for each in report["samples"]]
     assert "secretword" in capsys.readouterr().err
 
 
 def test_a_run_without_a_validation_split_is_scored_on_the_test_split_with_plain_decisions(run_recipe, tmp_path, spam):
     report = run_recipe("classification", *QUICK, *spam, "data.validation=null")
     assert set(report["evaluation"]) == {"test"}
-    assert report["samples"] == []
+    assert {each["split"] for each in report["samples"]} <= {"test"}
     assert not (tmp_path / "run" / "decision.json").exists()
 
 

@@ -116,6 +116,7 @@ def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, p
     assert losses(report) == pytest.approx(losses(plain), rel=1e-5)
     two, one = (each["evaluation"]["validation"] for each in (report, plain))
     assert two.pop("intervals").keys() == one.pop("intervals").keys()
+    assert two.pop("no_interval") == one.pop("no_interval")
     assert two == pytest.approx(one, rel=1e-4)
     assert done.stderr.count("step 6/6") == 1, "the second process is quiet"
     assert report["train"]["seen"] == plain["train"]["seen"], "the sum over both processes"

@@ -154,7 +154,13 @@ def test_a_terminal_of_which_nothing_is_known_gets_plain_lines(type_command, tra
 
 
 FULL = "standard output cannot be written (No space left on device)"
-SHORT = ("--help", "diagnose runs/lora", "diagnose runs/lora --json", "doctor --json", "report runs/lora runs/lora")
+SHORT = (
+    "--help",
+    "diagnose runs/lora",
+    "diagnose runs/lora --json",
+    "doctor --json",
+    "report runs/lora runs/continued_pretraining",
+)
 SHORT += (AFTER_TRAINING["generate"], f"{AFTER_TRAINING['generate']} --json", AFTER_TRAINING["score"])
 SHORT += ("predict runs/classification data_templates/labelled.jsonl --prefix predicted_",)
 

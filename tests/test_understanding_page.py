@@ -87,7 +87,8 @@ def test_every_figure_of_the_page_is_one_of_the_report():
 
 def test_every_finding_of_the_page_is_one_of_the_diagnosis():
     sources = (ROOT / "hf_finetune" / "reporting" / "diagnosis").glob("*.py")
-    kinds = set(re.findall(r'kind="([a-z_]+)"', "".join(path.read_text(encoding="utf-8") for path in sources)))
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    kinds = {*re.findall(r'kind="([a-z_]+)"', text), *re.findall(r'_make_finding\(\s*run,\s*"([a-z_]+)"', text)}
     named = set(re.findall(r"\(`([a-z]\w+)`\)", PAGE))
     assert {"healthy", "overfitting", "underfitting", "plateau", "divergence", "learning_rate_too_low"} <= named
     assert named - {"muon"} <= kinds

@@ -17,6 +17,7 @@ from typing import Any
 
 from hf_finetune.config import (
     VISIBLE,
+    Run,
     check_launch_file,
     check_visible,
     load_run,
@@ -24,7 +25,6 @@ from hf_finetune.config import (
     read_launch_file,
     read_recipe_name,
 )
-from hf_finetune.data import check_scored_rows, check_trained_rows
 from hf_finetune.environment import (
     check_versions,
     describe_threads,
@@ -71,10 +71,17 @@ def launch(argv: Sequence[str], where: str) -> int:
     share_threads(os.environ, max(1, processes))
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
-    check = check_scored_rows if recipe == "score" else check_trained_rows
-    check(run)  # the recipe does it again, after seconds of imports
+    _check_rows(run)
     logger.info("loading the libraries")
     return _run_accelerate_launch(arguments)
+
+
+def _check_rows(run: Run) -> None:
+    """Read the rows of a small run; the recipe does it again, after seconds of imports."""
+    from hf_finetune.data import check_scored_rows, check_trained_rows  # datasets: not for settings that are refused
+
+    check = check_scored_rows if run.recipe == "score" else check_trained_rows
+    check(run)
 
 
 def find_accelerate_config(where: str) -> Path:

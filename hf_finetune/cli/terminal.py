@@ -160,7 +160,11 @@ def _keys_hidden() -> Iterator[None]:
     except ImportError:
         yield
         return
-    before = termios.tcgetattr(sys.stdin)
+    try:
+        before = termios.tcgetattr(sys.stdin)
+    except (termios.error, TypeError, ValueError):  # no terminal, or what stands in for one
+        yield
+        return
     hidden = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
     termios.tcsetattr(sys.stdin, termios.TCSADRAIN, hidden)
     try:

@@ -46,7 +46,7 @@ def test_a_page_of_ours_is_written_again_and_anybody_elses_refused(finished, tmp
 def test_several_folders_become_one_page_beside_which_theirs_stay(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = run_folder(tmp_path / "other", report(settings={"train": {"learning_rate": 1.0}}), manifest())
-    done = run(finished, other, finished)
+    done = run(finished, other)
     assert done.exit_code == 0, done.exception
     assert "2 runs compared" in (tmp_path / "comparison.html").read_text()
     best = describe_best([read_run(str(folder)) for folder in (finished, other)])

@@ -77,7 +77,7 @@ def test_train_holds_what_was_given_and_nothing_else(load):
 
 def test_null_means_the_default_unless_the_setting_takes_null(load):
     run = load(VALID + "eval: {top_k: null, max_new_tokens: null, prompts: null}\n")
-    assert (run.eval.top_k, run.eval.max_new_tokens, run.eval.prompts) == (None, 64, None)
+    assert (run.eval.top_k, run.eval.max_new_tokens, run.eval.prompts) == (None, 64, [])
 
 
 def test_twenty_mistakes_are_reported_in_one_go_within_two_seconds_without_torch(workspace):

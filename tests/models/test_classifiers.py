@@ -18,7 +18,7 @@ from transformers import (
     T5Config,
     XLMConfig,
 )
-from tuned_adapters import TOKENIZER, adapter_on, save, saved_base
+from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from tuned_classifiers import (
     ARCHITECTURES,
     DECODERS,
@@ -374,7 +374,7 @@ def test_what_is_no_classifier_is_refused_and_gets_no_random_head(architecture, 
 
 
 def test_an_adapter_of_a_language_model_and_a_base_for_a_whole_model_are_refused(backbone, tmp_path):
-    folder = save(adapter_on(saved_base(tmp_path / "base")), tmp_path / "adapter")
+    folder = save(train(adapter_on(saved_base(tmp_path / "base"))), tmp_path / "adapter")
     with pytest.raises(ModelError, match="is no text classifier but the adapter of a language model"):
         load_for_prediction(str(folder))
     whole = saved_classifier(tmp_path / "whole", classifier_on(backbone("bert")))

@@ -263,14 +263,20 @@ def test_a_folder_with_a_model_and_no_tokenizer_is_refused(tmp_path):
     GPT2Config().save_pretrained(tmp_path)
     # transformers makes a GPT-2 tokenizer without a vocabulary of it
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == 1
-    assert "has no vocabulary" in refused_folder(tmp_path)
+    assert "holds no tokenizer: no tokenizer.json" in refused_folder(tmp_path)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    assert "no tokenizer can be loaded" in refused_folder(tmp_path)
+    assert "holds no tokenizer: no tokenizer.json" in refused_folder(tmp_path)
 
 
-@pytest.mark.parametrize("broken", ["{", "{}", '{"version": "1.0", "added_tokens": [], "model": {"type": "Nope"}}'])
+def test_a_torn_tokenizer_file_is_named(tmp_path):
+    trained("char").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    assert "tokenizer.json: is damaged" in refused_folder(tmp_path, key=None)
+
+
+@pytest.mark.parametrize("broken", ["{}", '{"version": "1.0", "added_tokens": [], "model": {"type": "Nope"}}'])
 def test_a_malformed_tokenizer_file_is_refused(tmp_path, broken):
     trained("char").save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text(broken)

@@ -69,11 +69,12 @@ def score(
 
 def _score_model(model: str, data: dict[str, Any], settings: dict[str, Any], record: str | None) -> ScoreResult:
     from hf_finetune.config import PLACEHOLDER, build_run, check_saved_model
-    from hf_finetune.data import check_scored_rows
 
     check_saved_model(model, "score")  # before torch is imported
     values = {"model": {"path": model}, "data": data, "eval": settings, "output_dir": PLACEHOLDER}
     run = build_run(values, "score")
+    from hf_finetune.data import check_scored_rows
+
     check_scored_rows(run)
     announce(model)
     from hf_finetune.environment import init_processes, set_up_logging

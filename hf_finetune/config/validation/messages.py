@@ -53,7 +53,7 @@ def report_errors(
     meant = {_find_meant(key, known) for key in deepest if by_key[key][0]["type"] == "extra_forbidden"}
     for key in deepest:
         # `base_model: X` of another tool is `model.path` here: that `model` is missing is the same problem.
-        if by_key[key][0]["type"] == "missing" and str(key[0]) in meant:
+        if by_key[key][0]["type"] == "missing" and len(key) == 1 and str(key[0]) in meant:
             continue
         # A value that was removed because of its own problem is missing now, which is no second problem.
         if not any(refused[: len(key)] == key for refused in document.refused):

@@ -160,7 +160,7 @@ def test_a_run_file_of_another_tool_is_answered_in_one_attempt(refusal):
     found = {problem.key: problem.remedy for problem in refusal(AXOLOTL)}
     assert found.pop("recipe").startswith("the recipes are continued_pretraining, ")
     assert "model" not in found  # `base_model` is answered with model.path
-    assert found.pop("data") == "give data.train, a file of rows"
+    assert "data" not in found  # nor `datasets` twice
     assert found == {
         "base_model": "did you mean model.path?",
         "load_in_4bit": "did you mean model.load_in_4bit?",

@@ -185,7 +185,7 @@ def test_a_model_that_needs_its_own_code_is_refused_without_a_question(model, ma
 def test_code_for_a_task_that_a_known_model_does_not_have_is_not_run(model, mark, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda text: "y")
     own_code(model, mark, model_type="t5", vocab_size=61, pad_token_id=0, eos_token_id=2, bos_token_id=1)
-    assert "cannot be loaded" in refusal(lambda: talked_to(model))
+    assert "is a t5, for which transformers has no causal language model" in refusal(lambda: talked_to(model))
     assert not mark.exists()
 
 
