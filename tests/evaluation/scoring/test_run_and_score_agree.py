@@ -90,7 +90,7 @@ KINDS = {
         "sft", questions(lambda n: 9 * n), ("train.max_length=40", "data.too_long=split")
     ),
     "long conversations left out": Kind(
-        "sft", questions(lambda n: 9 * n), ("train.max_length=40", "data.too_long=drop", "data.max_dropped=0.9")
+        "sft", questions(lambda n: 9 * n), ("train.max_length=40", "data.too_long=drop", "data.max_dropped=1.0")
     ),
     "all turns trained": Kind("sft", turns, ("data.loss_on=all",)),
     "the last turn trained": Kind("sft", turns, ("data.loss_on=last",)),
