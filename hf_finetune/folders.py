@@ -14,6 +14,7 @@ from hf_finetune.errors import ConfigError, Problem
 RESUME = "train.resume_from_checkpoint"
 MANIFEST = "manifest.json"
 REPORT = "report.json"
+RUN_FILE = "run.yaml"
 CARD = "README.md"
 # The log-likelihoods of each row by base and tuned model. It stays here: they tell whether a row was trained on.
 ROW_SCORES = "row_scores.json"
@@ -25,7 +26,7 @@ CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line
 _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
 _NOBODYS = re.compile(r"lost\+found|\.DS_Store|\..+\.aside")
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
 # What `merge` writes, by suffix or by name.
 _OF_A_MODEL = re.compile(
@@ -42,7 +43,7 @@ def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:
     names = _names(folder)
     if MANIFEST in names and is_run_folder(folder):
         return None
-    foreign = [name for name in names if not (_NOBODYS.fullmatch(name) or (resuming and _CHECKPOINT.fullmatch(name)))]
+    foreign = [name for name in names if not (_NOBODYS.fullmatch(name) or (resuming and CHECKPOINT.fullmatch(name)))]
     return foreign[0] if foreign else None
 
 
@@ -94,7 +95,7 @@ def list_checkpoints(folder: Path, *, complete: bool = True) -> list[Path]:
     """The checkpoints in `folder` by their step; without `complete`, those too whose writing was cut short."""
     # By number: "checkpoint-1000" sorts before "checkpoint-200" as text. The Trainer writes its state last, so that a
     # checkpoint that was killed in the middle has none.
-    numbered = [(int(match[1]), folder / name) for name in _names(folder) if (match := _CHECKPOINT.fullmatch(name))]
+    numbered = [(int(match[1]), folder / name) for name in _names(folder) if (match := CHECKPOINT.fullmatch(name))]
     return [path for _, path in sorted(numbered) if (path / TRAINER_STATE).is_file() or not complete]
 
 

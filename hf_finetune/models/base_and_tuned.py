@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.folders import RUN_FILE
 from hf_finetune.models.embeddings import grow_for_added_tokens
 from hf_finetune.models.files.adapter import BASE_RECORD, is_adapter, read_base_name, read_base_record
 from hf_finetune.models.saved import load_for_generation
@@ -92,7 +93,7 @@ def find_base_of_run(path: str) -> tuple[str, str | None]:
     That of a merged model is the base of its adapter. Raises `ConfigError` if neither is recorded there, or if the run
     started from random weights.
     """
-    file = Path(path) / "run.yaml"
+    file = Path(path) / RUN_FILE
     remedy = "say which model it was trained from with --base-path"
     if not file.is_file():
         if (Path(path) / BASE_RECORD).is_file():  # of a merged adapter

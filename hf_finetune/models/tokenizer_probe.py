@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.folders import MANIFEST
+from hf_finetune.folders import CHECKPOINT, MANIFEST
 from hf_finetune.models.files.adapter import BASE_RECORD
 from hf_finetune.models.files.locate import find_file, read_json
 
@@ -32,7 +31,7 @@ def check_trained_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, revis
     Known of what a run of ours has left, by its manifest.json (a checkpoint's is that of the folder around it), and of
     what was merged here, by its base_model.json.
     """
-    around = str(Path(name).parent) if re.fullmatch(r"checkpoint-\d+", Path(name).name) else name
+    around = str(Path(name).parent) if CHECKPOINT.fullmatch(Path(name).name) else name
     for folder, file in ((name, MANIFEST), (around, MANIFEST), (name, BASE_RECORD)):
         path = find_file(folder, file, revision)
         trained = None if path is None else (read_json(Path(path)) or {}).get(PROBE)

@@ -22,8 +22,8 @@ from hf_finetune.data.splitting.splits import Splits, load_splits
 from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.data.tokenization.text import encode_documents, encode_texts
 from hf_finetune.errors import FinetuneError
+from hf_finetune.folders import RUN_FILE
 from hf_finetune.label_set import Labels
-from hf_finetune.reporting.files import RUN_FILE
 
 logger = logging.getLogger(__name__)
 

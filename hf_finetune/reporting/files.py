@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import encode_non_finite, hash_file
-from hf_finetune.folders import CARD, MANIFEST, REPORT, ROW_PRINTS, ROW_SCORES
+from hf_finetune.folders import CARD, MANIFEST, REPORT, ROW_PRINTS, ROW_SCORES, RUN_FILE
 
-RUN_FILE = "run.yaml"
 # Records about the model: manifest.json does not hash them, and a model folder is complete without them.
 RECORD_FILES = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD, ROW_SCORES, ROW_PRINTS)
 

@@ -17,6 +17,7 @@ from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
     MANIFEST,
     REPORT,
+    RUN_FILE,
     TRAINER_STATE,
     check_run_folder,
     find_earlier_run,
@@ -25,7 +26,7 @@ from hf_finetune.folders import (
 )
 from hf_finetune.privacy import redact
 from hf_finetune.ranks import is_first_rank
-from hf_finetune.reporting.files import RUN_FILE, format_json, hash_files
+from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
 
 logger = logging.getLogger(__name__)

@@ -12,13 +12,11 @@ from typing import Any, Literal
 import yaml
 
 from hf_finetune.errors import ConfigError, DataError, Problem
-from hf_finetune.folders import MANIFEST, REPORT, TRAINER_STATE, list_checkpoints
+from hf_finetune.folders import CHECKPOINT, MANIFEST, REPORT, RUN_FILE, TRAINER_STATE, list_checkpoints
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
-from hf_finetune.reporting.files import RUN_FILE
 
 CONFIG = "config.json"
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 # Parts of report.json by type, each absent where it was not computed: the page and the card rely on these types.
 REPORT_PARTS: dict[str, type] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +10,7 @@ from hf_finetune.config.checks.model_files import ADAPTER, CONFIG, find_damage, 
 from hf_finetune.config.checks.paths import suggest_path
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.folders import MANIFEST
+from hf_finetune.folders import CHECKPOINT, MANIFEST
 from hf_finetune.shell import shell_path
 
 Command = Literal["generate", "chat", "predict", "score", "merge"]
@@ -43,7 +42,7 @@ def check_saved_model(path: str, command: Command, base: str | None = None) -> N
 
 
 def _describe_empty(folder: Path, path: str) -> Problem:
-    steps = [int(found[1]) for name in os.listdir(folder) if (found := re.fullmatch(r"checkpoint-(\d+)", name))]
+    steps = [int(found[1]) for name in os.listdir(folder) if (found := CHECKPOINT.fullmatch(name))]
     what = f"holds no model (neither {CONFIG} nor {ADAPTER})"
     if (folder / MANIFEST).exists():
         what += ": its run has not finished"

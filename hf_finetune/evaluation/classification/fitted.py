@@ -15,7 +15,7 @@ from hf_finetune.label_set import Labels
 from hf_finetune.metric_info import format_metric, get_metric_info
 from hf_finetune.models.decision import Decision
 
-# Of these a sentence names the first that fitting has moved by more than it shows.
+# What a sentence tells of the cross-fitted figures.
 TOLD = ("accuracy", "f1_macro", "balanced_accuracy", "matthews_correlation", "log_loss")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,9 @@ from hf_finetune.evaluation.metrics.answer_functions import (
     is_refusal,
     match_answer,
 )
-from hf_finetune.evaluation.statistics.bootstrap import Statistic
+
+if TYPE_CHECKING:  # scipy, which `generate` and `chat` need nothing of
+    from hf_finetune.evaluation.statistics.bootstrap import Statistic
 
 Array = npt.NDArray[np.float64]
 

@@ -24,7 +24,6 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.config.sections import Run
 from hf_finetune.data.reading.formats import Kind
 from hf_finetune.data.reading.sources import TEXT_FORMATS
@@ -36,13 +35,11 @@ from hf_finetune.evaluation.scoring.classifiers import score_classifier
 from hf_finetune.evaluation.scoring.language_models import score_language_model
 from hf_finetune.evaluation.scoring.result import ScoreResult, get_model_path
 from hf_finetune.evaluation.statistics.slices import compute_slice_metrics, get_field_values, read_raw_rows
-from hf_finetune.models.files.locate import find_file
+from hf_finetune.models.files.locate import read_run_file
 from hf_finetune.models.saved import is_regression_model, is_sequence_classifier
 from hf_finetune.privacy import redact
 
 logger = logging.getLogger(__name__)
-
-RUN_FILE = "run.yaml"
 
 
 def with_greedy_decoding(run: Run) -> Run:
@@ -78,8 +75,7 @@ def load_scored_rows(run: Run) -> Splits:
 
 def find_grouping(path: str) -> str | None:
     """Find `data.group_by` of the run in a model's folder; None where it has none, or the folder is of no run."""
-    file = find_file(path, RUN_FILE)
-    data = None if file is None else read_document(str(file)).values.get("data")
+    data = read_run_file(path).get("data")
     named = data.get("group_by") if isinstance(data, dict) else None
     return named if isinstance(named, str) else None
 

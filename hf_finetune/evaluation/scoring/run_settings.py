@@ -7,12 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.config.sections import DataSection
-from hf_finetune.models.files.locate import find_file
+from hf_finetune.models.files.locate import read_run_file
 from hf_finetune.models.lengths import row_length
 
-RUN_FILE = "run.yaml"
 # Settings of the section `data` that decide which tokens of a conversation are predicted.
 _OF_TOKENS = ("loss_on", "too_long", "chat_template")
 
@@ -38,8 +36,7 @@ def read_token_settings(path: str, data: DataSection) -> TokenSettings:
 
     Raises `ConfigError` where that file is torn.
     """
-    file = find_file(path, RUN_FILE)
-    values = {} if file is None else read_document(str(file)).values
+    values = read_run_file(path)
     of_data, of_train = (part if isinstance(part := values.get(name), dict) else {} for name in ("data", "train"))
     used: dict[str, Any] = {"too_long": "cut", "max_dropped": 1.0}
     used |= {name: of_data[name] for name in _OF_TOKENS if of_data.get(name) is not None}

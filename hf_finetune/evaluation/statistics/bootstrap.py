@@ -67,10 +67,14 @@ class Resampled:
         return spread / float(np.square(squares).sum()) if spread > 1e-36 else 0.0
 
     @property
+    def variance(self) -> float:
+        """The square of the metric's standard error, from the jackknife; 0 where nothing moves it."""
+        return (len(self.left_out) - 1) * float(np.var(self.left_out)) if len(self.left_out) else 0.0
+
+    @property
     def error(self) -> float:
-        """The metric's standard error, from the jackknife; 0 where nothing moves it, or where it has one part."""
-        parts = len(self.left_out)
-        return math.sqrt((parts - 1) * float(np.var(self.left_out))) if parts else 0.0
+        """The metric's standard error."""
+        return math.sqrt(self.variance)
 
     @property
     def acceleration(self) -> float:

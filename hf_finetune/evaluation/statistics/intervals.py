@@ -11,7 +11,6 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
@@ -105,9 +104,8 @@ def compute_area_interval(found: Resampled) -> tuple[float, float]:
     The error is the jackknife's, which for an area is DeLong's (1988); on the log-odds (Pepe, 2003, section 5.2.5) the
     interval of an area of 0.99 does not reach beyond 1.
     """
-    area, parts = found.point, len(found.left_out)
-    error = math.sqrt((parts - 1) * float(np.var(found.left_out)))
-    half = float(student.ppf(0.975, max(found.carriers, 1.0))) * error / (area * (1 - area))
+    area = found.point
+    half = float(student.ppf(0.975, max(found.carriers, 1.0))) * found.error / (area * (1 - area))
     odds = math.log(area / (1 - area))
     return 1 / (1 + math.exp(half - odds)), 1 / (1 + math.exp(-half - odds))
 
@@ -120,7 +118,7 @@ def compute_share_interval(found: Resampled, rows: int, groups: int | None) -> t
     share = found.point
     if groups is None:
         return compute_wilson_interval(share, rows)
-    variance = (len(found.left_out) - 1) * float(np.var(found.left_out))
+    variance = found.variance
     independent = min(float(rows), share * (1 - share) / variance) if variance > 0 else float(groups)
     return compute_wilson_interval(share, independent, quantile=float(student.ppf(0.975, groups - 1)))
 

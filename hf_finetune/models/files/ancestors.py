@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ConfigError
+from hf_finetune.folders import CHECKPOINT
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, BASE_RECORD
-
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
+from hf_finetune.models.files.locate import read_json, read_run_file
 
 
 def iterate_trained_folders(path: str) -> Iterator[Path]:
@@ -28,32 +25,25 @@ def iterate_trained_folders(path: str) -> Iterator[Path]:
             continue
         done.add(folder.resolve())
         yield folder
-        if _CHECKPOINT.fullmatch(folder.resolve().name):
+        if CHECKPOINT.fullmatch(folder.resolve().name):
             waiting.append(folder.resolve().parent)
         waiting += [Path(name).expanduser() for name in _list_parents(folder)]
 
 
 def _list_parents(folder: Path) -> list[str]:
     """The models that the files of a folder name, by name or path."""
-    base, adapter, model = _read_json(folder / BASE_RECORD), _read_json(folder / ADAPTER_CONFIG), _read_run(folder)
+    base, adapter = (read_json(folder / name) or {} for name in (BASE_RECORD, ADAPTER_CONFIG))
+    model = _read_model_section(folder)
     origin = base.get("started_from")
     named = [base.get("name_or_path"), adapter.get("base_model_name_or_path"), model.get("path"), model.get("adapter")]
     named.append(origin.get("name_or_path") if isinstance(origin, dict) else None)
     return [name for name in named if isinstance(name, str) and name]
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
+def _read_model_section(folder: Path) -> dict[str, Any]:
     """The section `model` of the run file in a folder; {} where there is none that can be read."""
     try:
-        model = read_document(str(folder / "run.yaml")).values.get("model")
+        model = read_run_file(str(folder)).get("model")
     except (ConfigError, OSError):
         return {}
     return model if isinstance(model, dict) else {}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

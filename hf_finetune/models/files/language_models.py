@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.locate import find_file
+from hf_finetune.models.files.locate import find_file, read_json
 
 # Its language model predicts the tokens of a row in any order, and sees those behind unless it is given a mask.
 SEES_BEHIND = ("xlnet",)
@@ -25,10 +24,10 @@ def check_language_model(name: str, revision: str | None) -> None:
     there, cannot be read or is of an unknown type is left to those who load it.
     """
     path = find_file(name, "config.json", revision)
-    try:
-        values = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-        kind, known = values["model_type"], CONFIG_MAPPING[values["model_type"]]
-    except (OSError, ValueError, TypeError, KeyError):
+    values = {} if path is None else read_json(Path(path)) or {}
+    kind = values.get("model_type")
+    known = CONFIG_MAPPING[kind] if isinstance(kind, str) and kind in CONFIG_MAPPING else None
+    if not isinstance(kind, str) or known is None:
         return
     if what := _describe_unfit(kind, known, values):
         remedy = "name a decoder, such as a Llama or Qwen; recipe: classification trains encoders"

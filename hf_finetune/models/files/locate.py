@@ -14,7 +14,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from hf_finetune.config.paths import is_missing
+from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.folders import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,15 @@ def _find_damage(path: str) -> str | None:
             return None
     except (SafetensorError, OSError) as problem:
         return str(problem).strip().splitlines()[0]
+
+
+def read_run_file(name: str) -> dict[str, Any]:
+    """Read the run.yaml beside a model, a folder or Hub id; {} where there is none.
+
+    Raises `ConfigError` where it is torn.
+    """
+    file = find_file(name, RUN_FILE)
+    return {} if file is None else dict(read_document(file).values)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
