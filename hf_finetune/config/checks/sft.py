@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 from typing import Any
 
 from hf_finetune.config.reading.document import RunDocument, format_value
@@ -17,6 +18,7 @@ def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Har
     """Check what the conversation recipes cannot do, and settings of SFTTrainer that would have no effect."""
     if recipe in (*SFT_RECIPES, "score"):
         _check_template_kwargs(document, run.data.chat_template_kwargs)
+        _check_template_date(document, run.data.template_date)
     if recipe not in SFT_RECIPES:
         return
     train = run.train
@@ -30,6 +32,14 @@ def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Har
     if train.activation_offloading and select_accelerator(hardware, {"use_cpu": train.use_cpu}) == "cpu":
         what = "on a CPU there is no other memory to move activations to"
         document.refuse(("train", "activation_offloading"), what, "leave it out")
+
+
+def _check_template_date(document: RunDocument, given: str | None) -> None:
+    """Check that the day is one: 2026-02-30 has the form of a date, and is none."""
+    try:
+        date.fromisoformat(given or "2026-01-31")
+    except ValueError:
+        document.refuse(("data", "template_date"), f"{given} is no day of the calendar", "write one, as 2026-01-31")
 
 
 def _check_template_kwargs(document: RunDocument, kwargs: dict[str, Any]) -> None:

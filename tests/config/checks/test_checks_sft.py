@@ -285,3 +285,9 @@ def test_variables_and_a_system_message_are_kept_as_they_are(load):
     run = load(VALID_SFT, "data.chat_template_kwargs={enable_thinking: false, date: '2024'}", "data.system=Be brief.")
     assert run.data.chat_template_kwargs == {"enable_thinking": False, "date": "2024"}
     assert load(dump_yaml(run)) == run
+
+
+def test_a_day_of_the_template_is_one_of_the_calendar(only_problem, load):
+    problem = only_problem(VALID_SFT, "data.template_date=2026-02-30")
+    assert (problem.key, problem.what) == ("data.template_date", "2026-02-30 is no day of the calendar")
+    assert load(VALID_SFT, "data.template_date=2026-02-28").data.template_date == "2026-02-28"
