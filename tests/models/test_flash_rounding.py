@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import tuned_adapters
+from models import flash_stand_in
 from models.scratch_models import token_ids
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -14,7 +15,6 @@ from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.generation.session import generate_ids, generation_session
 from hf_finetune.models.adapters.attach import attach_adapter, save_adapter, verify_adapter
 from hf_finetune.models.verification import compute_probe_logits, verify_saved
-from models import flash_stand_in
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4}
 CONFIG = LlamaConfig(**SIZES, vocab_size=61, bos_token_id=1, eos_token_id=2, pad_token_id=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import Dataset
+from models import flash_stand_in
 from models.scratch_models import VARIANTS, tiny_config, tiny_model
 from transformers import (
     AutoModelForCausalLM,
@@ -22,7 +23,6 @@ from hf_finetune.data.tokenization.packing import pack_bfd
 from hf_finetune.errors import ModelError
 from hf_finetune.training import packing_check
 from hf_finetune.training.packing_check import check_packing
-from models import flash_stand_in
 
 # transformers 5.23 and torch 2.13 use retired calls on the way to flex attention, which runs uncompiled here.
 pytestmark = pytest.mark.filterwarnings(
