@@ -42,7 +42,7 @@ def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
     """Hash the rows of a run under `key`."""
     train = splits.rows["train"]
     texts, ngrams = [np.empty(0, np.uint64)], np.empty(0, np.uint64)
-    for _, prints in iterate_fingerprints(*_whole(train), key):
+    for _, prints in iterate_fingerprints(*_number_rows(train), key):
         texts.append(prints.rows)
         ngrams = np.unique(np.concatenate([ngrams, prints.runs]))[:MAX_NGRAMS]
     rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}
@@ -52,16 +52,17 @@ def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
 def find_seen_rows(rows: Dataset, prints: RowPrints) -> SeenRows:
     """Look for the rows of a data set among those that a run has trained."""
     copies, shares = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
-    for start, found in iterate_fingerprints(*_whole(rows), prints.key):
+    for start, found in iterate_fingerprints(*_number_rows(rows), prints.key):
         copies[start : start + len(found.rows)] = _is_in(found.rows, prints.texts)
         shares[start + found.run_rows[_is_in(found.runs, prints.ngrams)]] = True
     return SeenRows(copies, shares)
 
 
-def _whole(rows: Dataset) -> tuple[Dataset, npt.NDArray[np.int64]]:
-    # A data set that is a selection of another one keeps the rows of that one in its table.
-    plain = rows.flatten_indices() if rows._indices is not None else rows
-    return plain, np.arange(len(plain), dtype=np.int64)
+def _number_rows(rows: Dataset) -> tuple[Dataset, npt.NDArray[np.int64]]:
+    """A data set, and which rows of its table are its own, (rows,): that of a selection has those left out, too."""
+    if rows._indices is None:
+        return rows, np.arange(len(rows), dtype=np.int64)
+    return rows, rows._indices.column(0).to_numpy().astype(np.int64)
 
 
 def _is_in(hashes: Hashes, known: Hashes) -> Flags:

@@ -205,16 +205,18 @@ def _choose_checks(
         remedy = suggest(missing[0], first, f"the fields are {listed}", show=format_key)
         raise DataError(Problem(f"there is no field {format_key(missing[0])}", remedy, shown, number, NUMBERS))
 
-    def find_fault(line: bytes, number: int) -> LineError | None:
+    def find_wrong_kind(line: bytes) -> LineError | None:
         bad = _find_no_text(line, fields - {*options.numbers}, options.columns)
-        bad = bad or _find_no_number(line, options.numbers)
-        if bad is not None or decoder is None:
-            return bad
+        return bad or _find_no_number(line, options.numbers)
+
+    def find_fault(line: bytes, number: int) -> LineError | None:
+        if decoder is None:
+            return find_wrong_kind(line)
         try:
             decoder.decode_line(line, f"{shown}:{number}")
         except LineError as fault:
-            return fault
-        return None
+            return find_wrong_kind(line) or fault
+        return _find_no_number(line, options.numbers)
 
     return find_fault
 
