@@ -173,7 +173,7 @@ def _read_numbers(holder: Any, *names: str | int) -> list[float]:
 
 def _count_distinct_rows(run: RunRecord) -> tuple[int, int] | None:
     """(rows, distinct rows) of the training split, by the manifest."""
-    train = _get_object(run.manifest, "data", "splits", "train")
+    train = get_part(run.manifest, "data", "splits", "train")
     if counted := _read_numbers(train, "rows", "distinct"):
         return round(counted[0]), round(counted[1])
     hashes = train.get("row_hashes")
@@ -186,8 +186,8 @@ def _count_distinct_rows(run: RunRecord) -> tuple[int, int] | None:
 
 def _judge_leakage(run: RunRecord) -> Finding | None:
     """Validation rows that are copies of training rows."""
-    copies = _get_object(run.manifest, "data", "overlap", "validation").get("copies", 0)
-    rows = _get_object(run.report, "data", "validation").get("rows", 0)
+    copies = get_part(run.manifest, "data", "overlap", "validation").get("copies", 0)
+    rows = get_part(run.report, "data", "validation").get("rows", 0)
     if not (isinstance(copies, int) and isinstance(rows, int)) or copies <= COPIES * rows or not rows:
         return None
     return Finding(
@@ -198,10 +198,3 @@ def _judge_leakage(run: RunRecord) -> Finding | None:
         cause="The same text is in both splits: the figures are better than on new text.",
         remedy="Take the copies out, or keep them in one split with data.group_by.",
     )
-
-
-def _get_object(value: Any, *keys: str) -> dict[str, Any]:
-    """The JSON object at a path of keys; {} where there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
