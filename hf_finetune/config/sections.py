@@ -210,7 +210,7 @@ class DataSection(Section):
     fold_system: bool = False
     """Write a system message into the first question, under a chat template that has no place for one (sft and lora);
     saved with it."""
-    template_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    template_date: str | None = None
     """The day that a chat template is told which asks for it, `2026-01-31` (sft and lora); by default the day on which
     the run begins."""
     loss_on: Literal["assistant", "all", "last"] = "assistant"

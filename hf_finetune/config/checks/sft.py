@@ -35,11 +35,14 @@ def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Har
 
 
 def _check_template_date(document: RunDocument, given: str | None) -> None:
-    """Check that the day is one: 2026-02-30 has the form of a date, and is none."""
+    """Check that the day is one of the calendar, as 2026-01-31; `fromisoformat` would take 20260131 and 2026-W05-6."""
     try:
-        date.fromisoformat(given or "2026-01-31")
+        is_day = given is None or date.fromisoformat(given).isoformat() == given
     except ValueError:
-        document.refuse(("data", "template_date"), f"{given} is no day of the calendar", "write one, as 2026-01-31")
+        is_day = False
+    if not is_day:
+        what = f"{format_value(given)} is no day of the calendar"
+        document.refuse(("data", "template_date"), what, "write one, as 2026-01-31")
 
 
 def _check_template_kwargs(document: RunDocument, kwargs: dict[str, Any]) -> None:

@@ -288,6 +288,8 @@ def test_variables_and_a_system_message_are_kept_as_they_are(load):
 
 
 def test_a_day_of_the_template_is_one_of_the_calendar(only_problem, load):
-    problem = only_problem(VALID_SFT, "data.template_date=2026-02-30")
-    assert (problem.key, problem.what) == ("data.template_date", "2026-02-30 is no day of the calendar")
+    for given in ("2026-02-30", "tomorrow", "20260131", "2026-W05-6", "2026-1-31"):
+        problem = only_problem(VALID_SFT, f"data.template_date='{given}'")
+        assert problem.key == "data.template_date"
+        assert str(problem).endswith("is no day of the calendar; write one, as 2026-01-31")
     assert load(VALID_SFT, "data.template_date=2026-02-28").data.template_date == "2026-02-28"
