@@ -370,8 +370,10 @@ def test_a_classifier_is_compared_with_one_of_the_same_labels(tmp_path):
 
 
 def test_words_that_no_row_has_are_not_swapped_and_that_is_said(models, tmp_path, caplog):
-    found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", questions(4)), swaps=["gender"], generate_rows=0)
-    assert "swaps" in found or "no row has a word of the list gender: nothing was swapped" in caplog.text
+    rows = jsonl(tmp_path / "rows.jsonl", [{"question": "Is it a cat?", "answer": "A dog."}] * 2)
+    found = scored(models["base"], rows, swaps=["gender"], generate_rows=0)
+    assert "swaps" not in found
+    assert "no row has a word of the list gender: nothing was swapped" in caplog.text
 
 
 def test_the_rows_of_a_text_file_cannot_be_split_by_a_field(models, tmp_path):

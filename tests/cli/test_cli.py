@@ -184,6 +184,15 @@ def test_generate_answers_with_a_chat_model_and_continues_where_it_is_told_to(in
     assert [sample["continuation"] for sample in json.loads(raw.stdout)] == ["bc"]
 
 
+def test_what_changes_nothing_where_the_likeliest_token_is_taken_is_said(in_this_process, tmp_path):
+    model = saved_parrot(tmp_path / "model", SAYS_ABC)
+    plain = in_this_process("generate", model, "hi", *GREEDY)
+    shown = in_this_process("generate", model, "hi", *GREEDY, "--top-p", "0.5", "--top-k", "3")
+    assert shown.stdout == plain.stdout
+    assert "--temperature 0 always takes the likeliest token: --top-p and --top-k changes nothing" in shown.stderr
+    assert "changes nothing" not in plain.stderr
+
+
 def test_generate_shows_a_base_beside_what_became_of_it(in_this_process, tmp_path):
     base = saved_parrot(tmp_path / "base", {"\n": "n", "n": "o"}, chat=False)
     tuned = saved_parrot(tmp_path / "tuned", SAYS_ABC)
