@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_base, train
 
-from hf_finetune.errors import ConfigError, DataError, ModelError
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError
 from hf_finetune.folders import CARD_MARKER
 from hf_finetune.models.adapters.loading import load_adapter
 from hf_finetune.models.base_and_tuned import find_base
@@ -245,6 +246,18 @@ def test_what_is_there_is_replaced_only_where_that_is_allowed(tuned, tmp_path):
     with pytest.raises(ConfigError, match="take the place of the adapter or of its base"):
         merge_adapter(adapter, str(tmp_path / "base"), overwrite=True)
     load_adapter(adapter)
+
+
+def test_a_merge_that_finds_no_room_is_one_message_and_leaves_nothing(tuned, tmp_path):
+    _, adapter = tuned()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limits[1]))  # no file may be longer, as on a full disk
+    try:
+        with pytest.raises(CannotWriteError, match=r"merged: cannot be written \(File too large\); make room"):
+            merge_adapter(adapter, str(tmp_path / "merged"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
 def test_a_whole_model_is_not_merged(tmp_path):
