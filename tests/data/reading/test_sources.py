@@ -134,7 +134,7 @@ def test_a_hub_data_set_is_read_through_datasets(folder, monkeypatch):
 
 def test_a_hub_data_set_of_the_cache_loses_its_binary_columns_which_is_said(folder, datasets_cache, caplog):
     rows = [{"text": "a cat", "picture": b"\x89PNG"}, {"text": "a dog", "picture": None}]
-    put_into_cache(datasets_cache, "some-org/pictures", "train", rows)
+    put_into_cache(datasets_cache, "some-org/pictures", train=rows)
     [file] = resolve_sources("some-org/pictures", "train", "auto")
     assert [json.loads(line) for line in file.path.read_text().splitlines()] == [{"text": "a cat"}, {"text": "a dog"}]
     said = "some-org/pictures: binary columns are left out, which JSON does not have: `picture`"
@@ -143,7 +143,7 @@ def test_a_hub_data_set_of_the_cache_loses_its_binary_columns_which_is_said(fold
 
 def test_a_row_of_a_hub_data_set_that_json_cannot_hold_is_named_by_its_number(folder, datasets_cache):
     rows = [{"text": "a cat", "score": 0.5}, {"text": "a dog", "score": float("inf")}]
-    put_into_cache(datasets_cache, "some-org/scores", "train", rows)
+    put_into_cache(datasets_cache, "some-org/scores", train=rows)
     for _ in range(2):  # nothing half-written is found the second time
         with pytest.raises(DataError, match=r"^some-org/scores:2: `score` holds an infinite number, .*; leave it out$"):
             shown("some-org/scores")

@@ -137,12 +137,13 @@ def _to_python(rows: pa.RecordBatch) -> list[dict[str, Any] | LineError]:
     """Convert rows to Python's objects, and one that has a text which is not UTF-8 to its fault."""
     # Arrow keeps the bytes of texts as they come, and looks at them no sooner than here.
     try:
-        return rows.to_pylist()
+        whole: list[dict[str, Any] | LineError] = rows.to_pylist()
     except UnicodeDecodeError:
         if rows.num_rows == 1:
             return [LineError("a byte of the row is not UTF-8", "write the file again with texts in UTF-8")]
         half = rows.num_rows // 2
         return [*_to_python(rows.slice(0, half)), *_to_python(rows.slice(half))]
+    return whole
 
 
 def _build_row(number: int, row: dict[str, Any] | LineError, features: Mapping[str, Any]) -> TableRow:
