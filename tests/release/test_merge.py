@@ -6,16 +6,19 @@ import resource
 
 import pytest
 import torch
+from cached_datasets import put_into_cache
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_base, train
 
+from hf_finetune.cli.option_tables import OPTION_NAMES
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError
 from hf_finetune.folders import CARD_MARKER
 from hf_finetune.models.adapters.loading import load_adapter
 from hf_finetune.models.base_and_tuned import find_base
 from hf_finetune.models.saved import load_for_generation
+from hf_finetune.option_names import name_options
 from hf_finetune.release import merge
 from hf_finetune.release.merge import merge_adapter
 
@@ -151,6 +154,15 @@ def test_the_loss_is_that_of_the_rows_that_are_named(tuned, tmp_path):
         losses = [trained(input_ids=ids, labels=ids).loss.item() * (ids.numel() - 1) for ids in encoded]
     assert facts.rows == 2
     assert facts.loss_before == pytest.approx(sum(losses) / sum(ids.numel() - 1 for ids in encoded), rel=1e-5)
+
+
+def test_of_a_hub_data_set_its_test_rows_are_named(tuned, tmp_path, datasets_cache):
+    rows = [{"text": "cab"}, {"text": "abba"}]
+    put_into_cache(datasets_cache, "some-org/letters", train=rows * 3, test=rows)
+    _, adapter = tuned()
+    assert merge_adapter(adapter, str(tmp_path / "merged"), data="some-org/letters").rows == 2
+    with name_options(OPTION_NAMES["merge"]), pytest.raises(DataError, match=r"^nowhere.jsonl: --data: no such file"):
+        merge_adapter(adapter, str(tmp_path / "other"), data="nowhere.jsonl")
 
 
 def test_of_a_conversation_only_what_is_trained_counts(tuned, tmp_path):
