@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
 from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
 from hf_finetune.chat.dates import forget_date, note_date, read_date, reads_date, set_date, today
-from hf_finetune.chat.sandbox import compile_template
+from hf_finetune.chat.rendering import KEY, describe_template
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template_defaults import (
     KWARGS_KEY,
@@ -32,7 +32,6 @@ from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
 logger = logging.getLogger(__name__)
 
-KEY = "data.chat_template"
 FOLD_KEY = "data.fold_system"
 
 # The shortest conversation: a template is probed with it.
@@ -124,7 +123,7 @@ def _read_template_file(name: str) -> str:
         raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
     source = Path(name).read_text(encoding="utf-8")
     try:
-        compile_template(source)
+        describe_template(source)
     except TemplateSyntaxError as mistake:
         raise ConfigError(Problem(str(mistake.message), "fix the template", name, mistake.lineno, KEY)) from mistake
     return source

@@ -12,9 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import meta
-
-from hf_finetune.chat.sandbox import parse_template
+from hf_finetune.chat.rendering import describe_template
 from hf_finetune.chat.special_tokens import ControlTokens
 from hf_finetune.errors import ConfigError, Problem, suggest
 
@@ -76,7 +74,7 @@ def put_defaults(template: str, defaults: str) -> str:
 def check_defaults(kwargs: Mapping[str, Any], system: str | None, template: str, control: ControlTokens) -> None:
     """Raise ConfigError for a variable that the template does not read, or a text that spells a control token."""
     problems = []
-    read = sorted(meta.find_undeclared_variables(parse_template(template)))
+    read = describe_template(template).variables
     for name in kwargs:
         if name not in read:
             remedy = suggest(name, read, f"it reads {', '.join(read)}", show="`{}`".format)
