@@ -25,6 +25,7 @@ import jinja2.exceptions
 from transformers.utils import chat_template_utils
 
 from hf_finetune.chat import worker
+from hf_finetune.chat.template_defaults import split_defaults
 from hf_finetune.chat.worker_process import WorkerDied, WorkerProcess, explain_no_start, start_worker
 from hf_finetune.errors import ModelError, Problem
 
@@ -50,7 +51,7 @@ class TemplateLimitError(ModelError):
         self.what = what
         self.remedy = (
             "a template is a program that came with the model: look into it, name another one, or if you know it and"
-            f" it is to take what it takes, set data.trust_chat_template: {hash_template(template)}"
+            f" it is to take what it takes, set data.trust_chat_template: {hash_template(split_defaults(template)[1])}"
         )
         super().__init__(Problem(f"the chat template {what} on one conversation", self.remedy, key=KEY))
 
@@ -150,7 +151,7 @@ def describe_template(template: str) -> TemplateFacts:
     if is_trusted(template):
         answer = worker.attempt(functools.partial(worker.describe, template))
     else:
-        [answer] = _exchange([json.dumps({"describe": template})], [], [len(template)])
+        [answer] = _exchange([json.dumps({"describe": template})], [], [_limit_answer(len(template))])
     if "kind" in answer:
         raise _read_result(answer, template)
     return TemplateFacts(tuple(answer["variables"]), answer["date"], tuple(answer["tested"]))

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_finetune.chat.rendering import describe_template
 from hf_finetune.chat.special_tokens import ControlTokens
 from hf_finetune.errors import ConfigError, Problem, suggest
 
@@ -71,10 +70,9 @@ def put_defaults(template: str, defaults: str) -> str:
     return template if template.startswith(defaults) else defaults + template
 
 
-def check_defaults(kwargs: Mapping[str, Any], system: str | None, template: str, control: ControlTokens) -> None:
-    """Raise ConfigError for a variable that the template does not read, or a text that spells a control token."""
+def check_defaults(kwargs: Mapping[str, Any], system: str | None, read: Sequence[str], control: ControlTokens) -> None:
+    """Raise ConfigError for a variable that is not `read`, or a text that spells a control token."""
     problems = []
-    read = describe_template(template).variables
     for name in kwargs:
         if name not in read:
             remedy = suggest(name, read, f"it reads {', '.join(read)}", show="`{}`".format)

@@ -3,7 +3,7 @@
 `worker_process` runs this file as a script, with nothing but the standard library and jinja2, so that it starts in a
 tenth of a second. Frames come on standard input and go to standard output: 8 bytes of length, then lines of JSON.
 
-    {"template": "...", "given": {"bos_token": "<s>"}}       one line for the batch, then one line for each conversation:
+    {"template": "...", "given": {"bos_token": "<s>"}}      one line for the batch, then one line for each conversation:
     {"messages": [...], "tools": null, "asks": [[2, true, []], [3, false, []]]}
 
 A conversation is answered by a frame, a list with the result of each of its asks: the text that the template writes for
@@ -49,7 +49,19 @@ LIMIT, MEMORY = "limit", "memory"
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 DATE_FUNCTION = "strftime_now"
 _LOOKS_INTO = frozenset(
-    ["startswith", "endswith", "find", "rfind", "index", "rindex", "count", "split", "rsplit", "partition", "rpartition"]
+    [
+        "startswith",
+        "endswith",
+        "find",
+        "rfind",
+        "index",
+        "rindex",
+        "count",
+        "split",
+        "rsplit",
+        "partition",
+        "rpartition",
+    ]
 )
 
 Refusal = dict[str, Any]
@@ -112,7 +124,7 @@ def _write_json(
 
 
 def _format_now(format: str) -> str:
-    return datetime.now().strftime(format)  # noqa: DTZ005 - local time, as transformers
+    return datetime.now().strftime(format)
 
 
 @functools.cache
