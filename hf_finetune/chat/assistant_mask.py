@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -66,7 +66,7 @@ class RenderedChat:
         return result
 
 
-def render_chats(chats: Sequence[RenderedChat], asks: Sequence[Iterable[Ask]]) -> None:
+def render_chats(chats: Sequence[RenderedChat], asks: Sequence[Sequence[Ask]]) -> None:
     """Render what is asked of each of `chats`, of one tokenizer and template, in one exchange with the worker."""
     asked = [(chat, wanted) for chat, each in zip(chats, asks, strict=True) if (wanted := _not_yet(chat, each))]
     if not asked:
@@ -81,7 +81,9 @@ def render_chats(chats: Sequence[RenderedChat], asks: Sequence[Iterable[Ask]]) -
         chat.results.update(zip(wanted, results, strict=True))
 
 
-def _not_yet(chat: RenderedChat, asks: Iterable[Ask]) -> list[Ask]:
+def _not_yet(chat: RenderedChat, asks: Sequence[Ask]) -> list[Ask]:
+    """What of `asks` is still to be rendered; no messages at all are refused here already, as transformers does."""
+    chat.results |= {ask: ValueError("there is no message") for ask in asks if not ask.count and not ask.tail}
     return [ask for ask in dict.fromkeys(asks) if ask not in chat.results]
 
 

@@ -21,7 +21,14 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-import jinja2.exceptions
+from jinja2.exceptions import (
+    FilterArgumentError,
+    SecurityError,
+    TemplateError,
+    TemplateRuntimeError,
+    TemplateSyntaxError,
+    UndefinedError,
+)
 from transformers.utils import chat_template_utils
 
 from hf_finetune.chat import worker
@@ -39,7 +46,7 @@ STARTS = 2
 
 Message = dict[str, Any]
 _REFUSALS: dict[str, type[Exception]] = {
-    **{name: each for name, each in vars(jinja2.exceptions).items() if isinstance(each, type)},
+    **{each.__name__: each for each in (TemplateError, UndefinedError, SecurityError, FilterArgumentError)},
     **{each.__name__: each for each in (TypeError, ValueError, KeyError, AttributeError, IndexError)},
 }
 
@@ -153,7 +160,7 @@ def describe_template(template: str) -> TemplateFacts:
     else:
         [answer] = _exchange([json.dumps({"describe": template})], [], [_limit_answer(len(template))])
     if "kind" in answer:
-        raise _read_result(answer, template)
+        raise _read_refusal(answer, template)
     return TemplateFacts(tuple(answer["variables"]), answer["date"], tuple(answer["tested"]))
 
 
@@ -234,17 +241,17 @@ def _ran_out_of_memory(answer: Any) -> bool:
 def _read_answer(answer: Any, asked: int, template: str) -> list[str | Exception]:
     """Read the answer to a row, which is what came from another process: its form is not taken on trust."""
     results = answer if isinstance(answer, list) and len(answer) == asked else [answer] * asked
-    return [each if isinstance(each, str) else _read_result(each, template) for each in results]
+    return [each if isinstance(each, str) else _read_refusal(each, template) for each in results]
 
 
-def _read_result(refusal: Any, template: str) -> Exception:
-    what, kind = str(refusal["what"]), refusal["kind"]
+def _read_refusal(refusal: Any, template: str) -> Exception:
+    told = refusal if isinstance(refusal, dict) else {}
+    what, kind, line = str(told.get("what")), told.get("kind"), told.get("line")
     if kind in (worker.LIMIT, worker.MEMORY):
         return TemplateLimitError(what, template)
     if kind == "TemplateSyntaxError":
-        return jinja2.exceptions.TemplateSyntaxError(what, int(refusal["line"] or 1))
-    made = _REFUSALS.get(kind, jinja2.exceptions.TemplateRuntimeError)
-    return made(what)
+        return TemplateSyntaxError(what, line if isinstance(line, int) else 1)
+    return _REFUSALS.get(str(kind), TemplateRuntimeError)(what)
 
 
 class RemoteTemplate:
@@ -253,10 +260,10 @@ class RemoteTemplate:
     def __init__(self, source: str) -> None:
         self.source = source
 
-    def render(self, messages: list[Message], tools: Any = None, **given: Any) -> str:
+    def render(self, messages: Sequence[Message] = (), tools: Any = None, **given: Any) -> str:
         """Render, or raise as jinja2 does; also `TemplateLimitError`."""
         prompt = bool(given.pop("add_generation_prompt", False))
-        row = {"messages": messages, "tools": tools, "given": given, "asks": [Ask(len(messages), prompt).write()]}
+        row = {"messages": list(messages), "tools": tools, "given": given, "asks": [Ask(len(messages), prompt).write()]}
         [[result]] = render_rows(self.source, {}, [row])
         if isinstance(result, Exception):
             raise result

@@ -7,7 +7,6 @@ with it: its standard input is closed then.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import psutil
 
@@ -32,6 +31,7 @@ TIME_LIMIT_SECONDS = 1.0
 MAX_WAIT_SECONDS = 30.0
 """The same in wall time alone; also how long a worker may take to start."""
 POLL_SECONDS = 0.05
+PIPE_BYTES = 2**16
 # Not run by `-m`, which would import this package: 0.3 s of modules that the worker does not need.
 BOOT = "import sys, runpy; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
 # What a Python may need to find its libraries, and the local time.
@@ -55,8 +55,10 @@ class WorkerProcess:
 
     process: subprocess.Popen[bytes]
     requests: int
-    """The file descriptor of its standard input: a buffer would be flushed by a forked process too."""
-    answers: BinaryIO
+    answers: int
+    """File descriptors of its standard input and output. Python's buffers have locks, which a forked process may find
+    taken for ever, and what is in them would be written by that one too."""
+    received: bytearray = field(default_factory=bytearray)
     progress: int = 0
     """Frames that came."""
     busy: threading.Event = field(default_factory=threading.Event)
@@ -87,18 +89,23 @@ class WorkerProcess:
 
     def _read_frame(self, most: int) -> Any:
         while True:
-            header = self.answers.read(8)
-            self.progress += 1
-            size = int.from_bytes(header, "big")
-            if len(header) < 8:
-                self._explain_death()
+            size = int.from_bytes(self._read(8), "big")
             if size > most:
                 raise WorkerDied(f"writes {size:,} bytes", started=self.started)
-            payload = self.answers.read(size)
-            if len(payload) < size:
-                self._explain_death()
+            payload = self._read(size)
             if size:  # an empty one says that work goes on
                 return json.loads(payload)
+
+    def _read(self, size: int) -> bytes:
+        while len(self.received) < size:
+            some = os.read(self.answers, PIPE_BYTES)
+            self.progress += 1
+            if not some:
+                self._explain_death()
+            self.received += some
+        taken = bytes(memoryview(self.received)[:size])
+        del self.received[:size]
+        return taken
 
     def _explain_death(self) -> NoReturn:
         self.process.kill()
@@ -116,7 +123,7 @@ class WorkerProcess:
 
     def release(self) -> None:
         """Close this process's ends of the pipes, for which the worker ends if no other process has them."""
-        for pipe in (self.process.stdin, self.answers):
+        for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
 
@@ -134,7 +141,7 @@ def start_worker() -> WorkerProcess:
         raise explain_no_start(str(problem.strerror)) from problem
     assert process.stdin is not None
     assert process.stdout is not None
-    started = WorkerProcess(process, process.stdin.fileno(), io.BufferedReader(process.stdout))  # type: ignore[type-var]
+    started = WorkerProcess(process, process.stdin.fileno(), process.stdout.fileno())
     threading.Thread(target=_watch, args=(started,), name="templates", daemon=True).start()
     return started
 
