@@ -30,7 +30,7 @@ from hf_finetune.chat.rendering import (
 from hf_finetune.errors import MachineError
 
 ECHO = "{% for m in messages %}{{ m.content }}{% endfor %}"
-SLOW = "{% for i in range(300000) %}{% endfor %}" + ECHO
+SLOW = "{% for i in range(90000) %}{% endfor %}" + ECHO
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +81,8 @@ def test_the_row_on_which_it_dies_again_and_again_is_named_and_the_others_are_re
 def test_a_row_that_takes_too_long_or_too_much_is_named_and_the_others_are_rendered(monkeypatch):
     monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.3)
     template = (
-        "{% if messages[0].content == 'long' %}{{ 12345678|round(-999999999) }}{% endif %}"
-        "{% if messages[0].content == 'large' %}{{ 'a' * 10 ** 10 }}{% endif %}" + ECHO
+        "{% if messages[0].content == 'long' %}{{ (messages|length)|round(-999999999) }}{% endif %}"
+        "{% if messages[0].content == 'large' %}{{ messages[0].content * 10 ** 10 }}{% endif %}" + ECHO
     )
     one, long, other, large, last = texts_of(template, "a", "long", "b", "large", "c")
     assert (one, other, last) == ("a", "b", "c")
@@ -254,7 +254,7 @@ def test_templates_that_ship_and_those_that_are_trusted_are_rendered_in_the_proc
 @pytest.mark.parametrize("text", ["\ud800", "é \0 \x85 \u2028 😀", "\n", '"\\'])
 def test_texts_come_back_as_they_went_or_are_refused_where_they_are_no_text(text):
     [result] = texts_of(ECHO, text)
-    assert isinstance(result, UnicodeError | ValueError) if text == "\ud800" else result == text
+    assert "surrogates not allowed" in str(result) if text == "\ud800" else result == text
 
 
 def test_what_cannot_be_sent_is_refused_for_its_row_alone():

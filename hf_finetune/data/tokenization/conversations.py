@@ -231,9 +231,9 @@ class _SplitTokenizer:
         """Return a conversation with what is trained of it, or refuse it."""
         chat = prepared.chat
         try:
-            spans = self._find_spans(chat, prepared.trained)
             if fault is not None:
                 raise fault
+            spans = self._find_spans(chat, prepared.trained)
         except ChatTemplateError as problem:
             self._refuse_chat(prepared.row, problem, chat.messages)
             return None
