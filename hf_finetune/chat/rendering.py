@@ -273,7 +273,7 @@ class RemoteTemplate:
 def install_sandbox() -> None:
     """Make transformers render every chat template by the worker, whoever renders one."""
     # A private name of transformers 5.23, looked up at each call (`render_jinja_template`); a test renders through it.
-    chat_template_utils._compile_jinja_template = RemoteTemplate
+    chat_template_utils._compile_jinja_template = RemoteTemplate  # type: ignore[assignment]
 
 
 def end_worker() -> None:

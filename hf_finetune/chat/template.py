@@ -12,11 +12,11 @@ from typing import Any
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
+from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, check_asked, find_assistant_spans
 from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
 from hf_finetune.chat.dates import forget_date, note_date, read_date, reads_date, set_date, today
 from hf_finetune.chat.neutral import check_control_tokens
-from hf_finetune.chat.rendering import KEY, describe_template, hash_template, trust_template
+from hf_finetune.chat.rendering import KEY, Message, describe_template, hash_template, trust_template
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template_defaults import (
     KWARGS_KEY,

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import (
     ChatTemplateError,
-    Message,
     RenderedChat,
     Span,
     TextLeftOut,
@@ -26,7 +25,7 @@ from hf_finetune.chat.assistant_mask import (
     render_chats,
 )
 from hf_finetune.chat.neutral import check_control_tokens
-from hf_finetune.chat.rendering import Ask, TemplateLimitError
+from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError
 from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
 from hf_finetune.chat.template import prepare_chat, template_name, writes_system
 from hf_finetune.chat.thoughts import split_thoughts

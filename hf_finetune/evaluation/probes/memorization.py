@@ -22,8 +22,9 @@ from scipy.stats import gamma
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from hf_finetune.chat.assistant_mask import ChatTemplateError, Message
+from hf_finetune.chat.assistant_mask import ChatTemplateError
 from hf_finetune.chat.neutral import check_control_tokens
+from hf_finetune.chat.rendering import Message
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import get_training_template, prepare_chat
 from hf_finetune.data.corpora.canaries import KEY, Canary, draw_secret
