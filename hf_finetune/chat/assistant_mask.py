@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat.sandbox import install_sandbox
+from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError, install_sandbox, render_rows
 from hf_finetune.chat.special_tokens import ControlTokens, get_control_tokens
 from hf_finetune.chat.text_check import Written, is_written, missing_from
 
-Message = dict[str, Any]
 Span = tuple[int, int]
 
 ASKING_ROLES = ("user", "tool", "function")
 EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
+ANSWERS = ("answer", "other answer")
+"""Tails that differ in their first character."""
 BETWEEN = "\0"
 """Where a control token was: texts on its two sides are not one."""
 
@@ -39,42 +39,52 @@ class TextLeftOut(ChatTemplateError):
 
 @dataclass
 class RenderedChat:
-    """A conversation under a chat template; each prefix of it is rendered at most once."""
+    """A conversation under a chat template; each part of it is rendered at most once."""
 
     tokenizer: PreTrainedTokenizerFast
     template: str
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
-    _texts: dict[tuple[int, bool], str] = field(default_factory=dict)
+    results: dict[Ask, str | Exception] = field(default_factory=dict)
+    """What was rendered, or what is raised instead."""
 
-    def text(self, count: int | None = None, *, prompt: bool = False) -> str:
+    def text(self, count: int | None = None, *, prompt: bool = False, tail: str = "") -> str:
         """Render the first `count` messages (default: all); `prompt` appends the generation prompt.
 
-        Raises as `render_messages` does.
+        `tail` names further messages (`rendering.TAILS`). Raises `ChatTemplateError` where the template refuses them,
+        `TemplateLimitError` where it exceeds a limit.
         """
-        count = len(self.messages) if count is None else count
-        if (count, prompt) not in self._texts:
-            self._texts[count, prompt] = self.render_messages(self.messages[:count], prompt=prompt)
-        return self._texts[count, prompt]
+        ask = Ask(len(self.messages) if count is None else count, prompt, tail)
+        if ask not in self.results:
+            render_chats([self], [[ask]])
+        result = self.results[ask]
+        if isinstance(result, TemplateLimitError):
+            raise result
+        if isinstance(result, Exception):
+            # `raise_exception`, a field that a message lacks, content of another type: all of these are refusals.
+            raise ChatTemplateError(f"the chat template refuses it: {_format_reason(result)}") from result
+        return result
 
-    def render_messages(self, messages: list[Message], *, prompt: bool = False) -> str:
-        """Render other messages under the same template.
 
-        Raises `ChatTemplateError` where the template refuses them, `ModelError` where it exceeds the sandbox's limits.
-        """
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages,
-                    tools=self.tools,  # type: ignore[arg-type]
-                    chat_template=self.template,
-                    add_generation_prompt=prompt,
-                    tokenize=False,
-                )
-            )
-        # `raise_exception`, a field that a message lacks, content of another type: all of these are refusals.
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as refusal:
-            raise ChatTemplateError(f"the chat template refuses it: {_format_reason(refusal)}") from refusal
+def render_chats(chats: Sequence[RenderedChat], asks: Sequence[Sequence[Ask]]) -> None:
+    """Render what is asked of each of `chats`, of one tokenizer and template, in one exchange with the worker."""
+    asked = [(chat, wanted) for chat, each in zip(chats, asks, strict=True) if (wanted := _not_yet(chat, each))]
+    if not asked:
+        return
+    first = chats[0]
+    rows = [
+        {"messages": chat.messages, "tools": chat.tools, "asks": [ask.write() for ask in wanted]}
+        for chat, wanted in asked
+    ]
+    rendered = render_rows(first.template, dict(first.tokenizer.special_tokens_map), rows)
+    for (chat, wanted), results in zip(asked, rendered, strict=True):
+        chat.results.update(zip(wanted, results, strict=True))
+
+
+def _not_yet(chat: RenderedChat, asks: Sequence[Ask]) -> list[Ask]:
+    """What of `asks` is still to be rendered; no messages at all are refused here already, as transformers does."""
+    chat.results |= {ask: ValueError("there is no message") for ask in asks if not ask.count and not ask.tail}
+    return [ask for ask in dict.fromkeys(asks) if ask not in chat.results]
 
 
 def _format_reason(refusal: Exception) -> str:
@@ -99,6 +109,19 @@ def find_assistant_spans(chat: RenderedChat, trained: Sequence[bool], *, prefill
         for index, message in enumerate(chat.messages)
         if message["role"] == "assistant" and trained[index]
     ]
+
+
+def list_asks(chat: RenderedChat, trained: Sequence[bool]) -> list[Ask]:
+    """List what `find_assistant_spans` renders of a conversation, so that it can be rendered together with others."""
+    # A template without a generation prompt is asked for two answers instead: see `_find_turn_start`.
+    size, prompts = len(chat.messages), "add_generation_prompt" in chat.template
+    asks = [Ask(size)]
+    for index, message in enumerate(chat.messages):
+        if message["role"] == "assistant" and trained[index]:
+            asks += [Ask(index)] if index else []
+            asks += [Ask(index, prompt=True)] if prompts else [Ask(index, tail=tail) for tail in ANSWERS]
+            asks.append(Ask(index + 1) if index + 1 < size else Ask(size, tail="question"))
+    return asks
 
 
 def check_said(chat: RenderedChat, trained: Sequence[bool], spans: Sequence[Span]) -> None:
@@ -179,10 +202,10 @@ def _find_prefill(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
     known = _prefills.setdefault(tokenizer, {})
     if template not in known:
         question: Message = {"role": "user", "content": "A"}
-        answers = ([question, {"role": "assistant", "content": content}] for content in ("A", "b"))
+        chat = RenderedChat(tokenizer, template, [question])
         try:
-            prompt = RenderedChat(tokenizer, template, [question]).text(prompt=True)
-            one, other = (RenderedChat(tokenizer, template, answer).text() for answer in answers)
+            prompt = chat.text(prompt=True)
+            one, other = (chat.text(tail=tail) for tail in ANSWERS)
         except ChatTemplateError:
             prompt = one = other = ""
         shared = one[: _count_common_characters(one, other)]
@@ -197,7 +220,7 @@ def _find_turn_end(chat: RenderedChat, index: int, control: ControlTokens) -> in
     if count < len(chat.messages):
         return _match_prefix(chat, count, chat.text(count))
     try:
-        going_on = chat.render_messages([*chat.messages, {"role": "user", "content": "A"}])
+        going_on = chat.text(tail="question")
     except ChatTemplateError:
         return len(whole)
     shared = _measure_common_prefix(whole, going_on, control)
@@ -215,8 +238,7 @@ def _find_turn_start(chat: RenderedChat, index: int, control: ControlTokens) -> 
     if len(asked) > before:
         return max(before, _measure_common_prefix(asked, whole, control))
     # The template has no generation prompt: the header is what two different answers have in common.
-    answers = [[*chat.messages[:index], {"role": "assistant", "content": content}] for content in ("A", "b")]
-    one, other = (chat.render_messages(answer) for answer in answers)
+    one, other = (chat.text(index, tail=tail) for tail in ANSWERS)
     if one == other:
         raise TextLeftOut("the chat template writes the same whatever the assistant says")
     return max(before, _measure_common_prefix(one[: _count_common_characters(one, other)], whole, control))

@@ -11,12 +11,10 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from jinja2 import nodes
-
-from hf_finetune.chat.sandbox import parse_template
+from hf_finetune.chat.rendering import describe_template
 from hf_finetune.chat.template_defaults import BEGIN, END
+from hf_finetune.chat.worker import DATE_FUNCTION as FUNCTION
 
-FUNCTION = "strftime_now"
 _TRAINED = re.compile(r"\{#- rows were dated (\d{4}-\d{2}-\d{2}) #\}\n")
 # All that a format may ask of a day; of the time there is midnight. Longer ones first: `%-d` holds no `%d`.
 _DIRECTIVES = (
@@ -28,11 +26,7 @@ _DIRECTIVES = (
 
 def reads_date(template: str) -> bool:
     """Whether a template asks what day it is."""
-    if FUNCTION not in template:
-        return False
-    tree = parse_template(template)
-    own = {macro.name for macro in tree.find_all(nodes.Macro)}
-    return FUNCTION not in own and any(each.name == FUNCTION for each in tree.find_all(nodes.Name))
+    return FUNCTION in template and describe_template(template).asks_date
 
 
 def today() -> str:

@@ -201,7 +201,9 @@ def _build_twin(spec: dict[str, Any], names: Mapping[str, str], bytes_of_text: f
     # The ids stay: only names change, so a model reads the twin's ids as those of the tokenizer.
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in bytes_of_text]
     for token in spec["added_tokens"]:
-        token["content"] = names.get(token["content"], token["content"])
+        if token["content"] in names:
+            # A normalizer may drop what the name is made of, and leave the digits: BERT's does.
+            token |= {"content": names[token["content"]], "normalized": False}
     model = spec["model"]
     if isinstance(model["vocab"], dict):
         model["vocab"] = {names.get(piece, piece): index for piece, index in model["vocab"].items()}

@@ -12,10 +12,11 @@ from typing import Any
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat, check_asked, find_assistant_spans
+from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, check_asked, find_assistant_spans
 from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
 from hf_finetune.chat.dates import forget_date, note_date, read_date, reads_date, set_date, today
-from hf_finetune.chat.sandbox import compile_template
+from hf_finetune.chat.neutral import check_control_tokens
+from hf_finetune.chat.rendering import KEY, Message, describe_template, hash_template, trust_template
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template_defaults import (
     KWARGS_KEY,
@@ -32,7 +33,7 @@ from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 
 logger = logging.getLogger(__name__)
 
-KEY = "data.chat_template"
+TRUST_KEY = "data.trust_chat_template"
 FOLD_KEY = "data.fold_system"
 
 # The shortest conversation: a template is probed with it.
@@ -51,8 +52,9 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
     `trains`: their embeddings are. Where TRL has a prefix-preserving training variant of the tokenizer's template,
     training renders that. Both begin with the defaults that `data.chat_template_kwargs`, `data.system` and
     `data.fold_system` give, so that these are saved with the template. One that asks what day it is gets that of the
-    run (`dates`). Raises `ConfigError` where the file cannot be read or is not valid Jinja, or a default or the day has
-    no effect, and `ModelError` where the template ends assistant turns with no token.
+    run (`dates`); one whose hash `data.trust_chat_template` names is rendered without limits. Raises `ConfigError`
+    where the file cannot be read or is not valid Jinja, a default or the day has no effect, or the hash is that of
+    another template, and `ModelError` where the template ends assistant turns with no token.
     """
     if data.chat_template is not None or not tokenizer.chat_template:
         name = data.chat_template or "plain"
@@ -63,11 +65,29 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
         if trains:
             add_template_tokens(tokenizer, name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
+    trusted = _is_trusted(data, tokenizer)
     template = get_training_template(tokenizer)
     if template != get_default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
     _check_turn_end(tokenizer, template)
-    return _fix_date(data, tokenizer, _add_defaults(data, tokenizer, template), trains=trains)
+    template = _fix_date(data, tokenizer, _add_defaults(data, tokenizer, template), trains=trains)
+    if trusted:  # with what the run has put before it, too
+        trust_template(template)
+    return template
+
+
+def _is_trusted(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the run trusts the template by its hash; raises `ConfigError` where the hash is that of another one."""
+    if data.trust_chat_template is None:
+        return False
+    own = get_default_template(tokenizer)
+    here = hash_template(split_defaults(own)[1])
+    if data.trust_chat_template != here:
+        what = f"the chat template is not the one that is trusted: its sha256 is {here}"
+        raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY))
+    trust_template(own)
+    trust_template(get_training_template(tokenizer))
+    return True
 
 
 def _fix_date(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: str, *, trains: bool) -> str:
@@ -105,7 +125,8 @@ def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, templat
         what = "the chat template has a place for a system message"
         raise ConfigError(Problem(what, "leave it out: it would have no effect there", key=FOLD_KEY))
     known = get_default_template(tokenizer) + split_defaults(template)[1]
-    check_defaults(data.chat_template_kwargs, data.system, known, get_control_tokens(tokenizer))
+    read = describe_template(known).variables
+    check_defaults(data.chat_template_kwargs, data.system, read, get_control_tokens(tokenizer))
     _put_before(tokenizer, defaults)
     template = put_defaults(template, defaults)
     _check_turn_end(tokenizer, template, SYSTEM_KEY if data.system is not None else KWARGS_KEY)
@@ -124,7 +145,7 @@ def _read_template_file(name: str) -> str:
         raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
     source = Path(name).read_text(encoding="utf-8")
     try:
-        compile_template(source)
+        describe_template(source)
     except TemplateSyntaxError as mistake:
         raise ConfigError(Problem(str(mistake.message), "fix the template", name, mistake.lineno, KEY)) from mistake
     return source
@@ -264,6 +285,9 @@ def encode_prompt(
         chat = prepare_chat(tokenizer, get_default_template(tokenizer), messages, tools)
         text = chat.text(prompt=True)
         check_asked(chat, prompt=True)
+        [fault] = check_control_tokens([chat], prompt=True)
+        if fault is not None:
+            raise fault
     except ChatTemplateError as problem:
         raise DataError(str(problem)) from problem
     return get_control_tokens(tokenizer).encode([text], [[]])[0].ids

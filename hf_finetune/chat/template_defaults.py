@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import meta
-
-from hf_finetune.chat.sandbox import parse_template
 from hf_finetune.chat.special_tokens import ControlTokens
 from hf_finetune.errors import ConfigError, Problem, suggest
 
@@ -73,10 +70,9 @@ def put_defaults(template: str, defaults: str) -> str:
     return template if template.startswith(defaults) else defaults + template
 
 
-def check_defaults(kwargs: Mapping[str, Any], system: str | None, template: str, control: ControlTokens) -> None:
-    """Raise ConfigError for a variable that the template does not read, or a text that spells a control token."""
+def check_defaults(kwargs: Mapping[str, Any], system: str | None, read: Sequence[str], control: ControlTokens) -> None:
+    """Raise ConfigError for a variable that is not `read`, or a text that spells a control token."""
     problems = []
-    read = sorted(meta.find_undeclared_variables(parse_template(template)))
     for name in kwargs:
         if name not in read:
             remedy = suggest(name, read, f"it reads {', '.join(read)}", show="`{}`".format)

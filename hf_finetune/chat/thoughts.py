@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat.assistant_mask import ChatTemplateError, Message, RenderedChat
+from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat
+from hf_finetune.chat.rendering import Message
 
 # As Qwen3's template takes a content apart: all up to the first end of thoughts, line breaks around both parts aside.
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)

@@ -203,6 +203,9 @@ class DataSection(Section):
     chat_template: Name | None = None
     """`plain`, `alpaca`, `chatml`, `llama-3`, `gemma`, `mistral`, `phi`, `qwen` or a .jinja file (sft and lora); by
     default the tokenizer's own, else `plain`."""
+    trust_chat_template: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The sha256 of a chat template that is rendered without limits of time and memory, since you know it (sft and
+    lora); by default those that come with this package alone."""
     chat_template_kwargs: dict[Name, Any] = {}
     """Variables that the chat template reads, such as `{enable_thinking: false}`; saved with it (sft and lora)."""
     system: Name | None = None

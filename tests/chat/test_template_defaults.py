@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat.sandbox import compile_template
 from hf_finetune.chat.template import load_chat_template, template_name
 from hf_finetune.chat.template_defaults import put_defaults, split_defaults, write_literal
+from hf_finetune.chat.worker import compile_template
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.data.tokenization.conversations import tokenize_conversations

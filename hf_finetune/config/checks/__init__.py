@@ -40,7 +40,7 @@ CONVERSATION_FORMATS = get_args(ConversationFormat)
 # Settings of `data` that only some recipes read.
 BLOCK_SETTINGS = ("block_size", "isolate_documents")
 CHAT_SETTINGS = (
-    *("chat_template", "chat_template_kwargs", "system", "fold_system", "template_date"),
+    *("chat_template", "trust_chat_template", "chat_template_kwargs", "system", "fold_system", "template_date"),
     *("loss_on", "train_on_prefill", "too_long", "max_dropped"),
 )
 

@@ -14,14 +14,18 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import (
     ChatTemplateError,
-    Message,
+    RenderedChat,
     Span,
     TextLeftOut,
     check_all_said,
     check_said,
     find_assistant_spans,
     find_message_span,
+    list_asks,
+    render_chats,
 )
+from hf_finetune.chat.neutral import check_control_tokens
+from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError
 from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
 from hf_finetune.chat.template import prepare_chat, template_name, writes_system
 from hf_finetune.chat.thoughts import split_thoughts
@@ -44,6 +48,10 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 logger = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 1_000
+ROWS_PER_EXCHANGE = 64
+"""Conversations that are rendered at once: a template may write a million characters for each part of one."""
+MAX_ROWS_AT_FAULT = 3
+"""Rows on which a template exceeds a limit: each takes a second or more."""
 
 FEATURES = Features(
     {
@@ -52,6 +60,16 @@ FEATURES = Features(
         **ROW_FEATURES,
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedChat:
+    """A conversation that is to be rendered."""
+
+    row: int
+    chat: RenderedChat
+    trained: list[bool]
+    spelled: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +168,7 @@ class _SplitTokenizer:
         self.spelled: Counter[str] = Counter()
         self.problems: list[Problem] = []
         self.problem_count = 0
+        self.rows_at_fault = 0
 
     def build_batches(self) -> Batches:
         """Yield record batches of examples, and return the counts. Raises `DataError` with all its problems."""
@@ -157,9 +176,7 @@ class _SplitTokenizer:
         for batch in self.rows.iter(batch_size=ROWS_PER_BATCH):
             size = len(next(iter(batch.values())))
             rows = [{name: values[number] for name, values in batch.items()} for number in range(size)]
-            drafts = [
-                draft for number, row in enumerate(rows, done) if (draft := self._render_row(number, row)) is not None
-            ]
+            drafts = list(self._render_rows(list(enumerate(rows, done))))
             done += size
             examples = [] if self.problems else list(self._build_examples(drafts))
             columns = {name: [example[name] for example in examples] for name in FEATURES}
@@ -176,17 +193,60 @@ class _SplitTokenizer:
             path, line = self.where(row)
             self.problems.append(Problem(what, remedy, path, line))
 
-    def _render_row(self, number: int, row: dict[str, Any]) -> _RenderedRow | None:
+    def _render_rows(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> Iterator[_RenderedRow]:
+        if not self.rendered:
+            yield from (self._render_plain(number, row["prompt"], row["completion"]) for number, row in rows)
+            return
+        for start in range(0, len(rows), ROWS_PER_EXCHANGE):
+            some = rows[start : start + ROWS_PER_EXCHANGE]
+            prepared = [each for number, row in some if (each := self._prepare_chat(number, row)) is not None]
+            chats = [each.chat for each in prepared]
+            render_chats(chats, [self._list_asks(each) for each in prepared])
+            for each, fault in zip(prepared, check_control_tokens(chats), strict=True):
+                rendered = self._render_chat(each, fault)
+                if rendered is not None:
+                    yield rendered
+
+    def _prepare_chat(self, number: int, row: dict[str, Any]) -> _PreparedChat | None:
+        turns = row["messages"] if "messages" in row else _build_exchange(row["prompt"], row["completion"])
+        tools = restore_tools(row.get("tools"))
         try:
-            if not self.rendered:
-                return self._render_plain(number, row["prompt"], row["completion"])
-            if "messages" not in row:
-                row = {"messages": _build_exchange(row["prompt"], row["completion"]), "tools": None}
-            return self._render_chat(number, row["messages"], restore_tools(row["tools"]))
+            messages = split_thoughts(self.tokenizer, self.template, restore_messages(turns))
+            trained = _select_trained(turns, self.data.loss_on)
+            chat = prepare_chat(self.tokenizer, self.template, messages, tools)
         except ChatTemplateError as problem:
-            roles = ", ".join(message["role"] for message in row.get("messages", []))
-            self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem, roles))
+            self._refuse_chat(number, problem, turns)
             return None
+        return _PreparedChat(number, chat, trained, self.control.find_spelled([messages, tools]))
+
+    def _list_asks(self, prepared: _PreparedChat) -> list[Ask]:
+        if self.data.loss_on != "all":
+            return list_asks(prepared.chat, prepared.trained)
+        left_out = [index for index, train in enumerate(prepared.trained) if not train]
+        asks = [Ask(count) for index in left_out for count in (index, index + 1) if count]
+        return [Ask(len(prepared.chat.messages)), *asks]
+
+    def _render_chat(self, prepared: _PreparedChat, fault: ChatTemplateError | None) -> _RenderedRow | None:
+        """Return a conversation with what is trained of it, or refuse it."""
+        chat = prepared.chat
+        try:
+            if fault is not None:
+                raise fault
+            spans = self._find_spans(chat, prepared.trained)
+        except ChatTemplateError as problem:
+            self._refuse_chat(prepared.row, problem, chat.messages)
+            return None
+        except TemplateLimitError as problem:
+            self._refuse(prepared.row, f"the chat template {problem.what} on this row", problem.remedy)
+            self.rows_at_fault += 1
+            if self.rows_at_fault == MAX_ROWS_AT_FAULT:
+                raise DataError(self.problems, total=self.problem_count) from problem
+            return None
+        return _RenderedRow(prepared.row, chat.text(), spans, prepared.spelled)
+
+    def _refuse_chat(self, number: int, problem: ChatTemplateError, messages: Sequence[Message]) -> None:
+        roles = ", ".join(message["role"] for message in messages)
+        self._refuse(number, f"{problem} (roles: {roles})", self._remedy(problem, roles))
 
     def _remedy(self, problem: ChatTemplateError, roles: str) -> str:
         if not isinstance(problem, TextLeftOut):
@@ -207,12 +267,8 @@ class _SplitTokenizer:
         start = 0 if self.data.loss_on == "all" else len(before)
         return _RenderedRow(number, text, [(start, len(text))], self.control.find_spelled([prompt, completion]))
 
-    def _render_chat(
-        self, number: int, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None
-    ) -> _RenderedRow:
-        messages = split_thoughts(self.tokenizer, self.template, restore_messages(turns))
-        trained = _select_trained(turns, self.data.loss_on)
-        chat = prepare_chat(self.tokenizer, self.template, messages, tools)
+    def _find_spans(self, chat: RenderedChat, trained: Sequence[bool]) -> list[Span]:
+        """Find what is trained of a conversation, whose text holds what is said: (start, stop) characters."""
         if self.data.loss_on == "all":
             left_out = [find_message_span(chat, index) for index, train in enumerate(trained) if not train]
             # Headers, user turns and tools are trained too; only messages with `train: false` are left out.
@@ -221,7 +277,7 @@ class _SplitTokenizer:
         else:
             spans = find_assistant_spans(chat, trained, prefill=self.data.train_on_prefill)
             check_said(chat, trained, spans)
-        return _RenderedRow(number, chat.text(), spans, self.control.find_spelled([messages, tools]))
+        return spans
 
     def _build_examples(self, drafts: Sequence[_RenderedRow]) -> Iterator[dict[str, Any]]:
         bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]

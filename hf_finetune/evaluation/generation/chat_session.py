@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.chat.assistant_mask import Message
+from hf_finetune.chat.rendering import Message
 from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.reading.formats import FORMATS

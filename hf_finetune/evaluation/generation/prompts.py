@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.chat.assistant_mask import Message
+from hf_finetune.chat.rendering import Message
 from hf_finetune.chat.template import encode_prompt, find_end_token_ids
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.tokenization.text import encode_documents, get_start_token_id

@@ -22,7 +22,9 @@ from scipy.stats import gamma
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from hf_finetune.chat.assistant_mask import ChatTemplateError, Message
+from hf_finetune.chat.assistant_mask import ChatTemplateError
+from hf_finetune.chat.neutral import check_control_tokens
+from hf_finetune.chat.rendering import Message
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import get_training_template, prepare_chat
 from hf_finetune.data.corpora.canaries import KEY, Canary, draw_secret
@@ -226,7 +228,11 @@ def _encode_statements(
 def _render_canary(tokenizer: PreTrainedTokenizerFast, template: str, messages: list[Message]) -> str:
     """Render a canary in a chat; raises `ModelError` where the template does not write its answer as it is."""
     try:
-        text = prepare_chat(tokenizer, template, messages, None).text()
+        chat = prepare_chat(tokenizer, template, messages, None)
+        text = chat.text()
+        [fault] = check_control_tokens([chat])
+        if fault is not None:
+            raise fault
     except ChatTemplateError as problem:
         raise ModelError(Problem(str(problem), "name another data.chat_template", key=KEY)) from problem
     if messages[-1]["content"] not in text:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import multiprocessing
-import threading
 import time
 from pathlib import Path
 
 import pytest
 from chat.chat_families import TEMPLATES
 from chat_models import talking_tokenizer
-from jinja2 import Template
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
 from transformers.utils import chat_template_utils
 
-from hf_finetune.chat import sandbox as rendering
-from hf_finetune.chat import watchdog as overtime
+from hf_finetune.chat import rendering, worker_process
 from hf_finetune.chat.assistant_mask import RenderedChat
+from hf_finetune.chat.rendering import RemoteTemplate, describe_template
 from hf_finetune.chat.template import encode_prompt, load_chat_template
-from hf_finetune.chat.watchdog import LimitExceeded, MemoryLimitExceeded, TimeLimitExceeded, run_with_limits
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ModelError
 
@@ -48,17 +44,18 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_template_without_an_end_is_stopped(kind, monkeypatch):
-    monkeypatch.setattr(rendering, "TIME_LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.2)
     started = time.monotonic()
     assert "the chat template did not end within 0.2 s" in refusal(ENDLESS[kind])
     assert time.monotonic() - started < 2.0
 
 
 def test_the_bound_of_time_is_a_second():
-    started = time.thread_time()
+    rendered("{{ 1 }}")  # the worker has started
+    started = time.monotonic()
     assert "did not end within 1 s" in refusal(ENDLESS["loops"])
-    # Half of a second must be processor time, which is counted from the first poll on.
-    assert 0.4 < time.thread_time() - started < 1.5
+    # On a machine that does other work it is half a second of processor time, however long that takes.
+    assert 1.0 < time.monotonic() - started < 10.0
 
 
 LARGE = {
@@ -95,13 +92,6 @@ def test_a_template_that_makes_much_of_little_is_refused_at_once(kind):
     assert time.monotonic() - started < 5.0
 
 
-def test_a_text_that_doubles_again_and_again_is_stopped_before_it_fills_the_memory(monkeypatch):
-    monkeypatch.setattr(overtime, "MAX_MEMORY_GROWTH", 64 * 2**20)
-    assert "took more than" in refusal(
-        "{% set n = namespace(x='a' * 100) %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
-    )
-
-
 @pytest.mark.parametrize(
     "template",
     [
@@ -119,12 +109,12 @@ def test_a_text_that_doubles_again_and_again_is_stopped_before_it_fills_the_memo
 def test_a_template_cannot_walk_to_what_it_is_not_given(template):
     given = copy.deepcopy(MESSAGES)
     with contextlib.suppress(SecurityError, UndefinedError):
-        assert rendering.compile_template(template).render(messages=given) == ""
+        assert RemoteTemplate(template).render(messages=given) == ""
     assert given == MESSAGES
 
 
 def test_whoever_renders_does_so_within_bounds(monkeypatch):
-    monkeypatch.setattr(rendering, "TIME_LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.2)
     for source in (ENDLESS["loops"], LARGE["repeated"]):
         with pytest.raises(ModelError):
             TOKENIZER.apply_chat_template(MESSAGES, chat_template=source, tokenize=False)
@@ -139,7 +129,7 @@ def test_whoever_renders_does_so_within_bounds(monkeypatch):
 def test_a_template_of_the_run_file_is_bounded_while_it_is_compiled(tmp_path):
     file = tmp_path / "bomb.jinja"
     file.write_text("{{ 'a' * 10000000000 }}")
-    with pytest.raises(ModelError, match="in one step"):
+    with pytest.raises(ModelError, match="took more than 256 MiB"):
         load_chat_template(DataSection(train="x", chat_template=str(file)), talking_tokenizer())
 
 
@@ -162,7 +152,7 @@ TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "par
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.jinja")), ids=lambda path: path.stem)
 def test_templates_of_the_hub_are_rendered_as_transformers_renders_them(path):
     source = path.read_text(encoding="utf-8")
-    templates = (rendering.compile_template(source), chat_template_utils._cached_compile_jinja_template(source))
+    templates = (RemoteTemplate(source), chat_template_utils._cached_compile_jinja_template(source))
     for messages, tools in (
         (CONVERSATION, TOOLS),
         (CONVERSATION[:2], None),
@@ -176,7 +166,7 @@ def test_templates_of_the_hub_are_rendered_as_transformers_renders_them(path):
             assert ours == theirs
 
 
-def written(template: Template, given: dict) -> str:
+def written(template, given: dict) -> str:
     """What a template writes, or by what it refuses."""
     try:
         return template.render(**given)
@@ -186,108 +176,17 @@ def written(template: Template, given: dict) -> str:
 
 def test_a_mistake_in_a_template_is_still_one_of_its_lines():
     with pytest.raises(TemplateSyntaxError):
-        rendering.compile_template("{% for %}")
-
-
-def spin(seconds: float) -> str:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
-    return "done"
-
-
-def test_work_in_any_thread_is_stopped_and_what_ends_in_time_is_not():
-    found: list[object] = []
-
-    def work() -> None:
-        try:
-            run_with_limits(lambda: spin(5.0), 0.1)
-        except LimitExceeded as overtime:
-            found.append(type(overtime))
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    assert run_with_limits(lambda: spin(0.05), 5.0) == "done"
-    for thread in threads:
-        thread.join()
-    assert found == [TimeLimitExceeded] * 3
-    assert run_with_limits(lambda: spin(0.05), 5.0) == "done"
-
-
-def test_work_that_ends_just_when_it_is_over_its_time_leaves_nothing_behind():
-    for _ in range(20):
-        try:
-            run_with_limits(lambda: spin(0.04), 0.03)
-        except TimeLimitExceeded:
-            continue
-    assert spin(0.1) == "done"
-
-
-class DeletedSlowly:
-    """Python prints what is raised in a `__del__`, or in a callback of the garbage collector, and goes on."""
-
-    def __del__(self) -> None:
-        spin(0.4)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_exception_that_is_lost_in_a_callback_is_raised_again():
-    def work() -> None:
-        held = DeletedSlowly()
-        del held
-        spin(20.0)
-
-    began = time.process_time()
-    with pytest.raises(TimeLimitExceeded):
-        run_with_limits(work, 0.1)
-    assert time.process_time() - began < 10.0
-    assert spin(1.0) == "done"  # and never once the work has ended
-
-
-def test_a_process_that_only_waits_is_not_over_its_time():
-    assert run_with_limits(lambda: time.sleep(0.3) or "done", 0.1) == "done"
-
-
-def test_work_that_takes_much_memory_is_stopped(monkeypatch):
-    monkeypatch.setattr(overtime, "MAX_MEMORY_GROWTH", 32 * 2**20)
-
-    def grow() -> None:
-        held = []
-        for _ in range(400):
-            held.append(bytearray(b"x") * 2**20)
-            spin(0.002)
-
-    with pytest.raises(MemoryLimitExceeded):
-        run_with_limits(grow, 10.0)
-
-
-def _in_child(queue: multiprocessing.Queue) -> None:
-    try:
-        run_with_limits(lambda: spin(5.0), 0.1)
-    except TimeLimitExceeded:
-        queue.put("stopped")
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_watches_anew():
-    run_with_limits(lambda: spin(0.05), 5.0)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_in_child, args=(queue,))
-    child.start()
-    assert queue.get(timeout=10) == "stopped"
-    child.join()
+        describe_template("{% for %}")
 
 
 def test_no_template_of_this_project_is_compiled_elsewhere():
     package = Path(rendering.__file__).parent.parent
     users = [path.name for path in package.rglob("*.py") if "compile_jinja" in path.read_text(encoding="utf-8")]
-    assert users == ["sandbox.py"]
+    assert users == ["rendering.py"]
 
 
 @pytest.mark.parametrize("number", [1_717_171_717_000, -(10**15), 2**63])
 def test_a_large_number_among_the_arguments_of_a_tool_is_written(number):
     """It repeats nothing: several templates write each argument by `tojson`."""
     source = "{{ number | tojson }} {{ number | tojson(indent=2) }}"
-    assert rendering.compile_template(source).render(number=number) == f"{number} {number}"
+    assert RemoteTemplate(source).render(number=number) == f"{number} {number}"

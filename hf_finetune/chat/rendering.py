@@ -1,0 +1,296 @@
+"""Chat templates are untrusted programs that come with models: they are rendered by a worker process, within limits.
+
+The sandbox of transformers keeps a template from files, attributes and other code, but not from endless loops or huge
+texts. Here one worker for each process renders whole batches; templates that ship with this package, and those whose
+hash the run file names (`data.trust_chat_template`), are rendered in the process itself.
+
+A conversation on which the worker dies is tried once more, alone, in a new one, and then it is that conversation's
+fault: a worker may have been killed by somebody else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from jinja2.exceptions import (
+    FilterArgumentError,
+    SecurityError,
+    TemplateError,
+    TemplateRuntimeError,
+    TemplateSyntaxError,
+    UndefinedError,
+)
+from transformers.utils import chat_template_utils
+
+from hf_finetune.chat import worker
+from hf_finetune.chat.template_defaults import split_defaults
+from hf_finetune.chat.worker_process import WorkerDied, WorkerProcess, explain_no_start, start_worker
+from hf_finetune.errors import ModelError, Problem
+
+KEY = "data.chat_template"
+BATCH_CHARACTERS = 2**20
+"""Of JSON that the worker is sent at once, about; or one conversation."""
+BYTES_PER_CHARACTER = 6
+"""JSON writes a character of control as \\u0000."""
+MAX_BYTES_BESIDES = 100_000
+STARTS = 2
+
+Message = dict[str, Any]
+_REFUSALS: dict[str, type[Exception]] = {
+    **{each.__name__: each for each in (TemplateError, UndefinedError, SecurityError, FilterArgumentError)},
+    **{each.__name__: each for each in (TypeError, ValueError, KeyError, AttributeError, IndexError)},
+}
+
+
+class TemplateLimitError(ModelError):
+    """A template exceeded a limit; `what` says which, as the rest of a sentence about it."""
+
+    def __init__(self, what: str, template: str) -> None:
+        self.what = what
+        self.remedy = (
+            "a template is a program that came with the model: look into it, name another one, or if you know it and"
+            f" it is to take what it takes, set data.trust_chat_template: {hash_template(split_defaults(template)[1])}"
+        )
+        super().__init__(Problem(f"the chat template {what} on one conversation", self.remedy, key=KEY))
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is rendered of a conversation: its first `count` messages, then those named by `tail`."""
+
+    count: int
+    prompt: bool = False
+    """With the generation prompt."""
+    tail: str = ""
+
+    def write(self) -> list[Any]:
+        """As the worker reads it."""
+        return [self.count, self.prompt, TAILS[self.tail]]
+
+
+TAILS: dict[str, list[Message]] = {
+    "": [],
+    "question": [{"role": "user", "content": "A"}],
+    "answer": [{"role": "assistant", "content": "A"}],
+    "other answer": [{"role": "assistant", "content": "b"}],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFacts:
+    """What a template reads."""
+
+    variables: tuple[str, ...]
+    """Names that whoever renders it may give."""
+    asks_date: bool
+    tested: tuple[str, ...]
+    """Strings that it compares texts with, or looks for in them."""
+
+
+@dataclass
+class _State:
+    """The worker of this process."""
+
+    process: WorkerProcess | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_state = _State()
+_trusted: set[str] = set()
+
+
+def hash_template(template: str) -> str:
+    """The SHA-256 of a template, as `data.trust_chat_template` takes it."""
+    return hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def trust_template(template: str) -> None:
+    """Render a template in this process, without limits, from now on."""
+    _trusted.add(hash_template(template))
+
+
+@functools.cache
+def _hash_shipped() -> frozenset[str]:
+    templates = files("hf_finetune.chat").joinpath("templates").iterdir()
+    return frozenset(hash_template(each.read_text("utf-8")) for each in templates if each.name.endswith(".jinja"))
+
+
+@functools.lru_cache(maxsize=64)
+def _is_shipped(template: str) -> bool:
+    return hash_template(template) in _hash_shipped()
+
+
+def is_trusted(template: str) -> bool:
+    """Whether a template ships with this package, or the user has named its hash."""
+    return _is_shipped(template) or (bool(_trusted) and hash_template(template) in _trusted)
+
+
+def render_rows(template: str, given: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[list[str | Exception]]:
+    """Render what is asked of each of `rows`: texts, or what is to be raised in their place.
+
+    A row has `messages`, `tools` and `asks` as `Ask.write`; `given` are the variables for all of them. What is to be
+    raised is a `TemplateLimitError`, or what jinja2 or Python has raised. Raises `MachineError` where no worker starts.
+    """
+    answers: Sequence[Any]
+    if is_trusted(template):
+        answers = [worker.attempt(functools.partial(worker.render_row, template, given, row)) for row in rows]
+    else:
+        answers = _render_in_worker({"template": template, "given": given}, rows)
+    return [_read_answer(answer, len(row["asks"]), template) for row, answer in zip(rows, answers, strict=True)]
+
+
+@functools.lru_cache(maxsize=64)
+def describe_template(template: str) -> TemplateFacts:
+    """Find out what a template reads.
+
+    Raises jinja2's `TemplateSyntaxError` where it is none, and `TemplateLimitError`: jinja2 computes constants already
+    as it compiles.
+    """
+    if is_trusted(template):
+        answer = worker.attempt(functools.partial(worker.describe, template))
+    else:
+        [answer] = _exchange([json.dumps({"describe": template})], [], [_limit_answer(len(template))])
+    if "kind" in answer:
+        raise _read_refusal(answer, template)
+    return TemplateFacts(tuple(answer["variables"]), answer["date"], tuple(answer["tested"]))
+
+
+def _render_in_worker(first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Any]:
+    written = [worker.attempt(functools.partial(json.dumps, row, ensure_ascii=False)) for row in rows]
+    sent = [number for number, line in enumerate(written) if isinstance(line, str)]
+    limits = [len(rows[number]["asks"]) * _limit_answer(len(written[number])) for number in sent]
+    answers = _exchange([json.dumps(first)], [written[number] for number in sent], limits)
+    for number, answer in zip(sent, answers, strict=True):
+        written[number] = answer
+    return written
+
+
+def _limit_answer(characters: int) -> int:
+    """Bytes of one text of a conversation of so many characters of JSON, at most."""
+    most = worker.MAX_OUTPUT_CHARACTERS + worker.MAX_INPUT_COPIES * characters
+    return MAX_BYTES_BESIDES + BYTES_PER_CHARACTER * most
+
+
+def _exchange(first: list[str], lines: Sequence[str], limits: Sequence[int]) -> list[Any]:
+    """Send `lines` to the worker, in batches under the line `first`, and return an answer for each.
+
+    `limits`: bytes of each answer at most. Without lines there is one answer, that to `first`.
+    """
+    answers: list[Any] = []
+    suspect, failed_starts = -1, 0
+    with _state.lock:
+        while len(answers) < len(limits):
+            try:
+                for answer in _try_batch([*first, *_take_batch(lines, len(answers))], limits[len(answers) :]):
+                    answers.append(answer)
+            except WorkerDied as death:
+                if not death.started:
+                    failed_starts += 1
+                    if failed_starts == STARTS:
+                        raise explain_no_start(death.what) from death
+                elif death.timed_out or suspect == len(answers):
+                    answers.append({"kind": worker.LIMIT, "what": death.what})
+                else:
+                    suspect = len(answers)
+    return answers
+
+
+def _take_batch(lines: Sequence[str], start: int) -> Sequence[str]:
+    """Take lines from `start` on, at least one of them if there is one, of about a million characters."""
+    size, stop = 0, start
+    while stop < len(lines) and (size < BATCH_CHARACTERS):
+        size += len(lines[stop])
+        stop += 1
+    return lines[start:stop]
+
+
+def _try_batch(lines: Sequence[str], limits: Sequence[int]) -> Iterator[Any]:
+    """Yield the answers to a batch, up to one for which memory ran out. Raises `WorkerDied`, which is replaced then."""
+    process = _state.process = _state.process or start_worker()
+    whole = False
+    try:
+        process.send(lines)
+        for limit in limits[: max(1, len(lines) - 1)]:
+            answer = process.receive(limit)
+            yield answer
+            if _ran_out_of_memory(answer):  # what that leaves behind is not known
+                return
+        whole = True
+    finally:
+        if whole:
+            process.rest()
+        else:  # the answers that are still to come would be taken for those to the next batch
+            _state.process = None
+            process.end()
+
+
+def _ran_out_of_memory(answer: Any) -> bool:
+    results = answer if isinstance(answer, list) else [answer]
+    return any(isinstance(each, dict) and each.get("kind") == worker.MEMORY for each in results)
+
+
+def _read_answer(answer: Any, asked: int, template: str) -> list[str | Exception]:
+    """Read the answer to a row, which is what came from another process: its form is not taken on trust."""
+    results = answer if isinstance(answer, list) and len(answer) == asked else [answer] * asked
+    return [each if isinstance(each, str) else _read_refusal(each, template) for each in results]
+
+
+def _read_refusal(refusal: Any, template: str) -> Exception:
+    told = refusal if isinstance(refusal, dict) else {}
+    what, kind, line = str(told.get("what")), told.get("kind"), told.get("line")
+    if kind in (worker.LIMIT, worker.MEMORY):
+        return TemplateLimitError(what, template)
+    if kind == "TemplateSyntaxError":
+        return TemplateSyntaxError(what, line if isinstance(line, int) else 1)
+    return _REFUSALS.get(str(kind), TemplateRuntimeError)(what)
+
+
+class RemoteTemplate:
+    """What transformers takes for a compiled template: rendered by the worker."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def render(self, messages: Sequence[Message] = (), tools: Any = None, **given: Any) -> str:
+        """Render, or raise as jinja2 does; also `TemplateLimitError`."""
+        prompt = bool(given.pop("add_generation_prompt", False))
+        row = {"messages": list(messages), "tools": tools, "given": given, "asks": [Ask(len(messages), prompt).write()]}
+        [[result]] = render_rows(self.source, {}, [row])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+def install_sandbox() -> None:
+    """Make transformers render every chat template by the worker, whoever renders one."""
+    # A private name of transformers 5.23, looked up at each call (`render_jinja_template`); a test renders through it.
+    chat_template_utils._compile_jinja_template = RemoteTemplate  # type: ignore[assignment]
+
+
+def end_worker() -> None:
+    """End the worker of this process, if there is one; another starts when it is needed."""
+    process, _state.process = _state.process, None
+    if process is not None:
+        process.end()
+
+
+def _forget_worker() -> None:
+    """In a forked process: the worker is that of another, whose pipes are left to it alone."""
+    global _state
+    process, _state = _state.process, _State()
+    if process is not None:
+        process.release()
+
+
+atexit.register(end_worker)
+if hasattr(os, "register_at_fork"):  # not on Windows, which forks no process
+    os.register_at_fork(after_in_child=_forget_worker)
