@@ -27,7 +27,15 @@ from hf_finetune.evaluation import (
     score_with_baselines,
     show_mistakes,
 )
-from hf_finetune.models import attach_adapter, load_classifier, load_config, load_tokenizer, set_trainable, text_length
+from hf_finetune.models import (
+    attach_adapter,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    match_labels,
+    set_trainable,
+    text_length,
+)
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
 from hf_finetune.training import (
@@ -50,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
         labels = freeze_labels(splits, run.data)
         tokenizer = load_tokenizer(run.model, splits.rows["train"], needs_end=False)
         config = load_config(run.model, tokenizer)
+        labels = match_labels(labels, config, run.model, run.data)
         max_length = text_length(run.data, config, tokenizer)
         rows, facts = tokenize_labelled(splits, tokenizer, labels, run.data, max_length)
         rows, facts, weights = balance_classes(rows, facts, labels, run.data.balance, args.seed)

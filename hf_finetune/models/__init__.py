@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hf_finetune.models.adapters.attach import attach_adapter
     from hf_finetune.models.adapters.continuing import continue_adapter
     from hf_finetune.models.base_and_tuned import run_base_and_tuned
-    from hf_finetune.models.classifiers import load_classifier, set_trainable
+    from hf_finetune.models.classifiers import load_classifier, match_labels, set_trainable
     from hf_finetune.models.files.locate import pin_commits
     from hf_finetune.models.files.provenance import describe_model_source, pin_revision, pin_scored
     from hf_finetune.models.generation_config import stop_after_turns
@@ -56,6 +56,7 @@ __all__ = [
     "load_for_prediction",
     "load_tokenizer",
     "make_model",
+    "match_labels",
     "pin_commits",
     "pin_revision",
     "pin_scored",

@@ -151,6 +151,13 @@ def read_run_file(name: str) -> dict[str, Any]:
     return {} if file is None else dict(read_document(file).values)
 
 
+def read_trained_labels(path: str) -> dict[str, str]:
+    """Read `data.labels` of the run in a model's folder; {} where it has none, or the folder is of no run."""
+    data = read_run_file(path).get("data")
+    names = data.get("labels") if isinstance(data, dict) else None
+    return {label: str(name) for label, name in names.items()} if isinstance(names, dict) else {}
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read the object in a JSON file; None where the file is missing, malformed or not an object."""
     try:
