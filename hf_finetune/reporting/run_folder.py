@@ -24,7 +24,6 @@ from hf_finetune.folders import (
     is_run_folder,
     remove_empty,
 )
-from hf_finetune.label_set import LABEL_MAP, format_label_map
 from hf_finetune.privacy import redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
@@ -95,10 +94,9 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
         raise DataError(changed)
     names = [of["data"].get("labels", {}) for of in (began, now)]
     if names[0] != names[1]:
-        what = "is not the one that the run began with"
-        remedy = f"set {format_label_map(names[0])}" if names[0] else "leave it out"
-        remedy += ", or start a new run in another output_dir"
-        raise DataError(Problem(what, remedy, key=LABEL_MAP))
+        what = "is not what it was when the run began"
+        remedy = "set it as it was (see run.yaml), or start a new run in another output_dir"
+        raise DataError(Problem(what, remedy, key="data.labels"))
     rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"
