@@ -48,7 +48,11 @@ CASES = {
     "two onto one": ([1, 2, 5, 4], {"1": "bad", "2": "bad", "4": "good", "5": "good"}, ["bad", "bad", "good", "good"]),
     "some are there": (["pos", "NEGATIVE", "neg", "POSITIVE"], NAMES, ["POSITIVE", "NEGATIVE", "NEGATIVE", "POSITIVE"]),
     "several": ([["pos", "neg"], ["neg"], ["pos"]], NAMES, [["POSITIVE", "NEGATIVE"], ["NEGATIVE"], ["POSITIVE"]]),
-    "several onto one": ([[1, 2], [5], [2, 5]], {"1": "bad", "2": "bad", "5": "good"}, [["bad"], ["good"], ["bad", "good"]]),
+    "several onto one": (
+        [[1, 2], [5], [2, 5]],
+        {"1": "bad", "2": "bad", "5": "good"},
+        [["bad"], ["good"], ["bad", "good"]],
+    ),
 }
 
 
