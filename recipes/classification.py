@@ -23,6 +23,7 @@ from hf_finetune.errors import user_errors
 from hf_finetune.evaluation import (
     classification_metrics,
     fit_decision,
+    predict_saved,
     predict_split,
     score_with_baselines,
     show_mistakes,
@@ -92,7 +93,8 @@ def main(argv: Sequence[str]) -> None:
     scored = [name for name in ("validation", "test") if name in rows]
     outputs = {name: predict_split(trainer, rows[name], splits.groups.get(name)) for name in scored}
     decision = fit_decision(outputs.get("validation"), labels, run.eval)
-    save_decision(trainer, decision)
+    rounded = save_decision(trainer, decision)
+    outputs = predict_saved(trainer, rows, outputs, rounded)
     evaluation = score_with_baselines(outputs, labels, decision, splits, seed=args.seed)
     samples = show_mistakes(outputs, labels, decision, splits, run.eval)
 

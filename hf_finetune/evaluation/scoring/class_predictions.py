@@ -97,7 +97,7 @@ def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredicti
     if decision is not None:
         # Back to the logits as they were trained: the temperature, and perhaps the thresholds, are folded into the
         # saved head, so that `pipeline` applies them, too.
-        logits = (logits - decision.offsets if decision.offsets_in_weights else logits) * decision.temperature
+        logits = decision.restore_logits(logits)
     tokens = sum(len(ids) for ids in encoded.input_ids)
     facts = {"rows": len(rows), "tokens": tokens, "truncated": encoded.truncated, "dropped": 0}
     if decision is None and labels.kind != "number":
