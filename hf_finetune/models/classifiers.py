@@ -31,6 +31,7 @@ from hf_finetune.models.classification_head import (
     record_new_weights,
     reinitialize,
 )
+from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.generation_config import check_savable
 from hf_finetune.models.loading import (
     build_quantization_config,
@@ -107,7 +108,8 @@ def load_classifier(
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForSequenceClassification.from_config(**options)
     else:
-        loaded = _load_with_new_head(model, options, replaced=replaced)
+        with refuse_changed_files(model.path):
+            loaded = _load_with_new_head(model, options, replaced=replaced)
         check_reads_text_alone(loaded, name)
     check_savable(loaded, name)
     keep_save_dtype(loaded, model.save_dtype, None if model.scratch is not None else config.dtype)
