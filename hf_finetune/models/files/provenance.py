@@ -62,14 +62,17 @@ def pin_scored(run: Run) -> None:
 
 
 def _pin(asked: Sequence[tuple[str | None, str | None]]) -> dict[tuple[str, str | None], str]:
-    """Pin the commit of each Hub id, by name and revision, to what the first rank finds; return the commits."""
+    """Pin the commit of each Hub id, by name and revision, to what the first rank finds; return the commits.
+
+    What is asked for later, such as an adapter's base, is held to the commit that it has then.
+    """
     pin_commits({})
     found = {}
     if PartialState().is_main_process:
         found = {(name, revision): resolve_commit(name, revision) for name, revision in asked if name is not None}
     commits: dict[tuple[str, str | None], str]
     [commits] = broadcast_object_list([{key: commit for key, commit in found.items() if commit is not None}])
-    pin_commits(commits)
+    pin_commits(commits, hold=True)
     return commits
 
 
