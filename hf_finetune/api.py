@@ -90,8 +90,10 @@ def predict(
     `DataError` where a row cannot be labeled, and `ModelError` where `model` is no classifier.
     """
     from hf_finetune.evaluation import PredictionOptions, predict_file
+    from hf_finetune.models import hold_commits
 
-    with _as_file(rows) as file:
+    with _as_file(rows) as file, _unpinned_afterwards():
+        hold_commits()
         output = io.BytesIO()
         stats = predict_file(str(model), file, output, PredictionOptions(**options))
         if stats.left_out:
@@ -116,9 +118,11 @@ def generate(
     """
     sampling = sampling_settings(settings)
     from hf_finetune.evaluation import generate_responses
-    from hf_finetune.models import load_for_generation
+    from hf_finetune.models import hold_commits, load_for_generation
 
-    loaded, tokenizer = load_for_generation(str(model), base=base_path)
+    with _unpinned_afterwards():
+        hold_commits()
+        loaded, tokenizer = load_for_generation(str(model), base=base_path)
     listed = [prompts] if isinstance(prompts, str) else prompts
     return generate_responses(loaded, tokenizer, listed, sampling, system=system, raw=raw)
 

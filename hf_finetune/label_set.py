@@ -1,8 +1,9 @@
-"""The labels of a data set, frozen from its training rows."""
+"""The labels of a data set, frozen from its training rows, and the map that makes them those of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.config.reading.document import format_value
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import DataError, Problem, find_closest
 
 REGRESSION_NAME = "value"
+LABEL_MAP = "data.labels"
+MAX_MAPPED = 20
+"""More labels than a message can hold a map of."""
 
 LabelsKind = Literal["single", "multi", "number"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -67,3 +71,44 @@ class Labels:
             what = f"{format_value(unknown.args[0])} is none of the labels"
             raise DataError(Problem(what, f"they are {', '.join(self.names)}")) from None
         return encoded
+
+
+def suggest_label_map(found: Sequence[str], known: Sequence[str]) -> str:
+    """Suggest the map from the labels of rows to those of a model, as it is pasted into a run file; "" where either
+    has too many.
+
+    Which label means which only the user knows: likely ones are those of the same number, then of like names, then
+    those that are left.
+    """
+    # neg, pos and NEGATIVE, POSITIVE -> "`data.labels: {neg: NEGATIVE, pos: POSITIVE}`"
+    if not (0 < len(found) <= MAX_MAPPED and 0 < len(known) <= MAX_MAPPED):
+        return ""
+    if set(found) <= set(map(str, range(len(known)))):
+        return format_label_map({label: known[int(label)] for label in found})
+    named = {label: _find_alike(label, known) for label in found}
+    free = [name for name in known if name not in named.values()]
+    rest = [label for label in found if named[label] is None]
+    # Five stars and two labels: the first half of them is the first label.
+    left = {label: (free or known)[place * len(free or known) // len(rest)] for place, label in enumerate(rest)}
+    return format_label_map({label: named[label] or left[label] for label in found})
+
+
+def _find_alike(label: str, known: Sequence[str]) -> str | None:
+    """Find the name that is the label in another case, begins with it, or is spelled almost like it."""
+    wanted = label.strip().casefold()
+    begins = [name for name in known if wanted and name.casefold().startswith(wanted)]
+    return begins[0] if begins else find_closest(label, known)
+
+
+def format_label_map(names: Mapping[str, str]) -> str:
+    """Write a map of labels as a line of a run file: "`data.labels: {pos: POSITIVE, neg: NEGATIVE}`"."""
+    return f"`{LABEL_MAP}: {{{', '.join(f'{_quote(label)}: {_quote(name)}' for label, name in names.items())}}}`"
+
+
+def _quote(name: str) -> str:
+    plain = name.replace("_", "").isalnum() and name.isascii() and name.casefold() not in _YAML_WORDS
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+# What YAML 1.1 reads as no text.
+_YAML_WORDS = {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}

@@ -64,11 +64,11 @@ METRICS = {
     "pr_auc": _make_score("PR AUC", "higher"),
     "precision_macro": _make_score("precision, macro", "higher"),
     "recall_macro": _make_score("recall, macro", "higher"),
-    "log_loss": MetricInfo("log loss", "{:.4f}", "lower", "mean surprise at the right label"),
+    "log_loss": MetricInfo("loss after scaling", "{:.4f}", "lower", "the loss with the temperature that is saved"),
     "expected_calibration_error": _make_score(
         "calibration error", "lower", "how far scores are from how often they hold"
     ),
-    "log_loss_before_scaling": MetricInfo("log loss before scaling", "{:.4f}", "lower"),
+    "log_loss_before_scaling": MetricInfo("loss", "{:.4f}", "lower"),
     "expected_calibration_error_before_scaling": _make_score("calibration error before scaling", "lower"),
     "precision": _make_score("precision", "higher"),
     "recall": _make_score("recall", "higher"),
@@ -78,6 +78,9 @@ METRICS = {
     "r2": MetricInfo("R²", "{:.3f}", "higher", "share of the variance explained"),
     "pearson": _make_score("Pearson correlation", "higher"),
 }
+
+# One figure under two names in report.json: that of the logits as they were trained. Shown once, as the second.
+SAME_FIGURES = {"log_loss_before_scaling": "loss"}
 
 # The first of these that a split has are its headline; a comparison of runs is decided by the first they share.
 HEADLINE_METRICS = (
@@ -180,9 +183,14 @@ def list_missing_intervals(scores: Mapping[str, Any]) -> list[str]:
 
 
 def select_metrics(scores: dict[str, Any]) -> dict[str, float]:
-    """The scalar metrics of a split of report.json in display order, unknown ones last; without the row count."""
+    """The scalar metrics of a split of report.json in display order, unknown ones last; without the row count.
+
+    A figure that is there under two names comes once.
+    """
     found = {
-        name: value for name, given in scores.items() if name != "rows" and (value := parse_number(given)) is not None
+        name: value
+        for name, given in scores.items()
+        if name != "rows" and SAME_FIGURES.get(name) not in scores and (value := parse_number(given)) is not None
     }
     order = list(METRICS)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in METRICS else len(order)))

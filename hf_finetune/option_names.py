@@ -24,8 +24,9 @@ class OptionNames:
 
 _SETTINGS = OptionNames()  # no command: settings have their own names
 _NAMES: ContextVar[OptionNames] = ContextVar("option_names", default=_SETTINGS)
-_COLUMNS = re.compile(r"(?P<setting>data\.columns): \{(?P<pairs>[^{}]*)\}")
-_PAIR = re.compile(r'(\w+): ("(?:[^"\\]|\\.)*"|[^,]+)')
+_MAPS = re.compile(r'(?P<setting>data\.(?:columns|labels)): \{(?P<pairs>(?:"(?:[^"\\]|\\.)*"|[^{}"])*)\}')
+_WORD = r'"(?:[^"\\]|\\.)*"|[^,:"]+'
+_PAIR = re.compile(rf"({_WORD}): ({_WORD})(?:, |$)")
 _ALTERNATIVES = re.compile(r"(; |,? or (?=raise |set |add |name |run ))")
 
 
@@ -57,7 +58,7 @@ def name_settings(text: str) -> str:
     options = _NAMES.get().options
     if not options:
         return text
-    text = _COLUMNS.sub(lambda found: _write_columns(found, options), text)
+    text = _MAPS.sub(lambda found: _write_map(found, options), text)
     return _make_pattern(options).sub(
         lambda found: options[found["setting"]] or found["setting"].partition(".")[2], text
     )
@@ -86,11 +87,15 @@ def _make_pattern(options: Mapping[str, str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w.])(?P<setting>{settings})(?!\w|\.\w)(?:: true\b)?")
 
 
-def _write_columns(found: re.Match[str], options: Mapping[str, str]) -> str:
+def _write_map(found: re.Match[str], options: Mapping[str, str]) -> str:
     option = options.get(found["setting"])
     if not option:
         return found[0]
-    pairs = [
-        (name, json.loads(column) if column[:1] == '"' else column) for name, column in _PAIR.findall(found["pairs"])
-    ]
-    return f"{option} {shell_line(f'{name}={column}' for name, column in pairs)}"
+    pairs = [map(_read_word, pair) for pair in _PAIR.findall(found["pairs"])]
+    words = [shell_line(["=".join(pair)]) for pair in pairs]
+    # `--columns` takes what follows it; an option of its own for each label.
+    return f"{option} {(' ' if found['setting'] == 'data.columns' else f' {option} ').join(words)}"
+
+
+def _read_word(written: str) -> str:
+    return str(json.loads(written)) if written[:1] == '"' else written

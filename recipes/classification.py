@@ -23,11 +23,20 @@ from hf_finetune.errors import user_errors
 from hf_finetune.evaluation import (
     classification_metrics,
     fit_decision,
+    predict_saved,
     predict_split,
     score_with_baselines,
     show_mistakes,
 )
-from hf_finetune.models import attach_adapter, load_classifier, load_config, load_tokenizer, set_trainable, text_length
+from hf_finetune.models import (
+    attach_adapter,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    match_labels,
+    set_trainable,
+    text_length,
+)
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
 from hf_finetune.training import (
@@ -50,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         labels = freeze_labels(splits, run.data)
         tokenizer = load_tokenizer(run.model, splits.rows["train"], needs_end=False)
         config = load_config(run.model, tokenizer)
+        labels = match_labels(labels, config, run.model, run.data)
         max_length = text_length(run.data, config, tokenizer)
         rows, facts = tokenize_labelled(splits, tokenizer, labels, run.data, max_length)
         rows, facts, weights = balance_classes(rows, facts, labels, run.data.balance, args.seed)
@@ -83,7 +93,8 @@ def main(argv: Sequence[str]) -> None:
     scored = [name for name in ("validation", "test") if name in rows]
     outputs = {name: predict_split(trainer, rows[name], splits.groups.get(name)) for name in scored}
     decision = fit_decision(outputs.get("validation"), labels, run.eval)
-    save_decision(trainer, decision)
+    rounded = save_decision(trainer, decision)
+    outputs = predict_saved(trainer, rows, outputs, rounded)
     evaluation = score_with_baselines(outputs, labels, decision, splits, seed=args.seed)
     samples = show_mistakes(outputs, labels, decision, splits, run.eval)
 

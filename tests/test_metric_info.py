@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from sklearn.metrics import get_scorer_names
 
@@ -37,3 +39,42 @@ def independent_direction(name: str) -> str:
 @pytest.mark.parametrize("name", sorted({*METRICS, *SCORERS, *LOWER, *HIGHER, *NEITHER}))
 def test_a_metric_gets_better_in_the_direction_of_its_convention(name):
     assert METRICS[name].better == independent_direction(name)
+
+
+def test_a_classifiers_loss_has_one_name_and_the_loss_after_scaling_another(scored_classifier, capsys):
+    """The same two figures in the table of `score`, on the page, on the card and for the Hub, each once."""
+    from hf_finetune.cli.commands.score import _print_metrics
+    from hf_finetune.metric_info import SAME_FIGURES, select_metrics
+
+    figures, shown = scored_classifier
+    assert figures["loss"] == pytest.approx(figures["log_loss_before_scaling"], rel=1e-9)
+    assert figures["loss"] != pytest.approx(figures["log_loss"], rel=1e-3)
+    assert [name for name in select_metrics(figures) if "los" in name] == ["loss", "log_loss"]
+    _print_metrics(figures | {"rows": 40})
+    table = capsys.readouterr().out
+    for text in (table, *shown):
+        assert text.count(f"{figures['log_loss_before_scaling']:.4f}") == 1
+        assert text.count(f"{figures['log_loss']:.4f}") == 1
+        assert "log loss" not in text
+        assert "loss after scaling" in text
+    assert {METRICS[name].title == METRICS[same].title for name, same in SAME_FIGURES.items()} == {True}
+
+
+@pytest.fixture
+def scored_classifier():
+    """Figures of logits that are too sure of themselves, under a temperature, and what page and card make of them."""
+    import numpy as np
+
+    from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, score_outputs
+    from hf_finetune.label_set import Labels
+    from hf_finetune.models.decision import Decision
+    from hf_finetune.reporting.card.results import _build_split_table
+    from hf_finetune.reporting.page.scores import _build_metric_table
+
+    random = np.random.default_rng(0)
+    outputs = ClassifierOutputs(random.normal(size=(40, 2)) * 4, random.integers(0, 2, 40))
+    names = ("a", "b")
+    figures = score_outputs(outputs, Labels(names, "single", names), Decision(names, "single", 3.0))
+    run = SimpleNamespace(report={}, manifest={"data": {"files": [{"role": "test", "path": "x"}]}})
+    table = _build_split_table(run, "test", figures)
+    return figures, (str(_build_metric_table("test", figures)), str(table.rows))

@@ -28,6 +28,7 @@ OPTION_NAMES: dict[str, OptionNames] = {
             "data.train": "--train-data",
             "data.format": "--format",
             "data.columns": "--columns",
+            "data.labels": "--label",
             "eval.base": "--base",
             "eval.by": "--by",
             "eval.forget": "--forget",
@@ -49,7 +50,7 @@ OPTION_NAMES: dict[str, OptionNames] = {
     ),
     "generate": OptionNames({**_SAMPLING, "model.path": ""}),
     "chat": OptionNames({**_SAMPLING, "model.path": ""}),
-    "merge": OptionNames({"model.path": "", "data.test": "--data", "data.max_line_bytes": "", "data.on_bad_line": ""}),
+    "merge": OptionNames({**_ARGUMENTS, "data.test": "--data", "data.labels": ""}),
 }
 
 

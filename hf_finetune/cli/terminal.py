@@ -39,19 +39,27 @@ BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not wh
 
 def parse_columns(first: list[str] | None, more: list[str] | None) -> dict[str, str]:
     """Parse `field=column` words. Raises ConfigError naming each that is none, or a field that is given twice."""
-    given = [*(first or ()), *(more or ())]
-    columns: dict[str, str] = {}
+    return _parse_pairs([*(first or ()), *(more or ())], "--columns", "FIELD=COLUMN", "write prompt=query")
+
+
+def parse_labels(given: list[str] | None) -> dict[str, str]:
+    """Parse `label=name` words. Raises ConfigError naming each that is none, or a label that is given twice."""
+    return _parse_pairs(given or [], "--label", "LABEL=NAME", "write pos=POSITIVE")
+
+
+def _parse_pairs(given: list[str], option: str, form: str, remedy: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     problems = []
     for word in given:
-        field, equals, column = word.partition("=")
-        if not (field and equals and column):
-            problems.append(Problem(f"{word} is not FIELD=COLUMN", "write prompt=query", key="--columns"))
-        elif field in columns:
-            problems.append(Problem(f"{field} is given twice", "keep one", key="--columns"))
-        columns[field] = column
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            problems.append(Problem(f"{word} is not {form}", remedy, key=option))
+        elif name in found:
+            problems.append(Problem(f"{name} is given twice", "keep one", key=option))
+        found[name] = value
     if problems:
         raise ConfigError(problems)
-    return columns
+    return found
 
 
 def make_console() -> Console:

@@ -191,6 +191,9 @@ class DataSection(Section):
     columns: dict[RowField, Name] = {}
     """Fields of a row format that the rows have under other names: `{question: query, answer: reply.text}`; a dot
     enters an object."""
+    labels: dict[Name, Name | int] = {}
+    """Labels of the model that the rows have under other names: `{pos: POSITIVE, neg: NEGATIVE}`; several may become
+    one (classification, and score of a classifier)."""
     task: Literal["classification", "regression"] | None = None
     """`regression` predicts numbers; `classification` is for rows that could be read in two ways."""
     on_bad_line: Literal["fail", "skip"] = "fail"

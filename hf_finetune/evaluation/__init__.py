@@ -19,7 +19,7 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.evaluation.classification.baselines import score_with_baselines
     from hf_finetune.evaluation.classification.calibration import fit_decision
-    from hf_finetune.evaluation.classification.metrics import classification_metrics, predict_split
+    from hf_finetune.evaluation.classification.metrics import classification_metrics, predict_saved, predict_split
     from hf_finetune.evaluation.classification.mistakes import show_mistakes
     from hf_finetune.evaluation.generation.chat_session import ChatDisplay, ChatSession, run_chat
     from hf_finetune.evaluation.generation.display import escape_for_terminal, format_sample, format_side_by_side
@@ -57,6 +57,7 @@ __all__ = [
     "language_model_metrics",
     "load_scored_rows",
     "predict_file",
+    "predict_saved",
     "predict_split",
     "reduce_logits",
     "run_chat",

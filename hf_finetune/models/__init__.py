@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from hf_finetune.models.adapters.attach import attach_adapter
     from hf_finetune.models.adapters.continuing import continue_adapter
     from hf_finetune.models.base_and_tuned import run_base_and_tuned
-    from hf_finetune.models.classifiers import load_classifier, set_trainable
-    from hf_finetune.models.files.locate import pin_commits
+    from hf_finetune.models.classifiers import load_classifier, match_labels, set_trainable
+    from hf_finetune.models.files.locate import hold_commits, pin_commits
     from hf_finetune.models.files.provenance import describe_model_source, pin_revision, pin_scored
     from hf_finetune.models.generation_config import stop_after_turns
     from hf_finetune.models.lengths import block_size, row_length, text_length
@@ -48,6 +48,7 @@ __all__ = [
     "continue_adapter",
     "count_parameters",
     "describe_model_source",
+    "hold_commits",
     "is_sequence_classifier",
     "load_causal_lm",
     "load_classifier",
@@ -56,6 +57,7 @@ __all__ = [
     "load_for_prediction",
     "load_tokenizer",
     "make_model",
+    "match_labels",
     "pin_commits",
     "pin_revision",
     "pin_scored",

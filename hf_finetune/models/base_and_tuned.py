@@ -14,7 +14,7 @@ from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import RUN_FILE
 from hf_finetune.models.embeddings import grow_for_added_tokens
 from hf_finetune.models.files.adapter import BASE_RECORD, is_adapter, read_base_name, read_base_record
-from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.saved import find_trained_dtype, load_for_generation
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 
 logger = logging.getLogger(__name__)
@@ -33,19 +33,20 @@ def run_base_and_tuned(
 ) -> tuple[Before, After]:
     """Call `ask_base` with the base of the model in `path`, and `ask_tuned` with that model; return both results.
 
-    Both get the tuned model's tokenizer. The base of an adapter is the model that it adapts, with the precision that it
-    had in training; that of a full model is `base`, or what its run.yaml names. Raises `ConfigError` if neither names
+    Both get the tuned model's tokenizer, and the precision of its training. The base of an adapter is the model that it
+    adapts; that of a full model is `base`, or what its run.yaml names. Raises `ConfigError` if neither names
     it, and `ModelError` if one of them cannot be loaded.
     """
     if is_adapter(path):
         return _run_base_and_adapter(path, base, ask_base, ask_tuned)
     base, revision = (base, None) if base else find_base_of_run(path)
-    tuned, tokenizer = load_for_generation(path)
+    dtype = find_trained_dtype(path)
+    tuned, tokenizer = load_for_generation(path, dtype=dtype)
     logger.info("the tuned model, %s", path)
     after = ask_tuned(tuned, tokenizer)
     del tuned  # memory may hold one model and not two
     logger.info("the base, %s", base)
-    untuned, _ = load_for_generation(base, revision=revision)
+    untuned, _ = load_for_generation(base, revision=revision, dtype=dtype)
     grow_for_added_tokens(untuned, tokenizer)
     check_tokenizer_fits(tokenizer, untuned.config)
     before = ask_base(untuned, tokenizer)

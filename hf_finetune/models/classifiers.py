@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,9 +16,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_finetune.config.sections import LastBlocks, ModelSection
-from hf_finetune.errors import ConfigError, ModelError, Problem
-from hf_finetune.label_set import Labels
+from hf_finetune.config.reading.document import format_value
+from hf_finetune.config.sections import DataSection, LastBlocks, ModelSection
+from hf_finetune.errors import ConfigError, ModelError, Problem, suggest
+from hf_finetune.label_set import LABEL_MAP, Labels, suggest_label_map
 from hf_finetune.models.classification_head import (
     configure_labels,
     find_blocks,
@@ -29,6 +31,7 @@ from hf_finetune.models.classification_head import (
     record_new_weights,
     reinitialize,
 )
+from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.generation_config import check_savable
 from hf_finetune.models.loading import (
     build_quantization_config,
@@ -45,6 +48,37 @@ logger = logging.getLogger(__name__)
 
 
 NAMES_SHOWN = 10
+
+
+def match_labels(labels: Labels, config: PreTrainedConfig, model: ModelSection, data: DataSection) -> Labels:
+    """Return the labels of the rows in the order in which the head of `model.path` has them, if it is for the same.
+
+    Raises `ConfigError` where `data.labels` names others than those of the head; see `load_classifier` for rows that
+    have others.
+    """
+    stored = _get_stored_names(model, config)
+    if stored is None or model.new_head or labels.kind == "number":
+        return labels
+    if sorted(stored) == sorted(labels.names):
+        value_of = dict(zip(labels.names, labels.values, strict=True))
+        return replace(labels, names=stored, values=tuple(value_of[name] for name in stored))
+    if stored != _make_generic_names(stored):
+        _check_label_map(data.labels, stored, str(model.path))
+    return labels
+
+
+def _check_label_map(names: Mapping[str, str | int], stored: Sequence[str], path: str) -> None:
+    wrong = sorted({str(name) for name in names.values()} - set(stored))
+    problems = [
+        Problem(
+            f"{format_value(name)} is no label of {path!r}",
+            suggest(name, stored, f"its labels are {', '.join(stored[:NAMES_SHOWN])}", show=format_value),
+            key=LABEL_MAP,
+        )
+        for name in wrong
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def load_classifier(
@@ -74,7 +108,8 @@ def load_classifier(
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForSequenceClassification.from_config(**options)
     else:
-        loaded = _load_with_new_head(model, options, replaced=replaced)
+        with refuse_changed_files(model.path):
+            loaded = _load_with_new_head(model, options, replaced=replaced)
         check_reads_text_alone(loaded, name)
     check_savable(loaded, name)
     keep_save_dtype(loaded, model.save_dtype, None if model.scratch is not None else config.dtype)
@@ -108,18 +143,33 @@ def set_trainable(model: PreTrainedModel, train_only: Literal["all", "head"] | L
 
 def _is_for_other_labels(model: ModelSection, config: PreTrainedConfig, labels: Labels) -> bool:
     """Whether the folder's head is for other labels. Raises `ModelError` where it is and `new_head` is not set."""
-    if model.scratch is not None or not has_classification_head(config):
-        return False
-    stored = tuple(name for _, name in sorted((config.id2label or {}).items()))
-    # transformers writes LABEL_0, LABEL_1, ... where nobody named the labels: their number alone can be compared.
-    generic = tuple(f"LABEL_{number}" for number in range(len(labels.names)))
-    if stored in (labels.names, generic):
+    stored = _get_stored_names(model, config)
+    if stored is None or stored in (labels.names, _make_generic_names(labels.names)):
         return False
     if not model.new_head:
         what = f"{model.path!r} is a classifier of {_format_labels(stored)}; "
         what += f"the training rows have {_format_labels(labels.names)}"
-        raise ModelError(Problem(what, "name the base model, or set model.new_head: true", key="model.path"))
+        remedy = "name the base model, or set model.new_head: true"
+        if (
+            labels.kind != "number"
+            and not set(labels.names) <= set(stored)
+            and (named := suggest_label_map(labels.names, stored))
+        ):
+            remedy += f"; if they mean the same, {named} names them as it does"
+        raise ModelError(Problem(what, remedy, key="model.path"))
     return True
+
+
+def _get_stored_names(model: ModelSection, config: PreTrainedConfig) -> tuple[str, ...] | None:
+    """The labels of the head in the folder, in its order; None where there is none."""
+    if model.scratch is not None or not has_classification_head(config):
+        return None
+    return tuple(name for _, name in sorted((config.id2label or {}).items()))
+
+
+def _make_generic_names(names: Sequence[str]) -> tuple[str, ...]:
+    """LABEL_0, LABEL_1, ..., which transformers writes where nobody named the labels: only their number tells."""
+    return tuple(f"LABEL_{number}" for number in range(len(names)))
 
 
 def _load_with_new_head(model: ModelSection, options: dict[str, Any], *, replaced: bool) -> PreTrainedModel:

@@ -73,8 +73,12 @@ class Decision:
 
         Its head holds the temperature already, and the offsets if it has a bias: these are subtracted again.
         """
+        return self.compute_probabilities(self.restore_logits(logits))
+
+    def restore_logits(self, logits: Array) -> Array:
+        """The logits of the model as it was trained, (rows, labels), from those of the saved model."""
         scaled = np.asarray(logits, dtype=np.float64)
-        return self._normalize(scaled - self.offsets if self.offsets_in_weights else scaled)
+        return (scaled - self.offsets if self.offsets_in_weights else scaled) * self.temperature
 
     def choose(self, probabilities: Array) -> npt.NDArray[np.int64]:
         """Choose by probabilities (rows, labels): an index per row, (rows,), or for "multi" 0 and 1, (rows, labels)."""

@@ -25,6 +25,7 @@ from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.embeddings import fit_embeddings
 from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
 from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
+from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.parameters import count_parameters
@@ -92,7 +93,8 @@ def load_causal_lm(
     if model.scratch is not None:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
-        loaded = load_language_model(model, config=config, **options)
+        with refuse_changed_files(model.path):
+            loaded = load_language_model(model, config=config, **options)
         check_reads_text_alone(loaded, str(model.path))
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))

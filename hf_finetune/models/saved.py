@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -22,6 +22,7 @@ from hf_finetune.models.classification_head import (
 )
 from hf_finetune.models.classifiers import _format_names
 from hf_finetune.models.files.adapter import is_adapter, read_base_record
+from hf_finetune.models.files.locate import read_run_file
 from hf_finetune.models.loading import hide_load_report, load_language_model, load_pretrained
 from hf_finetune.models.tokenizer_probe import check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
@@ -30,8 +31,9 @@ from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a trained classifier, folder or Hub id, in evaluation mode, and its tokenizer.
 
-    An adapter is loaded over its base, as a `PeftModel`; `base` is the base's folder or Hub id if it has moved. Raises
-    `ModelError` for anything but a classifier: transformers would give a language model a random head.
+    An adapter is loaded over its base, as a `PeftModel`; `base` is the base's folder or Hub id if it has moved. Both
+    have the precision of their training: see `find_trained_dtype`. Raises `ModelError` for anything but a classifier:
+    transformers would give a language model a random head.
     """
     if is_adapter(path):
         from hf_finetune.models.adapters.loading import load_adapter  # not needed for a whole model
@@ -49,6 +51,7 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
         loaded, info = load_pretrained(
             AutoModelForSequenceClassification,
             model,
+            dtype=find_trained_dtype(path),
             device_map=device,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -68,13 +71,13 @@ def _make_no_classifier_error(path: str, what: str) -> ModelError:
 
 
 def load_for_generation(
-    path: str, *, base: str | None = None, revision: str | None = None
+    path: str, *, base: str | None = None, revision: str | None = None, dtype: torch.dtype | Literal["auto"] = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a language model, folder or Hub id, in evaluation mode, and its tokenizer.
 
     An adapter is loaded over its base, as a `PeftModel`, in the precision of its training; `base` is the base's folder
-    or Hub id if it has moved. `revision` applies to a full model of the Hub. Raises `ModelError` where there is no
-    such model, or it is a text classifier.
+    or Hub id if it has moved. `revision` and `dtype` apply to a full model, which is loaded in the precision of its
+    files by default. Raises `ModelError` where there is no such model, or it is a text classifier.
     """
     if is_adapter(path):
         from hf_finetune.models.adapters.loading import load_adapter  # peft: only for an adapter
@@ -90,10 +93,21 @@ def load_for_generation(
     if has_classification_head(config):
         remedy = "it can be asked with hf-finetune predict"
         raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
-    loaded = load_language_model(model, config=config, device_map=device)
+    loaded = load_language_model(model, config=config, dtype=dtype, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)
     check_trained_tokenizer(tokenizer, path, revision)
     return loaded.eval(), tokenizer
+
+
+def find_trained_dtype(path: str) -> torch.dtype | Literal["auto"]:
+    """Find the precision in which the run of the model in `path` held, and evaluated, its weights.
+
+    They may be saved in another: in 16 bits, in which the sums of a forward pass would be rounded, too. "auto", that of
+    the files, where they are of no run.
+    """
+    model = read_run_file(path).get("model")
+    name = model.get("dtype") if isinstance(model, dict) else None
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(str(name), "auto")
 
 
 def refuse_base(path: str, base: str | None) -> None:

@@ -24,6 +24,7 @@ from hf_finetune.data.tokenization.text import encode_documents, encode_texts
 from hf_finetune.errors import FinetuneError
 from hf_finetune.folders import RUN_FILE
 from hf_finetune.label_set import Labels
+from hf_finetune.models.files.locate import read_trained_labels
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def load_comparison_rows(
     limit = min(longest or LONGEST, LONGEST)
     if data is not None:
         section = DataSection(train=data, task="regression" if labels and labels.kind == "number" else None)
+        section = section.model_copy(update={"labels": read_trained_labels(str(folder))}) if labels else section
         if labels is None:
             rows = _load_file_rows(section, tokenizer, limit)
         else:

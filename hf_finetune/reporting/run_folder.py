@@ -92,6 +92,11 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a resumed run would read other data, split it differently, or start from another model."""
     if changed := _describe_changed_files(began["data"]["files"], now["data"]["files"]):
         raise DataError(changed)
+    names = [of["data"].get("labels", {}) for of in (began, now)]
+    if names[0] != names[1]:
+        what = "is not what it was when the run began"
+        remedy = "set it as it was (see run.yaml), or start a new run in another output_dir"
+        raise DataError(Problem(what, remedy, key="data.labels"))
     rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"

@@ -130,15 +130,16 @@ def release_optimizer(trainer: Trainer) -> None:
         optimizer.state.clear()
 
 
-def save_decision(trainer: Trainer, decision: Decision | None) -> None:
+def save_decision(trainer: Trainer, decision: Decision | None) -> Decision | None:
     """Fold a classifier's decision into its head and save it again, with `decision.json`; call it on every rank.
 
     The model is changed in place: its logits are then those that `Decision.compute_saved_probabilities` takes. Does
-    nothing without a decision. Raises `ModelError` where the folded logits are not `logits / temperature` (plus the
-    offsets, if the head has a bias), or the saved logits differ from them.
+    nothing without a decision. Returns it as it is saved where the head was rounded to 16 bits with it, so that the
+    figures of the rows are to be computed anew; else None. Raises `ModelError` where the folded logits are not
+    `logits / temperature` (plus the offsets, if the head has a bias), or the saved logits differ from them.
     """
     if decision is None:
-        return
+        return None
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     before = compute_probe_logits(model)
     folded = fold_decision(model, decision)
@@ -149,6 +150,14 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> None:
     if trainer.is_world_process_zero():
         write_decision(folded, str(trainer.args.output_dir))
     trainer.accelerator.wait_for_everyone()
+    changed = decision.temperature != 1 or (decision.has_thresholds and folded.offsets_in_weights)
+    return folded if changed and isinstance(model, PreTrainedModel) and _is_held_in_16_bits(model) else None
+
+
+def _is_held_in_16_bits(model: PreTrainedModel) -> bool:
+    """Whether the head has no more digits than 16 bits hold: it is in them, or was rounded to them to be saved."""
+    weight = find_classification_head(model).weight.detach()
+    return any(torch.equal(weight.to(dtype).to(weight.dtype), weight) for dtype in (torch.bfloat16, torch.float16))
 
 
 def _check_folded(model: Any, before: Tensor, decision: Decision) -> None:

@@ -16,11 +16,13 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from tuned_adapters import TOKENIZER, adapter_on, saved_base, train
 
 from hf_finetune.cli import main
 from hf_finetune.errors import user_errors
+from hf_finetune.models import classifiers
+from hf_finetune.models import loading as model_loading
 from hf_finetune.models.adapters import loading
 from hf_finetune.models.adapters.attach import save_adapter
 from hf_finetune.models.tokenizer_training import train_tokenizer
@@ -178,6 +180,51 @@ def test_a_base_that_changes_while_it_is_loaded_is_one_message(run, command, tmp
 
     monkeypatch.setattr(loading, "load_base", load_and_change)
     check_refused(*run(command, lambda folder: None), "was trained on another model than")
+
+
+def cut_base(folder: Path) -> None:
+    file = folder / "base/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+RUNS = {
+    "lora": "lora: {r: 2}\ndata: {train: rows.jsonl}\n",
+    "sft": "data: {train: rows.jsonl}\n",
+    "continued_pretraining": "data: {train: texts.jsonl, block_size: 8}\n",
+    "classification": "data: {train: labels.jsonl}\n",
+}
+STEP = "model: {path: base}\ntrain: {max_steps: 1, use_cpu: true, save_strategy: 'no', eval_strategy: 'no'}\n"
+TIMES = {"before": (scale_base, None), "while it is read": (None, scale_base), "cut short": (cut_base, None)}
+
+
+@pytest.mark.parametrize("when", TIMES)
+@pytest.mark.parametrize("recipe", RUNS)
+def test_a_base_that_changes_after_its_run_has_begun_is_one_message(run, recipe, when, tmp_path, monkeypatch, capsys):
+    first, then = TIMES[when]
+
+    def changing(load):
+        def load_and_change(kind, *args, **kwargs):
+            if kind is not AutoConfig and first is not None:
+                first(tmp_path / "work")
+            loaded = load(kind, *args, **kwargs)
+            if kind is not AutoConfig and then is not None:
+                then(tmp_path / "work")
+            return loaded
+
+        return load_and_change
+
+    def train_here_instead(folder: Path) -> None:
+        monkeypatch.chdir(folder)
+        write_labels("classification", GOOD["classification"])
+        Path("texts.jsonl").write_text('{"text": "a cat sat on the mat"}\n' * 9)
+        Path("run.yaml").write_text(f"recipe: {recipe}\n{RUNS[recipe]}{STEP}output_dir: run\n")
+        with pytest.raises(SystemExit) as end:
+            train_here(recipe)
+        check_refused(end.value.code, capsys.readouterr().err, "model.safetensors changed while the run was prepared")
+
+    for module in (model_loading, classifiers):
+        monkeypatch.setattr(module, "load_pretrained", changing(module.load_pretrained))
+    run("generate", train_here_instead)
 
 
 LABELED = """\

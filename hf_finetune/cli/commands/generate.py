@@ -59,9 +59,10 @@ def generate(
 
     from hf_finetune.environment import set_up_logging
     from hf_finetune.evaluation import format_sample, generate_responses
-    from hf_finetune.models import load_for_generation, run_base_and_tuned
+    from hf_finetune.models import hold_commits, load_for_generation, run_base_and_tuned
 
     set_up_logging()
+    hold_commits()
     speak = partial(generate_responses, prompts=prompts, settings=settings, system=system, raw=raw)
     if base:
         _print_pairs(zip(*run_base_and_tuned(model, base_path, speak, speak), strict=True), as_json=as_json)
@@ -115,9 +116,10 @@ def chat(
     from hf_finetune.environment import set_up_logging
     from hf_finetune.evaluation import ChatDisplay, ChatSession, escape_for_terminal, run_chat
     from hf_finetune.interruption import unwind_when_stopped
-    from hf_finetune.models import load_for_generation
+    from hf_finetune.models import hold_commits, load_for_generation
 
     set_up_logging()
+    hold_commits()
     loaded, tokenizer = load_for_generation(model, base=base_path)
     unwind_when_stopped(lambda: "what /save has written is kept")
     screen = ChatDisplay(

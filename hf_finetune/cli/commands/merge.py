@@ -32,9 +32,11 @@ def merge(
     announce(adapter)
     from hf_finetune.environment import set_up_logging
     from hf_finetune.interruption import unwind_when_stopped
+    from hf_finetune.models import hold_commits
     from hf_finetune.release import merge_adapter
 
     set_up_logging()
+    hold_commits()
     unwind_when_stopped()
     facts = merge_adapter(
         adapter, output, base=base_path, dtype=dtype, data=data, tolerance=tolerance, overwrite=overwrite

@@ -54,8 +54,10 @@ def predict(
     from hf_finetune.environment import set_up_logging
     from hf_finetune.evaluation import PredictionOptions, predict_file
     from hf_finetune.interruption import unwind_when_stopped
+    from hf_finetune.models import hold_commits
 
     set_up_logging()
+    hold_commits()
     unwind_when_stopped()
     options = PredictionOptions(base_path, batch_tokens, max_length, prefix=prefix, top_k=top_k, columns=mapping)
     with _open_output(output) as rows:

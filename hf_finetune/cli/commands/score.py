@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Columns, Json, Model, MoreColumns, OnBadLine, announce, parse_columns, print_json
+from hf_finetune.cli.terminal import (
+    Columns,
+    Json,
+    Model,
+    MoreColumns,
+    OnBadLine,
+    announce,
+    parse_columns,
+    parse_labels,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from hf_finetune.evaluation import ScoreResult
@@ -27,6 +37,10 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="Of an answer.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows that are scored or answered at once.")]
 GenerateRows = Annotated[int | None, typer.Option(min=0, help="Answer so many rows, drawn at random; 0: none.")]
 RowFormat = Annotated[str, typer.Option("--format", help="How rows are read, as data.format: lines for a text file.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LABEL=NAME", help="The model's NAME of a LABEL of the rows. Repeatable; default: its run's."),
+]
 Record = Annotated[str | None, typer.Option(metavar="NAME", help="Add it to the run's own report and card, as NAME.")]
 
 
@@ -49,6 +63,7 @@ def score(
     generate_rows: GenerateRows = None,
     row_format: RowFormat = "auto",
     columns: Columns = None,
+    label: Labels = None,
     on_bad_line: OnBadLine = "fail",
     record: Record = None,
     as_json: Json = False,
@@ -59,7 +74,7 @@ def score(
     settings |= {"verbatim_prefix": verbatim_prefix, "generate_rows": generate_rows}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     rows = {"test": data, "train": train_data, "format": row_format, "columns": parse_columns(columns, more)}
-    rows |= {"group_by": group_by, "on_bad_line": on_bad_line}
+    rows |= {"group_by": group_by, "on_bad_line": on_bad_line, "labels": parse_labels(label)}
     scored = _score_model(model, rows, settings, record)
     if as_json:
         print_json(scored.evaluation)

@@ -25,6 +25,8 @@ def check_classification(document: RunDocument, run: Any, recipe: RecipeName) ->
     if recipe != "classification":
         refuse_given(document, "model", run.model, MODEL_SETTINGS, _BELONGS)
         refuse_given(document, "data", run.data, ("task", "balance"), _BELONGS)
+        if recipe != "score":  # a classifier may be scored, which its files tell
+            refuse_given(document, "data", run.data, ("labels",), _BELONGS)
         refuse_given(document, "data", run.data, ("max_length",), _BELONGS, _LENGTHS.get(recipe, "leave it out"))
         refuse_given(document, "eval", run.eval, EVAL_SETTINGS, _BELONGS)
         return
@@ -33,7 +35,7 @@ def check_classification(document: RunDocument, run: Any, recipe: RecipeName) ->
     _check_thresholds(document, run)
     if run.data.task == "regression":
         what = "needs classes, and data.task: regression predicts numbers"
-        refuse_given(document, "data", run.data, ("balance",), what)
+        refuse_given(document, "data", run.data, ("balance", "labels"), what)
         refuse_given(document, "eval", run.eval, ("threshold_metric",), what)
 
 

@@ -55,6 +55,7 @@ SAME: dict[str, str] = {
     "train_on_responses_only roles_to_train mask_inputs response_template instruction_template mask_prompt "
     "train_on_source",
     "data.too_long": "excess_length_strategy truncate drop_long truncation",
+    "data.labels": "label_map label_mapping id2label",
     "data.balance": "class_weight class_weights pos_weight label_weights",
     "data.task": "problem_type",
     "data.train.weight": "interleave_probs dataset_weights data.probabilities sampling_weights mixture_weights",

@@ -12,6 +12,7 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.label_checks import find_similar_labels, normalize_label
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
+from hf_finetune.label_set import LABEL_MAP
 
 Label = str | int
 Occurrences = dict[Label, list[int]]
@@ -32,12 +33,14 @@ def check_classes(splits: Splits, data: DataSection, found: Mapping[str, Occurre
     """Raise DataError with every problem of the labels, by file and line where it has one.
 
     These are: a single label; labels that differ only by case, white space or the notation of a number; a label of a
-    single row; a label that only an evaluation split has; weights (`data.balance`) for other labels.
+    single row; a label that only an evaluation split has; weights (`data.balance`) for other labels; keys of
+    `data.labels` that no row has.
     """
     problems = [
         *_check_label_count(found["train"]),
         *_find_similar(splits, found["train"]),
         *_check_weights(data, names),
+        *_check_label_map(splits),
     ]
     single, seen_once = _find_single_rows(splits, data, found)
     unknown, total = _find_unknown(splits, data, found, seen_once)
@@ -151,3 +154,11 @@ def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
         what = f"has no weight for {', '.join(missing[:MAX_LABELS_NAMED])}"
         problems.append(Problem(what, f"give each label one; the labels are {listed}", key="data.balance"))
     return problems
+
+
+def _check_label_map(splits: Splits) -> list[Problem]:
+    """Check that rows have each key of `data.labels`: one that none has is misspelled, or of other rows."""
+    if not splits.unused_labels:
+        return []
+    named = ", ".join(map(format_value, splits.unused_labels[:MAX_LABELS_NAMED]))
+    return [Problem(f"no row has the label {named}", "correct it, or leave it out", key=LABEL_MAP)]

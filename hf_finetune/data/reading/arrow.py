@@ -101,7 +101,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
     stamps = [_read_stamp(file) for file in files]
     hashes = [hash_file(file.path) for file in files]
     row_format, decoder = reading.decoder.row_format, reading.decoder
-    own = get_features(row_format.becomes, decoder.labels.kind)
+    own = get_features(row_format.becomes, decoder.labels.run_kind)
     # The version is part of the key: another one may read the same file differently.
     made_from = {
         "version": __version__,
@@ -110,6 +110,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
         "splits": [reading.stratify_by, reading.group_by],
         "lines": [reading.on_bad_line, reading.rows.max_line_bytes, decoder.allow_empty],
         "columns": reading.rows.columns,
+        "labels": list(decoder.labels.names.names.items()),
         # The ending of a name decides how text is read: a .csv and a .jsonl of the same bytes are other rows.
         "endings": [get_ending(file.shown) for file in files],
     }
@@ -122,6 +123,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
         raise CannotWriteError(
             f"the datasets cache cannot be written: {error.strerror or error}; set HF_DATASETS_CACHE"
         ) from error
+    decoder.labels.names.found.update(counts["labels"])
     facts = tuple(
         FileStats(
             role=role,
@@ -145,6 +147,7 @@ def _build_batches(
     counts: list[dict[str, Any]] = []
     problems: list[Problem] = []
     total = 0
+    reading.decoder.labels.names.seen.clear()
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
         tally = LineCounts()
         for block in _read_blocks(file, reading, tally):
@@ -169,13 +172,13 @@ def _build_batches(
     if problems:
         similar = _find_similar_labels(files, reading)  # said in the same try as the rows that are wrong
         raise DataError([*problems, *similar][:MAX_PROBLEMS_SHOWN], total=total + len(similar))
-    return {"files": counts}
+    return {"files": counts, "labels": sorted(reading.decoder.labels.names.seen)}
 
 
 def _find_similar_labels(files: Sequence[DataFile], reading: ReadSettings) -> list[Problem]:
     """Read the rows once more for labels that probably are one; [] of rows without labels of text."""
     field = reading.decoder.row_format.label
-    if field is None or not str(reading.decoder.labels.kind).endswith(("string", "strings")):
+    if field is None or not str(reading.decoder.labels.run_kind).endswith(("string", "strings")):
         return []
     get_label: attrgetter[Any] = reading.decoder.get_field_getter(field)
     found: dict[str, tuple[int, str, int]] = {}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from hf_finetune.config.sections import DataSection, RowFormatName
+from hf_finetune.data.labels.label_map import log_label_map
 from hf_finetune.data.reading.arrow import ReadSettings, read_role
 from hf_finetune.data.reading.columns import format_columns, log_columns, make_example, suggest_columns
 from hf_finetune.data.reading.file_kinds import get_ending
@@ -51,7 +52,11 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) 
         logger.info("data.format is %s, by the keys of %s:%d", row_format.name, file.shown, line)
     kept = [key for key in (data.stratify_by, data.group_by) if key is not None]
     _check_fields(data, first, row_format, file.shown)
-    decoder = RowDecoder(row_format, kept, first, allow_empty=data.allow_empty, columns=settings.columns)
+    label_map = {label: str(name) for label, name in data.labels.items()}
+    log_label_map(label_map, file.shown)
+    decoder = RowDecoder(
+        row_format, kept, first, allow_empty=data.allow_empty, columns=settings.columns, label_map=label_map
+    )
     if row_format.label is not None:
         # `"label": []` does not tell whether labels are names or numbers: the first that is not empty does.
         for _ in read_rows(file.path, file.shown, decoder, replace(settings, quiet=True), LineCounts()):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from hf_finetune.config.reading.document import format_value
+from hf_finetune.data.labels.label_map import LabelMap
 from hf_finetune.data.reading.formats import LabelKind
 from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_types import Label
@@ -27,11 +28,22 @@ class LabelRule:
     place: str = ""
     allow_empty: bool = False
     """A row may have no label, `[]`."""
+    names: LabelMap = field(default_factory=lambda: LabelMap({}))
+    """`data.labels`, which every label has to be in."""
+
+    @property
+    def run_kind(self) -> LabelKind | None:
+        """The type of the labels as `names` has them: text, where it has any."""
+        if not self.names or self.kind not in ("integer", "list of integers"):
+            return self.kind
+        return "string" if self.kind == "integer" else "list of strings"
 
     def pass_fast_check(self, labels: Sequence[Any]) -> bool:
         """Fast path: True if every label surely has the expected type; False means "check each"."""
         if self.kind == "number":
             return True
+        if self.names and not (self.kind in ("string", "integer") and self.names.knows_all(labels)):
+            return False
         if self.kind == "integer":
             return set(map(type, labels)) == {int}
         plain = self.kind == "string" and set(map(type, labels)) == {str}
@@ -54,6 +66,8 @@ class LabelRule:
             if {kind.rstrip("s"), str(self.kind).rstrip("s")} in ({"string", "integer"}, _LISTS):
                 remedy += ': 1 and "1" would be two labels'
             raise LineError(f"the label's type is {kind}, where {self.kind} was set by {self.place}", remedy, key=key)
+        if self.names:
+            self.names.check(label if isinstance(label, list) else [label], key)
 
     def _check_value(self, labels: list[Any], key: str) -> None:
         if not labels and not self.allow_empty:

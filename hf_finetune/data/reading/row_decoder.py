@@ -19,9 +19,10 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from hf_finetune.data.labels.label_map import LabelMap
 from hf_finetune.data.reading.columns import suggest_inside
 from hf_finetune.data.reading.conversation_checks import ConversationRules
-from hf_finetune.data.reading.formats import Items, RowFormat
+from hf_finetune.data.reading.formats import Items, LabelKind, RowFormat
 from hf_finetune.data.reading.json_line import LineError, explain_no_number, name_json_type, parse_json_object
 from hf_finetune.data.reading.label_checks import LabelRule
 from hf_finetune.data.reading.message_fields import (
@@ -90,15 +91,17 @@ class RowDecoder:
         *,
         allow_empty: bool = False,
         columns: Mapping[str, str] | None = None,
+        label_map: Mapping[str, str] | None = None,
     ) -> None:
         """`kept`: fields besides the format's that splits need; `first_row` has the others to expect.
 
-        `columns`: for messages, the user's names of fields that were renamed.
+        `columns`: for messages, the user's names of fields that were renamed. `label_map`: labels -> those of the run.
         """
         self.row_format = row_format
         self._columns = columns or {}
         self.allow_empty = allow_empty
-        self.labels = LabelRule("number" if row_format.numbers else None, allow_empty=allow_empty)
+        kind: LabelKind | None = "number" if row_format.numbers else None
+        self.labels = LabelRule(kind, "", allow_empty, LabelMap({} if kind else label_map or {}))
         own = _map_fields(row_format.row_type)
         others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
         scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
@@ -119,6 +122,7 @@ class RowDecoder:
         self._decode = msgspec.json.Decoder(self.row_type).decode
         self._counts = [self._build_key_count(key) for key in self._list_keys()]
         self._label = attrgetter(own[row_format.label]) if row_format.label else None
+        self._label_attribute = own[row_format.label] if row_format.label else ""
         items = row_format.items
         self._items = attrgetter(items.field) if items else None
         self._required_in_item = len(items.required) if items else 0
@@ -152,7 +156,9 @@ class RowDecoder:
             return None
         if self._label is None:
             return rows
-        return rows if self.labels.pass_fast_check(list(map(self._label, rows))) else None
+        if not self.labels.pass_fast_check(list(map(self._label, rows))):
+            return None
+        return [self._rename_label(row) for row in rows] if self.labels.names else rows
 
     def decode_line(self, line: bytes, place: str) -> Struct:
         """Decode one line, whose `path:line` is `place`. Raises LineError with the reason and the remedy."""
@@ -172,6 +178,11 @@ class RowDecoder:
             raise fault
         if self._label is not None:
             self.labels.check(self._label(row), place, str(self.row_format.label))
+        return self._rename_label(row) if self.labels.names else row
+
+    def _rename_label(self, row: Struct) -> Struct:
+        """Give a checked row, in place, the label that `data.labels` has for its own."""
+        setattr(row, self._label_attribute, self.labels.names.rename(getattr(row, self._label_attribute)))
         return row
 
     def _decode_fast(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:

@@ -56,6 +56,10 @@ class Splits:
     that were dropped from it (labelled rows: that are in it, and how many of these have another label)."""
     groups: dict[str, Rows] = field(default_factory=dict)
     """With `data.group_by`, for each split the group of each row, a number from 0: (rows,); else {}."""
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    """`data.labels`: the labels of the files, as the rows have them here."""
+    unused_labels: tuple[str, ...] = ()
+    """Keys of it that no row has."""
 
     def locate(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the (first) line of a row of `split`."""
@@ -71,6 +75,7 @@ class Splits:
             "format": self.format,
             "files": [asdict(file) for file in self.files],
             "unused_keys": list(self.unused_keys),
+            **({"labels": dict(self.label_map)} if self.label_map else {}),
             "overlap": self.overlap,
             "splits": {
                 name: {
@@ -113,7 +118,7 @@ def load_splits(
     check_sizes(chosen)
     log_repeated_rows(tables["train"], chosen["train"][1], files["train"])
     # Hashes, places and the values of stratify_by and group_by are columns of the tables, but not of the splits.
-    own = list(get_features(decoder.row_format.becomes, decoder.labels.kind))
+    own = list(get_features(decoder.row_format.becomes, decoder.labels.run_kind))
     rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
     hashes = {name: get_row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
     places = {name: locate_rows(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
@@ -126,7 +131,12 @@ def load_splits(
     groups = {}
     if data.group_by is not None:
         groups = {name: number_groups(tables[role], numbers) for name, (role, numbers) in chosen.items()}
-    return Splits(rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups)
+    names = decoder.labels.names
+    return Splits(
+        *(rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups),
+        label_map=names.names,
+        unused_labels=names.find_unused(),
+    )
 
 
 def _rename_keys(data: DataSection) -> DataSection:

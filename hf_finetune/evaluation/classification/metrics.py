@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,19 @@ def predict_split(trainer: Trainer, rows: Dataset, groups: Groups | None = None)
     in_place[order] = logits
     whole = references.dtype == np.int64 or references.ndim == 2
     return ClassifierOutputs(in_place, references.astype(np.int64 if whole else np.float64), groups)
+
+
+def predict_saved(
+    trainer: Trainer, rows: Mapping[str, Dataset], outputs: dict[str, ClassifierOutputs], rounded: Decision | None
+) -> dict[str, ClassifierOutputs]:
+    """Predict the rows of each split of `outputs` again where the head was `rounded` as it was saved with the decision.
+
+    Their logits are then those that the saved model stands for; elsewhere `outputs` are. Every rank calls it.
+    """
+    if rounded is None:
+        return outputs
+    again = {name: predict_split(trainer, rows[name], found.groups) for name, found in outputs.items()}
+    return {name: replace(found, logits=rounded.restore_logits(found.logits)) for name, found in again.items()}
 
 
 def compute_log_loss(logits: Array, references: npt.NDArray[Any]) -> float:

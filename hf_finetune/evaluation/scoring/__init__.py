@@ -24,18 +24,20 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hf_finetune.config.sections import Run
+from hf_finetune.config.reading.document import format_value
+from hf_finetune.config.sections import DataSection, Run
 from hf_finetune.data.reading.formats import Kind
 from hf_finetune.data.reading.sources import TEXT_FORMATS
 from hf_finetune.data.splitting.one_split import SPLIT, load_rows
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.errors import DataError
+from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.evaluation.scoring.classifiers import score_classifier
 from hf_finetune.evaluation.scoring.language_models import score_language_model
 from hf_finetune.evaluation.scoring.result import ScoreResult, get_model_path
 from hf_finetune.evaluation.statistics.slices import compute_slice_metrics, get_field_values, read_raw_rows
-from hf_finetune.models.files.locate import read_run_file
+from hf_finetune.label_set import LABEL_MAP
+from hf_finetune.models.files.locate import read_run_file, read_trained_labels
 from hf_finetune.models.saved import is_regression_model, is_sequence_classifier
 from hf_finetune.privacy import redact
 
@@ -52,17 +54,39 @@ def with_greedy_decoding(run: Run) -> Run:
 def load_scored_rows(run: Run) -> Splits:
     """Load the rows of `data.test` in the form that the model in `model.path` takes: labeled text, or text to model.
 
-    Rows are grouped by `data.group_by`, else by that of the model's own run, where the rows have its field. Raises
-    `DataError` as `load_splits` does.
+    Rows are grouped by `data.group_by`, else by that of the model's own run, where the rows have its field; labels
+    are named by `data.labels`, else by that of its run. Raises `DataError` as `load_splits` does, and `ConfigError` for
+    `data.labels` of a model that gives none.
     """
     assert run.data.test is not None  # `load_run` refuses a run without it
     path = get_model_path(run)
-    data = run.data.model_copy(update={"task": "regression"}) if is_regression_model(path) else run.data
     kind: Kind | None = "labelled" if is_sequence_classifier(path) else None
+    splits = _load_grouped(run, path, _name_labels(run.data, path, kind), kind)
+    if run.data.labels and splits.unused_labels:
+        unused = ", ".join(map(format_value, splits.unused_labels))
+        logger.warning("no row has the label %s, which %s names", unused, LABEL_MAP)
+    return splits
+
+
+def _name_labels(data: DataSection, path: str, kind: Kind | None) -> DataSection:
+    """Return `data` with the task of the model, and with `data.labels` of its run where it has none of its own."""
+    number = kind == "labelled" and is_regression_model(path)
+    if data.labels and (kind is None or number):
+        what = "names labels, and the model predicts numbers" if number else "names labels, and the model gives none"
+        raise ConfigError(Problem(what, "leave it out", key=LABEL_MAP))
+    if number:
+        return data.model_copy(update={"task": "regression"})
+    if kind is None or data.labels:
+        return data
+    return data.model_copy(update={"labels": read_trained_labels(path)})
+
+
+def _load_grouped(run: Run, path: str, data: DataSection, kind: Kind | None) -> Splits:
+    assert data.test is not None
     trained_by = None if data.group_by or data.format in TEXT_FORMATS else find_grouping(path)
     if trained_by is not None:
         try:
-            grouped = load_rows(run.data.test, data.model_copy(update={"group_by": trained_by}), kind, run.eval.by)
+            grouped = load_rows(data.test, data.model_copy(update={"group_by": trained_by}), kind, run.eval.by)
         except DataError as refused:
             if any(problem.key != "data.group_by" for problem in refused.problems):
                 raise
@@ -70,7 +94,7 @@ def load_scored_rows(run: Run) -> Splits:
         else:
             logger.info("intervals and tests take rows of one %s together, as the model's run has it", trained_by)
             return grouped
-    return load_rows(run.data.test, data, kind, run.eval.by)
+    return load_rows(data.test, data, kind, run.eval.by)
 
 
 def find_grouping(path: str) -> str | None:

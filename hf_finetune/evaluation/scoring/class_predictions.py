@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +20,12 @@ from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits
 from hf_finetune.evaluation.scoring.distributed import distribute_work
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.statistics.bootstrap import Statistic
-from hf_finetune.label_set import Labels
+from hf_finetune.label_set import Labels, suggest_label_map
 from hf_finetune.models.classification_head import read_labels
 from hf_finetune.models.decision import Array, Decision
 
 ROWS_AT_ONCE = 1_000
+MAX_LABELS_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredicti
     if decision is not None:
         # Back to the logits as they were trained: the temperature, and perhaps the thresholds, are folded into the
         # saved head, so that `pipeline` applies them, too.
-        logits = (logits - decision.offsets if decision.offsets_in_weights else logits) * decision.temperature
+        logits = decision.restore_logits(logits)
     tokens = sum(len(ids) for ids in encoded.input_ids)
     facts = {"rows": len(rows), "tokens": tokens, "truncated": encoded.truncated, "dropped": 0}
     if decision is None and labels.kind != "number":
@@ -129,20 +131,35 @@ def encode_row_labels(splits: Splits, labels: Labels) -> npt.NDArray[Any]:
         return np.asarray(column, dtype=np.float64)
     named = [[str(each) for each in label] if isinstance(label, list) else [str(label)] for label in column]
     several = labels.kind == "multi"
+    found = sorted({name for names in named for name in names})
+    if found and not set(found) & set(labels.names):
+        raise DataError(_explain_other_labels(found, labels, *splits.locate(SPLIT, 0)))
     problems: list[Problem] = []
     total = 0
     for row, names in enumerate(named):
         wrong = [name for name in names if name not in labels.names] or ([] if several or len(names) == 1 else names)
         total += bool(wrong)
         if wrong and len(problems) < MAX_PROBLEMS_SHOWN:
-            problems.append(_describe_unknown(wrong[0], labels, *splits.locate(SPLIT, row)))
+            problems.append(_describe_unknown(wrong[0], labels, found, *splits.locate(SPLIT, row)))
     if problems:
         raise DataError(problems, total=total)
     return labels.encode(named if several else [names[0] for names in named]).astype(np.int64)
 
 
-def _describe_unknown(name: str, labels: Labels, path: str, line: int) -> Problem:
+def _explain_other_labels(found: Sequence[str], labels: Labels, path: str, line: int) -> Problem:
+    """Explain in one message that no row has a label of the model: they are spelled in another way, or mean others."""
+    rows, own = (", ".join(map(format_value, names[:MAX_LABELS_NAMED])) for names in (found, labels.names))
+    what = f"the labels of the rows are {rows}, and those of the model {own}"
+    named = suggest_label_map(found, labels.names)
+    remedy = f"if they mean the same, {named} names them as the model does" if named else "score rows with its labels"
+    return Problem(what, remedy, path, line, "label")
+
+
+def _describe_unknown(name: str, labels: Labels, found: Sequence[str], path: str, line: int) -> Problem:
     if name in labels.names:
         return Problem("a row has several labels, and the model gives one", "keep one of them", path, line, "label")
-    remedy = suggest(name, labels.names, f"its labels are {', '.join(labels.names[:20])}", show=format_value)
+    named = suggest_label_map(found, labels.names)
+    otherwise = f"its labels are {', '.join(labels.names[:MAX_LABELS_NAMED])}"
+    otherwise += f"; {named} names them as it does" if named else ""
+    remedy = suggest(name, labels.names, otherwise, show=format_value)
     return Problem(f"the model has no label {format_value(name)}", remedy, path, line, "label")

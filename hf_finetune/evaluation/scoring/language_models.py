@@ -27,7 +27,7 @@ from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_componen
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings, read_token_settings
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models, measure_forgetting
 from hf_finetune.models.base_and_tuned import find_base, find_origin, run_base_and_tuned
-from hf_finetune.models.saved import load_for_generation
+from hf_finetune.models.saved import find_trained_dtype, load_for_generation
 from hf_finetune.privacy import redact
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def score_language_model(run: Run, splits: Splits) -> ScoreResult:
 
     before: Mapping[str, LanguageModelScores] = {}
     if not settings.base:
-        after, more, parameters = read_all(*load_for_generation(path))
+        after, more, parameters = read_all(*load_for_generation(path, dtype=find_trained_dtype(path)))
     else:
         # `eval.base: true` is the base that the files of the model name.
         named = None if settings.base is True else settings.base

@@ -41,6 +41,7 @@ from hf_finetune.models.files.adapter import (
     fetch_adapter,
     write_base_record,
 )
+from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.tokenizer_probe import probe_tokenizer
 from hf_finetune.models.verification import compute_probe_logits, plan_reload, use_class_forward
@@ -54,6 +55,9 @@ REWRITE_BASE = ("pissa", "olora")
 NEED_DATA_PASS = ("eva", "corda", "lora_ga", "loftq")
 INITIAL_WEIGHTS = "initial_adapter"
 """Attribute under which a model in training keeps the initial weights of a PiSSA or OLoRA adapter."""
+
+FINGERPRINT = "fingerprint_of_its_files"
+"""Attribute under which an adapter's base keeps what its files were when it was loaded: they may change later."""
 
 ORIGIN = "started_from"
 """Attribute under which a model in training keeps which saved adapter it goes on with."""
@@ -80,6 +84,7 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None, saved
     # No prepare_model_for_kbit_training for a 4- or 8-bit base: it casts embeddings and norms to float32, and the base
     # that is loaded for inference later would differ from the trained one. `model.dtype` decides that here.
     _check_stored(model)
+    object.__setattr__(model, FINGERPRINT, _compute_fingerprint(model))
     if saved is not None:
         return _attach_to_continue(model, lora or {}, saved)
     config = _build_lora_config(model, lora or {})
@@ -115,7 +120,8 @@ def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: 
         what = "is a checkpoint of an adapter that rewrites its base"
         raise ModelError(Problem(what, "name the folder of the finished run", path=saved, key="model.adapter"))
     all_linear = set() if lora.get("target_modules") != ALL_LINEAR else list_linear_modules(model)
-    adapted = attach_saved_adapter(model, folder, trains=True)
+    with refuse_changed_files(saved):
+        adapted = attach_saved_adapter(model, folder, trains=True)
     targeted: list[str] = adapted.base_model.targeted_module_names  # type: ignore[assignment]
     if left := sorted(all_linear - set(targeted)):
         what = f"{ALL_LINEAR!r} contradicts the adapter, which leaves out {len(left)}, first {left[0]}"
@@ -173,6 +179,10 @@ def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXAC
     logger.info("adapter saved to %s, loaded again: largest logit difference %.1e", folder, difference)
 
 
+def _compute_fingerprint(base: PreTrainedModel) -> str | None:
+    return compute_fingerprint(base.config._name_or_path, getattr(base.config, "_commit_hash", None))
+
+
 def build_base_record(model: PeftModel) -> BaseRecord:
     """Describe the base under a live adapter and how it was loaded."""
     base = unwrap_adapter(model)
@@ -183,7 +193,7 @@ def build_base_record(model: PeftModel) -> BaseRecord:
     return BaseRecord(
         name_or_path=name,
         revision=revision,
-        fingerprint=compute_fingerprint(name, revision),
+        fingerprint=vars(base)[FINGERPRINT] if FINGERPRINT in vars(base) else _compute_fingerprint(base),
         dtype=str(base.config.dtype).removeprefix("torch."),
         quantization=stored.quantization_config.to_dict() if asked_for else None,
         classifier={name: getattr(stored, name) for name in CLASSIFIER_FIELDS} if is_classifier(base) else None,

@@ -4,6 +4,7 @@ locate.py           where they are, at which commit, and whether they are comple
 untrusted.py        settings that would run code or read outside the folder are refused
 language_models.py  what cannot write is refused: encoders, and encoder-decoders
 provenance.py       which files were read: their hashes, or the pinned commit
+stamps.py           whether a folder is still what the run was checked with, once it is loaded
 ancestors.py        the folders that a model was trained in: its own, and those of what it was tuned from
 adapter.py          an adapter's base, recorded when it is saved and checked when it is loaded
 """

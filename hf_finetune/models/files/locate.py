@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hf_finetune.config.paths import is_missing
 from hf_finetune.config.reading.yaml_reader import read_document
@@ -30,10 +30,24 @@ _commits: dict[tuple[str, str | None], str] = {}
 """The commit that this process reads for a Hub id at a revision, where it was pinned."""
 
 
-def pin_commits(commits: Mapping[tuple[str, str | None], str]) -> None:
-    """From here on read these Hub ids, each at a revision (None: its main branch), at these commits, and no others."""
+_holding = False
+"""Whether a Hub id is pinned to the commit of the first file that is found of it."""
+
+
+def pin_commits(commits: Mapping[tuple[str, str | None], str], *, hold: bool = False) -> None:
+    """From here on read these Hub ids, each at a revision (None: its main branch), at these commits, and no others.
+
+    With `hold` so is each further one, such as an adapter's base, at the commit that it has when it is first asked for.
+    """
+    global _holding
     _commits.clear()
     _commits.update(commits)
+    _holding = hold
+
+
+def hold_commits() -> None:
+    """From here on, as for one command, read all files of a Hub id at one commit, even if its branch moves."""
+    pin_commits({}, hold=True)
 
 
 def find_file(name: str, file: str, revision: str | None = None, *, force_download: bool = False) -> str | None:
@@ -60,6 +74,8 @@ def find_file(name: str, file: str, revision: str | None = None, *, force_downlo
         )
     except OSError:  # neither a folder nor the name of anything on the Hub
         return None
+    if _holding and found is not None and (commit := extract_commit_hash(found, None)) is not None:
+        _commits.setdefault((name, revision), commit)
     return found
 
 
@@ -149,6 +165,13 @@ def read_run_file(name: str) -> dict[str, Any]:
     """
     file = find_file(name, RUN_FILE)
     return {} if file is None else dict(read_document(file).values)
+
+
+def read_trained_labels(path: str) -> dict[str, str]:
+    """Read `data.labels` of the run in a model's folder; {} where it has none, or the folder is of no run."""
+    data = read_run_file(path).get("data")
+    names = data.get("labels") if isinstance(data, dict) else None
+    return {label: str(name) for label, name in names.items()} if isinstance(names, dict) else {}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

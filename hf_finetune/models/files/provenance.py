@@ -16,6 +16,7 @@ from hf_finetune.environment import init_processes
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.files import hash_file
 from hf_finetune.models.files.locate import find_file, find_weight_files, pin_commits, resolve_commit
+from hf_finetune.models.files.stamps import keep_stamps
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,14 @@ def pin_revision(run: Run) -> Run:
     """Return `run` with `model.revision` set to the commit that its Hub branch points to now.
 
     Everything is then loaded from that one commit, even if the branch moves while the run reads its data, and so are a
-    tokenizer and an adapter of the Hub. The first rank asks, and all read what it has found: every rank calls it. The
-    run is returned as it is for a local folder and for `model.scratch`.
+    tokenizer and an adapter of the Hub; a folder that changes is refused when it is loaded. The first rank asks, and
+    all read what it has found: every rank calls it. The run is returned as it is for a local folder and for
+    `model.scratch`.
     """
     init_processes()
     model: ModelSection = broadcast_object_list([run.model])[0]  # an adapter's base is what the first rank has read
     tokenizer = model.tokenizer if isinstance(model.tokenizer, str) else None
+    keep_stamps([model.path, model.adapter])
     commits = _pin([(model.path, model.revision), (tokenizer, None), (model.adapter, None)])
     run = run if model == run.model else run.model_copy(update={"model": model})
     commit = None if model.path is None else commits.get((model.path, model.revision))
@@ -59,14 +62,17 @@ def pin_scored(run: Run) -> None:
 
 
 def _pin(asked: Sequence[tuple[str | None, str | None]]) -> dict[tuple[str, str | None], str]:
-    """Pin the commit of each Hub id, by name and revision, to what the first rank finds; return the commits."""
+    """Pin the commit of each Hub id, by name and revision, to what the first rank finds; return the commits.
+
+    What is asked for later, such as an adapter's base, is held to the commit that it has then.
+    """
     pin_commits({})
     found = {}
     if PartialState().is_main_process:
         found = {(name, revision): resolve_commit(name, revision) for name, revision in asked if name is not None}
     commits: dict[tuple[str, str | None], str]
     [commits] = broadcast_object_list([{key: commit for key, commit in found.items() if commit is not None}])
-    pin_commits(commits)
+    pin_commits(commits, hold=True)
     return commits
 
 

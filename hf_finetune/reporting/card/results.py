@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from hf_finetune.metric_info import HUB_METRICS, METRICS, format_interval, format_metric, list_missing_intervals
+from hf_finetune.metric_info import (
+    HUB_METRICS,
+    METRICS,
+    SAME_FIGURES,
+    format_interval,
+    format_metric,
+    list_missing_intervals,
+)
 from hf_finetune.reporting.card.facts import ModelDescription
 from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_record import RunRecord
@@ -134,7 +141,7 @@ def build_model_index(run: RunRecord, facts: ModelDescription, name: str) -> lis
         metrics = [
             {"type": HUB_METRICS.get(key, key), "value": scores[key], "name": figure.title}
             for key, figure in METRICS.items()
-            if _is_finite(scores.get(key))
+            if _is_finite(scores.get(key)) and SAME_FIGURES.get(key) not in scores
         ]
         if metrics:
             dataset = {"name": format_data_name(run, split), "type": _get_dataset_type(run, split), "split": split}
@@ -170,7 +177,7 @@ def _build_split_table(run: RunRecord, split: str, scores: dict[str, Any]) -> Ta
     head = ["Figure", "This model", *(["95 % interval"] if intervals else []), *beside]
     rows = [head]
     for key, figure in METRICS.items():
-        if key in scores:
+        if key in scores and SAME_FIGURES.get(key) not in scores:
             ends = [format_interval(key, intervals.get(key))] if intervals else []
             others = (format_metric(key, figures.get(key)) for figures in beside.values())
             rows.append([figure.title, format_metric(key, scores[key]), *ends, *others])
