@@ -25,7 +25,8 @@ SECRETS = {
     "an API key (sk-)": r"sk-[\w-]{20,}",
     "a PyPI token": r"pypi-AgE[0-9A-Za-z_-]{30,}",
     "a private key": (
-        r"-----? ?BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)? ?-----?|PuTTY-User-Key-File-[0-9]|AGE-SECRET-KEY-1[0-9A-Z]{50,}"
+        r"-----? ?BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)? ?-----?|PuTTY-User-Key-File-[0-9]"
+        r"|AGE-SECRET-KEY-1[0-9A-Z]{50,}"
     ),
     "a signed web token": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
     "a key of a service": (
@@ -72,8 +73,8 @@ def encode_whole(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-# What a terminal obeys or hides, but the tab and the line feed: C0, DEL and C1, signs that turn the direction of what is
-# written, and half pairs of surrogates, which no stream can write.
+# What a terminal obeys, but the tab and the line feed: C0, DEL and C1, signs that turn the direction of writing, and
+# halves of pairs of surrogates, which no stream can write.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

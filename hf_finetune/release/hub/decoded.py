@@ -38,7 +38,7 @@ _MOST_LINES = 3
 
 @dataclass(frozen=True)
 class Form:
-    """A form of a file's text, in pieces that begin at `starts` and come from `lines` of it; of each line by default."""
+    """A form of a file's text, in pieces that begin at `starts` and come from `lines` of it; by default its lines."""
 
     text: bytes
     starts: list[int] = field(default_factory=list)

@@ -7,6 +7,7 @@ entries of a vocabulary for keys, are left out: rules of ours have the same kind
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -124,9 +125,9 @@ def _measure_bits(text: str) -> float:
 
 
 def _count_turns(text: str) -> int:
-    """Count where `text` goes from a digit, a capital or a small letter to another of them, but for a capital's word."""
+    """Count where `text` goes from digits, capitals or small letters to others of them; a capitalized word is one."""
     kinds = [
         "d" if letter.isdigit() else "u" if letter.isupper() else "l" if letter.islower() else "" for letter in text
     ]
-    pairs = zip(kinds, kinds[1:], strict=False)
+    pairs = itertools.pairwise(kinds)
     return sum(one != other and bool(one and other) and (one, other) != ("u", "l") for one, other in pairs)

@@ -1,4 +1,4 @@
-"""Secrets of every kind of tests/hostile/secrets.jsonl, drawn anew, in files of a model in every form that text takes."""
+"""Secrets of every kind of tests/hostile/secrets.jsonl, drawn anew, in every form in which a file may hold them."""
 
 from __future__ import annotations
 
@@ -65,29 +65,46 @@ FORMS: dict[str, Callable[[str, random.Random], bytes]] = {
     "plain": lambda text, chance: f"first\nnote {text}\nlast\n".encode(),
     "behind a name": lambda text, chance: f"first\nmy_{text} and more\n".encode(),
     "in JSON": lambda text, chance: json.dumps({"a": [1], "b": {"c": text}}, indent=2).encode(),
-    "escaped in JSON": lambda text, chance: ('{"a": "' + escaped(json.dumps(text)[1:-1], chance, "\\u{:04x}") + '"}').encode()
-    if "\\" not in json.dumps(text) else json.dumps({"a": text}).encode(),
+    "escaped in JSON": lambda text, chance: (
+        ('{"a": "' + escaped(json.dumps(text)[1:-1], chance, "\\u{:04x}") + '"}').encode()
+        if "\\" not in json.dumps(text)
+        else json.dumps({"a": text}).encode()
+    ),
     "JSON in JSON": lambda text, chance: json.dumps({"a": json.dumps({"b": f"x\n{text}"})}).encode(),
-    "escaped in YAML": lambda text, chance: f'a: "{escaped(text.replace(chr(34), chr(39)), chance, chr(92) + "x{:02x}")}"\n'.encode(),
+    "escaped in YAML": lambda text, chance: (
+        f'a: "{escaped(text.replace(chr(34), chr(39)), chance, chr(92) + "x{:02x}")}"\n'.encode()
+    ),
     "of HTML": lambda text, chance: f"<p>{escaped(text, chance, '&#{};')}</p>\n".encode(),
     "of an address": lambda text, chance: f"https://x.org/?q={escaped(text, chance, '%{:02X}')}\n".encode(),
-    "of Markdown": lambda text, chance: f"It is {text.replace('_', chr(92) + '_').replace('-', chr(92) + '-')} here\n".encode(),
+    "of Markdown": lambda text, chance: (
+        f"It is {text.replace('_', chr(92) + '_').replace('-', chr(92) + '-')} here\n".encode()
+    ),
     "a comment of a template": lambda text, chance: f"{{# {text} #}}{{{{ messages }}}}".encode(),
-    "put together in a template": lambda text, chance: "{{% set x = '{}' ~ \"{}\" %}}".format(*halves(text, chance)).encode(),
+    "put together in a template": lambda text, chance: "{{% set x = '{}' ~ \"{}\" %}}".format(
+        *halves(text, chance)
+    ).encode(),
     "put together in code": lambda text, chance: '"{}" + "{}"'.format(*halves(text.replace('"', "'"), chance)).encode(),
     "over two lines": lambda text, chance: "x\n  {}\n  {}\ny\n".format(*halves(text, chance)).encode(),
     "over two lines of a comment": lambda text, chance: "# {}\n# {}\n".format(*halves(text, chance)).encode(),
     "UTF-16": lambda text, chance: f"first\n{text}\n".encode("utf-16"),
     "UTF-16, the other way round": lambda text, chance: f"first\n{text}\n".encode("utf-16-be"),
     "base64": lambda text, chance: f"x: {base64.b64encode(text.encode()).decode()}\n".encode(),
-    "base64 within": lambda text, chance: f"x: {base64.b64encode(b'a: ' + text.encode() + b' and so on').decode()}\n".encode(),
+    "base64 within": lambda text, chance: (
+        f"x: {base64.b64encode(b'a: ' + text.encode() + b' and so on').decode()}\n".encode()
+    ),
     "base64 for addresses": lambda text, chance: f"x: {base64.urlsafe_b64encode(text.encode()).decode()}\n".encode(),
     "base64 over lines": lambda text, chance: f"x:\n{wrapped(text)}\n".encode(),
     "base64 twice": lambda text, chance: b"x: " + base64.b64encode(base64.b64encode(text.encode())) + b"\n",
     "hexadecimal": lambda text, chance: f"x: {text.encode().hex()}\n".encode(),
     "letters that are not seen": lambda text, chance: "x {}\u200b{}\n".format(*halves(text, chance)).encode(),
-    "wide letters": lambda text, chance: ("x " + "".join(chr(ord(a) + 0xFEE0) if "!" <= a <= "~" else a for a in text)).encode(),
+    "wide letters": lambda text, chance: (
+        "x " + "".join(chr(ord(a) + 0xFEE0) if "!" <= a <= "~" else a for a in text)
+    ).encode(),
     "metadata of weights": lambda text, chance: json.dumps({"__metadata__": {"format": "pt", "by": text}}).encode(),
-    "a piece of a tokenizer": lambda text, chance: json.dumps({"model": {"vocab": {"a": 0, "\u0120" + text: 1}}}).encode(),
-    "a piece of a sentencepiece model": lambda text, chance: b"\x0a\x0e\x0a\x05<unk>\x15" + "\u2581{}".format(text).encode() + b"\x15\x00\x01",
-}  # fmt: skip
+    "a piece of a tokenizer": lambda text, chance: json.dumps(
+        {"model": {"vocab": {"a": 0, "\u0120" + text: 1}}}
+    ).encode(),
+    "a piece of a sentencepiece model": lambda text, chance: (
+        b"\x0a\x0e\x0a\x05<unk>\x15" + f"\u2581{text}".encode() + b"\x15\x00\x01"
+    ),
+}
