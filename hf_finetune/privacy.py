@@ -11,6 +11,7 @@ from typing import Any
 
 import re2
 
+from hf_finetune.bounded_yaml import MAX_BYTES, has_open_brackets
 from hf_finetune.shell import shell_line, shell_words
 
 # Access tokens and keys, by the shape that their issuers publish; all are case-sensitive, and none is a part of a word.
@@ -241,9 +242,11 @@ def redact_path(path: str) -> str:
 
 
 def redact_yaml(text: str) -> str | None:
-    """Redact a YAML document, whose types and styles stay, and its comments where nothing is changed; None if torn."""
+    """Redact a YAML document, whose types and styles stay, and its comments if nothing is changed; None if torn or long."""
     import yaml  # here, for `hf-finetune --help` must not wait for it
 
+    if len(text) > MAX_BYTES or has_open_brackets(text):
+        return None
     try:
         root = yaml.compose(text, Loader=yaml.BaseLoader)
         if root is None or not _redact_scalars(root, set()):
