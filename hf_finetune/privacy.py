@@ -242,7 +242,7 @@ def redact_path(path: str) -> str:
 
 
 def redact_yaml(text: str) -> str | None:
-    """Redact a YAML document, whose types and styles stay, and its comments if nothing is changed; None if torn or long."""
+    """Redact a YAML document, whose types and styles stay, and comments if nothing is changed; None if torn or long."""
     import yaml  # here, for `hf-finetune --help` must not wait for it
 
     if len(text) > MAX_BYTES or has_open_brackets(text):
