@@ -6,10 +6,7 @@ A short text can denote billions of values by its aliases ("billion laughs"), an
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import yaml
+from typing import Any
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
@@ -49,9 +46,10 @@ def has_open_brackets(text: str) -> bool:
     return False
 
 
-def _check_size(root: yaml.Node) -> None:
+def _check_size(root: Any) -> None:
     """Raise ValueError where `root`, with each alias written out, is deeper or has more values than a run file may."""
-    values, rest = 0, [(root, 0)]
+    values = 0
+    rest: list[tuple[Any, int]] = [(root, 0)]
     while rest:
         node, depth = rest.pop()
         values += 1

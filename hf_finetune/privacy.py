@@ -98,14 +98,25 @@ def escape_control_characters(text: str) -> str:
     )
 
 
+def list_homes() -> list[str]:
+    """The names of the home folder and of the working folder, by whichever links: no path that is pushed has one."""
+    named = (str(Path.home()), os.environ.get("PWD", ""), os.getcwd())
+    names = {each for name in named if name for each in (os.path.normpath(name), os.path.realpath(name))}
+    return sorted(name for name in names if len(Path(name).parts) > 1)
+
+
 def hide_home(value: Any) -> Any:
     """Write the home folder as `~` in each path of `value`, which is JSON-like; it is opened again from there."""
     if isinstance(value, Mapping):
         return {key: hide_home(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [hide_home(item) for item in value]
-    home = str(Path.home())
-    if not isinstance(value, str) or not value.startswith(home) or value[len(home) : len(home) + 1] not in ("", *"/\\"):
+    if not isinstance(value, str):
+        return value
+    # By its own name or by that which its links lead to: /home/ann and /data/ann may be one.
+    names = dict.fromkeys((str(Path.home()), os.path.realpath(Path.home())))
+    home = next((name for name in names if value.startswith(name) and value[len(name) :][:1] in ("", *"/\\")), None)
+    if home is None:
         return value
     # C:\Users\ann\x -> ~/x, which is a path on every system.
     rest = value[len(home) :]

@@ -65,7 +65,7 @@ def say(text: str = "", *, end: str = "\n", file: TextIO | None = None, flush: b
 class EscapingGroup(typer.core.TyperGroup):
     """Commands whose words, where they are refused, are shown as every other line is."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         with _escape_usage_errors():
             return super().invoke(ctx)
 

@@ -147,7 +147,7 @@ def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts)
     if block.overlong is not None:
         tally.reject(block.first_line, _build_length_error(block.overlong, max_line_bytes))
     tally.lines += len(block.lines) + (block.overlong is not None)
-    if block.is_blank:
+    if block.lines and not block.data.strip(b"\n"):
         tally.blank += len(block.lines)
         return [(block.first_line, "\n" * (len(block.lines) - 1))]  # one for all
     for number, line in enumerate(block.lines, block.first_line):

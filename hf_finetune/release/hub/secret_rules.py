@@ -95,7 +95,8 @@ def _list_library_rules(options: Any) -> Iterator[_Rule]:
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
 
-    for kind, detector in get_mapping_from_secret_type_to_class().items():
+    detectors: dict[str, Any] = get_mapping_from_secret_type_to_class()
+    for kind, detector in detectors.items():
         if not issubclass(detector, RegexBasedDetector) or kind in _LEFT_OUT:
             continue
         for shape in detector.denylist:

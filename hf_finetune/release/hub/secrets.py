@@ -56,7 +56,7 @@ def _is_path(value: str) -> bool:
 
 def _find_secrets(file: PlannedFile, live: dict[str, str]) -> Iterator[tuple[int | None, str]]:
     if file.content is None:
-        kinds = sorted({kind for _, kind in find_places(_read_header(file.path), live)})
+        kinds = sorted({kind for _, kind in find_places(read_header(file.path), live)})
         yield from ((None, f"{kind}, in its header") for kind in kinds[:1])
         return
     yield from find_places(file.content, live)
@@ -79,7 +79,7 @@ def _search(text: bytes, live: dict[str, str]) -> Iterator[tuple[str, int]]:
     yield from ((each.kind, each.start) for each in find_secrets(text))
 
 
-def _read_header(path: Path) -> bytes:
+def read_header(path: Path) -> bytes:
     """Read the header of a safetensors file: its length in 8 bytes, then JSON. Raises `DataError`."""
     # https://github.com/huggingface/safetensors#format
     with path.open("rb") as file:
