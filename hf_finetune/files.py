@@ -17,6 +17,10 @@ import psutil
 
 from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem
 from hf_finetune.interruption import unwind_within
+from hf_finetune.privacy import MAX_YAML_BYTES, MAX_YAML_DEPTH, has_open_brackets
+
+# Aliases can make a short file denote billions of values ("billion laughs"): ten levels of ten aliases each.
+MAX_YAML_VALUES = 10_000
 
 
 def hash_file(path: Path) -> str:
@@ -185,3 +189,42 @@ def encode_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def read_bounded_yaml(text: str) -> Any:
+    """Read a YAML document that others have written as plain values, within the bounds of a run file.
+
+    Raises ValueError, whose text says what is wrong with it.
+    """
+    import yaml  # here, for `hf-finetune --help` must not wait for it
+
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_YAML_BYTES:
+        raise ValueError(f"is larger than {MAX_YAML_BYTES // 1024} KiB")
+    if has_open_brackets(text):
+        raise ValueError(f"is nested more than {MAX_YAML_DEPTH} levels deep")
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_size(root)
+        return loader.construct_document(root)
+    except (yaml.YAMLError, RecursionError) as problem:
+        raise ValueError("is not YAML") from problem
+
+
+def _check_size(root: Any) -> None:
+    """Raise ValueError where `root`, with each alias written out, is deeper or has more values than a run file may."""
+    values = 0
+    rest: list[tuple[Any, int]] = [(root, 0)]
+    while rest:
+        node, depth = rest.pop()
+        values += 1
+        if values > MAX_YAML_VALUES:
+            raise ValueError(f"has more than {MAX_YAML_VALUES:,} values; are anchors repeated in it?")
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"is nested more than {MAX_YAML_DEPTH} levels deep")
+        if node.id == "mapping":
+            rest += [(part, depth + 1) for pair in node.value for part in pair]
+        elif node.id == "sequence":
+            rest += [(item, depth + 1) for item in node.value]

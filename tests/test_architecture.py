@@ -28,7 +28,6 @@ TRAINING_RECIPES = [path for path in RECIPES if path.stem != "score"]
 SHARED = (
     "ranks",
     "lazy_imports",
-    "bounded_yaml",
     "shell",
     "option_names",
     "privacy",

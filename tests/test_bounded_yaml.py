@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from release.hub.hub_folders import model_folder
 
-from hf_finetune.bounded_yaml import read_bounded_yaml
 from hf_finetune.config.checks.launch import read_launch_file
 from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.files import read_bounded_yaml
 from hf_finetune.privacy import redact_yaml
 from hf_finetune.release.hub import PushOptions, plan_push
 from hf_finetune.reporting.card.facts import parse_card_metadata

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from huggingface_hub import is_offline_mode
 
-from hf_finetune.bounded_yaml import read_bounded_yaml
 from hf_finetune.environment.hardware import detect_hardware, read_cpu_field
 from hf_finetune.environment.threads import count_cores
 from hf_finetune.environment.versions import find_versions
+from hf_finetune.files import read_bounded_yaml
 
 # Packages whose versions may change the metrics of a run.
 STACK = (

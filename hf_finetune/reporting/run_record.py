@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_finetune.bounded_yaml import read_bounded_yaml
 from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.files import read_bounded_yaml
 from hf_finetune.folders import CHECKPOINT, MANIFEST, REPORT, RUN_FILE, TRAINER_STATE, list_checkpoints
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.bounded_yaml import read_bounded_yaml
 from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.environment.hardware import TRUE, Hardware
 from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.files import read_bounded_yaml
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Of an accelerate configuration; the others are for devices that are not looked for here (TPU, NPU, XPU ...).

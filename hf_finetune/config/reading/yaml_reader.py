@@ -14,9 +14,12 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.bounded_yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, has_open_brackets
 from hf_finetune.config.reading.document import Key, Place, RunDocument
 from hf_finetune.errors import ConfigError, Problem, suggest
+from hf_finetune.files import MAX_YAML_VALUES as MAX_VALUES
+from hf_finetune.privacy import MAX_YAML_BYTES as MAX_BYTES
+from hf_finetune.privacy import MAX_YAML_DEPTH as MAX_DEPTH
+from hf_finetune.privacy import has_open_brackets
 
 # PyYAML follows YAML 1.1: `1e-4` is text there (https://github.com/yaml/pyyaml/issues/173), and `no` is False. So the
 # types of scalars are decided here, and PyYAML (6.0) only parses; these can go once it reads YAML 1.2.

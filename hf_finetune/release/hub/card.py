@@ -11,9 +11,9 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-from hf_finetune.bounded_yaml import read_bounded_yaml
 from hf_finetune.config.checks.hub import find_license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
+from hf_finetune.files import read_bounded_yaml
 from hf_finetune.folders import CARD
 from hf_finetune.privacy import redact_command
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, find_source_run, render_card

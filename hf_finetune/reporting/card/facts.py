@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_finetune.bounded_yaml import read_bounded_yaml
+from hf_finetune.files import read_bounded_yaml
 from hf_finetune.folders import CARD
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.run_record import RunRecord
