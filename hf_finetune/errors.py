@@ -30,7 +30,7 @@ from typing import NoReturn
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
-from hf_finetune.privacy import SECRET, escape_control_characters
+from hf_finetune.privacy import escape_control_characters, hide_secrets
 from hf_finetune.ranks import is_first_rank
 
 EXIT_REFUSED = 2
@@ -69,7 +69,7 @@ class Problem:
         parts = [part for part in (place, name_key(self.key)) if part]
         what, remedy = name_settings(self.what), name_remedy(self.remedy)
         message = f"{what}; {remedy}" if remedy else what
-        return SECRET.sub("(a secret)", escape_control_characters(": ".join([*parts, message])))
+        return hide_secrets(escape_control_characters(": ".join([*parts, message])))
 
 
 def format_problems(problems: Iterable[Problem]) -> list[str]:

@@ -6,14 +6,21 @@ import gzip
 import hashlib
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import psutil
+
 from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem
 from hf_finetune.interruption import unwind_within
+from hf_finetune.privacy import MAX_YAML_BYTES, MAX_YAML_DEPTH, has_open_brackets
+
+# Aliases can make a short file denote billions of values ("billion laughs"): ten levels of ten aliases each.
+MAX_YAML_VALUES = 10_000
 
 
 def hash_file(path: Path) -> str:
@@ -22,22 +29,27 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write the whole content, text as UTF-8, or leave `path` as it was. Raises OSError."""
-    with open_atomically(path) as file:
+def write_atomically(path: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Write the whole content, text as UTF-8, or leave `path` as it was; `private` as `open_atomically` has it.
+
+    Raises OSError.
+    """
+    with open_atomically(path, private=private) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
+def open_atomically(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when the block ends; after an error, `path` stays as it was.
 
+    A `private` one, which holds rows or what tells of them, is its owner's alone; others are as the umask has it.
     Raises OSError. Processes may race: each writes a file of its own. Ctrl-C and SIGTERM leave no piece of it.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     with unwind_within():
         try:
-            with aside.open("wb") as file:
+            aside.unlink(missing_ok=True)  # a piece of a process that was killed, or a link that others have put there
+            with open(aside, "xb", opener=open_private if private else None) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
@@ -47,10 +59,29 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             aside.unlink(missing_ok=True)
 
 
+def open_private(name: str, flags: int) -> int:
+    """Open a file, which is made for its owner alone where it is missing: the `opener` of `open`."""
+    return os.open(name, flags, 0o600)
+
+
+def make_private_folder(folder: Path) -> Path:
+    """Make a folder, where it is missing, that this user alone may read; return it. Raises OSError.
+
+    Where another user has one of that name, as in a cache that several share, ours has the number of ours behind it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        folder = folder.with_name(f"{folder.name}-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)  # an older version made it as the umask has it
+    return folder
+
+
 @contextmanager
 def open_rows_atomically(path: Path) -> Iterator[BinaryIO]:
-    """The same for a file of rows, which is compressed where its name says so: rows.jsonl.gz, rows.jsonl.zst."""
-    with open_atomically(path) as file:
+    """The same for a private file of rows, compressed where its name says so: rows.jsonl.gz, rows.jsonl.zst."""
+    with open_atomically(path, private=True) as file:
         if path.suffix.lower() == ".gz":
             # Without the name and the time, the same rows are the same bytes.
             with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
@@ -82,16 +113,18 @@ def make_parents(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def fill_folder_atomically(path: Path) -> Iterator[Path]:
+def fill_folder_atomically(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield the path of a folder to make and fill, which takes the place of `path` when the block ends.
 
-    After an error, `path` stays as it was. Raises OSError.
+    `check` is called before that, for somebody may have put something there meanwhile. After an error, `path` stays as
+    it was. Raises OSError, and what `check` raises.
     """
-    aside = path.with_name(f".{path.name}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove_left(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     with unwind_within():
         try:
             yield aside
+            check()
             for file in (each for each in aside.rglob("*") if each.is_file()):
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
@@ -101,6 +134,14 @@ def fill_folder_atomically(path: Path) -> Iterator[Path]:
             _sync_folder(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what processes that were killed have left of a folder that was to take the place of `path`."""
+    named = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.aside")
+    for folder in path.parent.iterdir() if path.parent.is_dir() else ():
+        if (found := named.fullmatch(folder.name)) and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -148,3 +189,42 @@ def encode_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def read_bounded_yaml(text: str) -> Any:
+    """Read a YAML document that others have written as plain values, within the bounds of a run file.
+
+    Raises ValueError, whose text says what is wrong with it.
+    """
+    import yaml  # here, for `hf-finetune --help` must not wait for it
+
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_YAML_BYTES:
+        raise ValueError(f"is larger than {MAX_YAML_BYTES // 1024} KiB")
+    if has_open_brackets(text):
+        raise ValueError(f"is nested more than {MAX_YAML_DEPTH} levels deep")
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_size(root)
+        return loader.construct_document(root)
+    except (yaml.YAMLError, RecursionError) as problem:
+        raise ValueError("is not YAML") from problem
+
+
+def _check_size(root: Any) -> None:
+    """Raise ValueError where `root`, with each alias written out, is deeper or has more values than a run file may."""
+    values = 0
+    rest: list[tuple[Any, int]] = [(root, 0)]
+    while rest:
+        node, depth = rest.pop()
+        values += 1
+        if values > MAX_YAML_VALUES:
+            raise ValueError(f"has more than {MAX_YAML_VALUES:,} values; are anchors repeated in it?")
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"is nested more than {MAX_YAML_DEPTH} levels deep")
+        if node.id == "mapping":
+            rest += [(part, depth + 1) for pair in node.value for part in pair]
+        elif node.id == "sequence":
+            rest += [(item, depth + 1) for item in node.value]

@@ -111,6 +111,16 @@ def not_ours(output_dir: str, foreign: str) -> tuple[str, str]:
     return what, "name a new folder, or an empty one: a run overwrites what is in its own"
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether `path`, an entry of `folder`, is a link to what is not in it; those of the Hub's cache are of it."""
+    if not path.is_symlink():
+        return False
+    home, target = folder.resolve(), path.resolve()
+    # The cache links models--org--name/snapshots/<commit>/config.json to models--org--name/blobs/<hash>.
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    return not (target.is_relative_to(home) or target.is_relative_to(blobs))
+
+
 def remove_empty(folders: Sequence[Path]) -> None:
     """Remove those of `folders`, the innermost first, that nothing is in."""
     for folder in folders:

@@ -9,42 +9,99 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
+import re2
+
 from hf_finetune.shell import shell_line, shell_words
 
-# Access tokens and keys, by the shape that their issuer gives them; all are case-sensitive. Most shapes are also in
-# https://github.com/Yelp/detect-secrets/tree/master/detect_secrets/plugins
+# Access tokens and keys, by the shape that their issuers publish; all are case-sensitive, and none is a part of a word.
 SECRETS = {
-    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
-    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
-    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
-    "a Slack token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
-    "a Google key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a Stripe key": r"\b[rs]k_live_[0-9A-Za-z]{16,}",
-    # With a digit and a capital, so that "sk-learn-pipeline-of-many-words" is none.
-    "an API key (sk-)": r"\bsk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[\w-]{20,}",
-    "a PyPI token": r"\bpypi-AgE[0-9A-Za-z_-]{30,}",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "a signed web token": r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+    "a Hugging Face token": r"(?:hf|api_org)_[A-Za-z0-9]{20,}",
+    "an AWS key": r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
+    "a GitLab token": r"(?:gl(?:pat|dt|ft|soat|rt|ptt|oas|cbt|agent|imt)-|GR1348941)[A-Za-z0-9_-]{20,}",
+    "a Slack token": r"(?:xox[abeoprs]-|xapp-[0-9]-)[A-Za-z0-9-]{10,}",
+    "a Google key": r"(?:AIza[0-9A-Za-z_-]{35}|GOCSPX-[0-9A-Za-z_-]{28}|ya29\.[0-9A-Za-z_-]{20,})",
+    "a Stripe key": r"(?:[rs]k_live_[0-9A-Za-z]{16,}|whsec_[0-9A-Za-z]{32,})",
+    "an API key (sk-)": r"sk-[\w-]{20,}",
+    "a PyPI token": r"pypi-AgE[0-9A-Za-z_-]{30,}",
+    "a private key": (
+        r"-----? ?BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)? ?-----?|PuTTY-User-Key-File-[0-9]"
+        r"|AGE-SECRET-KEY-1[0-9A-Z]{50,}"
+    ),
+    "a signed web token": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+    "a key of a service": (
+        r"(?:npm_[A-Za-z0-9]{36}|r8_[A-Za-z0-9]{37}|gsk_[A-Za-z0-9]{40,}|dapi[0-9a-f]{32}|do[opr]_v1_[0-9a-f]{64}"
+        r"|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|dp\.pt\.[A-Za-z0-9]{40,}|lin_api_[A-Za-z0-9]{40}|ntn_[A-Za-z0-9]{40,}"
+        r"|pplx-[A-Za-z0-9]{48}|xai-[A-Za-z0-9]{60,}|dckr_pat_[\w-]{20,}|hvs\.[\w-]{24,}|PMAK-[0-9a-f]{24}-[0-9a-f]{34}"
+        r"|ATATT3[\w=-]{60,}|AKCp[0-9A-Za-z]{60,}|wandb_v1_[\w-]{40,}|nvapi-[\w-]{60,}|fw_[A-Za-z0-9]{24}\b"
+        r"|tgp_v1_[\w-]{40,}|lsv2_(?:pt|sk)_[0-9a-f]{32}_[0-9a-f]{10}|sntry[su]_[\w=+/-]{60,}|SG\.[\w-]{22}\.[\w-]{43})"
+    ),
 }
-SECRET = re.compile("|".join(f"(?:{shape})" for shape in SECRETS.values()), re.ASCII)
+# Bytes, and in time that grows with the text alone: messages and pushed files hold what others wrote.
+_OPTIONS = re2.Options()
+_OPTIONS.encoding = re2.Options.Encoding.LATIN1
+_SECRET = re2.compile(rf"(^|[^A-Za-z0-9])({'|'.join(SECRETS.values())})".encode(), _OPTIONS)
+_KINDS = {kind: re2.compile(f"(?:{shape})".encode(), _OPTIONS) for kind, shape in SECRETS.items()}
+_OF_AN_API_KEY = re.compile(
+    rb"(?=[^0-9]*[0-9])[^A-Z]*[A-Z]|sk-ant-[a-z]+[0-9]+-|sk-(?:proj|svcacct|admin|or)-[^0-9]*[0-9]"
+)
+
+
+def is_secret(found: bytes) -> bool:
+    """Whether what has the shape of a secret is one: `sk-learn-pipeline-of-many-words` is none."""
+    return not found.startswith(b"sk-") or _OF_AN_API_KEY.match(found) is not None
+
+
+def hide_secrets(text: str) -> str:
+    """`text` with `(a secret)` for each secret of `SECRETS`."""
+    shown = _SECRET.sub(
+        lambda found: found[1] + (b"(a secret)" if is_secret(found[2]) else found[2]), encode_whole(text)
+    )
+    return bytes(shown).decode("utf-8", "surrogatepass")
 
 
 def find_secret_kind(text: str) -> str | None:
     """Return which kind of secret of `SECRETS` is in `text`, or None."""
-    found = SECRET.search(text)
-    if found is None:
-        return None
-    return next(kind for kind, shape in SECRETS.items() if re.search(shape, found[0], re.ASCII))
+    for found in _SECRET.finditer(encode_whole(text)):
+        if is_secret(found[2]):
+            return next(kind for kind, shape in _KINDS.items() if shape.fullmatch(found[2]))
+    return None
+
+
+def encode_whole(text: str) -> bytes:
+    """`text` in UTF-8, halves of pairs of surrogates, too."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+# What a terminal obeys, but the tab and the line feed: C0, DEL and C1, signs that turn the direction of writing, and
+# halves of pairs of surrogates, which no stream can write.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape_for_terminal(text: str) -> str:
+    """`text` as a terminal or a log may show it: what one obeys becomes `\\x1b`; tabs and line feeds stay."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def escape_json(document: str) -> str:
+    """A JSON document that says the same, in which nothing is left that a terminal obeys."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 def escape_control_characters(text: str) -> str:
-    """Make `text` safe to print: control and ANSI escape characters become `\\x1b`-style escapes."""
+    """Make `text` one line that is safe to print: of what is not printable line feeds become escapes, too."""
     # A name in a data file could otherwise clear the screen, or set the title of the terminal.
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def list_homes() -> list[str]:
+    """The names of the home folder and of the working folder, by whichever links: no path that is pushed has one."""
+    named = (str(Path.home()), os.environ.get("PWD", ""), os.getcwd())
+    names = {each for name in named if name for each in (os.path.normpath(name), os.path.realpath(name))}
+    return sorted(name for name in names if len(Path(name).parts) > 1)
 
 
 def hide_home(value: Any) -> Any:
@@ -53,8 +110,12 @@ def hide_home(value: Any) -> Any:
         return {key: hide_home(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [hide_home(item) for item in value]
-    home = str(Path.home())
-    if not isinstance(value, str) or not value.startswith(home) or value[len(home) : len(home) + 1] not in ("", *"/\\"):
+    if not isinstance(value, str):
+        return value
+    # By its own name or by that which its links lead to: /home/ann and /data/ann may be one.
+    names = dict.fromkeys((str(Path.home()), os.path.realpath(Path.home())))
+    home = next((name for name in names if value.startswith(name) and value[len(name) :][:1] in ("", *"/\\")), None)
+    if home is None:
         return value
     # C:\Users\ann\x -> ~/x, which is a path on every system.
     rest = value[len(home) :]
@@ -114,7 +175,7 @@ def redact(value: Any) -> Any:
     # What is left of ":/C:/\\" is a path again; this ends, since what is left is shorter each time.
     while (left := redact_text(value)) != value:
         value = left
-    return SECRET.sub("(a secret)", value)
+    return hide_secrets(value)
 
 
 def _redact_item(key: Any, item: Any) -> Any:
@@ -154,6 +215,9 @@ _WITHIN = re.compile(
     rf"(?:(?:{_NEXT}.)*{_NEXT}[\\/])?(?:{_NEXT}[^\s'\"`,;|<>()\[\]{{}}\\/])*",
     re.IGNORECASE,
 )
+MAX_YAML_BYTES = 256 * 1024
+MAX_YAML_DEPTH = 16
+_BRACKET = re.compile(r"[\[\]{}]")
 # A longer list is read as a sentence: PyYAML reads some 100,000 characters a second.
 _LONGEST_LIST = 20_000
 
@@ -190,10 +254,23 @@ def redact_path(path: str) -> str:
     return names[-1] if names else path
 
 
+def has_open_brackets(text: str) -> bool:
+    """Whether so many brackets are open at once, quoted or not, that PyYAML would take seconds to say so."""
+    # Its time grows with the square of the depth (6.0): 2,000 of them take three seconds.
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        depth = depth + 1 if found[0] in "[{" else max(0, depth - 1)
+        if depth > 8 * MAX_YAML_DEPTH:
+            return True
+    return False
+
+
 def redact_yaml(text: str) -> str | None:
-    """Redact a YAML document, whose types and styles stay, and its comments where nothing is changed; None if torn."""
+    """Redact a YAML document, whose types and styles stay, and comments if nothing is changed; None if torn or long."""
     import yaml  # here, for `hf-finetune --help` must not wait for it
 
+    if len(text) > MAX_YAML_BYTES or has_open_brackets(text):
+        return None
     try:
         root = yaml.compose(text, Loader=yaml.BaseLoader)
         if root is None or not _redact_scalars(root, set()):

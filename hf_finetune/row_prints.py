@@ -55,8 +55,7 @@ def draw_key(cache: Path) -> bytes:
         pass
     key = secrets.token_bytes(KEY_BYTES)
     try:
-        write_atomically(cache, key)
-        cache.chmod(0o600)
+        write_atomically(cache, key, private=True)
     except OSError as problem:
         logger.debug("the key of row prints is not kept: %s", problem)
     return key
@@ -79,8 +78,7 @@ def write_row_prints(folder: Path, prints: RowPrints) -> None:
     arrays |= {_ROWS + split: hashes for split, hashes in prints.rows.items()}
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    write_atomically(folder / ROW_PRINTS, content.getvalue())
-    (folder / ROW_PRINTS).chmod(0o600)
+    write_atomically(folder / ROW_PRINTS, content.getvalue(), private=True)
 
 
 def read_row_prints(folder: Path) -> RowPrints | None:

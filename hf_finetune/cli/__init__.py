@@ -30,14 +30,15 @@ from hf_finetune.cli.commands.rows import rows
 from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
 from hf_finetune.cli.option_tables import name_own_options
-from hf_finetune.cli.terminal import watch_output
-from hf_finetune.environment import __version__, find_versions
+from hf_finetune.cli.terminal import EscapingGroup, say, watch_output
+from hf_finetune.environment import __version__, escape_logged_lines, find_versions
 from hf_finetune.errors import user_errors
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 app = typer.Typer(
     name="hf-finetune",
+    cls=EscapingGroup,
     help="Fine-tuning for the Hugging Face stack in which nothing is silent.",
     no_args_is_help=True,
     add_completion=False,
@@ -57,9 +58,9 @@ for command in (
 def print_versions(asked: bool) -> None:
     """Print our version, Python's and those of the stack, none of which is imported, and end."""
     if asked:
-        print(f"hf-finetune {__version__}\npython {platform.python_version()}")
+        say(f"hf-finetune {__version__}\npython {platform.python_version()}")
         for name, version in find_versions(VERSIONS).items():
-            print(f"{name} {version}")
+            say(f"{name} {version}")
         raise typer.Exit
 
 
@@ -77,6 +78,7 @@ def read_options(version: Version = False) -> None:
 def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    escape_logged_lines()
     logging.getLogger("hf_finetune").setLevel(logging.INFO)
     if sys.platform != "win32":
         os.environ.setdefault("TERM", "dumb")  # of a terminal of which nothing is known

@@ -12,9 +12,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
+import typer.core
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.interruption import forget_signal
+from hf_finetune.privacy import escape_control_characters, escape_for_terminal, escape_json
 from hf_finetune.shell import shell_path
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ OnBadLine = Annotated[
     Literal["fail", "skip"], typer.Option(help="skip leaves rejected rows out; fail ends with what is wrong with them.")
 ]
 MoreColumns = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")]
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # which typer does not show by name
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not where training found it.")]
 
@@ -62,6 +65,33 @@ def _parse_pairs(given: list[str], option: str, form: str, remedy: str) -> dict[
     return found
 
 
+def say(text: str = "", *, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print `text`, by default to stdout, with what a terminal would obey of it escaped; every line goes this way."""
+    print(escape_for_terminal(text), end=end, file=file, flush=flush)
+
+
+class EscapingGroup(typer.core.TyperGroup):
+    """Commands whose words, where they are refused, are shown as every other line is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with _escape_usage_errors():
+            return super().invoke(ctx)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _escape_usage_errors():
+            return super().make_context(*args, **kwargs)
+
+
+@contextmanager
+def _escape_usage_errors() -> Iterator[None]:
+    # typer 0.29 prints them through rich, which takes C0 out and leaves all else.
+    try:
+        yield
+    except _USAGE_ERROR as refused:
+        refused.message = escape_control_characters(str(refused.message))
+        raise
+
+
 def make_console() -> Console:
     """Create a rich console that leaves the wrapping of long lines to the terminal."""
     from rich.console import Console
@@ -73,7 +103,8 @@ def print_json(value: Any, file: TextIO | None = None) -> None:
     """Print `value` as JSON, with null for NaN and infinities, since JSON has no such numbers; by default to stdout."""
     from hf_finetune.files import encode_non_finite
 
-    print(json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False), file=file)
+    document = json.dumps(encode_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    print(escape_json(document), file=file)
 
 
 def announce(model: str) -> None:
@@ -150,11 +181,11 @@ def read_terminal_lines() -> Generator[str, None, None]:
         try:
             line = input("> ")
         except EOFError:
-            print()
+            say()
             return
         except KeyboardInterrupt:
             forget_signal()
-            print("\nCtrl-D or /quit ends")
+            say("\nCtrl-D or /quit ends")
             continue
         with _keys_hidden():
             yield line

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 
-from hf_finetune.files import open_atomically, write_atomically
+from hf_finetune.files import make_private_folder, open_atomically, write_atomically
 
 Stats = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Stats]
@@ -31,10 +31,8 @@ def compute_cache_key(made_from: Any) -> str:
 
 
 def place_in_cache(name: str) -> Path:
-    """Return the path of a file of the cache, whose folder is made. Raises OSError where it cannot be."""
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
+    """Return the path of a file of the cache, whose folder is made for its owner alone. Raises OSError."""
+    return make_private_folder(Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune") / name
 
 
 def hash_dataset(rows: Dataset) -> str:
@@ -68,7 +66,7 @@ def build_cached_dataset(
 
 
 def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
-    with open_atomically(arrow) as sink:
+    with open_atomically(arrow, private=True) as sink:
         with pa.ipc.new_stream(sink, features.arrow_schema) as writer:
             while True:  # not `for`, which drops the value that a generator returns
                 try:
@@ -77,4 +75,4 @@ def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batc
                     facts = end.value
                     break
         # The counts first: a data set counts as complete once its Arrow file is there.
-        write_atomically(sidecar, json.dumps(facts))
+        write_atomically(sidecar, json.dumps(facts), private=True)

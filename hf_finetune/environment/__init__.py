@@ -9,6 +9,7 @@ processes       the processes of a launch, as accelerate runs them
 launched        the `accelerate launch` that started this process
 threads         how many torch computes with, and how they wait
 logs            what a process logs, and to where
+escaped_lines   what a terminal would obey in it, escaped
 random_state    the generators of random numbers, given back as they were
 progress_lines  how far a loop has come, in the log
 project_files   the recipes, configurations, templates and pages that the package brings
@@ -23,6 +24,7 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.environment.commit import describe_commit
     from hf_finetune.environment.doctor import MachineFinding, check_versions, diagnose_machine
+    from hf_finetune.environment.escaped_lines import escape_logged_lines
     from hf_finetune.environment.facts import (
         MachineInfo,
         collect_machine_info,
@@ -54,6 +56,7 @@ __all__ = [
     "describe_threads",
     "detect_hardware",
     "diagnose_machine",
+    "escape_logged_lines",
     "find_project_file",
     "find_shipped",
     "find_versions",

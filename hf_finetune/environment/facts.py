@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from huggingface_hub import is_offline_mode
 
 from hf_finetune.environment.hardware import detect_hardware, read_cpu_field
 from hf_finetune.environment.threads import count_cores
 from hf_finetune.environment.versions import find_versions
+from hf_finetune.files import read_bounded_yaml
 
 # Packages whose versions may change the metrics of a run.
 STACK = (
@@ -125,8 +125,8 @@ def _read_accelerate_default() -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        settings = read_bounded_yaml(path.read_text(encoding="utf-8"))
+    except ValueError:
         settings = None
     # Only these: the file may also name hosts and their addresses.
     names = ("distributed_type", "num_machines", "num_processes", "use_cpu")

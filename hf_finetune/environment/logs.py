@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import transformers
 from huggingface_hub.utils.tqdm import enable_progress_bars
 
+from hf_finetune.environment.escaped_lines import escape_logged_lines
+
 
 @contextmanager
 def hide_messages(logger_name: str, part: str) -> Iterator[None]:
@@ -34,6 +36,7 @@ def set_up_logging(*, main_process: bool = True) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING if main_process else logging.ERROR, force=True)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_NotAgain())
+    escape_logged_lines()
     logging.getLogger("hf_finetune").setLevel(level)
     logging.getLogger("transformers.trainer_utils").addFilter(_is_no_detail)
     # Under CI=true transformers 5.23 says each line twice: by its own handler, and by ours.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation.classification.metrics import classification_metrics, predict_saved, predict_split
     from hf_finetune.evaluation.classification.mistakes import show_mistakes
     from hf_finetune.evaluation.generation.chat_session import ChatDisplay, ChatSession, run_chat
-    from hf_finetune.evaluation.generation.display import escape_for_terminal, format_sample, format_side_by_side
+    from hf_finetune.evaluation.generation.display import format_sample, format_side_by_side
     from hf_finetune.evaluation.generation.prompts import Sample, generate_responses
     from hf_finetune.evaluation.generation.row_prompts import fill_prompts
     from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
@@ -48,7 +48,6 @@ __all__ = [
     "bootstrap_intervals",
     "classification_metrics",
     "compare_models",
-    "escape_for_terminal",
     "fill_prompts",
     "fit_decision",
     "format_sample",

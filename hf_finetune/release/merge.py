@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +118,7 @@ def merge_adapter(
         exact = saved_in == record.dtype == "float32" and not quantized
         if generation is not None:
             merged.generation_config = generation  # that of the base as it is stored may be one that cannot be saved
-        with fill_folder_atomically(target) as aside:
+        with fill_folder_atomically(target, partial(check_replaceable, output, overwrite=overwrite)) as aside:
             logger.info("writing %s", shell_path(output))
             _save(merged, tokenizer, aside, folder)
             write_base_record(aside, record)

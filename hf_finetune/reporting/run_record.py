@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.files import read_bounded_yaml
 from hf_finetune.folders import CHECKPOINT, MANIFEST, REPORT, RUN_FILE, TRAINER_STATE, list_checkpoints
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
@@ -150,11 +149,8 @@ def _read_run_file(folder: Path) -> JsonObject:
     if not path.is_file():
         return {}
     try:
-        text = _read_text(path)
-        # Aliases, which we write nowhere, can make a short file denote billions of values.
-        aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        settings = None if aliased else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        settings = read_bounded_yaml(_read_text(path))
+    except ValueError as problem:
         raise DataError(_make_file_problem(path, "is torn, or no YAML")) from problem
     if not isinstance(settings, dict):
         raise DataError(_make_file_problem(path, "does not hold the sections of a run file"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.cli.terminal import Json, print_json, say
 
 
 def corpus(
@@ -47,7 +47,7 @@ def corpus(
     if as_json:
         print_json(asdict(facts))
         return
-    print(f"{file}: {facts.rows:,} rows, {facts.bytes / 1e6:.1f} MB from {facts.files:,} files ({facts.license})")
+    say(f"{file}: {facts.rows:,} rows, {facts.bytes / 1e6:.1f} MB from {facts.files:,} files ({facts.license})")
 
 
 def _plant_canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limited: bool, as_json: bool) -> None:
@@ -66,8 +66,8 @@ def _plant_canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limit
         print_json(asdict(facts))
         return
     times = ", ".join(f"{number:,}" for number in facts.copies)
-    print(f"{file}: {facts.rows:,} rows of {facts.canaries:,} secrets, planted so many times: {times}. Train with")
-    print(f"  data.train: [your rows, {file}]   and score with   eval.canaries: {file}")
+    say(f"{file}: {facts.rows:,} rows of {facts.canaries:,} secrets, planted so many times: {times}. Train with")
+    say(f"  data.train: [your rows, {file}]   and score with   eval.canaries: {file}")
 
 
 def _parse_numbers(listed: str) -> list[int]:

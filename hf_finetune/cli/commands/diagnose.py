@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.cli.terminal import Json, print_json, say
 from hf_finetune.errors import ConfigError, FinetuneError, Problem
 from hf_finetune.privacy import escape_control_characters
 
@@ -57,4 +57,4 @@ def _print_finding(finding: Finding, verdict: str) -> None:
 
 def _print_line(line: str) -> None:
     # The log of a run may come from others, with escape sequences in it that would command the terminal.
-    print(escape_control_characters(line))
+    say(escape_control_characters(line))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hf_finetune.cli.terminal import Json, make_console, print_json
+from hf_finetune.cli.terminal import Json, make_console, print_json, say
 
 if TYPE_CHECKING:
     from hf_finetune.environment import MachineFinding, MachineInfo
@@ -32,12 +32,12 @@ def print_machine(facts: MachineInfo, findings: list[MachineFinding]) -> None:
     """Print devices, versions and findings as tables."""
     from rich.table import Table
 
-    print(f"Python {facts.python} on {facts.system}, {facts.cores} cores, {facts.disk_free_gib:.0f} GiB free here")
+    say(f"Python {facts.python} on {facts.system}, {facts.cores} cores, {facts.disk_free_gib:.0f} GiB free here")
     devices = Table("device", "name", "memory", "capability", "precisions", box=None)
     for device in facts.devices:
         memory, precisions = f"{device.memory_gib:.0f} GiB", ", ".join(device.precisions)
         devices.add_row(device.kind, device.name, memory, device.capability, precisions)
     make_console().print(devices)
-    print("  ".join(f"{name} {version}" for name, version in facts.versions.items()))
+    say("  ".join(f"{name} {version}" for name, version in facts.versions.items()))
     for finding in findings:
-        print(f"{finding.level:>7}: {finding.what}" + (f"; {finding.remedy}" if finding.remedy else ""))
+        say(f"{finding.level:>7}: {finding.what}" + (f"; {finding.remedy}" if finding.remedy else ""))

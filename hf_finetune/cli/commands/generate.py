@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Json, Model, announce, make_console, print_json, read_terminal_lines
+from hf_finetune.cli.terminal import BasePath, Json, Model, announce, make_console, print_json, read_terminal_lines, say
 
 if TYPE_CHECKING:
     from hf_finetune.config import EvalSection
@@ -114,7 +114,7 @@ def chat(
     check_saved_model(model, "chat", base_path)  # before torch is imported
     announce(model)
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import ChatDisplay, ChatSession, escape_for_terminal, run_chat
+    from hf_finetune.evaluation import ChatDisplay, ChatSession, run_chat
     from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.models import hold_commits, load_for_generation
 
@@ -123,8 +123,8 @@ def chat(
     loaded, tokenizer = load_for_generation(model, base=base_path)
     unwind_when_stopped(lambda: "what /save has written is kept")
     screen = ChatDisplay(
-        write=lambda piece: print(escape_for_terminal(piece), end="", flush=True),
-        note=lambda text: print(f"[{text}]", file=sys.stderr, flush=True),
+        write=lambda piece: say(piece, end="", flush=True),
+        note=lambda text: say(f"[{text}]", file=sys.stderr, flush=True),
         interactive=sys.stdin.isatty(),
     )
     opening = [] if system is None else [{"role": "system", "content": system}]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hf_finetune.cli.terminal import say
+
 MOST_NAMED = 5
 
 
@@ -18,6 +20,6 @@ def init(directory: Annotated[Path, typer.Argument(help="The folder to fill; cre
     written = init_project(directory)
     if kept := list_other_files(directory, written):
         more = f" and {len(kept) - MOST_NAMED:,} more" if len(kept) > MOST_NAMED else ""
-        print(f"{directory}: kept what was there: {', '.join(map(shell_path, kept[:MOST_NAMED]))}{more}")
-    print(f"{directory}: {len(written)} files. Next: cd {shell_path(directory)} and")
-    print("  hf-finetune train recipes/configs/continued_pretraining.yaml --on cpu")
+        say(f"{directory}: kept what was there: {', '.join(map(shell_path, kept[:MOST_NAMED]))}{more}")
+    say(f"{directory}: {len(written)} files. Next: cd {shell_path(directory)} and")
+    say("  hf-finetune train recipes/configs/continued_pretraining.yaml --on cpu")

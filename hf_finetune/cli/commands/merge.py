@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, announce, print_json
+from hf_finetune.cli.terminal import Json, announce, print_json, say
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -45,4 +45,4 @@ def merge(
         print_json(facts)
         return
     for name, value in facts.items():
-        print(f"{name.replace('_', ' '):>24}  {value:.3g}" if isinstance(value, float) else f"{name:>24}  {value}")
+        say(f"{name.replace('_', ' '):>24}  {value:.3g}" if isinstance(value, float) else f"{name:>24}  {value}")

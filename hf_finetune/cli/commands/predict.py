@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, cast
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Columns, Model, MoreColumns, announce, parse_columns, print_json
+from hf_finetune.cli.terminal import BasePath, Columns, Model, MoreColumns, announce, parse_columns, print_json, say
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
+from hf_finetune.privacy import escape_json
 
 JsonFacts = Annotated[
     bool, typer.Option("--json", help="Print what was done as JSON (without --output: to standard error).")
@@ -65,7 +66,7 @@ def predict(
     if as_json:
         print_json(asdict(facts), sys.stderr if output is None else sys.stdout)
     elif output is not None:
-        print(f"{output}: {facts.rows:,} rows")
+        say(f"{output}: {facts.rows:,} rows")
     if facts.left_out:
         what = f"{facts.left_out:,} of {facts.left_out + facts.rows:,} rows could not be labeled and were left out"
         raise DataError(Problem(what, "correct them as the messages above say, and label those again", path=file))
@@ -85,6 +86,14 @@ def _check_output(output: str, file: str, *, overwrite: bool) -> None:
     check_rows_name(output, "--output")
 
 
+class _TerminalRows:
+    """A terminal, to which lines of JSON are written: they say the same without a sign that it would obey."""
+
+    def writelines(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            print(escape_json(line.decode("utf-8", "surrogatepass")), end="")
+
+
 @contextmanager
 def _open_output(output: str | None) -> Iterator[BinaryIO]:
     """Open standard output, or a file that is written aside and renamed when it is complete.
@@ -92,7 +101,7 @@ def _open_output(output: str | None) -> Iterator[BinaryIO]:
     Raises CannotWriteError where it cannot be written.
     """
     if output is None:
-        yield sys.stdout.buffer
+        yield cast(BinaryIO, _TerminalRows()) if sys.stdout.isatty() else sys.stdout.buffer
         return
     from hf_finetune.files import explain_unwritable, open_rows_atomically
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.cli.terminal import Json, print_json, say
 
 if TYPE_CHECKING:
     from hf_finetune.release import PushOptions
@@ -54,9 +54,9 @@ def push(
     if as_json:
         print_json(facts.as_dict())
         return
-    print(format_push_result(facts))
+    say(format_push_result(facts))
     for name in facts.removed:
-        print(f"removed there: {name}, a file of the model that was there before")
+        say(f"removed there: {name}, a file of the model that was there before")
 
 
 def _show_plan(directory: str, repo: str, options: PushOptions, *, as_json: bool) -> None:
@@ -68,7 +68,7 @@ def _show_plan(directory: str, repo: str, options: PushOptions, *, as_json: bool
         print_json({"repo_id": repo, "private": not options.public, "files": listed})
         return
     for file in files:
-        print(f"{file.size:>14,}  {file.name}")
+        say(f"{file.size:>14,}  {file.name}")
     total = sum(file.size for file in files)
     visibility = "public" if options.public else "private"
-    print(f"{total:>14,}  bytes would go to {repo} ({visibility}); nothing was sent")
+    say(f"{total:>14,}  bytes would go to {repo} ({visibility}); nothing was sent")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json
+from hf_finetune.cli.terminal import Json, print_json, say
 from hf_finetune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def report(
         print_json(_collect_results(path, runs, diagnoses))
         return
     for run, diagnosis in zip(runs, diagnoses, strict=True):
-        print(f"{run.name}: {diagnosis.verdict}")
+        say(f"{run.name}: {diagnosis.verdict}")
     if not alone:
         for line in (*describe_best(runs), *find_cautions(runs)):
-            print(line)
-    print(f"{path} is written{replaced}")
+            say(line)
+    say(f"{path} is written{replaced}")
 
 
 def _check_once(folders: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hf_finetune.cli.terminal import Columns, Json, MoreColumns, OnBadLine, parse_columns, print_json
+from hf_finetune.cli.terminal import Columns, Json, MoreColumns, OnBadLine, parse_columns, print_json, say
 from hf_finetune.errors import format_problems
 
 
@@ -37,5 +37,5 @@ def rows(
         print_json(facts.as_dict())
         return
     for line in format_problems(facts.problems):
-        print(line, file=sys.stderr)
-    print(f"{output}: {facts.rows:,} rows of {file}, {facts.rejected:,} rejected, {facts.blank:,} blank")
+        say(line, file=sys.stderr)
+    say(f"{output}: {facts.rows:,} rows of {file}, {facts.rejected:,} rejected, {facts.blank:,} blank")

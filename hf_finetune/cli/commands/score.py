@@ -16,6 +16,7 @@ from hf_finetune.cli.terminal import (
     parse_columns,
     parse_labels,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -125,18 +126,18 @@ def _print_metrics(found: dict[str, Any]) -> None:
     figures = select_metrics(found)
     titles = {name: get_metric_info(name).title for name in figures}
     width = max(map(len, titles.values()))
-    print(f"{'rows':>{width}}  {found['rows']:>10,}  {_count_answered(found)}".rstrip())
+    say(f"{'rows':>{width}}  {found['rows']:>10,}  {_count_answered(found)}".rstrip())
     for name, value in figures.items():
         interval = format_interval(name, found.get("intervals", {}).get(name))
-        print(f"{titles[name]:>{width}}  {format_metric(name, value):>10}  {interval}".rstrip())
+        say(f"{titles[name]:>{width}}  {format_metric(name, value):>10}  {interval}".rstrip())
     if missing := list_missing_intervals(found):
-        print("\nno interval")
+        say("\nno interval")
         for line in missing:
-            print(f"  {line}")
+            say(f"  {line}")
     for title, words in _list_findings(found):
-        print(f"\n{title}")
+        say(f"\n{title}")
         for line in words:
-            print(f"  {line}")
+            say(f"  {line}")
 
 
 def _count_answered(found: dict[str, Any]) -> str:

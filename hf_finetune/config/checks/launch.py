@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.environment.hardware import TRUE, Hardware
 from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.files import read_bounded_yaml
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Of an accelerate configuration; the others are for devices that are not looked for here (TPU, NPU, XPU ...).
@@ -24,8 +23,8 @@ _ON_CPU = "to train on the CPU: --on cpu, which is accelerate_configs/cpu.yaml; 
 def read_launch_file(path: Path) -> dict[str, Any]:
     """The settings of an accelerate configuration. Raises `ConfigError` where it is none."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        settings = read_bounded_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         settings = None
     if not isinstance(settings, dict) or not settings.keys() & _OF_A_LAUNCH:
         remedy = "name a file that `accelerate config` wrote, or one of accelerate_configs"

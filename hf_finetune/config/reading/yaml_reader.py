@@ -16,11 +16,10 @@ import yaml
 
 from hf_finetune.config.reading.document import Key, Place, RunDocument
 from hf_finetune.errors import ConfigError, Problem, suggest
-
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 16
-# Aliases can make a short file denote billions of values ("billion laughs"): ten levels of ten aliases each.
-MAX_VALUES = 10_000
+from hf_finetune.files import MAX_YAML_VALUES as MAX_VALUES
+from hf_finetune.privacy import MAX_YAML_BYTES as MAX_BYTES
+from hf_finetune.privacy import MAX_YAML_DEPTH as MAX_DEPTH
+from hf_finetune.privacy import has_open_brackets
 
 # PyYAML follows YAML 1.1: `1e-4` is text there (https://github.com/yaml/pyyaml/issues/173), and `no` is False. So the
 # types of scalars are decided here, and PyYAML (6.0) only parses; these can go once it reads YAML 1.2.
@@ -68,6 +67,8 @@ def compose(text: str, path: str) -> yaml.Node | None:
     """Parse one YAML document into PyYAML's node tree. Raises ConfigError with line and column."""
     # BaseLoader knows no tag but str, seq and map: `!!python/object` cannot construct anything.
     try:
+        if has_open_brackets(text):
+            raise RecursionError
         return yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_describe_syntax_error(error, path)) from None

@@ -51,6 +51,11 @@ class LineBlock:
     """The number of that row."""
 
     @property
+    def is_blank(self) -> bool:
+        """Whether it is of blank lines alone: a small .gz can hold hundreds of millions, too many to look at each."""
+        return bool(self.lines) and not self.data.strip(b" \t\r\n")
+
+    @property
     def line_numbers(self) -> Sequence[int]:
         return range(self.first_line, self.first_line + len(self.lines)) if self.numbers is None else self.numbers
 

@@ -71,7 +71,8 @@ def read_rows(
     """
     for block in iterate_row_blocks(path, shown, settings):
         # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
-        rows = decoder.decode_block(block.data, block.lines) if block.lines else None
+        whole = bool(block.lines) and not block.is_blank
+        rows = decoder.decode_block(block.data, block.lines) if whole else None
         if rows is not None:
             tally.lines += len(rows)
             tally.accepted += len(rows)
@@ -105,6 +106,10 @@ def _iterate_checked_lines(block: LineBlock, max_line_bytes: int, tally: LineCou
     if fault is not None:
         tally.lines += 1
         tally.reject(block.first_line, fault)
+    if block.is_blank:
+        tally.lines += len(block.lines)
+        tally.blank += len(block.lines)
+        return
     for number, line in zip(block.line_numbers, block.lines, strict=True):
         tally.lines += 1
         if is_blank(line):
@@ -142,6 +147,9 @@ def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts)
     if block.overlong is not None:
         tally.reject(block.first_line, _build_length_error(block.overlong, max_line_bytes))
     tally.lines += len(block.lines) + (block.overlong is not None)
+    if block.lines and not block.data.strip(b"\n"):
+        tally.blank += len(block.lines)
+        return [(block.first_line, "\n" * (len(block.lines) - 1))]  # one for all
     for number, line in enumerate(block.lines, block.first_line):
         try:
             text = decode_utf8(line).removesuffix("\r")
@@ -207,7 +215,7 @@ def read_first_row(path: Path, shown: str, settings: RowSettings) -> tuple[dict[
     Raises DataError where the file as a whole holds no rows.
     """
     for block in iterate_row_blocks(path, shown, settings):
-        for number, line in zip(block.line_numbers, block.lines, strict=True):
+        for number, line in () if block.is_blank else zip(block.line_numbers, block.lines, strict=True):
             if is_blank(line):
                 continue
             try:

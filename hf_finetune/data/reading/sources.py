@@ -17,12 +17,14 @@ import datasets
 import msgspec
 
 from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
+from hf_finetune.data.cache import place_in_cache
 from hf_finetune.data.reading.file_kinds import PROSE, TABLE_ENDINGS, explain_text_formats, get_ending
 from hf_finetune.data.reading.tables.arrow_rows import open_dataset
 from hf_finetune.data.reading.tables.rows import TableRow
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import DataError, Problem, suggest
 from hf_finetune.files import open_atomically
+from hf_finetune.folders import leads_out
 from hf_finetune.ranks import is_first_rank
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,11 @@ def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatNa
         raise DataError(
             Problem(f"the folder has no {wanted}", _suggest_pattern(folder, written), written, key=f"data.{role}")
         )
+    remedy = "put the file itself there, or name it, or a pattern: a folder is read no further than it goes"
+    outside = [name for name in names if leads_out(folder / name, folder)]
+    if outside:
+        what = "is a link out of the folder"
+        raise DataError([Problem(what, remedy, os.path.join(written, name), key=f"data.{role}") for name in outside])
     _note_left_out(written, folder, endings)
     return [(os.path.join(written, name), folder / name) for name in names]
 
@@ -185,16 +192,14 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
                 key=f"data.{role}",
             )
         ) from None
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
-    folder.mkdir(parents=True, exist_ok=True)
     # The version: another one may write the same rows differently.
     name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint} {__version__}".encode()).hexdigest()[:32]
-    path = folder / f"hub-{name}.jsonl"
+    path = place_in_cache(f"hub-{name}.jsonl")
     if not path.exists():
         table = open_dataset(rows, repo_id)
         for note in table.notes:
             logger.warning("%s: %s", repo_id, note)
-        with open_atomically(path) as file:
+        with open_atomically(path, private=True) as file:
             file.writelines(msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n" for row in table.rows)
     return path
 

@@ -17,6 +17,7 @@ from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.errors import CannotWriteError, DataError, FinetuneError, ModelError, Problem
 from hf_finetune.evaluation.generation.prompts import format_unknown_pieces, generate_answer
+from hf_finetune.files import open_private
 from hf_finetune.interruption import forget_signal
 from hf_finetune.models.lengths import get_max_length
 
@@ -196,7 +197,7 @@ def save_conversation(messages: list[Message], file: Path) -> None:
     except LineError as fault:
         raise DataError(Problem(f"not saved: {fault.reason}", "let the model finish an answer first")) from fault
     try:
-        with file.open("ab+") as rows:
+        with open(file, "ab+", opener=open_private) as rows:
             # The last line may lack its line feed; a row written behind it would make one broken line of two rows.
             unended = rows.tell() > 0 and _read_last_byte(file) != b"\n"
             rows.write((b"\n" if unended else b"") + line + b"\n")

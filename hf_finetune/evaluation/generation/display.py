@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from textwrap import indent
 
 from rich.table import Table
 from rich.text import Text
 
 from hf_finetune.evaluation.generation.prompts import Sample
-
-# All but the tab and the line feed: a model could write the escape sequences that move the cursor or set the title.
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def escape_for_terminal(text: str) -> str:
-    """Escape the control characters of `text`, such as `\\x1b`; tabs and line feeds stay."""
-    return CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+from hf_finetune.privacy import escape_for_terminal
 
 
 def format_logged(sample: Sample, *, chat: bool) -> str:

@@ -77,7 +77,7 @@ class SamplePrompts(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         file = _samples_file(args, state)
         if self.samples and state.is_world_process_zero and file.parent.is_dir():
-            write_atomically(file, json.dumps(self.as_dicts(), ensure_ascii=False))
+            write_atomically(file, json.dumps(self.as_dicts(), ensure_ascii=False), private=True)
 
     def on_train_end(
         self,

@@ -220,4 +220,4 @@ def _place(made_from: str) -> Path:
 
 
 def _write_objects(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(encode_non_finite(content), allow_nan=False))
+    write_atomically(path, json.dumps(encode_non_finite(content), allow_nan=False), private=True)

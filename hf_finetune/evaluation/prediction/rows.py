@@ -64,6 +64,8 @@ def read_windows(path: Path, shown: str, prefix: str, columns: Mapping[str, str]
     """
     window, decoder = Window(), None
     for block in iterate_row_blocks(path, shown, RowSettings(MAX_LINE_BYTES, columns or {}, columns_key="--columns")):
+        if block.is_blank:
+            continue
         if decoder is None and (first := _find_first_row(block.lines)):
             decoder = _make_decoder(first, prefix)
         elif decoder is None:

@@ -12,6 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from hf_finetune.config.checks.model_files import find_damage
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.folders import leads_out
 from hf_finetune.models.files.locate import SAFETENSORS, find_file, read_json, resolve_commit
 
 CONFIG = "config.json"
@@ -73,12 +74,8 @@ Found = tuple[str, str, str]
 
 def _find_outside_links(folder: Path, name: str) -> Iterator[Problem]:
     """Yield a problem for each link that leaves the folder."""
-    home = folder.resolve()
-    # The Hub's cache links models--org--name/snapshots/<commit>/config.json to models--org--name/blobs/<hash>.
-    if home.parent.name == "snapshots":
-        home = home.parent.parent
     for path in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*")]):
-        if path.is_symlink() and not path.resolve().is_relative_to(home):
+        if leads_out(path, folder):
             yield Problem("is a link to a file outside the model's folder", INSIDE, path=str(Path(name, path.name)))
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def make_folder(target: Path, origin: Origin, needed: int, fill: Callable[[Path]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_room(target, needed)
-        with fill_folder_atomically(target) as aside:
+        with fill_folder_atomically(target, partial(check_new_folder, str(target))) as aside:
             aside.mkdir()
             fill(aside)
             record = {**asdict(origin), "files": _hash_files(aside)}

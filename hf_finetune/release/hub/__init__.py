@@ -4,7 +4,9 @@
 resumes it.
 
 files.py        what goes along
-secrets.py      what must not
+secrets.py      what must not: each line with a secret in it
+secret_rules.py what is a secret
+decoded.py      the forms in which a file may hold one
 redaction.py    paths shortened in what leaves
 card.py         the card as it is pushed
 access.py       the right to push, asked for before training

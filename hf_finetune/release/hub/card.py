@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
 from hf_finetune.config.checks.hub import find_license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
+from hf_finetune.files import read_bounded_yaml
 from hf_finetune.folders import CARD
 from hf_finetune.privacy import redact_command
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, find_source_run, render_card
@@ -35,9 +35,9 @@ def read_card_metadata(folder: Path) -> dict[str, Any]:
         raise ConfigError(Problem("there is no model card, which a push needs", remedy, path=str(path)))
     found = _METADATA.match(text)
     try:
-        values = yaml.safe_load(found[1]) if found else {}
-    except yaml.YAMLError as problem:
-        raise DataError(Problem("the metadata between the dashes is not YAML", "mend it", path=str(path))) from problem
+        values = read_bounded_yaml(found[1]) if found else {}
+    except ValueError as problem:
+        raise DataError(Problem(f"what stands between the dashes {problem}", "mend it", path=str(path))) from problem
     return values if isinstance(values, dict) else {}
 
 

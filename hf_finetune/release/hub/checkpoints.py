@@ -126,7 +126,7 @@ def _copy_checkpoint(checkpoint: Path, held: Path) -> Path:
     """Copy the files of a checkpoint that are pushed; weights are hard links, which take no space."""
     # save_total_limit may delete the checkpoint while it waits or is pushed.
     shutil.rmtree(held, ignore_errors=True)
-    held.mkdir()
+    held.mkdir(mode=0o700)
     for name, path in find_allowed_files(checkpoint).items():
         if name in _NOT_OF_A_CHECKPOINT:
             continue

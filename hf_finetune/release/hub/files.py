@@ -15,12 +15,13 @@ from typing import Any
 
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.files import hash_file
-from hf_finetune.folders import CARD, MANIFEST
+from hf_finetune.folders import CARD, MANIFEST, leads_out
 from hf_finetune.models import scratch_gpt
 
 _CONFIGS = ("config.json", "adapter_config.json")
 # The code of a ScratchGPT is pushed with its weights: https://huggingface.co/docs/transformers/custom_models
-_CODE = {path.name for path in Path(scratch_gpt.__path__[0]).glob("*.py")} - {"__init__.py"}
+_SCRATCH = Path(scratch_gpt.__path__[0])
+_CODE = {path.name for path in _SCRATCH.glob("*.py")} - {"__init__.py"}
 _TEMPLATES = "additional_chat_templates"
 
 # Files that decide which model is loaded: the push removes those that the repository has and the folder lacks. With a
@@ -72,13 +73,14 @@ def plan_files(folder: Path, *, card: bytes | None = None) -> list[PlannedFile]:
     _check_model(folder, paths)
     planned = {name: _plan_file(name, path, card if name == CARD else None) for name, path in paths.items()}
     _check_manifest(folder, planned)
+    _check_code(folder, planned)
     return list(planned.values())
 
 
 def find_allowed_files(folder: Path) -> dict[str, Path]:
     """Find the files of `folder` that may be pushed, by their name on the Hub.
 
-    Raises `ConfigError` if it is not a folder, and `DataError` for links out of it.
+    Raises `ConfigError` if it is not a folder, and `DataError` for links out of it, or to what is not pushed.
     """
     if not folder.is_dir():
         raise ConfigError(Problem("is not a folder", "name the folder of a model or run", path=str(folder)))
@@ -88,13 +90,22 @@ def find_allowed_files(folder: Path) -> dict[str, Path]:
     allowed = {name: path for name, path in found.items() if _is_allowed(name) or name in code}
     # A foreign model folder may have `vocab.txt` -> ~/.ssh/id_ed25519; the like was found in transformers:
     # https://github.com/huggingface/transformers/pull/46279
-    home = folder.resolve()
-    outside = [name for name, path in allowed.items() if not path.resolve().is_relative_to(home)]
-    if outside:
+    wrong = {name: what for name, path in allowed.items() if (what := _describe_link(path, folder, code))}
+    if wrong:
         remedy = "put the file itself there, or take the link out"
-        problems = [Problem("is a link out of the folder", remedy, path=str(folder / name)) for name in outside]
-        raise DataError(problems)
+        raise DataError([Problem(what, remedy, path=str(folder / name)) for name, what in wrong.items()])
     return allowed
+
+
+def _describe_link(path: Path, folder: Path, code: set[str]) -> str | None:
+    """What is wrong with a file that is a link, out of `folder` or to what is not pushed; None where nothing is."""
+    if leads_out(path, folder):
+        return "is a link out of the folder"
+    home, target = folder.resolve(), path.resolve()
+    if not path.is_symlink() or not target.is_relative_to(home):
+        return None
+    name = target.relative_to(home).as_posix()
+    return None if _is_allowed(name) or name in code else f"is a link to {name}, which is not pushed"
 
 
 def is_weights(name: str) -> bool:
@@ -131,7 +142,7 @@ def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
     """Refuse files that the run did not write: the metrics in its report would be those of another model."""
     if MANIFEST not in planned:
         return
-    written: dict[str, str] = _read_json(folder / MANIFEST).get("files", {})
+    written = _read_recorded(folder)
     remedy = "put it back, or take manifest.json and report.json out of the folder: they are about another model"
     wrong = {
         name: "is not what the run wrote" if name in planned else "is missing: the run wrote it"
@@ -140,6 +151,26 @@ def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
     }
     if wrong:
         raise DataError([Problem(what, remedy, path=str(folder / name)) for name, what in wrong.items()])
+
+
+def _read_recorded(folder: Path) -> dict[str, str]:
+    """Read the sha256 of each file that the run wrote, by name."""
+    files = _read_json(folder / MANIFEST).get("files", {})
+    if not isinstance(files, dict):
+        what = "files is no object"
+        raise DataError(Problem(what, "put the manifest back as the run wrote it", path=str(folder / MANIFEST)))
+    return files
+
+
+def _check_code(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
+    """Refuse code that is neither what a run of ours has recorded nor ours as it stands: others would run it."""
+    recorded = _read_recorded(folder) if MANIFEST in planned else {}
+    ours = {path.name: hash_file(path) for path in _SCRATCH.glob("*.py")}
+    wrong = [name for name in _CODE if name in planned and planned[name].sha256 not in (recorded.get(name), ours[name])]
+    if wrong:
+        what = "is not the code of hf-finetune, and whoever loads the model would run it"
+        remedy = "take it out: the push of a model that was saved by this version brings its own"
+        raise DataError([Problem(what, remedy, path=str(folder / name)) for name in sorted(wrong)])
 
 
 def _plan_file(name: str, path: Path, instead: bytes | None) -> PlannedFile:

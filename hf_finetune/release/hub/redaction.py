@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT, RUN_FILE
-from hf_finetune.privacy import leave_out_row_prompts, make_portable, redact, redact_yaml
+from hf_finetune.privacy import leave_out_row_prompts, list_homes, make_portable, redact, redact_yaml
 from hf_finetune.release.hub.files import PlannedFile
+from hf_finetune.release.hub.secrets import read_header
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.files import format_json
 from hf_finetune.reporting.page import PAGE, is_writable_page, render_page
@@ -22,13 +24,14 @@ from hf_finetune.reporting.run_record import read_run
 # Of the files that are read when a model is loaded only these keys may hold a path; labels and patterns stay.
 _MODEL_FILES = ("config.json", "adapter_config.json", "base_model.json", "tokenizer_config.json")
 _PLACES = re.compile(r"_?(?:base_model_)?name_or_path|tokenizer_file|special_tokens_map_file")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model")
 _NOTE = "# Of each path outside the working folder only the last part is left: name its place before a run.\n"
 
 
 def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile]:
     """Redact the texts among `files` of `folder`; the manifest that is sent has the hashes of what is sent.
 
-    Raises `DataError` for a file that is torn.
+    Raises `DataError` for a file that is torn, or that names a folder of this machine where nothing may be changed.
     """
     sent = {file.name: _redact_file(file) for file in files}
     changed = {file.name for file in files if sent[file.name].sha256 != file.sha256}
@@ -40,7 +43,30 @@ def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile
         sent[PAGE] = _with_content(sent[PAGE], render_page(run, diagnose(run)))
     if MANIFEST in sent:
         sent[MANIFEST] = _with_hashes(sent[MANIFEST], {name: sent[name].sha256 for name in changed})
+    _check_no_home(sent.values())
     return list(sent.values())
+
+
+def _check_no_home(files: Iterable[PlannedFile]) -> None:
+    """Raise `DataError` for each line that still names a folder of this machine, as of a card that somebody edited."""
+    # Not within an address: https://example.org/app/page, where the working folder is /app.
+    homes = "|".join(re.escape(home) + r"[/\\]" for home in list_homes())
+    named = re.compile(rf"(?<![\w.~-])(?:{homes or '(?!)'})".encode())
+    wrong = [
+        Problem("holds a path of this machine", "write it as others have it", str(file.path), line)
+        for file in files
+        if file.name not in _VOCABULARIES  # of whose pieces any may look like one
+        for line in _find_lines(file, named)
+    ]
+    if wrong:
+        raise DataError(wrong)
+
+
+def _find_lines(file: PlannedFile, named: re.Pattern[bytes]) -> Sequence[int | None]:
+    if file.content is None:
+        return [None] if named.search(read_header(file.path)) else []
+    starts = [0, *(found.end() for found in re.finditer(rb"\n", file.content))]
+    return sorted({bisect_right(starts, found.start()) for found in named.finditer(file.content)})
 
 
 def _redact_file(file: PlannedFile) -> PlannedFile:

@@ -10,20 +10,23 @@ from pathlib import Path
 from huggingface_hub import get_token
 
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.privacy import SECRET, find_secret_kind
+from hf_finetune.release.hub.decoded import list_forms
 from hf_finetune.release.hub.files import PlannedFile
+from hf_finetune.release.hub.secret_rules import find_secrets
 
 # Environment variables that hold a secret, by the end of their name; short values would be found everywhere.
 _LIVE = ("_TOKEN", "_API_KEY", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY", "_PASSWORD")
 _SHORTEST_LIVE = 16
+_LONGEST_HEADER = 100_000_000
 _REMEDY = "take it out, and make it invalid where it was issued: others may have seen it"
 
 
 def check_secrets(files: Sequence[PlannedFile]) -> None:
     """Raise `DataError` that names each file and line with a secret in it.
 
-    All text files are read, and the header of weight files (tensor names and metadata). A secret is a text of the
-    shapes in `errors.SECRETS`, the Hub token in use, or the value of a variable such as `..._TOKEN` or `..._API_KEY`.
+    All text files are read, in every form of `decoded`, and the header of weight files (tensor names and metadata). A
+    secret is what `secret_rules` take for one, the Hub token in use, or the value of a variable such as `..._TOKEN` or
+    `..._API_KEY`.
     """
     live = collect_live_secrets()
     problems = [
@@ -53,32 +56,35 @@ def _is_path(value: str) -> bool:
 
 def _find_secrets(file: PlannedFile, live: dict[str, str]) -> Iterator[tuple[int | None, str]]:
     if file.content is None:
-        header = _read_header(file.path).decode("utf-8", errors="replace")
-        if kind := _find_kind(header, live):
-            yield None, f"{kind}, in its header"
+        kinds = sorted({kind for _, kind in find_places(read_header(file.path), live)})
+        yield from ((None, f"{kind}, in its header") for kind in kinds[:1])
         return
-    text = file.content.decode("utf-8", errors="replace")
-    # One search of the whole text first: a tokenizer.json has hundreds of thousands of lines, and nearly all are clean.
-    if _find_kind(text, live) is None:
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if kind := _find_kind(line, live):
-            yield number, kind
+    yield from find_places(file.content, live)
 
 
-def _find_kind(text: str, live: dict[str, str]) -> str | None:
+def find_places(content: bytes, live: dict[str, str]) -> list[tuple[int, str]]:
+    """Find the lines of `content` with a secret in any of its forms, each with the kind of one of them, by line."""
+    found: dict[int, str] = {}
+    for form in list_forms(content):
+        for kind, start in _search(form.text, live):
+            found.setdefault(form.find_line(start), kind)
+    return sorted(found.items())
+
+
+def _search(text: bytes, live: dict[str, str]) -> Iterator[tuple[str, int]]:
     for secret, kind in live.items():
-        if secret in text:
-            return kind
-    return find_secret_kind(text) if SECRET.search(text) else None
+        value, place = secret.encode("utf-8", "surrogatepass"), -1
+        while (place := text.find(value, place + 1)) >= 0:
+            yield kind, place
+    yield from ((each.kind, each.start) for each in find_secrets(text))
 
 
-def _read_header(path: Path) -> bytes:
+def read_header(path: Path) -> bytes:
     """Read the header of a safetensors file: its length in 8 bytes, then JSON. Raises `DataError`."""
     # https://github.com/huggingface/safetensors#format
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= path.stat().st_size - 8:
+        if not 0 < length <= min(path.stat().st_size - 8, _LONGEST_HEADER):
             raise DataError(Problem("is not a safetensors file", "save the model again", path=str(path)))
         return file.read(length)

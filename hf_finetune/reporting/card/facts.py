@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from hf_finetune.files import read_bounded_yaml
 from hf_finetune.folders import CARD
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.run_record import RunRecord
@@ -101,8 +100,8 @@ def parse_card_metadata(folder: Path) -> dict[str, Any]:
     """The YAML metadata of the model card in `folder`; {} where there is none that can be parsed."""
     try:
         found = _METADATA.match((folder / CARD).read_text(encoding="utf-8"))
-        values = yaml.safe_load(found[1]) if found else {}
-    except (OSError, ValueError, yaml.YAMLError):
+        values = read_bounded_yaml(found[1]) if found else {}
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 

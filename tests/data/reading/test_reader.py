@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -194,6 +195,19 @@ def test_line_ends_blank_lines_and_a_missing_last_one_are_counted(tmp_path, end,
     assert [row.text for row in rows] == ["good", "good"]
     assert numbers == [1, 4]
     assert (tally.lines, tally.accepted, tally.blank) == (4, 2, 2)
+
+
+def test_a_hundred_million_blank_lines_are_counted_in_seconds(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(100):
+            file.write(b"\n" * 1_000_000)
+        file.write(GOOD)
+    started = time.process_time()
+    rows, numbers, tally = read(path)
+    assert time.process_time() - started < 10
+    assert ([row.text for row in rows], numbers) == (["good"], [100_000_001])
+    assert (tally.lines, tally.accepted, tally.blank) == (100_000_001, 1, 100_000_000)
 
 
 def test_a_byte_order_mark_is_dropped_and_noted(tmp_path, caplog):

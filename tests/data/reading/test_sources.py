@@ -56,6 +56,26 @@ def test_a_symbolic_link_is_read_as_the_file_it_names(folder):
     assert shown("link.jsonl") == ["link.jsonl"]
 
 
+def test_a_link_out_of_a_folder_is_refused_and_one_within_it_or_that_is_named_is_read(folder):
+    Path("of others").mkdir()
+    Path("of others/rows.jsonl").write_text("{}")
+    Path("data/inside.jsonl").symlink_to("inner/d.jsonl")
+    assert "data/inside.jsonl" in shown("data")
+    Path("data/outside.jsonl").symlink_to("../of others/rows.jsonl")
+    with pytest.raises(DataError, match=r"data/outside\.jsonl: data\.train: is a link out of the folder"):
+        shown("data")
+    assert shown("data/outside.jsonl") == ["data/outside.jsonl"]
+    assert "data/outside.jsonl" in shown("data/*.jsonl")
+
+
+def test_the_folder_of_a_hub_data_set_in_the_cache_is_read_through_its_links(folder):
+    Path("cache/snapshots/a1").mkdir(parents=True)
+    Path("cache/blobs").mkdir()
+    Path("cache/blobs/b2").write_text("{}")
+    Path("cache/snapshots/a1/rows.jsonl").symlink_to("../../blobs/b2")
+    assert shown("cache/snapshots/a1") == ["cache/snapshots/a1/rows.jsonl"]
+
+
 def test_a_pattern_in_the_home_folder_does_not_spell_the_home_folder_out(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     assert shown("~/data/*.jsonl") == ["~/data/b.jsonl"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import release.hub.hub_folders as folders
@@ -16,9 +19,11 @@ from release.hub.hub_server import FINE, READ, WRITE, Fault
 
 from hf_finetune.config.sections import CardSection, DataSection, HubSection, ModelSection, Run
 from hf_finetune.errors import ConfigError, DataError, HubError, NotPushedError
+from hf_finetune.models import scratch_gpt
 from hf_finetune.release.hub import PushOptions, check_push, plan_push, push_folder, push_run
 from hf_finetune.reporting.card import NO_LICENSE, write_card
 
+HOSTILE = Path(__file__).parents[2] / "hostile"
 PRIVATE = PushOptions(patience=2.0)
 PUBLIC = PushOptions(public=True, patience=2.0)
 
@@ -192,15 +197,57 @@ def test_a_card_may_be_edited_and_a_missing_file_is_named(hub, folder):
         push_folder(folder, "ada/model", options=PRIVATE)
 
 
-def test_links_out_of_the_folder_are_refused_and_links_within_it_are_followed(hub, folder, tmp_path):
-    (tmp_path / "secret.txt").write_text("of another place")
-    (folder / "LICENSE").symlink_to(tmp_path / "secret.txt")
-    with pytest.raises(DataError, match=r"LICENSE: is a link out of the folder"):
+LINKS = [json.loads(line) for line in (HOSTILE / "folders.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("link", LINKS, ids=[f"{each['name']} to {each['to']}" for each in LINKS])
+def test_a_link_is_followed_to_what_is_pushed_and_to_nothing_else(hub, tmp_path, link):
+    folder = model_folder(tmp_path / "folder")
+    (tmp_path / "of-others").mkdir()
+    (tmp_path / "of-others" / "id_ed25519").write_text("of another place")
+    (folder / "data.jsonl").write_text("{}")
+    (folder / "through").symlink_to("../of-others/id_ed25519")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / link["name"]).symlink_to(link["to"])
+    if link["push"] is None:
         push_folder(folder, "ada/model", options=PRIVATE)
-    (folder / "LICENSE").unlink()
-    (folder / "LICENSE").symlink_to(folder / "notes.txt")
+        assert b"# A model" in hub.files("ada/model")[link["name"]]
+        return
+    with pytest.raises(DataError, match=re.escape(f"{folder / link['name']}: {link['push']}")):
+        push_folder(folder, "ada/model", options=PRIVATE)
+    assert hub.repositories == {}
+
+
+def test_the_folder_of_the_hubs_cache_is_pushed_through_its_links_to_blobs_alone(hub, tmp_path):
+    cache = tmp_path / "models--org--name"
+    made = model_folder(cache / "snapshots" / ("a1" * 20))
+    (made / "manifest.json").unlink()
+    (cache / "blobs").mkdir()
+    (made / "config.json").rename(cache / "blobs" / ("b2" * 20))
+    (made / "config.json").symlink_to(f"../../blobs/{'b2' * 20}")
+    push_folder(made, "ada/model", options=PRIVATE)
+    assert "config.json" in hub.files("ada/model")
+    (cache / "token").write_text("private")
+    (made / "LICENSE").symlink_to("../../token")
+    with pytest.raises(DataError, match="is a link out of the folder"):
+        push_folder(made, "ada/model", options=PRIVATE)
+
+
+def test_code_of_a_scratch_gpt_that_somebody_has_altered_is_not_pushed(hub, tmp_path):
+    folder = model_folder(tmp_path / "folder")
+    (folder / "manifest.json").unlink()
+    (folder / "config.json").write_text('{"model_type": "scratch_gpt"}')
+    for path in Path(scratch_gpt.__path__[0]).glob("*_scratch_gpt.py"):
+        shutil.copy(path, folder)
     push_folder(folder, "ada/model", options=PRIVATE)
-    assert hub.files("ada/model")["LICENSE"] == b"private"
+    assert "modeling_scratch_gpt.py" in hub.files("ada/model")
+    with (folder / "modeling_scratch_gpt.py").open("a") as file:
+        file.write("import os\n")
+    with pytest.raises(DataError, match=r"modeling_scratch_gpt\.py: is not the code of hf-finetune"):
+        push_folder(folder, "ada/model", options=PRIVATE)
+    (folder / "manifest.json").write_text('{"files": []}')
+    with pytest.raises(DataError, match="files is no object"):
+        push_folder(folder, "ada/model", options=PRIVATE)
 
 
 @pytest.mark.parametrize(
@@ -420,6 +467,8 @@ def test_code_goes_with_a_scratch_gpt_and_with_nothing_else(hub, folder):
     assert not [name for name in names if name.endswith(".py")]
     (folder / "manifest.json").unlink()
     (folder / "config.json").write_text('{"model_type": "scratch_gpt"}')
+    for name in code:
+        shutil.copy(Path(scratch_gpt.__path__[0], name), folder)
     names = {file.name for file in plan_push(folder, "ada/model", options=PRIVATE)}
     assert {name for name in names if name.endswith(".py")} == code
     assert os.path.exists(folder / "my.py")

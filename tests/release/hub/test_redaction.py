@@ -6,12 +6,15 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from release.hub.hub_folders import write_manifest
+from safetensors.numpy import save_file
 
 from hf_finetune.config.paths import looks_local
 from hf_finetune.errors import DataError
+from hf_finetune.privacy import hide_home, make_portable, redact
 from hf_finetune.release.hub import PushOptions, plan_push, push_folder
 from hf_finetune.reporting.card import MARKER
 from hf_finetune.reporting.diagnosis import Diagnosis
@@ -128,3 +131,43 @@ def test_questions_of_rows_stay_here_and_typed_ones_are_sent(hub, old, typed):
     assert [name for name, content in sent.items() if content and b"Secret row" in content] == []
     shown = {name for name, content in sent.items() if content and b"Typed?" in content and name != "README.md"}
     assert shown == ({"report.json", "report.html"} if typed else set())
+
+
+@pytest.fixture
+def two_names(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A home folder by its name, which is a link, and by the name that the link leads to."""
+    (tmp_path / "disk" / "ann" / "work").mkdir(parents=True)
+    (tmp_path / "ann").symlink_to("disk/ann")
+    monkeypatch.setenv("HOME", str(tmp_path / "ann"))
+    monkeypatch.chdir(tmp_path / "ann" / "work")
+    return tmp_path / "ann", tmp_path / "disk" / "ann"
+
+
+def test_a_path_of_this_machine_that_somebody_wrote_is_refused_by_its_line(folder, two_names):
+    (folder / "manifest.json").unlink()
+    before = (folder / "README.md").read_text()
+    for home in two_names:
+        (folder / "README.md").write_text(f"{before}\nTrained on `{home}/rows.jsonl`.\n")
+        with pytest.raises(DataError) as refused:
+            plan_push(folder, "ada/model", options=OPTIONS)
+        [problem] = refused.value.problems
+        assert (problem.path, problem.line) == (str(folder / "README.md"), before.count("\n") + 2)
+        assert "holds a path of this machine" in problem.what
+    (folder / "README.md").write_text(f"{before}\nhttps://example.org{two_names[0]}/rows and ~/rows\n")
+    plan_push(folder, "ada/model", options=OPTIONS)
+    values = {"weight": np.zeros(4, np.float32)}
+    save_file(values, folder / "model.safetensors", metadata={"source": f"{two_names[1]}/model.gguf"})
+    with pytest.raises(DataError, match=r"model\.safetensors: holds a path of this machine"):
+        plan_push(folder, "ada/model", options=OPTIONS)
+
+
+def test_the_second_name_of_a_home_folder_is_in_nothing_that_is_sent_or_written(folder, two_names):
+    for home in two_names:
+        assert hide_home({"path": [f"{home}/models/x", str(home)]}) == {"path": ["~/models/x", "~"]}
+        assert redact(f"{home}/clients/rows.jsonl") == "rows.jsonl"
+        assert make_portable(f"{home}/models/x") == "~/models/x"
+        (folder / "manifest.json").unlink(missing_ok=True)
+        (folder / "config.json").write_text(json.dumps({"_name_or_path": f"{home}/clients/gpt2"}))
+        (folder / "run.yaml").write_text(f"model: {{path: {home}/clients/gpt2}}\n")
+        sent = {file.name: file.content or b"" for file in plan_push(folder, "ada/model", options=OPTIONS)}
+        assert [name for name, content in sent.items() if b"clients" in content or str(home).encode() in content] == []

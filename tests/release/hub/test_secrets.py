@@ -29,6 +29,7 @@ EXAMPLES = {
     "an API key (sk-)": "sk-proj-" + "a1B2" * 10,
     "a PyPI token": "pypi-AgE" + "a1B2" * 12,
     "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "a key of a service": "npm_" + "a1B2" * 9,
     "a signed web token": ".".join(["eyJ" + "hbGciOiJIUzI1NiJ9", "eyJ" + "zdWIiOiIxMjM0In0", "dozjgNryP4J3jVmN"]),
 }
 
