@@ -32,7 +32,6 @@ from jinja2.exceptions import (
 from transformers.utils import chat_template_utils
 
 from hf_finetune.chat import worker
-from hf_finetune.chat.template_defaults import split_defaults
 from hf_finetune.chat.worker_process import WorkerDied, WorkerProcess, explain_no_start, start_worker
 from hf_finetune.errors import ModelError, Problem
 
@@ -58,7 +57,7 @@ class TemplateLimitError(ModelError):
         self.what = what
         self.remedy = (
             "a template is a program that came with the model: look into it, name another one, or if you know it and"
-            f" it is to take what it takes, set data.trust_chat_template: {hash_template(split_defaults(template)[1])}"
+            f" it is to take what it takes, set data.trust_chat_template: {find_origin(template)}"
         )
         super().__init__(Problem(f"the chat template {what} on one conversation", self.remedy, key=KEY))
 
@@ -106,6 +105,8 @@ class _State:
 
 _state = _State()
 _trusted: set[str] = set()
+_origins: dict[str, str] = {}
+"""Hashes of templates as they were loaded, by those of what was made of them."""
 
 
 def hash_template(template: str) -> str:
@@ -114,8 +115,22 @@ def hash_template(template: str) -> str:
 
 
 def trust_template(template: str) -> None:
-    """Render a template in this process, without limits, from now on."""
+    """Render a template, and what is made of it, in this process and without limits from now on."""
     _trusted.add(hash_template(template))
+
+
+def note_origin(template: str, origin: str) -> str:
+    """Return `template`, which this process has made of `origin`, and is trusted as far as that one is."""
+    digest, root = hash_template(template), find_origin(origin)
+    if digest != root:
+        _origins[digest] = root
+    return template
+
+
+def find_origin(template: str) -> str:
+    """The hash of a template as it was loaded."""
+    digest = hash_template(template)
+    return _origins.get(digest, digest)
 
 
 @functools.cache
@@ -131,7 +146,7 @@ def _is_shipped(template: str) -> bool:
 
 def is_trusted(template: str) -> bool:
     """Whether a template ships with this package, or the user has named its hash."""
-    return _is_shipped(template) or (bool(_trusted) and hash_template(template) in _trusted)
+    return _is_shipped(template) or (bool(_trusted) and find_origin(template) in _trusted)
 
 
 def render_rows(template: str, given: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[list[str | Exception]]:
@@ -288,7 +303,7 @@ def _forget_worker() -> None:
     global _state
     process, _state = _state.process, _State()
     if process is not None:
-        process.release()
+        process.leave()
 
 
 atexit.register(end_worker)

@@ -16,7 +16,7 @@ from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, che
 from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
 from hf_finetune.chat.dates import forget_date, note_date, read_date, reads_date, set_date, today
 from hf_finetune.chat.neutral import check_control_tokens
-from hf_finetune.chat.rendering import KEY, Message, describe_template, hash_template, trust_template
+from hf_finetune.chat.rendering import KEY, Message, describe_template, hash_template, note_origin, trust_template
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template_defaults import (
     KWARGS_KEY,
@@ -65,29 +65,23 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
         if trains:
             add_template_tokens(tokenizer, name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
-    trusted = _is_trusted(data, tokenizer)
+    _check_trust(data, tokenizer)
     template = get_training_template(tokenizer)
     if template != get_default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
     _check_turn_end(tokenizer, template)
-    template = _fix_date(data, tokenizer, _add_defaults(data, tokenizer, template), trains=trains)
-    if trusted:  # with what the run has put before it, too
-        trust_template(template)
-    return template
+    return _fix_date(data, tokenizer, _add_defaults(data, tokenizer, template), trains=trains)
 
 
-def _is_trusted(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the run trusts the template by its hash; raises `ConfigError` where the hash is that of another one."""
+def _check_trust(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Trust the template if the run names its hash; raises `ConfigError` where that is the hash of another one."""
     if data.trust_chat_template is None:
-        return False
+        return
     own = get_default_template(tokenizer)
-    here = hash_template(split_defaults(own)[1])
-    if data.trust_chat_template != here:
-        what = f"the chat template is not the one that is trusted: its sha256 is {here}"
+    if data.trust_chat_template != hash_template(own):
+        what = f"the chat template is not the one that is trusted: its sha256 is {hash_template(own)}"
         raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY))
     trust_template(own)
-    trust_template(get_training_template(tokenizer))
-    return True
 
 
 def _fix_date(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: str, *, trains: bool) -> str:
@@ -104,16 +98,17 @@ def _fix_date(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: s
         bare = {name: forget_date(each) for name, each in own.items()} if isinstance(own, dict) else forget_date(own)
         tokenizer.chat_template = bare
         _put_before(tokenizer, note_date(date))
-    return put_defaults(forget_date(template), set_date(date))
+    return note_origin(put_defaults(forget_date(template), set_date(date)), template)
 
 
 def _put_before(tokenizer: PreTrainedTokenizerFast, header: str) -> None:
     """Put a header before each of the tokenizer's own templates."""
     own: Any = tokenizer.chat_template
     if isinstance(own, dict):
-        tokenizer.chat_template = {name: put_defaults(each, header) for name, each in own.items()}
+        made = {name: note_origin(put_defaults(each, header), each) for name, each in own.items()}
+        tokenizer.chat_template = made
     else:
-        tokenizer.chat_template = put_defaults(own, header)
+        tokenizer.chat_template = note_origin(put_defaults(own, header), own)
 
 
 def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: str) -> str:
@@ -128,7 +123,7 @@ def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, templat
     read = describe_template(known).variables
     check_defaults(data.chat_template_kwargs, data.system, read, get_control_tokens(tokenizer))
     _put_before(tokenizer, defaults)
-    template = put_defaults(template, defaults)
+    template = note_origin(put_defaults(template, defaults), template)
     _check_turn_end(tokenizer, template, SYSTEM_KEY if data.system is not None else KWARGS_KEY)
     return template
 
@@ -163,7 +158,9 @@ def template_name(data: DataSection, template: str) -> str:
 
 def get_training_template(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return TRL's training variant of the tokenizer's template, or the template itself; with its own defaults."""
-    defaults, own = split_defaults(get_default_template(tokenizer))
+    whole = get_default_template(tokenizer)
+    defaults, own = split_defaults(whole)
+    note_origin(own, whole)
     # Imported here: trl is slow to import, and only a chat template needs it.
     from trl.chat_template_utils import get_training_chat_template
 
@@ -174,7 +171,7 @@ def get_training_template(tokenizer: PreTrainedTokenizerFast) -> str:
         variant = get_training_chat_template(known)
     except (ValueError, TypeError, TemplateError):  # TRL knows no variant, and `{% generation %}` is not needed here
         variant = None
-    return defaults + (variant or own)
+    return note_origin(defaults + (variant or own), whole)
 
 
 def get_default_template(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -60,10 +60,11 @@ class WorkerProcess:
     taken for ever, and what is in them would be written by that one too."""
     received: bytearray = field(default_factory=bytearray)
     progress: int = 0
-    """Frames that came."""
+    """How often something came from it."""
     busy: threading.Event = field(default_factory=threading.Event)
     started: bool = False
-    timed_out: bool = False
+    stopped_at: int = -1
+    """The `progress` at which it was stopped, since no more came for too long."""
 
     def send(self, lines: Sequence[str]) -> None:
         """Send a batch of lines of JSON. Raises `WorkerDied`."""
@@ -99,9 +100,9 @@ class WorkerProcess:
     def _read(self, size: int) -> bytes:
         while len(self.received) < size:
             some = os.read(self.answers, PIPE_BYTES)
-            self.progress += 1
             if not some:
                 self._explain_death()
+            self.progress += 1
             self.received += some
         taken = bytes(memoryview(self.received)[:size])
         del self.received[:size]
@@ -110,19 +111,23 @@ class WorkerProcess:
     def _explain_death(self) -> NoReturn:
         self.process.kill()
         code = self.process.wait()
-        if self.timed_out:
+        if self.stopped_at == self.progress:  # and not where an answer came just then
             raise WorkerDied(f"did not end within {TIME_LIMIT_SECONDS:g} s", started=True, timed_out=True)
         raise WorkerDied(f"ended the process that renders it ({_name_exit(code)})", started=self.started)
 
     def end(self) -> None:
         """End the worker, whatever it does."""
         self.process.kill()
-        self.busy.clear()
-        self.release()
+        self._close_pipes()
         self.process.wait()
+        self.busy.set()  # so that the thread that watches it sees its end
 
-    def release(self) -> None:
-        """Close this process's ends of the pipes, for which the worker ends if no other process has them."""
+    def leave(self) -> None:
+        """Leave the worker to the process that this one was forked from."""
+        self._close_pipes()
+        self.process.returncode = 0  # its end is nothing to wait for here
+
+    def _close_pipes(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
@@ -176,7 +181,7 @@ def _watch(watched: WorkerProcess) -> None:
         elif now - since > TIME_LIMIT_SECONDS and watched.started:
             used = _read_processor_time(watched.process.pid) - processor
             if used > TIME_LIMIT_SECONDS / 2 or now - since > MAX_WAIT_SECONDS:
-                watched.timed_out = True
+                watched.stopped_at = seen
                 watched.process.kill()
                 return
         elif now - since > MAX_WAIT_SECONDS:

@@ -10,6 +10,7 @@ import pytest
 from chat.chat_families import FAMILIES, Family, tokenizer_of
 
 from hf_finetune.chat.assistant_mask import find_assistant_spans
+from hf_finetune.chat.neutral import check_control_tokens
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import encode_prompt, get_training_template, prepare_chat
 from hf_finetune.data.tokenization.spans import find_token_ranges
@@ -52,6 +53,7 @@ def expected_turns(family: Family, messages: list[dict[str, str]]) -> list[str]:
 def encoded(tokenizer, template, messages):
     chat = prepare_chat(tokenizer, template, messages, None)
     spans = find_assistant_spans(chat, [True] * len(messages))
+    assert check_control_tokens([chat]) == [None]
     bounds = sorted({position for span in spans for position in span})
     (tokens,) = get_control_tokens(tokenizer).encode([chat.text()], [bounds])
     return tokens.ids, [tokens.ids[slice(*of_it)] for of_it in find_token_ranges(spans, tokens)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 from chat.chat_families import FAMILIES, tokenizer_of
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat import rendering, worker_process
 from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, find_assistant_spans, find_message_span
 from hf_finetune.chat.special_tokens import MARK, get_control_tokens
 from hf_finetune.chat.template import encode_prompt, find_end_token_ids, load_chat_template, prepare_chat
@@ -80,6 +82,26 @@ def test_a_mistake_in_a_template_is_named_by_its_line(tmp_path):
     file.write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
     with pytest.raises(ConfigError, match=r"broken\.jinja:2: data\.chat_template: unexpected '}'"):
         load_chat_template(section(chat_template=str(file)), letters())
+
+
+def test_a_template_that_is_trusted_by_its_hash_is_rendered_without_limits_and_another_is_refused(monkeypatch):
+    monkeypatch.setattr(rendering, "_trusted", set())
+    monkeypatch.setattr(rendering, "_origins", {})
+    monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.1)
+    slow = (
+        "{% for i in range(90000) %}{% for j in range(3) %}{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
+    )
+    tokenizer = letters()
+    tokenizer.chat_template = slow + "{% for m in messages %}{{ m.role[0] + ' ' + m.content + eos_token }}{% endfor %}"
+    digest = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()
+    with pytest.raises(ModelError, match=f"set data.trust_chat_template: {digest}"):
+        load_chat_template(section(), tokenizer)
+    with pytest.raises(ConfigError, match=f"not the one that is trusted: its sha256 is {digest}"):
+        load_chat_template(section(trust_chat_template="0" * 64), tokenizer)
+    # What the run puts before it is no part of what was trusted, and is trusted with it.
+    template = load_chat_template(section(trust_chat_template=digest, system="Speak."), tokenizer)
+    chat = prepare_chat(tokenizer, template, ANSWERED, None)
+    assert chat.text().startswith("s Speak.")
 
 
 def test_a_template_for_another_model_is_refused_with_the_tokens_that_are_missing():

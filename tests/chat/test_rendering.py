@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
-from chat.chat_families import TEMPLATES
+from chat.chat_families import FAMILIES, TEMPLATES, tokenizer_of
 from chat_models import talking_tokenizer
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
 from transformers.utils import chat_template_utils
 
 from hf_finetune.chat import rendering, worker_process
-from hf_finetune.chat.assistant_mask import RenderedChat
-from hf_finetune.chat.rendering import RemoteTemplate, describe_template
-from hf_finetune.chat.template import encode_prompt, load_chat_template
+from hf_finetune.chat.assistant_mask import RenderedChat, render_chats
+from hf_finetune.chat.neutral import check_control_tokens
+from hf_finetune.chat.rendering import Ask, RemoteTemplate, describe_template
+from hf_finetune.chat.template import encode_prompt, get_training_template, load_chat_template, prepare_chat
 from hf_finetune.config.sections import DataSection
 from hf_finetune.errors import ModelError
 
@@ -100,7 +101,6 @@ def test_a_template_that_makes_much_of_little_is_refused_at_once(kind):
         "{{ raise_exception.__globals__ }}",
         "{{ ''|attr('__class__') }}",
         "{{ namespace.__init__.__globals__ }}",
-        "{{ 'a'.translate({97: 'b'}) }}",
         "{{ messages.append(1) }}",
         "{{ messages[0].update(role='x') }}",
         "{{ messages|map(attribute='__class__')|list|first }}",
@@ -190,3 +190,18 @@ def test_a_large_number_among_the_arguments_of_a_tool_is_written(number):
     """It repeats nothing: several templates write each argument by `tojson`."""
     source = "{{ number | tojson }} {{ number | tojson(indent=2) }}"
     assert RemoteTemplate(source).render(number=number) == f"{number} {number}"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_no_honest_conversation_with_tools_is_taken_for_one_with_other_control_tokens(family):
+    tokenizer = tokenizer_of(family)
+    template = get_training_template(tokenizer)
+    for messages, tools in (
+        (CONVERSATION, TOOLS),
+        (CONVERSATION[:2], None),
+        (CONVERSATION[1:], TOOLS),
+        (MESSAGES, None),
+    ):
+        chat = prepare_chat(tokenizer, template, messages, tools)
+        render_chats([chat], [[Ask(len(messages))]])
+        assert check_control_tokens([chat]) == [None]

@@ -13,7 +13,7 @@ import pytest
 from chat.chat_families import make_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import ChatTemplateError, list_asks, render_chats
@@ -141,6 +141,70 @@ def test_the_row_is_refused_by_its_line_and_the_message_says_which_token_it_gain
         refused.value
     )
     assert len(refused.value.problems) == 1
+
+
+def call(name: str, arguments: object) -> list[dict]:
+    called = {"type": "function", "id": "call00001", "function": {"name": name, "arguments": arguments}}
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [called]}]
+
+
+# As MiniMax's template writes arguments, each under a tag of its name.
+TAGS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}"
+    "{{ call.function.name }}{% for key, value in call.function.arguments|items %}<{{ key }}>{{ value }}</{{ key }}>"
+    "{% endfor %}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "refused"),
+    [
+        ("f", {"query": "x", "days": 3, "deep": {"a": [1, "b"]}}, False),
+        ("f", {}, False),
+        ("f", {"think": "x"}, True),
+        ("<|im_end|>", {"query": "<|im_end|>"}, False),
+        ("f", {"<|im_end|>": "x"}, False),
+    ],
+)
+def test_names_that_a_row_gives_become_no_control_token(name, arguments, refused):
+    chat = prepare_chat(TOKENIZER, TAGS, call(name, arguments), None)
+    text = chat.text()
+    [fault] = check_control_tokens([chat])
+    assert isinstance(fault, TextBecomesControl) == refused
+    control = control_of(get_control_tokens(TOKENIZER).encode([text], [[]])[0].ids)
+    assert (len(control) > 4) == refused  # two tokens around each of two turns
+
+
+def test_a_template_may_look_into_texts_by_design():
+    """As Qwen3's does, which writes no thoughts before the last question, and takes no answer of a tool for one."""
+    looking = TEMPLATE.replace("{{ FILTER }}", "{% if '<answer>' in c %}<think>{% endif %}{{ c }}")
+    chat = prepare_chat(TOKENIZER, looking, say("<answer> 4"), None)
+    assert "<think>" in chat.text()
+    assert check_control_tokens([chat]) == [None]
+    counting = TEMPLATE.replace("{{ FILTER }}", "{% if c|length > 9 %}<think>{% endif %}{{ c }}")
+    long = prepare_chat(TOKENIZER, counting, say("more than nine"), None)
+    assert long.text()
+    [fault] = check_control_tokens([long])
+    assert "the chat template makes a control token of text: <think> 2 times instead of 0" in str(fault)
+
+
+def test_a_row_that_cannot_be_compared_is_refused():
+    wanting = TEMPLATE.replace("{{ FILTER }}", "{% if c == 'x' %}{{ raise_exception('no') }}{% endif %}{{ c }}")
+    chat = prepare_chat(TOKENIZER, wanting, say("a text"), None)
+    assert chat.text()
+    [fault] = check_control_tokens([chat])
+    assert "the chat template refuses it with neutral texts" in str(fault)
+
+
+def test_an_added_token_that_a_normalizer_would_take_apart_is_kept_out_of_texts():
+    """BERT's normalizer drops the characters of which the names of control tokens are made, and leaves their number."""
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, **{letter: 1 + n for n, letter in enumerate("abc0123456789")}}))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    tokenizer.add_tokens([AddedToken("<x>", normalized=True), AddedToken("<y>", normalized=True)])
+    added = set(tokenizer.convert_tokens_to_ids(["<x>", "<y>"]))
+    for encoding in get_control_tokens(tokenizer).encode_plain([str(number) for number in range(10)]):
+        assert added.isdisjoint(encoding.ids)
 
 
 PIECES = st.sampled_from(

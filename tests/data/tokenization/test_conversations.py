@@ -310,3 +310,23 @@ def test_the_remedy_for_prompts_without_a_template_names_the_columns_of_the_file
     rows = [{"ask": "q1", "completion": "a1"}]
     tokenized(rows, columns={"prompt": "ask"})
     assert "data.columns={question: ask, answer: completion}" in caplog.text
+
+
+HEAVY = (
+    "{% for m in messages %}{% if 'heavy' in m.content %}{{ m.content * 10 ** 10 }}{% endif %}"
+    "{{ m.content + eos_token }}{% endfor %}"
+)
+
+
+def test_rows_on_which_a_template_exceeds_a_limit_are_named_by_line_up_to_the_third(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    said = ["light", "heavy", "light", *["heavy"] * 6]
+    turns = ([{"role": "user", "content": text}, {"role": "assistant", "content": text}] for text in said)
+    rows.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+    data = DataSection(train=str(rows))
+    tokenizer = train_tokenizer("char", ["abcdefghijklmnopqrstuvwxyz"])
+    with pytest.raises(DataError) as refused:
+        tokenize_conversations(load_splits(data, "conversation", seed=0), tokenizer, HEAVY, data, 512)
+    assert [problem.line for problem in refused.value.problems] == [2, 4, 5]
+    assert f"{rows}:2: the chat template took more than 256 MiB on this row" in str(refused.value)
+    assert len(str(refused.value).splitlines()) < 6
