@@ -98,6 +98,7 @@ COMMANDS = {
     "generate": ("generate", "adapter", "a cat", "--max-new-tokens", "2"),
     "chat": ("chat", "adapter", "--max-new-tokens", "2"),
     "merge": ("merge", "adapter", "merged"),
+    "push": ("push", "adapter", "ada/adapter", "--license", "mit", "--dry-run"),
 }
 RUN = """\
 recipe: lora
@@ -117,8 +118,12 @@ BAD: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "an adapter that changes nothing": (empty_adapter, "changes nothing"),
     "another tokenizer": (swap_tokenizer, "its tokenizer is not the one of the training"),
 }
-# Training goes on with an adapter that was never trained.
-ALSO_RIGHT = {("train", "an adapter that changes nothing")}
+# Training goes on with an adapter that was never trained; what is pushed has no base with it.
+ALSO_RIGHT = {("train", "an adapter that changes nothing"), ("push", "one that cannot be used")}
+ALSO_SAID = {
+    ("push", "half of the keys"): "weights are missing, first",
+    ("push", "a tokenizer larger than the embedding"): "its tokenizer is not the one of the training",
+}
 
 
 @pytest.fixture
@@ -166,7 +171,14 @@ def test_a_model_that_is_not_what_was_trained_is_one_message_or_right(run, comma
     if message is RIGHT or (command, case) in ALSO_RIGHT:
         assert code == 0, said
     else:
-        check_refused(code, said, message)
+        check_refused(code, said, ALSO_SAID.get((command, case), message))
+
+
+def test_an_adapter_with_a_weight_of_nan_is_not_pushed(run):
+    def spoil(folder: Path) -> None:
+        edit_adapter(folder, lambda weights: {key: each * float("nan") for key, each in weights.items()})
+
+    check_refused(*run("push", spoil), "is NaN or infinite")
 
 
 @pytest.mark.parametrize("command", ["score", "generate", "chat", "merge"])

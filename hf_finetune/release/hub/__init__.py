@@ -7,6 +7,7 @@ files.py        what goes along
 secrets.py      what must not: each line with a secret in it
 secret_rules.py what is a secret
 decoded.py      the forms in which a file may hold one
+weights.py      whether it can be used
 redaction.py    paths shortened in what leaves
 card.py         the card as it is pushed
 access.py       the right to push, asked for before training
@@ -36,6 +37,7 @@ from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_hub_error
 from hf_finetune.release.hub.secrets import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, PushResult, transfer
+from hf_finetune.release.hub.weights import check_weights
 from hf_finetune.shell import shell_line, shell_path
 
 if TYPE_CHECKING:
@@ -111,9 +113,9 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
 
 
 def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list[PlannedFile]:
-    """List the files that would be pushed, checked: complete, as the run wrote them, licensed, and without secrets.
+    """List the files that would be pushed, checked: complete, as the run wrote them, licensed, without secrets, usable.
 
-    Paths of this machine are taken out of them. Raises `ConfigError` or `DataError` where they are not.
+    Paths of this machine are taken out of them. Raises `ConfigError`, `DataError` or `ModelError` where they are not.
     """
     check_repo_id(repo_id)
     if not Path(folder).is_dir():
@@ -121,6 +123,7 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     card = add_license(Path(folder), options.license, repo_id)
     files = plan_files(Path(folder), card=card)
     check_secrets(files)
+    check_weights(Path(folder), files)
     if base := find_local_base(Path(folder)):
         remedy = "push the base and train on its Hub id, or push the model of hf-finetune merge"
         logger.warning("the adapter loads only where its base is, the folder %s of this machine: %s", base, remedy)
