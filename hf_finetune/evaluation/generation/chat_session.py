@@ -197,6 +197,9 @@ def save_conversation(messages: list[Message], file: Path) -> None:
     except LineError as fault:
         raise DataError(Problem(f"not saved: {fault.reason}", "let the model finish an answer first")) from fault
     try:
+        if file.is_file() and not _holds_rows(file):
+            what = "not saved: it holds something else than rows, and is not written to"
+            raise DataError(Problem(what, "name another file", path=str(file)))
         with open(file, "ab+", opener=open_private) as rows:
             # The last line may lack its line feed; a row written behind it would make one broken line of two rows.
             unended = rows.tell() > 0 and _read_last_byte(file) != b"\n"
@@ -204,6 +207,12 @@ def save_conversation(messages: list[Message], file: Path) -> None:
     except OSError as problem:
         what = f"not saved: it cannot be written ({problem.strerror or problem})"
         raise CannotWriteError(Problem(what, "name another file", path=str(file))) from problem
+
+
+def _holds_rows(file: Path) -> bool:
+    """Whether a file is empty, or begins as one of JSON lines does."""
+    with file.open("rb") as rows:
+        return rows.read(1) in (b"", b"{")
 
 
 def _read_last_byte(file: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 
 import pytest
 from chat_models import parrot, talking_tokenizer
@@ -130,6 +131,16 @@ def test_where_nothing_can_be_saved_the_chat_goes_on(tmp_path, name):
     written, notes, _ = talk(["hi", f"/save {tmp_path / name}", "hi"])
     assert written == "abc\nabc\n"
     assert "not saved: it cannot be written" in notes[0]
+
+
+def test_a_file_of_something_else_is_not_written_to_and_a_new_one_is_its_owners_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "empty.jsonl").write_text("")
+    _, notes, _ = talk(["hi", *(f"/save {tmp_path / name}" for name in ("notes.txt", "empty.jsonl", "new.jsonl"))])
+    assert "not saved: it holds something else than rows" in notes[0]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert saved_rows(tmp_path / "empty.jsonl") == saved_rows(tmp_path / "new.jsonl")
+    assert stat.S_IMODE((tmp_path / "new.jsonl").stat().st_mode) == 0o600
 
 
 def test_a_conversation_without_an_answer_is_not_saved(tmp_path):
