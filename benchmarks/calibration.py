@@ -78,7 +78,9 @@ def train_classifier(seed: int, held_out: int) -> tuple[ClassifierOutputs, Class
 def fit_always(outputs: ClassifierOutputs) -> float:
     """The temperature with the lowest smoothed log-loss, whatever it does to other rows."""
     bounds = (math.log(0.05), math.log(20))
-    found = minimize_scalar(lambda each: compute_smoothed_log_loss(outputs, math.exp(each)), bounds, method="bounded")
+    found = minimize_scalar(
+        lambda each: compute_smoothed_log_loss(outputs, math.exp(each)), bounds=bounds, method="bounded"
+    )
     return math.exp(found.x)
 
 

@@ -151,8 +151,8 @@ def fit_temperature(outputs: ClassifierOutputs) -> float:
 
     rows = len(outputs.references) + 2
 
-    # Of 10 rows a temperature of 2 must lower the mean loss by 0.5 / 12 = 0.042 to be as likely as 1, of 1,000 by 0.0005.
-    # The labels of a row count as one: they are rarely independent.
+    # Of 10 rows a temperature of 2 must lower the mean loss by 0.5 / 12 = 0.042 to be as likely as 1, of 1,000 by
+    # 0.0005. The labels of a row count as one: they are rarely independent.
     def cost(logarithm: float) -> float:
         return compute_smoothed_log_loss(outputs, math.exp(logarithm)) + (logarithm / PRIOR_SPREAD) ** 2 / (2 * rows)
 
