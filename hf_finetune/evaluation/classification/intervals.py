@@ -67,6 +67,11 @@ def find_too_few(
         if counts[rarest] < MIN_LABEL_ROWS:
             what = f"too few {unit} with{without} label {labels.names[rarest]} for an interval: {counts[rarest]}"
             reasons = dict.fromkeys(BY_LABEL, f"{what}, at least {MIN_LABEL_ROWS} are needed") | reasons
+    told = [_count_units(column, groups) for column in foretold.T]
+    rarest = int(np.argmin(told))
+    if told[rarest] < MIN_LABEL_ROWS:
+        what = f"too few {unit} are called {labels.names[rarest]} for an interval: {told[rarest]}"
+        reasons = dict.fromkeys(OF_FORETOLD, f"{what}, at least {MIN_LABEL_ROWS} are needed") | reasons
     for whole, names in ((given, OF_FOUND), (foretold, OF_FORETOLD), ((given + 1.0 * foretold) / 2, OF_BOTH)):
         if (label := _find_hidden_errors(whole, given * foretold)) is not None:
             what = f"too few mistakes in label {labels.names[label]} for an interval: other {unit} may have many more"

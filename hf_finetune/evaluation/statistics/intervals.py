@@ -32,8 +32,11 @@ MIN_UNITS = 20
 # Rows (or groups) that decide a metric between two bounds, where the others give the same value.
 MIN_CARRIERS = 3
 BOUNDED = frozenset({"bleu", "chrf", "matthews_correlation"})
-# Means over labels of shares of rows.
-OF_SHARES = frozenset({"balanced_accuracy", "recall_macro", "precision_macro", "f1_macro", "f1_micro", "f1_weighted"})
+# Of counts of rows alone, as shares are and means of them over labels.
+OF_COUNTS = frozenset(
+    {"balanced_accuracy", "recall_macro", "precision_macro", "f1_macro", "f1_micro", "f1_weighted"}
+    | {"matthews_correlation"}
+)
 # Means of -log(p): as large as a difference of logits, of which none is many times the others.
 LIGHT = frozenset({"log_loss"})
 # Of these the standard error alone is needed, and how few rows decide it is in the quantile.
@@ -100,7 +103,7 @@ def compute_shown_interval(name: str, found: Resampled) -> tuple[float, float]:
 
 def get_tail(name: str) -> Tail:
     """What one row may add to a metric that is no share of rows."""
-    if name in OF_SHARES:
+    if name in OF_COUNTS:
         return "share"
     return "light" if name in LIGHT or is_bounded(name) else "heavy"
 

@@ -86,6 +86,18 @@ def test_few_mistakes_give_accuracy_an_interval_and_the_log_loss_none(mistakes, 
     assert ("f1_macro" in found["intervals"]) == shows_f1
 
 
+def test_a_label_that_few_rows_are_given_has_no_interval_of_its_precision():
+    references = np.arange(200) % 2
+    chosen = np.where((np.arange(200) % 2 == 1) & (np.arange(200) >= 180), 1, 0)
+    chosen[:4] = 1
+    logits = np.where(chosen[:, None] == np.arange(2), 1.0, -1.0)
+    probabilities = Decision(("ham", "spam"), "single").compute_probabilities(logits)
+    found = compute_label_intervals(SPAM, probabilities, chosen, references)
+    few = "too few rows are called spam for an interval: 14, at least 15 are needed"
+    assert found["no_interval"]["precision_macro"] == few
+    assert {"f1_macro", "balanced_accuracy"} <= found["intervals"].keys()
+
+
 @pytest.mark.parametrize("name", ["loss", "log_loss", "token_accuracy", "balanced_accuracy"])
 def test_the_freedom_of_a_variance_is_that_of_its_kurtosis(name):
     """By scipy's kurtosis and skew of the rows: a mean's jackknife moves as its rows do."""
