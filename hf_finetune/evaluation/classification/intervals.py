@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hf_finetune.evaluation.classification.statistics import make_label_statistic
 from hf_finetune.evaluation.statistics.bootstrap import Array, Groups
-from hf_finetune.evaluation.statistics.intervals import MIN_CARRIERS, SHARES, compute_intervals
+from hf_finetune.evaluation.statistics.intervals import SHARES, compute_intervals
 from hf_finetune.label_set import Labels
 
 Integers = npt.NDArray[np.int64]
@@ -19,11 +19,13 @@ BY_LABEL = (
     *("balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "matthews_correlation"),
     *("roc_auc", "pr_auc"),
 )
-# Means over labels of the share that is found, and of the share of those foretold that is right.
-OF_FOUND = ("balanced_accuracy", "recall_macro", "f1_macro")
-OF_FORETOLD = ("precision_macro", "f1_macro")
+# Means over labels of the share that is found, of the share of those foretold that is right, and of F1, which is the
+# hits as a share of the mean of both numbers of rows.
+OF_FOUND, OF_FORETOLD, OF_BOTH = ("balanced_accuracy", "recall_macro"), ("precision_macro",), ("f1_macro",)
 # Rows of a label, of several labels also rows without it.
 MIN_LABEL_ROWS = 15
+# Rows of a label that are right, and that are wrong: with fewer no resample has what others may have.
+MIN_SEEN = 2
 # Of a few mistakes one or two may have most of the log-loss, and other rows would have had none of these, or more.
 MIN_MISTAKES = 10
 
@@ -65,7 +67,12 @@ def find_too_few(
         if counts[rarest] < MIN_LABEL_ROWS:
             what = f"too few {unit} with{without} label {labels.names[rarest]} for an interval: {counts[rarest]}"
             reasons = dict.fromkeys(BY_LABEL, f"{what}, at least {MIN_LABEL_ROWS} are needed") | reasons
-    for whole, names in ((given, OF_FOUND), (foretold, OF_FORETOLD)):
+    told = [_count_units(column, groups) for column in foretold.T]
+    rarest = int(np.argmin(told))
+    if told[rarest] < MIN_LABEL_ROWS:
+        what = f"too few {unit} are called {labels.names[rarest]} for an interval: {told[rarest]}"
+        reasons = dict.fromkeys(OF_FORETOLD, f"{what}, at least {MIN_LABEL_ROWS} are needed") | reasons
+    for whole, names in ((given, OF_FOUND), (foretold, OF_FORETOLD), ((given + 1.0 * foretold) / 2, OF_BOTH)):
         if (label := _find_hidden_errors(whole, given * foretold)) is not None:
             what = f"too few mistakes in label {labels.names[label]} for an interval: other {unit} may have many more"
             reasons = dict.fromkeys(names, what) | reasons
@@ -85,7 +92,7 @@ def _find_hidden_errors(whole: npt.NDArray[Any], right: npt.NDArray[Any]) -> int
     """
     sizes, hits = np.maximum(1.0, whole.sum(axis=0)), right.sum(axis=0)
     shares = np.minimum(1.0, hits / sizes)
-    unsure = np.where(np.minimum(hits, sizes - hits) < MIN_CARRIERS, 1.5 / sizes**2, 0.0)
+    unsure = np.where(np.minimum(hits, sizes - hits) < MIN_SEEN, 1.5 / sizes**2, 0.0)
     shown = float((shares * (1 - shares) / sizes).sum())
     return int(unsure.argmax()) if float(unsure.sum()) > shown / 3 else None
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from scipy.stats import t as student
 Array = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64]
 """The group of each row, a number from 0 up: (rows,)."""
+
+Tail = Literal["share", "light", "heavy"]
+"""What a row may add to a metric: 0 or 1, as to a mean of shares; no more than some times the usual; or anything."""
 
 Statistic = Callable[[Array], dict[str, Array]]
 """Metrics as a function of row weights: (rows, resamples), any non-negative numbers -> (resamples,) for each metric.
@@ -38,8 +41,10 @@ MAX_WORK = 2**25
 RESAMPLES, MIN_RESAMPLES = 1000, 200
 # Share within which two ends of an interval are one number.
 SAME = 1e-12
-# By benchmarks/bootstrap_coverage.py, for lognormal losses with a spread of 1 to 1.5.
-UNSEEN_TAIL = 0.75
+# Times the kurtosis beyond the normal one, what it takes off the freedom of a variance: a half if it were known, but
+# that of losses is too small in most samples, which lack the largest rows. By benchmarks/bootstrap_coverage.py, for
+# lognormal losses with a spread of 1 to 1.5.
+UNSEEN_TAIL = 2.0
 # Parts that the jackknife leaves out in turn.
 JACKKNIFE_PARTS = 200
 
@@ -65,6 +70,18 @@ class Resampled:
         squares = np.square(self._deviations)
         spread = float(np.square(squares.sum()))
         return spread / float(np.square(squares).sum()) if spread > 1e-36 else 0.0
+
+    def estimate_freedom(self, tail: Tail) -> float:
+        """Estimate the degrees of freedom of the metric's variance: of normal rows all, of fewer that carry it less."""
+        # Satterthwaite (1946): 60 losses of kurtosis 3, as normal ones, have 59; exponential ones, of kurtosis 9 and
+        # skew 2, have 59 / (1 + 6 / 2) = 15, and 59 / (1 + 2 * 6) = 4.5 where others may be far larger. What of a
+        # variance follows from the value, as that of a share of rows does, BCa's acceleration has: it is taken out,
+        # 59 / (1 + (6 - 4) / 2) = 30.
+        parts = len(self.left_out)
+        excess = parts / max(self.carriers, 1.0) - 3
+        followed = parts * (6 * self.acceleration) ** 2 if tail == "share" else 0.0
+        lost = UNSEEN_TAIL * excess if tail == "heavy" else (excess - followed) / 2
+        return max(1.0, (parts - 1) / (1 + max(0.0, lost)))
 
     @property
     def variance(self) -> float:
@@ -165,12 +182,11 @@ def _evaluate(statistic: Statistic, weights: Iterator[Array], groups: Groups | N
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def compute_interval(found: Resampled, level: float = 0.95, *, bounded: bool = False) -> tuple[float, float]:
+def compute_interval(found: Resampled, level: float = 0.95, *, tail: Tail = "heavy") -> tuple[float, float]:
     """BCa interval of a metric, expanded by what few rows, or few that decide it, leave unknown of its error.
 
     Without bias and skew, and with many rows, the ends are the 2.5 % and 97.5 % quantiles of the resamples. If 60 % of
-    them lie below `point` the bias is 0.253, and the ends become the quantiles 7.3 % and 99.3 %. `bounded` metrics hide
-    no row that is far larger than those seen.
+    them lie below `point` the bias is 0.253, and the ends become the quantiles 7.3 % and 99.3 %.
     """
     drawn, point, parts = found.drawn, found.point, len(found.left_out)
     if math.isnan(point) or not len(drawn):
@@ -184,11 +200,7 @@ def compute_interval(found: Resampled, level: float = 0.95, *, bounded: bool = F
         # Hesterberg (2015, "What teachers should know about the bootstrap"): resamples are too narrow by the root of
         # (n - 1) / n, and normal quantiles by what t has more. How well an error is known depends on the rows that it
         # comes from: 200 losses of which 5 are as large as the others together are 5, not 200.
-        carriers = max(found.carriers, 1.0)
-        if bounded:  # Satterthwaite (1946): the freedom of a variance by its kurtosis, of normal rows all of them
-            freedom = min(parts - 1.0, 2 / max(1 / carriers - 1 / parts, 1e-9))
-        else:  # less: rows of a heavy tail rarely show how heavy it is
-            freedom = max(UNSEEN_TAIL * carriers, 1.0)
+        freedom = found.estimate_freedom(tail)
         quantile = float(student.ppf(ends[1], freedom)) * math.sqrt(parts / (parts - 1))
         bias, skew = normal.inv_cdf(below), found.acceleration
         ends = [_accelerate(bias + shift, bias, skew) for shift in (-quantile, quantile)]

@@ -18,6 +18,7 @@ from hf_finetune.evaluation.statistics.bootstrap import (
     Groups,
     Resampled,
     Statistic,
+    Tail,
     compute_interval,
     limit_resamples,
     resample_metrics,
@@ -29,8 +30,15 @@ SHARES = frozenset({"accuracy", "exact_match", "refusal_rate", "stop_rate"})
 # With fewer rows, or groups of rows, the largest loss of all is rarely among them.
 MIN_UNITS = 20
 # Rows (or groups) that decide a metric between two bounds, where the others give the same value.
-MIN_CARRIERS = 5
+MIN_CARRIERS = 3
 BOUNDED = frozenset({"bleu", "chrf", "matthews_correlation"})
+# Of counts of rows alone, as shares are and means of them over labels.
+OF_COUNTS = frozenset(
+    {"balanced_accuracy", "recall_macro", "precision_macro", "f1_macro", "f1_micro", "f1_weighted"}
+    | {"matthews_correlation"}
+)
+# Means of -log(p): as large as a difference of logits, of which none is many times the others.
+LIGHT = frozenset({"log_loss"})
 # Of these the standard error alone is needed, and how few rows decide it is in the quantile.
 AREAS = frozenset({"roc_auc"})
 # A calibration error is above 0 for a model without any: its resamples are around another value than it is itself.
@@ -90,7 +98,14 @@ def compute_shown_interval(name: str, found: Resampled) -> tuple[float, float]:
     """Compute the 95 % interval of a metric that is no share of rows."""
     if name in AREAS:
         return compute_area_interval(found)
-    return compute_interval(found, bounded=is_bounded(name))
+    return compute_interval(found, tail=get_tail(name))
+
+
+def get_tail(name: str) -> Tail:
+    """What one row may add to a metric that is no share of rows."""
+    if name in OF_COUNTS:
+        return "share"
+    return "light" if name in LIGHT or is_bounded(name) else "heavy"
 
 
 def is_bounded(name: str) -> bool:
@@ -105,7 +120,7 @@ def compute_area_interval(found: Resampled) -> tuple[float, float]:
     interval of an area of 0.99 does not reach beyond 1.
     """
     area = found.point
-    half = float(student.ppf(0.975, max(found.carriers, 1.0))) * found.error / (area * (1 - area))
+    half = float(student.ppf(0.975, found.estimate_freedom("light"))) * found.error / (area * (1 - area))
     odds = math.log(area / (1 - area))
     return 1 / (1 + math.exp(half - odds)), 1 / (1 + math.exp(-half - odds))
 

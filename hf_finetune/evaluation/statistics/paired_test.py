@@ -21,7 +21,7 @@ from hf_finetune.evaluation.statistics.bootstrap import (
     limit_resamples,
     resample_metrics,
 )
-from hf_finetune.evaluation.statistics.intervals import find_obstacle, is_bounded
+from hf_finetune.evaluation.statistics.intervals import find_obstacle, get_tail
 from hf_finetune.evaluation.statistics.power import ALPHA, MIN_PAIRS, find_detectable_mean, find_detectable_share
 from hf_finetune.metric_info import HEADLINE_METRICS, format_metric, format_size, get_metric_info
 
@@ -194,7 +194,7 @@ def _find_interval(name: str, found: Resampled, units: int, *, grouped: bool) ->
     """The interval of a difference that can be shown; None where too few rows or groups, of `units`, decide it."""
     if find_obstacle(name, found, units, grouped=grouped):
         return None
-    return list(compute_interval(found, bounded=is_bounded(name)))
+    return list(compute_interval(found, tail=get_tail(name)))
 
 
 def _draw_swapped_differences(

@@ -21,6 +21,8 @@ Array = npt.NDArray[np.float64]
 # Longer logs are averaged down to this many points: Theil-Sen and Kendall compare all pairs, which is quadratic, and
 # the verdict must not depend on train.logging_steps.
 MAX_POINTS = 200
+ALPHA = 0.05
+"""Significance level of the rank tests."""
 MAX_PARTS = 10
 """Equal parts of a curve whose medians are compared."""
 MIN_PART_SIZE = 3

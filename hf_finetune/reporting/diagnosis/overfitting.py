@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from hf_finetune.metric_info import parse_number
-from hf_finetune.reporting.diagnosis.curves import Curve
+from hf_finetune.reporting.diagnosis.curves import ALPHA, Curve, estimate_fall
 from hf_finetune.reporting.diagnosis.findings import Finding, Level, fmt, format_setting
 from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
@@ -25,6 +25,8 @@ GAP = 0.12
 """Share of the validation loss that lies between it and the training loss, and by which the latter fell on."""
 GAP_OF_GAIN = 0.15
 """And share of the whole fall: of a loss of 4 that fell to 0.02 and 0.01 the gap is nothing."""
+SHARED = 0.25
+"""Share of the training loss's fall that validation must have, or the gap grows for the training rows alone."""
 WIDE_GAP = 0.5
 """The same share where validation was scored once: from when on it stood still is not known."""
 BY_HEART = 0.1
@@ -43,7 +45,7 @@ def judge_overfitting(run: RunRecord, train: Curve, validation: Curve) -> Findin
         return risen  # in the first epoch the training loss, too, is of rows that were never seen before
     return (
         _judge_memorized(run, train, validation)
-        or _judge_standstill(run, train, validation)
+        or _judge_growing_gap(run, train, validation)
         or _judge_gap_at_end(run, train, validation)
     )
 
@@ -81,24 +83,51 @@ def _judge_memorized(run: RunRecord, train: Curve, validation: Curve) -> Finding
     return _make_finding(run, "memorized", "warning", "The training rows are known by heart, others are not", evidence)
 
 
-def _judge_standstill(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
-    """A validation loss that falls no more while the training loss does, until there is a gap between them."""
+def _judge_growing_gap(run: RunRecord, train: Curve, validation: Curve) -> Finding | None:
+    """A validation loss that falls no more, or hardly, while the training loss does, and a gap between them."""
     if len(validation) < MIN_EVALUATIONS:
         return None
-    lowest, end = float(validation.values.min()), float(np.median(validation.values[-3:]))
+    end = float(np.median(validation.values[-3:]))
+    if end - train.end <= max(GAP * abs(end), GAP_OF_GAIN * _get_gain(train, validation)):
+        return None
+    return _judge_standstill(run, train, validation, end) or _judge_unshared_fall(run, train, validation, end)
+
+
+def _judge_standstill(run: RunRecord, train: Curve, validation: Curve, end: float) -> Finding | None:
+    """A training loss that fell by a whole gap since validation, now at `end`, was as low as it ever was."""
+    lowest = float(validation.values.min())
     settled = int(np.flatnonzero(validation.values <= lowest + STANDS_STILL * abs(lowest))[0])
     # Training 6.71, 4.2, 2.3, 1.2, validation 4.153, 4.151, 4.16, 4.168: it stands still from its first point on, while
     # training fell by 5.5 more, and there are 2.97 between the two, 71 % of 4.168.
     step = int(validation.steps[settled])
-    level, least = _get_level(train, step), GAP * abs(end)
-    gap = end - train.end
-    if gap <= max(least, GAP_OF_GAIN * _get_gain(train, validation)) or level - train.end <= least:
+    level = _get_level(train, step)
+    if level - train.end <= GAP * abs(end):
         return None
     evidence = (
         f"From step {step:,} on the validation loss stood at about {fmt(lowest)}, and ended at "
         f"{fmt(validation.logged[1])}, while the training loss went from about {fmt(level)} to about {fmt(train.end)}."
     )
     title = f"Overfitting: from step {step:,} on only the training loss fell"
+    return _make_finding(run, "overfitting", "warning", title, evidence, step)
+
+
+def _judge_unshared_fall(run: RunRecord, train: Curve, validation: Curve, end: float) -> Finding | None:
+    """A training loss that still falls in the second half of the rate, while validation hardly does."""
+    # Since step 80 training fell from 2.48 to 2.38 and validation from 2.7646 to 2.7587: six parts of a hundred.
+    late = validation.since(0.5)
+    theirs = estimate_fall(late)
+    ours = None if theirs is None else estimate_fall(train.since(float(late.spent[0])))
+    if theirs is None or ours is None or ours.p >= ALPHA or ours.size <= STANDS_STILL * abs(end):
+        return None
+    if theirs.size >= SHARED * ours.size:
+        return None
+    step = int(late.steps[0])
+    share = f"by {fmt(theirs.size)}" if theirs.size > 0 else "not at all"
+    evidence = (
+        f"From step {step:,} on the training loss fell by {fmt(ours.size)}, to about {fmt(train.end)}, and the "
+        f"validation loss {share}: it ended at {fmt(validation.logged[1])}."
+    )
+    title = f"Overfitting: from step {step:,} on hardly more than the training loss fell"
     return _make_finding(run, "overfitting", "warning", title, evidence, step)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_finetune.reporting.diagnosis.curves import Curve, estimate_fall, estimate_noise, read_learning_rates
+from hf_finetune.reporting.diagnosis.curves import ALPHA, Curve, estimate_fall, estimate_noise, read_learning_rates
 from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS
 from hf_finetune.reporting.diagnosis.findings import (
     Finding,
@@ -37,8 +37,6 @@ NEVER_LOW = 1e-3
 """Learning rate of an adaptive optimizer from which weights move, whatever the loss does."""
 BARELY = 0.05
 """Share of the first loss that a learning rate far too low takes off at most."""
-ALPHA = 0.05
-"""Significance level of the rank tests."""
 STEADY = 4.0
 """Multiple of its noise by which a validation loss must fall to count as a steady fall."""
 
@@ -125,7 +123,8 @@ def _judge_plateau(run: RunRecord, train: Curve, validation: Curve) -> Finding |
         return None
     if falls[0].size > FLAT * total and falls[0].p < ALPHA:
         return None
-    first = int(np.flatnonzero(train.values <= train.end + max(FLAT * total, rough))[0])
+    # A point of the plateau lies above its level by what is left to fall, and by noise, as large as the former or not.
+    first = int(np.flatnonzero(train.values <= train.end + FLAT * total + rough)[0])
     reached, rates = int(train.steps[first]), read_learning_rates(run)[1]
     if len(rates) and rates[-1] < UNDECAYED * rates.max() and train.spent[first] > SOON:
         return None  # it learned for most of its rate, and has come to its end

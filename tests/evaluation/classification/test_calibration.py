@@ -13,6 +13,8 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_expit
+from scipy.stats import norm
 
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.classification import thresholds
@@ -74,10 +76,16 @@ def every_threshold(told):
 
 @settings(max_examples=60)
 @given(kind=st.sampled_from(["single", "multi"]), rows=st.integers(1, 60), labels=st.integers(2, 5), seed=seeds)
-def test_no_other_temperature_is_better(kind, rows, labels, seed):
+def test_no_other_temperature_is_likelier(kind, rows, labels, seed):
     outputs = outputs_of(kind, rows, labels, seed, scale=10 ** np.random.default_rng(seed).uniform(-2, 2))
-    found = compute_smoothed_log_loss(outputs, fit_temperature(outputs))
-    assert all(found <= compute_smoothed_log_loss(outputs, each) + 1e-5 for each in [1.0, *np.geomspace(0.05, 20, 50)])
+
+    def weigh(temperature):
+        """The posterior, up to a factor: the likelihood of the rows and of two average ones, and a log-normal prior."""
+        likelihood = -(rows + 2) * compute_smoothed_log_loss(outputs, temperature)
+        return (likelihood + norm.logpdf(math.log(temperature), scale=math.log(2))) / (rows + 2)
+
+    found = weigh(fit_temperature(outputs))
+    assert all(found >= weigh(each) - 1e-5 for each in [1.0, *np.geomspace(0.05, 20, 50)])
 
 
 @pytest.mark.parametrize("kind", ["single", "multi"])
@@ -107,15 +115,19 @@ def test_calibration_halves_the_error_of_an_overconfident_model_on_rows_it_was_n
 
 @pytest.mark.parametrize("kind", ["single", "multi"])
 @pytest.mark.parametrize(("rows", "wrong"), [(1, 0), (4, 0), (500, 0), (100, 3)])
-def test_what_was_always_right_is_said_to_be_wrong_once_in_two_rows_more(kind, rows, wrong):
-    """Laplace's rule of succession, for rows of which the model is equally sure."""
+def test_rows_and_one_right_and_one_wrong_decide_between_temperatures_that_are_likeliest_at_one(kind, rows, wrong):
+    """Laplace's rule of succession and a log-normal prior, for rows of which the model is equally sure."""
     given = np.arange(rows) % 2
     told = np.where(np.arange(rows) < wrong, 1 - given, given)
     logits = np.where(told[:, None] == np.arange(2), 4.0, -4.0)
     references = given if kind == "single" else (given[:, None] == np.arange(2)).astype(np.int64)
-    temperature = fit_temperature(ClassifierOutputs(logits, references))
-    surest = Decision(("a", "b"), kind, temperature).compute_probabilities(logits).max()
-    assert surest == pytest.approx((rows - wrong + 1) / (rows + 2), abs=1e-4)
+    margin = 8.0 if kind == "single" else 4.0  # of two labels the difference of their logits decides
+    tried = np.geomspace(0.05, 20, 100_001)
+    right, missed = log_expit(margin / tried), log_expit(-margin / tried)
+    posterior = (rows - wrong + 1) * right + (wrong + 1) * missed + norm.logpdf(np.log(tried), scale=math.log(2))
+    found = fit_temperature(ClassifierOutputs(logits, references))
+    assert found == pytest.approx(tried[posterior.argmax()], rel=1e-3)
+    assert found > 1 if rows < 10 else True, "few rows without a mistake do not make the model surer"
 
 
 def test_logits_that_say_nothing_leave_the_temperature_at_one():
@@ -315,13 +327,23 @@ def test_a_temperature_that_says_nothing_of_other_rows_is_not_kept(caplog):
 
 def test_few_rows_and_few_groups_are_not_fitted_to_and_the_log_says_so(caplog):
     caplog.set_level(logging.INFO)
-    outputs = outputs_of("single", 29, 3, seed=0, scale=5)
+    outputs = outputs_of("single", 9, 3, seed=0, scale=5)
     assert choose_temperature(outputs) == 1.0
-    assert "no temperature: validation has 29 rows, and at least 30 are needed" in caplog.text
+    assert "no temperature: validation has 9 rows, and at least 10 are needed" in caplog.text
     many = outputs_of("single", 300, 3, seed=0, scale=5)
     assert choose_temperature(many) > 1.5
-    assert choose_temperature(replace(many, groups=np.arange(300) % 10)) == 1.0
-    assert "validation has 10 groups of rows" in caplog.text
+    assert choose_temperature(replace(many, groups=np.arange(300) % 9)) == 1.0
+    assert "validation has 9 groups of rows" in caplog.text
+
+
+def test_the_fewer_the_rows_the_nearer_the_temperature_stays_to_one():
+    """Rows that are all alike, four of five right: they fit one temperature however many they are."""
+    given = np.arange(2000) % 2
+    told = np.where(np.arange(2000) % 5 == 0, 1 - given, given)
+    outputs = ClassifierOutputs(np.where(told[:, None] == np.arange(2), 4.0, -4.0), given)
+    fitted = [fit_temperature(outputs.select_rows(np.arange(rows))) for rows in (10, 30, 100, 2000)]
+    assert 1 < fitted[0] < fitted[1] < fitted[2] < fitted[3]
+    assert fitted[3] == pytest.approx(8 / math.log(4), rel=0.01)
 
 
 def test_rows_of_a_group_are_held_out_together():

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 # 97 %, and half a standard error of 500 splits.
-HIGHEST = 0.975
+HIGHEST = 0.974
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def regimes(simulation):
     return simulation.list_regimes(200, 0)
 
 
-@pytest.mark.parametrize("name", ["losses", "labels", "2 % wrong of 60", "heavy tails, 60 rows", "40 documents"])
+@pytest.mark.parametrize("name", ["losses", "labels", "20 losses", "heavy tails, 60 rows", "40 documents"])
 def test_intervals_hold_the_true_figures_of_500_splits(simulation, regimes, name):
     for figure, (shown, held) in simulation.coverage(regimes[name], 500, seed=0).items():
-        assert shown == 1, figure
+        assert shown > 0.97, figure
         assert 0.93 <= held <= HIGHEST, (figure, held)
 
 

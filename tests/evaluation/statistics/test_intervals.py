@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, kurtosis, norm, skew
 from scipy.stats import t as student
 
 from hf_finetune.evaluation.classification.intervals import compute_label_intervals
-from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals, number_groups
-from hf_finetune.evaluation.statistics.intervals import compute_intervals, compute_wilson_interval
+from hf_finetune.evaluation.statistics.bootstrap import bootstrap_intervals, number_groups, resample_metrics
+from hf_finetune.evaluation.statistics.intervals import compute_intervals, compute_wilson_interval, get_tail
 from hf_finetune.evaluation.statistics.paired_test import compute_paired_metrics
 from hf_finetune.evaluation.statistics.slices import compute_slice_metrics
 from hf_finetune.label_set import Labels
@@ -71,15 +71,56 @@ def test_a_rare_label_is_named_with_what_is_needed():
     assert {"accuracy", "log_loss"} <= found["intervals"].keys()
 
 
-def test_few_mistakes_give_accuracy_an_interval_and_the_log_loss_none():
+@pytest.mark.parametrize(("mistakes", "shows_f1"), [(2, False), (4, True)])
+def test_few_mistakes_give_accuracy_an_interval_and_the_log_loss_none(mistakes, shows_f1):
+    """One mistake in a label of 150 rows: no resample tells what three of them would do."""
     references = np.arange(300) % 2
     logits = np.where(references[:, None] == np.arange(2), 2.0, -2.0)
-    logits[:4] *= -1
+    logits[:mistakes] *= -1
     probabilities = Decision(("ham", "spam"), "single").compute_probabilities(logits)
     found = compute_label_intervals(SPAM, probabilities, probabilities.argmax(axis=1), references)
-    assert found["intervals"]["accuracy"] == pytest.approx(list(compute_wilson_interval(296 / 300, 300)))
-    assert found["no_interval"]["log_loss"].startswith("too few mistakes for an interval: 4 rows have one")
-    assert "f1_macro" in found["no_interval"]
+    right = 1 - mistakes / 300
+    assert found["intervals"]["accuracy"] == pytest.approx(list(compute_wilson_interval(right, 300)))
+    few = f"too few mistakes for an interval: {mistakes} rows have one"
+    assert found["no_interval"]["log_loss"].startswith(few)
+    assert ("f1_macro" in found["intervals"]) == shows_f1
+
+
+def test_a_label_that_few_rows_are_given_has_no_interval_of_its_precision():
+    references = np.arange(200) % 2
+    chosen = np.where((np.arange(200) % 2 == 1) & (np.arange(200) >= 180), 1, 0)
+    chosen[:4] = 1
+    logits = np.where(chosen[:, None] == np.arange(2), 1.0, -1.0)
+    probabilities = Decision(("ham", "spam"), "single").compute_probabilities(logits)
+    found = compute_label_intervals(SPAM, probabilities, chosen, references)
+    few = "too few rows are called spam for an interval: 14, at least 15 are needed"
+    assert found["no_interval"]["precision_macro"] == few
+    assert {"f1_macro", "balanced_accuracy"} <= found["intervals"].keys()
+
+
+@pytest.mark.parametrize("name", ["loss", "log_loss", "token_accuracy", "balanced_accuracy"])
+def test_the_freedom_of_a_variance_is_that_of_its_kurtosis(name):
+    """By scipy's kurtosis and skew of the rows: a mean's jackknife moves as its rows do."""
+    values = np.random.default_rng(3).standard_t(4, size=80)
+    found = resample_metrics(mean_of(values, name), 80, resamples=50)[name]
+    excess, skewness = kurtosis(values), skew(values)
+    lost = {"loss": 2 * excess, "balanced_accuracy": (excess - skewness**2) / 2}.get(name, excess / 2)
+    assert lost > 0
+    assert found.estimate_freedom(get_tail(name)) == pytest.approx(79 / (1 + lost))
+
+
+def test_rows_that_vary_less_than_normal_ones_have_all_their_freedom():
+    for values in (np.arange(50.0), np.arange(50) % 2 * 1.0):
+        found = resample_metrics(mean_of(values), 50, resamples=50)["loss"]
+        assert all(found.estimate_freedom(tail) == 49 for tail in ("share", "light", "heavy"))
+
+
+@pytest.mark.parametrize(("rows", "true"), [(60, 0.98), (60, 0.9), (200, 0.95), (300, 0.95), (1000, 0.5)])
+def test_the_interval_of_a_share_holds_it_in_93_to_97_of_100_cases(rows, true):
+    """Exactly: the binomial probability of the counts whose interval has it."""
+    counts = np.arange(rows + 1)
+    held = [low <= true <= high for low, high in (compute_wilson_interval(each / rows, rows) for each in counts)]
+    assert 0.93 <= float(binom.pmf(counts, rows, true)[held].sum()) <= 0.97
 
 
 def draw_alike(random, groups=40, size=6):

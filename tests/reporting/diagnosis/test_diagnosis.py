@@ -445,6 +445,37 @@ def test_a_gap_that_widens_while_validation_still_falls_is_left_alone():
     assert "overfitting" not in said(record(solved))
 
 
+def test_a_training_loss_that_falls_on_is_overfitting_though_validation_creeps_down_with_it():
+    """Since half of the rate was spent training fell by about 0.19, and validation by a tenth of that, or by half."""
+    for late, named in ((lambda x: 0.12 * math.exp(-6 * x), True), (lambda x: 0.2 * math.exp(-2 * x), False)):
+        history = parted(lambda x: 2.3 + 0.45 * math.exp(-2 * x), lambda x, late=late: 2.76 + late(x))
+        run = record(history)
+        assert ("overfitting" in said(run)) == named
+        if named:
+            found = finding(run, "overfitting")
+            assert (found.level, found.step) == ("warning", 200)
+            assert found.title == "Overfitting: from step 200 on hardly more than the training loss fell"
+            assert "Each row was seen 15 times." in found.evidence
+
+
+def test_training_that_stands_still_with_validation_is_not_overfitting_for_a_gap_that_was_always_there():
+    history = parted(lambda x: 2.0 + 0.01 * math.exp(-2 * x), lambda x: 2.76)
+    assert "overfitting" not in said(record(history))
+
+
+def test_a_plateau_reached_in_a_third_of_the_run_is_seen_through_noise_besides_what_is_left_to_fall():
+    """Points of the plateau lie above its last ones by noise and by what is left: by one of both were too few."""
+    named = 0
+    for seed in range(60):
+        draw, history = random.Random(seed), []
+        for step in range(10, 121, 10):
+            rate = 1e-3 * (1 + math.cos(math.pi * step / 121)) / 2
+            loss = 3.13 + 1.4 * math.exp(-14 * (step - 5) / 120) + draw.gauss(0, 0.01)
+            history.append({"step": step, "loss": loss, "learning_rate": rate})
+        named += "plateau" in said(record(history))
+    assert named >= 45
+
+
 def test_a_rise_between_the_only_two_evaluations_is_overfitting():
     history = [entry for entry in log_of("healthy") if "loss" in entry]
     history += [{"step": 200, "eval_loss": 2.5}, {"step": 400, "eval_loss": 2.63}]
