@@ -60,7 +60,7 @@ def test_a_run_says_whether_it_became_better_than_its_base(run_recipe, base, rec
     assert compared["outcome"] == "better"
     assert compared["verdict"].startswith(f"Better than its base: loss {loss['base']:.2f} -> {loss['tuned']:.2f}, by ")
     assert re.search(
-        rf", a real difference; these {compared['rows']} rows can show [\d.]+ or more$", compared["verdict"]
+        rf", a real difference; these {compared['rows']} rows reliably show [\d.]+ or more$", compared["verdict"]
     )
     assert loss["interval"] is None, "six rows show that it is better, and not by how much"
     assert compared["rows"] == report["data"]["validation"]["examples"]

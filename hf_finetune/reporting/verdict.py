@@ -89,12 +89,12 @@ def _name_outcome(outcome: str, *, behind: bool) -> str:
 
 
 def _compare_figures(name: str, scores: dict[str, Any], best: str, value: float) -> str:
-    """`accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 92.0%; these rows can show 6.1 points`."""
+    """`accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 92.0%; these rows reliably show 6.1 points`."""
     interval = format_interval(name, get_part(scores, "intervals").get(name))
     own = f"{format_metric(name, scores[name])}{f' ({interval})' if interval else ''}"
     other = f"{best.replace('_', ' ')} {format_metric(name, value)}"
     least = _get_finite(get_part(scores, "baselines", best, "comparison", name), "detectable")
-    power = "" if least is None else f"; these rows can show {format_size(name, least)}"
+    power = "" if least is None else f"; these rows reliably show {format_size(name, least)}"
     return f"{get_metric_info(name).title} {own}, {other}{power}"
 
 

@@ -110,9 +110,9 @@ def _describe_no_difference(name: str, change: dict[str, Any], rows: int, wordin
 
 
 def describe_power(change: dict[str, Any], rows: str) -> str:
-    """`; these 80 rows can show 0.159 or more`; "" where that is not known."""
+    """`; these 80 rows reliably show 0.159 or more`; "" where that is not known."""
     least = change["detectable"]
-    return "" if least is None else f"; these {rows} can show {format_number(least)} or more"
+    return "" if least is None else f"; these {rows} reliably show {format_number(least)} or more"
 
 
 def measure_forgetting(
@@ -130,7 +130,7 @@ def measure_forgetting(
         lead = next((name for name in HEADLINE_METRICS if name in figures), None)
         least = None if lead is None else figures[lead]["detectable"]
         title = get_metric_info(str(lead)).title
-        power = "" if least is None else f"; of the {title} they can show {format_number(least)} or more"
+        power = "" if least is None else f"; of the {title} they reliably show {format_number(least)} or more"
         words = [f"nothing forgotten that these {_format_rows(rows)} could show{power}{more}"]
     return {"figures": figures, "words": words}
 

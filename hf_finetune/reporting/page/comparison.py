@@ -190,7 +190,7 @@ def _describe_leader(name: str, split: str, names: list[str], found: list[dict[s
     apart = low > other_high or high < other_low
     how = "do not overlap" if apart else "overlap: the difference may be chance"
     least = find_least_apart(high - low, other_high - other_low)
-    return f"{first} Their intervals {how}; such intervals can show {format_size(name, least)} or more."
+    return f"{first} Their intervals {how}; such intervals reliably show {format_size(name, least)} or more."
 
 
 def find_least_apart(width: float, other: float) -> float:

@@ -153,7 +153,7 @@ def make_strip(name: str, value: Any, interval: Any) -> Cell:
 
 def _build_comparison(caption: str, found: dict[str, Any]) -> list[Block]:
     """Base and tuned model on the same rows: values, difference with interval, p-value and significance."""
-    columns = ("figure", "base", "tuned", "difference", "95% interval", "p", "real?", "these rows can show")
+    columns = ("figure", "base", "tuned", "difference", "95% interval", "p", "real?", "these rows reliably show")
     rows = []
     for name, each in get_mapping(found.get("figures")).items():
         given = get_mapping(each)

@@ -115,7 +115,7 @@ def test_an_interval_without_0_is_not_called_no_difference():
     said = pairing._describe_no_difference("loss", change | {"detectable": 0.25}, 30, Wording())
     assert said == (
         "No real difference from its base: loss 2.30 -> 2.10, better by 0.200 (p = 0.081 over all figures), "
-        "no more than chance gives; these 30 rows can show 0.250 or more"
+        "no more than chance gives; these 30 rows reliably show 0.250 or more"
     )
 
 
@@ -128,7 +128,7 @@ def test_what_the_rows_can_show_is_shown_in_four_of_five_comparisons():
     assert 0.7 <= np.mean([each["figures"]["loss"]["real"] for each in found]) <= 0.9
     for each in found:
         least = each["figures"]["loss"]["detectable"]
-        assert "loss" not in each["verdict"] or f"can show {format_number(least)} or more" in each["verdict"]
+        assert "loss" not in each["verdict"] or f"reliably show {format_number(least)} or more" in each["verdict"]
 
 
 def test_what_rows_of_right_and_wrong_answers_can_show_is_shown_in_four_of_five_comparisons():
@@ -283,7 +283,7 @@ def test_forgetting_is_said_where_it_is_real_and_only_there():
     assert "worse by 0.39" in words[0]
     same = language_pair(random, 40, 0.0)
     (nothing,) = compared(*same, measure_forgetting)["words"]
-    assert nothing.startswith("nothing forgotten that these 40 rows could show; of the loss they can show 0.0")
+    assert nothing.startswith("nothing forgotten that these 40 rows could show; of the loss they reliably show 0.0")
     better = compared(tuned, base, measure_forgetting)["words"]
     assert better[0].startswith("nothing forgotten that these 150 rows could show; ")
     assert better[0].endswith("; some of it is better, even")

@@ -595,5 +595,5 @@ def test_the_paired_test_with_a_baseline_decides_and_says_what_the_rows_can_show
     run = record(log_of("healthy"), report={"evaluation": {"test": scores}})
     assert diagnose(run).model == (
         "Worse than a baseline: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 70.0%; "
-        "these rows can show 6.1 points (test)."
+        "these rows reliably show 6.1 points (test)."
     )

@@ -51,10 +51,10 @@ def test_a_difference_that_intervals_can_show_keeps_them_apart_in_four_of_five_c
 def test_the_run_that_is_ahead_is_named_with_what_its_interval_allows_to_say(tmp_path, two):
     said = "high has the best exact match on test: 60.0% (55.0% to 65.0%); next is low with 40.0% (35.0% to 45.0%)."
     assert describe_best(two) == [
-        f"{said} Their intervals do not overlap; such intervals can show 13.0 points or more."
+        f"{said} Their intervals do not overlap; such intervals reliably show 13.0 points or more."
     ]
     close = made(tmp_path / "close", matched(0.41, [0.36, 0.46]))
-    overlapping = "Their intervals overlap: the difference may be chance; such intervals can show 13.0 points or more."
+    overlapping = "Their intervals overlap: the difference may be chance; such intervals reliably show 13.0 points or more."
     assert describe_best([two[0], close])[0].endswith(overlapping)
     plain = made(tmp_path / "plain", matched(0.9))
     assert describe_best([two[0], plain])[0].endswith("No intervals were computed, so the difference may be chance.")
