@@ -197,7 +197,7 @@ def test_a_row_that_cannot_be_compared_is_refused():
 
 
 def test_an_added_token_that_a_normalizer_would_take_apart_is_kept_out_of_texts():
-    """One for ASCII alone drops the characters of which the names of control tokens are made, and leaves their number."""
+    """One for ASCII alone drops what the names of control tokens are made of, and leaves their number."""
     letters = "abc0123456789"
     backend = Tokenizer(models.WordPiece({"[UNK]": 0, **{letter: 1 + n for n, letter in enumerate(letters)}}))
     backend.normalizer = normalizers.Replace(Regex(r"[^\x00-\x7f]"), "")
