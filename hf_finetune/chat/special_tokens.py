@@ -202,7 +202,7 @@ def _build_twin(spec: dict[str, Any], names: Mapping[str, str], bytes_of_text: f
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in bytes_of_text]
     for token in spec["added_tokens"]:
         if token["content"] in names:
-            # A normalizer may drop what the name is made of, and leave the digits: BERT's does.
+            # A normalizer may drop what the name is made of, and leave the digits, as one for ASCII alone.
             token |= {"content": names[token["content"]], "normalized": False}
     model = spec["model"]
     if isinstance(model["vocab"], dict):
