@@ -24,6 +24,8 @@ from hf_finetune.environment.logs import hide_messages
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.embeddings import fit_embeddings
 from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
+from hf_finetune.models.files.foreign_errors import foreign_errors
+from hf_finetune.models.files.held import check_held
 from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
 from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
@@ -219,7 +221,13 @@ def load_safely(auto_class: Any, name: str, revision: str | None, **options: obj
     if auto_class is AutoModelForCausalLM:
         check_generation_file(name, commit or revision)
     # Without `trust_remote_code=False` transformers asks on the terminal whether the repository's code may run.
-    loaded = auto_class.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False, **options)
+    source = {"revision": commit or revision or "main", "trust_remote_code": False}
+    if auto_class is not AutoConfig:
+        check_held(auto_class, name, commit, options.get("config") or load_safely(AutoConfig, name, revision))
+    with foreign_errors():
+        loaded = auto_class.from_pretrained(name, **source, **options)
+    if auto_class is AutoConfig and not isinstance(loaded.get_text_config(), PreTrainedConfig):
+        raise ValueError(f"a {loaded.model_type} has no section text_config")
     if auto_class is AutoConfig and commit is not None:
         loaded._commit_hash = commit  # transformers 5.23 no longer sets it; it is not saved
     return loaded
