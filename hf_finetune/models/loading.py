@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hf_finetune.config.model_files.description import CONFIG
+from hf_finetune.config.model_files.values import CORRECT
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.environment.logs import hide_messages
@@ -121,7 +124,7 @@ def load_language_model(model: ModelSection, **options: object) -> PreTrainedMod
 def refuse_missing_weights(
     model: PreTrainedModel, info: Mapping[str, Any], name: str, *, key: str | None = None
 ) -> None:
-    """Raise `ModelError` for a language model of which weights were drawn at random.
+    """Raise `ModelError` for a language model of which weights were drawn at random, or whole layers left out.
 
     `info` is what transformers says of its loading (`output_loading_info`), `name` the folder or Hub id, and `key` the
     setting that names it.
@@ -129,6 +132,14 @@ def refuse_missing_weights(
     if missing := sorted(info["missing_keys"]):
         what = f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}"
         raise ModelError(Problem(what, "name a folder that holds the whole language model", key=key))
+    refuse_layers_left_out(info, name)
+
+
+def refuse_layers_left_out(info: Mapping[str, Any], name: str) -> None:
+    """Raise `ModelError` where the files hold weights of numbered layers for which the configuration has no place."""
+    if left := sorted(weight for weight in info["unexpected_keys"] if any(map(str.isdigit, weight.split(".")))):
+        what = f"has no place for {len(left)} weights of layers that the files hold, first {left[0]}"
+        raise ModelError(Problem(what, CORRECT, path=str(Path(name, CONFIG))))
 
 
 def check_reads_text_alone(model: PreTrainedModel, name: str) -> None:

@@ -114,6 +114,18 @@ def _build_type(field: Mapping[str, Any]) -> Any:
     return Union[tuple(words[word] for word in field["types"])]  # noqa: UP007 - the members are known at run time only
 
 
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "object": "a section of keys",
+    "array": "a list",
+    "bool": "true or false",
+    "null": "nothing",
+    "|": "or",
+}
+
+
 def find_wrong_values(values: Mapping[str, Any], types: Mapping[str, Any], shown: str) -> Iterator[Problem]:
     """Yield a problem for each value of another type than `types` says, and for each number that no model has."""
     for key, kind in types.items():
@@ -133,8 +145,9 @@ CORRECT = "correct it in a copy of the model, or copy the model's folder again"
 
 
 def _explain(problem: Exception) -> str:
-    """The reason in words: `Expected `int | null`, got `str`` without what only a programmer reads."""
-    return str(problem).partition(" - at ")[0].replace("`", "").lower()
+    """The reason in words: "Expected `int | null`, got `str` - at `$.x`" -> "not a whole number or nothing"."""
+    expected = str(problem).partition(" - at ")[0].partition(", got ")[0].removeprefix("Expected ").replace("`", "")
+    return "not " + " ".join(_WORDS.get(word, word) for word in expected.split())
 
 
 def iterate_leaves(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

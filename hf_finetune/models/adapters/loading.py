@@ -177,13 +177,10 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
 
     With `trains` its weights get gradients.
 
-    The process's random state stays as it is. Raises `ModelError` for an adapter that is not LoRA or is an unfinished
-    PiSSA checkpoint, and where module names or shapes do not match the base.
+    The process's random state stays as it is. Raises `ModelError` for an unfinished PiSSA checkpoint, and where module names or shapes do not match the base.
     """
     config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        what = f"is an adapter of the kind {config.peft_type}"
-        raise ModelError(Problem(what, "only LoRA's are loaded and merged", path=str(folder)))
+    assert isinstance(config, LoraConfig)  # others are refused when the folder is looked at
     if str(config.init_lora_weights).startswith("pissa_niter"):
         what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
         raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))

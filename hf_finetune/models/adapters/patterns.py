@@ -16,8 +16,6 @@ from hf_finetune.models.adapters.continuing import ALL_LINEAR
 
 # As peft 0.21 matches a key of rank_pattern: `get_pattern_key`. `^v_proj` is none of `model.layers.0.self_attn.v_proj`.
 PEFT_KEY = r"(?:.*\.)?(?:{})"
-NOTHING = r"(?!)"
-"""The pattern, to `re`, of no name."""
 
 
 @contextmanager
@@ -25,13 +23,16 @@ def name_what_matches(model: nn.Module, config: LoraConfig) -> Iterator[None]:
     """While peft reads `config`, have names of `model` in the place of its patterns, which are there again afterwards.
 
     An adapter on a module of a block gets what the patterns say, in time linear in the names. Plain names stay as they
-    are. Raises ValueError for a pattern that RE2 does not take.
+    are. Raises ValueError for a pattern that RE2 does not take, and for `target_modules` that name nothing.
     """
     names = [name for name, _ in model.named_modules()]
     named: dict[str, Any] = {}
     for key in PATTERNS:
         if isinstance(pattern := getattr(config, key), str) and pattern != ALL_LINEAR:
-            named[key] = _list_matched(pattern, names)
+            matched = filter(compile_linear(pattern).fullmatch, names)
+            named[key] = "|".join(map(re.escape, matched)) or None  # alternatives, without a loop
+            if named[key] is None and key == "target_modules":
+                raise ValueError(f"{pattern!r} matches no module of it")
     names += [name for name, _ in model.named_parameters()]
     for key in KEYED_PATTERNS:
         if not all(map(is_plain, patterns := getattr(config, key) or {})):
@@ -44,12 +45,6 @@ def name_what_matches(model: nn.Module, config: LoraConfig) -> Iterator[None]:
     finally:
         for key, value in written.items():
             setattr(config, key, value)
-
-
-def _list_matched(pattern: str, names: Sequence[str]) -> str:
-    """The pattern of exactly those names that `pattern` matches: alternatives without a loop."""
-    matched = filter(compile_linear(pattern).fullmatch, names)
-    return "|".join(map(re.escape, matched)) or NOTHING
 
 
 def _assign_values(patterns: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -29,7 +29,6 @@ def foreign_errors() -> Iterator[None]:
     except BaseException as problem:
         if describe_memory_error(problem) is not None:
             raise
-        lines = str(problem).strip().splitlines()
-        reason = lines[0][:LONGEST_REASON] if lines else "no reason given"
+        reason = " ".join(str(problem).split())[:LONGEST_REASON] or "no reason given"
         named = reason if isinstance(problem, ValueError) else f"{type(problem).__name__}: {reason}"
         raise ForeignError(named) from problem
