@@ -25,7 +25,7 @@ class OptionNames:
 _SETTINGS = OptionNames()  # no command: settings have their own names
 _NAMES: ContextVar[OptionNames] = ContextVar("option_names", default=_SETTINGS)
 _COLUMNS = re.compile(r"(?P<setting>data\.columns): \{(?P<pairs>[^{}]*)\}")
-_PAIR = re.compile(r'(\w+): ("(?:[^"\\]|\\.)*"|[^,]+)')
+_PAIR = re.compile(r'(?<!\w)(\w+): ("(?:[^"\\]|\\.)*"|[^,]+)')
 _ALTERNATIVES = re.compile(r"(; |,? or (?=raise |set |add |name |run ))")
 
 

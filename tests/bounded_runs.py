@@ -22,7 +22,7 @@ MOST_SAID = 60_000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended: `done`, `refused`, `traceback`, `killed` (by a signal) or `late`; what it said; how long it took."""
+    """How it ended: `done`, `refused`, `traceback`, `killed` by a signal or `late`; what it said; for how long."""
 
     end: str
     said: str

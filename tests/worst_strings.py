@@ -1,12 +1,14 @@
-"""The regular expressions of the project, found in its source, and strings that each is slow on, derived from itself."""
+"""The regular expressions of the project, found in its source, and strings that each is slow on."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import re
+import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer")
 LENGTH = 1_000_000
-SCREENED = 4_000
+SCREENED = 1_500
+LIMIT = 3.0
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,20 @@ def _find_in_file(path: Path, tree: ast.Module, called: dict[str, set[str]]) -> 
     shown = str(path.relative_to(ROOT))
     names = {}
     for node in ast.walk(tree):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         for target in targets:
             for call in _calls_of_re(node):
                 names[call] = getattr(target, "id", getattr(target, "attr", ""))
-    module = _import(path)
-    for call in _calls_of_re(tree):
+    calls = _calls_of_re(tree)
+    module = _import(path) if calls else None
+    for call in calls:
         method = call.func.attr  # type: ignore[attr-defined]
         if method == "escape":
             continue
         compiled = _build(call, module)
-        place = f"{shown}: {ast.unparse(call)[:80]}"
+        place = f"{shown}: {ast.unparse(call)}"
         methods = {method} if method != "compile" else called.get(names.get(call, ""), set()) or {"search"}
         for each in sorted(methods):
             yield Use(place, compiled, each)
@@ -70,7 +76,9 @@ def _calls_of_re(tree: ast.AST) -> list[ast.Call]:
     return [
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "re"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and getattr(node.func.value, "id", "") == "re"
     ]
 
 
@@ -98,8 +106,8 @@ def list_strings(pattern: re.Pattern[Any]) -> list[str]:
     """Pieces whose repetition may keep `pattern` busy: every part of a text that it matches, and what is around."""
     tree = parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)
     parts = {sample for each in _subtrees(tree) for sample in _samples(each)} - {""}
-    characters = sorted({character for part in parts for character in part})[:24]
-    pairs = {one + other for one, other in product(characters[:12], repeat=2)}
+    characters = sorted({character for part in parts for character in part})[:16]
+    pairs = {one + other for one, other in product(characters[:8], repeat=2)}
     whole = max(_samples(tree), key=len, default="")
     prefixes = {whole[:end] for end in range(1, min(len(whole), 24))}
     return sorted({*parts, *characters, *pairs, *prefixes, " ", "a", "\n", "\t", "0", "/"})
@@ -165,30 +173,60 @@ def _sample_of_class(items: Any, last: bool) -> str:
     return chr(value)
 
 
-def list_worst(pattern: re.Pattern[Any], length: int) -> list[Any]:
-    """Texts of `length` characters: a piece again and again, behind the beginning of a match, before what ends none."""
-    pieces = list_strings(pattern)
+Filling = tuple[str, str, str]
+"""A text: how it begins, what is there again and again, and how it ends."""
+
+
+def list_fillings(pattern: re.Pattern[Any], pieces: Iterable[str] = ()) -> list[Filling]:
+    """Texts on which `pattern` may be slow: a piece again and again, as in a match or behind its beginning, to no end.
+
+    `pieces` come on top of those that are derived from the pattern.
+    """
     whole = max(_samples(parser.parse(pattern.pattern, pattern.flags)), key=len, default="")
-    begins = ["", *(whole[:end] for end in (1, 2, 4, 8) if end < len(whole))]
-    texts = []
-    for piece in pieces:
-        for begin in begins:
-            filled = begin + piece * (length // len(piece))
-            texts += [filled, filled + "\x00", filled + "!\n"]
-    if isinstance(pattern.pattern, bytes):
-        return [text.encode("latin-1", "replace") for text in texts]
-    return texts
+    begins = ["", *(whole[:end] for end in (1, 4) if end < len(whole))]
+    listed = product(begins, [*list_strings(pattern), *pieces], ("", "\x00", "!\n"))
+    return list(listed)
 
 
-def measure(pattern: re.Pattern[Any], method: str, text: Any) -> float:
-    """Seconds that a method of the pattern takes on a text; of those that yield, all of it."""
-    start = time.perf_counter()
-    work = getattr(pattern, method)
-    if method in ("sub", "subn"):
-        work(text[:0], text)
-    elif method == "finditer":
-        for _ in work(text):
-            pass
-    else:
-        work(text)
-    return time.perf_counter() - start
+def fill(pattern: re.Pattern[Any], filling: Filling, length: int) -> Any:
+    """The text of `length` characters, as bytes where the pattern is for bytes."""
+    begin, piece, end = filling
+    text = begin + piece * (length // len(piece)) + end
+    return text.encode("utf-8", "surrogatepass") if isinstance(pattern.pattern, bytes) else text
+
+
+def find_slowest(use: Use, pieces: Iterable[str] = ()) -> Filling:
+    """The filling of which a short text was the slowest."""
+    assert use.pattern is not None
+    fillings = list_fillings(use.pattern, pieces)
+    measured = [measure(use, fill(use.pattern, filling, SCREENED)) for filling in fillings]
+    # A process that waits for its turn is slow on anything: the ten slowest are measured again.
+    slowest = sorted(range(len(fillings)), key=lambda number: -measured[number])[:10]
+    again = {
+        number: min(measure(use, fill(use.pattern, fillings[number], SCREENED)) for _ in range(3)) for number in slowest
+    }
+    return fillings[max(again, key=lambda number: again[number])]
+
+
+def measure(use: Use, text: Any) -> float:
+    """Seconds of the processor that a method of a pattern takes on a text; `LIMIT` at most."""
+    work = getattr(use.pattern, use.method)
+    signal.signal(signal.SIGVTALRM, _give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
+    start = time.process_time()
+    try:
+        if use.method in ("sub", "subn"):
+            work(text[:0], text)
+        elif use.method == "finditer":
+            deque(work(text), maxlen=0)
+        else:
+            work(text)
+    except TimeoutError:
+        return LIMIT
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    return time.process_time() - start
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError

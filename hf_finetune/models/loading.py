@@ -234,7 +234,8 @@ def load_safely(auto_class: Any, name: str, revision: str | None, **options: obj
     # Without `trust_remote_code=False` transformers asks on the terminal whether the repository's code may run.
     source = {"revision": commit or revision or "main", "trust_remote_code": False}
     if auto_class is not AutoConfig:
-        check_held(auto_class, name, commit, options.get("config") or load_safely(AutoConfig, name, revision))
+        config: Any = options.get("config") or load_safely(AutoConfig, name, revision)
+        check_held(auto_class, name, commit, config)
     with foreign_errors():
         loaded = auto_class.from_pretrained(name, **source, **options)
     if auto_class is AutoConfig and not isinstance(loaded.get_text_config(), PreTrainedConfig):

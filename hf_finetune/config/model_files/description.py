@@ -154,7 +154,9 @@ def _check_adapter(files: ModelFiles, place: str) -> Iterator[Problem]:
     for key, given in ranks.items():
         for rank in given.values() if isinstance(given, dict) else [given]:
             if largest is not None and isinstance(rank, int) and rank > largest:
-                yield Problem(f"{format_value(rank)} is more than any size of its weights ({largest:,})", CORRECT, place, key=key)
+                yield Problem(
+                    f"{format_value(rank)} is more than any size of its weights ({largest:,})", CORRECT, place, key=key
+                )
 
 
 def _check_base(files: ModelFiles, place: str) -> Iterator[Problem]:

@@ -12,7 +12,8 @@ def is_classifier(folder: Path) -> bool | None:
     """Whether a model or adapter is a sequence classifier; None where its files do not tell."""
     if not (folder / ADAPTER).exists():
         names = (read_object(folder / CONFIG) or {}).get("architectures")
-        return None if not names or not isinstance(names, list) else any(str(name).endswith("ForSequenceClassification") for name in names)
+        known = isinstance(names, list) and names
+        return any(str(name).endswith("ForSequenceClassification") for name in names) if known else None
     task = (read_object(folder / ADAPTER) or {}).get("task_type")
     return {"SEQ_CLS": True, "CAUSAL_LM": False}.get(str(task))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import Problem
+from hf_finetune.files import is_of_kernel
 
 MEBIBYTE = 1024**2
 # Gemma's tokenizer.json has 32 MiB, the index of DeepSeek's 91,991 weights 9.
@@ -53,7 +54,9 @@ def _look_at(path: Path, shown: str) -> Iterator[Problem]:
     except OSError as problem:  # ELOOP: two links, each to the other
         yield Problem(f"cannot be opened ({problem.strerror})", _PLAIN, shown)
         return
-    if not stat.S_ISREG(status.st_mode):
+    if is_of_kernel(path):
+        yield Problem("is no file but a window into the system", _PLAIN, shown)
+    elif not stat.S_ISREG(status.st_mode):
         yield Problem(f"is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}", _PLAIN, shown)
     elif path.name.startswith((*VOCABULARIES, *OTHERS)) and status.st_size > (most := get_largest(path.name)):
         what = f"has {status.st_size:,} bytes, and such a file of a model has at most {most:,}"
@@ -73,7 +76,7 @@ def read_object(file: Path) -> dict[str, Any] | None:
     A pipe is never waited for, and no more is read than a file of the name may have.
     """
     try:
-        if not file.is_file() or file.stat().st_size > get_largest(file.name):
+        if not file.is_file() or is_of_kernel(file) or file.stat().st_size > get_largest(file.name):
             return None
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # RecursionError: brackets nested 100,000 deep

@@ -67,7 +67,12 @@ def _find_too_many(section: str, values: Mapping[str, Any], weights: int, shown:
     for key in COUNTS_OF_LAYERS:
         count = values.get(key)
         if isinstance(count, int) and count > (most := min(MOST_LAYERS, max(FEWEST_LAYERS, weights))):
-            yield Problem(f"{count:,} layers are more than {weights:,} weights can be of (at most {most:,})", CORRECT, shown, key=section + key)
+            yield Problem(
+                f"{count:,} layers are more than {weights:,} weights can be of (at most {most:,})",
+                CORRECT,
+                shown,
+                key=section + key,
+            )
     for key in COUNTS_OF_EXPERTS:
         count = values.get(key)
         if isinstance(count, int) and count > MOST_EXPERTS:

@@ -177,7 +177,8 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
 
     With `trains` its weights get gradients.
 
-    The process's random state stays as it is. Raises `ModelError` for an unfinished PiSSA checkpoint, and where module names or shapes do not match the base.
+    The process's random state stays as it is. Raises `ModelError` for an unfinished PiSSA checkpoint, and where
+    module names or shapes do not match the base.
     """
     config = PeftConfig.from_pretrained(str(folder))
     assert isinstance(config, LoraConfig)  # others are refused when the folder is looked at

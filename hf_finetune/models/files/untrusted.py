@@ -105,4 +105,3 @@ def _find_outside_paths(values: dict[str, Any]) -> Iterator[Found]:
         path = Path(value)
         if path.is_absolute() or ".." in path.parts or value.startswith("~") or "://" in value or "\\" in value:
             yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys)
-
