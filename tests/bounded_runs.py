@@ -1,4 +1,4 @@
-"""Run one piece of work in a process of its own, within a bound of time and of memory, and say how it ended."""
+"""Run pieces of work in a process of their own, each within a bound of time and of memory, and say how each ended."""
 
 from __future__ import annotations
 
@@ -6,62 +6,87 @@ import contextlib
 import json
 import os
 import resource
-import select
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hf_finetune.errors import FinetuneError, machine_errors
 
 MEBIBYTE = 1024**2
-MOST_SAID = 60_000
+MOST_SAID = 20_000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended: `done`, `refused`, `traceback`, `killed` by a signal or `late`; what it said; for how long."""
+    """How it ended: `done`, `refused`, `traceback`, `killed` or `late`; what it said; and the seconds that it took."""
 
     end: str
     said: str
     seconds: float
 
 
-def run_bounded(work: Callable[[], Any], *, seconds: float, mebibytes: int) -> Outcome:
-    """Run `work` in a fork of this process; `mebibytes` is what it may take on top of what is there.
+def run_all_bounded(works: Sequence[Callable[[], Any]], *, seconds: float, mebibytes: int) -> list[Outcome]:
+    """Run each of `works` in a fork of this process; `mebibytes` is what they may take on top of what is there.
 
-    What this process has imported need not be imported again, so that a run costs milliseconds.
+    One fork runs all of them, so that nothing is imported twice; after one that is late, or ends the process, another
+    goes on with the next.
     """
-    start = time.monotonic()
-    reader, writer = os.pipe()
-    process = os.fork()
-    if process == 0:
-        _be_the_child(work, writer, mebibytes)
-    os.close(writer)
-    said = _read_until(reader, start + seconds)
-    late = said is None
-    if late:
+    outcomes: list[Outcome] = []
+    while len(outcomes) < len(works):
+        reader, writer = os.pipe()
+        process = os.fork()
+        if process == 0:
+            _be_the_child(works[len(outcomes) :], writer, mebibytes)
+        os.close(writer)
+        with os.fdopen(reader, encoding="utf-8") as lines:
+            outcomes += _read_outcomes(lines, process, seconds)
+        os.waitpid(process, 0)
+    return outcomes
+
+
+def run_bounded(work: Callable[[], Any], *, seconds: float, mebibytes: int) -> Outcome:
+    """Run one piece of work, as `run_all_bounded` does."""
+    return run_all_bounded([work], seconds=seconds, mebibytes=mebibytes)[0]
+
+
+def _read_outcomes(lines: Any, process: int, seconds: float) -> list[Outcome]:
+    """What a child says of each piece that it began; the last one is late where it is killed here for that."""
+    found: list[Outcome] = []
+    begun = 0
+
+    def kill(*_: object) -> None:
         os.kill(process, signal.SIGKILL)
-    _, status = os.waitpid(process, 0)
-    os.close(reader)
-    taken = time.monotonic() - start
-    if late:
-        return Outcome("late", "", taken)
-    if os.WIFSIGNALED(status) or not said:
-        return Outcome("killed", f"status {status}", taken)
-    end, text = json.loads(said)
-    return Outcome(end, text, taken)
+        late.append(True)
+
+    late: list[bool] = []
+    signal.signal(signal.SIGALRM, kill)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    for line in lines:
+        if line == "begin\n":
+            begun += 1
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        else:
+            found.append(Outcome(*json.loads(line)))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if begun > len(found):
+        found.append(Outcome("late", "", seconds) if late else Outcome("killed", "", 0.0))
+    assert found, "a child did not begin"
+    return found
 
 
-def _be_the_child(work: Callable[[], Any], writer: int, mebibytes: int) -> None:
+def _be_the_child(works: Sequence[Callable[[], Any]], writer: int, mebibytes: int) -> None:
     with contextlib.suppress(BaseException):
-        os.write(writer, json.dumps(_end_of(work, mebibytes)).encode())
+        _bound_memory(mebibytes)
+        for work in works:
+            os.write(writer, b"begin\n")
+            os.write(writer, json.dumps(_run(work)).encode() + b"\n")
     os._exit(0)
 
 
-def _end_of(work: Callable[[], Any], mebibytes: int) -> tuple[str, str]:
+def _bound_memory(mebibytes: int) -> None:
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (now + mebibytes * MEBIBYTE,) * 2)
@@ -69,24 +94,16 @@ def _end_of(work: Callable[[], Any], mebibytes: int) -> tuple[str, str]:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
+
+
+def _run(work: Callable[[], Any]) -> tuple[str, str, float]:
+    start = time.monotonic()
+    end, said = "done", ""
     try:
         with machine_errors():
             work()
     except FinetuneError as problem:
-        return "refused", str(problem)[:MOST_SAID]
+        end, said = "refused", str(problem)[:MOST_SAID]
     except BaseException:
-        return "traceback", traceback.format_exc()[-MOST_SAID:]
-    return "done", ""
-
-
-def _read_until(reader: int, deadline: float) -> bytes | None:
-    """All that comes from a pipe before it is closed; None where it is still open at the deadline."""
-    parts = []
-    while (left := deadline - time.monotonic()) > 0:
-        if not select.select([reader], [], [], left)[0]:
-            return None
-        part = os.read(reader, MOST_SAID)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-    return None
+        end, said = "traceback", traceback.format_exc()[-MOST_SAID:]
+    return end, said, time.monotonic() - start

@@ -30,6 +30,7 @@ SHARED = (
     "lazy_imports",
     "shell",
     "option_names",
+    "linear_patterns",
     "privacy",
     "interruption",
     "memory",

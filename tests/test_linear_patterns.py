@@ -12,11 +12,8 @@ from worst_strings import LENGTH, Use, fill, find_slowest, find_uses, measure
 
 from hf_finetune.linear_patterns import compile_linear, is_plain
 
-PIECES = [
-    json.loads(line)["piece"]
-    for line in Path(__file__).parent.joinpath("hostile/patterns.jsonl").read_text().split("\n")
-    if line
-]
+TABLE = Path(__file__).parent / "hostile/patterns.jsonl"
+PIECES = [json.loads(line)["piece"] for line in TABLE.read_text().splitlines()]
 
 # Patterns that are put together as the program runs: by the beginning of the place, one as it may be then.
 BUILT = {

@@ -57,7 +57,9 @@ OF_GENERATION: Mapping[str, Any] = {
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), TokenIds),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), list[TokenId] | None),
     "bad_words_ids": list[list[TokenId]] | None,
-    **dict.fromkeys(("max_length", "min_length", "max_new_tokens", "min_new_tokens", "num_beams", "top_k"), int | None),
+    **dict.fromkeys(
+        ("max_length", "min_length", "max_new_tokens", "min_new_tokens", "num_beams", "top_k"), TokenId | None
+    ),
     **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), Number | None),
 }
 OF_TOKENIZER: Mapping[str, Any] = {

@@ -67,10 +67,10 @@ def fetch_adapter(path: str | Path) -> Path:
     if config is None:
         what = f"is not an adapter: there is no {ADAPTER_CONFIG} in it"
         raise ModelError(Problem(what, "name a folder that recipes/lora.py has written", path=str(path)))
+    check_untrusted_files(str(path))
     if find_file(str(path), ADAPTER_WEIGHTS) is None:
         what = f"is an adapter without {ADAPTER_WEIGHTS}"
         raise ModelError(Problem(what, "save it as safetensors; pickled weights are not loaded", path=str(path)))
-    check_untrusted_files(str(path))
     find_complete_file(str(path), ADAPTER_WEIGHTS)
     return Path(config).parent
 

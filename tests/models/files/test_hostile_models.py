@@ -8,11 +8,12 @@ import shutil
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bounded_runs import Outcome, run_bounded
+from bounded_runs import Outcome, run_all_bounded
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 
 from hf_finetune.config import check_saved_model
@@ -83,22 +84,37 @@ def train_on(folder: Path) -> None:
 
 
 def merge(folder: Path) -> None:
-    merge_adapter(str(folder), str(folder.parent / "merged"))
+    merge_adapter(str(folder), str(folder.parent / f"{folder.name}-merged"))
 
 
 def name(case: dict[str, Any]) -> str:
     return f"{case['file']} {str(case.get('set') or case.get('header') or case.get('make'))[:60]}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=name)
-def test_a_hostile_folder_is_one_message_in_bounded_time_and_memory(whole, tmp_path, case):
-    of_adapter = case["file"] in OF_ADAPTERS
-    folder = shutil.copytree(whole / ("adapter" if of_adapter else "base"), tmp_path / "model")
+@pytest.fixture(scope="module")
+def outcomes(whole, tmp_path_factory) -> list[list[Outcome]]:
+    """How each case ended, by each of its two entries."""
+    folder = tmp_path_factory.mktemp("cases")
+    works = [partial(run_case, whole, folder / f"{number}-{entry.__name__}", case, entry)
+             for number, case in enumerate(CASES) for entry in list_entries(case)]  # fmt: skip
+    ended = run_all_bounded(works, seconds=SECONDS, mebibytes=MEBIBYTES)
+    return [ended[number : number + 2] for number in range(0, len(ended), 2)]
+
+
+def list_entries(case: dict[str, Any]) -> tuple[Callable[[Path], None], ...]:
+    return (generate, merge) if case["file"] in OF_ADAPTERS else (generate, train_on)
+
+
+def run_case(whole: Path, folder: Path, case: dict[str, Any], entry: Callable[[Path], None]) -> None:
+    shutil.copytree(whole / ("adapter" if case["file"] in OF_ADAPTERS else "base"), folder)
     harm(folder, case)
-    entries = (generate, merge) if of_adapter else (generate, train_on)
-    for entry in entries:
-        ended = run_bounded(lambda entry=entry: entry(folder), seconds=SECONDS, mebibytes=MEBIBYTES)
-        check(ended, case["expected"])
+    entry(folder)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: name(CASES[number]))
+def test_a_hostile_folder_is_one_message_in_bounded_time_and_memory(outcomes, number):
+    for ended in outcomes[number]:
+        check(ended, CASES[number]["expected"])
 
 
 def check(ended: Outcome, expected: str | None) -> None:
