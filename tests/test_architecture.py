@@ -30,7 +30,6 @@ SHARED = (
     "lazy_imports",
     "shell",
     "option_names",
-    "linear_patterns",
     "privacy",
     "interruption",
     "memory",

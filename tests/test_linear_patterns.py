@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from worst_strings import LENGTH, Use, fill, find_slowest, find_uses, measure
 
-from hf_finetune.linear_patterns import compile_linear, is_plain
+from hf_finetune.config.model_files.linear import compile_linear, is_plain
 
 TABLE = Path(__file__).parent / "hostile/patterns.jsonl"
 PIECES = [json.loads(line)["piece"] for line in TABLE.read_text().splitlines()]

@@ -142,11 +142,7 @@ def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
 def _check_adapter(files: ModelFiles, place: str) -> Iterator[Problem]:
     if not (files.folder / ADAPTER).exists():
         return
-    wrong = [*find_wrong_values(files.adapter, list_adapter_types(), place)]
-    yield from wrong
-    kind = files.adapter.get("peft_type")
-    if kind != "LORA" and not any(each.key == "peft_type" for each in wrong):
-        yield Problem(f"is an adapter of the kind {kind}", "only LoRA's are loaded and merged", place, key="peft_type")
+    yield from find_wrong_values(files.adapter, list_adapter_types(), place)
     for key, what, remedy in find_wrong_patterns(files.adapter):
         yield Problem(what, remedy, place, key=key)
     largest = max((size for shape in files.adapter_shapes.values() for size in shape), default=None)

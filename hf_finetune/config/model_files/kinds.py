@@ -12,8 +12,9 @@ def is_classifier(folder: Path) -> bool | None:
     """Whether a model or adapter is a sequence classifier; None where its files do not tell."""
     if not (folder / ADAPTER).exists():
         names = (read_object(folder / CONFIG) or {}).get("architectures")
-        known = isinstance(names, list) and names
-        return any(str(name).endswith("ForSequenceClassification") for name in names) if known else None
+        if not isinstance(names, list) or not names:
+            return None
+        return any(str(name).endswith("ForSequenceClassification") for name in names)
     task = (read_object(folder / ADAPTER) or {}).get("task_type")
     return {"SEQ_CLS": True, "CAUSAL_LM": False}.get(str(task))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hf_finetune.config.model_files.linear import compile_linear, is_plain
 from hf_finetune.config.reading.document import format_value
-from hf_finetune.linear_patterns import compile_linear, is_plain
 
 # What peft (0.21) hands to `re`.
 PATTERNS = ("target_modules", "exclude_modules")

@@ -181,7 +181,7 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
     module names or shapes do not match the base.
     """
     config = PeftConfig.from_pretrained(str(folder))
-    assert isinstance(config, LoraConfig)  # others are refused when the folder is looked at
+    assert isinstance(config, LoraConfig)  # `fetch_adapter` refuses others
     if str(config.init_lora_weights).startswith("pissa_niter"):
         what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
         raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))

@@ -10,8 +10,8 @@ from typing import Any
 from peft import LoraConfig
 from torch import nn
 
+from hf_finetune.config.model_files.linear import compile_linear, is_plain
 from hf_finetune.config.model_files.patterns import KEYED_PATTERNS, PATTERNS
-from hf_finetune.linear_patterns import compile_linear, is_plain
 from hf_finetune.models.adapters.continuing import ALL_LINEAR
 
 # As peft 0.21 matches a key of rank_pattern: `get_pattern_key`. `^v_proj` is none of `model.layers.0.self_attn.v_proj`.

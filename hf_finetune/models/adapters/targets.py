@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_finetune.config.model_files.linear import Pattern, compile_linear
 from hf_finetune.errors import ConfigError, Problem, suggest
-from hf_finetune.linear_patterns import Pattern, compile_linear
 from hf_finetune.models.adapters.continuing import ALL_LINEAR
 from hf_finetune.models.adapters.patterns import PEFT_KEY
 
