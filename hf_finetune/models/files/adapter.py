@@ -61,8 +61,8 @@ def is_adapter(path: str | Path) -> bool:
 def fetch_adapter(path: str | Path) -> Path:
     """Return the local folder of an adapter, downloaded first where `path` is a Hub id.
 
-    Raises `ModelError` where it is no adapter or not LoRA, has no safetensors weights (a pickle is not opened), is damaged, or
-    holds settings that `check_untrusted_files` refuses.
+    Raises `ModelError` where it is no adapter or not LoRA, has no safetensors weights (a pickle is not opened), is
+    damaged, or holds settings that `check_untrusted_files` refuses.
     """
     config = find_file(str(path), ADAPTER_CONFIG)
     if config is None:

@@ -1,13 +1,14 @@
-"""Rows and run files as an attacker writes them, a line each in tests/hostile: one message, in bounded time and memory."""
+"""Rows and run files as an attacker writes them, a line each in tests/hostile: one message, in bounded time."""
 
 from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
-from bounded_runs import run_all_bounded, run_bounded
+from bounded_runs import run_all_bounded
 
 from hf_finetune.config import load_run
 from hf_finetune.data import check_trained_rows
@@ -50,21 +51,26 @@ def test_hostile_rows_are_refused_or_read_in_bounded_time(folder):
     )
 
 
-@pytest.mark.parametrize("case", RUN_FILES, ids=lambda case: case["name"])
-def test_hostile_run_files_are_one_message(folder, case):
-    Path("run.yaml").write_text(RUN.format(recipe="sft", more="", train="rows.jsonl") + case["text"])
-    ended = run_bounded(lambda: load_run(["run.yaml"], "sft"), **BOUNDS)
-    assert ended.end == ("done" if case["expected"] is None else "refused"), ended
-    assert (case["expected"] or "") in ended.said
-    assert "\x1b" not in ended.said
+def read_run_file(text: str) -> None:
+    Path("run.yaml").write_text(RUN.format(recipe="sft", more="", train="rows.jsonl") + text)
+    load_run(["run.yaml"], "sft")
 
 
-@pytest.mark.parametrize("place", ["/proc/kmsg", "/proc/self/mem", "/dev/zero", "pipe", "circle"])
-def test_what_only_looks_like_a_file_of_rows_is_refused(folder, place):
+def test_hostile_run_files_are_one_message(folder):
+    works = [partial(read_run_file, case["text"]) for case in RUN_FILES]
+    for case, ended in zip(RUN_FILES, run_all_bounded(works, **BOUNDS), strict=True):
+        assert ended.end == ("done" if case["expected"] is None else "refused"), (case["name"], ended)
+        assert (case["expected"] or "") in ended.said
+        assert "\x1b" not in ended.said
+
+
+def test_what_only_looks_like_a_file_of_rows_is_refused(folder):
     os.mkfifo("pipe")
     os.symlink("circle", "circle")
-    os.symlink(place, "rows.link.jsonl")
-    for named in (place, "rows.link.jsonl"):
-        ended = run_bounded(lambda named=named: read("sft", "", named), **BOUNDS)
+    places = ["/proc/kmsg", "/proc/self/mem", "/dev/zero", "pipe", "circle"]
+    for number, place in enumerate(places):
+        os.symlink(place, f"{number}.jsonl")
+    named = [*places, *(f"{number}.jsonl" for number in range(len(places)))]
+    for ended in run_all_bounded([partial(read, "sft", "", name) for name in named], **BOUNDS):
         assert ended.end == "refused", ended
         assert "is not a file" in ended.said or "it is a link that leads to nothing" in ended.said
