@@ -23,6 +23,11 @@ from hf_finetune.privacy import MAX_YAML_BYTES, MAX_YAML_DEPTH, has_open_bracket
 MAX_YAML_VALUES = 10_000
 
 
+def is_of_kernel(path: Path) -> bool:
+    """Whether `path` leads to what only looks like a file: reading /proc/kmsg waits for ever, and has no end."""
+    return os.path.realpath(path).startswith(("/proc/", "/sys/", "/dev/"))
+
+
 def hash_file(path: Path) -> str:
     """Compute the sha256 of a file's bytes as they are on disk: 64 hexadecimal digits."""
     with path.open("rb") as file:

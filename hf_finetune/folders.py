@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -115,7 +116,8 @@ def leads_out(path: Path, folder: Path) -> bool:
     """Whether `path`, an entry of `folder`, is a link to what is not in it; those of the Hub's cache are of it."""
     if not path.is_symlink():
         return False
-    home, target = folder.resolve(), path.resolve()
+    # Not `resolve`, which raises where links lead in a circle.
+    home, target = (Path(os.path.realpath(each)) for each in (folder, path))
     # The cache links models--org--name/snapshots/<commit>/config.json to models--org--name/blobs/<hash>.
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     return not (target.is_relative_to(home) or target.is_relative_to(blobs))

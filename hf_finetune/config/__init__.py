@@ -3,6 +3,7 @@
 reading/            the YAML file and section.key=value, every value with its line
 validation/         names and types of every section; train and lora against the stack's own table
 checks/             settings that conflict with each other, with this machine or with these folders
+model_files/        a model's folder, checked as a whole before anything is built of it
 paths.py            local paths: expanded, and told from Hub ids
 sections.py         the sections of a `Run`, with their defaults
 dump.py             a `Run` back to run.yaml

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_finetune.config.checks.model_files import is_classifier, read_problem_type
+from hf_finetune.config.model_files.kinds import is_classifier, read_problem_type
 from hf_finetune.config.sections import DataSection, Run
 from hf_finetune.data.labels.freeze import freeze_labels
 from hf_finetune.data.reading.formats import Kind

@@ -41,6 +41,7 @@ from hf_finetune.models.loading import (
     hide_load_report,
     load_pretrained,
     log_parameters,
+    refuse_layers_left_out,
 )
 from hf_finetune.models.verification import keep_save_dtype
 
@@ -194,6 +195,7 @@ def _load_with_new_head(model: ModelSection, options: dict[str, Any], *, replace
     if lost:
         what = f"{model.path!r} lacks {_format_names(lost)} of a {type(loaded).__name__}"
         raise ModelError(Problem(what, "name a folder that holds the whole model", key="model.path"))
+    refuse_layers_left_out(info, str(model.path))
     record_new_weights(loaded, new)
     if new:
         logger.info("new weights, drawn at random: %s", ", ".join(_list_modules(get_new_weights(loaded))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hf_finetune.config.model_files.description import CONFIG
+from hf_finetune.config.model_files.values import CORRECT
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.environment.logs import hide_messages
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.embeddings import fit_embeddings
 from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
+from hf_finetune.models.files.foreign_errors import foreign_errors
+from hf_finetune.models.files.held import check_held
 from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
 from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
@@ -121,7 +126,7 @@ def load_language_model(model: ModelSection, **options: object) -> PreTrainedMod
 def refuse_missing_weights(
     model: PreTrainedModel, info: Mapping[str, Any], name: str, *, key: str | None = None
 ) -> None:
-    """Raise `ModelError` for a language model of which weights were drawn at random.
+    """Raise `ModelError` for a language model of which weights were drawn at random, or whole layers left out.
 
     `info` is what transformers says of its loading (`output_loading_info`), `name` the folder or Hub id, and `key` the
     setting that names it.
@@ -129,6 +134,14 @@ def refuse_missing_weights(
     if missing := sorted(info["missing_keys"]):
         what = f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}"
         raise ModelError(Problem(what, "name a folder that holds the whole language model", key=key))
+    refuse_layers_left_out(info, name)
+
+
+def refuse_layers_left_out(info: Mapping[str, Any], name: str) -> None:
+    """Raise `ModelError` where the files hold weights of numbered layers for which the configuration has no place."""
+    if left := sorted(weight for weight in info["unexpected_keys"] if any(map(str.isdigit, weight.split(".")))):
+        what = f"has no place for {len(left)} weights of layers that the files hold, first {left[0]}"
+        raise ModelError(Problem(what, CORRECT, path=str(Path(name, CONFIG))))
 
 
 def check_reads_text_alone(model: PreTrainedModel, name: str) -> None:
@@ -221,7 +234,14 @@ def load_safely(auto_class: Any, name: str, revision: str | None, **options: obj
     if auto_class is AutoModelForCausalLM:
         check_generation_file(name, commit or revision)
     # Without `trust_remote_code=False` transformers asks on the terminal whether the repository's code may run.
-    loaded = auto_class.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False, **options)
+    source = {"revision": commit or revision or "main", "trust_remote_code": False}
+    if auto_class is not AutoConfig:
+        config: Any = options.get("config") or load_safely(AutoConfig, name, revision)
+        check_held(auto_class, name, commit, config)
+    with foreign_errors():
+        loaded = auto_class.from_pretrained(name, **source, **options)
+    if auto_class is AutoConfig and not isinstance(loaded.get_text_config(), PreTrainedConfig):
+        raise ValueError(f"a {loaded.model_type} has no section text_config")
     if auto_class is AutoConfig and commit is not None:
         loaded._commit_hash = commit  # transformers 5.23 no longer sets it; it is not saved
     return loaded

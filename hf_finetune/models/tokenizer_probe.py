@@ -7,10 +7,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import CHECKPOINT, MANIFEST
 from hf_finetune.models.files.adapter import BASE_RECORD
-from hf_finetune.models.files.locate import find_file, read_json
+from hf_finetune.models.files.locate import find_file
 
 # Its key in manifest.json, and in base_model.json.
 PROBE = "tokenizer_probe"
@@ -34,7 +35,7 @@ def check_trained_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, revis
     around = str(Path(name).parent) if CHECKPOINT.fullmatch(Path(name).name) else name
     for folder, file in ((name, MANIFEST), (around, MANIFEST), (name, BASE_RECORD)):
         path = find_file(folder, file, revision)
-        trained = None if path is None else (read_json(Path(path)) or {}).get(PROBE)
+        trained = None if path is None else (read_object(Path(path)) or {}).get(PROBE)
         if isinstance(trained, list):
             check_tokenizer_probe(tokenizer, trained, name)
             return

@@ -13,6 +13,7 @@ from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors
 from hf_finetune.models.files.language_models import check_language_model
 from hf_finetune.models.files.untrusted import check_untrusted_files
 from hf_finetune.models.tokenizer_probe import check_first_token
@@ -78,10 +79,11 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
         raise ModelError(Problem(f"{name!r} holds no tokenizer: no tokenizer.json", _NO_TOKENIZER, key=key))
     try:
         commit = check_untrusted_files(name, revision)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or revision or "main", trust_remote_code=False)
-    except ModelError:
-        raise
-    except Exception as error:  # tokenizers 0.23 raises a plain `Exception` for a malformed file
+        with foreign_errors():  # tokenizers 0.23 raises a plain `Exception` for a malformed file
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=commit or revision or "main", trust_remote_code=False
+            )
+    except (OSError, ForeignError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise ModelError(Problem(f"no tokenizer can be loaded from {name!r}: {reason}", remedy, key=key)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

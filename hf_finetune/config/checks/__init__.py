@@ -8,7 +8,6 @@ lora.py            what peft would pass over, or refuse only once the base is lo
 classification.py  labels, balance, thresholds
 score.py           what a saved model can be asked
 saved.py           whether a command can do what is asked of a saved model
-model_files.py     which kind of model a folder holds, by its JSON files
 paths.py           what is read is there; what is written is nobody's
 machine.py         precision and kernels that this machine has
 launch.py          the accelerate configuration beside the run

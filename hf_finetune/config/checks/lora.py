@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hf_finetune.config.model_files.patterns import find_wrong_patterns
 from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.errors import suggest
 
@@ -46,23 +47,14 @@ def check_lora(document: RunDocument, run: Any) -> None:
     for name in _NAMING:
         if getattr(lora, name) in ([], "", {}):
             document.refuse(("lora", name), "names nothing", "leave it out, or name what the model has")
-    for name in ("target_modules", "exclude_modules"):
-        _check_pattern(document, name, getattr(lora, name))
+    for key, what, remedy in find_wrong_patterns(lora.model_dump()):
+        document.refuse(("lora", key), what, remedy)
     _check_offered(document, lora)
     _check_rank_patterns(document, lora)
     _check_layers(document, lora)
     _check_init_lora_weights(document, lora.init_lora_weights, run.model)
     if lora.lora_bias and lora.use_dora:
         document.refuse(("lora", "lora_bias"), "is given together with lora.use_dora", "keep one")
-
-
-def _check_pattern(document: RunDocument, name: str, pattern: str | list[str] | None) -> None:
-    if isinstance(pattern, str):
-        try:
-            re.compile(pattern)
-        except re.error as mistake:
-            what = f"{format_value(pattern)} is no regular expression ({mistake})"
-            document.refuse(("lora", name), what, "write names of modules, or a pattern of them")
 
 
 def _check_offered(document: RunDocument, lora: Any) -> None:
@@ -85,7 +77,6 @@ def _check_rank_patterns(document: RunDocument, lora: Any) -> None:
             if type(value) is not int or value < 1:
                 what = f"{format_value(value)} for {format_value(pattern)} is no whole number of at least 1"
                 document.refuse(("lora", key), what, "write a pattern of module names, and its number")
-            _check_pattern(document, key, pattern)
 
 
 def _check_layers(document: RunDocument, lora: Any) -> None:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.checks.model_files import is_classifier
+from hf_finetune.config.model_files.description import find_faults
+from hf_finetune.config.model_files.kinds import is_classifier
 from hf_finetune.config.paths import expand_user, find_ready_made, is_glob, is_local, list_source_paths
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
@@ -125,6 +126,9 @@ def _check_folder(document: RunDocument, key: Key, path: str) -> None:
         document.refuse(key, f"no such folder: {path}", suggest_path(path))
     elif not is_folder:
         document.refuse(key, f"{path} is a file", "name the folder that holds config.json, or a Hub id")
+    elif faults := find_faults(local, path):
+        document.refused.add(key)
+        document.problems += faults
 
 
 def suggest_path(path: str) -> str:

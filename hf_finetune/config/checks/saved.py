@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from hf_finetune.config.checks.model_files import ADAPTER, CONFIG, find_damage, is_classifier, read_model_json
 from hf_finetune.config.checks.paths import suggest_path
+from hf_finetune.config.model_files.description import ADAPTER, BASE_RECORD, CONFIG, find_faults
+from hf_finetune.config.model_files.kinds import is_classifier
+from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import CHECKPOINT, MANIFEST
@@ -15,7 +17,6 @@ from hf_finetune.shell import shell_path
 
 Command = Literal["generate", "chat", "predict", "score", "merge"]
 
-_BASE = "base_model.json"
 _BASE_OPTION = {"merge": "--base", "generate": "--base-path", "chat": "--base-path", "predict": "--base-path"}
 
 
@@ -33,12 +34,17 @@ def check_saved_model(path: str, command: Command, base: str | None = None) -> N
         return
     if not (folder / ADAPTER).exists() and not (folder / CONFIG).exists():
         raise ConfigError(_describe_empty(folder, path))
-    if damaged := find_damage(folder, path):
-        raise ConfigError(damaged)
+    _check_faults(path)
     if problem := _find_wrong_kind(folder, path, command):
         raise ConfigError(problem)
     if (folder / ADAPTER).exists():
         _check_base(folder, path, command, base)
+
+
+def _check_faults(path: Any) -> None:
+    """Raise `ConfigError` for all that is wrong with the files of a folder; a Hub id has none yet."""
+    if isinstance(path, str) and (faults := find_faults(Path(path).expanduser(), path)):
+        raise ConfigError(faults)
 
 
 def _describe_empty(folder: Path, path: str) -> Problem:
@@ -73,7 +79,7 @@ def _has_no_template(folder: Path) -> bool:
     elsewhere = [folder / "chat_template.jinja", folder / "chat_template.json", folder / "additional_chat_templates"]
     return (
         tokenizer.exists()
-        and not read_model_json(tokenizer).get("chat_template")
+        and not (read_object(tokenizer) or {}).get("chat_template")
         and not any(map(Path.exists, elsewhere))
     )
 
@@ -82,10 +88,12 @@ def _check_base(folder: Path, path: str, command: Command, base: str | None) -> 
     if base is not None:
         if is_missing(base):
             raise ConfigError(Problem("no such folder", suggest_path(base), base, key=_BASE_OPTION.get(command)))
+        _check_faults(base)
         return
-    record, config = read_model_json(folder / _BASE), read_model_json(folder / ADAPTER)
+    record, config = read_object(folder / BASE_RECORD) or {}, read_object(folder / ADAPTER) or {}
     named = record.get("name_or_path") or config.get("base_model_name_or_path")
     if not isinstance(named, str) or not is_missing(named):
+        _check_faults(named)
         return
     remedy = f"say where it is now with {_BASE_OPTION.get(command)}"
     if command == "score":

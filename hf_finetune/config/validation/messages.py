@@ -9,9 +9,10 @@ from pydantic_core import ErrorDetails
 
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
 from hf_finetune.config.validation.known_keys import KnownKeys, find_remedy, find_section, is_foreign
-from hf_finetune.errors import suggest
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, suggest
 
 MAX_LISTED = 24
+_NOT_SHOWN = "cannot be used"
 
 _EXPECTED = {
     "int": "a whole number",
@@ -49,15 +50,19 @@ def report_errors(
         by_key.setdefault(_locate_error(error, values), []).append(error)
     # A union reports every branch; of `tokenizer: {train: {kind: x}}` the branch that wants text is of no interest:
     # errors at ("model", "tokenizer") and ("model", "tokenizer", "train", "kind") -> only the second is reported.
-    deepest = [key for key in by_key if not any(other != key and other[: len(key)] == key for other in by_key)]
-    meant = {_find_meant(key, known) for key in deepest if by_key[key][0]["type"] == "extra_forbidden"}
+    around = {key[:length] for key in by_key for length in range(len(key))}
+    deepest = [key for key in by_key if key not in around]
+    unknown = [key for key in deepest if by_key[key][0]["type"] == "extra_forbidden"]
+    meant = {_find_meant(key, known) for key in unknown[:MAX_PROBLEMS_SHOWN]}
+    refused = {key[:length] for key in document.refused for length in range(len(key) + 1)}
     for key in deepest:
         # `base_model: X` of another tool is `model.path` here: that `model` is missing is the same problem.
         if by_key[key][0]["type"] == "missing" and len(key) == 1 and str(key[0]) in meant:
             continue
         # A value that was removed because of its own problem is missing now, which is no second problem.
-        if not any(refused[: len(key)] == key for refused in document.refused):
-            document.refuse(key, *_describe_errors(key, by_key[key], known))
+        if key not in refused:
+            is_shown = len(document.problems) < MAX_PROBLEMS_SHOWN  # a likeness takes a millisecond
+            document.refuse(key, *(_describe_errors(key, by_key[key], known) if is_shown else (_NOT_SHOWN, "")))
             if by_key[key][0]["type"] == "extra_forbidden":
                 _report_inside(key, by_key[key][0]["input"], document, known)
     return [(key, by_key[key][0]["type"] == "missing") for key in deepest]

@@ -20,7 +20,7 @@ _LONGEST_NUMBER = 20
 _IS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
-_LEADING = re.compile(r"\+?0*[0-9]+")
+_LEADING = re.compile(r"\+?[0-9]+")
 _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
@@ -59,17 +59,21 @@ def explain_no_number(field: str, value: object) -> LineError:
     return LineError(f"`{field}` must be a number, found {shown}", _suggest_number(value.strip()), key=field)
 
 
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}..."
+
+
 def _suggest_number(text: str) -> str:
     """The remedy for a text that is no number of JSON: "1,000", "0,5", "007", "12 EUR"."""
     if _IS_NUMBER.fullmatch(text):
         return "write it without quotes" if math.isfinite(float(text)) else "it is too large: write a smaller one"
     if _THOUSANDS.fullmatch(text):
-        whole, point = text.replace(",", ""), text.replace(",", ".")
+        whole, point = _shorten(text.replace(",", "")), text.replace(",", ".")
         return f"write {whole}" + (f", or {point} if the comma is a decimal one" if text.count(",") == 1 else "")
     if _DECIMAL_COMMA.fullmatch(text):
-        return f"write a decimal point: {text.replace(',', '.')}"
+        return f"write a decimal point: {_shorten(text.replace(',', '.'))}"
     if _LEADING.fullmatch(text):
-        return f"write {int(text)}, without what stands before it"
+        return f"write {_shorten(text.lstrip('+0') or '0')}, without what stands before it"
     if any(map(str.isdecimal, text)):
         return "write digits with a decimal point, such as 12 or 0.5, and nothing beside them"
     return "write a number; where labels have names, leave data.task: regression out"

@@ -16,6 +16,8 @@ from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_types import Label
 from hf_finetune.errors import Problem
 
+# Python turns no longer text into a number: https://github.com/python/cpython/issues/95778
+_LONGEST_NUMBER = 1_000
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
 _ALLOW_EMPTY = "give it one, or set data.allow_empty: true where none of the labels fits"
 
@@ -122,7 +124,7 @@ def find_similar_labels(labels: Mapping[str, tuple[int, str, int]]) -> list[Prob
 def normalize_label(label: str) -> str:
     """Normalize a label: case, white space and Unicode composition are dropped, and a number becomes its value."""
     # " New York" and "newyork" are equal, and so are "1", "1.0" and "+01".
-    if _NUMBER.fullmatch(label.strip()):
+    if len(label) <= _LONGEST_NUMBER and _NUMBER.fullmatch(label.strip()):
         return str(Fraction(label.strip()))
     return "".join(unicodedata.normalize("NFC", label).casefold().split())
 

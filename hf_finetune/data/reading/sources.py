@@ -23,7 +23,7 @@ from hf_finetune.data.reading.tables.arrow_rows import open_dataset
 from hf_finetune.data.reading.tables.rows import TableRow
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import DataError, Problem, suggest
-from hf_finetune.files import open_atomically
+from hf_finetune.files import is_of_kernel, open_atomically
 from hf_finetune.folders import leads_out
 from hf_finetune.ranks import is_first_rank
 
@@ -78,7 +78,7 @@ def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tup
     if path.is_dir():
         return _list_folder(written, path, role, format_name)
     if path.exists():
-        if not path.is_file():
+        if not path.is_file() or is_of_kernel(path):
             raise DataError(Problem("is not a file", "name a file or a folder", written, key=f"data.{role}"))
         return [(written, path)]
     if glob.has_magic(written):

@@ -2,6 +2,7 @@
 
 attach.py         attach an adapter to a base, and save it with proof
 targets.py        what `lora:` names, checked against the model's modules, layers, parameters and tokens
+patterns.py       which modules a pattern of others names, in bounded time
 continuing.py     go on training an adapter that is there
 token_rows.py     embeddings of new tokens, trained with the adapter
 loading.py        a saved adapter over its base

@@ -23,6 +23,7 @@ from hf_finetune.models.adapters.loading import (
     load_base,
     suppress_peft_warnings,
 )
+from hf_finetune.models.adapters.patterns import name_what_matches
 from hf_finetune.models.adapters.targets import (
     check_attached,
     check_targets,
@@ -90,7 +91,7 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None, saved
     config = _build_lora_config(model, lora or {})
     check_targets(model, config)
     try:
-        with suppress_peft_warnings(), torch.random.fork_rng(devices=[]):
+        with suppress_peft_warnings(), torch.random.fork_rng(devices=[]), name_what_matches(model, config):
             torch.manual_seed(torch.initial_seed())  # whatever was drawn before: a resumed run starts alike
             adapted = get_peft_model(model, config)
     except PEFT_ERRORS as problem:

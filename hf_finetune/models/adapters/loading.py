@@ -26,6 +26,7 @@ from transformers import (
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.adapters.effect import check_effect
+from hf_finetune.models.adapters.patterns import name_what_matches
 from hf_finetune.models.classification_head import (
     PEFT_PREFIX,
     configure_labels,
@@ -44,6 +45,7 @@ from hf_finetune.models.files.adapter import (
     is_adapter,
     read_base_record,
 )
+from hf_finetune.models.files.foreign_errors import foreign_errors
 from hf_finetune.models.files.locate import find_file
 from hf_finetune.models.loading import (
     disable_4bit_repacking,
@@ -111,10 +113,10 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
 
     Raises `ModelError` where it cannot be loaded, lacks weights of a language model, or is an adapter itself.
     """
-    quantization = record.quantization and BitsAndBytesConfig.from_dict(record.quantization)
     options: dict[str, Any] = {"dtype": record.dtype, "attn_implementation": attention, "device_map": {"": device}}
-    if quantization:
-        options["quantization_config"] = quantization
+    if record.quantization:
+        with _base_errors(record), foreign_errors():
+            options["quantization_config"] = BitsAndBytesConfig.from_dict(record.quantization)
     if is_adapter(record.name_or_path):
         what = f"{record.name_or_path!r} is an adapter, not a model"
         raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
@@ -175,13 +177,11 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
 
     With `trains` its weights get gradients.
 
-    The process's random state stays as it is. Raises `ModelError` for an adapter that is not LoRA or is an unfinished
-    PiSSA checkpoint, and where module names or shapes do not match the base.
+    The process's random state stays as it is. Raises `ModelError` for an unfinished PiSSA checkpoint, and where
+    module names or shapes do not match the base.
     """
     config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        what = f"is an adapter of the kind {config.peft_type}"
-        raise ModelError(Problem(what, "only LoRA's are loaded and merged", path=str(folder)))
+    assert isinstance(config, LoraConfig)  # `fetch_adapter` refuses others
     if str(config.init_lora_weights).startswith("pissa_niter"):
         what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
         raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))
@@ -193,10 +193,10 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
         raise ModelError(Problem(what, "train it with all that is new in modules_to_save", path=str(folder)))
     kind = PeftModelForSequenceClassification if is_classifier(base) else PeftModelForCausalLM
     try:
-        with torch.random.fork_rng(devices=[]), suppress_peft_warnings():
+        with torch.random.fork_rng(devices=[]), suppress_peft_warnings(), name_what_matches(base, config):
             model: PeftModel = kind(base, config)
         result: Any = set_peft_model_state_dict(model, weights)
-    except (ValueError, RuntimeError, KeyError) as problem:
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as problem:
         raise _make_mismatch_error(folder, str(problem).strip().splitlines()[-1].strip()) from problem
     # peft 0.21 only warns of such keys, and the model runs untrained: https://github.com/huggingface/peft/issues/2699
     lost = [*result.unexpected_keys, *(key for key in result.missing_keys if _is_of_adapter(key))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_finetune.config.model_files.linear import Pattern, compile_linear
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.models.adapters.continuing import ALL_LINEAR
+from hf_finetune.models.adapters.patterns import PEFT_KEY
 
 TOKEN_ROWS = "trainable_token_indices"
 """The setting that names tokens whose rows of an embedding are trained."""
@@ -119,11 +120,11 @@ def _ends_any(names: Iterable[str], end: str) -> bool:
     return any(f".{name}".endswith(f".{end}") for name in names)
 
 
-def _compile(pattern: str, key: str) -> re.Pattern[str]:
+def _compile(pattern: str, key: str) -> Pattern:
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        what = f"{pattern!r} is no regular expression ({error})"
+        return compile_linear(pattern)
+    except ValueError as error:
+        what = f"{pattern!r} is no regular expression that can be matched in bounded time ({error})"
         raise ConfigError(Problem(what, "write one, or a list of names", key=f"lora.{key}")) from error
 
 
@@ -193,9 +194,10 @@ def _find_idle_exclusions(model: PreTrainedModel, config: LoraConfig) -> list[Pr
     else:
         names = [name for name, _ in model.named_modules()]
         named = isinstance(targets, str)
-        targeted = {name for name in names if (re.fullmatch(str(targets), name) if named else _ends(name, targets))}
+        matched = _compile(str(targets), "target_modules").fullmatch
+        targeted = {name for name in names if (matched(name) if named else _ends(name, targets))}
     if isinstance(excluded, str):
-        idle = [] if any(re.fullmatch(excluded, name) for name in targeted) else [excluded]
+        idle = [] if any(map(_compile(excluded, "exclude_modules").fullmatch, targeted)) else [excluded]
     else:
         idle = [name for name in sorted(excluded) if not _ends_any(targeted, name)]
     what, remedy = "excludes nothing that lora.target_modules names", "leave it out"
@@ -229,9 +231,8 @@ def _find_idle_patterns(model: PeftModel, lora: Mapping[str, Any]) -> list[Probl
     problems = []
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in lora.get(key) or {}:
-            # As peft 0.21 does: `get_pattern_key`. `^v_proj` is none of `model.layers.0.self_attn.v_proj`.
-            compiled = _compile(rf"(.*\.)?({pattern})$", key)
-            if not any(map(compiled.match, targeted)):
+            compiled = _compile(PEFT_KEY.format(pattern), key)
+            if not any(map(compiled.fullmatch, targeted)):
                 remedy = f"{suggest(pattern, ends)} it is on {_format_counts(ends)}".lstrip()
                 problems.append(Problem(f"{pattern!r} matches nothing with an adapter", remedy, key=f"lora.{key}"))
     return problems

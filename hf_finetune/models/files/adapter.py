@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.paths import looks_local
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.locate import find_complete_file, find_file, find_weight_files
@@ -60,17 +61,21 @@ def is_adapter(path: str | Path) -> bool:
 def fetch_adapter(path: str | Path) -> Path:
     """Return the local folder of an adapter, downloaded first where `path` is a Hub id.
 
-    Raises `ModelError` where it is no adapter, has no safetensors weights (a pickle is not opened), is damaged, or
-    holds settings that `check_untrusted_files` refuses.
+    Raises `ModelError` where it is no adapter or not LoRA, has no safetensors weights (a pickle is not opened), is
+    damaged, or holds settings that `check_untrusted_files` refuses.
     """
     config = find_file(str(path), ADAPTER_CONFIG)
     if config is None:
         what = f"is not an adapter: there is no {ADAPTER_CONFIG} in it"
         raise ModelError(Problem(what, "name a folder that recipes/lora.py has written", path=str(path)))
+    check_untrusted_files(str(path))
     if find_file(str(path), ADAPTER_WEIGHTS) is None:
         what = f"is an adapter without {ADAPTER_WEIGHTS}"
         raise ModelError(Problem(what, "save it as safetensors; pickled weights are not loaded", path=str(path)))
-    check_untrusted_files(str(path))
+    kind = (read_object(Path(config)) or {}).get("peft_type")
+    if kind != "LORA":
+        what = f"is an adapter of the kind {kind}"
+        raise ModelError(Problem(what, "only LoRA's are loaded and merged", path=str(path)))
     find_complete_file(str(path), ADAPTER_WEIGHTS)
     return Path(config).parent
 

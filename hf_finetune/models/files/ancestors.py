@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.errors import ConfigError
 from hf_finetune.folders import CHECKPOINT
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, BASE_RECORD
-from hf_finetune.models.files.locate import read_json, read_run_file
+from hf_finetune.models.files.locate import read_run_file
 
 
 def iterate_trained_folders(path: str) -> Iterator[Path]:
@@ -32,7 +33,7 @@ def iterate_trained_folders(path: str) -> Iterator[Path]:
 
 def _list_parents(folder: Path) -> list[str]:
     """The models that the files of a folder name, by name or path."""
-    base, adapter = (read_json(folder / name) or {} for name in (BASE_RECORD, ADAPTER_CONFIG))
+    base, adapter = (read_object(folder / name) or {} for name in (BASE_RECORD, ADAPTER_CONFIG))
     model = _read_model_section(folder)
     origin = base.get("started_from")
     named = [base.get("name_or_path"), adapter.get("base_model_name_or_path"), model.get("path"), model.get("adapter")]

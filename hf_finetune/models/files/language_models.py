@@ -9,8 +9,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
+from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.locate import find_file, read_json
+from hf_finetune.models.files.locate import find_file
 
 # Its language model predicts the tokens of a row in any order, and sees those behind unless it is given a mask.
 SEES_BEHIND = ("xlnet",)
@@ -24,7 +25,7 @@ def check_language_model(name: str, revision: str | None) -> None:
     there, cannot be read or is of an unknown type is left to those who load it.
     """
     path = find_file(name, "config.json", revision)
-    values = {} if path is None else read_json(Path(path)) or {}
+    values = {} if path is None else read_object(Path(path)) or {}
     kind = values.get("model_type")
     known = CONFIG_MAPPING[kind] if isinstance(kind, str) and kind in CONFIG_MAPPING else None
     if not isinstance(kind, str) or known is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.paths import is_missing
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ModelError, Problem
@@ -138,7 +138,7 @@ def refuse_pickles(name: str, revision: str | None = None) -> None:
 def _read_shard_names(index: Path) -> list[str]:
     """The files that a weight index names. Raises `ModelError` where one is no safetensors file of the same folder."""
     # {"weight_map": {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "model-00002-of-00002.safetensors"}}
-    weight_map = (read_json(index) or {}).get("weight_map")
+    weight_map = (read_object(index) or {}).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(Problem("is no index of weights", "copy or fetch it again", path=str(index)))
     shards = sorted({str(shard) for shard in weight_map.values()})
@@ -172,12 +172,3 @@ def read_trained_labels(path: str) -> dict[str, str]:
     data = read_run_file(path).get("data")
     names = data.get("labels") if isinstance(data, dict) else None
     return {label: str(name) for label, name in names.items()} if isinstance(names, dict) else {}
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read the object in a JSON file; None where the file is missing, malformed or not an object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # RecursionError: brackets nested 100,000 deep
-        return None
-    return values if isinstance(values, dict) else None

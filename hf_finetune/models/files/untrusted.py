@@ -9,11 +9,13 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hf_finetune.config.checks.model_files import find_damage
+from hf_finetune.config.model_files.description import find_faults
+from hf_finetune.config.model_files.regular import read_object
+from hf_finetune.config.model_files.values import iterate_leaves
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import leads_out
-from hf_finetune.models.files.locate import SAFETENSORS, find_file, read_json, resolve_commit
+from hf_finetune.models.files.locate import SAFETENSORS, find_file, resolve_commit
 
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json")
@@ -44,13 +46,13 @@ def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
     folder = find_local_folder(name, commit)
     if folder is None:
         return None
-    problems = [*find_damage(folder, name), *_find_outside_links(folder, name)]
+    problems = [*find_faults(folder, name), *_find_outside_links(folder, name)]
     for file in CONFIGS:
-        values = read_json(folder / file) or {}
+        values = read_object(folder / file) or {}
         found = [*_find_code(values), *_find_outside_paths(values)]
         problems += [Problem(what, remedy, path=str(Path(name, file)), key=key) for what, remedy, key in found]
-    config = read_json(folder / CONFIG) or {}
-    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+    config = read_object(folder / CONFIG) or {}
+    if "auto_map" in config and str(config.get("model_type")) not in CONFIG_MAPPING:
         what = f"is a model of the kind {config.get('model_type')!r}, which only code of its repository can load"
         problems.append(Problem(what, CODE, path=str(Path(name, CONFIG))))
     if problems:
@@ -81,7 +83,7 @@ def _find_outside_links(folder: Path, name: str) -> Iterator[Problem]:
 
 def _find_code(values: dict[str, Any]) -> Iterator[Found]:
     """Yield the settings that would run code of a repository; `auto_map` beside a known model type is never used."""
-    for keys, value in _iterate_leaves(values):
+    for keys, value in iterate_leaves(values):
         key = ".".join(keys)
         if keys[-1] == "trust_remote_code" and value is True:
             yield "asks that code from a repository be trusted", CODE, key
@@ -93,24 +95,10 @@ def _find_code(values: dict[str, Any]) -> Iterator[Found]:
 
 def _find_outside_paths(values: dict[str, Any]) -> Iterator[Found]:
     """Yield the settings that name a file outside the model's folder."""
-    for keys, value in _iterate_leaves(values):
+    for keys, value in iterate_leaves(values):
         last = next((part for part in reversed(keys) if not part.isdigit()), "")
         if not isinstance(value, str) or last in IGNORED_PATHS or not last.endswith(PATH_ENDINGS):
             continue
         path = Path(value)
         if path.is_absolute() or ".." in path.parts or value.startswith("~") or "://" in value or "\\" in value:
             yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys)
-
-
-def _iterate_leaves(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every value that is neither list nor object, with the keys that lead to it."""
-    # {"a": {"b": [1, 2]}} -> (("a", "b", "1"), 2), (("a", "b", "0"), 1); a loop, since a file may nest to any depth.
-    rest: list[tuple[tuple[str, ...], Any]] = [((), values)]
-    while rest:
-        keys, value = rest.pop()
-        if isinstance(value, dict):
-            rest += [((*keys, str(key)), inner) for key, inner in value.items()]
-        elif isinstance(value, list):
-            rest += [((*keys, str(number)), inner) for number, inner in enumerate(value)]
-        else:
-            yield keys, value

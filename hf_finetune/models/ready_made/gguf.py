@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hf_finetune.errors import FinetuneError, ModelError, Problem
 from hf_finetune.files import raise_write_errors
+from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors
 from hf_finetune.models.generation_config import stop_after_turns
 from hf_finetune.models.loading import hide_load_report
 from hf_finetune.models.ready_made.gguf_header import GgufHeader, read_gguf_header
@@ -93,13 +94,10 @@ def _place_alone(path: Path) -> Iterator[Path]:
 def _raise_model_errors() -> Iterator[None]:
     """Turn what transformers raises on a file that it does not read into a `ModelError`."""
     try:
-        yield
-    except (FinetuneError, MemoryError):
-        raise
-    except Exception as problem:  # a KeyError for a missing value, a ValueError for an architecture, and many others
-        reason = str(problem).strip().split("\n", 1)[0][:200] or type(problem).__name__
-        what = f"cannot be read by transformers ({type(problem).__name__}: {reason})"
-        raise ModelError(Problem(what, ANOTHER)) from problem
+        with foreign_errors():
+            yield
+    except ForeignError as problem:
+        raise ModelError(Problem(f"cannot be read by transformers ({problem})", ANOTHER)) from problem
 
 
 def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.files import hash_file
 from hf_finetune.folders import CARD, MANIFEST, leads_out
@@ -131,6 +132,8 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
         lacking = "weights as .safetensors" if configured else "config.json or adapter_config.json"
         remedy = "name the folder of a finished run, of a merged model or of an adapter"
         raise ConfigError(Problem(f"is no model: there is no {lacking} in it", remedy, path=str(folder)))
+    if faults := find_faults(folder, str(folder)):
+        raise DataError(faults)
     for index in [name for name in paths if name.endswith(".index.json")]:
         shards = set(_read_json(paths[index]).get("weight_map", {}).values())
         if missing := sorted(shards - set(paths)):

@@ -54,7 +54,8 @@ def test_the_run_that_is_ahead_is_named_with_what_its_interval_allows_to_say(tmp
         f"{said} Their intervals do not overlap; such intervals reliably show 13.0 points or more."
     ]
     close = made(tmp_path / "close", matched(0.41, [0.36, 0.46]))
-    overlapping = "Their intervals overlap: the difference may be chance; such intervals reliably show 13.0 points or more."
+    chance = "Their intervals overlap: the difference may be chance; "
+    overlapping = f"{chance}such intervals reliably show 13.0 points or more."
     assert describe_best([two[0], close])[0].endswith(overlapping)
     plain = made(tmp_path / "plain", matched(0.9))
     assert describe_best([two[0], plain])[0].endswith("No intervals were computed, so the difference may be chance.")

@@ -1,0 +1,10 @@
+"""A model's folder, read and checked as a whole before anything is built of it: torch is never imported.
+
+description.py  the folder's JSON files and the shapes of its weights, and all that is wrong with them
+regular.py      only regular files of a possible size are opened
+values.py       the type and the bounds of each value that is read
+sizes.py        the sizes that a configuration asks for, against the weights that are there
+patterns.py     names and patterns of an adapter's settings
+linear.py       regular expressions of others, matched in linear time
+kinds.py        what kind of model it is
+"""

@@ -1,0 +1,172 @@
+"""A model's folder -> one description: what its JSON files say, the shapes of its weights, and all that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from hf_finetune.config.model_files.patterns import find_wrong_patterns
+from hf_finetune.config.model_files.regular import find_irregular, read_object
+from hf_finetune.config.model_files.sizes import Shapes, find_impossible_sizes, read_shapes
+from hf_finetune.config.model_files.values import (
+    CORRECT,
+    OF_BASE,
+    OF_CLASSIFIER,
+    OF_CONFIG,
+    OF_GENERATION,
+    OF_TOKENIZER,
+    find_wrong_values,
+    list_adapter_types,
+)
+from hf_finetune.config.reading.document import format_value
+from hf_finetune.errors import Problem
+
+ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model.json"
+GENERATION, TOKENIZER_CONFIG, TOKENIZER = "generation_config.json", "tokenizer_config.json", "tokenizer.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION)
+LONGEST_PADDING = 2**24
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What the files of a folder say, read once and only where they can be: {} for what is not there or is damaged."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        return self._read(CONFIG)
+
+    @cached_property
+    def adapter(self) -> Mapping[str, Any]:
+        return self._read(ADAPTER)
+
+    @cached_property
+    def base(self) -> Mapping[str, Any]:
+        return self._read(BASE_RECORD)
+
+    @cached_property
+    def generation(self) -> Mapping[str, Any]:
+        return self._read(GENERATION)
+
+    @cached_property
+    def tokenizer(self) -> Mapping[str, Any]:
+        return self._read(TOKENIZER_CONFIG)
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Of the model's weights, by their names in its safetensors."""
+        return read_shapes(self.folder)
+
+    @cached_property
+    def adapter_shapes(self) -> Shapes:
+        """Of the adapter's weights."""
+        return read_shapes(self.folder, ADAPTER_WEIGHTS)
+
+    def _read(self, name: str) -> Mapping[str, Any]:
+        return read_object(self.folder / name) or {}
+
+
+def find_faults(folder: Path, shown: str) -> list[Problem]:
+    """Find all that is wrong with the files of a model's folder; `shown` is its name in the messages.
+
+    Milliseconds: no weights are read, and a tokenizer.json is checked and not built. What is found in a first look (a
+    pipe, a copy that was cut off) is said alone, since what such a file holds says nothing.
+    """
+    if not folder.is_dir():
+        return []
+    if problems := find_irregular(folder, shown) or [*_find_damage(folder, shown)]:
+        return problems
+    files = ModelFiles(folder)
+    return [
+        *_check_config(files, shown),
+        *find_wrong_values(files.generation, OF_GENERATION, f"{shown}/{GENERATION}"),
+        *find_wrong_values(files.tokenizer, OF_TOKENIZER, f"{shown}/{TOKENIZER_CONFIG}"),
+        *_check_tokenizer(folder / TOKENIZER, f"{shown}/{TOKENIZER}"),
+        *_check_adapter(files, f"{shown}/{ADAPTER}"),
+        *_check_base(files, f"{shown}/{BASE_RECORD}"),
+    ]
+
+
+def _find_damage(folder: Path, shown: str) -> Iterator[Problem]:
+    """Yield the JSON files that hold no object, as a copy that was cut off leaves them."""
+    for name in JSON_FILES:
+        file = folder / name
+        if not file.exists():
+            continue
+        try:
+            # `Raw` is checked and not built: a tokenizer.json has megabytes.
+            msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
+        except OSError as unreadable:
+            yield Problem(f"cannot be read ({unreadable.strerror})", "check its permissions", f"{shown}/{name}")
+        except (msgspec.DecodeError, RecursionError):
+            what = "is empty" if not file.stat().st_size else "is damaged: it holds no JSON object"
+            yield Problem(what, "copy the model's folder again", f"{shown}/{name}")
+
+
+def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
+    place = f"{shown}/{CONFIG}"
+    wrong = [*find_wrong_values(files.config, OF_CONFIG, place)]
+    text = files.config.get("text_config")
+    if isinstance(text, dict):
+        inside = find_wrong_values(text, OF_CONFIG, place)
+        wrong += [Problem(each.what, each.remedy, place, key=f"text_config.{each.key}") for each in inside]
+    yield from wrong
+    named = {each.key for each in wrong}
+    for problem in find_impossible_sizes(files.config, files.shapes, place):
+        if problem.key not in named:
+            yield problem
+
+
+def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
+    """Yield lengths that tokenizers (0.23) allocates at once, on which Rust aborts the process."""
+    if not file.exists():
+        return
+    lengths = msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
+    for key in ("padding", "truncation"):
+        given = msgspec.json.decode(lengths[key]) if key in lengths else None
+        for name, value in given.items() if isinstance(given, dict) else ():
+            number = value.get("Fixed") if isinstance(value, dict) else value
+            if isinstance(number, int | float) and not 0 <= number <= LONGEST_PADDING:
+                what = f"{format_value(number)} tokens are longer than any text of a model"
+                yield Problem(what, CORRECT, place, key=f"{key}.{name}")
+
+
+def _check_adapter(files: ModelFiles, place: str) -> Iterator[Problem]:
+    if not (files.folder / ADAPTER).exists():
+        return
+    yield from find_wrong_values(files.adapter, list_adapter_types(), place)
+    for key, what, remedy in find_wrong_patterns(files.adapter):
+        yield Problem(what, remedy, place, key=key)
+    largest = max((size for shape in files.adapter_shapes.values() for size in shape), default=None)
+    ranks = {"r": files.adapter.get("r"), "rank_pattern": files.adapter.get("rank_pattern")}
+    for key, given in ranks.items():
+        for rank in given.values() if isinstance(given, dict) else [given]:
+            if largest is not None and isinstance(rank, int) and rank > largest:
+                yield Problem(
+                    f"{format_value(rank)} is more than any size of its weights ({largest:,})", CORRECT, place, key=key
+                )
+
+
+def _check_base(files: ModelFiles, place: str) -> Iterator[Problem]:
+    if not (files.folder / BASE_RECORD).exists():
+        return
+    yield from find_wrong_values(files.base, OF_BASE, place)
+    if "name_or_path" not in files.base:
+        yield Problem("is missing", CORRECT, place, key="name_or_path")
+    for key in files.base.keys() - OF_BASE.keys():
+        yield Problem("is no key of such a file", "a newer version may have written it: use that one", place, key=key)
+    classifier = files.base.get("classifier")
+    if isinstance(classifier, dict):
+        for problem in find_wrong_values(classifier, OF_CLASSIFIER, place):
+            yield Problem(problem.what, problem.remedy, place, key=f"classifier.{problem.key}")
+    started = files.base.get("started_from")
+    if isinstance(started, dict) and "name_or_path" not in started:
+        yield Problem("names no adapter", CORRECT, place, key="started_from")

@@ -1,0 +1,84 @@
+"""Files of a model's folder that can be read to an end: regular ones, and none of a size that no model has."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.errors import Problem
+from hf_finetune.files import is_of_kernel
+
+MEBIBYTE = 1024**2
+# Gemma's tokenizer.json has 32 MiB, the index of DeepSeek's 91,991 weights 9.
+LARGEST = 16 * MEBIBYTE
+LARGEST_VOCABULARY = 256 * MEBIBYTE
+INDEX = "model.safetensors.index.json"
+VOCABULARIES = (
+    *("tokenizer.json", "vocab", "merges", "added_tokens", "tokenizer.model", "spiece", "sentencepiece", "tekken"),
+    INDEX,
+)
+OTHERS = (
+    *("config.", "generation_config", "adapter_config", "base_model", "tokenizer_config", "special_tokens_map"),
+    *("chat_template", "decision"),
+)
+WEIGHTS = ".safetensors"
+TEXTS = (".json", ".jinja", ".txt", ".model", ".yaml")
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+_PLAIN = "only regular files are read: copy the model's folder again"
+
+
+def find_irregular(folder: Path, shown: str) -> list[Problem]:
+    """Find the files of a model that are none, that lead in a circle, or that are larger than any of their kind."""
+    return [problem for path in sorted(folder.iterdir()) for problem in _look_at(path, f"{shown}/{path.name}")]
+
+
+def _look_at(path: Path, shown: str) -> Iterator[Problem]:
+    if not path.name.endswith((*TEXTS, WEIGHTS)):
+        return
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        yield Problem("is a link that leads to nothing", _PLAIN, shown)
+        return
+    except OSError as problem:  # ELOOP: two links, each to the other
+        yield Problem(f"cannot be opened ({problem.strerror})", _PLAIN, shown)
+        return
+    if is_of_kernel(path):
+        yield Problem("is no file but a window into the system", _PLAIN, shown)
+    elif not stat.S_ISREG(status.st_mode):
+        yield Problem(f"is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}", _PLAIN, shown)
+    elif path.name.startswith((*VOCABULARIES, *OTHERS)) and status.st_size > (most := get_largest(path.name)):
+        what = f"has {status.st_size:,} bytes, and such a file of a model has at most {most:,}"
+        yield Problem(what, "copy the model's folder again", shown)
+    elif not os.access(path, os.R_OK):
+        yield Problem("cannot be read (Permission denied)", "check its permissions", shown)
+
+
+def get_largest(name: str) -> int:
+    """The most bytes that a file of this name may have."""
+    return LARGEST_VOCABULARY if name.startswith(VOCABULARIES) else LARGEST
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """Read the object in a JSON file; None where there is no such file, or it holds none, of which loading tells more.
+
+    A pipe is never waited for, and no more is read than a file of the name may have.
+    """
+    try:
+        if not file.is_file() or is_of_kernel(file) or file.stat().st_size > get_largest(file.name):
+            return None
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # RecursionError: brackets nested 100,000 deep
+        return None
+    return values if isinstance(values, dict) else None
