@@ -60,6 +60,20 @@ def project_root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def make_unreadable() -> Callable[[Path], None]:
+    """Put a file in the place of another that nobody can read, root included, whom permissions do not stop."""
+    memory = Path("/proc/self/mem")  # at its beginning there is none: every read fails
+    if not memory.exists():
+        pytest.skip("Linux has such a file")
+
+    def make(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(memory)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def real_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`real_model("minilm")`: the folder that `hf-finetune model` makes; skips where its package is not in the cache.

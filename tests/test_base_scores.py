@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from models.scratch_models import save_chat_base
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_finetune.environment.random_state import keep_random_state
-from hf_finetune.errors import ConfigError
+from hf_finetune.errors import ConfigError, NonFiniteError
 from hf_finetune.evaluation import compare_models
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic
 
@@ -177,6 +179,29 @@ def test_a_damaged_file_of_the_cache_is_said_and_computed_anew(run_recipe, base,
     assert "does not hold the scores of the base" in capsys.readouterr().err
     assert find_comparison(first) == find_comparison(second)
     assert path.read_text() == whole, "and it is whole again"
+
+
+def test_scores_that_the_cache_does_not_take_are_said_and_compared(run_recipe, base, empty_cache, tmp_path, capsys):
+    first = run_recipe("sft", f"model.path={base}", *QUICK, f"output_dir={tmp_path / 'one'}")
+    (path,) = empty_cache.glob("base_scores-*.json")
+    path.unlink()
+    path.mkdir()
+    capsys.readouterr()
+    second = run_recipe("sft", f"model.path={base}", *QUICK, f"output_dir={tmp_path / 'two'}")
+    path.rmdir()
+    assert "the scores of the base are not kept for other runs: Is a directory" in capsys.readouterr().err
+    assert find_comparison(first) == find_comparison(second)
+
+
+def test_a_base_whose_losses_are_not_finite_is_not_compared_with(run_recipe, base, tmp_path, capsys):
+    broken = shutil.copytree(base, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["lm_head.weight"] *= torch.finfo(torch.float32).max
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NonFiniteError):
+        run_recipe("sft", f"model.path={broken}", *QUICK)
+    said = "the base gives NaN or infinite losses on the validation rows, and is not compared with"
+    assert said in capsys.readouterr().err
 
 
 def test_a_resumed_run_is_compared_with_its_base_and_not_with_trained_weights(run_recipe, base, empty_cache, tmp_path):

@@ -13,8 +13,6 @@ from message_sites import ROOT, find_message_sites
 
 from hf_finetune.errors import Problem
 
-# How many sites no test provokes in this process; the table has them with null. The number only falls.
-NOT_PROVOKED = 23
 AGAIN = "pytest tests --record-messages=FOLDER, then python tests/message_recorder.py FOLDER, and provoke what is new"
 
 
@@ -22,12 +20,12 @@ def test_the_table_has_every_message_site_and_no_other():
     assert set(load_table()) == {site.name for site in find_message_sites()}, AGAIN
 
 
-def test_no_more_sites_than_these_are_not_provoked():
-    assert sum(test is None for test in load_table().values()) <= NOT_PROVOKED, AGAIN
+def test_every_site_is_provoked():
+    assert [name for name, test in load_table().items() if test is None] == [], AGAIN
 
 
 def test_every_test_that_the_table_names_is_there(request):
-    named = {test for test in load_table().values() if test is not None}
+    named = set(filter(None, load_table().values()))
     for path in {test.partition("::")[0] for test in named}:
         functions = {
             node.name for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))) if hasattr(node, "name")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cached_datasets import put_into_cache
 from evaluation.prediction.labelling_models import saved_classifier
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from tuned_classifiers import NUMBER, classifier_on, saved_backbone
@@ -370,11 +371,44 @@ def test_a_classifier_is_compared_with_one_of_the_same_labels(tmp_path):
 
 
 def test_words_that_no_row_has_are_not_swapped_and_that_is_said(models, tmp_path, caplog):
-    found = scored(models["base"], jsonl(tmp_path / "rows.jsonl", questions(4)), swaps=["gender"], generate_rows=0)
-    assert "swaps" in found or "no row has a word of the list gender: nothing was swapped" in caplog.text
+    rows = jsonl(tmp_path / "rows.jsonl", [{"question": "Is it a cat?", "answer": "A dog."}] * 2)
+    found = scored(models["base"], rows, swaps=["gender"], generate_rows=0)
+    assert "swaps" not in found
+    assert "no row has a word of the list gender: nothing was swapped" in caplog.text
 
 
 def test_the_rows_of_a_text_file_cannot_be_split_by_a_field(models, tmp_path):
     (tmp_path / "rows.txt").write_text("The cat sat.\nThe dog ran.\n")
     with pytest.raises(ConfigError, match=r"eval.by: rows of a text file have no fields"):
         scored(models["base"], tmp_path / "rows.txt", {"format": "lines"}, by=["author"])
+
+
+def test_of_a_hub_data_set_the_test_rows_are_scored_and_cannot_be_split_by_a_field(models, datasets_cache):
+    put_into_cache(datasets_cache, "some-org/asked", train=questions(6), test=questions(4))
+    assert scored(models["base"], Path("some-org/asked"), generate_rows=0)["rows"] == 4
+    said = r"eval.by: some-org/asked is not a local file, whose rows could be read again; save the data set as JSONL"
+    with pytest.raises(ConfigError, match=said):
+        scored(models["base"], Path("some-org/asked"), by=["language"])
+
+
+TASK = """\
+task: cats
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}]
+"""
+
+
+def test_a_task_of_the_harness_is_scored_and_one_that_it_does_not_know_refused(models, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    monkeypatch.chdir(tmp_path)
+    rows = jsonl(tmp_path / "rows.jsonl", questions(4))
+    (tmp_path / "cats.yaml").write_text(TASK)
+    found = scored(models["base"], rows, harness=["cats.yaml"], generate_rows=0)["harness"]
+    assert 0 <= found["cats"]["acc"] <= 1
+    with pytest.raises(ConfigError, match=r"eval.harness: the harness has no task cast; name one of"):
+        scored(models["base"], rows, harness=["cast"], generate_rows=0)

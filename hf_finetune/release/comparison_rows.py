@@ -53,9 +53,9 @@ def load_comparison_rows(
 ) -> list[ComparisonRow]:
     """Load at most 64 rows of at most `longest` tokens; the log names their source.
 
-    They come from the file `data`, else from the validation split of the run in `folder` (if its run.yaml and data
-    files still exist), else they are random tokens. `data` has conversations or documents, for a classifier of `labels`
-    labelled texts. Raises `DataError` if `data` has rows of another kind.
+    They come from the file `data`, or the split `test` of that Hub data set, else from the validation split of the run
+    in `folder` (if its run.yaml and data files still exist), else they are random tokens. `data` has conversations or
+    documents, for a classifier of `labels` labelled texts. Raises `DataError` if `data` has rows of another kind.
     """
     limit = min(longest or LONGEST, LONGEST)
     if data is not None:
@@ -63,7 +63,7 @@ def load_comparison_rows(
         if labels is None:
             rows = _load_file_rows(section, tokenizer, limit)
         else:
-            texts = load_splits(section, "labelled", seed=0).rows["train"]
+            texts = load_splits(section, "labelled", seed=0, of_hub="test").rows["train"]
             rows = _encode_labeled_texts(texts, tokenizer, limit, labels)
         logger.info("to be compared on %d rows of %s", len(rows), data)
         return rows
@@ -87,10 +87,10 @@ def load_comparison_rows(
 
 def _load_file_rows(section: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int) -> list[ComparisonRow]:
     try:
-        splits = load_splits(section, "conversation", seed=0)
+        splits = load_splits(section, "conversation", seed=0, of_hub="test")
     except FinetuneError as no_conversations:
         try:
-            documents = load_splits(section, "document", seed=0)
+            documents = load_splits(section, "document", seed=0, of_hub="test")
         except FinetuneError:
             raise no_conversations from None
         texts = [text for text in documents.rows["train"][:ROWS]["text"] if text.strip()]

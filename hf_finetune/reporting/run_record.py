@@ -282,7 +282,8 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as problem:
-        raise DataError(Problem(f"cannot be read ({problem.strerror})", path=str(path))) from problem
+        what = f"cannot be read ({problem.strerror})"
+        raise DataError(Problem(what, "check its permissions", str(path))) from problem
 
 
 def _make_file_problem(path: Path, what: str) -> Problem:

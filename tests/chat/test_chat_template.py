@@ -144,6 +144,16 @@ def test_a_tool_call_is_trained_as_an_object_however_its_arguments_are_written(f
     assert answer.endswith(family.turn.replace("{}", "Sunny."))
 
 
+def test_arguments_that_are_no_json_are_refused_where_the_template_takes_an_object():
+    family = next(family for family in FAMILIES if family.tools)
+    tokenizer = tokenizer_of(family)
+    template = load_chat_template(section(), tokenizer)
+    call = {"id": "call00001", "type": "function", "function": {"name": "weather", "arguments": "city: K\u00f6ln"}}
+    messages = [*ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    with pytest.raises(ChatTemplateError, match="the arguments of a tool call are not valid JSON"):
+        prepare_chat(tokenizer, template, messages, None)
+
+
 def test_text_cannot_end_a_turn_or_begin_one():
     family = next(family for family in FAMILIES if family.name == "qwen2_5")
     tokenizer = tokenizer_of(family)

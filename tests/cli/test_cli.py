@@ -184,6 +184,35 @@ def test_generate_answers_with_a_chat_model_and_continues_where_it_is_told_to(in
     assert [sample["continuation"] for sample in json.loads(raw.stdout)] == ["bc"]
 
 
+def test_what_changes_nothing_where_the_likeliest_token_is_taken_is_said(in_this_process, tmp_path):
+    model = saved_parrot(tmp_path / "model", SAYS_ABC)
+    plain = in_this_process("generate", model, "hi", *GREEDY)
+    shown = in_this_process("generate", model, "hi", *GREEDY, "--top-p", "0.5", "--top-k", "3")
+    assert shown.stdout == plain.stdout
+    assert "--temperature 0 always takes the likeliest token, without regard to --top-p and --top-k" in shown.stderr
+    assert "likeliest" not in plain.stderr
+
+
+def test_a_file_of_a_model_that_cannot_be_read_is_named(in_this_process, tmp_path, make_unreadable):
+    model = saved_parrot(tmp_path / "model", SAYS_ABC)
+    make_unreadable(tmp_path / "model" / "generation_config.json")
+    refused = in_this_process("generate", model, "hi")
+    assert refused.returncode == 2
+    said = f"{model}/generation_config.json: cannot be read (Input/output error); check its permissions"
+    assert refused.stderr.splitlines() == [said]
+
+
+def test_output_that_cannot_be_written_is_one_message(monkeypatch, capsys):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "argv", ["hf-finetune", "--version"])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == 5
+    what = "standard output cannot be written (No space left on device); make room, or send it elsewhere"
+    assert capsys.readouterr().err.splitlines() == [f"{what}; nothing but what was shown is lost"]
+
+
 def test_generate_shows_a_base_beside_what_became_of_it(in_this_process, tmp_path):
     base = saved_parrot(tmp_path / "base", {"\n": "n", "n": "o"}, chat=False)
     tuned = saved_parrot(tmp_path / "tuned", SAYS_ABC)

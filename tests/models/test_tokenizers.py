@@ -266,6 +266,12 @@ def test_a_folder_with_a_model_and_no_tokenizer_is_refused(tmp_path):
     assert "holds no tokenizer: no tokenizer.json" in refused_folder(tmp_path)
 
 
+def test_a_tokenizer_without_a_vocabulary_is_refused(tmp_path):
+    GPT2Config().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 64}')
+    assert "has no vocabulary" in refused_folder(tmp_path)
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     assert "holds no tokenizer: no tokenizer.json" in refused_folder(tmp_path)
 

@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 
 import pytest
 import torch
+from cached_datasets import put_into_cache
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_base, train
 
-from hf_finetune.errors import ConfigError, DataError, ModelError
+from hf_finetune.cli.option_tables import OPTION_NAMES
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError
 from hf_finetune.folders import CARD_MARKER
 from hf_finetune.models.adapters.loading import load_adapter
 from hf_finetune.models.base_and_tuned import find_base
 from hf_finetune.models.saved import load_for_generation
+from hf_finetune.option_names import name_options
 from hf_finetune.release import merge
 from hf_finetune.release.merge import merge_adapter
 
@@ -152,6 +156,15 @@ def test_the_loss_is_that_of_the_rows_that_are_named(tuned, tmp_path):
     assert facts.loss_before == pytest.approx(sum(losses) / sum(ids.numel() - 1 for ids in encoded), rel=1e-5)
 
 
+def test_of_a_hub_data_set_its_test_rows_are_named(tuned, tmp_path, datasets_cache):
+    rows = [{"text": "cab"}, {"text": "abba"}]
+    put_into_cache(datasets_cache, "some-org/letters", train=rows * 3, test=rows)
+    _, adapter = tuned()
+    assert merge_adapter(adapter, str(tmp_path / "merged"), data="some-org/letters").rows == 2
+    with name_options(OPTION_NAMES["merge"]), pytest.raises(DataError, match=r"^nowhere.jsonl: --data: no such file"):
+        merge_adapter(adapter, str(tmp_path / "other"), data="nowhere.jsonl")
+
+
 def test_of_a_conversation_only_what_is_trained_counts(tuned, tmp_path):
     _, adapter = tuned()
     one = merge_adapter(adapter, str(tmp_path / "one"), data=conversations(tmp_path / "a.jsonl", ["yes", "no"]))
@@ -245,6 +258,18 @@ def test_what_is_there_is_replaced_only_where_that_is_allowed(tuned, tmp_path):
     with pytest.raises(ConfigError, match="take the place of the adapter or of its base"):
         merge_adapter(adapter, str(tmp_path / "base"), overwrite=True)
     load_adapter(adapter)
+
+
+def test_a_merge_that_finds_no_room_is_one_message_and_leaves_nothing(tuned, tmp_path):
+    _, adapter = tuned()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limits[1]))  # no file may be longer, as on a full disk
+    try:
+        with pytest.raises(CannotWriteError, match=r"merged: cannot be written \(File too large\); make room"):
+            merge_adapter(adapter, str(tmp_path / "merged"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
 def test_a_whole_model_is_not_merged(tmp_path):

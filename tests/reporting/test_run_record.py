@@ -176,6 +176,13 @@ def test_a_torn_or_strange_state_is_named_with_what_to_do(tmp_path, text, what):
     assert "remove it" in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["report.json", "run.yaml"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, make_unreadable, name):
+    make_unreadable(finished(tmp_path / "run") / name)
+    with pytest.raises(DataError, match=rf"run/{name}: cannot be read \(Input/output error\); check its permissions$"):
+        read_run(tmp_path / "run")
+
+
 def test_bytes_that_are_no_text_are_refused_not_raised(tmp_path):
     (tmp_path / "trainer_state.json").write_bytes(b'{"global_step": 4, "log_history": "\xff"}')
     with pytest.raises(DataError, match="is torn, or no JSON"):

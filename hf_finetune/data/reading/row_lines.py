@@ -163,10 +163,7 @@ def _encode_row(
     values = mapper.map_row(row.values, row.number) if settings.columns else row.values
     if not typed:
         values = _convert_cells(values, settings.numbers)
-    try:
-        line = msgspec.json.encode(values)
-    except (UnicodeEncodeError, OverflowError) as error:
-        return b"", LineError(f"the row cannot be written as JSON ({type(error).__name__})", "correct the row")
+    line = msgspec.json.encode(values)
     if len(line) > settings.max_line_bytes:
         what = f"the row has {len(line):,} bytes, more than the limit of {settings.max_line_bytes:,}"
         return b"", LineError(what, "split it, or raise data.max_line_bytes")

@@ -84,14 +84,17 @@ class Splits:
         }
 
 
-def load_splits(data: DataSection, becomes: Kind, seed: int, also_read: Sequence[str] = ()) -> Splits:
+def load_splits(
+    data: DataSection, becomes: Kind, seed: int, also_read: Sequence[str] = (), *, of_hub: str = "train"
+) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
 
     A recipe for conversations takes prompts with completions too, which keep their own columns. `also_read`:
-    fields that the caller reads from the files itself. Raises DataError naming every problem of the files.
+    fields that the caller reads from the files itself. `of_hub`: the split of a Hub data set that `data.train` reads.
+    Raises DataError naming every problem of the files.
     """
     data = _rename_keys(data)
-    files = _resolve_files(data)
+    files = _resolve_files(data, of_hub)
     check_files_differ(files)
     decoder = choose_decoder(data, becomes, files["train"])
     reading = ReadSettings(decoder, data.on_bad_line, build_row_settings(data), data.stratify_by, data.group_by)
@@ -133,7 +136,7 @@ def _rename_keys(data: DataSection) -> DataSection:
     return data.model_copy(update=renamed)
 
 
-def _resolve_files(data: DataSection) -> dict[str, list[DataFile]]:
+def _resolve_files(data: DataSection, of_hub: str) -> dict[str, list[DataFile]]:
     files: dict[str, list[DataFile]] = {}
     problems: list[Problem] = []
     for role in ("train", "validation", "test"):
@@ -141,7 +144,7 @@ def _resolve_files(data: DataSection) -> dict[str, list[DataFile]]:
         if sources is None:
             continue
         try:
-            files[role] = resolve_sources(sources, role, data.format)
+            files[role] = resolve_sources(sources, of_hub if role == "train" else role, data.format)
         except DataError as error:  # the other roles are checked too: all problems in one run
             problems += error.problems
             continue

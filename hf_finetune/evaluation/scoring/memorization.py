@@ -67,7 +67,7 @@ def _measure_verbatim(
     prefix = run.eval.verbatim_prefix
     assert run.data.train is not None  # `load_run` refuses one without the other
     assert prefix is not None
-    splits = load_rows(run.data.train, run.data, None)
+    splits = load_rows(run.data.train, run.data, None, of_hub="train")
     read = read_examples(splits, tokenizer, tokens, tokens.limit_length(model, tokenizer))
     starts = {example.row: example.input_ids for example in reversed(read.examples)}  # the first window of each row
     rows = sorted(starts)

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import httpx2
 from huggingface_hub import constants, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -82,8 +82,6 @@ def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
 def is_transient(problem: BaseException) -> bool:
     """Whether the same request may succeed later."""
     for cause in _iterate_causes(problem):
-        if isinstance(cause, OfflineModeIsEnabled):
-            return False
         if (status := _parse_status(cause)) is not None:
             return status in _TRANSIENT or status >= 500
         # JSONDecodeError: a proxy answered with a page of its own. ConnectionError and TimeoutError come from hf_xet.
@@ -105,8 +103,6 @@ def get_http_status(problem: BaseException) -> int | None:
 
 def describe_error(problem: BaseException) -> Problem:
     """Describe what went wrong and what to do about it, without any token or address."""
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in _iterate_causes(problem)):
-        return Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it and push again")
     status = get_http_status(problem)
     if status is None:
         kind = type(list(_iterate_causes(problem))[-1]).__name__

@@ -41,6 +41,7 @@ CONFLICTS = [
     (["data.task=classification"], "data.task", "belongs to the recipe classification"),
     (["data.block_size=512", "model.scratch.max_position_embeddings=256"], "data.block_size", "more than the 256"),
     (["data.train=[]"], "data.train", "is empty"),
+    (["eval.prompts=validation"], "eval.prompts", "documents ask no questions"),
     (["lora={r: 8}"], "lora", "belongs to the recipes lora and classification"),
     (["hub={repo_id: a/b}"], "card.license", "is missing"),
     (["train.max_steps=0"], "train.max_steps", "at least 1"),

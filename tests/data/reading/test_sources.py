@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from cached_datasets import put_into_cache
 
 from hf_finetune.config.sections import Source
 from hf_finetune.data.reading.sources import resolve_sources
@@ -129,6 +130,23 @@ def test_a_hub_data_set_is_read_through_datasets(folder, monkeypatch):
     # What a table adds as null is taken off again.
     assert lines[0] == {"messages": [{"role": "user", "content": "q"}, rows[0]["messages"][1]], "id": 1}
     assert "id" not in lines[1]
+
+
+def test_a_hub_data_set_of_the_cache_loses_its_binary_columns_which_is_said(folder, datasets_cache, caplog):
+    rows = [{"text": "a cat", "picture": b"\x89PNG"}, {"text": "a dog", "picture": None}]
+    put_into_cache(datasets_cache, "some-org/pictures", train=rows)
+    [file] = resolve_sources("some-org/pictures", "train", "auto")
+    assert [json.loads(line) for line in file.path.read_text().splitlines()] == [{"text": "a cat"}, {"text": "a dog"}]
+    said = "some-org/pictures: binary columns are left out, which JSON does not have: `picture`"
+    assert said in caplog.text
+
+
+def test_a_row_of_a_hub_data_set_that_json_cannot_hold_is_named_by_its_number(folder, datasets_cache):
+    rows = [{"text": "a cat", "score": 0.5}, {"text": "a dog", "score": float("inf")}]
+    put_into_cache(datasets_cache, "some-org/scores", train=rows)
+    for _ in range(2):  # nothing half-written is found the second time
+        with pytest.raises(DataError, match=r"^some-org/scores:2: `score` holds an infinite number, .*; leave it out$"):
+            shown("some-org/scores")
 
 
 def test_a_hub_data_set_that_cannot_be_had_offline_is_one_clear_message(folder):

@@ -364,6 +364,17 @@ def test_an_infinite_number_is_a_bad_row_and_a_row_of_nulls_a_blank_one(tmp_path
     assert fault == (1, 1, "`score` holds an infinite number, which JSON does not have")
 
 
+@pytest.mark.parametrize("kind", ["parquet", "file", "stream"])
+def test_of_a_typed_table_only_the_row_whose_text_is_not_utf_8_is_rejected(tmp_path, kind):
+    texts = [b"text %d" % number for number in range(600)]
+    texts[300] = b"caf\xe9"
+    held = pa.array(texts, pa.binary()).buffers()
+    table = pa.table({"text": pa.StringArray.from_buffers(len(texts), *held[1:])})
+    rows, faults = read(write_table(tmp_path / ("r.parquet" if kind == "parquet" else "r.arrow"), kind, table))
+    assert faults == [(301, 301, "a byte of the row is not UTF-8")]
+    assert rows == [(number, {"text": f"text {number - 1}"}) for number in range(1, 601) if number != 301]
+
+
 def test_a_damaged_or_empty_typed_table_is_one_message(tmp_path):
     whole = write_table(tmp_path / "r.parquet", "parquet").read_bytes()
     said = refuse(write(tmp_path, "r.parquet", whole[:-20]))

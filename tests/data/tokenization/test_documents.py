@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.tokenization.documents import IGNORE_INDEX, BlockCollator, group_into_blocks, pack_splits
 from hf_finetune.data.tokenization.text import encode_documents
+from hf_finetune.data.tokenization.windows import cut_into_windows
 from hf_finetune.errors import DataError
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
 from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
@@ -101,8 +102,11 @@ def test_text_that_spells_a_special_token_stays_text():
 
 
 def test_documents_without_text_are_refused_with_their_number():
+    blank = ["", "  \n"]
     with pytest.raises(DataError, match="none of the 2 documents has any text"):
-        pack(["", "  \n"], 8, isolate=False)
+        pack(blank, 8, isolate=False)
+    with pytest.raises(DataError, match="none of the 2 documents has any text"):
+        cut_into_windows(Dataset.from_dict({"text": blank}), TOKENIZER, 8)
 
 
 def test_packing_is_found_again_and_differs_by_settings():

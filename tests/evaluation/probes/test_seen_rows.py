@@ -21,6 +21,7 @@ from hf_finetune.evaluation import PredictionOptions, predict_file
 from hf_finetune.release.hub.files import plan_files
 from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.merge import merge_adapter
+from hf_finetune.row_prints import read_row_prints
 
 KEY = bytes(range(32))
 LONG = "In the valley of the river there once stood a mill whose wheel had not turned for thirty years or more."
@@ -188,3 +189,17 @@ def test_of_a_large_set_a_part_of_the_ngrams_is_kept_and_finds_a_shared_passage(
     )
     found = find_seen_rows(rows.rows["train"], prints)
     assert found.shares_ngram.tolist() == [True] * 20 + [False] * 20
+
+
+@pytest.mark.parametrize("damage", ["torn", "compressed", "of numbers", "without a key"])
+def test_prints_that_cannot_be_read_are_said_and_are_none(tmp_path, caplog, damage):
+    arrays = {"key": np.frombuffer(KEY, np.uint8), "texts": np.arange(3, dtype=np.uint64)}
+    arrays["ngrams"] = arrays["texts"].astype(float) if damage == "of numbers" else arrays["texts"]
+    if damage == "without a key":
+        del arrays["key"]
+    path = tmp_path / "row_prints.npz"
+    (np.savez_compressed if damage == "compressed" else np.savez)(path, **arrays)
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[:-30])
+    assert read_row_prints(tmp_path) is None
+    assert "row_prints.npz holds no prints of rows that can be read (" in caplog.text

@@ -184,6 +184,18 @@ def test_content_that_is_not_what_its_name_says_is_fetched_again_when_a_run_begi
     assert blob_of(tmp_path / "cache").read_bytes() == whole
 
 
+def test_content_that_is_other_on_the_hub_itself_than_its_name_says_is_refused(hub, base, tmp_path):
+    on_hub(hub, base)
+    load_for_generation(NAME)
+    blob = blob_of(tmp_path / "cache")
+    whole = blob.read_bytes()
+    changed_by_a_bit = whole[:-1] + bytes([whole[-1] ^ 1])
+    blob.write_bytes(changed_by_a_bit)
+    hub.large[blob.name] = changed_by_a_bit
+    with pytest.raises(ModelError, match=rf"{NAME}: model.safetensors is not what the Hub says it is; download"):
+        describe_model_source(ModelSection(path=NAME))
+
+
 def test_pickles_of_the_hub_are_not_fetched_and_nobody_is_asked_to_convert_them(hub, base):
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     on_hub(hub, base)

@@ -162,6 +162,10 @@ BAD = {
     "scaled": (written(extra={"rope_freqs.weight": np.ones(8, np.float32)}), "scales its positions"),
     "rope scaling": (written(values={"llama.rope.scaling.type": "yarn"}), "scales its positions"),
     "lacks": (written(without=["blk.1.ffn_up.weight"]), "weights, of which transformers makes"),
+    "other names": (
+        written(without=["blk.1.ffn_up.weight"], extra={"blk.1.ffn_pu.weight": np.ones((96, 64), np.float32)}),
+        "lacks, or has no place for, ",
+    ),
     "more": (written(extra={"blk.7.ffn_up.weight": np.ones((4, 4), np.float32)}), "weights, of which transformers"),
 }
 

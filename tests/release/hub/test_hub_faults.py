@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import close_session
 from release.hub.hub_server import Fault
 from release.hub.pushes_with_faults import KINDS, push_all
@@ -43,12 +43,11 @@ def test_a_refusal_lasts(status):
     assert not is_transient(answered(status))
 
 
-def test_what_a_thread_wraps_is_seen_through_and_being_offline_lasts():
+def test_what_a_thread_wraps_is_seen_through_and_a_bug_of_ours_lasts():
     wrapped = RuntimeError("Error while uploading")
     wrapped.__cause__ = answered(503)
     assert is_transient(wrapped)
     assert describe_error(wrapped).what == "the Hub has trouble of its own (503)"
-    assert not is_transient(OfflineModeIsEnabled("offline"))
     assert not is_transient(KeyError("ours"))
 
 

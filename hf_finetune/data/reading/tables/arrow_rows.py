@@ -124,7 +124,7 @@ def _read_rows(batches: Iterator[pa.RecordBatch], shown: str, features: Mapping[
     try:
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
+                for row in _to_python(batch.slice(start, ROWS_AT_ONCE)):
                     number += 1
                     yield _build_row(number, row, features)
     except (pa.ArrowException, OSError) as error:
@@ -133,7 +133,22 @@ def _read_rows(batches: Iterator[pa.RecordBatch], shown: str, features: Mapping[
         raise DataError(Problem("the table has no rows", "put rows into it, or leave it out", shown))
 
 
-def _build_row(number: int, row: dict[str, Any], features: Mapping[str, Any]) -> TableRow:
+def _to_python(rows: pa.RecordBatch) -> list[dict[str, Any] | LineError]:
+    """Convert rows to Python's objects, and one that has a text which is not UTF-8 to its fault."""
+    # Arrow keeps the bytes of texts as they come, and looks at them no sooner than here.
+    try:
+        whole: list[dict[str, Any] | LineError] = rows.to_pylist()
+    except UnicodeDecodeError:
+        if rows.num_rows == 1:
+            return [LineError("a byte of the row is not UTF-8", "write the file again with texts in UTF-8")]
+        half = rows.num_rows // 2
+        return [*_to_python(rows.slice(0, half)), *_to_python(rows.slice(half))]
+    return whole
+
+
+def _build_row(number: int, row: dict[str, Any] | LineError, features: Mapping[str, Any]) -> TableRow:
+    if isinstance(row, LineError):
+        return TableRow(number, number, None, row)
     # Spreadsheets and pandas write an empty row as nulls: blank, as an empty line is in JSONL.
     if all(value is None for value in row.values()):
         return TableRow(number, number, None)

@@ -237,7 +237,8 @@ def _read_records(
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 raise DataError(_explain_open_quote(shown, begins, lines.number)) from None
-            yield begins, _explain_error(str(error))
+            # What else csv refuses, `_Lines` and the limit of its fields leave no room for.
+            yield begins, LineError("text follows a closing quote", 'write a quote inside quotes twice: ""')
         except UnicodeDecodeError:
             what = f"the text of the file is damaged or cut off behind line {lines.number}"
             raise DataError(Problem(what, "copy it again", shown, lines.number)) from None
@@ -248,12 +249,6 @@ def _read_records(
 def _explain_open_quote(shown: str, begins: int, ends: int) -> Problem:
     what = f"a quote that opens in the row of this line is not closed by line {ends:,}"
     return Problem(what, 'close it; a quote inside quotes is written twice: ""', shown, begins)
-
-
-def _explain_error(message: str) -> LineError:
-    if "expected after" in message:
-        return LineError("text follows a closing quote", 'write a quote inside quotes twice: ""')
-    return LineError(f"not a row of separated values ({message})", "put quotes around the field")
 
 
 def _read_header(rows: Iterator[tuple[int, list[str] | LineError]], shown: str) -> tuple[int, list[str]]:
