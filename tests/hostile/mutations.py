@@ -1,8 +1,8 @@
 """Files gone wrong on purpose: strategies that draw a valid file of the project and change a few things in it.
 
-    text_files     spans cut out, doubled or put elsewhere, and what has broken parsers before put in
-    json_files     the same, and values of the parsed file: another type, size or sign, a key less, a key twice
-    safetensors    the same with the header of a file of weights
+text_files     spans cut out, doubled or put elsewhere, and what has broken parsers before put in
+json_files     the same, and values of the parsed file: another type, size or sign, a key less, a key twice
+safetensors    the same with the header of a file of weights
 """
 
 from __future__ import annotations
@@ -17,28 +17,117 @@ from hypothesis import strategies as st
 
 # What a reader of text may stumble over, of any format.
 SNIPPETS = (
-    *("\x00", "\x1b[2J", "\x9b31m", "‮", "\ufeff", "�", "\r", "\n\n", "\t", "\\", "\\ud800", '"', "'", "---\n", "...\n"),
-    *("[" * 3000, "{" * 3000, '{"a":' * 2000, "- " * 3000, "(" * 3000, "{{" * 100, "{%" * 100, "a" * 100_000, "\n" * 100_000),
-    *("9" * 5000, "-1", "1e999", "NaN", "null", "~", "0x7fffffffffffffff", "1_000_000_000_000", "!!python/object:os.system {}"),
-    *("&a [*a, *a]", "*a", "<<: *a", "x: &x [1,2]\ny: &y [*x,*x,*x,*x,*x,*x,*x,*x,*x]\nz: [*y,*y,*y,*y,*y,*y,*y,*y,*y]\n", "!!binary x"),
-    *("<|im_end|>", "<|endoftext|>", "</s>", "[INST]", "../../../../etc/passwd", "/proc/self/mem", "/dev/zero", "~/x", "$(id)", "`id`"),
+    *(
+        "\x00",
+        "\x1b[2J",
+        "\x9b31m",
+        "\u202e",
+        "\ufeff",
+        "�",
+        "\r",
+        "\n\n",
+        "\t",
+        "\\",
+        "\\ud800",
+        '"',
+        "'",
+        "---\n",
+        "...\n",
+    ),
+    *(
+        "[" * 3000,
+        "{" * 3000,
+        '{"a":' * 2000,
+        "- " * 3000,
+        "(" * 3000,
+        "{{" * 100,
+        "{%" * 100,
+        "a" * 100_000,
+        "\n" * 100_000,
+    ),
+    *(
+        "9" * 5000,
+        "-1",
+        "1e999",
+        "NaN",
+        "null",
+        "~",
+        "0x7fffffffffffffff",
+        "1_000_000_000_000",
+        "!!python/object:os.system {}",
+    ),
+    *(
+        "&a [*a, *a]",
+        "*a",
+        "<<: *a",
+        "x: &x [1,2]\ny: &y [*x,*x,*x,*x,*x,*x,*x,*x,*x]\nz: [*y,*y,*y,*y,*y,*y,*y,*y,*y]\n",
+        "!!binary x",
+    ),
+    *(
+        "<|im_end|>",
+        "<|endoftext|>",
+        "</s>",
+        "[INST]",
+        "../../../../etc/passwd",
+        "/proc/self/mem",
+        "/dev/zero",
+        "~/x",
+        "$(id)",
+        "`id`",
+    ),
     *("<script>alert(1)</script>", "](javascript:alert(1))", "<!--", "data:text/html,x", "-eyJ" * 5000, "sk-" * 5000),
 )
 # And of a template.
 BLOCKS = (
-    *("{% for i in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**9 }}", "{{ messages|tojson * 10**7 }}", "{{ 7**7**7**7 }}"),
-    *("{% for a in messages %}{{ loop(a) }}{% endfor %}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ raise_exception('no') }}"),
-    *("{{ ''.__class__ }}", "{{ self.__init__.__globals__ }}", "{{ cycler.__init__.__globals__.os }}", "{{ messages.append(1) }}"),
-    *("{% set x = messages[99].content %}{{ x.y.z }}", "{{ 1/0 }}", "{{ undefined_name }}", "{% include '/etc/passwd' %}", "{% generation %}"),
-    *("{{ '%1000000000d' % 1 }}", "{{ '{:1000000000}'.format(1) }}", "{{ (1).to_bytes(2000000000, 'big') }}", "{{ [0] * 10**10 }}"),
-    *("{{ messages[0].content|replace('', 'x' * 10**6) }}", "{{ 'a'|center(10**10) }}", "{{ range(10**9)|list|length }}", "{# x", "{% raw %}"),
-    *("{{ messages[0].content|lower }}", "{{ messages[0].content|striptags }}", "{{ messages[0].content.encode('ascii','ignore').decode() }}"),
+    *(
+        "{% for i in range(10**9) %}x{% endfor %}",
+        "{{ 'x' * 10**9 }}",
+        "{{ messages|tojson * 10**7 }}",
+        "{{ 7**7**7**7 }}",
+    ),
+    *(
+        "{% for a in messages %}{{ loop(a) }}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ raise_exception('no') }}",
+    ),
+    *(
+        "{{ ''.__class__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os }}",
+        "{{ messages.append(1) }}",
+    ),
+    *(
+        "{% set x = messages[99].content %}{{ x.y.z }}",
+        "{{ 1/0 }}",
+        "{{ undefined_name }}",
+        "{% include '/etc/passwd' %}",
+        "{% generation %}",
+    ),
+    *(
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ (1).to_bytes(2000000000, 'big') }}",
+        "{{ [0] * 10**10 }}",
+    ),
+    *(
+        "{{ messages[0].content|replace('', 'x' * 10**6) }}",
+        "{{ 'a'|center(10**10) }}",
+        "{{ range(10**9)|list|length }}",
+        "{# x",
+        "{% raw %}",
+    ),
+    *(
+        "{{ messages[0].content|lower }}",
+        "{{ messages[0].content|striptags }}",
+        "{{ messages[0].content.encode('ascii','ignore').decode() }}",
+    ),
 )
 VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2, 10**6, 10**12, 2**63, -(2**63), 10**400, 0.5, -0.5, 1e308, float("inf"), float("nan"), [], {}),
-    *("", " ", "x", "x" * 10_000, "\x00", "\x1b[31m", "‮", "\ud800", "../../x", "/dev/zero", "/proc/self/mem", "{{ 1 }}", "a.b.c", "([a-z]+)+!"),
-    *([None], [[[]]], [0] * 1000, {"": ""}, {"a": {"b": {"c": None}}}, {"__class__": "x"}, "auto_map", "modeling.py--x", "0", "1e5", "on", "2024-01-01"),
-)  # fmt: skip
+    *(None, True, False, 0, -1, 1, 2, 10**6, 10**12, 2**63, -(2**63), 10**400, 0.5, -0.5),
+    *(1e308, float("inf"), float("nan"), [], {}, [None], [[[]]], [0] * 1000, {"": ""}, {"a": {"b": {"c": None}}}),
+    *("", " ", "x", "x" * 10_000, "\x00", "\x1b[31m", "\u202e", "\ud800", "0", "1e5", "on", "2024-01-01"),
+    *("../../x", "/dev/zero", "/proc/self/mem", "{{ 1 }}", "a.b.c", "([a-z]+)+!", "auto_map", "modeling.py--x"),
+)
 
 
 @st.composite
@@ -60,7 +149,11 @@ def text_files(draw: st.DrawFn, texts: Sequence[str], snippets: Sequence[str] = 
     encoded = text.encode("utf-8", "surrogatepass")
     if draw(st.integers(0, 9)) == 0:
         place = draw(st.integers(0, len(encoded)))
-        encoded = encoded[:place] + draw(st.sampled_from((b"\xff", b"\xfe\xff", b"\xed\xa0\x80", b"\x1f\x8b", b"PK\x03\x04"))) + encoded[place:]
+        encoded = (
+            encoded[:place]
+            + draw(st.sampled_from((b"\xff", b"\xfe\xff", b"\xed\xa0\x80", b"\x1f\x8b", b"PK\x03\x04")))
+            + encoded[place:]
+        )
     return encoded[: draw(st.integers(0, len(encoded)))] if draw(st.integers(0, 9)) == 0 else encoded
 
 
@@ -87,7 +180,9 @@ def changed_values(draw: st.DrawFn, value: Any) -> Any:
 
 def _list_places(value: Any) -> list[tuple[Any, Any]]:
     """Every (dict or list, key or index) of a JSON value."""
-    inside = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    inside = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
     return [(value, key) for key, _ in inside] + [place for _, each in inside[:50] for place in _list_places(each)]
 
 
@@ -97,7 +192,9 @@ def json_files(draw: st.DrawFn, texts: Sequence[str]) -> bytes:
     text = draw(st.sampled_from(texts))
     if draw(st.integers(0, 3)) == 0:
         return draw(text_files([text]))
-    return json.dumps(draw(changed_values(json.loads(text))), ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    return json.dumps(draw(changed_values(json.loads(text))), ensure_ascii=draw(st.booleans())).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 @st.composite

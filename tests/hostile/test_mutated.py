@@ -1,7 +1,7 @@
 """Mutated model folders, run files, rows, templates and cards, through the commands that read them.
 
 Whatever stands in a file, a command ends with one of its exit codes: no traceback, at most 10 s and 1 GiB, and nothing
-changed but what it writes. `make attack` draws 2,000 of each kind; the suite a few.
+changed but what it writes. `make attack` draws 2,000 of each of the five kinds; the suite a few, the same in every run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,19 @@ It says what it has heard: see [the report](report.html).
 """
 
 transformers_logging.disable_progress_bar()
-given_examples = settings(suppress_health_check=list(HealthCheck), print_blob=True)
+
+
+@pytest.fixture
+def draw(request: pytest.FixtureRequest) -> Callable[..., settings]:
+    """`draw(4)`: the settings of one of the four tests of a kind, which share its examples."""
+    of_each_kind = request.config.getoption("--attacks")
+    suite = {} if of_each_kind else {"max_examples": 8}
+
+    def share(tests: int = 1) -> settings:
+        attack = {"max_examples": of_each_kind // tests, "derandomize": False, "database": None}
+        return settings(**(suite or attack), suppress_health_check=list(HealthCheck), print_blob=True)
+
+    return share
 
 
 class Victim:
@@ -73,7 +85,10 @@ class Victim:
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
             )
-            for warm_up in (["generate", "model", "Hi", "--max-new-tokens", "1"], ["push", "model", "me/x", "--dry-run"]):
+            for warm_up in (
+                ["generate", "model", "Hi", "--max-new-tokens", "1"],
+                ["push", "model", "me/x", "--dry-run"],
+            ):
                 assert self._ask({"folder": str(folder), "argv": warm_up}, 120)["code"] == 0
             self._ask({"limit": BYTES}, 10)
         answer = self._ask({"folder": str(folder), "argv": argv}, SECONDS)
@@ -120,7 +135,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def attack(victim: Victim, whole: Path, file: str, content: bytes, *argv: str, also: dict[str, str] | None = None) -> None:
+def attack(
+    victim: Victim, whole: Path, file: str, content: bytes, *argv: str, also: dict[str, str] | None = None
+) -> None:
     """Put `content` into `file` of a copy of the folder, run the command there, and look at how it ended."""
     folder = whole.parent / f"{whole.name}-attacked"
     shutil.rmtree(folder, ignore_errors=True)
@@ -142,7 +159,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("recipe", ["sft", "classification", "continued_pretraining"])
-def test_rows(victim, whole, recipe):
+def test_rows(victim, whole, draw, recipe):
     texts = {
         "sft": CONVERSATIONS,
         "classification": [ROWS["labelled.jsonl"], ROWS["multilabel.jsonl"], ROWS["labelled_pairs.jsonl"]],
@@ -150,7 +167,7 @@ def test_rows(victim, whole, recipe):
     }[recipe]
     run_file = {"run.yaml": TOKENIZE.format(recipe=recipe, rows="rows.jsonl")}
 
-    @given_examples
+    @draw(4)
     @given(json_lines(texts))
     def check(content: bytes) -> None:
         attack(victim, whole, "rows.jsonl", content, "tokenize", "run.yaml", also=run_file)
@@ -158,17 +175,19 @@ def test_rows(victim, whole, recipe):
     check()
 
 
-def test_tables(victim, whole):
-    @given_examples
-    @given(text_files([ROWS["questions.csv"], ROWS["tickets.csv"]], (*SNIPPETS, ",", ";", '"', '""', "\r\n", "sep=;\n")))
+def test_tables(victim, whole, draw):
+    @draw(4)
+    @given(
+        text_files([ROWS["questions.csv"], ROWS["tickets.csv"]], (*SNIPPETS, ",", ";", '"', '""', "\r\n", "sep=;\n"))
+    )
     def check(content: bytes) -> None:
         attack(victim, whole, "rows.csv", content, "rows", "rows.csv", "out.jsonl")
 
     check()
 
 
-def test_run_files(victim, whole):
-    @given_examples
+def test_run_files(victim, whole, draw):
+    @draw()
     @given(yaml_files(RUN_FILES))
     def check(content: bytes) -> None:
         attack(victim, whole, "run.yaml", content, "check", "run.yaml")
@@ -176,10 +195,10 @@ def test_run_files(victim, whole):
     check()
 
 
-def test_templates(victim, whole):
+def test_templates(victim, whole, draw):
     run_file = {"run.yaml": TOKENIZE.format(recipe="sft", rows="data_templates/messages.jsonl")}
 
-    @given_examples
+    @draw()
     @given(text_files(TEMPLATES, (*BLOCKS, *SNIPPETS)), st.booleans())
     def check(content: bytes, trains: bool) -> None:
         argv = ("tokenize", "run.yaml") if trains else ("generate", "model", "a", "--max-new-tokens", "1")
@@ -188,9 +207,13 @@ def test_templates(victim, whole):
     check()
 
 
-def test_cards(victim, whole):
-    @given_examples
-    @given(st.one_of(text_files([CARD]), yaml_files([CARD.split("---")[1]]).map(lambda head: b"---\n" + head + b"---\n# x\n")))
+def test_cards(victim, whole, draw):
+    @draw()
+    @given(
+        st.one_of(
+            text_files([CARD]), yaml_files([CARD.split("---")[1]]).map(lambda head: b"---\n" + head + b"---\n# x\n")
+        )
+    )
     def check(content: bytes) -> None:
         attack(victim, whole, "model/README.md", content, "push", "model", "me/x", "--dry-run")
 
@@ -198,10 +221,10 @@ def test_cards(victim, whole):
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
-def test_model_folders(victim, whole, name):
+def test_model_folders(victim, whole, draw, name):
     text = (whole / "model" / name).read_text(encoding="utf-8")
 
-    @given_examples
+    @draw(5)
     @given(json_files([text]))
     def check(content: bytes) -> None:
         attack(victim, whole, f"model/{name}", content, "generate", "model", "a", "--max-new-tokens", "1")
@@ -209,8 +232,8 @@ def test_model_folders(victim, whole, name):
     check()
 
 
-def test_weights(victim, whole):
-    @given_examples
+def test_weights(victim, whole, draw):
+    @draw(5)
     @given(safetensors_files((whole / "model/model.safetensors").read_bytes()))
     def check(content: bytes) -> None:
         attack(victim, whole, "model/model.safetensors", content, "generate", "model", "a", "--max-new-tokens", "1")
