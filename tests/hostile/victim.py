@@ -1,4 +1,4 @@
-"""A process that is attacked: it runs the project's commands one after the other, under limits, and says how each ended.
+"""A process that is attacked: it runs commands of the project in turn, under limits, and says how each ended.
 
     python victim.py        a job per line of standard input, {"folder", "argv"}; an answer per line of standard output
 
