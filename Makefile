@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-real demo-scratch models test lint
+.PHONY: demo demo-real demo-scratch models test attack lint
 
 # Offline but for the first time, when the models are fetched as packages of the Python index; without an index the
 # from-scratch path runs.
@@ -38,6 +38,10 @@ demo-scratch: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Ten thousand files that were changed at random, through the commands that read them; half an hour on two cores.
+attack: $(READY)
+	$(BIN)/python -m pytest -n auto tests/hostile --attacks 2000
 
 lint: $(READY)
 	$(BIN)/ruff check .

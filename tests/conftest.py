@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     message_recorder.pytest_addoption(parser)
     every = "test_families: every family of tests/models/architectures.py, not 40 of them"
+    attacks = "tests/hostile: changed files of each kind, drawn anew; without it a few, the same in every run"
+    parser.addoption("--attacks", type=int, default=0, help=attacks)
     parser.addoption("--every-family", action="store_true", help=every)
 
 
