@@ -21,6 +21,8 @@ SizeOrNone = Annotated[int, Meta(ge=0, le=LARGEST_SIZE)]
 # -1 is written for "none" by models that were converted.
 TokenId = Annotated[int, Meta(ge=-1, le=LARGEST_SIZE)]
 TokenIds = TokenId | list[TokenId] | None
+# Which of these go together, and that none is below 0, is seen when the settings are settled.
+Amount = Annotated[int, Meta(ge=-LARGEST_SIZE, le=LARGEST_SIZE)]
 Text = str | None
 Section = dict[str, Any] | None
 Number = int | float
@@ -58,7 +60,7 @@ OF_GENERATION: Mapping[str, Any] = {
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), list[TokenId] | None),
     "bad_words_ids": list[list[TokenId]] | None,
     **dict.fromkeys(
-        ("max_length", "min_length", "max_new_tokens", "min_new_tokens", "num_beams", "top_k"), TokenId | None
+        ("max_length", "min_length", "max_new_tokens", "min_new_tokens", "num_beams", "top_k"), Amount | None
     ),
     **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), Number | None),
 }
