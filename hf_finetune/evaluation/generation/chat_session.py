@@ -199,7 +199,7 @@ def save_conversation(messages: list[Message], file: Path) -> None:
     try:
         if file.is_file() and not _holds_rows(file):
             what = "not saved: it holds something else than rows, and is not written to"
-            raise DataError(Problem(what, "name another file", path=str(file)))
+            raise DataError(Problem(what, "name a new file", path=str(file)))
         with open(file, "ab+", opener=open_private) as rows:
             # The last line may lack its line feed; a row written behind it would make one broken line of two rows.
             unended = rows.tell() > 0 and _read_last_byte(file) != b"\n"
