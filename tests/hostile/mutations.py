@@ -7,6 +7,7 @@ safetensors    the same with the header of a file of weights
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from collections.abc import Sequence
@@ -168,9 +169,9 @@ def changed_values(draw: st.DrawFn, value: Any) -> Any:
         holder, key = draw(st.sampled_from(places))
         change = draw(st.sampled_from(("value", "value", "value", "remove", "rename", "wrap")))
         if change == "value":
-            holder[key] = draw(st.sampled_from(VALUES))
+            holder[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))  # which the next change may alter
         elif change == "wrap":
-            holder[key] = draw(st.sampled_from(([holder[key]], {"x": holder[key]}, [holder[key]] * 3)))
+            holder[key] = draw(st.sampled_from(([holder[key]], {"x": holder[key]})))
         elif change == "rename" and isinstance(holder, dict):
             holder[draw(st.sampled_from(("", "x", "\x1b[31m", "x" * 5000, f"{key} ", "__class__")))] = holder.pop(key)
         else:
