@@ -476,6 +476,34 @@ def test_a_plateau_reached_in_a_third_of_the_run_is_seen_through_noise_besides_w
     assert named >= 45
 
 
+def cosine_log(train, validation, *, steps=160, every=10, evaluations=4):
+    """A log under a cosine schedule: losses by the share of the rate that was spent."""
+    history = []
+    for step in range(every, steps + 1, every):
+        x = step / (steps + 1)
+        spent = x + math.sin(math.pi * x) / math.pi
+        entry = {"step": step, "learning_rate": 1e-5 * (1 + math.cos(math.pi * x)) / 2}
+        history.append(entry | {"loss": train(spent)})
+        if step % (steps // evaluations) == 0:
+            history.append({"step": step, "eval_loss": validation(spent)})
+    return history
+
+
+def test_a_rate_that_is_too_low_is_seen_by_the_training_loss_where_evaluations_are_few():
+    """Both fall in a line of the rate that was spent; of four evaluations the line is not seen."""
+    history = cosine_log(lambda spent: 4.852 - 0.013 * spent, lambda spent: 4.852 - 0.013 * spent)
+    assert said(record(history))[0] == "learning_rate_too_low"
+
+
+def test_nothing_was_learned_is_not_said_where_each_of_three_evaluations_was_lower():
+    draw = random.Random(1)
+    losses = [2.76 + draw.gauss(0, 0.03) for _ in range(15)]
+    for validation, named in (((2.868, 2.821, 2.807), False), ((2.868, 2.807, 2.872), True)):
+        training, scores = iter(losses), iter(validation)
+        history = cosine_log(lambda _, it=training: next(it), lambda _, it=scores: next(it), steps=150, evaluations=3)
+        assert ("plateau" in said(record(history))) == named
+
+
 def test_a_rise_between_the_only_two_evaluations_is_overfitting():
     history = [entry for entry in log_of("healthy") if "loss" in entry]
     history += [{"step": 200, "eval_loss": 2.5}, {"step": 400, "eval_loss": 2.63}]
