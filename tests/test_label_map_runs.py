@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tuned_adapters import TOKENIZER
+from tuned_adapters import TOKENIZER, saved_base
 from tuned_classifiers import classifier_on, saved_backbone
 
 from hf_finetune.config import build_run
@@ -84,3 +84,25 @@ def test_labels_that_the_base_does_not_know_are_refused_with_the_map(run_recipe,
 def test_other_recipes_refuse_a_map(run_recipe, tmp_path):
     with pytest.raises(FinetuneError, match=r"data.labels: belongs to the recipe classification"):
         run_recipe("sft", "data.labels={a: b}")
+
+
+def test_a_run_that_is_resumed_under_another_map_is_refused(run_recipe, tmp_path, base):
+    rows = write(tmp_path / "short.jsonl", ("pos", "neg"))
+    given = (*QUICK, base, f"data.train={rows}", f"output_dir={tmp_path}/run", "train.save_strategy=steps")
+    run_recipe("classification", *given, "train.save_steps=1", "data.labels={pos: POSITIVE, neg: NEGATIVE}")
+    more = ("train.max_steps=3", "train.resume_from_checkpoint=true", "data.labels={pos: NEGATIVE, neg: POSITIVE}")
+    with pytest.raises(FinetuneError, match=r"data.labels: is not what it was when the run began"):
+        run_recipe("classification", *given, "train.save_steps=1", *more)
+
+
+def test_score_says_which_names_of_a_map_no_row_has(tmp_path, caplog, base):
+    rows, names = write(tmp_path / "short.jsonl", ("pos", "neg")), {"pos": "POSITIVE", "neg": "NEGATIVE"}
+    run = {"model": {"path": str(tmp_path / "base")}, "eval": {}, "output_dir": "unused"}
+    load_scored_rows(build_run(run | {"data": {"test": rows, "labels": names | {"positive": "POSITIVE"}}}, "score"))
+    assert "no row has the label 'positive', which data.labels names" in caplog.text
+
+
+def test_a_map_for_a_model_without_labels_is_refused(tmp_path):
+    model, rows = saved_base(tmp_path / "talks"), write(tmp_path / "short.jsonl", ("pos", "neg"))
+    with pytest.raises(FinetuneError, match=r"data.labels: names labels, and the model gives none; leave it out"):
+        score(model, rows, labels={"pos": "POSITIVE"})
