@@ -131,7 +131,7 @@ def release_optimizer(trainer: Trainer) -> None:
 
 
 def save_decision(trainer: Trainer, decision: Decision | None) -> Decision | None:
-    """Fold a classifier's decision into its head and save it again, with `decision.json`; call it on every rank.
+    """Write a classifier's `decision.json`, with all that it changes in the head, saved again; call it on every rank.
 
     The model is changed in place: its logits are then those that `Decision.compute_saved_probabilities` takes. Does
     nothing without a decision. Returns it as it is saved where the head was rounded to 16 bits with it, so that the
@@ -144,13 +144,14 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> Decision | Non
     before = compute_probe_logits(model)
     folded = fold_decision(model, decision)
     _check_folded(model, before, folded)
-    if trainer.is_world_process_zero():
+    changed = decision.temperature != 1 or (decision.has_thresholds and folded.offsets_in_weights)
+    if changed and trainer.is_world_process_zero():
         logger.info("what was fitted to validation goes into its head, and it is saved once more")
-    save_verified(trainer)
+    if changed:
+        save_verified(trainer)
     if trainer.is_world_process_zero():
         write_decision(folded, str(trainer.args.output_dir))
     trainer.accelerator.wait_for_everyone()
-    changed = decision.temperature != 1 or (decision.has_thresholds and folded.offsets_in_weights)
     return folded if changed and isinstance(model, PreTrainedModel) and _is_held_in_16_bits(model) else None
 
 

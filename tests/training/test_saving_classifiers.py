@@ -197,6 +197,17 @@ def test_without_a_decision_nothing_is_written_and_one_of_a_run_before_goes(back
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
+def test_a_decision_that_changes_nothing_is_written_without_saving_once_more(backbone, fitted, tmp_path, caplog):
+    trainer = fitted(classifier_on(backbone("bert")))
+    save_verified(trainer)
+    saved = (tmp_path / "run" / "model.safetensors").stat()
+    with caplog.at_level(logging.INFO, logger="hf_finetune"):
+        save_decision(trainer, Decision(SPAM.names, "single"))
+    assert (tmp_path / "run" / "model.safetensors").stat() == saved
+    assert "saved once more" not in caplog.text
+    assert read_decision(tmp_path / "run").temperature == 1
+
+
 def test_a_head_that_does_not_make_the_logits_is_found(backbone, fitted, monkeypatch):
     trainer = fitted(classifier_on(backbone("roberta")))
     fold = saving.fold_decision
