@@ -100,13 +100,15 @@ def test_settings_of_sampling_in_an_old_config_json_are_made_consistent_too(tmp_
     ("said", "reason"),
     [
         ({"num_return_sequences": 2}, "Greedy methods"),
-        ({"max_new_tokens": "many"}, "not supported between"),
-        ({"temperature": "hot", "do_sample": False, "early_stopping": []}, "unhashable"),
+        ({"max_new_tokens": "many"}, "not a whole number"),
+        ({"temperature": "hot", "do_sample": False, "early_stopping": []}, "not a whole number or a number"),
         ({"streamer": 1}, "not a valid argument"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_by_its_name_before_any_training(loaded, tmp_path, said, reason):
-    with pytest.raises(ModelError, match=rf"generation_config\.json: cannot be used.*{reason}.*; correct it in a copy"):
+    with pytest.raises(
+        ModelError, match=rf"generation_config\.json: .*cannot be used.*{reason}.*; correct it in a copy"
+    ):
         loaded(said)
     with pytest.raises(ModelError, match=r"generation_config\.json"):
         load_for_generation(str(tmp_path / "base"))

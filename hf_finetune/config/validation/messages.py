@@ -12,6 +12,8 @@ from hf_finetune.config.validation.known_keys import KnownKeys, find_remedy, fin
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, suggest
 
 MAX_LISTED = 24
+# A likeness takes a millisecond or more, and a file may have thousands of keys that nobody knows.
+MOST_EXPLAINED = 3 * MAX_PROBLEMS_SHOWN
 _NOT_SHOWN = "cannot be used"
 
 _EXPECTED = {
@@ -53,7 +55,7 @@ def report_errors(
     around = {key[:length] for key in by_key for length in range(len(key))}
     deepest = [key for key in by_key if key not in around]
     unknown = [key for key in deepest if by_key[key][0]["type"] == "extra_forbidden"]
-    meant = {_find_meant(key, known) for key in unknown[:MAX_PROBLEMS_SHOWN]}
+    meant = {_find_meant(key, known) for key in unknown[:MOST_EXPLAINED]}
     refused = {key[:length] for key in document.refused for length in range(len(key) + 1)}
     for key in deepest:
         # `base_model: X` of another tool is `model.path` here: that `model` is missing is the same problem.
@@ -61,7 +63,7 @@ def report_errors(
             continue
         # A value that was removed because of its own problem is missing now, which is no second problem.
         if key not in refused:
-            is_shown = len(document.problems) < MAX_PROBLEMS_SHOWN  # a likeness takes a millisecond
+            is_shown = len(document.problems) < MOST_EXPLAINED
             document.refuse(key, *(_describe_errors(key, by_key[key], known) if is_shown else (_NOT_SHOWN, "")))
             if by_key[key][0]["type"] == "extra_forbidden":
                 _report_inside(key, by_key[key][0]["input"], document, known)
