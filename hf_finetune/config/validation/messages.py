@@ -9,11 +9,11 @@ from pydantic_core import ErrorDetails
 
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
 from hf_finetune.config.validation.known_keys import KnownKeys, find_remedy, find_section, is_foreign
-from hf_finetune.errors import MAX_PROBLEMS_SHOWN, suggest
+from hf_finetune.errors import suggest
 
 MAX_LISTED = 24
 # A likeness takes a millisecond or more, and a file may have thousands of keys that nobody knows.
-MOST_EXPLAINED = 3 * MAX_PROBLEMS_SHOWN
+MOST_EXPLAINED = 1_000
 _NOT_SHOWN = "cannot be used"
 
 _EXPECTED = {
