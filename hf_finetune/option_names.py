@@ -91,10 +91,17 @@ def _write_map(found: re.Match[str], options: Mapping[str, str]) -> str:
     option = options.get(found["setting"])
     if not option:
         return found[0]
-    pairs = [map(_read_word, pair) for pair in _PAIR.findall(found["pairs"])]
-    words = [shell_line(["=".join(pair)]) for pair in pairs]
+    words = [shell_line(["=".join(pair)]) for pair in _iterate_pairs(found["pairs"])]
     # `--columns` takes what follows it; an option of its own for each label.
     return f"{option} {(' ' if found['setting'] == 'data.columns' else f' {option} ').join(words)}"
+
+
+def _iterate_pairs(pairs: str) -> Iterator[tuple[str, str]]:
+    # Each begins where the last one ended: to look for one at every letter takes quadratic time.
+    place = 0
+    while found := _PAIR.match(pairs, place):
+        yield _read_word(found[1]), _read_word(found[2])
+        place = found.end()
 
 
 def _read_word(written: str) -> str:

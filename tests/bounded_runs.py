@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import message_recorder
+
 from hf_finetune.errors import FinetuneError, machine_errors
 
 MEBIBYTE = 1024**2
@@ -26,6 +28,12 @@ class Outcome:
     end: str
     said: str
     seconds: float
+    sites: tuple[str, ...] = ()
+    """The message sites that were provoked: `note` tells the table of messages of them."""
+
+    def note(self) -> None:
+        """Count what was provoked in the other process as provoked by the test that asks."""
+        message_recorder.provoked.update(self.sites)
 
 
 def run_all_bounded(works: Sequence[Callable[[], Any]], *, seconds: float, mebibytes: int) -> list[Outcome]:
@@ -96,7 +104,8 @@ def _bound_memory(mebibytes: int) -> None:
         os.dup2(nowhere, stream)
 
 
-def _run(work: Callable[[], Any]) -> tuple[str, str, float]:
+def _run(work: Callable[[], Any]) -> tuple[str, str, float, list[str]]:
+    message_recorder.provoked.clear()
     start = time.monotonic()
     end, said = "done", ""
     try:
@@ -106,4 +115,4 @@ def _run(work: Callable[[], Any]) -> tuple[str, str, float]:
         end, said = "refused", str(problem)[:MOST_SAID]
     except BaseException:
         end, said = "traceback", traceback.format_exc()[-MOST_SAID:]
-    return end, said, time.monotonic() - start
+    return end, said, time.monotonic() - start, sorted(message_recorder.provoked)

@@ -193,15 +193,6 @@ def test_what_changes_nothing_where_the_likeliest_token_is_taken_is_said(in_this
     assert "likeliest" not in plain.stderr
 
 
-def test_a_file_of_a_model_that_cannot_be_read_is_named(in_this_process, tmp_path, make_unreadable):
-    model = saved_parrot(tmp_path / "model", SAYS_ABC)
-    make_unreadable(tmp_path / "model" / "generation_config.json")
-    refused = in_this_process("generate", model, "hi")
-    assert refused.returncode == 2
-    said = f"{model}/generation_config.json: cannot be read (Input/output error); check its permissions"
-    assert refused.stderr.splitlines() == [said]
-
-
 def test_output_that_cannot_be_written_is_one_message(monkeypatch, capsys):
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)

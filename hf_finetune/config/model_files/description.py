@@ -104,8 +104,6 @@ def _find_damage(folder: Path, shown: str) -> Iterator[Problem]:
         try:
             # `Raw` is checked and not built: a tokenizer.json has megabytes.
             msgspec.json.decode(file.read_text(encoding="utf-8"), type=dict[str, Raw])
-        except OSError as unreadable:
-            yield Problem(f"cannot be read ({unreadable.strerror})", "check its permissions", f"{shown}/{name}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             what = "is empty" if not file.stat().st_size else "is damaged: it holds no JSON object"
             yield Problem(what, "copy the model's folder again", f"{shown}/{name}")

@@ -59,6 +59,7 @@ def read_run_file(text: str) -> None:
 def test_hostile_run_files_are_one_message(folder):
     works = [partial(read_run_file, case["text"]) for case in RUN_FILES]
     for case, ended in zip(RUN_FILES, run_all_bounded(works, **BOUNDS), strict=True):
+        ended.note()
         assert ended.end == ("done" if case["expected"] is None else "refused"), (case["name"], ended)
         assert (case["expected"] or "") in ended.said
         assert "\x1b" not in ended.said
@@ -72,5 +73,6 @@ def test_what_only_looks_like_a_file_of_rows_is_refused(folder):
         os.symlink(place, f"{number}.jsonl")
     named = [*places, *(f"{number}.jsonl" for number in range(len(places)))]
     for ended in run_all_bounded([partial(read, "sft", "", name) for name in named], **BOUNDS):
+        ended.note()
         assert ended.end == "refused", ended
         assert "is not a file" in ended.said or "it is a link that leads to nothing" in ended.said

@@ -1,0 +1,95 @@
+"""A model's folder that is looked at as a whole: each fault by its file and key, before anything is built."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bounded_runs import run_bounded
+from chat_models import parrot, talking_tokenizer
+
+from hf_finetune.config.model_files.description import find_faults
+from hf_finetune.config.sections import ModelSection
+from hf_finetune.errors import ModelError
+from hf_finetune.models import load_causal_lm, load_config
+from hf_finetune.models.files import held
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    tokenizer = talking_tokenizer()
+    parrot(tokenizer, {"a": "b"}).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def put(folder: Path, file: str, **values: Any) -> None:
+    path = folder / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | values))
+
+
+FAULTS = {
+    "a part of the configuration": ("config.json", {"text_config": {"hidden_size": -1}}, "text_config.hidden_size: -1"),
+    "experts": ("config.json", {"num_local_experts": 10**7}, "num_local_experts: 10,000,000 experts are more than any"),
+    "a base without a name": ("base_model.json", {"revision": None}, "name_or_path: is missing"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_named_by_file_and_key(folder, case):
+    file, values, message = FAULTS[case]
+    put(folder, file, **values)
+    assert any(str(each).startswith(f"m/{file}: {message}") for each in find_faults(folder, "m"))
+
+
+def test_a_link_to_nothing_is_named(folder):
+    (folder / "vocab.json").symlink_to("gone.json")
+    [problem] = find_faults(folder, "m")
+    assert str(problem).startswith("m/vocab.json: is a link that leads to nothing")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": "\xff"}', b"[]"])
+def test_a_file_that_was_cut_off_is_named(folder, content):
+    (folder / "tokenizer.json").write_bytes(content)
+    [problem] = find_faults(folder, "m")
+    said = "is empty" if not content else "is damaged: it holds no JSON object"
+    assert str(problem).startswith(f"m/tokenizer.json: {said}")
+
+
+def look_as_nobody(folder: Path) -> None:
+    """Root may read whatever it wants: this process becomes another user, who may not."""
+    os.chdir(folder)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setuid(NOBODY)
+    raise ModelError(find_faults(Path(), "m"))
+
+
+def test_a_file_that_may_not_be_read_is_named(folder):
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    (folder / "config.json").chmod(0)
+    ended = run_bounded(partial(look_as_nobody, folder), seconds=10, mebibytes=1024)
+    ended.note()
+    assert ended.said == "m/config.json: cannot be read (Permission denied); check its permissions"
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [("MOST_NEW", "asks for [0-9,]+ parameters, and the files hold"), ("MOST_COMPUTED", "asks for tables of [0-9,]+")],
+)
+def test_a_model_that_is_more_than_its_files_hold_is_refused_before_it_takes_memory(
+    folder, monkeypatch, bound, message
+):
+    put(folder, "config.json", num_hidden_layers=8)
+    monkeypatch.setattr(held, bound, 0)  # sixteen million numbers more are what a large new head may have
+    section = ModelSection(path=str(folder))
+    with pytest.raises(ModelError, match=message):
+        load_causal_lm(section, load_config(section, talking_tokenizer()), 8, bf16=False)
