@@ -88,12 +88,19 @@ def escape_json(document: str) -> str:
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
+JOINERS = "\u200c\u200d"
+
+
 def escape_control_characters(text: str) -> str:
-    """Make `text` one line that is safe to print: of what is not printable line feeds become escapes, too."""
+    """Make `text` one line that is safe to print: of what is not printable line feeds become escapes, too.
+
+    The joiner and the non-joiner stay: by them a family of emoji is one picture, and Persian words are spelled.
+    """
     # A name in a data file could otherwise clear the screen, or set the title of the terminal.
+    kept = (letter.isprintable() or letter in JOINERS for letter in text)
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
+        letter if plain else letter.encode("unicode_escape").decode("ascii")
+        for letter, plain in zip(text, kept, strict=True)
     )
 
 

@@ -18,7 +18,7 @@ from hf_finetune.cli.terminal import print_json, say
 from hf_finetune.environment import escape_logged_lines
 from hf_finetune.evaluation.generation.display import format_logged
 from hf_finetune.evaluation.generation.prompts import Sample
-from hf_finetune.privacy import escape_for_terminal, escape_json
+from hf_finetune.privacy import escape_control_characters, escape_for_terminal, escape_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = [json.loads(line) for line in (ROOT / "tests" / "hostile" / "escapes.jsonl").read_text().splitlines()]
@@ -91,3 +91,9 @@ def test_names_that_were_typed_are_escaped_wherever_a_command_repeats_them(tmp_p
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert not OBEYED.search(done.stdout + done.stderr)
     assert (done.stdout + done.stderr).count("\\x1b[31m\\x9bx\\u202e") >= len(calls)
+
+
+def test_what_joins_letters_and_pictures_stays_in_a_line():
+    said = "family \U0001f469\u200d\U0001f467, \u0645\u06cc\u200c\u0634\u0648\u062f"
+    assert escape_control_characters(said) == said
+    assert escape_control_characters("a\u202eb\u200bc\x1b\n") == r"a\u202eb\u200bc\x1b\n"

@@ -56,8 +56,8 @@ class TemplateLimitError(ModelError):
     def __init__(self, what: str, template: str) -> None:
         self.what = what
         self.remedy = (
-            "a template is a program that came with the model: look into it, name another one, or if you know it and"
-            f" it is to take what it takes, set data.trust_chat_template: {find_origin(template)}"
+            "look into it, since a template is a program that came with the model"
+            f", or set data.trust_chat_template: {find_origin(template)} if it is yours"
         )
         super().__init__(Problem(f"the chat template {what} on one conversation", self.remedy, key=KEY))
 

@@ -138,7 +138,10 @@ def _read_template_file(name: str) -> str:
     if not name.endswith(TEMPLATE_SUFFIXES) or not Path(name).is_file():
         remedy = f"name a .jinja file, or one of {', '.join(OUR_TEMPLATES)}"
         raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
-    source = Path(name).read_text(encoding="utf-8")
+    try:
+        source = Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise ConfigError(Problem("is not UTF-8", "save it as UTF-8", name, key=KEY)) from problem
     try:
         describe_template(source)
     except TemplateSyntaxError as mistake:

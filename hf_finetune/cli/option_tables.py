@@ -18,7 +18,8 @@ _SAMPLING = {
     "eval.seed": "--seed",
 }
 # What is read is named as an argument, and the message names the file.
-_ARGUMENTS = {"model.path": "", "data.test": "", "data.max_line_bytes": "", "data.on_bad_line": ""}
+_TRUST = {"data.trust_chat_template": ""}
+_ARGUMENTS = {**_TRUST, "model.path": "", "data.test": "", "data.max_line_bytes": "", "data.on_bad_line": ""}
 
 OPTION_NAMES: dict[str, OptionNames] = {
     "score": OptionNames(
@@ -48,8 +49,8 @@ OPTION_NAMES: dict[str, OptionNames] = {
     "rows": OptionNames(
         {**_ARGUMENTS, "data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
     ),
-    "generate": OptionNames({**_SAMPLING, "model.path": ""}),
-    "chat": OptionNames({**_SAMPLING, "model.path": ""}),
+    "generate": OptionNames({**_SAMPLING, **_TRUST, "model.path": ""}),
+    "chat": OptionNames({**_SAMPLING, **_TRUST, "model.path": ""}),
     "merge": OptionNames({**_ARGUMENTS, "data.test": "--data", "data.labels": ""}),
 }
 

@@ -77,6 +77,13 @@ def test_a_template_that_does_not_exist_is_refused_with_the_choices(name, found)
         load_chat_template(section(chat_template=name), letters())
 
 
+def test_a_template_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "binary.jinja"
+    file.write_bytes(b"\xff\xfe{{ messages }}")
+    with pytest.raises(ConfigError, match=r"binary\.jinja: data\.chat_template: is not UTF-8; save it as UTF-8"):
+        load_chat_template(section(chat_template=str(file)), letters())
+
+
 def test_a_mistake_in_a_template_is_named_by_its_line(tmp_path):
     file = tmp_path / "broken.jinja"
     file.write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")

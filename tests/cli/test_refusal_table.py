@@ -197,7 +197,7 @@ def test_mistakes_of_the_python_api_are_one_message_each(folder, monkeypatch):  
             lambda: hf.predict("runs/classifier", "nope.jsonl"),
             "nope.jsonl: no such file; name a JSONL file, or give a ",
         ),
-        (lambda: read_card_metadata(folder), f"{folder / 'README.md'}: the metadata between the dashes"),
+        (lambda: read_card_metadata(folder), f"{folder / 'README.md'}: what stands between the dashes"),
         (
             lambda: read_card_metadata(folder / "used"),
             f"{folder / 'used' / 'README.md'}: is not UTF-8; save it as UTF-8",

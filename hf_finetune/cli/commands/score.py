@@ -148,7 +148,7 @@ def _count_answered(found: dict[str, Any]) -> str:
 
 def _find_change(line: str) -> str:
     """`6.18 -> 5.64` of `loss: 6.18 -> 5.64, better by 0.540 ...`, which the verdict says already."""
-    return line.partition(": ")[2].partition(",")[0]
+    return line.partition(": ")[2].partition(", ")[0]
 
 
 def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -158,7 +158,8 @@ def _list_findings(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
         parts.append(("rows that were trained", [*words, *found["seen_rows"].get("places", [])]))
     if "comparison" in found:
         compared = found["comparison"]
-        more = [line for line in compared["words"] if _find_change(line) not in compared["verdict"]]
+        said = compared["verdict"]
+        more = [line for line in compared["words"] if " -> " not in line or _find_change(line) not in said]
         parts.append((f"beside {compared['base']}", [compared["verdict"], *more]))
     if "forgetting" in found:
         parts.append((f"on {found['forgetting']['data']}", found["forgetting"]["words"]))

@@ -20,7 +20,9 @@ Size = Annotated[int, Meta(ge=1, le=LARGEST_SIZE)]
 SizeOrNone = Annotated[int, Meta(ge=0, le=LARGEST_SIZE)]
 # -1 is written for "none" by models that were converted.
 TokenId = Annotated[int, Meta(ge=-1, le=LARGEST_SIZE)]
-TokenIds = TokenId | list[TokenId] | None
+TokenIds = TokenId | Annotated[list[TokenId], Meta(max_length=1_000)] | None
+# Each is compared with at every step; Whisper suppresses 90 tokens.
+BannedIds = Annotated[list[TokenId], Meta(max_length=10_000)]
 # Which of these go together, and that none is below 0, is seen when the settings are settled.
 Amount = Annotated[int, Meta(ge=-LARGEST_SIZE, le=LARGEST_SIZE)]
 Text = str | None
@@ -57,8 +59,8 @@ OF_CONFIG: Mapping[str, Any] = {
 OF_GENERATION: Mapping[str, Any] = {
     **dict.fromkeys(IDS, TokenIds),
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), TokenIds),
-    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), list[TokenId] | None),
-    "bad_words_ids": list[list[TokenId]] | None,
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), BannedIds | None),
+    "bad_words_ids": Annotated[list[BannedIds], Meta(max_length=10_000)] | None,
     **dict.fromkeys(
         ("max_length", "min_length", "max_new_tokens", "min_new_tokens", "num_beams", "top_k"), Amount | None
     ),

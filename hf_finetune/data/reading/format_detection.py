@@ -234,12 +234,14 @@ def _explain_no_format(
 ) -> Problem:
     if mapped:
         return _explain_no_format_of(row, shown, line, mapped, setting)
-    known = {field for each in FORMATS.values() for field in each.required}
+    kinds = {becomes, "prompt_completion"} if becomes == "conversation" else {becomes}
+    taken = [each for each in FORMATS.values() if becomes is None or each.becomes in kinds]
+    known = {field for each in taken for field in each.required}
     meant = {key: find_closest(key, known - row.keys(), 0.75) for key in row.keys() - known}
     guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in row if meant.get(key)]
     if guesses:
         named = {field: key for key in row if (field := meant.get(key))}
-        fits = any(set(each.required) <= {*row, *named} for each in FORMATS.values() if not each.in_text_file)
+        fits = any(set(each.required) <= {*row, *named} for each in taken if not each.in_text_file)
         remedy = f"did you mean {', '.join(guesses)}?"
         remedy += f" {format_columns(named, setting)} takes them as they are" if fits else ""
         return Problem("no row format has these keys", remedy, shown, line)

@@ -78,11 +78,11 @@ def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tup
     if path.is_dir():
         return _list_folder(written, path, role, format_name)
     if path.exists():
-        if not path.is_file() or is_of_kernel(path):
+        if not _is_readable(path):
             raise DataError(Problem("is not a file", "name a file or a folder", written, key=f"data.{role}"))
         return [(written, path)]
     if glob.has_magic(written):
-        names = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+        names = sorted(name for name in glob.glob(str(path), recursive=True) if _is_readable(Path(name)))
         if not names:
             raise DataError(Problem("no file matches", "check the pattern", written, key=f"data.{role}"))
         # A pattern such as ~/rows/*.jsonl is shown with ~ again: messages and the manifest name no home folder.
@@ -109,8 +109,16 @@ def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatNa
     if outside:
         what = "is a link out of the folder"
         raise DataError([Problem(what, remedy, os.path.join(written, name), key=f"data.{role}") for name in outside])
+    if odd := [name for name in names if not _is_readable(folder / name)]:
+        what, remedy = "is not a file", "take it out of the folder, or name the files"
+        raise DataError([Problem(what, remedy, os.path.join(written, name), key=f"data.{role}") for name in odd])
     _note_left_out(written, folder, endings)
     return [(os.path.join(written, name), folder / name) for name in names]
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a path is that of a file which ends: no folder, pipe or device, and no window into the system."""
+    return path.is_file() and not is_of_kernel(path)
 
 
 def _note_left_out(written: str, folder: Path, endings: tuple[str, ...]) -> None:

@@ -54,11 +54,13 @@ class ConversationStats:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def describe(self) -> str:
+    def describe(self, split: str) -> str:
+        """One line on the rows of a split."""
+        use = "trained" if split == "train" else "scored"
         dropped = f" ({self.dropped:,} left out)" if self.dropped else ""
         share = self.trained_tokens / max(self.tokens, 1)
         return (
-            f"{self.rows:,} conversations{dropped}, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained "
+            f"{self.rows:,} conversations{dropped}, {self.tokens:,} tokens, {self.trained_tokens:,} of them {use} "
             f"({share:.0%}), the longest {self.longest:,}"
         )
 

@@ -106,7 +106,7 @@ def tokenize_conversations(
         }
         examples[name], counted = build_cached_dataset("conversations", made_from, FEATURES, build.build_batches)
         facts[name] = ConversationStats(**counted)
-        logger.info("%s: %s", name, facts[name].describe())
+        logger.info("%s: %s", name, facts[name].describe(name))
         check_dropped_share(name, facts[name], data, max_length)
         log_warnings(name, facts[name])
     return examples, facts

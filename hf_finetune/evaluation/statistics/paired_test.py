@@ -6,7 +6,7 @@ Every row is scored by both models, so that the difficulty of a row cancels out 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,8 @@ def compare_models(
     `verdict` is one sentence on the model, and `outcome` its "better", "worse" or "none".
     """
     figures = compute_paired_metrics(base, tuned, both, rows, groups=groups, seed=seed)
+    if groups is not None:  # it is they that count
+        wording = replace(wording, rows=f"{wording.rows} in {int(groups.max()) + 1:,} groups")
     words = [f"{_format_change(name, each)}: a real difference" for name, each in figures.items() if each["real"]]
     others = [get_metric_info(name).title for name, each in figures.items() if not each["real"]]
     if others:
@@ -162,7 +164,10 @@ def compute_paired_metrics(
         interval = _find_interval(name, found[name], number, grouped=groups is not None)
         change = after[name] - before[name]
         tested = {"p_value": p_value, "real": p_value <= ALPHA and not (interval and interval[0] <= 0 <= interval[1])}
-        tested["detectable"] = _find_detectable(name, found[name].error, change, number, level)
+        least = _find_detectable(name, found[name].error, change, number, level)
+        # More than all of a loss or perplexity there is not to lose.
+        all_of_it = get_metric_info(name).better == "lower" and least is not None and least >= abs(before[name])
+        tested["detectable"] = None if all_of_it else least
         values = {"base": before[name], "tuned": after[name], "difference": change}
         figures[name] = {**values, "interval": interval, **tested}
     return figures

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi, get_token, is_offline_mode
 
 from hf_finetune.config.checks.hub import check_repo_id
+from hf_finetune.config.model_files.regular import find_irregular
 from hf_finetune.config.sections import HubSection, Run
-from hf_finetune.errors import ConfigError, FinetuneError, HubError, NotPushedError, Problem
+from hf_finetune.errors import ConfigError, DataError, FinetuneError, HubError, NotPushedError, Problem
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
@@ -120,6 +121,9 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     check_repo_id(repo_id)
     if not Path(folder).is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
+    # Before anything is opened: the card is made anew from files of the folder, one of which may be a pipe.
+    if problems := find_irregular(Path(folder), str(folder)):
+        raise DataError(problems)
     card = add_license(Path(folder), options.license, repo_id)
     files = plan_files(Path(folder), card=card)
     check_secrets(files)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from hf_finetune.config.checks.hub import find_license_problem
 from hf_finetune.errors import ConfigError, DataError, HubError, Problem
 from hf_finetune.files import read_bounded_yaml
-from hf_finetune.folders import CARD
+from hf_finetune.folders import CARD, leads_out
 from hf_finetune.privacy import redact_command
 from hf_finetune.reporting.card import MARKER, NO_LICENSE, find_source_run, render_card
 
@@ -111,6 +111,9 @@ def check_gated(api: HfApi, bases: Sequence[str]) -> None:
 def _read_text(path: Path) -> str:
     if not path.exists():
         return ""
+    if not path.is_file() or leads_out(path, path.parent):
+        what = "is no file of this folder"
+        raise DataError(Problem(what, "put a text of your own in its place", path=str(path)))
     try:
         return path.read_text(encoding="utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as problem:

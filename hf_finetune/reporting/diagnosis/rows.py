@@ -78,7 +78,7 @@ def _judge_validation_size(run: RunRecord) -> Finding | None:
     return Finding(
         kind="noisy_validation",
         level="warning",
-        title="The validation split is too small to tell models apart",
+        title="The validation split is too small to tell models apart that are close",
         evidence=f"{few}{said or 'Other rows of the same kind would give other figures.'}".strip(),
         cause="Too few rows for the interval: differences between steps, or between runs, may be chance.",
         remedy="Give more validation rows: a larger data.validation_fraction, or a file of its own in data.validation.",

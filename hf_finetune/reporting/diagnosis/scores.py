@@ -26,7 +26,7 @@ def judge_model_finding(run: RunRecord) -> list[Finding]:
     judged = judge_model(run.report)
     if judged is None or judged.outcome == "alone":
         return []
-    evidence = f"On {judged.split}, on the same rows: the scores have every figure with its interval."
+    evidence = f"On {judged.split}, on the same rows: the scores have every figure, and its interval where one holds."
     title = judged.sentence.partition(":")[0].removesuffix(".")  # the figures stand in the verdict
     if judged.outcome == "better":
         return [_make_finding("model_better", "good", title, evidence, "Look at the samples.")]

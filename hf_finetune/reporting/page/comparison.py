@@ -185,7 +185,8 @@ def _describe_leader(name: str, split: str, names: list[str], found: list[dict[s
         return f"{names[0]} and {names[1]} have the same {title} on {split}: {said[0]}."
     first = f"{names[0]} has the best {title} on {split}: {said[0]}; next is {names[1]} with {said[1]}."
     if not all(intervals):
-        return f"{first} No intervals were computed, so the difference may be chance."
+        without = " and ".join(each for each, interval in zip(names, intervals, strict=False) if not interval)
+        return f"{first} Without an interval of {without} the difference may be chance."
     (low, high), (other_low, other_high) = (get_mapping(each["intervals"])[name] for each in found[:2])
     apart = low > other_high or high < other_low
     how = "do not overlap" if apart else "overlap: the difference may be chance"

@@ -260,6 +260,7 @@ def test_a_run_folder_with_the_model_or_inside_the_data_folder_is_refused(only_p
     assert only_problem(VALID, *model, "output_dir=base").what == "contains model.path (base)"
     (workspace / "rows").mkdir()
     assert only_problem(VALID, "data.train=rows", "output_dir=rows/run").what == "lies inside data.train (rows)"
+    assert only_problem(VALID, *model, "output_dir=base/run").what == "lies inside model.path (base)"
     (workspace / "link").symlink_to(workspace / "rows")
     assert "contains" in only_problem(VALID, "data.train=rows", "output_dir=link").what
 

@@ -37,6 +37,8 @@ def put(folder: Path, file: str, **values: Any) -> None:
 FAULTS = {
     "a part of the configuration": ("config.json", {"text_config": {"hidden_size": -1}}, "text_config.hidden_size: -1"),
     "experts": ("config.json", {"num_local_experts": 10**7}, "num_local_experts: 10,000,000 experts are more than any"),
+    "ends without end": ("generation_config.json", {"eos_token_id": [1] * 1_001}, "eos_token_id"),
+    "words without end": ("generation_config.json", {"bad_words_ids": [[5]] * 10_001}, "bad_words_ids"),
     "a base without a name": ("base_model.json", {"revision": None}, "name_or_path: is missing"),
 }
 

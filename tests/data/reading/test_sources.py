@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -66,6 +67,13 @@ def test_a_link_out_of_a_folder_is_refused_and_one_within_it_or_that_is_named_is
         shown("data")
     assert shown("data/outside.jsonl") == ["data/outside.jsonl"]
     assert "data/outside.jsonl" in shown("data/*.jsonl")
+
+
+def test_a_pipe_in_a_folder_is_refused_and_never_waited_for(folder):
+    os.mkfifo("data/pipe.jsonl")
+    with pytest.raises(DataError, match=r"data/pipe\.jsonl: data\.train: is not a file; take it out of the folder"):
+        shown("data")
+    assert "data/pipe.jsonl" not in shown("data/*.jsonl")
 
 
 def test_the_folder_of_a_hub_data_set_in_the_cache_is_read_through_its_links(folder):

@@ -233,6 +233,16 @@ def test_the_folder_of_the_hubs_cache_is_pushed_through_its_links_to_blobs_alone
         push_folder(made, "ada/model", options=PRIVATE)
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "base_model.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_never_ends_is_refused_before_it_is_opened(tmp_path, name, make):
+    folder = model_folder(tmp_path / "folder")
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    with pytest.raises(DataError, match=rf"folder/{name}: is (no file|a named pipe|a device)"):
+        plan_push(folder, "ada/model", options=PRIVATE)
+
+
 def test_code_of_a_scratch_gpt_that_somebody_has_altered_is_not_pushed(hub, tmp_path):
     folder = model_folder(tmp_path / "folder")
     (folder / "manifest.json").unlink()
