@@ -10,11 +10,12 @@ from collections.abc import Mapping
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 
 
-def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
+def is_first_rank(environment: Mapping[str, str] | None = None) -> bool:
     """Whether this process is the first of those that were started together, or the only one: it speaks for them.
 
     For what happens before `PartialState` knows. In the shell of an allocation (`salloc`, `srun --pty`) Slurm numbers
     the one task that is there 0 as well.
     """
+    environment = os.environ if environment is None else environment
     number = next((environment[name] for name in RANKS if environment.get(name)), "0")
     return not number.isdecimal() or int(number) == 0

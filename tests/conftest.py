@@ -13,7 +13,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import json
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets.config.HF_DATASETS_CACHE = folder
     datasets.disable_progress_bars()
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_commit_of_another_test() -> Iterator[None]:
+    """A command reads a Hub id at one commit, which it keeps; the next test has another Hub under the same name."""
+    yield
+    if (locate := sys.modules.get("hf_finetune.models.files.locate")) is not None:
+        locate.pin_commits({})
 
 
 # Files whose tests take longest: first, so that no process is left alone with one of them in the end.

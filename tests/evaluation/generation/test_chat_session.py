@@ -136,8 +136,11 @@ def test_where_nothing_can_be_saved_the_chat_goes_on(tmp_path, name):
 def test_a_file_of_something_else_is_not_written_to_and_a_new_one_is_its_owners_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "empty.jsonl").write_text("")
-    _, notes, _ = talk(["hi", *(f"/save {tmp_path / name}" for name in ("notes.txt", "empty.jsonl", "new.jsonl"))])
+    (tmp_path / "folder").mkdir()
+    names = ("notes.txt", "folder", "empty.jsonl", "new.jsonl")
+    _, notes, _ = talk(["hi", *(f"/save {tmp_path / name}" for name in names)])
     assert "not saved: it holds something else than rows" in notes[0]
+    assert "not saved: it cannot be written (Is a directory); name another file" in notes[1]
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert saved_rows(tmp_path / "empty.jsonl") == saved_rows(tmp_path / "new.jsonl")
     assert stat.S_IMODE((tmp_path / "new.jsonl").stat().st_mode) == 0o600

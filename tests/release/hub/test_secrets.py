@@ -58,11 +58,13 @@ def test_each_kind_is_found_in_any_text_file_with_its_line(folder, kind):
     for name in ("README.md", "run.yaml", "tokenizer.json", "report.html", "chat_template.jinja"):
         path = folder / name
         before = path.read_text()
-        path.write_text(f"{before}\nnext\nkey='{secret}'\n")
+        line = f"key='{secret}'"
+        is_json = name.endswith(".json")
+        path.write_text(f'{{"a":\n{before}\n,\n"{line}": 1}}' if is_json else f"{before}\nnext\n{line}\n")
         with pytest.raises(DataError) as refused:
             plan_push(folder, "ada/model", options=OPTIONS)
         (problem,) = refused.value.problems
-        assert (problem.path, problem.line) == (str(path), before.count("\n") + 3)
+        assert (problem.path, problem.line) == (str(path), before.count("\n") + (4 if is_json else 3))
         assert kind in problem.what
         assert secret not in str(refused.value)
         path.write_text(before)
