@@ -97,9 +97,8 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None, saved
     except PEFT_ERRORS as problem:
         raise _make_peft_error(problem) from problem
     check_attached(adapted, lora or {})
-    get_lora_config(adapted).modules_to_save = _select_modules_to_save(
-        model, lora or {}
-    )  # without those that peft adds
+    saved_whole = _select_modules_to_save(model, lora or {})  # without those that peft adds
+    get_lora_config(adapted).modules_to_save = saved_whole
     _check_head_is_trained(adapted)
     _check_trained(adapted)
     if _rewrites_base(config):

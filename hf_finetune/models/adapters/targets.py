@@ -191,11 +191,11 @@ def _find_idle_exclusions(model: PreTrainedModel, config: LoraConfig) -> list[Pr
         return []
     if targets == ALL_LINEAR:
         targeted = list_linear_modules(model) | list_unadaptable(model)
+    elif isinstance(targets, str):
+        matched = _compile(targets, "target_modules").fullmatch
+        targeted = {name for name, _ in model.named_modules() if matched(name)}
     else:
-        names = [name for name, _ in model.named_modules()]
-        named = isinstance(targets, str)
-        matched = _compile(str(targets), "target_modules").fullmatch
-        targeted = {name for name in names if (matched(name) if named else _ends(name, targets))}
+        targeted = {name for name, _ in model.named_modules() if any(_ends_any([name], end) for end in targets)}
     if isinstance(excluded, str):
         idle = [] if any(map(_compile(excluded, "exclude_modules").fullmatch, targeted)) else [excluded]
     else:
@@ -210,7 +210,7 @@ def _find_quantized_modules(model: PreTrainedModel, config: LoraConfig) -> list[
         end: module
         for end in _list_names(config.modules_to_save)
         for name, module in model.named_modules()
-        if _ends(name, [end])
+        if _ends_any([name], end)
     }
     what, remedy = "is quantized, and cannot be trained in whole", "leave it out: all-linear gives it an adapter"
     return [
@@ -218,10 +218,6 @@ def _find_quantized_modules(model: PreTrainedModel, config: LoraConfig) -> list[
         for name, module in named.items()
         if not all(weight.is_floating_point() for weight in module.parameters())
     ]
-
-
-def _ends(name: str, ends: Iterable[str]) -> bool:
-    return any(f".{name}".endswith(f".{end}") for end in ends)
 
 
 def _find_idle_patterns(model: PeftModel, lora: Mapping[str, Any]) -> list[Problem]:
