@@ -30,6 +30,7 @@ from hf_finetune.errors import Problem
 ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model.json"
 GENERATION, TOKENIZER_CONFIG, TOKENIZER = "generation_config.json", "tokenizer_config.json", "tokenizer.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CHAT_TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION)
 LONGEST_PADDING = 2**24
 
@@ -107,6 +108,17 @@ def _find_damage(folder: Path, shown: str) -> Iterator[Problem]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             what = "is empty" if not file.stat().st_size else "is damaged: it holds no JSON object"
             yield Problem(what, "copy the model's folder again", f"{shown}/{name}")
+        else:
+            if name != TOKENIZER and read_object(file) is None:
+                yield Problem("has a number of thousands of digits, or is nested too deep", CORRECT, f"{shown}/{name}")
+    for file in (folder / CHAT_TEMPLATE, *folder.glob(f"{MORE_TEMPLATES}/*.jinja")):
+        try:
+            file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            place = f"{shown}/{file.relative_to(folder)}"
+            yield Problem("is not UTF-8", "save it as UTF-8", place)
+        except FileNotFoundError:
+            continue
 
 
 def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:

@@ -79,10 +79,11 @@ def refuse_given(
 
 
 def format_key_path(key: Key) -> str:
-    """Format `("data", "train", 0, "path")` as `data.train[0].path`."""
+    """Format `("data", "train", 0, "path")` as `data.train[0].path`; a key without letters is `""`."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        shown = part if part != "" else '""'
+        text += f"[{part}]" if isinstance(part, int) else f".{shown}" if text else str(shown)
     return text
 
 

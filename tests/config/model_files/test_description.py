@@ -64,6 +64,20 @@ def test_a_file_that_was_cut_off_is_named(folder, content):
     assert str(problem).startswith(f"m/tokenizer.json: {said}")
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tools.jinja"])
+def test_a_template_that_is_no_text_is_named(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"\xff{{ messages }}")
+    [problem] = find_faults(folder, "m")
+    assert str(problem) == f"m/{name}: is not UTF-8; save it as UTF-8"
+
+
+def test_a_number_that_nothing_reads_is_named(folder):
+    (folder / "config.json").write_text('{"hidden_size": ' + "9" * 5_000 + "}")
+    [problem] = find_faults(folder, "m")
+    assert str(problem).startswith("m/config.json: has a number of thousands of digits")
+
+
 def look_as_nobody(folder: Path) -> None:
     """Root may read whatever it wants: this process becomes another user, who may not."""
     os.chdir(folder)
