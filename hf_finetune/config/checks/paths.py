@@ -208,7 +208,8 @@ def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
         source = local.resolve()
         if source.is_relative_to(folder):
             return f"contains {name} ({path})", "choose another folder: a run overwrites what is in its own"
-        if local.is_dir() and not (is_data and is_glob(path)) and folder.is_relative_to(source):
+        around = name != "model.adapter" and local.is_dir() and not (is_data and is_glob(path))
+        if around and folder.is_relative_to(source):
             what = "the run would be read as data" if is_data else "a model's folder holds the model alone"
             return f"lies inside {name} ({path})", f"choose another folder: {what}"
     return None
