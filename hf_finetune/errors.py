@@ -47,6 +47,9 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # safetensors 0.8, a plain `Exception` of tokenizers 0.23.
 NUMBER_OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
 
+RUST_PANIC = "pyo3_runtime"
+"""The module of `PanicException`."""
+
 # Of several processes that fail alike only rank 0 is to print the message: the others wait so long, and are killed by
 # the launcher before, once rank 0 has ended.
 SECONDS_BEHIND_THE_FIRST = 5.0
@@ -196,6 +199,12 @@ def machine_errors() -> Iterator[None]:
         if (what := _describe_full_disk(raised)) is None:
             raise
         raise CannotWriteError(Problem(what, f"make room, or write to another disk; {describe_kept()}")) from raised
+    except BaseException as raised:
+        # No `Exception`, and nowhere to import: Oniguruma gives up on a tokenizer's pattern such as `(a+)+$`.
+        if type(raised).__module__ != RUST_PANIC:
+            raise
+        what = f"the code of a library gave up on this model, or on a text under it ({str(raised)[:200]})"
+        raise ModelError(Problem(what, "name another model, or another tokenizer")) from raised
     finally:
         forget_advice()
 

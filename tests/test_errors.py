@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
 from hf_finetune import errors
 from hf_finetune.errors import (
@@ -8,8 +11,10 @@ from hf_finetune.errors import (
     ConfigError,
     DataError,
     FinetuneError,
+    ModelError,
     NonFiniteError,
     Problem,
+    machine_errors,
     user_errors,
 )
 
@@ -86,3 +91,15 @@ def test_lines_with_one_fault_are_one_message_with_their_numbers():
 def test_a_summary_is_said_first_and_not_counted():
     error = DataError([Problem("is bad"), Problem("is worse")], summary=Problem("2 of 3 rows are rejected"))
     assert str(error).splitlines() == ["2 of 3 rows are rejected", "is bad", "is worse", "2 problems"]
+
+
+def test_a_pattern_of_a_tokenizer_that_never_ends_is_one_message(capfd, monkeypatch):
+    monkeypatch.setenv("RUST_BACKTRACE", "0")  # to name the places of a stack can take a minute
+    tokenizer = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.pre_tokenizer = Split(Regex(r"(a+)+$"), "isolated")
+    with (
+        pytest.raises(ModelError, match=r"gave up on this model, or on a text under it \(Onig: .*; name another model"),
+        machine_errors(),
+    ):
+        tokenizer.encode("a" * 40 + "b")
+    capfd.readouterr()  # Rust has said so itself
