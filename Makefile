@@ -39,7 +39,7 @@ demo-scratch: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# Ten thousand files that were changed at random, through the commands that read them; half an hour on two cores.
+# Ten thousand files that were changed at random, through the commands that read them; minutes on two cores.
 attack: $(READY)
 	$(BIN)/python -m pytest -n auto tests/hostile --attacks 2000
 
