@@ -6,10 +6,9 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
-
-import re2
 
 from hf_finetune.shell import shell_line, shell_words
 
@@ -37,11 +36,6 @@ SECRETS = {
         r"|tgp_v1_[\w-]{40,}|lsv2_(?:pt|sk)_[0-9a-f]{32}_[0-9a-f]{10}|sntry[su]_[\w=+/-]{60,}|SG\.[\w-]{22}\.[\w-]{43})"
     ),
 }
-# Bytes, and in time that grows with the text alone: messages and pushed files hold what others wrote.
-_OPTIONS = re2.Options()
-_OPTIONS.encoding = re2.Options.Encoding.LATIN1
-_SECRET = re2.compile(rf"(^|[^A-Za-z0-9])({'|'.join(SECRETS.values())})".encode(), _OPTIONS)
-_KINDS = {kind: re2.compile(f"(?:{shape})".encode(), _OPTIONS) for kind, shape in SECRETS.items()}
 _OF_AN_API_KEY = re.compile(
     rb"(?=[^0-9]*[0-9])[^A-Z]*[A-Z]|sk-ant-[a-z]+[0-9]+-|sk-(?:proj|svcacct|admin|or)-[^0-9]*[0-9]"
 )
@@ -52,9 +46,23 @@ def is_secret(found: bytes) -> bool:
     return not found.startswith(b"sk-") or _OF_AN_API_KEY.match(found) is not None
 
 
+@cache
+def _compile_secrets() -> tuple[Any, dict[str, Any]]:
+    """The shape of any secret, behind what stands before it, and that of each kind, by RE2 over bytes."""
+    # In time that grows with the text alone: messages and pushed files hold what others wrote. With the first message,
+    # not with every command: 15 ms.
+    import re2
+
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    any_kind = re2.compile(rf"(^|[^A-Za-z0-9])({'|'.join(SECRETS.values())})".encode(), options)
+    return any_kind, {kind: re2.compile(f"(?:{shape})".encode(), options) for kind, shape in SECRETS.items()}
+
+
 def hide_secrets(text: str) -> str:
     """`text` with `(a secret)` for each secret of `SECRETS`."""
-    shown = _SECRET.sub(
+    any_kind, _ = _compile_secrets()
+    shown = any_kind.sub(
         lambda found: found[1] + (b"(a secret)" if is_secret(found[2]) else found[2]), encode_whole(text)
     )
     return bytes(shown).decode("utf-8", "surrogatepass")
@@ -62,9 +70,10 @@ def hide_secrets(text: str) -> str:
 
 def find_secret_kind(text: str) -> str | None:
     """Return which kind of secret of `SECRETS` is in `text`, or None."""
-    for found in _SECRET.finditer(encode_whole(text)):
+    any_kind, kinds = _compile_secrets()
+    for found in any_kind.finditer(encode_whole(text)):
         if is_secret(found[2]):
-            return next(kind for kind, shape in _KINDS.items() if shape.fullmatch(found[2]))
+            return next(kind for kind, shape in kinds.items() if shape.fullmatch(found[2]))
     return None
 
 
