@@ -133,6 +133,8 @@ def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, s
         return "is empty", "give it a value"
     if "finite_number" in kinds:
         return f"must be a finite number, not {format_value(value)}", ""
+    if form := next((error for error in errors if error["type"] == "string_pattern_mismatch"), None):
+        return f"expected text of the form {form['ctx']['pattern']}, found {format_value(value)}", ""
     expected = [_EXPECTED[kind] for kind in _EXPECTED if any(name.startswith(kind) for name in kinds)]
     if "bool_as_number" in kinds:
         expected = ["a number"]

@@ -293,3 +293,8 @@ def test_a_day_of_the_template_is_one_of_the_calendar(only_problem, load):
         assert problem.key == "data.template_date"
         assert str(problem).endswith("is no day of the calendar; write one, as 2026-01-31")
     assert load(VALID_SFT, "data.template_date=2026-02-28").data.template_date == "2026-02-28"
+
+
+def test_a_hash_of_another_form_is_told_which_form_it_has(only_problem):
+    problem = only_problem(VALID_SFT, "data.trust_chat_template=abc")
+    assert problem.what == "expected text of the form ^[0-9a-f]{64}$, found 'abc'"
