@@ -59,7 +59,7 @@ def open_atomically(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
             os.replace(aside, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -131,12 +131,11 @@ def fill_folder_atomically(path: Path, check: Callable[[], None] = lambda: None)
             yield aside
             check()
             for file in (each for each in aside.rglob("*") if each.is_file()):
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
+                sync_file(file)
             if path.exists():
                 shutil.rmtree(path)
             os.replace(aside, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -173,7 +172,13 @@ def explain_unwritable(path: Path, problem: OSError, remedy: str = "name a folde
     return Problem(what, "make room, or name another disk" if problem.errno in NO_SPACE else remedy, str(path))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Put the content of a file on the disk. Raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
     """Put the names of a folder's files on the disk, where the file system can."""
     with suppress(OSError):  # Windows opens no folder
         descriptor = os.open(folder, os.O_RDONLY)

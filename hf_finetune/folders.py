@@ -26,7 +26,7 @@ CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line
 # Of every manifest that a run of ours has opened; web pages have a file of that name, too.
 _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
-_NOBODYS = re.compile(r"lost\+found|\.DS_Store|\..+\.aside")
+NOBODYS = re.compile(r"lost\+found|\.DS_Store|\..+\.aside")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
 # What `merge` writes, by suffix or by name.
@@ -44,7 +44,7 @@ def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:
     names = _names(folder)
     if MANIFEST in names and is_run_folder(folder):
         return None
-    foreign = [name for name in names if not (_NOBODYS.fullmatch(name) or (resuming and CHECKPOINT.fullmatch(name)))]
+    foreign = [name for name in names if not (NOBODYS.fullmatch(name) or (resuming and CHECKPOINT.fullmatch(name)))]
     return foreign[0] if foreign else None
 
 
@@ -136,7 +136,7 @@ def check_replaceable(output: str, *, overwrite: bool) -> None:
     A folder is replaced as a whole: only one that holds nothing but a merged model of ours is.
     """
     folder = Path(output)
-    names = [name for name in _names(folder) if not _NOBODYS.fullmatch(name)]
+    names = [name for name in _names(folder) if not NOBODYS.fullmatch(name)]
     if folder.is_file() or (names and not overwrite):
         raise ConfigError(Problem("is there already", "name another folder, or allow it with --overwrite", path=output))
     if names and (foreign := _not_of_a_merged_model(folder, names)) is not None:
@@ -147,7 +147,7 @@ def check_replaceable(output: str, *, overwrite: bool) -> None:
 def check_new_folder(output: str) -> None:
     """Raise `ConfigError` where `output` is a file, or a folder in which anything stands."""
     folder = Path(output)
-    names = [name for name in _names(folder) if not _NOBODYS.fullmatch(name)]
+    names = [name for name in _names(folder) if not NOBODYS.fullmatch(name)]
     if folder.is_file():
         raise ConfigError(Problem("is a file", "name a folder that does not exist yet", path=output))
     if names:

@@ -36,7 +36,7 @@ def describe_memory_error(raised: BaseException) -> tuple[str, str] | None:
     if not is_out_of_memory(raised):
         return None
     found = _ASKED.search(str(raised))
-    asked = f": {_format_size(float(found[1]) * _UNITS.get(found[2], 1))} were asked for" if found else ""
+    asked = f": {format_size(float(found[1]) * _UNITS.get(found[2], 1))} were asked for" if found else ""
     on_gpu = "CUDA" in str(raised) or "CUBLAS" in str(raised)
     there = ""
     with suppress(Exception):  # the less is at hand, the less can be said
@@ -59,15 +59,15 @@ def _describe_gpu() -> str:
 
     free, total = torch.cuda.mem_get_info()
     device = torch.cuda.get_device_name()
-    used = _format_size(torch.cuda.memory_reserved())
-    return f"this process has {used} of the {_format_size(total)} of the {device}, and {_format_size(free)} are free"
+    used = format_size(torch.cuda.memory_reserved())
+    return f"this process has {used} of the {format_size(total)} of the {device}, and {format_size(free)} are free"
 
 
 def _describe_ram() -> str:
     used, free = _read_ram()
     limit = _read_limit()
-    said = f"this process has {_format_size(used)}, and {_format_size(free)} are available"
-    return said if limit is None else f"{said}; its limit is {_format_size(limit)} (ulimit -v)"
+    said = f"this process has {format_size(used)}, and {format_size(free)} are available"
+    return said if limit is None else f"{said}; its limit is {format_size(limit)} (ulimit -v)"
 
 
 def _read_ram() -> tuple[int, int]:
@@ -93,5 +93,5 @@ def _read_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _format_size(size: float) -> str:
+def format_size(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"

@@ -48,7 +48,7 @@ def test_a_finished_run_is_left_as_it_is_and_a_killed_one_goes_on_with_its_sampl
     capsys.readouterr()
     resumed = run_recipe(*SMALL, RESUME)
     said = capsys.readouterr().err
-    assert "checkpoint-4 has no trainer_state.json" in said
+    assert "checkpoint-4 trainer_state.json is missing: it is passed over" in said
     assert f"resuming from {folder}/checkpoint-2, step 2 of 4" in said
     assert resumed["samples"] == whole["samples"]
     assert {sample["step"] for sample in resumed["samples"]} == {2, 4}
@@ -97,7 +97,7 @@ def test_from_python_a_finished_run_is_its_result_and_its_command_makes_it_again
 
 def test_a_resume_with_a_model_of_another_shape_is_one_message(run_recipe):
     run_recipe(*SMALL)
-    with pytest.raises(ModelError, match="the checkpoint holds a model of another shape"):
+    with pytest.raises(ModelError, match="checkpoint-4 holds a model of another shape"):
         run_recipe(*SMALL, "train.max_steps=6", RESUME, "model.scratch.hidden_size=64")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.checkpoints import find_faults, find_verified, list_sealed
 from hf_finetune.errors import ConfigError, Problem, RunFinished, suggest
 from hf_finetune.folders import (
     MANIFEST,
@@ -104,28 +105,22 @@ def _read_plan(train: Mapping[str, Any]) -> tuple[int | None, float]:
 def _find_named(output_dir: str, resume: str) -> str:
     named = Path(resume).expanduser()
     if not named.is_dir():
-        names = [path.name for path in list_checkpoints(Path(output_dir))]
+        names = [path.name for path in list_sealed(Path(output_dir))]
         there = f"there are {', '.join(names)}" if names else BEGIN
         raise ConfigError(Problem(f"no such checkpoint: {resume}", suggest(named.name, names, there), key=RESUME))
-    if not (named / TRAINER_STATE).is_file():
-        raise ConfigError(
-            Problem(_is_torn(resume), "name an earlier one, or true for the newest whole one", key=RESUME)
-        )
+    if faults := find_faults(named):
+        raise ConfigError(Problem(f"{resume} {faults[0]}", "name an earlier one, or leave it out for the newest", key=RESUME))
     return resume
 
 
 def _find_newest(output_dir: str) -> str:
-    whole, there = (list_checkpoints(Path(output_dir), complete=complete) for complete in (True, False))
-    if not whole:
+    found, passed = find_verified(Path(output_dir))
+    if found is None:
         what = f"{output_dir} holds no checkpoint to go on from"
-        if there:
+        if passed:
             remedy = "name another output_dir, and leave train.resume_from_checkpoint out"
-            raise ConfigError(Problem(_is_torn(str(there[-1])), remedy, key=RESUME))
+            raise ConfigError([Problem(each, remedy, key=RESUME) for each in passed])
         raise ConfigError(Problem(what, BEGIN, key=RESUME))
-    if there[-1] != whole[-1]:
-        logger.warning("%s; the one before it is taken", _is_torn(str(there[-1])))
-    return str(whole[-1])
-
-
-def _is_torn(checkpoint: str) -> str:
-    return f"{checkpoint} has no {TRAINER_STATE}: the run ended while it was written"
+    for each in passed:
+        logger.warning("%s: it is passed over", each)
+    return str(found)

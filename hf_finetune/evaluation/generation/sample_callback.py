@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -21,12 +19,8 @@ from transformers import (
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.generation.display import format_logged
 from hf_finetune.evaluation.generation.prompts import Sample, answer_prompts, check_prompts, continue_prompts
-from hf_finetune.files import write_atomically
 
 logger = logging.getLogger(__name__)
-
-SAMPLES = "samples.json"
-"""In a checkpoint: what was said up to its step, for the report of a resumed run."""
 
 
 class SamplePrompts(TrainerCallback):
@@ -58,8 +52,6 @@ class SamplePrompts(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         # A resumed run begins at a later step: its model is not the one before training, which has spoken already.
-        if state.global_step and state.is_world_process_zero:
-            self.samples = _read_samples(_samples_file(args, state))
         if self.chat and model is not None and state.global_step == 0 and state.is_world_process_zero:
             self.take(model, 0)
 
@@ -73,11 +65,6 @@ class SamplePrompts(TrainerCallback):
     ) -> None:
         if model is not None and state.is_world_process_zero and not self.ended:
             self.take(model, state.global_step)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        file = _samples_file(args, state)
-        if self.samples and state.is_world_process_zero and file.parent.is_dir():
-            write_atomically(file, json.dumps(self.as_dicts(), ensure_ascii=False), private=True)
 
     def on_train_end(
         self,
@@ -107,18 +94,13 @@ class SamplePrompts(TrainerCallback):
         """Return the samples as `samples` of report.json has them."""
         return [{"step": step, **asdict(sample)} for step, sample in self.samples]
 
+    def save_state(self) -> list[dict[str, Any]]:
+        """What a checkpoint keeps, for the report of a resumed run."""
+        return self.as_dicts()
 
-def _samples_file(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(str(args.output_dir), f"checkpoint-{state.global_step}", SAMPLES)
-
-
-def _read_samples(file: Path) -> list[tuple[int, Sample]]:
-    """The samples that a checkpoint was saved with; [] where there are none, as in those of older versions."""
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [(sample.pop("step"), Sample(**sample)) for sample in saved]
+    def restore_state(self, state: list[dict[str, Any]]) -> None:
+        """Go on from what `save_state` has returned."""
+        self.samples = [(each["step"], Sample(**{key: value for key, value in each.items() if key != "step"})) for each in state]
 
 
 def _ignore_sample(prompt: str, continuation: str) -> None: ...

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from hf_finetune.errors import DataError, ModelError, Problem
-from hf_finetune.folders import RESUME, TRAINER_STATE
+from hf_finetune.errors import DataError, Problem
+from hf_finetune.folders import TRAINER_STATE
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
 from hf_finetune.training.callbacks import use_log_lines
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.saving import record_adapters_base, save_verified
-from hf_finetune.training.seen import COUNTS, STATE_KEY, CountingCollator, SeenCounter
+from hf_finetune.training.seen import COUNTS, CountingCollator
+from hf_finetune.training.trainers.resumable import ResumableTrainer
 from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 SET_FOR_TRAINING = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
-class TrainerMixin(transformers.Trainer):
+class TrainerMixin(ResumableTrainer):
     """Mixin of our trainers: list it before transformers' or TRL's Trainer among the bases."""
 
     predicts_tokens = True
@@ -44,7 +44,6 @@ class TrainerMixin(transformers.Trainer):
         super().__init__(*args, **kwargs)
         collate: Any = self.data_collator
         self.data_collator = CountingCollator(collate, self.predicts_tokens)
-        self.seen = SeenCounter(self.accelerator)
         self.log_lines = LogLines(self.seen)
         self.display = use_log_lines(self, self.log_lines)
 
@@ -110,36 +109,11 @@ class TrainerMixin(transformers.Trainer):
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return {name: values for name, values in prepared.items() if name != COUNTS}  # which no model takes
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.seen.sum_up()
-        if (counts := self.seen.save()) is not None:
-            kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
-            kept[STATE_KEY] = counts
-        super()._save_checkpoint(*args, **kwargs)
-
     def _keep_log(self) -> None:
         """Leave what was logged in the run folder, for a diagnosis, where training has failed or was stopped."""
         if self.is_world_process_zero() and self.state.log_history:
             with suppress(OSError):  # a full disk may be what it failed of
                 self.state.save_to_json(str(Path(str(self.args.output_dir), TRAINER_STATE)))
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, but raises `ModelError` where the checkpoint is of a model of another shape."""
-        try:
-            super()._load_from_checkpoint(*args, **kwargs)
-        except RuntimeError as problem:
-            if "size mismatch" not in str(problem):
-                raise
-            what = "the checkpoint holds a model of another shape"
-            remedy = "leave the sections model and lora as they were (see run.yaml), or name another output_dir"
-            raise ModelError(Problem(what, remedy, key=RESUME)) from problem
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As in transformers (5.23), but the best of the steps that are saved where one of them is to be loaded.

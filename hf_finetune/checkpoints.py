@@ -1,0 +1,207 @@
+"""A checkpoint is there whole and verified, or not at all: its manifest, its birth, its check and its removal.
+
+    checkpoint-120/
+        checkpoint.json      the step, the run, and size and sha256 of every other file
+
+A checkpoint is written in a folder aside, every file is put on the disk, then the manifest, and then the folder is
+renamed: `seal` and `publish`. `find_faults` says what is wrong with one before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.files import hash_file, sync_file, sync_folder, write_atomically
+from hf_finetune.folders import CHECKPOINT, NOBODYS
+
+SEAL = "checkpoint.json"
+FORMAT = 1
+MAX_SEAL_BYTES = 2**24
+# `.checkpoint-120.aside` is being written, `.checkpoint-120.old.aside` gives way to a new one of the same step.
+_ASIDE = re.compile(r"\.(checkpoint-\d+)(\.old)?\.aside")
+
+
+def get_path(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint of a step in a run folder."""
+    return folder / f"checkpoint-{step}"
+
+
+def aside_of(checkpoint: Path) -> Path:
+    """The folder in which `checkpoint` is written; what a run that was killed has left there is removed."""
+    aside = checkpoint.with_name(f".{checkpoint.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    return aside
+
+
+def seal(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Put every file of `folder` on the disk, then its manifest with `facts` (step, run). Raises OSError."""
+    folders = [folder]
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            folders.append(path)
+            continue
+        sync_file(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+    write_atomically(folder / SEAL, _write_seal({"format": FORMAT, **facts, "files": files}))
+    for each in reversed(folders):
+        sync_folder(each)
+
+
+def publish(aside: Path, checkpoint: Path) -> None:
+    """Give a sealed folder its name; an older checkpoint of that name is removed once the new one has it.
+
+    Raises OSError.
+    """
+    old = checkpoint.with_name(f".{checkpoint.name}.old.aside")
+    shutil.rmtree(old, ignore_errors=True)
+    if checkpoint.exists():
+        os.replace(checkpoint, old)
+    os.replace(aside, checkpoint)
+    sync_folder(checkpoint.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_seal(checkpoint: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint; None where there is none that can be read."""
+    path = checkpoint / SEAL
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_SEAL_BYTES:
+            return None
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+        files, digest = found["files"], found.pop("sha256")
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+    # Of one flipped bit in a text of JSON, as in a name or a number, a parser may say nothing.
+    whole = isinstance(files, dict) and isinstance(found.get("step"), int) and digest == _hash_seal(found)
+    return found if whole and text == _write_seal(found) and found.get("format") == FORMAT else None
+
+
+def find_faults(checkpoint: Path, name: str | None = None) -> list[str]:
+    """What is wrong with a checkpoint, a few words each: every file is read and compared with the manifest.
+
+    `name` is the one that it is to have, where it has another. Nothing outside of the folder is read, and nothing that
+    is no plain file.
+    """
+    if checkpoint.is_symlink() or not checkpoint.is_dir():
+        return ["is no folder"]
+    manifest = read_seal(checkpoint)
+    if manifest is None:
+        there = "its {} is damaged" if os.path.lexists(checkpoint / SEAL) else "has no {}: its writing was cut short"
+        return [there.format(SEAL)]
+    if (name or checkpoint.name) != f"checkpoint-{manifest['step']}":
+        return [f"is of step {manifest['step']} by its {SEAL}"]
+    found = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if not _is_plain_folder(path)}
+    unknown = sorted(each for each in found - manifest["files"].keys() - {SEAL} if not NOBODYS.fullmatch(each))
+    faults = [f"{each} is not of it" for each in unknown]
+    for each, expected in manifest["files"].items():
+        fault = _check_file(checkpoint / each, expected) if each in found else "is missing"
+        faults += [] if fault is None else [f"{each} {fault}"]
+    return faults
+
+
+def find_verified(folder: Path, *, below: int | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in `folder` that verifies, of a step under `below`, and what is wrong with newer ones."""
+    passed: list[str] = []
+    for checkpoint in reversed(list_numbered(folder)):
+        if below is not None and get_step(checkpoint) >= below:
+            continue
+        faults = find_faults(checkpoint)
+        if not faults:
+            return checkpoint, passed
+        passed.append(f"{checkpoint} {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
+    return None, passed
+
+
+def list_numbered(folder: Path) -> list[Path]:
+    """What is named as a checkpoint in `folder`, by its step, whole or not."""
+    # By number: "checkpoint-1000" sorts before "checkpoint-200" as text.
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted((folder / name for name in names if CHECKPOINT.fullmatch(name)), key=get_step)
+
+
+def list_sealed(folder: Path) -> list[Path]:
+    """The checkpoints in `folder` that have a manifest, by their step."""
+    return [each for each in list_numbered(folder) if read_seal(each) is not None]
+
+
+def get_step(checkpoint: Path) -> int:
+    """The step that a checkpoint's name says."""
+    match = CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None, checkpoint
+    return int(match[1])
+
+
+def rotate(folder: Path, limit: int, keep: Collection[Path]) -> list[Path]:
+    """Remove the oldest sealed checkpoints of `folder` until `limit` are left; those to `keep` never, nor the newest.
+
+    What has no manifest is not ours to remove. Returns those that were removed.
+    """
+    sealed = list_sealed(folder)
+    names = {each.name for each in keep}
+    surplus = [each for each in sealed[:-1] if each.name not in names]
+    surplus = surplus[: max(0, len(sealed) - max(limit, 1))]
+    for checkpoint in surplus:
+        remove_checkpoint(checkpoint)
+    return surplus
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint; one that is killed meanwhile leaves nothing that looks like a whole one."""
+    with suppress(OSError):  # its files may be of others; the next rotation tries again
+        (checkpoint / SEAL).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run has left in `folder`; a checkpoint that was about to give way gets its name back.
+
+    For the owner of the folder alone: another run may be writing there.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _ASIDE.fullmatch(path.name)
+        if match is None:
+            continue
+        named = folder / match[1]
+        if match[2] and not named.exists() and not find_faults(path, named.name):
+            os.replace(path, named)
+            sync_folder(folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_plain_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _check_file(path: Path, expected: Any) -> str | None:
+    """What is wrong with one file of a checkpoint."""
+    if not isinstance(expected, dict):
+        return f"is not described in {SEAL}"
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return "is a link, or no file"
+        if found.st_size != expected.get("bytes"):
+            return f"has {found.st_size:,} bytes instead of {expected.get('bytes'):,}"
+        return None if hash_file(path) == expected.get("sha256") else "has changed since it was saved"
+    except OSError as problem:
+        return f"cannot be read ({problem.strerror})"
+
+
+def _hash_seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write_seal(content: Mapping[str, Any]) -> str:
+    return json.dumps({**content, "sha256": _hash_seal(content)}, indent=1) + "\n"

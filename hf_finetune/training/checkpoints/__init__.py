@@ -1,0 +1,9 @@
+"""Checkpoints of a run: what is in them, how they are written beside training, and how a run goes on from one.
+
+saver           when a run saves and what; what a Trainer calls
+model_files     what a saved model consists of, and its live tensors
+state, codec    optimizer, schedule and callbacks as JSON and tensors
+random_state    random generators
+writer          the copy in memory and the thread
+disk            files, manifest, verification, room
+"""

@@ -1,0 +1,131 @@
+"""What a Trainer calls to save checkpoints, and to go on from one as if it had never ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+
+from hf_finetune.checkpoints import aside_of, get_path, publish, rotate, seal
+from hf_finetune.training.checkpoints.disk import Snapshot
+from hf_finetune.training.checkpoints.model_files import (
+    ModelFiles,
+    Weights,
+    collect_model_files,
+    is_up_to_date,
+    restore_weights,
+)
+from hf_finetune.training.checkpoints.state import STATE, STATE_TENSORS, describe_trainer, load_state, read_state
+from hf_finetune.training.checkpoints.writer import CheckpointWriter
+
+
+@dataclass
+class CheckpointSaver:
+    """Saves the checkpoints of one training, and reads the one that it goes on from. Every rank has its own.
+
+    Under FSDP and DeepSpeed the engine writes its own shards, and what is here seals them.
+    """
+
+    trainer: Trainer
+    limit: int | None
+    """`train.save_total_limit`."""
+    private: frozenset[str] = frozenset({STATE})
+    writer: CheckpointWriter = field(init=False)
+    _files: ModelFiles | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.writer = CheckpointWriter(self.limit)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(str(self.trainer.args.output_dir))
+
+    def prepare(self, sums: dict[str, Any]) -> None:
+        """Take the memory that saving needs, beside training: once the optimizer has a state."""
+        snapshot = self._take_snapshot({}, sums)
+        if snapshot is not None:
+            self.writer.prepare_in_background(snapshot)
+
+    def save(self, facts: Mapping[str, Any], sums: dict[str, Any]) -> None:
+        """Save the state after this step; every rank calls it. `facts` stand in the manifest.
+
+        Raises `CannotWriteError` where this checkpoint or the one before cannot be written.
+        """
+        snapshot = self._take_snapshot(facts, sums)
+        if snapshot is not None:
+            self.writer.save(snapshot)
+
+    @contextmanager
+    def save_shards(self, facts: Mapping[str, Any]) -> Iterator[Path]:
+        """Yield the folder in which every rank writes a checkpoint of the engine; it is sealed when the block ends."""
+        checkpoint = get_path(self.folder, self.trainer.state.global_step)
+        first = self.trainer.args.should_save
+        aside = aside_of(checkpoint) if first else checkpoint.with_name(f".{checkpoint.name}.aside")
+        self.trainer.accelerator.wait_for_everyone()
+        yield aside
+        self.trainer.accelerator.wait_for_everyone()
+        if first:
+            seal(aside / checkpoint.name, facts)
+            publish(aside / checkpoint.name, checkpoint)
+            aside_of(checkpoint)
+            if self.limit is not None:
+                rotate(self.folder, self.limit, {checkpoint, *self._find_best()})
+        self.trainer.accelerator.wait_for_everyone()
+
+    def restore(self, checkpoint: Path) -> dict[str, Any]:
+        """Put the weights of a verified checkpoint into the model, and return the rest of its state.
+
+        Raises `ModelError` where it is of a model of another shape.
+        """
+        state = load_state(checkpoint)
+        if self.trainer.args.should_save:  # DDP sends the others the weights of rank 0 as it wraps the model
+            restore_weights(self._collect(), checkpoint, state["beside"])
+        return state
+
+    def restore_best(self, checkpoint: Path) -> None:
+        """Put the weights alone of a checkpoint into the model."""
+        self.restore(checkpoint)
+
+    def _take_snapshot(self, facts: Mapping[str, Any], sums: dict[str, Any]) -> Snapshot | None:
+        """The state of now; None on ranks that do not write."""
+        first = self.trainer.args.should_save
+        files = self._collect() if first else ModelFiles()
+        encoded, tensors = read_state(self.trainer, sums, files.beside)
+        if not first:
+            return None
+        blobs: dict[str, Callable[[], bytes]] = {name: _hold(content) for name, content in files.blobs.items()}
+        blobs |= {STATE: _write_json(encoded), TRAINER_STATE_NAME: describe_trainer(self.trainer.state)}
+        return Snapshot(
+            checkpoint=get_path(self.folder, self.trainer.state.global_step),
+            facts=dict(facts),
+            weights={**files.weights, STATE_TENSORS: Weights(tensors, None)},
+            blobs=blobs,
+            private=self.private,
+            keep=frozenset(self._find_best()),
+        )
+
+    def _collect(self) -> ModelFiles:
+        model: Any = self.trainer.model
+        if self._files is None or not is_up_to_date(self._files, model):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._files = collect_model_files(self.trainer, aside_of(get_path(self.folder, 0)))
+        return self._files
+
+    def _find_best(self) -> list[Path]:
+        best = self.trainer.state.best_global_step
+        return [get_path(self.folder, best)] if best else []
+
+
+def _hold(content: bytes) -> Callable[[], bytes]:
+    return lambda: content
+
+
+def _write_json(encoded: Any) -> Callable[[], bytes]:
+    return lambda: (json.dumps(encoded) + "\n").encode()

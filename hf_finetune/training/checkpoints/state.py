@@ -1,0 +1,122 @@
+"""The state of a Trainer beside its weights: what is written into a checkpoint, and how it is put back.
+
+state.json, state.safetensors   optimizer, schedule, loss scale, random generators of each rank, sums of the log,
+                                callbacks
+trainer_state.json              step, log and best value, as transformers writes it
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import EarlyStoppingCallback, Trainer, TrainerState
+
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.folders import RESUME
+from hf_finetune.training.checkpoints.codec import decode_state, encode_state
+from hf_finetune.training.checkpoints.random_state import read_random_state, restore_random_state
+
+STATE, STATE_TENSORS = "state.json", "state.safetensors"
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A callback with a state of its own that a resumed run goes on from: plain JSON values."""
+
+    def save_state(self) -> Any: ...
+
+    def restore_state(self, state: Any) -> None: ...
+
+
+def read_state(trainer: Trainer, sums: dict[str, Any], beside: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """The state of a run as JSON and tensors; every rank calls it, and rank 0 gets that of all.
+
+    `sums` are the sums of this rank that `Trainer` keeps in no state, `beside` weights that are in no file of
+    weights. Raises `ModelError` where the optimizer or the schedule keeps what no checkpoint can hold.
+    """
+    ranks = gather_object([{"random": read_random_state(), "sums": sums}])
+    optimizer, schedule, scaler = _get_parts(trainer)
+    state = {
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "ranks": ranks,
+        "callbacks": _read_callbacks(trainer.callback_handler.callbacks),
+        "beside": beside,
+    }
+    tensors: dict[str, Tensor] = {}
+    try:
+        return encode_state(state, "state", tensors), tensors
+    except TypeError as problem:
+        what = f"{type(optimizer).__name__} has a state that no checkpoint can hold ({problem})"
+        raise ModelError(Problem(what, "name another train.optim, or set train.save_strategy: no")) from problem
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """What `read_state` has returned for the checkpoint."""
+    encoded = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    # Cloned: what `load_file` returns is a view of the file, which may be removed or damaged while it is trained on.
+    tensors = {name: tensor.clone() for name, tensor in load_file(checkpoint / STATE_TENSORS).items()}
+    state: dict[str, Any] = decode_state(encoded, tensors)
+    return state
+
+
+def restore_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Put back the states of optimizer, schedule and loss scale."""
+    optimizer, schedule, scaler = _get_parts(trainer)
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, KeyError) as problem:
+        what = "the state of the optimizer is of another optimizer, or of other weights"
+        remedy = "set train.optim, model and lora as they were: see run.yaml"
+        raise ModelError(Problem(what, remedy, key=RESUME)) from problem
+    schedule.load_state_dict(state["schedule"])
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
+
+
+def restore_random(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Put back the random generators of this rank; of a run with fewer processes, its own stay as they are."""
+    if trainer.args.process_index < len(state["ranks"]):
+        restore_random_state(state["ranks"][trainer.args.process_index]["random"])
+
+
+def restore_callbacks(callbacks: Iterable[Any], saved: dict[str, Any]) -> None:
+    """Put back what the callbacks had counted, kept or drawn."""
+    for callback in callbacks:
+        state = saved.get(type(callback).__name__)
+        if state is not None and isinstance(callback, Resumable):
+            callback.restore_state(state)
+        elif state is not None and isinstance(callback, EarlyStoppingCallback):
+            callback.early_stopping_patience_counter = state
+
+
+def describe_trainer(state: TrainerState) -> Callable[[], bytes]:
+    """trainer_state.json of this moment, made when it is written: its log grows with the run."""
+    kept = copy.copy(state)
+    kept.log_history = list(state.log_history)
+    kept.stateful_callbacks = copy.deepcopy(state.stateful_callbacks)
+    return lambda: (json.dumps(vars(kept), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _read_callbacks(callbacks: Iterable[Any]) -> dict[str, Any]:
+    states: dict[str, Any] = {}
+    for callback in callbacks:
+        if isinstance(callback, Resumable):
+            states[type(callback).__name__] = callback.save_state()
+        elif isinstance(callback, EarlyStoppingCallback):
+            states[type(callback).__name__] = callback.early_stopping_patience_counter
+    return states
+
+
+def _get_parts(trainer: Trainer) -> tuple[Any, Any, torch.amp.GradScaler | None]:
+    """Optimizer, schedule and loss scale: there once training has begun."""
+    return trainer.optimizer, trainer.lr_scheduler, trainer.accelerator.scaler

@@ -1,0 +1,131 @@
+"""Write checkpoints beside training: the state is copied in memory, and a thread puts it on the disk.
+
+The copy takes a fiftieth of the time that writing takes, once its memory has been used before: a system gives a process
+new memory slowly. Where there is no room for a second copy, training waits for the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import psutil
+import torch
+from torch import Tensor
+
+from hf_finetune.training.checkpoints.disk import Snapshot, write_checkpoint
+from hf_finetune.training.checkpoints.model_files import Weights
+
+logger = logging.getLogger(__name__)
+
+MEMORY_KEPT_FREE = 2**30
+"""Bytes that training may still need beside the copy of its state."""
+NICENESS = 10
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time. What goes wrong is raised by the next call in the training thread."""
+
+    def __init__(self, limit: int | None) -> None:
+        """`limit` is `train.save_total_limit`: older checkpoints are removed once a newer one is verified."""
+        self.limit = limit
+        self.waited_s: list[float] = []
+        """How long training waited for each save."""
+        self.took_s: list[float] = []
+        """How long each save took until the checkpoint was verified."""
+        self._held: dict[tuple[str, str], Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Copy the state and write it in the background; without memory for a copy, at once.
+
+        Waits for the save before. Raises `CannotWriteError` where this one or the one before cannot be written.
+        """
+        began = time.perf_counter()
+        self.wait()
+        if self.prepare(snapshot):
+            self._thread = threading.Thread(target=self._run, args=(self._copy(snapshot), began), name="checkpoint")
+            self._thread.start()
+        else:
+            write_checkpoint(snapshot, self.limit)
+            self.took_s.append(time.perf_counter() - began)
+        self.waited_s.append(time.perf_counter() - began)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is verified. Raises what has gone wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def poll(self) -> None:
+        """Raise what has gone wrong with the last checkpoint, if anything has by now."""
+        if self._failure is not None:
+            self.wait()
+
+    def prepare_in_background(self, snapshot: Snapshot) -> None:
+        """Take memory for the copy of the first save, which would wait for it."""
+        self.wait()
+        self._thread = threading.Thread(target=self.prepare, args=(snapshot,), name="checkpoint memory")
+        self._thread.start()
+
+    def release(self) -> None:
+        """Wait, and give back the memory of the copy."""
+        self.wait()
+        self._held = {}
+
+    def close(self) -> None:
+        """The same where something has gone wrong already: nothing is raised."""
+        with suppress(BaseException):
+            self.release()
+        self._held = {}
+
+    def prepare(self, snapshot: Snapshot) -> bool:
+        """Take memory for a copy of what `snapshot` holds; False where there is not enough."""
+        tensors = _name_tensors(snapshot)
+        self._held = {key: held for key, held in self._held.items() if key in tensors and _fits(held, tensors[key])}
+        new = {key: each for key, each in tensors.items() if key not in self._held}
+        needed = sum(each.nbytes for each in new.values())
+        if needed and needed + MEMORY_KEPT_FREE > psutil.virtual_memory().available:
+            self._held = {}
+            return False
+        for key, each in new.items():
+            # `zero_` touches the memory: a system hands it out only then.
+            self._held[key] = torch.empty(each.shape, dtype=each.dtype, pin_memory=each.device.type == "cuda").zero_()
+        return True
+
+    @torch.no_grad()
+    def _copy(self, snapshot: Snapshot) -> Snapshot:
+        for key, tensor in _name_tensors(snapshot).items():
+            self._held[key].copy_(tensor)
+        weights = {
+            file: Weights({name: self._held[file, name] for name in each.tensors}, each.metadata)
+            for file, each in snapshot.weights.items()
+        }
+        return replace(snapshot, weights=weights)
+
+    def _run(self, snapshot: Snapshot, began: float) -> None:
+        if sys.platform == "linux":  # which alone has priorities by thread
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        try:
+            write_checkpoint(snapshot, self.limit)
+            self.took_s.append(time.perf_counter() - began)
+        except BaseException as problem:
+            self._failure = problem
+
+
+def _name_tensors(snapshot: Snapshot) -> dict[tuple[str, str], Tensor]:
+    return {(file, name): each for file, weights in snapshot.weights.items() for name, each in weights.tensors.items()}
+
+
+def _fits(held: Tensor, tensor: Tensor) -> bool:
+    return held.shape == tensor.shape and held.dtype == tensor.dtype

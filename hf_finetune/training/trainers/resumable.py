@@ -1,0 +1,142 @@
+"""The part of our trainers that saves checkpoints and goes on from them: bit for bit the uninterrupted run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers.trainer_utils import TrainOutput
+
+from hf_finetune.checkpoints import get_path
+from hf_finetune.training.checkpoints.saver import CheckpointSaver
+from hf_finetune.training.checkpoints.state import restore_callbacks, restore_optimizer, restore_random
+from hf_finetune.training.seen import STATE_KEY, SeenCounter
+
+
+class ResumableTrainer(transformers.Trainer):
+    """transformers' Trainer with checkpoints that are whole or not there, and that hold all that a run goes on from."""
+
+    # transformers 5.23 writes into the checkpoint's folder as it stands, keeps no sums of the log and no state of
+    # callbacks, pickles, and warns where weights are missing: https://github.com/huggingface/transformers/issues/35782
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen = SeenCounter(self.accelerator)
+        # It is ours: at the end of a run transformers removes the last checkpoint where the limit is 1.
+        self.checkpoints = CheckpointSaver(self, self.args.save_total_limit)
+        self.args.save_total_limit = None
+        self._resumed: dict[str, Any] | None = None
+        self._aside: Path | None = None
+        self._began = 0.0
+        self._earlier_s = 0.0
+
+    @property
+    def shards_itself(self) -> bool:
+        """Whether the engine saves in a format of its own, each rank its part: FSDP, DeepSpeed."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in transformers; the last checkpoint is verified when it returns, or raises."""
+        try:
+            result: TrainOutput = super().train(*args, **kwargs)
+            self.checkpoints.writer.release()
+        finally:
+            self.checkpoints.writer.close()
+        return result
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.store_flos()
+        self.seen.sum_up()
+        if (counts := self.seen.save()) is not None:
+            kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
+            kept[STATE_KEY] = counts
+        self._name_best()
+        facts = {"step": self.state.global_step}
+        if not self.shards_itself:
+            self.checkpoints.save(facts, self._read_sums())
+            return
+        with self.checkpoints.save_shards(facts) as self._aside:
+            super()._save_checkpoint(*args, **kwargs)
+        self._aside = None
+
+    def _name_best(self) -> None:
+        best = self.state.best_global_step
+        path = get_path(self.checkpoints.folder, best) if best else None
+        saved = path is not None and (path.is_dir() or best == self.state.global_step)
+        self.state.best_model_checkpoint = str(path) if saved else None
+
+    def _read_sums(self) -> dict[str, Any]:
+        """What the next line of the log and the loss of the whole run are computed from."""
+        return {
+            "since_logged": self._tr_loss,
+            "total": self._total_loss_scalar,
+            "logged_step": self._globalstep_last_logged,
+            "initial_step": self._initial_global_step,
+            "runtime_s": self._earlier_s + time.time() - self._began,
+            # By early stopping: a run that has come to its last step may be asked for more.
+            "stops": self.control.should_training_stop and self.state.global_step < self.state.max_steps,
+        }
+
+    def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
+        """As in transformers, but an engine that saves its shards writes them aside."""
+        return str(self._aside) if self._aside is not None else str(super()._get_output_dir(*args, **kwargs))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.shards_itself:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._resumed = self.checkpoints.restore(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._resumed is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            restore_optimizer(self, self._resumed)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self._resumed is None:  # else it is restored with the optimizer
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._resumed is None:
+            super()._load_rng_state(checkpoint)
+        else:
+            restore_random(self, self._resumed)
+
+    def _load_best_model(self) -> None:
+        self.checkpoints.writer.wait()
+        if self.shards_itself:
+            super()._load_best_model()
+        else:
+            self.checkpoints.restore(Path(str(self.state.best_model_checkpoint)))
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
+        self._began = kwargs["start_time"]
+        if self._resumed is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
+            self._go_on(self._resumed)
+        if self.control.should_training_stop:  # early stopping has decided so, at the step of the checkpoint
+            return
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """Put back what the Trainer and its callbacks had counted, before the first step of a resumed run."""
+        restore_callbacks(self.callback_handler.callbacks, state["callbacks"])
+        sums = state["ranks"][min(self.args.process_index, len(state["ranks"]) - 1)]["sums"]
+        self._tr_loss += sums["since_logged"].to(self._tr_loss)
+        self._total_loss_scalar = sums["total"]
+        self._globalstep_last_logged = sums["logged_step"]
+        self._initial_global_step = sums["initial_step"]
+        self._earlier_s = sums["runtime_s"]
+        self.control.should_training_stop |= sums["stops"]
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
+        """As in transformers, but time and speed are of all steps."""
+        began = start_time - self._earlier_s
+        result: TrainOutput = super()._finalize_training(trial, num_train_samples, began)  # type: ignore[no-untyped-call]
+        return result
