@@ -3,6 +3,8 @@
 Until there is something to clean up the process ends where it stands: what is raised in the middle of an import may
 come out as another error, or not at all. After `unwind_when_stopped` they are raised: Ctrl-C as `KeyboardInterrupt`,
 SIGTERM as `Terminated`. Of several processes one alone speaks: the launcher where it is ours, else the first rank.
+
+While a run trains, a signal is only noted: all ranks stop at the same step, save, and then raise it (`hold_signals`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ LAUNCHER = "HF_FINETUNE_LAUNCHER"
 NOTHING_KEPT = "nothing was finished; the same command begins again"
 SECONDS_TO_ARRIVE = 10.0
 """So long what was raised for a signal may take to arrive, possibly as another exception."""
+
+SECONDS_OF_ONE_CTRL_C = 0.5
+"""What comes twice within them was typed once: a launcher passes on what its processes have got from the terminal."""
 
 RECIPES = ("continued_pretraining.py", "classification.py", "sft.py", "lora.py", "score.py")
 
@@ -54,6 +59,8 @@ class _State:
     came: float = 0.0
     ending: bool = False
     """The line is said: another signal ends the process at once."""
+    holds: bool = False
+    """A signal is noted in `number`, and raised by whoever holds it."""
     describe: Callable[[], str] | None = field(default=None)
 
 
@@ -117,6 +124,39 @@ def unwind_within() -> Iterator[None]:
         _state.unwinds = _state.unwinds and before
 
 
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Within the block a signal is only noted, for work that asks `get_held_signal` and ends at the next good moment.
+
+    A second Ctrl-C is raised at once, and what was noted when the block ends. On every rank, and in a notebook, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = _install(every_rank=True)
+    _state.holds, _state.number = True, None
+    try:
+        yield
+        raise_held_signal()
+    finally:
+        _state.holds = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def get_held_signal() -> int | None:
+    """The signal that has come while signals are held."""
+    return _state.number if _state.holds else None
+
+
+def raise_held_signal(number: int | None = None) -> None:
+    """Raise the signal that was noted, or `number`, which another rank has noted; do nothing without one."""
+    number = get_held_signal() or number
+    if number is not None:
+        _state.holds, _state.number, _state.came = False, number, time.monotonic()
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
 def describe_when_stopped(describe: Callable[[], str]) -> None:
     """Let `describe` say what is kept; the process still ends where it stands."""
     _state.describe = _state.describe or describe
@@ -157,22 +197,25 @@ def forget_signal() -> None:
     _state.number = None
 
 
-def _install() -> dict[int, Any]:
+def _install(*, every_rank: bool = False) -> dict[int, Any]:
     """Take over the signals that nobody has taken; returns the handlers that were there."""
     before: dict[int, Any] = {}
-    if threading.current_thread() is not threading.main_thread() or not is_first_rank():
+    if threading.current_thread() is not threading.main_thread() or not (is_first_rank() or every_rank):
         return before
     _state.process = os.getpid()
     for number, defaults in _DEFAULTS.items():
         handler = signal.getsignal(number)
-        if handler in defaults:  # a shell lets what it runs in the background ignore Ctrl-C, and nohup SIGHUP
+        if handler in (
+            *defaults,
+            *([signal.SIG_DFL] if every_rank else []),
+        ):  # a shell lets what it runs in the background ignore Ctrl-C, and nohup SIGHUP
             before[number] = handler
             signal.signal(number, _stop)
     return before
 
 
 def _reset() -> None:
-    _state.unwinds, _state.number, _state.describe = False, None, None
+    _state.unwinds, _state.holds, _state.number, _state.describe = False, False, None, None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -182,6 +225,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     if _state.ending:
         os._exit(128 + number)
+    if _state.holds and not _insists(number):
+        if _state.number is None:
+            _state.number, _state.came = number, time.monotonic()
+            _say_held(number)
+        return
+    _state.holds = False
     _state.number, _state.came = number, time.monotonic()
     if not _state.unwinds:
         _state.ending = True
@@ -190,14 +239,31 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
+def _insists(number: int) -> bool:
+    """Whether a signal that comes while one is noted is a second Ctrl-C of whoever does not want to wait."""
+    return (
+        number == signal.SIGINT and _state.number is not None and time.monotonic() - _state.came > SECONDS_OF_ONE_CTRL_C
+    )
+
+
+def _say_held(number: int) -> None:
+    if is_first_rank():
+        what = "Ctrl-C: this step is finished and saved first; once more ends the run at once"
+        _write(what if number == signal.SIGINT else f"{signal.Signals(number).name}: this step is finished and saved")
+
+
 def _say(number: int) -> None:
     launcher = os.environ.get(LAUNCHER, str(os.getpid()))
     if launcher != str(os.getpid()) or not is_first_rank():
         return
     what = "interrupted (Ctrl-C)" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    _write(f"{what}: {describe_kept()}")
+
+
+def _write(line: str) -> None:
     # Not through `sys.stderr`, in the middle of whose write the signal may have come.
     with suppress(OSError, ValueError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{what}: {describe_kept()}\n".encode())
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
 
 
 # A recipe imports everything, which takes seconds, before it can say what is to become of its signals.

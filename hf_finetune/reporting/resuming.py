@@ -109,7 +109,9 @@ def _find_named(output_dir: str, resume: str) -> str:
         there = f"there are {', '.join(names)}" if names else BEGIN
         raise ConfigError(Problem(f"no such checkpoint: {resume}", suggest(named.name, names, there), key=RESUME))
     if faults := find_faults(named):
-        raise ConfigError(Problem(f"{resume} {faults[0]}", "name an earlier one, or leave it out for the newest", key=RESUME))
+        raise ConfigError(
+            Problem(f"{resume} {faults[0]}", "name an earlier one, or leave it out for the newest", key=RESUME)
+        )
     return resume
 
 

@@ -47,18 +47,18 @@ class CheckpointSaver:
         """The run folder."""
         return Path(str(self.trainer.args.output_dir))
 
-    def prepare(self, sums: dict[str, Any]) -> None:
+    def prepare(self, rank: dict[str, Any]) -> None:
         """Take the memory that saving needs, beside training: once the optimizer has a state."""
-        snapshot = self._take_snapshot({}, sums)
+        snapshot = self._take_snapshot({}, rank)
         if snapshot is not None:
             self.writer.prepare_in_background(snapshot)
 
-    def save(self, facts: Mapping[str, Any], sums: dict[str, Any]) -> None:
+    def save(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> None:
         """Save the state after this step; every rank calls it. `facts` stand in the manifest.
 
         Raises `CannotWriteError` where this checkpoint or the one before cannot be written.
         """
-        snapshot = self._take_snapshot(facts, sums)
+        snapshot = self._take_snapshot(facts, rank)
         if snapshot is not None:
             self.writer.save(snapshot)
 
@@ -93,11 +93,11 @@ class CheckpointSaver:
         """Put the weights alone of a checkpoint into the model."""
         self.restore(checkpoint)
 
-    def _take_snapshot(self, facts: Mapping[str, Any], sums: dict[str, Any]) -> Snapshot | None:
+    def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Snapshot | None:
         """The state of now; None on ranks that do not write."""
         first = self.trainer.args.should_save
         files = self._collect() if first else ModelFiles()
-        encoded, tensors = read_state(self.trainer, sums, files.beside)
+        encoded, tensors = read_state(self.trainer, rank, files.beside)
         if not first:
             return None
         blobs: dict[str, Callable[[], bytes]] = {name: _hold(content) for name, content in files.blobs.items()}

@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
 from hf_finetune.training.checkpoints.codec import decode_state, encode_state
-from hf_finetune.training.checkpoints.random_state import read_random_state, restore_random_state
+from hf_finetune.training.checkpoints.random_state import restore_random_state
 
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
 
@@ -36,13 +36,13 @@ class Resumable(Protocol):
     def restore_state(self, state: Any) -> None: ...
 
 
-def read_state(trainer: Trainer, sums: dict[str, Any], beside: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
     """The state of a run as JSON and tensors; every rank calls it, and rank 0 gets that of all.
 
-    `sums` are the sums of this rank that `Trainer` keeps in no state, `beside` weights that are in no file of
+    `rank` is what differs between ranks, its random generators among it, `beside` weights that are in no file of
     weights. Raises `ModelError` where the optimizer or the schedule keeps what no checkpoint can hold.
     """
-    ranks = gather_object([{"random": read_random_state(), "sums": sums}])
+    ranks = gather_object([rank])
     optimizer, schedule, scaler = _get_parts(trainer)
     state = {
         "optimizer": optimizer.state_dict(),

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.trainer_utils import TrainOutput
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.checkpoints import get_path
+from hf_finetune.interruption import hold_signals, raise_held_signal
+from hf_finetune.training.callbacks.stopping import EvaluationStopped, StopAtSignal, start_worker
+from hf_finetune.training.checkpoints.random_state import read_random_state
 from hf_finetune.training.checkpoints.saver import CheckpointSaver
 from hf_finetune.training.checkpoints.state import restore_callbacks, restore_optimizer, restore_random
 from hf_finetune.training.seen import STATE_KEY, SeenCounter
+
+logger = logging.getLogger(__name__)
 
 
 class ResumableTrainer(transformers.Trainer):
@@ -31,6 +39,10 @@ class ResumableTrainer(transformers.Trainer):
         self._aside: Path | None = None
         self._began = 0.0
         self._earlier_s = 0.0
+        self._random_before: dict[str, Any] | None = None
+        self._prepared = False
+        self.stopping = StopAtSignal(self.accelerator)
+        self.add_callback(self.stopping)
 
     @property
     def shards_itself(self) -> bool:
@@ -40,11 +52,39 @@ class ResumableTrainer(transformers.Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; the last checkpoint is verified when it returns, or raises."""
         try:
-            result: TrainOutput = super().train(*args, **kwargs)
-            self.checkpoints.writer.release()
+            with hold_signals():
+                result: TrainOutput = super().train(*args, **kwargs)
+                self.checkpoints.writer.release()
         finally:
             self.checkpoints.writer.close()
         return result
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        loader: DataLoader[Any] = super()._get_dataloader(*args, **kwargs)
+        loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        return loader
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """As in transformers; where a signal has come, the run ends here, behind a checkpoint of this step."""
+        writer = self.checkpoints.writer
+        writer.poll()
+        if not self._prepared and self.args.save_strategy != SaveStrategy.NO:
+            self.checkpoints.prepare(self._read_rank())
+        self._prepared = True
+        self._random_before = read_random_state() if self.control.should_evaluate else None
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        except EvaluationStopped:  # the resumed run makes it, from the random state in which it began
+            self._save_checkpoint(model, trial)
+        self._random_before = None
+        if self.stopping.number is not None:
+            writer.wait()
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                logger.info("step %d is saved, in %.1f s", self.state.global_step, writer.took_s[-1])
+            raise_held_signal(self.stopping.number)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.store_flos()
@@ -55,7 +95,7 @@ class ResumableTrainer(transformers.Trainer):
         self._name_best()
         facts = {"step": self.state.global_step}
         if not self.shards_itself:
-            self.checkpoints.save(facts, self._read_sums())
+            self.checkpoints.save(facts, self._read_rank())
             return
         with self.checkpoints.save_shards(facts) as self._aside:
             super()._save_checkpoint(*args, **kwargs)
@@ -67,8 +107,8 @@ class ResumableTrainer(transformers.Trainer):
         saved = path is not None and (path.is_dir() or best == self.state.global_step)
         self.state.best_model_checkpoint = str(path) if saved else None
 
-    def _read_sums(self) -> dict[str, Any]:
-        """What the next line of the log and the loss of the whole run are computed from."""
+    def _read_rank(self) -> dict[str, Any]:
+        """What stands in no other state of this rank: random generators, sums of the log, what is left to do."""
         return {
             "since_logged": self._tr_loss,
             "total": self._total_loss_scalar,
@@ -76,8 +116,16 @@ class ResumableTrainer(transformers.Trainer):
             "initial_step": self._initial_global_step,
             "runtime_s": self._earlier_s + time.time() - self._began,
             # By early stopping: a run that has come to its last step may be asked for more.
-            "stops": self.control.should_training_stop and self.state.global_step < self.state.max_steps,
+            "random": self._random_before or read_random_state(),
+            "left": self.stopping.left | {"epoch_end": self._is_at_epochs_end and not self.stopping.epoch_ended},
+            "stops": self.control.should_training_stop
+            and self.stopping.number is None
+            and self.state.global_step < self.state.max_steps,
         }
+
+    @property
+    def _is_at_epochs_end(self) -> bool:
+        return float(self.state.epoch or 0.0).is_integer()
 
     def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
         """As in transformers, but an engine that saves its shards writes them aside."""
@@ -116,7 +164,7 @@ class ResumableTrainer(transformers.Trainer):
         """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
         self._began = kwargs["start_time"]
         if self._resumed is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
-            self._go_on(self._resumed)
+            self._go_on(self._resumed, **kwargs)
         if self.control.should_training_stop:  # early stopping has decided so, at the step of the checkpoint
             return
         if self.state.global_step >= self.state.max_steps:
@@ -124,16 +172,28 @@ class ResumableTrainer(transformers.Trainer):
             return
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
-    def _go_on(self, state: dict[str, Any]) -> None:
-        """Put back what the Trainer and its callbacks had counted, before the first step of a resumed run."""
+    def _go_on(self, state: dict[str, Any], *, model: Any, trial: Any, **kwargs: Any) -> None:
+        """Before the first step of a resumed run: put back what Trainer and callbacks had counted, do what was left."""
         restore_callbacks(self.callback_handler.callbacks, state["callbacks"])
-        sums = state["ranks"][min(self.args.process_index, len(state["ranks"]) - 1)]["sums"]
-        self._tr_loss += sums["since_logged"].to(self._tr_loss)
-        self._total_loss_scalar = sums["total"]
-        self._globalstep_last_logged = sums["logged_step"]
-        self._initial_global_step = sums["initial_step"]
-        self._earlier_s = sums["runtime_s"]
-        self.control.should_training_stop |= sums["stops"]
+        mine = state["ranks"][min(self.args.process_index, len(state["ranks"]) - 1)]
+        self._tr_loss += mine["since_logged"].to(self._tr_loss)
+        self._total_loss_scalar = mine["total"]
+        self._globalstep_last_logged = mine["logged_step"]
+        self._initial_global_step = mine["initial_step"]
+        self._earlier_s = mine["runtime_s"]
+        self.control.should_training_stop |= mine["stops"]
+        left = mine["left"]
+        if not (left["evaluate"] or left["epoch_end"]):
+            return
+        restore_random(self, state)
+        rest = (model, trial, kwargs["epoch"], kwargs["ignore_keys_for_eval"], kwargs["start_time"])
+        if left["evaluate"]:
+            self.control.should_evaluate, self.control.should_save = True, left["save"]
+            self._maybe_log_save_evaluate(self._tr_loss, None, *rest)
+        if left["epoch_end"]:
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+            self._maybe_log_save_evaluate(self._tr_loss, None, *rest)
+        mine["random"] = read_random_state()  # from which transformers goes on, once it has the first rows
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
         """As in transformers, but time and speed are of all steps."""
