@@ -25,7 +25,12 @@ def encode_state(state: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         return {DICT: [[_check_key(key, place), encode_state(value, f"{place}.{key}", tensors)]
                        for key, value in state.items()]}  # fmt: skip
     if isinstance(state, list | tuple):
-        items = [encode_state(value, f"{place}.{number}", tensors) for number, value in enumerate(state)]
+        plain = all(type(value) in JSON_TYPES for value in state)  # the 625 numbers of a random generator
+        items = (
+            list(state)
+            if plain
+            else [encode_state(value, f"{place}.{number}", tensors) for number, value in enumerate(state)]
+        )
         return items if isinstance(state, list) else {TUPLE: items}
     raise TypeError(f"{place} is of type {type(state).__name__}")
 

@@ -6,13 +6,14 @@ new memory slowly. Where there is no room for a second copy, training waits for 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import torch
@@ -20,8 +21,6 @@ from torch import Tensor
 
 from hf_finetune.training.checkpoints.disk import Snapshot, write_checkpoint
 from hf_finetune.training.checkpoints.model_files import Weights
-
-logger = logging.getLogger(__name__)
 
 MEMORY_KEPT_FREE = 2**30
 """Bytes that training may still need beside the copy of its state."""
@@ -39,8 +38,9 @@ class CheckpointWriter:
         self.took_s: list[float] = []
         """How long each save took until the checkpoint was verified."""
         self._held: dict[tuple[str, str], Tensor] = {}
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        # One thread for all: where the processors are busy, a new one takes longer to start than a small state to copy.
+        self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
+        self._pending: Future[Any] | None = None
 
     def save(self, snapshot: Snapshot) -> None:
         """Copy the state and write it in the background; without memory for a copy, at once.
@@ -50,32 +50,26 @@ class CheckpointWriter:
         began = time.perf_counter()
         self.wait()
         if self.prepare(snapshot):
-            self._thread = threading.Thread(target=self._run, args=(self._copy(snapshot), began), name="checkpoint")
-            self._thread.start()
+            self._pending = self._thread.submit(self._write, self._copy(snapshot), began)
         else:
-            write_checkpoint(snapshot, self.limit)
-            self.took_s.append(time.perf_counter() - began)
+            self._write(snapshot, began)
         self.waited_s.append(time.perf_counter() - began)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is verified. Raises what has gone wrong with it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def poll(self) -> None:
         """Raise what has gone wrong with the last checkpoint, if anything has by now."""
-        if self._failure is not None:
+        if self._pending is not None and self._pending.done():
             self.wait()
 
     def prepare_in_background(self, snapshot: Snapshot) -> None:
         """Take memory for the copy of the first save, which would wait for it."""
         self.wait()
-        self._thread = threading.Thread(target=self.prepare, args=(snapshot,), name="checkpoint memory")
-        self._thread.start()
+        self._pending = self._thread.submit(self.prepare, snapshot)
 
     def release(self) -> None:
         """Wait, and give back the memory of the copy."""
@@ -85,7 +79,7 @@ class CheckpointWriter:
     def close(self) -> None:
         """The same where something has gone wrong already: nothing is raised."""
         with suppress(BaseException):
-            self.release()
+            self.wait()
         self._held = {}
 
     def prepare(self, snapshot: Snapshot) -> bool:
@@ -102,6 +96,10 @@ class CheckpointWriter:
             self._held[key] = torch.empty(each.shape, dtype=each.dtype, pin_memory=each.device.type == "cuda").zero_()
         return True
 
+    def _write(self, snapshot: Snapshot, began: float) -> None:
+        write_checkpoint(snapshot, self.limit)
+        self.took_s.append(time.perf_counter() - began)
+
     @torch.no_grad()
     def _copy(self, snapshot: Snapshot) -> Snapshot:
         for key, tensor in _name_tensors(snapshot).items():
@@ -112,15 +110,12 @@ class CheckpointWriter:
         }
         return replace(snapshot, weights=weights)
 
-    def _run(self, snapshot: Snapshot, began: float) -> None:
-        if sys.platform == "linux":  # which alone has priorities by thread
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        try:
-            write_checkpoint(snapshot, self.limit)
-            self.took_s.append(time.perf_counter() - began)
-        except BaseException as problem:
-            self._failure = problem
+
+def _give_way() -> None:
+    """Let training go before the thread that calls this."""
+    if sys.platform == "linux":  # which alone has priorities by thread
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _name_tensors(snapshot: Snapshot) -> dict[tuple[str, str], Tensor]:
