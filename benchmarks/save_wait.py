@@ -4,7 +4,8 @@
 
 One ScratchGPT with AdamW's state in float32, one step trained. In turns, in one process: transformers'
 `_save_checkpoint` of that state, and how long ours lets the next step wait (and how long the thread takes until the
-checkpoint is verified). Then steps are trained with either, and without saves, in turns: what a save costs of the time of a run, what
+checkpoint is verified). Then steps are trained with either, and without saves, in turns: what a save costs of the time
+of a run, what
 the thread takes from the steps included.
 """
 
