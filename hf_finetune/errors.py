@@ -5,6 +5,7 @@
     ├── RunFinished          there is nothing left to do                     exit code 0
     ├── DataError            problems of data files
     ├── ModelError           a model or tokenizer that cannot be loaded or used
+    ├── FolderInUse          another process writes into the folder          exit code 3
     ├── NonFiniteError       a loss or gradient is NaN or infinite           exit code 4
     ├── HubError             the Hub refuses a request, or cannot be reached
     │   └── NotPushedError   the model is complete, and was not pushed       exit code 6
@@ -34,6 +35,7 @@ from hf_finetune.privacy import escape_control_characters, hide_secrets
 from hf_finetune.ranks import is_first_rank
 
 EXIT_REFUSED = 2
+EXIT_IN_USE = 3
 EXIT_NON_FINITE = 4
 EXIT_CANNOT_WRITE = 5
 EXIT_NOT_PUSHED = 6
@@ -149,6 +151,12 @@ class DataError(FinetuneError):
 
 class ModelError(FinetuneError):
     """A model or tokenizer cannot be loaded, or does not fit the run."""
+
+
+class FolderInUse(FinetuneError):
+    """Another process writes into the folder of a run: nothing is done."""
+
+    exit_code = EXIT_IN_USE
 
 
 class NonFiniteError(FinetuneError):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
+from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
     MANIFEST,
@@ -22,12 +22,14 @@ from hf_finetune.folders import (
     check_run_folder,
     find_earlier_run,
     is_run_folder,
+    make_run_folder,
     remove_empty,
 )
 from hf_finetune.privacy import redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
+from hf_finetune.run_lock import check_not_in_use, held_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +61,7 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
     if not resume and (earlier := find_earlier_run(output_dir)) is not None:
         raise ConfigError(Problem(*earlier, key="output_dir"))
     check_run_folder(output_dir, folder, resuming=bool(resume))
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)  # what a model has learned of its data is in it
-    except OSError as problem:
-        raise CannotWriteError(
-            Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
-        ) from problem
+    new = make_run_folder(output_dir)
     if is_first_rank():
         atexit.register(remove_empty, new)  # of a run that is refused by what it reads next
 
@@ -159,14 +154,15 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
 def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> None:
     """Store an evaluation of `score` as `evaluation.<name>` in a finished run, and update its report and model card.
 
-    Raises as `check_recordable` does.
+    Raises as `check_recordable` does, and `FolderInUse` where a run holds the folder.
     """
     check_recordable(output_dir, name)
     folder = Path(output_dir)
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    report["evaluation"] = report["evaluation"] | {name: evaluation}
-    write_atomically(folder / REPORT, format_json(redact(report)))
-    _write_for_readers(folder)
+    with held_run_folder(output_dir):
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report["evaluation"] = report["evaluation"] | {name: evaluation}
+        write_atomically(folder / REPORT, format_json(redact(report)))
+        _write_for_readers(folder)
     logger.info("%s: the report and the model card have it as %s", output_dir, name)
 
 
@@ -175,6 +171,7 @@ def check_recordable(output_dir: str, name: str) -> None:
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         what = f"{name!r} is not a name for an evaluation"
         raise ConfigError(Problem(what, "use letters, digits, dots, dashes and underscores", key="--record"))
+    check_not_in_use(output_dir)
     path = Path(output_dir) / REPORT
     if not path.is_file() or not is_run_folder(path.parent):
         what = f"there is no {REPORT} of a finished run to add the metrics to"
