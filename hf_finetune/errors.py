@@ -193,7 +193,7 @@ class OutOfMemory(MachineError):
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full.
+    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or read-only.
 
     Whatever their libraries call that.
     """
@@ -218,12 +218,12 @@ def machine_errors() -> Iterator[None]:
 
 
 def _describe_full_disk(raised: BaseException) -> str | None:
-    """What could not be written, and why; None where `raised` is no lack of space."""
+    """What could not be written, and why; None where `raised` is neither lack of space nor a disk for reading alone."""
     if _BY_TORCH_SAVE.search(str(raised)):
         return "a file cannot be written (PyTorch does not say why, a full disk as a rule)"
     found = NUMBER_OF_THE_SYSTEM.search(str(raised))
     number = raised.errno if isinstance(raised, OSError) else int(found[1]) if found else None
-    if number not in NO_SPACE:
+    if number not in (*NO_SPACE, errno.EROFS):
         return None
     name = raised.filename if isinstance(raised, OSError) else None
     return f"{name or 'a file'} cannot be written ({os.strerror(number)})"

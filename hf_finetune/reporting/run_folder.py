@@ -139,15 +139,16 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
     """Add the file hashes to the manifest, write report.json, report.html and the model card; log the summary.
 
     What is `found` goes into the manifest, too. Each file is written to a temporary name and renamed. report.json marks
-    the run as finished: report.html and README.md are derived from it and can be written again. Raises what
+    the run as finished, and comes last; the others can be written again from it. Raises what
     `write_page` and `write_card` raise.
     """
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest |= {**(found or {}), "files": hash_files(folder)}
     write_atomically(folder / MANIFEST, format_json(manifest))
-    write_atomically(folder / REPORT, format_json(redact(asdict(report))))
-    _write_for_readers(folder)
+    content = format_json(redact(asdict(report)))
+    _write_for_readers(folder, json.loads(content))
+    write_atomically(folder / REPORT, content)
     logger.info("%s", format_summary(asdict(report), output_dir))
 
 
@@ -183,12 +184,12 @@ def check_recordable(output_dir: str, name: str) -> None:
         )
 
 
-def _write_for_readers(folder: Path) -> None:
-    """Write report.html and, if the folder holds a model, its card."""
+def _write_for_readers(folder: Path, report: dict[str, Any] | None = None) -> None:
+    """Write report.html and, if the folder holds a model, its card; `report` is a report.json to be written yet."""
     # Imported here: Jinja and scipy are not needed until training is over.
     from hf_finetune.reporting.card import write_card
     from hf_finetune.reporting.page import write_page
 
-    write_page(folder)
+    write_page(folder, report)
     if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
-        write_card(folder)
+        write_card(folder, report=report)

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.checkpoints import aside_of, get_path, publish, rotate, seal
 from hf_finetune.training.checkpoints.disk import Snapshot
@@ -21,6 +22,7 @@ from hf_finetune.training.checkpoints.model_files import (
     is_up_to_date,
     restore_weights,
 )
+from hf_finetune.training.checkpoints.room import check_room, plan_room
 from hf_finetune.training.checkpoints.state import STATE, STATE_TENSORS, describe_trainer, load_state, read_state
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
 
@@ -52,6 +54,13 @@ class CheckpointSaver:
         snapshot = self._take_snapshot({}, sums)
         if snapshot is not None:
             self.writer.prepare_in_background(snapshot)
+
+    def check_room(self, sums: dict[str, Any]) -> None:
+        """Raise `CannotWriteError` where the disk has less room than the run needs; every rank calls it."""
+        saves = self.trainer.args.save_strategy != SaveStrategy.NO
+        snapshot = self._take_snapshot({}, sums) if saves else None
+        if self.trainer.args.should_save:
+            check_room(plan_room(self.trainer, self._collect(), snapshot, self.limit), self.folder)
 
     def save(self, facts: Mapping[str, Any], sums: dict[str, Any]) -> None:
         """Save the state after this step; every rank calls it. `facts` stand in the manifest.

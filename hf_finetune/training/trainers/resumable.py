@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.checkpoints import get_path
 from hf_finetune.training.checkpoints.saver import CheckpointSaver
@@ -31,6 +31,8 @@ class ResumableTrainer(transformers.Trainer):
         self._aside: Path | None = None
         self._began = 0.0
         self._earlier_s = 0.0
+        self._saved_step: int | None = None
+        self._asked_for_room = False
 
     @property
     def shards_itself(self) -> bool:
@@ -47,6 +49,7 @@ class ResumableTrainer(transformers.Trainer):
         return result
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._saved_step = self.state.global_step
         self.store_flos()
         self.seen.sum_up()
         if (counts := self.seen.save()) is not None:
@@ -122,6 +125,9 @@ class ResumableTrainer(transformers.Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if not self._asked_for_room and not self.shards_itself:
+            self.checkpoints.check_room(self._read_sums())
+            self._asked_for_room = True
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _go_on(self, state: dict[str, Any]) -> None:
@@ -134,9 +140,18 @@ class ResumableTrainer(transformers.Trainer):
         self._initial_global_step = sums["initial_step"]
         self._earlier_s = sums["runtime_s"]
         self.control.should_training_stop |= sums["stops"]
+        self._saved_step = self.state.global_step
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
-        """As in transformers, but time and speed are of all steps."""
+        """As in transformers, but time and speed are of all steps, and the last step is saved whatever ended the run.
+
+        What comes after training may be killed too: the run then goes on from there.
+        """
+        if self._resumed is not None and self._saved_step is None:  # from the end of its last epoch: no step was left
+            self._go_on(self._resumed)
+        if self.args.save_strategy != SaveStrategy.NO and self._saved_step != self.state.global_step:
+            self._save_checkpoint(self.model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         began = start_time - self._earlier_s
         result: TrainOutput = super()._finalize_training(trial, num_train_samples, began)  # type: ignore[no-untyped-call]
         return result
