@@ -250,3 +250,41 @@ def test_the_launcher_refuses_before_it_imports_torch(tmp_path, environment_of_a
         assert done.stdout.strip() == "False"
         assert done.stderr.splitlines()[-1].startswith(f"{tmp_path}/run: is in use by process {os.getpid()} on ")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_lock_file_that_its_owner_removes_as_another_opens_it_is_nobodys(tmp_path, monkeypatch):
+    real, calls = run_lock.fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not calls:
+            (tmp_path / "run" / ".lock").unlink()  # the owner has ended between `open` and `flock`
+        calls.append(operation)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
+    assert hold(tmp_path / "run")
+    assert len(calls) == 2
+    monkeypatch.undo()
+    assert isinstance(in_child(lambda: hold(tmp_path / "run")), FolderInUse)
+
+
+def test_of_two_commands_for_one_folder_one_trains_and_the_other_says_who_does(
+    tmp_path, environment_of_a_user, request
+):
+    if not request.config.getoption("--faults"):
+        pytest.skip("with --faults")
+    small = ("model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1", "model.scratch.num_attention_heads=2")
+    few = ("train.max_steps=2", "train.eval_strategy=no", "train.load_best_model_at_end=false", "eval.max_new_tokens=1")
+    words = ["recipes/configs/char_model.yaml", f"output_dir={tmp_path}/run", *small, *few]
+    command = [sys.executable, "-m", "hf_finetune.cli", "train", *words, "--on", "cpu"]
+    runs = [
+        subprocess.Popen(command, cwd=ROOT, env=environment_of_a_user, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [run.communicate()[1] for run in runs]
+    codes = [run.returncode for run in runs]
+    assert sorted(codes) == [0, 3], said
+    winner = runs[codes.index(0)]
+    assert f"{tmp_path}/run: is in use by process {winner.pid} on " in said[codes.index(3)].splitlines()[-1]
+    assert (tmp_path / "run" / "report.json").is_file()
+    assert not (tmp_path / "run" / ".lock").exists()
