@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from hf_finetune.config import COMMAND_LINE, RunSource, load_run, read_recipe_name, sampling_settings
 from hf_finetune.environment import find_project_file
 from hf_finetune.errors import ConfigError, DataError, Problem, RunFinished, machine_errors
+from hf_finetune.run_lock import release_run_folders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -139,7 +140,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     # What the manifest says of the command: a run from a dict is made again from the run.yaml that it leaves, and
     # elsewhere, since its own folder is taken.
     shown = argv if isinstance(source, str) else [f"{folder}/run.yaml", f"output_dir={folder}-again"]
-    with _arguments_of_process([script, *map(str, shown)]), _unpinned_afterwards():
+    with _arguments_of_process([script, *map(str, shown)]), _unpinned_afterwards(), _released_afterwards():
         try:
             with machine_errors():
                 runpy.run_path(script)["main"](argv)
@@ -194,6 +195,15 @@ def _unpinned_afterwards() -> Iterator[None]:
         from hf_finetune.models import pin_commits
 
         pin_commits({})
+
+
+@contextmanager
+def _released_afterwards() -> Iterator[None]:
+    """Let another process have the folder once the run has ended: a notebook lives on."""
+    try:
+        yield
+    finally:
+        release_run_folders()
 
 
 @contextmanager

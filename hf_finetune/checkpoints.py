@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import hash_file, sync_file, sync_folder, write_atomically
-from hf_finetune.folders import CHECKPOINT, NOBODYS
+from hf_finetune.folders import CHECKPOINT, LOCK, NOBODYS
 
 SEAL = "checkpoint.json"
 FORMAT = 1
 MAX_SEAL_BYTES = 2**24
 # `.checkpoint-120.aside` is being written, `.checkpoint-120.old.aside` gives way to a new one of the same step.
 _ASIDE = re.compile(r"\.(checkpoint-\d+)(\.old)?\.aside")
+# What else was being written when a run was killed: `.report.json.123.aside`, a folder of a model.
+_OURS = re.compile(r"\..+\.aside")
 
 
 def get_path(folder: Path, step: int) -> Path:
@@ -171,6 +173,8 @@ def sweep(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _ASIDE.fullmatch(path.name)
         if match is None:
+            if _OURS.fullmatch(path.name) and path.name != f"{LOCK}.aside":
+                remove_path(path)
             continue
         named = folder / match[1]
         if match[2] and not named.exists() and not find_faults(path, named.name):
@@ -178,6 +182,15 @@ def sweep(folder: Path) -> None:
             sync_folder(folder)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file or a folder, as far as it can be."""
+    if _is_plain_folder(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _is_plain_folder(path: Path) -> bool:

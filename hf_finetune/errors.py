@@ -5,6 +5,7 @@
     ├── RunFinished          there is nothing left to do                     exit code 0
     ├── DataError            problems of data files
     ├── ModelError           a model or tokenizer that cannot be loaded or used
+    ├── FolderInUse          another process writes into the folder          exit code 3
     ├── NonFiniteError       a loss or gradient is NaN or infinite           exit code 4
     ├── HubError             the Hub refuses a request, or cannot be reached
     │   └── NotPushedError   the model is complete, and was not pushed       exit code 6
@@ -34,6 +35,7 @@ from hf_finetune.privacy import escape_control_characters, hide_secrets
 from hf_finetune.ranks import is_first_rank
 
 EXIT_REFUSED = 2
+EXIT_IN_USE = 3
 EXIT_NON_FINITE = 4
 EXIT_CANNOT_WRITE = 5
 EXIT_NOT_PUSHED = 6
@@ -151,6 +153,12 @@ class ModelError(FinetuneError):
     """A model or tokenizer cannot be loaded, or does not fit the run."""
 
 
+class FolderInUse(FinetuneError):
+    """Another process writes into the folder of a run: nothing is done."""
+
+    exit_code = EXIT_IN_USE
+
+
 class NonFiniteError(FinetuneError):
     """A loss or gradient is NaN or infinite; it has not reached the weights."""
 
@@ -185,7 +193,7 @@ class OutOfMemory(MachineError):
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full.
+    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or read-only.
 
     Whatever their libraries call that.
     """
@@ -210,12 +218,12 @@ def machine_errors() -> Iterator[None]:
 
 
 def _describe_full_disk(raised: BaseException) -> str | None:
-    """What could not be written, and why; None where `raised` is no lack of space."""
+    """What could not be written, and why; None where `raised` is neither lack of space nor a disk for reading alone."""
     if _BY_TORCH_SAVE.search(str(raised)):
         return "a file cannot be written (PyTorch does not say why, a full disk as a rule)"
     found = NUMBER_OF_THE_SYSTEM.search(str(raised))
     number = raised.errno if isinstance(raised, OSError) else int(found[1]) if found else None
-    if number not in NO_SPACE:
+    if number not in (*NO_SPACE, errno.EROFS):
         return None
     name = raised.filename if isinstance(raised, OSError) else None
     return f"{name or 'a file'} cannot be written ({os.strerror(number)})"

@@ -10,13 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 
 RESUME = "train.resume_from_checkpoint"
 MANIFEST = "manifest.json"
 REPORT = "report.json"
 RUN_FILE = "run.yaml"
 CARD = "README.md"
+# Of the process that writes into the folder, see `run_lock`.
+LOCK = ".lock"
 # The log-likelihoods of each row by base and tuned model. It stays here: they tell whether a row was trained on.
 ROW_SCORES = "row_scores.json"
 # Prints of the rows that were trained. It stays here: by them whoever has a text can tell whether it was.
@@ -26,7 +28,7 @@ CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line
 # Of every manifest that a run of ours has opened; web pages have a file of that name, too.
 _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
-NOBODYS = re.compile(r"lost\+found|\.DS_Store|\..+\.aside")
+NOBODYS = re.compile(r"lost\+found|\.DS_Store|\.lock|\..+\.aside")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
 # What `merge` writes, by suffix or by name.
@@ -121,6 +123,23 @@ def leads_out(path: Path, folder: Path) -> bool:
     # The cache links models--org--name/snapshots/<commit>/config.json to models--org--name/blobs/<hash>.
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     return not (target.is_relative_to(home) or target.is_relative_to(blobs))
+
+
+def make_run_folder(output_dir: str) -> list[Path]:
+    """Make the folder of a run, its owner's alone; returns those that were missing, the innermost first.
+
+    Raises `CannotWriteError`.
+    """
+    folder = Path(output_dir)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)  # what a model has learned of its data is in it
+    except OSError as problem:
+        raise CannotWriteError(
+            Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
+        ) from problem
+    return new
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

@@ -23,6 +23,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.chat import today
+from hf_finetune.checkpoints import sweep
 from hf_finetune.config import SFT_RECIPES, RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits, keep_row_prints
 from hf_finetune.environment import (
@@ -57,6 +58,7 @@ from hf_finetune.reporting import (
     read_threads,
     write_run_folder,
 )
+from hf_finetune.run_lock import hold_run_folder
 from hf_finetune.training import (
     TrainerMixin,
     apply_defaults,
@@ -80,13 +82,16 @@ class SplitFacts(Protocol):
 def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArguments]:
     """Read the run that `argv` describes, fill in the defaults, claim its folder and set up this process.
 
-    Every rank calls it. Raises `ConfigError` with all problems of the settings at once, `RunFinished` where a run that
+    Every rank calls it. Raises `ConfigError` with all problems of the settings at once, `FolderInUse` where another
+    process has the folder, `RunFinished` where a run that
     is to be resumed has come to its end, `CannotWriteError` where the folder cannot be made, and `HubError` where
     `hub:` asks for a push that the Hub would refuse.
     """
     run = load_run(argv, recipe)
     unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words()))
     advise_when_out_of_memory(partial(suggest_memory_settings, run))
+    if hold_run_folder(run.output_dir):  # before anything in it is looked at
+        sweep(Path(run.output_dir))
     checkpoint = find_resumed(run.output_dir, run.train)
     run = continue_adapter(apply_defaults(_with_train(run, resume_from_checkpoint=checkpoint)))
     claim_run_folder(run.output_dir, resume=checkpoint)
@@ -191,6 +196,7 @@ def start_scoring(argv: Sequence[str]) -> tuple[Run, PartialState]:
     """`start_run` of a run that scores a saved model: answers are greedy unless its file says how they are drawn."""
     run = with_greedy_decoding(load_run(argv, recipe="score"))
     unwind_when_stopped()
+    hold_run_folder(run.output_dir)
     claim_run_folder(run.output_dir, resume=None)
     processes = init_processes()
     set_up_logging(main_process=processes.is_main_process)

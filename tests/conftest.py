@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     every = "test_families: every family of tests/models/architectures.py, not 40 of them"
     attacks = "tests/hostile: changed files of each kind, drawn anew; without it a few, the same in every run"
     parser.addoption("--attacks", type=int, default=0, help=attacks)
+    faults = "tests/faults: every race, kill and fault of the plan, not a few of each"
+    parser.addoption("--faults", action="store_true", help=faults)
     parser.addoption("--every-family", action="store_true", help=every)
 
 
@@ -119,6 +121,7 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
         from accelerate.state import AcceleratorState, GradientState
 
         from hf_finetune.config import read_recipe_name
+        from hf_finetune.run_lock import release_run_folders
 
         monkeypatch.chdir(ROOT)
         run_file = Path("recipes", "configs", f"{config}.yaml")
@@ -129,7 +132,10 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
         # One process, one state: accelerate refuses a second run in it with another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        runpy.run_path(str(script))["main"]([str(run_file), *(f"{key}={value}" for key, value in settings.items())])
+        try:
+            runpy.run_path(str(script))["main"]([str(run_file), *(f"{key}={value}" for key, value in settings.items())])
+        finally:
+            release_run_folders()
         folder = Path(settings["output_dir"])
         return json.loads((folder / "report.json").read_text())
 

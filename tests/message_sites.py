@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # The errors of `hf_finetune.errors`, and those that become the reason of a problem with a place.
 ERRORS = {
-    *("FinetuneError", "ConfigError", "RunFinished", "DataError", "ModelError", "NonFiniteError", "HubError"),
-    *("NotPushedError", "MachineError", "CannotWriteError", "OutOfMemory"),
+    *("FinetuneError", "ConfigError", "RunFinished", "DataError", "ModelError", "HubError"),
+    *("FolderInUse", "NonFiniteError", "NotPushedError", "MachineError", "CannotWriteError", "OutOfMemory"),
     *("LineError", "ChatTemplateError", "TextLeftOut"),
 }
 MAX_TEXT = 80

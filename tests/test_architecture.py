@@ -36,6 +36,8 @@ SHARED = (
     "errors",
     "files",
     "folders",
+    "run_lock",
+    "checkpoints",
     "row_prints",
     "metric_info",
     "environment",

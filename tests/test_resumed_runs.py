@@ -97,7 +97,7 @@ def test_from_python_a_finished_run_is_its_result_and_its_command_makes_it_again
 
 def test_a_resume_with_a_model_of_another_shape_is_one_message(run_recipe):
     run_recipe(*SMALL)
-    with pytest.raises(ModelError, match="checkpoint-4 holds a model of another shape"):
+    with pytest.raises(ModelError, match="checkpoint-4 holds a model of another shape or precision"):
         run_recipe(*SMALL, "train.max_steps=6", RESUME, "model.scratch.hidden_size=64")
 
 

@@ -37,6 +37,7 @@ from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
 from hf_finetune.release import check_push
 from hf_finetune.reporting import describe_kept, find_resumed
+from hf_finetune.run_lock import check_not_in_use, hold_run_folder
 from hf_finetune.shell import shell_line
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,12 @@ def launch(argv: Sequence[str], where: str) -> int:
         os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
+    # accelerate counts those of all machines: 16 on 2 machines are 8 here.
+    processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
+    if processes > 1:  # the first of them will hold it
+        check_not_in_use(run.output_dir)
+    else:
+        hold_run_folder(run.output_dir)
     find_resumed(run.output_dir, run.train)  # the recipe asks it again: this is before seconds of imports
     if recipe != "score":
         typed = ["hf-finetune", "train", *argv, "--on", where]
@@ -66,8 +73,6 @@ def launch(argv: Sequence[str], where: str) -> int:
     script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv]
-    # accelerate counts those of all machines: 16 on 2 machines are 8 here.
-    processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
     share_threads(os.environ, max(1, processes))
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())

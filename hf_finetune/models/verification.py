@@ -50,11 +50,16 @@ OTHER_DEVICE_IN_LOW_PRECISION = 0.1
 
 
 def verify_saved(
-    model: PreTrainedModel, folder: str | Path, tolerance: float = 1e-5, *, name: str | None = None
+    model: PreTrainedModel,
+    folder: str | Path,
+    tolerance: float = 1e-5,
+    *,
+    name: str | None = None,
+    shown: Path | None = None,
 ) -> None:
     """Reload the model in `folder` and compare its logits with the live ones. Raises `ModelError` where they differ.
 
-    `name`: what to call the model where its folder is still written aside.
+    Where it is still written aside, `shown` is the folder that it is for, or `name` what the model is called.
     """
     trained = compute_probe_logits(model)
     plan = plan_reload(model, tolerance)
@@ -67,10 +72,10 @@ def verify_saved(
             Problem(
                 f"the saved model's logits differ from the trained model's by {difference:.2e}",
                 f"at most {tolerance:.0e} was expected; the weights in the folder are not those that were trained",
-                path=name or str(folder),
+                path=name or str(shown or folder),
             )
         )
-    where = f"{name} is converted" if name else f"saved to {folder}"
+    where = f"{name} is converted" if name else f"saved to {shown or folder}"
     logger.info("%s, loaded again: largest logit difference %.1e", where, difference)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import encode_non_finite, hash_file
-from hf_finetune.folders import CARD, MANIFEST, REPORT, ROW_PRINTS, ROW_SCORES, RUN_FILE
+from hf_finetune.folders import CARD, MANIFEST, NOBODYS, REPORT, ROW_PRINTS, ROW_SCORES, RUN_FILE
 
 # Records about the model: manifest.json does not hash them, and a model folder is complete without them.
 RECORD_FILES = (REPORT, MANIFEST, RUN_FILE, "report.html", CARD, ROW_SCORES, ROW_PRINTS)
@@ -20,7 +20,7 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {
         path.name: hash_file(path)
         for path in files
-        if path.name not in RECORD_FILES and not path.name.endswith(".aside")
+        if path.name not in RECORD_FILES and not NOBODYS.fullmatch(path.name)
     }
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
+from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
     MANIFEST,
@@ -22,12 +22,14 @@ from hf_finetune.folders import (
     check_run_folder,
     find_earlier_run,
     is_run_folder,
+    make_run_folder,
     remove_empty,
 )
 from hf_finetune.privacy import redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
+from hf_finetune.run_lock import check_not_in_use, held_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +61,7 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
     if not resume and (earlier := find_earlier_run(output_dir)) is not None:
         raise ConfigError(Problem(*earlier, key="output_dir"))
     check_run_folder(output_dir, folder, resuming=bool(resume))
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)  # what a model has learned of its data is in it
-    except OSError as problem:
-        raise CannotWriteError(
-            Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
-        ) from problem
+    new = make_run_folder(output_dir)
     if is_first_rank():
         atexit.register(remove_empty, new)  # of a run that is refused by what it reads next
 
@@ -144,29 +139,31 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
     """Add the file hashes to the manifest, write report.json, report.html and the model card; log the summary.
 
     What is `found` goes into the manifest, too. Each file is written to a temporary name and renamed. report.json marks
-    the run as finished: report.html and README.md are derived from it and can be written again. Raises what
+    the run as finished, and comes last; the others can be written again from it. Raises what
     `write_page` and `write_card` raise.
     """
     folder = Path(output_dir)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest |= {**(found or {}), "files": hash_files(folder)}
     write_atomically(folder / MANIFEST, format_json(manifest))
-    write_atomically(folder / REPORT, format_json(redact(asdict(report))))
-    _write_for_readers(folder)
+    content = format_json(redact(asdict(report)))
+    _write_for_readers(folder, json.loads(content))
+    write_atomically(folder / REPORT, content)
     logger.info("%s", format_summary(asdict(report), output_dir))
 
 
 def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> None:
     """Store an evaluation of `score` as `evaluation.<name>` in a finished run, and update its report and model card.
 
-    Raises as `check_recordable` does.
+    Raises as `check_recordable` does, and `FolderInUse` where a run holds the folder.
     """
     check_recordable(output_dir, name)
     folder = Path(output_dir)
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    report["evaluation"] = report["evaluation"] | {name: evaluation}
-    write_atomically(folder / REPORT, format_json(redact(report)))
-    _write_for_readers(folder)
+    with held_run_folder(output_dir):
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report["evaluation"] = report["evaluation"] | {name: evaluation}
+        write_atomically(folder / REPORT, format_json(redact(report)))
+        _write_for_readers(folder)
     logger.info("%s: the report and the model card have it as %s", output_dir, name)
 
 
@@ -175,6 +172,7 @@ def check_recordable(output_dir: str, name: str) -> None:
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         what = f"{name!r} is not a name for an evaluation"
         raise ConfigError(Problem(what, "use letters, digits, dots, dashes and underscores", key="--record"))
+    check_not_in_use(output_dir)
     path = Path(output_dir) / REPORT
     if not path.is_file() or not is_run_folder(path.parent):
         what = f"there is no {REPORT} of a finished run to add the metrics to"
@@ -186,12 +184,12 @@ def check_recordable(output_dir: str, name: str) -> None:
         )
 
 
-def _write_for_readers(folder: Path) -> None:
-    """Write report.html and, if the folder holds a model, its card."""
+def _write_for_readers(folder: Path, report: dict[str, Any] | None = None) -> None:
+    """Write report.html and, if the folder holds a model, its card; `report` is a report.json to be written yet."""
     # Imported here: Jinja and scipy are not needed until training is over.
     from hf_finetune.reporting.card import write_card
     from hf_finetune.reporting.page import write_page
 
-    write_page(folder)
+    write_page(folder, report)
     if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
-        write_card(folder)
+        write_card(folder, report=report)

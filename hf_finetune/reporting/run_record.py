@@ -70,11 +70,12 @@ class RunRecord:
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
 
 
-def read_run(folder: str | Path) -> RunRecord:
+def read_run(folder: str | Path, report: JsonObject | None = None) -> RunRecord:
     """Read a run folder or a checkpoint folder; the path of a trainer_state.json stands for its folder.
 
-    A run without report.json is read from the newest trainer state. Raises `ConfigError` if the folder holds no run,
-    and `DataError` if one of its files is truncated or malformed. Nothing is unpickled.
+    `report` is read in place of report.json. A run without one is read from the newest trainer state. Raises
+    `ConfigError` if the folder holds no run, and `DataError` if one of its files is truncated or malformed. Nothing is
+    unpickled.
     """
     path = Path(folder)
     if path.name == TRAINER_STATE and path.is_file():
@@ -82,7 +83,7 @@ def read_run(folder: str | Path) -> RunRecord:
     if not path.is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder)))
     report, manifest, typed, state = (
-        _read_report(path),
+        _read_report(path) if report is None else report,
         _read_json(path / MANIFEST),
         _read_run_file(path),
         _read_newest_state(path),

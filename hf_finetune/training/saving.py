@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.files import write_atomically
+from hf_finetune.files import sync_file, sync_folder, write_atomically
+from hf_finetune.folders import REPORT
 from hf_finetune.models.classification_head import find_classification_head, fold_decision
 from hf_finetune.models.decision import DECISION, Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
@@ -22,38 +26,77 @@ from hf_finetune.models.verification import compute_probe_logits, find_save_dtyp
 
 logger = logging.getLogger(__name__)
 
+ASIDE = ".model.aside"
+"""The folder in a run folder in which its model is written."""
+# The index of several files comes last: without it they are no model.
+_WEIGHTS = re.compile(r"(?:adapter_)?model(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
+
 # Relative to the largest logit, in float32; weights of lower precision have been rounded once more each.
 FOLDING_TOLERANCE = 1e-5
 ROUNDINGS = 16
 
 
-def save_verified(trainer: Trainer) -> None:
+def save_verified(trainer: Trainer, decision: Decision | None = None) -> None:
     """Save model or adapter and tokenizer to `output_dir`, reload them and compare logits; call it on every rank.
 
-    For an adapter, the base is loaded a second time. Raises `ModelError` where the logits differ, and `NonFiniteError`
+    They are written and compared aside, with a classifier's `decision`, and then take the place of what was there. For
+    an adapter, the base is loaded a second time. Raises `ModelError` where the logits differ, and `NonFiniteError`
     where they are NaN or infinite.
     """
     folder = Path(str(trainer.args.output_dir))
+    aside = folder / ASIDE
     saved_in = _round_weights(trainer)
-    trainer.save_model()
-    release_optimizer(trainer)
     if trainer.is_world_process_zero():
-        # transformers 5.23 pickles its arguments, with Hub token and local paths, which a shared folder would leak.
-        # Can go when `Trainer._save` writes no pickle.
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        (folder / DECISION).unlink(missing_ok=True)  # of an earlier run
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if is_adapter(folder):
-            from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
-
-            (folder / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
-            tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
-            save_adapter(model, folder, tokenizer)
-            verify_adapter(model, folder)
-        else:
-            write_in_precision(folder, saved_in)
-            verify_saved(model, folder)
+        shutil.rmtree(aside, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+    try:
+        trainer.save_model(str(aside))
+        release_optimizer(trainer)
+        if trainer.is_world_process_zero():
+            _complete(trainer, aside, saved_in)
+            if decision is not None:
+                write_decision(decision, str(aside))
+            replace_model(aside, folder)
+    finally:
+        if trainer.is_world_process_zero():
+            shutil.rmtree(aside, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _complete(trainer: Trainer, aside: Path, saved_in: torch.dtype) -> None:
+    """Make a saved model what it is to be, and compare it with the live one."""
+    # transformers 5.23 pickles its arguments, with Hub token and local paths, which a shared folder would leak.
+    # Can go when `Trainer._save` writes no pickle.
+    (aside / "training_args.bin").unlink(missing_ok=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_adapter(aside):
+        write_in_precision(aside, saved_in)
+        verify_saved(model, aside, shown=aside.parent)
+        return
+    from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
+
+    (aside / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
+    tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
+    save_adapter(model, aside, tokenizer)
+    verify_adapter(model, aside, shown=aside.parent)
+
+
+def replace_model(aside: Path, folder: Path) -> None:
+    """Let the files of `aside` take the place of a model in `folder`: its run is unfinished until that is measured.
+
+    Whenever that is cut short, `folder` has no weights beside which other files are old or missing. Raises OSError.
+    """
+    files = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
+    for each in files:
+        sync_file(aside / each)
+    (folder / REPORT).unlink(missing_ok=True)  # first: by it the run would be finished, with another model
+    for path in sorted(folder.iterdir()):
+        if _WEIGHTS.fullmatch(path.name) or path.name == DECISION:
+            path.unlink()
+    for each in sorted(files, key=lambda each: (_WEIGHTS.fullmatch(each.name) is not None, each.suffix == ".json")):
+        (folder / each).parent.mkdir(exist_ok=True)
+        os.replace(aside / each, folder / each)
+    sync_folder(folder)
 
 
 def record_adapters_base(trainer: Trainer, folder: Path) -> None:
@@ -148,8 +191,8 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> Decision | Non
     if changed and trainer.is_world_process_zero():
         logger.info("what was fitted to validation goes into its head, and it is saved once more")
     if changed:
-        save_verified(trainer)
-    if trainer.is_world_process_zero():
+        save_verified(trainer, folded)
+    elif trainer.is_world_process_zero():
         write_decision(folded, str(trainer.args.output_dir))
     trainer.accelerator.wait_for_everyone()
     return folded if changed and isinstance(model, PreTrainedModel) and _is_held_in_16_bits(model) else None

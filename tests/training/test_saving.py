@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,8 +106,8 @@ def test_an_adapter_whose_folder_is_not_what_was_trained_is_found(base, fitted, 
     trainer = fitted(adapter_on(base))
     save_model = trainer.save_model
 
-    def save_something_else():
-        save_model()
+    def save_something_else(folder):
+        save_model(folder)
         with torch.no_grad():
             for name, parameter in trainer.model.named_parameters():
                 parameter += 0.1 * ("lora_B" in name)
@@ -114,6 +115,7 @@ def test_an_adapter_whose_folder_is_not_what_was_trained_is_found(base, fitted, 
     monkeypatch.setattr(trainer, "save_model", save_something_else)
     with pytest.raises(ModelError, match="logits differ"):
         save_verified(trainer)
+    assert not Path(trainer.args.output_dir, "adapter_model.safetensors").exists()  # nothing is called saved
 
 
 def test_a_whole_model_is_saved_and_compared_as_before(tmp_path, fitted):

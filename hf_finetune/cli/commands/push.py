@@ -38,8 +38,10 @@ def push(
     from hf_finetune.config import check_repo_id
     from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.release import PushOptions, format_push_result, push_folder, read_license
+    from hf_finetune.run_lock import check_not_in_use
 
     check_repo_id(repo)
+    check_not_in_use(directory)  # its files may be those of two models
     options = PushOptions(public, revision, create_pr, license=license)
     options = replace(options, message=message) if message else options
     # Asked for in a terminal only: in a script nobody would answer, and push_folder names the option instead.

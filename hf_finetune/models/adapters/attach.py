@@ -155,11 +155,14 @@ def record_base(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerFa
 
 
 @torch.no_grad()
-def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXACT_TOLERANCE) -> None:
+def verify_adapter(
+    model: PeftModel, folder: str | Path, tolerance: float = EXACT_TOLERANCE, *, shown: Path | None = None
+) -> None:
     """Load the adapter in `folder` over a freshly loaded base and compare its logits with the live model's.
 
     The base is loaded as the live one was: same quantization, precision and attention. The tolerance is relative to the
-    largest logit if that exceeds 1. Raises `ModelError` where the logits differ by more.
+    largest logit if that exceeds 1. `shown` is the folder that an adapter which is still aside is for. Raises
+    `ModelError` where the logits differ by more.
     """
     base = unwrap_adapter(model)
     with use_class_forward(base):
@@ -173,10 +176,10 @@ def verify_adapter(model: PeftModel, folder: str | Path, tolerance: float = EXAC
             Problem(
                 f"the saved adapter's logits differ from the trained model's by {difference:.2e}",
                 f"at most {tolerance:.0e} was expected; adapter and base in the folder are not what was trained",
-                path=str(folder),
+                path=str(shown or folder),
             )
         )
-    logger.info("adapter saved to %s, loaded again: largest logit difference %.1e", folder, difference)
+    logger.info("adapter saved to %s, loaded again: largest logit difference %.1e", shown or folder, difference)
 
 
 def _compute_fingerprint(base: PreTrainedModel) -> str | None:

@@ -42,8 +42,10 @@ NO_LICENSE = "not stated; set card.license in the run file"
 _MARKUP = re.compile(r"([\\`*\[\]<>&|~]|(?<![^\W_])_|_(?![^\W_]))")
 
 
-def write_card(folder: Path, made_from: Path | None = None) -> Path:
+def write_card(folder: Path, made_from: Path | None = None, *, report: dict[str, Any] | None = None) -> Path:
     """Write README.md into a model folder and return its path; `made_from` is the run whose adapter was merged into it.
+
+    `report` takes the place of report.json.
 
     A README.md without our marker is left alone, with a warning. Raises `DataError` for malformed files of the run (see
     `read_run`), and `CannotWriteError`.
@@ -53,20 +55,20 @@ def write_card(folder: Path, made_from: Path | None = None) -> Path:
         logger.warning("%s is yours and stays as it is: no model card was written", CARD)
         return path
     try:
-        write_atomically(path, render_card(find_source_run(folder, made_from)))
+        write_atomically(path, render_card(find_source_run(folder, made_from, report)))
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "make room, or allow writing", path=str(path))) from problem
     return path
 
 
-def find_source_run(folder: Path, made_from: Path | None = None) -> RunRecord:
+def find_source_run(folder: Path, made_from: Path | None = None, report: dict[str, Any] | None = None) -> RunRecord:
     """The run that made the model in `folder`, or an empty record where the folder holds no run.
 
     Raises `DataError` for malformed files of the run.
     """
     try:
-        run = read_run(made_from or folder)
+        run = read_run(made_from or folder, report)
     except ConfigError:
         run = make_unknown_run(folder)
     return replace(run, folder=folder, name=folder.resolve().name)

@@ -60,8 +60,8 @@ RECIPES = {
 }
 
 
-def write_page(folder: Path) -> Path:
-    """Write report.html into a run folder, from its files, and return the path.
+def write_page(folder: Path, report: dict[str, Any] | None = None) -> Path:
+    """Write report.html into a run folder, from its files (a `report` in place of report.json), and return the path.
 
     A report.html without our marker is left alone, with a warning. Raises `ConfigError` and `DataError` as `read_run`
     does, and `CannotWriteError`.
@@ -71,7 +71,7 @@ def write_page(folder: Path) -> Path:
         command = f"hf-finetune report {shell_path(folder)} --output FILE"
         logger.warning("%s is not a page of ours and stays as it is; %s", path, command)
         return path
-    run = read_run(folder)
+    run = read_run(folder, report)
     save_page(path, render_page(run, diagnose(run)))
     return path
 

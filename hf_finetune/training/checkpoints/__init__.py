@@ -5,5 +5,6 @@ model_files     what a saved model consists of, and its live tensors
 state, codec    optimizer, schedule and callbacks as JSON and tensors
 random_state    random generators
 writer          the copy in memory and the thread
-disk            files, manifest, verification, room
+disk            files, manifest, verification, and what gives way where there is no space
+room            how much of the disk a run needs
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -35,19 +36,22 @@ def encode_state(state: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{place} is of type {type(state).__name__}")
 
 
-def decode_state(encoded: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `encode_state` was given. Raises KeyError, TypeError or ValueError for what it has not written."""
+def decode_state(encoded: Any, get_tensor: Callable[[str], Tensor]) -> Any:
+    """What `encode_state` was given; `get_tensor` is given the names of tensors.
+
+    Raises KeyError, TypeError or ValueError for what `encode_state` has not written.
+    """
     if isinstance(encoded, list):
-        return [decode_state(value, tensors) for value in encoded]
+        return [decode_state(value, get_tensor) for value in encoded]
     if not isinstance(encoded, dict):
         return encoded
     [(kind, content)] = encoded.items()
     if kind == TENSOR:
-        return tensors[content]
+        return get_tensor(content)
     if kind == TUPLE:
-        return tuple(decode_state(value, tensors) for value in content)
+        return tuple(decode_state(value, get_tensor) for value in content)
     if kind == DICT:
-        return {key: decode_state(value, tensors) for key, value in content}
+        return {key: decode_state(value, get_tensor) for key, value in content}
     raise ValueError(f"no kind of state is called {kind!r}")
 
 

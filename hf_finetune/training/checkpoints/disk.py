@@ -70,7 +70,7 @@ def write_checkpoint(snapshot: Snapshot, limit: int | None) -> None:
 
 def _write(snapshot: Snapshot) -> None:
     aside = aside_of(snapshot.checkpoint)
-    aside.mkdir(mode=0o700, parents=True)
+    aside.mkdir(mode=0o700)
     for name, make in snapshot.blobs.items():
         path = aside / name
         path.parent.mkdir(exist_ok=True)
@@ -115,8 +115,11 @@ def _free_oldest(snapshot: Snapshot) -> bool:
 
 def _explain(snapshot: Snapshot, problem: OSError) -> CannotWriteError:
     folder = snapshot.checkpoint.parent
+    if not folder.is_dir():
+        what = f"{snapshot.checkpoint} cannot be written: {folder} is not there any more, nor what was saved in it"
+        return CannotWriteError(Problem(what, "put it back and begin again", key="output_dir"))
     last, _ = find_verified(folder)
-    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    free = shutil.disk_usage(folder).free
     what = f"{snapshot.checkpoint} cannot be written ({problem.strerror or problem}): it takes "
     what += f"{format_size(snapshot.nbytes)}, and {format_size(free)} are free"
     kept = f"{last.name} is kept, and the same command goes on from it" if last else "nothing is kept"

@@ -76,7 +76,7 @@ def collect_model_files(trainer: Trainer, aside: Path) -> ModelFiles:
     return ModelFiles(blobs, weights, live=saved.keys() <= held, beside=beside)
 
 
-def restore_weights(files: ModelFiles, checkpoint: Path, beside: dict[str, Tensor]) -> None:
+def copy_weights(files: ModelFiles, checkpoint: Path, beside: dict[str, Tensor]) -> None:
     """Copy the weights of a verified checkpoint into the live tensors of `files`.
 
     Raises `ModelError` where it holds other tensors than the model, or tensors of other shapes.
@@ -85,9 +85,9 @@ def restore_weights(files: ModelFiles, checkpoint: Path, beside: dict[str, Tenso
     for name, each in files.weights.items():
         pairs.append((each.tensors, _read_tensors(checkpoint / name)))
     for into, saved in pairs:
-        shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in (into, saved)]
-        if shapes[0] != shapes[1]:
-            what = f"{checkpoint.name} holds a model of another shape"
+        kinds = [{name: (each.shape, each.dtype) for name, each in tensors.items()} for tensors in (into, saved)]
+        if kinds[0] != kinds[1]:
+            what = f"{checkpoint.name} holds a model of another shape or precision"
             remedy = "leave the sections model and lora as they were (see run.yaml), or name another output_dir"
             raise ModelError(Problem(what, remedy, key=RESUME))
     with torch.no_grad():

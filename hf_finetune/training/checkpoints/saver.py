@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.checkpoints import aside_of, get_path, publish, rotate, seal
 from hf_finetune.training.checkpoints.disk import Snapshot
@@ -18,10 +19,18 @@ from hf_finetune.training.checkpoints.model_files import (
     ModelFiles,
     Weights,
     collect_model_files,
+    copy_weights,
     is_up_to_date,
-    restore_weights,
 )
-from hf_finetune.training.checkpoints.state import STATE, STATE_TENSORS, describe_trainer, load_state, read_state
+from hf_finetune.training.checkpoints.room import check_room, plan_room
+from hf_finetune.training.checkpoints.state import (
+    STATE,
+    STATE_PARTS,
+    STATE_TENSORS,
+    describe_trainer,
+    load_state,
+    read_state,
+)
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
 
 
@@ -52,6 +61,13 @@ class CheckpointSaver:
         snapshot = self._take_snapshot({}, rank)
         if snapshot is not None:
             self.writer.prepare_in_background(snapshot)
+
+    def check_room(self, rank: dict[str, Any]) -> None:
+        """Raise `CannotWriteError` where the disk has less room than the run needs; every rank calls it."""
+        saves = self.trainer.args.save_strategy != SaveStrategy.NO
+        snapshot = self._take_snapshot({}, rank) if saves else None
+        if self.trainer.args.should_save:
+            check_room(plan_room(self.trainer, self._collect(), snapshot, self.limit), self.folder)
 
     def save(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> None:
         """Save the state after this step; every rank calls it. `facts` stand in the manifest.
@@ -84,14 +100,15 @@ class CheckpointSaver:
 
         Raises `ModelError` where it is of a model of another shape.
         """
-        state = load_state(checkpoint)
-        if self.trainer.args.should_save:  # DDP sends the others the weights of rank 0 as it wraps the model
-            restore_weights(self._collect(), checkpoint, state["beside"])
-        return state
+        self.restore_weights(checkpoint)
+        return load_state(checkpoint, {"beside"})
 
-    def restore_best(self, checkpoint: Path) -> None:
-        """Put the weights alone of a checkpoint into the model."""
-        self.restore(checkpoint)
+    def restore_weights(self, checkpoint: Path) -> None:
+        """Put the weights alone of a checkpoint into the model; raises as `restore` does."""
+        if self.trainer.args.should_save:  # DDP sends the others the weights of rank 0 as it wraps the model
+            copy_weights(
+                self._collect(), checkpoint, load_state(checkpoint, without=STATE_PARTS - {"beside"})["beside"]
+            )
 
     def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Snapshot | None:
         """The state of now; None on ranks that do not write."""

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate.utils import gather_object
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
-from hf_finetune.training.checkpoints.codec import decode_state, encode_state
+from hf_finetune.training.checkpoints.codec import DICT, decode_state, encode_state
 from hf_finetune.training.checkpoints.random_state import restore_random_state
 
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
+STATE_PARTS = frozenset({"optimizer", "schedule", "scaler", "ranks", "callbacks", "beside"})
 
 
 @runtime_checkable
@@ -60,12 +61,13 @@ def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]
         raise ModelError(Problem(what, "name another train.optim, or set train.save_strategy: no")) from problem
 
 
-def load_state(checkpoint: Path) -> dict[str, Any]:
-    """What `read_state` has returned for the checkpoint."""
+def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any]:
+    """What `read_state` has returned for the checkpoint, less some of its parts."""
     encoded = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    # Cloned: what `load_file` returns is a view of the file, which may be removed or damaged while it is trained on.
-    tensors = {name: tensor.clone() for name, tensor in load_file(checkpoint / STATE_TENSORS).items()}
-    state: dict[str, Any] = decode_state(encoded, tensors)
+    encoded[DICT] = [part for part in encoded[DICT] if part[0] not in without]
+    with safe_open(checkpoint / STATE_TENSORS, framework="pt") as file:
+        # Cloned: what the file gives is a view of it, and it may be removed or damaged while it is trained on.
+        state: dict[str, Any] = decode_state(encoded, lambda name: file.get_tensor(name).clone())
     return state
 
 

@@ -43,6 +43,8 @@ class ResumableTrainer(transformers.Trainer):
         self._prepared = False
         self.stopping = StopAtSignal(self.accelerator)
         self.add_callback(self.stopping)
+        self._saved_step: int | None = None
+        self._asked_for_room = False
 
     @property
     def shards_itself(self) -> bool:
@@ -87,6 +89,7 @@ class ResumableTrainer(transformers.Trainer):
             raise_held_signal(self.stopping.number)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._saved_step = self.state.global_step
         self.store_flos()
         self.seen.sum_up()
         if (counts := self.seen.save()) is not None:
@@ -158,7 +161,7 @@ class ResumableTrainer(transformers.Trainer):
         if self.shards_itself:
             super()._load_best_model()
         else:
-            self.checkpoints.restore(Path(str(self.state.best_model_checkpoint)))
+            self.checkpoints.restore_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
@@ -170,6 +173,9 @@ class ResumableTrainer(transformers.Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if not self._asked_for_room and not self.shards_itself:
+            self.checkpoints.check_room(self._read_rank())
+            self._asked_for_room = True
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _go_on(self, state: dict[str, Any], *, model: Any, trial: Any, **kwargs: Any) -> None:
@@ -182,6 +188,7 @@ class ResumableTrainer(transformers.Trainer):
         self._initial_global_step = mine["initial_step"]
         self._earlier_s = mine["runtime_s"]
         self.control.should_training_stop |= mine["stops"]
+        self._saved_step = self.state.global_step
         left = mine["left"]
         if not (left["evaluate"] or left["epoch_end"]):
             return
@@ -196,7 +203,17 @@ class ResumableTrainer(transformers.Trainer):
         mine["random"] = read_random_state()  # from which transformers goes on, once it has the first rows
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
-        """As in transformers, but time and speed are of all steps."""
+        """As in transformers, but time and speed are of all steps, and the last step is saved whatever ended the run.
+
+        What comes after training may be killed too: the run then goes on from there.
+        """
+        self._began = start_time
+        if self._resumed is not None and self._saved_step is None:  # from the end of its last epoch: no step was left
+            steps = {"epoch": int(self.state.epoch or 1) - 1, "ignore_keys_for_eval": None, "start_time": start_time}
+            self._go_on(self._resumed, model=self.model_wrapped, trial=trial, **steps)
+        if self.args.save_strategy != SaveStrategy.NO and self._saved_step != self.state.global_step:
+            self._save_checkpoint(self.model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         began = start_time - self._earlier_s
         result: TrainOutput = super()._finalize_training(trial, num_train_samples, began)  # type: ignore[no-untyped-call]
         return result
