@@ -98,7 +98,9 @@ def test_a_resumed_run_has_the_log_of_one_that_was_never_ended(whole, tmp_path, 
         log.write_bytes(content.replace(b"\n", b"\n\xff{\n", 2))
     elif killed == "without a log":
         log.unlink()
-    train(folder, resume="checkpoint-3")
+    trainer = train(folder, resume="checkpoint-3")
+    source = next(each for each in trainer.callback_handler.callbacks if isinstance(each, Samples))
+    assert source.seen[0] == 2  # at its first step there is nothing of the steps to come
     assert lines(folder, OF_THE_MOMENT) == lines(whole[0], OF_THE_MOMENT)
     earlier, now = lines(whole[0])[:4], lines(folder)[:4]
     kept = killed in ("after its end", "in a line")
@@ -117,6 +119,20 @@ def test_what_ended_a_training_is_said_and_is_gone_once_it_goes_on(tmp_path):
     assert "no number" not in (tmp_path / "log.jsonl").read_text()  # a message may quote a row
     train(tmp_path, resume="checkpoint-3")
     assert "ended" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_a_log_that_others_have_cut_or_removed_is_mended(tmp_path):
+    class Others(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                (tmp_path / "log.jsonl").write_bytes(b'{"log"')
+            if state.global_step == 5:
+                (tmp_path / "log.jsonl").unlink()
+
+    trainer = trainer_in(tmp_path, Others())
+    trainer.train()
+    found = [{key: line[key] for key in line if key != "time"} for line in lines(tmp_path)[1:]]
+    assert found == trainer.state.log_history
 
 
 def test_a_full_disk_ends_no_run_and_the_log_is_mended(tmp_path, monkeypatch, caplog):
