@@ -31,6 +31,9 @@ _OF_A_MANIFEST = {"data", "versions", "launch"}
 NOBODYS = re.compile(r"lost\+found|\.DS_Store|\.lock|\..+\.aside")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
+# What a run of ours logs, line by line as it happens.
+LOG = "log.jsonl"
+LOG_FORMAT = 1
 # What `merge` writes, by suffix or by name.
 _OF_A_MODEL = re.compile(
     r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"

@@ -144,7 +144,10 @@ def parse_number(value: Any) -> float | None:
         return None
     if isinstance(value, str) and value.lower() not in ("nan", "inf", "-inf"):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def format_metric(name: str, value: Any) -> str:
@@ -194,3 +197,27 @@ def select_metrics(scores: dict[str, Any]) -> dict[str, float]:
     }
     order = list(METRICS)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in METRICS else len(order)))
+
+
+# The metrics of a line, in order, with their formats.
+METRIC_FORMATS = {
+    "loss": "loss {:.4f}",
+    "eval_loss": "validation loss {:.4f}",
+    "eval_perplexity": "perplexity {:.2f}",
+    "eval_token_accuracy": "token accuracy {:.1%}",
+    "eval_bits_per_byte": "bits per byte {:.3f}",
+    "eval_accuracy": "accuracy {:.1%}",
+    "eval_f1_macro": "F1, macro {:.3f}",
+    "eval_matthews_correlation": "Matthews correlation {:.3f}",
+    "eval_mae": "mean absolute error {:.4g}",
+    "grad_norm": "grad norm {:.2f}",
+    "learning_rate": "lr {:.2e}",
+    "tokens_seen": "{:,.0f} tokens seen",
+    "tokens_per_s": "{:,.0f} tokens/s",
+}
+
+
+def format_metrics(logs: Mapping[str, float]) -> list[str]:
+    """Format the known metrics of a log entry, in their order."""
+    # {"loss": 0.25, "learning_rate": 2e-5, "epoch": 1.0} -> ["loss 0.2500", "lr 2.00e-05"]
+    return [text.format(logs[name]) for name, text in METRIC_FORMATS.items() if name in logs]

@@ -128,8 +128,8 @@ def held_run_folder(output_dir: str, *, patience_s: float = 30.0) -> Iterator[No
 
 def check_not_in_use(output_dir: str) -> None:
     """Raise `FolderInUse` where the record of another living process is in the folder; nothing is taken or written."""
-    owner = _read_owner(Path(output_dir, LOCK))
-    if owner is not None and owner.host == socket.gethostname() and owner.pid != os.getpid() and _is_born(owner):
+    owner = read_owner(Path(output_dir, LOCK))
+    if owner is not None and owner.host == socket.gethostname() and owner.pid != os.getpid() and is_born(owner):
         raise _describe(output_dir, owner)
 
 
@@ -151,7 +151,7 @@ def _take(output_dir: str, made: list[Path]) -> _Held:
             write_atomically(path, json.dumps(asdict(owner)), private=True)
         return _Held(path.parent, owner, None, made)
     try:
-        if _is_shared(path.parent) and (before := _read_owner(path)) is not None and before.host != owner.host:
+        if _is_shared(path.parent) and (before := read_owner(path)) is not None and before.host != owner.host:
             with _guarded(path) as now:
                 _check_record(output_dir, now)
         os.ftruncate(descriptor, 0)
@@ -210,18 +210,18 @@ def _guarded(path: Path) -> Iterator[float]:
 def _check_record(output_dir: str, now: float) -> None:
     """Raise `FolderInUse` where the owner that the record names is alive."""
     path = Path(output_dir, LOCK)
-    owner = _read_owner(path)
+    owner = read_owner(path)
     if owner is None:
         return
     if owner.host == socket.gethostname():
-        if _is_born(owner):
+        if is_born(owner):
             raise _describe(output_dir, owner)
         return
     if (silent := now - path.stat().st_mtime) < DEAD_AFTER_S:
         raise _describe(output_dir, owner, f", or {DEAD_AFTER_S - silent:.0f} seconds where it was killed")
 
 
-def _is_born(owner: Owner) -> bool:
+def is_born(owner: Owner) -> bool:
     """Whether the process of that number on this host is still the one that took the lock."""
     try:
         born: float = psutil.Process(owner.pid).create_time()
@@ -235,13 +235,14 @@ def _is_born(owner: Owner) -> bool:
 def _wait_for_owner(path: Path) -> Owner | None:
     """Who holds a lock, which was taken a moment before it says so."""
     for _ in range(10):
-        if (owner := _read_owner(path)) is not None:
+        if (owner := read_owner(path)) is not None:
             return owner
         time.sleep(0.01)
     return None
 
 
-def _read_owner(path: Path) -> Owner | None:
+def read_owner(path: Path) -> Owner | None:
+    """Who holds the lock that `path` is, as it says; None where nobody has said so."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):  # a pipe that somebody has left would be waited for
             return None
@@ -266,7 +267,7 @@ def _release(held: _Held) -> None:
     path = held.folder / LOCK
     with suppress(OSError):  # the folder is gone, or cannot be written any more
         # Another has it where this process slept for longer than its heartbeat may be late.
-        if _read_owner(path) == held.owner:
+        if read_owner(path) == held.owner:
             path.unlink()
     if held.descriptor is not None:
         os.close(held.descriptor)
@@ -278,7 +279,7 @@ def _beat(held: _Held) -> None:
     path = held.folder / LOCK
     while not held.ended.wait(HEARTBEAT_S):
         with suppress(OSError):
-            if _read_owner(path) != held.owner:
+            if read_owner(path) != held.owner:
                 return
             os.utime(path)
 

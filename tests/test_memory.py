@@ -135,8 +135,9 @@ def test_a_training_that_runs_out_of_memory_says_what_to_set_and_keeps_its_log(e
     last = done.stderr.splitlines()[-1]
     assert re.match(r"out of memory: 4 MiB were asked for; this process has \d+ MiB, and", last), last
     assert re.search(r"its limit is [\d.]+ GiB \(ulimit -v\); set train.per_device_train_batch_size=1 with", last), last
-    kept = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    kept = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in kept if "loss" in entry] == [1, 2]
+    assert kept[-1].get("ended")
     shown = subprocess.run(
         [sys.executable, "-m", "hf_finetune.cli", "diagnose", f"{tmp_path}/run"],
         env=environment_of_a_user, capture_output=True, text=True, check=True,

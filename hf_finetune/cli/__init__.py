@@ -29,6 +29,7 @@ from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.rows import rows
 from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
+from hf_finetune.cli.commands.watch import watch
 from hf_finetune.cli.option_tables import name_own_options
 from hf_finetune.cli.terminal import EscapingGroup, say, watch_output
 from hf_finetune.environment import __version__, escape_logged_lines, find_versions
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (
-    *(train, score, predict, generate, chat, merge, report, diagnose, push),
+    *(train, watch, score, predict, generate, chat, merge, report, diagnose, push),
     *(corpus, rows, model, init, doctor),
 ):
     # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.

@@ -3,6 +3,8 @@
 files           names, hashes and JSON of a run folder
 run_folder      a run folder claimed, begun and finished
 resuming        a run typed again: finished, or gone on with
+run_log         log.jsonl, read while it is written
+liveness        whether a run is at work
 run_record      any Trainer's folder, read as far as it got
 verdict         whether the model is better than its base, or than guessing, in one sentence
 summary         the last lines of a run's log
@@ -10,6 +12,7 @@ diagnosis/      what a run's log shows, in sentences
 charts/         SVG
 page/           report.html: one run, or several compared
 card/           README.md: the model card
+watching/       a run that is looked at while it goes on
 """
 
 from __future__ import annotations
@@ -39,13 +42,26 @@ if TYPE_CHECKING:
         write_run_folder,
     )
     from hf_finetune.reporting.run_record import RunRecord, read_run
+    from hf_finetune.reporting.watching import (
+        SECONDS_BETWEEN_PAGES,
+        RunView,
+        RunWatcher,
+        follow_in_terminal,
+        follow_lines,
+        keep_page,
+        list_facts,
+        show,
+    )
 
 __all__ = [
     "PAGE",
+    "SECONDS_BETWEEN_PAGES",
     "Diagnosis",
     "Finding",
     "RunRecord",
     "RunReport",
+    "RunView",
+    "RunWatcher",
     "check_recordable",
     "claim_run_folder",
     "describe_best",
@@ -54,7 +70,11 @@ __all__ = [
     "find_cautions",
     "find_differences",
     "find_resumed",
+    "follow_in_terminal",
+    "follow_lines",
     "is_writable_page",
+    "keep_page",
+    "list_facts",
     "make_run_names",
     "open_manifest",
     "read_run",
@@ -64,6 +84,7 @@ __all__ = [
     "render_comparison",
     "render_page",
     "save_page",
+    "show",
     "write_run_folder",
 ]
 

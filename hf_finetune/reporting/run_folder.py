@@ -15,10 +15,10 @@ from typing import Any
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
+    LOG,
     MANIFEST,
     REPORT,
     RUN_FILE,
-    TRAINER_STATE,
     check_run_folder,
     find_earlier_run,
     is_run_folder,
@@ -78,7 +78,8 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
         _check_same(began, manifest)
         # The model of a finished run that is trained on stays in the folder until the new one takes its place.
         manifest |= {"files": began["files"]} if "files" in began else {}
-    path.with_name(TRAINER_STATE).unlink(missing_ok=True)  # the log of a run that failed here
+    if not resume:
+        path.with_name(LOG).unlink(missing_ok=True)  # of a run that failed here
     write_atomically(path, format_json(manifest))
     write_atomically(path.with_name(RUN_FILE), run_file)
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, Problem, format_problems
 from hf_finetune.files import read_bounded_yaml
-from hf_finetune.folders import CHECKPOINT, MANIFEST, REPORT, RUN_FILE, TRAINER_STATE, list_checkpoints
+from hf_finetune.folders import CHECKPOINT, LOG, MANIFEST, REPORT, RUN_FILE, TRAINER_STATE, list_checkpoints
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
+from hf_finetune.reporting.liveness import goes_beyond, seems_alive
+from hf_finetune.reporting.run_log import RunLog, is_point, is_step, parse_entry, read_log
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 
@@ -43,8 +49,9 @@ class RunRecord:
     folder: Path
     name: str
     """Name of the folder, never a path."""
-    status: Literal["done", "stopped", "foreign"]
-    """`stopped`: a run of ours without report.json. `foreign`: another Trainer's run, or a single checkpoint."""
+    status: Literal["done", "running", "stopped", "foreign"]
+    """`running`, `stopped`: a run of ours without report.json, that seems to be at work, or not. `foreign`: another
+    Trainer's run, or a single checkpoint."""
     report: JsonObject
     """report.json, with NaN for metrics that are null there; older ones have the strings "nan", "inf" and "-inf"."""
     manifest: JsonObject
@@ -68,48 +75,56 @@ class RunRecord:
     batches, so that 9 rows in batches of 8 are 16."""
     model_path: str | None = None
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
+    ended: str | None = None
+    """What has ended the training of an unfinished run, by its name, if that could still be said."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is a run of ours that has not come to its end, yet or at all."""
+        return self.status in ("running", "stopped")
 
 
-def read_run(folder: str | Path, report: JsonObject | None = None) -> RunRecord:
-    """Read a run folder or a checkpoint folder; the path of a trainer_state.json stands for its folder.
+def read_run(folder: str | Path, *, report: JsonObject | None = None, log: RunLog | None = None) -> RunRecord:
+    """Read a run folder or a checkpoint folder; the path of a log.jsonl or trainer_state.json stands for its folder.
 
-    `report` is read in place of report.json. A run without one is read from the newest trainer state. Raises
-    `ConfigError` if the folder holds no run, and `DataError` if one of its files is truncated or malformed. Nothing is
+    `report` is read in place of report.json, and `log` is its log where that was read before. A run without a report is
+    read from its log, or the newest trainer state. Raises `ConfigError` if the folder holds no run, and `DataError` if
+    one of its files is truncated or malformed; lines of the log that are damaged are named in a warning. Nothing is
     unpickled.
     """
     path = Path(folder)
-    if path.name == TRAINER_STATE and path.is_file():
+    if path.name in (TRAINER_STATE, LOG) and path.is_file():
         path = path.parent
     if not path.is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder)))
-    report, manifest, typed, state = (
-        _read_report(path) if report is None else report,
-        _read_json(path / MANIFEST),
-        _read_run_file(path),
-        _read_newest_state(path),
-    )
-    if not (report or manifest or state):
-        remedy = f"name a folder with {REPORT}, {MANIFEST}, {TRAINER_STATE} or checkpoint-N in it"
+    log = _read_log(path) if log is None else log
+    report = _read_report(path) if report is None else report
+    manifest, typed, state = _read_json(path / MANIFEST), _read_run_file(path), _read_newest_state(path, log)
+    if not (report or manifest or state or log.lines):
+        remedy = f"name a folder with {REPORT}, {MANIFEST}, {LOG}, {TRAINER_STATE} or checkpoint-N in it"
         raise ConfigError(Problem("holds nothing of a run", remedy, path=str(folder)))
+    report = {} if goes_beyond(log, report) else report
     train = report.get("train", {})
-    history = _parse_history(train, "history", path / REPORT) if "history" in train else state.get("log_history", [])
+    logged = log.history if log.history else state.get("log_history", [])
+    history = _parse_history(train, "history", path / REPORT) if "history" in train else logged
     best = _get_folder_name(train.get("best_checkpoint") if report else state.get("best_model_checkpoint"))
     settings = report.get("settings") or redact(typed)
     return RunRecord(
         folder=path,
         name=path.resolve().name,
-        status="done" if report else "stopped" if manifest else "foreign",
+        status=_find_status(path, report, manifest, log),
         report=report,
         manifest=manifest,
         settings=settings,
         model=_read_model_config(path),
         history=history,
-        max_steps=_find_max_steps(train, settings, state),
+        max_steps=_find_max_steps(train, log, settings, state),
         step=_find_last_step(train, state, history),
         best_step=_find_best_step(best, history, get_best_metric(_get_train_section(settings)) or "loss"),
         best_checkpoint=best,
-        train_rows=state.get("train_rows"),
+        train_rows=_count_train_rows([log.summary]) if log.summary else state.get("train_rows"),
         model_path=_model_path(typed),
+        ended=None if report else log.ended,
     )
 
 
@@ -117,7 +132,7 @@ def get_selection_metric(run: RunRecord) -> str | None:
     """The metric that selected the saved weights (`load_best_model_at_end`); None if they are the last."""
     train = _get_train_section(run.settings)
     # The best checkpoint is loaded at the end of training: a run that stopped has only its checkpoints.
-    kept = run.status != "stopped" and run.best_checkpoint is not None and train.get("load_best_model_at_end")
+    kept = not run.unfinished and run.best_checkpoint is not None and train.get("load_best_model_at_end")
     return get_best_metric(train) if kept else None
 
 
@@ -164,16 +179,54 @@ def _model_path(settings: JsonObject) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def _read_newest_state(folder: Path) -> JsonObject:
-    """The trainer_state.json with the most steps, its history checked; {} where there is none."""
+def _find_status(
+    folder: Path, report: JsonObject, manifest: JsonObject, log: RunLog
+) -> Literal["done", "running", "stopped", "foreign"]:
+    if report:
+        return "done"
+    if not manifest:
+        return "foreign"
+    return "running" if seems_alive(folder, log) else "stopped"
+
+
+def _read_log(folder: Path) -> RunLog:
+    log = read_log(folder)
+    for line in format_problems(log.problems):
+        logger.warning("%s", line)
+    return log
+
+
+def _read_newest_state(folder: Path, log: RunLog) -> JsonObject:
+    """The trainer_state.json with the most steps, its history checked; {} where there is none.
+
+    Where the log tells of the run, one that is torn is named and passed over.
+    """
+    if log.history:
+        for path in _find_in_checkpoints(folder, TRAINER_STATE):
+            found = path.stat()
+            return dict(_read_plan(path, found.st_mtime_ns, found.st_size))
+        return {}
+    return _read_states(folder, (folder / TRAINER_STATE,))
+
+
+@lru_cache(maxsize=8)
+def _read_plan(path: Path, changed: int, size: int) -> JsonObject:
+    """A trainer_state.json without its log, which may be long; {} of one that is torn, which is named."""
+    try:
+        state = json.loads(_read_text(path))
+        state["log_history"] = []
+        checked = redact(state)
+    except (ValueError, RecursionError, TypeError):
+        logger.warning("%s: is torn, or no JSON: it is passed over, the log tells how far the run got", path)
+        return {}
+    return checked if isinstance(checked.get("global_step"), int) else {}
+
+
+def _read_states(folder: Path, first: tuple[Path, ...]) -> JsonObject:
     # A checkpoint is not written atomically: weights first, this file near the end, so that one that was killed has
     # no state. Can go when transformers (5.23 does not) renames whole checkpoints into place:
     # https://github.com/huggingface/transformers/pull/27820
-    states = [
-        _read_state(path)
-        for path in (folder / TRAINER_STATE, *_find_in_checkpoints(folder, TRAINER_STATE))
-        if path.is_file()
-    ]
+    states = [_read_state(path) for path in (*first, *_find_in_checkpoints(folder, TRAINER_STATE)) if path.is_file()]
     return max(states, key=lambda state: state["global_step"], default={})
 
 
@@ -200,20 +253,10 @@ def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, f
     entries = holder[key]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(_make_file_problem(path, f"{key} is no list of log entries"))
-    without = [index for index, entry in enumerate(entries, start=1) if not _is_step(entry.get("step"))]
+    without = [index for index, entry in enumerate(entries, start=1) if not is_step(entry.get("step"))]
     if without:
         raise DataError(_make_file_problem(path, f"entry {without[0]} of {key} has no step"))
-    found = [
-        {
-            name: parsed
-            for name, value in entry.items()
-            if (parsed := math.nan if value is None else parse_number(value)) is not None
-        }
-        | {"step": entry["step"]}
-        for entry in entries
-    ]
-    # The Trainer's last entry (train_loss, train_runtime) summarizes the run and is no point of a curve.
-    return [entry for entry in found if any(name == "loss" or name.startswith("eval_") for name in entry)]
+    return [entry for entry in map(parse_entry, entries) if is_point(entry)]
 
 
 def _count_train_rows(entries: list[dict[str, Any]]) -> int | None:
@@ -225,17 +268,14 @@ def _count_train_rows(entries: list[dict[str, Any]]) -> int | None:
     return round(runtime * speed / epochs) if epochs > 0 and runtime * speed > 0 else None
 
 
-def _is_step(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _get_train_section(settings: JsonObject) -> JsonObject:
     train = settings.get("train")
     return train if isinstance(train, dict) else {}
 
 
-def _find_max_steps(train: JsonObject, settings: JsonObject, state: JsonObject) -> int | None:
-    found = (train.get("max_steps"), _get_train_section(settings).get("max_steps"), state.get("max_steps"))
+def _find_max_steps(train: JsonObject, log: RunLog, settings: JsonObject, state: JsonObject) -> int | None:
+    planned = _get_train_section(settings).get("max_steps")
+    found = (train.get("max_steps"), log.max_steps, planned, state.get("max_steps"))
     return next((steps for steps in found if isinstance(steps, int) and steps > 0), None)
 
 

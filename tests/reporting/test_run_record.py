@@ -222,4 +222,13 @@ def test_a_folder_without_a_run_and_a_path_that_is_none_are_refused(tmp_path):
 
 def test_the_verdict_on_a_run_that_left_no_state_is_that_it_did_not_finish(tmp_path):
     open_manifest(str(tmp_path), {"data": {"files": []}, "launch": "x"}, RUN_FILE, resume=None)
-    assert diagnose(read_run(tmp_path)).verdict.startswith("The run did not finish, and no checkpoint tells")
+    assert diagnose(read_run(tmp_path)).verdict.startswith("The run did not finish, and neither a log nor a")
+
+
+def test_beside_a_log_a_torn_state_is_named_and_passed_over(tmp_path, caplog):
+    write_state(tmp_path / "checkpoint-2", HISTORY[:1], step=2)
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2, "log')
+    (tmp_path / "log.jsonl").write_text('{"log": 1, "max_steps": 9}\n{"step": 4, "loss": 1.5}\n')
+    run = read_run(tmp_path)
+    assert (run.step, run.max_steps, run.history) == (4, 9, [{"step": 4, "loss": 1.5}])
+    assert "checkpoint-2/trainer_state.json: is torn, or no JSON: it is passed over" in caplog.text

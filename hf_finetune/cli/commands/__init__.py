@@ -6,6 +6,7 @@ predict.py   label a file of rows
 generate.py  `generate` and `chat`
 merge.py     one model of an adapter and its base
 report.py    the page of a run, or of several
+watch.py     a run while it goes on
 diagnose.py  findings from the log of a run
 push.py      push a folder to the Hub
 corpus.py    rows to begin with

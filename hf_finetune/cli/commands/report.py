@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,9 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="The page to write; else report.html in the folder, or comparison.html here.")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it anew every 10 seconds until the run ends; it reloads itself.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write report.html: a run's verdict, curves, scores and record, or several runs compared."""
@@ -40,6 +44,8 @@ def report(
     if not is_writable_page(path):
         remedy = "name another file with --output"
         raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(path), key="--output"))
+    if watch:
+        runs = [_watch(runs, path)]
     replaced = ", over the comparison that was there" if output is None and len(runs) > 1 and path.exists() else ""
     diagnoses = [diagnose(run) for run in runs]
     alone = len(runs) == 1
@@ -54,6 +60,19 @@ def report(
         for line in (*describe_best(runs), *find_cautions(runs)):
             say(line)
     say(f"{path} is written{replaced}")
+
+
+def _watch(runs: list[RunRecord], path: Path) -> RunRecord:
+    """Keep the page of a run up to date until it ends; the run as it is then. Raises ConfigError for several runs."""
+    from hf_finetune.interruption import unwind_when_stopped
+    from hf_finetune.reporting import SECONDS_BETWEEN_PAGES, keep_page
+
+    if len(runs) > 1:
+        raise ConfigError(Problem("shows one run", "name one folder, or leave it out", key="--watch"))
+    unwind_when_stopped(lambda: f"{path} is as it was last written, the run goes on")
+    if runs[0].status == "running":
+        say(f"{path} is written every {SECONDS_BETWEEN_PAGES} seconds until the run ends", file=sys.stderr)
+    return keep_page(str(runs[0].folder), path)
 
 
 def _check_once(folders: list[str]) -> None:

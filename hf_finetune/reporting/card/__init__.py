@@ -68,7 +68,7 @@ def find_source_run(folder: Path, made_from: Path | None = None, report: dict[st
     Raises `DataError` for malformed files of the run.
     """
     try:
-        run = read_run(made_from or folder, report)
+        run = read_run(made_from or folder, report=report)
     except ConfigError:
         run = make_unknown_run(folder)
     return replace(run, folder=folder, name=folder.resolve().name)

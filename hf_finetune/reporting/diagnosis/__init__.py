@@ -202,14 +202,23 @@ def _describe_saved_weights(run: RunRecord) -> str:
 
 def _write_verdict(run: RunRecord, findings: tuple[Finding, ...]) -> str:
     """How far an unfinished run got, the worst finding with its remedy, and the titles of the next two."""
-    stopped = run.status == "stopped" or (run.max_steps is not None and run.step < run.max_steps)
-    reached = f" of {run.max_steps:,}" if run.max_steps else ""
-    first = [f"The run stopped at step {run.step:,}{reached}."] if stopped and run.history else []
-    if run.status == "stopped" and not run.history:
-        first = ["The run did not finish, and no checkpoint tells how far it got."]
+    first = _describe_progress(run)
     grave = [each for each in findings if each.level in ("problem", "warning")]
     leading = grave[0] if grave else findings[-1]
     others = [each.title[0].lower() + each.title[1:] for each in grave[1:3]]
     then = f" Also: {'; '.join(others)}." if others else ""
     advice = leading.evidence if leading.level == "good" else leading.remedy
     return " ".join([*first, f"{leading.title}.", advice]) + then
+
+
+def _describe_progress(run: RunRecord) -> list[str]:
+    """[a sentence on how far an unfinished run got]; [] of a finished one."""
+    reached = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps else "")
+    if run.status == "running":
+        return [f"The run is not finished: it is at {reached}." if run.history else "The run has logged nothing yet."]
+    if run.status == "stopped" and not run.history:
+        return ["The run did not finish, and neither a log nor a checkpoint tells how far it got."]
+    if not run.unfinished and (run.max_steps is None or run.step >= run.max_steps):
+        return []
+    cause = f" ({run.ended})" if run.ended else ""
+    return [f"The run stopped at {reached}{cause}."] if run.history else []

@@ -71,13 +71,16 @@ def write_page(folder: Path, report: dict[str, Any] | None = None) -> Path:
         command = f"hf-finetune report {shell_path(folder)} --output FILE"
         logger.warning("%s is not a page of ours and stays as it is; %s", path, command)
         return path
-    run = read_run(folder, report)
+    run = read_run(folder, report=report)
     save_page(path, render_page(run, diagnose(run)))
     return path
 
 
-def render_page(run: RunRecord, diagnosis: Diagnosis) -> str:
-    """Render the HTML page of one run, finished or not. Deterministic; what was not computed is left out."""
+def render_page(run: RunRecord, diagnosis: Diagnosis, *, reload_s: int | None = None) -> str:
+    """Render the HTML page of one run, finished or not. Deterministic; what was not computed is left out.
+
+    With `reload_s` a browser reads the page anew after so many seconds.
+    """
     sections = (
         Section(
             "verdict", "Verdict", (*build_verdict(run, diagnosis), *build_headline(run), *_build_findings(diagnosis))
@@ -93,12 +96,13 @@ def render_page(run: RunRecord, diagnosis: Diagnosis) -> str:
     )
     recipe = run.report.get("recipe") or run.settings.get("recipe")
     lines = [build_facts_line(run), build_origin_line(run)]
-    return render(run.name, _describe_kind(run, recipe), lines, sections)
+    return render(run.name, _describe_kind(run, recipe), lines, sections, reload_s=reload_s)
 
 
 def _describe_kind(run: RunRecord, recipe: Any) -> str:
     named = RECIPES.get(recipe, "Training run") if isinstance(recipe, str) else "Training run"
-    return {"done": named, "stopped": f"{named}, not finished", "foreign": "Run of another Trainer"}[run.status]
+    unfinished = {"running": f"{named}, running", "stopped": f"{named}, not finished"}
+    return {"done": named, "foreign": "Run of another Trainer", **unfinished}[run.status]
 
 
 def build_verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
@@ -106,10 +110,12 @@ def build_verdict(run: RunRecord, diagnosis: Diagnosis) -> list[Block]:
     log = diagnosis.verdict.removeprefix(diagnosis.model).strip()
     said = [Paragraphs((diagnosis.model,)), Paragraphs((log,), tone="second")] if diagnosis.model else []
     said = said or [Paragraphs((diagnosis.verdict,))]
-    if run.status != "stopped":
+    if not run.unfinished:
         return [*said]
     far = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps else "")
     unfinished = f"This run is not finished. It is shown as far as it got, which is {far}."
+    if run.status == "running":
+        unfinished = f"This run is not finished, and seems to be running. It is shown as far as it is, which is {far}."
     return [*said, Paragraphs((unfinished,), tone="warning")]
 
 
@@ -174,7 +180,9 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def render(title: str, kind: str, lines: list[list[str]], sections: tuple[Section, ...]) -> str:
+def render(
+    title: str, kind: str, lines: list[list[str]], sections: tuple[Section, ...], *, reload_s: int | None = None
+) -> str:
     """Render sections as HTML, without those that have no blocks; `lines` are the parts of those under the title.
 
     All text is escaped, invisible characters too.
@@ -190,6 +198,7 @@ def render(title: str, kind: str, lines: list[list[str]], sections: tuple[Sectio
             kind=kind,
             lines=[line for line in lines if line],
             sections=[section for section in sections if section.blocks],
+            reload_s=reload_s,
             css=css,
             css_hash=f"sha256-{digest}",
             next_number=count(1).__next__,

@@ -73,13 +73,16 @@ COSTS: dict[str, tuple[tuple[str, ...], Callable[[float], str]]] = {
 }
 
 
+STATES = {"done": "finished", "running": "running", "stopped": "not finished", "foreign": "another Trainer's"}
+
+
 def render_comparison(runs: Sequence[RunRecord], diagnoses: Sequence[Diagnosis], *, folder: Path | None = None) -> str:
     """The HTML page that compares `runs`, with `diagnoses[i]` that of `runs[i]`; `folder` is where it will lie."""
     names = make_run_names(runs)
     verdicts: list[list[Cell]] = [
         [
             LinkCell(name, _link_report(run, folder)),
-            {"done": "finished", "stopped": "not finished", "foreign": "another Trainer's"}[run.status],
+            STATES[run.status],
             each.verdict,
         ]
         for name, run, each in zip(names, runs, diagnoses, strict=True)

@@ -1,6 +1,7 @@
 """What a run shows and guards while it trains.
 
-log_lines, metrics_line     one plain line for each logging step
+log_lines                   one plain line for each logging step
+log_file                    log.jsonl in the run folder
 progress                    a display in a terminal instead
 trackers, energy            what `report_to` writes; watt-hours
 trainable_guard             stops a run in which a trainable parameter gets no gradient

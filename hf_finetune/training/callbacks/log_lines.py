@@ -16,8 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_finetune.metric_info import format_metrics
 from hf_finetune.training.callbacks.energy import EnergyMeter, find_energy_counters
-from hf_finetune.training.callbacks.metrics_line import format_metrics
 from hf_finetune.training.seen import STATE_KEY, SeenCounter
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from rich.segment import SegmentLines
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.metric_info import format_metrics
 from hf_finetune.privacy import escape_control_characters
-from hf_finetune.training.callbacks.metrics_line import format_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArgume
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.folders import TRAINER_STATE
+from hf_finetune.folders import LOG
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
 from hf_finetune.training.callbacks import use_log_lines
+from hf_finetune.training.callbacks.log_file import KeepsSamples, LogFile
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.saving import record_adapters_base, save_verified
 from hf_finetune.training.seen import COUNTS, CountingCollator
@@ -46,6 +46,8 @@ class TrainerMixin(ResumableTrainer):
         self.data_collator = CountingCollator(collate, self.predicts_tokens)
         self.log_lines = LogLines(self.seen)
         self.display = use_log_lines(self, self.log_lines)
+        self.log_file = LogFile(Path(str(self.args.output_dir), LOG), self._list_samples)
+        self.add_callback(self.log_file)  # behind those that complete an entry of the log
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in transformers, but raises `DataError` where the rows do not fill one batch."""
@@ -84,10 +86,10 @@ class TrainerMixin(ResumableTrainer):
         """As in transformers, but early stopping ends with training."""
         try:
             result: TrainOutput = super().train(*args, **kwargs)
-        except BaseException:
+        except BaseException as raised:
             if self.display is not None:  # in a notebook or at a prompt it would stay for the rest of the session
                 self.display.stop()
-            self._keep_log()
+            self.log_file.end(self.state, raised)
             raise
         # It would warn that later evaluations, on the test split, lack its metric (transformers 5.23).
         self.remove_callback(EarlyStoppingCallback)
@@ -109,11 +111,10 @@ class TrainerMixin(ResumableTrainer):
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return {name: values for name, values in prepared.items() if name != COUNTS}  # which no model takes
 
-    def _keep_log(self) -> None:
-        """Leave what was logged in the run folder, for a diagnosis, where training has failed or was stopped."""
-        if self.is_world_process_zero() and self.state.log_history:
-            with suppress(OSError):  # a full disk may be what it failed of
-                self.state.save_to_json(str(Path(str(self.args.output_dir), TRAINER_STATE)))
+    def _list_samples(self) -> list[dict[str, Any]]:
+        """The samples that a callback has taken so far."""
+        sources = [each for each in self.callback_handler.callbacks if isinstance(each, KeepsSamples)]
+        return [sample for source in sources for sample in source.as_dicts()]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As in transformers (5.23), but the best of the steps that are saved where one of them is to be loaded.

@@ -167,3 +167,15 @@ def test_nothing_on_a_page_moves_with_the_keyboard_out_of_reach(visit, pages):
     assert shown.evaluate("document.activeElement.tagName") == "A"
     scrolled = "[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0)"
     assert shown.evaluate(scrolled)
+
+
+def test_the_page_of_a_running_run_is_read_anew_by_itself_until_it_ends(visit, tmp_path):
+    run = read_run(stopped(tmp_path / "run"))
+    path, found = tmp_path / "report.html", diagnose(run)
+    path.write_text(render_page(run, found, reload_s=1), encoding="utf-8")
+    shown = visit(path)
+    path.write_text(render_page(run, found).replace("<title>", "<title>later "), encoding="utf-8")
+    shown.wait_for_function("document.title.startsWith('later')", timeout=20_000)
+    path.write_text("never read", encoding="utf-8")
+    shown.wait_for_timeout(1500)
+    assert "later" in shown.title()
