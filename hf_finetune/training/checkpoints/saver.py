@@ -13,11 +13,14 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_finetune.checkpoints import aside_of, get_path, publish, rotate, seal
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.folders import RESUME
 from hf_finetune.training.checkpoints.disk import Snapshot
 from hf_finetune.training.checkpoints.model_files import (
     ModelFiles,
     Weights,
     collect_model_files,
+    find_other,
     is_up_to_date,
     restore_weights,
 )
@@ -88,6 +91,12 @@ class CheckpointSaver:
         if self.trainer.args.should_save:  # DDP sends the others the weights of rank 0 as it wraps the model
             restore_weights(self._collect(), checkpoint, state["beside"])
         return state
+
+    def check_restored(self, checkpoint: Path) -> None:
+        """Raise `ModelError` where the weights are not those of the checkpoint, bit for bit; any rank may call it."""
+        if self.trainer.args.should_save and (name := find_other(self._collect(), checkpoint)) is not None:
+            what = f"{name} is not what {checkpoint.name} holds: something has changed the model since it was restored"
+            raise ModelError(Problem(what, "leave the model as it is between its making and trainer.train", key=RESUME))
 
     def restore_best(self, checkpoint: Path) -> None:
         """Put the weights alone of a checkpoint into the model."""
