@@ -112,4 +112,4 @@ def _refuse(changes: list[Change], *, allow_changed: bool) -> None:
 
 
 def _as_problem(change: Change, remedy: str) -> Problem:
-    return Problem(f"{change.shown}, which {change.words}", remedy, key=change.key)
+    return Problem(f"{change.shown}: {change.words}", remedy, key=change.key)

@@ -113,7 +113,7 @@ def test_a_run_goes_on_under_other_settings_only_where_they_can_hold_and_are_all
     assert [line.partition(": ")[0] for line in lines[:3]] == [
         "train.learning_rate", "data.block_size", "model.scratch.hidden_size",
     ]  # fmt: skip
-    assert lines[0].startswith("train.learning_rate: 0.02 -> 0.5, which changes the schedule, from the next step on; ")
+    assert lines[0].startswith("train.learning_rate: 0.02 -> 0.5: changes the schedule, from the next step on; ")
     assert [line.endswith(allowed) for line in lines] == [True, True, False, False]
     run_recipe(*SMALL, "train.learning_rate=0.5", "train.logging_steps=2", allow_changed=True)
     said = capsys.readouterr().err

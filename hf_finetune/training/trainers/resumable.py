@@ -125,6 +125,7 @@ class ResumableTrainer(transformers.Trainer):
 
     def _load_best_model(self) -> None:
         self.checkpoints.writer.wait()
+        self.accelerator.wait_for_everyone()  # the first rank alone writes
         if self.shards_itself:
             super()._load_best_model()
         else:
