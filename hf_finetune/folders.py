@@ -94,14 +94,25 @@ def is_run_folder(folder: Path) -> bool:
     return isinstance(manifest, dict) and manifest.keys() >= _OF_A_MANIFEST
 
 
-def read_run_id(folder: Path) -> str | None:
-    """The id of the run that has opened its manifest there; None where there is none, or of an older version."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of the run that began in a folder; {} where there is none that can be read."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    found = manifest.get("run_id") if isinstance(manifest, dict) else None
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def read_run_id(folder: Path) -> str | None:
+    """The id of the run that has opened its manifest there; None where there is none, or of an older version."""
+    found = read_manifest(folder).get("run_id")
     return found if isinstance(found, str) else None
+
+
+def was_changed(folder: Path, checkpoint: str) -> bool:
+    """Whether the run goes on from this checkpoint under settings of which something else is trained."""
+    changes = read_manifest(folder).get("changes", [])
+    return any(each["from"] == checkpoint and each["kind"] == "unsafe" for each in changes)
 
 
 def list_checkpoints(folder: Path, *, complete: bool = True) -> list[Path]:

@@ -75,6 +75,7 @@ from hf_finetune.typed_again import (
     check_processes,
     check_typed_again,
     choose_checkpoint,
+    record_changes,
     say_changes,
 )
 
@@ -137,6 +138,7 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
         "threads": threads,
         **({} if args is None else {"processes": args.world_size, "machine": describe_machine()}),
         **({} if run.data.template_date is None else {"template_date": run.data.template_date}),
+        **({"changes": record_changes(_as_asked(run), resume)} if resume else {}),
         "launch": format_launch_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "project": describe_commit(),

@@ -3,6 +3,7 @@
 check_typed_again   what the folder says without reading a checkpoint: before torch is imported, too
 check_processes     as soon as their number is known
 choose_checkpoint   the one that all processes go on from
+record_changes      for the manifest
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from hf_finetune.checkpoints import list_numbered
 from hf_finetune.config import Change, Run, find_changes, read_settings
 from hf_finetune.environment import describe_machine
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
-from hf_finetune.folders import RUN_FILE, describe_finished
+from hf_finetune.folders import RUN_FILE, describe_finished, read_manifest
 from hf_finetune.reporting import (
     Resumed,
     check_resumable,
     find_finished,
     find_resumed,
     get_resume,
-    read_began,
     read_planned_steps,
 )
 
@@ -59,7 +59,7 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
 
 def check_processes(run: Run, processes: int, *, allow_changed: bool) -> None:
     """Raise `ConfigError` where a run goes on with another number of processes, unless that is allowed."""
-    before = read_began(run.output_dir).get("processes", processes)
+    before = read_manifest(Path(run.output_dir)).get("processes", processes)
     if before == processes or allow_changed or not list_numbered(Path(run.output_dir)):
         return
     what = f"{processes} processes, and the run began with {before}: a step would be of other rows"
@@ -85,6 +85,14 @@ def choose_checkpoint(run: Run, *, first: bool, broadcast: Any) -> str | None:
     return found.checkpoint
 
 
+def record_changes(run: Run, checkpoint: str) -> list[dict[str, Any]]:
+    """What has been changed on the way of a run that goes on from a checkpoint now, as its manifest has it."""
+    before: list[dict[str, Any]] = read_manifest(Path(run.output_dir)).get("changes", [])
+    now = [{"from": Path(checkpoint).name, "key": each.key, "old": each.old, "new": each.new, "kind": each.kind}
+           for each in _compare(run)]  # fmt: skip
+    return [*before, *now]
+
+
 def say_changes(changes: list[Change]) -> None:
     """Say what has changed since the run began, a line each."""
     for change in changes:
@@ -95,7 +103,7 @@ def _compare(run: Run) -> list[Change]:
     before = read_settings(Path(run.output_dir, RUN_FILE))
     if before is None:
         return []
-    same = read_began(run.output_dir).get("machine", {}) == describe_machine()
+    same = read_manifest(Path(run.output_dir)).get("machine", {}) == describe_machine()
     return find_changes(before, run, read_planned_steps(run.output_dir), same_machine=same)
 
 

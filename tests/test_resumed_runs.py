@@ -116,6 +116,14 @@ def test_a_run_goes_on_under_other_settings_only_where_they_can_hold_and_are_all
     assert lines[0].startswith("train.learning_rate: 0.02 -> 0.5: changes the schedule, from the next step on; ")
     assert [line.endswith(allowed) for line in lines] == [True, True, False, False]
     run_recipe(*SMALL, "train.learning_rate=0.5", "train.logging_steps=2", allow_changed=True)
+    changes = json.loads((folder / "manifest.json").read_text())["changes"]
+    assert {
+        "from": "checkpoint-2",
+        "key": "train.learning_rate",
+        "old": 0.02,
+        "new": 0.5,
+        "kind": "schedule",
+    } in changes
     said = capsys.readouterr().err
     assert "train.learning_rate: 0.02 -> 0.5: changes the schedule, from the next step on" in said
     assert "train.logging_steps: 1 -> 2: is safe, and holds from here on" in said
@@ -170,5 +178,6 @@ def test_a_run_that_is_resumed_after_midnight_trains_the_tokens_of_the_day_on_wh
     (tmp_path / "killed" / "checkpoint-4" / "trainer_state.json").unlink()
     set_day(datetime(2024, 7, 7, 0, 1))
     assert train("killed") == whole
-    assert json.loads((tmp_path / "killed" / "manifest.json").read_text())["template_date"] == "2024-07-06"
+    manifest = json.loads((tmp_path / "killed" / "manifest.json").read_text())
+    assert (manifest["template_date"], manifest["changes"]) == ("2024-07-06", [])
     assert train("of the next day") != whole

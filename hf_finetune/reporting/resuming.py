@@ -21,6 +21,7 @@ from hf_finetune.folders import (
     is_run_folder,
     list_checkpoints,
     read_finished,
+    read_manifest,
     read_run_id,
 )
 from hf_finetune.shell import shell_line
@@ -103,15 +104,6 @@ def find_run_id(output_dir: str, checkpoint: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def read_began(output_dir: str) -> dict[str, Any]:
-    """manifest.json of the run that began in a folder; {} where there is none that can be read."""
-    try:
-        manifest = json.loads(Path(output_dir, MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
-
-
 def read_planned_steps(output_dir: str) -> int | None:
     """How many steps the run in a folder was to take, by its report or its newest checkpoint."""
     report = read_finished(Path(output_dir)) or {}
@@ -123,13 +115,13 @@ def read_planned_steps(output_dir: str) -> int | None:
 
 def read_threads(output_dir: str) -> int | None:
     """How many threads a process of the run began with, by its manifest; None where that does not say."""
-    threads = read_began(output_dir).get("threads")
+    threads = read_manifest(Path(output_dir)).get("threads")
     return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def read_template_date(output_dir: str) -> str | None:
     """The day that the chat template of the run was told, by its manifest; None where that does not say."""
-    date = read_began(output_dir).get("template_date")
+    date = read_manifest(Path(output_dir)).get("template_date")
     return date if isinstance(date, str) else None
 
 

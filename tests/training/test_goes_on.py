@@ -118,6 +118,10 @@ def test_a_first_loss_far_above_those_before_is_refused_before_the_optimizer_ste
     with pytest.raises(ModelError, match=r"step 11, the first after the checkpoint, has a loss of \d\S* the 10 steps"):
         go_on(trainer, tmp_path)
     assert optimizer_steps == []
+    change = {"from": "checkpoint-10", "key": "data.loss_on", "old": "last", "new": "all", "kind": "unsafe"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"changes": [change]}))  # allowed: other tokens are trained
+    go_on(trainer, tmp_path)
+    assert optimizer_steps == [10, 11]
 
 
 class _Counting(TrainerCallback):

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.checkpoints import get_path, read_seal
-from hf_finetune.folders import read_run_id
+from hf_finetune.folders import read_run_id, was_changed
 from hf_finetune.training.checkpoints.record import (
     COUNT,
     LOSSES,
@@ -105,6 +105,8 @@ class ResumableTrainer(transformers.Trainer):
             self._resumed = self.checkpoints.restore(Path(resume_from_checkpoint))
             self._unproved = Path(resume_from_checkpoint)
             self._record = read_seal(self._unproved) or {}
+            if was_changed(self.checkpoints.folder, self._unproved.name):
+                self._record[LOSSES] = []  # of other rows, or of other tokens of them
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self._resumed is None:
