@@ -28,6 +28,7 @@ from hf_finetune.config import COMMAND_LINE, RunSource, load_run, read_recipe_na
 from hf_finetune.environment import find_project_file
 from hf_finetune.errors import ConfigError, DataError, Problem, RunFinished, machine_errors
 from hf_finetune.run_lock import release_run_folders
+from hf_finetune.typed_again import ALLOW_CHANGED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -67,14 +68,15 @@ class RunResult:
         return load(str(self.folder))
 
 
-def train(run: RunSource | Path, **overrides: Any) -> RunResult:
-    """Train what a run file, or a dict with its sections, describes.
+def train(run: RunSource | Path, *, allow_changed: bool = False, **overrides: Any) -> RunResult:
+    """Train what a run file, or a dict with its sections, describes; a run that is finished is returned as it is.
 
     `overrides` are laid over it: whole sections (`train={"max_steps": 50}`, which leaves the section's other settings
     as they are), or single settings (`**{"train.max_steps": 50}`). One process, in this one; several are started by
-    `accelerate launch`. Raises `FinetuneError` with all problems of the settings at once.
+    `accelerate launch`. A run whose folder holds checkpoints goes on from the newest; under other settings than it
+    began with where `allow_changed` says so. Raises `FinetuneError` with all problems of the settings at once.
     """
-    return _run_recipe(run, overrides)
+    return _run_recipe(run, overrides, allow_changed=allow_changed)
 
 
 def score(run: RunSource | Path, **overrides: Any) -> RunResult:
@@ -128,7 +130,7 @@ def generate(
     return generate_responses(loaded, tokenizer, listed, sampling, system=system, raw=raw)
 
 
-def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResult:
+def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any], *, allow_changed: bool = False) -> RunResult:
     source = str(run) if isinstance(run, Path) else run
     arguments = [*_as_arguments(overrides)]
     argv = [source, *arguments]
@@ -143,7 +145,7 @@ def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any]) -> RunResul
     with _arguments_of_process([script, *map(str, shown)]), _unpinned_afterwards(), _released_afterwards():
         try:
             with machine_errors():
-                runpy.run_path(script)["main"](argv)
+                runpy.run_path(script)["main"]([*argv, *([ALLOW_CHANGED] if allow_changed else [])])
         except RunFinished as finished:
             logger.info("%s", finished)
     return RunResult(Path(folder))

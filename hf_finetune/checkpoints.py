@@ -26,6 +26,8 @@ from hf_finetune.folders import CHECKPOINT, LOCK, NOBODYS
 SEAL = "checkpoint.json"
 FORMAT = 1
 MAX_SEAL_BYTES = 2**24
+# What a Trainer writes, and older versions of this package have written.
+_PICKLED = ("training_args.bin", "optimizer.pt", "rng_state.pth", "rng_state_0.pth")
 # `.checkpoint-120.aside` is being written, `.checkpoint-120.old.aside` gives way to a new one of the same step.
 _ASIDE = re.compile(r"\.(checkpoint-\d+)(\.old)?\.aside")
 # What else was being written when a run was killed: `.report.json.123.aside`, a folder of a model.
@@ -99,8 +101,7 @@ def find_faults(checkpoint: Path, name: str | None = None) -> list[str]:
         return ["is no folder"]
     manifest = read_seal(checkpoint)
     if manifest is None:
-        there = "its {} is damaged" if os.path.lexists(checkpoint / SEAL) else "has no {}: its writing was cut short"
-        return [there.format(SEAL)]
+        return [_describe_unsealed(checkpoint)]
     if (name or checkpoint.name) != f"checkpoint-{manifest['step']}":
         return [f"is of step {manifest['step']} by its {SEAL}"]
     found = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if not _is_plain_folder(path)}
@@ -112,17 +113,30 @@ def find_faults(checkpoint: Path, name: str | None = None) -> list[str]:
     return faults
 
 
-def find_verified(folder: Path, *, below: int | None = None) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in `folder` that verifies, of a step under `below`, and what is wrong with newer ones."""
-    passed: list[str] = []
+def find_verified(
+    folder: Path, *, below: int | None = None, run_id: str | None = None
+) -> tuple[Path | None, dict[str, str]]:
+    """The newest checkpoint in `folder` that verifies, of a step under `below`; what is wrong with newer ones, by name.
+
+    Where the run is known, it is one of that run: those of another are not even read.
+    """
+    passed: dict[str, str] = {}
     for checkpoint in reversed(list_numbered(folder)):
         if below is not None and get_step(checkpoint) >= below:
             continue
-        faults = find_faults(checkpoint)
+        faults = find_foreign(checkpoint, run_id) or find_faults(checkpoint)
         if not faults:
             return checkpoint, passed
-        passed.append(f"{checkpoint} {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
+        passed[checkpoint.name] = faults[0] + (f", and {len(faults) - 1} more" if len(faults) > 1 else "")
     return None, passed
+
+
+def find_foreign(checkpoint: Path, run_id: str | None) -> list[str]:
+    """That a checkpoint is of another run than this one, where both are known."""
+    found = (read_seal(checkpoint) or {}).get("run_id")
+    if run_id is None or found is None or found == run_id:
+        return []
+    return [f"is of another run: {found}, and not {run_id}"]
 
 
 def list_numbered(folder: Path) -> list[Path]:
@@ -191,6 +205,15 @@ def remove_path(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def _describe_unsealed(checkpoint: Path) -> str:
+    if os.path.lexists(checkpoint / SEAL):
+        return f"has a damaged {SEAL}"
+    # Ours get their names with a manifest in them; a rotation that is killed has taken it away first.
+    if any((checkpoint / name).exists() for name in _PICKLED):
+        return f"has no {SEAL}: an older version has written it, or another program"
+    return f"has no {SEAL}: its writing, or its removal, was cut short"
 
 
 def _is_plain_folder(path: Path) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 
 RESUME = "train.resume_from_checkpoint"
+AUTO = "auto"
+"""Its default: a run that is typed again goes on where it ended."""
 MANIFEST = "manifest.json"
 REPORT = "report.json"
 RUN_FILE = "run.yaml"
@@ -68,7 +70,7 @@ def describe_finished(output_dir: str, report: Mapping[str, Any]) -> tuple[str, 
     what = f"{output_dir} holds a finished run" + (f", {steps:,} steps" if steps else "")
     remedy = "to run it again, name another output_dir"
     if steps and list_checkpoints(Path(output_dir).expanduser()):
-        remedy += f"; to train on from its last checkpoint, raise train.max_steps with {RESUME}=true"
+        remedy += "; to train on from its last checkpoint, raise train.max_steps"
     return f"{what}: its report is {Path(output_dir, 'report.html')}", remedy
 
 
@@ -82,7 +84,7 @@ def find_earlier_run(output_dir: str) -> tuple[str, str] | None:
     held = next((path.name for path in (folder / REPORT, *checkpoints) if path.exists()), None)
     if held is None:
         return None
-    remedy = "name another folder, remove this one, or go on from a checkpoint: train.resume_from_checkpoint=true"
+    remedy = f"name another folder, remove this one, or go on with it: leave {RESUME} out"
     if not whole:  # of those that were cut short as they were written none can be gone on from
         remedy = "name another folder, or remove this one: it holds no checkpoint that is whole"
     return f"{output_dir} holds another run's {held}", remedy
@@ -95,6 +97,27 @@ def is_run_folder(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and manifest.keys() >= _OF_A_MANIFEST
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of the run that began in a folder; {} where there is none that can be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def read_run_id(folder: Path) -> str | None:
+    """The id of the run that has opened its manifest there; None where there is none, or of an older version."""
+    found = read_manifest(folder).get("run_id")
+    return found if isinstance(found, str) else None
+
+
+def was_changed(folder: Path, checkpoint: str) -> bool:
+    """Whether the run goes on from this checkpoint under settings of which something else is trained."""
+    changes = read_manifest(folder).get("changes", [])
+    return any(each["from"] == checkpoint and each["kind"] == "unsafe" for each in changes)
 
 
 def list_checkpoints(folder: Path, *, complete: bool = True) -> list[Path]:

@@ -28,6 +28,7 @@ from hf_finetune.config import SFT_RECIPES, RecipeName, Run, dump_dict, dump_yam
 from hf_finetune.data import Splits, keep_row_prints
 from hf_finetune.environment import (
     describe_commit,
+    describe_machine,
     describe_processes,
     describe_threads,
     get_installed_versions,
@@ -37,6 +38,7 @@ from hf_finetune.environment import (
     set_up_logging,
 )
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
+from hf_finetune.folders import read_run_id
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
 from hf_finetune.memory import advise_when_out_of_memory
 from hf_finetune.models import (
@@ -52,7 +54,8 @@ from hf_finetune.reporting import (
     RunReport,
     claim_run_folder,
     describe_kept,
-    find_resumed,
+    find_run_id,
+    get_resume,
     open_manifest,
     read_template_date,
     read_threads,
@@ -69,6 +72,14 @@ from hf_finetune.training import (
     read_launch_words,
     suggest_memory_settings,
 )
+from hf_finetune.typed_again import (
+    ALLOW_CHANGED,
+    check_processes,
+    check_typed_again,
+    choose_checkpoint,
+    record_changes,
+    say_changes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -82,22 +93,29 @@ class SplitFacts(Protocol):
 def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArguments]:
     """Read the run that `argv` describes, fill in the defaults, claim its folder and set up this process.
 
-    Every rank calls it. Raises `ConfigError` with all problems of the settings at once, `FolderInUse` where another
-    process has the folder, `RunFinished` where a run that
-    is to be resumed has come to its end, `CannotWriteError` where the folder cannot be made, and `HubError` where
-    `hub:` asks for a push that the Hub would refuse.
+    Every rank calls it. `args.resume_from_checkpoint` is the verified checkpoint that the run goes on from, or None.
+    Raises `ConfigError` with all problems of the settings at once, `FolderInUse` where another process has the folder,
+    `RunFinished` where the run has come to its end, `CannotWriteError` where the folder cannot be made, and `HubError`
+    where `hub:` asks for a push that the Hub would refuse.
     """
-    run = load_run(argv, recipe)
-    unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words()))
+    allow_changed = ALLOW_CHANGED in argv
+    run = load_run([each for each in argv if each != ALLOW_CHANGED], recipe)
+    resume = get_resume(run.train)
+    unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words(), resume))
     advise_when_out_of_memory(partial(suggest_memory_settings, run))
     if hold_run_folder(run.output_dir):  # before anything in it is looked at
         sweep(Path(run.output_dir))
-    checkpoint = find_resumed(run.output_dir, run.train)
-    run = continue_adapter(apply_defaults(_with_train(run, resume_from_checkpoint=checkpoint)))
-    claim_run_folder(run.output_dir, resume=checkpoint)
+    run = continue_adapter(apply_defaults(run))
+    changes = check_typed_again(run, allow_changed=allow_changed)
+    claim_run_folder(run.output_dir, resume=resume)
     check_push(run)
-    args = build_training_arguments(run)
-    run = _fix_date(pin_revision(run), resume=bool(checkpoint))
+    args = build_training_arguments(_with_train(run, resume_from_checkpoint=None))
+    check_processes(run, args.world_size, allow_changed=allow_changed)
+    checkpoint = choose_checkpoint(run, first=args.process_index == 0, broadcast=broadcast_object_list)
+    args.resume_from_checkpoint = checkpoint
+    if args.process_index == 0:
+        say_changes(changes)
+    run = _fix_date(pin_revision(_with_train(run, resume_from_checkpoint=None)), resume=checkpoint is not None)
     if LAUNCHER not in os.environ:  # which has said so
         logger.info("%s", describe_threads())
     return run, args
@@ -116,18 +134,20 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
     if not (PartialState().is_main_process if args is None else args.should_save):
         return
     manifest = {
+        "run_id": (find_run_id(run.output_dir, resume) if resume else None) or make_run_id(),
         "data": splits.summarize(),
         "model": describe_model_source(run.model),
         "versions": get_installed_versions(),
         "seed": run.eval.seed if args is None else args.seed,
         "threads": threads,
+        **({} if args is None else {"processes": args.world_size, "machine": describe_machine()}),
         **({} if run.data.template_date is None else {"template_date": run.data.template_date}),
+        **({"changes": record_changes(_as_asked(run), resume)} if resume else {}),
         "launch": format_launch_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "project": describe_commit(),
     }
-    run_file = dump_yaml(_with_train(_as_asked(run), resume_from_checkpoint=None))  # begins the run anew, elsewhere
-    open_manifest(run.output_dir, manifest, run_file, resume=resume)
+    open_manifest(run.output_dir, manifest, dump_yaml(_as_asked(run)), resume=resume)
     if args is not None:
         keep_row_prints(Path(run.output_dir), splits, resume=bool(resume))
 
@@ -176,7 +196,7 @@ def finish_run(
     model: Any = trainer.model  # typed by transformers as what it may be before training
     report = RunReport(
         recipe=run.recipe,
-        run_id=make_run_id(),
+        run_id=read_run_id(Path(run.output_dir)) or make_run_id(),
         status="done",
         settings=dump_dict(_as_asked(run)),
         data={name: counted.as_dict() for name, counted in facts.items()},
@@ -210,7 +230,7 @@ def finish_scoring(run: Run, scored: ScoreResult) -> None:
         return
     report = RunReport(
         recipe=run.recipe,
-        run_id=make_run_id(),
+        run_id=read_run_id(Path(run.output_dir)) or make_run_id(),
         status="done",
         settings=dump_dict(run),
         data={"test": scored.facts},

@@ -117,7 +117,7 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
     `tmp_path / "run"` unless `output_dir=` names another.
     """
 
-    def run(config: str, *overrides: str) -> dict[str, Any]:
+    def run(config: str, *overrides: str, allow_changed: bool = False) -> dict[str, Any]:
         from accelerate.state import AcceleratorState, GradientState
 
         from hf_finetune.config import read_recipe_name
@@ -132,8 +132,9 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
         # One process, one state: accelerate refuses a second run in it with another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+        argv = [str(run_file), *(f"{key}={value}" for key, value in settings.items())]
         try:
-            runpy.run_path(str(script))["main"]([str(run_file), *(f"{key}={value}" for key, value in settings.items())])
+            runpy.run_path(str(script))["main"](argv + ["--allow-changed"] * allow_changed)
         finally:
             release_run_folders()
         folder = Path(settings["output_dir"])

@@ -216,7 +216,7 @@ def test_a_resumed_run_is_compared_with_its_base_and_not_with_trained_weights(ru
     for path in last.iterdir():
         path.unlink()
     last.rmdir()
-    resumed = run_recipe("sft", *settings, "train.resume_from_checkpoint=true")
+    resumed = run_recipe("sft", *settings)
     assert find_comparison(resumed) == find_comparison(whole)
 
 
@@ -232,7 +232,7 @@ def test_without_record_and_cache_a_resumed_run_says_that_it_cannot_compare(
         for path in empty_cache.glob("base_scores-*"):
             path.unlink()
         capsys.readouterr()
-        report = run_recipe(recipe, *settings, "train.resume_from_checkpoint=true")
+        report = run_recipe(recipe, *settings)
         if recipe == "sft":
             assert "the base cannot be scored on the validation rows" in capsys.readouterr().err
             assert "comparison" not in report["evaluation"]["validation"]

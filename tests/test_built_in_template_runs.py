@@ -75,7 +75,7 @@ def test_an_adapter_with_new_tokens_is_trained_resumed_scored_merged_and_pushed(
     weights = adapter_weights(folder)
     assert all("lora_" in name or "trainable_tokens_delta" in name for name in weights)
     shutil.copytree(folder, tmp_path / "again", ignore=shutil.ignore_patterns("checkpoint-4", "report*"))
-    run_recipe("lora", *settings, f"output_dir={tmp_path / 'again'}", "train.resume_from_checkpoint=true")
+    run_recipe("lora", *settings, f"output_dir={tmp_path / 'again'}")
     again = adapter_weights(tmp_path / "again")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     score = (f"model.path={folder}", f"data.test={DATA}", "eval.base=true", "eval.max_new_tokens=2")

@@ -150,7 +150,7 @@ def test_the_command_that_is_named_goes_on(hf_finetune, start, tmp_path):
     name, *words = shlex.split(re.search(r"go on with: (.*)", said)[1])
     assert name == "hf-finetune"
     again = start(sys.executable, "-m", "hf_finetune.cli", *words)
-    again.wait_for(rf"resuming from {tmp_path}/run/checkpoint-\d+, step \d+ of 40")
+    again.wait_for(rf"goes on from {tmp_path}/run/checkpoint-\d+, step \d+ of 40")
     assert again.process.wait(200) == 0
     assert (tmp_path / "run" / "report.json").is_file()
 
@@ -180,7 +180,7 @@ def test_what_accelerate_launch_started_ends_with_it(start, tmp_path):
     _, said = running.stop(signal.SIGTERM)
     assert "is kept, step" in said
     assert f"go on with: accelerate launch --config_file {config} recipes/continued_pretraining.py recipes/" in said
-    assert said.rstrip().endswith("train.resume_from_checkpoint=true")
+    assert said.rstrip().endswith(f"output_dir={tmp_path}/run")
 
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.8), (signal.SIGTERM, 2.0), (signal.SIGINT, 3.5)])
@@ -237,7 +237,7 @@ def test_what_is_kept_is_a_checkpoint_the_model_or_the_whole_run(tmp_path):
     assert describe_kept(str(tmp_path), typed) == model
     (tmp_path / "checkpoint-4").mkdir()
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4, "max_steps": 9}')
-    kept = f"{tmp_path}/checkpoint-4 is kept, step 4 of 9; go on with: {say} train.resume_from_checkpoint=true"
+    kept = f"{tmp_path}/checkpoint-4 is kept, step 4 of 9; go on with: {say}"
     assert describe_kept(str(tmp_path), typed) == kept
     (tmp_path / "report.json").write_text("{}")
     assert describe_kept(str(tmp_path), typed) == f"the run is complete, its report is {tmp_path}/report.html"

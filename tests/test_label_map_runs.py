@@ -90,7 +90,7 @@ def test_a_run_that_is_resumed_under_another_map_is_refused(run_recipe, tmp_path
     rows = write(tmp_path / "short.jsonl", ("pos", "neg"))
     given = (*QUICK, base, f"data.train={rows}", f"output_dir={tmp_path}/run", "train.save_strategy=steps")
     run_recipe("classification", *given, "train.save_steps=1", "data.labels={pos: POSITIVE, neg: NEGATIVE}")
-    more = ("train.max_steps=3", "train.resume_from_checkpoint=true", "data.labels={pos: NEGATIVE, neg: POSITIVE}")
+    more = ("train.max_steps=3", "data.labels={pos: NEGATIVE, neg: POSITIVE}")
     with pytest.raises(FinetuneError, match=r"data.labels: is not what it was when the run began"):
         run_recipe("classification", *given, "train.save_steps=1", *more)
 

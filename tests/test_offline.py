@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.config.sections import DataSection, ModelSection, RecipeName, Run
 from hf_finetune.errors import ModelError
-from hf_finetune.training.arguments import apply_defaults
+from hf_finetune.training import apply_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [*ROOT.glob("hf_finetune/**/*.py"), *ROOT.glob("recipes/*.py"), *ROOT.glob("benchmarks/*.py")]

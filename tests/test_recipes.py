@@ -140,7 +140,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(run_recipe,
     for path in sorted((resumed / "checkpoint-8").iterdir()):
         path.unlink()
     (resumed / "checkpoint-8").rmdir()
-    report = run_recipe(*settings, "train.max_steps=8", f"output_dir={resumed}", "train.resume_from_checkpoint=true")
+    report = run_recipe(*settings, "train.max_steps=8", f"output_dir={resumed}")
     assert report["train"]["steps"] == 8
     assert weights_hash(resumed) == weights_hash(tmp_path / "whole")
 

@@ -24,6 +24,7 @@ VALUES = {
     "model.load_in_4bit": "true",
     "model.path": "runs/other",
     "train.max_length": "64",
+    "train.num_train_epochs": "9",
     "train.max_steps": "9",
     "train.packing": "true",
 }

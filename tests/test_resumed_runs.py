@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers.utils import chat_template_utils
 
 import hf_finetune as hf
 from hf_finetune.chat import dates
+from hf_finetune.checkpoints import SEAL
 from hf_finetune.errors import ConfigError, ModelError, RunFinished
 
 SMALL = (
@@ -20,7 +22,7 @@ SMALL = (
     "model.scratch.num_attention_heads=2", "train.max_steps=4", "train.logging_steps=1", "train.eval_strategy=steps",
     "train.eval_steps=2", "train.save_strategy=steps", "train.save_steps=2", "eval.max_new_tokens=4",
 )  # fmt: skip
-RESUME = "train.resume_from_checkpoint=true"
+MUST_RESUME = "train.resume_from_checkpoint=true"
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -30,15 +32,16 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_a_finished_run_is_left_as_it_is_and_a_killed_one_goes_on_with_its_samples(run_recipe, tmp_path, capsys):
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match="holds no checkpoint to go on from"):
-        run_recipe(*SMALL, RESUME)
+        run_recipe(*SMALL, MUST_RESUME)
     assert not folder.exists()
     whole = run_recipe(*SMALL)
     before = contents(folder)
-    for again, refusal in ((RESUME, RunFinished), (f"train.resume_from_checkpoint={folder}/checkpoint-2", RunFinished)):
-        with pytest.raises(refusal, match=r"finished run, 4 steps: its report is .*run/report\.html"):
-            run_recipe(*SMALL, again)
-    with pytest.raises(ConfigError, match=r"finished run, 4 steps: its report is .*run/report\.html"):
-        run_recipe(*SMALL)
+    for again in ((), (MUST_RESUME,), (f"train.resume_from_checkpoint={folder}/checkpoint-2",)):
+        with pytest.raises(RunFinished, match=r"finished run, 4 steps: its report is .*run/report\.html"):
+            run_recipe(*SMALL, *again)
+    for again in (("train.resume_from_checkpoint=false",), ("train.learning_rate=0.5",)):
+        with pytest.raises(ConfigError, match=r"finished run, 4 steps: its report is .*run/report\.html"):
+            run_recipe(*SMALL, *again)
     with pytest.raises(ConfigError, match=r"no such checkpoint: .*checkpoint-3"):
         run_recipe(*SMALL, "train.max_steps=9", f"train.resume_from_checkpoint={folder}/checkpoint-3")
     assert contents(folder) == before
@@ -46,10 +49,12 @@ def test_a_finished_run_is_left_as_it_is_and_a_killed_one_goes_on_with_its_sampl
     (folder / "report.json").unlink()  # killed while it evaluated, and before its last checkpoint was whole
     (folder / "checkpoint-4" / "trainer_state.json").unlink()
     capsys.readouterr()
-    resumed = run_recipe(*SMALL, RESUME)
-    said = capsys.readouterr().err
-    assert "checkpoint-4 trainer_state.json is missing: it is passed over" in said
-    assert f"resuming from {folder}/checkpoint-2, step 2 of 4" in said
+    resumed = run_recipe(*SMALL)
+    said = capsys.readouterr().err.splitlines()
+    passed = "checkpoint-4 is passed over (trainer_state.json is missing)"
+    assert f"goes on from {folder}/checkpoint-2, step 2 of 4; {passed}" in said
+    ids = {json.loads((folder / "checkpoint-4" / SEAL).read_text())["run_id"], whole["run_id"], resumed["run_id"]}
+    assert ids == {json.loads((folder / "manifest.json").read_text())["run_id"]}
     assert resumed["samples"] == whole["samples"]
     assert {sample["step"] for sample in resumed["samples"]} == {2, 4}
     assert resumed["train"]["steps"] == 4
@@ -64,13 +69,13 @@ def test_a_run_that_was_killed_after_its_last_step_takes_no_step_more(run_recipe
     run_recipe(*SMALL)
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "report.json").unlink()
-    assert run_recipe(*SMALL, RESUME)["train"]["steps"] == 4
+    assert run_recipe(*SMALL)["train"]["steps"] == 4
     assert (folder / "model.safetensors").read_bytes() == weights
 
 
 def test_more_steps_may_be_asked_of_a_finished_run(run_recipe):
     run_recipe(*SMALL)
-    assert run_recipe(*SMALL, "train.max_steps=5", RESUME)["train"]["steps"] == 5
+    assert run_recipe(*SMALL, "train.max_steps=5")["train"]["steps"] == 5
 
 
 def test_from_python_a_finished_run_is_its_result_and_its_command_makes_it_again(project_root, tmp_path, monkeypatch):
@@ -84,7 +89,7 @@ def test_from_python_a_finished_run_is_its_result_and_its_command_makes_it_again
     }
     first = hf.train(run)
     before = contents(first.folder)
-    again = hf.train(run, train={"resume_from_checkpoint": True})
+    again = hf.train(run)
     assert again.report == first.report
     assert contents(first.folder) == before
     launch = json.loads((first.folder / "manifest.json").read_text())["launch"]
@@ -95,10 +100,45 @@ def test_from_python_a_finished_run_is_its_result_and_its_command_makes_it_again
     assert made.report["train"]["loss"] == first.report["train"]["loss"]
 
 
-def test_a_resume_with_a_model_of_another_shape_is_one_message(run_recipe):
+def test_a_run_goes_on_under_other_settings_only_where_they_can_hold_and_are_allowed(run_recipe, tmp_path, capsys):
     run_recipe(*SMALL)
+    folder = tmp_path / "run"
+    (folder / "report.json").unlink()
+    shutil.rmtree(folder / "checkpoint-4")
+    other = ("train.learning_rate=0.5", "data.block_size=32")
+    with pytest.raises(ConfigError) as refused:
+        run_recipe(*SMALL, *other, "model.scratch.hidden_size=64", "train.logging_steps=2")
+    lines = str(refused.value).splitlines()
+    allowed = "or allow it with --allow-changed"
+    assert [line.partition(": ")[0] for line in lines[:3]] == [
+        "train.learning_rate", "data.block_size", "model.scratch.hidden_size",
+    ]  # fmt: skip
+    assert lines[0].startswith("train.learning_rate: 0.02 -> 0.5: changes the schedule, from the next step on; ")
+    assert [line.endswith(allowed) for line in lines] == [True, True, False, False]
+    run_recipe(*SMALL, "train.learning_rate=0.5", "train.logging_steps=2", allow_changed=True)
+    changes = json.loads((folder / "manifest.json").read_text())["changes"]
+    assert {
+        "from": "checkpoint-2",
+        "key": "train.learning_rate",
+        "old": 0.02,
+        "new": 0.5,
+        "kind": "schedule",
+    } in changes
+    said = capsys.readouterr().err
+    assert "train.learning_rate: 0.02 -> 0.5: changes the schedule, from the next step on" in said
+    assert "train.logging_steps: 1 -> 2: is safe, and holds from here on" in said
+    # Of 4 steps with cosine and one of warm-up the third is taken at 3/4 of the rate, the fourth at 1/4.
+    assert "step 4/4  loss" in said
+    assert "lr 1.25e-01" in said
+    assert "step 3/4" not in said.split("goes on from")[1]
+
+
+def test_a_checkpoint_that_holds_a_model_of_another_shape_is_one_message(run_recipe, tmp_path):
+    run_recipe(*SMALL)
+    folder = tmp_path / "copied"
+    shutil.copytree(tmp_path / "run" / "checkpoint-4", folder / "checkpoint-4")  # nothing says which settings it had
     with pytest.raises(ModelError, match="checkpoint-4 holds a model of another shape or precision"):
-        run_recipe(*SMALL, "train.max_steps=6", RESUME, "model.scratch.hidden_size=64")
+        run_recipe(*SMALL, "train.max_steps=6", "model.scratch.hidden_size=64", f"output_dir={folder}")
 
 
 DATED = (
@@ -137,6 +177,7 @@ def test_a_run_that_is_resumed_after_midnight_trains_the_tokens_of_the_day_on_wh
     (tmp_path / "killed" / "report.json").unlink()
     (tmp_path / "killed" / "checkpoint-4" / "trainer_state.json").unlink()
     set_day(datetime(2024, 7, 7, 0, 1))
-    assert train("killed", RESUME) == whole
-    assert json.loads((tmp_path / "killed" / "manifest.json").read_text())["template_date"] == "2024-07-06"
+    assert train("killed") == whole
+    manifest = json.loads((tmp_path / "killed" / "manifest.json").read_text())
+    assert (manifest["template_date"], manifest["changes"]) == ("2024-07-06", [])
     assert train("of the next day") != whole

@@ -36,17 +36,20 @@ from hf_finetune.environment import (
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
 from hf_finetune.release import check_push
-from hf_finetune.reporting import describe_kept, find_resumed
+from hf_finetune.reporting import describe_kept, get_resume
 from hf_finetune.run_lock import check_not_in_use, hold_run_folder
 from hf_finetune.shell import shell_line
+from hf_finetune.training import apply_defaults
+from hf_finetune.typed_again import ALLOW_CHANGED, check_typed_again
 
 logger = logging.getLogger(__name__)
 
 
-def launch(argv: Sequence[str], where: str) -> int:
+def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> int:
     """Check the run, print its launch line and run that line; returns the recipe's exit code.
 
-    `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name.
+    `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name; a run goes on with
+    other settings where `allow_changed` says so.
     Raises `ConfigError` before anything is launched, where the machine lacks what `where` asks for, too.
     """
     check_versions()
@@ -63,16 +66,17 @@ def launch(argv: Sequence[str], where: str) -> int:
         check_not_in_use(run.output_dir)
     else:
         hold_run_folder(run.output_dir)
-    find_resumed(run.output_dir, run.train)  # the recipe asks it again: this is before seconds of imports
+    if run.model.adapter is None:  # which decides on settings; the recipe asks it again, after seconds of imports
+        check_typed_again(apply_defaults(run), allow_changed=allow_changed)
     if recipe != "score":
         typed = ["hf-finetune", "train", *argv, "--on", where]
-        describe_when_stopped(partial(describe_kept, run.output_dir, typed))
+        describe_when_stopped(partial(describe_kept, run.output_dir, typed, get_resume(run.train)))
     check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
     if run.hub is not None:
         check_push(run)  # the recipe asks again; here it costs no import of torch
     script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
-    arguments = ["--config_file", str(config), str(script), *argv]
+    arguments = ["--config_file", str(config), str(script), *argv, *([ALLOW_CHANGED] if allow_changed else [])]
     share_threads(os.environ, max(1, processes))
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())

@@ -7,6 +7,7 @@ model_files/        a model's folder, checked as a whole before anything is buil
 paths.py            local paths: expanded, and told from Hub ids
 sections.py         the sections of a `Run`, with their defaults
 dump.py             a `Run` back to run.yaml
+changes.py          what is another setting when a run is typed again, and what that does
 
 Each stage adds its problems to one `RunDocument`, and all of them are raised together: a run file with five mistakes
 takes one attempt to repair, not five.
@@ -21,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hf_finetune.config.changes import Change, find_changes, read_settings
 from hf_finetune.config.checks import cross_check
 from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.checks.launch import VISIBLE, check_launch_file, check_visible, named_gpus, read_launch_file
@@ -51,6 +53,7 @@ __all__ = [
     "PLACEHOLDER",
     "SFT_RECIPES",
     "VISIBLE",
+    "Change",
     "DataSection",
     "EvalSection",
     "ModelSection",
@@ -65,10 +68,12 @@ __all__ = [
     "check_visible",
     "dump_dict",
     "dump_yaml",
+    "find_changes",
     "load_run",
     "named_gpus",
     "read_launch_file",
     "read_recipe_name",
+    "read_settings",
     "sampling_settings",
 ]
 

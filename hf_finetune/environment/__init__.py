@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         get_installed_versions,
         report_environment,
     )
-    from hf_finetune.environment.hardware import detect_hardware
+    from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.processes import describe_processes, init_processes
     from hf_finetune.environment.progress_lines import ProgressLines
@@ -52,6 +52,7 @@ __all__ = [
     "check_versions",
     "collect_machine_info",
     "describe_commit",
+    "describe_machine",
     "describe_processes",
     "describe_threads",
     "detect_hardware",

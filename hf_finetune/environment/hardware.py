@@ -76,6 +76,16 @@ def select_accelerator(hardware: Hardware, train: Mapping[str, Any]) -> Accelera
     return "cpu" if train.get("use_cpu") or launched_on_cpu else hardware.accelerator
 
 
+def describe_machine() -> dict[str, Any]:
+    """What of this machine decides how a run computes by default: JSON values, compared when it is resumed."""
+    hardware = detect_hardware()
+    return {
+        "accelerator": select_accelerator(hardware, {}),
+        "capabilities": [list(each) for each in hardware.capabilities],
+        "bf16_instructions": sorted(hardware.bf16_instructions),
+    }
+
+
 def _find_torch_build() -> str:
     """Find the local part of torch's version: "cpu", "cu130", "rocm7.1" ...; "" for the build on PyPI."""
     try:

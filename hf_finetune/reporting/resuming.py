@@ -5,74 +5,138 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hf_finetune.checkpoints import find_faults, find_verified, list_sealed
-from hf_finetune.errors import ConfigError, Problem, RunFinished, suggest
+from hf_finetune.checkpoints import find_faults, find_foreign, find_verified, list_numbered, list_sealed, read_seal
+from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.folders import (
+    AUTO,
     MANIFEST,
     REPORT,
     RESUME,
     TRAINER_STATE,
-    describe_finished,
+    find_earlier_run,
+    is_run_folder,
     list_checkpoints,
     read_finished,
+    read_manifest,
+    read_run_id,
 )
 from hf_finetune.shell import shell_line
 
 logger = logging.getLogger(__name__)
 
-BEGIN = "leave train.resume_from_checkpoint out to begin the run"
+Resume = str | bool
+"""`train.resume_from_checkpoint`: `auto`, true, false, or a checkpoint."""
+BEGIN = f"leave {RESUME} out to begin the run"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 DEFAULT_EPOCHS = 3.0
 """`TrainingArguments.num_train_epochs`."""
 
 
-def find_resumed(output_dir: str, train: Mapping[str, Any]) -> str | None:
-    """The checkpoint that a run with this section `train` goes on from; None where it begins at its first step.
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on; `checkpoint` is None where it begins at its first step."""
 
-    Raises `RunFinished` where the run has come to its end and no more is asked for, and `ConfigError` where it has
-    nothing to go on from. Writes nothing.
+    checkpoint: str | None
+    said: str | None = None
+    """What there is to say of it, a line."""
+
+
+def get_resume(train: Mapping[str, Any]) -> Resume:
+    """What a section `train` asks for."""
+    asked: Resume | None = train.get("resume_from_checkpoint")
+    return AUTO if asked is None else asked
+
+
+def find_finished(output_dir: str, train: Mapping[str, Any]) -> dict[str, Any] | None:
+    """report.json of a run that has come to its end, where a run with this section `train` asks for no more of it."""
+    report = read_finished(Path(output_dir))
+    return None if report is None or _asks_for_more(report, train) else report
+
+
+def check_resumable(output_dir: str, resume: Resume) -> None:
+    """Raise `ConfigError` where there is nothing to go on from, by the checkpoints' manifests: nothing else is read."""
+    folder, there = Path(output_dir), list_numbered(Path(output_dir))
+    if resume is False:
+        return
+    if there and isinstance(resume, str) and resume != AUTO:
+        _check_named(folder, resume)
+    elif there and not list_sealed(folder):
+        _refuse_all({each: find_faults(each)[0] for each in reversed(there)})
+    elif there:
+        return
+    elif resume != AUTO:
+        _refuse_missing(output_dir, resume)
+    elif (earlier := find_earlier_run(output_dir)) is not None:  # which is finished, and has nothing to train on from
+        raise ConfigError(Problem(*earlier, key="output_dir"))
+
+
+def find_resumed(output_dir: str, resume: Resume) -> Resumed:
+    """The verified checkpoint that a run goes on from. One process calls it: every file of a checkpoint is read.
+
+    Raises `ConfigError` where there are checkpoints and none of them can be gone on from. Writes nothing.
     """
-    resume, folder = train.get("resume_from_checkpoint"), Path(output_dir)
-    if not resume:
-        return None
-    report = read_finished(folder)
-    if report is not None and not _asks_for_more(report, train):
-        raise RunFinished(Problem(*describe_finished(output_dir, report)))
-    return _find_named(output_dir, resume) if isinstance(resume, str) else _find_newest(output_dir)
+    folder = Path(output_dir)
+    check_resumable(output_dir, resume)
+    if resume is False:
+        return Resumed(None)
+    if not list_numbered(folder):
+        begun = f"{output_dir} holds a run that had saved no checkpoint: it begins anew"
+        return Resumed(None, begun if is_run_folder(folder) else None)
+    if isinstance(resume, str) and resume != AUTO:
+        named = Path(resume).expanduser()
+        if faults := find_foreign(named, read_run_id(folder)) or find_faults(named):
+            remedy = "name another, or leave it out for the newest"
+            raise ConfigError(Problem(f"{resume} {faults[0]}", remedy, key=RESUME))
+        return Resumed(str(named), _describe(folder, named, {}))
+    found, passed = find_verified(folder, run_id=read_run_id(folder) or _find_only_id(folder))
+    if found is None:
+        _refuse_all({folder / name: fault for name, fault in passed.items()})
+    return Resumed(str(found), _describe(folder, found, passed))
+
+
+def find_run_id(output_dir: str, checkpoint: str) -> str | None:
+    """The id of the run that goes on from a checkpoint, by its manifest or the checkpoint's; None of older ones."""
+    found = read_run_id(Path(output_dir)) or (read_seal(Path(checkpoint)) or {}).get("run_id")
+    return found if isinstance(found, str) else None
+
+
+def read_planned_steps(output_dir: str) -> int | None:
+    """How many steps the run in a folder was to take, by its report or its newest checkpoint."""
+    report = read_finished(Path(output_dir)) or {}
+    planned = report.get("train", {}).get("max_steps")
+    for checkpoint in [] if planned else list_checkpoints(Path(output_dir))[-1:]:
+        planned = _read_state(checkpoint).get("max_steps")
+    return planned if isinstance(planned, int) else None
 
 
 def read_threads(output_dir: str) -> int | None:
     """How many threads a process of the run began with, by its manifest; None where that does not say."""
-    threads = _read_manifest(output_dir, "threads")
+    threads = read_manifest(Path(output_dir)).get("threads")
     return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def read_template_date(output_dir: str) -> str | None:
     """The day that the chat template of the run was told, by its manifest; None where that does not say."""
-    date = _read_manifest(output_dir, "template_date")
+    date = read_manifest(Path(output_dir)).get("template_date")
     return date if isinstance(date, str) else None
 
 
-def _read_manifest(output_dir: str, key: str) -> Any:
-    try:
-        return json.loads(Path(output_dir, MANIFEST).read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def describe_kept(output_dir: str, command: Sequence[str]) -> str:
-    """What is kept of a run that is stopped, and how to go on; `command` is what was typed."""
+def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO) -> str:
+    """What is kept of a run that is stopped, and how to go on; `command` is what was typed, `resume` what it asked."""
     folder, words = Path(output_dir), [word for word in command if not word.startswith(f"{RESUME}=")]
+    if resume != AUTO and len(words) == len(command):  # the run file says so
+        words.append(f"{RESUME}={AUTO}")
     # By their times: a finished run that is trained on has a report from its first end, older than its new manifest.
     if _is_newer(folder / REPORT, folder / MANIFEST):
         return f"the run is complete, its report is {folder / 'report.html'}"
     if whole := list_checkpoints(folder):
-        state = json.loads((whole[-1] / TRAINER_STATE).read_text(encoding="utf-8"))
-        kept = f"{whole[-1]} is kept, step {state['global_step']} of {state['max_steps']}"
-        return f"{kept}; go on with: {shell_line([*words, f'{RESUME}=true'])}"
+        state = _read_state(whole[-1])
+        kept = f"{whole[-1]} is kept, step {state.get('global_step')} of {state.get('max_steps')}"
+        return f"{kept}; go on with: {shell_line(words)}"
     kept = "nothing is kept, no checkpoint had been saved (train.save_strategy, train.save_steps)"
     if any(_is_newer(folder / weights, folder / MANIFEST) for weights in WEIGHTS):
         kept = f"{output_dir} keeps the trained model, which was not measured yet"
@@ -102,27 +166,49 @@ def _read_plan(train: Mapping[str, Any]) -> tuple[int | None, float]:
     return steps if steps is not None and steps > 0 else None, DEFAULT_EPOCHS if epochs is None else float(epochs)
 
 
-def _find_named(output_dir: str, resume: str) -> str:
+def _check_named(folder: Path, resume: str) -> None:
     named = Path(resume).expanduser()
     if not named.is_dir():
-        names = [path.name for path in list_sealed(Path(output_dir))]
+        names = [path.name for path in list_sealed(folder)]
         there = f"there are {', '.join(names)}" if names else BEGIN
         raise ConfigError(Problem(f"no such checkpoint: {resume}", suggest(named.name, names, there), key=RESUME))
-    if faults := find_faults(named):
-        raise ConfigError(
-            Problem(f"{resume} {faults[0]}", "name an earlier one, or leave it out for the newest", key=RESUME)
-        )
-    return resume
 
 
-def _find_newest(output_dir: str) -> str:
-    found, passed = find_verified(Path(output_dir))
-    if found is None:
-        what = f"{output_dir} holds no checkpoint to go on from"
-        if passed:
-            remedy = "name another output_dir, and leave train.resume_from_checkpoint out"
-            raise ConfigError([Problem(each, remedy, key=RESUME) for each in passed])
-        raise ConfigError(Problem(what, BEGIN, key=RESUME))
-    for each in passed:
-        logger.warning("%s: it is passed over", each)
-    return str(found)
+def _refuse_missing(output_dir: str, resume: Resume) -> None:
+    if isinstance(resume, str):
+        _check_named(Path(output_dir), resume)
+    raise ConfigError(Problem(f"{output_dir} holds no checkpoint to go on from", BEGIN, key=RESUME))
+
+
+def _refuse_all(faults: Mapping[Path, str]) -> NoReturn:
+    remedy = "remove it, or name another output_dir: nothing goes on from it"
+    raise ConfigError([Problem(f"{checkpoint} {fault}", remedy, key=RESUME) for checkpoint, fault in faults.items()])
+
+
+def _find_only_id(folder: Path) -> str | None:
+    """The run whose checkpoints were copied here without its manifest. Raises `ConfigError` where they are of two."""
+    owners: dict[str, str] = {}
+    for checkpoint in list_sealed(folder):
+        if (owner := (read_seal(checkpoint) or {}).get("run_id")) is not None:
+            owners[owner] = checkpoint.name
+    if len(owners) > 1:
+        what = f"{folder} holds checkpoints of {len(owners)} runs ({', '.join(owners.values())}), and no {MANIFEST}"
+        raise ConfigError(Problem(what, f"name the one to go on from: {RESUME}=...", key=RESUME))
+    return next(iter(owners), None)
+
+
+def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
+    state = _read_state(checkpoint)
+    said = [f"goes on from {checkpoint}, step {state.get('global_step')} of {state.get('max_steps')}"]
+    said += [f"{name} is passed over ({fault})" for name, fault in passed.items()]
+    if not (folder / MANIFEST).exists():
+        said.append(f"there is no {MANIFEST}, so that data, model and settings are compared with nothing")
+    return "; ".join(said)
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return state if isinstance(state, dict) else {}

@@ -76,6 +76,7 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
     if resume and path.exists():
         began = redact(json.loads(path.read_text(encoding="utf-8")))
         _check_same(began, manifest)
+        _say_other_machine(began, manifest)
         # The model of a finished run that is trained on stays in the folder until the new one takes its place.
         manifest |= {"files": began["files"]} if "files" in began else {}
     if not resume:
@@ -103,6 +104,23 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
             what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
             put = "name that commit in model.revision, or put its files back"
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
+
+
+def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
+    """Warn where a run goes on under other versions, on another machine or with other processes than it began with."""
+    versions = [of.get("versions", {}) for of in (began, now)]
+    changed = [
+        f"{name} {versions[0][name]} -> {versions[1].get(name, 'none')}"
+        for name in versions[0]
+        if versions[0][name] != versions[1].get(name)
+    ]
+    if began.get("processes", now.get("processes")) != now.get("processes"):
+        changed.append(f"processes {began['processes']} -> {now['processes']}")
+    if began.get("machine", now.get("machine")) != now.get("machine"):
+        changed.append("a machine with other devices or instructions")
+    if changed:
+        what = "since the run began, this has changed: %s; it is not bit for bit one that was not interrupted"
+        logger.warning(what, ", ".join(changed))
 
 
 def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[Problem]:

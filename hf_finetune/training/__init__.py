@@ -1,6 +1,7 @@
 """Trainer and SFTTrainer for rows that are tokens already.
 
-arguments       the section `train` with our defaults -> TrainingArguments, and what else a process sets up
+defaults        of the section `train`, by recipe, model and machine
+arguments       the section `train` -> TrainingArguments, and what else a process sets up
 trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one; samplers
 callbacks/      the log line, the progress bars, trackers, energy, and the guard of trainable parameters
 muon            Muon for matrices with AdamW for the rest
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
-    from hf_finetune.training.arguments import apply_defaults, build_training_arguments, early_stopping
+    from hf_finetune.training.arguments import build_training_arguments, early_stopping
     from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
+    from hf_finetune.training.defaults import apply_defaults
     from hf_finetune.training.facts import collect_train_stats, format_launch_line, make_run_id, read_launch_words
     from hf_finetune.training.memory_settings import suggest_memory_settings
     from hf_finetune.training.muon import make_optimizer

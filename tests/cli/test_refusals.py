@@ -132,7 +132,10 @@ RUNS = [
     (["data.train=*.jsnl"], "command line: data.train: no file matches *.jsnl; check the pattern"),
     (["model.path=runs/nope"], "command line: model.path: no such folder: runs/nope; "),
     (["output_dir=used"], "command line: output_dir: used holds precious.txt, and is no run folder of hf-finetune; "),
-    (["output_dir=runs/torn"], "command line: output_dir: runs/torn holds another run's checkpoint-10; name another"),
+    (
+        ["output_dir=runs/torn", "train.resume_from_checkpoint=false"],
+        "command line: output_dir: runs/torn holds another run's checkpoint-10; name another",
+    ),
     (["hub.repo_id=nobody", "card.license=mit"], "command line: hub.repo_id: 'nobody' names no owner; "),
     (
         ["hub.repo_id=a/b", "card.license=mit"],
@@ -184,11 +187,12 @@ def test_a_classifier_is_no_base_of_a_language_model(refuse, folder):
 
 def test_a_folder_of_torn_checkpoints_gets_no_remedy_that_leads_back(refuse, folder):
     (folder / "run.yaml").write_text(VALID, encoding="utf-8")
-    (line,) = refuse("train", "run.yaml", "output_dir=runs/torn")
+    (line,) = refuse("train", "run.yaml", "output_dir=runs/torn", "train.resume_from_checkpoint=false")
     assert "it holds no checkpoint that is whole" in line
     assert "resume" not in line
-    (line,) = refuse("train", "run.yaml", "output_dir=runs/torn", "train.resume_from_checkpoint=true")
-    assert line.endswith("name another output_dir, and leave train.resume_from_checkpoint out")
+    for resume in ("auto", "true"):
+        *lines, _ = refuse("train", "run.yaml", "output_dir=runs/torn", f"train.resume_from_checkpoint={resume}")
+        assert all(line.endswith("remove it, or name another output_dir: nothing goes on from it") for line in lines)
 
 
 def test_a_key_that_is_a_list_and_a_recipe_on_the_command_line_are_refused(refuse, folder):

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.errors import ConfigError, RunFinished
-from hf_finetune.reporting import claim_run_folder, find_resumed
+from hf_finetune.checkpoints import SEAL, seal
+from hf_finetune.errors import ConfigError
+from hf_finetune.reporting import check_resumable, claim_run_folder, describe_kept, find_finished, find_resumed
 
-RESUME = {"resume_from_checkpoint": True}
+MANIFEST = {"data": {}, "versions": {}, "launch": "x"}
 
 
-def checkpoint(folder: Path, step: int, *, whole: bool = True) -> Path:
+def checkpoint(folder: Path, step: int, run_id: str | None = "one", *, state: bytes = b"weights") -> Path:
     place = folder / f"checkpoint-{step}"
     place.mkdir(parents=True)
-    if whole:
-        (place / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 60}))
+    (place / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 60}))
+    (place / "model.safetensors").write_bytes(state)
+    seal(place, {"step": step, "run_id": run_id})
     return place
 
 
@@ -27,25 +29,83 @@ def finished(folder: Path, **train: float) -> None:
     (folder / "report.json").write_text(json.dumps(report))
 
 
+def opened(folder: Path, **more: str) -> None:
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST | more))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_begins_at_its_first_step_unless_it_is_to_be_resumed(tmp_path):
+def resumed(folder: Path, resume: str | bool = "auto") -> tuple[str | None, str]:
+    found = find_resumed(str(folder), resume)
+    return found.checkpoint and Path(found.checkpoint).name, found.said or ""
+
+
+def test_a_folder_without_a_checkpoint_is_one_in_which_a_run_begins_and_that_is_said_of_one_that_failed(tmp_path):
+    assert resumed(tmp_path / "none") == (None, "")
+    assert resumed(tmp_path) == (None, "")
+    opened(tmp_path)
+    assert resumed(tmp_path) == (None, f"{tmp_path} holds a run that had saved no checkpoint: it begins anew")
+
+
+def test_false_begins_whatever_is_there(tmp_path):
     checkpoint(tmp_path, 5)
-    for resume in (None, False):
-        assert find_resumed(str(tmp_path), {"resume_from_checkpoint": resume}) is None
-    assert find_resumed(str(tmp_path), {}) is None
+    assert resumed(tmp_path, False) == (None, "")
 
 
-def test_the_newest_whole_checkpoint_is_gone_on_from_by_number_and_a_torn_one_is_said(tmp_path, caplog):
+def test_the_newest_verified_checkpoint_is_gone_on_from_by_number_and_others_are_said(tmp_path):
     for step in (5, 20, 100):
         checkpoint(tmp_path, step)
-    assert find_resumed(str(tmp_path), RESUME) == str(tmp_path / "checkpoint-100")
-    assert caplog.text == ""
-    checkpoint(tmp_path, 200, whole=False)
-    assert find_resumed(str(tmp_path), RESUME) == str(tmp_path / "checkpoint-100")
-    assert "checkpoint-200 has no trainer_state.json" in caplog.text
+    opened(tmp_path, run_id="one")
+    for resume in ("auto", True):
+        assert resumed(tmp_path, resume) == (
+            "checkpoint-100",
+            f"goes on from {tmp_path}/checkpoint-100, step 100 of 60",
+        )
+    (checkpoint(tmp_path, 200) / SEAL).unlink()
+    (checkpoint(tmp_path, 150) / "model.safetensors").write_bytes(b"WEIGHTS")
+    (tmp_path / "checkpoint-300").mkdir()
+    (tmp_path / "checkpoint-300" / "training_args.bin").write_bytes(b"")
+    checkpoint(tmp_path, 400, "another")
+    name, said = resumed(tmp_path)
+    assert name == "checkpoint-100"
+    assert said.split("; ")[1:] == [
+        "checkpoint-400 is passed over (is of another run: another, and not one)",
+        "checkpoint-300 is passed over (has no checkpoint.json: an older version has written it, or another program)",
+        "checkpoint-200 is passed over (has no checkpoint.json: its writing, or its removal, was cut short)",
+        "checkpoint-150 is passed over (model.safetensors has changed since it was saved)",
+    ]
+
+
+def test_checkpoints_that_were_copied_alone_are_gone_on_from_unless_they_are_of_two_runs(tmp_path):
+    checkpoint(tmp_path, 5)
+    checkpoint(tmp_path, 10)
+    name, said = resumed(tmp_path)
+    assert name == "checkpoint-10"
+    assert said.endswith("there is no manifest.json, so that data, model and settings are compared with nothing")
+    checkpoint(tmp_path, 20, "another")
+    with pytest.raises(ConfigError, match=r"checkpoints of 2 runs \(checkpoint-10, checkpoint-20\), and no manifest"):
+        resumed(tmp_path)
+    assert resumed(tmp_path, str(tmp_path / "checkpoint-5"))[0] == "checkpoint-5"
+
+
+def test_a_folder_of_which_no_checkpoint_can_be_gone_on_from_is_left_as_it_is(tmp_path):
+    opened(tmp_path, run_id="one")
+    checkpoint(tmp_path, 5, "another")
+    (checkpoint(tmp_path, 9) / "model.safetensors").unlink()
+    before = contents(tmp_path)
+    for resume in ("auto", True):
+        with pytest.raises(ConfigError) as refused:
+            resumed(tmp_path, resume)
+        lines = str(refused.value).splitlines()
+        assert "checkpoint-9 model.safetensors is missing; remove it, or name another output_dir" in lines[0]
+        assert "checkpoint-5 is of another run: another, and not one; " in lines[1]
+    with pytest.raises(ConfigError, match="checkpoint-5 is of another run"):
+        resumed(tmp_path, str(tmp_path / "checkpoint-5"))
+    with pytest.raises(ConfigError, match=r"checkpoint-9 model.safetensors is missing; name another, or leave it out"):
+        resumed(tmp_path, str(tmp_path / "checkpoint-9"))
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -54,24 +114,15 @@ def test_the_newest_whole_checkpoint_is_gone_on_from_by_number_and_a_torn_one_is
         ((), True, r"holds no checkpoint to go on from; leave train.resume_from_checkpoint out to begin"),
         ((), "{}/checkpoint-7", r"no such checkpoint: .*checkpoint-7; leave train.resume_from_checkpoint out"),
         ((5, 70), "{}/checkpoint-7", r"no such checkpoint: .*checkpoint-7; did you mean checkpoint-70\?"),
-        (
-            (-9,),
-            True,
-            r"checkpoint-9 has no trainer_state.json: the run ended while it was written; name another output_dir",
-        ),
-        ((5, -9), "{}/checkpoint-9", r"checkpoint-9 has no trainer_state.json.*; name an earlier one"),
     ],
 )
-def test_a_run_without_the_checkpoint_is_one_message(tmp_path, steps, resume, said):
+def test_a_run_without_the_checkpoint_is_one_message_before_anything_is_read(tmp_path, steps, resume, said):
     for step in steps:
-        checkpoint(tmp_path, abs(step), whole=step > 0)
-    before = contents(tmp_path)
+        checkpoint(tmp_path, step)
+    asked = resume.format(tmp_path) if isinstance(resume, str) else resume
     with pytest.raises(ConfigError, match=said) as refused:
-        find_resumed(
-            str(tmp_path), {"resume_from_checkpoint": resume.format(tmp_path) if resume is not True else resume}
-        )
+        check_resumable(str(tmp_path), asked)
     assert (refused.value.exit_code, refused.value.problems[0].key) == (2, "train.resume_from_checkpoint")
-    assert contents(tmp_path) == before
 
 
 # What the run was given, what is typed now, and whether that is more than it has done.
@@ -90,26 +141,30 @@ LENGTHS = [
 @pytest.mark.parametrize(("given", "typed", "more"), LENGTHS)
 def test_a_finished_run_is_finished_unless_more_is_asked_for(tmp_path, given, typed, more):
     finished(tmp_path, **given)
-    checkpoint(tmp_path, 40)
-    if more:
-        assert find_resumed(str(tmp_path), RESUME | typed) == str(tmp_path / "checkpoint-40")
-        return
-    for resume in (True, str(tmp_path / "checkpoint-40")):
-        with pytest.raises(RunFinished, match=r"holds a finished run, 40 steps: its report is .*report\.html") as told:
-            find_resumed(str(tmp_path), {"resume_from_checkpoint": resume} | typed)
-        assert told.value.exit_code == 0
+    assert (find_finished(str(tmp_path), typed) is None) == more
 
 
 def test_a_finished_run_that_is_begun_again_is_refused_with_the_place_of_its_report(tmp_path):
     finished(tmp_path)
     with pytest.raises(ConfigError, match=r"holds a finished run, 40 steps: its report is .*report\.html") as refused:
-        claim_run_folder(str(tmp_path), resume=None)
+        claim_run_folder(str(tmp_path), resume=False)
     assert (refused.value.exit_code, refused.value.problems[0].key) == (2, "output_dir")
 
 
-def test_a_finished_run_without_a_checkpoint_is_finished_and_cannot_do_more(tmp_path):
+def test_a_finished_run_without_a_checkpoint_cannot_do_more(tmp_path):
     finished(tmp_path, max_steps=60)
-    with pytest.raises(RunFinished):
-        find_resumed(str(tmp_path), RESUME | {"max_steps": 60})
     with pytest.raises(ConfigError, match="holds no checkpoint to go on from"):
-        find_resumed(str(tmp_path), RESUME | {"max_steps": 90})
+        check_resumable(str(tmp_path), True)
+    with pytest.raises(ConfigError, match="holds a finished run, 40 steps"):
+        check_resumable(str(tmp_path), "auto")
+
+
+def test_the_command_that_goes_on_is_the_same_one_unless_the_run_file_says_otherwise(tmp_path):
+    checkpoint(tmp_path, 5)
+    typed = ["hf-finetune", "train", "x.yaml"]
+    named = "train.resume_from_checkpoint=run/checkpoint-1"
+    assert describe_kept(str(tmp_path), typed).endswith("go on with: hf-finetune train x.yaml")
+    assert describe_kept(str(tmp_path), [*typed, named], named).endswith("go on with: hf-finetune train x.yaml")
+    for resume in (False, named):
+        kept = describe_kept(str(tmp_path), typed, resume)
+        assert kept.endswith("go on with: hf-finetune train x.yaml train.resume_from_checkpoint=auto")

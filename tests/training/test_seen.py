@@ -12,6 +12,7 @@ from evaluation.scoring.test_run_and_score_agree import PLAIN, questions, save_b
 from tuned_classifiers import saved_backbone
 
 import hf_finetune.training.trainers.base as trainers
+from hf_finetune.checkpoints import SEAL, seal
 
 QUICK = ("train.bf16=false", "eval.prompts=[]", "train.eval_strategy=no", "train.logging_steps=1")
 SAVED = ("train.save_strategy=epoch", "train.save_total_limit=null")
@@ -134,6 +135,8 @@ def test_a_resumed_run_has_seen_what_the_uninterrupted_one_has(run_recipe, tmp_p
     # A checkpoint of before there were counts: what was seen is not known, and is not said.
     del state["stateful_callbacks"]["hf_finetune_seen"]
     (first / "trainer_state.json").write_text(json.dumps(state))
+    (first / SEAL).unlink()
+    seal(first, {"step": state["global_step"]})
     (folder / "report.json").unlink()
     old = run_recipe("sft", *settings, again)["train"]
     assert "seen" not in old

@@ -14,7 +14,7 @@ from hf_finetune.config.reading.document import Key, RunDocument, format_key_pat
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER
 from hf_finetune.errors import suggest
-from hf_finetune.folders import find_earlier_run, foreign_entry, not_ours
+from hf_finetune.folders import AUTO, find_earlier_run, foreign_entry, not_ours
 from hf_finetune.shell import shell_path
 
 MAX_NAME_BYTES = 255
@@ -218,9 +218,10 @@ def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
 def _is_taken(run: Any) -> tuple[str, str] | None:
     """Another run, or anything of somebody else: the recipe looks again, this is before it has loaded anything."""
     folder = Path(expand_user(run.output_dir))
-    if not run.train.resume_from_checkpoint and (earlier := find_earlier_run(run.output_dir)) is not None:
+    resumes = run.recipe != "score" and bool(run.train.resume_from_checkpoint)
+    if not resumes and (earlier := find_earlier_run(run.output_dir)) is not None:
         return earlier
-    foreign = foreign_entry(folder, resuming=bool(run.train.resume_from_checkpoint))
+    foreign = foreign_entry(folder, resuming=resumes)
     return None if foreign is None else not_ours(run.output_dir, foreign)
 
 
@@ -236,10 +237,10 @@ KEY = ("train", "resume_from_checkpoint")
 
 def check_resume(document: RunDocument, run: Any) -> None:
     """Refuse a checkpoint outside `output_dir`; a foreign one can be loaded as a model, from its safetensors."""
-    # torch.load of optimizer.pt and rng_state.pth runs code in old versions (CVE-2025-32434 before torch 2.6,
-    # CVE-2026-24747 before 2.10). Can go once Trainer keeps these states in safetensors.
+    # Engines that shard a model (FSDP, DeepSpeed) still pickle their states: torch.load runs code in old versions
+    # (CVE-2025-32434 before torch 2.6, CVE-2026-24747 before 2.10).
     checkpoint = run.train.resume_from_checkpoint
-    if not isinstance(checkpoint, str) or document.is_refused(".".join(KEY), "output_dir"):
+    if not isinstance(checkpoint, str) or checkpoint == AUTO or document.is_refused(".".join(KEY), "output_dir"):
         return
     place, folder = Path(expand_user(checkpoint)).resolve(), Path(expand_user(run.output_dir)).resolve()
     if place.parent == folder:

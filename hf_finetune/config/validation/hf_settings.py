@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, create_model
 
 from hf_finetune.config.reading.deprecated import REFUSED, SET_BY_RECIPE, SFT_REPLACED
 from hf_finetune.config.sections import GeneratedSection, RecipeName, Section
+from hf_finetune.folders import AUTO
 
 TABLE_FILE = "stack_settings.json"
 
@@ -72,6 +73,11 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "lora_dropout": _SHARE,
 }
 
+_RESUME_HELP = (
+    "`auto`: go on with the run in `output_dir`, or begin it; `true`: go on, or refuse; `false`: begin, or refuse; "
+    "or one of its checkpoints"
+)
+
 # Settings of this project in addition to those of TrainingArguments.
 MUON = "muon"
 _OWN_FIELDS: dict[str, dict[str, Any]] = {
@@ -104,7 +110,8 @@ def build_train_section(recipe: RecipeName) -> type[Section]:
     fields["optim"] = fields["optim"] | {"choices": [*fields["optim"]["choices"], MUON]}
     # TrainingArguments declares str (transformers 5.23), but Trainer.train also takes True: the last checkpoint there.
     resume = fields["resume_from_checkpoint"]
-    fields["resume_from_checkpoint"] = resume | {"types": ["bool", *resume["types"]]}
+    ours = {"types": ["bool", *resume["types"]], "default": AUTO, "help": _RESUME_HELP}
+    fields["resume_from_checkpoint"] = resume | ours
     taken = REFUSED.keys() | SFT_REPLACED.keys()
     allowed = {name: field for name, field in fields.items() if f"train.{name}" not in taken}
     return _build_section(get_train_class_name(recipe), allowed | _OWN_FIELDS)

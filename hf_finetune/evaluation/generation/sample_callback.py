@@ -100,9 +100,8 @@ class SamplePrompts(TrainerCallback):
 
     def restore_state(self, state: list[dict[str, Any]]) -> None:
         """Go on from what `save_state` has returned."""
-        self.samples = [
-            (each["step"], Sample(**{key: value for key, value in each.items() if key != "step"})) for each in state
-        ]
+        own = [{key: value for key, value in each.items() if key != "step"} for each in state]
+        self.samples = [(each["step"], Sample(**rest)) for each, rest in zip(state, own, strict=True)]
 
 
 def _ignore_sample(prompt: str, continuation: str) -> None: ...

@@ -59,9 +59,6 @@ class LogLines(TrainerCallback):
             self.energy.read()
         if state.global_step:
             self.seen.restore(state.stateful_callbacks.get(STATE_KEY))  # type: ignore[union-attr]
-        if state.global_step and state.is_world_process_zero:
-            checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
-            logger.info("resuming from %s, step %d of %d", checkpoint, state.global_step, state.max_steps)
         self._started = self._energy_read = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

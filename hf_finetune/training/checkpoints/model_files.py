@@ -96,6 +96,17 @@ def copy_weights(files: ModelFiles, checkpoint: Path, beside: dict[str, Tensor])
                 tensor.copy_(saved[name])
 
 
+def find_other(files: ModelFiles, checkpoint: Path) -> str | None:
+    """The name of a weight of `files` that is not as in the checkpoint, one at a time; None where all are."""
+    for file, each in files.weights.items():
+        with safe_open(checkpoint / file, framework="pt") as saved:
+            names = set(saved.keys())
+            for name, tensor in each.tensors.items():
+                if name not in names or not torch.equal(tensor, saved.get_tensor(name).to(tensor)):
+                    return name
+    return None
+
+
 def is_up_to_date(files: ModelFiles, model: nn.Module) -> bool:
     """Whether the tensors of `files` still are those of `model`: a wrapper may have given it others."""
     held = {_get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}

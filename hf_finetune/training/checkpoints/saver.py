@@ -14,12 +14,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.checkpoints import aside_of, get_path, publish, rotate, seal
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.folders import RESUME
 from hf_finetune.training.checkpoints.disk import Snapshot
 from hf_finetune.training.checkpoints.model_files import (
     ModelFiles,
     Weights,
     collect_model_files,
     copy_weights,
+    find_other,
     is_up_to_date,
 )
 from hf_finetune.training.checkpoints.room import check_room, plan_room
@@ -109,6 +112,12 @@ class CheckpointSaver:
             copy_weights(
                 self._collect(), checkpoint, load_state(checkpoint, without=STATE_PARTS - {"beside"})["beside"]
             )
+
+    def check_restored(self, checkpoint: Path) -> None:
+        """Raise `ModelError` where the weights are not those of the checkpoint, bit for bit; any rank may call it."""
+        if self.trainer.args.should_save and (name := find_other(self._collect(), checkpoint)) is not None:
+            what = f"{name} is not what {checkpoint.name} holds: something has changed the model since it was restored"
+            raise ModelError(Problem(what, "leave the model as it is between its making and trainer.train", key=RESUME))
 
     def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Snapshot | None:
         """The state of now; None on ranks that do not write."""

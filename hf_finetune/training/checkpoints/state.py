@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from safetensors import safe_open
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
 from hf_finetune.errors import ModelError, Problem
@@ -26,6 +27,8 @@ from hf_finetune.training.checkpoints.random_state import restore_random_state
 
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
 STATE_PARTS = frozenset({"optimizer", "schedule", "scaler", "ranks", "callbacks", "beside"})
+# What the settings decide of a group of parameters, beside its rate. Its other values are the optimizer's own.
+_OF_THE_SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")
 
 
 @runtime_checkable
@@ -72,8 +75,9 @@ def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any
 
 
 def restore_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Put back the states of optimizer, schedule and loss scale."""
+    """Put back the states of optimizer, schedule and loss scale; rates, decay and betas are those of now."""
     optimizer, schedule, scaler = _get_parts(trainer)
+    asked = [{name: group[name] for name in _OF_THE_SETTINGS if name in group} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as problem:
@@ -81,8 +85,19 @@ def restore_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
         remedy = "set train.optim, model and lora as they were: see run.yaml"
         raise ModelError(Problem(what, remedy, key=RESUME)) from problem
     schedule.load_state_dict(state["schedule"])
+    if isinstance(schedule, LambdaLR):  # others keep a rate of their own
+        _apply_settings(optimizer, schedule, asked)
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
+
+
+def _apply_settings(optimizer: Any, schedule: LambdaLR, asked: list[dict[str, Any]]) -> None:
+    """Let the settings of now hold from the next step on: where they are as they were, nothing changes by a bit."""
+    for group, settings, rate in zip(optimizer.param_groups, asked, schedule.lr_lambdas, strict=True):
+        group.update(settings)
+        group["lr"] = group["initial_lr"] * rate(schedule.last_epoch)
+    schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def restore_random(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from hf_finetune.checkpoints import get_path
+from hf_finetune.checkpoints import get_path, read_seal
+from hf_finetune.folders import read_run_id, was_changed
 from hf_finetune.interruption import hold_signals, raise_held_signal
 from hf_finetune.training.callbacks.stopping import EvaluationStopped, StopAtSignal, start_worker
 from hf_finetune.training.checkpoints.random_state import read_random_state
+from hf_finetune.training.checkpoints.record import (
+    COUNT,
+    LOSSES,
+    StepLosses,
+    check_count,
+    check_first_loss,
+    count_trainable,
+)
 from hf_finetune.training.checkpoints.saver import CheckpointSaver
 from hf_finetune.training.checkpoints.state import restore_callbacks, restore_optimizer, restore_random
 from hf_finetune.training.seen import STATE_KEY, SeenCounter
@@ -35,6 +45,9 @@ class ResumableTrainer(transformers.Trainer):
         # It is ours: at the end of a run transformers removes the last checkpoint where the limit is 1.
         self.checkpoints = CheckpointSaver(self, self.args.save_total_limit)
         self.args.save_total_limit = None
+        self.losses = StepLosses()
+        self._record: dict[str, Any] | None = None  # of the checkpoint, until the first step has been compared with it
+        self._unproved: Path | None = None  # the checkpoint, until the weights have been compared with it
         self._resumed: dict[str, Any] | None = None
         self._aside: Path | None = None
         self._began = 0.0
@@ -96,8 +109,10 @@ class ResumableTrainer(transformers.Trainer):
             kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
             kept[STATE_KEY] = counts
         self._name_best()
-        facts = {"step": self.state.global_step}
+        facts: dict[str, Any] = {"step": self.state.global_step, "run_id": read_run_id(Path(str(self.args.output_dir)))}
         if not self.shards_itself:
+            model: Any = self.model
+            facts |= {COUNT: count_trainable(model), LOSSES: self.losses.read()}
             self.checkpoints.save(facts, self._read_rank())
             return
         with self.checkpoints.save_shards(facts) as self._aside:
@@ -139,11 +154,16 @@ class ResumableTrainer(transformers.Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._resumed = self.checkpoints.restore(Path(resume_from_checkpoint))
+            self._unproved = Path(resume_from_checkpoint)
+            self._record = read_seal(self._unproved) or {}
+            if was_changed(self.checkpoints.folder, self._unproved.name):
+                self._record[LOSSES] = []  # of other rows, or of other tokens of them
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self._resumed is None:
             super()._load_optimizer_and_scheduler(checkpoint)
         else:
+            self._check_count()  # else the optimizer would say it in its own words
             restore_optimizer(self, self._resumed)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -158,6 +178,7 @@ class ResumableTrainer(transformers.Trainer):
 
     def _load_best_model(self) -> None:
         self.checkpoints.writer.wait()
+        self.accelerator.wait_for_everyone()  # the first rank alone writes
         if self.shards_itself:
             super()._load_best_model()
         else:
@@ -178,8 +199,34 @@ class ResumableTrainer(transformers.Trainer):
             self._asked_for_room = True
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """As in transformers (5.23), which keeps the intervals of the checkpoint, whatever is asked for now."""
+        trained: tuple[int, int] = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        self.state.train_batch_size = self._train_batch_size
+        return trained
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """As in transformers, but the first step of a resumed run is compared with those before the checkpoint."""
+        if self._unproved is not None:
+            self.checkpoints.check_restored(self._unproved)
+            self._unproved = None
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
+        before = [] if self._record is None else self.losses.read()
+        step = self.losses.add(loss, ends_step=self.accelerator.sync_gradients)
+        if step is not None and self._record is not None:
+            self._record = None
+            check_first_loss(step.item(), before, self.state.global_step + 1)
+        return loss
+
+    def _check_count(self) -> None:
+        model: Any = self.model
+        check_count(model, self._record or {})
+
     def _go_on(self, state: dict[str, Any], *, model: Any, trial: Any, **kwargs: Any) -> None:
         """Before the first step of a resumed run: put back what Trainer and callbacks had counted, do what was left."""
+        self._check_count()
+        self.losses.restore((self._record or {}).get(LOSSES, []))
         restore_callbacks(self.callback_handler.callbacks, state["callbacks"])
         mine = state["ranks"][min(self.args.process_index, len(state["ranks"]) - 1)]
         self._tr_loss += mine["since_logged"].to(self._tr_loss)

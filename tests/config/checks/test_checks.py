@@ -271,10 +271,13 @@ def test_a_run_folder_with_somebodys_model_is_refused_before_anything_is_loaded(
     (workspace / "run").mkdir()
     load(VALID, "output_dir=run")
     (workspace / "run" / "checkpoint-5").mkdir()
-    assert "holds another run's checkpoint-5" in only_problem(VALID, "output_dir=run").what
-    load(VALID, "output_dir=run", "train.resume_from_checkpoint=true")
+    anew = ("output_dir=run", "train.resume_from_checkpoint=false")
+    assert "holds another run's checkpoint-5" in only_problem(VALID, *anew).what
+    for resume in ("auto", "true", "run/checkpoint-5"):
+        load(VALID, "output_dir=run", f"train.resume_from_checkpoint={resume}")
+    load(VALID, "output_dir=run")
     (workspace / "run" / "manifest.json").write_text('{"data": {}, "model": null, "versions": {}, "launch": "x"}')
-    assert "holds another run's checkpoint-5" in only_problem(VALID, "output_dir=run").what
+    assert "holds another run's checkpoint-5" in only_problem(VALID, *anew).what
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -57,6 +57,7 @@ RUNS = {
 KEPT = {
     "report_to": ([], "none"),
     "debug": ([], ""),
+    "resume_from_checkpoint": (None,),  # `auto` is what start_run makes a checkpoint of
     "disable_tqdm": (False, None),
     "pad_to_multiple_of": (None, "auto"),
 }

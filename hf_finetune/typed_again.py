@@ -1,0 +1,123 @@
+"""A run that is typed again: finished, gone on with or begun, and what of it has been changed since it began.
+
+check_typed_again   what the folder says without reading a checkpoint: before torch is imported, too
+check_processes     as soon as their number is known
+choose_checkpoint   the one that all processes go on from
+record_changes      for the manifest
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.checkpoints import list_numbered
+from hf_finetune.config import Change, Run, find_changes, read_settings
+from hf_finetune.environment import describe_machine
+from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
+from hf_finetune.folders import RUN_FILE, describe_finished, read_manifest
+from hf_finetune.reporting import (
+    Resumed,
+    check_resumable,
+    find_finished,
+    find_resumed,
+    get_resume,
+    read_planned_steps,
+)
+
+logger = logging.getLogger(__name__)
+
+ALLOW_CHANGED = "--allow-changed"
+ELSEWHERE = "put it back, or name another output_dir"
+
+
+def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
+    """What of `run`, its defaults filled in, is another setting than the run in its folder has: it may go on with all.
+
+    Raises `RunFinished` where that run has come to its end and no more is asked for, and `ConfigError` where there is
+    nothing to go on from or a change is not taken. No checkpoint is read.
+    """
+    resume = get_resume(run.train)
+    if run.recipe == "score" or resume is False:
+        return []
+    report = find_finished(run.output_dir, run.train)
+    if report is None:
+        check_resumable(run.output_dir, resume)
+    if report is None and not list_numbered(Path(run.output_dir)):
+        return []
+    changes = _compare(run)
+    if report is None:
+        _refuse(changes, allow_changed=allow_changed)
+        return changes
+    told = describe_finished(run.output_dir, report)
+    if others := [each for each in changes if each.kind != "safe"]:
+        finished = Problem(f"{told[0]}, under other settings", told[1], key="output_dir")
+        raise ConfigError([finished, *(_as_problem(each, ELSEWHERE) for each in others)])
+    raise RunFinished(Problem(*told))
+
+
+def check_processes(run: Run, processes: int, *, allow_changed: bool) -> None:
+    """Raise `ConfigError` where a run goes on with another number of processes, unless that is allowed."""
+    before = read_manifest(Path(run.output_dir)).get("processes", processes)
+    if before == processes or allow_changed or not list_numbered(Path(run.output_dir)):
+        return
+    what = f"{processes} processes, and the run began with {before}: a step would be of other rows"
+    raise ConfigError(Problem(what, f"start as many, or allow it with {ALLOW_CHANGED}"))
+
+
+def choose_checkpoint(run: Run, *, first: bool, broadcast: Any) -> str | None:
+    """The checkpoint that all processes go on from: the first verifies it, and says so; None where the run begins.
+
+    Every rank calls it; `broadcast` gives a list of the first rank to all. Raises `ConfigError` on all of them alike.
+    """
+    found: Resumed | FinetuneError = Resumed(None)
+    if first:
+        try:
+            found = find_resumed(run.output_dir, get_resume(run.train))
+        except FinetuneError as refused:  # the others would wait for what never comes
+            found = refused
+    [found] = broadcast([found])
+    if isinstance(found, FinetuneError):
+        raise found
+    if first and found.said is not None:
+        logger.info("%s", found.said)
+    return found.checkpoint
+
+
+def record_changes(run: Run, checkpoint: str) -> list[dict[str, Any]]:
+    """What has been changed on the way of a run that goes on from a checkpoint now, as its manifest has it."""
+    before: list[dict[str, Any]] = read_manifest(Path(run.output_dir)).get("changes", [])
+    now = [{"from": Path(checkpoint).name, "key": each.key, "old": each.old, "new": each.new, "kind": each.kind}
+           for each in _compare(run)]  # fmt: skip
+    return [*before, *now]
+
+
+def say_changes(changes: list[Change]) -> None:
+    """Say what has changed since the run began, a line each."""
+    for change in changes:
+        logger.warning("%s", change)
+
+
+def _compare(run: Run) -> list[Change]:
+    before = read_settings(Path(run.output_dir, RUN_FILE))
+    if before is None:
+        return []
+    same = read_manifest(Path(run.output_dir)).get("machine", {}) == describe_machine()
+    return find_changes(before, run, read_planned_steps(run.output_dir), same_machine=same)
+
+
+def _refuse(changes: list[Change], *, allow_changed: bool) -> None:
+    """Raise `ConfigError` with all changes that are not taken."""
+    problems = []
+    for change in changes:
+        if change.kind == "fixed":
+            problems.append(_as_problem(change, ELSEWHERE))
+        elif change.asks and not allow_changed:
+            problems.append(_as_problem(change, f"{ELSEWHERE}, or allow it with {ALLOW_CHANGED}"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _as_problem(change: Change, remedy: str) -> Problem:
+    return Problem(f"{change.shown}: {change.words}", remedy, key=change.key)

@@ -1,0 +1,71 @@
+"""A run that is typed again with other processes: one of them decides, and all of them go on or are refused alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from hf_finetune.checkpoints import seal
+from hf_finetune.config import Run, build_run
+from hf_finetune.errors import ConfigError, FinetuneError
+from hf_finetune.reporting import open_manifest
+from hf_finetune.typed_again import check_processes, choose_checkpoint
+
+MANIFEST = {"data": {"files": []}, "versions": {"torch": "2.12.0"}, "launch": "x", "run_id": "one", "processes": 2}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of two processes, killed after it had saved a checkpoint at step 4."""
+    (tmp_path / "rows.jsonl").touch()
+    model = {"scratch": {"preset": "nano"}, "tokenizer": {"train": {"kind": "char"}}}
+    data = {"train": str(tmp_path / "rows.jsonl")}
+    values = {"model": model, "data": data, "output_dir": str(tmp_path / "run")}
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 4, "max_steps": 9}))
+    seal(checkpoint, {"step": 4, "run_id": "one"})
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(MANIFEST))
+    return build_run(values, "continued_pretraining")
+
+
+def test_another_number_of_processes_is_refused_unless_it_is_allowed(run):
+    check_processes(run, 2, allow_changed=False)
+    check_processes(run, 1, allow_changed=True)
+    with pytest.raises(ConfigError, match=r"1 processes, and the run began with 2: .* allow it with --allow-changed"):
+        check_processes(run, 1, allow_changed=False)
+
+
+def test_the_first_process_alone_reads_the_checkpoint_and_says_it_and_all_go_on_from_it(run, caplog):
+    caplog.set_level(logging.INFO)
+    sent: list[object] = []
+    first = choose_checkpoint(run, first=True, broadcast=lambda found: sent.extend(found) or found)
+    assert first == f"{run.output_dir}/checkpoint-4"
+    assert caplog.text.count("goes on from") == 1
+    (Path(run.output_dir) / "checkpoint-4" / "trainer_state.json").unlink()  # another has no need to look
+    assert choose_checkpoint(run, first=False, broadcast=lambda _: sent) == first
+    assert caplog.text.count("goes on from") == 1
+
+
+def test_what_the_first_process_refuses_all_refuse(run):
+    (Path(run.output_dir) / "checkpoint-4" / "trainer_state.json").write_text("{}")
+    sent: list[object] = []
+    messages = []
+    for first, broadcast in ((True, lambda found: sent.extend(found) or found), (False, lambda _: sent)):
+        with pytest.raises(FinetuneError) as refused:
+            choose_checkpoint(run, first=first, broadcast=broadcast)
+        messages.append(str(refused.value))
+    assert messages[0] == messages[1]
+
+
+def test_other_versions_and_processes_are_said_when_a_run_goes_on(run, caplog):
+    now = MANIFEST | {"versions": {"torch": "2.13.0"}, "processes": 1}
+    open_manifest(run.output_dir, now, "recipe: sft\n", resume="checkpoint-4")
+    said = "since the run began, this has changed: torch 2.12.0 -> 2.13.0, processes 2 -> 1; it is not bit for bit one"
+    assert said in caplog.text
+    caplog.clear()
+    open_manifest(run.output_dir, now, "recipe: sft\n", resume="checkpoint-4")
+    assert caplog.text == ""
