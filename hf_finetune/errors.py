@@ -152,7 +152,7 @@ class ModelError(FinetuneError):
 
 
 class NonFiniteError(FinetuneError):
-    """A loss or gradient is NaN or infinite; it has not reached the weights."""
+    """A loss or gradient is NaN or infinite, and has not reached the weights; or the loss explodes."""
 
     exit_code = EXIT_NON_FINITE
 

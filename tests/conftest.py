@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     every = "test_families: every family of tests/models/architectures.py, not 40 of them"
     attacks = "tests/hostile: changed files of each kind, drawn anew; without it a few, the same in every run"
     parser.addoption("--attacks", type=int, default=0, help=attacks)
+    parser.addoption("--faults", action="store_true", help="tests/faults: every trial, not a few of each kind")
     parser.addoption("--every-family", action="store_true", help=every)
 
 

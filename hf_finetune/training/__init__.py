@@ -2,7 +2,7 @@
 
 arguments       the section `train` with our defaults -> TrainingArguments, and what else a process sets up
 trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one; samplers
-callbacks/      the log line, the progress bars, trackers, energy, and the guard of trainable parameters
+callbacks/      the log line, the progress bars, trackers, energy, and the guard against values that are not finite
 muon            Muon for matrices with AdamW for the rest
 memory_settings what to set where memory runs out
 packing_check   whether a model keeps packed rows apart, tried on the model itself
@@ -20,7 +20,7 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.training.arguments import apply_defaults, build_training_arguments, early_stopping
-    from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
+    from hf_finetune.training.callbacks.guard import TrainingGuard, make_guard
     from hf_finetune.training.facts import collect_train_stats, format_launch_line, make_run_id, read_launch_words
     from hf_finetune.training.memory_settings import suggest_memory_settings
     from hf_finetune.training.muon import make_optimizer
@@ -34,15 +34,16 @@ __all__ = [
     "ClassificationLoss",
     "ClassificationTrainer",
     "SFTTrainer",
-    "TrainableGuard",
     "Trainer",
     "TrainerMixin",
+    "TrainingGuard",
     "apply_defaults",
     "build_training_arguments",
     "check_packing",
     "collect_train_stats",
     "early_stopping",
     "format_launch_line",
+    "make_guard",
     "make_optimizer",
     "make_run_id",
     "needs_flat",

@@ -18,6 +18,7 @@ from hf_finetune.training.callbacks.trackers import redirect_trackers
 
 # Keys of `train:` that are not fields of TrainingArguments.
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
+GUARD = ("on_nonfinite", "max_nonfinite_skips")
 
 # Random weights need a higher learning rate than TrainingArguments' 5e-5, which is meant for pretrained ones, and Muon
 # reaches a given loss in fewer steps than AdamW (benchmarks/time_to_loss.py).
@@ -75,7 +76,7 @@ def apply_defaults(run: Run) -> Run:
 
 def build_training_arguments(run: Run) -> TrainingArguments:
     """Build `TrainingArguments` and set up this process: trackers, logging, memory, and the seed of new weights."""
-    ours = {*EARLY_STOPPING, *(["optim"] if run.train.get("optim") == "muon" else [])}
+    ours = {*EARLY_STOPPING, *GUARD, *(["optim"] if run.train.get("optim") == "muon" else [])}
     settings = {key: value for key, value in run.train.items() if key not in ours} | best_model_settings(run.train)
     if run.recipe in SFT_RECIPES:
         from trl.trainer.sft_config import SFTConfig
