@@ -61,7 +61,7 @@ def find_rows(trainer: StoppedTrainer, batches: Sequence[MicroBatch], *, by_loss
     suspected = [batch for batch in batches if not by_loss or not math.isfinite(batch.loss.item())]
     if not trainer.computes_alone:
         return _list_sources(suspected)
-    with _as_before(trainer.model):
+    with as_before(trainer.model):
         if by_loss:
             return [row for batch in suspected for row in _find_in(trainer, [batch], by_loss=True)]
         return _find_in(trainer, suspected, by_loss=False)
@@ -100,7 +100,7 @@ def _list_sources(batches: Sequence[MicroBatch]) -> list[int]:
 
 
 @contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
+def as_before(model: nn.Module) -> Iterator[None]:
     """Put back the random generators, and drop the gradients, when the block ends: a run may go on from there."""
     state = read_random_state()
     try:

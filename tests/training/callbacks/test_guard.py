@@ -12,6 +12,7 @@ from tuned_classifiers import saved_backbone
 
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
 from hf_finetune.training.callbacks.loss_watch import STEPS_WITHOUT_GRADIENT, WINDOW, LossWatch
+from hf_finetune.training.callbacks.offenders import as_before
 from hf_finetune.training.trainers import base, sft
 
 QUICK = ("train.bf16=false", "eval.prompts=[]", "train.eval_strategy=no", "train.logging_steps=1", "train.max_steps=-1")
@@ -165,3 +166,14 @@ def test_what_was_watched_goes_on_in_a_resumed_run():
     for _ in range(5):
         resumed.look(1.0, 0.5, 1.0)
     assert resumed == whole
+
+
+def test_looking_for_rows_leaves_no_trace_in_what_comes_after():
+    model = torch.nn.Linear(3, 1)
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    with as_before(model):
+        model(torch.rand(3)).backward()
+    assert torch.rand(3).equal(expected)
+    assert model.weight.grad is None
