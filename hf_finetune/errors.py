@@ -160,7 +160,7 @@ class FolderInUse(FinetuneError):
 
 
 class NonFiniteError(FinetuneError):
-    """A loss or gradient is NaN or infinite; it has not reached the weights."""
+    """A loss or gradient is NaN or infinite, and has not reached the weights; or the loss explodes."""
 
     exit_code = EXIT_NON_FINITE
 

@@ -42,8 +42,8 @@ from hf_finetune.run import finish_run, record_inputs, start_run
 from hf_finetune.training import (
     ClassificationLoss,
     ClassificationTrainer,
-    TrainableGuard,
     early_stopping,
+    make_guard,
     make_optimizer,
     save_decision,
 )
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         compute_loss_func=ClassificationLoss(labels.kind, weights, run.data.balance, args.label_smoothing_factor),
         compute_metrics=classification_metrics(labels),
         optimizer_cls_and_kwargs=make_optimizer(run, args),
-        callbacks=[TrainableGuard(), *early_stopping(run), *push_checkpoints(run)],
+        callbacks=[make_guard(run, splits), *early_stopping(run), *push_checkpoints(run)],
     )
 
     # 5. Train

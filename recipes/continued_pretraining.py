@@ -18,7 +18,7 @@ from hf_finetune.evaluation import SamplePrompts, language_model_metrics, reduce
 from hf_finetune.models import block_size, load_causal_lm, load_config, load_tokenizer
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
-from hf_finetune.training import Trainer, check_packing, early_stopping, make_optimizer, needs_flat
+from hf_finetune.training import Trainer, check_packing, early_stopping, make_guard, make_optimizer, needs_flat
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         compute_metrics=language_model_metrics(facts.get("validation")),
         preprocess_logits_for_metrics=reduce_logits,
         optimizer_cls_and_kwargs=make_optimizer(run, args),
-        callbacks=[sampler, *early_stopping(run), *push_checkpoints(run)],
+        callbacks=[sampler, make_guard(run, splits), *early_stopping(run), *push_checkpoints(run)],
     )
     base = score_base(run, trainer, rows)  # before the first step, on the rows of step 6
 

@@ -18,7 +18,7 @@ from hf_finetune.evaluation import SamplePrompts, fill_prompts, language_model_m
 from hf_finetune.models import attach_adapter, load_causal_lm, load_config, load_tokenizer, row_length, stop_after_turns
 from hf_finetune.release import push_checkpoints
 from hf_finetune.run import finish_run, record_inputs, start_run
-from hf_finetune.training import SFTTrainer, TrainableGuard, check_packing, early_stopping, make_optimizer, needs_flat
+from hf_finetune.training import SFTTrainer, check_packing, early_stopping, make_guard, make_optimizer, needs_flat
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         data_collator=RowCollator(tokenizer.pad_token_id, flatten=needs_flat(model)),
         compute_metrics=language_model_metrics(facts.get("validation")),
         optimizer_cls_and_kwargs=make_optimizer(run, args),
-        callbacks=[sampler, TrainableGuard(), *early_stopping(run), *push_checkpoints(run)],
+        callbacks=[sampler, make_guard(run, splits), *early_stopping(run), *push_checkpoints(run)],
     )
     base = score_base(run, trainer, rows)  # before the first step, on the rows of step 6
 

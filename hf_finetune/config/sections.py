@@ -317,7 +317,7 @@ class Run(Section):
     data: DataSection
     train: dict[str, Any]
     """Keyword arguments of `TrainingArguments` (`SFTConfig` for sft and lora), as given in the run file. Of our own:
-    `early_stopping_patience`, `early_stopping_threshold` and `optim: muon`."""
+    `early_stopping_patience`, `early_stopping_threshold`, `on_nonfinite`, `max_nonfinite_skips` and `optim: muon`."""
     lora: dict[str, Any] | None = None
     """Keyword arguments of peft's `LoraConfig`."""
     eval: EvalSection = EvalSection()

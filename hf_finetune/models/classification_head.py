@@ -31,7 +31,7 @@ NEW_WEIGHTS = "new_weights"
 """Attribute under which a loaded model keeps the names of its weights that were in no file."""
 
 # Weights that a sequence classifier of these architectures has and never uses, so that they get no gradient
-# (transformers 5.23; an entry can go when `TrainableGuard` accepts its model without it).
+# (transformers 5.23; an entry can go when `FirstSteps` accepts its model without it).
 UNUSED = {"big_bird": ("bert.pooler.",), "esm": ("esm.contact_head.",)}
 # FNet takes no attention mask, and the head of XLNet reads the state of the last position, padded or not.
 READS_PADDING = ("fnet", "xlnet")

@@ -3,7 +3,7 @@
 defaults        of the section `train`, by recipe, model and machine
 arguments       the section `train` -> TrainingArguments, and what else a process sets up
 trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one; samplers
-callbacks/      the log line, the progress bars, trackers, energy, and the guard of trainable parameters
+callbacks/      the log line, the progress bars, trackers, energy, and the guard against values that are not finite
 muon            Muon for matrices with AdamW for the rest
 memory_settings what to set where memory runs out
 packing_check   whether a model keeps packed rows apart, tried on the model itself
@@ -21,7 +21,7 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.training.arguments import build_training_arguments, early_stopping
-    from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
+    from hf_finetune.training.callbacks.guard import TrainingGuard, make_guard
     from hf_finetune.training.defaults import apply_defaults
     from hf_finetune.training.facts import collect_train_stats, format_launch_line, make_run_id, read_launch_words
     from hf_finetune.training.memory_settings import suggest_memory_settings
@@ -36,15 +36,16 @@ __all__ = [
     "ClassificationLoss",
     "ClassificationTrainer",
     "SFTTrainer",
-    "TrainableGuard",
     "Trainer",
     "TrainerMixin",
+    "TrainingGuard",
     "apply_defaults",
     "build_training_arguments",
     "check_packing",
     "collect_train_stats",
     "early_stopping",
     "format_launch_line",
+    "make_guard",
     "make_optimizer",
     "make_run_id",
     "needs_flat",

@@ -17,6 +17,7 @@ from hf_finetune.training.callbacks.trackers import redirect_trackers
 
 # Keys of `train:` that are not fields of TrainingArguments.
 EARLY_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
+GUARD = ("on_nonfinite", "max_nonfinite_skips")
 
 # Rows reach SFTTrainer tokenized, truncated and packed: it must not do so again.
 PREPARED: dict[str, Any] = {"max_length": None, "packing": False}
@@ -24,7 +25,7 @@ PREPARED: dict[str, Any] = {"max_length": None, "packing": False}
 
 def build_training_arguments(run: Run) -> TrainingArguments:
     """Build `TrainingArguments` and set up this process: trackers, logging, memory, and the seed of new weights."""
-    ours = {*EARLY_STOPPING, *(["optim"] if run.train.get("optim") == "muon" else [])}
+    ours = {*EARLY_STOPPING, *GUARD, *(["optim"] if run.train.get("optim") == "muon" else [])}
     settings = {key: value for key, value in run.train.items() if key not in ours} | best_model_settings(run.train)
     if run.recipe in SFT_RECIPES:
         from trl.trainer.sft_config import SFTConfig

@@ -44,7 +44,8 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
     """Collect the `train` part of the report.
 
     `runtime_s` is all of training, evaluation included, and so is `energy`, which is there only where it was measured;
-    `tokens_per_s` is the speed of the optimizer steps alone. `seen` counts rows and tokens of all micro-batches
+    `tokens_per_s` is the speed of the optimizer steps alone; `skipped_steps`
+    had a loss or gradient that is not finite. `seen` counts rows and tokens of all micro-batches
     that were computed, and `epochs` follows from it; without it, as after a resume from a checkpoint that lacks the
     counts, it is the Trainer's.
     """
@@ -68,6 +69,7 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
         "tokens_per_s": clock.tokens_per_second,
         "optimizer": type(optimizer.optimizer).__name__,
         "attention": model.config._attn_implementation,
+        "skipped_steps": trainer.guard.skipped_steps,
         "best_checkpoint": None if best is None else Path(best).name,  # without the path of this machine
         "best_metric": _finite(trainer.state.best_metric),
         **({} if energy is None else {"energy": energy}),

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from hf_finetune.data.tokenization.text import IGNORE_INDEX
 
-# The key of a batch's counts: it stands last, since the Trainer takes the batch size from what stands first.
+# The key of a batch's facts: it stands last, since the Trainer takes the batch size from what stands first.
 COUNTS = "counts"
 # Under which a checkpoint's trainer_state.json keeps the counts, so that a resumed run goes on counting from them.
 STATE_KEY = "hf_finetune_seen"
@@ -31,6 +31,15 @@ class Seen:
         return Seen(self.rows + other.rows, self.tokens + other.tokens, self.trained_tokens + other.trained_tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """What a batch carries beside its tensors, for no model to see."""
+
+    counts: Seen
+    sources: tuple[tuple[int, ...], ...]
+    """For each row, the numbers of the rows of its split that it is made of; () where the data set does not say."""
+
+
 @dataclass(frozen=True)
 class CountingCollator:
     """A data collator whose batches carry their own counts, taken before padding: no device has to be asked."""
@@ -44,7 +53,14 @@ class CountingCollator:
         tokens = trained = sum(len(row["input_ids"]) for row in rows)
         if self.predicts_tokens and "labels" in batch:
             trained = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
-        return {**batch, COUNTS: Seen(len(rows), tokens, trained)}
+        return {**batch, COUNTS: BatchFacts(Seen(len(rows), tokens, trained), tuple(map(_read_sources, rows)))}
+
+
+def _read_sources(row: dict[str, Any]) -> tuple[int, ...]:
+    """The rows of the split that a row is made of: `rows` of a block, `row` of any other."""
+    if "rows" in row:
+        return tuple(row["rows"])
+    return (row["row"],) if "row" in row else ()
 
 
 class SeenCounter:

@@ -16,7 +16,6 @@ from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, saved_base
 from hf_finetune.errors import ModelError
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.verification import ReloadPlan, plan_reload
-from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.saving import save_verified
 from hf_finetune.training.trainers.sft import SFTTrainer
 
@@ -49,7 +48,7 @@ def fitted(tmp_path):
         )
         tokenizer = copy.copy(TOKENIZER)
         tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
-        trainer = SFTTrainer(model, args, train_dataset=ROWS, processing_class=tokenizer, callbacks=[TrainableGuard()])
+        trainer = SFTTrainer(model, args, train_dataset=ROWS, processing_class=tokenizer)
         trainer.train()
         return trainer
 
@@ -72,7 +71,7 @@ def test_an_adapter_that_trl_has_trained_is_saved_loaded_again_and_equal(base, t
 
 @pytest.mark.parametrize("section", [{}, {"load_in_4bit": True}], ids=["float32", "4 bits"])
 def test_recomputed_activations_reach_every_adapter(base, fitted, section):
-    trainer = fitted(adapter_on(base, **section), activation_checkpointing=True)  # TrainableGuard looks
+    trainer = fitted(adapter_on(base, **section), activation_checkpointing=True)  # its guard looks
     save_verified(trainer)
 
 

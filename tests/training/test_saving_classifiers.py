@@ -30,7 +30,6 @@ from hf_finetune.models.classifiers import set_trainable
 from hf_finetune.models.decision import Decision, read_decision, write_decision
 from hf_finetune.models.saved import load_for_prediction
 from hf_finetune.training import saving
-from hf_finetune.training.callbacks.trainable_guard import TrainableGuard
 from hf_finetune.training.saving import save_decision, save_verified
 from hf_finetune.training.trainers.classification import ClassificationTrainer
 
@@ -70,7 +69,6 @@ def fitted(tmp_path):
             eval_dataset=rows,
             processing_class=TOKENIZER,
             data_collator=default_data_collator,
-            callbacks=[TrainableGuard()],
         )
         trainer.train()
         return trainer

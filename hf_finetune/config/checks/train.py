@@ -18,6 +18,7 @@ def check_train(document: RunDocument, run: Any) -> None:
     _check_evaluation(document, run)
     _check_best_model(document, run)
     _check_early_stopping(document, run)
+    _check_guard(document, run)
     _check_schedule(document, run)
     _check_muon(document, run)
     _check_workers(document, run)
@@ -105,6 +106,13 @@ def _check_early_stopping(document: RunDocument, run: Any) -> None:
     ):
         remedy = "set train.load_best_model_at_end: true, or train.metric_for_best_model"
         document.refuse(key, "needs to know which metric is best", remedy)
+
+
+def _check_guard(document: RunDocument, run: Any) -> None:
+    skips = document.is_refused("train.on_nonfinite") or run.train.on_nonfinite == "skip"
+    if run.train.max_nonfinite_skips is not None and not skips:
+        what = "has no effect without train.on_nonfinite: skip"
+        document.refuse(("train", "max_nonfinite_skips"), what, "add on_nonfinite: skip")
 
 
 def _check_schedule(document: RunDocument, run: Any) -> None:

@@ -68,6 +68,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "max_length": {"ge": 2},
     "early_stopping_patience": _AT_LEAST_1,
     "early_stopping_threshold": _AT_LEAST_0,
+    "max_nonfinite_skips": _AT_LEAST_1,
     "r": _AT_LEAST_1,
     "lora_alpha": _AT_LEAST_1,
     "lora_dropout": _SHARE,
@@ -90,6 +91,17 @@ _OWN_FIELDS: dict[str, dict[str, Any]] = {
         "types": ["float", "null"],
         "default": None,
         "help": "By how much the metric must improve to count as better; needs `early_stopping_patience`",
+    },
+    "on_nonfinite": {
+        "types": ["str"],
+        "default": "stop",
+        "choices": ["stop", "skip"],
+        "help": "Stop at a step whose loss or gradient is NaN or infinite, or leave it out",
+    },
+    "max_nonfinite_skips": {
+        "types": ["int", "null"],
+        "default": None,
+        "help": "Steps that `on_nonfinite: skip` leaves out at most (10) before it stops",
     },
 }
 

@@ -123,6 +123,29 @@ def pop_row_index(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
     return model_inputs, row_index
 
 
+def take_row(batch: dict[str, Any], row: int, rows: int) -> dict[str, Any]:
+    """Take row `row` of a collated batch of `rows`, for a model that is given it alone: (1, width)."""
+    if "row_index" in batch:
+        here = batch["row_index"][0] == row
+        taken = {name: values[:, here] for name, values in batch.items() if _has_length(values, 1)}
+        taken["row_index"] = torch.zeros_like(taken["row_index"])
+    else:
+        taken = {name: values[row : row + 1] for name, values in batch.items() if _has_length(values, rows)}
+    if "cu_seq_lens_q" not in batch:
+        return taken
+    for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+        taken.pop(name, None)
+    starts = taken["position_ids"].flatten() == 0
+    ends = torch.cat([starts.nonzero().flatten(), torch.tensor([len(starts)], device=starts.device)]).int()
+    longest = int(ends.diff().max())
+    bounds = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    return taken | bounds | ({"seq_idx": (starts.cumsum(0) - 1).int()[None]} if "seq_idx" in batch else {})
+
+
+def _has_length(values: Any, length: int) -> bool:
+    return isinstance(values, Tensor) and values.ndim > 0 and len(values) == length
+
+
 def _pad_rows(rows: Sequence[Sequence[int] | IntArray], width: int, fill: int) -> IntArray:
     """Pad lists of integers at the right: (rows, width)."""
     padded = np.full((len(rows), width), fill, np.int64)

@@ -87,10 +87,11 @@ def group_into_blocks(
     once; the last block may be shorter. With `isolate`, `position_ids` restart at each document, which keeps documents
     from attending to each other, and no document predicts the first token of the next.
     Columns are int32 lists (tokens,): `input_ids`, `labels` (-100 where nothing is predicted) and, with `isolate`,
-    `position_ids`. Raises `DataError` where no document has text.
+    `position_ids`; and `rows` (documents,), the rows that a block has tokens of. Raises `DataError` where no document
+    has text.
     """
     # The stream [a b c d e f] in blocks of 3 is [a b c] [c d e] [e f pad], with the labels [- b c] [- d e] [- f -].
-    names = ["input_ids", "labels", *(["position_ids"] if isolate else [])]
+    names = ["input_ids", "labels", *(["position_ids"] if isolate else []), "rows"]
     features = Features({name: List(Value("int32")) for name in names})
     made_from = {
         "rows": rows._fingerprint,
@@ -149,30 +150,33 @@ def _build_batches(
     """Yield record batches of blocks, and return the counts of `PackingStats`."""
     counts: Stats = {"rows": len(rows), "dropped": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0}
     counts |= {"blocks": 0, "padding": 0, "text_bytes": 0, "unknown": 0}
-    carried = np.empty(0, np.int32), np.empty(0, np.bool_)  # the tokens that fill no block yet: (carried,)
-    for ids, starts in _iterate_tokens(rows, tokenizer, counts):
-        counts["tokens"] += len(ids)
-        ids, starts = np.concatenate([carried[0], ids]), np.concatenate([carried[1], starts])
+    # The tokens that fill no block yet, True where a document starts, and its row: (carried,)
+    carried = np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32)
+    for found in _iterate_tokens(rows, tokenizer, counts):
+        counts["tokens"] += len(found[0])
+        ids, starts, sources = (np.concatenate(pair) for pair in zip(carried, found, strict=True))
         # Windows overlap by one token, so that the last token of each is predicted from the first of the next.
         whole = max(len(ids) - 1, 0) // (block_size - 1)
-        carried = ids[whole * (block_size - 1) :], starts[whole * (block_size - 1) :]
+        rest = whole * (block_size - 1)
+        carried = ids[rest:], starts[rest:], sources[rest:]
         if whole:
             windows = (np.arange(whole) * (block_size - 1))[:, None] + np.arange(block_size)  # (blocks, block_size)
-            yield _build_record_batch(ids[windows], starts[windows], features, counts)
-    ids, starts = carried
+            yield _build_record_batch(ids[windows], starts[windows], sources[windows], features, counts)
+    ids, starts, sources = carried
     if len(ids) > 1 or (len(ids) and not counts["blocks"]):  # a single carried token was predicted in the block before
         counts["padding"] = block_size - len(ids)
-        yield _build_record_batch(ids[None], starts[None], features, counts)
+        yield _build_record_batch(ids[None], starts[None], sources[None], features, counts)
     return counts
 
 
 def _iterate_tokens(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, counts: Stats
-) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_]]]:
-    """Yield the ids of some documents, [bos] text eos each, and True where one starts: both (tokens,)."""
+) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_], IntArray]]:
+    """Yield the ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    for batch in rows.select_columns(["text"]).iter(DOCUMENTS_PER_BATCH):
-        texts = [text for text in batch["text"] if text.strip()]
+    for number, batch in enumerate(rows.select_columns(["text"]).iter(DOCUMENTS_PER_BATCH)):
+        kept = [place for place, text in enumerate(batch["text"]) if text.strip()]
+        texts = [batch["text"][place] for place in kept]
         counts["dropped"] += len(batch["text"]) - len(texts)
         counts["text_bytes"] += sum(len(text.encode()) for text in texts)
         encoded = encode_documents(tokenizer, texts)
@@ -183,13 +187,14 @@ def _iterate_tokens(
         ids = np.fromiter((token for document in documents for token in document), np.int32, int(lengths.sum()))
         starts = np.zeros(len(ids), np.bool_)
         starts[np.cumsum(lengths) - lengths] = True
-        yield ids, starts
+        sources = np.repeat(np.array(kept, np.int32) + number * DOCUMENTS_PER_BATCH, lengths)
+        yield ids, starts, sources
 
 
 def _build_record_batch(
-    ids: IntArray, starts: npt.NDArray[np.bool_], features: Features, counts: Stats
+    ids: IntArray, starts: npt.NDArray[np.bool_], sources: IntArray, features: Features, counts: Stats
 ) -> pa.RecordBatch:
-    """Build the columns of blocks; `ids` and `starts`: (blocks, tokens)."""
+    """Build the columns of blocks; `ids`, `starts` and `sources`: (blocks, tokens)."""
     labels = ids.copy()
     labels[:, 0] = IGNORE_INDEX  # the block before predicted it
     columns = {"input_ids": ids, "labels": labels}
@@ -199,8 +204,17 @@ def _build_record_batch(
     counts["blocks"] += len(ids)
     counts["trained_tokens"] += int((labels != IGNORE_INDEX).sum())
     bounds = np.arange(len(ids) + 1, dtype=np.int32) * ids.shape[1]
-    arrays = [pa.ListArray.from_arrays(bounds, columns[name].astype(np.int32).ravel()) for name in features]
+    arrays = [pa.ListArray.from_arrays(bounds, values.astype(np.int32).ravel()) for values in columns.values()]
+    arrays.append(_list_runs(sources))
     return pa.RecordBatch.from_arrays(arrays, schema=features.arrow_schema)
+
+
+def _list_runs(numbers: IntArray) -> pa.ListArray:
+    """List the runs of equal numbers of each row: [[3 3 4], [4 5 5]] -> [[3 4], [4 5]]."""
+    first = np.ones(numbers.shape, np.bool_)
+    first[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    bounds = np.append(0, np.cumsum(first.sum(axis=1))).astype(np.int32)
+    return pa.ListArray.from_arrays(bounds, numbers[first].astype(np.int32))
 
 
 def _compute_positions(starts: npt.NDArray[np.bool_]) -> IntArray:

@@ -56,9 +56,9 @@ def tokenize_labelled(
     """Tokenize each split, rows in their order, and log its counts in one line.
 
     Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
-    target or 0.0 and 1.0 (labels,); `length`. Rows are cut at `limit` tokens, with `data.max_length: longest_train` at
-    the longest training row; `tokenizer.model_max_length` is set to that, so that later texts are cut there too.
-    Raises `DataError` for a label that is none of `labels`.
+    target or 0.0 and 1.0 (labels,); `length`; `row`, its number in the split. Rows are cut at `limit` tokens, with
+    `data.max_length: longest_train` at the longest training row; `tokenizer.model_max_length` is set to that, so that
+    later texts are cut there too. Raises `DataError` for a label that is none of `labels`.
     """
     if any(_has_pairs(rows) for rows in splits.rows.values()):
         separate_pairs(tokenizer)
@@ -128,7 +128,8 @@ def _tokenize(
     ids = List(Value("int32"))
     label = {"single": Value("int64"), "number": Value("float32"), "multi": List(Value("float32"))}[labels.kind]
     features = Features(
-        {"input_ids": ids, **({"token_type_ids": ids} if typed else {}), "labels": label, "length": Value("int32")}
+        {"input_ids": ids, **({"token_type_ids": ids} if typed else {}), "labels": label}
+        | {"length": Value("int32"), "row": Value("int32")}
     )
     batches = partial(_build_batches, rows, tokenizer, labels, limit, features)
     tokenized, counted = build_cached_dataset("labelled", made_from, features, batches)
@@ -139,12 +140,14 @@ def _build_batches(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None, features: Features
 ) -> Batches:
     """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
-    tokens = truncated = longest = 0
+    done = tokens = truncated = longest = 0
     for batch in rows.iter(batch_size=ROWS_PER_BATCH):
         encoded = encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
         lengths = [len(ids) for ids in encoded.input_ids]
         tokens, truncated, longest = tokens + sum(lengths), truncated + encoded.truncated, max(longest, *lengths)
         columns = {"input_ids": encoded.input_ids, "labels": labels.encode(batch["label"]).tolist(), "length": lengths}
+        columns["row"] = list(range(done, done + len(lengths)))
+        done += len(lengths)
         if encoded.token_type_ids is not None:
             columns["token_type_ids"] = encoded.token_type_ids
         yield pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)

@@ -18,9 +18,7 @@ from datasets import Dataset, Features, List, Value
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.tokenization.text import IGNORE_INDEX
 
-FEATURES = Features(
-    {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "seq_lengths": List(Value("int32"))}
-)
+FEATURES = Features({name: List(Value("int32")) for name in ("input_ids", "labels", "seq_lengths", "rows")})
 BINS_PER_BATCH = 1_000
 
 IntArray = npt.NDArray[np.int64]
@@ -29,9 +27,10 @@ IntArray = npt.NDArray[np.int64]
 def pack_bfd(rows: Dataset, block: int) -> tuple[Dataset, float]:
     """Pack `rows` (`input_ids`, `labels`) into bins of at most `block` tokens; returns also the filled share of them.
 
-    Columns are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,), the lengths of a bin's examples. No
-    example is cut, and its first label is -100: nothing predicts it. Bins are sorted by their first row, and examples
-    keep the order of the rows. Raises ValueError for an example longer than `block`.
+    Columns are `input_ids` and `labels` (tokens,), and `seq_lengths` and `rows` (examples,), the lengths of a bin's
+    examples and the rows of the split that they were made of (column `row`, or their place). No example is cut, and its
+    first label is -100: nothing predicts it. Bins are sorted by their first row, and examples keep the order of the
+    rows. Raises ValueError for an example longer than `block`.
     """
     made_from = {"rows": rows._fingerprint, "block": block}
     packed, facts = build_cached_dataset("bins", made_from, FEATURES, lambda: _build_batches(rows, block))
@@ -91,6 +90,7 @@ def _build_batches(rows: Dataset, block: int) -> Batches:
     """Yield record batches of at most `BINS_PER_BATCH` bins, and return the number of tokens."""
     columns = {name: _read_documents(rows, name) for name in ("input_ids", "labels")}
     lengths = np.array([len(document) for document in columns["input_ids"]], np.int64)
+    sources = np.asarray(rows.with_format("numpy")["row"][:] if "row" in rows.column_names else np.arange(len(rows)))
     bins = assign_bins(lengths, block)
     first_row = np.full(bins.max() + 1, len(rows))
     np.minimum.at(first_row, bins, np.arange(len(rows)))
@@ -99,7 +99,8 @@ def _build_batches(rows: Dataset, block: int) -> Batches:
     for first in range(0, len(ends), BINS_PER_BATCH):
         batch_ends = ends[first : first + BINS_PER_BATCH]
         start = int(ends[first - 1]) if first else 0
-        yield _build_record_batch(columns, lengths, order[start : batch_ends[-1]], batch_ends - start)
+        chosen = order[start : batch_ends[-1]]
+        yield _build_record_batch(columns, lengths, sources[chosen], chosen, batch_ends - start)
     return {"tokens": int(lengths.sum())}
 
 
@@ -116,9 +117,16 @@ def _read_documents(rows: Dataset, name: str) -> list[npt.NDArray[np.int32]]:
 
 
 def _build_record_batch(
-    columns: dict[str, list[npt.NDArray[np.int32]]], lengths: IntArray, rows: IntArray, ends: IntArray
+    columns: dict[str, list[npt.NDArray[np.int32]]],
+    lengths: IntArray,
+    sources: IntArray,
+    rows: IntArray,
+    ends: IntArray,
 ) -> pa.RecordBatch:
-    """Build the bins of one batch from its `rows` (rows,), in order; bin `i` ends before `ends[i]`, (bins,)."""
+    """Build the bins of one batch from its `rows`, in order, and their `sources`; bin `i` ends before `ends[i]`.
+
+    `rows` and `sources` are (rows,), `ends` (bins,).
+    """
     sizes = lengths[rows]
     starts = np.cumsum(sizes) - sizes
     bounds = np.concatenate([[0], ends])
@@ -126,7 +134,8 @@ def _build_record_batch(
     ids, labels = (np.concatenate([documents[row] for row in rows]) for documents in columns.values())
     # An empty example starts where the next one does, or, as the last one, behind all tokens.
     labels[starts[sizes > 0]] = IGNORE_INDEX
-    arrays = [_build_lists(token_bounds, ids), _build_lists(token_bounds, labels), _build_lists(bounds, sizes)]
+    arrays = [_build_lists(token_bounds, ids), _build_lists(token_bounds, labels)]
+    arrays += [_build_lists(bounds, sizes), _build_lists(bounds, sources)]
     return pa.RecordBatch.from_arrays(arrays, schema=FEATURES.arrow_schema)
 
 

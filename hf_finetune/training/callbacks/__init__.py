@@ -4,7 +4,9 @@ log_lines                   one plain line for each logging step
 log_file                    log.jsonl in the run folder
 progress                    a display in a terminal instead
 trackers, energy            what `report_to` writes; watt-hours
-trainable_guard             stops a run in which a trainable parameter gets no gradient
+guard, nonfinite_record     stops at a value that is not finite, or leaves the step out; nonfinite.json
+offenders                   which rows of the step it comes from
+first_steps, loss_watch     stops a run that trains nothing: no gradient, nothing moves, a loss that explodes
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
+from hf_finetune.training.callbacks.guard import TrainingGuard
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.trackers import replace_trackers
 
@@ -29,6 +32,16 @@ class SampleSource(Protocol):
 
     on_sample: Callable[[str, str], object]
     """Called with each prompt and its continuation."""
+
+
+def use_guard(trainer: Trainer) -> TrainingGuard:
+    """The guard among the trainer's callbacks, or a new one: no run is without."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TrainingGuard):
+            return callback
+    guard = TrainingGuard()
+    trainer.add_callback(guard)
+    return guard
 
 
 def use_log_lines(trainer: Trainer, log_lines: LogLines) -> ProgressDisplay | None:

@@ -17,9 +17,10 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import LOG
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
-from hf_finetune.training.callbacks import use_log_lines
+from hf_finetune.training.callbacks import use_guard, use_log_lines
 from hf_finetune.training.callbacks.log_file import KeepsSamples, LogFile
 from hf_finetune.training.callbacks.log_lines import LogLines
+from hf_finetune.training.callbacks.offenders import MicroBatch, measure_gradients
 from hf_finetune.training.saving import record_adapters_base, save_verified
 from hf_finetune.training.seen import COUNTS, CountingCollator
 from hf_finetune.training.trainers.resumable import ResumableTrainer
@@ -44,6 +45,8 @@ class TrainerMixin(ResumableTrainer):
         super().__init__(*args, **kwargs)
         collate: Any = self.data_collator
         self.data_collator = CountingCollator(collate, self.predicts_tokens)
+        self.guard = use_guard(self)
+        self._loss_before = torch.zeros(())
         self.log_lines = LogLines(self.seen)
         self.display = use_log_lines(self, self.log_lines)
         self.log_file = LogFile(Path(str(self.args.output_dir), LOG), self._list_samples)
@@ -100,12 +103,62 @@ class TrainerMixin(ResumableTrainer):
             logger.warning(what, self.args.metric_for_best_model)
         return result
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As in transformers, but what was computed is counted."""
-        counts = inputs[COUNTS]
-        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
-        self.seen.add(counts)
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """As in transformers, but what was computed is counted, and kept until the step is taken."""
+        if not self.guard.batches:
+            self._loss_before = self._tr_loss.clone()
+        facts = inputs[COUNTS]
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.seen.add(facts.counts)
+        self.guard.batches.append(MicroBatch(inputs, num_items_in_batch, loss, facts.sources))
         return loss
+
+    @property
+    def computes_alone(self) -> bool:
+        """Whether `compute_row_loss` needs no other rank, and leaves no trace in what is logged."""
+        return not self.shards_itself
+
+    def compute_row_loss(self, inputs: dict[str, Any], items: Any) -> torch.Tensor:
+        """The loss of a row of a micro-batch, a scalar, whose losses are divided by `items`; no other rank is asked."""
+        with self.compute_loss_context_manager():
+            model: Any = self.model
+            found: Any = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=items)
+        loss: torch.Tensor = found
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As in transformers where an engine clips; else `_get_grad_norm` clips what it has found to be finite."""
+        return super()._clip_grad_norm(model) if self._engine_clips(model) else None  # type: ignore[no-untyped-call]
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm of the gradients, which the guard has allowed, before clipping; None where the step is left out.
+
+        transformers (5.23) calls it before each step of the optimizer. Clipped by a norm of NaN all gradients are NaN.
+        """
+        if engine := self._engine_clips(model):
+            norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        else:
+            self.accelerator.unscale_gradients()
+            norm = measure_gradients(model.parameters())
+        if not self.guard.allows(self, norm):
+            self._leave_step_out()
+            return None
+        if not engine and self.args.max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
+
+    def _engine_clips(self, model: Any) -> bool:
+        return self.shards_itself or self._has_mixed_mesh_grads(model)
+
+    def _leave_step_out(self) -> None:
+        """Take a step out of the mean losses: it counts as a step of the run and of its schedule alone."""
+        self._tr_loss.copy_(self._loss_before)
+        self._globalstep_last_logged += 1
+        self._initial_global_step += 1
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.guard.check_weights(self)
+        super()._save_checkpoint(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
@@ -129,6 +182,7 @@ class TrainerMixin(ResumableTrainer):
 
     def save_verified(self) -> None:
         """Save model or adapter, and tokenizer, load it again and compare; see `training.saving.save_verified`."""
+        self.guard.check_weights(self)
         save_verified(self)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
@@ -187,7 +241,7 @@ class Trainer(TrainerMixin):
         self._reduce_logits = preprocess_logits_for_metrics
 
     def _set_signature_columns_if_needed(self) -> None:
-        columns = ["input_ids", "attention_mask", "position_ids", "labels", "length"]
+        columns = ["input_ids", "attention_mask", "position_ids", "labels", "length", "row", "rows"]
         self._signature_columns = columns  # type: ignore[assignment]
 
     def prediction_step(

@@ -24,7 +24,7 @@ class ClassificationTrainer(TrainerMixin):
     predicts_tokens = False
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "token_type_ids", "labels", "length"]  # type: ignore[assignment]
+        self._signature_columns = ["input_ids", "token_type_ids", "labels", "length", "row", "rows"]  # type: ignore[assignment]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         # transformers 5.23 counts labels other than -100, but a regression target may be -100: every row counts here.

@@ -92,8 +92,13 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
         finally:
             config.__dict__.update(trained)
 
+    @property
+    def computes_alone(self) -> bool:
+        """Whether a loss is computed here: TRL's gathers figures for the log over the ranks."""
+        return super().computes_alone and self.label_smoother is None and not self.aux_loss_enabled
+
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "labels", "seq_lengths", "length"]  # type: ignore[assignment]
+        self._signature_columns = ["input_ids", "labels", "seq_lengths", "length", "row", "rows"]  # type: ignore[assignment]
 
     def compute_loss(
         self,

@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hf_finetune.data.tokenization.collators import RowCollator, TextCollator, pop_row_index
+from hf_finetune.data.tokenization.collators import RowCollator, TextCollator, pop_row_index, take_row
+from hf_finetune.data.tokenization.documents import BlockCollator
 from hf_finetune.data.tokenization.packing import pack_bfd
 
 PAD = 0
@@ -220,3 +221,33 @@ def test_labels_keep_their_shape_and_type(labels, kind):
     found = TextCollator(PAD)([rows[0], rows[1]])["labels"]
     assert found.tolist() == labels
     assert found.is_floating_point() == kind.is_floating_point
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_row_that_is_taken_out_of_a_batch_is_the_row_collated_alone(packed, flatten):
+    rows = [{"input_ids": list(range(1, size + 1)), "labels": list(range(size))} for size in (5, 9, 2)]
+    for row in rows if packed else []:
+        row["seq_lengths"] = [1, len(row["input_ids"]) - 1]
+    collate = RowCollator(0, flatten=flatten)
+    batch = collate(rows)
+    for number, row in enumerate(rows):
+        taken, alone = take_row(batch, number, len(rows)), collate([row])
+        assert taken.keys() == alone.keys()
+        width = len(row["input_ids"])
+        for name, values in alone.items():
+            found = taken[name] if "cu_seq" in name or "max_" in name else taken[name][:, :width]  # padded as it was
+            assert torch.equal(torch.as_tensor(found), torch.as_tensor(values)), name
+
+
+def test_a_block_that_is_taken_out_keeps_the_bounds_of_its_documents():
+    blocks = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4], "position_ids": positions} for positions in POSITIONS]
+    collate = BlockCollator(bounds=True)
+    batch = collate(blocks)
+    for number, block in enumerate(blocks):
+        taken, alone = take_row(batch, number, len(blocks)), collate([block])
+        assert taken.keys() == alone.keys()
+        assert all(torch.equal(torch.as_tensor(taken[name]), torch.as_tensor(alone[name])) for name in alone)
+
+
+POSITIONS = ([0, 1, 2, 0], [0, 1, 0, 1])

@@ -60,7 +60,11 @@ def test_bins_are_those_of_best_fit_decreasing(lengths):
 def test_every_row_is_in_one_bin_whole_and_its_first_token_is_not_trained(lengths):
     rows = rows_of(lengths)
     packed, share = pack_bfd(rows, BLOCK)
-    assert packed.column_names == ["input_ids", "labels", "seq_lengths"]
+    assert packed.column_names == ["input_ids", "labels", "seq_lengths", "rows"]
+    assert [length for bin_ in packed for length in bin_["seq_lengths"]] == [
+        lengths[row] for bin_ in packed for row in bin_["rows"]
+    ]
+    assert sorted(row for bin_ in packed for row in bin_["rows"]) == list(range(len(lengths)))
     assert sorted(unpacked(packed, "input_ids")) == rows["input_ids"][:]
     expected = {
         ids[0]: [IGNORE_INDEX, *labels[1:]] for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)
