@@ -181,6 +181,7 @@ class Refusal(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client to acknowledge its head
     hub: Hub
 
     def log_message(self, *arguments: Any) -> None: ...
@@ -509,7 +510,7 @@ def running_hub() -> Iterator[Hub]:
     hub = Hub()
     server = Server(("127.0.0.1", 0), type("HandlerOfThisHub", (Handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
         yield hub
