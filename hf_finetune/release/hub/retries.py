@@ -39,7 +39,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 
 _TRANSIENT = (408, 429)
 # What huggingface_hub raises where a list, an object or a key of it is expected in an answer, and is not there.
-_NOT_UNDERSTOOD = (KeyError, TypeError, AttributeError, IndexError, RecursionError)
+NOT_UNDERSTOOD = (KeyError, TypeError, AttributeError, IndexError, RecursionError)
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _TOKENS = "https://huggingface.co/settings/tokens"
 _MESSAGES = {
@@ -73,9 +73,8 @@ def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
     while True:
         try:
             return request()
-        except _NOT_UNDERSTOOD as problem:
-            what = f"the Hub's answer is none that is understood ({type(problem).__name__})"
-            raise HubError(Problem(what, f"look whether {constants.ENDPOINT} is the Hub")) from problem
+        except NOT_UNDERSTOOD as problem:
+            raise explain_answer(problem) from problem
         except Exception as problem:
             pause = max(wait, _get_retry_after(problem))
             if not is_transient(problem) or time.monotonic() + pause > deadline:
@@ -83,6 +82,12 @@ def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
             logger.info("%s; trying again in %.0f s", describe_error(problem).what, pause)
         time.sleep(pause)
         wait = min(2 * wait, LONGEST_WAIT)
+
+
+def explain_answer(problem: Exception) -> HubError:
+    """Explain what `NOT_UNDERSTOOD` was raised for."""
+    what = f"the Hub's answer is none that is understood ({type(problem).__name__})"
+    return HubError(Problem(what, f"look whether {constants.ENDPOINT} is the Hub"))
 
 
 def is_transient(problem: BaseException) -> bool:
