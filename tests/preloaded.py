@@ -21,7 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PROGRAMS = ("hf-finetune", "accelerate", "python")
@@ -37,7 +37,7 @@ if sys.argv[0].endswith("/python"):
     if sys.argv[1] == "-u":
         del sys.argv[1]
     if sys.argv[1].startswith("-"):
-        os.execv({python!r}, sys.argv)
+        os.execv({python!r}, [{python!r}, *sys.argv[1:]])
     del sys.argv[0]
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
@@ -50,8 +50,13 @@ sys.exit(int(answer) if answer else "the server of tests/preloaded.py has ended"
 
 
 @contextlib.contextmanager
-def serve_commands(folder: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Serve until the block ends; yields `environment` with `folder`, where the programs are, at the front of PATH."""
+def serve_commands(
+    folder: Path, environment: Mapping[str, str], modules: Sequence[str] = ()
+) -> Iterator[dict[str, str]]:
+    """Serve until the block ends; yields `environment` with `folder`, where the programs are, at the front of PATH.
+
+    `modules`: what has been imported already, instead of the whole stack.
+    """
     address = str(folder / "socket")
     for name in PROGRAMS:
         (folder / name).write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
@@ -59,7 +64,7 @@ def serve_commands(folder: Path, environment: Mapping[str, str]) -> Iterator[dic
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()  # who connects while the server imports waits
-        command = [sys.executable, __file__, str(listening.fileno())]
+        command = [sys.executable, __file__, str(listening.fileno()), *modules]
         server = subprocess.Popen(command, env=dict(environment), pass_fds=[listening.fileno()])
     try:
         yield {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
@@ -140,7 +145,8 @@ def take_streams(stdin: int, out: int, err: int) -> None:
     for number, (name, source, mode) in enumerate((("stdin", stdin, "r"), ("stdout", out, "w"), ("stderr", err, "w"))):
         os.dup2(source, number)
         errors = "backslashreplace" if name == "stderr" else "strict"
-        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        buffering = 1 if name == "stderr" else -1  # as Python has them
+        stream = open(number, mode, buffering, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -155,11 +161,15 @@ def import_the_stack() -> None:
     importlib.import_module("trl.trainer.sft_trainer")
     importlib.import_module("sklearn.linear_model")
     importlib.import_module("accelerate.commands.accelerate_cli")
-    gc.freeze()  # or the collector of every child would walk, and so copy, all of it
 
 
 if __name__ == "__main__":
-    import_the_stack()
-    with socket.socket(fileno=int(sys.argv[1])) as listener:
+    _, number, *chosen = sys.argv
+    for module in chosen:
+        importlib.import_module(module)
+    if not chosen:
+        import_the_stack()
+    gc.freeze()  # or the collector of every child would walk, and so copy, all of it
+    with socket.socket(fileno=int(number)) as listener:
         serve(listener)
     run_program()
