@@ -60,8 +60,13 @@ def no_commit_of_another_test() -> Iterator[None]:
         locate.pin_commits({})
 
 
-# Files whose tests take longest: first, so that no process is left alone with one of them in the end.
-LONGEST = ("test_readme.py", "test_score_recipe.py", "test_cli.py", "test_recipes.py")
+# Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist
+# would begin with those of most tests, and end with long files of few; `make test` tells it to keep this order.
+LONGEST = (
+    *("test_interruption.py", "test_readme.py", "test_families.py", "test_terminal.py", "test_real_models.py"),
+    *("test_standard_library.py", "test_full_disk.py", "test_cli.py", "test_scratch_gpt_saving.py"),
+    *("test_evaluation_page.py", "test_score_recipe.py", "test_base_scores.py", "test_batch.py", "test_configs.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,9 +1,9 @@
 """Commands for tests that run many: a process each, forked from one that has imported the stack already.
 
 `serve_commands` puts programs named `hf-finetune`, `accelerate` and `python` into a folder, for the front of PATH. Each
-hands its arguments, working directory, environment and streams to the server, and ends as the command does; what
-`accelerate launch` starts is forked too. For tests of what commands do: what the start of a process costs and imports,
-what signals do to it and which limits it has, needs a process of its own.
+hands its arguments, working directory, environment, streams and bound of a file's size to the server, and ends as the
+command does; what `accelerate launch` starts is forked too. For tests of what commands do: what the start of a process
+costs and imports, what signals do to it and how much memory it has, needs a process of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import runpy
 import select
 import shutil
@@ -32,7 +33,7 @@ STARTED = dict(os.environ)
 
 CLIENT = """\
 #!{python} -IS
-import json, os, socket, sys
+import json, os, resource, socket, sys
 if sys.argv[0].endswith("/python"):
     if sys.argv[1] == "-u":
         del sys.argv[1]
@@ -41,7 +42,7 @@ if sys.argv[0].endswith("/python"):
     del sys.argv[0]
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    said = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+    said = json.dumps([sys.argv, os.getcwd(), dict(os.environ), resource.getrlimit(resource.RLIMIT_FSIZE)]).encode()
     socket.send_fds(server, [len(said).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(said)
     answer = server.makefile("r").readline()
@@ -90,10 +91,11 @@ def answer(client: socket.socket) -> None:
     """Returns as the command; the process that waits for it ends here."""
     size, streams, _, _ = socket.recv_fds(client, 4, 3)
     with client.makefile("rb") as said:
-        arguments, folder, environment = json.loads(said.read(int.from_bytes(size, "big")))
+        arguments, folder, environment, limit = json.loads(said.read(int.from_bytes(size, "big")))
     command = os.fork()
     if not command:
         client.close()
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         become(arguments, folder, environment, streams)
         return
     for stream in streams:
@@ -151,25 +153,22 @@ def take_streams(stdin: int, out: int, err: int) -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def import_the_stack() -> None:
-    """Import ours and what ours imports late."""
-    import hf_finetune
+def import_before_forks(modules: Sequence[str]) -> None:
+    """Import `modules`, or where there are none ours and what ours imports late."""
+    if not modules:
+        import hf_finetune
 
-    for module in pkgutil.walk_packages(hf_finetune.__path__, "hf_finetune."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    importlib.import_module("trl.trainer.sft_trainer")
-    importlib.import_module("sklearn.linear_model")
-    importlib.import_module("accelerate.commands.accelerate_cli")
+        ours = [module.name for module in pkgutil.walk_packages(hf_finetune.__path__, "hf_finetune.")]
+        modules = [name for name in ours if not name.endswith("__main__")]
+        modules += ["trl.trainer.sft_trainer", "sklearn.linear_model", "accelerate.commands.accelerate_cli"]
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()  # or the collector of every child would walk, and so copy, all of it
 
 
 if __name__ == "__main__":
     _, number, *chosen = sys.argv
-    for module in chosen:
-        importlib.import_module(module)
-    if not chosen:
-        import_the_stack()
-    gc.freeze()  # or the collector of every child would walk, and so copy, all of it
+    import_before_forks(chosen)
     with socket.socket(fileno=int(number)) as listener:
         serve(listener)
     run_program()

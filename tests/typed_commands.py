@@ -17,7 +17,7 @@ import termios
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from preloaded import import_the_stack, take_streams
+from preloaded import import_before_forks, take_streams
 
 from hf_finetune.cli import main
 
@@ -110,6 +110,6 @@ def read(end: int) -> bytes:
 
 
 if __name__ == "__main__":
-    import_the_stack()
+    import_before_forks([])
     for line in sys.stdin:
         print(json.dumps(asdict(run(Typed(**json.loads(line))))), flush=True)
