@@ -272,9 +272,7 @@ def test_a_continued_model_is_compared_by_documents(run_recipe, base):
     assert compared["verdict"].startswith("2 rows are too few to tell it from its base: loss ")
 
 
-def test_two_processes_score_the_base_as_one_does(
-    run_recipe, base, empty_cache, tmp_path, project_root, environment_of_a_user
-):
+def test_two_processes_score_the_base_as_one_does(run_recipe, base, empty_cache, tmp_path, project_root, preloaded):
     settings = (f"model.path={base}", *QUICK, "train.per_device_eval_batch_size=2", "data.validation_fraction=0.4")
     one = run_recipe("lora", *settings, "train.per_device_train_batch_size=4", f"output_dir={tmp_path / 'one'}")
     for path in empty_cache.glob("base_scores-*"):
@@ -282,9 +280,7 @@ def test_two_processes_score_the_base_as_one_does(
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml", "recipes/lora.py"]
     command += ["recipes/configs/lora.yaml", *settings, "train.per_device_train_batch_size=2"]
     command += [f"output_dir={tmp_path / 'two'}", "train.use_cpu=true"]
-    done = subprocess.run(
-        command, cwd=project_root, env=environment_of_a_user, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=project_root, env=preloaded, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("scoring the base on") == 1, "the second process is quiet"
     two = json.loads((tmp_path / "two" / "report.json").read_text())

@@ -58,7 +58,7 @@ def write_model(folder: Path, name: str, settings: dict[str, object]) -> None:
         (("corpus", "canaries", "{parrot}", "--overwrite"), "is a folder"),
     ],
 )
-def test_no_command_writes_into_somebodys_model(project_root, environment_of_a_user, parrot, command, said):
+def test_no_command_writes_into_somebodys_model(project_root, preloaded, parrot, command, said):
     before = files_of(parrot)
     adapter, classifier = parrot.with_name("adapter"), parrot.with_name("classifier")
     write_model(adapter, "adapter_config.json", {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(classifier)})
@@ -67,7 +67,7 @@ def test_no_command_writes_into_somebodys_model(project_root, environment_of_a_u
     done = subprocess.run(
         ["hf-finetune", *arguments],
         cwd=project_root,
-        env=environment_of_a_user,
+        env=preloaded,
         capture_output=True,
         text=True,
         check=False,

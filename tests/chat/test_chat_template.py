@@ -94,9 +94,9 @@ def test_a_mistake_in_a_template_is_named_by_its_line(tmp_path):
 def test_a_template_that_is_trusted_by_its_hash_is_rendered_without_limits_and_another_is_refused(monkeypatch):
     monkeypatch.setattr(rendering, "_trusted", set())
     monkeypatch.setattr(rendering, "_origins", {})
-    monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.03)
     slow = (
-        "{% for i in range(90000) %}{% for j in range(3) %}{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
+        "{% for i in range(30000) %}{% for j in range(3) %}{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
     )
     tokenizer = letters()
     tokenizer.chat_template = slow + "{% for m in messages %}{{ m.role[0] + ' ' + m.content + eos_token }}{% endfor %}"
