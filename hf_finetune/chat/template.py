@@ -65,7 +65,7 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
         if trains:
             add_template_tokens(tokenizer, name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
-    _check_trust(data, tokenizer)
+    trust_named_template(tokenizer, data.trust_chat_template)
     template = get_training_template(tokenizer)
     if template != get_default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
@@ -73,12 +73,19 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
     return _fix_date(data, tokenizer, _add_defaults(data, tokenizer, template), trains=trains)
 
 
-def _check_trust(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Trust the template if the run names its hash; raises `ConfigError` where that is the hash of another one."""
-    if data.trust_chat_template is None:
+def trust_named_template(tokenizer: PreTrainedTokenizerFast, sha256: str | None) -> None:
+    """Render the tokenizer's template without limits from now on, where `sha256` is its hash; None trusts nothing.
+
+    The hash is named by whoever starts a run or a command, never by a model's folder: that may be anybody's. Raises
+    `ConfigError` where the tokenizer has another template, or none.
+    """
+    if sha256 is None:
         return
+    if not tokenizer.chat_template:
+        what = "the model has no chat template that could be trusted"
+        raise ConfigError(Problem(what, "leave it out: it would have no effect", key=TRUST_KEY))
     own = get_default_template(tokenizer)
-    if data.trust_chat_template != hash_template(own):
+    if sha256 != hash_template(own):
         what = f"the chat template is not the one that is trusted: its sha256 is {hash_template(own)}"
         raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY))
     trust_template(own)
