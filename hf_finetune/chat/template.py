@@ -230,7 +230,7 @@ def prepare_chat(
     """Prepare a conversation for rendering: mark its text, and put what it says into the form that the template takes.
 
     That is of the arguments of tool calls, and of thoughts inside a content. Raises `ChatTemplateError` where the
-    template takes arguments as an object and they are not valid JSON.
+    template takes arguments as an object and they are not valid JSON, or more than Python reads.
     """
     control = get_control_tokens(tokenizer)
     messages = split_thoughts(tokenizer, template, messages)
@@ -249,15 +249,22 @@ def _convert_arguments(message: Message, form: str) -> Message:
         function = call.get("function", call)
         arguments = function.get("arguments")
         if form == "object" and isinstance(arguments, str):
-            try:
-                function["arguments"] = json.loads(arguments)
-            except json.JSONDecodeError as mistake:
-                raise ChatTemplateError(
-                    "the arguments of a tool call are not valid JSON, which the template needs"
-                ) from mistake
+            function["arguments"] = _read_arguments(arguments)
         elif form == "string" and isinstance(arguments, dict):
             function["arguments"] = json.dumps(arguments, ensure_ascii=False)
     return {**message, "tool_calls": calls}
+
+
+def _read_arguments(written: str) -> Any:
+    try:
+        return json.loads(written)
+    except json.JSONDecodeError as mistake:
+        what = "are not valid JSON, which the template needs"
+        raise ChatTemplateError(f"the arguments of a tool call {what}") from mistake
+    except ValueError as mistake:  # Python reads integers of 4,300 digits at most
+        raise ChatTemplateError("the arguments of a tool call have a number of thousands of digits") from mistake
+    except RecursionError as mistake:
+        raise ChatTemplateError("the arguments of a tool call are nested too deep") from mistake
 
 
 def _detect_arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
