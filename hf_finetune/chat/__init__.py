@@ -23,8 +23,8 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.chat.dates import today
-    from hf_finetune.chat.template import load_chat_template
+    from hf_finetune.chat.template import load_chat_template, trust_named_template
 
-__all__ = ["load_chat_template", "today"]
+__all__ = ["load_chat_template", "today", "trust_named_template"]
 
 __getattr__, __dir__ = import_lazily(__name__)
