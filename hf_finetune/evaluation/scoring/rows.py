@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.given_up import name_row
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import encode_prompt, load_chat_template
 from hf_finetune.config.sections import DataSection
@@ -71,7 +73,7 @@ def read_examples(
     rows = splits.rows[SPLIT]
     facts: WindowStats | ConversationStats
     if not are_conversations(rows):
-        tokens, facts = cut_into_windows(rows, tokenizer, longest)
+        tokens, facts = cut_into_windows(rows, tokenizer, longest, partial(splits.locate, SPLIT))
         warn_of_unknown_tokens(SPLIT, facts.unknown, facts.trained_tokens)
     else:
         template = load_chat_template(settings.data, tokenizer, trains=False)
@@ -100,7 +102,8 @@ def build_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: Data
                 and isinstance(last["content"], str)
                 and last["content"].strip()
             ):
-                ids = encode_prompt(tokenizer, messages, restore_tools(row["tools"]))
+                with name_row(*splits.locate(SPLIT, number)):
+                    ids = encode_prompt(tokenizer, messages, restore_tools(row["tools"]))
                 prompts.append(Prompt(number, ids, last["content"]))
         return prompts
     if data.chat_template is not None:
