@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.given_up import TextGivenUp
 from hf_finetune.chat.rendering import Message, TemplateLimitError
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import encode_prompt, load_chat_template, trust_named_template
@@ -85,7 +87,7 @@ def read_examples(
     if not are_conversations(rows):
         # Documents are read without it, but where an answer ends is found by rendering it (`generate_batch`).
         trust_named_template(tokenizer, settings.data.trust_chat_template)
-        tokens, facts = cut_into_windows(rows, tokenizer, longest)
+        tokens, facts = cut_into_windows(rows, tokenizer, longest, partial(splits.locate, SPLIT))
         warn_of_unknown_tokens(SPLIT, facts.unknown, facts.trained_tokens)
     else:
         template = load_chat_template(settings.data, tokenizer, trains=False)
@@ -134,6 +136,9 @@ def _encode_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, asked: I
         except TemplateLimitError as problem:
             limits += 1
             what, remedy = f"the chat template {problem.what} on its prompt", problem.remedy
+        except TextGivenUp as problem:
+            [given_up] = problem.problems
+            what, remedy = given_up.what, given_up.remedy
         except DataError as problem:
             what, remedy = f"{problem} (in its prompt)", "change the row"
         refused += 1
