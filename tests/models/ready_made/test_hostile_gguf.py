@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from hf_finetune.models.ready_made.gguf_header import read_gguf_header
 TABLE = Path(__file__).resolve().parents[2] / "hostile/gguf.jsonl"
 CASES = [json.loads(line) for line in TABLE.read_text().splitlines()]
 SECONDS, MEBIBYTES = 1.5, 300
+LATE = 10
+"""Seconds of the clock, on a machine that does other things as well; `SECONDS` are the processor's."""
 MAKERS = {
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
@@ -80,32 +83,28 @@ def run_case(data: bytes, folder: Path, case: dict[str, Any]) -> None:
         path.write_bytes(harm(data, case))
         if "hole" in case:
             os.truncate(path, case["hole"])
-    make_model(str(path), folder / "models" / "made")
+    start = time.process_time()
+    try:
+        make_model(str(path), folder / "models" / "made")
+    finally:
+        assert time.process_time() - start < SECONDS
 
 
-@pytest.fixture(scope="module")
-def outcomes(honest, tmp_path_factory) -> tuple[Path, list[Outcome]]:
-    folder = tmp_path_factory.mktemp("cases")
-    works = [partial(run_case, honest, folder / str(number), case) for number, case in enumerate(CASES)]
-    return folder, run_all_bounded(works, seconds=SECONDS, mebibytes=MEBIBYTES)
+def test_a_hostile_file_is_one_message_and_leaves_nothing(honest, tmp_path):
+    works = [partial(run_case, honest, tmp_path / str(number), case) for number, case in enumerate(CASES)]
+    wrong = []
+    for number, outcome in enumerate(run_all_bounded(works, seconds=LATE, mebibytes=MEBIBYTES)):
+        outcome.note()
+        left = [*(tmp_path / str(number) / "models").glob("*")]
+        if not is_one_message(outcome, CASES[number]["expected"]) or left:
+            wrong.append((CASES[number], outcome.end, outcome.said[-500:], left))
+    assert wrong == []
 
 
-def describe(case: dict[str, Any]) -> str:
-    return " ".join(str(value)[:40] for key, value in case.items() if key != "expected")
-
-
-@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: describe(CASES[number]))
-def test_a_hostile_file_is_one_message_and_leaves_nothing(outcomes, number):
-    folder, ended = outcomes
-    outcome = ended[number]
-    outcome.note()
-    assert outcome.end == "refused", outcome
-    assert CASES[number]["expected"] in outcome.said, outcome.said
-    assert len(outcome.said.splitlines()) == 1
-    assert "bad.gguf: " in outcome.said
-    assert "\x1b" not in outcome.said
-    assert not [*(folder / str(number) / "models").glob("*")]
-    assert outcome.seconds < SECONDS
+def is_one_message(outcome: Outcome, expected: str) -> bool:
+    said = outcome.said
+    named = "bad.gguf: " in said and expected in said
+    return outcome.end == "refused" and named and len(said.splitlines()) == 1 and "\x1b" not in said
 
 
 def test_a_file_that_is_cut_off_within_any_field_is_refused(tmp_path, honest):
