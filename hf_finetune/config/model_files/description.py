@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_words
 from hf_finetune.config.model_files.patterns import find_wrong_patterns
 from hf_finetune.config.model_files.regular import find_irregular, read_object
 from hf_finetune.config.model_files.sizes import Shapes, find_impossible_sizes, read_shapes
@@ -140,7 +141,7 @@ def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
 
 
 def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
-    """Yield patterns that are slow, and lengths that tokenizers (0.23) allocates at once: Rust aborts the process."""
+    """Yield what is slow or grows, and lengths that tokenizers (0.23) allocates at once: Rust aborts the process."""
     if not file.exists():
         return
     parts = msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
@@ -151,7 +152,14 @@ def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
             if isinstance(number, int | float) and not 0 <= number <= LONGEST_PADDING:
                 what = f"{format_value(number)} tokens are longer than any text of a model"
                 yield Problem(what, CORRECT, place, key=f"{key}.{name}")
-    yield from find_slow_patterns({key: msgspec.json.decode(parts[key]) for key in SECTIONS if key in parts}, place)
+    sections = {key: msgspec.json.decode(parts[key]) for key in SECTIONS if key in parts}
+    yield from find_growing_texts(sections, place)
+    yield from find_slow_patterns(sections, place)
+    try:
+        model = msgspec.json.decode(parts.get("model", Raw(b"{}")), type=dict[str, Raw])  # a vocabulary is not built
+    except msgspec.DecodeError:
+        return  # no object: whoever builds it says so
+    yield from find_long_words({WORD_KEY: msgspec.json.decode(model.get(WORD_KEY, Raw(b"null")))}, place)
 
 
 def _check_tekken(file: Path, place: str) -> Iterator[Problem]:
