@@ -24,9 +24,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_finetune.config import COMMAND_LINE, RunSource, load_run, read_recipe_name, sampling_settings
+from hf_finetune.config import (
+    COMMAND_LINE,
+    RunSource,
+    check_template_hash,
+    load_run,
+    read_recipe_name,
+    sampling_settings,
+)
 from hf_finetune.environment import find_project_file
 from hf_finetune.errors import ConfigError, DataError, Problem, RunFinished, machine_errors
+from hf_finetune.option_names import OptionNames, name_options
 from hf_finetune.run_lock import release_run_folders
 from hf_finetune.typed_again import ALLOW_CHANGED
 
@@ -36,6 +44,15 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation import Sample
 
 logger = logging.getLogger(__name__)
+
+_GENERATE_ARGUMENTS = OptionNames(
+    {
+        "eval.prompts": "prompt",
+        "data.chat_template": "",
+        "data.fold_system": "",
+        "data.trust_chat_template": "trust_chat_template",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -112,22 +129,29 @@ def generate(
     system: str | None = None,
     raw: bool = False,
     base_path: str | None = None,
+    trust_chat_template: str | None = None,
     **settings: Any,
 ) -> list[Sample]:
     """Answer prompts with a chat model or adapter; continue them with a model that has no chat template, or if `raw`.
 
     `settings` are the sampling settings of the section `eval`: max_new_tokens, temperature, top_p, top_k,
-    repetition_penalty, seed. Raises `ConfigError` for one that is out of range, `ModelError` for what cannot speak.
+    repetition_penalty, seed. `trust_chat_template` is the sha256 of the model's chat template, which is then rendered
+    without limits. Raises `ConfigError` for one that is out of range, or a hash of another template, and `ModelError`
+    for what cannot speak.
     """
-    sampling = sampling_settings(settings)
-    from hf_finetune.evaluation import generate_responses
-    from hf_finetune.models import hold_commits, load_for_generation
+    with name_options(_GENERATE_ARGUMENTS):
+        sampling = sampling_settings(settings)
+        check_template_hash(trust_chat_template)
+        from hf_finetune.chat import trust_named_template
+        from hf_finetune.evaluation import generate_responses
+        from hf_finetune.models import hold_commits, load_for_generation
 
-    with _unpinned_afterwards():
-        hold_commits()
-        loaded, tokenizer = load_for_generation(str(model), base=base_path)
-    listed = [prompts] if isinstance(prompts, str) else prompts
-    return generate_responses(loaded, tokenizer, listed, sampling, system=system, raw=raw)
+        with _unpinned_afterwards():
+            hold_commits()
+            loaded, tokenizer = load_for_generation(str(model), base=base_path)
+        trust_named_template(tokenizer, trust_chat_template)
+        listed = [prompts] if isinstance(prompts, str) else prompts
+        return generate_responses(loaded, tokenizer, listed, sampling, system=system, raw=raw)
 
 
 def _run_recipe(run: RunSource | Path, overrides: Mapping[str, Any], *, allow_changed: bool = False) -> RunResult:

@@ -195,7 +195,7 @@ class OutOfMemory(MachineError):
 def machine_errors() -> Iterator[None]:
     """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or read-only.
 
-    Whatever their libraries call that.
+    And `MachineError` where another process of the run is gone. Whatever their libraries call that.
     """
     try:
         yield
@@ -204,6 +204,11 @@ def machine_errors() -> Iterator[None]:
     except Exception as raised:
         if (described := describe_memory_error(raised)) is not None:
             raise OutOfMemory(Problem(*described)) from raised
+        if _is_left_alone(raised):
+            remedy = "what that one says is why"
+            raise MachineError(
+                Problem("another process of this run has ended, and this one with it", remedy)
+            ) from raised
         if (what := _describe_full_disk(raised)) is None:
             raise
         raise CannotWriteError(Problem(what, f"make room, or write to another disk; {describe_kept()}")) from raised
@@ -215,6 +220,11 @@ def machine_errors() -> Iterator[None]:
         raise ModelError(Problem(what, "name another model, or another tokenizer")) from raised
     finally:
         forget_advice()
+
+
+def _is_left_alone(raised: BaseException) -> bool:
+    """Whether another process of a run is gone: a RuntimeError of gloo, or an error of NCCL's own (torch 2.13)."""
+    return "gloo/transport" in str(raised) or type(raised).__name__ == "DistBackendError"
 
 
 def _describe_full_disk(raised: BaseException) -> str | None:

@@ -122,8 +122,9 @@ def fill_folder_atomically(path: Path, check: Callable[[], None] = lambda: None)
     """Yield the path of a folder to make and fill, which takes the place of `path` when the block ends.
 
     `check` is called before that, for somebody may have put something there meanwhile. After an error, `path` stays as
-    it was. Raises OSError, and what `check` raises.
+    it was; a link to a folder stays a link. Raises OSError, and what `check` raises.
     """
+    path = Path(os.path.realpath(path))
     _remove_left(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     with unwind_within():
@@ -164,7 +165,7 @@ def raise_write_errors() -> Iterator[None]:
 
 def explain_unwritable(path: Path, problem: OSError, remedy: str = "name a folder of yours") -> Problem:
     """Explain why `path`, which is as it was, cannot be written; `remedy` is that of one that belongs to others."""
-    blocking = next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None)
+    blocking = next((each for each in (path, *path.parents) if os.path.exists(each) and not os.path.isdir(each)), None)
     if isinstance(problem, NotADirectoryError | FileExistsError) and blocking is not None:
         place = "is a file" if blocking == path else f"is below {blocking}, which is a file"
         return Problem(place, "name one in a folder", str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,11 +58,8 @@ def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
     """report.json of a run that has come to its end; None where there is none."""
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return report if isinstance(report, dict) and report.get("status") == "done" else None
+    report = _read_object(folder / REPORT)
+    return report if report.get("status") == "done" else None
 
 
 def describe_finished(output_dir: str, report: Mapping[str, Any]) -> tuple[str, str]:
@@ -92,20 +90,12 @@ def find_earlier_run(output_dir: str) -> tuple[str, str] | None:
 
 def is_run_folder(folder: Path) -> bool:
     """Whether a run of ours has opened its manifest there."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(manifest, dict) and manifest.keys() >= _OF_A_MANIFEST
+    return _read_object(folder / MANIFEST).keys() >= _OF_A_MANIFEST
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """manifest.json of the run that began in a folder; {} where there is none that can be read."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+    return _read_object(folder / MANIFEST)
 
 
 def read_run_id(folder: Path) -> str | None:
@@ -180,24 +170,49 @@ def check_replaceable(output: str, *, overwrite: bool) -> None:
 
     A folder is replaced as a whole: only one that holds nothing but a merged model of ours is.
     """
-    folder = Path(output)
-    names = [name for name in _names(folder) if not NOBODYS.fullmatch(name)]
-    if folder.is_file() or (names and not overwrite):
+    folder, names = Path(output), _list_taken(output)
+    if names and not overwrite:
         raise ConfigError(Problem("is there already", "name another folder, or allow it with --overwrite", path=output))
     if names and (foreign := _not_of_a_merged_model(folder, names)) is not None:
         what = f"holds {foreign}, and is no model that hf-finetune has merged: even with --overwrite it stays"
         raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output))
 
 
-def check_new_folder(output: str) -> None:
+def check_new_folder(output: str, remedy: str = "name another folder, or remove this one yourself") -> None:
     """Raise `ConfigError` where `output` is a file, or a folder in which anything stands."""
-    folder = Path(output)
-    names = [name for name in _names(folder) if not NOBODYS.fullmatch(name)]
-    if folder.is_file():
-        raise ConfigError(Problem("is a file", "name a folder that does not exist yet", path=output))
-    if names:
+    if names := _list_taken(output):
         what = f"is there already, and holds {names[0]}: nothing is written over"
-        raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output))
+        raise ConfigError(Problem(what, remedy, path=output))
+
+
+def check_new_file(path: Path, *, overwrite: bool, example: str, key: str | None = None) -> None:
+    """Raise `ConfigError` where `path` is no file, or where one is there, or a link, without `overwrite`.
+
+    `example` is a name for the message. A path that cannot be is for whoever opens it to refuse.
+    """
+    # Not Path.exists(), which raises where a folder cannot be searched or a name is too long.
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "is a device or a pipe"
+        raise ConfigError(Problem(what, f"name a file, such as {example}", path=str(path), key=key))
+    if os.path.lexists(path) and not overwrite:
+        raise ConfigError(Problem("exists already", "name another file, or add --overwrite", path=str(path), key=key))
+
+
+def _list_taken(output: str) -> list[str]:
+    """List what stands in the folder `output`; raises `ConfigError` where no folder can be made of that name."""
+    try:
+        mode = os.stat(output).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.islink(output):
+            return []
+        what = "is a link that leads to nothing"
+    except OSError as problem:
+        what = f"cannot be looked at ({problem.strerror})"
+    else:
+        if stat.S_ISDIR(mode):
+            return [name for name in _names(Path(output)) if not NOBODYS.fullmatch(name)]
+        what = "is a file" if stat.S_ISREG(mode) else "is a device or a pipe"
+    raise ConfigError(Problem(what, "name a folder that does not exist yet", path=output))
 
 
 def _not_of_a_merged_model(folder: Path, names: list[str]) -> str | None:
@@ -209,6 +224,15 @@ def _not_of_a_merged_model(folder: Path, names: list[str]) -> str | None:
     except OSError:
         ours = False
     return None if ours else names[0]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """What a file of JSON says; {} where it is no object, or no file: a named pipe would be waited for."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _names(folder: Path) -> list[str]:

@@ -54,14 +54,15 @@ def name_key(key: str | None) -> str | None:
 
 
 def name_settings(text: str) -> str:
-    """Write the options for the settings in a sentence: "`data.columns: {text: body}`" -> "`--columns text=body`"."""
+    """Write the options for the settings in a sentence: "`data.columns: {text: body}`" -> "`--columns text=body`".
+
+    From Python an argument is written as one: "eval.seed: 3" -> `seed="3"`.
+    """
     options = _NAMES.get().options
     if not options:
         return text
     text = _MAPS.sub(lambda found: _write_map(found, options), text)
-    return _make_pattern(options).sub(
-        lambda found: options[found["setting"]] or found["setting"].partition(".")[2], text
-    )
+    return _make_pattern(options).sub(lambda found: _write_option(found, options), text)
 
 
 def name_remedy(remedy: str) -> str:
@@ -82,9 +83,18 @@ def name_remedy(remedy: str) -> str:
 
 
 def _make_pattern(options: Mapping[str, str]) -> re.Pattern[str]:
-    # `eval.base: true` is `--base`, and `data.train` no part of `data.train_more`.
+    # `eval.base: true` is `--base`, `eval.seed: 3` is `--seed 3`, and `data.train` no part of `data.train_more`.
     settings = "|".join(map(re.escape, options))
-    return re.compile(rf"(?<![\w.])(?P<setting>{settings})(?!\w|\.\w)(?:: true\b)?")
+    return re.compile(rf"(?<![\w.])(?P<setting>{settings})(?!\w|\.\w)(?:: (?P<value>\w+))?")
+
+
+def _write_option(found: re.Match[str], options: Mapping[str, str]) -> str:
+    option, value = options[found["setting"]], found["value"]
+    if value in (None, "true"):
+        return option or found["setting"].partition(".")[2]
+    if not option:
+        return f"{found['setting'].partition('.')[2]}: {value}"
+    return f"{option} {value}" if option.startswith("-") else f'{option}="{value}"'
 
 
 def _write_map(found: re.Match[str], options: Mapping[str, str]) -> str:

@@ -31,7 +31,9 @@ def main(argv: Sequence[str]) -> None:
         tokenizer = load_tokenizer(run.model, splits.rows["train"])
         config = load_config(run.model, tokenizer)
         block = block_size(run.data, config, tokenizer)
-        rows, facts = pack_splits(splits.rows, tokenizer, block, isolate=run.data.isolate_documents)
+        rows, facts = pack_splits(
+            splits.rows, tokenizer, block, isolate=run.data.isolate_documents, locate=splits.locate
+        )
     record_inputs(run, args, splits)
 
     # 3. Model

@@ -7,15 +7,21 @@ import json
 import re
 import shutil
 import subprocess
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from models.scratch_models import save_chat_base
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_finetune.chat import worker_process
 from hf_finetune.environment.random_state import keep_random_state
 from hf_finetune.errors import ConfigError, NonFiniteError
 from hf_finetune.evaluation import compare_models
@@ -272,20 +278,44 @@ def test_a_continued_model_is_compared_by_documents(run_recipe, base):
     assert compared["verdict"].startswith("2 rows are too few to tell it from its base: loss ")
 
 
-def test_two_processes_score_the_base_as_one_does(
+def run_and_watch_templates(command, **options) -> tuple[subprocess.CompletedProcess, dict[int, set[int]]]:
+    """What a command has ended with, and which processes of it have started which to render templates."""
+    workers: dict[int, set[int]] = defaultdict(set)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+    def watch() -> None:
+        launched = psutil.Process(running.pid)
+        while running.poll() is None:
+            with suppress(psutil.Error):
+                for each in launched.children(recursive=True):
+                    if worker_process.BOOT in each.cmdline():
+                        workers[each.ppid()].add(each.pid)
+            time.sleep(0.2)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    written = running.communicate()
+    watcher.join()
+    return subprocess.CompletedProcess(command, running.returncode, *written), workers
+
+
+def test_two_processes_score_the_base_as_one_does_each_with_a_template_worker_of_its_own(
     run_recipe, base, empty_cache, tmp_path, project_root, environment_of_a_user
 ):
+    template = tmp_path / "of_others.jinja"
+    template.write_text("{# not ours #}" + (project_root / "hf_finetune/chat/templates/plain.jinja").read_text())
     settings = (f"model.path={base}", *QUICK, "train.per_device_eval_batch_size=2", "data.validation_fraction=0.4")
+    settings += (f"data.chat_template={template}",)
     one = run_recipe("lora", *settings, "train.per_device_train_batch_size=4", f"output_dir={tmp_path / 'one'}")
     for path in empty_cache.glob("base_scores-*"):
         path.unlink()
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml", "recipes/lora.py"]
     command += ["recipes/configs/lora.yaml", *settings, "train.per_device_train_batch_size=2"]
     command += [f"output_dir={tmp_path / 'two'}", "train.use_cpu=true"]
-    done = subprocess.run(
-        command, cwd=project_root, env=environment_of_a_user, capture_output=True, text=True, check=False
-    )
+    done, workers = run_and_watch_templates(command, cwd=project_root, env=environment_of_a_user)
     assert done.returncode == 0, done.stderr
+    assert [len(each) for each in workers.values()] == [1, 1]
+    assert not any(psutil.pid_exists(each) for each in set().union(*workers.values())), "they end with the run"
     assert done.stderr.count("scoring the base on") == 1, "the second process is quiet"
     two = json.loads((tmp_path / "two" / "report.json").read_text())
     figures = [find_comparison(each)["figures"]["loss"] for each in (one, two)]

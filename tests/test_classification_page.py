@@ -32,7 +32,7 @@ SETTINGS = [
 ]
 
 
-def test_the_page_leads_from_a_csv_file_to_predictions(tmp_path, monkeypatch, environment_of_a_user):
+def test_the_page_leads_from_a_csv_file_to_predictions(tmp_path, monkeypatch, preloaded):
     init_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     rows = [json.loads(line) for line in Path("data_templates/labelled.jsonl").read_text().splitlines()]
@@ -44,9 +44,7 @@ def test_the_page_leads_from_a_csv_file_to_predictions(tmp_path, monkeypatch, en
             exec(compile(code, "docs/classification.md", "exec"), {})
         for command in re.findall(r"^\$ (.+)$", code, re.MULTILINE) if kind == "console" else []:
             command += QUICK if " train " in command else ""
-            done = subprocess.run(
-                ["bash", "-c", command], env=environment_of_a_user, capture_output=True, text=True, check=False
-            )
+            done = subprocess.run(["bash", "-c", command], env=preloaded, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stderr}"
     (labelled,) = [json.loads(line) for line in Path("labelled.jsonl").read_text().splitlines()]
     assert labelled["id"] == 7

@@ -139,9 +139,7 @@ def test_only_what_was_asked_for_is_trained(run_recipe, tmp_path, spam):
     assert all(".layer.2." in name for name in changed)
 
 
-def test_two_processes_give_the_losses_and_scores_of_one(
-    run_recipe, tmp_path, spam, project_root, environment_of_a_user
-):
+def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, spam, project_root, preloaded):
     """Seven rows for validation: the second process gets one of them twice."""
     settings = (
         *QUICK,
@@ -156,9 +154,7 @@ def test_two_processes_give_the_losses_and_scores_of_one(
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml"]
     command += ["recipes/classification.py", "recipes/configs/classification.yaml", *settings, "train.use_cpu=true"]
     command += ["train.per_device_train_batch_size=4", f"output_dir={tmp_path}/two"]
-    done = subprocess.run(
-        command, cwd=project_root, env=environment_of_a_user, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=project_root, env=preloaded, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert report["distributed"]["processes"] == 2

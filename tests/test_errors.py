@@ -103,3 +103,11 @@ def test_a_pattern_of_a_tokenizer_that_never_ends_is_one_message(capfd, monkeypa
     ):
         tokenizer.encode("a" * 40 + "b")
     capfd.readouterr()  # Rust has said so itself
+
+
+def test_a_process_that_another_one_has_left_alone_says_so_in_one_line(capsys):
+    what = "[/__w/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:19864. Check the logs. GLHF!"
+    with pytest.raises(SystemExit), user_errors():
+        raise RuntimeError(what)
+    said = "another process of this run has ended, and this one with it; what that one says is why\n"
+    assert capsys.readouterr().err == said

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from hf_finetune.errors import ConfigError
-from hf_finetune.folders import CARD_MARKER, check_replaceable
+from hf_finetune.files import fill_folder_atomically
+from hf_finetune.folders import (
+    CARD_MARKER,
+    check_new_file,
+    check_new_folder,
+    check_replaceable,
+    find_earlier_run,
+    is_run_folder,
+)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -40,13 +51,14 @@ def write_model(folder: Path, name: str, settings: dict[str, object]) -> None:
         (("merge", "{adapter}", "{parrot}", "--overwrite"), "even with --overwrite it stays"),
         (
             ("predict", "{classifier}", "data_templates/labelled.jsonl", "--output", "{parrot}", "--overwrite"),
-            "is no file",
+            "is a folder",
         ),
         (("corpus", "source", "{parrot}", "--overwrite"), "is a folder"),
+        (("init", "{parrot}"), "holds README.md: nothing is written over"),
         (("corpus", "canaries", "{parrot}", "--overwrite"), "is a folder"),
     ],
 )
-def test_no_command_writes_into_somebodys_model(project_root, environment_of_a_user, parrot, command, said):
+def test_no_command_writes_into_somebodys_model(project_root, preloaded, parrot, command, said):
     before = files_of(parrot)
     adapter, classifier = parrot.with_name("adapter"), parrot.with_name("classifier")
     write_model(adapter, "adapter_config.json", {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(classifier)})
@@ -55,7 +67,7 @@ def test_no_command_writes_into_somebodys_model(project_root, environment_of_a_u
     done = subprocess.run(
         ["hf-finetune", *arguments],
         cwd=project_root,
-        env=environment_of_a_user,
+        env=preloaded,
         capture_output=True,
         text=True,
         check=False,
@@ -91,3 +103,50 @@ def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(tmp_path,
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(ConfigError, match="what cannot be listed"):
         check_replaceable(str(tmp_path), overwrite=True)
+
+
+def test_where_no_folder_can_be_made_is_said_before_anything_is_done(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "circle").symlink_to("circle")
+    said = {
+        "file": "is a file", "pipe": "is a device or a pipe", "nowhere": "is a link that leads to nothing",
+        "circle": "cannot be looked at (Too many levels", "n" * 300: "cannot be looked at (File name too long",
+    }  # fmt: skip
+    for name, what in said.items():
+        for check in (check_new_folder, lambda place: check_replaceable(place, overwrite=True)):
+            with pytest.raises(ConfigError, match=re.escape(what)):
+                check(str(tmp_path / name))
+
+
+def test_a_link_to_an_empty_folder_leads_to_what_is_made_and_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to("disk")
+    check_new_folder(str(tmp_path / "model"))
+    with fill_folder_atomically(tmp_path / "model") as aside:
+        aside.mkdir()
+        (aside / "config.json").write_text("{}")
+    assert files_of(tmp_path / "disk") == {"config.json": b"{}"}
+    assert (tmp_path / "model").is_symlink()
+
+
+def test_a_file_or_a_link_is_kept_unless_it_may_be_overwritten_and_a_folder_always(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to("gone")
+    for name in ("rows.jsonl", "link.jsonl"):
+        with pytest.raises(ConfigError, match="exists already; name another file, or add --overwrite"):
+            check_new_file(tmp_path / name, overwrite=False, example="rows.jsonl")
+        check_new_file(tmp_path / name, overwrite=True, example="rows.jsonl")
+    check_new_file(tmp_path / "n.jsonl", overwrite=False, example="rows.jsonl")
+    check_new_file(tmp_path / ("n" * 300), overwrite=False, example="rows.jsonl")
+    for place, kind in ((tmp_path, "a folder"), (Path("/dev/null"), "a device or a pipe")):
+        with pytest.raises(ConfigError, match=f"is {kind}; name a file, such as rows.jsonl"):
+            check_new_file(place, overwrite=True, example="rows.jsonl")
+
+
+def test_pipes_in_a_folder_are_not_waited_for(tmp_path):
+    for name in ("manifest.json", "report.json"):
+        os.mkfifo(tmp_path / name)
+    assert not is_run_folder(tmp_path)
+    assert find_earlier_run(str(tmp_path)) == (f"{tmp_path} holds another run's report.json", ANY)

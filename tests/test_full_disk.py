@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import resource
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,14 +19,14 @@ TRAIN = f"train recipes/configs/char_model.yaml {SMALL} {STEPS}".split()
 
 
 @pytest.fixture
-def type_with_limit(environment_of_a_user: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def type_with_limit(preloaded: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command in whose processes no file can grow over `limit` bytes, as on a full disk."""
 
     def run(limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "hf_finetune.cli", *arguments],
+            ["hf-finetune", *arguments],
             cwd=ROOT,
-            env=environment_of_a_user,
+            env=preloaded,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
             capture_output=True,
             text=True,

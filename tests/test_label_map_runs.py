@@ -106,3 +106,10 @@ def test_a_map_for_a_model_without_labels_is_refused(tmp_path):
     model, rows = saved_base(tmp_path / "talks"), write(tmp_path / "short.jsonl", ("pos", "neg"))
     with pytest.raises(FinetuneError, match=r"data.labels: names labels, and the model gives none; leave it out"):
         score(model, rows, labels={"pos": "POSITIVE"})
+
+
+def test_a_trusted_template_of_a_classifier_which_has_none_is_refused(tmp_path, base):
+    run = {"model": {"path": str(tmp_path / "base")}, "eval": {}, "output_dir": "unused"}
+    rows = write(tmp_path / "short.jsonl", ("pos", "neg"))
+    with pytest.raises(FinetuneError, match=r"data.trust_chat_template: .*reads texts without one; leave it out"):
+        load_scored_rows(build_run(run | {"data": {"test": rows, "trust_chat_template": "0" * 64}}, "score"))

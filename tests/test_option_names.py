@@ -12,6 +12,9 @@ from hf_finetune.option_names import OptionNames, name_options
 NAMES = OptionNames({"eval.base": "--base", "data.columns": "--columns", "eval.prompts": "prompt", "data.max": ""})
 SAID = [
     (Problem("is asked", "add eval.base: true", key="eval.base"), "--base: is asked; add --base"),
+    (Problem("is asked", "set eval.base: other/model if so"), "is asked; set --base other/model if so"),
+    (Problem("is asked", "set eval.prompts: hi"), 'is asked; set prompt="hi"'),
+    (Problem("data.max: 3 is less"), "max: 3 is less"),
     (Problem("too long", "split it, or raise data.max"), "too long; split it"),
     (Problem("too long", "raise data.max"), "too long"),
     (Problem("data.max is 3 and data.maximum 4"), "max is 3 and data.maximum 4"),

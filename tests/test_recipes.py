@@ -100,15 +100,13 @@ def test_accumulation_gives_the_losses_of_the_plain_run(run_recipe, tmp_path):
     assert losses(accumulated) == pytest.approx(losses(plain), rel=1e-5)
 
 
-def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, project_root, environment_of_a_user):
+def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, project_root, preloaded):
     settings = (*QUICK, *SMALL, *FIXED, "eval.prompts=[]")
     plain = run_recipe("char_model", *settings, "train.per_device_train_batch_size=8", f"output_dir={tmp_path}/one")
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml"]
     command += ["recipes/continued_pretraining.py", "recipes/configs/char_model.yaml", *settings]
     command += ["train.per_device_train_batch_size=4", f"output_dir={tmp_path}/two", "train.use_cpu=true"]
-    done = subprocess.run(
-        command, cwd=project_root, env=environment_of_a_user, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=project_root, env=preloaded, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert report["distributed"]["processes"] == 2

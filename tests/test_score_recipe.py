@@ -274,13 +274,13 @@ def test_a_classifier_gets_the_figures_of_its_own_run(run_recipe, tmp_path):
         scored(folder, tmp_path / "wrong.jsonl")
 
 
-def test_two_processes_measure_to_the_last_bit_what_one_does(models, run_recipe, tmp_path, environment_of_a_user):
+def test_two_processes_measure_to_the_last_bit_what_one_does(models, run_recipe, tmp_path, preloaded):
     rows = jsonl(tmp_path / "rows.jsonl", questions(37))
     settings = [f"model.path={models['adapter']}", f"data.test={rows}", "eval.max_new_tokens=3", "eval.batch_size=4"]
     one = run_recipe("score", *settings)
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml", "recipes/score.py"]
     command += ["recipes/configs/score.yaml", *settings, f"output_dir={tmp_path}/two"]
-    done = subprocess.run(command, cwd=ROOT, env=environment_of_a_user, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=preloaded, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     two = json.loads((tmp_path / "two" / "report.json").read_text())
     assert (one["distributed"]["processes"], two["distributed"]["processes"]) == (1, 2)

@@ -41,7 +41,7 @@ FOUND = 'explain `; touch PWNED; `'  # fmt: skip
 
 def read_by_bash(command: str, *, words: int = 0) -> list[str]:
     """What bash makes of the command's words, after the first `words` of them; the command itself is not run."""
-    checked = subprocess.run([BASH, "-n", "-c", raw(command)], capture_output=True, check=False)
+    checked = subprocess.run([BASH, "-n", "-c", "--", raw(command)], capture_output=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, b""), command
     done = subprocess.run([BASH, "-c", b'printf "%s\\0" ' + raw(command)], capture_output=True, check=True)
     return [word.decode("utf-8", "surrogateescape") for word in done.stdout.split(b"\0")[words:-1]]

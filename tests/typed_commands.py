@@ -7,11 +7,8 @@ What takes longest, importing the stack, is done once: every process is forked f
 from __future__ import annotations
 
 import fcntl
-import gc
-import importlib
 import json
 import os
-import pkgutil
 import pty
 import signal
 import struct
@@ -20,7 +17,8 @@ import termios
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import hf_finetune
+from preloaded import import_before_forks, take_streams
+
 from hf_finetune.cli import main
 
 ROWS, COLUMNS = 24, 80
@@ -79,12 +77,7 @@ def become(typed: Typed, end: int) -> None:
     if typed.closed_at is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     out = end if typed.output is None else open_output(typed.output)
-    for number, (name, source, mode) in enumerate((("stdin", stdin, "r"), ("stdout", out, "w"), ("stderr", end, "w"))):
-        os.dup2(source, number)
-        errors = "backslashreplace" if name == "stderr" else "strict"
-        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+    take_streams(stdin, out, end)
     sys.argv = ["hf-finetune", *typed.arguments]
     main()
 
@@ -116,16 +109,7 @@ def read(end: int) -> bytes:
         return b""
 
 
-def import_the_stack() -> None:
-    for module in pkgutil.walk_packages(hf_finetune.__path__, "hf_finetune."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    importlib.import_module("trl.trainer.sft_trainer")
-    importlib.import_module("sklearn.linear_model")
-    gc.freeze()  # or the collector of every child would walk, and so copy, all of it
-
-
 if __name__ == "__main__":
-    import_the_stack()
+    import_before_forks([])
     for line in sys.stdin:
         print(json.dumps(asdict(run(Typed(**json.loads(line))))), flush=True)

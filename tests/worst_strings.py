@@ -1,4 +1,4 @@
-"""The regular expressions of the project, found in its source, and strings that each is slow on."""
+"""The regular expressions of the project, found in its source, and the string that each is slowest on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from re import _constants as kinds  # type: ignore[attr-defined]
-from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
+
+from hf_finetune.config.model_files.tried.worst_texts import Filling, list_fillings
+from hf_finetune.config.model_files.tried.worst_texts import fill as fill_text
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer")
@@ -102,103 +102,16 @@ def _build(call: ast.Call, module: Any) -> re.Pattern[Any] | None:
         return None
 
 
-def list_strings(pattern: re.Pattern[Any]) -> list[str]:
-    """Pieces whose repetition may keep `pattern` busy: every part of a text that it matches, and what is around."""
-    tree = parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)
-    parts = {sample for each in _subtrees(tree) for sample in _samples(each)} - {""}
-    characters = sorted({character for part in parts for character in part})[:16]
-    pairs = {one + other for one, other in product(characters[:8], repeat=2)}
-    whole = max(_samples(tree), key=len, default="")
-    prefixes = {whole[:end] for end in range(1, min(len(whole), 24))}
-    return sorted({*parts, *characters, *pairs, *prefixes, " ", "a", "\n", "\t", "0", "/"})
-
-
-def _subtrees(tree: Any) -> Iterator[Any]:
-    yield tree
-    for kind, value in tree:
-        for inner in _children(kind, value):
-            yield from _subtrees(inner)
-
-
-def _children(kind: Any, value: Any) -> list[Any]:
-    if kind is kinds.BRANCH:
-        return list(value[1])
-    if kind in (kinds.MAX_REPEAT, kinds.MIN_REPEAT, kinds.POSSESSIVE_REPEAT):
-        return [value[2]]
-    if kind is kinds.SUBPATTERN:
-        return [value[3]]
-    if kind is kinds.ATOMIC_GROUP:
-        return [value]
-    if kind in (kinds.ASSERT, kinds.ASSERT_NOT):
-        return [value[1]]
-    return []
-
-
-def _samples(tree: Any) -> list[str]:
-    """A few texts that a tree matches: the first way through it, and the last one of each choice."""
-    return list(dict.fromkeys("".join(_sample(kind, value, last) for kind, value in tree) for last in (False, True)))
-
-
-def _sample(kind: Any, value: Any, last: bool) -> str:
-    if kind is kinds.LITERAL:
-        return chr(value)
-    if kind in (kinds.ANY, kinds.NOT_LITERAL):
-        return "a" if value != ord("a") else "b"
-    if kind is kinds.IN:
-        return _sample_of_class(value, last)
-    if kind is kinds.BRANCH:
-        return _join(value[1][-1 if last else 0], last)
-    if kind in (kinds.MAX_REPEAT, kinds.MIN_REPEAT, kinds.POSSESSIVE_REPEAT):
-        least, most, inner = value
-        return _join(inner, last) * min(max(least, 1 if last else 2), int(most), 40)
-    if kind in (kinds.SUBPATTERN, kinds.ATOMIC_GROUP):
-        return _join(_children(kind, value)[0], last)
-    return ""
-
-
-def _join(tree: Any, last: bool) -> str:
-    return "".join(_sample(kind, value, last) for kind, value in tree)
-
-
-def _sample_of_class(items: Any, last: bool) -> str:
-    if items[0][0] is kinds.NEGATE:
-        refused = {value for kind, value in items if kind is kinds.LITERAL}
-        return next(each for each in ("z" if last else "a", "b", "0", " ", "-") if ord(each) not in refused)
-    kind, value = items[-1 if last else 0]
-    if kind is kinds.RANGE:
-        return chr(value[1] if last else value[0])
-    if kind is kinds.CATEGORY:
-        named = {kinds.CATEGORY_DIGIT: "0", kinds.CATEGORY_SPACE: " ", kinds.CATEGORY_WORD: "a"}
-        return named.get(value, "-")
-    return chr(value)
-
-
-Filling = tuple[str, str, str]
-"""A text: how it begins, what is there again and again, and how it ends."""
-
-
-def list_fillings(pattern: re.Pattern[Any], pieces: Iterable[str] = ()) -> list[Filling]:
-    """Texts on which `pattern` may be slow: a piece again and again, as in a match or behind its beginning, to no end.
-
-    `pieces` come on top of those that are derived from the pattern.
-    """
-    whole = max(_samples(parser.parse(pattern.pattern, pattern.flags)), key=len, default="")
-    begins = ["", *(whole[:end] for end in (1, 4) if end < len(whole))]
-    listed = product(begins, [*list_strings(pattern), *pieces], ("", "\x00", "!\n"))
-    return list(listed)
-
-
 def fill(pattern: re.Pattern[Any], filling: Filling, length: int) -> Any:
     """The text of `length` characters, as bytes where the pattern is for bytes."""
-    begin, piece, end = filling
-    text = begin + piece * (length // len(piece)) + end
+    text = fill_text(filling, length)
     return text.encode("utf-8", "surrogatepass") if isinstance(pattern.pattern, bytes) else text
 
 
 def find_slowest(use: Use, pieces: Iterable[str] = ()) -> Filling:
     """The filling of which a short text was the slowest."""
     assert use.pattern is not None
-    fillings = list_fillings(use.pattern, pieces)
+    fillings = list_fillings(use.pattern.pattern, use.pattern.flags & ~re.DEBUG, pieces)
     measured = [measure(use, fill(use.pattern, filling, SCREENED)) for filling in fillings]
     # A process that waits for its turn is slow on anything: the ten slowest are measured again.
     slowest = sorted(range(len(fillings)), key=lambda number: -measured[number])[:10]

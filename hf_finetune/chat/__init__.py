@@ -7,6 +7,7 @@ thoughts            what stands between <think> tags in a content, told to templ
 dates               the day that a template is told, one for a run
 text_check          whether a rendered turn holds its message's text, whatever the template trims or quotes
 special_tokens      text of rows and special tokens told apart, so that no text becomes a control token
+given_up            a text that the tokenizer gives up on, and its row
 neutral             a row's control tokens are those of the same conversation with neutral texts
 rendering           templates come from strangers: batches of conversations for the worker, and what becomes of them
 worker_process      the worker started, watched and ended
@@ -23,8 +24,8 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.chat.dates import today
-    from hf_finetune.chat.template import load_chat_template
+    from hf_finetune.chat.template import load_chat_template, trust_named_template
 
-__all__ = ["load_chat_template", "today"]
+__all__ = ["load_chat_template", "today", "trust_named_template"]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -187,6 +187,6 @@ def _decode(text: str) -> dict[str, Any] | None:
     """Arguments of a tool call that are written as JSON."""
     try:
         decoded = json.loads(text.replace(MARK, ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return decoded if isinstance(decoded, dict) else None

@@ -24,6 +24,8 @@ from weakref import WeakKeyDictionary
 from tokenizers import AddedToken, Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.given_up import encode_batch
+
 # Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 MARK = "".join(secrets.choice(_NONCHARACTERS) for _ in range(12))
@@ -73,9 +75,11 @@ class ControlTokens:
     """Characters of the longest control token."""
 
     def encode_plain(self, texts: Sequence[str]) -> list[Encoding]:
-        """Tokenize texts that nothing was rendered into, so that they hold no control token: (tokens,) per text."""
-        encodings: list[Encoding] = self.twin.encode_batch(texts, add_special_tokens=False)
-        return encodings
+        """Tokenize texts that nothing was rendered into, so that they hold no control token: (tokens,) per text.
+
+        Raises `TextGivenUp`.
+        """
+        return encode_batch(self.twin, texts)
 
     def find_spelled(self, value: Any) -> set[str]:
         """Find the control tokens that the strings inside `value` (JSON-like) spell."""
@@ -123,13 +127,14 @@ class ControlTokens:
         """Tokenize rendered texts; only what is not marked becomes a control token.
 
         `bounds` are sorted positions in each text, none of them inside a control token. Returns one result per text.
+        Raises `TextGivenUp`.
         """
         pieces = [
             [self._rename_tokens(text[start:stop]) for start, stop in pairwise([0, *inner, len(text)])]
             for text, inner in zip(texts, bounds, strict=True)
         ]
         joined = ["".join(parts) for parts in pieces]
-        encoded = self.twin.encode_batch(joined, add_special_tokens=False)
+        encoded = encode_batch(self.twin, joined)
         return [
             TokenizedText(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])), text)
             for one, parts, text in zip(encoded, pieces, joined, strict=True)

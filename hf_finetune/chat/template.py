@@ -65,7 +65,7 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
         if trains:
             add_template_tokens(tokenizer, name)
         logger.info("chat template: %s%s", name, "" if data.chat_template else ", since the tokenizer has none")
-    _check_trust(data, tokenizer)
+    trust_named_template(tokenizer, data.trust_chat_template)
     template = get_training_template(tokenizer)
     if template != get_default_template(tokenizer):
         logger.info("chat template: TRL's training variant of the tokenizer's own")
@@ -73,12 +73,19 @@ def load_chat_template(data: DataSection, tokenizer: PreTrainedTokenizerFast, *,
     return _fix_date(data, tokenizer, _add_defaults(data, tokenizer, template), trains=trains)
 
 
-def _check_trust(data: DataSection, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Trust the template if the run names its hash; raises `ConfigError` where that is the hash of another one."""
-    if data.trust_chat_template is None:
+def trust_named_template(tokenizer: PreTrainedTokenizerFast, sha256: str | None) -> None:
+    """Render the tokenizer's template without limits from now on, where `sha256` is its hash; None trusts nothing.
+
+    The hash is named by whoever starts a run or a command, never by a model's folder: that may be anybody's. Raises
+    `ConfigError` where the tokenizer has another template, or none.
+    """
+    if sha256 is None:
         return
+    if not tokenizer.chat_template:
+        what = "the model has no chat template that could be trusted"
+        raise ConfigError(Problem(what, "leave it out: it would have no effect", key=TRUST_KEY))
     own = get_default_template(tokenizer)
-    if data.trust_chat_template != hash_template(own):
+    if sha256 != hash_template(own):
         what = f"the chat template is not the one that is trusted: its sha256 is {hash_template(own)}"
         raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY))
     trust_template(own)
@@ -223,7 +230,7 @@ def prepare_chat(
     """Prepare a conversation for rendering: mark its text, and put what it says into the form that the template takes.
 
     That is of the arguments of tool calls, and of thoughts inside a content. Raises `ChatTemplateError` where the
-    template takes arguments as an object and they are not valid JSON.
+    template takes arguments as an object and they are not valid JSON, or more than Python reads.
     """
     control = get_control_tokens(tokenizer)
     messages = split_thoughts(tokenizer, template, messages)
@@ -242,15 +249,22 @@ def _convert_arguments(message: Message, form: str) -> Message:
         function = call.get("function", call)
         arguments = function.get("arguments")
         if form == "object" and isinstance(arguments, str):
-            try:
-                function["arguments"] = json.loads(arguments)
-            except json.JSONDecodeError as mistake:
-                raise ChatTemplateError(
-                    "the arguments of a tool call are not valid JSON, which the template needs"
-                ) from mistake
+            function["arguments"] = _read_arguments(arguments)
         elif form == "string" and isinstance(arguments, dict):
             function["arguments"] = json.dumps(arguments, ensure_ascii=False)
     return {**message, "tool_calls": calls}
+
+
+def _read_arguments(written: str) -> Any:
+    try:
+        return json.loads(written)
+    except json.JSONDecodeError as mistake:
+        what = "are not valid JSON, which the template needs"
+        raise ChatTemplateError(f"the arguments of a tool call {what}") from mistake
+    except ValueError as mistake:  # Python reads integers of 4,300 digits at most
+        raise ChatTemplateError("the arguments of a tool call have a number of thousands of digits") from mistake
+    except RecursionError as mistake:
+        raise ChatTemplateError("the arguments of a tool call are nested too deep") from mistake
 
 
 def _detect_arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import psutil
 
 from hf_finetune.chat import worker
+from hf_finetune.environment.bare_process import keep_variables
 from hf_finetune.errors import MachineError, Problem
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,6 @@ POLL_SECONDS = 0.05
 PIPE_BYTES = 2**16
 # Not run by `-m`, which would import this package: 0.3 s of modules that the worker does not need.
 BOOT = "import sys, runpy; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
-# What a Python may need to find its libraries, and the local time.
-KEPT_VARIABLES = ("TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 class WorkerDied(Exception):
@@ -137,10 +136,14 @@ def start_worker() -> WorkerProcess:
     """Start a worker. Raises `MachineError` where the system starts no process."""
     paths = [os.path.abspath(path) for path in sys.path]
     command = [sys.executable, "-I", "-S", "-c", BOOT, str(Path(worker.__file__).resolve()), *paths]
-    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     try:
         process = subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=kept
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=keep_variables(),
         )
     except OSError as problem:
         raise explain_no_start(str(problem.strerror)) from problem

@@ -17,14 +17,17 @@ _SAMPLING = {
     "eval.repetition_penalty": "--repetition-penalty",
     "eval.seed": "--seed",
 }
+# A template comes with the model that is named.
+_TEMPLATE = {"data.chat_template": "", "data.fold_system": "", "data.trust_chat_template": "--trust-chat-template"}
+_NO_TEMPLATE = dict.fromkeys(_TEMPLATE, "")
 # What is read is named as an argument, and the message names the file.
-_TRUST = {"data.trust_chat_template": ""}
-_ARGUMENTS = {**_TRUST, "model.path": "", "data.test": "", "data.max_line_bytes": "", "data.on_bad_line": ""}
+_ARGUMENTS = {"model.path": "", "data.test": "", "data.max_line_bytes": "", "data.on_bad_line": ""}
 
 OPTION_NAMES: dict[str, OptionNames] = {
     "score": OptionNames(
         {
             **_ARGUMENTS,
+            **_TEMPLATE,
             "data.allow_empty": "",
             "data.train": "--train-data",
             "data.format": "--format",
@@ -43,15 +46,16 @@ OPTION_NAMES: dict[str, OptionNames] = {
         }
     ),
     "predict": OptionNames(
-        {**_ARGUMENTS, "data.columns": "--columns", "data.format": "", "data.allow_empty": ""},
+        {**_ARGUMENTS, **_NO_TEMPLATE, "data.columns": "--columns", "data.format": "", "data.allow_empty": ""},
         otherwise='write each text on a line of its own, as {"text": "..."}',
     ),
     "rows": OptionNames(
-        {**_ARGUMENTS, "data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
+        {**_ARGUMENTS, **_NO_TEMPLATE}
+        | {"data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
     ),
-    "generate": OptionNames({**_SAMPLING, **_TRUST, "model.path": ""}),
-    "chat": OptionNames({**_SAMPLING, **_TRUST, "model.path": ""}),
-    "merge": OptionNames({**_ARGUMENTS, "data.test": "--data", "data.labels": ""}),
+    "generate": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
+    "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
+    "merge": OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""}),
 }
 
 

@@ -37,6 +37,14 @@ OnBadLine = Annotated[
 MoreColumns = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")]
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # which typer does not show by name
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+Trust = Annotated[
+    str | None,
+    typer.Option(
+        "--trust-chat-template",
+        metavar="SHA256",
+        help="Render the model's chat template, of this hash, without limits.",
+    ),
+]
 BasePath = Annotated[str | None, typer.Option(help="Where the base is, if not where training found it.")]
 
 

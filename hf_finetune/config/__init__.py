@@ -65,6 +65,7 @@ __all__ = [
     "check_launch_file",
     "check_repo_id",
     "check_saved_model",
+    "check_template_hash",
     "check_visible",
     "dump_dict",
     "dump_yaml",
@@ -114,6 +115,16 @@ def sampling_settings(options: Mapping[str, Any], key: Callable[[str], str] = st
     except ValidationError as refused:
         found = [(str(error["loc"][0]), error["msg"]) for error in refused.errors()]
         raise ConfigError([Problem(message, key=key(name)) for name, message in found]) from None
+
+
+def check_template_hash(sha256: str | None) -> None:
+    """Raise `ConfigError` where the hash of a trusted template has another form than `data.trust_chat_template` has."""
+    others = {"model": {"path": PLACEHOLDER}, "output_dir": PLACEHOLDER}
+    data = {"test": PLACEHOLDER, "trust_chat_template": sha256}
+    document = _as_document({"recipe": "score", **others, "data": data}, "")
+    check_sections(document, "score")
+    if document.problems:
+        raise ConfigError(document.problems)
 
 
 def _read(source: RunSource) -> RunDocument:

@@ -6,6 +6,7 @@ facts           the `environment` part of a report
 commit          which state of the user's own project a run was made from
 doctor          what is wrong with an installation: `hf-finetune doctor`
 processes       the processes of a launch, as accelerate runs them
+bare_process    what a process inherits that deals with files of others
 launched        the `accelerate launch` that started this process
 threads         how many torch computes with, and how they wait
 logs            what a process logs, and to where

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.files import explain_unwritable
+from hf_finetune.folders import check_new_folder, leads_out
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # Messages and comments of run files name pages of docs/.
@@ -28,10 +29,11 @@ def find_project_file(folder: str, name: str) -> Path:
     return own if own.is_file() else find_shipped(folder) / name
 
 
-def init_project(target: Path) -> list[Path]:
+def init_project(target: Path, *, overwrite: bool = False) -> list[Path]:
     """Copy recipes, configurations, templates and pages into `target`, and return the files written.
 
-    Nothing is overwritten: `ConfigError` says how many files exist already, and none is copied then. Raises
+    The folder is new or empty, or, with `overwrite`, one in use: files are put beside what is there, and ones of the
+    same names that are others stay. `ConfigError` says how many those are, and none is copied then. Raises
     `CannotWriteError` if the folder cannot be written, which is then as it was.
     """
     copies = {
@@ -40,21 +42,41 @@ def init_project(target: Path) -> list[Path]:
         for path in sorted(find_shipped(name).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    held = [copy for copy in copies.values() if copy.exists()]
-    if held:
-        what = f"holds {len(held)} of the {len(copies)} files already, the first of them {held[0].relative_to(target)}"
-        raise ConfigError(Problem(what, "nothing was copied: name an empty folder", path=str(target)))
+    if not overwrite:
+        check_new_folder(str(target), "name a new folder, or have the files put beside that with --overwrite")
+    _check_free(target, copies)
     made: list[Path] = []
+    missing = {path: copy for path, copy in copies.items() if not copy.exists()}
     try:
-        for path, copy in copies.items():
+        for path, copy in missing.items():
             made += _make_missing(copy.parent)
             made.append(copy)
-            shutil.copyfile(path, copy)
-            _point_to_schema(copy)
+            copy.write_bytes(_read_shipped(path))
     except OSError as problem:
         _take_back(made)
         raise CannotWriteError(explain_unwritable(target, problem)) from problem
-    return list(copies.values())
+    return list(missing.values())
+
+
+def _check_free(target: Path, copies: Mapping[Path, Path]) -> None:
+    """Raise `ConfigError` where a file of another content has the name of one of `copies`, or a link leads out."""
+    inside = {target / parent for copy in copies.values() for parent in copy.relative_to(target).parents} - {target}
+    held = [
+        folder for folder in sorted(inside) if leads_out(folder, target) or (folder.exists() and not folder.is_dir())
+    ]
+    held = held or [copy for path, copy in copies.items() if os.path.lexists(copy) and not _is_copy(copy, path)]
+    if held:
+        first = held[0].relative_to(target)
+        what = f"holds {len(held)} of the {len(copies)} files already, and others than these, the first of them {first}"
+        remedy = "they stay, and nothing was copied: move them elsewhere, or name a new folder"
+        raise ConfigError(Problem(what, remedy, path=str(target)))
+
+
+def _is_copy(copy: Path, path: Path) -> bool:
+    try:
+        return copy.is_file() and copy.read_bytes() == _read_shipped(path)
+    except OSError:
+        return False
 
 
 def list_other_files(target: Path, written: Iterable[Path]) -> list[str]:
@@ -79,10 +101,10 @@ def _take_back(made: Sequence[Path]) -> None:
             path.rmdir() if path.is_dir() else path.unlink()
 
 
-def _point_to_schema(copy: Path) -> None:
-    """Point the schema comment of a copied run file to the installed package, for editors."""
-    if copy.suffix != ".yaml" or copy.parent.name != "configs":
-        return
-    text = copy.read_text(encoding="utf-8")
+def _read_shipped(path: Path) -> bytes:
+    """Read a shipped file as it is copied: the schema of a run file, for editors, is that of the installed package."""
+    content = path.read_bytes()
+    if path.suffix != ".yaml" or path.parent.name != "configs":
+        return content
     schema = (PACKAGE / "config" / "run.schema.json").as_uri()
-    copy.write_text(text.replace("../../hf_finetune/config/run.schema.json", schema), encoding="utf-8")
+    return content.replace(b"../../hf_finetune/config/run.schema.json", schema.encode())

@@ -15,7 +15,7 @@ from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
 from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors
 from hf_finetune.models.files.language_models import check_language_model
-from hf_finetune.models.files.untrusted import check_untrusted_files
+from hf_finetune.models.files.untrusted import CODE, check_untrusted_files
 from hf_finetune.models.tokenizer_probe import check_first_token
 from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
 
@@ -85,6 +85,9 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
             )
     except (OSError, ForeignError) as error:
         reason = str(error).strip().split("\n", 1)[0]
+        if "contains custom code" in reason:  # transformers 5.23, which would ask whether it may run
+            what = f"the tokenizer of {name!r} is one that only code of its repository can build (auto_map)"
+            raise ModelError(Problem(what, CODE, key=key)) from error
         raise ModelError(Problem(f"no tokenizer can be loaded from {name!r}: {reason}", remedy, key=key)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         what = f"the tokenizer of {name!r} is a {type(tokenizer).__name__}, which has no fast implementation"

@@ -110,6 +110,8 @@ def _load_validation_rows(
     # bf16 without a GPU for it.
     settings = read_document(str(folder / RUN_FILE)).values
     data: DataSection = expand_user(DataSection.model_validate(settings["data"]))
+    # The folder may be anybody's: which template is trusted is said by whoever merges it.
+    data = data.model_copy(update={"trust_chat_template": None})
     kind: Kind = "conversation" if labels is None else "labelled"
     splits = load_splits(data, kind, settings["train"].get("seed", SEED))
     if "validation" not in splits.rows:

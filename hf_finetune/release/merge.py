@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.chat.template import trust_named_template
 from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.files import fill_folder_atomically
@@ -90,6 +91,7 @@ def merge_adapter(
     data: str | None = None,
     tolerance: float = 0.01,
     overwrite: bool = False,
+    trust_chat_template: str | None = None,
 ) -> MergeResult:
     """Merge `adapter` into its base, save the model in `dtype`, load it again and compare it on held-out rows.
 
@@ -97,13 +99,14 @@ def merge_adapter(
     8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and renamed once
     it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more than `tolerance`
     (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if `output` may not be
-    replaced; `CannotWriteError` if it cannot be written.
+    replaced, or `trust_chat_template` is not the hash of its template; `CannotWriteError` if it cannot be written.
     """
     target = Path(output)
     check_replaceable(output, overwrite=overwrite)
     folder, record = fetch_adapter(adapter), read_adapter_record(adapter, base)
     _check_place(target, [folder, Path(record.name_or_path)])
     model, tokenizer = load_adapter(adapter, base)
+    trust_named_template(tokenizer, trust_chat_template)
     settle_generation(unwrap_adapter(model), record.name_or_path)
     quantized = is_quantized(unwrap_adapter(model))
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None

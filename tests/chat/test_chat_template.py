@@ -94,9 +94,9 @@ def test_a_mistake_in_a_template_is_named_by_its_line(tmp_path):
 def test_a_template_that_is_trusted_by_its_hash_is_rendered_without_limits_and_another_is_refused(monkeypatch):
     monkeypatch.setattr(rendering, "_trusted", set())
     monkeypatch.setattr(rendering, "_origins", {})
-    monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(worker_process, "TIME_LIMIT_SECONDS", 0.03)
     slow = (
-        "{% for i in range(90000) %}{% for j in range(3) %}{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
+        "{% for i in range(30000) %}{% for j in range(3) %}{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
     )
     tokenizer = letters()
     tokenizer.chat_template = slow + "{% for m in messages %}{{ m.role[0] + ' ' + m.content + eos_token }}{% endfor %}"
@@ -173,13 +173,22 @@ def test_a_tool_call_is_trained_as_an_object_however_its_arguments_are_written(f
     assert answer.endswith(family.turn.replace("{}", "Sunny."))
 
 
-def test_arguments_that_are_no_json_are_refused_where_the_template_takes_an_object():
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ("city: K\u00f6ln", "are not valid JSON, which the template needs"),
+        ('{"a": ' + "9" * 5_000 + "}", "have a number of thousands of digits"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "are nested too deep"),
+    ],
+    ids=["no json", "large", "deep"],
+)
+def test_arguments_that_cannot_be_read_are_refused_where_the_template_takes_an_object(arguments, what):
     family = next(family for family in FAMILIES if family.tools)
     tokenizer = tokenizer_of(family)
     template = load_chat_template(section(), tokenizer)
-    call = {"id": "call00001", "type": "function", "function": {"name": "weather", "arguments": "city: K\u00f6ln"}}
+    call = {"id": "call00001", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     messages = [*ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    with pytest.raises(ChatTemplateError, match="the arguments of a tool call are not valid JSON"):
+    with pytest.raises(ChatTemplateError, match=f"the arguments of a tool call {what}"):
         prepare_chat(tokenizer, template, messages, None)
 
 

@@ -45,10 +45,10 @@ COMMANDS = (
 
 
 @pytest.fixture
-def hf_finetune(project_root, environment_of_a_user):
+def hf_finetune(project_root, preloaded):
     def run(*arguments: str, cwd: Path = project_root, said: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "hf_finetune.cli", *arguments]
-        options = {"cwd": cwd, "env": environment_of_a_user, "timeout": 300}
+        options = {"cwd": cwd, "env": preloaded, "timeout": 300}
+        command = ["hf-finetune", *arguments]
         return subprocess.run(command, input=said, capture_output=True, text=True, check=False, **options)
 
     return run
@@ -83,10 +83,11 @@ def test_help_imports_nothing_heavy(command):
     assert done.returncode == 0, done.stderr
 
 
-def test_help_answers_in_half_a_second(hf_finetune):
+def test_help_answers_in_half_a_second(environment_of_a_user):
     def seconds() -> float:
         started = time.perf_counter()
-        assert hf_finetune("--help").returncode == 0
+        command = [sys.executable, "-m", "hf_finetune.cli", "--help"]
+        subprocess.run(command, env=environment_of_a_user, capture_output=True, check=True)
         return time.perf_counter() - started
 
     assert min(seconds() for _ in range(5)) < 0.5

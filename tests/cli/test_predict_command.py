@@ -119,10 +119,10 @@ def test_an_output_that_exists_is_replaced_only_when_told_to(predict, classifier
 
 
 def test_a_folder_or_a_device_is_no_output(predict, classifier, rows, tmp_path):
-    for place in (tmp_path, "/dev/null"):
+    for place, kind in ((tmp_path, "folder"), ("/dev/null", "device or a pipe")):
         code, _, notes = predict(classifier, rows, "--output", place, "--overwrite")
         assert code == 2
-        assert "is no file; name one, such as labelled.jsonl" in notes
+        assert f"is a {kind}; name a file, such as labelled.jsonl" in notes
 
 
 def test_what_is_read_is_never_written_over(predict, classifier, rows, tmp_path):

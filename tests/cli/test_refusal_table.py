@@ -56,7 +56,10 @@ def test_a_run_is_refused_in_one_message(say, folder, arguments, message):  # no
 
 COMMANDS = [
     ("predict runs/classifier rows.jsonl --output rows.jsonl", "rows.jsonl: --output: is the file to read as well"),
-    ("predict runs/classifier rows.jsonl --output used", "used: --output: is no file"),
+    (
+        "predict runs/classifier rows.jsonl --output used",
+        "used: --output: is a folder; name a file, such as labelled.jsonl",
+    ),
     ("predict runs/classifier rows.jsonl --output used/precious.txt", "used/precious.txt: --output: exists already"),
     ("rows rows.jsonl new.jsonl --columns prompt", "--columns: prompt is not FIELD=COLUMN"),
     ("rows rows.jsonl new.jsonl --columns text=a --columns text=b", "--columns: text is given twice"),
@@ -67,9 +70,10 @@ COMMANDS = [
     ("rows used new.jsonl", "used: is a folder, not rows"),
     ("rows nope.jsonl new.jsonl", "nope.jsonl: no such file"),
     ("rows rows.jsonl rows.jsonl", "rows.jsonl: is the file to read as well; name another one"),
-    ("rows rows.jsonl used", "used: is no file; name one, such as rows.jsonl"),
-    ("rows rows.jsonl used/precious.txt", "used/precious.txt: exists already; name another file, or --overwrite it"),
-    ("init .", ".: holds 1 of the "),
+    ("rows rows.jsonl used", "used: is a folder; name a file, such as rows.jsonl"),
+    ("rows rows.jsonl used/precious.txt", "used/precious.txt: exists already; name another file, or add --overwrite"),
+    ("init .", ".: is there already, and holds "),
+    ("init . --overwrite", ".: holds 1 of the "),
     ("model nope", "'nope' is no model that is known here; "),
     ("model smollm", "'smollm' is no model that is known here; "),
     ("model minilm", "the folder to make is missing; add one, such as models/minilm"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from preloaded import serve_commands
 
 PROGRAM = """
 import json, os, sys
@@ -46,15 +48,28 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def without_torch(
+    tmp_path_factory: pytest.TempPathFactory, datasets_cache: Path
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """`PROGRAM` in a file, and the environment in which `python` is forked where our settings are imported already."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
+    with serve_commands(folder, os.environ, ["hf_finetune.cli.launcher", "json"]) as environment:
+        yield str(folder / "program.py"), environment
+
+
 @pytest.fixture
-def refuse(folder: Path, environment_of_a_user: dict[str, str]):
+def refuse(folder: Path, without_torch: tuple[str, dict[str, str]]):
     """Run a command that is refused; returns its lines on standard error."""
+
+    program, environment = without_torch
 
     def refuse(*arguments: str) -> list[str]:
         before = sorted(folder.rglob("*"))
-        command = [sys.executable, "-c", PROGRAM, json.dumps(arguments)]
+        command = ["python", program, json.dumps(arguments)]
         done = subprocess.run(
-            command, cwd=folder, env=environment_of_a_user, capture_output=True, text=True, check=True, timeout=120
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=120
         )
         assert json.loads(done.stdout.splitlines()[-1]) == {"code": 2, "heavy": []}, done.stderr
         assert sorted(folder.rglob("*")) == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +34,6 @@ def read_console(block: str) -> Iterator[tuple[list[str], str]]:
 
 
 def type_command(command: list[str], environment: dict[str, str]) -> str:
-    if command[0] == "hf-finetune":
-        command = [sys.executable, "-m", "hf_finetune.cli", *command[1:]]
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=120
     )
@@ -53,12 +50,12 @@ def test_the_page_shows_every_option_and_each_way_in():
 
 
 @pytest.mark.parametrize("block", CONSOLES, ids=lambda block: block.split("\n")[0])
-def test_what_the_page_shows_is_what_a_command_writes(folder, environment_of_a_user, block):
+def test_what_the_page_shows_is_what_a_command_writes(folder, preloaded, block):
     for command, shown in read_console(block):
-        assert type_command(command, environment_of_a_user) == shown, command
+        assert type_command(command, preloaded) == shown, command
 
 
-def test_the_run_file_on_the_page_reads_the_rows_that_the_command_writes(folder, environment_of_a_user, caplog):
+def test_the_run_file_on_the_page_reads_the_rows_that_the_command_writes(folder, preloaded, caplog):
     caplog.set_level("INFO", "hf_finetune")
     sections = [yaml.safe_load(block)["data"] for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S)]
     (given,) = [section for section in sections if "columns" in section]
@@ -66,7 +63,7 @@ def test_the_run_file_on_the_page_reads_the_rows_that_the_command_writes(folder,
     (said,) = [line for line in re.findall(r"`([^`]+ -> [^`]+)`", PAGE) if line.startswith(given["train"])]
     assert caplog.messages.count(said) == 1
     columns = [f"{field}={column}" for field, column in given["columns"].items()]
-    type_command(["hf-finetune", "rows", given["train"], "rows.jsonl", "--columns", *columns], environment_of_a_user)
+    type_command(["hf-finetune", "rows", given["train"], "rows.jsonl", "--columns", *columns], preloaded)
     converted = load_splits(DataSection(train="rows.jsonl"), "conversation", seed=0)
     assert len(direct.rows["train"]) > 1
     assert direct.rows["train"][:] == converted.rows["train"][:]

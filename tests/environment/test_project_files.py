@@ -52,11 +52,13 @@ def test_init_over_other_files_is_one_message_and_copies_nothing(tmp_path, proje
     for name in ("data_templates/README.md", "recipes/continued_pretraining.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError, match="is there already, and holds data_templates: nothing is written over"):
         init_project(tmp_path)
-    held = f"holds 2 of the {len(files_of(project_root))} files already"
-    first = "the first of them recipes/continued_pretraining.py"
-    assert str(refused.value) == f"{tmp_path}: {held}, {first}; nothing was copied: name an empty folder"
+    with pytest.raises(ConfigError) as refused:
+        init_project(tmp_path, overwrite=True)
+    held = f"holds 2 of the {len(files_of(project_root))} files already, and others than these"
+    first = "the first of them recipes/continued_pretraining.py; they stay, and nothing was copied"
+    assert str(refused.value) == f"{tmp_path}: {held}, {first}: move them elsewhere, or name a new folder"
     assert not (tmp_path / "accelerate_configs").exists()
     assert (tmp_path / "data_templates" / "README.md").read_text() == "mine"
 
@@ -104,11 +106,35 @@ def test_the_wheel_works_without_a_clone(tmp_path, project_root, environment_of_
     assert "report.json" in hf_finetune("train", *run, "--on", "cpu", cwd=tmp_path / "mydir")
 
 
+def test_a_folder_in_use_is_filled_where_that_is_asked_for_and_what_was_filled_is_completed(tmp_path, project_root):
+    (tmp_path / "data.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds data\.jsonl: nothing is written over; .* with --overwrite"):
+        init_project(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+    init_project(tmp_path, overwrite=True)
+    assert files_of(tmp_path) == files_of(project_root)
+    assert (tmp_path / "data.jsonl").read_text() == "mine"
+    (tmp_path / "recipes" / "sft.py").unlink()
+    assert init_project(tmp_path, overwrite=True) == [tmp_path / "recipes" / "sft.py"]
+    assert init_project(tmp_path, overwrite=True) == []
+
+
+@pytest.mark.parametrize("place", ["recipes", "docs/models.md", "recipes/configs"])
+def test_init_writes_through_no_link_and_over_no_link(tmp_path, place):
+    outside, folder = tmp_path / "outside", tmp_path / "mine"
+    outside.mkdir()
+    (folder / place).parent.mkdir(parents=True)
+    (folder / place).symlink_to(outside if "." not in place else outside / "new.md")
+    with pytest.raises(ConfigError, match=f"the first of them {place}"):
+        init_project(folder, overwrite=True)
+    assert list(outside.iterdir()) == []
+
+
 def test_what_is_there_already_is_named(tmp_path):
     (tmp_path / "recipes").mkdir()
     for name in ("notes.txt", ".hidden", "recipes/own.py"):
         (tmp_path / name).write_text("mine")
-    assert list_other_files(tmp_path, init_project(tmp_path)) == ["notes.txt", f"{FOLDERS[0]}/own.py"]
+    assert list_other_files(tmp_path, init_project(tmp_path, overwrite=True)) == ["notes.txt", f"{FOLDERS[0]}/own.py"]
 
 
 def test_a_full_disk_leaves_no_half_of_a_project_and_says_what_to_do(tmp_path):
@@ -117,7 +143,7 @@ def test_a_full_disk_leaves_no_half_of_a_project_and_says_what_to_do(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
     try:
         with pytest.raises(CannotWriteError, match=r"cannot be written \(File too large\).*; make room"):
-            init_project(tmp_path)
+            init_project(tmp_path, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -304,7 +304,7 @@ def test_code_in_a_tokenizer_folder_is_not_run(tmp_path):
     (tmp_path / "evil.py").write_text(f"open({str(proof)!r}, 'w').close()\nclass Evil: ...\n")
     settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert "no tokenizer can be loaded" in refused_folder(tmp_path)
+    assert "only code of its repository can build (auto_map)" in refused_folder(tmp_path)
     assert not proof.exists()
 
 

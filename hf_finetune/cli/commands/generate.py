@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import BasePath, Json, Model, announce, make_console, print_json, read_terminal_lines, say
+from hf_finetune.cli.terminal import (
+    BasePath,
+    Json,
+    Model,
+    Trust,
+    announce,
+    make_console,
+    print_json,
+    read_terminal_lines,
+    say,
+)
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
     from hf_finetune.config import EvalSection
     from hf_finetune.evaluation import Sample
 
@@ -39,6 +51,7 @@ def generate(
     top_k: TopK = None,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: int = 0,
+    trust_chat_template: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Answer prompts with a chat model or adapter; continue them with a model that has no chat template."""
@@ -50,30 +63,47 @@ def generate(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    from hf_finetune.config import check_saved_model
+    from hf_finetune.config import check_saved_model, check_template_hash
 
+    check_template_hash(trust_chat_template)
     check_saved_model(model, "generate", None if base else base_path)  # before torch is imported
     announce(model)
-    from dataclasses import asdict
     from functools import partial
 
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import format_sample, generate_responses
     from hf_finetune.models import hold_commits, load_for_generation, run_base_and_tuned
 
     set_up_logging()
     hold_commits()
-    speak = partial(generate_responses, prompts=prompts, settings=settings, system=system, raw=raw)
+    speak = partial(_speak, trust_chat_template, prompts=prompts, settings=settings, system=system, raw=raw)
     if base:
         _print_pairs(zip(*run_base_and_tuned(model, base_path, speak, speak), strict=True), as_json=as_json)
         return
     loaded, tokenizer = load_for_generation(model, base=base_path)
-    samples = speak(loaded, tokenizer)
+    _print_samples(speak(loaded, tokenizer), "\n" if tokenizer.chat_template and not raw else "", as_json=as_json)
+
+
+def _speak(
+    trusted: str | None, loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **asked: Any
+) -> list[Sample]:
+    from hf_finetune.chat import trust_named_template
+    from hf_finetune.evaluation import generate_responses
+
+    trust_named_template(tokenizer, trusted)
+    return generate_responses(loaded, tokenizer, **asked)
+
+
+def _print_samples(samples: Iterable[Sample], between: str, *, as_json: bool) -> None:
+    """Print answers, each with `between` it and its prompt."""
+    from dataclasses import asdict
+
+    from hf_finetune.evaluation import format_sample
+
     if as_json:
         print_json([asdict(sample) for sample in samples])
         return
     for sample in samples:
-        make_console().print(format_sample(sample, "\n" if tokenizer.chat_template and not raw else ""))
+        make_console().print(format_sample(sample, between))
 
 
 def _print_pairs(pairs: Iterable[tuple[Sample, Sample]], *, as_json: bool) -> None:
@@ -99,6 +129,7 @@ def chat(
     top_k: TopK = None,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: int = 0,
+    trust_chat_template: Trust = None,
 ) -> None:
     """Talk to a chat model or adapter in the terminal; /help lists the commands."""
     settings = _build_sampling(
@@ -109,10 +140,12 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    from hf_finetune.config import check_saved_model
+    from hf_finetune.config import check_saved_model, check_template_hash
 
+    check_template_hash(trust_chat_template)
     check_saved_model(model, "chat", base_path)  # before torch is imported
     announce(model)
+    from hf_finetune.chat import trust_named_template
     from hf_finetune.environment import set_up_logging
     from hf_finetune.evaluation import ChatDisplay, ChatSession, run_chat
     from hf_finetune.interruption import unwind_when_stopped
@@ -121,6 +154,7 @@ def chat(
     set_up_logging()
     hold_commits()
     loaded, tokenizer = load_for_generation(model, base=base_path)
+    trust_named_template(tokenizer, trust_chat_template)
     unwind_when_stopped(lambda: "what /save has written is kept")
     screen = ChatDisplay(
         write=lambda piece: say(piece, end="", flush=True),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, announce, print_json, say
+from hf_finetune.cli.terminal import Json, Trust, announce, print_json, say
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -21,12 +21,14 @@ def merge(
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Largest relative difference of the loss.")] = 0.01,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    trust_chat_template: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Merge an adapter into its base, and measure what that changes on held-out rows."""
-    from hf_finetune.config import check_saved_model
+    from hf_finetune.config import check_saved_model, check_template_hash
     from hf_finetune.folders import check_replaceable
 
+    check_template_hash(trust_chat_template)
     check_saved_model(adapter, "merge", base_path)
     check_replaceable(output, overwrite=overwrite)  # before torch is imported
     announce(adapter)
@@ -39,7 +41,14 @@ def merge(
     hold_commits()
     unwind_when_stopped()
     facts = merge_adapter(
-        adapter, output, base=base_path, dtype=dtype, data=data, tolerance=tolerance, overwrite=overwrite
+        adapter,
+        output,
+        base=base_path,
+        dtype=dtype,
+        data=data,
+        tolerance=tolerance,
+        overwrite=overwrite,
+        trust_chat_template=trust_chat_template,
     ).as_dict()
     if as_json:
         print_json(facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -75,14 +76,12 @@ def predict(
 def _check_output(output: str, file: str, *, overwrite: bool) -> None:
     """Raise `ConfigError` where the output is what is read, is no file, or is to be kept."""
     from hf_finetune.data import check_rows_name
+    from hf_finetune.folders import check_new_file
 
     path = Path(output)
-    if path.exists() and Path(file).exists() and path.samefile(file):
+    if os.path.exists(path) and os.path.exists(file) and path.samefile(file):
         raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
-    if path.exists() and not path.is_file():
-        raise ConfigError(Problem("is no file", "name one, such as labelled.jsonl", output, key="--output"))
-    if path.exists() and not overwrite:
-        raise ConfigError(Problem("exists already", "name another file, or --overwrite it", output, key="--output"))
+    check_new_file(path, overwrite=overwrite, example="labelled.jsonl", key="--output")
     check_rows_name(output, "--output")
 
 

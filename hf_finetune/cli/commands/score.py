@@ -12,6 +12,7 @@ from hf_finetune.cli.terminal import (
     Model,
     MoreColumns,
     OnBadLine,
+    Trust,
     announce,
     parse_columns,
     parse_labels,
@@ -66,6 +67,7 @@ def score(
     columns: Columns = None,
     label: Labels = None,
     on_bad_line: OnBadLine = "fail",
+    trust_chat_template: Trust = None,
     record: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -76,6 +78,7 @@ def score(
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     rows = {"test": data, "train": train_data, "format": row_format, "columns": parse_columns(columns, more)}
     rows |= {"group_by": group_by, "on_bad_line": on_bad_line, "labels": parse_labels(label)}
+    rows |= {"trust_chat_template": trust_chat_template}
     scored = _score_model(model, rows, settings, record)
     if as_json:
         print_json(scored.evaluation)

@@ -12,7 +12,7 @@ from hf_finetune.errors import suggest
 # Values of init_lora_weights that need nothing but the base model, and those that need batches of data besides.
 _INITS = ("gaussian", "olora", "orthogonal", "pissa")
 _PISSA_STEPS = re.compile(r"pissa_niter_[1-9][0-9]{0,3}")
-_NEED_DATA = ("corda", "eva", "loftq", "lora_ga")
+NEED_DATA = ("corda", "eva", "loftq", "lora_ga")
 _NAMING = (
     "target_modules",
     "target_parameters",
@@ -22,8 +22,8 @@ _NAMING = (
     "layers_to_transform",
 )
 # Settings of peft (0.21) for initializations that the recipes do not make, and for what is not trained here.
-_OF_INITIALIZATION = ("corda_config", "eva_config", "loftq_config", "lora_ga_config")
-_NOT_OFFERED = {
+OF_INITIALIZATION = ("corda_config", "eva_config", "loftq_config", "lora_ga_config")
+NOT_OFFERED = {
     "alora_invocation_tokens": "an adapter that is switched on by tokens can neither be checked nor merged",
     "arrow_config": "routes between adapters that are there, and trains none",
     "kasa_config": "takes a part out of the base for good",
@@ -59,10 +59,10 @@ def check_lora(document: RunDocument, run: Any) -> None:
 
 def _check_offered(document: RunDocument, lora: Any) -> None:
     defaults = type(lora).model_fields
-    for name, why in _NOT_OFFERED.items():
+    for name, why in NOT_OFFERED.items():
         if getattr(lora, name) != defaults[name].default:
             document.refuse(("lora", name), why, "leave it out")
-    for name in _OF_INITIALIZATION:
+    for name in OF_INITIALIZATION:
         if getattr(lora, name) != defaults[name].default:
             what = f"belongs to lora.init_lora_weights: {name.removesuffix('_config')}, which this recipe does not do"
             document.refuse(("lora", name), what, "leave it out")
@@ -93,7 +93,7 @@ def _check_init_lora_weights(document: RunDocument, start: bool | str, model: An
     key = ("lora", "init_lora_weights")
     if isinstance(start, bool):
         return
-    if start in _NEED_DATA:
+    if start in NEED_DATA:
         what = f"{start} measures the model on data before training, which this recipe does not do"
         document.refuse(key, what, "leave it out, or choose pissa")
     elif start not in _INITS and not _PISSA_STEPS.fullmatch(start):

@@ -6,5 +6,7 @@ values.py       the type and the bounds of each value that is read
 sizes.py        the sizes that a configuration asks for, against the weights that are there
 patterns.py     names and patterns of an adapter's settings
 linear.py       regular expressions of others, matched in linear time
+growth.py       texts that a tokenizer makes longer, and words that it tries whole
+tried/          regular expressions of a tokenizer, tried before they are matched
 kinds.py        what kind of model it is
 """

@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_words
 from hf_finetune.config.model_files.patterns import find_wrong_patterns
 from hf_finetune.config.model_files.regular import find_irregular, read_object
 from hf_finetune.config.model_files.sizes import Shapes, find_impossible_sizes, read_shapes
+from hf_finetune.config.model_files.tried.find import REGEX, SECTIONS, find_slow_patterns
 from hf_finetune.config.model_files.values import (
     CORRECT,
     OF_BASE,
@@ -30,6 +32,7 @@ from hf_finetune.errors import Problem
 ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model.json"
 GENERATION, TOKENIZER_CONFIG, TOKENIZER = "generation_config.json", "tokenizer_config.json", "tokenizer.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TEKKEN = "tekken.json"
 CHAT_TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION)
 LONGEST_PADDING = 2**24
@@ -78,7 +81,8 @@ class ModelFiles:
 def find_faults(folder: Path, shown: str) -> list[Problem]:
     """Find all that is wrong with the files of a model's folder; `shown` is its name in the messages.
 
-    Milliseconds: no weights are read, and a tokenizer.json is checked and not built. What is found in a first look (a
+    Milliseconds: no weights are read, and a tokenizer.json is checked and not built; its patterns, where they are those
+    of no published tokenizer, are tried in seconds. What is found in a first look (a
     pipe, a copy that was cut off) is said alone, since what such a file holds says nothing.
     """
     if not folder.is_dir():
@@ -91,6 +95,7 @@ def find_faults(folder: Path, shown: str) -> list[Problem]:
         *find_wrong_values(files.generation, OF_GENERATION, f"{shown}/{GENERATION}"),
         *find_wrong_values(files.tokenizer, OF_TOKENIZER, f"{shown}/{TOKENIZER_CONFIG}"),
         *_check_tokenizer(folder / TOKENIZER, f"{shown}/{TOKENIZER}"),
+        *_check_tekken(folder / TEKKEN, f"{shown}/{TEKKEN}"),
         *_check_adapter(files, f"{shown}/{ADAPTER}"),
         *_check_base(files, f"{shown}/{BASE_RECORD}"),
     ]
@@ -136,17 +141,32 @@ def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
 
 
 def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
-    """Yield lengths that tokenizers (0.23) allocates at once, on which Rust aborts the process."""
+    """Yield what is slow or grows, and lengths that tokenizers (0.23) allocates at once: Rust aborts the process."""
     if not file.exists():
         return
-    lengths = msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
+    parts = msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
     for key in ("padding", "truncation"):
-        given = msgspec.json.decode(lengths[key]) if key in lengths else None
+        given = msgspec.json.decode(parts[key]) if key in parts else None
         for name, value in given.items() if isinstance(given, dict) else ():
             number = value.get("Fixed") if isinstance(value, dict) else value
             if isinstance(number, int | float) and not 0 <= number <= LONGEST_PADDING:
                 what = f"{format_value(number)} tokens are longer than any text of a model"
                 yield Problem(what, CORRECT, place, key=f"{key}.{name}")
+    sections = {key: msgspec.json.decode(parts[key]) for key in SECTIONS if key in parts}
+    yield from find_growing_texts(sections, place)
+    yield from find_slow_patterns(sections, place)
+    try:
+        model = msgspec.json.decode(parts.get("model", Raw(b"{}")), type=dict[str, Raw])  # a vocabulary is not built
+    except msgspec.DecodeError:
+        return  # no object: whoever builds it says so
+    yield from find_long_words({WORD_KEY: msgspec.json.decode(model.get(WORD_KEY, Raw(b"null")))}, place)
+
+
+def _check_tekken(file: Path, place: str) -> Iterator[Problem]:
+    """Yield the pattern of Mistral's own format where it is slow: transformers (5.23) converts it as it stands."""
+    settings = (read_object(file) or {}).get("config")
+    if isinstance(settings, dict):
+        yield from find_slow_patterns({"config": {"pattern": {REGEX: settings.get("pattern")}}}, place)
 
 
 def _check_adapter(files: ModelFiles, place: str) -> Iterator[Problem]:

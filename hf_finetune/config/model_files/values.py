@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypedDict, Union
 
 import msgspec
 from msgspec import Meta
@@ -66,12 +67,31 @@ OF_GENERATION: Mapping[str, Any] = {
     ),
     **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), Number | None),
 }
+
+
+class _NamedTemplate(TypedDict):
+    name: str
+    template: str
+
+
+class _AddedToken(TypedDict):
+    content: str
+
+
+Token = str | _AddedToken | None
 OF_TOKENIZER: Mapping[str, Any] = {
     "model_max_length": Number | None,  # 1e30 is written for "none"
     "tokenizer_class": Text,
-    "chat_template": str | list[dict[str, Any]] | dict[str, Any] | None,
-    "added_tokens_decoder": dict[str, dict[str, Any]] | None,
-    **dict.fromkeys(("padding_side", "truncation_side"), Text),
+    "chat_template": str | list[_NamedTemplate] | dict[str, str] | None,
+    "added_tokens_decoder": dict[str, _AddedToken] | None,
+    **dict.fromkeys(("padding_side", "truncation_side"), Literal["left", "right"] | None),
+    **dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), Token),
+    **dict.fromkeys(("sep_token", "cls_token", "mask_token"), Token),
+    **dict.fromkeys(("extra_special_tokens", "additional_special_tokens"), list[Token] | dict[str, Token] | None),
+    "model_specific_special_tokens": dict[str, Token] | None,
+    "model_input_names": list[str] | None,
+    "split_special_tokens": bool | None,
+    "auto_map": dict[str, Any] | list[str | None] | None,
 }
 OF_BASE: Mapping[str, Any] = {
     "name_or_path": Annotated[str, Meta(pattern=r"\A[^\x00]+\Z", max_length=4096)],
@@ -120,6 +140,7 @@ def _build_type(field: Mapping[str, Any]) -> Any:
     return Union[tuple(words[word] for word in field["types"])]  # noqa: UP007 - the members are known at run time only
 
 
+_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 _WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -140,8 +161,9 @@ def find_wrong_values(values: Mapping[str, Any], types: Mapping[str, Any], shown
         try:
             msgspec.convert(values[key], kind)
         except (msgspec.ValidationError, OverflowError) as problem:
-            what = f"{format_value(values[key])} cannot be used ({_explain(problem)})"
-            yield Problem(what, CORRECT, shown, key=key)
+            place, found = _find_place(values[key], str(problem))
+            what = f"{found} cannot be used ({_explain(problem)})"
+            yield Problem(what, CORRECT, shown, key=key + place)
     for path, value in iterate_leaves(values):
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER and path[0] not in types:
             yield Problem("is a number that no model has", CORRECT, shown, key=format_key_path(path))
@@ -150,10 +172,30 @@ def find_wrong_values(values: Mapping[str, Any], types: Mapping[str, Any], shown
 CORRECT = "correct it in a copy of the model, or copy the model's folder again"
 
 
+def _find_place(value: Any, said: str) -> tuple[str, str]:
+    """Find what msgspec refuses inside a value: "- at `$[0].name`" -> ("[0].name", "a list"), which stands there."""
+    place = ""
+    for name, number in _STEP.findall(said.partition(" - at `$")[2]):
+        if number == "...":
+            return place, "one of its keys or values"  # msgspec does not say which
+        value = value[name] if name else value[int(number)]
+        place += f".{name}" if name else f"[{number}]"
+    return place, format_value(value)
+
+
 def _explain(problem: Exception) -> str:
-    """The reason in words: "Expected `int | null`, got `str` - at `$.x`" -> "not a whole number or nothing"."""
-    expected = str(problem).partition(" - at ")[0].partition(", got ")[0].removeprefix("Expected ").replace("`", "")
-    return "not " + " ".join(_WORDS.get(word, word) for word in expected.split())
+    """The reason in words: "Expected `int | null`, got `str` - at `$.x`" -> "not a whole number or nothing".
+
+    "Object missing required field `content`" -> "without content".
+    """
+    said = str(problem).partition(" - at ")[0].partition(", got ")[0].replace("`", "")
+    if said.startswith("Object missing"):
+        return f"without {said.rpartition(' ')[2]}"
+    if said.startswith("Invalid enum value"):
+        return "not one of those that there are"
+    if not said.startswith("Expected "):
+        return said[:1].lower() + said[1:]
+    return "not " + " ".join(_WORDS.get(word, word) for word in said.removeprefix("Expected ").split())
 
 
 def iterate_leaves(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

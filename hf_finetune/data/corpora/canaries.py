@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.corpora.files import check_target, write_corpus_file
+from hf_finetune.data.corpora.files import write_corpus_file
 from hf_finetune.data.corpora.standard_library import CANARIES
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, ConfigError, DataError, Problem, suggest
+from hf_finetune.folders import check_new_file
 
 KEY = "eval.canaries"
 
@@ -131,7 +132,7 @@ def write_canaries(
 
     Raises `ConfigError` if `path` exists and `overwrite` is not set, and `CannotWriteError`.
     """
-    check_target(path, overwrite)
+    check_new_file(path, overwrite=overwrite, example="corpus.jsonl")
     rows = [CANARY_FORMATS[row_format](canary) for canary in canaries for _ in range(canary.copies)]
     random.Random(seed).shuffle(rows)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -17,11 +17,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_finetune.data.corpora.files import check_target, write_corpus_file
+from hf_finetune.data.corpora.files import write_corpus_file
 from hf_finetune.data.corpora.library_files import LICENSE, Row, get_public_module, hash_order, read_library_files
 from hf_finetune.data.corpora.library_tasks import build_tool_rows, build_topic_rows
 from hf_finetune.data.corpora.python_source import format_signature, read_python
 from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
+from hf_finetune.folders import check_new_file
 
 KINDS = ("source", "docstrings", "modules", "tools", "topics")
 # Another kind of the same command, written by canaries.py.
@@ -89,7 +90,7 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
     if kind not in KINDS:
         remedy = suggest(kind, [*KINDS, CANARIES], f"there are {', '.join(KINDS)}")
         raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy))
-    check_target(path, overwrite)
+    check_new_file(path, overwrite=overwrite, example="corpus.jsonl")
     rows = list(_MAKERS[kind](read_library_files(Path(sysconfig.get_path("stdlib")))))
     if not rows:
         remedy = "use another Python; Linux distributions split the library's source off into a package of its own"

@@ -1,7 +1,8 @@
 """Strict decoding of one line of JSONL, with the precise reason where a line is rejected.
 
 A line is one JSON object in UTF-8 with no key twice, no NaN or Infinity, no integer beyond 64 bits, no float beyond
-double precision, no lone surrogate and at most `MAX_NESTING` levels. Python's decoder alone accepts all of these.
+double precision, no lone surrogate and at most `MAX_NESTING` levels. Python's decoder alone accepts all of these. That
+holds for fields that nobody reads, too: a row that other programs would read otherwise is not read at all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 MAX_NESTING = 128
@@ -98,6 +100,10 @@ def parse_json_object(line: bytes) -> dict[str, Any]:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise _explain_json_error(text, error) from None
+    except LineError as fault:
+        if fault.key is None:
+            fault.reason += _find_number(text)
+        raise
     if not isinstance(value, dict):
         raise LineError(
             f"a row must be a JSON object, found {name_json_type(value)}", "write each row as {...} on its own line"
@@ -143,7 +149,9 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parse_integer(digits: str) -> int:
     # int() of a long string takes quadratic time; 64 bits have 19 digits and a sign.
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
-        raise LineError("an integer does not fit 64 bits", "write it as a string")
+        raise LineError(
+            f"an integer of {len(digits.lstrip('-')):,} digits does not fit 64 bits", "write it as a string"
+        )
     return int(digits)
 
 
@@ -158,9 +166,41 @@ def _reject_constant(name: str) -> NoReturn:
     raise LineError(f"{name} is not JSON", "write null or leave the key out")
 
 
+def _keep_fault(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def keep(written: str) -> Any:
+        try:
+            return parse(written)
+        except LineError as fault:
+            return fault
+
+    return keep
+
+
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_build_object, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_reject_constant
 )
+_FAULTS_IN_PLACE = json.JSONDecoder(
+    parse_int=_keep_fault(_parse_integer),
+    parse_float=_keep_fault(_parse_float),
+    parse_constant=_keep_fault(_reject_constant),
+)
+
+
+def _find_number(text: str) -> str:
+    """Find where the first number that a row cannot hold stands: " (in `meta.id`)", or "" if the line is torn too."""
+    try:
+        rest: list[tuple[str, Any]] = [("", _FAULTS_IN_PLACE.decode(text))]
+    except json.JSONDecodeError:
+        return ""
+    while rest:
+        place, inner = rest.pop()
+        if isinstance(inner, LineError):
+            return f" (in {format_key(place)})" if place else ""
+        if isinstance(inner, dict):
+            rest += [(f"{place}.{key}" if place else key, each) for key, each in reversed(inner.items())]
+        elif isinstance(inner, list):
+            rest += [(f"{place}[{number}]", inner[number]) for number in reversed(range(len(inner)))]
+    return ""
 
 
 def _explain_json_error(text: str, error: json.JSONDecodeError) -> LineError:

@@ -24,6 +24,7 @@ from hf_finetune.chat.assistant_mask import (
     list_asks,
     render_chats,
 )
+from hf_finetune.chat.given_up import name_rows
 from hf_finetune.chat.neutral import check_control_tokens
 from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError
 from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
@@ -281,7 +282,8 @@ class _SplitTokenizer:
 
     def _build_examples(self, drafts: Sequence[_RenderedRow]) -> Iterator[dict[str, Any]]:
         bounds = [sorted({position for span in draft.spans for position in span}) for draft in drafts]
-        encoded = self.control.encode([draft.text for draft in drafts], bounds)
+        with name_rows(lambda number: self.where(drafts[number].row)):
+            encoded = self.control.encode([draft.text for draft in drafts], bounds)
         for draft, tokens in zip(drafts, encoded, strict=True):
             ranges = find_token_ranges(draft.spans, tokens)
             self.spelled.update(draft.spelled)

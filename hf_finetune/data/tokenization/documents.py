@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
-from hf_finetune.data.tokenization.text import IGNORE_INDEX, encode_documents, warn_of_unknown_tokens
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.errors import DataError, Problem
 
@@ -59,27 +60,39 @@ class PackingStats:
 
 
 def pack_splits(
-    splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
+    splits: Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerFast,
+    block_size: int,
+    *,
+    isolate: bool,
+    locate: Callable[[str, int], tuple[str, int | None]] | None = None,
 ) -> tuple[dict[str, Dataset], dict[str, PackingStats | WindowStats]]:
     """Group the training documents into blocks, and cut those of the other splits into windows; log counts in a line.
 
     See `group_into_blocks` and `cut_into_windows`: what is evaluated is not packed, so that the end of a run gives the
-    figures that `score` gives. Raises `DataError` where no document of a split has text.
+    figures that `score` gives. `locate`: the place of a row of a split. Raises `DataError` where no document of a split
+    has text, or the tokenizer gives up on one.
     """
     tokens: dict[str, Dataset] = {}
     facts: dict[str, PackingStats | WindowStats] = {}
     for name, rows in splits.items():
+        place = count_rows if locate is None else partial(locate, name)
         if name == "train":
-            tokens[name], facts[name] = group_into_blocks(rows, tokenizer, block_size, isolate=isolate)
+            tokens[name], facts[name] = group_into_blocks(rows, tokenizer, block_size, isolate=isolate, locate=place)
         else:
-            tokens[name], facts[name] = cut_into_windows(rows, tokenizer, block_size)
+            tokens[name], facts[name] = cut_into_windows(rows, tokenizer, block_size, place)
         logger.info("%s: %s", name, facts[name].describe(block_size))
         warn_of_unknown_tokens(name, facts[name].unknown, facts[name].trained_tokens)
     return tokens, facts
 
 
 def group_into_blocks(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, *, isolate: bool
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    block_size: int,
+    *,
+    isolate: bool,
+    locate: Locate = count_rows,
 ) -> tuple[Dataset, PackingStats]:
     """Concatenate documents, EOS after each, and cut the stream into blocks of `block_size` tokens.
 
@@ -101,7 +114,7 @@ def group_into_blocks(
         "isolate": isolate,
     }
     dataset, facts = build_cached_dataset(
-        "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, isolate)
+        "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, locate)
     )
     if not facts["tokens"]:
         raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
@@ -145,14 +158,14 @@ def _stack(blocks: list[dict[str, Any]], name: str, width: int) -> torch.Tensor:
 
 
 def _build_batches(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, features: Features, block_size: int, isolate: bool
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, features: Features, block_size: int, locate: Locate
 ) -> Batches:
     """Yield record batches of blocks, and return the counts of `PackingStats`."""
     counts: Stats = {"rows": len(rows), "dropped": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0}
     counts |= {"blocks": 0, "padding": 0, "text_bytes": 0, "unknown": 0}
     # The tokens that fill no block yet, True where a document starts, and its row: (carried,)
     carried = np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32)
-    for found in _iterate_tokens(rows, tokenizer, counts):
+    for found in _iterate_tokens(rows, tokenizer, counts, locate):
         counts["tokens"] += len(found[0])
         ids, starts, sources = (np.concatenate(pair) for pair in zip(carried, found, strict=True))
         # Windows overlap by one token, so that the last token of each is predicted from the first of the next.
@@ -170,16 +183,17 @@ def _build_batches(
 
 
 def _iterate_tokens(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, counts: Stats
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, counts: Stats, locate: Locate
 ) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_], IntArray]]:
     """Yield the ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    for number, batch in enumerate(rows.select_columns(["text"]).iter(DOCUMENTS_PER_BATCH)):
-        kept = [place for place, text in enumerate(batch["text"]) if text.strip()]
-        texts = [batch["text"][place] for place in kept]
+    done = 0
+    for batch in rows.select_columns(["text"]).iter(DOCUMENTS_PER_BATCH):
+        texts = {row: text for row, text in enumerate(batch["text"], done) if text.strip()}
+        done += len(batch["text"])
         counts["dropped"] += len(batch["text"]) - len(texts)
-        counts["text_bytes"] += sum(len(text.encode()) for text in texts)
-        encoded = encode_documents(tokenizer, texts)
+        counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
+        encoded = encode_rows(tokenizer, texts, locate)
         if tokenizer.unk_token_id is not None:
             counts["unknown"] += sum(ids.count(tokenizer.unk_token_id) for ids in encoded)
         documents = [[*bos, *ids, tokenizer.eos_token_id] for ids in encoded]
@@ -187,7 +201,7 @@ def _iterate_tokens(
         ids = np.fromiter((token for document in documents for token in document), np.int32, int(lengths.sum()))
         starts = np.zeros(len(ids), np.bool_)
         starts[np.cumsum(lengths) - lengths] = True
-        sources = np.repeat(np.array(kept, np.int32) + number * DOCUMENTS_PER_BATCH, lengths)
+        sources = np.repeat(np.array([*texts], np.int32), lengths)
         yield ids, starts, sources
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,11 +14,12 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.given_up import name_rows
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.labels.balance import compute_class_weights, select_balanced_rows
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.data.tokenization.text import encode_texts, separate_pairs
+from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts, separate_pairs
 from hf_finetune.label_set import Labels
 
 logger = logging.getLogger(__name__)
@@ -56,16 +57,18 @@ def tokenize_labelled(
     """Tokenize each split, rows in their order, and log its counts in one line.
 
     Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
+    Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
     target or 0.0 and 1.0 (labels,); `length`; `row`, its number in the split. Rows are cut at `limit` tokens, with
     `data.max_length: longest_train` at the longest training row; `tokenizer.model_max_length` is set to that, so that
-    later texts are cut there too. Raises `DataError` for a label that is none of `labels`.
+    later texts are cut there too. Raises `DataError` for a label that is none of `labels`, and for a row that the
+    tokenizer gives up on.
     """
     if any(_has_pairs(rows) for rows in splits.rows.values()):
         separate_pairs(tokenizer)
     tokenized, facts = {}, {}
     # Train first: with `longest_train`, its longest row is the limit of the other splits.
     for name in sorted(splits.rows, key=lambda split: split != "train"):
-        tokenized[name], facts[name] = _tokenize(splits.rows[name], tokenizer, labels, limit)
+        tokenized[name], facts[name] = _tokenize(splits, name, tokenizer, labels, limit)
         logger.info("%s: %s", name, facts[name].describe())
         if facts[name].truncated:
             logger.warning("%s: %s rows longer than %d tokens were cut", name, f"{facts[name].truncated:,}", limit)
@@ -115,8 +118,9 @@ def _has_pairs(rows: Dataset) -> bool:
 
 
 def _tokenize(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None
+    splits: Splits, name: str, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None
 ) -> tuple[Dataset, LabelledStats]:
+    rows = splits.rows[name]
     typed = "token_type_ids" in tokenizer.model_input_names
     made_from = {
         "rows": rows._fingerprint,
@@ -131,18 +135,32 @@ def _tokenize(
         {"input_ids": ids, **({"token_type_ids": ids} if typed else {}), "labels": label}
         | {"length": Value("int32"), "row": Value("int32")}
     )
-    batches = partial(_build_batches, rows, tokenizer, labels, limit, features)
+    encode = partial(_encode, tokenizer, limit, partial(splits.locate, name))
+    batches = partial(_build_batches, rows, encode, labels, features)
     tokenized, counted = build_cached_dataset("labelled", made_from, features, batches)
     return tokenized, LabelledStats(**counted)
 
 
+def _encode(
+    tokenizer: PreTrainedTokenizerFast,
+    limit: int | None,
+    locate: Callable[[int], tuple[str, int]],
+    first: int,
+    batch: Mapping[str, Any],
+) -> EncodedTexts:
+    """Tokenize a batch of rows, of which the first is number `first` of its split."""
+    with name_rows(lambda number: locate(first + number)):
+        return encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
+
+
 def _build_batches(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None, features: Features
+    rows: Dataset, encode: Callable[[int, Mapping[str, Any]], EncodedTexts], labels: Labels, features: Features
 ) -> Batches:
     """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
     done = tokens = truncated = longest = 0
     for batch in rows.iter(batch_size=ROWS_PER_BATCH):
-        encoded = encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
+        encoded = encode(done, batch)
+        done += len(batch["text"])
         lengths = [len(ids) for ids in encoded.input_ids]
         tokens, truncated, longest = tokens + sum(lengths), truncated + encoded.truncated, max(longest, *lengths)
         columns = {"input_ids": encoded.input_ids, "labels": labels.encode(batch["label"]).tolist(), "length": lengths}

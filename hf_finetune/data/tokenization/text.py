@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.given_up import TextGivenUp, name_rows
 from hf_finetune.chat.special_tokens import get_control_tokens
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,24 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
     return [encoding.ids for encoding in get_control_tokens(tokenizer, only_special=True).encode_plain(texts)]
 
 
+Locate = Callable[[int], tuple[str, int | None]]
+"""The path and the line of a row, by its number in its split."""
+
+
+def count_rows(row: int) -> tuple[str, int | None]:
+    """Where a row stands whose file is not known."""
+    return f"row {row + 1:,}", None
+
+
+def encode_rows(tokenizer: PreTrainedTokenizerFast, texts: Mapping[int, str], locate: Locate) -> list[list[int]]:
+    """Tokenize documents as `encode_documents` does; the keys of `texts` are the numbers of their rows.
+
+    Raises `DataError` for a row that the tokenizer gives up on.
+    """
+    with name_rows(lambda number: locate([*texts][number])):
+        return encode_documents(tokenizer, [*texts.values()])
+
+
 def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the token that a document starts after: BOS, or the EOS of the document before it where there is no BOS.
 
@@ -56,10 +75,16 @@ def encode_texts(
     """Tokenize texts, each with its pair if it has one, with the special tokens that the tokenizer puts around them.
 
     Rows longer than `max_length` are cut (of two texts the longer one), but for their special tokens. A text that
-    spells a special token stays text. A row has at least one token: an empty one becomes BOS, EOS or padding.
+    spells a special token stays text. A row has at least one token: an empty one becomes BOS, EOS or padding. Raises
+    `TextGivenUp` with the number of a row.
     """
     control = get_control_tokens(tokenizer, only_special=True)
-    second = iter(control.encode_plain([pair for pair in pairs or [] if pair]))  # an empty pair is none
+    paired = [number for number, pair in enumerate(pairs or []) if pair]  # an empty pair is none
+    try:
+        second = iter(control.encode_plain([pair for pair in pairs or [] if pair]))
+    except TextGivenUp as fault:
+        fault.number = paired[fault.number]
+        raise
     with _truncation(tokenizer.backend_tokenizer, max_length) as backend:
         encodings = [
             backend.post_process(text, next(second) if pair else None)

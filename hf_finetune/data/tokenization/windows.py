@@ -12,7 +12,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, build_cached_dataset
-from hf_finetune.data.tokenization.text import IGNORE_INDEX, encode_documents, get_start_token_id
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, get_start_token_id
 from hf_finetune.errors import DataError, Problem
 
 DOCUMENTS_AT_ONCE = 1_000
@@ -56,12 +56,15 @@ class WindowStats:
         )
 
 
-def cut_into_windows(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int) -> tuple[Dataset, WindowStats]:
+def cut_into_windows(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int, locate: Locate = count_rows
+) -> tuple[Dataset, WindowStats]:
     """Cut each document, behind its BOS (or an EOS) and with its EOS, into windows of at most `size` tokens.
 
     Windows overlap by one token, so that every token but the first is predicted once. Columns: `input_ids` and `labels`
     (tokens,), -100 at the first; `length`; `row`; `bytes` and `words`, those of the whole document in its first window
-    and 0 in the others. Raises `DataError` where no document has text.
+    and 0 in the others. `locate` is the place of a row in its file. Raises `DataError` where no
+    document has text, or the tokenizer gives up on one.
     """
     made_from = {
         "rows": rows._fingerprint,
@@ -69,14 +72,14 @@ def cut_into_windows(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: in
         "special_ids": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id],
         "size": size,
     }
-    build = partial(_build_batches, rows, tokenizer, size)
+    build = partial(_build_batches, rows, tokenizer, size, locate)
     windows, counts = build_cached_dataset("windows", made_from, FEATURES, build)
     if not counts["windows"]:
         raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
     return windows, WindowStats(**counts)
 
 
-def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int) -> Batches:
+def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int, locate: Locate) -> Batches:
     """Yield record batches of windows, and return the counts of `WindowStats`."""
     begin, unknown = get_start_token_id(tokenizer), tokenizer.unk_token_id
     counts = dict.fromkeys(WindowStats.__dataclass_fields__, 0) | {"rows": len(rows)}
@@ -86,7 +89,7 @@ def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int)
         counts["dropped"] += len(batch["text"]) - len(texts)
         done += len(batch["text"])
         windows: list[dict[str, Any]] = []
-        for (row, text), ids in zip(texts.items(), encode_documents(tokenizer, [*texts.values()]), strict=True):
+        for (row, text), ids in zip(texts.items(), encode_rows(tokenizer, texts, locate), strict=True):
             document = [begin, *ids, tokenizer.eos_token_id]
             counts["tokens"] += len(document)
             counts["trained_tokens"] += len(document) - 1

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.chat.rendering import Message
+from hf_finetune.chat.rendering import Message, TemplateLimitError
 from hf_finetune.chat.template import encode_prompt, find_end_token_ids
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.tokenization.text import encode_documents, get_start_token_id
 from hf_finetune.environment.progress_lines import ProgressLines
-from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.evaluation.generation.session import (
     GenerationSession,
     decode_answer,
@@ -75,7 +75,8 @@ def answer_prompts(
 ) -> list[Sample]:
     """Answer each prompt as the only user message, under the tokenizer's chat template; seeds as `continue_prompts`.
 
-    Raises `ModelError` as `check_prompts` and `generate_answer` do.
+    Raises `ModelError` as `check_prompts` and `generate_answer` do, and `DataError` naming each prompt that the
+    template refuses.
     """
     check_prompts(tokenizer, prompts)
     unknown = format_unknown_pieces(tokenizer, system or "")
@@ -83,12 +84,27 @@ def answer_prompts(
         raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "leave it out", key="--system"))
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     chats = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
+    _check_chats(tokenizer, chats)
     samples: list[Sample] = []
     progress = ProgressLines("messages answered", len(chats))
     for number, chat in enumerate(chats):
         samples.append(generate_answer(model, tokenizer, chat, settings, number))
         progress.log_if_due(len(samples))
     return samples
+
+
+def _check_chats(tokenizer: PreTrainedTokenizerFast, chats: Sequence[list[Message]]) -> None:
+    """Raise `DataError` naming each prompt that the template rejects, before the first one is answered."""
+    problems: list[Problem] = []
+    for index, chat in enumerate(chats):
+        try:
+            encode_prompt(tokenizer, chat)
+        except (DataError, TemplateLimitError) as refused:
+            problems += [replace(each, key=f"eval.prompts[{index}]") for each in refused.problems]
+            if isinstance(refused, TemplateLimitError):  # which takes a second for each
+                break
+    if problems:
+        raise DataError(problems)
 
 
 def generate_responses(

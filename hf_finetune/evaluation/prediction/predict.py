@@ -7,9 +7,10 @@ sorted by length, run in batches of a number of tokens, and written in the order
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ from datasets import Dataset, Features, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.chat.given_up import name_rows
 from hf_finetune.data.reading.columns import log_columns
 from hf_finetune.data.reading.lines import STANDARD_INPUT
 from hf_finetune.data.tokenization.collators import TextCollator
@@ -108,7 +110,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         raise DataError(first.taken or first.problems)
     log_columns(options.columns, file)
     classifier = open_classifier(model, options)
-    encoded = encode_windows(classifier, chain([first], windows))
+    encoded = encode_windows(classifier, chain([first], windows), file)
     facts, progress = PredictionStats(), ProgressLines("rows labeled")
     seen = SeenRowCounter(read_training_records(model))
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
@@ -172,10 +174,18 @@ def open_classifier(path: str, options: PredictionOptions) -> Classifier:
     )
 
 
-def encode_windows(classifier: Classifier, windows: Iterable[Window]) -> Iterator[tuple[Window, EncodedTexts]]:
-    """Tokenize the texts of each window."""
+def encode_windows(
+    classifier: Classifier, windows: Iterable[Window], file: str
+) -> Iterator[tuple[Window, EncodedTexts]]:
+    """Tokenize the texts of each window of `file`. Raises `DataError` for a line that the tokenizer gives up on."""
     for window in windows:
-        yield window, encode_texts(classifier.tokenizer, window.texts, window.pairs, classifier.max_length)
+        with name_rows(partial(_locate, file, window.numbers)):
+            encoded = encode_texts(classifier.tokenizer, window.texts, window.pairs, classifier.max_length)
+        yield window, encoded
+
+
+def _locate(file: str, lines: Sequence[int], number: int) -> tuple[str, int]:
+    return file, lines[number]
 
 
 def prefetch(items: Iterator[Item]) -> Iterator[Item]:

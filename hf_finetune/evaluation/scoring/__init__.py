@@ -24,6 +24,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hf_finetune.chat.template import TRUST_KEY
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection, Run
 from hf_finetune.data.reading.formats import Kind
@@ -56,11 +57,14 @@ def load_scored_rows(run: Run) -> Splits:
 
     Rows are grouped by `data.group_by`, else by that of the model's own run, where the rows have its field; labels
     are named by `data.labels`, else by that of its run. Raises `DataError` as `load_splits` does, and `ConfigError` for
-    `data.labels` of a model that gives none.
+    `data.labels` of a model that gives none, and a trusted template of one that renders none.
     """
     assert run.data.test is not None  # `load_run` refuses a run without it
     path = get_model_path(run)
     kind: Kind | None = "labelled" if is_sequence_classifier(path) else None
+    if kind == "labelled" and run.data.trust_chat_template is not None:
+        what = "is the hash of a chat template, and a classifier reads texts without one"
+        raise ConfigError(Problem(what, "leave it out", key=TRUST_KEY))
     splits = _load_grouped(run, path, _name_labels(run.data, path, kind), kind)
     if run.data.labels and splits.unused_labels:
         unused = ", ".join(map(format_value, splits.unused_labels))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hf_finetune.chat.given_up import name_rows
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
@@ -91,7 +93,8 @@ def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredicti
     labels = get_classifier_labels(classifier)
     references = encode_row_labels(splits, labels)
     warn_of_empty_texts(sum(not text.strip() for text in rows["text"][:]), len(rows))
-    encoded = encode_texts(classifier.tokenizer, rows["text"][:], rows["text_pair"][:], classifier.max_length)
+    with name_rows(partial(splits.locate, SPLIT)):
+        encoded = encode_texts(classifier.tokenizer, rows["text"][:], rows["text_pair"][:], classifier.max_length)
     logits = _compute_logits(classifier, encoded)
     decision = classifier.decision
     if decision is not None:

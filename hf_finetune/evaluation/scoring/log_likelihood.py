@@ -113,14 +113,15 @@ def evaluate_language_model(
 ) -> LanguageModelScores:
     """Compute the log-likelihood of every row and answer those with a prompt; every process calls it and gets all.
 
-    Raises `NonFiniteError` for NaN or infinite logits, `DataError` as `read_examples` does, and `ModelError` as
-    `generate_batch` does.
+    Raises `NonFiniteError` for NaN or infinite logits, `DataError` as `read_examples` and `build_prompts` do, and
+    `ModelError` as `generate_batch` does.
     """
     read = read_examples(splits, tokenizer, tokens, tokens.limit_length(model, tokenizer))
+    # Before the rows are read, which may take an hour: what is refused is refused at once.
+    prompts = sample_prompts(build_prompts(splits, tokenizer, tokens.trained), settings)
     rows = len(splits.rows[SPLIT])
     logger.info("reading %s rows", f"{rows:,}")
     sums = compute_row_sums(model, tokenizer, read.examples, rows, settings.batch_size)
-    prompts = sample_prompts(build_prompts(splits, tokenizer, tokens.trained), settings)
     if prompts:
         logger.info("answering %s questions", f"{len(prompts):,}")
     answers = generate_answers(model, tokenizer, prompts, settings)

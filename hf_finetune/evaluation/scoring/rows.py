@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.given_up import TextGivenUp
+from hf_finetune.chat.rendering import Message, TemplateLimitError
 from hf_finetune.chat.special_tokens import get_control_tokens
-from hf_finetune.chat.template import encode_prompt, load_chat_template
+from hf_finetune.chat.template import encode_prompt, load_chat_template, trust_named_template
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.formats import restore_messages, restore_tools
 from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.conversation_stats import ConversationStats
-from hf_finetune.data.tokenization.conversations import tokenize_conversations
+from hf_finetune.data.tokenization.conversations import MAX_ROWS_AT_FAULT, tokenize_conversations
 from hf_finetune.data.tokenization.text import warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 from hf_finetune.evaluation.language_modeling.by_row import TextSizes, measure_texts
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings
 
@@ -42,6 +46,16 @@ class Prompt:
     input_ids: Sequence[int]
     reference: str
     """The answer in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A conversation up to its last answer."""
+
+    row: int
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,9 @@ def read_examples(
     rows = splits.rows[SPLIT]
     facts: WindowStats | ConversationStats
     if not are_conversations(rows):
-        tokens, facts = cut_into_windows(rows, tokenizer, longest)
+        # Documents are read without it, but where an answer ends is found by rendering it (`generate_batch`).
+        trust_named_template(tokenizer, settings.data.trust_chat_template)
+        tokens, facts = cut_into_windows(rows, tokenizer, longest, partial(splits.locate, SPLIT))
         warn_of_unknown_tokens(SPLIT, facts.unknown, facts.trained_tokens)
     else:
         template = load_chat_template(settings.data, tokenizer, trains=False)
@@ -85,31 +101,54 @@ def build_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: Data
     """Split each conversation into the prompt, encoded, and its last answer; rows that do not end in one are left out.
 
     Documents have no prompts. Prompts with completions are encoded without a template unless `data.chat_template` names
-    one. Raises `DataError` if the template rejects a conversation.
+    one. Raises `DataError` naming each row whose prompt the template rejects.
     """
     rows = splits.rows[SPLIT]
     if not are_conversations(rows):
         return []
-    if "messages" in rows.column_names:
-        prompts = []
-        for number, row in enumerate(rows):
-            *messages, last = restore_messages(row["messages"])
-            if (
-                messages
-                and last["role"] == "assistant"
-                and isinstance(last["content"], str)
-                and last["content"].strip()
-            ):
-                ids = encode_prompt(tokenizer, messages, restore_tools(row["tools"]))
-                prompts.append(Prompt(number, ids, last["content"]))
-        return prompts
-    if data.chat_template is not None:
-        chats = ([{"role": "user", "content": prompt}] for prompt in rows["prompt"])
-        encoded = [encode_prompt(tokenizer, messages) for messages in chats]
-    else:
-        encoded = [_encode_plain_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
+    if "messages" in rows.column_names or data.chat_template is not None:
+        return _encode_prompts(splits, tokenizer, _iterate_asked(rows))
+    encoded = [_encode_plain_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
     pairs = enumerate(zip(encoded, rows["completion"], strict=True))
     return [Prompt(number, ids, completion) for number, (ids, completion) in pairs if completion.strip()]
+
+
+def _iterate_asked(rows: Dataset) -> Iterator[_Asked]:
+    """Yield what is asked in each row that ends in an answer."""
+    for number, row in enumerate(rows):
+        if "messages" in row:
+            *messages, last = restore_messages(row["messages"])
+            tools = restore_tools(row["tools"])
+        else:
+            messages, last = [{"role": "user", "content": row["prompt"]}], {"content": row["completion"]}
+            last, tools = {"role": "assistant", **last}, None
+        answer = last["content"]
+        if messages and last["role"] == "assistant" and isinstance(answer, str) and answer.strip():
+            yield _Asked(number, messages, tools, answer)
+
+
+def _encode_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, asked: Iterable[_Asked]) -> list[Prompt]:
+    prompts, problems, refused, limits = [], [], 0, 0
+    for each in asked:
+        try:
+            prompts.append(Prompt(each.row, encode_prompt(tokenizer, each.messages, each.tools), each.answer))
+            continue
+        except TemplateLimitError as problem:
+            limits += 1
+            what, remedy = f"the chat template {problem.what} on its prompt", problem.remedy
+        except TextGivenUp as problem:
+            [given_up] = problem.problems
+            what, remedy = given_up.what, given_up.remedy
+        except DataError as problem:
+            what, remedy = f"{problem} (in its prompt)", "change the row"
+        refused += 1
+        if refused <= MAX_PROBLEMS_SHOWN:
+            problems.append(Problem(what, remedy, *splits.locate(SPLIT, each.row)))
+        if limits == MAX_ROWS_AT_FAULT:
+            break
+    if problems:
+        raise DataError(problems, total=refused)
+    return prompts
 
 
 def _encode_plain_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:

@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hf_finetune.config.checks.lora import NEED_DATA, NOT_OFFERED, OF_INITIALIZATION
+from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.adapters.effect import check_effect
@@ -38,6 +40,7 @@ from hf_finetune.models.classification_head import (
 )
 from hf_finetune.models.embeddings import grow_embeddings
 from hf_finetune.models.files.adapter import (
+    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     BaseRecord,
     check_base_around,
@@ -45,7 +48,7 @@ from hf_finetune.models.files.adapter import (
     is_adapter,
     read_base_record,
 )
-from hf_finetune.models.files.foreign_errors import foreign_errors
+from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors, shorten_reason
 from hf_finetune.models.files.locate import find_file
 from hf_finetune.models.loading import (
     disable_4bit_repacking,
@@ -55,6 +58,10 @@ from hf_finetune.models.loading import (
 )
 from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
+
+_REFUSALS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError)
+# Settings of peft that no run of ours has, or only with another: what fails with one of them is not the base's fault.
+UNUSUAL = (*NOT_OFFERED, *OF_INITIALIZATION, "layers_to_transform", "layers_pattern", "target_parameters")
 
 
 def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrainedTokenizerFast]:
@@ -180,7 +187,11 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
     The process's random state stays as it is. Raises `ModelError` for an unfinished PiSSA checkpoint, and where
     module names or shapes do not match the base.
     """
-    config = PeftConfig.from_pretrained(str(folder))
+    try:
+        with foreign_errors():
+            config = PeftConfig.from_pretrained(str(folder))
+    except ForeignError as problem:
+        raise _make_settings_error(folder, str(problem)) from problem
     assert isinstance(config, LoraConfig)  # `fetch_adapter` refuses others
     if str(config.init_lora_weights).startswith("pissa_niter"):
         what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
@@ -195,8 +206,11 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
     try:
         with torch.random.fork_rng(devices=[]), suppress_peft_warnings(), name_what_matches(base, config):
             model: PeftModel = kind(base, config)
+    except _REFUSALS as problem:
+        raise _make_settings_error(folder, str(problem)) from problem
+    try:
         result: Any = set_peft_model_state_dict(model, weights)
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as problem:
+    except _REFUSALS as problem:
         raise _make_mismatch_error(folder, str(problem).strip().splitlines()[-1].strip()) from problem
     # peft 0.21 only warns of such keys, and the model runs untrained: https://github.com/huggingface/peft/issues/2699
     lost = [*result.unexpected_keys, *(key for key in result.missing_keys if _is_of_adapter(key))]
@@ -233,6 +247,20 @@ def suppress_peft_warnings() -> Iterator[None]:
         # It takes the bias of a lora_B, which has one dimension, for a weight of the wrong shape.
         warnings.filterwarnings("ignore", r".*have invalid shape: .*\.lora_B\.\w+\.bias", UserWarning)
         yield
+
+
+def _make_settings_error(folder: Path, reason: str) -> ModelError:
+    """Say that peft cannot build the adapter: by its own settings, where they are unusual, else by another base."""
+    given = read_object(folder / ADAPTER_CONFIG) or {}
+    usual = vars(LoraConfig())
+    unusual = [name for name in UNUSUAL if given.get(name) and given[name] != usual.get(name)]
+    if str(given.get("init_lora_weights")) in NEED_DATA:
+        unusual.append("init_lora_weights")
+    if not unusual:
+        return _make_mismatch_error(folder, shorten_reason(reason))
+    what = f"peft builds no adapter with these settings over this base ({shorten_reason(reason)})"
+    remedy = "correct them in a copy of the adapter, or name the base that it was trained on"
+    return ModelError(Problem(what, remedy, path=str(folder / ADAPTER_CONFIG), key=", ".join(unusual)))
 
 
 def _make_mismatch_error(folder: Path, reason: str) -> ModelError:

@@ -15,6 +15,14 @@ class ForeignError(ValueError):
     """A library could not use the files; `str()` is the reason, in one line."""
 
 
+def shorten_reason(said: str) -> str:
+    """What a library says, in one line, which ends with a word and `...` where it is long."""
+    reason = " ".join(said.split())
+    if len(reason) <= LONGEST_REASON:
+        return reason or "no reason given"
+    return reason[:LONGEST_REASON].rpartition(" ")[0] + " ..."
+
+
 @contextmanager
 def foreign_errors() -> Iterator[None]:
     """Raise `ForeignError` for whatever a library raises on files that others wrote.
@@ -29,6 +37,6 @@ def foreign_errors() -> Iterator[None]:
     except BaseException as problem:
         if describe_memory_error(problem) is not None:
             raise
-        reason = " ".join(str(problem).split())[:LONGEST_REASON] or "no reason given"
+        reason = shorten_reason(str(problem))
         named = reason if isinstance(problem, ValueError) else f"{type(problem).__name__}: {reason}"
         raise ForeignError(named) from problem

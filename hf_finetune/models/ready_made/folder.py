@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, Problem
-from hf_finetune.files import fill_folder_atomically, hash_file
+from hf_finetune.files import explain_unwritable, fill_folder_atomically, hash_file
 from hf_finetune.folders import check_new_folder
 
 ORIGIN = "origin.json"
@@ -62,8 +62,7 @@ def make_folder(target: Path, origin: Origin, needed: int, fill: Callable[[Path]
             record = {**asdict(origin), "files": _hash_files(aside)}
             (aside / ORIGIN).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as problem:
-        what = f"cannot be written ({problem.strerror or problem})"
-        raise CannotWriteError(Problem(what, "make room, or name another folder", path=str(target))) from problem
+        raise CannotWriteError(explain_unwritable(target, problem)) from problem
     return True
 
 

@@ -23,7 +23,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hf_finetune.errors import FinetuneError, ModelError, Problem
+from hf_finetune.config.model_files.description import find_faults
+from hf_finetune.errors import FinetuneError, ModelError, NonFiniteError, Problem
 from hf_finetune.files import raise_write_errors
 from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors
 from hf_finetune.models.generation_config import stop_after_turns
@@ -74,7 +75,14 @@ def _convert(path: Path, header: GgufHeader, folder: Path, dtype: str) -> Conver
         with _raise_model_errors():
             model = _load(place, config, dtype)
     _save(model, tokenizer, folder)
-    verify_saved(model, folder, name=path.name)
+    if faults := find_faults(folder, path.name):  # a model that no command would take
+        raise ModelError(
+            [Problem(f"its {each.key} is not one that a model has: {each.what}", ANOTHER) for each in faults]
+        )
+    try:
+        verify_saved(model, folder, name=path.name)
+    except NonFiniteError as problem:
+        raise ModelError(Problem("is a model that gives no finite numbers", ANOTHER)) from problem
     return ConvertedGguf(model.num_parameters(), _find_quantization(header), tuple(notes))
 
 
@@ -96,7 +104,9 @@ def _raise_model_errors() -> Iterator[None]:
     try:
         with foreign_errors():
             yield
-    except ForeignError as problem:
+    except (ForeignError, OSError) as problem:
+        if isinstance(problem, OSError) and problem.errno is not None:  # the system's own, and not transformers'
+            raise
         raise ModelError(Problem(f"cannot be read by transformers ({problem})", ANOTHER)) from problem
 
 

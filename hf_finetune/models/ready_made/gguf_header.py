@@ -15,6 +15,7 @@ from pathlib import Path
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.files import is_of_kernel
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -28,6 +29,9 @@ MOST_ITEMS = 16_000_000
 MOST_DIMENSIONS = 8
 LONGEST_TEXT = 16_000_000
 DEFAULT_ALIGNMENT = 32
+MOST_UNUSED = 2**20
+"""Bytes between two tensors, or behind them."""
+VOCABULARY = "tokenizer.ggml."
 
 AGAIN = "copy or download it again"
 
@@ -68,6 +72,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
     another byte order, of version 1, or one part of several. Time and memory are bounded by the size of the file, as
     those of gguf 0.19 are not: its reader counts to any number that a file names.
     """
+    if is_of_kernel(path) or not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
+        raise ModelError(Problem("is no regular file", "name a GGUF file", path=str(path)))
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
@@ -94,23 +100,21 @@ def _read_header(data: mmap.mmap) -> GgufHeader:
     place = 24
     for _ in range(entry_count):
         key, place = _read_text(data, place)
+        if key in metadata or key in lengths:
+            raise _Torn(f"says twice what {key!r} is", AGAIN)
         (kind,) = struct.unpack_from("<I", data, place)
         if kind == ARRAY:
             lengths[key], place = _skip_array(data, place + 4)
         else:
             metadata[key], place = _read_value(data, place + 4, kind)
     _check_metadata(metadata)
+    _check_vocabulary(metadata, lengths)
     tensors, types, place = _read_tensors(data, place, tensor_count)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise _Torn(f"aligns its tensors to {alignment!r} bytes, which is no power of two", AGAIN)
     # Upwards: behind 1,001 bytes of header the tensors begin at 1,024.
-    start = -(-place // alignment) * alignment
-    end = max((start + offset + size for _, offset, size in tensors.values()), default=start)
-    # Tensors that share their bytes would be more in memory than in the file.
-    end = max(end, start + sum(size for *_, size in tensors.values()))
-    if end > len(data):
-        raise _Torn(f"is cut off: it has {len(data):,} bytes of {end:,}", AGAIN)
+    _check_places(tensors, -(-place // alignment) * alignment, alignment, len(data))
     return GgufHeader(metadata, lengths, {name: count for name, (count, *_) in tensors.items()}, types)
 
 
@@ -140,6 +144,44 @@ def _check_metadata(metadata: Mapping[str, Value]) -> None:
         )
 
 
+def _check_vocabulary(metadata: Mapping[str, Value], lengths: Mapping[str, int]) -> None:
+    """See that each token has a score and a kind, where there are any, and that the named ids are of tokens."""
+    tokens = lengths.get(f"{VOCABULARY}tokens")
+    if tokens is None:
+        return
+    for name in ("scores", "token_type"):
+        if (count := lengths.get(VOCABULARY + name, tokens)) != tokens:
+            raise _Torn(f"has {tokens:,} tokens, and {VOCABULARY}{name} has {count:,}", AGAIN)
+    for key, value in metadata.items():
+        if not (key.startswith(VOCABULARY) and key.endswith("_token_id")):
+            continue
+        if not isinstance(value, int) or not 0 <= value < tokens:
+            raise _Torn(f"has {tokens:,} tokens, and {key} is {value!r}", AGAIN)
+
+
+def _check_places(tensors: Mapping[str, tuple[int, int, int]], start: int, alignment: int, length: int) -> None:
+    """See that the tensors stand in the file one behind another, and fill it."""
+    end = start
+    for name, (_, offset, size) in sorted(tensors.items(), key=lambda item: item[1][1:]):
+        if offset % alignment:
+            raise _Torn(f"has {name} at {offset:,}, which is no multiple of {alignment:,}", AGAIN)
+        if start + offset < end:  # more in memory than in the file
+            raise _Torn(f"has {name} where another tensor is", AGAIN)
+        if start + offset - end >= alignment + MOST_UNUSED:
+            raise _Torn(_explain_room(length, start + offset) or f"has nothing before {name}, for many bytes", AGAIN)
+        end = start + offset + size
+    if (what := _explain_room(length, end)) is not None:
+        raise _Torn(what, AGAIN)
+
+
+def _explain_room(length: int, end: int) -> str | None:
+    if end > length:
+        return f"is cut off: it has {length:,} bytes of {end:,}"
+    if length - end > MOST_UNUSED:
+        return f"has {length - end:,} bytes behind its last tensor"
+    return None
+
+
 def _read_tensors(
     data: mmap.mmap, place: int, count: int
 ) -> tuple[dict[str, tuple[int, int, int]], dict[str, str], int]:
@@ -149,17 +191,23 @@ def _read_tensors(
     for _ in range(count):
         name, place = _read_text(data, place)
         (dimensions,) = struct.unpack_from("<I", data, place)
+        if name in tensors:
+            raise _Torn(f"holds {name!r} twice", AGAIN)
         if dimensions > MOST_DIMENSIONS:
             raise _Torn(f"has a tensor of {dimensions:,} dimensions", AGAIN)
         # "<" also leaves out padding: QIQ are 20 bytes, and would be 24 without it.
         *shape, kind, offset = struct.unpack_from(f"<{dimensions}QIQ", data, place + 4)
         place += 4 + 8 * dimensions + 12
+        if 0 in shape:
+            raise _Torn(f"has no element in {name}, which is {' x '.join(map(str, shape))}", AGAIN)
         try:
             stored = GGMLQuantizationType(kind)
         except ValueError:
             what = f"stores {name} as type {kind}, which gguf does not know"
             raise _Torn(what, "name a file of a usual type, such as Q4_K_M or Q8_0") from None
         block, size = GGML_QUANT_SIZES[stored]
+        if shape and shape[0] % block:
+            raise _Torn(f"stores rows of {shape[0]:,} in {name} as {stored.name}, in blocks of {block}", AGAIN)
         # Q4_1 has 32 elements in 20 bytes: a matrix of 64 x 32 is 64 blocks, 1,280 bytes.
         tensors[name] = prod(shape), offset, prod(shape) // block * size
         types[name] = stored.name
@@ -184,9 +232,8 @@ def _skip_array(data: mmap.mmap, place: int) -> tuple[int, int]:
         raise _Torn(f"has a list of {count:,} values of the type {kind}, which no model has", AGAIN)
     if kind == STRING:
         for _ in range(count):
-            # The words of a vocabulary are passed over, and not decoded; each takes its 8 bytes, so that no count
-            # outlasts the file.
-            place += 8 + struct.unpack_from("<Q", data, place)[0]
+            # The words of a vocabulary; each takes its 8 bytes, so that no count outlasts the file.
+            _, place = _read_text(data, place)
     else:
         place += count * struct.calcsize(FORMATS[kind])
     if place > len(data):
@@ -201,4 +248,7 @@ def _read_text(data: mmap.mmap, place: int) -> tuple[str, int]:
     end = place + 8 + length
     if end > len(data):
         raise _Torn("is cut off within its header", AGAIN)
-    return data[place + 8 : end].decode("utf-8", "replace"), end
+    try:
+        return data[place + 8 : end].decode(), end
+    except UnicodeDecodeError:
+        raise _Torn("has a text in its header that is not UTF-8", AGAIN) from None

@@ -63,10 +63,11 @@ def check_source(source: str, target: str | None) -> None:
 
 
 def _make_of_file(path: Path, target: Path, dtype: Dtype) -> MadeModel:
-    from hf_finetune.models.ready_made.gguf import convert_gguf  # torch
     from hf_finetune.models.ready_made.gguf_header import read_gguf_header
 
-    header = read_gguf_header(path)
+    header = read_gguf_header(path)  # refused before seconds of imports
+    from hf_finetune.models.ready_made.gguf import convert_gguf  # torch
+
     origin = Origin(path.name, hash_file(path), dtype)
     made: list[MadeModel] = []
 

@@ -13,6 +13,7 @@ card.py         the card as it is pushed
 access.py       the right to push, asked for before training
 transfer.py     one commit
 retries.py      failures that pass
+client.py       what a connection may do
 checkpoints.py  checkpoints while a run trains
 """
 
@@ -33,7 +34,7 @@ from hf_finetune.errors import ConfigError, DataError, FinetuneError, HubError, 
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
-from hf_finetune.release.hub.files import PlannedFile, find_local_base, plan_files
+from hf_finetune.release.hub.files import PlannedFile, find_large_pages, find_local_base, plan_files
 from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_hub_error
 from hf_finetune.release.hub.secrets import check_secrets
@@ -122,7 +123,7 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     if not Path(folder).is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
     # Before anything is opened: the card is made anew from files of the folder, one of which may be a pipe.
-    if problems := find_irregular(Path(folder), str(folder)):
+    if problems := find_irregular(Path(folder), str(folder)) or find_large_pages(Path(folder)):
         raise DataError(problems)
     card = add_license(Path(folder), options.license, repo_id)
     files = plan_files(Path(folder), card=card)

@@ -8,7 +8,14 @@ from huggingface_hub import HfApi, get_token, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hf_finetune.errors import HubError, Problem, suggest
-from hf_finetune.release.hub.retries import call_with_retries, describe_error, get_http_status, is_hub_error
+from hf_finetune.release.hub.retries import (
+    NOT_UNDERSTOOD,
+    call_with_retries,
+    describe_error,
+    explain_answer,
+    get_http_status,
+    is_hub_error,
+)
 
 # Seconds. Before training somebody waits in front of the terminal.
 PATIENCE = 30.0
@@ -30,6 +37,8 @@ def check_access(repo_id: str, *, public: bool, create_pr: bool) -> None:
         _check_repository(api, who, repo_id, public=public, create_pr=create_pr)
     except HubError:
         raise
+    except NOT_UNDERSTOOD as problem:
+        raise explain_answer(problem) from problem
     except Exception as problem:
         if not is_hub_error(problem):
             raise

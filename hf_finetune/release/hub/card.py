@@ -87,8 +87,9 @@ def check_gated_base(api: HfApi, folder: Path, license: str | None) -> None:
     """
     if license is not None or (folder / "adapter_config.json").exists():
         return
-    named = read_card_metadata(folder).get("base_model") or []
-    check_gated(api, [named] if isinstance(named, str) else named)
+    named = read_card_metadata(folder).get("base_model")
+    names = named if isinstance(named, list) else [named]
+    check_gated(api, [name for name in names if isinstance(name, str)])
 
 
 def check_gated(api: HfApi, bases: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _CONFIGS = ("config.json", "adapter_config.json")
 _SCRATCH = Path(scratch_gpt.__path__[0])
 _CODE = {path.name for path in _SCRATCH.glob("*.py")} - {"__init__.py"}
 _TEMPLATES = "additional_chat_templates"
+_TEMPLATE = re.compile(rf"{_TEMPLATES}/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}\.jinja")
 
 # Files that decide which model is loaded: the push removes those that the repository has and the folder lacks. With a
 # stale adapter_config.json, for example, from_pretrained would load the base that it names, not the new weights.
@@ -39,6 +41,8 @@ _PAGES = re.compile(rf"{CARD}|report\.(?:html|json)|run\.yaml|manifest\.json|LIC
 # Both are written after the manifest, and people may edit the card.
 _NOT_HASHED = (CARD, "report.html")
 _CHUNK = 1 << 20
+_LARGEST_PAGE = 64 << 20
+_LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def find_allowed_files(folder: Path) -> dict[str, Path]:
 
 def _describe_link(path: Path, folder: Path, code: set[str]) -> str | None:
     """What is wrong with a file that is a link, out of `folder` or to what is not pushed; None where nothing is."""
-    if leads_out(path, folder):
+    if leads_out(path, folder) or (path.parent != folder and leads_out(path.parent, folder)):
         return "is a link out of the folder"
     home, target = folder.resolve(), path.resolve()
     if not path.is_symlink() or not target.is_relative_to(home):
@@ -109,15 +113,31 @@ def _describe_link(path: Path, folder: Path, code: set[str]) -> str | None:
     return None if _is_allowed(name) or name in code else f"is a link to {name}, which is not pushed"
 
 
+def find_large_pages(folder: Path) -> list[Problem]:
+    """Find the pages and records of a run that are larger than any, since they are read whole; sparse ones are, too."""
+    large = [path for path in sorted(folder.iterdir()) if _PAGES.fullmatch(path.name) and path.is_file()]
+    what, remedy = f"has more than {_LARGEST_PAGE >> 20} MiB", "put it back as the run wrote it, or take it out"
+    return [Problem(what, remedy, path=str(path)) for path in large if path.stat().st_size > _LARGEST_PAGE]
+
+
+def read_header(path: Path) -> bytes:
+    """Read the header of a safetensors file: its length in 8 bytes, then JSON. Raises `DataError`."""
+    # https://github.com/huggingface/safetensors#format
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= min(path.stat().st_size - 8, _LONGEST_HEADER):
+            raise DataError(Problem("is not a safetensors file", "save the model again", path=str(path)))
+        return file.read(length)
+
+
 def is_weights(name: str) -> bool:
     """Whether a file of this name holds weights."""
     return name.endswith(".safetensors")
 
 
 def _is_allowed(name: str) -> bool:
-    if name.startswith(f"{_TEMPLATES}/"):
-        return True
-    return any(kind.fullmatch(name) for kind in (MODEL_FILES, _TOKENIZER_FILES, _PAGES))
+    return any(kind.fullmatch(name) for kind in (MODEL_FILES, _TOKENIZER_FILES, _PAGES, _TEMPLATE))
 
 
 def _is_scratch(folder: Path) -> bool:
@@ -134,11 +154,34 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
         raise ConfigError(Problem(f"is no model: there is no {lacking} in it", remedy, path=str(folder)))
     if faults := find_faults(folder, str(folder)):
         raise DataError(faults)
+    for name in filter(is_weights, paths):
+        _check_length(paths[name])  # before it is hashed: a sparse file of a terabyte takes an hour
     for index in [name for name in paths if name.endswith(".index.json")]:
-        shards = set(_read_json(paths[index]).get("weight_map", {}).values())
+        shards = _read_shards(paths[index])
         if missing := sorted(shards - set(paths)):
             what = "is named by the index and missing"
             raise DataError([Problem(what, "save the model again", path=str(folder / name)) for name in missing])
+
+
+def _check_length(path: Path) -> None:
+    """Raise `DataError` where a safetensors file is longer or shorter than its header says."""
+    header = read_header(path)
+    try:
+        ends = [each["data_offsets"][1] for name, each in json.loads(header).items() if name != "__metadata__"]
+        expected = 8 + len(header) + max(ends, default=0)
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError) as problem:
+        raise DataError(Problem("has a header that is none", "save the model again", path=str(path))) from problem
+    if (size := path.stat().st_size) != expected:
+        what = f"has {size:,} bytes, and its header tells of {expected:,}"
+        raise DataError(Problem(what, "save the model again", path=str(path)))
+
+
+def _read_shards(index: Path) -> set[str]:
+    shards = _read_json(index).get("weight_map", {})
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        what = "weight_map does not say which file has each weight"
+        raise DataError(Problem(what, "save the model again", path=str(index)))
+    return set(shards.values())
 
 
 def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
@@ -193,7 +236,7 @@ def find_local_base(folder: Path) -> str | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise DataError(Problem("is not JSON", "save the model again", path=str(path))) from problem
     if not isinstance(value, dict):
         raise DataError(Problem("is not a JSON object", "save the model again", path=str(path)))

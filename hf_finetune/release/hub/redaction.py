@@ -14,8 +14,7 @@ from typing import Any
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT, RUN_FILE
 from hf_finetune.privacy import leave_out_row_prompts, list_homes, make_portable, redact, redact_yaml
-from hf_finetune.release.hub.files import PlannedFile
-from hf_finetune.release.hub.secrets import read_header
+from hf_finetune.release.hub.files import PlannedFile, read_header
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.files import format_json
 from hf_finetune.reporting.page import PAGE, is_writable_page, render_page

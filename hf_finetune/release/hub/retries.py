@@ -24,7 +24,8 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from hf_finetune.errors import Problem
+from hf_finetune.errors import HubError, Problem
+from hf_finetune.release.hub.client import guard_client
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ PATIENCE = 300.0
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 
 _TRANSIENT = (408, 429)
+# What huggingface_hub raises where a list, an object or a key of it is expected in an answer, and is not there.
+NOT_UNDERSTOOD = (KeyError, TypeError, AttributeError, IndexError, RecursionError)
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _TOKENS = "https://huggingface.co/settings/tokens"
 _MESSAGES = {
@@ -62,7 +65,7 @@ def set_up_client() -> None:
 def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
     """Make a request, and repeat it after transient failures for up to `patience` seconds.
 
-    Raises what `request` raised last.
+    Raises what `request` raised last, and `HubError` for an answer of another form than the Hub's.
     """
     # Waits 1, 2, 4 ... 30, 30 seconds, or longer if the Hub says so (Retry-After).
     set_up_client()
@@ -70,6 +73,8 @@ def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
     while True:
         try:
             return request()
+        except NOT_UNDERSTOOD as problem:
+            raise explain_answer(problem) from problem
         except Exception as problem:
             pause = max(wait, _get_retry_after(problem))
             if not is_transient(problem) or time.monotonic() + pause > deadline:
@@ -79,12 +84,20 @@ def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
         wait = min(2 * wait, LONGEST_WAIT)
 
 
+def explain_answer(problem: Exception) -> HubError:
+    """Explain what `NOT_UNDERSTOOD` was raised for."""
+    what = f"the Hub's answer is none that is understood ({type(problem).__name__})"
+    return HubError(Problem(what, f"look whether {constants.ENDPOINT} is the Hub"))
+
+
 def is_transient(problem: BaseException) -> bool:
     """Whether the same request may succeed later."""
     for cause in _iterate_causes(problem):
         if (status := _parse_status(cause)) is not None:
             return status in _TRANSIENT or status >= 500
         # JSONDecodeError: a proxy answered with a page of its own. ConnectionError and TimeoutError come from hf_xet.
+        if isinstance(cause, httpx2.UnsupportedProtocol):  # an address that is no web address stays one
+            return False
         if isinstance(cause, httpx2.TransportError | json.JSONDecodeError | ConnectionError | TimeoutError):
             return True
     return False
@@ -158,5 +171,5 @@ def _hide_queries(record: logging.LogRecord) -> bool:
 
 def _make_client() -> httpx2.Client:
     client = default_client_factory()
-    client.timeout = httpx2.Timeout(TIMEOUT)
+    guard_client(client, TIMEOUT)
     return client

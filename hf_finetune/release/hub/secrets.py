@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from huggingface_hub import get_token
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.release.hub.decoded import list_forms
-from hf_finetune.release.hub.files import PlannedFile
+from hf_finetune.release.hub.files import PlannedFile, read_header
 from hf_finetune.release.hub.secret_rules import find_secrets
 
 # Environment variables that hold a secret, by the end of their name; short values would be found everywhere.
 _LIVE = ("_TOKEN", "_API_KEY", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY", "_PASSWORD")
 _SHORTEST_LIVE = 16
-_LONGEST_HEADER = 100_000_000
 _REMEDY = "take it out, and make it invalid where it was issued: others may have seen it"
 
 
@@ -77,14 +74,3 @@ def _search(text: bytes, live: dict[str, str]) -> Iterator[tuple[str, int]]:
         while (place := text.find(value, place + 1)) >= 0:
             yield kind, place
     yield from ((each.kind, each.start) for each in find_secrets(text))
-
-
-def read_header(path: Path) -> bytes:
-    """Read the header of a safetensors file: its length in 8 bytes, then JSON. Raises `DataError`."""
-    # https://github.com/huggingface/safetensors#format
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= min(path.stat().st_size - 8, _LONGEST_HEADER):
-            raise DataError(Problem("is not a safetensors file", "save the model again", path=str(path)))
-        return file.read(length)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import os
 from collections import Counter
 from datetime import UTC, datetime
 from functools import cache
@@ -226,7 +227,7 @@ def _read_template(name: str) -> str:
 
 def is_writable_page(path: Path) -> bool:
     """Whether `path` may be written: it does not exist, or is a page with our marker."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return True
     if not path.is_file():
         return False

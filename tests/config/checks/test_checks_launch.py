@@ -144,16 +144,21 @@ def test_a_recipe_launched_for_gpus_is_refused_without_them_and_with_train_use_c
 
 @pytest.mark.skipif(detect_hardware().accelerator != "cpu", reason="there is a GPU, which the launch would get")
 @pytest.mark.parametrize("name", ["single_gpu", "multi_gpu"])
-def test_a_launch_for_gpus_ends_before_anything_heavy_is_loaded(project_root, environment_of_a_user, tmp_path, name):
+def test_a_launch_for_gpus_ends_before_anything_heavy_is_loaded(
+    project_root, environment_of_a_user, preloaded, tmp_path, name
+):
     run = ("recipes/configs/char_model.yaml", f"output_dir={tmp_path / 'run'}")
-    environment = {key: value for key, value in environment_of_a_user.items() if key != "CUDA_VISIBLE_DEVICES"}
-    options = {"cwd": project_root, "env": environment, "capture_output": True, "text": True, "check": False}
-    ours = subprocess.run(["hf-finetune", "train", *run, "--on", name], **options)
+    alone, forked = (
+        {key: value for key, value in each.items() if key != "CUDA_VISIBLE_DEVICES"}
+        for each in (environment_of_a_user, preloaded)
+    )
+    options = {"cwd": project_root, "capture_output": True, "text": True, "check": False}
+    ours = subprocess.run(["hf-finetune", "train", *run, "--on", name], env=alone, **options)
     assert ours.returncode == 2
     assert ours.stderr.startswith(f"--on {name}: asks for ")
     assert len(ours.stderr.splitlines()) == 1
     command = ["accelerate", "launch", "--config_file", f"accelerate_configs/{name}.yaml"]
-    theirs = subprocess.run([*command, "recipes/continued_pretraining.py", *run], **options)
+    theirs = subprocess.run([*command, "recipes/continued_pretraining.py", *run], env=forked, **options)
     assert theirs.returncode != 0
     assert "accelerate launch: asks for " in theirs.stderr
     assert not (tmp_path / "run").exists()

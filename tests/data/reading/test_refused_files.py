@@ -211,8 +211,8 @@ def test_the_command_prints_its_counts_as_json_and_refuses_words_that_map_nothin
     ("target", "message"),
     [
         ("rows.csv", "is the file to read as well"),
-        ("old.jsonl", "exists already; name another file, or --overwrite it"),
-        ("/dev/full", "is no file"),
+        ("old.jsonl", "exists already; name another file, or add --overwrite"),
+        ("/dev/full", "is a device or a pipe; name a file"),
         ("-", "standard output is not written"),
     ],
 )

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +95,11 @@ def test_logits_that_are_no_numbers_stop_the_run_with_the_number_of_rows(tmp_pat
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def two_processes(tmp_path_factory, preloaded):
     folder = tmp_path_factory.mktemp("two")
     tests = Path(__file__).parent.parent.parent
     path = os.pathsep.join([str(tests), str(tests / "evaluation"), str(tests.parent)])
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command = ["accelerate", "launch"]
     command += [
         "--config_file",
         "accelerate_configs/cpu_2proc.yaml",
@@ -110,7 +109,7 @@ def two_processes(tmp_path_factory):
     done = subprocess.run(
         command,
         cwd=tests.parent,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**preloaded, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

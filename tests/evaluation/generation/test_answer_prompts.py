@@ -383,3 +383,17 @@ def test_another_template_of_ours_answers_too():
     load_chat_template(DataSection(train="x", chat_template="alpaca"), tokenizer)
     [sample] = answer_prompts(parrot(tokenizer, SAYS_ABC), tokenizer, ["A"], GREEDY)
     assert sample.finished
+
+
+def test_every_prompt_that_the_template_refuses_is_named_before_one_is_answered():
+    tokenizer = talking_tokenizer()
+    tokenizer.chat_template = (
+        "{% if 'bad' in messages[-1].content %}{{ raise_exception('no') }}{% endif %}" + tokenizer.chat_template
+    )
+    with pytest.raises(DataError) as refused:
+        answer_prompts(None, tokenizer, ["hi", "bad", "so", "too bad"], GREEDY)
+    what = "the chat template refuses it: no"
+    assert str(refused.value).splitlines() == [f"eval.prompts[1]: {what}", f"eval.prompts[3]: {what}", "2 problems"]
+    tokenizer.chat_template = "{% for m in messages %}{{ 'a' * 10 ** 9 }}{% endfor %}"
+    with pytest.raises(DataError, match=r"^eval.prompts\[0\]: the chat template took more than 256 MiB"):
+        answer_prompts(None, tokenizer, ["hi", "so"], GREEDY)

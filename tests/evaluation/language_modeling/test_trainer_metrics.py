@@ -1,9 +1,7 @@
 import json
 import math
-import os
 import socket
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -154,17 +152,19 @@ with open(f"{sys.argv[1]}/{arguments.process_index}.json", "w") as file:
 """
 
 
-def evaluate_in(processes, folder):
+def evaluate_in(processes, folder, preloaded):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    program = folder / "evaluate.py"
+    program.write_text(EVALUATE)
     launched = []
     for rank in range(processes):
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+        environment = {**preloaded, "ACCELERATE_USE_CPU": "1"}
         if processes > 1:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), **address}
-        command = [sys.executable, "-c", EVALUATE, str(folder)]
+        command = ["python", str(program), str(folder)]
         launched.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     errors = [process.communicate(timeout=240)[1] for process in launched]
     assert [process.returncode for process in launched] == [0] * processes, "\n".join(errors)
@@ -172,8 +172,8 @@ def evaluate_in(processes, folder):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_trainer_reports_the_metrics_of_every_row_once_in_any_number_of_processes(tmp_path, processes):
-    for outcome in evaluate_in(processes, tmp_path):
+def test_the_trainer_reports_the_metrics_of_every_row_once_in_any_number_of_processes(tmp_path, preloaded, processes):
+    for outcome in evaluate_in(processes, tmp_path, preloaded):
         nll, correct, tokens = outcome["hand"]
         assert outcome["processes"] == processes
         got = outcome["got"]

@@ -167,10 +167,13 @@ FIRST_IMPORTS = {
     "our modeling file first": "from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTModel",
 }
 
-# A child for each order, forked where torch is there and transformers is not: torch is most of the time.
+# A child for each order, forked where what transformers imports is there, and transformers is not: most of the time.
 IN_EVERY_ORDER = """
 import json, os, sys, torch
+import accelerate, huggingface_hub.hf_api, scipy.optimize, scipy.stats, tokenizers, torch._dynamo
+import torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor.parallel
 
+assert not {"transformers", "hf_finetune"} & {*sys.modules}
 folder, orders = sys.argv[1], json.loads(sys.argv[2])
 failed = []
 for name, imports in orders.items():

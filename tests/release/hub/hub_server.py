@@ -31,10 +31,11 @@ FINE = "hf_" + "f" * 34
 
 @dataclass
 class Fault:
-    """Something that goes wrong at requests that match, `times` times: a status, or `reset`, `stall`, `lost`.
+    """Something that goes wrong at requests that match, `times` times: a status, or one of these words.
 
     `reset` breaks the connection when half the body is read, `lost` after the request was carried out, `stall` says
-    nothing for `seconds`; `waited_out` tells that the client did not hang up. `after` lets so many requests pass first.
+    nothing for `seconds`, `endless` and `drip` have no end, fast and slow; `waited_out` tells that the client did not
+    hang up. `after` lets so many requests pass first; `body` is what is answered with a status.
     """
 
     kind: int | str
@@ -45,6 +46,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 20.0
     waited_out: bool = False
+    body: bytes | None = None
 
     def strikes(self, method: str, path: str) -> bool:
         if self.times == 0 or (self.method and self.method != method) or not re.search(self.path, path):
@@ -179,6 +181,7 @@ class Refusal(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client to acknowledge its head
     hub: Hub
 
     def log_message(self, *arguments: Any) -> None: ...
@@ -202,7 +205,11 @@ class Handler(BaseHTTPRequestHandler):
             self.break_off(body)
             return
         if fault is not None and isinstance(fault.kind, int):
-            self.answer(fault.kind, {"error": "a fault"}, dict(fault.headers), body)
+            value = {"error": "a fault"} if fault.body is None else fault.body
+            self.answer(fault.kind, value, dict(fault.headers), body)
+            return
+        if fault is not None and fault.kind in ("endless", "drip"):
+            self.pour(body, 1 << 20 if fault.kind == "endless" else 1)
             return
         try:
             with self.hub.lock:
@@ -232,6 +239,18 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with suppress(OSError):  # the client was first
             self.connection.shutdown(socket.SHUT_RDWR)
+
+    def pour(self, body: bytes, size: int) -> None:
+        """Answer blanks until the client hangs up."""
+        self.note(200, body)
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b" " * size)
+                time.sleep(0 if size > 1 else 0.02)
 
     def note(self, status: int, body: bytes) -> None:
         authorization = self.headers.get("Authorization") or ""
@@ -491,7 +510,7 @@ def running_hub() -> Iterator[Hub]:
     hub = Hub()
     server = Server(("127.0.0.1", 0), type("HandlerOfThisHub", (Handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
         yield hub

@@ -383,6 +383,13 @@ def test_a_run_that_may_be_pushed_is_let_through_and_leaves_nothing_behind(hub, 
     assert {request.method for request in hub.requests} == {"GET"}
 
 
+@pytest.mark.parametrize("who", [[], {"auth": 5}, {"auth": {"accessToken": []}}])
+def test_a_hub_that_does_not_say_who_one_is_is_one_message(hub, tmp_path, who):
+    hub.users[WRITE] = who
+    with pytest.raises(HubError, match="answer is none that is understood"):
+        check_push(run_of(tmp_path / "out", "lab/new"))
+
+
 @pytest.mark.parametrize(
     ("token", "repo_id", "said"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -215,13 +214,13 @@ def test_a_batch_that_trains_nothing_gives_no_loss_and_no_gradient(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def two_processes(tmp_path_factory, preloaded):
     """What two processes that talk through gloo saw of the same rows."""
     folder = tmp_path_factory.mktemp("two")
     tests = Path(__file__).parent.parent.parent
     path = os.pathsep.join([str(tests), str(tests / "training"), str(tests.parent)])
-    environment = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    environment = {**preloaded, "PYTHONPATH": path}
+    command = ["accelerate", "launch"]
     command += [
         "--config_file",
         "accelerate_configs/cpu_2proc.yaml",

@@ -26,6 +26,7 @@ from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, ConfigError, DataError, Problem, suggest
 from hf_finetune.files import explain_unwritable, make_parents, open_rows_atomically
+from hf_finetune.folders import check_new_file
 
 COLUMNS, NUMBERS = "--columns", "--numbers"
 _STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/fd/0", "/dev/fd/1")
@@ -114,10 +115,7 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
         raise DataError(Problem(what, suggest(source.name, names, "check the path"), str(source)))
     if target.exists() and target.samefile(source):
         raise ConfigError(Problem("is the file to read as well", "name another one", str(target)))
-    if target.exists() and not target.is_file():
-        raise ConfigError(Problem("is no file", "name one, such as rows.jsonl", str(target)))
-    if target.exists() and not overwrite:
-        raise ConfigError(Problem("exists already", "name another file, or --overwrite it", str(target)))
+    check_new_file(target, overwrite=overwrite, example="rows.jsonl")
     check_rows_name(str(target))
 
 
