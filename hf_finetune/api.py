@@ -34,8 +34,8 @@ from hf_finetune.config import (
 )
 from hf_finetune.environment import find_project_file
 from hf_finetune.errors import ConfigError, DataError, Problem, RunFinished, machine_errors
+from hf_finetune.folders import release_run_folders
 from hf_finetune.option_names import OptionNames, name_options
-from hf_finetune.run_lock import release_run_folders
 from hf_finetune.typed_again import ALLOW_CHANGED
 
 if TYPE_CHECKING:

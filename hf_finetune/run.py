@@ -23,7 +23,6 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.chat import today
-from hf_finetune.checkpoints import sweep
 from hf_finetune.config import SFT_RECIPES, RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits, keep_row_prints
 from hf_finetune.environment import (
@@ -38,7 +37,7 @@ from hf_finetune.environment import (
     set_up_logging,
 )
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
-from hf_finetune.folders import read_run_id
+from hf_finetune.folders import hold_run_folder, read_run_id, sweep
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
 from hf_finetune.memory import advise_when_out_of_memory
 from hf_finetune.models import (
@@ -61,7 +60,6 @@ from hf_finetune.reporting import (
     read_threads,
     write_run_folder,
 )
-from hf_finetune.run_lock import hold_run_folder
 from hf_finetune.training import (
     TrainerMixin,
     apply_defaults,

@@ -12,11 +12,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.checkpoints import list_numbered
 from hf_finetune.config import Change, Run, find_changes, read_settings
 from hf_finetune.environment import describe_machine
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
-from hf_finetune.folders import RUN_FILE, describe_finished, read_manifest
+from hf_finetune.folders import RUN_FILE, describe_finished, list_numbered, read_manifest
 from hf_finetune.reporting import (
     Resumed,
     check_resumable,

@@ -133,7 +133,7 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
         from accelerate.state import AcceleratorState, GradientState
 
         from hf_finetune.config import read_recipe_name
-        from hf_finetune.run_lock import release_run_folders
+        from hf_finetune.folders.lock import release_run_folders
 
         monkeypatch.chdir(ROOT)
         run_file = Path("recipes", "configs", f"{config}.yaml")

@@ -36,8 +36,6 @@ SHARED = (
     "errors",
     "files",
     "folders",
-    "run_lock",
-    "checkpoints",
     "row_prints",
     "metric_info",
     "environment",

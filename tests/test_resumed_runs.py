@@ -14,8 +14,8 @@ from transformers.utils import chat_template_utils
 
 import hf_finetune as hf
 from hf_finetune.chat import dates
-from hf_finetune.checkpoints import SEAL
 from hf_finetune.errors import ConfigError, ModelError, RunFinished
+from hf_finetune.folders.checkpoints import SEAL
 
 SMALL = (
     "char_model", "model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1",

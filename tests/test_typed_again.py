@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.checkpoints import seal
 from hf_finetune.config import Run, build_run
 from hf_finetune.errors import ConfigError, FinetuneError
+from hf_finetune.folders.checkpoints import seal
 from hf_finetune.reporting import open_manifest
 from hf_finetune.typed_again import check_processes, choose_checkpoint
 

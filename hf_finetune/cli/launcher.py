@@ -34,10 +34,10 @@ from hf_finetune.environment import (
     share_threads,
 )
 from hf_finetune.errors import ConfigError, Problem, suggest
+from hf_finetune.folders import check_not_in_use, hold_run_folder
 from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
 from hf_finetune.release import check_push
 from hf_finetune.reporting import describe_kept, get_resume
-from hf_finetune.run_lock import check_not_in_use, hold_run_folder
 from hf_finetune.shell import shell_line
 from hf_finetune.training import apply_defaults
 from hf_finetune.typed_again import ALLOW_CHANGED, check_typed_again

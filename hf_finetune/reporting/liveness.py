@@ -11,9 +11,9 @@ from statistics import median
 from typing import Any
 
 from hf_finetune.folders import LOCK, LOG
+from hf_finetune.folders.lock import is_born, read_owner
 from hf_finetune.reporting.files import get_part
 from hf_finetune.reporting.run_log import RunLog
-from hf_finetune.run_lock import is_born, read_owner
 
 QUIET_S = 300.0
 """So long a run on another host may write nothing, or ten times as long as between its lines."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_finetune.checkpoints import find_faults, find_foreign, find_verified, list_numbered, list_sealed, read_seal
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.folders import (
     AUTO,
@@ -23,6 +22,14 @@ from hf_finetune.folders import (
     read_finished,
     read_manifest,
     read_run_id,
+)
+from hf_finetune.folders.checkpoints import (
+    find_faults,
+    find_foreign,
+    find_verified,
+    list_numbered,
+    list_sealed,
+    read_seal,
 )
 from hf_finetune.shell import shell_line
 

@@ -25,11 +25,11 @@ from hf_finetune.folders import (
     make_run_folder,
     remove_empty,
 )
+from hf_finetune.folders.lock import check_not_in_use, held_run_folder
 from hf_finetune.privacy import redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
-from hf_finetune.run_lock import check_not_in_use, held_run_folder
 
 logger = logging.getLogger(__name__)
 

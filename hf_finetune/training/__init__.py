@@ -3,6 +3,7 @@
 defaults        of the section `train`, by recipe, model and machine
 arguments       the section `train` -> TrainingArguments, and what else a process sets up
 trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one; samplers
+checkpoints/    all that a run goes on from, written beside training
 callbacks/      the log line, the progress bars, trackers, energy, and the guard against values that are not finite
 muon            Muon for matrices with AdamW for the rest
 memory_settings what to set where memory runs out

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from models.scratch_models import save_chat_base
 
-from hf_finetune.run_lock import release_run_folders
+from hf_finetune.folders.lock import release_run_folders
 from hf_finetune.training.trainers.base import TrainerMixin
 
 FEW = 4

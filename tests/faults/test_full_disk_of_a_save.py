@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from hf_finetune.checkpoints import find_faults, find_verified, get_path
 from hf_finetune.errors import CannotWriteError
+from hf_finetune.folders.checkpoints import find_faults, find_verified, get_path
 from hf_finetune.training.checkpoints import disk
 from hf_finetune.training.checkpoints.disk import Snapshot
 from hf_finetune.training.checkpoints.model_files import Weights

@@ -19,8 +19,8 @@ import pytest
 
 from hf_finetune import run_lock
 from hf_finetune.errors import CannotWriteError, FolderInUse, Problem
+from hf_finetune.folders.lock import check_not_in_use, held_run_folder, hold_run_folder, release_run_folders
 from hf_finetune.reporting import record_scores
-from hf_finetune.run_lock import check_not_in_use, held_run_folder, hold_run_folder, release_run_folders
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FORK = multiprocessing.get_context("fork")

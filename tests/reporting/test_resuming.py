@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.checkpoints import SEAL, seal
 from hf_finetune.errors import ConfigError
+from hf_finetune.folders.checkpoints import SEAL, seal
 from hf_finetune.reporting import check_resumable, claim_run_folder, describe_kept, find_finished, find_resumed
 
 MANIFEST = {"data": {}, "versions": {}, "launch": "x"}

@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from training.trainers.sft_runs import losses_of, trainer_of, uneven_rows
 from transformers import TrainerCallback
 
-from hf_finetune.checkpoints import SEAL
 from hf_finetune.errors import ModelError
+from hf_finetune.folders.checkpoints import SEAL
 from hf_finetune.models import attach_adapter
 from hf_finetune.training.checkpoints.record import check_first_loss, find_bound
 

@@ -12,7 +12,7 @@ from evaluation.scoring.test_run_and_score_agree import PLAIN, questions, save_b
 from tuned_classifiers import saved_backbone
 
 import hf_finetune.training.trainers.base as trainers
-from hf_finetune.checkpoints import SEAL, seal
+from hf_finetune.folders.checkpoints import SEAL, seal
 
 QUICK = ("train.bf16=false", "eval.prompts=[]", "train.eval_strategy=no", "train.logging_steps=1")
 SAVED = ("train.save_strategy=epoch", "train.save_total_limit=null")

@@ -36,9 +36,9 @@ def push(
     from pathlib import Path
 
     from hf_finetune.config import check_repo_id
+    from hf_finetune.folders import check_not_in_use
     from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.release import PushOptions, format_push_result, push_folder, read_license
-    from hf_finetune.run_lock import check_not_in_use
 
     check_repo_id(repo)
     check_not_in_use(directory)  # its files may be those of two models

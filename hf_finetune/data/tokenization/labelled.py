@@ -160,7 +160,6 @@ def _build_batches(
     done = tokens = truncated = longest = 0
     for batch in rows.iter(batch_size=ROWS_PER_BATCH):
         encoded = encode(done, batch)
-        done += len(batch["text"])
         lengths = [len(ids) for ids in encoded.input_ids]
         tokens, truncated, longest = tokens + sum(lengths), truncated + encoded.truncated, max(longest, *lengths)
         columns = {"input_ids": encoded.input_ids, "labels": labels.encode(batch["label"]).tolist(), "length": lengths}

@@ -40,6 +40,8 @@ class CheckpointPusher(TrainerCallback):
     all ranks save; rank 0 pushes.
     """
 
+    reads_checkpoints = True
+
     def __init__(self, hub: HubSection, patience: float = 60.0) -> None:
         self.hub = hub
         self.patience = patience
@@ -58,7 +60,7 @@ class CheckpointPusher(TrainerCallback):
             return
         step, output = state.global_step, Path(str(args.output_dir))
         try:
-            held = _copy_checkpoint(output / f"checkpoint-{step}", output / f".push-{step}")
+            held = _copy_checkpoint(output / f"checkpoint-{step}", output / f".push-{step}.aside")
         except (OSError, FinetuneError) as problem:
             self._note_failure(step, str(problem))
             return

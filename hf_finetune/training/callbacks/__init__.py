@@ -6,6 +6,7 @@ progress                    a display in a terminal instead
 trackers, energy            what `report_to` writes; watt-hours
 guard, nonfinite_record     stops at a value that is not finite, or leaves the step out; nonfinite.json
 offenders                   which rows of the step it comes from
+stopping                    a signal: all ranks stop at the same step
 first_steps, loss_watch     stops a run that trains nothing: no gradient, nothing moves, a loss that explodes
 """
 

@@ -15,9 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_finetune.checkpoints import aside_of, find_verified, list_sealed, publish, remove_checkpoint, rotate, seal
 from hf_finetune.errors import NO_SPACE, CannotWriteError, Problem
 from hf_finetune.files import open_private, raise_write_errors
+from hf_finetune.folders.checkpoints import (
+    aside_of,
+    find_verified,
+    list_sealed,
+    publish,
+    remove_checkpoint,
+    rotate,
+    seal,
+)
 from hf_finetune.memory import format_size
 from hf_finetune.training.checkpoints.model_files import Weights
 
@@ -79,6 +87,7 @@ def _write(snapshot: Snapshot) -> None:
     for name, each in snapshot.weights.items():
         (aside / name).parent.mkdir(exist_ok=True)
         save_file(each.tensors, aside / name, each.metadata)
+    # Sealed before it is compared: what is read back then is what fsync has left, and a difference keeps it unnamed.
     seal(aside, snapshot.facts)
     for name, each in snapshot.weights.items():
         _compare(aside / name, each.tensors)

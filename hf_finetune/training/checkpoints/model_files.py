@@ -72,6 +72,7 @@ def collect_model_files(trainer: Trainer, aside: Path) -> ModelFiles:
     for tensor in chain.from_iterable(each.tensors.values() for each in weights.values()):
         saved[_get_storage(tensor)] += tensor.numel()
     held = {_get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    # A part of a tensor in a file, as rows of an embedding, is not the tensor: values are counted.
     beside = {name: each for name, each in _list_changing(model) if saved[_get_storage(each)] < each.numel()}
     return ModelFiles(blobs, weights, live=saved.keys() <= held, beside=beside)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import SaveStrategy
 
-from hf_finetune.checkpoints import list_sealed
 from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.folders.checkpoints import list_sealed
 from hf_finetune.memory import format_size
 from hf_finetune.models.verification import find_save_dtype
 from hf_finetune.training.checkpoints.disk import Snapshot

@@ -13,9 +13,9 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
 
-from hf_finetune.checkpoints import aside_of, get_path, publish, rotate, seal
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
+from hf_finetune.folders.checkpoints import aside_of, get_path, publish, rotate, seal
 from hf_finetune.training.checkpoints.disk import Snapshot
 from hf_finetune.training.checkpoints.model_files import (
     ModelFiles,

@@ -40,12 +40,20 @@ class Resumable(Protocol):
     def restore_state(self, state: Any) -> None: ...
 
 
+@runtime_checkable
+class ReadsCheckpoints(Protocol):
+    """A callback whose `on_save` reads the checkpoint: training waits until it is written."""
+
+    reads_checkpoints: bool
+
+
 def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
     """The state of a run as JSON and tensors; every rank calls it, and rank 0 gets that of all.
 
     `rank` is what differs between ranks, its random generators among it, `beside` weights that are in no file of
     weights. Raises `ModelError` where the optimizer or the schedule keeps what no checkpoint can hold.
     """
+    # Rank 0 writes for all: on several machines the others may not see its folder.
     ranks = gather_object([rank])
     optimizer, schedule, scaler = _get_parts(trainer)
     state = {

@@ -1,5 +1,6 @@
 """The Trainers of the recipes.
 
+resumable.py       transformers' Trainer with our checkpoints, signals and exact resume
 base.py            the mixin that they share, and the Trainer of documents
 sft.py             TRL's SFTTrainer for tokenized conversations
 classification.py  a Trainer for classifiers, and its loss

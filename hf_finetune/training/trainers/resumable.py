@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from hf_finetune.checkpoints import get_path, read_seal
 from hf_finetune.folders import read_run_id, was_changed
+from hf_finetune.folders.checkpoints import get_path, read_seal
 from hf_finetune.interruption import hold_signals, raise_held_signal
 from hf_finetune.training.callbacks.stopping import EvaluationStopped, StopAtSignal, start_worker
 from hf_finetune.training.checkpoints.random_state import read_random_state
@@ -27,7 +27,12 @@ from hf_finetune.training.checkpoints.record import (
     count_trainable,
 )
 from hf_finetune.training.checkpoints.saver import CheckpointSaver
-from hf_finetune.training.checkpoints.state import restore_callbacks, restore_optimizer, restore_random
+from hf_finetune.training.checkpoints.state import (
+    ReadsCheckpoints,
+    restore_callbacks,
+    restore_optimizer,
+    restore_random,
+)
 from hf_finetune.training.seen import STATE_KEY, SeenCounter
 
 logger = logging.getLogger(__name__)
@@ -114,6 +119,8 @@ class ResumableTrainer(transformers.Trainer):
             model: Any = self.model
             facts |= {COUNT: count_trainable(model), LOSSES: self.losses.read()}
             self.checkpoints.save(facts, self._read_rank())
+            if any(isinstance(each, ReadsCheckpoints) for each in self.callback_handler.callbacks):
+                self.checkpoints.writer.wait()
             return
         with self.checkpoints.save_shards(facts) as self._aside:
             super()._save_checkpoint(*args, **kwargs)
@@ -133,9 +140,9 @@ class ResumableTrainer(transformers.Trainer):
             "logged_step": self._globalstep_last_logged,
             "initial_step": self._initial_global_step,
             "runtime_s": self._earlier_s + time.time() - self._began,
-            # By early stopping: a run that has come to its last step may be asked for more.
             "random": self._random_before or read_random_state(),
             "left": self.stopping.left | {"epoch_end": self._is_at_epochs_end and not self.stopping.epoch_ended},
+            # By early stopping: a run that has come to its last step may be asked for more.
             "stops": self.control.should_training_stop
             and self.stopping.number is None
             and self.state.global_step < self.state.max_steps,
@@ -165,6 +172,7 @@ class ResumableTrainer(transformers.Trainer):
         else:
             self._check_count()  # else the optimizer would say it in its own words
             restore_optimizer(self, self._resumed)
+            del self._resumed["optimizer"]  # which has the tensors now, or others in their place
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if self._resumed is None:  # else it is restored with the optimizer

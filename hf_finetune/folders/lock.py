@@ -29,7 +29,7 @@ import psutil
 
 from hf_finetune.errors import CannotWriteError, FolderInUse, Problem
 from hf_finetune.files import write_atomically
-from hf_finetune.folders import LOCK, foreign_entry, make_run_folder, remove_empty
+from hf_finetune.folders.ownership import LOCK, foreign_entry, make_run_folder, remove_empty
 from hf_finetune.ranks import is_first_rank
 
 try:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import hash_file, sync_file, sync_folder, write_atomically
-from hf_finetune.folders import CHECKPOINT, LOCK, NOBODYS
+from hf_finetune.folders.ownership import CHECKPOINT, LOCK, NOBODYS
 
 SEAL = "checkpoint.json"
 FORMAT = 1
@@ -68,6 +68,7 @@ def publish(aside: Path, checkpoint: Path) -> None:
     """
     old = checkpoint.with_name(f".{checkpoint.name}.old.aside")
     shutil.rmtree(old, ignore_errors=True)
+    # A crash between the two renames leaves the old one under its name aside, and `sweep` gives it its name back.
     if checkpoint.exists():
         os.replace(checkpoint, old)
     os.replace(aside, checkpoint)
@@ -175,6 +176,7 @@ def rotate(folder: Path, limit: int, keep: Collection[Path]) -> list[Path]:
 def remove_checkpoint(checkpoint: Path) -> None:
     """Remove a checkpoint; one that is killed meanwhile leaves nothing that looks like a whole one."""
     with suppress(OSError):  # its files may be of others; the next rotation tries again
+        # First: what is left of a removal that was cut short has no manifest, and is passed over.
         (checkpoint / SEAL).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
 

@@ -1,0 +1,99 @@
+"""A run's folder: whose it is, who writes in it now, and the checkpoints in it.
+
+ownership    what somebody else has put there is never written over
+lock         one run per folder
+checkpoints  whole and verified, or not there
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.folders.checkpoints import (
+        list_numbered,
+        sweep,
+    )
+    from hf_finetune.folders.lock import (
+        check_not_in_use,
+        hold_run_folder,
+        release_run_folders,
+    )
+    from hf_finetune.folders.ownership import (
+        AUTO,
+        CARD,
+        CARD_MARKER,
+        CHECKPOINT,
+        LOCK,
+        LOG,
+        LOG_FORMAT,
+        MANIFEST,
+        NOBODYS,
+        REPORT,
+        RESUME,
+        ROW_PRINTS,
+        ROW_SCORES,
+        RUN_FILE,
+        TRAINER_STATE,
+        check_new_file,
+        check_new_folder,
+        check_replaceable,
+        check_run_folder,
+        describe_finished,
+        find_earlier_run,
+        foreign_entry,
+        is_run_folder,
+        leads_out,
+        list_checkpoints,
+        make_run_folder,
+        not_ours,
+        read_finished,
+        read_manifest,
+        read_run_id,
+        remove_empty,
+        was_changed,
+    )
+
+__all__ = [
+    "AUTO",
+    "CARD",
+    "CARD_MARKER",
+    "CHECKPOINT",
+    "LOCK",
+    "LOG",
+    "LOG_FORMAT",
+    "MANIFEST",
+    "NOBODYS",
+    "REPORT",
+    "RESUME",
+    "ROW_PRINTS",
+    "ROW_SCORES",
+    "RUN_FILE",
+    "TRAINER_STATE",
+    "check_new_file",
+    "check_new_folder",
+    "check_not_in_use",
+    "check_replaceable",
+    "check_run_folder",
+    "describe_finished",
+    "find_earlier_run",
+    "foreign_entry",
+    "hold_run_folder",
+    "is_run_folder",
+    "leads_out",
+    "list_checkpoints",
+    "list_numbered",
+    "make_run_folder",
+    "not_ours",
+    "read_finished",
+    "read_manifest",
+    "read_run_id",
+    "release_run_folders",
+    "remove_empty",
+    "sweep",
+    "was_changed",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)
