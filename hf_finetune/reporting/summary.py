@@ -24,8 +24,7 @@ def format_summary(report: Mapping[str, Any], folder: str) -> str:
     train, judged_model = report["train"], judge_model(report)
     lines = [judged_model.sentence] if judged_model else []
     if train:
-        steps, timed = train["steps"], train.get("timed_steps", train["steps"])
-        work = f"{steps:,} steps" + (f", the last {timed:,} of them" if timed < steps else "")
+        work = f"{train['steps']:,} steps"
         if "seen" in train:
             work += f", {train['seen']['tokens']:,} tokens seen, {train['seen']['trained_tokens']:,} of them trained,"
         work += f" in {train['runtime_s']:.0f} s with evaluations ({train['tokens_per_s']:,.0f} tokens/s in the steps)"

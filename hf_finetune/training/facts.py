@@ -44,10 +44,9 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
     """Collect the `train` part of the report.
 
     `runtime_s` is all of training, evaluation included, and so is `energy`, which is there only where it was measured;
-    `tokens_per_s` is the speed of the optimizer steps alone; `skipped_steps`
-    had a loss or gradient that is not finite. `seen` counts rows and tokens of all micro-batches
-    that were computed, and `epochs` follows from it; without it, as after a resume from a checkpoint that lacks the
-    counts, it is the Trainer's.
+    `tokens_per_s` is the speed of the optimizer steps alone; `skipped_steps` had a loss or gradient that is not finite.
+    `seen` counts rows and tokens of all micro-batches that were computed, and `epochs` follows from it. All of it is of
+    the whole run, however often it was resumed.
     """
     # transformers types both as optional: they are before training.
     optimizer: Any = trainer.optimizer
@@ -60,10 +59,8 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
     return {
         "steps": trainer.state.global_step,
         "max_steps": trainer.state.max_steps,
-        # After a resume, time and speed cover only the steps since then.
-        "timed_steps": clock.timed_steps,
-        "epochs": trainer.state.epoch if seen is None else seen.rows / len(rows),  # type: ignore[arg-type]
-        **({} if seen is None else {"seen": asdict(seen)}),
+        "epochs": seen.rows / len(rows),  # type: ignore[arg-type]
+        "seen": asdict(seen),
         "loss": result.training_loss,
         "runtime_s": result.metrics["train_runtime"],
         "tokens_per_s": clock.tokens_per_second,

@@ -69,7 +69,7 @@ class SeenCounter:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._here = Seen()  # of this process
-        self._before: Seen | None = Seen()  # of all processes, up to the checkpoint that was resumed
+        self._before = Seen()  # of all processes, up to the checkpoint that was resumed
         self.since_start = Seen()
         """Of all processes since this process began to train, as of the last `sum_up`."""
 
@@ -85,14 +85,14 @@ class SeenCounter:
             self.since_start = Seen(*self._accelerator.reduce(here, "sum").tolist())
 
     @property
-    def total(self) -> Seen | None:
-        """Of all steps; None where the run was resumed from a checkpoint that does not say what was seen before it."""
-        return None if self._before is None else self._before + self.since_start
+    def total(self) -> Seen:
+        """Of all steps, those before the checkpoint that was resumed among them."""
+        return self._before + self.since_start
 
-    def save(self) -> dict[str, int] | None:
+    def save(self) -> dict[str, int]:
         """What a checkpoint keeps."""
-        return None if self.total is None else asdict(self.total)
+        return asdict(self.total)
 
-    def restore(self, saved: dict[str, int] | None) -> None:
-        """Go on from what `save` has returned; None is of a checkpoint of before there were counts."""
-        self._before = None if saved is None else Seen(**saved)
+    def restore(self, saved: dict[str, int]) -> None:
+        """Go on from what `save` has returned."""
+        self._before = Seen(**saved)

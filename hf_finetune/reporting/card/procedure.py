@@ -112,10 +112,6 @@ def describe_training(run: RunRecord) -> str | None:
     seen = train.get("seen")
     if isinstance(seen, dict) and {"tokens", "trained_tokens"} <= seen.keys():
         said += f", {seen['tokens']:,} tokens seen, of which {seen['trained_tokens']:,} trained"
-    # A resumed run was timed from its checkpoint on: runtime_s is not the time of all steps.
-    timed = train.get("timed_steps")
-    if isinstance(timed, int) and timed < train["steps"]:
-        said += f", the last {timed:,} of them"
     if isinstance(train.get("runtime_s"), int | float):
         said += f" in {_format_duration(train['runtime_s'])}"
     if isinstance(train.get("tokens_per_s"), int | float):

@@ -139,9 +139,7 @@ def build_facts_line(run: RunRecord) -> list[str]:
     line = [f"{run.step:,} steps" if run.history or run.step else ""]
     line.append("" if epochs is None else f"{epochs:.3g} epochs")
     line.append("" if tokens is None else f"{tokens:,.0f} tokens seen")
-    timed = parse_number(train.get("timed_steps"))
-    partly = "" if timed is None or timed >= run.step else f" for the last {timed:,.0f} steps"
-    line.append("" if seconds is None else format_duration(seconds) + partly)
+    line.append("" if seconds is None else format_duration(seconds))
     line.append("" if not speed else f"{speed:,.0f} tokens/s")
     line.append("" if trainable is None else f"{trainable:,.0f} parameters trained")
     return [part for part in line if part]

@@ -32,15 +32,13 @@ class LogLines(TrainerCallback):
     """Log one plain line for each logging step and each evaluation, and measure time, memory and energy.
 
     `training_seconds` is the time of the optimizer steps, without evaluation, saving and sampling; `energy` is that of
-    everything between the start and the end of training. `tokens_per_s`, `memory_mib` and, where all steps were
-    counted, `tokens_seen` are added to each training entry of the log. Tokens are those of all processes, without
-    padding.
+    everything between the start and the end of training. Both go on where a run does. `tokens_per_s`, `memory_mib` and
+    `tokens_seen` are added to each training entry of the log. Tokens are those of all processes, without padding.
     """
 
     def __init__(self, seen: SeenCounter) -> None:
         self.seen = seen
         self.training_seconds = 0.0
-        self.timed_steps = 0
         self.energy = EnergyMeter([])
         self._logged = (0, 0.0)
         self._started = 0.0
@@ -48,8 +46,18 @@ class LogLines(TrainerCallback):
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens per second over all steps of this process so far, over all processes."""
-        return self.seen.since_start.tokens / max(self.training_seconds, 1e-9)
+        """Tokens per second over all steps so far, over all processes."""
+        return self.seen.total.tokens / max(self.training_seconds, 1e-9)
+
+    def save_state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"training_seconds": self.training_seconds, "joules": self.energy.joules}
+
+    def restore_state(self, state: dict[str, float]) -> None:
+        """Go on from what `save_state` has returned."""
+        self.training_seconds += state["training_seconds"]
+        self.energy.joules += state["joules"]
+        self._logged = (self.seen.total.tokens, self.training_seconds)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -58,13 +66,13 @@ class LogLines(TrainerCallback):
             self.energy = EnergyMeter(find_energy_counters())
             self.energy.read()
         if state.global_step:
-            self.seen.restore(state.stateful_callbacks.get(STATE_KEY))  # type: ignore[union-attr]
+            kept: Any = state.stateful_callbacks  # a dictionary once training has begun
+            self.seen.restore(kept[STATE_KEY])
         self._started = self._energy_read = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.perf_counter()
         self.training_seconds += now - self._started
-        self.timed_steps += 1
         if now - self._energy_read > SECONDS_BETWEEN_READINGS:
             self.energy.read()
             self._energy_read = now
@@ -82,7 +90,7 @@ class LogLines(TrainerCallback):
         if "loss" in logs:
             self.seen.sum_up()
             measured = {"tokens_per_s": self._recent_tokens_per_second(), "memory_mib": get_peak_memory_mib()}
-            measured |= {} if self.seen.total is None else {"tokens_seen": self.seen.total.tokens}
+            measured |= {"tokens_seen": self.seen.total.tokens}
             logs |= measured  # for the trackers, which are called later
             state.log_history[-1] |= measured
         figures = format_metrics(logs)
@@ -109,8 +117,8 @@ class LogLines(TrainerCallback):
 
     def _recent_tokens_per_second(self) -> float:
         tokens, seconds = self._logged
-        self._logged = (self.seen.since_start.tokens, self.training_seconds)
-        return (self.seen.since_start.tokens - tokens) / max(self.training_seconds - seconds, 1e-9)
+        self._logged = (self.seen.total.tokens, self.training_seconds)
+        return (self.seen.total.tokens - tokens) / max(self.training_seconds - seconds, 1e-9)
 
 
 def get_peak_memory_mib() -> float:

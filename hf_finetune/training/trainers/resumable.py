@@ -110,9 +110,8 @@ class ResumableTrainer(transformers.Trainer):
         self._saved_step = self.state.global_step
         self.store_flos()
         self.seen.sum_up()
-        if (counts := self.seen.save()) is not None:
-            kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
-            kept[STATE_KEY] = counts
+        kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
+        kept[STATE_KEY] = self.seen.save()
         self._name_best()
         facts: dict[str, Any] = {"step": self.state.global_step, "run_id": read_run_id(Path(str(self.args.output_dir)))}
         if not self.shards_itself:
