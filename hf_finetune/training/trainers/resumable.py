@@ -37,6 +37,8 @@ from hf_finetune.training.seen import STATE_KEY, SeenCounter
 
 logger = logging.getLogger(__name__)
 
+GRACE_S = 30.0
+
 
 class ResumableTrainer(transformers.Trainer):
     """transformers' Trainer with checkpoints that are whole or not there, and that hold all that a run goes on from."""
@@ -58,7 +60,7 @@ class ResumableTrainer(transformers.Trainer):
         self._began = 0.0
         self._earlier_s = 0.0
         self._random_before: dict[str, Any] | None = None
-        self._prepared = False
+        self._prepared = self._warned = False
         self.stopping = StopAtSignal(self.accelerator)
         self.add_callback(self.stopping)
         self._saved_step: int | None = None
@@ -90,6 +92,7 @@ class ResumableTrainer(transformers.Trainer):
         """As in transformers; where a signal has come, the run ends here, behind a checkpoint of this step."""
         writer = self.checkpoints.writer
         writer.poll()
+        self._warn_of_slow_saves()
         if not self._prepared and self.args.save_strategy != SaveStrategy.NO:
             self.checkpoints.prepare(self._read_rank())
         self._prepared = True
@@ -105,6 +108,16 @@ class ResumableTrainer(transformers.Trainer):
             if self.is_world_process_zero():
                 logger.info("step %d is saved, in %.1f s", self.state.global_step, writer.took_s[-1])
             raise_held_signal(self.stopping.number)
+
+    def _warn_of_slow_saves(self) -> None:
+        """Say once that a save takes so long that one for a signal may not come to its end."""
+        # torchrun (2.13) kills what has not ended 30 seconds after a signal, as Slurm and Kubernetes do by default:
+        # https://github.com/pytorch/pytorch/issues/119856
+        took = max(self.checkpoints.writer.took_s, default=0.0)
+        if took > GRACE_S / 2 and not self._warned:
+            self._warned = True
+            what = "a checkpoint takes %.0f s to be saved: who ends a run leaves it %.0f s as a rule (torchrun, Slurm, "
+            logger.warning(what + "Kubernetes); let them wait longer, see docs/long-runs.md", took, GRACE_S)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._saved_step = self.state.global_step
