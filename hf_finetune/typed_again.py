@@ -40,6 +40,7 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
     resume = get_resume(run.train)
     if run.recipe == "score" or resume is False:
         return []
+    # A finished run comes first: it may have no checkpoint left, and needs none to say that it is finished.
     report = find_finished(run.output_dir, run.train)
     if report is None:
         check_resumable(run.output_dir, resume)

@@ -11,6 +11,10 @@ TENSOR, TUPLE, DICT = "tensor", "tuple", "dict"
 JSON_TYPES = (str, int, float, bool, type(None))
 
 
+# {"state": {0: {"step": tensor(3.)}}} with the place "optimizer" becomes
+# {"dict": [["state", {"dict": [[0, {"dict": [["step", {"tensor": "optimizer.state.0.step"}]]}]]}]]}: keys stay numbers.
+
+
 def encode_state(state: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """`state` as JSON has it; its tensors (any shape) are put into `tensors` under names that begin with `place`.
 
@@ -20,6 +24,7 @@ def encode_state(state: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(state, Tensor):
         tensors[place] = state.detach()
         return {TENSOR: place}
+    # By type, not isinstance: a float64 of NumPy is a float, and JSON would give back another kind of number.
     if type(state) in JSON_TYPES:
         return state
     if isinstance(state, dict):

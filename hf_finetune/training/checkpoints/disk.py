@@ -97,6 +97,7 @@ def _write(snapshot: Snapshot) -> None:
 def _compare(path: Path, tensors: dict[str, Tensor]) -> None:
     """Read a file of tensors back. Raises OSError where it does not hold them bit for bit."""
     found = load_file(path)
+    # As bytes: NaN is not equal to itself, and -0.0 is to 0.0.
     for name, tensor in tensors.items():
         one, other = _as_bytes(tensor), _as_bytes(found[name])
         for at in range(0, len(one), COMPARED_AT_ONCE):

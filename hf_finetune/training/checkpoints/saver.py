@@ -87,6 +87,8 @@ class CheckpointSaver:
         checkpoint = get_path(self.folder, self.trainer.state.global_step)
         first = self.trainer.args.should_save
         aside = aside_of(checkpoint) if first else checkpoint.with_name(f".{checkpoint.name}.aside")
+        # Every rank writes its shard into the folder, which the first one has made empty before any of them begins,
+        # and gives its name once all are done: https://github.com/huggingface/transformers/issues/28009
         self.trainer.accelerator.wait_for_everyone()
         yield aside
         self.trainer.accelerator.wait_for_everyone()
@@ -123,6 +125,7 @@ class CheckpointSaver:
         """The state of now; None on ranks that do not write."""
         first = self.trainer.args.should_save
         files = self._collect() if first else ModelFiles()
+        # The Trainer's own state is copied here, its JSON is written by the thread: a log of hours takes long to format.
         encoded, tensors = read_state(self.trainer, rank, files.beside)
         if not first:
             return None

@@ -82,6 +82,7 @@ class ResumableTrainer(transformers.Trainer):
         return result
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        # An attribute, for accelerate (1.15) hands it on to the loader that skips rows, and torch asks for it at each epoch.
         loader: DataLoader[Any] = super()._get_dataloader(*args, **kwargs)
         loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
         return loader
@@ -259,6 +260,7 @@ class ResumableTrainer(transformers.Trainer):
         left = mine["left"]
         if not (left["evaluate"] or left["epoch_end"]):
             return
+        # In the order of the Trainer: the evaluation that was due at the step, then what is due at the end of an epoch.
         restore_random(self, state)
         rest = (model, trial, kwargs["epoch"], kwargs["ignore_keys_for_eval"], kwargs["start_time"])
         if left["evaluate"]:
