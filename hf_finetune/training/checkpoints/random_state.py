@@ -12,7 +12,7 @@ import torch
 def read_random_state() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, those of this process's GPUs included."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    # NumPy's keys are uint32, which safetensors (0.8) does not take from torch on every version: int64 holds them.
+    # NumPy's keys are uint32, a type for which torch (2.13) has few operations: int64 holds them.
     state = {
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
@@ -25,7 +25,7 @@ def read_random_state() -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any]) -> None:
     """Put back what `read_random_state` has returned; of another number of GPUs, as many as there are."""
-    # Each generator by itself: dropout draws from torch's, samplers of TRL from Python's, metrics from NumPy's.
+    # Each generator by itself: dropout draws from torch's, libraries from Python's and NumPy's.
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

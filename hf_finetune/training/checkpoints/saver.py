@@ -125,7 +125,7 @@ class CheckpointSaver:
         """The state of now; None on ranks that do not write."""
         first = self.trainer.args.should_save
         files = self._collect() if first else ModelFiles()
-        # The Trainer's own state is copied here, its JSON is written by the thread: a log of hours takes long to format.
+        # The Trainer's own state is copied here, and formatted by the thread: the log of hours takes its time.
         encoded, tensors = read_state(self.trainer, rank, files.beside)
         if not first:
             return None

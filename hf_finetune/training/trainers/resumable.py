@@ -82,7 +82,8 @@ class ResumableTrainer(transformers.Trainer):
         return result
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
-        # An attribute, for accelerate (1.15) hands it on to the loader that skips rows, and torch asks for it at each epoch.
+        # An attribute: accelerate (1.15) hands it on to the loader that skips rows, and torch (2.13) reads it when it
+        # starts workers.
         loader: DataLoader[Any] = super()._get_dataloader(*args, **kwargs)
         loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
         return loader
