@@ -10,9 +10,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+import fcntl
 import json
 import runpy
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import hypothesis
 import message_recorder
 import pytest
 from message_recorder import pytest_configure, pytest_runtest_call  # noqa: F401
+from preloaded import serve_commands
 
 # The same examples in every run: what fails on one machine fails on all of them.
 hypothesis.settings.register_profile("same_everywhere", derandomize=True, deadline=None)
@@ -37,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults = "tests/faults: every race, kill and fault of the plan, not a few of each"
     parser.addoption("--faults", action="store_true", help=faults)
     parser.addoption("--every-family", action="store_true", help=every)
+    parser.addoption("--faults", action="store_true", help="tests/faults: every trial, not a few of each kind")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,8 +63,13 @@ def no_commit_of_another_test() -> Iterator[None]:
         locate.pin_commits({})
 
 
-# Files whose tests take longest: first, so that no process is left alone with one of them in the end.
-LONGEST = ("test_readme.py", "test_score_recipe.py", "test_cli.py", "test_recipes.py")
+# Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist
+# would begin with those of most tests, and end with long files of few; `make test` tells it to keep this order.
+LONGEST = (
+    *("test_interruption.py", "test_readme.py", "test_families.py", "test_terminal.py", "test_real_models.py"),
+    *("test_standard_library.py", "test_full_disk.py", "test_cli.py", "test_scratch_gpt_saving.py"),
+    *("test_evaluation_page.py", "test_score_recipe.py", "test_base_scores.py", "test_batch.py", "test_configs.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,13 +104,17 @@ def real_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     from hf_finetune.models import PACKAGES, make_model
     from hf_finetune.models.ready_made.wheels import find_cache
 
-    folder = tmp_path_factory.mktemp("models")
+    of_this_process = tmp_path_factory.getbasetemp()
+    folder = of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process
+    (folder / "models").mkdir(exist_ok=True)
 
     def make(name: str) -> Path:
         if not (find_cache() / PACKAGES[name].wheel.file).is_file():
             pytest.skip(f"{name} is not in the cache: hf-finetune model {name} FOLDER fetches it")
-        make_model(name, folder / name)
-        return folder / name
+        with open(folder / f"{name}.lock", "w") as lock:  # made once by the processes of pytest-xdist
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            make_model(name, folder / "models" / name)
+        return folder / "models" / name
 
     return make
 
@@ -145,5 +158,16 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
 @pytest.fixture
 def environment_of_a_user(datasets_cache: Path) -> dict[str, str]:
     """For child processes: this interpreter's commands on the path, nothing that would reach a network."""
+    return user_environment()
+
+
+def user_environment() -> dict[str, str]:
     commands = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "default"}
+
+
+@pytest.fixture(scope="session")
+def preloaded(datasets_cache: Path) -> Iterator[dict[str, str]]:
+    """`environment_of_a_user` in which `hf-finetune` answers without the seconds of its imports: tests/preloaded.py."""
+    with tempfile.TemporaryDirectory() as folder, serve_commands(Path(folder), user_environment()) as environment:
+        yield environment
