@@ -1,4 +1,4 @@
-"""Small runs of the four recipes, each in a process of its own, and what two of them must have in common bit for bit."""
+"""Small runs of the four recipes, each in a process of its own, and what two of them must have in common."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ SCRATCH = (
     "model.scratch.hidden_dropout=0.1",
 )  # fmt: skip
 BEST = ("train.load_best_model_at_end=true", "train.metric_for_best_model=eval_loss", "train.greater_is_better=false")
-CHAT = ("model.path={base}", "train.per_device_train_batch_size=4", "train.num_train_epochs=3",
-    "train.eval_steps=2", "train.save_steps=2",
+CHAT = (
+    "model.path={base}",
+    "train.per_device_train_batch_size=4",
+    "train.num_train_epochs=3",
+    "train.eval_steps=2",
+    "train.save_steps=2",
 )
 RECIPES: dict[str, tuple[str, ...]] = {
     "continued_pretraining": (*SCRATCH, "train.max_steps=8", "train.eval_steps=3", 'eval.prompts=["The "]'),
@@ -68,10 +73,11 @@ class Attempt:
 
     process: subprocess.Popen[str]
     record: Path
-    began: float = field(default_factory=time.monotonic)
+    rank: str = ""
+    """The rank that is looked at, of several."""
 
-    def find_pid(self, rank: str = "") -> int:
-        path = self.record / f"pid{rank}"
+    def find_pid(self, rank: str | None = None) -> int:
+        path = self.record / f"pid{self.rank if rank is None else rank}"
         while not path.exists():
             assert self.process.poll() is None, self.process.communicate()[0]
             time.sleep(0.002)
@@ -84,7 +90,7 @@ class Attempt:
             time.sleep(0.002)
 
     def read_phase(self) -> str:
-        return PHASES[(self.record / "phase").read_bytes()[0]]
+        return PHASES[(self.record / f"phase{self.rank}").read_bytes()[0]]
 
     def send(self, number: int) -> bool:
         """Send a signal to the group of the run; False where it has ended."""
@@ -100,11 +106,17 @@ class Attempt:
         except subprocess.TimeoutExpired:
             self.send(signal.SIGKILL)
             raise
-        now = (self.record / "phase").read_bytes() if (self.record / "phase").exists() else bytes(2)
-        return Ended(
-            self.process.returncode, said, PHASES[now[0]], bool(now[1]), read_trace(self.record / "trace"),
-            time.monotonic() - self.began,
-        )  # fmt: skip
+        now = (
+            (self.record / f"phase{self.rank}").read_bytes()
+            if (self.record / f"phase{self.rank}").exists()
+            else bytes(2)
+        )
+        trace = read_trace(self.record / f"trace{self.rank}")
+        return Ended(self.process.returncode, said, PHASES[now[0]], bool(now[1]), trace, self._read_age())
+
+    def _read_age(self) -> float:
+        path = self.record / f"pid{self.rank}"
+        return time.time() - path.stat().st_mtime if path.exists() else 0.0
 
 
 class Runs:
@@ -119,28 +131,37 @@ class Runs:
     def new_folder(self) -> Path:
         return self.folder / f"run{next(self._numbers)}"
 
-    def start(self, recipe: str, run: Path, *settings: str, hurt: dict[str, Any] | None = None) -> Attempt:
+    def start(
+        self,
+        recipe: str,
+        run: Path,
+        *settings: str,
+        hurt: Mapping[str, Any] | None = None,
+        launch: Sequence[str] = (),
+        measure: int = 0,
+    ) -> Attempt:
+        """Type the command of the run in `run`; `launch` is what it is launched by, instead of Python."""
         record = self.folder / f"record{next(self._numbers)}"
-        spec = json.dumps({"recipe": recipe, "record": str(record), "hurt": hurt})
+        spec = json.dumps({"recipe": recipe, "record": str(record), "hurt": hurt, "measure": measure})
         words = [f"recipes/configs/{recipe}.yaml", *list_settings(recipe, self.base, settings), f"output_dir={run}"]
         words += GO_ON if find_verified(run)[0] is not None else ()
         process = subprocess.Popen(
-            ["python", TRIAL, spec, *words], cwd=ROOT, env=dict(self.environment), text=True,
+            [*(launch or ["python"]), TRIAL, spec, *words], cwd=ROOT, env=dict(self.environment), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        return Attempt(process, record)
+        return Attempt(process, record, "0" if launch else "")
 
-    def run(self, recipe: str, run: Path, *settings: str) -> Ended:
-        ended = self.start(recipe, run, *settings).end()
+    def run(self, recipe: str, run: Path, *settings: str, launch: Sequence[str] = ()) -> Ended:
+        ended = self.start(recipe, run, *settings, launch=launch).end()
         assert ended.code == 0, ended.said
         return ended
 
-    def whole(self, recipe: str, *settings: str) -> tuple[Ended, Path]:
+    def whole(self, recipe: str, *settings: str, launch: Sequence[str] = ()) -> tuple[Ended, Path]:
         """The uninterrupted run of these settings, and its folder; it is made once."""
-        key = recipe, *settings
+        key = recipe, *settings, *launch[:1]
         if key not in self._wholes:
             folder = self.new_folder()
-            self._wholes[key] = self.run(recipe, folder, *settings), folder
+            self._wholes[key] = self.run(recipe, folder, *settings, launch=launch), folder
         return self._wholes[key]
 
 
@@ -175,8 +196,8 @@ def describe(run: Path) -> dict[str, Any]:
     return dict(flatten(report)) | digests | {"state.json": state}
 
 
-def compare(run: Path, attempts: Sequence[Ended], whole: tuple[Ended, Path]) -> list[str]:
-    """What differs between a run of several attempts and the uninterrupted one; nothing should."""
+def compare(run: Path, attempts: Sequence[Ended], whole: tuple[Ended, Path], begin: int = 0) -> str:
+    """What differs between a run of several attempts, from step `begin` on, and the uninterrupted one: lines, or ""."""
     ended, folder = whole
     want, got = describe(folder), describe(run)
     lines = [
@@ -184,14 +205,15 @@ def compare(run: Path, attempts: Sequence[Ended], whole: tuple[Ended, Path]) -> 
         for place in want | got
         if want.get(place) != got.get(place)
     ]
-    rows = group_by_step(ended.trace)
+    rows = {step: each for step, each in group_by_step(ended.trace).items() if step >= begin}
     made: dict[int, list[tuple[str, str]]] = {}
     for number, attempt in enumerate(attempts):
         for step, found in group_by_step(attempt.trace).items():
             made[step] = max(made.get(step, []), found, key=len)
             if found != rows.get(step, [])[: len(found)]:
                 lines.append(f"attempt {number}: step {step}: {found} instead of {rows.get(step)}")
-    return lines if made == rows else [*lines, f"steps {sorted(rows)} were to be made, {sorted(made)} were"]
+    lines += [] if made == rows else [f"steps {sorted(rows)} were to be made, {sorted(made)} were"]
+    return "\n".join(lines)
 
 
 def group_by_step(trace: Sequence[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
@@ -200,3 +222,11 @@ def group_by_step(trace: Sequence[tuple[int, str, str]]) -> dict[int, list[tuple
         steps.setdefault(step, []).append((rows, loss))
     return steps
 
+
+def get_launch() -> list[str]:
+    """What launches two processes on the CPU, at a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = "accelerate_configs/cpu_2proc.yaml"
+    return ["accelerate", "launch", "--config_file", config, "--main_process_port", str(port)]

@@ -15,10 +15,12 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import transformers
 
 import hf_finetune.run
@@ -30,7 +32,7 @@ from hf_finetune.training.trainers.resumable import ResumableTrainer
 
 PHASES = ("reading", "loading", "first step", "step", "evaluation", "save", "end", "done")
 SECONDS = 600
-FAILING = {"forward", "backward", "optimizer", "save"}
+MADE = "made by a test"
 ERRORS = {"MemoryError": MemoryError, "RuntimeError": RuntimeError}
 
 
@@ -107,17 +109,36 @@ def watch_run(watch: Watch) -> None:
     writer.write_checkpoint = written
 
 
-def hurt_run(hurt: dict[str, Any], rank: str) -> None:
+def measure_run(record: str, output: Path, every: int) -> None:
+    """Note what the run holds of the machine: open files, memory, threads, and what is in its folder."""
+    process, step = psutil.Process(), TrainerMixin.training_step
+
+    def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step % every == 0:
+            self.checkpoints.writer.wait()
+            size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+            held = [process.num_fds(), process.memory_info().rss, process.num_threads(), size]
+            with open(Path(record) / "held", "a") as file:
+                file.write(json.dumps([self.state.global_step, *held]) + "\n")
+        return step(self, *args, **kwargs)
+
+    TrainerMixin.training_step = stepped
+
+
+def hurt_run(hurt: dict[str, Any], rank: str, record: str) -> None:
     """Do what `hurt` says, where it says so: `{"in": "forward", "step": 3, "error": "MemoryError"}`, of one rank."""
     if not hurt or hurt.get("rank", 0) != int(rank or 0):
         return
     where, at = hurt["in"], hurt["step"]
 
     def strike() -> None:
+        (Path(record) / "struck").touch()
         if "signal" in hurt:
             os.kill(os.getpid(), hurt["signal"])
-            return
-        raise ERRORS[hurt["error"]]("made by a test")
+        elif "sleep" in hurt:
+            time.sleep(hurt["sleep"])
+        else:
+            raise ERRORS[hurt["error"]](MADE)
 
     def struck(call: Callable[..., Any], get_step: Callable[..., int]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -128,11 +149,15 @@ def hurt_run(hurt: dict[str, Any], rank: str) -> None:
         return called
 
     if where == "forward":
-        TrainerMixin.compute_loss = struck(TrainerMixin.compute_loss, lambda self, *_: self.state.global_step)
+        TrainerMixin.compute_loss = struck(TrainerMixin.compute_loss, get_trained_step)
     elif where == "save":
         writer.write_checkpoint = struck(writer.write_checkpoint, lambda snapshot, _: snapshot.facts["step"])
     else:
         TrainerMixin.training_step = strike_later(where, at, strike, TrainerMixin.training_step)
+
+
+def get_trained_step(trainer: Any, *_: Any) -> int:
+    return trainer.state.global_step if trainer.model.training else -1  # an evaluation computes losses as well
 
 
 def strike_later(where: str, at: int, strike: Callable[[], None], step: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,7 +183,10 @@ def main() -> None:
     catch_signals_of_a_script()
     watch = Watch(Path(spec["record"]), rank)
     watch_run(watch)
-    hurt_run(spec.get("hurt") or {}, rank)
+    hurt_run(spec.get("hurt") or {}, rank, spec["record"])
+    if every := spec.get("measure"):
+        output = next(word.partition("=")[2] for word in sys.argv if word.startswith("output_dir="))
+        measure_run(spec["record"], Path(output), every)
     with user_errors():
         runpy.run_path(script)["main"](sys.argv[1:])
     watch.enter("done")
