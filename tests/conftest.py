@@ -40,7 +40,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults = "tests/faults: every race, kill and fault of the plan, not a few of each"
     parser.addoption("--faults", action="store_true", help=faults)
     parser.addoption("--every-family", action="store_true", help=every)
-    parser.addoption("--faults", action="store_true", help="tests/faults: every trial, not a few of each kind")
 
 
 @pytest.fixture(scope="session", autouse=True)

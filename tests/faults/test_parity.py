@@ -21,15 +21,15 @@ ACCUMULATES = ("train.per_device_train_batch_size=1", "train.gradient_accumulati
 
 QUICK = {
     "sft, accumulation, workers": ("sft", *ACCUMULATES, "train.dataloader_num_workers=2", *EVAL_EPOCHS),
-    "lora, packing": ("lora", "train.packing=true", "train.max_length=48", *NO_BEST, "train.eval_steps=5"),
+    "lora, packing": ("lora", "train.packing=true", "train.max_length=200", *NO_BEST, "train.eval_steps=5"),
     "classification, by length, muon": (
-        "classification", "train.optim=muon", "train.train_sampling_strategy=group_by_length", "train.eval_steps=4",
+        "classification", "train.optim=muon", "train.train_sampling_strategy=group_by_length",
     ),
 }  # fmt: skip
 MORE = {
     "sft": ("sft", *NO_BEST),
     "sft, best": ("sft", "train.eval_steps=1"),
-    "sft, packing": ("sft", "train.packing=true", "train.max_length=64", *NO_BEST),
+    "sft, packing": ("sft", "train.packing=true", "train.max_length=200", *NO_BEST),
     "sft, by length": ("sft", "train.train_sampling_strategy=group_by_length", *NO_BEST),
     "sft, adafactor": ("sft", "train.optim=adafactor", *NO_BEST),
     "sft, lion": ("sft", "train.optim=lion_32bit", *NO_BEST),

@@ -148,25 +148,21 @@ def hurt_run(hurt: dict[str, Any], rank: str, record: str) -> None:
 
         return called
 
-    if where == "forward":
-        TrainerMixin.compute_loss = struck(TrainerMixin.compute_loss, get_trained_step)
-    elif where == "save":
+    if where == "save":
         writer.write_checkpoint = struck(writer.write_checkpoint, lambda snapshot, _: snapshot.facts["step"])
     else:
         TrainerMixin.training_step = strike_later(where, at, strike, TrainerMixin.training_step)
 
 
-def get_trained_step(trainer: Any, *_: Any) -> int:
-    return trainer.state.global_step if trainer.model.training else -1  # an evaluation computes losses as well
-
-
 def strike_later(where: str, at: int, strike: Callable[[], None], step: Callable[..., Any]) -> Callable[..., Any]:
-    """Strike in the backward pass, or in the optimizer's step, of training step `at`."""
+    """Strike in the forward or the backward pass, or in the optimizer's step, of training step `at`."""
 
     def stepped(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step == at:
-            owner, name = (self.accelerator, "backward") if where == "backward" else (self.optimizer, "step")
-            setattr(owner, name, lambda *_, **__: strike())
+            places = {"forward": (self, "compute_loss"), "backward": (self.accelerator, "backward")}
+            owner, name = places.get(where, (self.optimizer, "step"))
+            real = getattr(owner, name)
+            setattr(owner, name, lambda *args, **kwargs: (strike(), real(*args, **kwargs))[1])
         return step(self, model, inputs, *args, **kwargs)
 
     return stepped
