@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+from hf_finetune.files import sync_folder
 
 RESUME = "train.resume_from_checkpoint"
 AUTO = "auto"
@@ -151,6 +152,8 @@ def make_run_folder(output_dir: str) -> list[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)  # what a model has learned of its data is in it
+        for path in new:  # else a power cut may take the folder away with all that is saved in it
+            sync_folder(path.parent)
     except OSError as problem:
         raise CannotWriteError(
             Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")

@@ -98,12 +98,13 @@ class ResumableTrainer(transformers.Trainer):
         if not self._prepared and self.args.save_strategy != SaveStrategy.NO:
             self.checkpoints.prepare(self._read_rank())
         self._prepared = True
-        self._random_before = read_random_state() if self.control.should_evaluate else None
+        before = read_random_state() if self.control.should_evaluate else None
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         except EvaluationStopped:  # the resumed run makes it, from the random state in which it began
+            self._random_before = before  # an evaluation draws from it, as each iterator over a DataLoader does
             self._save_checkpoint(model, trial)
-        self._random_before = None
+            self._random_before = None
         if self.stopping.number is not None:
             writer.wait()
             self.accelerator.wait_for_everyone()
