@@ -20,12 +20,12 @@ from models.scratch_models import save_chat_base
 from same_runs import flatten
 from trial import PHASES
 
-from hf_finetune.checkpoints import find_verified, get_step
+from hf_finetune.folders.checkpoints import find_verified, get_step
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRIAL = "tests/faults/trial.py"
 SECONDS = 120
-GO_ON = ("train.resume_from_checkpoint=true",)
+GO_ON: tuple[str, ...] = ()
 """What is added to the command where there is a checkpoint; nothing once that is the default."""
 
 SMALL = (

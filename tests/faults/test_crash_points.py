@@ -15,7 +15,7 @@ import torch
 from disk_calls import AFTER, BEFORE, Call, watch_disk
 from disk_images import Model, Tree, name_image, put_image
 
-from hf_finetune.checkpoints import find_verified, get_path, get_step, sweep
+from hf_finetune.folders.checkpoints import find_verified, get_path, get_step, sweep
 from hf_finetune.reporting import claim_run_folder
 from hf_finetune.training.checkpoints.disk import Snapshot, write_checkpoint
 from hf_finetune.training.checkpoints.model_files import Weights

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hf_finetune import checkpoints
-from hf_finetune.checkpoints import find_verified, get_path
+from hf_finetune.folders.checkpoints import find_verified, get_path
 from hf_finetune.training.checkpoints.disk import Snapshot, write_checkpoint
 from hf_finetune.training.checkpoints.model_files import Weights
 

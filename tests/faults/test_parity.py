@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import Ended, compare, get_launch
 
-from hf_finetune.checkpoints import get_step, list_numbered
+from hf_finetune.folders.checkpoints import get_step, list_numbered
 
 # Each recipe makes three steps in an epoch: in the middle of one, at its edge, and the same later.
 CUTS, FEW = (2, 3, 5, 6), (5,)
