@@ -25,9 +25,6 @@ from hf_finetune.folders.checkpoints import find_verified, get_step
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRIAL = "tests/faults/trial.py"
 SECONDS = 120
-GO_ON: tuple[str, ...] = ()
-"""What is added to the command where there is a checkpoint; nothing once that is the default."""
-
 SMALL = (
     "train.use_cpu=true", "train.bf16=false", "train.logging_steps=1", "train.save_strategy=steps",
     "train.save_steps=1", "train.save_total_limit=3", "eval.max_new_tokens=4", "train.eval_strategy=steps",
@@ -144,7 +141,6 @@ class Runs:
         record = self.folder / f"record{next(self._numbers)}"
         spec = json.dumps({"recipe": recipe, "record": str(record), "hurt": hurt, "measure": measure})
         words = [f"recipes/configs/{recipe}.yaml", *list_settings(recipe, self.base, settings), f"output_dir={run}"]
-        words += GO_ON if find_verified(run)[0] is not None else ()
         process = subprocess.Popen(
             [*(launch or ["python"]), TRIAL, spec, *words], cwd=ROOT, env=dict(self.environment), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
