@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_finetune import checkpoints
+from hf_finetune.folders import checkpoints
 from hf_finetune.folders.checkpoints import find_verified, get_path
 from hf_finetune.training.checkpoints.disk import Snapshot, write_checkpoint
 from hf_finetune.training.checkpoints.model_files import Weights
@@ -66,7 +66,7 @@ def link_away(path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_every_damage_to_a_file_is_noticed_and_the_checkpoint_before_is_taken(name, run, tmp_path, request):
     assert {path.name for path in get_path(run, 2).iterdir()} == set(FILES)
-    assert find_verified(run) == (get_path(run, 2), [])
+    assert find_verified(run) == (get_path(run, 2), {})
     content, other = ((get_path(run, step) / name).read_bytes() for step in (2, 1))
     places = PLACES if request.config.getoption("--faults") else FEW
     damages = list(list_damages(content, other, places, random.Random(name)))
@@ -93,9 +93,9 @@ def test_a_checkpoint_that_cannot_be_read_or_is_led_away_is_passed_over(run, tmp
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "hash_file", refuse)
-        found, [passed] = find_verified(folder)
+        found, passed = find_verified(folder)
     assert found == get_path(folder, 1)
-    assert "model.safetensors cannot be read (Permission denied)" in passed
+    assert passed == {"checkpoint-2": "model.safetensors cannot be read (Permission denied)"}
     newest.rename(tmp_path / "elsewhere")
     newest.symlink_to(tmp_path / "elsewhere")
     assert find_verified(folder)[0] == get_path(folder, 1)

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from hf_finetune import run_lock
 from hf_finetune.errors import CannotWriteError, FolderInUse, Problem
+from hf_finetune.folders import lock as run_lock
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder, hold_run_folder, release_run_folders
 from hf_finetune.reporting import record_scores
 
