@@ -72,7 +72,7 @@ def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
     # https://github.com/huggingface/accelerate/issues/4071
     wrapped: Any = loader.batch_sampler
     while wrapped is not None:
-        sampler = getattr(wrapped, "sampler", None)
+        sampler: Any = getattr(wrapped, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
         wrapped = getattr(wrapped, "batch_sampler", None)
