@@ -86,6 +86,12 @@ class Attempt:
         while PHASES.index(self.read_phase()) < PHASES.index(phase) and self.process.poll() is None:
             time.sleep(0.002)
 
+    def wait_until_struck(self) -> None:
+        """Until what was to hurt the run has begun to."""
+        while not (self.record / "struck").exists():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.002)
+
     def read_phase(self) -> str:
         return PHASES[(self.record / f"phase{self.rank}").read_bytes()[0]]
 

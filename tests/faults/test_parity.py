@@ -12,7 +12,7 @@ from runs import Ended, compare, get_launch
 from hf_finetune.folders.checkpoints import get_step, list_numbered
 
 # Each recipe makes three steps in an epoch: in the middle of one, at its edge, and the same later.
-CUTS, FEW = (2, 3, 5, 6), (5,)
+CUTS, FEW = (2, 3, 4, 6), (4,)
 KEEP_ALL = ("train.save_steps=1", "train.save_total_limit=50")
 EPOCHS = ("train.num_train_epochs=3", "train.max_steps=-1")
 NO_BEST = ("train.load_best_model_at_end=false",)

@@ -33,8 +33,7 @@ def test_all_ranks_are_gone_soon_after_one_and_the_run_goes_on(runs, name, rank,
         hurt = {"in": "forward", "step": step, "rank": rank, **HURTS[name]}
         attempt = runs.start(RECIPE, folder, *SETTINGS, hurt=hurt, launch=get_launch())
         pids = [attempt.find_pid(each) for each in ("0", "1")]
-        while not (attempt.record / "struck").exists():
-            time.sleep(0.01)
+        attempt.wait_until_struck()
         began = time.monotonic()
         failed = attempt.end()
         left = [pid for pid in pids if is_running(pid)]

@@ -60,8 +60,7 @@ def check_saved(attempts: list[Ended], saved: int, where: str) -> None:
 def test_the_second_ctrl_c_aborts_a_long_step_at_once_and_the_run_still_goes_on(runs):
     whole, folder = runs.whole("continued_pretraining"), runs.new_folder()
     attempt = runs.start("continued_pretraining", folder, hurt={"in": "forward", "step": 5, "sleep": 60})
-    while not (attempt.record / "struck").exists():
-        time.sleep(0.01)
+    attempt.wait_until_struck()
     attempt.send(signal.SIGINT)
     time.sleep(0.7)  # what comes within half a second was typed once
     assert attempt.process.poll() is None

@@ -34,6 +34,7 @@ from hf_finetune.training.checkpoints.state import (
     restore_random,
 )
 from hf_finetune.training.seen import STATE_KEY, SeenCounter
+from hf_finetune.training.trainers.samplers import set_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +211,7 @@ class ResumableTrainer(transformers.Trainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
         self._began = kwargs["start_time"]
+        set_epoch(kwargs["train_dataloader"], kwargs["epoch"])
         if self._resumed is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
             self._go_on(self._resumed, **kwargs)
         if self.control.should_training_stop:  # early stopping has decided so, at the step of the checkpoint

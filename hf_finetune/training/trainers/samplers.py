@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 BATCHES_PER_SHUFFLE = 50
 
@@ -62,6 +63,19 @@ class LongestFirstSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         yield from self.order.tolist()
+
+
+def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
+    """Select the order of an epoch, under whatever accelerate has wrapped around the sampler that draws it."""
+    # accelerate 1.15 and transformers 5.23 look two wrappers deep. Where one of several processes resumes in the middle
+    # of an epoch there are three, and the rows came in the order of the first epoch:
+    # https://github.com/huggingface/accelerate/issues/4071
+    wrapped: Any = loader.batch_sampler
+    while wrapped is not None:
+        sampler: Any = getattr(wrapped, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        wrapped = getattr(wrapped, "batch_sampler", None)
 
 
 def read_lengths(rows: Dataset) -> npt.NDArray[np.int64]:

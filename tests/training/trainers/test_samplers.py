@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from accelerate import PartialState, skip_first_batches
+from accelerate.data_loader import prepare_data_loader
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from hf_finetune.training.trainers.samplers import LengthGroupedSampler
+from hf_finetune.training.trainers.samplers import LengthGroupedSampler, set_epoch
 
 
 def padded_tokens(lengths: np.ndarray, order: list[int], batch: int) -> int:
@@ -44,3 +47,19 @@ def test_there_is_hardly_any_padding_and_batches_come_in_no_order(count):
     assert padded_tokens(lengths, random.permutation(count).tolist(), 8) > 1.5 * lengths.sum()
     firsts = lengths[order[8::8]]
     assert abs(np.corrcoef(firsts[:-1], firsts[1:])[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epoch_that_is_gone_on_with_in_its_middle_has_its_own_order(processes):
+    PartialState(cpu=True)
+
+    def read(epoch: int, skipped: int = 0) -> list[list[int]]:  # as transformers does
+        loader = DataLoader(list(range(40)), batch_size=2, sampler=LengthGroupedSampler(np.ones(40, int), 4, seed=1))
+        loader = prepare_data_loader(loader, num_processes=processes, process_index=0, put_on_device=False)
+        set_epoch(loader, epoch)
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        loader.set_epoch(epoch)
+        return [batch.tolist() for batch in loader]
+
+    assert read(1, skipped=3) == read(1)[3:]
+    assert read(1) != read(0)
