@@ -79,7 +79,16 @@ def test_an_adapters_folder_holds_only_what_an_adapter_needs(run_recipe, base, t
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("adapter_config.json", "adapter_model.safetensors", "base_model.json", "generation_config.json"),
         *("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
-        *("manifest.json", "report.json", "run.yaml", "report.html", "README.md", "row_scores.json", "row_prints.npz"),
+        *(
+            "manifest.json",
+            "report.json",
+            "run.yaml",
+            "report.html",
+            "README.md",
+            "row_scores.json",
+            "row_prints.npz",
+            "log.jsonl",
+        ),
     }
     assert 0 < report["parameters"]["trainable"] < report["parameters"]["total"]
     assert losses(report)[-1] < losses(report)[0]

@@ -61,7 +61,8 @@ def test_the_run_is_trained_tracked_and_pushed(trained):
     folder, hub, done, _ = trained
     assert done.returncode == 0, done.stderr.decode()
     names = {path.name for path in (folder / "out").rglob("*")}
-    assert {"optimizer.pt", "training_args.bin", "trainer_state.json", "report.json", "manifest.json"} <= names
+    assert {"state.json", "state.safetensors", "trainer_state.json", "report.json", "manifest.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert "model.safetensors" in hub.files("ada/fox")
     assert "model.safetensors" in hub.files("ada/fox", "checkpoints")

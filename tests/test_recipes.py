@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from hf_finetune.errors import ConfigError, DataError, ModelError
+from hf_finetune.errors import ConfigError, DataError, ModelError, RunFinished
 
 QUICK = ("train.max_steps=6", "train.logging_steps=1", "train.eval_strategy=no", "eval.max_new_tokens=4")
 SMALL = ("model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=2", "model.scratch.num_attention_heads=2")
@@ -37,6 +37,7 @@ def test_a_run_leaves_a_model_its_scores_and_the_way_to_do_it_again(run_recipe, 
         "configuration_scratch_gpt.py",
         "convert_gpt2.py",
         "generation_config.json",
+        "log.jsonl",
         "manifest.json",
         "row_prints.npz",
         "model.safetensors",
@@ -287,8 +288,10 @@ def test_what_cannot_be_done_is_refused_before_training(run_recipe, override, er
 def test_a_folder_that_holds_another_run_is_refused(run_recipe, tmp_path):
     run_recipe("char_model", *QUICK, *SMALL)
     before = weights_hash(tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds a finished run, 6 steps"):
+    with pytest.raises(RunFinished, match="holds a finished run, 6 steps"):
         run_recipe("char_model", *QUICK, *SMALL)
+    with pytest.raises(ConfigError, match=r"holds a finished run, 6 steps.*under other settings"):
+        run_recipe("char_model", *QUICK, *SMALL, "train.seed=7")
     assert weights_hash(tmp_path / "run") == before
 
 

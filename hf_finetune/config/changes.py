@@ -70,7 +70,7 @@ _TRAIN: dict[Kind, str] = {
     "dataloader_in_order dataset_num_proc ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers "
     "ddp_static_graph ddp_backend ddp_timeout debug skip_memory_metrics do_train do_eval do_predict local_rank "
     "use_cache gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing "
-    "activation_checkpointing_kwargs activation_offloading torch_empty_cache_steps",
+    "activation_checkpointing_kwargs activation_offloading torch_empty_cache_steps on_nonfinite max_nonfinite_skips",
     "schedule": "max_steps num_train_epochs learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps "
     "weight_decay adam_beta1 adam_beta2 adam_epsilon early_stopping_patience early_stopping_threshold",
     "unsafe": "per_device_train_batch_size gradient_accumulation_steps auto_find_batch_size train_sampling_strategy "

@@ -88,6 +88,7 @@ def test_an_adapters_folder_holds_what_it_needs_and_nothing_else(base, tmp_path,
         "base_model.json",
         "chat_template.jinja",
         "generation_config.json",
+        "log.jsonl",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
