@@ -16,6 +16,7 @@ import hf_finetune as hf
 from hf_finetune.chat import dates
 from hf_finetune.errors import ConfigError, ModelError, RunFinished
 from hf_finetune.folders.checkpoints import SEAL
+from hf_finetune.training.trainers import resumable
 
 SMALL = (
     "char_model", "model.scratch.hidden_size=32", "model.scratch.num_hidden_layers=1",
@@ -64,9 +65,11 @@ def test_a_finished_run_is_left_as_it_is_and_a_killed_one_goes_on_with_its_sampl
     assert "resume_from_checkpoint" not in (folder / "run.yaml").read_text()  # which begins the run anew
 
 
-def test_a_run_that_was_killed_after_its_last_step_takes_no_step_more(run_recipe, tmp_path):
+def test_a_run_that_was_killed_after_its_last_step_takes_no_step_more(run_recipe, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
+    monkeypatch.setattr(resumable, "GRACE_S", 0.0)  # no launcher is so quick
     run_recipe(*SMALL)
+    assert capsys.readouterr().err.count("s to be saved: who ends a run leaves it 0 s as a rule") == 1
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "report.json").unlink()
     assert run_recipe(*SMALL)["train"]["steps"] == 4
