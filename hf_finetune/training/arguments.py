@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
+import torch
 import transformers
+from accelerate import PartialState
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from hf_finetune.config.checks.metric import best_model_settings
@@ -27,6 +30,10 @@ def build_training_arguments(run: Run) -> TrainingArguments:
     """Build `TrainingArguments` and set up this process: trackers, logging, memory, and the seed of new weights."""
     ours = {*EARLY_STOPPING, *GUARD, *(["optim"] if run.train.get("optim") == "muon" else [])}
     settings = {key: value for key, value in run.train.items() if key not in ours} | best_model_settings(run.train)
+    if "ddp_timeout" in settings:
+        # transformers 5.23 leaves it out on a CPU, where a process that stands still was waited for half an hour.
+        cpu = bool(settings.get("use_cpu")) or not torch.accelerator.is_available()
+        PartialState(cpu=cpu, timeout=timedelta(seconds=settings["ddp_timeout"]))
     if run.recipe in SFT_RECIPES:
         from trl.trainer.sft_config import SFTConfig
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -26,10 +27,13 @@ class AgreedSignal:
     at the second.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, timeout_s: float) -> None:
+        """`timeout_s`: how long an answer may take, after which the process raises."""
         self._several = accelerator.num_processes > 1
         # On the CPU, whatever the device is: a GPU would have to be waited for.
-        self._group: Any = dist.new_group(backend="gloo") if self._several else None
+        self._group: Any = (
+            dist.new_group(timeout=timedelta(seconds=timeout_s), backend="gloo") if self._several else None
+        )
         self._asked: tuple[Any, Tensor] | None = None
 
     def ask(self) -> int | None:
@@ -72,7 +76,7 @@ class StopAtSignal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._agreed, self._training = AgreedSignal(self._accelerator), True
+        self._agreed, self._training = AgreedSignal(self._accelerator, args.ddp_timeout), True
         self.number, self.left = None, {"evaluate": False, "save": False}
 
     def on_step_begin(
