@@ -43,9 +43,10 @@ test: $(READY)
 attack: $(READY)
 	$(BIN)/python -m pytest -n auto tests/hostile --attacks 2000
 
-# Every kill, crash point, fault of the disk and race of tests/faults, not a few of each: an hour on two cores.
+# Every kill, crash point, fault of the disk and race of tests/faults, not a few of each, with what was found: an hour on
+# two cores.
 faults: $(READY)
-	$(BIN)/python -m pytest -n auto tests/faults --faults
+	$(BIN)/python -m pytest -n auto -rP tests/faults --faults
 
 lint: $(READY)
 	$(BIN)/ruff check .

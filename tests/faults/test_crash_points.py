@@ -92,7 +92,9 @@ def recover(folder: Path, before: list[Contents], new: Contents, done: bool) -> 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_crash_before_in_and_after_every_call_of_a_save_leaves_the_last_checkpoint_or_the_new(name, tmp_path):
+def test_a_crash_before_in_and_after_every_call_of_a_save_leaves_the_last_checkpoint_or_the_new(
+    name, tmp_path, project_root
+):
     case = CASES[name]
     calls, before, new = record(tmp_path / "recorded", case)
     kinds: dict[str, Counter[str]] = {}
@@ -114,6 +116,8 @@ def test_a_crash_before_in_and_after_every_call_of_a_save_leaves_the_last_checkp
     points = sum(sum(each.values()) for each in kinds.values())
     print(f"\n{name}: {len(calls)} calls, {points} points, all recovered\n{table}")
     assert {"create", "write", "sync", "rename"} <= kinds.keys()
+    page = (project_root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert f"| {name} | {len(calls)} | {points} |" in page
 
 
 def test_a_crash_in_the_recovery_itself_loses_nothing(tmp_path):
