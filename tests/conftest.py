@@ -12,6 +12,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import fcntl
 import json
+import logging
 import runpy
 import sys
 import tempfile
@@ -60,6 +61,14 @@ def no_commit_of_another_test() -> Iterator[None]:
     yield
     if (locate := sys.modules.get("hf_finetune.models.files.locate")) is not None:
         locate.pin_commits({})
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_another_test() -> None:
+    """A run in this process logs to standard error as its test captures it, which is closed afterwards."""
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if getattr(getattr(each, "stream", None), "closed", False)]:
+        root.removeHandler(handler)
 
 
 # Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist

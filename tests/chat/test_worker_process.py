@@ -57,7 +57,7 @@ def worker() -> psutil.Process:
 def test_a_worker_that_is_killed_in_the_middle_of_a_batch_is_replaced_and_no_row_is_lost():
     texts_of(ECHO, "a")
     first, texts = worker(), [str(number) for number in range(60)]
-    killer = threading.Timer(0.15, lambda: os.kill(first.pid, signal.SIGKILL))
+    killer = threading.Timer(0.03, lambda: os.kill(first.pid, signal.SIGKILL))
     killer.start()
     assert texts_of(SLOW, *texts) == texts
     killer.join()

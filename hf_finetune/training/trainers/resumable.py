@@ -124,6 +124,7 @@ class ResumableTrainer(transformers.Trainer):
             logger.warning(what + "Kubernetes); let them wait longer, see docs/long-runs.md", took, GRACE_S)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.checkpoints.writer.wait()  # or the best checkpoint might still be written, and not be found
         self._saved_step = self.state.global_step
         self.store_flos()
         self.seen.sum_up()
