@@ -49,7 +49,8 @@ def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile
 def _check_no_home(files: Iterable[PlannedFile]) -> None:
     """Raise `DataError` for each line that still names a folder of this machine, as of a card that somebody edited."""
     # Not within an address: https://example.org/app/page, where the working folder is /app.
-    homes = "|".join(re.escape(home) + r"[/\\]" for home in list_homes())
+    # The folder itself, or what is in it; /home/ann is in neither /home/anna nor /home/ann-2.
+    homes = "|".join(rf"{re.escape(home).replace('/', '/+')}(?![\w-]|\.\w)" for home in list_homes())
     named = re.compile(rf"(?<![\w.~-])(?:{homes or '(?!)'})".encode())
     wrong = [
         Problem("holds a path of this machine", "write it as others have it", str(file.path), line)

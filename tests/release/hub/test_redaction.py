@@ -147,12 +147,16 @@ def test_a_path_of_this_machine_that_somebody_wrote_is_refused_by_its_line(folde
     (folder / "manifest.json").unlink()
     before = (folder / "README.md").read_text()
     for home in two_names:
-        (folder / "README.md").write_text(f"{before}\nTrained on `{home}/rows.jsonl`.\n")
-        with pytest.raises(DataError) as refused:
-            plan_push(folder, "ada/model", options=OPTIONS)
-        [problem] = refused.value.problems
-        assert (problem.path, problem.line) == (str(folder / "README.md"), before.count("\n") + 2)
-        assert "holds a path of this machine" in problem.what
+        doubled = str(home)[0] + str(home)[1:].replace("/", "//")
+        for place in (f"`{home}/rows.jsonl`", f"`{home}`", f"{home} now", f"<{home}>", f"{home}.", f"{doubled}/rows"):
+            (folder / "README.md").write_text(f"{before}\nTrained on {place}\n")
+            with pytest.raises(DataError) as refused:
+                plan_push(folder, "ada/model", options=OPTIONS)
+            [problem] = refused.value.problems
+            assert (problem.path, problem.line) == (str(folder / "README.md"), before.count("\n") + 2)
+            assert "holds a path of this machine" in problem.what
+        (folder / "README.md").write_text(f"{before}\nTrained on {home}a, {home}-2 and {home}.old\n")
+        plan_push(folder, "ada/model", options=OPTIONS)
     (folder / "README.md").write_text(f"{before}\nhttps://example.org{two_names[0]}/rows and ~/rows\n")
     plan_push(folder, "ada/model", options=OPTIONS)
     values = {"weight": np.zeros(4, np.float32)}
