@@ -51,6 +51,6 @@ def build_training_arguments(run: Run) -> TrainingArguments:
 
 def early_stopping(run: Run) -> list[TrainerCallback]:
     """The callback for `train.early_stopping_patience` in a list; [] where it is not set."""
-    if "early_stopping_patience" not in run.train:
+    if run.train.get("early_stopping_patience") is None:
         return []
     return [EarlyStoppingCallback(**{key: run.train[key] for key in EARLY_STOPPING if key in run.train})]
