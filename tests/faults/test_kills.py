@@ -29,7 +29,7 @@ def kill_until_done(runs: Runs, recipe: str, seed: int, whole) -> Counter[str]:
     """Where the kills of one run landed."""
     draw, folder, attempts = random.Random(f"{recipe} {seed}"), runs.new_folder(), []
     landed: Counter[str] = Counter()
-    while not attempts or attempts[-1].code != 0:
+    while not (folder / "report.json").exists():  # which comes last
         attempt = runs.start(recipe, folder)
         attempt.find_pid()
         if len(attempts) < KILLS_OF_A_RUN:
@@ -38,6 +38,8 @@ def kill_until_done(runs: Runs, recipe: str, seed: int, whole) -> Counter[str]:
         ended = attempt.end()
         attempts.append(ended)
         if ended.code == 128 + signal.SIGKILL:
+            if ended.phase == "done":
+                continue
             landed[f"{ended.phase}{', saving' if ended.saving else ''}"] += 1
         else:
             assert ended.code == 0, f"seed {seed}: {ended.said}"

@@ -31,7 +31,7 @@ def stop_until_done(runs: Runs, recipe: str, number: int, seed: int) -> Counter[
     draw, folder, attempts = random.Random(f"{recipe} {number} {seed}"), runs.new_folder(), []
     landed: Counter[str] = Counter()
     whole = runs.whole(recipe)
-    while not attempts or attempts[-1].code != 0:
+    while not (folder / "report.json").exists():  # which comes last
         attempt = runs.start(recipe, folder)
         attempt.find_pid()
         time.sleep(draw.uniform(0, whole[0].seconds))
@@ -39,8 +39,8 @@ def stop_until_done(runs: Runs, recipe: str, number: int, seed: int) -> Counter[
         sent = attempt.send(number)
         ended = attempt.end()
         attempts.append(ended)
-        if ended.code == 0:  # it had come to its end before
-            assert not sent or phase == "done", f"seed {seed}: {phase}: a signal was lost: {ended.said}"
+        if ended.code == 0 or ended.phase == "done":  # it had come to its end before
+            assert not sent or phase in ("end", "done"), f"seed {seed}: {phase}: a signal was lost: {ended.said}"
             break
         landed[f"{signal.Signals(number).name} {phase}"] += 1
         assert ended.code == CODES[number], f"seed {seed}: {phase}: {ended.said}"
