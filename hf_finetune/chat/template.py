@@ -85,7 +85,7 @@ def trust_named_template(tokenizer: PreTrainedTokenizerFast, sha256: str | None)
         what = "the model has no chat template that could be trusted"
         raise ConfigError(Problem(what, "leave it out: it would have no effect", key=TRUST_KEY))
     own = get_default_template(tokenizer)
-    if sha256 != hash_template(own):
+    if sha256.lower() != hash_template(own):
         what = f"the chat template is not the one that is trusted: its sha256 is {hash_template(own)}"
         raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY))
     trust_template(own)
