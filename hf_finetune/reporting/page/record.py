@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_finetune.metric_info import parse_number
+from hf_finetune.metric_info import format_share, parse_number
 from hf_finetune.reporting.page.blocks import (
     MAX_CELL_CHARACTERS,
     Block,
@@ -115,9 +115,9 @@ def build_parameters(run: RunRecord) -> list[Block]:
         count = parse_number(given.get(name))
         if count:
             rows.append(
-                [_format_name(name), f"{count:,.0f}", f"{count / total:.1%}", Strip(round(100 * count / total, 1))]
+                [_format_name(name), f"{count:,.0f}", format_share(count / total, 1), Strip(round(100 * count / total, 1))]
             )
-    said = f"{trainable:,.0f} of {total:,.0f} parameters were trained ({trainable / total:.2%})."
+    said = f"{trainable:,.0f} of {total:,.0f} parameters were trained ({format_share(trainable / total)})."
     said = f"All {total:,.0f} parameters were trained." if trainable == total else said
     return [
         *make_paragraphs([said]),
