@@ -81,7 +81,8 @@ def scored_classifier():
 
 
 @pytest.mark.parametrize(
-    ("share", "said"), [(770 / 22_713_986, "0.0034%"), (0.05, "5.00%"), (0.0005, "0.050%"), (1.0, "100.00%"), (0, "0.00%")]
+    ("share", "said"),
+    [(770 / 22_713_986, "0.0034%"), (0.05, "5.00%"), (0.0005, "0.050%"), (1.0, "100.00%"), (0, "0.00%")],
 )
 def test_a_share_that_is_small_is_not_said_to_be_nothing(share, said):
     assert format_share(share) == said

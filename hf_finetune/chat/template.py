@@ -16,7 +16,15 @@ from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, che
 from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
 from hf_finetune.chat.dates import forget_date, note_date, read_date, reads_date, set_date, today
 from hf_finetune.chat.neutral import check_control_tokens
-from hf_finetune.chat.rendering import KEY, Message, describe_template, hash_template, note_origin, trust_template
+from hf_finetune.chat.rendering import (
+    KEY,
+    Message,
+    TemplateLimitError,
+    describe_template,
+    hash_template,
+    note_origin,
+    trust_template,
+)
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template_defaults import (
     KWARGS_KEY,
@@ -220,7 +228,7 @@ def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str, key: str 
 def _render_or_empty(chat: RenderedChat) -> str:
     try:
         return chat.text()
-    except ChatTemplateError:
+    except (ChatTemplateError, TemplateLimitError):
         return ""
 
 

@@ -114,9 +114,9 @@ def build_parameters(run: RunRecord) -> list[Block]:
     for name in COMPONENTS:
         count = parse_number(given.get(name))
         if count:
-            rows.append(
-                [_format_name(name), f"{count:,.0f}", format_share(count / total, 1), Strip(round(100 * count / total, 1))]
-            )
+            share = count / total
+            strip = Strip(round(100 * share, 1))
+            rows.append([_format_name(name), f"{count:,.0f}", format_share(share, 1), strip])
     said = f"{trainable:,.0f} of {total:,.0f} parameters were trained ({format_share(trainable / total)})."
     said = f"All {total:,.0f} parameters were trained." if trainable == total else said
     return [
