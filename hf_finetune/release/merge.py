@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.chat.template import trust_named_template
+from hf_finetune.chat.template import find_end_token_ids, trust_named_template
 from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.files import fill_folder_atomically
@@ -26,6 +26,7 @@ from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
     is_quantized,
     load_adapter,
+    load_adapter_tokenizer,
     load_base,
     read_adapter_record,
     suppress_peft_warnings,
@@ -99,14 +100,18 @@ def merge_adapter(
     8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and renamed once
     it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more than `tolerance`
     (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if `output` may not be
-    replaced, or `trust_chat_template` is not the hash of its template; `CannotWriteError` if it cannot be written.
+    replaced, or `trust_chat_template` is not the hash of its template; `CannotWriteError` if it cannot be written. A
+    template that exceeds a limit is a `ModelError` before weights are read.
     """
     target = Path(output)
     check_replaceable(output, overwrite=overwrite)
     folder, record = fetch_adapter(adapter), read_adapter_record(adapter, base)
     _check_place(target, [folder, Path(record.name_or_path)])
-    model, tokenizer = load_adapter(adapter, base)
+    tokenizer = load_adapter_tokenizer(adapter, record)
     trust_named_template(tokenizer, trust_chat_template)
+    if tokenizer.chat_template and record.classifier is None:
+        find_end_token_ids(tokenizer)  # saving asks for them: a template that cannot be rendered is refused now
+    model, _ = load_adapter(adapter, base, tokenizer)
     settle_generation(unwrap_adapter(model), record.name_or_path)
     quantized = is_quantized(unwrap_adapter(model))
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
