@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from tokenizers import AddedToken, Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.any_of import find_any
 from hf_finetune.chat.given_up import encode_batch
 
 # Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
@@ -71,8 +72,8 @@ class ControlTokens:
     """Proper prefixes of control tokens."""
     suffixes: frozenset[str]
     """Proper suffixes of control tokens."""
-    longest: int
-    """Characters of the longest control token."""
+    sizes: tuple[int, ...]
+    """The lengths of control tokens, the longest first."""
 
     def encode_plain(self, texts: Sequence[str]) -> list[Encoding]:
         """Tokenize texts that nothing was rendered into, so that they hold no control token: (tokens,) per text.
@@ -88,7 +89,14 @@ class ControlTokens:
         texts = list(iterate_strings(value))
         if not any(self.anywhere.search(text) for text in texts):
             return set()
-        return {token for token in self.names if any(token in text for text in texts)}
+        return {token for text in texts for token in self._find_in(text)}
+
+    def _find_in(self, text: str) -> Iterator[str]:
+        """Find the control tokens that a text spells, also where one is part of another."""
+        for first in self.anywhere.finditer(text):
+            for size in self.sizes:
+                if text[first.start() : first.start() + size] in self.names:
+                    yield text[first.start() : first.start() + size]
 
     def mark(self, value: Any) -> Any:
         """Mark, in every string inside `value` (JSON-like), what spells a control token or may be completed to one."""
@@ -112,12 +120,12 @@ class ControlTokens:
         """Mark the control tokens of `text`, and their parts at its two ends."""
         if not self.names or not text:
             return text
-        for size in range(1, min(self.longest, len(text) + 1)):  # a token begun here, ended by the template
+        for size in range(1, min(self.sizes[0], len(text) + 1)):  # a token begun here, ended by the template
             if text[-size:] in self.prefixes:
                 text = f"{text[:-size]}{MARK}{text[-size:]}"
                 break
         start = len(text) - len(text.lstrip())
-        for size in range(1, min(self.longest, len(text) - start + 1)):  # a token begun by the template, ended here
+        for size in range(1, min(self.sizes[0], len(text) - start + 1)):  # a token begun by the template, ended here
             if text[start : start + size] in self.suffixes:
                 text = f"{text[:start]}{MARK}{text[start:]}"
                 break
@@ -176,17 +184,15 @@ def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool)
     bytes_of_text = _find_byte_pieces(spec["model"])
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.content not in bytes_of_text]
     contents = [token.content for token in added if token.special or punctuated.search(token.content)]
-    contents.sort(key=len, reverse=True)  # the longest that fits, as the tokenizer itself takes it
     names = {content: f"{MARK[:4]}{index}{MARK[4:]}" for index, content in enumerate(contents)}
-    choices = "|".join(map(re.escape, contents)) or r"(?!)"
     return ControlTokens(
         names=names,
         twin=_build_twin(spec, names, bytes_of_text),
-        anywhere=re.compile(f"(?=(?:{choices})).", re.DOTALL),
-        unmarked=re.compile(f"(?<!{MARK})(?:{choices})"),
+        anywhere=find_any(contents, first_alone=True),
+        unmarked=find_any(contents, not_behind=MARK),
         prefixes=frozenset(content[:size] for content in contents for size in range(1, len(content))),
         suffixes=frozenset(content[-size:] for content in contents for size in range(1, len(content))),
-        longest=max(map(len, contents), default=0),
+        sizes=tuple(sorted({len(content) for content in contents}, reverse=True)),
     )
 
 
