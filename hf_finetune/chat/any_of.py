@@ -44,7 +44,7 @@ def _group(words: Sequence[str]) -> dict[str, list[str]]:
 
 def _write_tree(words: Sequence[str], depth: int) -> str:
     """A pattern for the longest of `words`, of which one may be empty."""
-    shared = os.path.commonprefix(words)
+    shared = os.path.commonprefix(words)  # noqa: RUF071 - character by character is what is wanted
     literal, rests = re.escape(shared), [word[len(shared) :] for word in words]
     if not any(rests):
         return literal

@@ -78,9 +78,9 @@ class ControlTokens:
     def encode_plain(self, texts: Sequence[str]) -> list[Encoding]:
         """Tokenize texts that nothing was rendered into, so that they hold no control token: (tokens,) per text.
 
-        Raises `TextGivenUp`.
+        Without the characters of each token. Raises `TextGivenUp`.
         """
-        return encode_batch(self.twin, texts)
+        return encode_batch(self.twin, texts, offsets=False)
 
     def find_spelled(self, value: Any) -> set[str]:
         """Find the control tokens that the strings inside `value` (JSON-like) spell."""

@@ -6,23 +6,25 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
+from hf_finetune.data.tokenization.batches import iterate_batches, work_ahead
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
-DOCUMENTS_PER_BATCH = 1_000
 COLUMNS = ("input_ids", "labels", "position_ids")
 
 IntArray = npt.NDArray[np.int32]
@@ -165,7 +167,7 @@ def _build_batches(
     counts |= {"blocks": 0, "padding": 0, "text_bytes": 0, "unknown": 0}
     # The tokens that fill no block yet, True where a document starts, and its row: (carried,)
     carried = np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32)
-    for found in _iterate_tokens(rows, tokenizer, counts, locate):
+    for found in work_ahead(_iterate_tokens(rows, tokenizer, counts, locate)):
         counts["tokens"] += len(found[0])
         ids, starts, sources = (np.concatenate(pair) for pair in zip(carried, found, strict=True))
         # Windows overlap by one token, so that the last token of each is predicted from the first of the next.
@@ -187,18 +189,18 @@ def _iterate_tokens(
 ) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_], IntArray]]:
     """Yield the ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    done = 0
-    for batch in rows.select_columns(["text"]).iter(DOCUMENTS_PER_BATCH):
-        texts = {row: text for row, text in enumerate(batch["text"], done) if text.strip()}
-        done += len(batch["text"])
-        counts["dropped"] += len(batch["text"]) - len(texts)
-        counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
+    for first, table in iterate_batches(rows, ["text"]):
+        every = table.column("text").to_pylist()
+        texts = {row: text for row, text in enumerate(every, first) if text.strip()}
+        counts["dropped"] += len(every) - len(texts)
+        counts["text_bytes"] += pc.sum(pc.binary_length(table.column("text"))).as_py()
+        counts["text_bytes"] -= sum(len(text.encode()) for text in every if not text.strip())
         encoded = encode_rows(tokenizer, texts, locate)
         if tokenizer.unk_token_id is not None:
             counts["unknown"] += sum(ids.count(tokenizer.unk_token_id) for ids in encoded)
-        documents = [[*bos, *ids, tokenizer.eos_token_id] for ids in encoded]
-        lengths = np.array([len(document) for document in documents], np.int64)
-        ids = np.fromiter((token for document in documents for token in document), np.int32, int(lengths.sum()))
+        lengths = np.array([len(bos) + len(ids) + 1 for ids in encoded], np.int64)
+        pieces = chain.from_iterable((bos, ids, (tokenizer.eos_token_id,)) for ids in encoded)
+        ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(lengths.sum()))
         starts = np.zeros(len(ids), np.bool_)
         starts[np.cumsum(lengths) - lengths] = True
         sources = np.repeat(np.array([*texts], np.int32), lengths)
