@@ -68,6 +68,9 @@ class ControlTokens:
     """Matches the first character of each control token that a text spells."""
     unmarked: re.Pattern[str]
     """Matches a control token that is not marked as text."""
+    first: re.Pattern[str]
+    """Matches the first character of a control token."""
+    last: re.Pattern[str]
     prefixes: frozenset[str]
     """Proper prefixes of control tokens."""
     suffixes: frozenset[str]
@@ -120,16 +123,32 @@ class ControlTokens:
         """Mark the control tokens of `text`, and their parts at its two ends."""
         if not self.names or not text:
             return text
-        for size in range(1, min(self.sizes[0], len(text) + 1)):  # a token begun here, ended by the template
-            if text[-size:] in self.prefixes:
-                text = f"{text[:-size]}{MARK}{text[-size:]}"
-                break
+        if size := self._find_begun(text):  # a token begun here, ended by the template
+            text = f"{text[:-size]}{MARK}{text[-size:]}"
         start = len(text) - len(text.lstrip())
-        for size in range(1, min(self.sizes[0], len(text) - start + 1)):  # a token begun by the template, ended here
-            if text[start : start + size] in self.suffixes:
-                text = f"{text[:start]}{MARK}{text[start:]}"
-                break
+        if self._find_ended(text, start):  # a token begun by the template, ended here
+            text = f"{text[:start]}{MARK}{text[start:]}"
         return self._break_up(text)
+
+    def is_free(self, text: str) -> bool:
+        """Whether a text spells no control token, and none can come of its ends and what is written around it."""
+        return not self.names or not (
+            self.anywhere.search(text) or self._find_begun(text) or self._find_ended(text, 0) or MARK in text
+        )
+
+    def _find_begun(self, text: str) -> int:
+        """Count the characters at the end of a text that begin a control token."""
+        if not self.first.search(text, max(0, len(text) - self.sizes[0])):
+            return 0
+        sizes = range(1, min(self.sizes[0], len(text) + 1))
+        return next((size for size in sizes if text[-size:] in self.prefixes), 0)
+
+    def _find_ended(self, text: str, start: int) -> int:
+        """Count the characters from `start` on that end a control token."""
+        if not self.last.search(text, start, start + self.sizes[0]):
+            return 0
+        sizes = range(1, min(self.sizes[0], len(text) - start + 1))
+        return next((size for size in sizes if text[start : start + size] in self.suffixes), 0)
 
     def encode(self, texts: Sequence[str], bounds: Sequence[Sequence[int]]) -> list[TokenizedText]:
         """Tokenize rendered texts; only what is not marked becomes a control token.
@@ -190,6 +209,8 @@ def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool)
         twin=_build_twin(spec, names, bytes_of_text),
         anywhere=find_any(contents, first_alone=True),
         unmarked=find_any(contents, not_behind=MARK),
+        first=find_any([content[0] for content in contents]),
+        last=find_any([content[-1] for content in contents]),
         prefixes=frozenset(content[:size] for content in contents for size in range(1, len(content))),
         suffixes=frozenset(content[-size:] for content in contents for size in range(1, len(content))),
         sizes=tuple(sorted({len(content) for content in contents}, reverse=True)),

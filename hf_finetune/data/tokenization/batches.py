@@ -1,9 +1,10 @@
-"""Rows in batches of so many bytes, the next of which is worked on meanwhile."""
+"""Rows in batches of so many bytes, the next of which is tokenized meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 BATCH_BYTES = 4 * 2**20
 """Of text that a tokenizer is given at once, or one row: it takes up to a hundred bytes of memory for each of them."""
@@ -68,15 +70,17 @@ def _count_bytes(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
     return np.zeros(len(column), np.int64)
 
 
-def work_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield `items`; while one is being used a thread makes the next. Raises what making one raises, in its place."""
-    # A tokenizer lets go of the interpreter: the two do not take turns.
+def map_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what `work` makes of each item, in order; a thread does it meanwhile, two items ahead at most.
+
+    Raises what it raises, in its place. Items are made, and results used, by the caller's own thread.
+    """
+    # A tokenizer lets go of the interpreter: the two do not take turns. Ctrl-C waits for one batch.
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        made = pool.submit(_take, items)
-        while item := made.result():
-            made = pool.submit(_take, items)
-            yield item[0]
-
-
-def _take(items: Iterator[Item]) -> tuple[Item, ...]:
-    return next(((item,) for item in items), ())
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

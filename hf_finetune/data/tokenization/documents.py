@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
-from hf_finetune.data.tokenization.batches import iterate_batches, work_ahead
+from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.errors import DataError, Problem
@@ -167,7 +166,7 @@ def _build_batches(
     counts |= {"blocks": 0, "padding": 0, "text_bytes": 0, "unknown": 0}
     # The tokens that fill no block yet, True where a document starts, and its row: (carried,)
     carried = np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32)
-    for found in work_ahead(_iterate_tokens(rows, tokenizer, counts, locate)):
+    for found in _iterate_tokens(rows, tokenizer, counts, locate):
         counts["tokens"] += len(found[0])
         ids, starts, sources = (np.concatenate(pair) for pair in zip(carried, found, strict=True))
         # Windows overlap by one token, so that the last token of each is predicted from the first of the next.
@@ -189,13 +188,8 @@ def _iterate_tokens(
 ) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_], IntArray]]:
     """Yield the ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    for first, table in iterate_batches(rows, ["text"]):
-        every = table.column("text").to_pylist()
-        texts = {row: text for row, text in enumerate(every, first) if text.strip()}
-        counts["dropped"] += len(every) - len(texts)
-        counts["text_bytes"] += pc.sum(pc.binary_length(table.column("text"))).as_py()
-        counts["text_bytes"] -= sum(len(text.encode()) for text in every if not text.strip())
-        encoded = encode_rows(tokenizer, texts, locate)
+    encode = partial(_encode, tokenizer, locate)
+    for texts, encoded in map_ahead(encode, _iterate_texts(rows, counts)):
         if tokenizer.unk_token_id is not None:
             counts["unknown"] += sum(ids.count(tokenizer.unk_token_id) for ids in encoded)
         lengths = np.array([len(bos) + len(ids) + 1 for ids in encoded], np.int64)
@@ -205,6 +199,21 @@ def _iterate_tokens(
         starts[np.cumsum(lengths) - lengths] = True
         sources = np.repeat(np.array([*texts], np.int32), lengths)
         yield ids, starts, sources
+
+
+def _iterate_texts(rows: Dataset, counts: Stats) -> Iterator[dict[int, str]]:
+    """Yield the texts of some documents by the numbers of their rows, without blank ones."""
+    for first, table in iterate_batches(rows, ["text"]):
+        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
+        counts["dropped"] += len(table) - len(texts)
+        counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
+        yield texts
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, locate: Locate, texts: dict[int, str]
+) -> tuple[dict[int, str], list[list[int]]]:
+    return texts, encode_rows(tokenizer, texts, locate)
 
 
 def _build_record_batch(

@@ -19,13 +19,16 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.labels.balance import compute_class_weights, select_balanced_rows
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.data.tokenization.batches import iterate_batches, work_ahead
+from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts, separate_pairs
 from hf_finetune.label_set import Labels
 
 logger = logging.getLogger(__name__)
 
 LONGEST_TRAIN = "longest_train"
+
+Batch = tuple[int, dict[str, list[Any]]]
+"""The number of the first row, and the columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +147,20 @@ def _encode(
     tokenizer: PreTrainedTokenizerFast,
     limit: int | None,
     locate: Callable[[int], tuple[str, int]],
-    first: int,
-    batch: Mapping[str, Any],
-) -> EncodedTexts:
+    some: Batch,
+) -> tuple[int, dict[str, list[Any]], EncodedTexts]:
     """Tokenize a batch of rows, of which the first is number `first` of its split."""
+    first, batch = some
     with name_rows(lambda number: locate(first + number)):
-        return encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
+        return first, batch, encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
 
 
 def _build_batches(
-    rows: Dataset, encode: Callable[[int, Mapping[str, Any]], EncodedTexts], labels: Labels, features: Features
+    rows: Dataset, encode: Callable[[Batch], tuple[int, dict[str, list[Any]], EncodedTexts]], labels: Labels, features: Features
 ) -> Batches:
     """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
     tokens = truncated = longest = 0
-    for first, batch, encoded in work_ahead(_encode_batches(rows, encode)):
+    for first, batch, encoded in map_ahead(encode, _iterate_columns(rows)):
         lengths = [len(ids) for ids in encoded.input_ids]
         tokens, truncated, longest = tokens + sum(lengths), truncated + encoded.truncated, max(longest, *lengths)
         columns = {"input_ids": encoded.input_ids, "labels": labels.encode(batch["label"]).tolist(), "length": lengths}
@@ -170,13 +173,10 @@ def _build_batches(
     return facts.as_dict()
 
 
-def _encode_batches(
-    rows: Dataset, encode: Callable[[int, Mapping[str, Any]], EncodedTexts]
-) -> Iterator[tuple[int, dict[str, list[Any]], EncodedTexts]]:
-    """Yield the number of the first of some rows, their columns, and their texts as ids."""
+def _iterate_columns(rows: Dataset) -> Iterator[Batch]:
+    """Yield the number of the first of some rows, and their columns."""
     for first, table in iterate_batches(rows, ["text", "text_pair", "label"]):
-        batch = table.to_pydict()
-        yield first, batch, encode(first, batch)
+        yield first, table.to_pydict()
 
 
 def _count_labels(labels: Labels, encoded: npt.NDArray[Any]) -> dict[str, int]:

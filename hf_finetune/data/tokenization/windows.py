@@ -12,7 +12,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, build_cached_dataset
-from hf_finetune.data.tokenization.batches import iterate_batches, work_ahead
+from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, get_start_token_id
 from hf_finetune.errors import DataError, Problem
 
@@ -82,7 +82,7 @@ def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int,
     """Yield record batches of windows, and return the counts of `WindowStats`."""
     begin, unknown = get_start_token_id(tokenizer), tokenizer.unk_token_id
     counts = dict.fromkeys(WindowStats.__dataclass_fields__, 0) | {"rows": len(rows)}
-    for texts, empty, encoded in work_ahead(_encode_batches(rows, tokenizer, locate)):
+    for texts, empty, encoded in map_ahead(partial(_encode, tokenizer, locate), _iterate_texts(rows)):
         counts["dropped"] += empty
         windows: list[dict[str, Any]] = []
         for (row, text), ids in zip(texts.items(), encoded, strict=True):
@@ -97,13 +97,18 @@ def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int,
     return counts
 
 
-def _encode_batches(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, locate: Locate
-) -> Iterator[tuple[dict[int, str], int, list[list[int]]]]:
-    """Yield the texts of some documents by their rows, how many others are empty, and the ids of each text."""
+def _iterate_texts(rows: Dataset) -> Iterator[tuple[dict[int, str], int]]:
+    """Yield the texts of some documents by their rows, and how many others are blank."""
     for first, table in iterate_batches(rows, ["text"]):
         texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
-        yield texts, len(table) - len(texts), encode_rows(tokenizer, texts, locate)
+        yield texts, len(table) - len(texts)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, locate: Locate, some: tuple[dict[int, str], int]
+) -> tuple[dict[int, str], int, list[list[int]]]:
+    texts, blank = some
+    return texts, blank, encode_rows(tokenizer, texts, locate)
 
 
 def _cut(ids: list[int], row: int, text: str, size: int) -> Iterator[dict[str, Any]]:
