@@ -6,6 +6,8 @@ assistant_mask      the character spans that are trained, found by rendering the
 thoughts            what stands between <think> tags in a content, told to templates that know it
 dates               the day that a template is told, one for a run
 text_check          whether a rendered turn holds its message's text, whatever the template trims or quotes
+shapes              conversations of one shape are put together, and not rendered
+opaque              templates that pass texts on unread, by their syntax
 any_of              patterns for any of thousands of words
 special_tokens      text of rows and special tokens told apart, so that no text becomes a control token
 given_up            a text that the tokenizer gives up on, and its row

@@ -14,6 +14,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import cast
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
@@ -133,9 +134,10 @@ def _walk_statement(seen: _Analysis, node: nodes.Node) -> None:
 def _walk_branches(seen: _Analysis, node: nodes.If) -> None:
     """Walk through the branches that a conversation of strings may take."""
     for branch in (node, *node.elif_):
-        truth = _decide(seen, branch.test)
+        test = cast(nodes.Expr, branch.test)
+        truth = _decide(seen, test)
         if truth is None:
-            _demand_condition(seen, branch.test)
+            _demand_condition(seen, test)
         if truth is not False:
             _walk(seen, branch.body)
         if truth is True:
@@ -148,7 +150,7 @@ def _walk_loop(seen: _Analysis, node: nodes.For) -> None:
     seen.other_loops |= kind is Kind.PLAIN
     _assign(seen, node.target, Kind.MESSAGE if kind is Kind.MESSAGES else Kind.PLAIN)
     if node.test is not None:
-        _demand_condition(seen, node.test)
+        _demand_condition(seen, cast(nodes.Expr, node.test))
     if node.recursive:
         raise _Read
     _walk(seen, node.body)
@@ -214,7 +216,9 @@ def _decide(seen: _Analysis, test: nodes.Expr) -> bool | None:
             return _IS_OF_TEXT.get(test.name)
         case nodes.Test(name="defined") if _is_missing(seen, test.node):
             return False
-        case nodes.Compare(expr=nodes.Const(value=str() as name), ops=[nodes.Operand(op="in" | "notin" as how) as among]):
+        case nodes.Compare(
+            expr=nodes.Const(value=str() as name), ops=[nodes.Operand(op="in" | "notin" as how) as among]
+        ):
             return (name in (ROLE, CONTENT)) == (how == "in") if _is_message(seen, among.expr) else None
         case nodes.Name(name="tools" | "documents") if test.name not in seen.assigned:
             return False

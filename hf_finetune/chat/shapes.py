@@ -98,7 +98,7 @@ class Shapes:
                 said.append(bare)
                 blanks += [before, behind]
             else:
-                blanks += [text[:MAX_BLANK + 1], "blank"]
+                blanks += [text[: MAX_BLANK + 1], "blank"]
         key = tuple(trained), tuple(roles), tuple(blanks)
         if key not in self.known:
             if len(self.known) > MAX_SHAPES:
@@ -132,7 +132,9 @@ class Shapes:
             [fault] = check_control_tokens([chat])
         except (ChatTemplateError, TemplateLimitError):  # it will be said of the conversation itself
             return None
-        return None if fault is not None else _cut(chat.text(), stand_ins, spans)
+        shape = None if fault is not None else _cut(chat.text(), stand_ins, spans)
+        # A text between two parts of a control token would make it whole.
+        return None if shape is None or any(map(control.find_begun, shape.pieces[:-1])) else shape
 
 
 def _cut(text: str, stand_ins: Sequence[str], spans: Sequence[Span]) -> Shape | None:

@@ -123,7 +123,7 @@ class ControlTokens:
         """Mark the control tokens of `text`, and their parts at its two ends."""
         if not self.names or not text:
             return text
-        if size := self._find_begun(text):  # a token begun here, ended by the template
+        if size := self.find_begun(text):  # a token begun here, ended by the template
             text = f"{text[:-size]}{MARK}{text[-size:]}"
         start = len(text) - len(text.lstrip())
         if self._find_ended(text, start):  # a token begun by the template, ended here
@@ -133,11 +133,13 @@ class ControlTokens:
     def is_free(self, text: str) -> bool:
         """Whether a text spells no control token, and none can come of its ends and what is written around it."""
         return not self.names or not (
-            self.anywhere.search(text) or self._find_begun(text) or self._find_ended(text, 0) or MARK in text
+            self.anywhere.search(text) or self.find_begun(text) or self._find_ended(text, 0) or MARK in text
         )
 
-    def _find_begun(self, text: str) -> int:
+    def find_begun(self, text: str) -> int:
         """Count the characters at the end of a text that begin a control token."""
+        if not self.names:
+            return 0
         if not self.first.search(text, max(0, len(text) - self.sizes[0])):
             return 0
         sizes = range(1, min(self.sizes[0], len(text) + 1))

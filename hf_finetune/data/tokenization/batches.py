@@ -31,7 +31,7 @@ def iterate_batches(rows: Dataset, columns: list[str]) -> Iterator[tuple[int, pa
     first, waiting, size = 0, list[pa.Table](), 0
     at_once = ROWS_PER_BATCH if rows._indices is None else min(ROWS_GATHERED, ROWS_PER_BATCH)
     for table in rows.select_columns(columns).with_format("arrow").iter(at_once):
-        sizes = sum(_count_bytes(table.column(name)) for name in columns)
+        sizes = np.sum([_count_bytes(table.column(name)) for name in columns], axis=0)
         for start, stop in _cut(sizes):
             some, more = table.slice(start, stop - start), int(sizes[start:stop].sum())
             held = sum(map(len, waiting))
@@ -62,11 +62,11 @@ def _count_bytes(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
     if pa.types.is_string(column.type):
         return np.asarray(pc.binary_length(column).fill_null(0), np.int64)
     if pa.types.is_struct(column.type):
-        return np.asarray(sum((_count_bytes(each) for each in column.flatten()), np.zeros(len(column), np.int64)))
+        return np.asarray(np.sum([_count_bytes(each) for each in column.flatten()], axis=0), np.int64)
     if pa.types.is_list(column.type):
         ends = np.cumsum(np.asarray(pc.list_value_length(column).fill_null(0), np.int64))
         until = np.append(0, np.cumsum(_count_bytes(column.flatten())))[np.append(0, ends)]
-        return np.diff(until)
+        return np.asarray(np.diff(until), np.int64)
     return np.zeros(len(column), np.int64)
 
 

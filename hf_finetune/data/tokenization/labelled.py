@@ -156,7 +156,10 @@ def _encode(
 
 
 def _build_batches(
-    rows: Dataset, encode: Callable[[Batch], tuple[int, dict[str, list[Any]], EncodedTexts]], labels: Labels, features: Features
+    rows: Dataset,
+    encode: Callable[[Batch], tuple[int, dict[str, list[Any]], EncodedTexts]],
+    labels: Labels,
+    features: Features,
 ) -> Batches:
     """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
     tokens = truncated = longest = 0
