@@ -22,6 +22,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDED = 6_242
@@ -39,23 +43,25 @@ def write_rows(folder: Path, size: int) -> None:
             turns = [("user", 40), ("assistant", 250)] * dice.choice([1, 1, 2, 3])
             rows.write(json.dumps({"messages": [{"role": role, "content": say(most)} for role, most in turns]}) + "\n")
             documents.write(json.dumps({"text": say(600)}) + "\n")
-    turns = [{"role": role, "content": say(700)} for _ in range(400) for role in ("user", "assistant")]
+    turns = [{"role": role, "content": say(560)} for _ in range(400) for role in ("user", "assistant")]
     (folder / "long.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
 
 
-def make_tokenizer(folder: Path, added: int):
+def make_tokenizer(folder: Path, added: int) -> PreTrainedTokenizerFast:
     from tokenizers import AddedToken
 
     from hf_finetune.models.tokenizer_training import train_tokenizer
 
-    texts = (json.loads(line)["text"] for line, _ in zip((folder / "documents.jsonl").open(), range(1_000)))
+    texts = (
+        json.loads(line)["text"] for line, _ in zip((folder / "documents.jsonl").open(), range(1_000), strict=False)
+    )
     tokenizer = train_tokenizer("bpe", texts, 8_000)
     names = [f"<unused{number}>" if number % 7 else f"[{chr(0x4E00 + number)}]" for number in range(added)]
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
     return tokenizer
 
 
-def tokenize(path: Path, tokenizer, becomes: str = "conversation") -> float:
+def tokenize(path: Path, tokenizer: PreTrainedTokenizerFast, becomes: str = "conversation") -> float:
     """Seconds from the rows of a file, which are read before, to the Arrow file of their tokens."""
     import datasets
 
@@ -78,7 +84,7 @@ def tokenize(path: Path, tokenizer, becomes: str = "conversation") -> float:
         return time.perf_counter() - began
 
 
-def render_texts(path: Path, tokenizer) -> list[str]:
+def render_texts(path: Path, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     from hf_finetune.chat.built_in import add_template_tokens
 
     add_template_tokens(tokenizer, "chatml")
@@ -88,7 +94,7 @@ def render_texts(path: Path, tokenizer) -> list[str]:
     return [begin + "".join(turn.format(**message) for message in messages) for messages in rows]
 
 
-def time_peer(tokenizer, texts: list[str]) -> float:
+def time_peer(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
     began = time.perf_counter()
     tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return time.perf_counter() - began
@@ -134,6 +140,25 @@ def work(what: str, folder: Path) -> None:
         print(tokenize(folder / "rows.jsonl", tokenizer))
 
 
+def compare(folder: Path, rounds: int) -> None:
+    rows, documents = folder / "rows.jsonl", folder / "documents.jsonl"
+    tokenizer = make_tokenizer(folder, 0)
+    texts = render_texts(rows, tokenizer)
+    size = sum(map(len, texts)) / 1e6
+    print(f"{os.cpu_count()} cores, {len(texts):,} conversations of {1e6 * size / len(texts):,.0f} characters")
+    ours, peer = take_turns(rounds, lambda: tokenize(rows, tokenizer), lambda: time_peer(tokenizer, texts))
+    say("conversations", ours, peer, size)
+    texts = [json.loads(line)["text"] for line in documents.open()]
+    ours, peer = take_turns(
+        rounds, lambda: tokenize(documents, tokenizer, "document"), lambda: time_peer(tokenizer, texts)
+    )
+    say("documents", ours, peer, sum(map(len, texts)) / 1e6)
+    many, ten = make_tokenizer(folder, ADDED), make_tokenizer(folder, 10)
+    ours, peer = take_turns(rounds, lambda: tokenize(rows, many), lambda: tokenize(rows, ten))
+    slower = statistics.median(one / other for one, other in zip(ours, peer, strict=True))
+    print(f"{ADDED:,} added tokens: {slower:.2f} times the seconds of ten")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=16)
@@ -148,30 +173,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder, asked.megabytes * 1_000_000)
-        rows, documents = folder / "rows.jsonl", folder / "documents.jsonl"
-        (folder / "few.jsonl").write_text("".join(line for line, _ in zip(rows.open(), range(100))))
-        tokenizer = make_tokenizer(folder, 0)
-        texts = render_texts(rows, tokenizer)
-        megabytes = sum(map(len, texts)) / 1e6
-        ours, peer = take_turns(asked.rounds, lambda: tokenize(rows, tokenizer), lambda: time_peer(tokenizer, texts))
-        print(f"{os.cpu_count()} cores, {len(texts):,} conversations of {1e6 * megabytes / len(texts):,.0f} characters")
-        say("conversations", ours, peer, megabytes)
-        texts = [json.loads(line)["text"] for line in documents.open()]
-        ours, peer = take_turns(
-            asked.rounds, lambda: tokenize(documents, tokenizer, "document"), lambda: time_peer(tokenizer, texts)
-        )
-        say("documents", ours, peer, sum(map(len, texts)) / 1e6)
-        many, ten = make_tokenizer(folder, ADDED), make_tokenizer(folder, 10)
-        ours, peer = take_turns(asked.rounds, lambda: tokenize(rows, many), lambda: tokenize(rows, ten))
-        slower = statistics.median(one / other for one, other in zip(ours, peer, strict=True))
-        print(f"{ADDED:,} added tokens: {slower:.2f} times the seconds of ten")
+        rows = folder / "rows.jsonl"
+        (folder / "few.jsonl").write_text("".join(line for line, _ in zip(rows.open(), range(100), strict=False)))
+        compare(folder, asked.rounds)
         print(run_apart(folder, "long"))
         if asked.against:
-            turns = [
-                [float(run_apart(folder, "rows", each)) for each in (ROOT, asked.against.resolve())] for _ in "123"
-            ]
+            checkouts = ROOT, asked.against.resolve()
+            turns = [[float(run_apart(folder, "rows", each)) for each in checkouts] for _ in range(asked.rounds)]
             ours, peer = (list(each) for each in zip(*turns, strict=True))
-            say(f"conversations, against {asked.against}", ours, peer, megabytes)
+            say(f"conversations, against {asked.against}", ours, peer, rows.stat().st_size / 1e6)
 
 
 if __name__ == "__main__":

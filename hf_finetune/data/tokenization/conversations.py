@@ -17,7 +17,7 @@ from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.conversation_stats import ConversationStats, check_dropped_share, log_warnings
 from hf_finetune.data.tokenization.examples import FEATURES, ExampleBuilder
 from hf_finetune.data.tokenization.packing import pack_bfd
-from hf_finetune.data.tokenization.rendered_rows import ConversationRenderer, RenderedRow, write_plain
+from hf_finetune.data.tokenization.rendered_rows import ConversationRenderer, RenderedRow, read_turns, write_plain
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,9 @@ def _build_batches(
             if template is None:
                 yield write_plain(tokenizer, first, table, data.loss_on)
             else:
-                rendered = renderer.render(first, table)
+                rendered = renderer.render(
+                    [row for row in read_turns(first, table) if builder.may_fit(row, data.loss_on)]
+                )
                 yield [] if renderer.problems else rendered
 
     for encoded in map_ahead(builder.encode, render()):

@@ -17,9 +17,9 @@ from hf_finetune.chat.assistant_mask import Span
 from hf_finetune.chat.given_up import name_rows
 from hf_finetune.chat.special_tokens import MARK, TokenizedText, get_control_tokens
 from hf_finetune.data.tokenization.conversation_stats import ROWS_DECODED, ConversationStats
-from hf_finetune.data.tokenization.rendered_rows import RenderedRow
+from hf_finetune.data.tokenization.rendered_rows import RenderedRow, RowOfTurns, count_bytes_written
 from hf_finetune.data.tokenization.spans import clip_runs, find_token_ranges
-from hf_finetune.data.tokenization.text import IGNORE_INDEX
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, measure_longest_token
 from hf_finetune.data.tokenization.windows import ROW_FEATURES
 
 FEATURES = Features(
@@ -48,8 +48,26 @@ class ExampleBuilder:
     ) -> None:
         self.tokenizer, self.too_long, self.max_length = tokenizer, too_long, max_length
         self.where, self.refuse = where, refuse
+        self.bytes_per_token = measure_longest_token(tokenizer)
         self.counts: Counter[str] = Counter()
         self.spelled: Counter[str] = Counter()
+
+    def may_fit(self, row: RowOfTurns, loss_on: str) -> bool:
+        """Whether a conversation may have few enough tokens; one that cannot is left out before it is rendered."""
+        if self.bytes_per_token is None or self.too_long not in ("drop", "error"):
+            return True
+        # "ab" * 5_000 with tokens of at most four bytes is 2,500 tokens or more.
+        fewest = count_bytes_written(row[1], loss_on) // self.bytes_per_token
+        if fewest <= self.max_length:
+            return True
+        self.counts["too_long"] += 1
+        self._leave_out(row[0], f"{fewest:,} tokens or more")
+        return False
+
+    def _leave_out(self, row: int, size: str) -> None:
+        self.counts["dropped"] += 1
+        if self.too_long == "error":
+            self.refuse(row, f"{size}, and train.max_length is {self.max_length:,}", "shorten it, or raise that")
 
     def encode(self, rendered: Sequence[RenderedRow]) -> list[tuple[RenderedRow, TokenizedText]]:
         """Tokenize rendered conversations. Raises `DataError` for one that the tokenizer gives up on.
@@ -64,6 +82,7 @@ class ExampleBuilder:
     def build(self, encoded: Sequence[tuple[RenderedRow, TokenizedText]]) -> pa.RecordBatch:
         """Build the examples of tokenized conversations."""
         examples = [example for row, tokens in encoded for example in self._build_examples(row, tokens)]
+        # From numpy: pyarrow looks at every number of a list of Python's.
         ids, labels, *numbers = zip(*examples, strict=True) if examples else [()] * len(FEATURES)
         arrays = [_build_lists(ids), _build_lists(labels)]
         types = list(FEATURES.arrow_schema.types)[len(arrays) :]
@@ -87,10 +106,8 @@ class ExampleBuilder:
         windows = [(0, size)]
         if size > limit:
             self.counts["too_long"] += 1
-            if self.too_long == "error":
-                self.refuse(row.row, f"{size:,} tokens, and train.max_length is {limit:,}", "shorten it, or raise that")
             if self.too_long in ("drop", "error"):
-                self.counts["dropped"] += 1
+                self._leave_out(row.row, f"{size:,} tokens")
                 return
             stop = limit if self.too_long == "cut" else size
             windows = [(start, min(start + limit, size)) for start in range(0, stop, limit)]

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import (
+    ASKING_ROLES,
     ChatTemplateError,
     RenderedChat,
     Span,
@@ -26,7 +27,7 @@ from hf_finetune.chat.assistant_mask import (
 )
 from hf_finetune.chat.neutral import Fault, check_control_tokens
 from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError
-from hf_finetune.chat.shapes import Shapes
+from hf_finetune.chat.shapes.assembly import Shapes
 from hf_finetune.chat.slow_templates import count_rendered
 from hf_finetune.chat.special_tokens import ControlTokens, get_control_tokens
 from hf_finetune.chat.template import prepare_chat, template_name, writes_system
@@ -94,6 +95,22 @@ def read_turns(first: int, table: pa.Table) -> Iterator[RowOfTurns]:
         yield number, every[start:stop], tools
 
 
+def count_bytes_written(turns: Turns, loss_on: str) -> int:
+    """Count the bytes of text that a template must write: what is asked, and the answers that are trained."""
+    try:
+        trained = select_trained(turns, loss_on)
+    except ChatTemplateError:  # said where the row is rendered
+        return 0
+    written = [
+        turn["content"].strip()
+        for turn, train in zip(turns, trained, strict=True)
+        if isinstance(turn["content"], str)
+        and (turn["role"] in ASKING_ROLES or (train and turn["role"] == "assistant"))
+    ]
+    # Thoughts of earlier turns may be left out.
+    return sum(len(text.encode()) for text in written if "</think>" not in text)
+
+
 class ConversationRenderer:
     """Renders the rows of a split, and keeps the problems of those that it refuses."""
 
@@ -111,7 +128,7 @@ class ConversationRenderer:
         self.problems: list[tuple[int, Problem]] = []
         self.problem_count = 0
         self.rows_at_fault, self.at_once = 0, 1
-        self.shapes = Shapes(tokenizer, template, self._find_spans)
+        self.shapes = Shapes(tokenizer, template, self._find_spans, by_turns=data.loss_on != "all")
 
     def refuse(self, row: int, what: str, remedy: str = "") -> None:
         """Record a problem of row `row`; only the first ones are kept, all are counted."""
@@ -125,9 +142,8 @@ class ConversationRenderer:
         ordered = sorted(self.problems, key=lambda problem: problem[0])
         return DataError([problem for _, problem in ordered], total=self.problem_count)
 
-    def render(self, first: int, table: pa.Table) -> list[RenderedRow]:
-        """Render the rows of a table, of which the first is number `first`; without those that are refused."""
-        rows = list(read_turns(first, table))
+    def render(self, rows: Sequence[RowOfTurns]) -> list[RenderedRow]:
+        """Render rows; without those that are refused."""
         done: dict[int, RenderedRow | None] = {}
         for row in rows:
             with count_rendered(row[0], self.total, CONVERSATIONS):
@@ -182,6 +198,7 @@ class ConversationRenderer:
             asks = [whole, *(Ask(count) for index in left_out for count in (index, index + 1) if count)]
         else:
             asks = list_asks(prepared.chat, prepared.trained)
+        # 800 turns of 2 KB: 1,200 renders of half of it, 900 MB.
         too_much = len(asks) * count_characters(prepared.chat.messages) > MAX_CHARACTERS_AHEAD
         return [whole] if too_much else asks
 

@@ -11,7 +11,8 @@ from hf_finetune.chat.special_tokens import TokenizedText
 
 
 def clip_runs(ranges: Sequence[Span], start: int, stop: int) -> list[Span]:
-    """Return what lies in (start, stop) of sorted `ranges`, those that touch as one: (0, 2) (2, 4) -> [(1, 3)] of (1, 3)."""
+    """Return what lies in (start, stop) of sorted `ranges`, those that touch as one."""
+    # Of (0, 2) (2, 4) (6, 9), what lies in (1, 8) is (1, 4) (6, 8).
     runs: list[Span] = []
     for begin, end in ranges:
         begin, end = max(begin, start), min(end, stop)

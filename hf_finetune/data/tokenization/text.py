@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,20 @@ def encode_rows(tokenizer: PreTrainedTokenizerFast, texts: Mapping[int, str], lo
     """
     with name_rows(lambda number: locate([*texts][number])):
         return encode_documents(tokenizer, [*texts.values()])
+
+
+def measure_longest_token(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Count the bytes of text that one token stands for at most; None for a tokenizer that may drop or merge text."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    steps = spec["pre_tokenizer"] or {}
+    kinds = {step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])}
+    normalizer = (spec["normalizer"] or {"type": None})["type"]
+    if spec["model"]["type"] != "BPE" or "ByteLevel" not in kinds or normalizer not in (None, "NFC"):
+        return None
+    longest = max(map(len, spec["model"]["vocab"]), default=1)  # a character of a piece is a byte
+    added = max((len(token["content"].encode()) for token in spec["added_tokens"]), default=1)
+    # Three characters of Hangul, or a letter and its marks, are composed to one of a third of the bytes.
+    return max(longest, added) * (3 if normalizer == "NFC" else 1)
 
 
 def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -19,12 +19,14 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.chat.any_of import find_any
 from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, Span
 from hf_finetune.chat.neutral import check_control_tokens
-from hf_finetune.chat.opaque import find_looked_for
 from hf_finetune.chat.rendering import Message, TemplateLimitError, describe_template
+from hf_finetune.chat.shapes.nearby import NEARBY
+from hf_finetune.chat.shapes.opaque import find_passing_on
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.errors import ModelError
 
 MAX_SHAPES = 10_000
+MANY_TURNS = 12
 MAX_BLANK = 20
 """Characters of white space at an end of a text."""
 # With a quote, which a template that writes JSON would write otherwise.
@@ -67,6 +69,10 @@ class Shapes:
     find_spans: FindSpans
     """Finds what is trained of a conversation, and raises where its texts are not all written."""
     known: dict[Key, Shape | None] = field(default_factory=dict)
+    by_turns: bool = True
+    """There is one span for each trained turn of the assistant."""
+    nearby: bool = False
+    """What is written around a text follows from the messages near to it."""
     looked_for: re.Pattern[str] | None = None
     """Matches what the template looks for; None where it may read every text."""
 
@@ -75,20 +81,22 @@ class Shapes:
             describe_template(self.template)
         except (ModelError, TemplateSyntaxError):  # said where a conversation is rendered
             return
-        strings = find_looked_for(self.template)
-        if strings is not None and not any(each in STAND_IN.format(0) for each in strings):
-            self.looked_for = find_any([*strings, *THOUGHTS])
+        found = find_passing_on(self.template)
+        if found is not None and not any(each in STAND_IN.format(0) for each in found.looked_for):
+            self.looked_for = find_any([*found.looked_for, *THOUGHTS])
+            self.nearby = found.nearby
 
     def assemble(
         self, roles: Sequence[str], texts: Sequence[str | None], trained: Sequence[bool]
     ) -> tuple[str, list[Span]] | None:
-        """Write a conversation of roles and texts: itself, and its characters that are trained; None if it is to be rendered."""
+        """Write a conversation, and find its characters that are trained; None if it has to be rendered."""
         if self.looked_for is None:
             return None
         said, blanks = [], []
         for text in texts:
             if text is None:
                 return None
+            # "\n Hi.\n" is "\n " and "\n" around "Hi.": a template may trim it, and no more.
             bare = text.strip()
             if bare:
                 start = text.index(bare[0]) if len(bare) < len(text) else 0
@@ -128,13 +136,46 @@ class Shapes:
                 messages.append({"role": role, "content": before + stand_ins[-1] + behind})
         chat = RenderedChat(self.tokenizer, self.template, messages)
         try:
-            spans = self.find_spans(chat, trained)
+            spans = self._find_like(chat, key) or self.find_spans(chat, trained)
             [fault] = check_control_tokens([chat])
         except (ChatTemplateError, TemplateLimitError):  # it will be said of the conversation itself
             return None
-        shape = None if fault is not None else _cut(chat.text(), stand_ins, spans)
         # A text between two parts of a control token would make it whole.
+        shape = None if fault is not None else _cut(chat.text(), stand_ins, spans)
         return None if shape is None or any(map(control.find_begun, shape.pieces[:-1])) else shape
+
+    def _find_like(self, chat: RenderedChat, key: Key) -> list[Span]:
+        """Find the spans of a long conversation by a few of its turns, if the others are like these; else nothing."""
+        trained, roles, _ = key
+        turns = [number for number, role in enumerate(roles) if role == "assistant" and trained[number]]
+        if len(turns) < MANY_TURNS or not self.nearby or not self.by_turns:
+            return []
+        # User, assistant, user, assistant...: all turns but those near the two ends are alike.
+        like = {number: _see_nearby(key, number) for number in turns}
+        first = {seen: number for number, seen in reversed(like.items())}
+        found = self.find_spans(chat, [number in first.values() for number in range(len(roles))])
+        text, spans = chat.text(), []
+        span_of = dict(zip(sorted(first.values()), found, strict=True))
+        for number in turns:
+            example = first[like[number]]
+            here, there = (text.find(STAND_IN.format(each)) for each in (number, example))
+            start, stop = (position + here - there for position in span_of[example])
+            as_there = text[slice(*span_of[example])].replace(STAND_IN.format(example), STAND_IN.format(number))
+            if min(here, there) < 0 or text[start:stop] != as_there:
+                return []
+            spans.append((start, stop))
+        return spans
+
+
+def _see_nearby(key: Key, number: int) -> tuple[object, ...]:
+    """What is near to a message: all that a template may go by there."""
+    trained, roles, blanks = key
+    places = range(number - NEARBY, number + NEARBY + 1)
+    seen = [
+        (trained[each], roles[each], blanks[2 * each : 2 * each + 2]) if 0 <= each < len(roles) else None
+        for each in places
+    ]
+    return (number % 2, *seen)
 
 
 def _cut(text: str, stand_ins: Sequence[str], spans: Sequence[Span]) -> Shape | None:
