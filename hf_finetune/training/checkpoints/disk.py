@@ -32,6 +32,8 @@ from hf_finetune.training.checkpoints.model_files import Weights
 logger = logging.getLogger(__name__)
 
 COMPARED_AT_ONCE = 2**24
+Key = tuple[str, str]
+"""A tensor of a checkpoint: its file, and its name in it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Snapshot:
     """Files that hold texts of rows: their owner's alone."""
     keep: frozenset[Path] = frozenset()
     """Checkpoints that are never removed for this one."""
+    still: frozenset[Key] = frozenset()
+    """Tensors that stay as they are until the optimizer's next step."""
 
     @property
     def nbytes(self) -> int:

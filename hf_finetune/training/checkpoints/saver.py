@@ -9,24 +9,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
 from hf_finetune.folders.checkpoints import aside_of, get_path, publish, rotate, seal
-from hf_finetune.training.checkpoints.disk import Snapshot
+from hf_finetune.training.checkpoints.disk import Key, Snapshot
 from hf_finetune.training.checkpoints.model_files import (
     ModelFiles,
     Weights,
     collect_model_files,
     copy_weights,
     find_other,
+    get_storage,
     is_up_to_date,
 )
 from hf_finetune.training.checkpoints.room import check_room, plan_room
 from hf_finetune.training.checkpoints.state import (
+    OPTIMIZER_TENSORS,
     STATE,
     STATE_PARTS,
     STATE_TENSORS,
@@ -35,6 +37,10 @@ from hf_finetune.training.checkpoints.state import (
     read_state,
 )
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
+
+BEFORE_STEP = ("on_save", "on_step_begin", "on_substep_end", "on_pre_optimizer_step")
+"""What is called of callbacks between a save and the optimizer's next step."""
+_OURS = ("hf_finetune.", "transformers.")
 
 
 @dataclass
@@ -131,13 +137,39 @@ class CheckpointSaver:
             return None
         blobs: dict[str, Callable[[], bytes]] = {name: _hold(content) for name, content in files.blobs.items()}
         blobs |= {STATE: _write_json(encoded), TRAINER_STATE_NAME: describe_trainer(self.trainer.state)}
+        weights = {**files.weights, STATE_TENSORS: Weights(tensors, None)}
         return Snapshot(
             checkpoint=get_path(self.folder, self.trainer.state.global_step),
             facts=dict(facts),
-            weights={**files.weights, STATE_TENSORS: Weights(tensors, None)},
+            weights=weights,
             blobs=blobs,
             private=self.private,
             keep=frozenset(self._find_best()),
+            still=frozenset(self._list_still(weights)) if self._leaves_weights_alone() else frozenset(),
+        )
+
+    def _list_still(self, weights: Mapping[str, Weights]) -> Iterator[Key]:
+        """The tensors in main memory that nothing but the optimizer changes: parameters, and its own state.
+
+        Buffers are left out: a forward pass may change them. So is what lies on a device, of which a copy into pinned
+        memory is quick, and in the order of its stream.
+        """
+        model: Any = self.trainer.model
+        held = {get_storage(each) for each in model.parameters()}
+        for file, each in weights.items():
+            for name, tensor in each.tensors.items():
+                of_optimizer = file == STATE_TENSORS and name.startswith(OPTIMIZER_TENSORS)
+                if tensor.device.type == "cpu" and (of_optimizer or get_storage(tensor) in held):
+                    yield file, name
+
+    def _leaves_weights_alone(self) -> bool:
+        """Whether no callback of a user could change the weights between a save and the optimizer's next step."""
+        callbacks: list[Any] = self.trainer.callback_handler.callbacks
+        foreign = [type(each) for each in callbacks if not type(each).__module__.startswith(_OURS)]
+        return not any(
+            getattr(each, event, None) is not getattr(TrainerCallback, event)
+            for each in foreign
+            for event in BEFORE_STEP
         )
 
     def _collect(self) -> ModelFiles:

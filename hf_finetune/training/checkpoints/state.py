@@ -26,6 +26,8 @@ from hf_finetune.training.checkpoints.codec import DICT, decode_state, encode_st
 from hf_finetune.training.checkpoints.random_state import restore_random_state
 
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
+OPTIMIZER_TENSORS = "state.optimizer."
+"""With which the names of the optimizer's tensors begin."""
 STATE_PARTS = frozenset({"optimizer", "schedule", "scaler", "ranks", "callbacks", "beside"})
 # What the settings decide of a group of parameters, beside its rate. Its other values are the optimizer's own.
 _OF_THE_SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")

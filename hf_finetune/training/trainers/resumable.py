@@ -10,6 +10,7 @@ from typing import Any
 
 import transformers
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
@@ -74,12 +75,16 @@ class ResumableTrainer(transformers.Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; the last checkpoint is verified when it returns, or raises."""
+        writer = self.checkpoints.writer
+        # Of every optimizer: accelerate wraps it, and schedules replace its `step`.
+        hook = register_optimizer_step_pre_hook(lambda *_: writer.wait_for_copy())
         try:
             with hold_signals():
                 result: TrainOutput = super().train(*args, **kwargs)
-                self.checkpoints.writer.release()
+                writer.release()
         finally:
-            self.checkpoints.writer.close()
+            writer.close()
+            hook.remove()
         return result
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
@@ -288,6 +293,7 @@ class ResumableTrainer(transformers.Trainer):
         if self.args.save_strategy != SaveStrategy.NO and self._saved_step != self.state.global_step:
             self._save_checkpoint(self.model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.checkpoints.writer.wait_for_copy()  # callbacks at the end of training may change the weights
         began = start_time - self._earlier_s
         result: TrainOutput = super()._finalize_training(trial, num_train_samples, began)  # type: ignore[no-untyped-call]
         return result
