@@ -80,9 +80,25 @@ def write_checkpoint(snapshot: Snapshot, limit: int | None) -> None:
             logger.debug("%s is removed: train.save_total_limit", removed.name)
 
 
+def complete_checkpoint(aside: Path, snapshot: Snapshot) -> None:
+    """Write what `snapshot` holds to what an engine has written into `aside`, verify and name it.
+
+    Raises `CannotWriteError`; all checkpoints before are then as they were.
+    """
+    try:
+        with raise_write_errors():
+            _fill(aside, snapshot)
+    except OSError as problem:
+        raise _explain(snapshot, problem) from problem
+
+
 def _write(snapshot: Snapshot) -> None:
     aside = aside_of(snapshot.checkpoint)
     aside.mkdir(mode=0o700)
+    _fill(aside, snapshot)
+
+
+def _fill(aside: Path, snapshot: Snapshot) -> None:
     for name, make in snapshot.blobs.items():
         path = aside / name
         path.parent.mkdir(exist_ok=True)

@@ -15,9 +15,10 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
-from hf_finetune.folders.checkpoints import aside_of, get_path, publish, rotate, seal
-from hf_finetune.training.checkpoints.disk import Key, Snapshot
+from hf_finetune.folders.checkpoints import aside_of, get_path, rotate
+from hf_finetune.training.checkpoints.disk import Key, Snapshot, complete_checkpoint
 from hf_finetune.training.checkpoints.model_files import (
+    PICKLED_ARGUMENTS,
     ModelFiles,
     Weights,
     collect_model_files,
@@ -34,6 +35,7 @@ from hf_finetune.training.checkpoints.state import (
     STATE_TENSORS,
     describe_trainer,
     load_state,
+    read_counts,
     read_state,
 )
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
@@ -47,7 +49,7 @@ _OURS = ("hf_finetune.", "transformers.")
 class CheckpointSaver:
     """Saves the checkpoints of one training, and reads the one that it goes on from. Every rank has its own.
 
-    Under FSDP and DeepSpeed the engine writes its own shards, and what is here seals them.
+    Under FSDP and DeepSpeed the engine writes its own shards: what a run has counted is added, and all of it sealed.
     """
 
     trainer: Trainer
@@ -88,8 +90,11 @@ class CheckpointSaver:
             self.writer.save(snapshot)
 
     @contextmanager
-    def save_shards(self, facts: Mapping[str, Any]) -> Iterator[Path]:
-        """Yield the folder in which every rank writes a checkpoint of the engine; it is sealed when the block ends."""
+    def save_shards(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Iterator[Path]:
+        """Yield the folder in which every rank writes a checkpoint of the engine; it is sealed when the block ends.
+
+        Raises `CannotWriteError` where it cannot be.
+        """
         checkpoint = get_path(self.folder, self.trainer.state.global_step)
         first = self.trainer.args.should_save
         aside = aside_of(checkpoint) if first else checkpoint.with_name(f".{checkpoint.name}.aside")
@@ -97,10 +102,16 @@ class CheckpointSaver:
         # and gives its name once all are done: https://github.com/huggingface/transformers/issues/28009
         self.trainer.accelerator.wait_for_everyone()
         yield aside
+        encoded, tensors = read_counts(self.trainer, rank)
         self.trainer.accelerator.wait_for_everyone()
         if first:
-            seal(aside / checkpoint.name, facts)
-            publish(aside / checkpoint.name, checkpoint)
+            shards = aside / checkpoint.name
+            (shards / PICKLED_ARGUMENTS).unlink(missing_ok=True)
+            # The engine has written it before: it may name the best checkpoint by its path aside.
+            (shards / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            blobs = {STATE: _write_json(encoded), TRAINER_STATE_NAME: describe_trainer(self.trainer.state)}
+            counts = {STATE_TENSORS: Weights(tensors, None)}
+            complete_checkpoint(shards, Snapshot(checkpoint, dict(facts), counts, blobs, self.private))
             aside_of(checkpoint)
             if self.limit is not None:
                 rotate(self.folder, self.limit, {checkpoint, *self._find_best()})
