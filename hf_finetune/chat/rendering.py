@@ -219,6 +219,7 @@ def describe_template(template: str) -> TemplateFacts:
         [answer] = _exchange([json.dumps({"describe": template})], [], [_limit_answer(len(template))])
     if "kind" in answer:
         refusal = _read_refusal(answer, template)
+        # What else is raised, as over thousands of brackets, is Python's own: trust does not mend it.
         if isinstance(refusal, TemplateSyntaxError | TemplateLimitError):
             raise refusal
         what = f"the chat template cannot be compiled ({refusal})"

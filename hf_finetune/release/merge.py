@@ -107,10 +107,7 @@ def merge_adapter(
     check_replaceable(output, overwrite=overwrite)
     folder, record = fetch_adapter(adapter), read_adapter_record(adapter, base)
     _check_place(target, [folder, Path(record.name_or_path)])
-    tokenizer = load_adapter_tokenizer(adapter, record)
-    trust_named_template(tokenizer, trust_chat_template)
-    if tokenizer.chat_template and record.classifier is None:
-        find_end_token_ids(tokenizer)  # saving asks for them: a template that cannot be rendered is refused now
+    tokenizer = _load_tokenizer(adapter, record, trust_chat_template)
     model, _ = load_adapter(adapter, base, tokenizer)
     settle_generation(unwrap_adapter(model), record.name_or_path)
     quantized = is_quantized(unwrap_adapter(model))
@@ -137,6 +134,15 @@ def merge_adapter(
     except OSError as problem:
         raise _explain_unwritten(problem, output) from problem
     return facts
+
+
+def _load_tokenizer(adapter: str, record: BaseRecord, trusted: str | None) -> PreTrainedTokenizerFast:
+    tokenizer = load_adapter_tokenizer(adapter, record)
+    trust_named_template(tokenizer, trusted)
+    if tokenizer.chat_template and record.classifier is None:
+        # Saving asks for the ends of turns, and rows may be rendered: a template that cannot be is refused now.
+        find_end_token_ids(tokenizer)
+    return tokenizer
 
 
 def _reload(merged: PreTrainedModel, folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:

@@ -206,6 +206,7 @@ class _SplitTokenizer:
         while rows:
             began, some = time.monotonic(), rows[: self.at_once]
             rows = rows[self.at_once :]
+            # Rows are few at first: of a template that exceeds its limits on each, 64 would take minutes.
             with count_rendered(some[0][0], len(self.rows), "conversations"):
                 rendered = self._render_together(some)
             yield from rendered
