@@ -100,8 +100,7 @@ def merge_adapter(
     8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and renamed once
     it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more than `tolerance`
     (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if `output` may not be
-    replaced, or `trust_chat_template` is not the hash of its template; `CannotWriteError` if it cannot be written. A
-    template that exceeds a limit is a `ModelError` before weights are read.
+    replaced, or `trust_chat_template` is not the hash of its template; `CannotWriteError` if it cannot be written.
     """
     target = Path(output)
     check_replaceable(output, overwrite=overwrite)
@@ -137,6 +136,7 @@ def merge_adapter(
 
 
 def _load_tokenizer(adapter: str, record: BaseRecord, trusted: str | None) -> PreTrainedTokenizerFast:
+    """Load the adapter's tokenizer. Raises `ModelError` where its template exceeds a limit: no weights are read then."""
     tokenizer = load_adapter_tokenizer(adapter, record)
     trust_named_template(tokenizer, trusted)
     if tokenizer.chat_template and record.classifier is None:
