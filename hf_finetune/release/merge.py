@@ -136,7 +136,7 @@ def merge_adapter(
 
 
 def _load_tokenizer(adapter: str, record: BaseRecord, trusted: str | None) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of an adapter, before weights are read. Raises `ModelError` where its template exceeds a limit."""
+    """Load an adapter's tokenizer, and no weights. Raises `ModelError` where its template exceeds a limit."""
     tokenizer = load_adapter_tokenizer(adapter, record)
     trust_named_template(tokenizer, trusted)
     if tokenizer.chat_template and record.classifier is None:
