@@ -160,6 +160,14 @@ def format_metric(name: str, value: Any) -> str:
     return f"{found:.3g}" if abs(found) >= MAX_PLAIN_VALUE else get_metric_info(name).style.format(found)
 
 
+def format_share(share: float, decimals: int = 2) -> str:
+    """Format a share of 1 in percent, with two digits that count at least: little is not nothing."""
+    # 0.0000339 -> 0.0034%, and not 0.00%.
+    if share > 0:
+        decimals = max(decimals, 1 - math.floor(math.log10(100 * share)))
+    return f"{100 * share:.{decimals}f}%"
+
+
 def format_size(name: str, size: float) -> str:
     """Format how large a difference is: `6.1 points` of a share, else as the metric itself."""
     return f"{100 * size:.1f} points" if get_metric_info(name).style == "{:.1%}" else format_metric(name, size)

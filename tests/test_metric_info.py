@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from sklearn.metrics import get_scorer_names
 
-from hf_finetune.metric_info import METRICS
+from hf_finetune.metric_info import METRICS, format_share
 
 # Our names beside those of scikit-learn, which puts neg_ before what is better lower.
 SCORERS = {
@@ -78,3 +78,11 @@ def scored_classifier():
     run = SimpleNamespace(report={}, manifest={"data": {"files": [{"role": "test", "path": "x"}]}})
     table = _build_split_table(run, "test", figures)
     return figures, (str(_build_metric_table("test", figures)), str(table.rows))
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(770 / 22_713_986, "0.0034%"), (0.05, "5.00%"), (0.0005, "0.050%"), (1.0, "100.00%"), (0, "0.00%")],
+)
+def test_a_share_that_is_small_is_not_said_to_be_nothing(share, said):
+    assert format_share(share) == said

@@ -10,6 +10,7 @@ special_tokens      text of rows and special tokens told apart, so that no text 
 given_up            a text that the tokenizer gives up on, and its row
 neutral             a row's control tokens are those of the same conversation with neutral texts
 rendering           templates come from strangers: batches of conversations for the worker, and what becomes of them
+slow_templates      texts of slow templates that are kept, and lines that say how far rendering has come
 worker_process      the worker started, watched and ended
 worker              the program that it runs: jinja2 within limits of memory and time
 built_in            the templates of templates/, and the tokens that they add to a tokenizer

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError, install_sandbox, render_rows
+from hf_finetune.chat.rendering import Ask, Message, TemplateFailure, TemplateLimitError, install_sandbox, render_rows
 from hf_finetune.chat.special_tokens import ControlTokens, get_control_tokens
 from hf_finetune.chat.text_check import Written, is_written, missing_from
 
@@ -62,7 +62,8 @@ class RenderedChat:
             raise result
         if isinstance(result, Exception):
             # `raise_exception`, a field that a message lacks, content of another type: all of these are refusals.
-            raise ChatTemplateError(f"the chat template refuses it: {_format_reason(result)}") from result
+            does = "fails on it" if isinstance(result, TemplateFailure) else "refuses it"
+            raise ChatTemplateError(f"the chat template {does}: {_format_reason(result)}") from result
         return result
 
 

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, render_chats
-from hf_finetune.chat.rendering import Ask, Message, describe_template
+from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError, describe_template
 from hf_finetune.chat.special_tokens import MARK, get_control_tokens
 
 NEUTRAL = "x"
@@ -42,6 +42,7 @@ _IDS = frozenset(["id", "tool_call_id"])
 _QUOTED = re.compile(r"'([^'\n]*)'|\"([^\"\n]*)\"|\.(\w+)")
 MAX_STRUCTURES = 10_000
 
+Fault = ChatTemplateError | TemplateLimitError
 Structure = tuple[str, ...]
 """The control tokens of a text, in order."""
 
@@ -52,17 +53,17 @@ class TextBecomesControl(ChatTemplateError):
     """A text of the row becomes a control token, or makes one of the template's disappear."""
 
 
-def check_control_tokens(chats: Sequence[RenderedChat], *, prompt: bool = False) -> list[ChatTemplateError | None]:
+def check_control_tokens(chats: Sequence[RenderedChat], *, prompt: bool = False) -> list[Fault | None]:
     """Find the conversations, all of one tokenizer and template, in which text has become a control token.
 
-    Returns one error or None for each; None too for those that the template refuses. With `prompt` their prompts are
-    compared.
+    Returns one error or None for each; None too for those that the template refuses. A limit that it exceeds on one
+    with neutral texts is an error too. With `prompt` their prompts are compared.
     """
     rendered = [chat.results.get(Ask(len(chat.messages), prompt)) for chat in chats]
     known = _known.setdefault(chats[0].tokenizer, {}) if chats else {}
     neutral = [_neutralize_chat(chat, re.compile(r"(?!)")) for chat in chats]
     _fill_structures(known, neutral, prompt)
-    faults: list[ChatTemplateError | None] = []
+    faults: list[Fault | None] = []
     for chat, text, other in zip(chats, rendered, neutral, strict=True):
         if not isinstance(text, str) or (structure := read_structure(chat, text)) == known[_write_key(other, prompt)]:
             faults.append(None)
@@ -93,15 +94,17 @@ def _write_key(chat: RenderedChat, prompt: bool) -> tuple[str, str]:
     return chat.template, json.dumps([chat.messages, chat.tools, prompt])
 
 
-def _compare_again(chat: RenderedChat, structure: Structure, *, prompt: bool) -> ChatTemplateError | None:
+def _compare_again(chat: RenderedChat, structure: Structure, *, prompt: bool) -> Fault | None:
     """Compare with texts that hold what the template looks for; the error where they differ still."""
-    tested = [text for text in describe_template(chat.template).tested if len(text) > 1]
-    looked_for = re.compile("|".join(map(re.escape, sorted(tested, key=len, reverse=True))) or r"(?!)")
     try:
+        tested = [text for text in describe_template(chat.template).tested if len(text) > 1]
+        looked_for = re.compile("|".join(map(re.escape, sorted(tested, key=len, reverse=True))) or r"(?!)")
         expected = read_structure(chat, _neutralize_chat(chat, looked_for).text(prompt=prompt))
     except ChatTemplateError:
         what = "whether text becomes a control token cannot be seen: the chat template refuses it with neutral texts"
         return TextBecomesControl(what)
+    except TemplateLimitError as problem:
+        return problem
     return None if structure == expected else TextBecomesControl(_describe(structure, expected))
 
 

@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -32,6 +33,7 @@ from jinja2.exceptions import (
 from transformers.utils import chat_template_utils
 
 from hf_finetune.chat import worker
+from hf_finetune.chat.slow_templates import SLOW_SECONDS, SlowTexts, say_progress
 from hf_finetune.chat.worker_process import WorkerDied, WorkerProcess, explain_no_start, start_worker
 from hf_finetune.errors import ModelError, Problem
 
@@ -51,15 +53,21 @@ _REFUSALS: dict[str, type[Exception]] = {
 
 
 class TemplateLimitError(ModelError):
-    """A template exceeded a limit; `what` says which, as the rest of a sentence about it."""
+    """A template exceeded a limit; `what` says which, as the rest of a sentence about it.
 
-    def __init__(self, what: str, template: str) -> None:
+    With `trusted` as the remedy, where it would then be rendered.
+    """
+
+    def __init__(self, what: str, template: str, *, trusted: bool = True) -> None:
         self.what = what
-        self.remedy = (
-            "look into it, since a template is a program that came with the model"
-            f", or set data.trust_chat_template: {find_origin(template)} if it is yours"
-        )
+        self.remedy = "look into it, since a template is a program that came with the model"
+        if trusted:
+            self.remedy += f", or set data.trust_chat_template: {find_origin(template)} if it is yours"
         super().__init__(Problem(f"the chat template {what} on one conversation", self.remedy, key=KEY))
+
+
+class TemplateFailure(TemplateRuntimeError):
+    """An error of Python itself, by its name: what a template computes cannot be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ class _State:
 
 _state = _State()
 _trusted: set[str] = set()
+_slow_texts = SlowTexts()
 _origins: dict[str, str] = {}
 """Hashes of templates as they were loaded, by those of what was made of them."""
 
@@ -155,27 +164,66 @@ def render_rows(template: str, given: dict[str, Any], rows: Sequence[dict[str, A
     A row has `messages`, `tools` and `asks` as `Ask.write`; `given` are the variables for all of them. What is to be
     raised is a `TemplateLimitError`, or what jinja2 or Python has raised. Raises `MachineError` where no worker starts.
     """
+    known = [_slow_texts.find(template, given, row) for row in rows]
+    new = [_leave_out(row, found) for row, found in zip(rows, known, strict=True)]
+    answers = iter(_render_new(template, given, [row for row in new if row["asks"]]))
+    results = []
+    for row, found in zip(new, known, strict=True):
+        answered = iter(next(answers)) if row["asks"] else iter(())
+        size = len(found) + len(row["asks"])
+        results.append([found[number] if number in found else next(answered) for number in range(size)])
+    return [[_read_result(each, template) for each in of_row] for of_row in results]
+
+
+def _leave_out(row: dict[str, Any], found: Container[int]) -> dict[str, Any]:
+    """A row without the asks whose numbers are `found`."""
+    return {**row, "asks": [ask for number, ask in enumerate(row["asks"]) if number not in found]} if found else row
+
+
+def _render_new(template: str, given: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
+    """Render rows of which nothing is known: a result for each of their asks, as the worker gives it."""
+    began = time.monotonic()
     answers: Sequence[Any]
-    if is_trusted(template):
-        answers = [worker.attempt(functools.partial(worker.render_row, template, given, row)) for row in rows]
-    else:
-        answers = _render_in_worker({"template": template, "given": given}, rows)
-    return [_read_answer(answer, len(row["asks"]), template) for row, answer in zip(rows, answers, strict=True)]
+    with say_progress():
+        if is_trusted(template):
+            answers = [worker.attempt(functools.partial(worker.render_row, template, given, row)) for row in rows]
+        else:
+            answers = _render_in_worker({"template": template, "given": given}, rows)
+    results = [_spread(answer, len(row["asks"])) for row, answer in zip(rows, answers, strict=True)]
+    if time.monotonic() - began > SLOW_SECONDS * sum(map(len, results)):
+        for row, of_row in zip(rows, results, strict=True):
+            if not any(map(_exceeds_limit, of_row)):  # it may have been the machine's fault
+                _slow_texts.keep(template, given, row, of_row)
+    return results
+
+
+def _spread(answer: Any, asked: int) -> list[Any]:
+    """The results of a row; what came from another process is in any form, and then the answer to each ask."""
+    return answer if isinstance(answer, list) and len(answer) == asked else [answer] * asked
+
+
+def _exceeds_limit(result: Any) -> bool:
+    return isinstance(result, dict) and result.get("kind") in (worker.LIMIT, worker.MEMORY, worker.CRASH)
 
 
 @functools.lru_cache(maxsize=64)
 def describe_template(template: str) -> TemplateFacts:
     """Find out what a template reads.
 
-    Raises jinja2's `TemplateSyntaxError` where it is none, and `TemplateLimitError`: jinja2 computes constants already
-    as it compiles.
+    Raises jinja2's `TemplateSyntaxError` where it is none, `ModelError` where it is nested too deep, and
+    `TemplateLimitError`: jinja2 computes constants already as it compiles.
     """
     if is_trusted(template):
         answer = worker.attempt(functools.partial(worker.describe, template))
     else:
         [answer] = _exchange([json.dumps({"describe": template})], [], [_limit_answer(len(template))])
     if "kind" in answer:
-        raise _read_refusal(answer, template)
+        refusal = _read_refusal(answer, template)
+        # What else is raised, as over thousands of brackets, is Python's own: trust does not mend it.
+        if isinstance(refusal, TemplateSyntaxError | TemplateLimitError):
+            raise refusal
+        what = f"the chat template cannot be compiled ({refusal})"
+        raise ModelError(Problem(what, "mend it, or name another data.chat_template", key=KEY))
     return TemplateFacts(tuple(answer["variables"]), answer["date"], tuple(answer["tested"]))
 
 
@@ -212,8 +260,8 @@ def _exchange(first: list[str], lines: Sequence[str], limits: Sequence[int]) -> 
                     failed_starts += 1
                     if failed_starts == STARTS:
                         raise explain_no_start(death.what) from death
-                elif death.timed_out or suspect == len(answers):
-                    answers.append({"kind": worker.LIMIT, "what": death.what})
+                elif death.exceeded or suspect == len(answers):
+                    answers.append({"kind": worker.LIMIT if death.exceeded else worker.CRASH, "what": death.what})
                 else:
                     suspect = len(answers)
     return answers
@@ -253,20 +301,21 @@ def _ran_out_of_memory(answer: Any) -> bool:
     return any(isinstance(each, dict) and each.get("kind") == worker.MEMORY for each in results)
 
 
-def _read_answer(answer: Any, asked: int, template: str) -> list[str | Exception]:
-    """Read the answer to a row, which is what came from another process: its form is not taken on trust."""
-    results = answer if isinstance(answer, list) and len(answer) == asked else [answer] * asked
-    return [each if isinstance(each, str) else _read_refusal(each, template) for each in results]
+def _read_result(result: Any, template: str) -> str | Exception:
+    """Read a result, which is what came from another process: its form is not taken on trust."""
+    return result if isinstance(result, str) else _read_refusal(result, template)
 
 
 def _read_refusal(refusal: Any, template: str) -> Exception:
     told = refusal if isinstance(refusal, dict) else {}
-    what, kind, line = str(told.get("what")), told.get("kind"), told.get("line")
-    if kind in (worker.LIMIT, worker.MEMORY):
-        return TemplateLimitError(what, template)
+    what, kind, line = str(told.get("what")), str(told.get("kind")), told.get("line")
+    if kind == worker.MEMORY and is_trusted(template):
+        return TemplateLimitError("takes more memory than this machine gives", template, trusted=False)
+    if kind in (worker.LIMIT, worker.MEMORY, worker.CRASH):
+        return TemplateLimitError(what, template, trusted=kind != worker.CRASH)
     if kind == "TemplateSyntaxError":
         return TemplateSyntaxError(what, line if isinstance(line, int) else 1)
-    return _REFUSALS.get(str(kind), TemplateRuntimeError)(what)
+    return _REFUSALS[kind](what) if kind in _REFUSALS else TemplateFailure(f"{kind}: {what}")
 
 
 class RemoteTemplate:

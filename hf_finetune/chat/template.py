@@ -16,7 +16,15 @@ from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, che
 from hf_finetune.chat.built_in import TEMPLATE_TOKENS, add_template_tokens, read_built_in
 from hf_finetune.chat.dates import forget_date, note_date, read_date, reads_date, set_date, today
 from hf_finetune.chat.neutral import check_control_tokens
-from hf_finetune.chat.rendering import KEY, Message, describe_template, hash_template, note_origin, trust_template
+from hf_finetune.chat.rendering import (
+    KEY,
+    Message,
+    TemplateLimitError,
+    describe_template,
+    hash_template,
+    note_origin,
+    trust_template,
+)
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template_defaults import (
     KWARGS_KEY,
@@ -85,7 +93,7 @@ def trust_named_template(tokenizer: PreTrainedTokenizerFast, sha256: str | None)
         what = "the model has no chat template that could be trusted"
         raise ConfigError(Problem(what, "leave it out: it would have no effect", key=TRUST_KEY))
     own = get_default_template(tokenizer)
-    if sha256 != hash_template(own):
+    if sha256.lower() != hash_template(own):
         what = f"the chat template is not the one that is trusted: its sha256 is {hash_template(own)}"
         raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY))
     trust_template(own)
@@ -220,7 +228,7 @@ def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str, key: str 
 def _render_or_empty(chat: RenderedChat) -> str:
     try:
         return chat.text()
-    except ChatTemplateError:
+    except (ChatTemplateError, TemplateLimitError):
         return ""
 
 

@@ -44,8 +44,8 @@ MAX_OUTPUT_CHARACTERS = 1_000_000
 MAX_INPUT_COPIES = 4
 SECONDS_OF_SILENCE = 0.1
 
-LIMIT, MEMORY = "limit", "memory"
-"""Kinds of refusals where a limit was exceeded; others are names of exceptions."""
+LIMIT, MEMORY, CRASH = "limit", "memory", "crash"
+"""Kinds of refusals where a limit was exceeded, or the process ended; others are names of exceptions."""
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 DATE_FUNCTION = "strftime_now"
 _LOOKS_INTO = frozenset(
@@ -175,11 +175,22 @@ def _strings(expressions: list[nodes.Expr]) -> Iterator[str]:
             yield expression.value
 
 
+def limit_characters(given: dict[str, Any], row: dict[str, Any]) -> int:
+    """Characters that a template may write that is given this."""
+    return MAX_OUTPUT_CHARACTERS + MAX_INPUT_COPIES * count_characters([given, row])
+
+
 def render_row(
-    source: str, given: dict[str, Any], row: dict[str, Any], before: Callable[[], object] = lambda: None
+    source: str,
+    given: dict[str, Any],
+    row: dict[str, Any],
+    before: Callable[[], object] = lambda: None,
+    most: int | None = None,
 ) -> list[Result]:
-    """Render what is asked of one conversation: the text of each, or how it was refused; `before` is called before."""
-    most = MAX_OUTPUT_CHARACTERS + MAX_INPUT_COPIES * count_characters([given, row])
+    """Render what is asked of one conversation: the text of each, or how it was refused; `before` is called before.
+
+    `most`: the characters of a text at most.
+    """
     messages = [_name_reasoning(message) for message in row["messages"]]
     shared = {**given, "tools": row.get("tools"), "documents": None, **row.get("given", {})}
     results: list[Result] = []
@@ -190,10 +201,10 @@ def render_row(
     return results
 
 
-def _render(source: str, asked: dict[str, Any], most: int) -> Result:
+def _render(source: str, asked: dict[str, Any], most: int | None) -> Result:
     text = compile_template(source).render(**asked)
-    if len(text) > most:
-        return _refuse(LIMIT, f"writes {len(text):,} characters")
+    if most is not None and len(text) > most:
+        return _refuse(LIMIT, f"writes {len(text):,} characters ({most:,} at most)")
     text.encode()  # half of a character, which no tokenizer takes, is a ValueError
     return text
 
@@ -203,9 +214,7 @@ def attempt(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except MemoryError:
-        return _refuse(MEMORY, f"took more than {MAX_MEMORY_GROWTH >> 20} MiB")
-    except (RecursionError, OverflowError) as problem:
-        return _refuse(LIMIT, f"exceeded the limits of Python ({type(problem).__name__})")
+        return _refuse(MEMORY, f"took more than {MAX_MEMORY_GROWTH >> 20} MiB of memory")
     except Exception as problem:
         return _refuse(type(problem).__name__, str(problem)[:1_000], getattr(problem, "lineno", None))
 
@@ -315,7 +324,9 @@ def _answer(batch: dict[str, Any], row: bytes, limits: Limits, answers: Answers)
         limits.allow_time()
         answers.keep_alive()
 
-    return render_row(batch["template"], batch["given"], json.loads(row), before)
+    asked = json.loads(row)
+    most = limit_characters(batch["given"], asked)
+    return render_row(batch["template"], batch["given"], asked, before, most)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -33,19 +34,21 @@ MAX_WAIT_SECONDS = 30.0
 """The same in wall time alone; also how long a worker may take to start."""
 POLL_SECONDS = 0.05
 PIPE_BYTES = 2**16
+OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)
+"""The signal by which the system ends it then; Windows limits no processor time."""
 # Not run by `-m`, which would import this package: 0.3 s of modules that the worker does not need.
 BOOT = "import sys, runpy; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 class WorkerDied(Exception):
-    """The worker ended before it answered; `what` says how, `timed_out` that it was stopped.
+    """The worker ended before it answered; `what` says how, `exceeded` that it came to a limit.
 
     It was `started` if it had come so far that it could answer.
     """
 
-    def __init__(self, what: str, *, started: bool, timed_out: bool = False) -> None:
+    def __init__(self, what: str, *, started: bool, exceeded: bool = False) -> None:
         super().__init__(what)
-        self.what, self.started, self.timed_out = what, started, timed_out
+        self.what, self.started, self.exceeded = what, started, exceeded
 
 
 @dataclass(eq=False)
@@ -91,7 +94,7 @@ class WorkerProcess:
         while True:
             size = int.from_bytes(self._read(8), "big")
             if size > most:
-                raise WorkerDied(f"writes {size:,} bytes", started=self.started)
+                raise WorkerDied(f"writes {size:,} bytes ({most:,} at most)", started=self.started, exceeded=True)
             payload = self._read(size)
             if size:  # an empty one says that work goes on
                 return json.loads(payload)
@@ -111,7 +114,10 @@ class WorkerProcess:
         self.process.kill()
         code = self.process.wait()
         if self.stopped_at == self.progress:  # and not where an answer came just then
-            raise WorkerDied(f"did not end within {TIME_LIMIT_SECONDS:g} s", started=True, timed_out=True)
+            raise WorkerDied(f"did not end within {TIME_LIMIT_SECONDS:g} s", started=True, exceeded=True)
+        if code == -OUT_OF_TIME:
+            what = f"took more than {worker.PROCESSOR_SECONDS} s of processor time"
+            raise WorkerDied(what, started=self.started, exceeded=self.started)
         raise WorkerDied(f"ended the process that renders it ({_name_exit(code)})", started=self.started)
 
     def end(self) -> None:

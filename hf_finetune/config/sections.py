@@ -46,6 +46,8 @@ RowField = Literal[
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+SHA256 = r"^[0-9a-fA-F]{64}$"
+"""The form of a hash, which some programs write in capitals."""
 
 
 class Section(BaseModel):
@@ -206,7 +208,7 @@ class DataSection(Section):
     chat_template: Name | None = None
     """`plain`, `alpaca`, `chatml`, `llama-3`, `gemma`, `mistral`, `phi`, `qwen` or a .jinja file (sft and lora); by
     default the tokenizer's own, else `plain`."""
-    trust_chat_template: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    trust_chat_template: Annotated[str, Field(pattern=SHA256)] | None = None
     """The sha256 of a chat template that is rendered without limits of time and memory, since you know it (sft and
     lora); by default those that come with this package alone."""
     chat_template_kwargs: dict[Name, Any] = {}

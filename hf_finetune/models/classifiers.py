@@ -20,6 +20,7 @@ from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection, LastBlocks, ModelSection
 from hf_finetune.errors import ConfigError, ModelError, Problem, suggest
 from hf_finetune.label_set import LABEL_MAP, Labels, suggest_label_map
+from hf_finetune.metric_info import format_share
 from hf_finetune.models.classification_head import (
     configure_labels,
     find_blocks,
@@ -139,7 +140,7 @@ def set_trainable(model: PreTrainedModel, train_only: Literal["all", "head"] | L
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = model.num_parameters()
     where = "the head" if isinstance(train_only, str) else f"the head and the last {train_only.last_blocks} blocks"
-    logger.info("%s of %s parameters trained (%.2f%%): %s", f"{count:,}", f"{total:,}", 100 * count / total, where)
+    logger.info("%s of %s parameters trained (%s): %s", f"{count:,}", f"{total:,}", format_share(count / total), where)
 
 
 def _is_for_other_labels(model: ModelSection, config: PreTrainedConfig, labels: Labels) -> bool:

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.chat.template import trust_named_template
+from hf_finetune.chat.template import find_end_token_ids, trust_named_template
 from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.files import fill_folder_atomically
@@ -26,6 +26,7 @@ from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
     is_quantized,
     load_adapter,
+    load_adapter_tokenizer,
     load_base,
     read_adapter_record,
     suppress_peft_warnings,
@@ -105,8 +106,8 @@ def merge_adapter(
     check_replaceable(output, overwrite=overwrite)
     folder, record = fetch_adapter(adapter), read_adapter_record(adapter, base)
     _check_place(target, [folder, Path(record.name_or_path)])
-    model, tokenizer = load_adapter(adapter, base)
-    trust_named_template(tokenizer, trust_chat_template)
+    tokenizer = _load_tokenizer(adapter, record, trust_chat_template)
+    model, _ = load_adapter(adapter, base, tokenizer)
     settle_generation(unwrap_adapter(model), record.name_or_path)
     quantized = is_quantized(unwrap_adapter(model))
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
@@ -132,6 +133,16 @@ def merge_adapter(
     except OSError as problem:
         raise _explain_unwritten(problem, output) from problem
     return facts
+
+
+def _load_tokenizer(adapter: str, record: BaseRecord, trusted: str | None) -> PreTrainedTokenizerFast:
+    """Load an adapter's tokenizer, and no weights. Raises `ModelError` where its template exceeds a limit."""
+    tokenizer = load_adapter_tokenizer(adapter, record)
+    trust_named_template(tokenizer, trusted)
+    if tokenizer.chat_template and record.classifier is None:
+        # Saving asks for the ends of turns, and rows may be rendered: a template that cannot be is refused now.
+        find_end_token_ids(tokenizer)
+    return tokenizer
 
 
 def _reload(merged: PreTrainedModel, folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import time
 from pathlib import Path
 
@@ -81,8 +82,6 @@ LARGE = {
     "quoted": "{% set n = namespace(x='\"') %}{% for i in range(40) %}{% set n.x = n.x|tojson %}{% endfor %}",
     "by a filter of attributes": "{{ ('a'|attr('ljust'))(10000000000) }}",
     "escaped": "{{ ('a'|e).ljust(10000000000) }}",
-    "without an end": "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
-    "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
 }
 
 
@@ -91,6 +90,50 @@ def test_a_template_that_makes_much_of_little_is_refused_at_once(kind):
     started = time.monotonic()
     assert "the chat template" in refusal(LARGE[kind])
     assert time.monotonic() - started < 5.0
+
+
+OF_PYTHON = {
+    "without an end": ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "RecursionError: maximum recursion"),
+    "deep": ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "RecursionError: maximum recursion"),
+    "too large": ("{{ messages|length * 2.0 ** 5000 }}", "OverflowError: (34, 'Numerical result out of range')"),
+    "divided": ("{{ 1 // (messages|length - messages|length) }}", "ZeroDivisionError: "),
+}
+
+
+@pytest.mark.parametrize("kind", OF_PYTHON)
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_error_of_python_itself_is_said_by_its_name_and_trust_is_no_remedy(kind, trusted, monkeypatch):
+    template, said = OF_PYTHON[kind]
+    tokenizer = talking_tokenizer()
+    tokenizer.chat_template = template
+    monkeypatch.setattr(rendering, "_trusted", set())
+    digest = rendering.hash_template(template) if trusted else None
+    with pytest.raises(ModelError) as refused:
+        load_chat_template(DataSection(train="x", trust_chat_template=digest), tokenizer)
+    assert f"data.chat_template: the chat template fails on it: {said}" in str(refused.value)
+    assert "; name the template of this model, or one of plain" in str(refused.value)
+    assert "trust" not in str(refused.value)
+
+
+def test_a_template_of_the_run_file_that_is_nested_too_deep_is_refused(tmp_path):
+    file = tmp_path / "deep.jinja"
+    file.write_text(OF_PYTHON["deep"][0])
+    with pytest.raises(ModelError, match=r"cannot be compiled \(RecursionError.*\); mend it"):
+        load_chat_template(DataSection(train="x", chat_template=str(file)), talking_tokenizer())
+
+
+def test_who_exceeds_a_limit_is_told_which_and_its_number():
+    said = refusal("{% for i in range(30000) %}" + "x" * 50 + "{% endfor %}")
+    assert re.search(r"writes 1,500,000 characters \(1,000,\d{3} at most\) on one conversation; look into it", said)
+
+
+def test_a_trusted_template_has_no_limit_of_characters_and_running_out_of_memory_is_said_without_trust(monkeypatch):
+    long, large = "{% for i in range(99999) %}" + "x" * 50 + "{% endfor %}", "{{ 'a' * 10 ** 18 }}"
+    monkeypatch.setattr(rendering, "_trusted", {rendering.hash_template(each) for each in (long, large)})
+    assert rendered(long) == "x" * 50 * 99999
+    said = refusal(large)
+    assert "takes more memory than this machine gives" in said
+    assert "trust" not in said
 
 
 @pytest.mark.parametrize(

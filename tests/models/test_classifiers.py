@@ -36,6 +36,7 @@ from tuned_classifiers import (
 from hf_finetune.config.sections import LastBlocks, ModelSection, ScratchSection
 from hf_finetune.errors import ConfigError, ModelError
 from hf_finetune.label_set import Labels
+from hf_finetune.metric_info import format_share
 from hf_finetune.models.classification_head import (
     find_blocks,
     find_classification_head,
@@ -250,7 +251,8 @@ def test_the_head_alone_is_trained_with_all_that_is_new(architecture, backbone, 
         set_trainable(model, "head")
     assert {name.rpartition(".")[0] for name in trained_parts(model)} == set(NEW[architecture].split(", "))
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert f"{count:,} of {model.num_parameters():,} parameters trained" in caplog.text
+    share = format_share(count / model.num_parameters())
+    assert f"{count:,} of {model.num_parameters():,} parameters trained ({share})" in caplog.text
 
 
 def test_a_pooler_that_the_folder_has_is_frozen_with_the_backbone(backbone, tmp_path):

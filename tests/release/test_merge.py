@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_base, train
 
+from hf_finetune.chat.rendering import TemplateLimitError
 from hf_finetune.cli.option_tables import OPTION_NAMES
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError
 from hf_finetune.folders import CARD_MARKER
@@ -275,6 +276,19 @@ def test_a_merge_that_finds_no_room_is_one_message_and_leaves_nothing(tuned, tmp
 def test_a_whole_model_is_not_merged(tmp_path):
     with pytest.raises(ModelError, match="is not an adapter"):
         merge_adapter(str(saved_base(tmp_path / "base")), str(tmp_path / "merged"))
+
+
+def test_a_template_that_exceeds_a_limit_is_refused_once_and_before_weights_are_read(
+    tuned, tmp_path, monkeypatch, caplog
+):
+    _, adapter = tuned()
+    heavy = "{{ 'a' * 10 ** 10 }}"
+    (tmp_path / "adapter" / "chat_template.jinja").write_text(heavy)
+    monkeypatch.setattr(merge, "load_adapter", None)
+    with pytest.raises(TemplateLimitError, match=r"took more than 256 MiB of memory on one conversation; look into it"):
+        merge_adapter(adapter, str(tmp_path / "merged"))
+    assert "256 MiB" not in caplog.text
+    assert not (tmp_path / "merged").exists()
 
 
 def test_the_base_may_have_moved(tuned, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path, format_value
+from hf_finetune.config.sections import SHA256
 from hf_finetune.config.validation.known_keys import KnownKeys, find_remedy, find_section, is_foreign
 from hf_finetune.errors import suggest
 
@@ -33,6 +34,8 @@ _BOUNDS = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
 }
+
+_FORMS = {SHA256: "64 hex digits"}
 
 _REQUIRED = {
     "recipe": "name the recipe, such as `recipe: continued_pretraining`",
@@ -134,7 +137,7 @@ def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, s
     if "finite_number" in kinds:
         return f"must be a finite number, not {format_value(value)}", ""
     if form := next((error for error in errors if error["type"] == "string_pattern_mismatch"), None):
-        return f"expected text of the form {form['ctx']['pattern']}, found {format_value(value)}", ""
+        return f"expected {_FORMS[form['ctx']['pattern']]}, found {format_value(value)}", ""
     expected = [_EXPECTED[kind] for kind in _EXPECTED if any(name.startswith(kind) for name in kinds)]
     if "bool_as_number" in kinds:
         expected = ["a number"]

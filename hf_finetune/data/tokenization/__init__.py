@@ -4,6 +4,7 @@ text.py                texts -> ids; what spells a special token stays text
 documents.py           documents -> blocks to train on, without losing a token
 windows.py             documents -> windows to evaluate, each document by itself
 conversations.py       exactly the assistant's turns are trained
+turns.py               which of its turns are
 conversation_stats.py  what became of them: counted, logged, too many left out refused
 spans.py               spans of characters -> ranges of tokens
 labelled.py            labelled texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,8 +26,9 @@ from hf_finetune.chat.assistant_mask import (
     render_chats,
 )
 from hf_finetune.chat.given_up import name_rows
-from hf_finetune.chat.neutral import check_control_tokens
+from hf_finetune.chat.neutral import Fault, check_control_tokens
 from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError
+from hf_finetune.chat.slow_templates import count_rendered
 from hf_finetune.chat.special_tokens import MARK, ControlTokens, TokenizedText, get_control_tokens
 from hf_finetune.chat.template import prepare_chat, template_name, writes_system
 from hf_finetune.chat.thoughts import split_thoughts
@@ -43,6 +45,7 @@ from hf_finetune.data.tokenization.conversation_stats import (
 from hf_finetune.data.tokenization.packing import pack_bfd
 from hf_finetune.data.tokenization.spans import find_runs, find_token_ranges, invert_spans
 from hf_finetune.data.tokenization.text import IGNORE_INDEX
+from hf_finetune.data.tokenization.turns import build_exchange, select_trained
 from hf_finetune.data.tokenization.windows import ROW_FEATURES
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
@@ -51,6 +54,8 @@ logger = logging.getLogger(__name__)
 ROWS_PER_BATCH = 1_000
 ROWS_PER_EXCHANGE = 64
 """Conversations that are rendered at once: a template may write a million characters for each part of one."""
+SECONDS_PER_EXCHANGE = 1.0
+"""About, by which fewer of a slow template are: the third that exceeds a limit ends the run."""
 MAX_ROWS_AT_FAULT = 3
 """Rows on which a template exceeds a limit: each takes a second or more."""
 
@@ -169,7 +174,7 @@ class _SplitTokenizer:
         self.spelled: Counter[str] = Counter()
         self.problems: list[Problem] = []
         self.problem_count = 0
-        self.rows_at_fault = 0
+        self.rows_at_fault, self.at_once = 0, 1
 
     def build_batches(self) -> Batches:
         """Yield record batches of examples, and return the counts. Raises `DataError` with all its problems."""
@@ -198,25 +203,36 @@ class _SplitTokenizer:
         if not self.rendered:
             yield from (self._render_plain(number, row["prompt"], row["completion"]) for number, row in rows)
             return
-        for start in range(0, len(rows), ROWS_PER_EXCHANGE):
-            some = rows[start : start + ROWS_PER_EXCHANGE]
-            prepared = [each for number, row in some if (each := self._prepare_chat(number, row)) is not None]
-            chats = [each.chat for each in prepared]
-            render_chats(chats, [self._list_asks(each) for each in prepared])
-            for each, fault in zip(prepared, check_control_tokens(chats), strict=True):
-                rendered = self._render_chat(each, fault)
-                if rendered is not None:
-                    yield rendered
+        while rows:
+            began, some = time.monotonic(), rows[: self.at_once]
+            rows = rows[self.at_once :]
+            # Rows are few at first: of a template that exceeds its limits on each, 64 would take minutes.
+            with count_rendered(some[0][0], len(self.rows), "conversations"):
+                rendered = self._render_together(some)
+            yield from rendered
+            slow = time.monotonic() - began > SECONDS_PER_EXCHANGE
+            self.at_once = max(1, self.at_once // 2) if slow else min(2 * self.at_once, ROWS_PER_EXCHANGE)
+
+    def _render_together(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[_RenderedRow]:
+        prepared = [each for number, row in rows if (each := self._prepare_chat(number, row)) is not None]
+        chats = [each.chat for each in prepared]
+        render_chats(chats, [self._list_asks(each) for each in prepared])
+        faults = check_control_tokens(chats)
+        found = [self._render_chat(each, fault) for each, fault in zip(prepared, faults, strict=True)]
+        return [each for each in found if each is not None]
 
     def _prepare_chat(self, number: int, row: dict[str, Any]) -> _PreparedChat | None:
-        turns = row["messages"] if "messages" in row else _build_exchange(row["prompt"], row["completion"])
+        turns = row["messages"] if "messages" in row else build_exchange(row["prompt"], row["completion"])
         tools = restore_tools(row.get("tools"))
         try:
             messages = split_thoughts(self.tokenizer, self.template, restore_messages(turns))
-            trained = _select_trained(turns, self.data.loss_on)
+            trained = select_trained(turns, self.data.loss_on)
             chat = prepare_chat(self.tokenizer, self.template, messages, tools)
         except ChatTemplateError as problem:
             self._refuse_chat(number, problem, turns)
+            return None
+        except TemplateLimitError as problem:
+            self._refuse_limit(number, problem)
             return None
         return _PreparedChat(number, chat, trained, self.control.find_spelled([messages, tools]))
 
@@ -227,7 +243,7 @@ class _SplitTokenizer:
         asks = [Ask(count) for index in left_out for count in (index, index + 1) if count]
         return [Ask(len(prepared.chat.messages)), *asks]
 
-    def _render_chat(self, prepared: _PreparedChat, fault: ChatTemplateError | None) -> _RenderedRow | None:
+    def _render_chat(self, prepared: _PreparedChat, fault: Fault | None) -> _RenderedRow | None:
         """Return a conversation with what is trained of it, or refuse it."""
         chat = prepared.chat
         try:
@@ -238,12 +254,15 @@ class _SplitTokenizer:
             self._refuse_chat(prepared.row, problem, chat.messages)
             return None
         except TemplateLimitError as problem:
-            self._refuse(prepared.row, f"the chat template {problem.what} on this row", problem.remedy)
-            self.rows_at_fault += 1
-            if self.rows_at_fault == MAX_ROWS_AT_FAULT:
-                raise DataError(self.problems, total=self.problem_count) from problem
+            self._refuse_limit(prepared.row, problem)
             return None
         return _RenderedRow(prepared.row, chat.text(), spans, prepared.spelled)
+
+    def _refuse_limit(self, number: int, problem: TemplateLimitError) -> None:
+        self._refuse(number, f"the chat template {problem.what} on this row", problem.remedy)
+        self.rows_at_fault += 1
+        if self.rows_at_fault == MAX_ROWS_AT_FAULT:
+            raise DataError(self.problems, total=self.problem_count) from problem
 
     def _refuse_chat(self, number: int, problem: ChatTemplateError, messages: Sequence[Message]) -> None:
         roles = ", ".join(message["role"] for message in messages)
@@ -360,27 +379,6 @@ class _SplitTokenizer:
         if unknown is None:
             return 0
         return sum(tokens.ids[number] == unknown and not tokens.is_control(number) for number in predicted)
-
-
-def _build_exchange(prompt: str, completion: str) -> list[dict[str, Any]]:
-    more: dict[str, Any] = {"train": None, "weight": None, "extra": None}
-    return [{"role": "user", "content": prompt, **more}, {"role": "assistant", "content": completion, **more}]
-
-
-def _select_trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
-    """Flag the messages that may be trained: (messages,).
-
-    `train: false` and `weight: 0` exclude one, `loss_on: last` all but the assistant's last. Raises `ChatTemplateError`
-    for a weight between 0 and 1.
-    """
-    wrong = [turn["weight"] for turn in turns if turn["weight"] not in (None, 0.0, 1.0)]
-    if wrong:
-        raise ChatTemplateError(f"the weight of a message is 0 or 1, not {wrong[0]:g}")
-    trained = [turn["train"] is not False and turn["weight"] != 0.0 for turn in turns]
-    if loss_on == "last":
-        last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
-        trained = [train and index == last for index, train in enumerate(trained)]
-    return trained
 
 
 def _strip_whitespace(text: str) -> str:

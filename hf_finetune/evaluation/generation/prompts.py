@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.chat.rendering import Message, TemplateLimitError
+from hf_finetune.chat.slow_templates import count_rendered
 from hf_finetune.chat.template import encode_prompt, find_end_token_ids
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.tokenization.text import encode_documents, get_start_token_id
@@ -98,7 +99,8 @@ def _check_chats(tokenizer: PreTrainedTokenizerFast, chats: Sequence[list[Messag
     problems: list[Problem] = []
     for index, chat in enumerate(chats):
         try:
-            encode_prompt(tokenizer, chat)
+            with count_rendered(index, len(chats), "prompts"):
+                encode_prompt(tokenizer, chat)
         except (DataError, TemplateLimitError) as refused:
             problems += [replace(each, key=f"eval.prompts[{index}]") for each in refused.problems]
             if isinstance(refused, TemplateLimitError):  # which takes a second for each

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.rendering import TemplateLimitError
 from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.splitting.splits import Splits
@@ -57,5 +58,5 @@ def _iterate_questions(rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_le
 def _fits(question: str, tokenizer: PreTrainedTokenizerFast, max_length: int) -> bool:
     try:
         return len(encode_prompt(tokenizer, [{"role": "user", "content": question}])) < max_length
-    except DataError:  # a template that wants a system message first
+    except (DataError, TemplateLimitError):  # such as a template that wants a system message first
         return False

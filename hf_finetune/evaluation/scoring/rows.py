@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.given_up import TextGivenUp
 from hf_finetune.chat.rendering import Message, TemplateLimitError
+from hf_finetune.chat.slow_templates import count_rendered
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.chat.template import encode_prompt, load_chat_template, trust_named_template
 from hf_finetune.config.sections import DataSection
@@ -131,7 +132,9 @@ def _encode_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, asked: I
     prompts, problems, refused, limits = [], [], 0, 0
     for each in asked:
         try:
-            prompts.append(Prompt(each.row, encode_prompt(tokenizer, each.messages, each.tools), each.answer))
+            with count_rendered(each.row, len(splits.rows[SPLIT]), "prompts"):
+                ids = encode_prompt(tokenizer, each.messages, each.tools)
+            prompts.append(Prompt(each.row, ids, each.answer))
             continue
         except TemplateLimitError as problem:
             limits += 1

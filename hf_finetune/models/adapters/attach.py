@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.metric_info import format_share
 from hf_finetune.models.adapters.continuing import ALL_LINEAR, describe_origin
 from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
@@ -312,10 +313,8 @@ def _log_adapter(model: PeftModel) -> None:
     parts += [f"the embeddings of {tokens} tokens"] if (tokens := count_token_rows(model)) else []
     where = ", ".join(parts)
     _warn_of_routers(config, targeted)
-    share = counts.trainable / counts.total
-    logger.info(
-        "adapter: %.2f%% of %s parameters trained, r=%d on %s", 100 * share, f"{counts.total:,}", config.r, where
-    )
+    share = format_share(counts.trainable / counts.total)
+    logger.info("adapter: %s of %s parameters trained, r=%d on %s", share, f"{counts.total:,}", config.r, where)
 
 
 def _warn_of_routers(config: LoraConfig, targeted: Sequence[str]) -> None:

@@ -64,30 +64,40 @@ _REFUSALS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, I
 UNUSUAL = (*NOT_OFFERED, *OF_INITIALIZATION, "layers_to_transform", "layers_pattern", "target_parameters")
 
 
-def load_adapter(path: str, base: str | None = None) -> tuple[PeftModel, PreTrainedTokenizerFast]:
+def load_adapter(
+    path: str, base: str | None = None, tokenizer: PreTrainedTokenizerFast | None = None
+) -> tuple[PeftModel, PreTrainedTokenizerFast]:
     """Load an adapter over its base, in evaluation mode, with the tokenizer in its folder, or else its base's.
 
-    `base` is the base's folder or Hub id today, if it has moved. Raises `ModelError` where adapter, base or tokenizer
-    cannot be loaded, the base is not the one that the adapter was trained on, the tokenizer is another, or the adapter
-    changes nothing.
+    `base` is the base's folder or Hub id today, if it has moved; `tokenizer` that of `load_adapter_tokenizer`, where it
+    was loaded before. Raises `ModelError` where adapter, base or tokenizer cannot be loaded, the base is not the one
+    that the adapter was trained on, the tokenizer is another, or the adapter changes nothing.
     """
     folder, record = fetch_adapter(path), read_adapter_record(path, base)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     with check_base_around(record, path):
         loaded = load_base(record, device=device)
-    has_tokenizer = find_file(path, "tokenizer_config.json") is not None
-    section = ModelSection(path=path if has_tokenizer else record.name_or_path)
-    tokenizer = load_tokenizer(section, needs_end=record.classifier is None)
+    tokenizer = load_adapter_tokenizer(path, record) if tokenizer is None else tokenizer
     check_tokenizer_fits(tokenizer, loaded.config)
     if record.tokenizer_probe is not None:
         check_tokenizer_probe(tokenizer, record.tokenizer_probe, path)
-    elif not has_tokenizer:
+    elif not _has_tokenizer(path):
         check_trained_tokenizer(tokenizer, record.name_or_path, record.revision)
     if record.classifier is not None and record.classifier["pad_token_id"] is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     adapted = attach_saved_adapter(loaded, folder)
     check_effect(adapted, path)
     return adapted, tokenizer
+
+
+def load_adapter_tokenizer(path: str, record: BaseRecord) -> PreTrainedTokenizerFast:
+    """Load the tokenizer in an adapter's folder, or else its base's; no weights. Raises `ModelError`."""
+    section = ModelSection(path=path if _has_tokenizer(path) else record.name_or_path)
+    return load_tokenizer(section, needs_end=record.classifier is None)
+
+
+def _has_tokenizer(path: str) -> bool:
+    return find_file(path, "tokenizer_config.json") is not None
 
 
 def read_adapter_record(path: str, base: str | None = None) -> BaseRecord:

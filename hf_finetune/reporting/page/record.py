@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_finetune.metric_info import parse_number
+from hf_finetune.metric_info import format_share, parse_number
 from hf_finetune.reporting.page.blocks import (
     MAX_CELL_CHARACTERS,
     Block,
@@ -114,10 +114,10 @@ def build_parameters(run: RunRecord) -> list[Block]:
     for name in COMPONENTS:
         count = parse_number(given.get(name))
         if count:
-            rows.append(
-                [_format_name(name), f"{count:,.0f}", f"{count / total:.1%}", Strip(round(100 * count / total, 1))]
-            )
-    said = f"{trainable:,.0f} of {total:,.0f} parameters were trained ({trainable / total:.2%})."
+            share = count / total
+            strip = Strip(round(100 * share, 1))
+            rows.append([_format_name(name), f"{count:,.0f}", format_share(share, 1), strip])
+    said = f"{trainable:,.0f} of {total:,.0f} parameters were trained ({format_share(trainable / total)})."
     said = f"All {total:,.0f} parameters were trained." if trainable == total else said
     return [
         *make_paragraphs([said]),

@@ -328,5 +328,29 @@ def test_rows_on_which_a_template_exceeds_a_limit_are_named_by_line_up_to_the_th
     with pytest.raises(DataError) as refused:
         tokenize_conversations(load_splits(data, "conversation", seed=0), tokenizer, HEAVY, data, 512)
     assert [problem.line for problem in refused.value.problems] == [2, 4, 5]
-    assert f"{rows}:2: the chat template took more than 256 MiB on this row" in str(refused.value)
+    assert f"{rows}:2: the chat template took more than 256 MiB of memory on this row" in str(refused.value)
     assert len(str(refused.value).splitlines()) < 6
+
+
+@pytest.mark.parametrize(
+    "heavy",
+    [
+        "messages[0].content == 'x'",  # the conversation with neutral texts
+        "messages[-1].tool_calls and not messages[0].content",  # the one that shows how it takes arguments
+        "messages[0].role == 'system' and messages[0].content == 'Speak.'",  # the one that shows whether it takes one
+    ],
+)
+def test_a_row_for_which_only_a_conversation_of_ours_exceeds_a_limit_is_named_too(tmp_path, heavy):
+    rows = tmp_path / "rows.jsonl"
+    call = {"function": {"name": "f", "arguments": '{"a": 1}'}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [call]}]
+    system = [{"role": "system", "content": "c"}, *turns]
+    rows.write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"messages": system}) + "\n")
+    template = f"{{% if {heavy} %}}{{{{ 'a' * 10 ** 10 }}}}{{% endif %}}" + (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{% for m in messages %}{{ m.content + (m.tool_calls|string if m.tool_calls else '') + eos_token }}{% endfor %}"
+    )
+    data = DataSection(train=str(rows))
+    with pytest.raises(DataError) as refused:
+        tokenize_conversations(load_splits(data, "conversation", seed=0), letters(), template, data, 512)
+    assert str(refused.value).startswith(f"{rows}:"), str(refused.value)
