@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import re2
+
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT, RUN_FILE
 from hf_finetune.privacy import leave_out_row_prompts, list_homes, make_portable, redact, redact_yaml
@@ -66,14 +68,20 @@ def check_no_home(files: Iterable[PlannedFile]) -> None:
         raise DataError(wrong)
 
 
-def _compile_homes(homes: Sequence[str]) -> re.Pattern[bytes]:
-    """The shape of any of the folders, or of what is in one, however its slashes are written."""
-    # Not within an address: https://example.org/app/page, where the working folder is /app.
+def _compile_homes(homes: Sequence[str]) -> Any:
+    """The shape of any of the folders, or of what is in one, however its slashes are written; its group is the folder.
+
+    By RE2, for a page may have 64 MiB, and each is read in eight forms.
+    """
+    # Not within an address: https://example.org/app/page, where the working folder is /app. But file://localhost/app,
+    # vscode://file/app and -I/app are paths.
+    before = r"(?:^|[^\w.~-]|://localhost|://file|[\s\"'`(=]-[A-Za-z])"
     # The folder itself, or what is in it; /home/ann is in neither /home/anna nor /home/ann-2.
-    listed = "|".join(rf"{_shape_home(home)}(?![\w-]|\.\w)" for home in homes)
-    # file://localhost/home/ann, vscode://file/home/ann and -I/home/ann are paths, too.
-    before = r"(?:(?<![\w.~-])|(?<=://localhost)|(?<=://file)|(?<=[\s\"'`(=]-[A-Za-z]))"
-    return re.compile(rf"{before}(?:{listed or '(?!)'})".encode())
+    after = r"(?:$|[^\w.-]|\.(?:$|\W))"
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    listed = "|".join(map(_shape_home, homes)) or r"[^\x00-\xff]"
+    return re2.compile(f"{before}({listed}){after}".encode(), options)
 
 
 def _shape_home(home: str) -> str:
@@ -83,14 +91,14 @@ def _shape_home(home: str) -> str:
     return f"(?i:{shape})" if PureWindowsPath(home).drive else shape
 
 
-def _find_lines(file: PlannedFile, named: re.Pattern[bytes], in_pictures: re.Pattern[bytes]) -> Sequence[int | None]:
+def _find_lines(file: PlannedFile, named: Any, in_pictures: Any) -> Sequence[int | None]:
     header = file.content is None
     content = read_header(file.path) if file.content is None else file.content
     found: set[int] = set()
     for form in list_forms(content):
         shape = named if form.source is None else in_pictures
         for each in shape.finditer(form.text):
-            first, last = form.find_line(each.start()), form.find_line(each.end() - 1)
+            first, last = form.find_line(each.start(1)), form.find_line(each.end(1) - 1)
             if found.isdisjoint(range(first, last + 1)):
                 found.add(first)
     return ([None] if found else []) if header else sorted(found)
