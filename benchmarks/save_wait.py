@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from datasets import Dataset
 from transformers import TrainingArguments
@@ -40,7 +41,8 @@ def build(kind: type[Any], folder: Path, options: argparse.Namespace, steps: int
     rows = [{"input_ids": [(7 * row + at) % VOCABULARY for at in range(64)]} for row in range(256)]
     rows = [{**row, "labels": row["input_ids"]} for row in rows]
     args = TrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=options.batch_size, use_cpu=True,
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=options.batch_size,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no" if save_every is None else "steps", save_steps=save_every or 500, save_total_limit=2,
         logging_strategy="no", report_to="none", disable_tqdm=True, optim="adamw_torch",
     )  # fmt: skip
