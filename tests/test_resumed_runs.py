@@ -16,6 +16,7 @@ import hf_finetune as hf
 from hf_finetune.chat import dates
 from hf_finetune.errors import ConfigError, ModelError, RunFinished
 from hf_finetune.folders.checkpoints import SEAL
+from hf_finetune.reporting import read_run
 from hf_finetune.training.trainers import resumable
 
 SMALL = (
@@ -142,6 +143,26 @@ def test_a_checkpoint_that_holds_a_model_of_another_shape_is_one_message(run_rec
     shutil.copytree(tmp_path / "run" / "checkpoint-4", folder / "checkpoint-4")  # nothing says which settings it had
     with pytest.raises(ModelError, match="checkpoint-4 holds a model of another shape or precision"):
         run_recipe(*SMALL, "train.max_steps=6", "model.scratch.hidden_size=64", f"output_dir={folder}")
+
+
+def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(run_recipe, tmp_path):
+    """The path in the state led nowhere: https://github.com/huggingface/transformers/issues/48315."""
+    best = ("train.load_best_model_at_end=true", "train.metric_for_best_model=loss", "train.max_steps=6")
+    rough = ("train.learning_rate=3.0", "train.lr_scheduler_type=constant", "train.warmup_steps=0", "eval.prompts=[]")
+    run = (*SMALL, *best, *rough, "train.optim=adamw_torch")
+    whole, folder, moved = run_recipe(*run), tmp_path / "run", tmp_path / "elsewhere"
+    assert whole["train"]["best_checkpoint"] == "checkpoint-4"  # not the last
+    weights = (folder / "model.safetensors").read_bytes()
+    folder.rename(moved)
+    for last in (6, 4):  # killed behind its last step, and before it
+        for name in ("report.json", "model.safetensors"):
+            (moved / name).unlink()
+        if last == 4:
+            shutil.rmtree(moved / "checkpoint-6")
+        assert str(tmp_path) not in (moved / f"checkpoint-{last}" / "trainer_state.json").read_text()
+        assert read_run(moved).best_checkpoint == "checkpoint-4"
+        assert run_recipe(*run, f"output_dir={moved}")["train"]["best_checkpoint"] == "checkpoint-4"
+        assert (moved / "model.safetensors").read_bytes() == weights
 
 
 DATED = (
