@@ -151,9 +151,7 @@ def list_numbered(folder: Path) -> list[Path]:
 
 def list_sealed(folder: Path, run_id: str | None = None) -> list[Path]:
     """The checkpoints in `folder` that have a manifest, by their step; where the run is known, those of that run."""
-    return [
-        each for each in list_numbered(folder) if read_seal(each) is not None and not find_foreign(each, run_id)
-    ]
+    return [each for each in list_numbered(folder) if read_seal(each) is not None and not find_foreign(each, run_id)]
 
 
 def get_step(checkpoint: Path) -> int:

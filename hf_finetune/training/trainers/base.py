@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property
+from collections.abc import Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from hf_finetune.training.callbacks.log_file import KeepsSamples, LogFile
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.offenders import MicroBatch, measure_gradients
 from hf_finetune.training.saving import record_adapters_base, save_verified
-from hf_finetune.training.seen import COUNTS, CountingCollator
+from hf_finetune.training.seen import COUNTS, CountingCollator, Seen
+from hf_finetune.training.trainers.repeated_rows import leave_out_repeated
 from hf_finetune.training.trainers.resumable import ResumableTrainer
 from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths
 
@@ -103,13 +105,20 @@ class TrainerMixin(ResumableTrainer):
             logger.warning(what, self.args.metric_for_best_model)
         return result
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """As in transformers, but a row that several processes have twice at the end of an epoch is trained once."""
+        counts_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        if counts_items and self.args.average_tokens_across_devices:  # else a batch of nothing has a loss of NaN
+            epoch_iterator = map(partial(leave_out_repeated, accelerator=self.accelerator), epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """As in transformers, but what was computed is counted, and kept until the step is taken."""
         if not self.guard.batches:
             self._loss_before = self._tr_loss.clone()
         facts = inputs[COUNTS]
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self.seen.add(facts.counts)
+        self.seen.add(sum(facts.counts, Seen()))
         self.guard.batches.append(MicroBatch(inputs, num_items_in_batch, loss, facts.sources))
         return loss
 

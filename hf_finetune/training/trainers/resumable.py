@@ -226,7 +226,7 @@ class ResumableTrainer(transformers.Trainer):
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """As in transformers (5.23), which keeps the checkpoint's intervals and path of the best, whatever they are now."""
+        """As in transformers (5.23), which keeps the intervals and the path of the best one that the checkpoint had."""
         trained: tuple[int, int] = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         self.state.train_batch_size = self._train_batch_size

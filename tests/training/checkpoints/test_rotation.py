@@ -67,7 +67,7 @@ def draw_metrics(seed: int) -> list[float]:
 
 
 class Look(TrainerCallback):
-    """After each save: the last checkpoint and the best one so far are there, whole, and no more than were asked for."""
+    """After each save: the last checkpoint and the best one are there, whole, and no more than were asked for."""
 
     def __init__(self, values: list[float], sign: int, limit: int) -> None:
         self.values, self.sign, self.limit, self.trainer = values, sign, limit, None
