@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+import tempfile
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from models.scratch_models import save_chat_base
@@ -163,6 +168,38 @@ def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(run_recipe, tm
         assert read_run(moved).best_checkpoint == "checkpoint-4"
         assert run_recipe(*run, f"output_dir={moved}")["train"]["best_checkpoint"] == "checkpoint-4"
         assert (moved / "model.safetensors").read_bytes() == weights
+
+
+def test_whatever_a_run_writes_aside_lies_below_its_place(run_recipe, tmp_path, monkeypatch):
+    """From another disk, as that of $TMPDIR may be, nothing is renamed: lightning#20270."""
+    moved: list[Path] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def move(source: Any, target: Any, **where: Any) -> None:
+            if Path(target).is_relative_to(tmp_path / "run"):
+                moved.append(Path(target))
+                if not Path(source).is_relative_to(Path(target).parent):
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            real(source, target, **where)
+
+        monkeypatch.setattr(os, name, move)
+
+    watch("replace")
+    watch("rename")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))
+    run_recipe(*SMALL)
+    assert {"checkpoint-4", "model.safetensors", "report.json", "README.md"} <= {path.name for path in moved}
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(14.9, False), (15.1, True)])
+def test_a_save_that_takes_more_than_half_of_the_grace_period_is_said_once(seconds, said, caplog):
+    writer = SimpleNamespace(took_s=[0.1, seconds, 0.2])
+    trainer: Any = SimpleNamespace(checkpoints=SimpleNamespace(writer=writer), _warned=False)
+    for _ in range(2):
+        resumable.ResumableTrainer._warn_of_slow_saves(trainer)
+    assert caplog.text.count("15 s to be saved: who ends a run leaves it 30 s as a rule") == said
 
 
 DATED = (
