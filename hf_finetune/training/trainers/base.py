@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
@@ -55,7 +56,8 @@ class TrainerMixin(ResumableTrainer):
         self.add_callback(self.log_file)  # behind those that complete an entry of the log
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As in transformers, but raises `DataError` where the rows do not fill one batch."""
+        """As in transformers, but raises `DataError` where the rows do not fill one batch, or differ between ranks."""
+        _check_same_rows(self.train_dataset, self.eval_dataset)
         loader: DataLoader[Any] = super().get_train_dataloader()
         if len(loader) == 0:
             args = self.args
@@ -214,6 +216,17 @@ class TrainerMixin(ResumableTrainer):
     def _parameters_outside_embeddings(self) -> int:
         model: Any = self.model
         return int(model.num_parameters(exclude_embeddings=True))
+
+
+def _check_same_rows(*splits: Any) -> None:
+    """Raise `DataError` on all ranks where one has another number of rows: it would wait for a step that never comes."""
+    found = gather_object([[len(rows) if isinstance(rows, Sized) else None for rows in splits]])
+    if all(each == found[0] for each in found):
+        return
+    counts = ", ".join(f"process {rank}: {rows[0]:,}" for rank, rows in enumerate(found))
+    what = f"the processes have not read the same rows ({counts}; and those of validation)"
+    remedy = "give each machine the same files, and leave them alone while a run starts"
+    raise DataError(Problem(what, remedy, key="data.train"))
 
 
 def _warn_of_long_warmup(args: TrainingArguments, steps: int) -> None:
