@@ -41,7 +41,9 @@ def test_a_run_of_no_steps_is_refused_with_its_numbers(trainer):
 def test_processes_that_have_read_other_rows_are_refused_before_one_waits_for_another(tmp_path, monkeypatch):
     trainer = trainer_of_three_rows(tmp_path, batch=1)
     monkeypatch.setattr(base, "gather_object", lambda mine: [*mine, [2, None]])
-    with pytest.raises(DataError, match=r"have not read the same rows \(process 0: 3, process 1: 2; and those of valid"):
+    with pytest.raises(
+        DataError, match=r"have not read the same rows \(process 0: 3, process 1: 2; and those of valid"
+    ):
         trainer.train()
     assert trainer.state.global_step == 0
 
