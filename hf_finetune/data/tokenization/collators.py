@@ -137,7 +137,7 @@ def take_row(batch: dict[str, Any], row: int, rows: int) -> dict[str, Any]:
 
 
 def take_examples(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Take a row of `take_row` apart where its positions begin anew, (1, tokens) each: packed examples, then padding."""
+    """Take a row of `take_row` apart where positions begin anew, (1, tokens) each: packed examples, then padding."""
     if "position_ids" not in row:
         return [row]
     width = row["position_ids"].shape[1]

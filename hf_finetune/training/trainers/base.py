@@ -110,8 +110,12 @@ class TrainerMixin(ResumableTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """As in transformers, but a row that several processes have twice at the end of an epoch is trained once."""
         counts_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
-        if counts_items and self.args.average_tokens_across_devices:  # else a batch of nothing has a loss of NaN
-            epoch_iterator = map(partial(leave_out_repeated, accelerator=self.accelerator), epoch_iterator)
+        whole = self.args.average_tokens_across_devices and not self.args.dataloader_drop_last
+        whole = whole and self.accelerator.even_batches
+        if counts_items and whole:  # else a batch of nothing has a loss of NaN
+            rows: Any = self.train_dataset
+            leave_out = partial(leave_out_repeated, accelerator=self.accelerator, rows=len(rows))
+            epoch_iterator = map(leave_out, epoch_iterator)
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -219,7 +223,7 @@ class TrainerMixin(ResumableTrainer):
 
 
 def _check_same_rows(*splits: Any) -> None:
-    """Raise `DataError` on all ranks where one has another number of rows: it would wait for a step that never comes."""
+    """Raise `DataError` on all ranks where one has another number of rows: it would wait for the others for ever."""
     found = gather_object([[len(rows) if isinstance(rows, Sized) else None for rows in splits]])
     if all(each == found[0] for each in found):
         return

@@ -17,15 +17,19 @@ from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.training.seen import COUNTS
 
 
-def leave_out_repeated(batch: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
-    """The batch that was just taken from the training rows, with blank labels for rows that are repeated in it."""
-    state, facts = accelerator.gradient_state, batch[COUNTS]
-    if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder < 1:
+def leave_out_repeated(batch: dict[str, Any], accelerator: Accelerator, rows: int) -> dict[str, Any]:
+    """The batch that was just taken from `rows` training rows, with blank labels for rows that are repeated in it.
+
+    Not for a loader that drops the last rows.
+    """
+    facts, size = batch[COUNTS], len(batch[COUNTS].sources)
+    # Not `gradient_state.remainder`, which a loader of a resumed epoch does not have (accelerate 1.15).
+    new = rows % (size * accelerator.num_processes)
+    if new == 0 or not accelerator.gradient_state.end_of_dataloader:
         return batch
-    rows = len(facts.sources)
-    # Of the last batches of all processes in a row, the first `remainder` rows are new.
-    kept = min(max(state.remainder - accelerator.process_index * rows, 0), rows)
-    if kept == rows:
+    # Of the last batches of all processes in a row, the first rows are new.
+    kept = min(max(new - accelerator.process_index * size, 0), size)
+    if kept == size or accelerator.num_processes == 1:
         return batch
     labels = batch["labels"].clone()
     blank = torch.nan if labels.is_floating_point() else IGNORE_INDEX

@@ -105,8 +105,9 @@ def test_rows_that_two_processes_have_twice_cost_nothing(kind, process):
     logits, labels = some(kind, count=3)
     counts = (Seen(1, 9, 9),) * 3
     batch = {"labels": labels, COUNTS: BatchFacts(counts, ((6,), (0,), (1,)))}
-    state = SimpleNamespace(end_of_dataloader=True, remainder=1)
-    found = leave_out_repeated(batch, SimpleNamespace(num_processes=2, process_index=process, gradient_state=state))
+    state = SimpleNamespace(end_of_dataloader=True)
+    processes = SimpleNamespace(num_processes=2, process_index=process, gradient_state=state)
+    found = leave_out_repeated(batch, processes, rows=7)
     kept = 1 - process
     assert found[COUNTS] == BatchFacts(counts[:kept], (((6,), (), ()), ((), (), ()))[process])
     weights = None if kind == "number" else np.array([0.5, 3.0, 1.0], np.float32)
