@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +21,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from training.trainers.sft_runs import (
     FLAT,
+    OURS,
     PLAIN,
+    QUIET,
     epoch_of_odd_rows,
     evaluated,
     gradient_of_one_step,
@@ -29,12 +34,14 @@ from training.trainers.sft_runs import (
     uneven_rows,
 )
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.sft_trainer import SFTTrainer as TRLTrainer
-from tuned_adapters import adapter_on, saved_base
+from tuned_adapters import TOKENIZER, adapter_on, saved_base
 
 from hf_finetune.data.tokenization.collators import RowCollator
 from hf_finetune.data.tokenization.documents import BlockCollator
+from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics, reduce_logits
 from hf_finetune.models.adapters.attach import attach_adapter
 from hf_finetune.training.trainers.base import Trainer
 from hf_finetune.training.trainers.sft import SFTTrainer
@@ -304,6 +311,29 @@ def test_an_evaluation_is_exact_at_any_batch_size(rows, collator, tmp_path):
         scores = evaluated(tmp_path, rows, collator, batch)
         assert scores["eval_loss"] == pytest.approx(nll / predicted, rel=1e-5)
         assert scores["eval_token_accuracy"] == pytest.approx(right / predicted)
+
+
+@pytest.mark.parametrize(("kind", "collator"), [(SFTTrainer, PLAIN), (Trainer, BlockCollator())], ids=["sft", "blocks"])
+def test_the_loss_of_an_evaluation_with_a_row_that_is_nan_is_nan(kind, collator, tmp_path):
+    """transformers (5.23) takes the mean of the batches that are finite."""
+    rows = uneven_rows(6)
+    reduce = {} if kind is SFTTrainer else {"preprocess_logits_for_metrics": reduce_logits}
+    metrics = language_model_metrics(SimpleNamespace(scored_bytes=1))
+    args = SFTConfig(output_dir=str(tmp_path), **OURS, **QUIET, per_device_eval_batch_size=1)
+    common = {"train_dataset": rows, "eval_dataset": rows, "processing_class": TOKENIZER, "data_collator": collator}
+    trainer = kind(tiny_model(attention="sdpa"), args, compute_metrics=metrics, **common, **reduce)
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    counts = Counter(token for row in rows for token in set(row["input_ids"][:-1]))
+    one = next(token for token, count in counts.items() if count == 1)
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[one] = math.nan
+    assert math.isnan(trainer.evaluate()["eval_loss"])
+
+
+def test_an_evaluation_between_steps_drops_nothing_out(tmp_path):
+    trainer = trainer_of(tiny_model(attention="sdpa", hidden_dropout=0.5), tmp_path)
+    trainer.model.train()
+    assert trainer.evaluate()["eval_loss"] == trainer_of(tiny_model(attention="sdpa"), tmp_path).evaluate()["eval_loss"]
 
 
 def test_a_model_under_the_trainer_still_gives_every_logit(tmp_path):
