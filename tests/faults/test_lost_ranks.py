@@ -55,8 +55,6 @@ def hurt_one(runs: Runs, hurt: dict[str, object]) -> tuple[float, str]:
     attempt.wait_until_struck()
     began = time.monotonic()
     failed = attempt.end()
-    while any(map(is_running, pids)) and time.monotonic() - began < SECONDS_TO_END:
-        time.sleep(0.05)  # one that has closed its output is ending, and not gone yet where the processors are busy
     took = time.monotonic() - began
     left = [pid for pid in pids if is_running(pid)]
     for pid in left:
