@@ -61,9 +61,11 @@ if TYPE_CHECKING:
         RunWatcher,
         follow_in_terminal,
         follow_lines,
+        is_waited_for,
         keep_page,
         list_facts,
         show,
+        wait_for_run,
     )
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "follow_in_terminal",
     "follow_lines",
     "get_resume",
+    "is_waited_for",
     "is_writable_page",
     "keep_page",
     "list_facts",
@@ -105,6 +108,7 @@ __all__ = [
     "render_page",
     "save_page",
     "show",
+    "wait_for_run",
     "write_run_folder",
 ]
 

@@ -97,7 +97,7 @@ def read_run(folder: str | Path, *, report: JsonObject | None = None, log: RunLo
     train = report.get("train", {})
     logged = log.history if log.history else state.get("log_history", [])
     history = _parse_history(train, "history", path / REPORT) if "history" in train else logged
-    best = _get_folder_name(train.get("best_checkpoint") if report else state.get("best_model_checkpoint"))
+    best = _get_folder_name(train.get("best_checkpoint") if report else _read_best(path, state))
     settings = report.get("settings") or redact(typed)
     return RunRecord(
         folder=path,
@@ -285,6 +285,12 @@ def _find_best_step(checkpoint: str | None, history: list[dict[str, float]], met
     name = f"eval_{metric}"
     found = [(sign * entry[name], int(entry["step"])) for entry in history if math.isfinite(entry.get(name, math.nan))]
     return min(found)[1] if found else None
+
+
+def _read_best(folder: Path, state: JsonObject) -> Any:
+    """The best checkpoint by a trainer state: its path in another Trainer's, in ours its step where it was saved."""
+    named = f"checkpoint-{state.get('best_global_step')}"
+    return state.get("best_model_checkpoint") or (named if (folder / named).is_dir() else None)
 
 
 def _get_folder_name(path: Any) -> str | None:

@@ -55,6 +55,12 @@ class Snapshot:
     """Tensors that stay as they are until the optimizer's next step."""
 
     @property
+    def run_id(self) -> str | None:
+        """The run that it is of; None where that is not known."""
+        found: str | None = self.facts.get("run_id")
+        return found
+
+    @property
     def nbytes(self) -> int:
         """The size of its tensors."""
         return sum(tensor.nbytes for each in self.weights.values() for tensor in each.tensors.values())
@@ -76,7 +82,9 @@ def write_checkpoint(snapshot: Snapshot, limit: int | None) -> None:
             if problem.errno not in NO_SPACE or not _free_oldest(snapshot):
                 raise _explain(snapshot, problem) from problem
     if limit is not None:
-        for removed in rotate(snapshot.checkpoint.parent, limit, {*snapshot.keep, snapshot.checkpoint}):
+        for removed in rotate(
+            snapshot.checkpoint.parent, limit, {*snapshot.keep, snapshot.checkpoint}, snapshot.run_id
+        ):
             logger.debug("%s is removed: train.save_total_limit", removed.name)
 
 
@@ -133,9 +141,9 @@ def _as_bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
 def _free_oldest(snapshot: Snapshot) -> bool:
     """Remove our oldest checkpoint, unless it is to be kept or is the last one that verifies."""
     folder = snapshot.checkpoint.parent
-    last, _ = find_verified(folder)
+    last, _ = find_verified(folder, run_id=snapshot.run_id)
     spared = {last, *snapshot.keep}
-    oldest = next((each for each in list_sealed(folder) if each not in spared), None)
+    oldest = next((each for each in list_sealed(folder, snapshot.run_id) if each not in spared), None)
     if oldest is None:
         return False
     logger.warning("there is no space for %s: %s is removed for it", snapshot.checkpoint.name, oldest.name)
@@ -148,7 +156,7 @@ def _explain(snapshot: Snapshot, problem: OSError) -> CannotWriteError:
     if not folder.is_dir():
         what = f"{snapshot.checkpoint} cannot be written: {folder} is not there any more, nor what was saved in it"
         return CannotWriteError(Problem(what, "put it back and begin again", key="output_dir"))
-    last, _ = find_verified(folder)
+    last, _ = find_verified(folder, run_id=snapshot.run_id)
     free = shutil.disk_usage(folder).free
     what = f"{snapshot.checkpoint} cannot be written ({problem.strerror or problem}): it takes "
     what += f"{format_size(snapshot.nbytes)}, and {format_size(free)} are free"

@@ -114,7 +114,7 @@ class CheckpointSaver:
             complete_checkpoint(shards, Snapshot(checkpoint, dict(facts), counts, blobs, self.private))
             aside_of(checkpoint)
             if self.limit is not None:
-                rotate(self.folder, self.limit, {checkpoint, *self._find_best()})
+                rotate(self.folder, self.limit, {checkpoint, *self._find_best()}, facts.get("run_id"))
         self.trainer.accelerator.wait_for_everyone()
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:

@@ -134,6 +134,8 @@ def describe_trainer(state: TrainerState) -> Callable[[], bytes]:
     kept = copy.copy(state)
     kept.log_history = list(state.log_history)
     kept.stateful_callbacks = copy.deepcopy(state.stateful_callbacks)
+    # A path of this machine: in a folder that was moved it leads nowhere, or to another run's. Its step says all.
+    kept.best_model_checkpoint = None
     return lambda: (json.dumps(vars(kept), indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -241,10 +241,11 @@ class ResumableTrainer(transformers.Trainer):
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """As in transformers (5.23), which keeps the intervals of the checkpoint, whatever is asked for now."""
+        """As in transformers (5.23), which keeps the intervals and the path of the best one that the checkpoint had."""
         trained: tuple[int, int] = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         self.state.train_batch_size = self._train_batch_size
+        self._name_best()  # in the folder as it is named now: https://github.com/huggingface/transformers/issues/48315
         return trained
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
