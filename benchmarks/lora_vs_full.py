@@ -25,13 +25,13 @@ import numpy as np
 from instructions import (
     Conversation,
     Cost,
-    bf16_is_fast,
     make_base,
     read_conversations,
     row_losses,
     train_ours,
     write_rows,
 )
+from machine import bf16_is_fast
 
 SIDES = ("sft", "lora")
 RATES = {"sft": (3e-5, 1e-4, 3e-4), "lora": (3e-4, 1e-3, 3e-3)}

@@ -3,10 +3,9 @@
     python benchmarks/save_wait.py --hidden-size 768 --layers 12 --rounds 5
 
 One ScratchGPT with AdamW's state in float32, one step trained. In turns, in one process: transformers'
-`_save_checkpoint` of that state, and how long ours lets the next step wait (and how long the thread takes until the
-checkpoint is verified). Then steps are trained with either, and without saves, in turns: what a save costs of the time
-of a run, what
-the thread takes from the steps included.
+`_save_checkpoint` of that state, and how long ours lets the next step wait: before its forward pass, and before its
+optimizer (and how long the thread takes until the checkpoint is verified). Then steps are trained with either, and
+without saves, in turns: what a save costs of the time of a run, what the thread takes from the steps included.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from datasets import Dataset
 from transformers import TrainingArguments
@@ -41,7 +41,8 @@ def build(kind: type[Any], folder: Path, options: argparse.Namespace, steps: int
     rows = [{"input_ids": [(7 * row + at) % VOCABULARY for at in range(64)]} for row in range(256)]
     rows = [{**row, "labels": row["input_ids"]} for row in rows]
     args = TrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=options.batch_size, use_cpu=True,
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=options.batch_size,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no" if save_every is None else "steps", save_steps=save_every or 500, save_total_limit=2,
         logging_strategy="no", report_to="none", disable_tqdm=True, optim="adamw_torch",
     )  # fmt: skip
@@ -55,6 +56,7 @@ def time_saves(options: argparse.Namespace, folder: Path) -> tuple[list[float], 
     plain.train()
     ours.train()
     theirs, waited = [], []
+    batch = next(iter(ours.get_train_dataloader()))
     for step in range(2, options.rounds + 3):
         for trainer in (plain, ours):
             trainer.state.global_step = step
@@ -64,6 +66,10 @@ def time_saves(options: argparse.Namespace, folder: Path) -> tuple[list[float], 
         began = time.perf_counter()
         ours._save_checkpoint(ours.model, None)
         waited.append(time.perf_counter() - began)
+        ours.training_step(ours.model, dict(batch))
+        began = time.perf_counter()
+        ours.checkpoints.writer.wait_for_copy()
+        waited[-1] += time.perf_counter() - began
         ours.checkpoints.writer.wait()
     return theirs[1:], waited[1:], ours.checkpoints.writer.took_s[1:]  # the first of each takes new memory
 

@@ -5,9 +5,10 @@
 
 Rows are objects of `instruction`, `input` and `output`; a tenth is held out. Both train the same model folder (a Llama
 of random weights, 4 layers, 256 wide, with a tokenizer trained on the rows) for one epoch of the same rows, 8 a batch,
-on what the assistant says, at the same learning rate; everything else is each side's own default, but bf16, which is
-TRL's and which ours is told where the machine computes in it. They take turns, and one scorer, which is neither's,
-reads the held-out loss of both saved models. `--levers` turns one of our settings at a time into TRL's or into another.
+on what the assistant says, at the same learning rate and in the precision that is fastest here; everything else is
+each side's own default. With `--trl-defaults` so is TRL's precision, bf16, which a CPU may have to emulate. They take
+turns, and one scorer, which is neither's, reads the held-out loss of both saved models. `--levers` turns one of our
+settings at a time into TRL's or into another.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import torch
 from instructions import (
     Conversation,
     Cost,
-    bf16_is_fast,
     make_base,
     read_conversations,
     rendered,
@@ -33,6 +33,7 @@ from instructions import (
     train_ours,
     write_rows,
 )
+from machine import bf16_is_fast, describe_machine
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.models.tokenizers import load_tokenizer
@@ -59,11 +60,12 @@ class Bench:
     rows: Path
     train: list[Conversation]
     held_out: list[Conversation]
-    precision: dict[str, object]
+    bf16: bool
+    trl_defaults: bool = False
 
     def ours(self, **settings: object) -> tuple[Cost, dict[str, Any]]:
         # TRL evaluates nothing and asks nothing either.
-        settings = {**SAME, **self.precision, "data.validation_fraction": None, "eval.prompts": [], **settings}
+        settings = {**SAME, "bf16": self.bf16, "data.validation_fraction": None, "eval.prompts": [], **settings}
         return train_ours("sft", self.folder / "ours", self.base, self.rows, **settings)
 
     def theirs(self) -> Cost:
@@ -71,6 +73,7 @@ class Bench:
         options = [part for name, value in SAME.items() for part in (f"--{name}", value)]
         paths = ["--model_name_or_path", self.base, "--dataset_name", self.rows.parent]
         paths += ["--output_dir", self.folder / "trl"]
+        options += [] if self.trl_defaults else ["--bf16", self.bf16]
         options += [] if torch.accelerator.is_available() else ["--use_cpu"]
         return run(["trl", "sft", *paths, "--assistant_only_loss", "--report_to", "none", *options])
 
@@ -79,11 +82,11 @@ class Bench:
         return float(nll.sum() / tokens.sum())
 
 
-def prepare(folder: Path, rows: Path) -> Bench:
+def prepare(folder: Path, rows: Path, *, trl_defaults: bool) -> Bench:
     train, held_out = read_conversations(rows)
     base = make_base(folder / "base", train, hidden=256, layers=4)
-    precision: dict[str, object] = {"bf16": True} if bf16_is_fast() else {}
-    return Bench(folder, base, write_rows(folder / "rows" / "train.jsonl", train), train, held_out, precision)
+    written = write_rows(folder / "rows" / "train.jsonl", train)
+    return Bench(folder, base, written, train, held_out, bf16_is_fast(), trl_defaults)
 
 
 def check_same_tokens(bench: Bench, report: dict[str, Any]) -> None:
@@ -131,10 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, help="JSONL of instruction, input and output")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trl-defaults", action="store_true", help="TRL in bf16, whatever the machine computes in")
     parser.add_argument("--levers", action="store_true", help="measure one of our settings at a time instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        bench = prepare(Path(temporary), arguments.rows)
+        bench = prepare(Path(temporary), arguments.rows, trl_defaults=arguments.trl_defaults)
+        print(f"{describe_machine()}; ours in {'bf16' if bench.bf16 else 'float32'}")
         (measure_levers if arguments.levers else compare)(bench, arguments.rounds)
 
 

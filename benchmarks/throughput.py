@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import bf16_is_fast, describe_machine
 from nanogpt import Text, prepare_nanogpt, run_nanogpt, run_ours
 
 
@@ -54,7 +55,6 @@ class Shape:
             "train.optim=adamw_torch_fused",
             "train.learning_rate=0.001",
             "train.logging_steps=50",
-            "train.bf16=true",
         ]
 
 
@@ -68,12 +68,15 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--float32", action="store_true", help="also where the machine computes in bf16")
     parser.add_argument("--peak-tflops", type=float, help="of the GPU in bf16, dense: 312 A100, 989 H100 and H200")
     arguments = parser.parse_args()
     text = Text.read(arguments.text)
     shape = GPU if arguments.gpu else CPU
     theirs = ["--device=cuda", "--dtype=bfloat16"] if arguments.gpu else ["--device=cpu", "--compile=False"]
-    ours = ["train.torch_compile=true"] if arguments.gpu else []
+    bf16 = bf16_is_fast() and not arguments.float32
+    ours = [f"train.bf16={str(bf16).lower()}", *(["train.torch_compile=true"] if arguments.gpu else [])]
+    print(f"{describe_machine()}; ours in {'bf16' if bf16 else 'float32'}")
     ratios = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from machine import bf16_is_fast, describe_machine
 from nanogpt import Text, prepare_nanogpt, run_nanogpt, run_ours
 
 TARGET = 1.88
@@ -44,7 +45,6 @@ OURS = [
     "train.optim_args=momentum=0.85",
     "train.lr_scheduler_type=linear",
     "train.logging_steps=50",
-    "train.bf16=true",
 ]
 
 
@@ -74,7 +74,11 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, required=True, help="a checkout of nanoGPT")
     parser.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--float32", action="store_true", help="also where the machine computes in bf16")
     arguments = parser.parse_args()
+    bf16 = bf16_is_fast() and not arguments.float32
+    ours = [*OURS, f"train.bf16={str(bf16).lower()}"]
+    print(f"{describe_machine()}; ours in {'bf16' if bf16 else 'float32'}")
     text = Text.read(arguments.text)
     ratios = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -83,7 +87,7 @@ def main() -> None:
         for number in range(arguments.rounds):
             peer = run_nanogpt(copy, *README_COMMAND, tokens_per_step=12 * BLOCK)
             peer_loss, peer_size = nanogpt_loss_and_size(copy, peer.checkpoint, text.validation)
-            report = run_ours(folder / "ours", text, *OURS, f"train.seed={number}")
+            report = run_ours(folder / "ours", text, *ours, f"train.seed={number}")
             seconds, loss = report["train"]["runtime_s"], report["evaluation"]["validation"]["loss"]
             size = report["parameters"]["total"]
             print(f"nanoGPT: loss {peer_loss:.4f} in {peer.seconds:6.1f} s, {peer_size:,} parameters")

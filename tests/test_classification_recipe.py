@@ -140,11 +140,13 @@ def test_only_what_was_asked_for_is_trained(run_recipe, tmp_path, spam):
 
 
 def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, spam, project_root, preloaded):
-    """Seven rows for validation: the second process gets one of them twice."""
+    """Seven rows for validation and 21 for training, so that the processes get some of them twice."""
+    odd = rows_of(tmp_path / "odd.jsonl", 21, ("ham", "spam"))
     settings = (
         *QUICK,
         *PLAIN,
-        *spam,
+        f"data.train={odd}",
+        *(each for each in spam if not each.startswith("data.train=")),
         folder_of(tmp_path, "gpt2"),
         "train.logging_steps=1",
         "train.learning_rate=0.001",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+import tempfile
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from models.scratch_models import save_chat_base
@@ -16,6 +21,7 @@ import hf_finetune as hf
 from hf_finetune.chat import dates
 from hf_finetune.errors import ConfigError, ModelError, RunFinished
 from hf_finetune.folders.checkpoints import SEAL
+from hf_finetune.reporting import read_run
 from hf_finetune.training.trainers import resumable
 
 SMALL = (
@@ -142,6 +148,58 @@ def test_a_checkpoint_that_holds_a_model_of_another_shape_is_one_message(run_rec
     shutil.copytree(tmp_path / "run" / "checkpoint-4", folder / "checkpoint-4")  # nothing says which settings it had
     with pytest.raises(ModelError, match="checkpoint-4 holds a model of another shape or precision"):
         run_recipe(*SMALL, "train.max_steps=6", "model.scratch.hidden_size=64", f"output_dir={folder}")
+
+
+def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(run_recipe, tmp_path):
+    """The path in the state led nowhere: https://github.com/huggingface/transformers/issues/48315."""
+    best = ("train.load_best_model_at_end=true", "train.metric_for_best_model=loss", "train.max_steps=6")
+    rough = ("train.learning_rate=3.0", "train.lr_scheduler_type=constant", "train.warmup_steps=0", "eval.prompts=[]")
+    run = (*SMALL, *best, *rough, "train.optim=adamw_torch")
+    whole, folder, moved = run_recipe(*run), tmp_path / "run", tmp_path / "elsewhere"
+    assert whole["train"]["best_checkpoint"] == "checkpoint-4"  # not the last
+    weights = (folder / "model.safetensors").read_bytes()
+    folder.rename(moved)
+    for last in (6, 4):  # killed behind its last step, and before it
+        for name in ("report.json", "model.safetensors"):
+            (moved / name).unlink()
+        if last == 4:
+            shutil.rmtree(moved / "checkpoint-6")
+        assert str(tmp_path) not in (moved / f"checkpoint-{last}" / "trainer_state.json").read_text()
+        assert read_run(moved).best_checkpoint == "checkpoint-4"
+        assert run_recipe(*run, f"output_dir={moved}")["train"]["best_checkpoint"] == "checkpoint-4"
+        assert (moved / "model.safetensors").read_bytes() == weights
+
+
+def test_whatever_a_run_writes_aside_lies_below_its_place(run_recipe, tmp_path, monkeypatch):
+    """From another disk, as that of $TMPDIR may be, nothing is renamed: lightning#20270."""
+    moved: list[Path] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def move(source: Any, target: Any, **where: Any) -> None:
+            if Path(target).is_relative_to(tmp_path / "run"):
+                moved.append(Path(target))
+                if not Path(source).is_relative_to(Path(target).parent):
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            real(source, target, **where)
+
+        monkeypatch.setattr(os, name, move)
+
+    watch("replace")
+    watch("rename")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))
+    run_recipe(*SMALL)
+    assert {"checkpoint-4", "model.safetensors", "report.json", "README.md"} <= {path.name for path in moved}
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(14.9, False), (15.1, True)])
+def test_a_save_that_takes_more_than_half_of_the_grace_period_is_said_once(seconds, said, caplog):
+    writer = SimpleNamespace(took_s=[0.1, seconds, 0.2])
+    trainer: Any = SimpleNamespace(checkpoints=SimpleNamespace(writer=writer), _warned=False)
+    for _ in range(2):
+        resumable.ResumableTrainer._warn_of_slow_saves(trainer)
+    assert caplog.text.count("15 s to be saved: who ends a run leaves it 30 s as a rule") == said
 
 
 DATED = (

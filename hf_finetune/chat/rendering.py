@@ -15,9 +15,11 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -219,6 +221,7 @@ def describe_template(template: str) -> TemplateFacts:
         [answer] = _exchange([json.dumps({"describe": template})], [], [_limit_answer(len(template))])
     if "kind" in answer:
         refusal = _read_refusal(answer, template)
+        # What else is raised, as over thousands of brackets, is Python's own: trust does not mend it.
         if isinstance(refusal, TemplateSyntaxError | TemplateLimitError):
             raise refusal
         what = f"the chat template cannot be compiled ({refusal})"
@@ -318,16 +321,45 @@ def _read_refusal(refusal: Any, template: str) -> Exception:
 
 
 class RemoteTemplate:
-    """What transformers takes for a compiled template: rendered by the worker."""
+    """What transformers takes for a compiled template, and for its environment: rendered by the worker."""
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self._generated: list[tuple[int, int]] | None = None
 
     def render(self, messages: Sequence[Message] = (), tools: Any = None, **given: Any) -> str:
         """Render, or raise as jinja2 does; also `TemplateLimitError`."""
+        return self._render("", messages, tools, given)
+
+    @property
+    def environment(self) -> RemoteTemplate:
+        """Itself, which follows what is generated."""
+        return self
+
+    @contextmanager
+    def activate_tracker(self, blocks: list[str], generated: list[tuple[int, int]]) -> Iterator[None]:
+        """Within the block `generate` adds to `generated` where the text of each `{% generation %}` begins and ends."""
+        self._generated = generated
+        try:
+            yield
+        finally:
+            self._generated = None
+
+    def generate(self, messages: Sequence[Message] = (), tools: Any = None, **given: Any) -> Iterator[str]:
+        """Render the text in one piece; raises as `render`."""
+        mark = secrets.token_hex(16)  # which no text of a row can hold
+        pieces = self._render(mark, messages, tools, given).split(mark)
+        text = ""
+        for number, piece in enumerate(pieces):
+            if number % 2 and self._generated is not None:
+                self._generated.append((len(text), len(text) + len(piece)))
+            text += piece
+        yield text
+
+    def _render(self, mark: str, messages: Sequence[Message], tools: Any, given: dict[str, Any]) -> str:
         prompt = bool(given.pop("add_generation_prompt", False))
         row = {"messages": list(messages), "tools": tools, "given": given, "asks": [Ask(len(messages), prompt).write()]}
-        [[result]] = render_rows(self.source, {}, [row])
+        [[result]] = render_rows(self.source, {}, [{**row, "mark": mark} if mark else row])
         if isinstance(result, Exception):
             raise result
         return result

@@ -43,6 +43,7 @@ class SlowTexts:
         texts = self.texts.get(template)
         if not texts:
             return {}
+        # Only here is a key worth its time: of a template that has been slow before.
         keys = [_write_key(given, row, ask) for ask in row["asks"]]
         return {number: texts[key] for number, key in enumerate(keys) if key in texts}
 
@@ -63,7 +64,8 @@ def _write_key(given: Mapping[str, Any], row: Mapping[str, Any], ask: list[Any])
     count, prompt, tail = ask
     whole = [given, row.get("given"), [*row["messages"][:count], *tail], row["tools"], prompt]
     try:
-        written = json.dumps(whole, ensure_ascii=False)  # in the order of the keys, which a template may show
+        # In the order of the keys, which a template may show; 1, 1.0 and true stay three.
+        written = json.dumps(whole, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         return None
     return hashlib.sha256(written.encode("utf-8", "surrogatepass")).digest()
@@ -96,6 +98,7 @@ def count_rendered(done: int, total: int, what: str) -> Iterator[None]:
 @contextmanager
 def say_progress() -> Iterator[None]:
     """Log how far it has come every five seconds of rendering, by a thread: a template may take longer over a text."""
+    # A line after each text would not do: one text of a trusted template may take a minute, in this very thread.
     now = time.monotonic()
     if now - _progress.ended > PAUSE_SECONDS:
         _progress.began = _progress.said = now

@@ -8,7 +8,8 @@ tenth of a second. Frames come on standard input and go to standard output: 8 by
 
 A conversation is answered by a frame, a list with the result of each of its asks: the text that the template writes for
 the first 2 messages and a generation prompt, then that for the first 3; or how it was refused. An empty frame says that
-work goes on. What transformers gives to templates is given here in the same words
+work goes on. A `mark` of a conversation is written before and behind what its template has for generated. What
+transformers gives to templates is given here in the same words
 (https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/utils/chat_template_utils.py).
 """
 
@@ -20,6 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -69,8 +71,12 @@ Refusal = dict[str, Any]
 Result = str | Refusal
 
 
+_mark: ContextVar[str] = ContextVar("mark", default="")
+"""What stands before and behind the text of a generation block."""
+
+
 class Generation(Extension):
-    """`{% generation %}`: what stands inside is written as it is."""
+    """`{% generation %}`: what stands inside is written as it is, or between marks where a row asks for them."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own way
 
@@ -81,7 +87,8 @@ class Generation(Extension):
         return nodes.CallBlock(self.call_method("_write"), [], [], body).set_lineno(line)
 
     def _write(self, caller: Callable[[], str]) -> str:
-        return caller()
+        mark = _mark.get()
+        return f"{mark}{caller()}{mark}"
 
 
 class TemplateNamespace(Namespace):
@@ -192,6 +199,7 @@ def render_row(
     `most`: the characters of a text at most.
     """
     messages = [_name_reasoning(message) for message in row["messages"]]
+    _mark.set(row.get("mark", ""))
     shared = {**given, "tools": row.get("tools"), "documents": None, **row.get("given", {})}
     results: list[Result] = []
     for count, prompt, tail in row["asks"]:

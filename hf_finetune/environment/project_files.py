@@ -14,6 +14,7 @@ from hf_finetune.folders import check_new_folder, leads_out
 PACKAGE = Path(__file__).resolve().parent.parent
 # Messages and comments of run files name pages of docs/.
 FOLDERS = ("recipes", "accelerate_configs", "data_templates", "docs")
+_MOST_NAMED = 5
 
 
 def find_shipped(name: str) -> Path:
@@ -60,16 +61,28 @@ def init_project(target: Path, *, overwrite: bool = False) -> list[Path]:
 
 def _check_free(target: Path, copies: Mapping[Path, Path]) -> None:
     """Raise `ConfigError` where a file of another content has the name of one of `copies`, or a link leads out."""
-    inside = {target / parent for copy in copies.values() for parent in copy.relative_to(target).parents} - {target}
-    held = [
-        folder for folder in sorted(inside) if leads_out(folder, target) or (folder.exists() and not folder.is_dir())
-    ]
-    held = held or [copy for path, copy in copies.items() if os.path.lexists(copy) and not _is_copy(copy, path)]
-    if held:
-        first = held[0].relative_to(target)
-        what = f"holds {len(held)} of the {len(copies)} files already, and others than these, the first of them {first}"
+    if what := _describe_held(target, copies):
         remedy = "they stay, and nothing was copied: move them elsewhere, or name a new folder"
         raise ConfigError(Problem(what, remedy, path=str(target)))
+
+
+def _describe_held(target: Path, copies: Mapping[Path, Path]) -> str | None:
+    inside = {target / parent for copy in copies.values() for parent in copy.relative_to(target).parents} - {target}
+    blocking = [path for path in sorted(inside) if leads_out(path, target) or (path.exists() and not path.is_dir())]
+    if blocking:
+        return f"holds files or links where there are to be folders: {_list_names(target, blocking)}"
+    held = {path: copy for path, copy in copies.items() if os.path.lexists(copy)}
+    others = [copy for path, copy in held.items() if not _is_copy(copy, path)]
+    if not others:
+        return None
+    differ = f"{len(others)} differ{'' if len(others) > 1 else 's'}: {_list_names(target, others)}"
+    same = f"; the {len(held) - len(others)} others are the same" if len(held) > len(others) else ""
+    return f"holds {len(held)} of the {len(copies)} files already, of which {differ}{same}"
+
+
+def _list_names(target: Path, paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+    return ", ".join(path.relative_to(target).as_posix() for path in paths[:_MOST_NAMED]) + more
 
 
 def _is_copy(copy: Path, path: Path) -> bool:

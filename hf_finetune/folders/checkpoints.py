@@ -17,6 +17,7 @@ import shutil
 import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
 def publish(aside: Path, checkpoint: Path) -> None:
     """Give a sealed folder its name; an older checkpoint of that name is removed once the new one has it.
 
-    Raises OSError.
+    One that another run has saved is not ours to remove: it gets another name. Raises OSError.
     """
+    _spare_foreign(checkpoint, (read_seal(aside) or {}).get("run_id"))
     old = checkpoint.with_name(f".{checkpoint.name}.old.aside")
     shutil.rmtree(old, ignore_errors=True)
     # A crash between the two renames leaves the old one under its name aside, and `sweep` gives it its name back.
@@ -147,9 +149,9 @@ def list_numbered(folder: Path) -> list[Path]:
     return sorted((folder / name for name in names if CHECKPOINT.fullmatch(name)), key=get_step)
 
 
-def list_sealed(folder: Path) -> list[Path]:
-    """The checkpoints in `folder` that have a manifest, by their step."""
-    return [each for each in list_numbered(folder) if read_seal(each) is not None]
+def list_sealed(folder: Path, run_id: str | None = None) -> list[Path]:
+    """The checkpoints in `folder` that have a manifest, by their step; where the run is known, those of that run."""
+    return [each for each in list_numbered(folder) if read_seal(each) is not None and not find_foreign(each, run_id)]
 
 
 def get_step(checkpoint: Path) -> int:
@@ -159,12 +161,13 @@ def get_step(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def rotate(folder: Path, limit: int, keep: Collection[Path]) -> list[Path]:
+def rotate(folder: Path, limit: int, keep: Collection[Path], run_id: str | None = None) -> list[Path]:
     """Remove the oldest sealed checkpoints of `folder` until `limit` are left; those to `keep` never, nor the newest.
 
-    What has no manifest is not ours to remove. Returns those that were removed.
+    What has no manifest is not ours to remove, nor, where the run is known, what another one has saved: neither is
+    counted. Returns those that were removed.
     """
-    sealed = list_sealed(folder)
+    sealed = list_sealed(folder, run_id)
     names = {each.name for each in keep}
     surplus = [each for each in sealed[:-1] if each.name not in names]
     surplus = surplus[: max(0, len(sealed) - max(limit, 1))]
@@ -198,6 +201,14 @@ def sweep(folder: Path) -> None:
             sync_folder(folder)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _spare_foreign(checkpoint: Path, run_id: str | None) -> None:
+    """Rename what another run has saved under the name that a checkpoint of this one is about to get."""
+    if not find_foreign(checkpoint, run_id):
+        return
+    names = (f"{checkpoint.name}.of-another-run{number or ''}" for number in count())
+    os.replace(checkpoint, next(path for path in map(checkpoint.with_name, names) if not os.path.lexists(path)))
 
 
 def remove_path(path: Path) -> None:

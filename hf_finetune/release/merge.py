@@ -100,17 +100,13 @@ def merge_adapter(
     8-bit base is dequantized first, and the weights are added in float32. The model is written aside, and renamed once
     it has been compared. Raises `ModelError`, and leaves no `output`, if the mean loss differs by more than `tolerance`
     (relative), or if all is float32 and the logits differ by more than rounding; `ConfigError` if `output` may not be
-    replaced, or `trust_chat_template` is not the hash of its template; `CannotWriteError` if it cannot be written. A
-    template that exceeds a limit is a `ModelError` before weights are read.
+    replaced, or `trust_chat_template` is not the hash of its template; `CannotWriteError` if it cannot be written.
     """
     target = Path(output)
     check_replaceable(output, overwrite=overwrite)
     folder, record = fetch_adapter(adapter), read_adapter_record(adapter, base)
     _check_place(target, [folder, Path(record.name_or_path)])
-    tokenizer = load_adapter_tokenizer(adapter, record)
-    trust_named_template(tokenizer, trust_chat_template)
-    if tokenizer.chat_template and record.classifier is None:
-        find_end_token_ids(tokenizer)  # saving asks for them: a template that cannot be rendered is refused now
+    tokenizer = _load_tokenizer(adapter, record, trust_chat_template)
     model, _ = load_adapter(adapter, base, tokenizer)
     settle_generation(unwrap_adapter(model), record.name_or_path)
     quantized = is_quantized(unwrap_adapter(model))
@@ -137,6 +133,16 @@ def merge_adapter(
     except OSError as problem:
         raise _explain_unwritten(problem, output) from problem
     return facts
+
+
+def _load_tokenizer(adapter: str, record: BaseRecord, trusted: str | None) -> PreTrainedTokenizerFast:
+    """Load an adapter's tokenizer, and no weights. Raises `ModelError` where its template exceeds a limit."""
+    tokenizer = load_adapter_tokenizer(adapter, record)
+    trust_named_template(tokenizer, trusted)
+    if tokenizer.chat_template and record.classifier is None:
+        # Saving asks for the ends of turns, and rows may be rendered: a template that cannot be is refused now.
+        find_end_token_ids(tokenizer)
+    return tokenizer
 
 
 def _reload(merged: PreTrainedModel, folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:

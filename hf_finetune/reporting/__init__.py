@@ -5,6 +5,7 @@ run_folder      a run folder claimed, begun and finished
 resuming        a run typed again: finished, or gone on with
 run_log         log.jsonl, read while it is written
 liveness        whether a run is at work
+record_kinds    of which kind the values of those files are
 run_record      any Trainer's folder, read as far as it got
 verdict         whether the model is better than its base, or than guessing, in one sentence
 summary         the last lines of a run's log
@@ -60,9 +61,11 @@ if TYPE_CHECKING:
         RunWatcher,
         follow_in_terminal,
         follow_lines,
+        is_waited_for,
         keep_page,
         list_facts,
         show,
+        wait_for_run,
     )
 
 __all__ = [
@@ -90,6 +93,7 @@ __all__ = [
     "follow_in_terminal",
     "follow_lines",
     "get_resume",
+    "is_waited_for",
     "is_writable_page",
     "keep_page",
     "list_facts",
@@ -104,6 +108,7 @@ __all__ = [
     "render_page",
     "save_page",
     "show",
+    "wait_for_run",
     "write_run_folder",
 ]
 

@@ -167,7 +167,7 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
     write_atomically(folder / MANIFEST, format_json(manifest))
     content = format_json(redact(asdict(report)))
     _write_for_readers(folder, json.loads(content))
-    write_atomically(folder / REPORT, content)
+    write_atomically(folder / REPORT, content, private=True)
     logger.info("%s", format_summary(asdict(report), output_dir))
 
 
@@ -181,7 +181,7 @@ def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> Non
     with held_run_folder(output_dir):
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         report["evaluation"] = report["evaluation"] | {name: evaluation}
-        write_atomically(folder / REPORT, format_json(redact(report)))
+        write_atomically(folder / REPORT, format_json(redact(report)), private=True)
         _write_for_readers(folder)
     logger.info("%s: the report and the model card have it as %s", output_dir, name)
 

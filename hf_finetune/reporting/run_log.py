@@ -15,7 +15,8 @@ from hf_finetune.files import is_of_kernel
 from hf_finetune.folders import LOG, LOG_FORMAT
 from hf_finetune.metric_info import parse_number
 
-MAX_LINE_BYTES, MAX_LOG_BYTES = 2**20, 2**29
+# A log of 300,000 lines is read in some seconds, and in half a GiB.
+MAX_LINE_BYTES, MAX_LOG_BYTES = 2**20, 2**26
 MAX_PROBLEMS = 1000
 LEFT_OUT = "it is left out, and the rest is shown"
 

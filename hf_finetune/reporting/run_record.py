@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from hf_finetune.folders import CHECKPOINT, LOG, MANIFEST, REPORT, RUN_FILE, TRA
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.liveness import goes_beyond, seems_alive
+from hf_finetune.reporting.record_kinds import MANIFEST_KINDS, REPORT_KINDS, find_wrong_kinds, parse_record
 from hf_finetune.reporting.run_log import RunLog, is_point, is_step, parse_entry, read_log
 
 logger = logging.getLogger(__name__)
@@ -24,18 +25,6 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 
 # Parts of report.json by type, each absent where it was not computed: the page and the card rely on these types.
-REPORT_PARTS: dict[str, type] = {
-    "settings": dict,
-    "data": dict,
-    "parameters": dict,
-    "train": dict,
-    "evaluation": dict,
-    "samples": list,
-    "distributed": dict,
-    "environment": dict,
-}
-JSON_TYPES: dict[type, str] = {dict: "object", list: "list"}
-
 # Of the entry with which a Trainer ends its log.
 SUMMARY = ("train_runtime", "train_samples_per_second", "epoch")
 
@@ -99,7 +88,8 @@ def read_run(folder: str | Path, *, report: JsonObject | None = None, log: RunLo
         raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder)))
     log = _read_log(path) if log is None else log
     report = _read_report(path) if report is None else report
-    manifest, typed, state = _read_json(path / MANIFEST), _read_run_file(path), _read_newest_state(path, log)
+    manifest = _read_record(path / MANIFEST, MANIFEST_KINDS)
+    typed, state = _read_run_file(path), _read_newest_state(path, log)
     if not (report or manifest or state or log.lines):
         remedy = f"name a folder with {REPORT}, {MANIFEST}, {LOG}, {TRAINER_STATE} or checkpoint-N in it"
         raise ConfigError(Problem("holds nothing of a run", remedy, path=str(folder)))
@@ -107,7 +97,7 @@ def read_run(folder: str | Path, *, report: JsonObject | None = None, log: RunLo
     train = report.get("train", {})
     logged = log.history if log.history else state.get("log_history", [])
     history = _parse_history(train, "history", path / REPORT) if "history" in train else logged
-    best = _get_folder_name(train.get("best_checkpoint") if report else state.get("best_model_checkpoint"))
+    best = _get_folder_name(train.get("best_checkpoint") if report else _read_best(path, state))
     settings = report.get("settings") or redact(typed)
     return RunRecord(
         folder=path,
@@ -144,13 +134,15 @@ def get_curve(run: RunRecord, name: str) -> list[tuple[int, float]]:
 
 
 def _read_report(folder: Path) -> JsonObject:
-    report = _read_json(folder / REPORT)
-    wrong = [key for key, kind in REPORT_PARTS.items() if not isinstance(report.get(key, kind()), kind)]
-    if wrong:
-        raise DataError(
-            [_make_file_problem(folder / REPORT, f"{key} is no {JSON_TYPES[REPORT_PARTS[key]]}") for key in wrong]
-        )
+    report = _read_record(folder / REPORT, REPORT_KINDS)
     return report | {"evaluation": _restore_nan(report["evaluation"])} if "evaluation" in report else report
+
+
+def _read_record(path: Path, kinds: Mapping[str, str]) -> JsonObject:
+    record = _read_json(path)
+    if wrong := list(find_wrong_kinds(record, kinds)):
+        raise DataError([_make_file_problem(path, what) for what in wrong])
+    return record
 
 
 def _restore_nan(value: Any) -> Any:
@@ -213,7 +205,7 @@ def _read_newest_state(folder: Path, log: RunLog) -> JsonObject:
 def _read_plan(path: Path, changed: int, size: int) -> JsonObject:
     """A trainer_state.json without its log, which may be long; {} of one that is torn, which is named."""
     try:
-        state = json.loads(_read_text(path))
+        state = parse_record(_read_text(path))
         state["log_history"] = []
         checked = redact(state)
     except (ValueError, RecursionError, TypeError):
@@ -295,6 +287,12 @@ def _find_best_step(checkpoint: str | None, history: list[dict[str, float]], met
     return min(found)[1] if found else None
 
 
+def _read_best(folder: Path, state: JsonObject) -> Any:
+    """The best checkpoint by a trainer state: its path in another Trainer's, in ours its step where it was saved."""
+    named = f"checkpoint-{state.get('best_global_step')}"
+    return state.get("best_model_checkpoint") or (named if (folder / named).is_dir() else None)
+
+
 def _get_folder_name(path: Any) -> str | None:
     """Last part of a path that may come from another machine or system."""
     # best_model_checkpoint is a path of the machine that trained, which a moved run folder does not have:
@@ -307,7 +305,7 @@ def _read_json(path: Path) -> JsonObject:
     if not path.is_file():
         return {}
     try:
-        value = redact(json.loads(_read_text(path)))
+        value = redact(parse_record(_read_text(path)))
     except (ValueError, RecursionError) as problem:
         raise DataError(_make_file_problem(path, "is torn, or no JSON")) from problem
     if not isinstance(value, dict) or not value:

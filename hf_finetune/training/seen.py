@@ -35,9 +35,15 @@ class Seen:
 class BatchFacts:
     """What a batch carries beside its tensors, for no model to see."""
 
-    counts: Seen
+    counts: tuple[Seen, ...]
+    """Of each row that is trained."""
     sources: tuple[tuple[int, ...], ...]
     """For each row, the numbers of the rows of its split that it is made of; () where the data set does not say."""
+
+    def take(self, rows: int) -> BatchFacts:
+        """The facts of the batch where nothing but its first rows is trained."""
+        blank = [()] * (len(self.sources) - rows)
+        return BatchFacts(self.counts[:rows], (*self.sources[:rows], *blank))
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,19 @@ class CountingCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collate(rows)
-        tokens = trained = sum(len(row["input_ids"]) for row in rows)
+        tokens = trained = [len(row["input_ids"]) for row in rows]
         if self.predicts_tokens and "labels" in batch:
-            trained = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
-        return {**batch, COUNTS: BatchFacts(Seen(len(rows), tokens, trained), tuple(map(_read_sources, rows)))}
+            trained = _count_trained(batch, len(rows))
+        counts = tuple(Seen(1, *each) for each in zip(tokens, trained, strict=True))
+        return {**batch, COUNTS: BatchFacts(counts, tuple(map(_read_sources, rows)))}
+
+
+def _count_trained(batch: dict[str, Any], rows: int) -> list[int]:
+    """The predicted tokens of each row of a batch, (batch, seq) or, flat, (1, total)."""
+    trained = batch["labels"][:, 1:] != IGNORE_INDEX
+    if "row_index" not in batch:
+        return list(trained.sum(dim=1).tolist())
+    return list(batch["row_index"][:, 1:][trained].bincount(minlength=rows).tolist())
 
 
 def _read_sources(row: dict[str, Any]) -> tuple[int, ...]:

@@ -209,6 +209,27 @@ def test_templates_of_the_hub_are_rendered_as_transformers_renders_them(path):
             assert ours == theirs
 
 
+MARKED = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
+    "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}[>]{% endif %}"
+)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("source", [MARKED, "{{ messages|length }}", MARKED.replace("m.content }}</s>", "'' }}")])
+def test_what_a_template_has_for_generated_is_where_transformers_finds_it(source, prompt, trusted, monkeypatch):
+    if trusted:
+        monkeypatch.setattr(rendering, "is_trusted", lambda template: True)
+    ours, theirs = (
+        chat_template_utils._render_with_assistant_indices(
+            template, messages=CONVERSATION, tools=None, documents=None, add_generation_prompt=prompt
+        )
+        for template in (RemoteTemplate(source), chat_template_utils._cached_compile_jinja_template(source))
+    )
+    assert ours == theirs
+
+
 def written(template, given: dict) -> str:
     """What a template writes, or by what it refuses."""
     try:

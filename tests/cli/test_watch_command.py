@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.errors import ConfigError
 from hf_finetune.reporting.run_log import read_log
+from hf_finetune.reporting.watching import page
 
 # Autograd of a machine with a GPU has threads, which a fork would lose.
 PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
@@ -81,6 +82,27 @@ def test_a_page_of_several_runs_cannot_be_watched(tmp_path):
     folders = [str(run_folder(tmp_path / name, report(), manifest())) for name in "ab"]
     with pytest.raises(ConfigError, match="--watch: shows one run; name one folder, or leave it out"):
         CliRunner().invoke(app, ["report", *folders, "--watch"], catch_exceptions=False)
+
+
+def test_the_page_of_a_run_that_has_only_begun_is_waited_for(tmp_path, monkeypatch):
+    folder, pauses = tmp_path / "run", []
+    folder.mkdir()
+    hold(folder)
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            run_folder(folder, report(), manifest())
+
+    monkeypatch.setattr(page.time, "sleep", pause)
+    done = CliRunner().invoke(app, ["report", str(folder), "--watch"], catch_exceptions=False)
+    assert done.stderr == f"{folder}: nothing is written yet, the run is waited for\n"
+    assert done.stdout.endswith(f"{folder / 'report.html'} is written\n")
+    assert (pauses, (folder / "report.html").is_file()) == ([1, 1], True)
+    empty = tmp_path / "none"
+    empty.mkdir()
+    with pytest.raises(ConfigError, match="holds nothing of a run"):
+        CliRunner().invoke(app, ["report", str(empty)], catch_exceptions=False)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path):

@@ -21,6 +21,7 @@ from hf_finetune.data.tokenization.text import EncodedTexts
 from hf_finetune.environment.random_state import keep_random_state
 from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits
 from hf_finetune.evaluation.scoring.log_likelihood import compute_row_sums
+from hf_finetune.evaluation.scoring.precision import Precision
 from hf_finetune.evaluation.scoring.rows import Example
 from hf_finetune.models.scratch_gpt import ScratchGPTForSequenceClassification
 
@@ -122,7 +123,7 @@ class NoDoubles(TorchFunctionMode):
 def test_logits_become_doubles_on_the_cpu_alone():
     model, rows = tiny_model(), [Example(row, [5, 6, 7, 8], [-100, 6, 7, 8]) for row in range(3)]
     with NoDoubles():
-        sums = compute_row_sums(model, TOKENIZER, rows, 3, 2)
+        sums = compute_row_sums(model, TOKENIZER, rows, 3, 2, Precision())
     assert sums.shape == (3, 3)
     classifier = tiny_model(ScratchGPTForSequenceClassification, num_labels=2)
     texts = EncodedTexts([[5, 6], [7]], None, 0)

@@ -56,11 +56,21 @@ def test_init_over_other_files_is_one_message_and_copies_nothing(tmp_path, proje
         init_project(tmp_path)
     with pytest.raises(ConfigError) as refused:
         init_project(tmp_path, overwrite=True)
-    held = f"holds 2 of the {len(files_of(project_root))} files already, and others than these"
-    first = "the first of them recipes/continued_pretraining.py; they stay, and nothing was copied"
-    assert str(refused.value) == f"{tmp_path}: {held}, {first}: move them elsewhere, or name a new folder"
+    held = f"holds 2 of the {len(files_of(project_root))} files already, of which 2 differ"
+    names = "recipes/continued_pretraining.py, data_templates/README.md; they stay, and nothing was copied"
+    assert str(refused.value) == f"{tmp_path}: {held}: {names}: move them elsewhere, or name a new folder"
     assert not (tmp_path / "accelerate_configs").exists()
     assert (tmp_path / "data_templates" / "README.md").read_text() == "mine"
+
+
+def test_init_over_a_project_of_which_a_file_was_changed_says_which_and_how_many_are_the_same(tmp_path, project_root):
+    init_project(tmp_path)
+    (tmp_path / "recipes" / "sft.py").write_text("mine")
+    with pytest.raises(ConfigError) as refused:
+        init_project(tmp_path, overwrite=True)
+    count = len(files_of(project_root))
+    said = f"holds {count} of the {count} files already, of which 1 differs: recipes/sft.py; the {count - 1} others are"
+    assert said in str(refused.value)
 
 
 def test_what_messages_and_run_files_name_is_there_after_init(tmp_path, project_root):
@@ -125,7 +135,7 @@ def test_init_writes_through_no_link_and_over_no_link(tmp_path, place):
     outside.mkdir()
     (folder / place).parent.mkdir(parents=True)
     (folder / place).symlink_to(outside if "." not in place else outside / "new.md")
-    with pytest.raises(ConfigError, match=f"the first of them {place}"):
+    with pytest.raises(ConfigError, match=f": {place}; they stay"):
         init_project(folder, overwrite=True)
     assert list(outside.iterdir()) == []
 

@@ -177,6 +177,21 @@ def test_on_a_disk_that_is_full_the_oldest_makes_room_and_then_nothing_does(smal
     assert contents(small_disk / "checkpoint-4") == before
 
 
+def test_a_save_that_is_read_back_with_another_value_is_none(saved, monkeypatch):
+    """As where a disk that has failed takes what is written: lightning#21800."""
+    before, load = contents(saved), disk.load_file
+
+    def load_another(path: Path) -> dict[str, torch.Tensor]:
+        found = load(path)
+        next(iter(found.values())).view(-1)[-1] += 1
+        return found
+
+    monkeypatch.setattr(disk, "load_file", load_another)
+    with pytest.raises(CannotWriteError, match=r"was read back with other values .*checkpoint-2 is kept"):
+        save(saved, beside=True)
+    assert contents(saved) == before
+
+
 @pytest.mark.parametrize("as_file", [True, False], ids=["a file in its place", "gone"])
 def test_a_run_folder_that_vanishes_is_said_and_not_made_anew(saved, as_file):
     shutil.rmtree(saved)

@@ -55,6 +55,8 @@ def hurt_one(runs: Runs, hurt: dict[str, object]) -> tuple[float, str]:
     attempt.wait_until_struck()
     began = time.monotonic()
     failed = attempt.end()
+    while any(map(is_running, pids)) and time.monotonic() < began + SECONDS_TO_END:
+        time.sleep(0.05)  # the launcher's own child may be gone a moment before what it stands for
     took = time.monotonic() - began
     left = [pid for pid in pids if is_running(pid)]
     for pid in left:

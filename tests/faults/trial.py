@@ -172,6 +172,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     rank = os.environ.get("RANK", "")
     signal.alarm(SECONDS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
     script = f"recipes/{spec['recipe']}.py"
     sys.argv = [script, *sys.argv[2:]]
     if not rank:

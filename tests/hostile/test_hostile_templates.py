@@ -19,7 +19,7 @@ import pytest
 from chat_models import saved_parrot
 
 from hf_finetune.chat import rendering, worker_process
-from hf_finetune.chat.rendering import TemplateLimitError, render_rows
+from hf_finetune.chat.rendering import TemplateFailure, TemplateLimitError, render_rows
 
 LINES = Path(__file__).with_name("templates.jsonl").read_text("utf-8").splitlines()
 ALL = os.environ.get("HOSTILE") == "all"
@@ -80,7 +80,7 @@ def test_no_template_takes_more_than_its_bounds(monkeypatch):
     for case in CASES:
         template = put_together(case["template"])
         result, seconds, mebibytes = attack(template)
-        stopped += isinstance(result, TemplateLimitError)
+        stopped += isinstance(result, TemplateLimitError | TemplateFailure)
         if seconds > SECONDS or mebibytes > MEBIBYTES:
             over.append((template[:100], seconds, mebibytes))
     assert over == []

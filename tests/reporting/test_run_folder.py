@@ -133,6 +133,8 @@ def test_scores_are_added_to_a_finished_run_and_never_take_the_place_of_its_own(
         evaluation = json.loads((tmp_path / "report.json").read_text())["evaluation"]
         assert evaluation["more"]["loss"] == loss
         assert evaluation["validation"]["loss"] == 1.25
+        # Both may show rows, and the folder be one that the user had made for everybody.
+        assert [(tmp_path / name).stat().st_mode & 0o077 for name in ("report.json", "report.html")] == [0, 0]
     with pytest.raises(ConfigError, match="the run measured validation itself"):
         record_scores(str(tmp_path), "validation", {"loss": 1.0})
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from reporting.logs import write_state
 
-from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.errors import ConfigError, DataError, FinetuneError
 from hf_finetune.metric_info import format_interval, format_metric
+from hf_finetune.reporting.card import render_card
 from hf_finetune.reporting.card.procedure import describe_training
 from hf_finetune.reporting.diagnosis import diagnose
+from hf_finetune.reporting.page import render_page
 from hf_finetune.reporting.run_folder import RunReport, open_manifest, write_run_folder
 from hf_finetune.reporting.run_record import get_curve, get_selection_metric, read_run
 
@@ -232,3 +235,65 @@ def test_beside_a_log_a_torn_state_is_named_and_passed_over(tmp_path, caplog):
     run = read_run(tmp_path)
     assert (run.step, run.max_steps, run.history) == (4, 9, [{"step": 4, "loss": 1.5}])
     assert "checkpoint-2/trainer_state.json: is torn, or no JSON: it is passed over" in caplog.text
+
+
+def list_places(value, place=()):
+    yield place
+    held = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for name, item in held:
+        yield from list_places(item, (*place, name))
+
+
+def put(value, place, new):
+    if not place:
+        return new
+    copy = value.copy()
+    copy[place[0]] = put(value[place[0]], place[1:], new)
+    return copy
+
+
+REPORT = {
+    "recipe": "classification", "run_id": "0", "status": "done", "parameters": {"total": 10, "trainable": 10},
+    "settings": {"card": {"license": "mit", "datasets": ["a/b"]}, "train": {"warmup_steps": 2, "max_steps": 4}},
+    "data": {"train": {"rows": 4, "tokens": 9, "dropped": 0}}, "samples": [{"step": 4, "prompt": "a"}],
+    "train": {
+        "steps": 4, "epochs": 1.0, "runtime_s": 2.0, "tokens_per_s": 3.0, "seen": {"tokens": 9, "trained_tokens": 9},
+        "energy": {"watt_hours": 1.0}, "history": [{"step": 4, "loss": 1.0}],
+    },
+    "evaluation": {
+        "validation": {
+            "loss": 1.0, "baselines": {"majority": {"accuracy": 0.5}}, "per_class": {"a": {"f1": 0.5, "support": 2}}
+        }
+    },
+    "distributed": {"device": "cpu", "processes": 1}, "environment": {
+        "devices": [{"kind": "cpu", "name": "x", "memory_gib": 1.0}]
+    },
+}  # fmt: skip
+MANIFEST = {
+    "data": {
+        "files": [{"path": "a.jsonl", "role": "train", "rows": 4, "bytes": 9}],
+        "splits": {"train": {"rows": 4, "distinct": 4}}, "overlap": {"validation": {"rows": 1}},
+    },
+    "versions": {"torch": "2"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["report.json", "manifest.json"])
+def test_a_record_that_somebody_else_wrote_is_shown_or_refused_by_its_key(name, tmp_path):
+    records = {"report.json": REPORT, "manifest.json": MANIFEST}
+    for other, record in records.items():
+        (tmp_path / other).write_text(json.dumps(record))
+    refused = 0
+    for place in list_places(records[name]):
+        for value in ("x", None, True, 10**400, -1, [1], {"a": 1}, float("inf"), float("nan")):
+            (tmp_path / name).write_text(json.dumps(put(records[name], place, value)))
+            with suppress(FinetuneError):
+                refused += 1
+                run = read_run(tmp_path)
+                refused -= 1
+                render_page(run, diagnose(run))
+                render_card(run)
+    assert refused > 50
+    (tmp_path / name).write_text(json.dumps(put(records[name], ("data",), [])))
+    with pytest.raises(DataError, match=rf"{name}: data is no object"):
+        read_run(tmp_path)

@@ -39,6 +39,8 @@ def report(
     )
 
     _check_once(folders)
+    if watch:
+        _wait(folders)
     runs = [read_run(folder) for folder in folders]
     path = output or (runs[0].folder / PAGE if len(runs) == 1 else Path("comparison.html"))
     if not is_writable_page(path):
@@ -62,13 +64,25 @@ def report(
     say(f"{path} is written{replaced}")
 
 
+def _wait(folders: list[str]) -> None:
+    """Wait for a run that has written nothing yet. Raises ConfigError for several runs."""
+    from hf_finetune.interruption import unwind_when_stopped
+    from hf_finetune.reporting import is_waited_for, wait_for_run
+
+    if len(folders) > 1:
+        raise ConfigError(Problem("shows one run", "name one folder, or leave it out", key="--watch"))
+    folder = Path(folders[0])
+    if is_waited_for(folder):
+        unwind_when_stopped(lambda: "the page is as it was last written, if it was; the run goes on")
+        say(f"{folders[0]}: nothing is written yet, the run is waited for", file=sys.stderr)
+        wait_for_run(folder)
+
+
 def _watch(runs: list[RunRecord], path: Path) -> RunRecord:
-    """Keep the page of a run up to date until it ends; the run as it is then. Raises ConfigError for several runs."""
+    """Keep the page of a run up to date until it ends; the run as it is then."""
     from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.reporting import SECONDS_BETWEEN_PAGES, keep_page
 
-    if len(runs) > 1:
-        raise ConfigError(Problem("shows one run", "name one folder, or leave it out", key="--watch"))
     unwind_when_stopped(lambda: f"{path} is as it was last written, the run goes on")
     if runs[0].status == "running":
         say(f"{path} is written every {SECONDS_BETWEEN_PAGES} seconds until the run ends", file=sys.stderr)

@@ -133,13 +133,32 @@ def take_row(batch: dict[str, Any], row: int, rows: int) -> dict[str, Any]:
         taken = {name: values[row : row + 1] for name, values in batch.items() if _has_length(values, rows)}
     if "cu_seq_lens_q" not in batch:
         return taken
+    return _with_bounds(taken)
+
+
+def take_examples(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Take a row of `take_row` apart where positions begin anew, (1, tokens) each: packed examples, then padding."""
+    if "position_ids" not in row:
+        return [row]
+    width = row["position_ids"].shape[1]
+    starts = (row["position_ids"][0] == 0).nonzero().flatten().tolist()
+    bounds = zip(starts, [*starts[1:], width], strict=True)
+    taken = [
+        {name: values[:, start:end] for name, values in row.items() if isinstance(values, Tensor) and values.ndim > 1}
+        for start, end in bounds
+    ]
+    return [_with_bounds(each) for each in taken] if "cu_seq_lens_q" in row else taken
+
+
+def _with_bounds(taken: dict[str, Any]) -> dict[str, Any]:
+    """A batch of one row with the bounds of what it is packed of, by its positions."""
     for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
         taken.pop(name, None)
     starts = taken["position_ids"].flatten() == 0
     ends = torch.cat([starts.nonzero().flatten(), torch.tensor([len(starts)], device=starts.device)]).int()
     longest = int(ends.diff().max())
     bounds = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-    return taken | bounds | ({"seq_idx": (starts.cumsum(0) - 1).int()[None]} if "seq_idx" in batch else {})
+    return taken | bounds | ({"seq_idx": (starts.cumsum(0) - 1).int()[None]} if "seq_idx" in taken else {})
 
 
 def _has_length(values: Any, length: int) -> bool:

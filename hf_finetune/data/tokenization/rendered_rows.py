@@ -152,6 +152,7 @@ class ConversationRenderer:
         while rest:
             began, some = time.monotonic(), rest[: self.at_once]
             rest = rest[self.at_once :]
+            # Rows are few at first: of a template that exceeds its limits on each, 64 would take minutes.
             with count_rendered(some[0][0], self.total, CONVERSATIONS):
                 done |= {each.row: each for each in self._render_together(some)}
             slow = time.monotonic() - began > SECONDS_PER_EXCHANGE

@@ -106,9 +106,9 @@ def _run_command(chat: ChatSession, name: str, argument: str) -> bool:
         chat.screen.note("the conversation begins again" + (", under a system message" if opening else ""))
     elif name == "/save":
         if not argument:
-            raise DataError("/save needs the name of a file")
-        save_conversation(chat.messages, Path(argument).expanduser())
-        chat.screen.note(f"appended to {argument}")
+            raise DataError("/save needs the name of a file: /save chats.jsonl")
+        save_conversation(chat.messages, argument)
+        chat.screen.note(f"appended to {argument}: a row of {len(chat.messages)} messages")
     elif name != "/quit":
         chat.screen.note(HELP if name == "/help" else f"there is no {name}; /help lists what there is")
     return name != "/quit"
@@ -185,28 +185,55 @@ def _parse_reply(tokenizer: PreTrainedTokenizerFast, text: str) -> Message:
     return {"role": "assistant", "content": content.lstrip("\n"), **kept}
 
 
-def save_conversation(messages: list[Message], file: Path) -> None:
-    """Append the conversation to `file` as one `messages` row.
+def save_conversation(messages: list[Message], name: str) -> None:
+    """Append the conversation to the file `name`, which may begin with `~`, as one `messages` row.
 
-    Raises `DataError` if our own reader would reject the row, as one without a finished answer, and `CannotWriteError`.
+    Raises `DataError` if our own reader would reject the row, as one without a finished answer, or `name` is that of
+    something else, and `CannotWriteError`.
     """
-    row = {"messages": messages}
-    line = json.dumps(row, ensure_ascii=False).encode()
+    line = _write_row(messages, name)
     try:
-        RowDecoder(FORMATS["messages"], (), row).decode_line(line, str(file))
-    except LineError as fault:
-        raise DataError(Problem(f"not saved: {fault.reason}", "let the model finish an answer first")) from fault
-    try:
-        if file.is_file() and not _holds_rows(file):
-            what = "not saved: it holds something else than rows, and is not written to"
-            raise DataError(Problem(what, "name a new file", path=str(file)))
+        file = Path(name).expanduser()
+        _check_place(file)
         with open(file, "ab+", opener=open_private) as rows:
             # The last line may lack its line feed; a row written behind it would make one broken line of two rows.
             unended = rows.tell() > 0 and _read_last_byte(file) != b"\n"
             rows.write((b"\n" if unended else b"") + line + b"\n")
-    except OSError as problem:
-        what = f"not saved: it cannot be written ({problem.strerror or problem})"
-        raise CannotWriteError(Problem(what, "name another file", path=str(file))) from problem
+    except (OSError, RuntimeError, ValueError) as problem:  # a home folder that there is not; a character 0
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        what = f"not saved: it cannot be written ({reason or problem})"
+        raise CannotWriteError(Problem(what, "name another file", path=name)) from problem
+
+
+def _write_row(messages: list[Message], name: str) -> bytes:
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if not answers:
+        raise DataError(Problem("nothing to save yet: the model has answered nothing", "say something first"))
+    if all(answer.get("train") is False for answer in answers):
+        what = "not saved: every answer was cut off, and from these a model would learn to stop in mid-sentence"
+        raise DataError(Problem(what, "let the model finish one; chat --max-new-tokens allows more"))
+    row = {"messages": messages}
+    line = json.dumps(row, ensure_ascii=False).encode()
+    try:
+        RowDecoder(FORMATS["messages"], (), row).decode_line(line, name)
+    except LineError as fault:
+        raise DataError(Problem(f"not saved: {fault.reason}", "/reset begins again")) from fault
+    return line
+
+
+def _check_place(file: Path) -> None:
+    """Raise `DataError` where no row can be appended to `file`, by what stands there; OSError."""
+    what, remedy = "", "name a new file"
+    if file.is_dir():
+        what, remedy = "it is a folder", f"name a file in it, such as {file / 'chats.jsonl'}"
+    elif not file.parent.is_dir():
+        what, remedy = f"there is no folder {file.parent}", "make it first, or name another file"
+    elif file.exists() and not file.is_file():
+        what = "it is neither a file nor a folder"
+    elif file.is_file() and not _holds_rows(file):
+        what = "it holds something else than rows, and is not written to"
+    if what:
+        raise DataError(Problem(f"not saved: {what}", remedy, path=str(file)))
 
 
 def _holds_rows(file: Path) -> bool:

@@ -11,6 +11,7 @@ log_likelihood.py       the log-likelihood of each row
 class_predictions.py    logits of each row
 counterfactual_rows.py  rows with words swapped
 memorization.py         canaries and continued rows
+precision.py            16 bits and attention, as its run has evaluated it
 run_settings.py         how the run of a saved model made tokens of its rows
 distributed.py          rows shared among processes
 lm_eval_harness.py      benchmarks of lm-evaluation-harness

@@ -20,6 +20,7 @@ from hf_finetune.evaluation.classification.metrics import ClassifierOutputs, mak
 from hf_finetune.evaluation.classification.statistics import make_label_statistic, make_regression_statistic
 from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits, warn_of_empty_texts
 from hf_finetune.evaluation.scoring.distributed import distribute_work
+from hf_finetune.evaluation.scoring.precision import Precision
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.statistics.bootstrap import Statistic
 from hf_finetune.label_set import Labels, suggest_label_map
@@ -83,7 +84,7 @@ def get_classifier_labels(classifier: Classifier) -> Labels:
     return Labels(labels.names, kind, labels.names)
 
 
-def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredictions:
+def evaluate_classifier(classifier: Classifier, splits: Splits, precision: Precision) -> ClassPredictions:
     """Predict every row; every process calls it and gets all results.
 
     Raises `DataError` naming each row whose label the model does not have, and `NonFiniteError` for NaN or infinite
@@ -95,7 +96,8 @@ def evaluate_classifier(classifier: Classifier, splits: Splits) -> ClassPredicti
     warn_of_empty_texts(sum(not text.strip() for text in rows["text"][:]), len(rows))
     with name_rows(partial(splits.locate, SPLIT)):
         encoded = encode_texts(classifier.tokenizer, rows["text"][:], rows["text_pair"][:], classifier.max_length)
-    logits = _compute_logits(classifier, encoded)
+    with precision.of_model(classifier.model), precision.of_forward(classifier.model):
+        logits = _compute_logits(classifier, encoded)
     decision = classifier.decision
     if decision is not None:
         # Back to the logits as they were trained: the temperature, and perhaps the thresholds, are folded into the

@@ -16,6 +16,7 @@ from hf_finetune.evaluation.scoring.class_predictions import (
     get_classifier_labels,
 )
 from hf_finetune.evaluation.scoring.counterfactual_rows import swap_rows
+from hf_finetune.evaluation.scoring.precision import Precision, find_precision
 from hf_finetune.evaluation.scoring.result import ScoreResult, count_by_component, get_model_path
 from hf_finetune.evaluation.statistics.paired_test import Wording, compare_models
 from hf_finetune.models.saved import is_sequence_classifier
@@ -33,9 +34,11 @@ def score_classifier(run: Run, splits: Splits) -> ScoreResult:
     """
     _check_settings(run)
     classifier = open_classifier(get_model_path(run), PredictionOptions())
-    tuned = evaluate_classifier(classifier, splits)
+    precision = find_precision(get_model_path(run))
+    tuned = evaluate_classifier(classifier, splits, precision)
     scores: dict[str, Any] = dict(tuned.compute_metrics())
-    effects = {name: found for name in run.eval.swaps if (found := _measure_swap(classifier, splits, tuned, name))}
+    swapped = {name: _measure_swap(classifier, splits, tuned, name, precision) for name in run.eval.swaps}
+    effects = {name: found for name, found in swapped.items() if found}
     if effects:
         scores["swaps"] = effects
     labels, parameters = get_classifier_labels(classifier), count_by_component(classifier.model)
@@ -47,7 +50,7 @@ def score_classifier(run: Run, splits: Splits) -> ScoreResult:
             one, two = (f"{', '.join(each.names)} ({each.kind})" for each in (others, labels))
             what = f"its labels are {one}; those of the model {two}"
             raise ModelError(Problem(what, "name a classifier of the same labels", run.eval.base))
-        base = evaluate_classifier(other, splits)
+        base = evaluate_classifier(other, splits, find_precision(run.eval.base))
         both = base.make_statistic(beside=tuned)
         sides, rows = (base.make_statistic(), tuned.make_statistic()), len(tuned.outputs.logits)
         groups = tuned.outputs.groups
@@ -66,13 +69,15 @@ def _check_settings(run: Run) -> None:
         raise ConfigError(problems)
 
 
-def _measure_swap(classifier: Classifier, splits: Splits, tuned: ClassPredictions, name: str) -> dict[str, Any]:
+def _measure_swap(
+    classifier: Classifier, splits: Splits, tuned: ClassPredictions, name: str, precision: Precision
+) -> dict[str, Any]:
     """Measure the effect of swapping the words of the list `name`; {} if no row has any."""
     rows, changed = swap_rows(splits, name)
     if changed is None:
         logger.warning("no row has a word of the list %s: nothing was swapped", name)
         return {}
-    before, after = tuned.select_rows(rows), evaluate_classifier(classifier, changed)
+    before, after = tuned.select_rows(rows), evaluate_classifier(classifier, changed, precision)
     both = before.make_statistic(beside=after)
     predictions = before.list_predictions(), after.list_predictions()
     sides = before.make_statistic(), after.make_statistic()

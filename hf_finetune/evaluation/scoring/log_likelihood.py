@@ -23,6 +23,7 @@ from hf_finetune.evaluation.language_modeling.metrics import compute_language_me
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
 from hf_finetune.evaluation.metrics.answer_functions import normalize_answer
 from hf_finetune.evaluation.scoring.distributed import distribute_work
+from hf_finetune.evaluation.scoring.precision import Precision
 from hf_finetune.evaluation.scoring.result import check_finite
 from hf_finetune.evaluation.scoring.rows import (
     Example,
@@ -121,7 +122,8 @@ def evaluate_language_model(
     prompts = sample_prompts(build_prompts(splits, tokenizer, tokens.trained), settings)
     rows = len(splits.rows[SPLIT])
     logger.info("reading %s rows", f"{rows:,}")
-    sums = compute_row_sums(model, tokenizer, read.examples, rows, settings.batch_size)
+    with tokens.precision.of_model(model):
+        sums = compute_row_sums(model, tokenizer, read.examples, rows, settings.batch_size, tokens.precision)
     if prompts:
         logger.info("answering %s questions", f"{len(prompts):,}")
     answers = generate_answers(model, tokenizer, prompts, settings)
@@ -156,6 +158,7 @@ def compute_row_sums(
     examples: Sequence[Example],
     rows: int,
     batch_size: int,
+    precision: Precision,
 ) -> Array:
     """Sum the predicted tokens of each row: (rows, 3), float64, the columns of `reduce_logits`.
 
@@ -176,7 +179,9 @@ def compute_row_sums(
         inputs = collate([{"input_ids": example.input_ids, "labels": example.labels} for example in batch])
         inputs = {name: values.to(model.device) for name, values in inputs.items()}
         labels = inputs.pop("labels")
-        sums = reduce_logits(model(**inputs, use_cache=False).logits, labels).cpu().double().tolist()
+        with precision.of_forward(model):
+            logits = model(**inputs, use_cache=False).logits
+        sums = reduce_logits(logits, labels).cpu().double().tolist()
         return [(example.row, of_row) for example, of_row in zip(batch, sums, strict=True)]
 
     total = np.zeros((rows, 3))

@@ -1,4 +1,4 @@
-"""How the run of a saved model made tokens of its rows: `score` does the same, so that both give one figure."""
+"""How the run of a saved model read its rows: `score` does the same, so that both give one figure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import DataSection
+from hf_finetune.evaluation.scoring.precision import Precision, find_precision
 from hf_finetune.models.files.locate import read_run_file
 from hf_finetune.models.lengths import row_length
 
@@ -17,7 +18,7 @@ _OF_TOKENS = ("loss_on", "too_long", "chat_template")
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """How rows become tokens."""
+    """How rows become tokens, and tokens log-likelihoods."""
 
     data: DataSection
     """As the scoring run gives it: its chat template, where it names one, replaces the one that was saved."""
@@ -25,6 +26,9 @@ class TokenSettings:
     """The same, with what the model was trained with where the scoring run says nothing."""
     train: dict[str, Any] = field(default_factory=dict)
     """`max_length` of the rows or blocks of training, as a section `train` has it; {} where it is not known."""
+
+    precision: Precision = field(default_factory=Precision)
+    """Of the forward passes."""
 
     def limit_length(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
         """Tokens of one forward pass: as in training, else what the model takes, 1,024 at most."""
@@ -46,4 +50,4 @@ def read_token_settings(path: str, data: DataSection) -> TokenSettings:
     train = {"max_length": of_train["max_length"]} if "max_length" in of_train else {}
     if values.get("recipe") == "continued_pretraining" and of_data.get("block_size") is not None:
         train = {"max_length": of_data["block_size"]}
-    return TokenSettings(data, data.model_copy(update=used), train)
+    return TokenSettings(data, data.model_copy(update=used), train, find_precision(path))

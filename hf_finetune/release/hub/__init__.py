@@ -6,6 +6,7 @@ resumes it.
 files.py        what goes along
 secrets.py      what must not: each line with a secret in it
 secret_rules.py what is a secret
+passwords.py    what is one by its name, too short to be one by its shape
 decoded.py      the forms in which a file may hold one
 weights.py      whether it can be used
 redaction.py    paths shortened in what leaves

@@ -11,8 +11,8 @@ import html
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
@@ -26,28 +26,40 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 _PUT_TOGETHER = re.compile(r"""["'][ \t]*(?:[+~][ \t]*|[ \t])["']""")
 # What stands around a piece of a text that goes on in the next line: quotes, signs of a comment, a backslash.
 _MARGIN = " \t\r\"'`\\+~#>*|,"
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
-_HEX = re.compile(rb"[0-9A-Fa-f]{40,}")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{20,}")
+_HEX = re.compile(rb"[0-9A-Fa-f]{32,}")
 _LINE_FEED = re.compile(rb"\n")
 _FROM_URL = bytes.maketrans(b"-_", b"+/")
 # What is encoded more often is no accident, and no key is found in it by chance.
 _DEPTH = 2
 # A text over more lines is a list, as that of a vocabulary with a piece a line.
 _MOST_LINES = 3
+# Three bytes are four letters of base64, of which 4 / 3 as a float falls short.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Form:
-    """A form of a file's text, in pieces that begin at `starts` and come from `lines` of it; by default its lines."""
+    """A form of a file's text: its lines, or pieces of it that are each a line, or a run of letters of another form."""
 
     text: bytes
-    starts: list[int] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    starts: Sequence[int] = ()
+    """Where the pieces begin; empty where they are the lines of the file."""
+    origins: Sequence[tuple[int, float]] = ()
+    """Of each piece where it comes from, and how many bytes of there make one of it; by default line after line."""
+    source: Form | None = None
+    """What the origins are places in."""
+    is_joined: bool = False
+    """Whether lines of the file were put together."""
 
     def find_line(self, place: int) -> int:
         """Find the line of the file, from 1, that the byte `place` comes from."""
         number = bisect_right(self.starts or self._line_starts, place)
-        return self.lines[number - 1] if self.starts else number
+        if self.source is None:
+            return number
+        # A run of letters may go over many lines, and what was encoded may begin in any of them.
+        start, ratio = self.origins[number - 1]
+        return self.source.find_line(start + int((place - self.starts[number - 1]) * ratio + _ROUNDING))
 
     @cached_property
     def _line_starts(self) -> list[int]:
@@ -106,24 +118,30 @@ def _join_lines(pieces: list[bytes], first: int, count: int) -> Form:
     """Put the first `first` of the lines together, and then `count` each."""
     ends = {first - 1, *range(first + count - 1, len(pieces), count)}
     parts = [piece + b"\n" if number in ends else piece for number, piece in enumerate(pieces)]
-    return Form(b"".join(parts), [0, *accumulate(map(len, parts))][:-1], list(range(1, len(parts) + 1)))
+    return Form(b"".join(parts), _list_starts(parts), is_joined=True)
 
 
 def _decode(form: Form) -> Form:
     """What runs of base64 and of hexadecimal digits in `form` say, a line each."""
     pieces: list[bytes] = []
-    lines: list[int] = []
-    for found in _BASE64.finditer(form.text):
-        line = form.find_line(found.start())
-        # In a longer run of letters the text may begin anywhere, so that each of four beginnings is tried.
-        for offset in range(4):
-            pieces.append(_decode_base64(found[0][offset:]))
-            lines.append(line)
-    for found in _HEX.finditer(form.text):
-        pieces.append(bytes.fromhex(found[0][: len(found[0]) // 2 * 2].decode()))
-        lines.append(form.find_line(found.start()))
-    pieces = [piece.replace(b"\0", b"") + b"\n" for piece in pieces]
-    return Form(b"".join(pieces), [0, *accumulate(map(len, pieces))][:-1], lines)
+    origins: list[tuple[int, float]] = []
+    for shape, read, beginnings, ratio in ((_BASE64, _decode_base64, 4, 4 / 3), (_HEX, _decode_hex, 2, 2.0)):
+        for found in shape.finditer(form.text):
+            # In a longer run of letters the text may begin anywhere, so that each beginning is tried.
+            for offset in range(beginnings):
+                decoded = read(found[0][offset:])
+                piece = decoded.replace(b"\0", b"")
+                pieces.append(piece + b"\n")
+                origins.append((found.start() + offset, ratio * len(decoded) / max(1, len(piece))))
+    return Form(b"".join(pieces), _list_starts(pieces), origins, form)
+
+
+def _list_starts(pieces: Sequence[bytes]) -> list[int]:
+    return [0, *accumulate(map(len, pieces))][:-1]
+
+
+def _decode_hex(run: bytes) -> bytes:
+    return bytes.fromhex(run[: len(run) // 2 * 2].decode())
 
 
 def _decode_base64(run: bytes) -> bytes:

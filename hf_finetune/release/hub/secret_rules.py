@@ -18,6 +18,7 @@ from typing import Any
 import re2
 
 from hf_finetune.privacy import SECRETS, is_secret
+from hf_finetune.release.hub.passwords import ASSIGNED_KEY, ASSIGNED_PASSWORD, is_password, is_short_key
 
 # Kinds of detect-secrets that any vocabulary, card or list of addresses is full of.
 _LEFT_OUT = {"Artifactory Credentials", "Public IP (ipv4)", "JSON Web Token"}
@@ -42,10 +43,11 @@ _LONGEST_WORDS = 2
 
 @dataclass(frozen=True)
 class Found:
-    """A secret in bytes: what it looks like, and where it begins."""
+    """A secret in bytes: what it looks like, where it begins, and where it ends."""
 
     kind: str
     start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class _Rule:
     kind: str
     pattern: str
     check: Callable[[bytes], bool] | None = None
+    of_a_line: bool = False
+    """Whether it holds within a line alone: a word and what the next line begins with look like a password."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,18 @@ class _Compiled:
     rules: tuple[tuple[_Rule, Any], ...]
 
 
-def find_secrets(text: bytes) -> Iterator[Found]:
-    """Yield every secret in `text`, by rule and then by place."""
+def find_secrets(text: bytes, *, joined: bool = False) -> Iterator[Found]:
+    """Yield every secret in `text`, whose lines have been `joined` or not, by rule and then by place."""
     compiled = _compile_rules()
     for number in sorted(compiled.all.Match(text) or ()):
         rule, shape = compiled.rules[number]
+        if joined and rule.of_a_line:
+            continue
         for found in shape.finditer(text):
-            # The last group is the secret itself, where a rule has one.
-            start, end = found.span(found.re.groups) if rule.check is not None else found.span()
+            # The last group is the secret itself, where a rule has one: its name may stand lines before it.
+            start, end = found.span(found.lastindex or 0)
             if rule.check is None or rule.check(text[start:end]):
-                yield Found(rule.kind, start)
+                yield Found(rule.kind, start, end)
 
 
 @cache
@@ -82,6 +88,8 @@ def _compile_rules() -> _Compiled:
     options.max_mem = 256 << 20
     rules = [_Rule(kind, f"{_BEFORE}({shape})", is_secret) for kind, shape in SECRETS.items()]
     rules.append(_Rule("a key or password", _ASSIGNED, is_random))
+    rules.append(_Rule("a key or password", ASSIGNED_PASSWORD, is_password, of_a_line=True))
+    rules.append(_Rule("a key or password", ASSIGNED_KEY, is_short_key, of_a_line=True))
     rules += _list_library_rules(options)
     together = re2.Set.SearchSet(options)
     for rule in rules:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from huggingface_hub import get_token
 
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.release.hub.decoded import list_forms
+from hf_finetune.release.hub.decoded import Form, list_forms
 from hf_finetune.release.hub.files import PlannedFile, read_header
 from hf_finetune.release.hub.secret_rules import find_secrets
 
@@ -63,14 +63,17 @@ def find_places(content: bytes, live: dict[str, str]) -> list[tuple[int, str]]:
     """Find the lines of `content` with a secret in any of its forms, each with the kind of one of them, by line."""
     found: dict[int, str] = {}
     for form in list_forms(content):
-        for kind, start in _search(form.text, live):
-            found.setdefault(form.find_line(start), kind)
+        for kind, start, end in _search(form, live):
+            first, last = form.find_line(start), form.find_line(end - 1)
+            # What was found in a line is found again, with what stands before it, where lines are put together.
+            if not any(line in found for line in range(first, last + 1)):
+                found[first] = kind
     return sorted(found.items())
 
 
-def _search(text: bytes, live: dict[str, str]) -> Iterator[tuple[str, int]]:
+def _search(form: Form, live: dict[str, str]) -> Iterator[tuple[str, int, int]]:
     for secret, kind in live.items():
         value, place = secret.encode("utf-8", "surrogatepass"), -1
-        while (place := text.find(value, place + 1)) >= 0:
-            yield kind, place
-    yield from ((each.kind, each.start) for each in find_secrets(text))
+        while (place := form.text.find(value, place + 1)) >= 0:
+            yield kind, place, place + len(value)
+    yield from ((each.kind, each.start, each.end) for each in find_secrets(form.text, joined=form.is_joined))

@@ -131,7 +131,8 @@ def describe_machine(run: RunRecord) -> str | None:
     if not devices and not ran:
         return None
     kind = str(ran.get("device", "cpu"))
-    used = [f"{device['name']} ({device['memory_gib']:.0f} GiB)" for device in devices if device.get("kind") == kind]
+    known = [each for each in devices if each.get("kind") == kind and {"name", "memory_gib"} <= each.keys()]
+    used = [f"{device['name']} ({device['memory_gib']:.0f} GiB)" for device in known]
     said = f"{', '.join(used) or kind}; {ran.get('processes', 1)} process(es), strategy {ran.get('strategy', 'NO')}"
     return f"{said}, mixed precision {ran.get('mixed_precision', 'no')}."
 

@@ -157,8 +157,10 @@ def format_data_name(run: RunRecord, split: str) -> str:
     if isinstance(scored, str):
         return scored
     files = get_part(run.manifest, "data").get("files", [])
-    own = [file for file in files if file.get("role") == split] or [file for file in files if file["role"] == "train"]
-    return ", ".join(str(file["path"]) for file in own) or "not known"
+    own = [file for file in files if file.get("role") == split] or [
+        file for file in files if file.get("role") == "train"
+    ]
+    return ", ".join(str(file["path"]) for file in own if "path" in file) or "not known"
 
 
 def get_data_sha256(run: RunRecord, split: str) -> str | None:

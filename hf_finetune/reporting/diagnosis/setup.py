@@ -63,7 +63,11 @@ def judge_warmup(run: RunRecord) -> Finding | None:
 def _get_warmup_steps(run: RunRecord) -> int | None:
     """Steps of the warm-up by the settings; None where they do not say, or the schedule has none."""
     value, whole = parse_number(get_train_setting(run, "warmup_steps")), run.max_steps or run.step
-    if value is None or not value > 0 or get_train_setting(run, "lr_scheduler_type") in SCHEDULES_WITHOUT_WARMUP:
+    if (
+        value is None
+        or not 0 < value < math.inf
+        or get_train_setting(run, "lr_scheduler_type") in SCHEDULES_WITHOUT_WARMUP
+    ):
         return None
     return math.ceil(value if value >= 1 else value * whole)  # as transformers (5.23) counts
 

@@ -234,9 +234,9 @@ def is_writable_page(path: Path) -> bool:
 
 
 def save_page(path: Path, html: str) -> None:
-    """Write the whole page or nothing. Raises `CannotWriteError`."""
+    """Write the whole page, which may show rows, for its owner alone, or nothing. Raises `CannotWriteError`."""
     try:
-        write_atomically(path, html)
+        write_atomically(path, html, private=True)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         raise CannotWriteError(Problem(what, "name a file elsewhere with --output", path=str(path))) from problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hf_finetune.metric_info import format_share, parse_number
@@ -185,7 +186,7 @@ def _is_count(value: Any) -> bool:
 
 def _format_count(value: Any) -> str:
     found = parse_number(value)
-    if found is None:
+    if found is None or not math.isfinite(found):
         return ""
     return f"{found:,.0f}" if found == round(found) else f"{found:,.3f}"
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.live import Live
 
-from hf_finetune.reporting.watching.page import SECONDS_BETWEEN_PAGES, keep_page
+from hf_finetune.reporting.watching.page import SECONDS_BETWEEN_PAGES, keep_page, wait_for_run
 from hf_finetune.reporting.watching.screen import Frame, describe_entry, describe_state, list_facts
-from hf_finetune.reporting.watching.view import RunView, RunWatcher
+from hf_finetune.reporting.watching.view import RunView, RunWatcher, is_waited_for
 
 __all__ = [
     "SECONDS_BETWEEN_PAGES",
@@ -24,9 +24,11 @@ __all__ = [
     "RunWatcher",
     "follow_in_terminal",
     "follow_lines",
+    "is_waited_for",
     "keep_page",
     "list_facts",
     "show",
+    "wait_for_run",
 ]
 
 SECONDS_BETWEEN_FRAMES = 1.0

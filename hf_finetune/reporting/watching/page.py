@@ -9,8 +9,16 @@ from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.page import render_page, save_page
 from hf_finetune.reporting.run_log import LogReader
 from hf_finetune.reporting.run_record import RunRecord, read_run
+from hf_finetune.reporting.watching.view import is_waited_for
 
 SECONDS_BETWEEN_PAGES = 10
+SECONDS_BETWEEN_LOOKS = 1
+
+
+def wait_for_run(folder: Path) -> None:
+    """Wait as long as the run in `folder` has written nothing."""
+    while is_waited_for(folder):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def keep_page(folder: str, path: Path) -> RunRecord:

@@ -109,7 +109,7 @@ class RunWatcher:
         try:
             run = read_run(self.folder, log=self.log)
         except ConfigError:
-            if self.folder.is_dir() and _is_empty(self.folder):
+            if is_waited_for(self.folder):
                 return RunView(self.folder.resolve().name, "waiting")
             raise
         return _describe(run, self.log, self._diagnose(run))
@@ -123,9 +123,9 @@ class RunWatcher:
         return self._diagnosis
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether a folder holds no more than a run does that has just begun."""
-    return all(NOBODYS.fullmatch(name) for name in os.listdir(folder))
+def is_waited_for(folder: Path) -> bool:
+    """Whether a folder holds no more than that of a run does which has just begun."""
+    return folder.is_dir() and all(NOBODYS.fullmatch(name) for name in os.listdir(folder))
 
 
 def _describe(run: RunRecord, log: RunLog, diagnosis: Diagnosis) -> RunView:

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.data.tokenization.collators import take_row
+from hf_finetune.data.tokenization.collators import take_examples, take_row
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.training.callbacks.first_steps import get_trained
 from hf_finetune.training.checkpoints.random_state import read_random_state, restore_random_state
 
@@ -74,8 +75,21 @@ def _find_in(trainer: StoppedTrainer, batches: Sequence[MicroBatch], *, by_loss:
     for one, row in islice(places, MAX_ROWS_TRIED):
         inputs = take_row(one.inputs, row, len(one.sources))
         if not _is_sound(trainer, inputs, one.items, by_loss=by_loss):
-            found += one.sources[row]
+            found += _narrow(trainer, inputs, one.items, one.sources[row], by_loss=by_loss)
     return found or _list_sources(batches)
+
+
+def _narrow(
+    trainer: StoppedTrainer, inputs: dict[str, Any], items: Any, sources: tuple[int, ...], *, by_loss: bool
+) -> Sequence[int]:
+    """Which of the rows that are packed into one fail by themselves; all of them where none does, or no bounds tell."""
+    examples = take_examples(inputs)
+    if len(examples) > len(sources) and bool((examples[-1]["labels"] == IGNORE_INDEX).all()):
+        del examples[-1]  # padding
+    if len(sources) == 1 or len(examples) != len(sources):
+        return sources
+    pairs = zip(examples, sources, strict=True)
+    return [row for example, row in pairs if not _is_sound(trainer, example, items, by_loss=by_loss)] or sources
 
 
 def _is_sound(trainer: StoppedTrainer, inputs: dict[str, Any], items: Any, *, by_loss: bool) -> bool:

@@ -32,6 +32,8 @@ from hf_finetune.training.checkpoints.model_files import Weights
 logger = logging.getLogger(__name__)
 
 COMPARED_AT_ONCE = 2**24
+Key = tuple[str, str]
+"""A tensor of a checkpoint: its file, and its name in it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class Snapshot:
     """Files that hold texts of rows: their owner's alone."""
     keep: frozenset[Path] = frozenset()
     """Checkpoints that are never removed for this one."""
+    still: frozenset[Key] = frozenset()
+    """Tensors that stay as they are until the optimizer's next step."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that it is of; None where that is not known."""
+        found: str | None = self.facts.get("run_id")
+        return found
 
     @property
     def nbytes(self) -> int:
@@ -72,13 +82,31 @@ def write_checkpoint(snapshot: Snapshot, limit: int | None) -> None:
             if problem.errno not in NO_SPACE or not _free_oldest(snapshot):
                 raise _explain(snapshot, problem) from problem
     if limit is not None:
-        for removed in rotate(snapshot.checkpoint.parent, limit, {*snapshot.keep, snapshot.checkpoint}):
+        for removed in rotate(
+            snapshot.checkpoint.parent, limit, {*snapshot.keep, snapshot.checkpoint}, snapshot.run_id
+        ):
             logger.debug("%s is removed: train.save_total_limit", removed.name)
+
+
+def complete_checkpoint(aside: Path, snapshot: Snapshot) -> None:
+    """Write what `snapshot` holds to what an engine has written into `aside`, verify and name it.
+
+    Raises `CannotWriteError`; all checkpoints before are then as they were.
+    """
+    try:
+        with raise_write_errors():
+            _fill(aside, snapshot)
+    except OSError as problem:
+        raise _explain(snapshot, problem) from problem
 
 
 def _write(snapshot: Snapshot) -> None:
     aside = aside_of(snapshot.checkpoint)
     aside.mkdir(mode=0o700)
+    _fill(aside, snapshot)
+
+
+def _fill(aside: Path, snapshot: Snapshot) -> None:
     for name, make in snapshot.blobs.items():
         path = aside / name
         path.parent.mkdir(exist_ok=True)
@@ -113,9 +141,9 @@ def _as_bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
 def _free_oldest(snapshot: Snapshot) -> bool:
     """Remove our oldest checkpoint, unless it is to be kept or is the last one that verifies."""
     folder = snapshot.checkpoint.parent
-    last, _ = find_verified(folder)
+    last, _ = find_verified(folder, run_id=snapshot.run_id)
     spared = {last, *snapshot.keep}
-    oldest = next((each for each in list_sealed(folder) if each not in spared), None)
+    oldest = next((each for each in list_sealed(folder, snapshot.run_id) if each not in spared), None)
     if oldest is None:
         return False
     logger.warning("there is no space for %s: %s is removed for it", snapshot.checkpoint.name, oldest.name)
@@ -128,7 +156,7 @@ def _explain(snapshot: Snapshot, problem: OSError) -> CannotWriteError:
     if not folder.is_dir():
         what = f"{snapshot.checkpoint} cannot be written: {folder} is not there any more, nor what was saved in it"
         return CannotWriteError(Problem(what, "put it back and begin again", key="output_dir"))
-    last, _ = find_verified(folder)
+    last, _ = find_verified(folder, run_id=snapshot.run_id)
     free = shutil.disk_usage(folder).free
     what = f"{snapshot.checkpoint} cannot be written ({problem.strerror or problem}): it takes "
     what += f"{format_size(snapshot.nbytes)}, and {format_size(free)} are free"

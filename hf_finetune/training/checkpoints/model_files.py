@@ -70,10 +70,10 @@ def collect_model_files(trainer: Trainer, aside: Path) -> ModelFiles:
     model: Any = trainer.model
     saved: Counter[Storage] = Counter()  # values of each
     for tensor in chain.from_iterable(each.tensors.values() for each in weights.values()):
-        saved[_get_storage(tensor)] += tensor.numel()
-    held = {_get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}
+        saved[get_storage(tensor)] += tensor.numel()
+    held = {get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}
     # A part of a tensor in a file, as rows of an embedding, is not the tensor: values are counted.
-    beside = {name: each for name, each in _list_changing(model) if saved[_get_storage(each)] < each.numel()}
+    beside = {name: each for name, each in _list_changing(model) if saved[get_storage(each)] < each.numel()}
     return ModelFiles(blobs, weights, live=saved.keys() <= held, beside=beside)
 
 
@@ -110,9 +110,14 @@ def find_other(files: ModelFiles, checkpoint: Path) -> str | None:
 
 def is_up_to_date(files: ModelFiles, model: nn.Module) -> bool:
     """Whether the tensors of `files` still are those of `model`: a wrapper may have given it others."""
-    held = {_get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    held = {get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}
     ours = chain(files.beside.values(), *(each.tensors.values() for each in files.weights.values()))
-    return files.live and all(_get_storage(tensor) in held for tensor in ours)
+    return files.live and all(get_storage(tensor) in held for tensor in ours)
+
+
+def get_storage(tensor: Tensor) -> Storage:
+    """The memory of a tensor, of any shape."""
+    return tensor.device, tensor.untyped_storage().data_ptr()
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -129,10 +134,6 @@ def _list_changing(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, buffer in module.named_buffers(prefix, recurse=False):
             if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
                 yield name, buffer
-
-
-def _get_storage(tensor: Tensor) -> Storage:
-    return tensor.device, tensor.untyped_storage().data_ptr()
 
 
 @contextmanager

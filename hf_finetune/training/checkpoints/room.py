@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.folders import read_run_id
 from hf_finetune.folders.checkpoints import list_sealed
 from hf_finetune.memory import format_size
 from hf_finetune.models.verification import find_save_dtype
@@ -70,7 +71,8 @@ def plan_room(trainer: Trainer, files: ModelFiles, snapshot: Snapshot | None, li
 
     For the rank that writes.
     """
-    there = list_sealed(Path(str(trainer.args.output_dir)))
+    folder = Path(str(trainer.args.output_dir))
+    there = list_sealed(folder, read_run_id(folder))
     saves = 0 if snapshot is None else _count_saves(trainer)
     total = saves + len(there)
     tracks_best = trainer.args.load_best_model_at_end or trainer.args.metric_for_best_model is not None

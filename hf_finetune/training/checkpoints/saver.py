@@ -9,39 +9,47 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
-from hf_finetune.folders.checkpoints import aside_of, get_path, publish, rotate, seal
-from hf_finetune.training.checkpoints.disk import Snapshot
+from hf_finetune.folders.checkpoints import aside_of, get_path, rotate
+from hf_finetune.training.checkpoints.disk import Key, Snapshot, complete_checkpoint
 from hf_finetune.training.checkpoints.model_files import (
+    PICKLED_ARGUMENTS,
     ModelFiles,
     Weights,
     collect_model_files,
     copy_weights,
     find_other,
+    get_storage,
     is_up_to_date,
 )
 from hf_finetune.training.checkpoints.room import check_room, plan_room
 from hf_finetune.training.checkpoints.state import (
+    OPTIMIZER_TENSORS,
     STATE,
     STATE_PARTS,
     STATE_TENSORS,
     describe_trainer,
     load_state,
+    read_counts,
     read_state,
 )
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
+
+BEFORE_STEP = ("on_save", "on_step_begin", "on_substep_end", "on_pre_optimizer_step")
+"""What is called of callbacks between a save and the optimizer's next step."""
+_OURS = ("hf_finetune.", "transformers.")
 
 
 @dataclass
 class CheckpointSaver:
     """Saves the checkpoints of one training, and reads the one that it goes on from. Every rank has its own.
 
-    Under FSDP and DeepSpeed the engine writes its own shards, and what is here seals them.
+    Under FSDP and DeepSpeed the engine writes its own shards: what a run has counted is added, and all of it sealed.
     """
 
     trainer: Trainer
@@ -82,8 +90,11 @@ class CheckpointSaver:
             self.writer.save(snapshot)
 
     @contextmanager
-    def save_shards(self, facts: Mapping[str, Any]) -> Iterator[Path]:
-        """Yield the folder in which every rank writes a checkpoint of the engine; it is sealed when the block ends."""
+    def save_shards(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Iterator[Path]:
+        """Yield the folder in which every rank writes a checkpoint of the engine; it is sealed when the block ends.
+
+        Raises `CannotWriteError` where it cannot be.
+        """
         checkpoint = get_path(self.folder, self.trainer.state.global_step)
         first = self.trainer.args.should_save
         aside = aside_of(checkpoint) if first else checkpoint.with_name(f".{checkpoint.name}.aside")
@@ -91,13 +102,19 @@ class CheckpointSaver:
         # and gives its name once all are done: https://github.com/huggingface/transformers/issues/28009
         self.trainer.accelerator.wait_for_everyone()
         yield aside
+        encoded, tensors = read_counts(self.trainer, rank)
         self.trainer.accelerator.wait_for_everyone()
         if first:
-            seal(aside / checkpoint.name, facts)
-            publish(aside / checkpoint.name, checkpoint)
+            shards = aside / checkpoint.name
+            (shards / PICKLED_ARGUMENTS).unlink(missing_ok=True)
+            # The engine has written it before: it may name the best checkpoint by its path aside.
+            (shards / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            blobs = {STATE: _write_json(encoded), TRAINER_STATE_NAME: describe_trainer(self.trainer.state)}
+            counts = {STATE_TENSORS: Weights(tensors, None)}
+            complete_checkpoint(shards, Snapshot(checkpoint, dict(facts), counts, blobs, self.private))
             aside_of(checkpoint)
             if self.limit is not None:
-                rotate(self.folder, self.limit, {checkpoint, *self._find_best()})
+                rotate(self.folder, self.limit, {checkpoint, *self._find_best()}, facts.get("run_id"))
         self.trainer.accelerator.wait_for_everyone()
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
@@ -131,13 +148,39 @@ class CheckpointSaver:
             return None
         blobs: dict[str, Callable[[], bytes]] = {name: _hold(content) for name, content in files.blobs.items()}
         blobs |= {STATE: _write_json(encoded), TRAINER_STATE_NAME: describe_trainer(self.trainer.state)}
+        weights = {**files.weights, STATE_TENSORS: Weights(tensors, None)}
         return Snapshot(
             checkpoint=get_path(self.folder, self.trainer.state.global_step),
             facts=dict(facts),
-            weights={**files.weights, STATE_TENSORS: Weights(tensors, None)},
+            weights=weights,
             blobs=blobs,
             private=self.private,
             keep=frozenset(self._find_best()),
+            still=frozenset(self._list_still(weights)) if self._leaves_weights_alone() else frozenset(),
+        )
+
+    def _list_still(self, weights: Mapping[str, Weights]) -> Iterator[Key]:
+        """The tensors in main memory that nothing but the optimizer changes: parameters, and its own state.
+
+        Buffers are left out: a forward pass may change them. So is what lies on a device, of which a copy into pinned
+        memory is quick, and in the order of its stream.
+        """
+        model: Any = self.trainer.model
+        held = {get_storage(each) for each in model.parameters()}
+        for file, each in weights.items():
+            for name, tensor in each.tensors.items():
+                of_optimizer = file == STATE_TENSORS and name.startswith(OPTIMIZER_TENSORS)
+                if tensor.device.type == "cpu" and (of_optimizer or get_storage(tensor) in held):
+                    yield file, name
+
+    def _leaves_weights_alone(self) -> bool:
+        """Whether no callback of a user could change the weights between a save and the optimizer's next step."""
+        callbacks: list[Any] = self.trainer.callback_handler.callbacks
+        foreign = [type(each) for each in callbacks if not type(each).__module__.startswith(_OURS)]
+        return not any(
+            getattr(each, event, None) is not getattr(TrainerCallback, event)
+            for each in foreign
+            for event in BEFORE_STEP
         )
 
     def _collect(self) -> ModelFiles:

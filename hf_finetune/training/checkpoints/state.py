@@ -26,6 +26,8 @@ from hf_finetune.training.checkpoints.codec import DICT, decode_state, encode_st
 from hf_finetune.training.checkpoints.random_state import restore_random_state
 
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
+OPTIMIZER_TENSORS = "state.optimizer."
+"""With which the names of the optimizer's tensors begin."""
 STATE_PARTS = frozenset({"optimizer", "schedule", "scaler", "ranks", "callbacks", "beside"})
 # What the settings decide of a group of parameters, beside its rate. Its other values are the optimizer's own.
 _OF_THE_SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")
@@ -53,15 +55,12 @@ def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]
     `rank` is what differs between ranks, its random generators among it, `beside` weights that are in no file of
     weights. Raises `ModelError` where the optimizer or the schedule keeps what no checkpoint can hold.
     """
-    # Rank 0 writes for all: on several machines the others may not see its folder.
-    ranks = gather_object([rank])
     optimizer, schedule, scaler = _get_parts(trainer)
     state = {
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "ranks": ranks,
-        "callbacks": _read_callbacks(trainer.callback_handler.callbacks),
+        **_read_counts(trainer, rank),
         "beside": beside,
     }
     tensors: dict[str, Tensor] = {}
@@ -70,6 +69,12 @@ def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]
     except TypeError as problem:
         what = f"{type(optimizer).__name__} has a state that no checkpoint can hold ({problem})"
         raise ModelError(Problem(what, "name another train.optim, or set train.save_strategy: no")) from problem
+
+
+def read_counts(trainer: Trainer, rank: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """The same without optimizer, schedule and weights, which an engine saves itself; every rank calls it."""
+    tensors: dict[str, Tensor] = {}
+    return encode_state(_read_counts(trainer, rank), "state", tensors), tensors
 
 
 def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any]:
@@ -129,7 +134,14 @@ def describe_trainer(state: TrainerState) -> Callable[[], bytes]:
     kept = copy.copy(state)
     kept.log_history = list(state.log_history)
     kept.stateful_callbacks = copy.deepcopy(state.stateful_callbacks)
+    # A path of this machine: in a folder that was moved it leads nowhere, or to another run's. Its step says all.
+    kept.best_model_checkpoint = None
     return lambda: (json.dumps(vars(kept), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _read_counts(trainer: Trainer, rank: dict[str, Any]) -> dict[str, Any]:
+    # Rank 0 writes for all: on several machines the others may not see its folder.
+    return {"ranks": gather_object([rank]), "callbacks": _read_callbacks(trainer.callback_handler.callbacks)}
 
 
 def _read_callbacks(callbacks: Iterable[Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Write checkpoints beside training: the state is copied in memory, and a thread puts it on the disk.
 
 The copy takes a fiftieth of the time that writing takes, once its memory has been used before: a system gives a process
-new memory slowly. Where there is no room for a second copy, training waits for the disk.
+new memory slowly. What the optimizer alone changes is copied by the thread, too, while the next step is computed, and
+the optimizer waits for it. Where there is no room for a second copy, training waits for the disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from hf_finetune.training.checkpoints.disk import Snapshot, write_checkpoint
+from hf_finetune.training.checkpoints.disk import Key, Snapshot, write_checkpoint
 from hf_finetune.training.checkpoints.model_files import Weights
 
 MEMORY_KEPT_FREE = 2**30
@@ -37,25 +39,39 @@ class CheckpointWriter:
         """How long training waited for each save."""
         self.took_s: list[float] = []
         """How long each save took until the checkpoint was verified."""
-        self._held: dict[tuple[str, str], Tensor] = {}
+        self._held: dict[Key, Tensor] = {}
         # One thread for all: where the processors are busy, a new one takes longer to start than a small state to copy.
         self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
         self._pending: Future[Any] | None = None
+        self._copied = threading.Event()
+        self._copied.set()
 
     def save(self, snapshot: Snapshot) -> None:
         """Copy the state and write it in the background; without memory for a copy, at once.
 
-        Waits for the save before. Raises `CannotWriteError` where this one or the one before cannot be written.
+        Waits for the save before. Nothing of `snapshot.still` may change before `wait_for_copy` has returned. Raises
+        `CannotWriteError` where this one or the one before cannot be written.
         """
         began = time.perf_counter()
         self.wait()
         # Copying, writing, fsync and sha256 let go of Python's lock (torch 2.13, safetensors 0.8): the thread takes no
         # more from training than the processors do.
         if self.prepare(snapshot):
-            self._pending = self._thread.submit(self._write, self._copy(snapshot), began)
+            tensors = _name_tensors(snapshot)
+            self._copy(tensors, tensors.keys() - snapshot.still)
+            self._copied.clear()
+            self._pending = self._thread.submit(self._copy_rest, snapshot, tensors, began)
         else:
-            self._write(snapshot, began)
+            write_checkpoint(snapshot, self.limit)
+            self.took_s.append(time.perf_counter() - began)
         self.waited_s.append(time.perf_counter() - began)
+
+    def wait_for_copy(self) -> None:
+        """Wait until nothing of the last save is read from the live state any more."""
+        if not self._copied.is_set():
+            began = time.perf_counter()
+            self._copied.wait()
+            self.waited_s[-1] += time.perf_counter() - began
 
     def wait(self) -> None:
         """Wait until the last checkpoint is verified. Raises what has gone wrong with it."""
@@ -98,19 +114,22 @@ class CheckpointWriter:
             self._held[key] = torch.empty(each.shape, dtype=each.dtype, pin_memory=each.device.type == "cuda").zero_()
         return True
 
-    def _write(self, snapshot: Snapshot, began: float) -> None:
-        write_checkpoint(snapshot, self.limit)
-        self.took_s.append(time.perf_counter() - began)
-
-    @torch.no_grad()
-    def _copy(self, snapshot: Snapshot) -> Snapshot:
-        for key, tensor in _name_tensors(snapshot).items():
-            self._held[key].copy_(tensor)
+    def _copy_rest(self, snapshot: Snapshot, tensors: Mapping[Key, Tensor], began: float) -> None:
+        try:
+            self._copy(tensors, tensors.keys() & snapshot.still)
+        finally:
+            self._copied.set()
         weights = {
             file: Weights({name: self._held[file, name] for name in each.tensors}, each.metadata)
             for file, each in snapshot.weights.items()
         }
-        return replace(snapshot, weights=weights)
+        write_checkpoint(replace(snapshot, weights=weights), self.limit)
+        self.took_s.append(time.perf_counter() - began)
+
+    @torch.no_grad()
+    def _copy(self, tensors: Mapping[Key, Tensor], keys: Collection[Key]) -> None:
+        for key in keys:
+            self._held[key].copy_(tensors[key])
 
 
 def _give_way() -> None:
@@ -120,7 +139,7 @@ def _give_way() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _name_tensors(snapshot: Snapshot) -> dict[tuple[str, str], Tensor]:
+def _name_tensors(snapshot: Snapshot) -> dict[Key, Tensor]:
     return {(file, name): each for file, weights in snapshot.weights.items() for name, each in weights.tensors.items()}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property
+from collections.abc import Iterator, Sized
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
@@ -22,7 +24,8 @@ from hf_finetune.training.callbacks.log_file import KeepsSamples, LogFile
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.offenders import MicroBatch, measure_gradients
 from hf_finetune.training.saving import record_adapters_base, save_verified
-from hf_finetune.training.seen import COUNTS, CountingCollator
+from hf_finetune.training.seen import COUNTS, CountingCollator, Seen
+from hf_finetune.training.trainers.repeated_rows import leave_out_repeated
 from hf_finetune.training.trainers.resumable import ResumableTrainer
 from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths
 
@@ -53,7 +56,8 @@ class TrainerMixin(ResumableTrainer):
         self.add_callback(self.log_file)  # behind those that complete an entry of the log
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As in transformers, but raises `DataError` where the rows do not fill one batch."""
+        """As in transformers, but raises `DataError` where the rows do not fill one batch, or differ between ranks."""
+        _check_same_rows(self.train_dataset, self.eval_dataset)
         loader: DataLoader[Any] = super().get_train_dataloader()
         if len(loader) == 0:
             args = self.args
@@ -103,13 +107,24 @@ class TrainerMixin(ResumableTrainer):
             logger.warning(what, self.args.metric_for_best_model)
         return result
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """As in transformers, but a row that several processes have twice at the end of an epoch is trained once."""
+        counts_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        whole = self.args.average_tokens_across_devices and not self.args.dataloader_drop_last
+        whole = whole and self.accelerator.even_batches
+        if counts_items and whole:  # else a batch of nothing has a loss of NaN
+            rows: Any = self.train_dataset
+            leave_out = partial(leave_out_repeated, accelerator=self.accelerator, rows=len(rows))
+            epoch_iterator = map(leave_out, epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """As in transformers, but what was computed is counted, and kept until the step is taken."""
         if not self.guard.batches:
             self._loss_before = self._tr_loss.clone()
         facts = inputs[COUNTS]
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self.seen.add(facts.counts)
+        self.seen.add(sum(facts.counts, Seen()))
         self.guard.batches.append(MicroBatch(inputs, num_items_in_batch, loss, facts.sources))
         return loss
 
@@ -205,6 +220,17 @@ class TrainerMixin(ResumableTrainer):
     def _parameters_outside_embeddings(self) -> int:
         model: Any = self.model
         return int(model.num_parameters(exclude_embeddings=True))
+
+
+def _check_same_rows(*splits: Any) -> None:
+    """Raise `DataError` on all ranks where one has another number of rows: it would wait for the others for ever."""
+    found = gather_object([[len(rows) if isinstance(rows, Sized) else None for rows in splits]])
+    if all(each == found[0] for each in found):
+        return
+    counts = ", ".join(f"process {rank}: {rows[0]:,}" for rank, rows in enumerate(found))
+    what = f"the processes have not read the same rows ({counts}; and those of validation)"
+    remedy = "give each machine the same files, and leave them alone while a run starts"
+    raise DataError(Problem(what, remedy, key="data.train"))
 
 
 def _warn_of_long_warmup(args: TrainingArguments, steps: int) -> None:

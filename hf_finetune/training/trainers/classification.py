@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.training.trainers.base import TrainerMixin
+from hf_finetune.training.trainers.repeated_rows import is_counted
 
 # Exponent of the focal loss; 2 worked best in Lin et al., 2017, https://arxiv.org/abs/1708.02002.
 GAMMA = 2.0
@@ -27,8 +29,8 @@ class ClassificationTrainer(TrainerMixin):
         self._signature_columns = ["input_ids", "token_type_ids", "labels", "length", "row", "rows"]  # type: ignore[assignment]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
-        # transformers 5.23 counts labels other than -100, but a regression target may be -100: every row counts here.
-        counted = [{"labels": torch.zeros_like(batch["labels"])} for batch in batch_samples]
+        # transformers 5.23 counts labels other than -100, but a regression target may be -100.
+        counted = [{"labels": torch.where(is_counted(batch["labels"]), 0, IGNORE_INDEX)} for batch in batch_samples]
         items: Tensor | int | None = super()._get_num_items_in_batch(counted, device)
         return items
 
@@ -56,9 +58,11 @@ class ClassificationLoss:
         labels: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Logits (batch, labels) and labels (batch,), or (batch, labels) for "multi" -> a scalar."""
+        """Logits (batch, labels) and labels (batch,), or (batch, labels) for "multi" -> a scalar; blank ones cost 0."""
         logits: Any = outputs.logits
-        losses = self._compute_losses(logits.float(), labels)
+        counted = is_counted(labels)
+        losses = self._compute_losses(logits.float(), torch.where(counted, labels, 0))
+        losses = torch.where(counted, losses, 0)
         return losses.sum() / (losses.numel() if num_items_in_batch is None else num_items_in_batch)
 
     def _compute_losses(self, logits: Tensor, labels: Tensor) -> Tensor:

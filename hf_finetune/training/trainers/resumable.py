@@ -10,6 +10,7 @@ from typing import Any
 
 import transformers
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
@@ -29,6 +30,7 @@ from hf_finetune.training.checkpoints.record import (
 from hf_finetune.training.checkpoints.saver import CheckpointSaver
 from hf_finetune.training.checkpoints.state import (
     ReadsCheckpoints,
+    load_state,
     restore_callbacks,
     restore_optimizer,
     restore_random,
@@ -74,12 +76,16 @@ class ResumableTrainer(transformers.Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; the last checkpoint is verified when it returns, or raises."""
+        writer = self.checkpoints.writer
+        # Of every optimizer: accelerate wraps it, and schedules replace its `step`.
+        hook = register_optimizer_step_pre_hook(lambda *_: writer.wait_for_copy())
         try:
             with hold_signals():
                 result: TrainOutput = super().train(*args, **kwargs)
-                self.checkpoints.writer.release()
+                writer.release()
         finally:
-            self.checkpoints.writer.close()
+            writer.close()
+            hook.remove()
         return result
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
@@ -131,17 +137,22 @@ class ResumableTrainer(transformers.Trainer):
         kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
         kept[STATE_KEY] = self.seen.save()
         self._name_best()
-        facts: dict[str, Any] = {"step": self.state.global_step, "run_id": read_run_id(Path(str(self.args.output_dir)))}
+        step, run_id = self.state.global_step, read_run_id(self.checkpoints.folder)
+        facts: dict[str, Any] = {"step": step, "run_id": run_id, LOSSES: self.losses.read()}
         if not self.shards_itself:
             model: Any = self.model
-            facts |= {COUNT: count_trainable(model), LOSSES: self.losses.read()}
+            facts[COUNT] = count_trainable(model)
             self.checkpoints.save(facts, self._read_rank())
             if any(isinstance(each, ReadsCheckpoints) for each in self.callback_handler.callbacks):
                 self.checkpoints.writer.wait()
             return
-        with self.checkpoints.save_shards(facts) as self._aside:
+        with self.checkpoints.save_shards(facts, self._read_rank()) as self._aside:
             super()._save_checkpoint(*args, **kwargs)
+            self._name_best()  # it may have been named in the folder aside
         self._aside = None
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Nothing, where transformers pickles them: they are of `_read_rank`."""
 
     def _name_best(self) -> None:
         best = self.state.best_global_step
@@ -176,23 +187,27 @@ class ResumableTrainer(transformers.Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.shards_itself:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._resumed = self.checkpoints.restore(Path(resume_from_checkpoint))
-            self._unproved = Path(resume_from_checkpoint)
-            self._record = read_seal(self._unproved) or {}
-            if was_changed(self.checkpoints.folder, self._unproved.name):
-                self._record[LOSSES] = []  # of other rows, or of other tokens of them
+            return
+        self._unproved = Path(resume_from_checkpoint)
+        self._note_resumed(self._unproved, self.checkpoints.restore(self._unproved))
+
+    def _note_resumed(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        self._resumed, self._record = state, read_seal(checkpoint) or {}
+        if was_changed(self.checkpoints.folder, checkpoint.name):
+            self._record[LOSSES] = []  # of other rows, or of other tokens of them
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self._resumed is None:
+        if self.shards_itself:
             super()._load_optimizer_and_scheduler(checkpoint)
-        else:
+            if checkpoint is not None:  # DeepSpeed loads its weights without `_load_from_checkpoint`
+                self._note_resumed(Path(checkpoint), load_state(Path(checkpoint)))
+        elif self._resumed is not None:
             self._check_count()  # else the optimizer would say it in its own words
             restore_optimizer(self, self._resumed)
             del self._resumed["optimizer"]  # which has the tensors now, or others in their place
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if self._resumed is None:  # else it is restored with the optimizer
+        if self.shards_itself:  # else it is restored with the optimizer
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -226,10 +241,11 @@ class ResumableTrainer(transformers.Trainer):
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """As in transformers (5.23), which keeps the intervals of the checkpoint, whatever is asked for now."""
+        """As in transformers (5.23), which keeps the intervals and the path of the best one that the checkpoint had."""
         trained: tuple[int, int] = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         self.state.train_batch_size = self._train_batch_size
+        self._name_best()  # in the folder as it is named now: https://github.com/huggingface/transformers/issues/48315
         return trained
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -288,6 +304,7 @@ class ResumableTrainer(transformers.Trainer):
         if self.args.save_strategy != SaveStrategy.NO and self._saved_step != self.state.global_step:
             self._save_checkpoint(self.model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.checkpoints.writer.wait_for_copy()  # callbacks at the end of training may change the weights
         began = start_time - self._earlier_s
         result: TrainOutput = super()._finalize_training(trial, num_train_samples, began)  # type: ignore[no-untyped-call]
         return result

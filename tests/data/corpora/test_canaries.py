@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import stat
 from collections import Counter
 
 import pytest
@@ -139,6 +141,18 @@ def test_options_that_do_not_belong_are_refused_and_nothing_is_written(options, 
     assert isinstance(done.exception, ConfigError)
     assert problem in str(done.exception)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("command", [["canaries", "--count", "1"], ["source", "--max-bytes", "20000"]])
+def test_what_is_written_is_its_owners_alone_as_all_that_holds_rows(command, tmp_path):
+    before = os.umask(0)
+    try:
+        kind, *options = command
+        done = CliRunner().invoke(app, ["corpus", kind, str(tmp_path / "new" / "rows.jsonl"), *options])
+    finally:
+        os.umask(before)
+    assert done.exit_code == 0
+    assert stat.S_IMODE((tmp_path / "new" / "rows.jsonl").stat().st_mode) == 0o600
 
 
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):

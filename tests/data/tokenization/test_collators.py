@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hf_finetune.data.tokenization.collators import RowCollator, TextCollator, pop_row_index, take_row
+from hf_finetune.data.tokenization.collators import RowCollator, TextCollator, pop_row_index, take_examples, take_row
 from hf_finetune.data.tokenization.documents import BlockCollator
 from hf_finetune.data.tokenization.packing import pack_bfd
 
@@ -238,6 +238,24 @@ def test_a_row_that_is_taken_out_of_a_batch_is_the_row_collated_alone(packed, fl
         for name, values in alone.items():
             found = taken[name] if "cu_seq" in name or "max_" in name else taken[name][:, :width]  # padded as it was
             assert torch.equal(torch.as_tensor(found), torch.as_tensor(values)), name
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_an_example_that_is_taken_out_of_a_packed_row_is_the_example_packed_alone(flatten):
+    lengths = [3, 1, 4]
+    row = {"input_ids": list(range(1, 9)), "labels": list(range(8)), "seq_lengths": lengths}
+    row["labels"] = [-100 if place in (0, 3, 4) else label for place, label in enumerate(row["labels"])]
+    longer = {"input_ids": [9] * 10, "labels": [9] * 10, "seq_lengths": [10]}
+    collate = RowCollator(PAD, flatten=flatten)
+    examples = take_examples(take_row(collate([longer, row]), 1, 2))
+    assert len(examples) == len(lengths) + (not flatten)  # what it was padded with comes last
+    start = 0
+    for taken, length in zip(examples, lengths, strict=False):
+        part = slice(start, start + length)
+        alone = collate([{"input_ids": row["input_ids"][part], "labels": row["labels"][part], "seq_lengths": [length]}])
+        assert taken.keys() == alone.keys()
+        assert all(torch.equal(torch.as_tensor(taken[name]), torch.as_tensor(alone[name])) for name in alone)
+        start += length
 
 
 def test_a_block_that_is_taken_out_keeps_the_bounds_of_its_documents():

@@ -113,8 +113,9 @@ def test_a_saved_conversation_is_a_row_that_our_reader_takes(tmp_path):
     _, notes, messages = talk(lines)
     told = {"role": "system", "content": "Be kind."}
     assert saved_rows(file) == [[told, user("hi"), assistant("abc")], messages]
-    assert "/save needs the name of a file" in notes
-    assert f"appended to {file}" in notes
+    assert "/save needs the name of a file: /save chats.jsonl" in notes
+    assert f"appended to {file}: a row of 3 messages" in notes
+    assert notes[-1] == f"appended to {file}: a row of 5 messages"
 
 
 def test_a_row_goes_on_a_line_of_its_own_and_to_the_home_folder(tmp_path, monkeypatch):
@@ -126,21 +127,42 @@ def test_a_row_goes_on_a_line_of_its_own_and_to_the_home_folder(tmp_path, monkey
     assert file.read_text().endswith("}\n")
 
 
-@pytest.mark.parametrize("name", ["", "missing/chats.jsonl"])
-def test_where_nothing_can_be_saved_the_chat_goes_on(tmp_path, name):
-    written, notes, _ = talk(["hi", f"/save {tmp_path / name}", "hi"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "it is a folder; name a file in it, such as {}/chats.jsonl"),
+        ("missing/chats.jsonl", "there is no folder {}/missing; make it first, or name another file"),
+        ("x" * 300, "it cannot be written (File name too long); name another file"),
+        ("~nobody-of-this-name/x", "it cannot be written (Could not determine home directory.); name another file"),
+        ("a\0b", "it cannot be written (embedded null byte); name another file"),
+        ("pipe", "it is neither a file nor a folder; name a new file"),
+    ],
+)
+def test_where_nothing_can_be_saved_it_is_said_why_and_the_chat_goes_on(tmp_path, name, said):
+    os.mkfifo(tmp_path / "pipe")
+    place = name if name.startswith("~") else f"{tmp_path}/{name}"
+    written, notes, _ = talk(["hi", f"/save {place}", "hi"])
     assert written == "abc\nabc\n"
-    assert "not saved: it cannot be written" in notes[0]
+    shown = place.rstrip("/").replace("\0", "\\x00")
+    assert notes == [f"{shown}: not saved: {said.format(tmp_path)}"]
+
+
+def test_a_file_without_rights_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(chat_module, "open_private", refuse)  # root, as which tests may run, has all rights
+    _, notes, _ = talk(["hi", f"/save {tmp_path}/new.jsonl"])
+    said = "not saved: it cannot be written (Permission denied); name another file"
+    assert notes == [f"{tmp_path}/new.jsonl: {said}"]
 
 
 def test_a_file_of_something_else_is_not_written_to_and_a_new_one_is_its_owners_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "folder").mkdir()
-    names = ("notes.txt", "folder", "empty.jsonl", "new.jsonl")
+    names = ("notes.txt", "empty.jsonl", "new.jsonl")
     _, notes, _ = talk(["hi", *(f"/save {tmp_path / name}" for name in names)])
     assert "not saved: it holds something else than rows" in notes[0]
-    assert "not saved: it cannot be written (Is a directory); name another file" in notes[1]
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert saved_rows(tmp_path / "empty.jsonl") == saved_rows(tmp_path / "new.jsonl")
     assert stat.S_IMODE((tmp_path / "new.jsonl").stat().st_mode) == 0o600
@@ -149,8 +171,10 @@ def test_a_file_of_something_else_is_not_written_to_and_a_new_one_is_its_owners_
 def test_a_conversation_without_an_answer_is_not_saved(tmp_path):
     file = tmp_path / "chats.jsonl"
     _, notes, _ = talk([f"/save {file}", "/system Be kind.", f"/save {file}"])
+    assert notes[0] == notes[2] == "nothing to save yet: the model has answered nothing; say something first"
+    _, notes, _ = talk([f"/save {file}"], opening=[assistant("")])
     assert notes[0].startswith("not saved: ")
-    assert "the assistant never speaks" in notes[2]
+    assert notes[0].endswith("; /reset begins again")
     assert not file.exists()
 
 
@@ -159,7 +183,8 @@ def test_an_answer_that_was_cut_off_is_said_kept_and_never_trained(tmp_path):
     _, notes, messages = talk(["hi", f"/save {file}"], model)
     assert notes[0] == "cut off after 20 tokens: --max-new-tokens allows more"
     assert messages == [user("hi"), assistant("ab" * 10, train=False)]
-    assert "not saved" in notes[1]
+    assert notes[1].startswith("not saved: every answer was cut off, and from these")
+    assert notes[1].endswith("; let the model finish one; chat --max-new-tokens allows more")
     talk(["and", f"/save {file}"], opening=[user("hi"), assistant("ab", train=False)])
     assert json.loads(file.read_text())["messages"][1] == assistant("ab", train=False)
     assert len(saved_rows(file)) == 1

@@ -15,6 +15,7 @@ from tuned_classifiers import saved_backbone
 
 from hf_finetune.config import build_run
 from hf_finetune.evaluation.scoring import load_scored_rows, score_model
+from hf_finetune.evaluation.scoring.precision import Precision, find_precision
 from hf_finetune.models.decision import read_decision
 
 QUICK = ("train.max_steps=30", "train.bf16=false", "train.save_strategy=no", "train.eval_strategy=no")
@@ -49,6 +50,40 @@ CASES = {
     "a head without a bias": ("gpt2", "bfloat16", ("eval.threshold_metric=f1_macro",)),
     "neither": ("bert", "bfloat16", ("eval.calibrate=false",)),
 }
+
+
+def test_a_classifier_that_was_trained_under_autocast_has_the_figures_of_its_report(run_recipe, tmp_path):
+    for name, count, start in (("train", 60, 0), ("validation", 60, 100)):
+        write_rows(tmp_path / f"{name}.jsonl", count, start)
+    files = [f"data.{name}={tmp_path / name}.jsonl" for name in ("train", "validation")]
+    base = f"model.path={saved_backbone(tmp_path / 'base', 'gpt2')}"
+    # A temperature is folded into the head, whose product is then rounded to other 16 bits.
+    asked = (*files, base, "data.stratify_by=null", "train.bf16=true", "eval.calibrate=false")
+    quick = [each for each in QUICK if each != "train.bf16=false"]
+    report = run_recipe("classification", *quick, *PLAIN, *asked)
+    ended, scored = report["evaluation"]["validation"], score(tmp_path / "run", tmp_path / "validation.jsonl")
+    assert {name: scored[name] for name in FIGURES} == pytest.approx(
+        {name: ended[name] for name in FIGURES}, rel=1e-6, abs=1e-7
+    )
+
+
+def test_what_is_no_run_of_ours_is_computed_in_the_precision_of_its_weights(tmp_path):
+    assert find_precision(str(tmp_path)) == Precision()
+    (tmp_path / "run.yaml").write_text("train: {bf16: true}\n")
+    assert find_precision(str(tmp_path)) == Precision(torch.bfloat16)
+    (tmp_path / "report.json").write_text('{"train": {"attention": "flash_attention_2"}}')
+    assert find_precision(str(tmp_path)) == Precision(torch.bfloat16)
+    (tmp_path / "report.json").write_text('{"train": {"attention": "eager"}}')
+    assert find_precision(str(tmp_path)) == Precision(torch.bfloat16, "eager")
+
+
+def test_float16_takes_an_accelerator_and_that_is_said(tmp_path, caplog, monkeypatch):
+    (tmp_path / "run.yaml").write_text("train: {fp16: true}\n")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    assert find_precision(str(tmp_path)) == Precision()
+    assert "computed without float16, in which its run has evaluated it" in caplog.text
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert find_precision(str(tmp_path)) == Precision(torch.float16)
 
 
 @pytest.mark.parametrize("case", CASES)

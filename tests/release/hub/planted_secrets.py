@@ -18,6 +18,8 @@ KINDS = [
 ALPHABETS = {
     "alnum": string.ascii_letters + string.digits,
     "upper": string.ascii_uppercase + string.digits,
+    "letter": string.ascii_lowercase,
+    "sign": "!@#*?",
     "small": string.ascii_lowercase + string.digits,
     "digit": string.digits,
     "hex": "0123456789abcdef",

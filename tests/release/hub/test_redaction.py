@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 from hf_finetune.config.paths import looks_local
 from hf_finetune.errors import DataError
 from hf_finetune.privacy import hide_home, make_portable, redact
-from hf_finetune.release.hub import PushOptions, plan_push, push_folder
+from hf_finetune.release.hub import PushOptions, plan_push, push_folder, redaction
 from hf_finetune.reporting.card import MARKER
 from hf_finetune.reporting.diagnosis import Diagnosis
 from hf_finetune.reporting.page import render_page
@@ -163,6 +164,35 @@ def test_a_path_of_this_machine_that_somebody_wrote_is_refused_by_its_line(folde
     save_file(values, folder / "model.safetensors", metadata={"source": f"{two_names[1]}/model.gguf"})
     with pytest.raises(DataError, match=r"model\.safetensors: holds a path of this machine"):
         plan_push(folder, "ada/model", options=OPTIONS)
+
+
+ANNA, TIM = "/home/anna", "C:\\Users\\Tim"
+WRITTEN = {
+    "file:///home/anna/x": ANNA, "file://localhost/home/anna/x": ANNA, "vscode://file/home/anna": ANNA,
+    "%2Fhome%2Fanna%2Frows": ANNA, "x%3D%2fhome%2fanna": ANNA, "%252Fhome%252Fanna": ANNA, r"\/home\/anna\/x": ANNA,
+    r"\u002fhome\u002fanna": ANNA, r"\\/home\\/anna": ANNA, "&#47;home&#x2F;anna": ANNA, "/home/\nanna": ANNA,
+    "x-I/home/anna/x": None, "gcc -I/home/anna/x": ANNA, b"in /home/anna/rows".hex(): ANNA,
+    base64.b64encode(b"in /home/anna/rows").decode(): ANNA,
+    base64.b64encode(b"in %2Fhome%2Fanna%2Frows").decode(): ANNA,
+    "C:\\Users\\Tim\\x": TIM, "C:\\\\Users\\\\Tim\\\\x": TIM, "c:/users/tim": TIM, "C:%5CUsers%5CTim": TIM,
+    "file:///C:/Users/Tim/x": TIM, base64.b64encode(b"in C:\\Users\\Tim\\rows").decode(): TIM,
+    "https%3A%2F%2Fexample.org%2Fhome%2Fanna": None, "%2Fhome%2Fannabel": None, "/home/anna-2": None,
+    "C:\\\\Users\\\\Timothy": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_path_of_this_machine_is_refused_however_its_slashes_are_written(folder, monkeypatch, text):
+    monkeypatch.setattr(redaction, "list_homes", lambda: [ANNA, TIM])
+    path = folder / "README.md"
+    path.write_bytes(path.read_bytes() + f"\nan innocent line\n{text}\nthe last\n".encode())
+    line = path.read_text().splitlines().index("an innocent line") + 2
+    if WRITTEN[text] is None:
+        plan_push(folder, "ada/model", options=OPTIONS)
+    else:
+        with pytest.raises(DataError) as refused:
+            plan_push(folder, "ada/model", options=OPTIONS)
+        assert [(each.path, each.line) for each in refused.value.problems] == [(str(path), line)]
 
 
 def test_the_second_name_of_a_home_folder_is_in_nothing_that_is_sent_or_written(folder, two_names):

@@ -42,7 +42,7 @@ def places(folder) -> list[list[int]]:
     return [[row["line"] for row in step["rows"]] for step in json.loads((folder / "nonfinite.json").read_text())]
 
 
-def test_a_row_of_a_packed_block_is_named_by_its_line_and_so_are_those_of_its_block(run_recipe, tmp_path, poison):
+def test_a_row_of_a_packed_block_is_named_by_its_line_and_no_other_of_its_block(run_recipe, tmp_path, poison):
     base = save_base(tmp_path / "base", "bpe")
     rows = [{"instruction": f"say {word}", "response": word} for word in WORDS]
     rows[4]["response"] = "zebra"
@@ -52,8 +52,7 @@ def test_a_row_of_a_packed_block_is_named_by_its_line_and_so_are_those_of_its_bl
     with pytest.raises(NonFiniteError) as stopped:
         run_recipe("sft", *settings, "train.per_device_train_batch_size=8", "data.validation_fraction=null")
     (lines,) = places(tmp_path / "run")
-    assert 5 in lines
-    assert len(lines) < len(WORDS) / 2  # of the block alone, not of the batch
+    assert lines in ([5], [5, 14])
     assert f"{data}:{lines[0]}: the loss of this row is not finite" in str(stopped.value)
 
 

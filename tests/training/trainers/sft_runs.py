@@ -80,15 +80,25 @@ def losses_of(trainer: Any) -> list[float]:
 
 
 def gradient_of_one_step(
-    folder: Path, rows: Dataset, collator: Any = PLAIN, **settings: Any
+    folder: Path, rows: Dataset, collator: Any = PLAIN, kind: type = SFTTrainer, **settings: Any
 ) -> tuple[list[float], Weights]:
     """Loss and gradient of one optimizer step of a real run."""
     model = tiny_model(attention="sdpa")
     start = trained_weights(model)
-    trainer = trainer_of(model, folder, rows, collator=collator, max_steps=1, **ONE_SGD_STEP, **settings)
+    trainer = trainer_of(model, folder, rows, kind=kind, collator=collator, max_steps=1, **ONE_SGD_STEP, **settings)
     trainer.train()
     end = trained_weights(model)
     return losses_of(trainer), {name: start[name] - end[name] for name in end}
+
+
+def epoch_of_odd_rows(folder: Path, collator: Any, batch: int) -> tuple[list[float], Weights, int]:
+    """Losses and weights of an epoch of rows that do not fill the batches of its last step, and how many were seen."""
+    sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 2, "num_train_epochs": 1}
+    settings = ONE_SGD_STEP | {"learning_rate": 0.1} | sizes
+    trainer = trainer_of(tiny_model(attention="sdpa"), folder, uneven_rows(13), collator=collator, **settings)
+    trainer.train()
+    trainer.seen.sum_up()
+    return losses_of(trainer), trained_weights(trainer.model), trainer.seen.total.rows
 
 
 def evaluated(folder: Path, rows: Dataset, collator: Any = PLAIN, batch: int = 2) -> dict[str, float]:
@@ -104,17 +114,26 @@ def main(folder: Path) -> None:
     losses, gradient = gradient_of_one_step(
         folder, uneven_rows(), per_device_train_batch_size=2, gradient_accumulation_steps=2
     )
+    many_losses, many_gradient = gradient_of_one_step(
+        folder, uneven_rows(32), per_device_train_batch_size=1, gradient_accumulation_steps=16
+    )
     packed_losses, packed_gradient = gradient_of_one_step(folder, packed_rows(), per_device_train_batch_size=2)
+    odd = {name: epoch_of_odd_rows(folder, each, batch=2) for name, each in (("padded", PLAIN), ("flat", FLAT))}
     seen = {
         "processes": torch.distributed.get_world_size(),
         "backend": torch.distributed.get_backend(),
         "losses": losses,
         "packed_losses": packed_losses,
+        "many_losses": many_losses,
+        "odd": {name: (each, rows) for name, (each, _, rows) in odd.items()},
         "scores": evaluated(folder, uneven_rows(11)),
         "flat_scores": evaluated(folder, packed_rows().select(range(3)), FLAT, batch=1),
     }
     if torch.distributed.get_rank() == 0:
         save_file(gradient, folder / "gradient.safetensors")
+        save_file(many_gradient, folder / "many_gradient.safetensors")
+        for name, (_, weights, _) in odd.items():
+            save_file(weights, folder / f"odd_{name}.safetensors")
         save_file(packed_gradient, folder / "packed_gradient.safetensors")
         (folder / "seen.json").write_text(json.dumps(seen))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,9 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.data.tokenization.collators import TextCollator
+from hf_finetune.training.seen import COUNTS, BatchFacts, Seen
 from hf_finetune.training.trainers.classification import ClassificationLoss, ClassificationTrainer
+from hf_finetune.training.trainers.repeated_rows import leave_out_repeated
 
 KINDS = ("single", "multi", "number")
 
@@ -92,6 +96,28 @@ def test_parts_of_a_step_add_up_to_the_whole(kind):
     whole = loss_of(loss, logits, labels)
     parts = [loss_of(loss, logits[part], labels[part], labels.numel()) for part in (slice(0, 2), slice(2, 7))]
     assert sum(parts) == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("process", [0, 1])
+def test_rows_that_two_processes_have_twice_cost_nothing(kind, process):
+    """Of seven rows in batches of three the second step has one, and what comes after it has come before."""
+    logits, labels = some(kind, count=3)
+    counts = (Seen(1, 9, 9),) * 3
+    batch = {"labels": labels, COUNTS: BatchFacts(counts, ((6,), (0,), (1,)))}
+    state = SimpleNamespace(end_of_dataloader=True)
+    processes = SimpleNamespace(num_processes=2, process_index=process, gradient_state=state)
+    found = leave_out_repeated(batch, processes, rows=7)
+    kept = 1 - process
+    assert found[COUNTS] == BatchFacts(counts[:kept], (((6,), (), ()), ((), (), ()))[process])
+    weights = None if kind == "number" else np.array([0.5, 3.0, 1.0], np.float32)
+    loss = ClassificationLoss(kind, weights)
+    expected = loss_of(loss, logits[:kept], labels[:kept], items=5)
+    logits.requires_grad_()
+    cost = loss(SequenceClassifierOutput(logits=logits), found["labels"], num_items_in_batch=5)
+    assert cost.item() == pytest.approx(expected)
+    cost.backward()
+    assert logits.grad.any(dim=1).tolist() == [process == 0, False, False]
 
 
 def train_one_step(folder, kind, batch, accumulation, rows):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +21,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from training.trainers.sft_runs import (
     FLAT,
+    OURS,
     PLAIN,
+    QUIET,
+    epoch_of_odd_rows,
     evaluated,
     gradient_of_one_step,
     losses_of,
@@ -28,12 +34,16 @@ from training.trainers.sft_runs import (
     uneven_rows,
 )
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.sft_trainer import SFTTrainer as TRLTrainer
-from tuned_adapters import adapter_on, saved_base
+from tuned_adapters import TOKENIZER, adapter_on, saved_base
 
 from hf_finetune.data.tokenization.collators import RowCollator
+from hf_finetune.data.tokenization.documents import BlockCollator
+from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics, reduce_logits
 from hf_finetune.models.adapters.attach import attach_adapter
+from hf_finetune.training.trainers.base import Trainer
 from hf_finetune.training.trainers.sft import SFTTrainer
 
 PAD = 0
@@ -190,6 +200,20 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(collator, size, whol
     assert_weights_equal(gradient, whole_batch[1])
 
 
+@pytest.mark.parametrize(("kind", "collator"), [(SFTTrainer, PLAIN), (Trainer, BlockCollator())], ids=["sft", "blocks"])
+def test_32_batches_of_one_row_give_the_step_of_one_batch_of_32(kind, collator, tmp_path):
+    """Means of means do not: https://github.com/huggingface/transformers/issues/34191."""
+    (one, whole), (parts, added) = (
+        gradient_of_one_step(
+            tmp_path, uneven_rows(32), collator, kind,
+            per_device_train_batch_size=size, gradient_accumulation_steps=32 // size,
+        )
+        for size in (32, 1)
+    )  # fmt: skip
+    assert parts == pytest.approx(one, rel=1e-5)
+    assert_weights_equal(added, whole)
+
+
 @pytest.mark.parametrize("collator", [PLAIN, FLAT], ids=["rows", "flat"])
 @pytest.mark.parametrize("size", [1, None])
 def test_packed_rows_give_the_gradient_of_padded_ones(collator, size, whole_batch, tmp_path):
@@ -240,6 +264,22 @@ def test_two_processes_give_the_gradient_of_one(two_processes, whole_batch):
     for name in ("", "packed_"):
         assert seen[f"{name}losses"] == pytest.approx(whole_batch[0], rel=1e-5)
         assert_weights_equal(load_file(folder / f"{name}gradient.safetensors"), whole_batch[1])
+    of_32 = gradient_of_one_step(folder, uneven_rows(32), per_device_train_batch_size=32)
+    assert seen["many_losses"] == pytest.approx(of_32[0], rel=1e-5)
+    assert_weights_equal(load_file(folder / "many_gradient.safetensors"), of_32[1])
+
+
+@pytest.mark.parametrize("collator", [PLAIN, FLAT], ids=["padded", "flat"])
+def test_rows_that_do_not_fill_the_last_step_of_two_processes_train_as_those_of_one(
+    two_processes, collator, tmp_path, request
+):
+    name = request.node.callspec.id
+    losses, weights, rows = epoch_of_odd_rows(tmp_path, collator, batch=4)
+    found, seen = two_processes[1]["odd"][name]
+    assert rows == seen == 13
+    assert len(losses) == 2
+    assert found == pytest.approx(losses, rel=1e-5)
+    assert_weights_equal(load_file(two_processes[0] / f"odd_{name}.safetensors"), weights)
 
 
 def test_two_processes_give_the_scores_of_one_where_rows_do_not_fill_their_batches(two_processes, tmp_path):
@@ -271,6 +311,29 @@ def test_an_evaluation_is_exact_at_any_batch_size(rows, collator, tmp_path):
         scores = evaluated(tmp_path, rows, collator, batch)
         assert scores["eval_loss"] == pytest.approx(nll / predicted, rel=1e-5)
         assert scores["eval_token_accuracy"] == pytest.approx(right / predicted)
+
+
+@pytest.mark.parametrize(("kind", "collator"), [(SFTTrainer, PLAIN), (Trainer, BlockCollator())], ids=["sft", "blocks"])
+def test_the_loss_of_an_evaluation_with_a_row_that_is_nan_is_nan(kind, collator, tmp_path):
+    """transformers (5.23) takes the mean of the batches that are finite."""
+    rows = uneven_rows(6)
+    reduce = {} if kind is SFTTrainer else {"preprocess_logits_for_metrics": reduce_logits}
+    metrics = language_model_metrics(SimpleNamespace(scored_bytes=1))
+    args = SFTConfig(output_dir=str(tmp_path), **OURS, **QUIET, per_device_eval_batch_size=1)
+    common = {"train_dataset": rows, "eval_dataset": rows, "processing_class": TOKENIZER, "data_collator": collator}
+    trainer = kind(tiny_model(attention="sdpa"), args, compute_metrics=metrics, **common, **reduce)
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    counts = Counter(token for row in rows for token in set(row["input_ids"][:-1]))
+    one = next(token for token, count in counts.items() if count == 1)
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[one] = math.nan
+    assert math.isnan(trainer.evaluate()["eval_loss"])
+
+
+def test_an_evaluation_between_steps_drops_nothing_out(tmp_path):
+    trainer = trainer_of(tiny_model(attention="sdpa", hidden_dropout=0.5), tmp_path)
+    trainer.model.train()
+    assert trainer.evaluate()["eval_loss"] == trainer_of(tiny_model(attention="sdpa"), tmp_path).evaluate()["eval_loss"]
 
 
 def test_a_model_under_the_trainer_still_gives_every_logit(tmp_path):

@@ -15,6 +15,7 @@ from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logi
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ScratchGPTConfig
 from hf_finetune.models.scratch_gpt.modeling_scratch_gpt import ScratchGPTForCausalLM
 from hf_finetune.training.allocator import keep_freed_memory
+from hf_finetune.training.trainers import base
 from hf_finetune.training.trainers.base import Trainer
 
 
@@ -35,6 +36,16 @@ def trainer_of_three_rows(folder, batch):
 def test_a_run_of_no_steps_is_refused_with_its_numbers(trainer):
     with pytest.raises(DataError, match="0 optimizer steps: 3 rows make no batch of 4"):
         trainer.train()
+
+
+def test_processes_that_have_read_other_rows_are_refused_before_one_waits_for_another(tmp_path, monkeypatch):
+    trainer = trainer_of_three_rows(tmp_path, batch=1)
+    monkeypatch.setattr(base, "gather_object", lambda mine: [*mine, [2, None]])
+    with pytest.raises(
+        DataError, match=r"have not read the same rows \(process 0: 3, process 1: 2; and those of valid"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_a_batch_that_can_be_filled_is_not_refused(tmp_path):
