@@ -51,6 +51,7 @@ class Shape:
 
     def fill(self, texts: Sequence[str]) -> tuple[str, list[Span]]:
         """Put texts between the pieces: the conversation, and the (start, stop) characters of it that are trained."""
+        # Pieces ["<u>", "<a>", "<e>"] and texts ["Hi", "Yes"] are "<u>Hi<a>Yes<e>"; piece 2 begins behind "Yes".
         written, starts, size = [self.pieces[0]], [0], len(self.pieces[0])
         for text, piece in zip(texts, self.pieces[1:], strict=True):
             written += [text, piece]
@@ -150,6 +151,7 @@ class Shapes:
         turns = [number for number, role in enumerate(roles) if role == "assistant" and trained[number]]
         if len(turns) < MANY_TURNS or not self.nearby or not self.by_turns:
             return []
+        # 3 renders a turn are 1,200 of 800 turns; of the turns that are alike one is rendered.
         # User, assistant, user, assistant...: all turns but those near the two ends are alike.
         like = {number: _see_nearby(key, number) for number in turns}
         first = {seen: number for number, seen in reversed(like.items())}

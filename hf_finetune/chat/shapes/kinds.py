@@ -242,6 +242,7 @@ def _find_kind_of_filter(seen: Analysis, node: nodes.Filter) -> Kind:
         return Kind.MESSAGE if name in _ITEMS else kind
     if kind is Kind.MESSAGES and name in ("selectattr", "rejectattr") and _list_strings(node.args[:1]) == [ROLE]:
         return kind
+    # Others change the text (`upper`), or say something of it (`length`).
     if kind in (Kind.TEXT, Kind.WRITTEN) and bare and name in ("trim", "string", "safe"):
         return kind
     if kind in (Kind.TEXT, Kind.WRITTEN) and bare and name == "tojson":

@@ -148,6 +148,7 @@ class ConversationRenderer:
         for row in rows:
             with count_rendered(row[0], self.total, CONVERSATIONS):
                 done[row[0]] = self._assemble(row)
+        # A few rows say what could be taken for something else; these the template writes itself.
         rest = [row for row in rows if done[row[0]] is None]
         while rest:
             began, some = time.monotonic(), rest[: self.at_once]
