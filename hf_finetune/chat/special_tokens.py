@@ -39,21 +39,28 @@ class TokenizedText:
 
     ids: list[int]
     """(tokens,)"""
-    offsets: list[tuple[int, int]]
-    """(start, stop) of each token in the twin's string: (tokens,)."""
+    encoding: Encoding
+    """Knows for which characters of the twin's string each token stands."""
     bounds: list[int]
-    """The positions that `encode` was given, in the same string as `offsets`."""
+    """The positions that `encode` was given, in the same string."""
     text: str
     """That string: control tokens under the names of the twin, all else as it was written."""
 
+    def find_characters(self, token: int) -> tuple[int, int]:
+        """Find the (start, stop) characters of token number `token`, in the twin's string."""
+        # A list of all would take a hundred bytes a token, and longer than to tokenize a tenth of the text.
+        characters = self.encoding.token_to_chars(token)
+        assert characters is not None
+        return characters
+
     def is_control(self, token: int) -> bool:
         """Whether token number `token` is a control token, and not one of the text."""
-        start, stop = self.offsets[token]
+        start, stop = self.find_characters(token)
         return self.text[start:stop].startswith(MARK[0])
 
     def read_text(self, start: int, stop: int) -> str:
         """The text that the tokens from `start` to `stop` stand for, as it was written, without control tokens."""
-        return _TWIN_NAME.sub("", self.text[self.offsets[start][0] : self.offsets[stop - 1][1]])
+        return _TWIN_NAME.sub("", self.text[self.find_characters(start)[0] : self.find_characters(stop - 1)[1]])
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ class ControlTokens:
         joined = ["".join(parts) for parts in pieces]
         encoded = encode_batch(self.twin, joined)
         return [
-            TokenizedText(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])), text)
+            TokenizedText(one.ids, one, list(accumulate(len(part) for part in parts[:-1])), text)
             for one, parts, text in zip(encoded, pieces, joined, strict=True)
         ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from operator import itemgetter
 
 from hf_finetune.chat.assistant_mask import Span
 from hf_finetune.chat.special_tokens import TokenizedText
@@ -36,10 +35,11 @@ def find_token_ranges(spans: Sequence[Span], tokens: TokenizedText) -> list[Span
     # With the offsets (0, 2) (2, 5) (5, 6) the span (3, 5) is the range (1, 2): the token of (2, 5) is trained whole.
     asked = sorted({position for span in spans for position in span})
     position_of = dict(zip(asked, tokens.bounds, strict=True))
+    numbers = range(len(tokens.ids))
     return [
         (
-            bisect_right(tokens.offsets, position_of[start], key=itemgetter(1)),
-            bisect_left(tokens.offsets, position_of[stop], key=itemgetter(0)),
+            bisect_right(numbers, position_of[start], key=lambda token: tokens.find_characters(token)[1]),
+            bisect_left(numbers, position_of[stop], key=lambda token: tokens.find_characters(token)[0]),
         )
         for start, stop in spans
     ]
