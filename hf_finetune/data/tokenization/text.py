@@ -40,7 +40,8 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
 
     A text that spells a special token stays ordinary text.
     """
-    return [encoding.ids for encoding in get_control_tokens(tokenizer, only_special=True).encode_plain(texts)]
+    control = get_control_tokens(tokenizer, only_special=True)
+    return [encoding.ids for encoding in control.encode_plain(texts, offsets=False)]
 
 
 Locate = Callable[[int], tuple[str, int | None]]
@@ -96,14 +97,15 @@ def encode_texts(
     control = get_control_tokens(tokenizer, only_special=True)
     paired = [number for number, pair in enumerate(pairs or []) if pair]  # an empty pair is none
     try:
-        second = iter(control.encode_plain([pair for pair in pairs or [] if pair]))
+        second = iter(control.encode_plain([pair for pair in pairs or [] if pair], offsets=False))
     except TextGivenUp as fault:
         fault.number = paired[fault.number]
         raise
+    plain = control.encode_plain(texts, offsets=False)
     with _truncation(tokenizer.backend_tokenizer, max_length) as backend:
         encodings = [
             backend.post_process(text, next(second) if pair else None)
-            for text, pair in zip(control.encode_plain(texts), pairs or [None] * len(texts), strict=True)
+            for text, pair in zip(plain, pairs or [None] * len(texts), strict=True)
         ]
     rows = [
         (encoding.ids, encoding.type_ids) if encoding.ids else ([_find_placeholder(tokenizer)], [0])
