@@ -24,7 +24,7 @@ Batches = Generator[pa.RecordBatch, None, Stats]
 
 # Incremented when the layout of a cached file changes, rows are tokenized in another way, or rows that were taken are
 # refused: older files are not found.
-CACHE_VERSION = 9
+CACHE_VERSION = 10
 
 
 def compute_cache_key(made_from: Any) -> str:
