@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from datasets import Dataset
 
 from hf_finetune.data.reading.conversation_checks import SYSTEM_ROLES
 from hf_finetune.data.splitting.assignment import Hashes, Rows
+from hf_finetune.data.splitting.batches import iterate_batches
 
 NGRAM_SIZE = 13
-ROWS_AT_ONCE = 4_000
-BYTES_AT_ONCE = 2**24
 
 # Odd: the powers of an even number become 0 modulo 2**64.
 _WORD_BASE, _TURN_BASE, _EXTRA_FACTOR, _NGRAM_BASE = (np.uint64(0x9E3779B97F4A7C15 + 2 * step) for step in (0, 1, 2, 3))
@@ -106,32 +104,20 @@ class _Index:
 
 
 def iterate_fingerprints(table: Dataset, numbers: Rows, key: bytes = b"") -> Iterator[tuple[int, Fingerprints]]:
-    """Yield the hashes of a split's rows, some thousand at a time, with the number of the first of them.
+    """Yield the hashes of a split's rows, some thousand at a time, with the place of the first of them in `numbers`.
 
-    A table is of conversations, prompts with completions, labelled texts or documents. With `key`, of up to 64 bytes,
+    `numbers`, (rows,), are ascending and distinct.     A table is of conversations, prompts with completions, labelled texts or documents. With `key`, of up to 64 bytes,
     the hashes of words are keyed, and all others follow from them.
     """
-    for start, stop in pairwise(_find_batches(table, numbers)):
-        wanted = pa.array(numbers[start:stop])
-        rows = table.data.table.take(wanted).combine_chunks()
+    for start, rows in iterate_batches(table, numbers):
         yield start, _compute_fingerprints(*_flatten_messages(rows), key)
 
 
-def _find_batches(table: Dataset, numbers: Rows) -> list[int]:
-    """Cut `numbers` (rows,) at every `ROWS_AT_ONCE` rows, or after fewer where their documents are large."""
-    if "text" not in table.column_names or not len(numbers):
-        return [*range(0, len(numbers), ROWS_AT_ONCE), len(numbers)]
-    sizes = pc.binary_length(table.data.column("text")).to_numpy()[numbers]
-    # Rows of one batch share the number of bytes before them, in whole units of BYTES_AT_ONCE.
-    units = (np.cumsum(sizes, dtype=np.int64) - sizes) // BYTES_AT_ONCE
-    cuts = {*range(0, len(numbers), ROWS_AT_ONCE), *(np.flatnonzero(np.diff(units)) + 1).tolist(), len(numbers)}
-    return sorted(cuts)
-
-
-def _flatten_messages(rows: Any) -> tuple[Rows, list[str], Any, Any]:
+def _flatten_messages(rows: pa.RecordBatch) -> tuple[Rows, list[str], Any, Any]:
     """Flatten the messages of all rows: their number (rows,), and the roles, texts and free-form JSON (messages,)."""
-    if "messages" in rows.column_names:
-        column = rows.column("messages").combine_chunks()
+    names = rows.schema.names
+    if "messages" in names:
+        column = rows.column("messages")
         turns = column.flatten()
         return (
             column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64),
@@ -139,14 +125,17 @@ def _flatten_messages(rows: Any) -> tuple[Rows, list[str], Any, Any]:
             turns.field("content"),
             turns.field("extra"),
         )
-    pairs = np.arange(2 * len(rows)).reshape(2, -1).T.ravel()  # first, second, first, second ...
-    if rows.column_names.count("text_pair") == 0 and "text" in rows.column_names:  # documents, which nobody says
-        texts = rows.column("text").combine_chunks()
+    if "text_pair" not in names and "text" in names:  # documents, which nobody says
+        texts = rows.column("text")
         return np.ones(len(rows), np.int64), ["text"] * len(rows), texts, pa.nulls(len(texts), pa.string())
-    names = ("prompt", "completion") if "prompt" in rows.column_names else ("text", "text_pair")
-    both = pa.concat_arrays([rows.column(name).combine_chunks() for name in names])
+    pairs = np.arange(2 * len(rows)).reshape(2, -1).T.ravel()  # first, second, first, second ...
+    both = pa.concat_arrays([rows.column(name) for name in _name_pair(names)])
     texts = both.take(pa.array(pairs)).fill_null("")
     return np.full(len(rows), 2), ["user", "assistant"] * len(rows), texts, pa.nulls(len(texts), pa.string())
+
+
+def _name_pair(names: list[str]) -> tuple[str, str]:
+    return ("prompt", "completion") if "prompt" in names else ("text", "text_pair")
 
 
 def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, extras: Any, key: bytes) -> Fingerprints:

@@ -18,6 +18,7 @@ from hf_finetune.data.reading.format_detection import build_row_settings, choose
 from hf_finetune.data.reading.formats import Kind, get_features
 from hf_finetune.data.reading.sources import DataFile, resolve_sources
 from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, split_rows
+from hf_finetune.data.splitting.batches import encode_values
 from hf_finetune.data.splitting.leakage import (
     RowLocations,
     Selection,
@@ -199,11 +200,10 @@ def _log_left_out(file: FileStats) -> None:
 def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:
     """Encode a column as the rank of each row's value: codes (rows,) from 0, and the sorted values."""
     # ["b", "a", "b"] -> [1, 0, 1], ["a", "b"]. Not Arrow's own codes, which follow the order of the rows.
-    encoded = table.data.column(column).combine_chunks().dictionary_encode()
-    values = encoded.dictionary.to_pylist()
+    codes, values = encode_values(table, column)
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[np.argsort(np.array(values, dtype=object))] = np.arange(len(values))
-    return ranks[encoded.indices.to_numpy()], sorted(values)
+    return ranks[codes], sorted(values)
 
 
 def _check_some_text(tables: Mapping[str, Dataset]) -> None:
