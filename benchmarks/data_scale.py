@@ -73,7 +73,8 @@ class Sampler(threading.Thread):
         me = psutil.Process()
         while True:
             here = [self._read(each) for each in (me, *me.children(recursive=True))]
-            self.rss, self.own = (max(old, sum(new)) for old, new in zip((self.rss, self.own), zip(*here), strict=True))
+            self.rss = max(self.rss, sum(rss for rss, _ in here))
+            self.own = max(self.own, sum(own for _, own in here))
             time.sleep(0.02)
 
     @staticmethod
@@ -138,7 +139,8 @@ def main() -> None:
             print(f"{rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB")
             for state in ("cold", "warm"):
                 found = run_child(path, Path(name))
-                stages = [f"{stage} {took:.1f} s ({rows / took:,.0f} rows/s)" for stage, took in found["seconds"].items()]
+                took = found["seconds"].items()
+                stages = [f"{stage} {seconds:.1f} s ({rows / seconds:,.0f} rows/s)" for stage, seconds in took]
                 peaks = f"peak {found['rss'] / 1e6:,.0f} MB, without mapped files {found['own'] / 1e6:,.0f} MB"
                 print(f"  {state}: {peaks}", *stages, sep="\n    ", flush=True)
 

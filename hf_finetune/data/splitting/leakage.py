@@ -19,7 +19,8 @@ from hf_finetune.data.reading.arrow import FILE, GROUP, LINE, ROW_HASH, FileStat
 from hf_finetune.data.reading.sources import DataFile
 from hf_finetune.data.splitting.assignment import Hashes, Rows
 from hf_finetune.data.splitting.batches import read_values
-from hf_finetune.data.splitting.overlap import Overlap, find_overlap
+from hf_finetune.data.splitting.overlap import Overlap
+from hf_finetune.data.splitting.train_prints import compare_splits, read_user_key
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Selection) -> tuple
     """Return the training rows, each once (rows,), and the overlap of every other split with them."""
     train = np.unique(chosen["train"][1])  # weights repeat rows
     others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
-    return train, find_overlap((tables["train"], train), others)
+    return train, compare_splits((tables["train"], train), others, read_user_key())
 
 
 def _build_duplicate_problems(split: str, overlap: Overlap, places: RowLocations, train: RowLocations) -> list[Problem]:

@@ -8,7 +8,7 @@ over these hashes, modulo 2**64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -50,14 +50,22 @@ class Fingerprints:
     run_rows: Rows
 
 
-def find_overlap(train: tuple[Dataset, Rows], others: Mapping[str, tuple[Dataset, Rows]]) -> dict[str, Overlap]:
+def find_overlap(
+    train: tuple[Dataset, Rows],
+    others: Mapping[str, tuple[Dataset, Rows]],
+    key: bytes = b"",
+    collect: Callable[[int, Fingerprints], None] | None = None,
+) -> dict[str, Overlap]:
     """Compare the rows of each split in `others` with the training rows.
 
-    A split is a table and its row numbers there (rows,); the tables hold conversations, prompts with completions, or
-    labelled texts, in the intermediate form. Memory grows with `others`, not with the training rows.
+    A split is a table and its row numbers there (rows,), ascending and distinct; the tables hold conversations, prompts
+    with completions, or labelled texts, in the intermediate form. `collect` is given the prints of the training rows as
+    `iterate_fingerprints` yields them. Memory grows with `others`, not with the training rows.
     """
-    indexes = {name: _Index(*split) for name, split in others.items()}
-    for start, prints in iterate_fingerprints(*train):
+    indexes = {name: _Index(*split, key) for name, split in others.items()}
+    for start, prints in iterate_fingerprints(*train, key):
+        if collect is not None:
+            collect(start, prints)
         for index in indexes.values():
             index.compare(start, prints)
     return {name: index.build_overlap() for name, index in indexes.items()}
@@ -66,8 +74,8 @@ def find_overlap(train: tuple[Dataset, Rows], others: Mapping[str, tuple[Dataset
 class _Index:
     """The rows and n-grams of one split, sorted: training rows are looked up in it."""
 
-    def __init__(self, table: Dataset, numbers: Rows) -> None:
-        parts = [(start, prints) for start, prints in iterate_fingerprints(table, numbers)]
+    def __init__(self, table: Dataset, numbers: Rows, key: bytes) -> None:
+        parts = list(iterate_fingerprints(table, numbers, key))
         self.rows = np.concatenate([prints.rows for _, prints in parts])  # (rows,)
         self.order = np.argsort(self.rows, kind="stable")
         self.first_copy = np.full(len(self.rows), -1, dtype=np.int64)  # by position in `order`
@@ -106,8 +114,8 @@ class _Index:
 def iterate_fingerprints(table: Dataset, numbers: Rows, key: bytes = b"") -> Iterator[tuple[int, Fingerprints]]:
     """Yield the hashes of a split's rows, some thousand at a time, with the place of the first of them in `numbers`.
 
-    `numbers`, (rows,), are ascending and distinct.     A table is of conversations, prompts with completions, labelled texts or documents. With `key`, of up to 64 bytes,
-    the hashes of words are keyed, and all others follow from them.
+    `numbers`, (rows,), are ascending and distinct. A table is of conversations, prompts with completions, labelled
+    texts or documents. With `key`, of up to 64 bytes, the hashes of words are keyed, and all others follow from them.
     """
     for start, rows in iterate_batches(table, numbers):
         yield start, _compute_fingerprints(*_flatten_messages(rows), key)
