@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from hf_finetune.data.reading.arrow import FILE, GROUP, LINE, ROW_HASH, FileStats
 from hf_finetune.data.reading.sources import DataFile
-from hf_finetune.data.splitting.assignment import Hashes, Rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.batches import read_values
 from hf_finetune.data.splitting.overlap import Overlap
 from hf_finetune.data.splitting.train_prints import compare_splits, read_user_key
@@ -175,7 +175,7 @@ def count_train_duplicates(
 
 def log_repeated_rows(table: Dataset, numbers: Rows, files: Sequence[DataFile]) -> None:
     """Log how many of the training rows `numbers` (rows,) are copies of an earlier one, and the first of them."""
-    rows = np.unique(numbers)  # weights repeat rows
+    rows = sort_distinct(numbers)  # weights repeat rows
     ordered = get_row_hashes(table)[rows]
     order = np.argsort(ordered, kind="stable")
     ordered = ordered[order]
@@ -212,7 +212,7 @@ def _log_duplicates(
 
 def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Selection) -> tuple[Rows, dict[str, Overlap]]:
     """Return the training rows, each once (rows,), and the overlap of every other split with them."""
-    train = np.unique(chosen["train"][1])  # weights repeat rows
+    train = sort_distinct(chosen["train"][1])  # weights repeat rows
     others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
     return train, compare_splits((tables["train"], train), others, read_user_key())
 

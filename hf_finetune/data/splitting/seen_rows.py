@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from hf_finetune.data.splitting.assignment import Hashes, Rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.overlap import iterate_fingerprints
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.splitting.train_prints import find_prints, read_user_key
@@ -37,18 +37,20 @@ def keep_row_prints(folder: Path, splits: Splits, *, resume: bool) -> None:
 def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
     """Hash the rows of a run under `key`."""
     train = splits.rows["train"]
-    found = find_prints((train, np.unique(_number_rows(train))), key)  # weights repeat rows
+    found = find_prints((train, sort_distinct(_number_rows(train))), key)  # weights repeat rows
     rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}
     return RowPrints(key, found["texts"], found["ngrams"], rows)
 
 
 def find_seen_rows(rows: Dataset, prints: RowPrints) -> SeenRows:
     """Look for the rows of a data set among those that a run has trained."""
-    distinct, place = np.unique(_number_rows(rows), return_inverse=True)
+    numbers = _number_rows(rows)
+    distinct = sort_distinct(numbers)
     copies, shares = np.zeros(len(distinct), np.bool_), np.zeros(len(distinct), np.bool_)
     for start, found in iterate_fingerprints(rows, distinct, prints.key):
         copies[start : start + len(found.rows)] = _is_in(found.rows, prints.texts)
         shares[start + found.run_rows[_is_in(found.runs, prints.ngrams)]] = True
+    place = np.searchsorted(distinct, numbers)
     return SeenRows(copies[place], shares[place])
 
 

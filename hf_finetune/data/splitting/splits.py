@@ -17,7 +17,7 @@ from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, Re
 from hf_finetune.data.reading.format_detection import build_row_settings, choose_decoder
 from hf_finetune.data.reading.formats import Kind, get_features
 from hf_finetune.data.reading.sources import DataFile, resolve_sources
-from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, split_rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, sort_distinct, split_rows
 from hf_finetune.data.splitting.batches import encode_values
 from hf_finetune.data.splitting.leakage import (
     RowLocations,
@@ -81,7 +81,7 @@ class Splits:
             "splits": {
                 name: {
                     "rows": len(hashes),
-                    "distinct": len(np.unique(hashes)),
+                    "distinct": len(sort_distinct(hashes)),
                     # Of all rows together: by the hash of each one a text could be tried (`data.splitting.seen_rows`).
                     "sha256": hash_membership(hashes),
                 }

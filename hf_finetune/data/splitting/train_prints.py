@@ -17,7 +17,7 @@ import numpy.typing as npt
 from datasets import Dataset
 
 from hf_finetune.data.cache import compute_cache_key, place_in_cache
-from hf_finetune.data.splitting.assignment import Hashes, Rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.overlap import Fingerprints, Overlap, find_overlap, iterate_fingerprints
 from hf_finetune.row_prints import UNREADABLE, draw_key, map_arrays, write_arrays
 
@@ -49,17 +49,14 @@ class PrintCollector:
             self._merge()
 
     def _merge(self) -> None:
-        self._ngrams = np.unique(np.concatenate([self._ngrams, *self._waiting]))[:MAX_NGRAMS]
+        self._ngrams = sort_distinct(np.concatenate([self._ngrams, *self._waiting]))[:MAX_NGRAMS]
         self._waiting = []
 
     def build_arrays(self) -> Arrays:
         """The prints of the rows' texts, sorted and without repeats, and the smallest `MAX_NGRAMS` n-grams."""
         self._merge()
-        texts = self._texts
-        texts.sort()
-        first = np.ones(len(texts), np.bool_)
-        np.not_equal(texts[1:], texts[:-1], out=first[1:])
-        return {"texts": texts if first.all() else texts[first], "ngrams": self._ngrams}
+        self._texts.sort()  # in its place: sorted already, it is copied only where it has repeats
+        return {"texts": sort_distinct(self._texts), "ngrams": self._ngrams}
 
 
 def read_user_key() -> bytes:
@@ -98,7 +95,7 @@ def _name_rows(split: Split) -> list[str]:
     """What tells the rows of a split from all others: the file of its table, whose name is a hash, and the numbers."""
     table, numbers = split
     files = [Path(each["filename"]).name for each in table.cache_files] or [table._fingerprint]
-    return [*files, hashlib.sha256(np.ascontiguousarray(numbers, dtype="<i8")).hexdigest()]
+    return [*files, hashlib.sha256(numbers.astype("<i8", copy=False).data).hexdigest()]
 
 
 def _place_prints(train: Split, key: bytes) -> Path:
