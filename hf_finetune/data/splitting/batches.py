@@ -19,6 +19,8 @@ from hf_finetune.data.splitting.assignment import Rows
 
 ROWS_AT_ONCE = 4_000
 BYTES_AT_ONCE = 2**24
+# What `datasets` has done to a table since it was mapped, and left its rows as they are in the file.
+_KEEP_ROWS = {"select", "replace_schema_metadata"}
 
 
 def iterate_batches(table: Dataset, numbers: Rows) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -47,7 +49,7 @@ def _iterate_stored(table: Dataset) -> Iterator[pa.RecordBatch]:
     Pages of a mapped file stay with the process for as long as the system has room: it would look as large as the file.
     """
     own = table.data
-    if isinstance(own, MemoryMappedTable) and all(name == "select" for name, _, _ in own.replays):
+    if isinstance(own, MemoryMappedTable) and {name for name, _, _ in own.replays} <= _KEEP_ROWS:
         with pa.OSFile(own.path) as file, pa.ipc.open_stream(file) as stored:
             for batch in stored:
                 yield batch.select(table.column_names)

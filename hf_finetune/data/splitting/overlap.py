@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,16 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.data.reading.conversation_checks import SYSTEM_ROLES
-from hf_finetune.data.splitting.assignment import Hashes, Rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
 
 NGRAM_SIZE = 13
 
 # Odd: the powers of an even number become 0 modulo 2**64.
 _WORD_BASE, _TURN_BASE, _EXTRA_FACTOR, _NGRAM_BASE = (np.uint64(0x9E3779B97F4A7C15 + 2 * step) for step in (0, 1, 2, 3))
+
+# The table of flags is made in 2**7 parts.
+_FLAG_BITS = 7
 
 Flags = npt.NDArray[np.bool_]
 
@@ -72,43 +76,63 @@ def find_overlap(
 
 
 class _Index:
-    """The rows and n-grams of one split, sorted: training rows are looked up in it."""
+    """The rows and n-grams of one split, sorted: training rows are looked up in it. 12 bytes for each n-gram."""
 
     def __init__(self, table: Dataset, numbers: Rows, key: bytes) -> None:
-        parts = list(iterate_fingerprints(table, numbers, key))
-        self.rows = np.concatenate([prints.rows for _, prints in parts])  # (rows,)
-        self.order = np.argsort(self.rows, kind="stable")
-        self.first_copy = np.full(len(self.rows), -1, dtype=np.int64)  # by position in `order`
-        runs = np.concatenate([prints.runs for _, prints in parts])
-        self.run_rows = np.concatenate([start + prints.run_rows for start, prints in parts])
-        self.runs, self.run_of = np.unique(runs, return_inverse=True)
+        self.split, self.key = (table, numbers), key
+        rows, runs = np.empty(len(numbers), np.uint64), [np.empty(0, np.uint64)]
+        for start, prints in iterate_fingerprints(table, numbers, key):
+            rows[start : start + len(prints.rows)] = prints.rows
+            runs.append(sort_distinct(prints.runs))
+        self.order = np.argsort(rows, kind="stable")
+        self.rows = rows[self.order]
+        self.first_copy = np.full(len(rows), -1, dtype=np.int64)  # by position in `order`
+        self.runs = sort_distinct(np.concatenate(runs))
         self.run_seen = np.zeros(len(self.runs), dtype=bool)
-        # Nearly all n-grams that are looked up are absent: a table of flags by their high bits (a Bloom filter with one
-        # hash, at least 16 flags for each n-gram) rules most of them out before the binary search.
-        self.shift = np.uint64(64 - max(int(16 * len(self.runs)).bit_length(), 10))
-        self.present = np.zeros(2 ** (64 - int(self.shift)), dtype=bool)
-        self.present[self.runs >> self.shift] = True
+        self.shift = np.uint64(64 - max(int(16 * len(self.runs)).bit_length(), _FLAG_BITS + 3))
+        self.flags = _set_flags(self.runs, self.shift)
 
     def compare(self, start: int, prints: Fingerprints) -> None:
         """Mark the rows and n-grams that consecutive training rows, from number `start` on, have too."""
-        ordered = self.rows[self.order]
-        # Equal rows stand together in `ordered`: a training row with left < right duplicates those between the two.
-        left = np.searchsorted(ordered, prints.rows, "left")
-        right = np.searchsorted(ordered, prints.rows, "right")
+        # Equal rows stand together in `rows`: a training row with left < right duplicates those between the two.
+        left = np.searchsorted(self.rows, prints.rows, "left")
+        right = np.searchsorted(self.rows, prints.rows, "right")
         for number in np.flatnonzero(left < right):
             # A view: writing to it fills `first_copy`. Rows that an earlier training row claimed stay with that one.
             place = self.first_copy[left[number] : right[number]]
             place[place < 0] = start + number
-        runs = prints.runs[self.present[prints.runs >> self.shift]]
+        flag = prints.runs >> self.shift
+        runs = prints.runs[(self.flags[flag >> np.uint64(3)] >> (flag & np.uint64(7)).astype(np.uint8)) & 1 == 1]
         at = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
         self.run_seen[at[self.runs[at] == runs]] = True
 
     def build_overlap(self) -> Overlap:
-        """Return what was marked, in the order of the split's rows."""
+        """Return what was marked, in the order of the split's rows, whose n-grams are computed once more for it."""
         copy_of, shares = np.empty_like(self.first_copy), np.zeros(len(self.rows), dtype=bool)
         copy_of[self.order] = self.first_copy
-        shares[self.run_rows[self.run_seen[self.run_of]]] = True
+        seen = self.runs[self.run_seen]
+        for start, prints in iterate_fingerprints(*self.split, self.key) if len(seen) else ():
+            at = np.minimum(np.searchsorted(seen, prints.runs), len(seen) - 1)
+            shares[start + prints.run_rows[seen[at] == prints.runs]] = True
         return Overlap(copy_of, shares)
+
+
+def _set_flags(runs: Hashes, shift: np.uint64) -> npt.NDArray[np.uint8]:
+    """Set the bits of the high bits of `runs`, (n-grams,) and sorted, in a table of `uint8`.
+
+    Nearly all n-grams that are looked up are absent: this (a Bloom filter with one hash, at least 16 bits for each
+    n-gram) rules most of them out before the binary search.
+    """
+    bits = runs >> shift
+    size = 2 ** (64 - int(shift))
+    part = size // 2**_FLAG_BITS  # so many flags at once: as whole bytes they take eight times the memory
+    ends = np.searchsorted(bits, np.arange(0, size + 1, part, dtype=np.uint64))
+    flags = np.empty(size // 8, np.uint8)
+    for number, (start, stop) in enumerate(pairwise(ends)):
+        some = np.zeros(part, np.bool_)
+        some[bits[start:stop] - np.uint64(number * part)] = True
+        flags[number * part // 8 : (number + 1) * part // 8] = np.packbits(some, bitorder="little")
+    return flags
 
 
 def iterate_fingerprints(table: Dataset, numbers: Rows, key: bytes = b"") -> Iterator[tuple[int, Fingerprints]]:

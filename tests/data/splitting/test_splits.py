@@ -425,7 +425,7 @@ def test_validation_must_have_the_format_and_label_type_of_train():
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(monkeypatch):
     write("rows.jsonl", texts(10))
-    hashed = arrow.hash_file
+    hashed = arrow.hash_data_file
 
     def hash_and_change(path):
         digest = hashed(path)
@@ -433,7 +433,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(monkeypatch):
         return digest
 
     with monkeypatch.context() as patched:
-        patched.setattr(arrow, "hash_file", hash_and_change)
+        patched.setattr(arrow, "hash_data_file", hash_and_change)
         assert "rows.jsonl: the file changed while it was read" in refused(train="rows.jsonl")
     assert "new 3 " in load(train="rows.jsonl").rows["train"]["text"]
 
