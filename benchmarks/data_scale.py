@@ -28,6 +28,8 @@ import psutil
 POOL = 100_000
 WORDS_EACH = 70
 SHARE = 0.02
+SETTLED = 4.0
+"""Seconds after which the sha256 of a file is kept: one that has just been written may be written again."""
 STAGES = {
     "read_role": "reading and checks",
     "_assign_rows": "splitting",
@@ -136,6 +138,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "rows.jsonl"
             write_rows(path, rows)
+            time.sleep(SETTLED)
             print(f"{rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB")
             for state in ("cold", "warm"):
                 found = run_child(path, Path(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -52,7 +53,10 @@ def get_row_hashes(table: Dataset) -> Hashes:
 def hash_membership(hashes: Hashes) -> str:
     """Hash the set of rows of a split, whatever their order; `hashes`: (rows,)."""
     # Big-endian, so that the digest is the same on every machine.
-    return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
+    ordered = np.sort(hashes)
+    if sys.byteorder == "little":
+        ordered.byteswap(inplace=True)
+    return hashlib.sha256(ordered.data).hexdigest()
 
 
 def check_files_differ(files: Mapping[str, Sequence[DataFile]]) -> None:

@@ -222,7 +222,7 @@ def _assign_rows(
     table, fractions = tables["train"], {name: share for name, share in wanted.items() if share is not None}
     chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
     if fractions:
-        strata = np.zeros(len(table), dtype=np.int64)
+        strata = np.broadcast_to(np.int64(0), len(table))  # one for all, which takes no memory
         if data.stratify_by is not None:
             strata = _compute_strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
         groups = _compute_groups(table, data.group_by, len(fractions)) if data.group_by is not None else None

@@ -106,7 +106,9 @@ def test_arrays_are_mapped_where_they_stand_and_a_changed_byte_is_noticed(tmp_pa
     arrays = {"a": np.arange(5, dtype=np.uint64), "of/none": np.empty(0, np.uint64), "b": np.arange(3, dtype=np.uint8)}
     write_arrays(path, arrays)
     found = map_arrays(path)
-    assert {name: each.tolist() for name, each in found.items()} == {name: each.tolist() for name, each in arrays.items()}
+    assert {name: each.tolist() for name, each in found.items()} == {
+        name: each.tolist() for name, each in arrays.items()
+    }
     assert isinstance(found["a"], np.memmap)
     assert found["a"].offset % 64 == 0
     with np.load(path) as loaded:  # numpy's own reader takes the same file
