@@ -21,7 +21,7 @@ Batches = Generator[pa.RecordBatch, None, Stats]
 
 # Incremented when the layout of a cached file changes, rows are tokenized in another way, or rows that were taken are
 # refused: older files are not found.
-CACHE_VERSION = 8
+CACHE_VERSION = 9
 
 
 def compute_cache_key(made_from: Any) -> str:
@@ -50,6 +50,11 @@ def hash_dataset(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
+def place_dataset(kind: str, made_from: Any) -> Path:
+    """The file of the data set of these inputs, whether it is there or not. Raises OSError."""
+    return place_in_cache(f"{kind}-{compute_cache_key(made_from)}.arrow")
+
+
 def build_cached_dataset(
     kind: str, made_from: Any, features: Features, build: Callable[[], Batches]
 ) -> tuple[Dataset, Stats]:
@@ -58,7 +63,7 @@ def build_cached_dataset(
     Files are written aside and renamed, the counts first, so that processes may race, and a killed one leaves nothing
     that looks complete. Raises OSError where the cache cannot be written, and whatever `build` raises.
     """
-    arrow = place_in_cache(f"{kind}-{compute_cache_key(made_from)}.arrow")
+    arrow = place_dataset(kind, made_from)
     sidecar = arrow.with_suffix(".json")
     if not arrow.exists():
         _write_dataset(arrow, sidecar, features, build())
