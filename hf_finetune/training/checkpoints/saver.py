@@ -176,8 +176,8 @@ class CheckpointSaver:
 
     def _leaves_weights_alone(self) -> bool:
         """Whether no callback of a user could change the weights between a save and the optimizer's next step."""
-        # Pruning or a moving average may be done in any of these; what comes behind the optimizer's step comes behind the
-        # copy as well.
+        # Pruning or a moving average may be done in any of these; what comes behind the optimizer's step comes behind
+        # the copy as well.
         callbacks: list[Any] = self.trainer.callback_handler.callbacks
         foreign = [type(each) for each in callbacks if not type(each).__module__.startswith(_OURS)]
         return not any(
