@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from hf_finetune.errors import DataError, Problem, find_closest
 
 REGRESSION_NAME = "value"
 LABEL_MAP = "data.labels"
+LABELS_AT_ONCE = 10_000
 MAX_MAPPED = 20
 """More labels than a message can hold a map of."""
 
@@ -56,21 +58,28 @@ class Labels:
         single: int64 (rows,); multi: 0.0 and 1.0 as float32 (rows, labels); number: float32 (rows,).
         Raises DataError for a label that is none of `values`.
         """
-        rows = column[:]  # a `datasets` column is read at once by [:], but row by row when iterated
+        rows = chain.from_iterable(labels for _, labels in iterate_labels(column))
         if self.kind == "number":
-            return np.asarray(rows, dtype=np.float32)
+            return np.fromiter(rows, dtype=np.float32, count=len(column))
         # Strings and integers, never both: the decoder rejects a label of another type than the first.
         number_of = {value: number for number, value in enumerate(self.values)}
         try:
             if self.kind == "single":
-                return np.fromiter((number_of[label] for label in rows), dtype=np.int64, count=len(rows))
-            encoded = np.zeros((len(rows), len(self.names)), dtype=np.float32)
+                return np.fromiter((number_of[label] for label in rows), dtype=np.int64, count=len(column))
+            encoded = np.zeros((len(column), len(self.names)), dtype=np.float32)
             for row, labels in enumerate(rows):
                 encoded[row, [number_of[label] for label in labels]] = 1.0
         except KeyError as unknown:
             what = f"{format_value(unknown.args[0])} is none of the labels"
             raise DataError(Problem(what, f"they are {', '.join(self.names)}")) from None
         return encoded
+
+
+def iterate_labels(column: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield the labels of a split some at a time, with the number of the first row of them."""
+    # A `datasets` column is read row by row when it is iterated, and whole by [:].
+    for start in range(0, len(column), LABELS_AT_ONCE):
+        yield start, column[start : start + LABELS_AT_ONCE]
 
 
 def suggest_label_map(found: Sequence[str], known: Sequence[str]) -> str:

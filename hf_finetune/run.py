@@ -24,7 +24,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.chat import today
 from hf_finetune.config import SFT_RECIPES, RecipeName, Run, dump_dict, dump_yaml, load_run
-from hf_finetune.data import Splits, keep_row_prints
+from hf_finetune.data import Splits, keep_rejected_lines, keep_row_prints
 from hf_finetune.environment import (
     describe_commit,
     describe_machine,
@@ -146,6 +146,7 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
         "project": describe_commit(),
     }
     open_manifest(run.output_dir, manifest, dump_yaml(_as_asked(run)), resume=resume)
+    keep_rejected_lines(Path(run.output_dir), splits)
     if args is not None:
         keep_row_prints(Path(run.output_dir), splits, resume=bool(resume))
 

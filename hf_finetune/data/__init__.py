@@ -8,6 +8,7 @@ corpora/        rows to begin with, from the Python installation itself; canarie
 early_check     small files are read before torch is imported, so that a wrong row is said at once
 cache           Arrow files of earlier runs, found by what they were made from
 cache_entries   the files of the cache: filled by one process at a time, listed, verified, removed
+file_hashes     the sha256 of a file that has not changed since
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hf_finetune.data.reading.file_kinds import check_rows_name
     from hf_finetune.data.reading.reader import read_rows
     from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
+    from hf_finetune.data.splitting.rejected_lines import keep_rejected_lines
     from hf_finetune.data.splitting.seen_rows import keep_row_prints
     from hf_finetune.data.splitting.splits import Splits, load_splits
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
@@ -59,6 +61,7 @@ __all__ = [
     "freeze_labels",
     "get_padded_width",
     "is_damaged",
+    "keep_rejected_lines",
     "keep_row_prints",
     "list_entries",
     "load_splits",

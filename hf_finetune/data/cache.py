@@ -53,6 +53,11 @@ def hash_dataset(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
+def place_dataset(kind: str, made_from: Any) -> Path:
+    """The file of the data set of these inputs, whether it is there or not. Raises OSError."""
+    return place_in_cache(f"{kind}-{compute_cache_key(made_from)}.arrow")
+
+
 def build_cached_dataset(
     kind: str, made_from: Any, features: Features, build: Callable[[], Batches]
 ) -> tuple[Dataset, Stats]:
@@ -62,7 +67,7 @@ def build_cached_dataset(
     and renamed, the counts first, so that a killed process leaves nothing that looks complete. Raises OSError where the
     cache cannot be written, and whatever `build` raises.
     """
-    arrow = place_in_cache(f"{kind}-{compute_cache_key(made_from)}.arrow")
+    arrow = place_dataset(kind, made_from)
     sidecar = arrow.with_suffix(".json")
     if not _is_whole(arrow):
         with hold_entry(arrow):

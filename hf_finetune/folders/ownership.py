@@ -27,6 +27,8 @@ LOCK = ".lock"
 ROW_SCORES = "row_scores.json"
 # Prints of the rows that were trained. It stays here: by them whoever has a text can tell whether it was.
 ROW_PRINTS = "row_prints.npz"
+# Each line of the data files that was left out. It stays here: a reason may quote a key of the row.
+REJECTED_LINES = "rejected_lines.jsonl"
 CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line is removed. -->"
 
 # Of every manifest that a run of ours has opened; web pages have a file of that name, too.

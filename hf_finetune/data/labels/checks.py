@@ -4,29 +4,51 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
 
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.label_checks import find_similar_labels, normalize_label
+from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest
-from hf_finetune.label_set import LABEL_MAP
+from hf_finetune.label_set import LABEL_MAP, iterate_labels
 
 Label = str | int
-Occurrences = dict[Label, list[int]]
-"""The row numbers of a split by label."""
+
+
+@dataclass(slots=True)
+class LabelRows:
+    """The rows of a split that have one label."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+    """Row numbers of the first `MAX_PROBLEMS_SHOWN` of them."""
+
+    def add(self, row: int) -> None:
+        """Count a row."""
+        self.count += 1
+        if len(self.first) < MAX_PROBLEMS_SHOWN:
+            self.first.append(row)
+
+
+Occurrences = dict[Label, LabelRows]
+"""The rows of a split by label."""
 
 MAX_LABELS_NAMED = 20
 
 
-def find_distinct_rows(splits: Splits, name: str) -> list[int]:
-    """Return the row numbers of a split, ascending, without the repeats of a weight."""
+def find_distinct_rows(splits: Splits, name: str) -> Rows:
+    """Return the row numbers of a split, (rows,), ascending, without the repeats of a weight."""
     places = splits.places[name]
     # File and line as one number: np.unique(axis=0) would sort structs, which is far slower.
     here = places.file.astype(np.int64) << 32 | places.line
-    return np.sort(np.unique(here, return_index=True)[1]).tolist()  # type: ignore[no-any-return]
+    return np.sort(np.unique(here, return_index=True)[1])
 
 
 def check_classes(splits: Splits, data: DataSection, found: Mapping[str, Occurrences], names: Sequence[str]) -> None:
@@ -54,16 +76,23 @@ def check_numbers(splits: Splits) -> None:
     problems: list[Problem] = []
     total = 0
     for name, rows in splits.rows.items():
-        too_large = np.flatnonzero(np.abs(np.asarray(rows["label"][:])) > np.finfo(np.float32).max)
+        too_large = np.flatnonzero(np.abs(read_numbers(rows)) > np.finfo(np.float32).max)
         total += len(too_large)
         for row in too_large[: MAX_PROBLEMS_SHOWN - len(problems)]:
             path, line = splits.locate(name, int(row))
             problems.append(Problem("the label is too large for float32", "scale the labels down", path, line))
-    if not problems and len(set(splits.rows["train"]["label"][:])) == 1:
+    train = read_numbers(splits.rows["train"])
+    if not problems and train.min() == train.max():
         what = "every training row has the same label, so there is nothing to learn"
         problems, total = [Problem(what, "add rows with other numbers", key="data.train")], 1
     if problems:
         raise DataError(problems, total=total)
+
+
+def read_numbers(rows: Dataset) -> npt.NDArray[np.float64]:
+    """Read labels that are numbers: (rows,)."""
+    labels = chain.from_iterable(some for _, some in iterate_labels(rows["label"]))
+    return np.fromiter(labels, np.float64, len(rows))  # the format "numpy" of `datasets` makes float32 of them
 
 
 def _check_label_count(train: Occurrences) -> list[Problem]:
@@ -79,7 +108,9 @@ def _check_label_count(train: Occurrences) -> list[Problem]:
 
 def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
     places = {
-        label: (len(rows), *splits.locate("train", rows[0])) for label, rows in train.items() if isinstance(label, str)
+        label: (rows.count, *splits.locate("train", rows.first[0]))
+        for label, rows in train.items()
+        if isinstance(label, str)
     }
     return find_similar_labels(places)
 
@@ -91,9 +122,9 @@ def _find_single_rows(
 
     Without those that other checks report: probable misspellings, and labels of evaluation files.
     """
-    rows = Counter({label: len(here) for label, here in found["train"].items()})
+    rows = Counter({label: here.count for label, here in found["train"].items()})
     for name in found.keys() - {"train"}:
-        rows.update({label: len(here) for label, here in found[name].items()})
+        rows.update({label: here.count for label, here in found[name].items()})
     folded = Counter(normalize_label(label) for label in found["train"] if isinstance(label, str))
     once: set[Label] = set()
     problems = []
@@ -103,7 +134,7 @@ def _find_single_rows(
             if folded[normalize_label(str(label))] > (name == "train"):
                 continue
             once.add(label)
-            path, line = splits.locate(name, found[name][label][0])
+            path, line = splits.locate(name, found[name][label].first[0])
             what = f"the label {format_value(label)} has a single row in all splits together"
             problems.append(Problem(what, "add rows of it, merge it with another, or take it out", path, line, "label"))
     return problems, once
@@ -118,10 +149,10 @@ def _find_unknown(
     for name in (name for name in found if name != "train"):
         for label in sorted(found[name].keys() - found["train"].keys() - seen_once, key=str):
             rows = found[name][label]
-            total += len(rows)
+            total += rows.count
             remedy = _suggest_remedy(label, list(found["train"]), data, drawn=getattr(data, name) is None)
             what = f"the label {format_value(label)} is in {name}, but no training row has it"
-            for row in rows[: MAX_PROBLEMS_SHOWN - len(problems)]:
+            for row in rows.first[: MAX_PROBLEMS_SHOWN - len(problems)]:
                 path, line = splits.locate(name, row)
                 problems.append(Problem(what, remedy, path, line, "label"))
     return sorted(problems, key=lambda problem: (problem.path or "", problem.line or 0)), total

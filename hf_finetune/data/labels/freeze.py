@@ -10,10 +10,17 @@ from datasets import Dataset, List
 
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.labels.checks import Occurrences, check_classes, check_numbers, find_distinct_rows
+from hf_finetune.data.labels.checks import (
+    LabelRows,
+    Occurrences,
+    check_classes,
+    check_numbers,
+    find_distinct_rows,
+    read_numbers,
+)
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.label_set import REGRESSION_NAME, Labels, LabelsKind
+from hf_finetune.label_set import REGRESSION_NAME, Labels, LabelsKind, iterate_labels
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +49,19 @@ def freeze_labels(splits: Splits, data: DataSection) -> Labels:
 
 def _find_occurrences(splits: Splits, name: str) -> Occurrences:
     """Find the rows of each label in one split, without the repeats of a weight."""
-    column = splits.rows[name]["label"][:]
     found: Occurrences = {}
-    for row in find_distinct_rows(splits, name):
-        labels = column[row] if isinstance(column[row], list) else [column[row]]
-        for label in labels:
-            found.setdefault(label, []).append(row)
+    rows = find_distinct_rows(splits, name)
+    for start, labels in iterate_labels(splits.rows[name]["label"]):
+        here = rows[slice(*np.searchsorted(rows, [start, start + len(labels)]))]
+        for row in here.tolist():
+            of_row = labels[row - start]
+            for label in of_row if isinstance(of_row, list) else [of_row]:
+                found.setdefault(label, LabelRows()).add(row)
     return found
 
 
 def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences]) -> None:
-    counts = [f"{format_value(value)} {len(found['train'][value]):,}" for value in labels.values[:MAX_COUNTS_LOGGED]]
+    counts = [f"{format_value(value)} {found['train'][value].count:,}" for value in labels.values[:MAX_COUNTS_LOGGED]]
     counts += ["..."] if len(labels.values) > MAX_COUNTS_LOGGED else []
     several = " (a row may have several)" if labels.kind == "multi" else ""
     logger.info("%d labels%s, with their training rows: %s", len(labels.names), several, ", ".join(counts))
@@ -71,6 +80,6 @@ def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences
 
 def _log_numbers(splits: Splits) -> None:
     train: Dataset = splits.rows["train"]
-    numbers = np.asarray(train["label"][:])
+    numbers = read_numbers(train)
     shape = (len(numbers), numbers.min(), numbers.max(), numbers.mean())
     logger.info("the labels of %d training rows are numbers from %g to %g, %g on average", *shape)

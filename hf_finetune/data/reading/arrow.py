@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 from msgspec import UNSET, Struct
 
-from hf_finetune.data.cache import build_cached_dataset
+from hf_finetune.data.cache import Batches, build_cached_dataset, place_dataset
+from hf_finetune.data.file_hashes import hash_data_file
 from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import encode_row, get_features
+from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.label_checks import find_similar_labels
 from hf_finetune.data.reading.reader import (
     LineCounts,
@@ -30,7 +34,7 @@ from hf_finetune.data.reading.row_lines import RowSettings
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
-from hf_finetune.files import hash_file
+from hf_finetune.files import open_atomically
 
 # Columns besides those of the intermediate form; they are removed from the rows of a split.
 ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
@@ -45,6 +49,13 @@ _EXTRA_FEATURES = {
     STRATUM: Value("string"),
     GROUP: Value("string"),
 }
+
+
+BATCH_BYTES = 2**23
+
+
+Keep = Callable[[int, int, LineError], None]
+"""Takes a rejected line: the number of its file, its own, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ class FileStats:
     blank: int
     rows: int
     rejected_lines: tuple[tuple[int, str], ...]
-    """The number of each dropped line, and the reason."""
+    """The number of each of the first dropped lines, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +110,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
     """
     # Before the hash: a file that changes after this is noticed when its rows have been read.
     stamps = [_read_stamp(file) for file in files]
-    hashes = [hash_file(file.path) for file in files]
+    hashes = [hash_data_file(file.path) for file in files]
     row_format, decoder = reading.decoder.row_format, reading.decoder
     own = get_features(row_format.becomes, decoder.labels.run_kind)
     # The version is part of the key: another one may read the same file differently.
@@ -115,10 +126,10 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
         "endings": [get_ending(file.shown) for file in files],
     }
     features = Features({**own, **_EXTRA_FEATURES})
+    build = partial(_build_batches, files, stamps, reading, features.arrow_schema)
     try:
-        dataset, counts = build_cached_dataset(
-            "rows", made_from, features, lambda: _build_batches(files, stamps, reading, features.arrow_schema)
-        )
+        rejected = name_rejected_lines(place_dataset("rows", made_from))
+        dataset, counts = build_cached_dataset("rows", made_from, features, partial(_keep_rejected, build, rejected))
     except OSError as error:
         raise CannotWriteError(
             f"the datasets cache cannot be written: {error.strerror or error}; set HF_DATASETS_CACHE"
@@ -131,7 +142,6 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
             weight=file.weight,
             sha256=sha256,
             bytes=stamp.size,
-            rejected=len(count["rejected_lines"]),
             rejected_lines=tuple((line, reason) for line, reason in count.pop("rejected_lines")),
             **count,
         )
@@ -140,23 +150,38 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
     return dataset, facts
 
 
+def name_rejected_lines(rows: Path) -> Path:
+    """The file beside that of a role's rows in the cache, where `data.on_bad_line` is skip: all lines left out."""
+    return rows.with_suffix(".rejected.jsonl")
+
+
+def _keep_rejected(build: Callable[[Keep], Batches], path: Path) -> Batches:
+    """Write each rejected line, as JSON with the number of its file, to `path`: there may be as many as rows."""
+    with open_atomically(path, private=True) as out:
+
+        def keep(file: int, line: int, bad: LineError) -> None:
+            out.write(json.dumps({"file": file, "line": line, "reason": bad.reason}).encode() + b"\n")
+
+        return (yield from build(keep))
+
+
 def _build_batches(
-    files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: ReadSettings, schema: pa.Schema
-) -> Generator[pa.RecordBatch, None, dict[str, Any]]:
+    files: Sequence[DataFile], stamps: Sequence[_Stamp], reading: ReadSettings, schema: pa.Schema, keep: Keep
+) -> Batches:
     """Yield the rows of all files as record batches, and return the counts of each file."""
     counts: list[dict[str, Any]] = []
     problems: list[Problem] = []
     total = 0
     reading.decoder.labels.names.seen.clear()
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
-        tally = LineCounts()
-        for block in _read_blocks(file, reading, tally):
-            yield _build_batch(block, file, number, reading, schema)
+        tally = LineCounts(keep=partial(keep, number))
+        blocks = _read_blocks(file, reading, tally)
+        yield from _join_batches(_build_batch(block, file, number, reading, schema) for block in blocks)
         if _read_stamp(file) != stamp:
             raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
         if tally.rejected and reading.on_bad_line == "fail":
             problems += describe_rejected_lines(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
-            total += len(tally.rejected)
+            total += tally.rejected
         elif not tally.rows:
             problems.append(_explain_no_rows(file, tally))
             total += 1
@@ -166,13 +191,26 @@ def _build_batches(
                 "accepted": tally.accepted,
                 "blank": tally.blank,
                 "rows": tally.rows,
-                "rejected_lines": [(line.line, line.reason) for line in tally.rejected],
+                "rejected": tally.rejected,
+                "rejected_lines": [(line.line, line.reason) for line in tally.first],
             }
         )
     if problems:
         similar = _find_similar_labels(files, reading)  # said in the same try as the rows that are wrong
         raise DataError([*problems, *similar][:MAX_PROBLEMS_SHOWN], total=total + len(similar))
     return {"files": counts, "labels": sorted(reading.decoder.labels.names.seen)}
+
+
+def _join_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join record batches to some of `BATCH_BYTES`: a column of a small one shares its pages with all others."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(each.nbytes for each in waiting) >= BATCH_BYTES:
+            yield pa.concat_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def _find_similar_labels(files: Sequence[DataFile], reading: ReadSettings) -> list[Problem]:
@@ -198,7 +236,7 @@ def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:
     if not tally.rejected:
         return Problem("the file has only blank lines", "put rows into it, or leave it out", file.shown)
     return Problem(
-        f"all {len(tally.rejected):,} lines are rejected", "run with data.on_bad_line=fail to see why", file.shown
+        f"all {tally.rejected:,} lines are rejected", "run with data.on_bad_line=fail to see why", file.shown
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from hf_finetune.data.reading.lines import LineBlock, iterate_line_blocks, read_
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.row_types import TextRow
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 MAX_DOCUMENT_BYTES = 1024**3
 
@@ -41,11 +41,23 @@ class LineCounts:
     accepted: int = 0
     blank: int = 0
     rows: int = 0
-    rejected: list[RejectedLine] = field(default_factory=list)
+    rejected: int = 0
+    first: list[RejectedLine] = field(default_factory=list)
+    """The first `MAX_PROBLEMS_SHOWN` of the rejected lines."""
+    misspelled: Counter[str] = field(default_factory=Counter)
+    """Rows by the misspelled key that they are rejected for; of the first keys alone, as there may be one a row."""
+    keep: Callable[[int, LineError], None] | None = None
+    """Takes each rejected line, by its number."""
 
     def reject(self, line: int, bad: LineError) -> None:
         """Count a line as rejected."""
-        self.rejected.append(RejectedLine(line, bad.reason, bad.remedy, bad.key, bad.misspelled))
+        self.rejected += 1
+        if len(self.first) < MAX_PROBLEMS_SHOWN:
+            self.first.append(RejectedLine(line, bad.reason, bad.remedy, bad.key, bad.misspelled))
+        if bad.misspelled and (bad.misspelled in self.misspelled or len(self.misspelled) < MAX_PROBLEMS_SHOWN):
+            self.misspelled[bad.misspelled] += 1
+        if self.keep is not None:
+            self.keep(line, bad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +243,15 @@ def _count_rows(count: int) -> str:
 
 def describe_rejected_lines(shown: str, tally: LineCounts, most: int) -> list[Problem]:
     """Describe the first `most` rejected lines; for a misspelled key, with the number of rows that have it."""
-    slips = Counter(line.misspelled for line in tally.rejected if line.misspelled)
     return [
         Problem(
-            line.reason if not line.misspelled else f"{line.reason} ({_count_rows(slips[line.misspelled])} it)",
+            line.reason
+            if not line.misspelled
+            else f"{line.reason} ({_count_rows(tally.misspelled[line.misspelled])} it)",
             line.remedy,
             path=shown,
             line=line.line,
             key=line.key,
         )
-        for line in tally.rejected[:most]
+        for line in tally.first[:most]
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,8 +18,10 @@ from datasets import Dataset
 
 from hf_finetune.data.reading.arrow import FILE, GROUP, LINE, ROW_HASH, FileStats
 from hf_finetune.data.reading.sources import DataFile
-from hf_finetune.data.splitting.assignment import Hashes, Rows
-from hf_finetune.data.splitting.overlap import Overlap, find_overlap
+from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
+from hf_finetune.data.splitting.batches import read_values
+from hf_finetune.data.splitting.overlap import Overlap
+from hf_finetune.data.splitting.train_prints import compare_splits, read_user_key
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,10 @@ def get_row_hashes(table: Dataset) -> Hashes:
 def hash_membership(hashes: Hashes) -> str:
     """Hash the set of rows of a split, whatever their order; `hashes`: (rows,)."""
     # Big-endian, so that the digest is the same on every machine.
-    return hashlib.sha256(np.sort(hashes).astype(">u8").tobytes()).hexdigest()
+    ordered = np.sort(hashes)
+    if sys.byteorder == "little":
+        ordered.byteswap(inplace=True)
+    return hashlib.sha256(ordered.data).hexdigest()
 
 
 def check_files_differ(files: Mapping[str, Sequence[DataFile]]) -> None:
@@ -81,14 +87,17 @@ def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats])
         for one, other in combinations(facts, 2)
         if one.role != other.role and one.sha256 == other.sha256
     ]
-    members = {role: hash_membership(get_row_hashes(table)) for role, table in tables.items()}
     problems += [
         Problem(f"has the same rows as data.{first}", _LEAKAGE_REMEDY, key=f"data.{second}")
-        for first, second in combinations(members, 2)
-        if members[first] == members[second] and not problems
+        for first, second in combinations(tables, 2)
+        if not problems and _have_same_rows(tables[first], tables[second])
     ]
     if problems:
         raise DataError(problems)
+
+
+def _have_same_rows(one: Dataset, other: Dataset) -> bool:
+    return len(one) == len(other) and hash_membership(get_row_hashes(one)) == hash_membership(get_row_hashes(other))
 
 
 def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -> None:
@@ -170,15 +179,18 @@ def count_train_duplicates(
 
 def log_repeated_rows(table: Dataset, numbers: Rows, files: Sequence[DataFile]) -> None:
     """Log how many of the training rows `numbers` (rows,) are copies of an earlier one, and the first of them."""
-    rows = np.unique(numbers)  # weights repeat rows
-    hashes = get_row_hashes(table)[rows]
-    _, first, kind = np.unique(hashes, return_index=True, return_inverse=True)
-    # Hashes [7, 5, 7, 7]: the kinds [1, 0, 1, 1] were first in rows 1 and 0, so that rows 2 and 3 are copies of row 0.
-    copies = np.flatnonzero(first[kind] != np.arange(len(rows)))
+    rows = sort_distinct(numbers)  # weights repeat rows
+    ordered = get_row_hashes(table)[rows]
+    order = np.argsort(ordered, kind="stable")
+    ordered = ordered[order]
+    # Hashes [7, 5, 7, 7]: in the order [1, 0, 2, 3] they are [5, 7, 7, 7], so that rows 2 and 3 are copies of row 0.
+    copies = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
     if not len(copies):
         return
+    first_copies = copies[np.argsort(order[copies])[:_MAX_DUPLICATES_SHOWN]]
+    firsts = order[np.searchsorted(ordered, ordered[first_copies])]
     places = locate_rows(table, files, rows)
-    shown = [(places.locate(row), places.locate(first[kind[row]])) for row in copies[:_MAX_DUPLICATES_SHOWN]]
+    shown = [(places.locate(row), places.locate(first)) for row, first in zip(order[first_copies], firsts, strict=True)]
     listed = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in shown)
     more = " ..." if len(copies) > len(shown) else ""
     logger.info("train: %s of %s rows are there already: %s%s", f"{len(copies):,}", f"{len(rows):,}", listed, more)
@@ -186,8 +198,9 @@ def log_repeated_rows(table: Dataset, numbers: Rows, files: Sequence[DataFile]) 
 
 def _read_labels(table: Dataset, rows: Rows) -> list[Any]:
     """Return the labels of `rows` (rows,); the order within a list of labels does not count."""
-    labels = table.data.column("label").take(rows).to_pylist()
-    return [sorted(label) if isinstance(label, list) else label for label in labels]
+    distinct, places = np.unique(rows, return_inverse=True)
+    labels = [sorted(each) if isinstance(each, list) else each for each in read_values(table, "label", distinct)]
+    return [labels[place] for place in places]
 
 
 def _log_duplicates(
@@ -203,9 +216,9 @@ def _log_duplicates(
 
 def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Selection) -> tuple[Rows, dict[str, Overlap]]:
     """Return the training rows, each once (rows,), and the overlap of every other split with them."""
-    train = np.unique(chosen["train"][1])  # weights repeat rows
+    train = sort_distinct(chosen["train"][1])  # weights repeat rows
     others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
-    return train, find_overlap((tables["train"], train), others)
+    return train, compare_splits((tables["train"], train), others, read_user_key())
 
 
 def _build_duplicate_problems(split: str, overlap: Overlap, places: RowLocations, train: RowLocations) -> list[Problem]:

@@ -9,15 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from hf_finetune.data.cache import place_in_cache
-from hf_finetune.data.splitting.assignment import Hashes
+from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.overlap import iterate_fingerprints
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.row_prints import RowPrints, draw_key, key_hashes, read_row_prints, write_row_prints
-
-# 8 MiB: all runs of 13 words of a small set, and of a large one those with the smallest hashes, which are drawn at
-# random by the key: what shares a paragraph with a row of a book shares some of them.
-MAX_NGRAMS = 2**20
+from hf_finetune.data.splitting.train_prints import find_prints, read_user_key
+from hf_finetune.row_prints import RowPrints, key_hashes, read_row_prints, write_row_prints
 
 Flags = npt.NDArray[np.bool_]
 
@@ -35,34 +31,34 @@ class SeenRows:
 def keep_row_prints(folder: Path, splits: Splits, *, resume: bool) -> None:
     """Write the prints of the rows of a run into its folder; those of a resumed run are of the same rows, and stay."""
     if not resume or read_row_prints(folder) is None:
-        write_row_prints(folder, make_row_prints(splits, draw_key(place_in_cache("row_prints.key"))))
+        write_row_prints(folder, make_row_prints(splits, read_user_key()))
 
 
 def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
     """Hash the rows of a run under `key`."""
     train = splits.rows["train"]
-    texts, ngrams = [np.empty(0, np.uint64)], np.empty(0, np.uint64)
-    for _, prints in iterate_fingerprints(*_number_rows(train), key):
-        texts.append(prints.rows)
-        ngrams = np.unique(np.concatenate([ngrams, prints.runs]))[:MAX_NGRAMS]
+    found = find_prints((train, sort_distinct(_number_rows(train))), key)  # weights repeat rows
     rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}
-    return RowPrints(key, np.unique(np.concatenate(texts)), ngrams, rows)
+    return RowPrints(key, found["texts"], found["ngrams"], rows)
 
 
 def find_seen_rows(rows: Dataset, prints: RowPrints) -> SeenRows:
     """Look for the rows of a data set among those that a run has trained."""
-    copies, shares = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
-    for start, found in iterate_fingerprints(*_number_rows(rows), prints.key):
+    numbers = _number_rows(rows)
+    distinct = sort_distinct(numbers)
+    copies, shares = np.zeros(len(distinct), np.bool_), np.zeros(len(distinct), np.bool_)
+    for start, found in iterate_fingerprints(rows, distinct, prints.key):
         copies[start : start + len(found.rows)] = _is_in(found.rows, prints.texts)
         shares[start + found.run_rows[_is_in(found.runs, prints.ngrams)]] = True
-    return SeenRows(copies, shares)
+    place = np.searchsorted(distinct, numbers)
+    return SeenRows(copies[place], shares[place])
 
 
-def _number_rows(rows: Dataset) -> tuple[Dataset, npt.NDArray[np.int64]]:
-    """A data set, and which rows of its table are its own, (rows,): that of a selection has those left out, too."""
+def _number_rows(rows: Dataset) -> Rows:
+    """Which rows of its table are those of a data set, (rows,): that of a selection has those left out, too."""
     if rows._indices is None:
-        return rows, np.arange(len(rows), dtype=np.int64)
-    return rows, rows._indices.column(0).to_numpy().astype(np.int64)
+        return np.arange(len(rows), dtype=np.int64)
+    return np.asarray(rows._indices.column(0).to_numpy().astype(np.int64))
 
 
 def _is_in(hashes: Hashes, known: Hashes) -> Flags:

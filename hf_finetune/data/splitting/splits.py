@@ -17,7 +17,8 @@ from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, Re
 from hf_finetune.data.reading.format_detection import build_row_settings, choose_decoder
 from hf_finetune.data.reading.formats import Kind, get_features
 from hf_finetune.data.reading.sources import DataFile, resolve_sources
-from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, split_rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, sort_distinct, split_rows
+from hf_finetune.data.splitting.batches import encode_values
 from hf_finetune.data.splitting.leakage import (
     RowLocations,
     Selection,
@@ -80,7 +81,7 @@ class Splits:
             "splits": {
                 name: {
                     "rows": len(hashes),
-                    "distinct": len(np.unique(hashes)),
+                    "distinct": len(sort_distinct(hashes)),
                     # Of all rows together: by the hash of each one a text could be tried (`data.splitting.seen_rows`).
                     "sha256": hash_membership(hashes),
                 }
@@ -199,11 +200,10 @@ def _log_left_out(file: FileStats) -> None:
 def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:
     """Encode a column as the rank of each row's value: codes (rows,) from 0, and the sorted values."""
     # ["b", "a", "b"] -> [1, 0, 1], ["a", "b"]. Not Arrow's own codes, which follow the order of the rows.
-    encoded = table.data.column(column).combine_chunks().dictionary_encode()
-    values = encoded.dictionary.to_pylist()
+    codes, values = encode_values(table, column)
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[np.argsort(np.array(values, dtype=object))] = np.arange(len(values))
-    return ranks[encoded.indices.to_numpy()], sorted(values)
+    return ranks[codes], sorted(values)
 
 
 def _check_some_text(tables: Mapping[str, Dataset]) -> None:
@@ -222,7 +222,7 @@ def _assign_rows(
     table, fractions = tables["train"], {name: share for name, share in wanted.items() if share is not None}
     chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
     if fractions:
-        strata = np.zeros(len(table), dtype=np.int64)
+        strata = np.broadcast_to(np.int64(0), len(table))  # one for all, which takes no memory
         if data.stratify_by is not None:
             strata = _compute_strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
         groups = _compute_groups(table, data.group_by, len(fractions)) if data.group_by is not None else None

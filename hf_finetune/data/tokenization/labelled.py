@@ -90,21 +90,22 @@ def balance_classes(
     be sampled.
     """
     train = rows["train"]
-    encoded = train.with_format("numpy")[:]["labels"]
+    encoded = train.with_format("numpy")["labels"][:]
     chosen = select_balanced_rows(labels, encoded, balance, seed)
     weights = compute_class_weights(labels, encoded, balance)
     if np.array_equal(chosen, np.arange(len(train))):
         return rows, facts, weights
     train = train.select(chosen)
-    columns = train.with_format("numpy")[:]
-    tokens = int(columns["length"].sum())
+    columns = train.with_format("numpy")
+    lengths = columns["length"][:]
+    tokens = int(lengths.sum())
     balanced = replace(
         facts["train"],
         rows=len(train),
         tokens=tokens,
         trained_tokens=tokens,
-        longest=int(columns["length"].max()),
-        labels=_count_labels(labels, columns["labels"]),
+        longest=int(lengths.max()),
+        labels=_count_labels(labels, columns["labels"][:]),
     )
     return rows | {"train": train}, facts | {"train": balanced}, weights
 

@@ -165,6 +165,7 @@ class CheckpointSaver:
         Buffers are left out: a forward pass may change them. So is what lies on a device, of which a copy into pinned
         memory is quick, and in the order of its stream.
         """
+        # By their memory: a file names tensors as transformers saves them, and not as the model calls its parameters.
         model: Any = self.trainer.model
         held = {get_storage(each) for each in model.parameters()}
         for file, each in weights.items():
@@ -175,6 +176,8 @@ class CheckpointSaver:
 
     def _leaves_weights_alone(self) -> bool:
         """Whether no callback of a user could change the weights between a save and the optimizer's next step."""
+        # Pruning or a moving average may be done in any of these; what comes behind the optimizer's step comes behind
+        # the copy as well.
         callbacks: list[Any] = self.trainer.callback_handler.callbacks
         foreign = [type(each) for each in callbacks if not type(each).__module__.startswith(_OURS)]
         return not any(

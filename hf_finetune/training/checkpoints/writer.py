@@ -115,6 +115,7 @@ class CheckpointWriter:
         return True
 
     def _copy_rest(self, snapshot: Snapshot, tensors: Mapping[Key, Tensor], began: float) -> None:
+        # An optimizer that waits for a copy which has failed would wait for ever: the error comes by the future.
         try:
             self._copy(tensors, tensors.keys() & snapshot.still)
         finally:

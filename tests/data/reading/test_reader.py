@@ -31,7 +31,7 @@ def read(path, format_name="text", limit=LIMIT):
     tally = LineCounts()
     decoder = RowDecoder(FORMATS[format_name], (), {})
     blocks = list(read_rows(path, path.name, decoder, RowSettings(limit), tally))
-    assert tally.accepted + len(tally.rejected) + tally.blank == tally.lines
+    assert tally.accepted + tally.rejected + tally.blank == tally.lines
     rows = [row for block in blocks for row in block.rows]
     numbers = [number for block in blocks for number in block.line_numbers]
     assert len(rows) == len(numbers) == tally.accepted == tally.rows
@@ -48,8 +48,8 @@ def only_reason(tmp_path, line, format_name="text", good=GOOD):
     """The reason for which `line` is rejected between two good ones."""
     _, numbers, tally = read_lines(tmp_path, good, line, good, format_name=format_name)
     assert numbers == [1, 3]
-    assert [rejected.line for rejected in tally.rejected] == [2]
-    return tally.rejected[0].reason
+    assert [rejected.line for rejected in tally.first] == [2]
+    return tally.first[0].reason
 
 
 # What is wrong with a line
@@ -142,7 +142,7 @@ def test_no_reason_or_remedy_shows_text_of_a_row(tmp_path):
         f'{{"text": "{secret}\\q"}}',
     ]
     _, _, tally = read_lines(tmp_path, *(line.encode() for line in lines))
-    assert len(tally.rejected) == len(lines)
+    assert tally.rejected == len(lines)
     problems = "\n".join(map(str, describe_rejected_lines("rows.jsonl", tally, 100)))
     assert secret not in problems
     assert problems.count("rows.jsonl:") == len(lines)
@@ -166,7 +166,7 @@ def test_one_bad_line_far_into_a_file_is_named_by_its_number(tmp_path):
     lines = [b'{"text": "row %d"}' % number for number in range(200_000)]
     lines[173_204] = b'{"text": "row"'
     rows, _, tally = read_lines(tmp_path, *lines)
-    assert [rejected.line for rejected in tally.rejected] == [173_205]
+    assert [rejected.line for rejected in tally.first] == [173_205]
     assert len(rows) == 199_999
     assert tally.lines == 200_000
 
@@ -292,7 +292,7 @@ def test_a_large_array_is_recognized_by_its_first_megabyte(tmp_path):
 def test_a_first_line_that_is_cut_off_does_not_make_the_file_pretty_printed(tmp_path):
     rows, _, tally = read_lines(tmp_path, b'{"text": "cut', GOOD)
     assert len(rows) == 1
-    assert tally.rejected[0].line == 1
+    assert tally.first[0].line == 1
 
 
 # Long lines and memory
@@ -311,7 +311,7 @@ def test_a_line_above_the_limit_is_rejected_with_its_size_and_not_held(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert numbers == [1, 3]
-    assert f"the line has {100 * limit + 12:,} bytes, more than the limit of {limit:,}" == tally.rejected[0].reason
+    assert f"the line has {100 * limit + 12:,} bytes, more than the limit of {limit:,}" == tally.first[0].reason
     assert peak <= 3 * limit
 
 
@@ -321,7 +321,7 @@ def test_the_limit_is_the_longest_line_that_is_accepted(tmp_path, size, last):
     line = b'{"text": "' + b"x" * (size - 12) + b'"}'
     lines = (GOOD, line) if last else (GOOD, line, GOOD)
     rows, _, tally = read_lines(tmp_path, *lines, limit=100)
-    assert len(tally.rejected) == (size > 100)
+    assert tally.rejected == (size > 100)
     assert len(rows) == len(lines) - (size > 100)
 
 
@@ -363,7 +363,7 @@ TEXT = "First line\r\nsecond line\n\n \nThird, Grüße\u2028still third\n\n\n  i
 def texts_of(path, cut, limit=LIMIT):
     tally = LineCounts()
     blocks = list(read_text(path, path.name, cut, limit, tally))
-    assert tally.accepted + len(tally.rejected) + tally.blank == tally.lines
+    assert tally.accepted + tally.rejected + tally.blank == tally.lines
     assert all(isinstance(row, TextRow) for block in blocks for row in block.rows)
     texts = [row.text for block in blocks for row in block.rows]
     assert len(texts) == tally.rows
@@ -401,7 +401,7 @@ def test_a_bad_byte_in_plain_text_is_named_by_line(tmp_path, cut):
     path = tmp_path / "text.txt"
     path.write_bytes(b"one\ncaf\xe9\nthree")
     _, _, tally = texts_of(path, cut)
-    assert [(rejected.line, rejected.reason) for rejected in tally.rejected] == [
+    assert [(rejected.line, rejected.reason) for rejected in tally.first] == [
         (2, "byte 4 of the line is 0xE9, which is not UTF-8")
     ]
 

@@ -16,8 +16,9 @@ import pytest
 
 import hf_finetune.data.reading.arrow as arrow
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.splitting.rejected_lines import keep_rejected_lines
 from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.errors import CannotWriteError, DataError
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError
 
 
 @pytest.fixture(autouse=True)
@@ -425,7 +426,7 @@ def test_validation_must_have_the_format_and_label_type_of_train():
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(monkeypatch):
     write("rows.jsonl", texts(10))
-    hashed = arrow.hash_file
+    hashed = arrow.hash_data_file
 
     def hash_and_change(path):
         digest = hashed(path)
@@ -433,7 +434,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(monkeypatch):
         return digest
 
     with monkeypatch.context() as patched:
-        patched.setattr(arrow, "hash_file", hash_and_change)
+        patched.setattr(arrow, "hash_data_file", hash_and_change)
         assert "rows.jsonl: the file changed while it was read" in refused(train="rows.jsonl")
     assert "new 3 " in load(train="rows.jsonl").rows["train"]["text"]
 
@@ -448,6 +449,7 @@ def test_a_cache_that_cannot_be_written_is_no_mistake_in_the_data(monkeypatch, t
 CHILD = """
 import json
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.splitting.rejected_lines import keep_rejected_lines
 from hf_finetune.data.splitting.splits import load_splits
 splits = load_splits(DataSection(train="rows.jsonl", validation_fraction=0.1), "document", 0)
 print(json.dumps([splits.summarize(), splits.rows["train"][:]]))
@@ -512,3 +514,24 @@ def test_a_field_that_is_read_by_other_means_is_not_said_to_be_unread(caplog):
         splits = load_splits(data, "document", 0, also_read=["language", "meta.source"])
     assert splits.unused_keys == ("other",)
     assert "keys of the rows that are not read: other" in caplog.messages
+
+
+def test_of_many_rejected_lines_the_first_are_in_the_manifest_and_all_in_the_run_folder(tmp_path):
+    good, bad = [json.dumps({"text": f"row {number}"}) for number in range(5)], ["{", '{"text": 1}'] * 75
+    Path("one.jsonl").write_text("\n".join([*bad, *good]) + "\n")
+    Path("two.jsonl").write_text("\n".join([good[0] + " ", "[]"]) + "\n")
+    settings = {"train": ["one.jsonl", "two.jsonl"], "validation_fraction": 0.3, "on_bad_line": "skip"}
+    for _ in range(2):  # from the file, and from the cache
+        splits = load(**settings)
+        assert [file.rejected for file in splits.files] == [150, 1]
+        assert [len(file.rejected_lines) for file in splits.files] == [MAX_PROBLEMS_SHOWN, 1]
+        keep_rejected_lines(tmp_path, splits)
+        kept = [json.loads(line) for line in (tmp_path / "rejected_lines.jsonl").read_text().splitlines()]
+        assert [(each["file"], each["line"]) for each in kept] == [
+            *(("one.jsonl", line) for line in range(1, 151)),
+            ("two.jsonl", 2),
+        ]
+        assert (kept[1]["line"], kept[1]["reason"]) == splits.files[0].rejected_lines[1]
+        (tmp_path / "rejected_lines.jsonl").unlink()
+    keep_rejected_lines(tmp_path, load(train=write("whole.jsonl", texts(3))))
+    assert not (tmp_path / "rejected_lines.jsonl").exists()

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config import DataSection
-from hf_finetune.data.splitting.seen_rows import MAX_NGRAMS, find_seen_rows, make_row_prints
+from hf_finetune.data.splitting.seen_rows import find_seen_rows, make_row_prints
 from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.splitting.train_prints import MAX_NGRAMS
 from hf_finetune.evaluation import PredictionOptions, predict_file
 from hf_finetune.release.hub.files import plan_files
 from hf_finetune.release.hub.redaction import redact_files
@@ -177,7 +178,7 @@ def thirteens(text: str) -> set[tuple[str, ...]]:
 
 
 def test_of_a_large_set_a_part_of_the_ngrams_is_kept_and_finds_a_shared_passage(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_finetune.data.splitting.seen_rows.MAX_NGRAMS", 500)
+    monkeypatch.setattr("hf_finetune.data.splitting.train_prints.MAX_NGRAMS", 500)
     book = [" ".join(f"w{(place * 7919 + row * 104729) % 99991}" for place in range(500)) for row in range(20)]
     splits = load_splits(DataSection(train=write(tmp_path / "a.jsonl", [{"text": t} for t in book])), "document", 0)
     prints = make_row_prints(splits, KEY)

@@ -1,0 +1,33 @@
+"""All lines that a run has left out, in its folder: the manifest has their number, and the first of each file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hf_finetune.data.reading.arrow import name_rejected_lines
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.files import open_atomically
+from hf_finetune.folders import REJECTED_LINES
+from hf_finetune.privacy import redact_path
+
+
+def keep_rejected_lines(folder: Path, splits: Splits) -> None:
+    """Write file, line and reason of each rejected line of a run's files into its folder, if there are any.
+
+    For their owner alone, and never pushed. Raises OSError.
+    """
+    if not any(file.rejected for file in splits.files):
+        (folder / REJECTED_LINES).unlink(missing_ok=True)  # of a run that failed here
+        return
+    roles = list(dict.fromkeys(file.role for file in splits.files))
+    with open_atomically(folder / REJECTED_LINES, private=True) as out:
+        for role in roles:
+            shown = [redact_path(file.path) for file in splits.files if file.role == role]
+            # A split that was drawn has its rows in the table of train.
+            table = splits.rows[role if role in splits.rows else next(iter(splits.rows))]
+            for rows in table.cache_files[:1]:
+                with name_rejected_lines(Path(rows["filename"])).open(encoding="utf-8") as kept:
+                    for each in map(json.loads, kept):
+                        line = {"file": shown[each["file"]], "line": each["line"], "reason": each["reason"]}
+                        out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
