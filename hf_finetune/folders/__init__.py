@@ -13,6 +13,7 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.folders.checkpoints import (
+        leave_newer,
         list_numbered,
         sweep,
     )
@@ -85,6 +86,7 @@ __all__ = [
     "hold_run_folder",
     "is_run_folder",
     "leads_out",
+    "leave_newer",
     "list_checkpoints",
     "list_numbered",
     "make_run_folder",
