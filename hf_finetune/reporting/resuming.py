@@ -15,6 +15,7 @@ from hf_finetune.folders import (
     MANIFEST,
     REPORT,
     RESUME,
+    RUN_FILE,
     TRAINER_STATE,
     find_earlier_run,
     is_run_folder,
@@ -208,8 +209,10 @@ def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
     state = _read_state(checkpoint)
     said = [f"goes on from {checkpoint}, step {state.get('global_step')} of {state.get('max_steps')}"]
     said += [f"{name} is passed over ({fault})" for name, fault in passed.items()]
-    if not (folder / MANIFEST).exists():
-        said.append(f"there is no {MANIFEST}, so that data, model and settings are compared with nothing")
+    if not read_manifest(folder):
+        lost = f"{MANIFEST} is torn, and" if (folder / MANIFEST).exists() else f"there is no {MANIFEST}, which"
+        what = "data and model" if (folder / RUN_FILE).is_file() else "data, model and settings"
+        said.append(f"{lost} is written anew: {what} are compared with nothing")
     return "; ".join(said)
 
 

@@ -23,6 +23,7 @@ from hf_finetune.folders import (
     find_earlier_run,
     is_run_folder,
     make_run_folder,
+    read_manifest,
     remove_empty,
 )
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder
@@ -73,8 +74,8 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
     `ModelError` where its model or tokenizer has.
     """
     path, manifest = Path(output_dir) / MANIFEST, redact(manifest)
-    if resume and path.exists():
-        began = redact(json.loads(path.read_text(encoding="utf-8")))
+    # One that is torn is written anew, as one that is missing.
+    if resume and (began := redact(read_manifest(path.parent))):
         _check_same(began, manifest)
         _say_other_machine(began, manifest)
         # The model of a finished run that is trained on stays in the folder until the new one takes its place.
