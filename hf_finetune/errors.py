@@ -250,7 +250,7 @@ def _find_number(raised: BaseException) -> int | None:
 def advise_writing(number: int | None) -> str:
     """What to do where the system refuses a write with this number."""
     if number == errno.EFBIG:
-        return "room does not help, the system limits the size of files: raise the limit (ulimit -f)"
+        return "room does not help, the system limits the size of files: raise it (ulimit -f)"
     if number in NOT_ALLOWED:
         return "room does not help: allow writing there, or write to another folder"
     return "make room, or write to another disk"

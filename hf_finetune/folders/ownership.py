@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.files import sync_folder
+from hf_finetune.folders.opened import recall
 
 RESUME = "train.resume_from_checkpoint"
 AUTO = "auto"
@@ -121,8 +122,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_run_id(folder: Path) -> str | None:
-    """The id of the run that has opened its manifest there; None where there is none, or of an older version."""
-    found = read_manifest(folder).get("run_id")
+    """The id of the run that has opened its manifest there; None where there is none, or of an older version.
+
+    Of a run of this process also where its manifest is there no more.
+    """
+    opened = recall(folder)
+    found = (read_manifest(folder) or (opened.manifest if opened else {})).get("run_id")
     return found if isinstance(found, str) else None
 
 
@@ -156,7 +161,7 @@ def not_ours(output_dir: str, foreign: str) -> tuple[str, str]:
         what += f" by what else is there: it has a run's checkpoints, whose {lost}"
         return what, f"put {MANIFEST} back, or move {foreign} elsewhere: the same command then goes on from them"
     if MANIFEST in names and not read_manifest(folder):
-        return f"{what}: {lost}", f"put {MANIFEST} back, or name a new folder, or an empty one"
+        return f"{what}: {lost}", "put it back, or name a new folder, or an empty one"
     return what, "name a new folder, or an empty one: a run overwrites what is in its own"
 
 

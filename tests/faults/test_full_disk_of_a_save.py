@@ -148,7 +148,7 @@ def test_at_whichever_size_files_end_the_last_checkpoint_is_as_it_was(saved, req
         limit = number * largest // (28 if request.config.getoption("--faults") else 2)
         said = save_with_limit(saved, limit)
         outcomes.add(said == "saved")
-        words = "(File too large); room does not help, the system limits the size of files: raise the limit (ulimit -f); "
+        words = "(File too large); room does not help, the system limits the size of files: raise it (ulimit -f); "
         assert said == "saved" or f"{words}checkpoint-2 is kept" in said, limit
         assert before.items() <= contents(saved).items(), limit
         assert (find_faults(saved / "checkpoint-3") == []) == (said == "saved"), limit

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hf_finetune.errors import ConfigError
 from hf_finetune.folders.checkpoints import SEAL, seal
@@ -115,7 +118,7 @@ def test_a_run_whose_manifest_is_torn_or_missing_is_gone_on_from_its_checkpoints
 
     (tmp_path / "manifest.json").write_text("[]")
     (tmp_path / "thesis.txt").write_text("mine")
-    words = r"holds thesis.txt, .* a run's checkpoints, whose manifest.json is torn; put manifest.json back, or move thesis"
+    words = r"holds thesis.txt, .* a run's checkpoints, whose manifest.json is torn; put .* back, or move thesis"
     with pytest.raises(ConfigError, match=words):
         claim_run_folder(str(tmp_path), resume="auto")
 
@@ -123,7 +126,7 @@ def test_a_run_whose_manifest_is_torn_or_missing_is_gone_on_from_its_checkpoints
 def test_a_torn_manifest_without_checkpoints_is_named_and_a_model_of_another_tool_is_not_taken(tmp_path):
     (tmp_path / "log.jsonl").touch()
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"no run folder of hf-finetune: manifest.json is torn; put manifest.json back"):
+    with pytest.raises(ConfigError, match=r"no run folder of hf-finetune: manifest.json is torn; put it back"):
         claim_run_folder(str(tmp_path), resume="auto")
     checkpoint(tmp_path / "model", 5)
     (tmp_path / "model" / "model.safetensors").touch()
@@ -183,6 +186,26 @@ LENGTHS = [
 def test_a_finished_run_is_finished_unless_more_is_asked_for(tmp_path, given, typed, more):
     finished(tmp_path, **given)
     assert (find_finished(str(tmp_path), typed) is None) == more
+
+
+@pytest.mark.parametrize(("harm", "said"), [("unlink", "missing"), ("cut", "cut short")])
+def test_a_finished_run_whose_weights_are_lost_is_not_said_to_be_finished(tmp_path, harm, said):
+    finished(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    save_file({"w": torch.ones(100)}, weights)
+    (tmp_path / "manifest.json").write_text(json.dumps({**MANIFEST, "files": {"config.json": "", weights.name: ""}}))
+    assert find_finished(str(tmp_path), {}) is not None
+    if harm == "unlink":
+        weights.unlink()
+    else:
+        os.truncate(weights, weights.stat().st_size - 1)
+    assert find_finished(str(tmp_path), {}) is None
+    with pytest.raises(ConfigError, match=f"finished run whose model.safetensors is {said}, and no checkpoint"):
+        check_resumable(str(tmp_path), "auto")
+    checkpoint(tmp_path, 40)
+    name, told = resumed(tmp_path)
+    assert name == "checkpoint-40"
+    assert told.endswith(f"the run had come to its end, and model.safetensors is {said}: the model is written again")
 
 
 def test_a_finished_run_that_is_begun_again_is_refused_with_the_place_of_its_report(tmp_path):
