@@ -3,6 +3,8 @@
 ownership    what somebody else has put there is never written over
 lock         one run per folder
 checkpoints  whole and verified, or not there
+opened       what a run was opened with, should its records vanish
+weights      whether the model of a finished run is still whole
 """
 
 from __future__ import annotations
