@@ -39,6 +39,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
+NON_FINITE = "nonfinite.json"
 LOG_FORMAT = 1
 # What `merge` writes, by suffix or by name.
 _OF_A_MODEL = re.compile(
