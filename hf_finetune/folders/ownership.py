@@ -40,6 +40,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
+NON_FINITE = "nonfinite.json"
 LOG_FORMAT = 1
 # What else a run of ours writes beside its checkpoints and its model.
 _RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, ROW_SCORES, ROW_PRINTS, REJECTED_LINES, "report.html", "nonfinite.json")

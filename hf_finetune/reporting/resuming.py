@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_finetune.errors import ConfigError, Problem, suggest
+from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import (
     AUTO,
+    CHECKPOINT,
     MANIFEST,
     REPORT,
     RESUME,
@@ -104,7 +105,7 @@ def find_resumed(output_dir: str, resume: Resume) -> Resumed:
         begun = f"{output_dir} holds a run that had saved no checkpoint: it begins anew"
         return Resumed(None, begun if is_run_folder(folder) else None)
     if isinstance(resume, str) and resume != AUTO:
-        named = Path(resume).expanduser()
+        named = _find_named(folder, resume)
         if faults := find_foreign(named, read_run_id(folder)) or find_faults(named):
             remedy = "name another, or leave it out for the newest"
             raise ConfigError(Problem(f"{resume} {faults[0]}", remedy, key=RESUME))
@@ -184,11 +185,15 @@ def _read_plan(train: Mapping[str, Any]) -> tuple[int | None, float]:
 
 
 def _check_named(folder: Path, resume: str) -> None:
-    named = Path(resume).expanduser()
-    if not named.is_dir():
+    if not _find_named(folder, resume).is_dir():
         names = [path.name for path in list_sealed(folder)]
-        there = f"there are {', '.join(names)}" if names else BEGIN
-        raise ConfigError(Problem(f"no such checkpoint: {resume}", suggest(named.name, names, there), key=RESUME))
+        there = f"name one of {folder}: {', '.join(names)}" if names else BEGIN
+        raise ConfigError(Problem(f"no such checkpoint: {resume}", there, key=RESUME))
+
+
+def _find_named(folder: Path, resume: str) -> Path:
+    """The checkpoint that is named by its path, or by its name alone as one of the run folder."""
+    return folder / resume if CHECKPOINT.fullmatch(resume) else Path(resume).expanduser()
 
 
 def _refuse_missing(output_dir: str, resume: Resume) -> None:

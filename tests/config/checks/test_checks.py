@@ -273,7 +273,7 @@ def test_a_run_folder_with_somebodys_model_is_refused_before_anything_is_loaded(
     (workspace / "run" / "checkpoint-5").mkdir()
     anew = ("output_dir=run", "train.resume_from_checkpoint=false")
     assert "holds another run's checkpoint-5" in only_problem(VALID, *anew).what
-    for resume in ("auto", "true", "run/checkpoint-5"):
+    for resume in ("auto", "true", "run/checkpoint-5", "checkpoint-5"):
         load(VALID, "output_dir=run", f"train.resume_from_checkpoint={resume}")
     load(VALID, "output_dir=run")
     (workspace / "run" / "manifest.json").write_text('{"data": {}, "model": null, "versions": {}, "launch": "x"}')
