@@ -72,9 +72,10 @@ def no_log_of_another_test() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_launch_of_another_test(monkeypatch) -> None:
+def no_launch_of_another_test() -> Iterator[None]:
     """`hf-finetune train` in this process names its launch file to what it launches."""
-    monkeypatch.delenv("HF_FINETUNE_CONFIG_FILE", raising=False)
+    yield
+    os.environ.pop("HF_FINETUNE_CONFIG_FILE", None)
 
 
 # Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist

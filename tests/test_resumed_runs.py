@@ -190,13 +190,11 @@ def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(run_recipe, tm
         assert (moved / "model.safetensors").read_bytes() == weights
 
 
-def test_a_run_that_goes_on_from_an_earlier_checkpoint_is_not_mixed_with_what_it_had_trained_beyond(
-    run_recipe, tmp_path, capsys
-):
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_those_beyond_it(run_recipe, tmp_path, capsys):
     run_recipe(*SMALL)
     (tmp_path / "run" / "report.json").unlink()
     earlier = f"train.resume_from_checkpoint={tmp_path / 'run' / 'checkpoint-2'}"
-    run_recipe(*SMALL, "train.learning_rate=0.001", earlier, "--allow-changed")
+    run_recipe(*SMALL, "train.learning_rate=0.001", earlier, allow_changed=True)
     assert "checkpoint-4: of steps beyond checkpoint-2, from which the run goes on" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoint-4.left" / SEAL).is_file()
     assert (tmp_path / "run" / "checkpoint-4" / SEAL).is_file()
