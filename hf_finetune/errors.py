@@ -213,9 +213,7 @@ def machine_errors() -> Iterator[None]:
             ) from raised
         if (what := _describe_full_disk(raised)) is None:
             raise
-        number = _find_number(raised)
-        remedy = advise_writing(number) if number else "make room, or write to another disk"
-        raise CannotWriteError(Problem(what, f"{remedy}; {describe_kept()}")) from raised
+        raise CannotWriteError(Problem(what, f"{advise_writing(_find_number(raised))}; {describe_kept()}")) from raised
     except BaseException as raised:
         # No `Exception`, and nowhere to import: Oniguruma gives up on a tokenizer's pattern such as `(a+)+$`.
         if type(raised).__module__ != RUST_PANIC:

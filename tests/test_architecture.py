@@ -232,7 +232,7 @@ def test_functions_and_modules_stay_short():
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         # The model stays one file, as those of transformers: it is read, and shipped, as a whole.
-        assert len(source.splitlines()) <= (460 if path.name == "modeling_scratch_gpt.py" else 400), path
+        assert len(source.splitlines()) <= (450 if path.name == "modeling_scratch_gpt.py" else 400), path
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 50, (path, node.name)

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import hash_file, sync_file, sync_folder, write_atomically
-from hf_finetune.folders.ownership import CHECKPOINT, LOCK, NOBODYS
+from hf_finetune.folders.ownership import CHECKPOINT, LOCK, NOBODYS, SEAL
 
-SEAL = "checkpoint.json"
 FORMAT = 1
 MAX_SEAL_BYTES = 2**24
 # What a Trainer writes, and older versions of this package have written.

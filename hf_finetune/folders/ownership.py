@@ -40,11 +40,12 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
-NON_FINITE = "nonfinite.json"
 LOG_FORMAT = 1
-# What else a run of ours writes beside its checkpoints and its model.
-_RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, ROW_SCORES, ROW_PRINTS, REJECTED_LINES, "report.html", "nonfinite.json")
-_SEAL = "checkpoint.json"  # of `checkpoints`, which stands on this module
+NON_FINITE = "nonfinite.json"
+# What a run of ours writes of itself, beside its checkpoints, its model and the model's card.
+RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", ROW_SCORES, ROW_PRINTS, REJECTED_LINES)
+# Of a checkpoint of ours: see `checkpoints`.
+SEAL = "checkpoint.json"
 # What `merge` writes, by suffix or by name.
 _OF_A_MODEL = re.compile(
     r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
@@ -70,14 +71,14 @@ def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:
 def _has_lost_its_manifest(folder: Path, names: Sequence[str]) -> bool:
     """Whether a run of ours has sealed checkpoints in `folder`, and no manifest is there that says anything."""
     checkpoints = [folder / name for name in names if CHECKPOINT.fullmatch(name)]
-    sealed = any(isinstance(_read_object(each / _SEAL).get("run_id"), str) for each in checkpoints)
+    sealed = any(isinstance(_read_object(each / SEAL).get("run_id"), str) for each in checkpoints)
     return sealed and not read_manifest(folder)
 
 
 def _is_of_a_run(name: str, names: Sequence[str]) -> bool:
     # A model alone may be another tool's, into whose folder checkpoints were copied.
     begun = LOG in names or RUN_FILE in names
-    return name in _RECORDS or (begun and _OF_A_MODEL.fullmatch(name) is not None)
+    return name in (*RECORDS, NON_FINITE) or (begun and _OF_A_MODEL.fullmatch(name) is not None)
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:

@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 
-# Parts of report.json by type, each absent where it was not computed: the page and the card rely on these types.
 # Of the entry with which a Trainer ends its log.
 SUMMARY = ("train_runtime", "train_samples_per_second", "epoch")
 

@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_scratch_gpt import ScratchGPTConfig
-from .convert_gpt2 import convert_gpt2_config, convert_gpt2_weights, load_gpt2
+from .convert_gpt2 import convert_gpt2
 
 
 def squared_relu(hidden_states: Tensor) -> Tensor:
@@ -312,8 +312,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if self.embed_ngrams is not None:
-            order, rows = self.config.ngram_order, self.config.ngram_vocab_size
-            numbers = hash_ngrams(self._extend(input_ids, past_key_values), position_ids, order, rows)
+            tokens = self._extend(input_ids, past_key_values)
+            numbers = hash_ngrams(tokens, position_ids, self.config.ngram_order, self.config.ngram_vocab_size)
             inputs_embeds = inputs_embeds + self.embed_ngrams(numbers).sum(dim=-2)
 
         rotary = None
@@ -426,13 +426,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
 
         Raises ValueError for settings of GPT-2 that ScratchGPT does not support.
         """
-        source = load_gpt2(path_or_model)
-        with init.no_init_weights():  # which would take longer than the conversion
-            model = cls(ScratchGPTConfig(**convert_gpt2_config(source.config)))
-        model.load_state_dict(convert_gpt2_weights(source))
-        model.tie_weights()
-        model.generation_config = source.generation_config
-        return model.to(source.device, source.dtype)  # type: ignore[arg-type]
+        return convert_gpt2(cls, path_or_model)
 
 
 class ScratchGPTForSequenceClassification(GenericForSequenceClassification, ScratchGPTPreTrainedModel):
@@ -452,8 +446,5 @@ class ScratchGPTForSequenceClassification(GenericForSequenceClassification, Scra
 
 
 __all__ = [
-    "ScratchGPTForCausalLM",
-    "ScratchGPTForSequenceClassification",
-    "ScratchGPTModel",
-    "ScratchGPTPreTrainedModel",
-]
+    "ScratchGPTForCausalLM", "ScratchGPTForSequenceClassification", "ScratchGPTModel", "ScratchGPTPreTrainedModel",
+]  # fmt: skip
