@@ -36,15 +36,20 @@ README_COMMAND = [
 OURS = [
     "data.block_size=64",
     "model.scratch.max_position_embeddings=64",
+    # Chosen by docs/understanding.md#5-what-makes-a-small-model-learn-sooner: tables of n-grams in place of layers.
+    "model.scratch.num_hidden_layers=1",
+    "model.scratch.hidden_size=64",
     "model.scratch.num_attention_heads=2",
-    "model.scratch.intermediate_size=504",
-    "train.max_steps=200",
-    "train.per_device_train_batch_size=16",
-    "train.learning_rate=0.02",
+    "model.scratch.intermediate_size=256",
+    "model.scratch.ngram_order=4",
+    "model.scratch.ngram_vocab_size=3500",
+    "train.max_steps=64",
+    "train.per_device_train_batch_size=32",
+    "train.learning_rate=0.05",
     "train.weight_decay=0.1",
-    "train.optim_args=momentum=0.85",
+    "train.optim_args=momentum=0.85,beta1=0.8",
     "train.lr_scheduler_type=linear",
-    "train.logging_steps=50",
+    "train.logging_steps=20",
 ]
 
 

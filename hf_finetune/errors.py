@@ -44,7 +44,9 @@ EXIT_OUT_OF_MEMORY = 7
 MAX_PROBLEMS_SHOWN = 100
 MAX_ALIKE, MAX_RANGES = 3, 10
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""What room helps against."""
+NOT_ALLOWED = (errno.EPERM, errno.EACCES, errno.EROFS)
 # How libraries in Rust end what the system says: `SafetensorError: ... No space left on device (os error 28)` of
 # safetensors 0.8, a plain `Exception` of tokenizers 0.23.
 NUMBER_OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
@@ -211,7 +213,7 @@ def machine_errors() -> Iterator[None]:
             ) from raised
         if (what := _describe_full_disk(raised)) is None:
             raise
-        raise CannotWriteError(Problem(what, f"make room, or write to another disk; {describe_kept()}")) from raised
+        raise CannotWriteError(Problem(what, f"{advise_writing(_find_number(raised))}; {describe_kept()}")) from raised
     except BaseException as raised:
         # No `Exception`, and nowhere to import: Oniguruma gives up on a tokenizer's pattern such as `(a+)+$`.
         if type(raised).__module__ != RUST_PANIC:
@@ -231,12 +233,25 @@ def _describe_full_disk(raised: BaseException) -> str | None:
     """What could not be written, and why; None where `raised` is neither lack of space nor a disk for reading alone."""
     if _BY_TORCH_SAVE.search(str(raised)):
         return "a file cannot be written (PyTorch does not say why, a full disk as a rule)"
-    found = NUMBER_OF_THE_SYSTEM.search(str(raised))
-    number = raised.errno if isinstance(raised, OSError) else int(found[1]) if found else None
-    if number not in (*NO_SPACE, errno.EROFS):
+    number = _find_number(raised)
+    if number not in (*NO_SPACE, errno.EFBIG, errno.EROFS):
         return None
     name = raised.filename if isinstance(raised, OSError) else None
     return f"{name or 'a file'} cannot be written ({os.strerror(number)})"
+
+
+def _find_number(raised: BaseException) -> int | None:
+    found = NUMBER_OF_THE_SYSTEM.search(str(raised))
+    return raised.errno if isinstance(raised, OSError) else int(found[1]) if found else None
+
+
+def advise_writing(number: int | None) -> str:
+    """What to do where the system refuses a write with this number."""
+    if number == errno.EFBIG:
+        return "room does not help, the system limits the size of files: raise it (ulimit -f)"
+    if number in NOT_ALLOWED:
+        return "room does not help: allow writing there, or write to another folder"
+    return "make room, or write to another disk"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import math
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import psutil
 
-from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem
+from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem, advise_writing
 from hf_finetune.interruption import unwind_within
 from hf_finetune.privacy import MAX_YAML_BYTES, MAX_YAML_DEPTH, has_open_brackets
 
@@ -170,7 +171,8 @@ def explain_unwritable(path: Path, problem: OSError, remedy: str = "name a folde
         place = "is a file" if blocking == path else f"is below {blocking}, which is a file"
         return Problem(place, "name one in a folder", str(path))
     what = f"cannot be written ({problem.strerror or problem}); nothing is left of it"
-    return Problem(what, "make room, or name another disk" if problem.errno in NO_SPACE else remedy, str(path))
+    known = problem.errno in (*NO_SPACE, errno.EFBIG)
+    return Problem(what, advise_writing(problem.errno) if known else remedy, str(path))
 
 
 def sync_file(path: Path) -> None:

@@ -69,13 +69,18 @@ _state = _State()
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Handle Ctrl-C and SIGTERM as this module says, where nobody else does and this is the main thread."""
+    """Handle Ctrl-C and SIGTERM as this module says, where nobody else does and this is the main thread.
+
+    Behind the block a script of ours has done its work: one signal more changes nothing while Python ends.
+    """
     before = _install()
     try:
         yield
     finally:
         # Once the line is said ours stay: Python's would show a traceback for a Ctrl-C while its threads are joined.
-        if before and not _state.ending:
+        if not _state.ending and is_script_of_a_run():
+            _let_python_end()
+        elif before and not _state.ending:
             for number, handler in before.items():
                 signal.signal(number, handler)
             _reset()
@@ -237,6 +242,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
         _say(number)
         os._exit(128 + number)
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _let_python_end() -> None:
+    _reset()
+    for number in _DEFAULTS:
+        if signal.getsignal(number) == _stop:
+            signal.signal(number, _let_it_end)
+
+
+def _let_it_end(number: int, frame: FrameType | None) -> None:
+    """Go on ending: what is raised in callbacks of `atexit` is shown as a traceback. The second one ends at once."""
+    if _state.number is not None and time.monotonic() - _state.came > SECONDS_OF_ONE_CTRL_C:
+        os._exit(128 + number)
+    _state.number, _state.came = number, time.monotonic()
 
 
 def _insists(number: int) -> bool:

@@ -228,4 +228,11 @@ METRIC_FORMATS = {
 def format_metrics(logs: Mapping[str, float]) -> list[str]:
     """Format the known metrics of a log entry, in their order."""
     # {"loss": 0.25, "learning_rate": 2e-5, "epoch": 1.0} -> ["loss 0.2500", "lr 2.00e-05"]
-    return [text.format(logs[name]) for name, text in METRIC_FORMATS.items() if name in logs]
+    return [_format_logged(text, logs[name]) for name, text in METRIC_FORMATS.items() if name in logs]
+
+
+def _format_logged(text: str, value: float) -> str:
+    """One that is as large as of a loss that exploded in as few digits as `format_metric` has of it."""
+    # "perplexity {:.2f}", 5.1e300 -> "perplexity 5.1e+300", where the format alone gives 301 digits.
+    large = "," not in text and MAX_PLAIN_VALUE <= abs(value) < math.inf
+    return f"{text[: text.index('{')]}{value:.3g}" if large else text.format(value)

@@ -37,7 +37,7 @@ from hf_finetune.environment import (
     set_up_logging,
 )
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
-from hf_finetune.folders import hold_run_folder, read_run_id, sweep
+from hf_finetune.folders import hold_run_folder, leave_newer, read_run_id, sweep
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
 from hf_finetune.memory import advise_when_out_of_memory
 from hf_finetune.models import (
@@ -146,6 +146,9 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
         "project": describe_commit(),
     }
     open_manifest(run.output_dir, manifest, dump_yaml(_as_asked(run)), resume=resume)
+    if resume and (left := leave_newer(Path(run.output_dir), Path(resume))):
+        what = "%s: of steps beyond %s, from which the run goes on; kept under names that end in .left"
+        logger.info(what, ", ".join(left), Path(resume).name)
     keep_rejected_lines(Path(run.output_dir), splits)
     if args is not None:
         keep_row_prints(Path(run.output_dir), splits, resume=bool(resume))

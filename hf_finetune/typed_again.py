@@ -104,7 +104,9 @@ def _compare(run: Run) -> list[Change]:
     if before is None:
         return []
     same = read_manifest(Path(run.output_dir)).get("machine", {}) == describe_machine()
-    return find_changes(before, run, read_planned_steps(run.output_dir), same_machine=same)
+    changes = find_changes(before, run, read_planned_steps(run.output_dir), same_machine=same)
+    # Of another recipe it is another run: what else differs is no news.
+    return [each for each in changes if each.key == "recipe"] or changes
 
 
 def _refuse(changes: list[Change], *, allow_changed: bool) -> None:

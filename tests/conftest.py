@@ -71,6 +71,13 @@ def no_log_of_another_test() -> None:
         root.removeHandler(handler)
 
 
+@pytest.fixture(autouse=True)
+def no_launch_of_another_test() -> Iterator[None]:
+    """`hf-finetune train` in this process names its launch file to what it launches."""
+    yield
+    os.environ.pop("HF_FINETUNE_CONFIG_FILE", None)
+
+
 # Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist
 # would begin with those of most tests, and end with long files of few; `make test` tells it to keep this order.
 LONGEST = (

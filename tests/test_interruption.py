@@ -207,6 +207,29 @@ def test_a_chat_is_ended_by_sigterm_in_the_middle_of_an_answer(hf_finetune, tmp_
     assert "what /save has written is kept" in said
 
 
+ENDING = """
+import atexit, sys, time
+sys.argv = ["recipes/sft.py"]
+from hf_finetune.errors import user_errors
+atexit.register(lambda: (print("ending", file=sys.stderr, flush=True), time.sleep(1.5)))
+with user_errors():
+    pass
+"""
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_behind_the_last_line_changes_nothing_and_a_second_one_ends_at_once(start, number):
+    for times in (1, 2):
+        ending = start(sys.executable, "-c", ENDING)
+        ending.wait_for("ending")
+        for _ in range(times - 1):
+            os.kill(ending.process.pid, number)
+            time.sleep(0.7)
+        code, said = ending.stop(number)
+        assert code == (0 if times == 1 else 128 + number)
+        assert said == ""
+
+
 def test_what_a_signal_was_turned_into_is_known_by_its_time_alone(monkeypatch):
     assert find_signal(KeyboardInterrupt()) == signal.SIGINT
     assert find_signal(Terminated()) == signal.SIGTERM

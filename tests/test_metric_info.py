@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from sklearn.metrics import get_scorer_names
 
-from hf_finetune.metric_info import METRICS, format_share
+from hf_finetune.metric_info import METRICS, format_metrics, format_share
 
 # Our names beside those of scikit-learn, which puts neg_ before what is better lower.
 SCORERS = {
@@ -86,3 +86,11 @@ def scored_classifier():
 )
 def test_a_share_that_is_small_is_not_said_to_be_nothing(share, said):
     assert format_share(share) == said
+
+
+def test_a_figure_of_a_loss_that_exploded_has_no_hundreds_of_digits():
+    logged = {"eval_loss": 671.3, "eval_perplexity": 3.5e291, "tokens_seen": 3e12}
+    assert format_metrics(logged) == [
+        "validation loss 671.3000", "perplexity 3.5e+291", "3,000,000,000,000 tokens seen",
+    ]  # fmt: skip
+    assert format_metrics({"eval_perplexity": float("inf")}) == ["perplexity inf"]

@@ -77,9 +77,29 @@ def test_a_run_that_was_killed_after_its_last_step_takes_no_step_more(run_recipe
     run_recipe(*SMALL)
     assert capsys.readouterr().err.count("s to be saved: who ends a run leaves it 0 s as a rule") == 1
     weights = (folder / "model.safetensors").read_bytes()
-    (folder / "report.json").unlink()
-    assert run_recipe(*SMALL)["train"]["steps"] == 4
-    assert (folder / "model.safetensors").read_bytes() == weights
+    for lost in ("report.json", "model.safetensors"):  # the second beside the report of a finished run
+        (folder / lost).unlink()
+        assert run_recipe(*SMALL)["train"]["steps"] == 4
+        assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_records_that_vanish_while_a_run_trains_are_written_again(run_recipe, tmp_path, monkeypatch, capsys):
+    folder, save = tmp_path / "run", resumable.ResumableTrainer._save_checkpoint
+
+    def lose(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in ("manifest.json", "run.yaml", "row_prints.npz", "log.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(resumable.ResumableTrainer, "_save_checkpoint", lose)
+    report = run_recipe(*SMALL)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["run_id"] == report["run_id"] == json.loads((folder / "checkpoint-4" / SEAL).read_text())["run_id"]
+    assert {"data", "versions", "launch", "files"} <= manifest.keys()
+    assert "recipe:" in (folder / "run.yaml").read_text()
+    said = capsys.readouterr().err
+    assert "manifest.json is torn, or not there any more: it is written again" in said
+    assert "run.yaml is not there any more: it is written again" in said
 
 
 def test_more_steps_may_be_asked_of_a_finished_run(run_recipe):
@@ -168,6 +188,16 @@ def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(run_recipe, tm
         assert read_run(moved).best_checkpoint == "checkpoint-4"
         assert run_recipe(*run, f"output_dir={moved}")["train"]["best_checkpoint"] == "checkpoint-4"
         assert (moved / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_those_beyond_it(run_recipe, tmp_path, capsys):
+    run_recipe(*SMALL)
+    (tmp_path / "run" / "report.json").unlink()
+    earlier = f"train.resume_from_checkpoint={tmp_path / 'run' / 'checkpoint-2'}"
+    run_recipe(*SMALL, "train.learning_rate=0.001", earlier, allow_changed=True)
+    assert "checkpoint-4: of steps beyond checkpoint-2, from which the run goes on" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoint-4.left" / SEAL).is_file()
+    assert (tmp_path / "run" / "checkpoint-4" / SEAL).is_file()
 
 
 def test_whatever_a_run_writes_aside_lies_below_its_place(run_recipe, tmp_path, monkeypatch):

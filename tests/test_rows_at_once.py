@@ -19,7 +19,7 @@ MAY = {
     "data/corpora/library_tasks.py::build_tool_rows": "some hundred, made by the project itself",
     "data/reading/tables/arrow_rows.py::open_dataset": _BATCH,
     "data/reading/tables/arrow_rows.py::_to_python": _BATCH,
-    "data/splitting/batches.py::iterate_batches": _BATCH,
+    "data/splitting/batches.py::_select": _BATCH,
     "data/splitting/batches.py::read_values": "the labels of rows that are copies",
     "data/splitting/batches.py::encode_values": "the distinct values of one batch",
     "data/splitting/leakage.py::check_groups_disjoint": "the distinct groups",

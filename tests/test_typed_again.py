@@ -12,7 +12,7 @@ from hf_finetune.config import Run, build_run
 from hf_finetune.errors import ConfigError, FinetuneError
 from hf_finetune.folders.checkpoints import seal
 from hf_finetune.reporting import open_manifest
-from hf_finetune.typed_again import check_processes, choose_checkpoint
+from hf_finetune.typed_again import check_processes, check_typed_again, choose_checkpoint
 
 MANIFEST = {"data": {"files": []}, "versions": {"torch": "2.12.0"}, "launch": "x", "run_id": "one", "processes": 2}
 
@@ -37,6 +37,15 @@ def test_another_number_of_processes_is_refused_unless_it_is_allowed(run):
     check_processes(run, 1, allow_changed=True)
     with pytest.raises(ConfigError, match=r"1 processes, and the run began with 2: .* allow it with --allow-changed"):
         check_processes(run, 1, allow_changed=False)
+
+
+def test_of_another_recipe_nothing_else_that_differs_is_said(run):
+    settings = {"recipe": "sft", "model": {"path": "base"}, "train": {"learning_rate": 0.5, "seed": 9}}
+    Path(run.output_dir, "run.yaml").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError) as refused:
+        check_typed_again(run, allow_changed=False)
+    [problem] = refused.value.problems
+    assert (problem.key, problem.remedy) == ("recipe", "put it back, or name another output_dir")
 
 
 def test_the_first_process_alone_reads_the_checkpoint_and_says_it_and_all_go_on_from_it(run, caplog):

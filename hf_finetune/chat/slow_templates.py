@@ -62,7 +62,7 @@ class SlowTexts:
 def _write_key(given: Mapping[str, Any], row: Mapping[str, Any], ask: list[Any]) -> bytes | None:
     """A digest of all that a template is given; None for what is not JSON."""
     count, prompt, tail = ask
-    whole = [given, row.get("given"), [*row["messages"][:count], *tail], row["tools"], prompt]
+    whole = [given, row.get("given"), [*row["messages"][:count], *tail], row["tools"], prompt, row.get("mark")]
     try:
         # In the order of the keys, which a template may show; 1, 1.0 and true stay three.
         written = json.dumps(whole, ensure_ascii=False)

@@ -48,7 +48,8 @@ _MODEL: dict[Kind, str] = {
     "scratch.norm_eps scratch.attention_dropout scratch.hidden_dropout",
     "fixed": "train_only scratch scratch.preset scratch.family scratch.hidden_size scratch.num_hidden_layers "
     "scratch.num_attention_heads scratch.num_key_value_heads scratch.intermediate_size "
-    "scratch.max_position_embeddings scratch.gated_mlp scratch.qk_norm scratch.tie_word_embeddings",
+    "scratch.max_position_embeddings scratch.ngram_order scratch.ngram_vocab_size scratch.gated_mlp scratch.qk_norm "
+    "scratch.tie_word_embeddings",
     "content": "path adapter revision tokenizer",
 }
 _DATA: dict[Kind, str] = {

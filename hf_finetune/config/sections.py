@@ -119,6 +119,8 @@ class ScratchSection(Section):
     num_key_value_heads: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
     max_position_embeddings: PositiveInt | None = None
+    ngram_order: PositiveInt | None = None
+    ngram_vocab_size: PositiveInt | None = None
     hidden_act: Literal["gelu_new", "gelu", "silu", "relu2"] | None = None
     gated_mlp: bool | None = None
     qk_norm: bool | None = None

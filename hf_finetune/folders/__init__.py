@@ -3,6 +3,8 @@
 ownership    what somebody else has put there is never written over
 lock         one run per folder
 checkpoints  whole and verified, or not there
+opened       what a run was opened with, should its records vanish
+weights      whether the model of a finished run is still whole
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.folders.checkpoints import (
+        leave_newer,
         list_numbered,
         sweep,
     )
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
         LOG_FORMAT,
         MANIFEST,
         NOBODYS,
+        NON_FINITE,
+        RECORDS,
         REJECTED_LINES,
         REPORT,
         RESUME,
@@ -67,6 +72,8 @@ __all__ = [
     "LOG_FORMAT",
     "MANIFEST",
     "NOBODYS",
+    "NON_FINITE",
+    "RECORDS",
     "REJECTED_LINES",
     "REPORT",
     "RESUME",
@@ -85,6 +92,7 @@ __all__ = [
     "hold_run_folder",
     "is_run_folder",
     "leads_out",
+    "leave_newer",
     "list_checkpoints",
     "list_numbered",
     "make_run_folder",

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import hash_file, sync_file, sync_folder, write_atomically
-from hf_finetune.folders.ownership import CHECKPOINT, LOCK, NOBODYS
+from hf_finetune.folders.ownership import CHECKPOINT, LOCK, NOBODYS, SEAL
 
-SEAL = "checkpoint.json"
 FORMAT = 1
 MAX_SEAL_BYTES = 2**24
 # What a Trainer writes, and older versions of this package have written.
@@ -207,8 +206,27 @@ def _spare_foreign(checkpoint: Path, run_id: str | None) -> None:
     """Rename what another run has saved under the name that a checkpoint of this one is about to get."""
     if not find_foreign(checkpoint, run_id):
         return
-    names = (f"{checkpoint.name}.of-another-run{number or ''}" for number in count())
-    os.replace(checkpoint, next(path for path in map(checkpoint.with_name, names) if not os.path.lexists(path)))
+    os.replace(checkpoint, _find_free_name(checkpoint, "of-another-run"))
+
+
+def _find_free_name(checkpoint: Path, ending: str) -> Path:
+    names = (f"{checkpoint.name}.{ending}{number or ''}" for number in count())
+    return next(path for path in map(checkpoint.with_name, names) if not os.path.lexists(path))
+
+
+def leave_newer(folder: Path, checkpoint: Path) -> list[str]:
+    """Rename the whole checkpoints of this run beyond `checkpoint`, from which it goes on; returns the names they had.
+
+    The next start would take the newest for this run's, whose steps are others by then. Raises OSError.
+    """
+    run_id, left = (read_seal(checkpoint) or {}).get("run_id"), []
+    for newer in list_numbered(folder):
+        if get_step(newer) > get_step(checkpoint) and not (find_foreign(newer, run_id) or find_faults(newer)):
+            os.replace(newer, _find_free_name(newer, "left"))
+            left.append(newer.name)
+    if left:
+        sync_folder(folder)
+    return left
 
 
 def remove_path(path: Path) -> None:

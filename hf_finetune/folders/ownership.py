@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.files import sync_folder
+from hf_finetune.folders.opened import recall
 
 RESUME = "train.resume_from_checkpoint"
 AUTO = "auto"
@@ -40,6 +41,11 @@ TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
 LOG_FORMAT = 1
+NON_FINITE = "nonfinite.json"
+# What a run of ours writes of itself, beside its checkpoints, its model and the model's card.
+RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", ROW_SCORES, ROW_PRINTS, REJECTED_LINES)
+# Of a checkpoint of ours: see `checkpoints`.
+SEAL = "checkpoint.json"
 # What `merge` writes, by suffix or by name.
 _OF_A_MODEL = re.compile(
     r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
@@ -50,13 +56,29 @@ def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:
     """What in `folder` no run of ours has left there, by its name; None where the folder is ours, empty or missing.
 
     A run that failed leaves its manifest, or nothing: it may be started again. Where one is gone on with,
-    checkpoints alone will do, as they are when they were copied to another machine.
+    checkpoints alone will do, as they are when they were copied to another machine, and so do they beside what else a
+    run writes where its manifest is gone or torn.
     """
     names = _names(folder)
     if MANIFEST in names and is_run_folder(folder):
         return None
     foreign = [name for name in names if not (NOBODYS.fullmatch(name) or (resuming and CHECKPOINT.fullmatch(name)))]
+    if resuming and foreign and _has_lost_its_manifest(folder, names):
+        foreign = [name for name in foreign if not _is_of_a_run(name, names)]
     return foreign[0] if foreign else None
+
+
+def _has_lost_its_manifest(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a run of ours has sealed checkpoints in `folder`, and no manifest is there that says anything."""
+    checkpoints = [folder / name for name in names if CHECKPOINT.fullmatch(name)]
+    sealed = any(isinstance(_read_object(each / SEAL).get("run_id"), str) for each in checkpoints)
+    return sealed and not read_manifest(folder)
+
+
+def _is_of_a_run(name: str, names: Sequence[str]) -> bool:
+    # A model alone may be another tool's, into whose folder checkpoints were copied.
+    begun = LOG in names or RUN_FILE in names
+    return name in (*RECORDS, NON_FINITE) or (begun and _OF_A_MODEL.fullmatch(name) is not None)
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
@@ -102,8 +124,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_run_id(folder: Path) -> str | None:
-    """The id of the run that has opened its manifest there; None where there is none, or of an older version."""
-    found = read_manifest(folder).get("run_id")
+    """The id of the run that has opened its manifest there; None where there is none, or of an older version.
+
+    Of a run of this process also where its manifest is there no more.
+    """
+    opened = recall(folder)
+    found = (read_manifest(folder) or (opened.manifest if opened else {})).get("run_id")
     return found if isinstance(found, str) else None
 
 
@@ -130,6 +156,14 @@ def check_run_folder(output_dir: str, folder: Path, *, resuming: bool) -> None:
 def not_ours(output_dir: str, foreign: str) -> tuple[str, str]:
     """What is wrong with a folder that holds `foreign`, and what to do."""
     what = f"{output_dir} holds {foreign}, and is no run folder of hf-finetune"
+    folder = Path(output_dir).expanduser()
+    names = _names(folder)
+    lost = f"{MANIFEST} {'is torn' if MANIFEST in names else 'is missing'}"
+    if _has_lost_its_manifest(folder, names):
+        what += f" by what else is there: it has a run's checkpoints, whose {lost}"
+        return what, f"put {MANIFEST} back, or move {foreign} elsewhere: the same command then goes on from them"
+    if MANIFEST in names and not read_manifest(folder):
+        return f"{what}: {lost}", "put it back, or name a new folder, or an empty one"
     return what, "name a new folder, or an empty one: a run overwrites what is in its own"
 
 

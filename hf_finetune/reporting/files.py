@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import encode_non_finite, hash_file
-from hf_finetune.folders import CARD, LOG, MANIFEST, NOBODYS, REJECTED_LINES, REPORT, ROW_PRINTS, ROW_SCORES, RUN_FILE
+from hf_finetune.folders import CARD, NOBODYS, RECORDS
 
 # Records about the model: manifest.json does not hash them, and a model folder is complete without them.
-RECORD_FILES = (REPORT, LOG, MANIFEST, RUN_FILE, "report.html", CARD, ROW_SCORES, ROW_PRINTS, REJECTED_LINES)
+RECORD_FILES = (*RECORDS, CARD)
 
 
 def hash_files(folder: Path) -> dict[str, str]:

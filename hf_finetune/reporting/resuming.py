@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_finetune.errors import ConfigError, Problem, suggest
+from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import (
     AUTO,
+    CHECKPOINT,
     MANIFEST,
     REPORT,
     RESUME,
+    RUN_FILE,
     TRAINER_STATE,
     find_earlier_run,
     is_run_folder,
@@ -31,6 +33,7 @@ from hf_finetune.folders.checkpoints import (
     list_sealed,
     read_seal,
 )
+from hf_finetune.folders.weights import find_lost_weights
 from hf_finetune.shell import shell_line
 
 logger = logging.getLogger(__name__)
@@ -59,9 +62,14 @@ def get_resume(train: Mapping[str, Any]) -> Resume:
 
 
 def find_finished(output_dir: str, train: Mapping[str, Any]) -> dict[str, Any] | None:
-    """report.json of a run that has come to its end, where a run with this section `train` asks for no more of it."""
+    """report.json of a run that has come to its end, where a run with this section `train` asks for no more of it.
+
+    None where its weights are lost: it is gone on with from its last checkpoint, which writes them again.
+    """
     report = read_finished(Path(output_dir))
-    return None if report is None or _asks_for_more(report, train) else report
+    if report is None or _asks_for_more(report, train) or find_lost_weights(Path(output_dir)):
+        return None
+    return report
 
 
 def check_resumable(output_dir: str, resume: Resume) -> None:
@@ -75,6 +83,9 @@ def check_resumable(output_dir: str, resume: Resume) -> None:
         _refuse_all({each: find_faults(each)[0] for each in reversed(there)})
     elif there:
         return
+    elif read_finished(folder) and (lost := find_lost_weights(folder)):
+        what = f"{output_dir} holds a finished run whose {lost}, and no checkpoint to write it again from"
+        raise ConfigError(Problem(what, "put it back, or train again in another output_dir", key="output_dir"))
     elif resume != AUTO:
         _refuse_missing(output_dir, resume)
     elif (earlier := find_earlier_run(output_dir)) is not None:  # which is finished, and has nothing to train on from
@@ -94,7 +105,7 @@ def find_resumed(output_dir: str, resume: Resume) -> Resumed:
         begun = f"{output_dir} holds a run that had saved no checkpoint: it begins anew"
         return Resumed(None, begun if is_run_folder(folder) else None)
     if isinstance(resume, str) and resume != AUTO:
-        named = Path(resume).expanduser()
+        named = _find_named(folder, resume)
         if faults := find_foreign(named, read_run_id(folder)) or find_faults(named):
             remedy = "name another, or leave it out for the newest"
             raise ConfigError(Problem(f"{resume} {faults[0]}", remedy, key=RESUME))
@@ -174,11 +185,15 @@ def _read_plan(train: Mapping[str, Any]) -> tuple[int | None, float]:
 
 
 def _check_named(folder: Path, resume: str) -> None:
-    named = Path(resume).expanduser()
-    if not named.is_dir():
+    if not _find_named(folder, resume).is_dir():
         names = [path.name for path in list_sealed(folder)]
-        there = f"there are {', '.join(names)}" if names else BEGIN
-        raise ConfigError(Problem(f"no such checkpoint: {resume}", suggest(named.name, names, there), key=RESUME))
+        there = f"name one of {folder}: {', '.join(names)}" if names else BEGIN
+        raise ConfigError(Problem(f"no such checkpoint: {resume}", there, key=RESUME))
+
+
+def _find_named(folder: Path, resume: str) -> Path:
+    """The checkpoint that is named by its path, or by its name alone as one of the run folder."""
+    return folder / resume if CHECKPOINT.fullmatch(resume) else Path(resume).expanduser()
 
 
 def _refuse_missing(output_dir: str, resume: Resume) -> None:
@@ -207,9 +222,13 @@ def _find_only_id(folder: Path) -> str | None:
 def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
     state = _read_state(checkpoint)
     said = [f"goes on from {checkpoint}, step {state.get('global_step')} of {state.get('max_steps')}"]
+    if read_finished(folder) and (lost := find_lost_weights(folder)):
+        said.append(f"the run had come to its end, and {lost}: the model is written again")
     said += [f"{name} is passed over ({fault})" for name, fault in passed.items()]
-    if not (folder / MANIFEST).exists():
-        said.append(f"there is no {MANIFEST}, so that data, model and settings are compared with nothing")
+    if not read_manifest(folder):
+        lost = f"{MANIFEST} is torn, and" if (folder / MANIFEST).exists() else f"there is no {MANIFEST}, which"
+        what = "data and model" if (folder / RUN_FILE).is_file() else "data, model and settings"
+        said.append(f"{lost} is written anew: {what} are compared with nothing")
     return "; ".join(said)
 
 

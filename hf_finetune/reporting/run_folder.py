@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, ModelError, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import (
     LOG,
@@ -23,9 +23,11 @@ from hf_finetune.folders import (
     find_earlier_run,
     is_run_folder,
     make_run_folder,
+    read_manifest,
     remove_empty,
 )
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder
+from hf_finetune.folders.opened import Opened, forget, recall, remember
 from hf_finetune.privacy import redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
@@ -62,6 +64,7 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
         raise ConfigError(Problem(*earlier, key="output_dir"))
     check_run_folder(output_dir, folder, resuming=bool(resume))
     new = make_run_folder(output_dir)
+    forget(folder)
     if is_first_rank():
         atexit.register(remove_empty, new)  # of a run that is refused by what it reads next
 
@@ -73,8 +76,8 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
     `ModelError` where its model or tokenizer has.
     """
     path, manifest = Path(output_dir) / MANIFEST, redact(manifest)
-    if resume and path.exists():
-        began = redact(json.loads(path.read_text(encoding="utf-8")))
+    # One that is torn is written anew, as one that is missing.
+    if resume and (began := redact(read_manifest(path.parent))):
         _check_same(began, manifest)
         _say_other_machine(began, manifest)
         # The model of a finished run that is trained on stays in the folder until the new one takes its place.
@@ -83,6 +86,7 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
         path.with_name(LOG).unlink(missing_ok=True)  # of a run that failed here
     write_atomically(path, format_json(manifest))
     write_atomically(path.with_name(RUN_FILE), run_file)
+    remember(path.parent, Opened(manifest, run_file))
 
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
@@ -159,16 +163,31 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
 
     What is `found` goes into the manifest, too. Each file is written to a temporary name and renamed. report.json marks
     the run as finished, and comes last; the others can be written again from it. Raises what
-    `write_page` and `write_card` raise.
+    `write_page` and `write_card` raise, and `CannotWriteError` where the folder is gone.
     """
     folder = Path(output_dir)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest |= {**(found or {}), "files": hash_files(folder)}
+    manifest = {**_bring_back_records(folder), **(found or {}), "files": hash_files(folder)}
     write_atomically(folder / MANIFEST, format_json(manifest))
     content = format_json(redact(asdict(report)))
     _write_for_readers(folder, json.loads(content))
     write_atomically(folder / REPORT, content, private=True)
     logger.info("%s", format_summary(asdict(report), output_dir))
+
+
+def _bring_back_records(folder: Path) -> dict[str, Any]:
+    """The manifest of the run that ends now. Where it or run.yaml has vanished meanwhile, it is as it was opened."""
+    if not folder.is_dir():
+        what = f"{folder} is not there any more, nor what was saved in it"
+        raise CannotWriteError(Problem(what, "put it back and begin again", key="output_dir"))
+    manifest, opened = read_manifest(folder), recall(folder)
+    if opened is None:
+        return manifest
+    if not (folder / RUN_FILE).exists():
+        logger.warning("%s is not there any more: it is written again", folder / RUN_FILE)
+        write_atomically(folder / RUN_FILE, opened.run_file)
+    if not manifest:
+        logger.warning("%s is torn, or not there any more: it is written again", folder / MANIFEST)
+    return manifest or dict(opened.manifest)
 
 
 def record_scores(output_dir: str, name: str, evaluation: dict[str, Any]) -> None:

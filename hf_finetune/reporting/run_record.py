@@ -13,7 +13,16 @@ from typing import Any, Literal
 
 from hf_finetune.errors import ConfigError, DataError, Problem, format_problems
 from hf_finetune.files import read_bounded_yaml
-from hf_finetune.folders import CHECKPOINT, LOG, MANIFEST, REPORT, RUN_FILE, TRAINER_STATE, list_checkpoints
+from hf_finetune.folders import (
+    CHECKPOINT,
+    LOG,
+    MANIFEST,
+    NON_FINITE,
+    REPORT,
+    RUN_FILE,
+    TRAINER_STATE,
+    list_checkpoints,
+)
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.liveness import goes_beyond, seems_alive
@@ -24,9 +33,19 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 
-# Parts of report.json by type, each absent where it was not computed: the page and the card rely on these types.
 # Of the entry with which a Trainer ends its log.
 SUMMARY = ("train_runtime", "train_samples_per_second", "epoch")
+
+NON_FINITE_ERROR = "NonFiniteError"
+ENDINGS = {
+    "Terminated": "SIGTERM",
+    "KeyboardInterrupt": "Ctrl-C",
+    "OutOfMemory": "memory that ran out",
+    "OutOfMemoryError": "memory that ran out",
+    "CannotWriteError": "a folder that cannot be written",
+    "EvaluationStopped": "a signal",
+}
+"""By the names in the log (`training.callbacks.log_file`); others are shown as they are."""
 
 JsonObject = dict[str, Any]
 
@@ -66,6 +85,14 @@ class RunRecord:
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
     ended: str | None = None
     """What has ended the training of an unfinished run, by its name, if that could still be said."""
+
+    @property
+    def ended_by(self) -> str | None:
+        """What has ended training early, in words."""
+        if self.ended == NON_FINITE_ERROR:
+            recorded = (self.folder / NON_FINITE).is_file()
+            return "a value that is not finite" if recorded else "a loss that exploded, or gradients that overflow"
+        return None if self.ended is None else ENDINGS.get(self.ended, self.ended)
 
     @property
     def unfinished(self) -> bool:

@@ -115,6 +115,7 @@ class MuonFactory:
     def __call__(self, model: PreTrainedModel, *, lr: float, weight_decay: float, **options: Any) -> MuonWithAdamW:
         """Assign hidden matrices to Muon; embeddings, head, norms and biases to AdamW, without weight decay."""
         embedding_lr = lr * options.pop("embedding_lr", 2.0)
+        options["betas"] = (options.pop("beta1", 0.9), 0.95)
         # `base_model` of a model excludes the head, over the vocabulary or the labels; that of a PeftModel does not.
         body: nn.Module = unwrap_adapter(model).base_model
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -152,10 +153,9 @@ def _parse_muon_options(optim_args: str | None) -> dict[str, float]:
         name, _, value = part.partition("=")
         if not part:
             continue
-        if name not in ("momentum", "embedding_lr"):
-            raise ConfigError(
-                Problem(f"{name!r} is no option of muon", "it takes momentum and embedding_lr", key="train.optim_args")
-            )
+        if name not in ("momentum", "embedding_lr", "beta1"):
+            remedy = "it takes momentum, embedding_lr and beta1 (of AdamW)"
+            raise ConfigError(Problem(f"{name!r} is no option of muon", remedy, key="train.optim_args"))
         options[name] = float(value)
     return options
 

@@ -135,7 +135,9 @@ def test_the_tokens_of_a_template_are_added_once_and_end_an_answer(name, caplog)
         load_chat_template(DataSection(train="x", chat_template=name), tokenizer)
     tokens = TEMPLATE_TOKENS[name]
     line = f"template {name} adds {', '.join(tokens)} to the tokenizer: their embeddings are trained"
-    assert [record.getMessage() for record in caplog.records] == [f"chat template: {name}", line][::-1]
+    said = [record.getMessage() for record in caplog.records]
+    # On a busy machine a line says how long it takes.
+    assert [each for each in said if "is slow" not in each] == [f"chat template: {name}", line][::-1]
     assert tokenizer.convert_tokens_to_ids(list(tokens)) == list(range(words, words + len(tokens)))
     assert get_added_tokens(tokenizer) == list(tokens)
     assert all(tokenizer.added_tokens_decoder[index].special for index in range(words, len(tokenizer)))

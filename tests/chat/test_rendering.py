@@ -230,6 +230,17 @@ def test_what_a_template_has_for_generated_is_where_transformers_finds_it(source
     assert ours == theirs
 
 
+def test_a_slow_text_with_marks_is_not_the_text_without(monkeypatch):
+    monkeypatch.setattr(rendering, "SLOW_SECONDS", 0.0)  # of every template the texts are kept
+    template = RemoteTemplate(MARKED + "{# of this test alone #}")
+    generated: list[tuple[int, int]] = []
+    texts = [template.render(messages=CONVERSATION)]
+    with template.activate_tracker([], generated):
+        texts += ["".join(template.generate(messages=CONVERSATION)), template.render(messages=CONVERSATION)]
+    assert texts[0] == texts[1] == texts[2]
+    assert [texts[0][start:end].endswith("</s>") for start, end in generated] == [True] * 2
+
+
 def written(template, given: dict) -> str:
     """What a template writes, or by what it refuses."""
     try:

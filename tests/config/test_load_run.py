@@ -358,4 +358,4 @@ def test_a_mutated_file_loads_or_is_refused_with_key_and_line(text):
 def test_any_command_line_loads_or_is_refused(workspace, overrides):
     (workspace / "run.yaml").write_text(VALID, encoding="utf-8")
     with contextlib.suppress(ConfigError):
-        load_run(["run.yaml", *overrides], "continued_pretraining")
+        assert load_run(["run.yaml", *overrides], "continued_pretraining").recipe == "continued_pretraining"

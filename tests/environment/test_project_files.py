@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_no_half_of_a_project_and_says_what_to_do(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
     try:
-        with pytest.raises(CannotWriteError, match=r"cannot be written \(File too large\).*; make room"):
+        with pytest.raises(CannotWriteError, match=r"cannot be written \(File too large\).*; .*\(ulimit -f\)"):
             init_project(tmp_path, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

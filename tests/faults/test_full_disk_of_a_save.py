@@ -25,7 +25,8 @@ from hf_finetune.training.checkpoints.writer import CheckpointWriter
 
 FORK = multiprocessing.get_context("fork")
 FULL = (errno.ENOSPC, errno.EDQUOT)
-BROKEN = (errno.EIO, errno.EROFS)
+REFUSED = (errno.EROFS, errno.EFBIG, errno.EPERM)
+BROKEN = (errno.EIO, errno.EROFS, errno.EPERM)
 VALUES = 20_000
 
 
@@ -110,7 +111,8 @@ def test_whichever_operation_fails_no_checkpoint_is_damaged(saved, tmp_path, req
             assert find_faults(saved / "checkpoint-3") == [], f"operation {at}"
         else:
             assert refused.exit_code == 5
-            assert f"cannot be written ({os.strerror(number)}): it takes 0 MiB, and" in str(refused)
+            more = "; room does not help" if number in REFUSED else ": it takes 0 MiB, and"
+            assert f"cannot be written ({os.strerror(number)}){more}" in str(refused)
             assert "checkpoint-2 is kept, and the same command goes on from it" in str(refused)
             assert find_verified(saved)[0] == saved / "checkpoint-2"
             assert number in BROKEN or lasts
@@ -139,14 +141,15 @@ def save_with_limit(folder: Path, limit: int) -> str:
 
 
 def test_at_whichever_size_files_end_the_last_checkpoint_is_as_it_was(saved, request):
-    before = {name: each for name, each in contents(saved).items() if name.startswith("checkpoint-2/")}
+    before = contents(saved)  # the older one, too: to remove it helps against a full disk alone
     outcomes = set()
     largest = (saved / "checkpoint-2" / "model.safetensors").stat().st_size
     for number in range(30 if request.config.getoption("--faults") else 4):
         limit = number * largest // (28 if request.config.getoption("--faults") else 2)
         said = save_with_limit(saved, limit)
         outcomes.add(said == "saved")
-        assert said == "saved" or "(File too large)" in said, limit
+        words = "(File too large); room does not help, the system limits the size of files: raise it (ulimit -f); "
+        assert said == "saved" or f"{words}checkpoint-2 is kept" in said, limit
         assert before.items() <= contents(saved).items(), limit
         assert (find_faults(saved / "checkpoint-3") == []) == (said == "saved"), limit
         shutil.rmtree(saved / "checkpoint-3", ignore_errors=True)

@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "modern": {},
     "modern-grouped-gated-tied": {"num_key_value_heads": 2, "gated_mlp": True, "tie_word_embeddings": True},
     "gpt2": {"family": "gpt2"},
+    "ngrams": {"ngram_order": 3, "ngram_vocab_size": 101},
 }
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hf_finetune.errors import ConfigError
 from hf_finetune.folders.checkpoints import SEAL, seal
-from hf_finetune.reporting import check_resumable, claim_run_folder, describe_kept, find_finished, find_resumed
+from hf_finetune.reporting import (
+    check_resumable,
+    claim_run_folder,
+    describe_kept,
+    find_finished,
+    find_resumed,
+    open_manifest,
+)
 
 MANIFEST = {"data": {}, "versions": {}, "launch": "x"}
 
@@ -83,11 +93,46 @@ def test_checkpoints_that_were_copied_alone_are_gone_on_from_unless_they_are_of_
     checkpoint(tmp_path, 10)
     name, said = resumed(tmp_path)
     assert name == "checkpoint-10"
-    assert said.endswith("there is no manifest.json, so that data, model and settings are compared with nothing")
+    compared = "data, model and settings are compared with nothing"
+    assert said.endswith(f"there is no manifest.json, which is written anew: {compared}")
     checkpoint(tmp_path, 20, "another")
     with pytest.raises(ConfigError, match=r"checkpoints of 2 runs \(checkpoint-10, checkpoint-20\), and no manifest"):
         resumed(tmp_path)
-    assert resumed(tmp_path, str(tmp_path / "checkpoint-5"))[0] == "checkpoint-5"
+    for named in (str(tmp_path / "checkpoint-5"), "checkpoint-5"):
+        assert resumed(tmp_path, named)[0] == "checkpoint-5"
+
+
+@pytest.mark.parametrize("manifest", [None, "[]", '{"data": {', ""])
+def test_a_run_whose_manifest_is_torn_or_missing_is_gone_on_from_its_checkpoints(tmp_path, manifest):
+    checkpoint(tmp_path, 5)
+    for name in ("log.jsonl", "run.yaml", "row_prints.npz", "config.json"):
+        (tmp_path / name).write_text("")
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    claim_run_folder(str(tmp_path), resume="auto")
+    name, said = resumed(tmp_path)
+    assert name == "checkpoint-5"
+    lost = "there is no manifest.json, which" if manifest is None else "manifest.json is torn, and"
+    assert said.endswith(f"{lost} is written anew: data and model are compared with nothing")
+    open_manifest(str(tmp_path), MANIFEST, "recipe: sft\n", resume=name)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == MANIFEST
+
+    (tmp_path / "manifest.json").write_text("[]")
+    (tmp_path / "thesis.txt").write_text("mine")
+    words = r"holds thesis.txt, .* a run's checkpoints, whose manifest.json is torn; put .* back, or move thesis"
+    with pytest.raises(ConfigError, match=words):
+        claim_run_folder(str(tmp_path), resume="auto")
+
+
+def test_a_torn_manifest_without_checkpoints_is_named_and_a_model_of_another_tool_is_not_taken(tmp_path):
+    (tmp_path / "log.jsonl").touch()
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"no run folder of hf-finetune: manifest.json is torn; put it back"):
+        claim_run_folder(str(tmp_path), resume="auto")
+    checkpoint(tmp_path / "model", 5)
+    (tmp_path / "model" / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match=r"holds model.safetensors, .* whose manifest.json is missing"):
+        claim_run_folder(str(tmp_path / "model"), resume="auto")
 
 
 def test_a_folder_of_which_no_checkpoint_can_be_gone_on_from_is_left_as_it_is(tmp_path):
@@ -111,9 +156,14 @@ def test_a_folder_of_which_no_checkpoint_can_be_gone_on_from_is_left_as_it_is(tm
 @pytest.mark.parametrize(
     ("steps", "resume", "said"),
     [
+        ((5, 70), "checkpoint-7", r"no such checkpoint: checkpoint-7; name one of .*: checkpoint-5, checkpoint-70"),
         ((), True, r"holds no checkpoint to go on from; leave train.resume_from_checkpoint out to begin"),
         ((), "{}/checkpoint-7", r"no such checkpoint: .*checkpoint-7; leave train.resume_from_checkpoint out"),
-        ((5, 70), "{}/checkpoint-7", r"no such checkpoint: .*checkpoint-7; did you mean checkpoint-70\?"),
+        (
+            (5, 70),
+            "{}/checkpoint-7",
+            r"no such checkpoint: .*checkpoint-7; name one of .*: checkpoint-5, checkpoint-70",
+        ),
     ],
 )
 def test_a_run_without_the_checkpoint_is_one_message_before_anything_is_read(tmp_path, steps, resume, said):
@@ -142,6 +192,26 @@ LENGTHS = [
 def test_a_finished_run_is_finished_unless_more_is_asked_for(tmp_path, given, typed, more):
     finished(tmp_path, **given)
     assert (find_finished(str(tmp_path), typed) is None) == more
+
+
+@pytest.mark.parametrize(("harm", "said"), [("unlink", "missing"), ("cut", "cut short")])
+def test_a_finished_run_whose_weights_are_lost_is_not_said_to_be_finished(tmp_path, harm, said):
+    finished(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    save_file({"w": torch.ones(100)}, weights)
+    (tmp_path / "manifest.json").write_text(json.dumps({**MANIFEST, "files": {"config.json": "", weights.name: ""}}))
+    assert find_finished(str(tmp_path), {}) is not None
+    if harm == "unlink":
+        weights.unlink()
+    else:
+        os.truncate(weights, weights.stat().st_size - 1)
+    assert find_finished(str(tmp_path), {}) is None
+    with pytest.raises(ConfigError, match=f"finished run whose model.safetensors is {said}, and no checkpoint"):
+        check_resumable(str(tmp_path), "auto")
+    checkpoint(tmp_path, 40)
+    name, told = resumed(tmp_path)
+    assert name == "checkpoint-40"
+    assert told.endswith(f"the run had come to its end, and model.safetensors is {said}: the model is written again")
 
 
 def test_a_finished_run_that_is_begun_again_is_refused_with_the_place_of_its_report(tmp_path):

@@ -103,6 +103,11 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path):
     assert (tmp_path / "a" / "b").is_dir()
 
 
+def test_a_folder_that_vanished_before_the_report_was_written_is_one_message_with_exit_code_5(tmp_path):
+    with pytest.raises(CannotWriteError, match="run is not there any more, nor what was saved in it; put it back"):
+        write_run_folder(str(tmp_path / "run"), report())
+
+
 def test_a_folder_that_cannot_be_made_is_one_message_with_exit_code_5(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotWriteError, match="cannot be made") as refused:

@@ -99,6 +99,13 @@ def test_an_option_that_muon_does_not_have_is_refused():
         _parse_muon_options("momentom=0.9")
 
 
+def test_beta1_is_adamws_and_holds_for_all_that_it_updates():
+    model, options = tiny_model(), _parse_muon_options("beta1=0.8, embedding_lr=1")
+    groups = MuonFactory()(model, lr=0.01, weight_decay=0.1, **options).param_groups
+    assert [group["betas"] for group in groups] == [(0.8, 0.95)] * 3
+    assert {group["betas"] for group in MuonFactory()(model, lr=0.01, weight_decay=0.1).param_groups} == {(0.9, 0.95)}
+
+
 def groups_of(model: torch.nn.Module) -> dict[str, tuple[bool, float]]:
     """Of each trained parameter: whether it goes to Muon, and its weight decay."""
     optimizer = MuonFactory()(model, lr=0.01, weight_decay=0.1)

@@ -14,7 +14,7 @@ from hf_finetune.config.reading.document import Key, RunDocument, format_key_pat
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER
 from hf_finetune.errors import suggest
-from hf_finetune.folders import AUTO, find_earlier_run, foreign_entry, not_ours
+from hf_finetune.folders import AUTO, CHECKPOINT, find_earlier_run, foreign_entry, not_ours
 from hf_finetune.shell import shell_path
 
 MAX_NAME_BYTES = 255
@@ -243,7 +243,7 @@ def check_resume(document: RunDocument, run: Any) -> None:
     if not isinstance(checkpoint, str) or checkpoint == AUTO or document.is_refused(".".join(KEY), "output_dir"):
         return
     place, folder = Path(expand_user(checkpoint)).resolve(), Path(expand_user(run.output_dir)).resolve()
-    if place.parent == folder:
+    if place.parent == folder or CHECKPOINT.fullmatch(checkpoint):  # a name alone is that of one in output_dir
         return
     what = f"{checkpoint} is no checkpoint of {run.output_dir}, and others' optimizer states are not opened"
     document.refuse(KEY, what, "name the run's own output_dir, or start from the weights alone with model.path")

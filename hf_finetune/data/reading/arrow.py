@@ -204,11 +204,13 @@ def _build_batches(
 def _join_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Join record batches to some of `BATCH_BYTES`: a column of a small one shares its pages with all others."""
     waiting: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
         waiting.append(batch)
-        if sum(each.nbytes for each in waiting) >= BATCH_BYTES:
+        size += batch.nbytes
+        if size >= BATCH_BYTES:
             yield pa.concat_batches(waiting)
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield pa.concat_batches(waiting)
 

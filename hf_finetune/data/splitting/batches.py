@@ -6,7 +6,7 @@ of text (https://github.com/apache/arrow/issues/25822).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,21 @@ def iterate_batches(table: Dataset, numbers: Rows) -> Iterator[tuple[int, pa.Rec
 
     Memory is that of one record batch, as the cache has them of some megabytes, or of one row.
     """
+    for start, batch in _select(_iterate_stored(table), numbers):
+        # About so many bytes: of a batch of some megabytes any part will do.
+        step = max(1, min(ROWS_AT_ONCE, len(batch) * BYTES_AT_ONCE // max(1, batch.nbytes)))
+        for offset in range(0, len(batch), step):
+            yield start + offset, batch.slice(offset, step)
+
+
+def _select(pieces: Iterable[Any], numbers: Rows) -> Iterator[tuple[int, Any]]:
+    """Yield what `numbers` name of each of consecutive record batches or arrays, with the place of its first."""
     first = start = 0
-    for whole in _iterate_stored(table):
+    for whole in pieces:
         stop = start + int(np.searchsorted(numbers[start:], first + len(whole)))
         if start < stop:
             wanted = numbers[start:stop] - first
-            batch = whole if len(wanted) == len(whole) else whole.take(pa.array(wanted))
-            # About so many bytes: of a batch of some megabytes any part will do.
-            step = max(1, min(ROWS_AT_ONCE, len(batch) * BYTES_AT_ONCE // max(1, batch.nbytes)))
-            for offset in range(0, len(batch), step):
-                yield start + offset, batch.slice(offset, step)
+            yield start, whole if len(wanted) == len(whole) else whole.take(pa.array(wanted))
         start, first = stop, first + len(whole)
         if start == len(numbers):
             return
@@ -59,14 +64,7 @@ def _iterate_stored(table: Dataset) -> Iterator[pa.RecordBatch]:
 
 def read_values(table: Dataset, column: str, numbers: Rows) -> list[Any]:
     """Read one column of the rows `numbers`, (rows,), ascending and distinct: a Python value for each."""
-    values: list[Any] = []
-    first = start = 0
-    for chunk in table.data.column(column).chunks:
-        stop = start + int(np.searchsorted(numbers[start:], first + len(chunk)))
-        if start < stop:
-            values += chunk.take(pa.array(numbers[start:stop] - first)).to_pylist()
-        start, first = stop, first + len(chunk)
-    return values
+    return [value for _, some in _select(table.data.column(column).chunks, numbers) for value in some.to_pylist()]
 
 
 def encode_values(table: Dataset, column: str) -> tuple[Rows, list[Any]]:

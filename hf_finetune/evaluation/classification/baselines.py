@@ -105,9 +105,8 @@ def add_baselines(
     }
     train = splits.rows["train"]
     # Before their texts are read: a hundred million rows have more of them than the memory holds.
-    chosen = _sample_rows(len(train), len(labels.names), seed)
-    texts, given = join_text_pairs(train.select(chosen)), labels.encode(train["label"])[chosen]
-    found = score_baselines(texts, given, scored, labels, seed, row_scores)
+    train = train.select(_sample_rows(len(train), len(labels.names), seed))
+    found = score_baselines(join_text_pairs(train), labels.encode(train["label"]), scored, labels, seed, row_scores)
     for name, figures in found.items():
         evaluation[name]["baselines"] = figures
 

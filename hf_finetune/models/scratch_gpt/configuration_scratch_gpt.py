@@ -45,6 +45,8 @@ SIZES = (
     "num_key_value_heads",
     "intermediate_size",
     "max_position_embeddings",
+    "ngram_order",
+    "ngram_vocab_size",
 )
 
 
@@ -79,6 +81,10 @@ class ScratchGPTConfig(PreTrainedConfig):
     """By default 4 * hidden_size; if the MLP is gated, two thirds of that, rounded up to a multiple of 64."""
     max_position_embeddings: int = 1024
     position_embedding_type: ByFamily[Literal["rotary", "learned"]] = BY_FAMILY
+    ngram_order: int = 1
+    """Above 1, each token is looked up together with the 1 to `ngram_order` - 1 tokens before it too."""
+    ngram_vocab_size: int = 4096
+    """Embeddings of each length of n-grams, which share them by their hash; of no use where `ngram_order` is 1."""
     rope_theta: float | int = 10000.0
     norm_type: ByFamily[Literal["rmsnorm", "layernorm"]] = BY_FAMILY
     norm_eps: ByFamily[float] = BY_FAMILY

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 
 ACTIVATION_NAMES = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu"}
@@ -16,6 +17,21 @@ LAYER_MODULES = {
     "mlp.c_fc": "mlp.up_proj",
     "mlp.c_proj": "mlp.down_proj",
 }
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def convert_gpt2(model_class: type[Model], path_or_model: str | PreTrainedModel) -> Model:
+    """Make a ScratchGPTForCausalLM of a GPT-2. Raises ValueError for settings that it does not support."""
+    source = load_gpt2(path_or_model)
+    config_class: Any = model_class.config_class
+    with init.no_init_weights():  # which would take longer than the conversion
+        model: Any = model_class(config_class(**convert_gpt2_config(source.config)))
+    model.load_state_dict(convert_gpt2_weights(source))
+    model.tie_weights()
+    model.generation_config = source.generation_config
+    converted: Model = model.to(source.device, source.dtype)
+    return converted
 
 
 def load_gpt2(path_or_model: str | PreTrainedModel) -> GPT2LMHeadModel:

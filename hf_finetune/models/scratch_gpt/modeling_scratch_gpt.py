@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GenericForSequenceClassification, GradientCheckpointingLayer
@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_scratch_gpt import ScratchGPTConfig
-from .convert_gpt2 import convert_gpt2_config, convert_gpt2_weights, load_gpt2
+from .convert_gpt2 import convert_gpt2
 
 
 def squared_relu(hidden_states: Tensor) -> Tensor:
@@ -69,6 +69,19 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     # (a, b) -> (a cos - b sin, b cos + a sin): swapping the halves gives (b, a), and `sin` holds (-sin, sin).
     first, second = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat((second, first), dim=-1) * sin
+
+
+def hash_ngrams(tokens: Tensor, position_ids: Tensor, order: int, rows: int) -> Tensor:
+    """Number the n-grams of 2 to `order` tokens that end at each token: (batch, seq, order - 1), below order * rows.
+
+    `tokens` (batch, order - 1 + seq) begin before `position_ids` (batch or 1, seq). 0: it would begin before the text.
+    """
+    seq = position_ids.shape[1]
+    numbers, hashed = [], tokens[:, -seq:]
+    for before in range(1, order):  # [a b c] -> (c * p + b) * p + a, modulo 2^31 - 1: int64 holds the products
+        hashed = (hashed * 1_000_003 + tokens[:, order - 1 - before :][:, :seq]) % 2_147_483_647
+        numbers.append((1 + (before - 1) * rows + hashed % rows) * (position_ids >= before))
+    return torch.stack(numbers, dim=-1)
 
 
 def repeat_heads(heads: Tensor, times: int) -> Tensor:
@@ -217,15 +230,18 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
         # For code outside transformers, 5.23 calls this only with modules that own weights: `ScratchGPTAttention` never
         # comes, so that its layers are told apart by name.
         super()._init_weights(module)
-        if isinstance(module, nn.Embedding) and self.config.family == "modern" and not self.config.tie_word_embeddings:
+        name = next((name for name, child in self.named_modules() if child is module), "").rpartition(".")[2]
+        modern = self.config.family == "modern"
+        if isinstance(module, nn.Embedding) and name == "embed_ngrams":  # a rare one leaves its tokens as they are
+            init.zeros_(module.weight)
+        elif isinstance(module, nn.Embedding) and modern and not self.config.tie_word_embeddings:
             # The norms rescale the residual stream, so that its size is free. At 1.0 a branch changes a token little at
             # first; at 0.02 it outweighs the token embedding from the first step on, and training takes more steps.
             init.normal_(module.weight, std=1.0)
         if not isinstance(module, nn.Linear):
             return
-        name = next((name for name, child in self.named_modules() if child is module), "").rpartition(".")[2]
         writes_to_residual = name in ("o_proj", "down_proj")
-        if self.config.family == "gpt2":
+        if not modern:
             if writes_to_residual:  # two branches per layer add to the stream (Radford et al., 2019, section 2.3)
                 std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
                 init.normal_(module.weight, std=std)
@@ -252,6 +268,10 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
     def __init__(self, config: ScratchGPTConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_ngrams = None
+        if config.ngram_order > 1:  # as many rows for each length, and row 0, which stays zero
+            rows = 1 + (config.ngram_order - 1) * config.ngram_vocab_size
+            self.embed_ngrams = nn.Embedding(rows, config.hidden_size, padding_idx=0)
         self.embed_positions = None
         if config.position_embedding_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -291,6 +311,10 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             use_cache = self.config.use_cache and not self.training
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        if self.embed_ngrams is not None:
+            tokens = self._extend(input_ids, past_key_values)
+            numbers = hash_ngrams(tokens, position_ids, self.config.ngram_order, self.config.ngram_vocab_size)
+            inputs_embeds = inputs_embeds + self.embed_ngrams(numbers).sum(dim=-2)
 
         rotary = None
         if self.embed_positions is None:
@@ -306,6 +330,21 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
                 hidden_states, causal_mask, rotary, past_key_values=past_key_values, position_ids=position_ids, **kwargs
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def _extend(self, input_ids: Tensor | None, cache: Cache | None) -> Tensor:
+        """Put the tokens before `input_ids` (batch, seq) in front of them: (batch, ngram_order - 1 + seq)."""
+        before, index = self.config.ngram_order - 1, self.config.num_hidden_layers
+        if input_ids is None:
+            raise ValueError(f"give input_ids, not embeddings: n-grams are of tokens (ngram_order {before + 1})")
+        if cache is None:
+            return F.pad(input_ids, (before, 0))
+        # In a layer of the cache behind those of keys and values: a beam search reorders and a crop shortens it too.
+        if len(cache.layers) == index and cache.layer_class_to_replicate is None:
+            static = isinstance(cache.layers[0], StaticLayer)
+            cache.layers.append(StaticLayer(cache.get_max_length(0)) if static else DynamicLayer())
+        places = torch.arange(-before, input_ids.shape[1], device=input_ids.device) + cache.get_seq_length()
+        states = input_ids[:, None, :, None]  # of one head with one feature
+        return cache.update(states, states, index)[0][:, 0, :, 0][:, places.clamp(min=0)]
 
     @staticmethod
     def _count_positions(embeds: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
@@ -387,13 +426,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
 
         Raises ValueError for settings of GPT-2 that ScratchGPT does not support.
         """
-        source = load_gpt2(path_or_model)
-        with init.no_init_weights():  # which would take longer than the conversion
-            model = cls(ScratchGPTConfig(**convert_gpt2_config(source.config)))
-        model.load_state_dict(convert_gpt2_weights(source))
-        model.tie_weights()
-        model.generation_config = source.generation_config
-        return model.to(source.device, source.dtype)  # type: ignore[arg-type]
+        return convert_gpt2(cls, path_or_model)
 
 
 class ScratchGPTForSequenceClassification(GenericForSequenceClassification, ScratchGPTPreTrainedModel):
@@ -413,8 +446,5 @@ class ScratchGPTForSequenceClassification(GenericForSequenceClassification, Scra
 
 
 __all__ = [
-    "ScratchGPTForCausalLM",
-    "ScratchGPTForSequenceClassification",
-    "ScratchGPTModel",
-    "ScratchGPTPreTrainedModel",
-]
+    "ScratchGPTForCausalLM", "ScratchGPTForSequenceClassification", "ScratchGPTModel", "ScratchGPTPreTrainedModel",
+]  # fmt: skip

@@ -24,8 +24,8 @@ from hf_finetune.reporting.diagnosis.curves import (
     read_train_curve,
     read_validation_curve,
 )
-from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS, judge_divergence, judge_rise_and_back
-from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, fmt, format_setting
+from hf_finetune.reporting.diagnosis.divergence import MIN_POINTS, judge_divergence, judge_rise_and_back, judge_stop
+from hf_finetune.reporting.diagnosis.findings import LEVELS, Finding, fmt, format_setting, get_train_setting
 from hf_finetune.reporting.diagnosis.overfitting import judge_overfitting
 from hf_finetune.reporting.diagnosis.progress import judge_progress
 from hf_finetune.reporting.diagnosis.rows import judge_rows
@@ -91,7 +91,10 @@ def _judge_curves(run: RunRecord, train: Curve, validation: Curve) -> list[Findi
     progress = judge(run, train, validation)
     if progress is not None and progress.kind == "plateau" and progress.step is None:
         return [progress]  # nothing was learned: what rose and fell again is noise
-    found = [warming, judge_rise_and_back(run, train), progress]
+    stopped = judge_stop(run)
+    if run.status == "running" or stopped is not None:
+        warming = None  # it goes on, or has a better reason to have ended
+    found = [stopped, warming, judge_rise_and_back(run, train), progress]
     return [each for each in found if each]
 
 
@@ -188,6 +191,8 @@ def _describe_unseen(run: RunRecord, validation: Curve) -> str:
         return ""
     evaluation = run.report.get("evaluation")
     scored = len(validation) or (isinstance(evaluation, dict) and evaluation.get("validation"))
+    if not scored and run.status == "running" and get_train_setting(run, "eval_strategy") not in (None, "no"):
+        return ""  # it is still to come
     when = "Validation was scored only once" if scored else "There was no validation"
     return f" {when}, so that overfitting could not be seen."
 
@@ -216,9 +221,11 @@ def _describe_progress(run: RunRecord) -> list[str]:
     reached = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps else "")
     if run.status == "running":
         return [f"The run is not finished: it is at {reached}." if run.history else "The run has logged nothing yet."]
+    if run.status == "stopped" and not run.history and run.ended_by:
+        return [f"The run was ended by {run.ended_by} before a loss was logged."]
     if run.status == "stopped" and not run.history:
         return ["The run did not finish, and neither a log nor a checkpoint tells how far it got."]
     if not run.unfinished and (run.max_steps is None or run.step >= run.max_steps):
         return []
-    cause = f" ({run.ended})" if run.ended else ""
+    cause = f", ended by {run.ended_by}" if run.ended_by else ""
     return [f"The run stopped at {reached}{cause}."] if run.history else []

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
+from hf_finetune.folders import NON_FINITE
 from hf_finetune.reporting.diagnosis.curves import Curve, compute_part_medians
 from hf_finetune.reporting.diagnosis.findings import Finding, fmt, format_rate, format_setting, get_train_setting
-from hf_finetune.reporting.run_record import RunRecord, get_curve
+from hf_finetune.reporting.run_record import NON_FINITE_ERROR, RunRecord, get_curve
 
 MIN_POINTS = 6
 """Points of the training loss that are needed to judge its shape."""
@@ -146,6 +147,23 @@ def _judge_late_rise(run: RunRecord, train: Curve, validation: Curve) -> Finding
         cause="The learning rate is too high, or is kept high for too long, or the data changes on the way.",
         remedy=f"{_advise_restart(run, 0.3)} {format_setting(run, 'lr_scheduler_type', 'cosine')} lets it fall.",
         step=step,
+    )
+
+
+def judge_stop(run: RunRecord) -> Finding | None:
+    """A run that was stopped for a loss or gradient that is not finite, or that exploded: its log ends before it."""
+    if run.status != "stopped" or run.ended != NON_FINITE_ERROR:
+        return None
+    return Finding(
+        kind="divergence",
+        level="problem",
+        title=f"The run was stopped for {run.ended_by}",
+        evidence=f"{NON_FINITE} has the step and its rows. The last step before was {run.step:,}."
+        if (run.folder / NON_FINITE).is_file()
+        else f"The last step was {run.step:,}.",
+        cause="The learning rate is too high, or values of a row overflow.",
+        remedy=_advise_restart(run, 0.1),
+        step=run.step,
     )
 
 

@@ -168,7 +168,7 @@ def _judge_underfitting(run: RunRecord, train: Curve, validation: Curve) -> Find
     After a full decay the log cannot tell, and a run that was interrupted is not judged.
     """
     rates = read_learning_rates(run)[1]
-    unfinished = run.max_steps is not None and run.step < 0.9 * run.max_steps
+    unfinished = run.status == "running" or (run.max_steps is not None and run.step < 0.9 * run.max_steps)
     if unfinished or len(train) < MIN_POINTS or not len(rates) or rates[-1] < UNDECAYED * rates.max():
         return None
     validated = len(validation.since(0.5)) >= MIN_LATE_POINTS

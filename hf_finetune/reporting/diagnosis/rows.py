@@ -115,9 +115,14 @@ def _name_rows(run: RunRecord) -> str:
 
 def _count_validation_rows(run: RunRecord) -> int | None:
     """Rows of the validation split; of another's run, runtime times rows per second, which every Trainer logs."""
-    given = parse_number(get_part(run.report, "data", "validation").get("rows"))
-    if given is not None:
-        return int(given)
+    # Before the report the manifest has them; a Trainer counts the windows that long rows are cut into.
+    for part in (
+        get_part(run.report, "data", "validation"),
+        get_part(run.manifest, "data", "splits", "validation"),
+    ):
+        given = parse_number(part.get("rows"))
+        if given is not None and math.isfinite(given):
+            return int(given)
     timed = (
         _read_numbers(entry, "eval_runtime", "eval_samples_per_second") for entry in run.history if "eval_loss" in entry
     )

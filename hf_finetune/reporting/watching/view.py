@@ -38,7 +38,7 @@ class RunView:
     step: int = 0
     max_steps: int | None = None
     ended: str | None = None
-    """What has ended training early, by its name."""
+    """What has ended training early, in words."""
     trained: bool = False
     """Training has come to its end; an unfinished run is measured now."""
     last: dict[str, float] = field(default_factory=dict)
@@ -142,7 +142,7 @@ def _describe(run: RunRecord, log: RunLog, diagnosis: Diagnosis) -> RunView:
         state=run.status,
         step=run.step,
         max_steps=run.max_steps,
-        ended=run.ended,
+        ended=run.ended_by,
         trained=bool(log.summary) or run.status == "done",
         last=trained[-1] if trained else {},
         losses=tuple(get_curve(run, "loss")),

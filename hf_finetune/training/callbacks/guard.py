@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_finetune.config.sections import Run
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import NonFiniteError, Problem
+from hf_finetune.folders import list_checkpoints
 from hf_finetune.training.callbacks.first_steps import FirstSteps, find_non_finite, get_trained, show_names
 from hf_finetune.training.callbacks.loss_watch import LossWatch
 from hf_finetune.training.callbacks.nonfinite_record import BY_ROWS, Cause, Locate, NonFiniteStep, write_record
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SKIPS = 10
 """The default of `train.max_nonfinite_skips`."""
-KEPT = "the last checkpoint is kept"
 
 
 class TrainingGuard(TrainerCallback):
@@ -100,7 +100,7 @@ class TrainingGuard(TrainerCallback):
         found = self._describe(trainer, batches, loss, size, rates)
         if found.action == "stopped":
             self._record(trainer, found)
-            raise NonFiniteError([self._summarize(found), *found.name_rows(self.locate)], total=1)
+            raise NonFiniteError([self._summarize(trainer, found), *found.name_rows(self.locate)], total=1)
         self._records.append(self._record(trainer, found))
         trainer.model.zero_grad()
         places = "".join(f"\n{row}" for row in found.name_rows(self.locate))
@@ -118,7 +118,7 @@ class TrainingGuard(TrainerCallback):
             )
             self._record(trainer, found)
             what = f"after step {found.step} weights are not finite ({show_names(everywhere)}): they are not saved"
-            raise NonFiniteError(Problem(what, f"lower the learning rate; {KEPT}"))
+            raise NonFiniteError(Problem(what, f"lower the learning rate; {say_kept(trainer)}"))
 
     def _look(self, trainer: StoppedTrainer, loss: float, norm: float, rate: float, *, overflow: bool) -> None:
         engine = trainer.accelerator.state.deepspeed_plugin is not None  # which keeps the gradients to itself
@@ -126,7 +126,7 @@ class TrainingGuard(TrainerCallback):
             self._first.check_gradients(trainer.model, counts=rate > 0 and not overflow)
         warmup = trainer.args.get_warmup_steps(trainer.state.max_steps)
         in_warmup = trainer.state.global_step <= warmup
-        self.watch.look(loss, norm, None if in_warmup else rate, overflow=overflow)
+        self.watch.look(loss, norm, None if in_warmup else rate, overflow=overflow, kept=lambda: say_kept(trainer))
 
     def _describe(
         self, trainer: StoppedTrainer, batches: Sequence[MicroBatch], loss: float, norm: float, rates: Sequence[float]
@@ -162,20 +162,27 @@ class TrainingGuard(TrainerCallback):
             write_record(Path(str(trainer.args.output_dir)), [*self._records, entry])
         return entry
 
-    def _summarize(self, found: NonFiniteStep) -> Problem:
+    def _summarize(self, trainer: StoppedTrainer, found: NonFiniteStep) -> Problem:
         what = f"step {found.step} was stopped before the optimizer took it: {found.describe()}"
         advice = "look at the rows, lower train.learning_rate, or set train.on_nonfinite=skip"
         if self.on_nonfinite == "skip" and found.cause in BY_ROWS:
             advice = f"{self.skipped_steps} steps were left out already, as train.max_nonfinite_skips allows"
         elif found.cause not in BY_ROWS:
             advice = "no row is the cause: lower train.learning_rate"
-        return Problem(what, f"{advice}; {KEPT}")
+        return Problem(what, f"{advice}; {say_kept(trainer)}")
 
 
 def make_guard(run: Run, splits: Splits) -> TrainingGuard:
     """The guard of a run: what `train.on_nonfinite` asks for, and where the rows of `splits` stand."""
     skips = run.train.get("max_nonfinite_skips", MAX_SKIPS)
     return TrainingGuard(run.train.get("on_nonfinite", "stop"), skips, lambda row: splits.locate("train", row))
+
+
+def say_kept(trainer: StoppedTrainer) -> str:
+    """What is kept of a run that is stopped, for the end of a message."""
+    if list_checkpoints(Path(str(trainer.args.output_dir))):
+        return "the last checkpoint is kept"
+    return "nothing was saved before"
 
 
 def _read_figures(trainer: StoppedTrainer, batches: Sequence[MicroBatch], norm: Tensor | float) -> tuple[float, float]:

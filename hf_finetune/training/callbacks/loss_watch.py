@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -19,6 +20,9 @@ WINDOW = 20
 # multiple of itself: 3 nats are about a language model's way from good to guessing.
 EXPLODED = 3.0
 EXPLODED_BY = 3.0
+EARLIEST = WINDOW // 2
+"""Losses within which a jump to an explosion is looked for: what is before it is what the run began with."""
+JUMP = 10.0
 MAX_OVERFLOWS = 40  # each halves the scale of a loss: from 2**16 down to 2**-24
 
 
@@ -43,17 +47,20 @@ class LossWatch:
         """What a checkpoint keeps."""
         return asdict(self)
 
-    def look(self, loss: float, norm: float, rate: float | None, *, overflow: bool = False) -> None:
+    def look(
+        self, loss: float, norm: float, rate: float | None, *, overflow: bool = False, kept: Callable[[], str]
+    ) -> None:
         """See a step: its loss, the norm of its gradient, its learning rate (None in the warm-up).
 
-        `overflow`: under fp16 the gradient has overflowed, and the step is not taken.
+        `overflow`: under fp16 the gradient has overflowed, and the step is not taken. `kept` says what is kept of a run
+        that is stopped.
         """
         self._see_gradient(norm, overflow=overflow)
         if self._count("loss", loss == 0) and norm:
             self._warn("loss", "the loss is exactly 0 for %d steps: nothing is left to learn, or nothing is measured")
         if self._count("rate", rate == 0):
             self._warn("rate", "the learning rate is 0 for %d steps: nothing is learned until the schedule raises it")
-        self._see_loss(loss)
+        self._see_loss(loss, kept)
 
     def _see_gradient(self, norm: float, *, overflow: bool) -> None:
         self.in_a_row["overflow"] = self.in_a_row.get("overflow", 0) + 1 if overflow else 0
@@ -69,7 +76,7 @@ class LossWatch:
         if gone and self.had_gradient:
             self._warn("gradient", "the gradient is exactly 0 for %d steps: no weight learns anything any more")
 
-    def _see_loss(self, loss: float) -> None:
+    def _see_loss(self, loss: float, kept: Callable[[], str]) -> None:
         if len(self.first) < WINDOW:
             self.first.append(loss)
             return
@@ -77,12 +84,12 @@ class LossWatch:
         if len(self.recent) < WINDOW:
             return
         # A median is one of the values, so that it is past a limit only where half of them are: counted at once.
-        began = median(self.first)
-        limit = EXPLODED * abs(began) + EXPLODED_BY
+        began = find_beginning(self.first)
+        limit = find_limit(began)
         if sum(each > limit for each in self.recent) > WINDOW // 2:
             what = f"the loss explodes: {median(self.recent):.4g} in the last {WINDOW} steps, {began:.4g} in the first"
             remedy = "lower train.learning_rate, or lengthen train.warmup_steps"
-            raise NonFiniteError(Problem(what, f"{remedy}; the last checkpoint is kept"))
+            raise NonFiniteError(Problem(what, f"{remedy}; {kept()}"))
 
     def _count(self, name: str, zero: bool) -> bool:
         """Count the steps in a row; whether there are enough of them."""
@@ -93,3 +100,21 @@ class LossWatch:
         if name not in self.warned:
             self.warned.append(name)
             logger.warning(what, STEPS_AT_ZERO)
+
+
+def find_beginning(first: Sequence[float]) -> float:
+    """The loss with which a run began: the median of the first ones, or of those before they exploded."""
+    # The first is that of the weights before any step: 6.2, 3362, 2900, ... began with 6.2, and not with 2900. All that
+    # come after are ten times as high; one easy batch is no beginning, unless it is further off from them than they are
+    # from their middle.
+    for count in range(1, min(EARLIEST, len(first) - 1) + 1):
+        before, after = max(first[:count]), min(first[count:])
+        far = count > 1 or after * after > abs(before) * median(first[count:])
+        if far and after > JUMP * abs(before) + EXPLODED_BY:
+            return median(first[:count])
+    return median(first)
+
+
+def find_limit(began: float) -> float:
+    """The loss from which one that began with `began` has exploded."""
+    return EXPLODED * abs(began) + EXPLODED_BY

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from hf_finetune.errors import Problem
 from hf_finetune.files import write_atomically
+from hf_finetune.folders import NON_FINITE
 from hf_finetune.training.callbacks.first_steps import show_names
 
-NON_FINITE = "nonfinite.json"
 MAX_ROWS = 1_000
 MAX_WEIGHTS = 20
 LINES_SHOWN = 5

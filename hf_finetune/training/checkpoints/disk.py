@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_finetune.errors import NO_SPACE, CannotWriteError, Problem
+from hf_finetune.errors import NO_SPACE, NOT_ALLOWED, CannotWriteError, Problem, advise_writing
 from hf_finetune.files import open_private, raise_write_errors
 from hf_finetune.folders.checkpoints import (
     aside_of,
@@ -70,7 +71,8 @@ def write_checkpoint(snapshot: Snapshot, limit: int | None) -> None:
     """Write, verify and name a checkpoint, then remove the oldest beyond `limit`.
 
     On a full disk our oldest checkpoint is removed and the writing tried again, as long as an older one than the last
-    that verifies is there. Raises `CannotWriteError`; all checkpoints before are then as they were.
+    that verifies is there. Raises `CannotWriteError`; all checkpoints before are then as they were, also where the
+    system refuses what no room helps against.
     """
     while True:
         try:
@@ -157,8 +159,10 @@ def _explain(snapshot: Snapshot, problem: OSError) -> CannotWriteError:
         what = f"{snapshot.checkpoint} cannot be written: {folder} is not there any more, nor what was saved in it"
         return CannotWriteError(Problem(what, "put it back and begin again", key="output_dir"))
     last, _ = find_verified(folder, run_id=snapshot.run_id)
-    free = shutil.disk_usage(folder).free
-    what = f"{snapshot.checkpoint} cannot be written ({problem.strerror or problem}): it takes "
-    what += f"{format_size(snapshot.nbytes)}, and {format_size(free)} are free"
+    what = f"{snapshot.checkpoint} cannot be written ({problem.strerror or problem})"
     kept = f"{last.name} is kept, and the same command goes on from it" if last else "nothing is kept"
+    if problem.errno in (errno.EFBIG, *NOT_ALLOWED):
+        return CannotWriteError(Problem(what, f"{advise_writing(problem.errno)}; {kept}", key="output_dir"))
+    free = shutil.disk_usage(folder).free
+    what += f": it takes {format_size(snapshot.nbytes)}, and {format_size(free)} are free"
     return CannotWriteError(Problem(what, f"make room, or lower train.save_total_limit; {kept}", key="output_dir"))

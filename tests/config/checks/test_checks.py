@@ -103,9 +103,13 @@ def test_settings_that_go_together_load(load, overrides):
 
 
 def test_one_mistake_is_one_message_even_where_other_checks_read_it(only_problem):
-    only_problem(VALID, "train.eval_strategy=sometimes", "train.load_best_model_at_end=true")
-    only_problem(VALID, "data.validation=7", "train.eval_strategy=steps")
-    only_problem(VALID.replace("scratch: {preset: nano}", "pth: base").replace("tokenizer: {", "tokenizer: base #"))
+    misspelled = VALID.replace("scratch: {preset: nano}", "pth: base").replace("tokenizer: {", "tokenizer: base #")
+    found = [
+        only_problem(VALID, "train.eval_strategy=sometimes", "train.load_best_model_at_end=true"),
+        only_problem(VALID, "data.validation=7", "train.eval_strategy=steps"),
+        only_problem(misspelled),
+    ]
+    assert [problem.key for problem in found] == ["train.eval_strategy", "data.validation", "model.pth"]
 
 
 GPU = {
@@ -273,7 +277,7 @@ def test_a_run_folder_with_somebodys_model_is_refused_before_anything_is_loaded(
     (workspace / "run" / "checkpoint-5").mkdir()
     anew = ("output_dir=run", "train.resume_from_checkpoint=false")
     assert "holds another run's checkpoint-5" in only_problem(VALID, *anew).what
-    for resume in ("auto", "true", "run/checkpoint-5"):
+    for resume in ("auto", "true", "run/checkpoint-5", "checkpoint-5"):
         load(VALID, "output_dir=run", f"train.resume_from_checkpoint={resume}")
     load(VALID, "output_dir=run")
     (workspace / "run" / "manifest.json").write_text('{"data": {}, "model": null, "versions": {}, "launch": "x"}')

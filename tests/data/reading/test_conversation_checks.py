@@ -88,7 +88,8 @@ def test_what_a_template_may_take_is_left_to_it(roles):
 
 def test_one_trained_turn_is_enough():
     first = {"role": "assistant", "content": "a", "train": False}
-    load({"messages": [first, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c", "weight": 1}]})
+    last = {"role": "assistant", "content": "c", "weight": 1}
+    assert len(load({"messages": [first, {"role": "user", "content": "b"}, last]}).rows["train"]) == 1
 
 
 EMPTY = {
@@ -115,12 +116,13 @@ def test_an_empty_answer_is_refused_unless_it_is_allowed(row, what):
 
 def test_an_answer_may_be_nothing_but_a_tool_call():
     for call in ({"tool_calls": [{"function": {"name": "f"}}]}, {"function_call": {"name": "f"}}):
-        load({"messages": [{"role": "assistant", "content": "", **call}]})
-        load({"messages": [{"role": "assistant", "content": None, **call}]})
+        for content in ("", None):
+            assert len(load({"messages": [{"role": "assistant", "content": content, **call}]}).rows["train"]) == 1
 
 
 def test_an_empty_question_is_no_fault():
-    load({"question": "", "answer": "a"}, {"question": "b", "answer": "a"})
+    splits = load({"question": "", "answer": "a"}, {"question": "b", "answer": "a"})
+    assert [row["messages"][0]["content"] for row in splits.rows["train"]] == ["", "b"]
 
 
 def test_rows_of_no_use_can_be_skipped_and_are_counted():

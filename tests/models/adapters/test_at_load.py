@@ -82,7 +82,8 @@ def test_one_that_trains_the_rows_of_single_tokens_alone_has_an_effect(base, tmp
         for name, weight in trained.named_parameters():
             if "trainable_tokens_delta" in name:
                 weight.add_(1.0)
-    load_adapter(str(save(trained, tmp_path / "rows")))
+    loaded, _ = load_adapter(str(save(trained, tmp_path / "rows")))
+    assert torch.equal(loaded.get_input_embeddings().weight, trained.get_input_embeddings().weight)
 
 
 def test_half_of_its_weights_is_no_adapter(adapter, tmp_path):

@@ -131,7 +131,8 @@ def test_a_setting_that_contradicts_the_adapter_is_refused_with_both_values(base
 
 def test_all_linear_is_what_an_adapter_on_all_of_them_has(base, tmp_path):
     one = save(train(adapter_on(base, {"r": 8})), tmp_path / "one")
-    going_on(one, {"r": 8, "target_modules": "all-linear"})
+    model = going_on(one, {"r": 8, "target_modules": "all-linear"})
+    assert set(model.targeted_module_names) == set(adapter_on(base, {"r": 8}).targeted_module_names)
 
 
 def test_an_adapter_on_a_quantized_base_is_trained_on_as_it_was(base, tmp_path):

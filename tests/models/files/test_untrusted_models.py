@@ -70,7 +70,8 @@ def classifier_from(path: Path) -> None:
 
 
 def talked_to(path: Path) -> None:
-    load_for_generation(str(path))
+    model, _ = load_for_generation(str(path))
+    assert model.num_parameters() > 0
 
 
 ENTRIES: dict[str, Callable[[Path], None]] = {

@@ -263,6 +263,9 @@ def test_few_validation_rows_are_found_by_the_speed_that_any_trainer_logs():
 
     assert said(with_rows(8)) == ["noisy_validation"]
     assert said(with_rows(200)) == ["healthy"]
+    counted = {"data": {"splits": {"validation": {"rows": 6}}}}
+    running = finding(replace(with_rows(24), manifest=counted, report={}), "noisy_validation")
+    assert running.evidence.startswith("It has 6 rows. ")  # in 24 windows
     narrow = {"accuracy": 0.9, "intervals": {"accuracy": [0.88, 0.92]}}
     assert said(with_rows(8, **narrow)) == ["healthy"], "the interval knows better than the count"
     wide = {"accuracy": 0.8, "intervals": {"accuracy": [0.7, 0.88]}}
@@ -530,6 +533,37 @@ def test_a_rate_that_rose_to_the_end_is_a_warm_up_longer_than_the_run():
     assert "4.0e-04 at step 400" in found.evidence
     stopped = finding(record(history, max_steps=4_000, status="stopped"), "warmup_not_over")
     assert stopped.title == "The run stopped inside its warm-up"
+    assert not [
+        each
+        for each in diagnose(record(history, max_steps=4_000, status="running")).findings
+        if each.kind == "warmup_not_over"
+    ]
+
+
+def test_a_run_that_was_stopped_for_its_values_is_not_told_to_go_on(tmp_path):
+    history = [{"step": step, "loss": 6.0, "learning_rate": 1e29 * step} for step in range(1, 6)]
+    run = record(history, max_steps=60, status="stopped", ended="NonFiniteError", folder=tmp_path)
+    assert "The run was stopped for a loss that exploded, or gradients that overflow" in diagnose(run).verdict
+    (tmp_path / "nonfinite.json").touch()
+    told = diagnose(run)
+    assert told.verdict.startswith(
+        "The run stopped at step 5 of 60, ended by a value that is not finite. "
+        "The run was stopped for a value that is not finite. Start again with train.learning_rate=5.0e+28, "
+    )
+    assert "warmup_not_over" not in [each.kind for each in told.findings]
+
+
+@pytest.mark.parametrize(("ended", "shown"), [("Terminated", "SIGTERM"), ("KeyboardInterrupt", "Ctrl-C")])
+def test_what_ended_a_run_is_said_in_words(ended, shown):
+    verdict = diagnose(record(log_of("healthy"), max_steps=900, status="stopped", ended=ended)).verdict
+    assert f"The run stopped at step 400 of 900, ended by {shown}." in verdict
+
+
+def test_an_evaluation_that_is_still_to_come_is_not_missed():
+    history = [entry for entry in log_of("healthy") if "loss" in entry]
+    for strategy, missed in (("steps", False), ("no", True)):
+        run = record(history, max_steps=900, status="running", settings={"train": {"eval_strategy": strategy}})
+        assert ("There was no validation" in finding(run, "healthy").evidence) == missed
 
 
 @pytest.mark.parametrize(("warmup", "kinds"), [(800, ["warmup_not_over"]), (0.05, ["healthy"]), (40, ["healthy"])])

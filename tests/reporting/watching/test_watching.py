@@ -125,7 +125,7 @@ def test_a_gap_between_two_sessions_is_no_part_of_the_rate(running):
         (lambda folder: (folder / ".lock").write_text("{"), "stopped", "not finished, ended at"),
         (
             lambda folder: log(folder, {"step": 40, "ended": "OutOfMemoryError"}),
-            "stopped", "not finished, ended by OutOfMemoryError at step 40 of 100",
+            "stopped", "not finished, ended by memory that ran out at step 40 of 100",
         ),
         (lambda folder: log(folder, {"step": 40, "train_runtime": 9.0}), "running", "trained, step 40 of 100"),
         (lambda folder: run_folder(folder, report(), None), "done", "finished, step 300"),

@@ -119,7 +119,7 @@ def test_weights_that_are_not_finite_are_not_saved(run_recipe, tmp_path, monkeyp
 def watched(losses, norm=1.0, rate=1.0, **settings) -> LossWatch:
     watch = LossWatch()
     for loss in losses:
-        watch.look(loss, norm, rate, **settings)
+        watch.look(loss, norm, rate, kept=lambda: "nothing", **settings)
     return watch
 
 
@@ -128,7 +128,7 @@ def test_a_run_without_a_gradient_from_its_first_step_is_stopped(caplog):
         watched([1.0] * STEPS_WITHOUT_GRADIENT, norm=0.0)
     watch = watched([1.0] * 3)  # one that has had one is not: it may know its rows by heart
     for _ in range(9):
-        watch.look(1e-9, 0.0, 1.0)
+        watch.look(1e-9, 0.0, 1.0, kept=str)
     assert caplog.messages == ["the gradient is exactly 0 for 3 steps: no weight learns anything any more"]
 
 
@@ -152,6 +152,15 @@ def test_a_loss_that_explodes_stops_the_run_and_a_spike_does_not():
     watched([0.01] * WINDOW + [2.9] * 3 * WINDOW)
 
 
+@pytest.mark.parametrize("first", [[6.24], [6.24, 6.24, 77.0, 154.0, 433.0], [6.24, 9.0, 15.0, 40.0], [0.69]])
+def test_a_loss_that_explodes_in_the_first_steps_is_compared_with_those_before(first):
+    with pytest.raises(NonFiniteError, match=r"the loss explodes: 600 in the last 20 steps, .*; nothing$"):
+        watched([*first, *[3362.0] * (WINDOW - len(first)), *[600.0] * WINDOW])
+    watched([*first, 3362.0, *first, *[3362.0] * WINDOW * 2])  # comes back: no beginning is told from what follows
+    watched([0.01, *[2.9] * 3 * WINDOW])  # one easy row
+    watched([0.1, *[4.0, 900.0] * 3 * WINDOW])  # squares of numbers, a row a step: one that was guessed
+
+
 def test_gradients_that_overflow_under_every_scale_stop_the_run():
     watched([1.0] * 39, norm=math.inf, overflow=True)
     with pytest.raises(NonFiniteError, match="have overflowed for 40 steps"):
@@ -163,7 +172,7 @@ def test_what_was_watched_goes_on_in_a_resumed_run():
     saved = json.loads(json.dumps(watched([1.0] * 25, norm=0.5).save()))
     resumed = LossWatch(**saved)
     for _ in range(5):
-        resumed.look(1.0, 0.5, 1.0)
+        resumed.look(1.0, 0.5, 1.0, kept=str)
     assert resumed == whole
 
 

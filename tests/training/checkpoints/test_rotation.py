@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training.callbacks.watched_runs import trainer_in
 from transformers import TrainerCallback
 
-from hf_finetune.folders.checkpoints import find_faults, find_verified, get_path, list_sealed, rotate, seal
+from hf_finetune.folders.checkpoints import find_faults, find_verified, get_path, leave_newer, list_sealed, rotate, seal
 from hf_finetune.training.checkpoints import disk
 from hf_finetune.training.checkpoints.disk import Snapshot
 
@@ -50,6 +50,16 @@ def test_what_another_run_has_saved_is_not_counted_not_removed_and_not_written_o
         assert now[aside.get(f"{folder}/", f"{folder}/") + file] == content
     disk.write_checkpoint(take(tmp_path, 3, "a third"), None)
     assert "checkpoint-3.of-another-run1" in os.listdir(tmp_path)
+
+
+def test_whole_checkpoints_beyond_the_one_that_is_gone_on_from_are_left_under_another_name(tmp_path):
+    for step, run_id in ((1, "one"), (2, "one"), (3, "another"), (4, "one"), (5, "one")):
+        disk.write_checkpoint(take(tmp_path, step, run_id), None)
+    (get_path(tmp_path, 4) / "weights").write_text("damaged")
+    assert leave_newer(tmp_path, get_path(tmp_path, 1)) == ["checkpoint-2", "checkpoint-5"]
+    assert find_verified(tmp_path, run_id="one")[0] == get_path(tmp_path, 1)
+    kept = {"checkpoint-1", "checkpoint-2.left", "checkpoint-3", "checkpoint-4", "checkpoint-5.left"}
+    assert set(os.listdir(tmp_path)) == kept
 
 
 def test_where_there_is_no_space_only_a_checkpoint_of_this_run_gives_way(tmp_path):
