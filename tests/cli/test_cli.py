@@ -41,6 +41,7 @@ COMMANDS = (
     "model",
     "init",
     "doctor",
+    "cache",
 )
 
 

@@ -219,8 +219,9 @@ def _encode_statements(
         # A token may straddle a bound (" is 1"): the first token is the one that ends behind `begin`, and
         # the last the one that begins before `end`. offsets [(0, 3), (3, 7), (7, 9)], bounds 4 and 8: tokens 1 and 2.
         start, stop = tokens.bounds
-        first = bisect_right([token_end for _, token_end in tokens.offsets], start)
-        behind = bisect_left([token_begin for token_begin, _ in tokens.offsets], stop)
+        numbers = range(len(tokens.ids))
+        first = bisect_right(numbers, start, key=lambda token: tokens.find_characters(token)[1])
+        behind = bisect_left(numbers, stop, key=lambda token: tokens.find_characters(token)[0])
         statements.append(_Statement([*before, *tokens.ids[:behind]], len(before) + first))
     return statements
 
