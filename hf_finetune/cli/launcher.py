@@ -70,7 +70,9 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         check_typed_again(apply_defaults(run), allow_changed=allow_changed)
     if recipe != "score":
         typed = ["hf-finetune", "train", *argv, "--on", where]
-        describe_when_stopped(partial(describe_kept, run.output_dir, typed, get_resume(run.train)))
+        describe_when_stopped(
+            partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
+        )
     check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
     if run.hub is not None:
         check_push(run)  # the recipe asks again; here it costs no import of torch
