@@ -3,6 +3,7 @@
 reading/        sources -> lines -> JSON -> typed rows of a format, every problem with its file and line
 splitting/      train, validation and test: seeded, stratified, grouped; leakage between them is looked for
 labels/         the labels of a classification run, frozen from its training rows; their balance
+streaming/      corpora that do not fit the disk twice: shards -> parts, one after another
 tokenization/   documents, conversations or labelled texts -> token ids and labels; packing; collators
 corpora/        rows to begin with, from the Python installation itself; canaries
 early_check     small files are read before torch is imported, so that a wrong row is said at once
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from hf_finetune.data.splitting.rejected_lines import keep_rejected_lines
     from hf_finetune.data.splitting.seen_rows import keep_row_prints
     from hf_finetune.data.splitting.splits import Splits, load_splits
+    from hf_finetune.data.streaming.feed import PartedRows
+    from hf_finetune.data.streaming.plan import plan_stream
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
     from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
     from hf_finetune.data.tokenization.documents import BlockCollator, pack_splits
@@ -47,6 +50,7 @@ __all__ = [
     "COPIES",
     "BlockCollator",
     "Entry",
+    "PartedRows",
     "RowCollator",
     "RowsOptions",
     "Splits",
@@ -68,6 +72,7 @@ __all__ = [
     "make_canaries",
     "pack_examples",
     "pack_splits",
+    "plan_stream",
     "read_rows",
     "remove_entry",
     "sweep_cache",

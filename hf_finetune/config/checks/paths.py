@@ -29,7 +29,7 @@ def check_inputs(document: RunDocument, run: Any) -> None:
     for key, path in _list_data_inputs(run):
         if not document.is_refused(format_key_path(key[:2])) and _is_local_data(path):
             _check_exists(document, key, path)
-        elif is_glob(path) and "**" not in path and not glob.glob(expand_user(path)):
+        elif is_glob(path) and "**" not in path and "://" not in path and not glob.glob(expand_user(path)):
             document.refuse(key, f"no file matches {path}", "check the pattern")
     for name in ("path", "adapter", "tokenizer"):
         value = getattr(run.model, name)
@@ -53,7 +53,7 @@ def check_inputs(document: RunDocument, run: Any) -> None:
 
 def _is_local_data(path: str) -> bool:
     # A data set of the Hub is owner/name; the few without an owner are not among what we read.
-    return not is_glob(path) and ("/" not in path or is_local(path))
+    return not is_glob(path) and "://" not in path and ("/" not in path or is_local(path))
 
 
 def check_output_dir(document: RunDocument, run: Any) -> None:

@@ -1,0 +1,55 @@
+"""What a run asks of its stream, and what the checkpoint that it goes on from knows of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.sections import Run
+from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.folders import TRAINER_STATE
+
+STREAM_KEY = "hf_finetune_stream"
+"""Under which a checkpoint's trainer_state.json keeps where the stream stands."""
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """How a stream is cut into parts, all of which are whole optimizer steps of equal size."""
+
+    folder: Path
+    """Of the run: parts belong to one run alone."""
+    seed: int
+    rows_per_step: int
+    max_steps: int
+    steps_per_part: int | None
+    """`data.stream_part`."""
+    step: int = 0
+    """The optimizer step of the checkpoint that the run goes on from."""
+    saved: dict[str, Any] | None = None
+    """What that checkpoint keeps of the stream."""
+
+
+def plan_stream(run: Run, args: Any) -> StreamPlan | None:
+    """The plan of a run with `TrainingArguments`; None without `data.stream`.
+
+    Raises `ConfigError` where the checkpoint is of steps of another size: the parts would be others.
+    """
+    if not run.data.stream:
+        return None
+    rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    seed = args.seed if args.data_seed is None else args.data_seed
+    plan = StreamPlan(Path(run.output_dir), seed, rows, args.max_steps, run.data.stream_part)
+    if not args.resume_from_checkpoint:
+        return plan
+    state = json.loads((Path(args.resume_from_checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
+    saved = state["stateful_callbacks"][STREAM_KEY]
+    if saved["rows_per_step"] != rows:
+        what = f"a step of {rows:,} rows, and the run began with {saved['rows_per_step']:,}: parts would not fit"
+        remedy = "set batch size, accumulation and processes as they were, or start a new run in another output_dir"
+        raise ConfigError(Problem(what, remedy, key="data.stream"))
+    return StreamPlan(
+        *(plan.folder, seed, rows, plan.max_steps, plan.steps_per_part), step=state["global_step"], saved=saved
+    )

@@ -1,0 +1,119 @@
+"""A stream of documents in parts: the blocks of the plain packer, in the same order, wherever a part ends."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+import zstandard
+from datasets import Dataset
+
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.data.streaming import stream
+from hf_finetune.data.streaming.plan import StreamPlan
+from hf_finetune.data.streaming.position import Position
+from hf_finetune.data.streaming.shards import order_shards
+from hf_finetune.data.tokenization.documents import group_into_blocks, pack_splits
+from hf_finetune.models.tokenizer_training import train_tokenizer
+
+BLOCK = 16
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer("char", iter(["abcdefghijklmnopqrstuvwxyz \n"]), None)
+
+
+def make_texts(seed: int, count: int) -> list[str]:
+    random.seed(seed)
+    words = ["".join(random.choices("abcdefgh", k=random.randint(1, 9))) for _ in range(40)]
+    return [" ".join(random.choices(words, k=random.randint(1, 12))) for _ in range(count)]
+
+
+def write_jsonl(path: Path, texts: list[str]) -> None:
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    if path.suffix == ".gz":
+        content = gzip.compress(content)
+    path.write_bytes(zstandard.compress(content) if path.suffix == ".zst" else content)
+
+
+def write_paragraphs(path: Path, texts: list[str]) -> None:
+    path.write_text("\n\n".join(text.replace(" ", "\n", 3) for text in texts) + "\n")
+
+
+def make_plan(folder: Path, steps_per_part: int = 3) -> StreamPlan:
+    return StreamPlan(folder, SEED, rows_per_step=4, max_steps=1_000, steps_per_part=steps_per_part)
+
+
+@pytest.mark.parametrize("kind", ["plain", "gz", "zst", "paragraphs", "isolated"])
+def test_the_parts_together_are_the_blocks_of_all_documents_in_the_order_of_the_pass(
+    kind, tmp_path, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(stream, "CHUNK_BYTES", (300, 300))  # some rows: most parts end inside of a chunk
+    monkeypatch.setattr("hf_finetune.data.reading.lines.CHUNK_BYTES", 200)
+    ending = {"gz": ".jsonl.gz", "zst": ".jsonl.zst", "paragraphs": ".txt"}.get(kind, ".jsonl")
+    texts = [make_texts(number, 30) for number in range(3)]
+    for number, some in enumerate(texts):
+        write = write_paragraphs if kind == "paragraphs" else write_jsonl
+        write(tmp_path / f"s{number}{ending}", some)
+    if kind == "paragraphs":
+        texts = [[text.replace(" ", "\n", 3) for text in some] for some in texts]
+    row_format = "paragraphs" if kind == "paragraphs" else "auto"
+    data = DataSection(train=f"{tmp_path}/s*{ending}", stream=True, format=row_format)
+    splits = load_splits(data, "document", SEED, stream=make_plan(tmp_path))
+    isolate = kind == "isolated"
+    tokens, _ = pack_splits({}, tokenizer, BLOCK, isolate=isolate, stream=splits.stream)
+    rows = tokens["train"]
+    ordered = [text for shard in order_shards(3, SEED, 0) for text in texts[shard]]
+    expected, _ = group_into_blocks(Dataset.from_dict({"text": ordered}), tokenizer, BLOCK, isolate=isolate)
+
+    found: list[dict] = []
+    number = 0
+    while len(found) < len(expected) - 1:  # of the last, which is short, the next pass makes a whole one
+        rows.feed.select(number)
+        rows.show()
+        assert len(rows) == 12
+        found += [drop_rows(each) for each in rows]
+        number += 1
+    assert found[: len(expected) - 1] == [drop_rows(each) for each in expected][:-1]
+    assert len(list(tmp_path.glob("*"))) == 3, "nothing is written beside the shards"
+
+
+def drop_rows(block: dict) -> dict:
+    return {name: values for name, values in block.items() if name != "rows"}
+
+
+def test_a_part_follows_from_its_position_alone(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_BYTES", (300, 300))
+    for number in range(3):
+        write_jsonl(tmp_path / f"s{number}.jsonl", make_texts(number, 30))
+    data = DataSection(train=f"{tmp_path}/*.jsonl", stream=True)
+    splits = load_splits(data, "document", SEED, stream=make_plan(tmp_path))
+    rows = pack_splits({}, tokenizer, BLOCK, isolate=False, stream=splits.stream)[0]["train"]
+    parts = []
+    for number in range(30):  # over several passes
+        part = rows.feed.select(number)
+        parts.append((json.loads(json.dumps(part.start.as_dict())), part.sha256))
+    assert rows.feed.passes > 1
+    for start, sha256 in parts[::7]:
+        again = rows.feed._build(Position.from_dict(start), lambda: False)
+        assert again.sha256 == sha256
+        again.remove()
+
+
+def test_the_id_of_a_row_says_its_shard_and_its_line(tmp_path, tokenizer):
+    for number in range(3):
+        write_jsonl(tmp_path / f"s{number}.jsonl", [f"{'abc'[number]}{'h' * line}" for line in range(1, 20)])
+    data = DataSection(train=f"{tmp_path}/*.jsonl", stream=True)
+    splits = load_splits(data, "document", SEED, stream=make_plan(tmp_path))
+    rows = pack_splits({}, tokenizer, BLOCK, isolate=False, stream=splits.stream)[0]["train"]
+    places = [splits.locate("train", row) for row in dict.fromkeys(row for block in rows for row in block["rows"])]
+    texts = tokenizer.decode([token for block in rows for token in block["input_ids"][1:]]).split(tokenizer.eos_token)
+    shard = order_shards(3, SEED, 0)[0]
+    assert places[0] == (f"{tmp_path}/s{shard}.jsonl", 1)
+    assert [text.strip() for text in texts[1:5]] == ["abc"[shard] + "h" * line for _, line in places[1:5]]
