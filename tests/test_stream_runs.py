@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from models.scratch_models import save_chat_base
 
-from hf_finetune.errors import ConfigError, DataError
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.row_prints import read_row_prints
 
@@ -90,3 +90,29 @@ def test_a_stream_of_documents_goes_on_in_the_middle_of_a_part_and_at_its_end(
     distinct = {value for part in prints.parts for value in part.tolist()}
     assert len(distinct) >= counts["rows"] - 4, "all rows that were read"
     assert len(read_row_prints(tmp_path / "cut6").parts) == 3, "none twice"
+
+
+@pytest.fixture
+def conversations(tmp_path) -> tuple[str, ...]:
+    chance, folder = random.Random(6), tmp_path / "chats"
+    folder.mkdir()
+    rows = [{"user": make_text(chance), "assistant": make_text(chance)} for _ in range(130)]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows[:120:40], *rows[120:]]))
+    for number in range(3):
+        some = rows[40 * number : 40 * number + 40]
+        (folder / f"s{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    base = save_chat_base(tmp_path / "base", folder / "s0.jsonl")
+    settings = [each for each in SMALL if not each.startswith("model.scratch")]
+    return (
+        *("sft", *settings, f"model.path={base}", f"data.train={folder}/*.jsonl", f"data.validation={tmp_path}/val.jsonl"),
+        *("data.validation_fraction=null", "train.num_train_epochs=null", "train.max_length=128", "eval.base=false"),
+    )
+
+
+@pytest.mark.parametrize("packing", ["false", "true"])
+def test_a_stream_of_conversations_goes_on_as_one_of_documents_does(packing, run_recipe, conversations, tmp_path):
+    settings = (*conversations, f"train.packing={packing}", "data.stream_part=2", "train.max_steps=6")
+    report = check_resumed(run_recipe, settings, tmp_path, (2, 4) if packing == "false" else (2,))
+    counts = report["data"]["train"]
+    assert counts["parts"] == 3
+    assert counts["held_out"] == 1, "the row of the first shard that validation has too"

@@ -66,7 +66,8 @@ def _check_steps(document: RunDocument, train: Any) -> None:
     if train.max_steps < 1 and not document.is_refused("train.max_steps"):
         what = "is missing; a stream has no end by which epochs are counted"
         document.refuse(("train", "max_steps"), what, "say how many optimizer steps the run takes")
-    if document.contains("train.num_train_epochs") and not document.is_refused("train.num_train_epochs"):
+    given = document.values.get("train") or {}
+    if given.get("num_train_epochs") is not None and not document.is_refused("train.num_train_epochs"):
         document.refuse(("train", "num_train_epochs"), "a stream is counted in steps", "set train.max_steps alone")
     for name in ("dataloader_persistent_workers", "auto_find_batch_size"):
         if getattr(train, name) and not document.is_refused(f"train.{name}"):

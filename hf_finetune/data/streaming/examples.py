@@ -27,7 +27,7 @@ class PartMaker(Protocol):
         ...
 
     def check(self, counts: Counter[str]) -> None:
-        """Raise `DataError` where too few rows of a part, counted so, give an example."""
+        """Raise `DataError` where too few of the rows that were read so far, counted so, give an example."""
 
 
 class ExampleMaker(Protocol):

@@ -7,7 +7,8 @@ from typing import Any
 
 from hf_finetune.data.streaming.feed import PartFeed
 
-ALWAYS = ("rows", "dropped", "tokens", "trained_tokens", "truncated")
+ALWAYS = ("rows", "dropped", "tokens", "trained_tokens", "truncated", "rejected", "held_out")
+"""Counts that are there where nothing was counted, too: lines left out, and rows that are evaluated among them."""
 
 
 @dataclass(frozen=True)

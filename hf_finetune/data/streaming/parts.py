@@ -119,7 +119,7 @@ class PartBuilder:
                 what = "no row of a whole pass gives an example"
                 raise DataError(Problem(what, "look at the rows with hf-finetune check", key="data.train"))
             carried, skip = behind, 0
-        maker.check(of_part)
+        maker.check(start.read + of_part)
         collected.write(prints)
         return {"end": end.as_dict(), "part": dict(of_part)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class StreamPlan:
     max_steps: int
     steps_per_part: int | None
     """`data.stream_part`."""
+    packing: bool = False
+    """`train.packing`."""
     step: int = 0
     """The optimizer step of the checkpoint that the run goes on from."""
     saved: dict[str, Any] | None = None
@@ -41,7 +43,8 @@ def plan_stream(run: Run, args: Any) -> StreamPlan | None:
         return None
     rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     seed = args.seed if args.data_seed is None else args.data_seed
-    plan = StreamPlan(Path(run.output_dir), seed, rows, args.max_steps, run.data.stream_part)
+    packing = bool(run.train.get("packing"))
+    plan = StreamPlan(Path(run.output_dir), seed, rows, args.max_steps, run.data.stream_part, packing)
     if not args.resume_from_checkpoint:
         return plan
     state = json.loads((Path(args.resume_from_checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
@@ -50,6 +53,4 @@ def plan_stream(run: Run, args: Any) -> StreamPlan | None:
         what = f"a step of {rows:,} rows, and the run began with {saved['rows_per_step']:,}: parts would not fit"
         remedy = "set batch size, accumulation and processes as they were, or start a new run in another output_dir"
         raise ConfigError(Problem(what, remedy, key="data.stream"))
-    return StreamPlan(
-        *(plan.folder, seed, rows, plan.max_steps, plan.steps_per_part), step=state["global_step"], saved=saved
-    )
+    return replace(plan, step=state["global_step"], saved=saved)

@@ -85,18 +85,18 @@ def read_examples(
     conversation what `data.too_long` says. Raises `DataError` as `tokenize_conversations` and `cut_into_windows` do.
     """
     rows = splits.rows[SPLIT]
-    facts: WindowStats | ConversationStats
     if not are_conversations(rows):
         # Documents are read without it, but where an answer ends is found by rendering it (`generate_batch`).
         trust_named_template(tokenizer, settings.data.trust_chat_template)
-        tokens, facts = cut_into_windows(rows, tokenizer, longest, partial(splits.locate, SPLIT))
-        warn_of_unknown_tokens(SPLIT, facts.unknown, facts.trained_tokens)
+        tokens, windows = cut_into_windows(rows, tokenizer, longest, partial(splits.locate, SPLIT))
+        warn_of_unknown_tokens(SPLIT, windows.unknown, windows.trained_tokens)
+        facts = windows.as_dict()
     else:
         template = load_chat_template(settings.data, tokenizer, trains=False)
         by_split, counted = tokenize_conversations(splits, tokenizer, template, settings.trained, longest)
-        tokens, facts = by_split[SPLIT], counted[SPLIT]
+        tokens, facts = by_split[SPLIT], counted[SPLIT].as_dict()
     examples = [Example(row["row"], row["input_ids"], row["labels"]) for row in tokens]
-    return TokenizedRows(examples, measure_texts(tokens, len(rows)), facts.as_dict())
+    return TokenizedRows(examples, measure_texts(tokens, len(rows)), facts)
 
 
 def build_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection) -> list[Prompt]:
