@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_finetune.data import BlockCollator, load_splits, pack_splits, plan_stream
+from hf_finetune.data import BlockCollator, load_splits, pack_splits
 from hf_finetune.errors import user_errors
 from hf_finetune.evaluation import SamplePrompts, language_model_metrics, reduce_logits, score_base, score_splits
 from hf_finetune.models import block_size, load_causal_lm, load_config, load_tokenizer
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
     # 2. Data: files -> checked rows -> blocks of tokens
     with args.main_process_first(desc="reading, tokenizing and packing"):
-        splits = load_splits(run.data, "document", args.seed, stream=plan_stream(run, args))
+        splits = load_splits(run.data, "document", args.seed, trained=(run, args))
         tokenizer = load_tokenizer(run.model, splits.rows.get("train"))
         config = load_config(run.model, tokenizer)
         block = block_size(run.data, config, tokenizer)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_finetune.chat import load_chat_template
-from hf_finetune.data import RowCollator, load_splits, pack_examples, plan_stream, tokenize_conversations
+from hf_finetune.data import RowCollator, load_splits, pack_examples, tokenize_conversations
 from hf_finetune.errors import user_errors
 from hf_finetune.evaluation import SamplePrompts, fill_prompts, language_model_metrics, score_base, score_splits
 from hf_finetune.models import attach_adapter, load_causal_lm, load_config, load_tokenizer, row_length, stop_after_turns
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
     # 2. Data: files -> checked rows -> conversations as tokens, of which the assistant's are trained
     with args.main_process_first(desc="reading and tokenizing"):
-        splits = load_splits(run.data, "conversation", args.seed, stream=plan_stream(run, args))
+        splits = load_splits(run.data, "conversation", args.seed, trained=(run, args))
         tokenizer = load_tokenizer(run.model)
         config = load_config(run.model, tokenizer)
         template = load_chat_template(run.data, tokenizer)

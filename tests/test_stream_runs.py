@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from models.scratch_models import save_chat_base
 
+from hf_finetune.data import cache
+from hf_finetune.data.streaming.feed import PartFeed
+from hf_finetune.data.streaming.shards import order_shards
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.row_prints import read_row_prints
 
@@ -31,7 +37,7 @@ def shards(tmp_path) -> Path:
     chance, folder = random.Random(5), tmp_path / "shards"
     folder.mkdir()
     for number in range(4):
-        rows = [{"text": make_text(chance)} for _ in range(40)]
+        rows = [{"text": make_text(chance)} for _ in range(6)]
         (folder / f"s{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "val.jsonl").write_text("".join(json.dumps({"text": make_text(chance)}) + "\n" for _ in range(6)))
     train_tokenizer("char", iter(["abcdefgh "]), None).save_pretrained(tmp_path / "tokenizer")
@@ -104,7 +110,8 @@ def conversations(tmp_path) -> tuple[str, ...]:
     base = save_chat_base(tmp_path / "base", folder / "s0.jsonl")
     settings = [each for each in SMALL if not each.startswith("model.scratch")]
     return (
-        *("sft", *settings, f"model.path={base}", f"data.train={folder}/*.jsonl", f"data.validation={tmp_path}/val.jsonl"),
+        *("sft", *settings, f"model.path={base}"),
+        *(f"data.train={folder}/*.jsonl", f"data.validation={tmp_path}/val.jsonl"),
         *("data.validation_fraction=null", "train.num_train_epochs=null", "train.max_length=128", "eval.base=false"),
     )
 
@@ -116,3 +123,116 @@ def test_a_stream_of_conversations_goes_on_as_one_of_documents_does(packing, run
     counts = report["data"]["train"]
     assert counts["parts"] == 3
     assert counts["held_out"] == 1, "the row of the first shard that validation has too"
+
+
+def find_later_shard(shards: Path, turn: int = 1) -> Path:
+    return shards / f"s{order_shards(4, 42, 0)[turn]}.jsonl"
+
+
+def read_weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_a_bad_line_ends_the_run_behind_a_checkpoint_and_it_goes_on_once_the_line_is_mended(
+    run_recipe, documents, shards, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hf_finetune.data.streaming.stream.CHUNK_BYTES", (500, 500))
+    run_recipe(*documents, f"output_dir={tmp_path}/whole", "train.save_steps=100")
+    shard = find_later_shard(shards)
+    good = shard.read_text()
+    lines = good.splitlines(keepends=True)
+    lines[3] = '{"text": 5}\n'
+    shard.write_text("".join(lines))
+    with pytest.raises(DataError, match=rf"{shard}:4: text: `text` must be string, found int"):
+        run_recipe(*documents, "train.save_steps=100")
+    saved = [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
+    assert len(saved) == 1
+    assert int(saved[0].removeprefix("checkpoint-")) % 4 == 0, "at the end of a part"
+    shard.write_text(good)
+    run_recipe(*documents, "train.save_steps=100")
+    assert read_weights(tmp_path / "run") == read_weights(tmp_path / "whole")
+
+    lines[3] = json.dumps({"text": "a" * 2_000}) + "\n"
+    shard.write_text("".join(lines))
+    with pytest.raises(DataError, match=rf"{shard}:4: the line has 2,012 bytes, more than the limit of 1,000"):
+        run_recipe(*documents, "data.max_line_bytes=1000", f"output_dir={tmp_path}/long")
+    report = run_recipe(
+        *(*documents, "data.max_line_bytes=1000", "data.on_bad_line=skip", f"output_dir={tmp_path}/skipped")
+    )
+    assert report["data"]["train"]["rejected"] == 1
+
+
+def test_a_shard_that_vanishes_is_named_and_the_run_goes_on_once_it_is_back(
+    run_recipe, documents, shards, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hf_finetune.data.streaming.stream.CHUNK_BYTES", (500, 500))
+    run_recipe(*documents, f"output_dir={tmp_path}/whole")
+    shard = find_later_shard(shards)
+    content, begin = shard.read_bytes(), PartFeed.begin
+
+    def lose(feed: PartFeed) -> None:
+        shard.unlink(missing_ok=True)
+        begin(feed)
+
+    monkeypatch.setattr(PartFeed, "begin", lose)
+    with pytest.raises(DataError, match=rf"{shard}: the shard is not there any more; put it back"):
+        run_recipe(*documents)
+    monkeypatch.setattr(PartFeed, "begin", begin)
+    with pytest.raises(DataError, match=rf"{shard.name}: data.train: the shard is not there any more; put it back"):
+        run_recipe(*documents)
+    shard.write_bytes(content)
+    (shards / "new.jsonl").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"new\.jsonl: data.train: the shard was not there when the run began; take it away"
+    ):
+        run_recipe(*documents)
+    (shards / "new.jsonl").unlink()
+    run_recipe(*documents)
+    assert read_weights(tmp_path / "run") == read_weights(tmp_path / "whole")
+
+
+def test_rows_that_changed_behind_a_checkpoint_are_not_gone_on_with(run_recipe, documents, shards, tmp_path):
+    run_recipe(*documents)
+    cut_back(tmp_path / "run", tmp_path / "cut", 2)
+    first = find_later_shard(shards, 0)
+    first.write_text(first.read_text().replace("a", "b", 1))
+    with pytest.raises(DataError, match=r"the rows that the checkpoint stands in are others now \(from .*jsonl"):
+        run_recipe(*documents, f"output_dir={tmp_path}/cut")
+    with pytest.raises(ConfigError, match=r"data\.stream: a step of 8 rows, and the run began with 4"):
+        run_recipe(
+            *(*documents, f"output_dir={tmp_path}/cut", "train.per_device_train_batch_size=8"), allow_changed=True
+        )
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_the_steps_before_are_kept(
+    run_recipe, documents, tmp_path, monkeypatch, datasets_cache
+):
+    write = cache._write_dataset
+
+    def fill(arrow: Path, *args, **kwargs) -> None:
+        if arrow.name.startswith("part-") and (tmp_path / "run" / "manifest.json").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(arrow, *args, **kwargs)
+
+    monkeypatch.setattr(cache, "_write_dataset", fill)
+    what = "a part of the stream cannot be written .* No space left on device; make room"
+    with pytest.raises(CannotWriteError, match=what):
+        run_recipe(*documents)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-4")]
+    assert not list((datasets_cache / "hf_finetune").glob(".part-*"))
+
+
+def test_two_processes_go_on_with_the_parts_of_one(run_recipe, documents, tmp_path, project_root, preloaded):
+    one = run_recipe(*documents)
+    cut_back(tmp_path / "run", tmp_path / "two", 6)  # in the middle of the second part
+    command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml"]
+    command += ["recipes/continued_pretraining.py", "recipes/configs/char_model.yaml", "--allow-changed"]
+    command += [each for each in documents[1:] if "batch_size" not in each]
+    command += ["train.per_device_train_batch_size=2", f"output_dir={tmp_path}/two", "train.use_cpu=true"]
+    done = subprocess.run(command, cwd=project_root, env=preloaded, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert two["distributed"]["processes"] == 2
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert two["data"]["train"] == one["data"]["train"]
+    assert two["train"]["seen"] == one["train"]["seen"]

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from hf_finetune.data.splitting.rejected_lines import keep_rejected_lines
     from hf_finetune.data.splitting.seen_rows import keep_row_prints
     from hf_finetune.data.splitting.splits import Splits, load_splits
-    from hf_finetune.data.streaming.feed import PartedRows
-    from hf_finetune.data.streaming.plan import plan_stream
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
     from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
     from hf_finetune.data.tokenization.documents import BlockCollator, pack_splits
@@ -50,7 +48,6 @@ __all__ = [
     "COPIES",
     "BlockCollator",
     "Entry",
-    "PartedRows",
     "RowCollator",
     "RowsOptions",
     "Splits",
@@ -72,7 +69,6 @@ __all__ = [
     "make_canaries",
     "pack_examples",
     "pack_splits",
-    "plan_stream",
     "read_rows",
     "remove_entry",
     "sweep_cache",

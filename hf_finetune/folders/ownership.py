@@ -47,7 +47,8 @@ LOG = "log.jsonl"
 LOG_FORMAT = 1
 NON_FINITE = "nonfinite.json"
 # What a run of ours writes of itself, beside its checkpoints, its model and the model's card.
-RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, ROW_PRINTS, STREAM_PRINTS, REJECTED_LINES)
+PRINTS = (ROW_PRINTS, STREAM_PRINTS)
+RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, *PRINTS, REJECTED_LINES)
 # Of a checkpoint of ours: see `checkpoints`.
 SEAL = "checkpoint.json"
 # What `merge` writes, by suffix or by name.

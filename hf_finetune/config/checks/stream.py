@@ -50,7 +50,8 @@ def _check_sources(document: RunDocument, data: Any) -> None:
     for path in list_source_paths(data.train):
         if "://" not in path and not is_glob(path) and not is_local(path) and "/" in path:
             remedy = f"name its files, such as hf://datasets/{path}/**/*.parquet"
-            document.refuse(("data", "train"), f"{path} is a data set of the Hub, which is not streamed by its name", remedy)
+            what = f"{path} is a data set of the Hub, which is not streamed by its name"
+            document.refuse(("data", "train"), what, remedy)
 
 
 def _check_urls(document: RunDocument, data: Any) -> None:
@@ -69,7 +70,7 @@ def _check_steps(document: RunDocument, train: Any) -> None:
     given = document.values.get("train") or {}
     if given.get("num_train_epochs") is not None and not document.is_refused("train.num_train_epochs"):
         document.refuse(("train", "num_train_epochs"), "a stream is counted in steps", "set train.max_steps alone")
+    # Workers that stay would give the rows of the first part; with another batch size a part is not of whole steps.
     for name in ("dataloader_persistent_workers", "auto_find_batch_size"):
         if getattr(train, name) and not document.is_refused(f"train.{name}"):
-            why = "workers of one part have not the rows of the next" if "workers" in name else "a part is of whole steps"
-            document.refuse(("train", name), f"{why} under data.stream", "leave it out")
+            document.refuse(("train", name), "does not go with data.stream, whose parts are fixed", "leave it out")

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_finetune.config.sections import DataSection
+from hf_finetune.config.sections import DataSection, Run
 from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, ReadSettings, read_role
 from hf_finetune.data.reading.format_detection import build_row_settings, choose_decoder
 from hf_finetune.data.reading.formats import Kind, get_features
+from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.sources import DataFile, resolve_sources
 from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, sort_distinct, split_rows
 from hf_finetune.data.splitting.batches import encode_values
@@ -35,7 +36,7 @@ from hf_finetune.data.splitting.leakage import (
     log_repeated_rows,
 )
 from hf_finetune.data.splitting.train_prints import read_user_key
-from hf_finetune.data.streaming.plan import StreamPlan
+from hf_finetune.data.streaming.plan import StreamPlan, plan_stream
 from hf_finetune.data.streaming.prints import hash_held_out
 from hf_finetune.data.streaming.shards import list_shards
 from hf_finetune.data.streaming.stream import RowStream
@@ -110,17 +111,17 @@ def load_splits(
     also_read: Sequence[str] = (),
     *,
     of_hub: str = "train",
-    stream: StreamPlan | None = None,
+    trained: tuple[Run, Any] | None = None,
 ) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
 
     A recipe for conversations takes prompts with completions too, which keep their own columns. `also_read`:
     fields that the caller reads from the files itself. `of_hub`: the split of a Hub data set that `data.train` reads.
-    With `stream` nothing is read of the training rows but the first one.
-    Raises DataError naming every problem of the files.
+    `trained`: the run that trains on them and its `TrainingArguments`, for `data.stream`, under which nothing but the
+    first one is read of the training rows. Raises DataError naming every problem of the files.
     """
-    if stream is not None:
-        return _load_beside_stream(data, becomes, stream)
+    if data.stream and trained is not None:
+        return _load_beside_stream(data, becomes, plan_stream(*trained))
     data = _rename_keys(data)
     files = _resolve_files(data, of_hub)
     check_files_differ(files)
@@ -145,12 +146,7 @@ def load_splits(
     rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
     hashes = {name: get_row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
     places = {name: locate_rows(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
-    unused = tuple(sorted(decoder.unused_keys - {field.partition(".")[0] for field in also_read}))
-    of_messages = [key for key in unused if "[]." in key]
-    if of_rows := [key for key in unused if key not in of_messages]:
-        logger.info("keys of the rows that are not read: %s", ", ".join(of_rows))
-    if of_messages:
-        logger.warning("keys of messages that nothing but a chat template reads: %s", ", ".join(of_messages))
+    unused = _list_unused(decoder, also_read)
     groups = {}
     if data.group_by is not None:
         groups = {name: number_groups(tables[role], numbers) for name, (role, numbers) in chosen.items()}
@@ -160,6 +156,17 @@ def load_splits(
         label_map=names.names,
         unused_labels=names.find_unused(),
     )
+
+
+def _list_unused(decoder: RowDecoder, also_read: Sequence[str]) -> tuple[str, ...]:
+    """List the keys of the rows that nothing reads, and log them."""
+    unused = tuple(sorted(decoder.unused_keys - {field.partition(".")[0] for field in also_read}))
+    of_messages = [key for key in unused if "[]." in key]
+    if of_rows := [key for key in unused if key not in of_messages]:
+        logger.info("keys of the rows that are not read: %s", ", ".join(of_rows))
+    if of_messages:
+        logger.warning("keys of messages that nothing but a chat template reads: %s", ", ".join(of_messages))
+    return unused
 
 
 def _load_beside_stream(data: DataSection, becomes: Kind, plan: StreamPlan) -> Splits:

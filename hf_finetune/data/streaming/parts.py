@@ -89,8 +89,8 @@ class PartBuilder:
             facts = json.loads(arrow.with_suffix(".json").read_text())
         except OSError as error:
             what = f"a part of the stream cannot be written into the datasets cache: {error.strerror or error}"
-            remedy = "make room, or set HF_DATASETS_CACHE to a larger disk: three parts are there at once"
-            raise CannotWriteError(f"{what}; {remedy}, lower data.stream_part, and type the same command again") from error
+            remedy = "make room or set HF_DATASETS_CACHE, as three parts are there at once, and type the command again"
+            raise CannotWriteError(f"{what}; {remedy}") from error
         return Part(rows, arrow, start, Position.from_dict(counts["end"]), facts["sha256"])
 
     def _build_batches(self, start: Position, prints: Path, stopped: Callable[[], bool]) -> Batches:

@@ -34,13 +34,11 @@ class StreamPlan:
     """What that checkpoint keeps of the stream."""
 
 
-def plan_stream(run: Run, args: Any) -> StreamPlan | None:
-    """The plan of a run with `TrainingArguments`; None without `data.stream`.
+def plan_stream(run: Run, args: Any) -> StreamPlan:
+    """The plan of a run with these `TrainingArguments`.
 
     Raises `ConfigError` where the checkpoint is of steps of another size: the parts would be others.
     """
-    if not run.data.stream:
-        return None
     rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     seed = args.seed if args.data_seed is None else args.data_seed
     packing = bool(run.train.get("packing"))

@@ -118,7 +118,8 @@ class RowStream:
         remedy = "put it back: the run goes on with the shards that it began with"
         problems = [Problem("the shard is not there any more", remedy, name, key="data.train") for name in gone]
         remedy = "take it away, or name the shards as they were: the run goes on with those that it began with"
-        problems += [Problem("the shard was not there when the run began", remedy, name, key="data.train") for name in new]
+        what = "the shard was not there when the run began"
+        problems += [Problem(what, remedy, name, key="data.train") for name in new]
         if problems:
             raise DataError(problems[:MAX_PROBLEMS_SHOWN], total=len(problems))
 

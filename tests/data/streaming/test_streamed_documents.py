@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zstandard
@@ -14,7 +15,6 @@ from datasets import Dataset
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.data.streaming import stream
-from hf_finetune.data.streaming.plan import StreamPlan
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.shards import order_shards
 from hf_finetune.data.tokenization.documents import group_into_blocks, pack_splits
@@ -46,8 +46,13 @@ def write_paragraphs(path: Path, texts: list[str]) -> None:
     path.write_text("\n\n".join(text.replace(" ", "\n", 3) for text in texts) + "\n")
 
 
-def make_plan(folder: Path, steps_per_part: int = 3) -> StreamPlan:
-    return StreamPlan(folder, SEED, rows_per_step=4, max_steps=1_000, steps_per_part=steps_per_part)
+def open_documents(data: DataSection, folder: Path, tokenizer, *, isolate: bool = False):
+    """The splits of a run that streams `data`, and its rows at the first part, of 12 blocks."""
+    args = SimpleNamespace(train_batch_size=4, world_size=1, gradient_accumulation_steps=1, seed=SEED, data_seed=None)
+    args.max_steps, args.resume_from_checkpoint = 1_000, None
+    run = SimpleNamespace(data=data, output_dir=str(folder), train={})
+    splits = load_splits(data, "document", SEED, trained=(run, args))  # type: ignore[arg-type]
+    return splits, pack_splits({}, tokenizer, BLOCK, isolate=isolate, stream=splits.stream)[0]["train"]
 
 
 @pytest.mark.parametrize("kind", ["plain", "gz", "zst", "paragraphs", "isolated"])
@@ -64,11 +69,9 @@ def test_the_parts_together_are_the_blocks_of_all_documents_in_the_order_of_the_
     if kind == "paragraphs":
         texts = [[text.replace(" ", "\n", 3) for text in some] for some in texts]
     row_format = "paragraphs" if kind == "paragraphs" else "auto"
-    data = DataSection(train=f"{tmp_path}/s*{ending}", stream=True, format=row_format)
-    splits = load_splits(data, "document", SEED, stream=make_plan(tmp_path))
+    data = DataSection(train=f"{tmp_path}/s*{ending}", stream=True, stream_part=3, format=row_format)
     isolate = kind == "isolated"
-    tokens, _ = pack_splits({}, tokenizer, BLOCK, isolate=isolate, stream=splits.stream)
-    rows = tokens["train"]
+    _, rows = open_documents(data, tmp_path, tokenizer, isolate=isolate)
     ordered = [text for shard in order_shards(3, SEED, 0) for text in texts[shard]]
     expected, _ = group_into_blocks(Dataset.from_dict({"text": ordered}), tokenizer, BLOCK, isolate=isolate)
 
@@ -92,9 +95,8 @@ def test_a_part_follows_from_its_position_alone(tmp_path, tokenizer, monkeypatch
     monkeypatch.setattr(stream, "CHUNK_BYTES", (300, 300))
     for number in range(3):
         write_jsonl(tmp_path / f"s{number}.jsonl", make_texts(number, 30))
-    data = DataSection(train=f"{tmp_path}/*.jsonl", stream=True)
-    splits = load_splits(data, "document", SEED, stream=make_plan(tmp_path))
-    rows = pack_splits({}, tokenizer, BLOCK, isolate=False, stream=splits.stream)[0]["train"]
+    data = DataSection(train=f"{tmp_path}/*.jsonl", stream=True, stream_part=3)
+    _, rows = open_documents(data, tmp_path, tokenizer)
     parts = []
     for number in range(30):  # over several passes
         part = rows.feed.select(number)
@@ -109,11 +111,11 @@ def test_a_part_follows_from_its_position_alone(tmp_path, tokenizer, monkeypatch
 def test_the_id_of_a_row_says_its_shard_and_its_line(tmp_path, tokenizer):
     for number in range(3):
         write_jsonl(tmp_path / f"s{number}.jsonl", [f"{'abc'[number]}{'h' * line}" for line in range(1, 20)])
-    data = DataSection(train=f"{tmp_path}/*.jsonl", stream=True)
-    splits = load_splits(data, "document", SEED, stream=make_plan(tmp_path))
-    rows = pack_splits({}, tokenizer, BLOCK, isolate=False, stream=splits.stream)[0]["train"]
+    data = DataSection(train=f"{tmp_path}/*.jsonl", stream=True, stream_part=3)
+    splits, rows = open_documents(data, tmp_path, tokenizer)
     places = [splits.locate("train", row) for row in dict.fromkeys(row for block in rows for row in block["rows"])]
     texts = tokenizer.decode([token for block in rows for token in block["input_ids"][1:]]).split(tokenizer.eos_token)
     shard = order_shards(3, SEED, 0)[0]
     assert places[0] == (f"{tmp_path}/s{shard}.jsonl", 1)
-    assert [text.removeprefix(tokenizer.bos_token) for text in texts[1:5]] == ["abc"[shard] + "h" * line for _, line in places[1:5]]
+    found = [text.removeprefix(tokenizer.bos_token) for text in texts[1:5]]
+    assert found == ["abc"[shard] + "h" * line for _, line in places[1:5]]
