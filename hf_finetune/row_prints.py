@@ -93,14 +93,17 @@ def write_row_prints(folder: Path, prints: RowPrints) -> None:
     write_arrays(folder / ROW_PRINTS, arrays | {_ROWS + split: hashes for split, hashes in prints.rows.items()})
 
 
-def read_row_prints(folder: Path) -> RowPrints | None:
-    """Map the prints of a run folder; None where there are none, or, with a warning, where they are torn."""
+def read_row_prints(folder: Path, *, parts: bool = True) -> RowPrints | None:
+    """Map the prints of a run folder; None where there are none, or, with a warning, where they are torn.
+
+    Without `parts` those of a stream's parts are left out, which are read whole for their checksums.
+    """
     path = folder / ROW_PRINTS
     try:
         found = map_arrays(path)
         rows = {name.removeprefix(_ROWS): _check(each) for name, each in found.items() if name.startswith(_ROWS)}
-        parts = tuple(part for _, part in _iterate_parts(folder / STREAM_PRINTS))
-        return RowPrints(found["key"].tobytes(), _check(found["texts"]), _check(found["ngrams"]), rows, parts)
+        texts = tuple(part for _, part in _iterate_parts(folder / STREAM_PRINTS)) if parts else ()
+        return RowPrints(found["key"].tobytes(), _check(found["texts"]), _check(found["ngrams"]), rows, texts)
     except FileNotFoundError:
         return None
     except UNREADABLE as problem:
@@ -114,7 +117,7 @@ def append_row_prints(folder: Path, number: int, texts: Hashes) -> None:
     A piece that a killed process has left at the end is cut off.
     """
     path, end = folder / STREAM_PRINTS, 0
-    for known, part in _iterate_parts(path):
+    for known, part in _iterate_parts(path, check=False):
         if known == number:  # of a run that was resumed in the middle of the part
             return
         end += _PART.size + part.nbytes
@@ -125,7 +128,7 @@ def append_row_prints(folder: Path, number: int, texts: Hashes) -> None:
         file.write(_PART.pack(_MAGIC, number, len(texts), zlib.crc32(content)) + content)
 
 
-def _iterate_parts(path: Path) -> Iterator[tuple[int, Hashes]]:
+def _iterate_parts(path: Path, *, check: bool = True) -> Iterator[tuple[int, Hashes]]:
     """Yield number and texts of each part of a file of `append_row_prints`, mapped; up to the first that is torn."""
     if not path.is_file():
         return
@@ -133,9 +136,11 @@ def _iterate_parts(path: Path) -> Iterator[tuple[int, Hashes]]:
         while len(head := file.read(_PART.size)) == _PART.size:
             magic, number, count, checksum = _PART.unpack(head)
             start, size = file.tell(), 8 * count
-            if magic != _MAGIC or start + size > path.stat().st_size or _sum_up(file, size) != checksum:
+            whole = magic == _MAGIC and start + size <= path.stat().st_size
+            if not whole or (check and _sum_up(file, size) != checksum):
                 logger.warning("%s is torn: the prints of its first %d bytes are read", path.name, start - _PART.size)
                 return
+            file.seek(start + size)
             yield number, np.memmap(path, "<u8", "r", start, (count,)) if count else np.empty(0, np.uint64)
 
 

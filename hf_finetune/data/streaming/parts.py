@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from hf_finetune.data.cache import Batches, build_cached_dataset, place_dataset
+from hf_finetune.data.cache_entries import BESIDE
 from hf_finetune.data.splitting.assignment import Hashes
 from hf_finetune.data.streaming.chunks import Chunk, ChunkReader
 from hf_finetune.data.streaming.examples import ExampleMaker
@@ -20,6 +21,7 @@ from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.prints import PartPrints, find_copies, find_prints
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import CannotWriteError, DataError, Problem
+from hf_finetune.row_prints import map_arrays
 
 KIND = "part"
 
@@ -39,16 +41,14 @@ class Part:
     end: Position
     sha256: str
     """Of that file."""
-
-    @property
-    def prints(self) -> Path:
-        """The file of the prints of its rows."""
-        return name_prints(self.path)
+    texts: Hashes
+    ngrams: Hashes
+    """Prints of its rows and of runs of their words, mapped."""
 
     def remove(self) -> None:
         """Take its files out of the cache; who reads them goes on reading. Raises OSError."""
-        for path in (self.path, self.prints, self.path.with_suffix(".json")):
-            path.unlink(missing_ok=True)
+        for ending in ("", *BESIDE):
+            (self.path.with_suffix(ending) if ending else self.path).unlink(missing_ok=True)
 
 
 def name_prints(arrow: Path) -> Path:
@@ -85,13 +85,17 @@ class PartBuilder:
         try:
             arrow = place_dataset(KIND, made_from)
             build = partial(self._build_batches, start, name_prints(arrow), stopped)
+            if not name_prints(arrow).exists():  # somebody has removed it, and not the part
+                arrow.unlink(missing_ok=True)
             rows, counts = build_cached_dataset(KIND, made_from, self.maker.features, build)
+            prints = map_arrays(name_prints(arrow))  # now: `hf-finetune cache` may remove it while the run goes on
             facts = json.loads(arrow.with_suffix(".json").read_text())
         except OSError as error:
             what = f"a part of the stream cannot be written into the datasets cache: {error.strerror or error}"
             remedy = "make room or set HF_DATASETS_CACHE, as three parts are there at once, and type the command again"
             raise CannotWriteError(f"{what}; {remedy}") from error
-        return Part(rows, arrow, start, Position.from_dict(counts["end"]), facts["sha256"])
+        end = Position.from_dict(counts["end"])
+        return Part(rows, arrow, start, end, facts["sha256"], prints["texts"], prints["ngrams"])
 
     def _build_batches(self, start: Position, prints: Path, stopped: Callable[[], bool]) -> Batches:
         """Yield the examples of a part, and return its end."""

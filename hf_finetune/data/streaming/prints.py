@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +13,7 @@ from datasets import Dataset
 from hf_finetune.data.splitting.assignment import Hashes, sort_distinct
 from hf_finetune.data.splitting.overlap import Fingerprints, iterate_fingerprints
 from hf_finetune.data.splitting.train_prints import MAX_NGRAMS
-from hf_finetune.row_prints import (
-    UNREADABLE,
-    append_row_prints,
-    map_arrays,
-    read_row_prints,
-    write_arrays,
-    write_row_prints,
-)
-
-logger = logging.getLogger(__name__)
+from hf_finetune.row_prints import append_row_prints, read_row_prints, write_arrays, write_row_prints
 
 
 def hash_held_out(rows: Mapping[str, Dataset], key: bytes) -> Hashes:
@@ -67,15 +57,10 @@ class PartPrints:
         write_arrays(path, {"texts": sort_distinct(np.concatenate(self._texts)), "ngrams": self._ngrams})
 
 
-def keep_part_prints(folder: Path, number: int, path: Path) -> None:
-    """Add the prints of a part, which is trained now, to those of its run; what cannot be read is said and left out."""
-    try:
-        found = map_arrays(path)
-    except UNREADABLE as problem:
-        logger.warning("no prints are kept of part %d: %s cannot be read (%s)", number, path.name, problem)
-        return
-    append_row_prints(folder, number, found["texts"])
-    known = read_row_prints(folder)
+def keep_part_prints(folder: Path, number: int, texts: Hashes, ngrams: Hashes) -> None:
+    """Add the prints of a part, which is trained now, to those of its run. Raises OSError."""
+    append_row_prints(folder, number, texts)
+    known = read_row_prints(folder, parts=False)
     if known is not None:
-        ngrams = sort_distinct(np.concatenate([known.ngrams, found["ngrams"]]))[:MAX_NGRAMS]
-        write_row_prints(folder, replace(known, ngrams=ngrams))
+        merged = sort_distinct(np.concatenate([known.ngrams, ngrams]))[:MAX_NGRAMS]
+        write_row_prints(folder, replace(known, ngrams=merged))

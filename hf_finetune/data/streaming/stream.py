@@ -135,4 +135,4 @@ class RowStream:
 
     def _keep_prints(self, number: int, part: Part) -> None:
         if is_first_rank():  # one process writes for all
-            keep_part_prints(self.plan.folder, number, part.prints)
+            keep_part_prints(self.plan.folder, number, part.texts, part.ngrams)

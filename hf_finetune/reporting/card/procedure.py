@@ -89,6 +89,15 @@ def describe_overlap(run: RunRecord) -> list[str]:
     return found
 
 
+def describe_stream(run: RunRecord) -> list[str]:
+    """What was read of the shards of a run that streams: a sentence; [] of other runs."""
+    train = run.report.get("data", {}).get("train")
+    if not isinstance(train, dict) or not {"shards", "passes", "rows", "tokens"} <= train.keys():
+        return []
+    shards, passes, rows, tokens = (_format_value(train[name]) for name in ("shards", "passes", "rows", "tokens"))
+    return [f"train was a stream of {shards} shards, read in {passes} passes: {rows} rows, {tokens} tokens"]
+
+
 def build_setting_rows(run: RunRecord) -> Rows:
     """The settings that change what is learned; the first row is the header."""
     of_data = DATA_SETTINGS.get(get_recipe(run), ())

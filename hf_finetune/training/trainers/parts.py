@@ -13,7 +13,7 @@ from hf_finetune.errors import DataError, FinetuneError, Problem
 def select_part(rows: Any, loader: Any, number: int) -> FinetuneError | None:
     """Let `rows`, which `loader` has, be those of a part, and make the next one meanwhile.
 
-    Does nothing for rows that are no stream. Every rank calls it. Returns what is wrong, on all of them alike, and raises nothing of a user's.
+    Does nothing for rows that are no stream. Every rank calls it. Returns what is wrong, on all of them alike.
     """
     if not isinstance(rows, PartedRows):
         return None
