@@ -116,6 +116,7 @@ def append_row_prints(folder: Path, number: int, texts: Hashes) -> None:
 
     A piece that a killed process has left at the end is cut off.
     """
+    # Appended and never written anew: the prints of a thousand million rows have 8 GB.
     path, end = folder / STREAM_PRINTS, 0
     for known, part in _iterate_parts(path, check=False):
         if known == number:  # of a run that was resumed in the middle of the part
@@ -136,6 +137,7 @@ def _iterate_parts(path: Path, *, check: bool = True) -> Iterator[tuple[int, Has
         while len(head := file.read(_PART.size)) == _PART.size:
             magic, number, count, checksum = _PART.unpack(head)
             start, size = file.tell(), 8 * count
+            # Readers look at the sums; who appends walks from header to header.
             whole = magic == _MAGIC and start + size <= path.stat().st_size
             if not whole or (check and _sum_up(file, size) != checksum):
                 logger.warning("%s is torn: the prints of its first %d bytes are read", path.name, start - _PART.size)

@@ -47,6 +47,7 @@ def _check_sources(document: RunDocument, data: Any) -> None:
     if any(isinstance(each, Source) and each.weight != 1.0 for each in sources):
         what = "a source has a weight, and data.stream reads every shard once in a pass"
         document.refuse(("data", "train"), what, "leave the weight out")
+    # By its name the Hub's own loader would download and convert all of it first.
     for path in list_source_paths(data.train):
         if "://" not in path and not is_glob(path) and not is_local(path) and "/" in path:
             remedy = f"name its files, such as hf://datasets/{path}/**/*.parquet"

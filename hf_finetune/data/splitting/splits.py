@@ -150,12 +150,8 @@ def load_splits(
     groups = {}
     if data.group_by is not None:
         groups = {name: number_groups(tables[role], numbers) for name, (role, numbers) in chosen.items()}
-    names = decoder.labels.names
-    return Splits(
-        *(rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups),
-        label_map=names.names,
-        unused_labels=names.find_unused(),
-    )
+    split = (rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups)
+    return Splits(*split, label_map=decoder.labels.names.names, unused_labels=decoder.labels.names.find_unused())
 
 
 def _list_unused(decoder: RowDecoder, also_read: Sequence[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
 
+# 2**40 lines of 2**23 shards make 63 bits.
 LINE_BITS = 40
 """The id of a row is the number of its shard, and its line in so many bits below: no table says where a row stands."""
 ROWS_PER_CHUNK = 4_000
@@ -46,10 +47,11 @@ class Chunk:
     rejected: int
     """Lines before its last row that were left out."""
 
-    def take(self, kept: npt.NDArray[np.bool_]) -> Chunk:
+    def keep(self, kept: npt.NDArray[np.bool_]) -> Chunk:
         """The same chunk with some of its rows alone; `kept`: (rows,)."""
         if kept.all():
             return self
+        # Nearly no chunk has a row that is evaluated, and nothing is copied of it.
         table = self.rows.data.table.filter(pa.array(kept))
         return replace(self, rows=_as_dataset(table), ids=self.ids[kept])
 
@@ -77,6 +79,7 @@ class ChunkReader:
         begin, passes_without_rows = replace(start, skip=0), 0
         while True:
             found = False
+            # Of each pass anew, by its number alone: a run that goes on in the tenth one draws none of the nine before.
             order = order_shards(len(self.shards), self.seed, begin.pass_number)
             for turn in range(begin.turn, len(order)):
                 for chunk in self._read_shard(order[turn], replace(begin, turn=turn)):
@@ -97,6 +100,7 @@ class ChunkReader:
         tally = LineCounts(keep=rejected.add)
         waiting = _Waiting(number << LINE_BITS)
         for block in self._read_blocks(shard, tally, place):
+            # Nothing is made of the rows behind a bad line: the run ends, and reads them again once it is mended.
             if tally.rejected and self.reading.on_bad_line == "fail":
                 break
             waiting.add(self._build_batch(block), np.asarray(block.line_numbers, np.int64), begin.row)
@@ -105,15 +109,15 @@ class ChunkReader:
                 # From the last row on, and not from the line behind it, which may lie inside of a paragraph.
                 found = place.find(last)
                 end = replace(begin, row=last + 1, byte=found.byte, line=found.line)
-                yield Chunk(rows, ids, begin, end, rejected.take(last))
+                yield Chunk(rows, ids, begin, end, rejected.count_until(last))
                 begin = end
         if tally.rejected and self.reading.on_bad_line == "fail":
             problems = describe_rejected_lines(shard.shown, tally, MAX_PROBLEMS_SHOWN)
             raise DataError(problems, total=tally.rejected)
         if waiting.count:
             end = replace(begin, turn=begin.turn + 1, row=0, byte=0, line=1)
-            rows, ids = waiting.take(waiting.count)
-            yield Chunk(rows, ids, begin, end, rejected.take(2**LINE_BITS))
+            rows, ids = waiting.cut_off(waiting.count)
+            yield Chunk(rows, ids, begin, end, rejected.count_until(2**LINE_BITS))
 
     def _read_blocks(self, shard: Shard, tally: LineCounts, place: ReadPlace) -> Iterator[RowBlock]:
         decoder, settings = self.reading.decoder, self.reading.rows
@@ -132,6 +136,9 @@ class ChunkReader:
 class _Rejected:
     """The rejected lines of a shard that belong to no chunk yet."""
 
+    # Lines are rejected by blocks, and a chunk ends inside of one: each counts with the chunk that it lies in, so that
+    # the counts are the same wherever parts end.
+
     def __init__(self, shown: str, first: int) -> None:
         self.shown, self.first, self.said = shown, first, 0
         self.lines: deque[int] = deque()
@@ -146,7 +153,7 @@ class _Rejected:
             more = " (and those of further lines are not said)" if self.said == MAX_LINES_SAID else ""
             logger.warning("%s:%d is left out: %s%s", self.shown, line, bad.reason, more)
 
-    def take(self, last: int) -> int:
+    def count_until(self, last: int) -> int:
         """Count those up to the line `last`, and forget them."""
         count = 0
         while self.lines and self.lines[0] <= last:
@@ -178,10 +185,11 @@ class _Waiting:
             stop = min(int(np.searchsorted(np.cumsum(self.sizes), size)) + 1, ROWS_PER_CHUNK)
             if stop > self.count:
                 return
-            yield self.take(stop)
+            yield self.cut_off(stop)
 
-    def take(self, stop: int) -> tuple[Dataset, npt.NDArray[np.int64]]:
+    def cut_off(self, stop: int) -> tuple[Dataset, npt.NDArray[np.int64]]:
         """Take the first `stop` rows, with the id of each."""
+        # Views of the blocks, of which nothing is copied.
         table = pa.Table.from_batches(self.batches)
         rows, ids = _as_dataset(table.slice(0, stop)), self.lines[:stop] + self.shard
         self.batches = table.slice(stop).to_batches()

@@ -47,9 +47,10 @@ class PartFeed:
     def __init__(self, build: Build, sizes: PartSizes, starts: dict[int, Position], trained: Trained) -> None:
         """`starts` has where parts begin, by their number, as far as it is known; `trained` is told of each part."""
         self._build, self.sizes, self._starts, self._trained = build, sizes, starts, trained
+        # Launchers number the processes of each machine; without one there is only this.
         self._leads = os.environ.get("LOCAL_RANK", "0") == "0"
         self._ahead: _Ahead | None = None
-        self.number = -1
+        self.number = self._begun = -1
         self.part: Part | None = None
 
     def select(self, number: int) -> Part:
@@ -58,6 +59,7 @@ class PartFeed:
         Raises what building it has raised.
         """
         if self.part is None or number != self.number:
+            # Where the next part fails, this one stays: the run is saved as it is.
             before, self.part = self.part, self._take(number)
             self.number = number
             self._starts[number + 1] = self.part.end
@@ -66,8 +68,12 @@ class PartFeed:
         return self.part
 
     def begin(self) -> None:
-        """Training of the part begins: the next one is made meanwhile."""
+        """Training of the part begins, if it has not: the next one is made meanwhile."""
+        # Not in `select`: a loader forks its workers in between, and whoever is forked has no thread but one.
+        if self._begun == self.number:
+            return
         assert self.part is not None
+        self._begun = self.number
         self._trained(self.number, self.part)
         if self._leads and self.number < self.sizes.last and self._ahead is None:
             self._ahead = _Ahead(self._build, self._starts[self.number + 1])
@@ -120,6 +126,7 @@ class _Ahead:
         self._stopped = threading.Event()
         self._part: Part | None = None
         self._problem: BaseException | None = None
+        # A daemon: where the main thread is torn away, nobody is left to wait for this one.
         self._thread = threading.Thread(target=self._run, name="part", daemon=True)
 
     def start(self) -> None:

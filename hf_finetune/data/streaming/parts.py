@@ -76,6 +76,7 @@ class PartBuilder:
         Raises `DataError` for bad rows and lost shards, `CannotWriteError` where the cache cannot be written, and
         `StoppedReading` once `stopped` returns True; nothing of it is left then.
         """
+        # The folder of the run is part of it: two runs on the same shards would remove each other's parts.
         made_from = {
             "version": __version__,
             "run": self.made_from,
@@ -112,6 +113,7 @@ class PartBuilder:
             left -= len(batch)
             if len(batch):
                 yield batch
+            # Examples follow from a chunk and from what was carried into it, so that a part may end behind any of them.
             used, read = skip + len(batch), start.read + of_part
             if used == len(examples):
                 end = replace(chunk.end, skip=0, carried=behind, read=read)
@@ -132,4 +134,4 @@ class PartBuilder:
         prints = find_prints(chunk.rows, self.key)
         kept = ~find_copies(prints.rows, self.held_out)
         collected.add(prints, kept)
-        return chunk.take(kept), int((~kept).sum())
+        return chunk.keep(kept), int((~kept).sum())

@@ -39,6 +39,7 @@ def plan_stream(run: Run, args: Any) -> StreamPlan:
 
     Raises `ConfigError` where the checkpoint is of steps of another size: the parts would be others.
     """
+    # Of all processes together: each part is divided among them, whatever their number.
     rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     seed = args.seed if args.data_seed is None else args.data_seed
     packing = bool(run.train.get("packing"))

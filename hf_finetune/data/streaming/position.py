@@ -26,6 +26,7 @@ class Carried:
 
     def as_dict(self) -> dict[str, list[int]]:
         """JSON-ready: fewer numbers than a block has tokens."""
+        # The places of the starts: a document has hundreds of tokens, and one of them is its first.
         return {
             "ids": self.ids.tolist(),
             "starts": np.flatnonzero(self.starts).tolist(),
@@ -61,6 +62,7 @@ class Position:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
+        # Plain values, and no pickle: a checkpoint is gone on from on other machines, and by other versions.
         return asdict(replace(self, carried=None, read=None)) | {  # type: ignore[arg-type]
             "carried": self.carried.as_dict(),
             "read": dict(self.read),

@@ -18,6 +18,7 @@ from hf_finetune.row_prints import append_row_prints, read_row_prints, write_arr
 
 def hash_held_out(rows: Mapping[str, Dataset], key: bytes) -> Hashes:
     """The prints of the texts of all splits but train, sorted: 8 bytes a row."""
+    # Of these alone: the rows of the stream are looked up in them, and nothing is kept of the stream.
     found = [np.empty(0, np.uint64)]
     for table in rows.values():
         numbers = np.arange(len(table), dtype=np.int64)
@@ -49,6 +50,7 @@ class PartPrints:
 
     def add(self, prints: Fingerprints, kept: npt.NDArray[np.bool_]) -> None:
         """Take the prints of a chunk's rows; runs of words, of which a sample is kept, are those of all of them."""
+        # The smallest hashes are a sample that can be merged, part by part, without the others.
         self._texts.append(prints.rows[kept])
         self._ngrams = sort_distinct(np.concatenate([self._ngrams, prints.runs]))[:MAX_NGRAMS]
 

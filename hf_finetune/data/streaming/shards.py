@@ -35,6 +35,7 @@ class RemoteFile:
 
     def open(self, mode: Literal["rb"], /) -> io.BufferedReader:
         """Open it; raises OSError."""
+        # Read ahead in pieces, as a stream is read; a compressed shard is asked for from its beginning.
         try:
             raw: Any = self.filesystem.open(self.path, mode, block_size=2**22, cache_type="readahead")
         except Exception as problem:  # each protocol has errors of its own: of aiohttp, botocore, httpx
@@ -117,6 +118,7 @@ def list_shards(data: DataSection) -> list[Shard]:
 
 
 def _list_remote(url: str) -> list[Shard]:
+    # Listed once: what comes while the run goes on is none of its shards.
     protocol = url.partition("://")[0]
     try:
         filesystem, path = fsspec.url_to_fs(url)

@@ -64,6 +64,7 @@ class RowStream:
         steps = sizes.examples // sizes.rows_per_step
         what = "train: a stream of %s shards, in parts of %s examples (%s optimizer steps)"
         logger.info(what, f"{len(self.shards):,}", f"{sizes.examples:,}", f"{steps:,}")
+        # By the step: a checkpoint at the end of a part stands in the next one.
         starts, number = {0: Position()}, 0
         if saved is not None:
             found = (Position.from_dict(saved[name]) for name in ("start", "next"))
@@ -96,6 +97,8 @@ class RowStream:
             examples, chunk_bytes = saved["examples"], saved["chunk_bytes"]
         else:
             size = maker.bytes_per_example or self._measure_row()
+            # No more than the run takes: a short one begins as soon as its own rows are there. Of a part of few rows a
+            # chunk is small, too, as up to a whole one is read again where the next part begins.
             steps = plan.steps_per_part or max(1, PART_BYTES // size // rows)
             examples = min(steps, plan.max_steps) * rows
             chunk_bytes = min(max(examples * size // CHUNKS_PER_PART, CHUNK_BYTES[0]), CHUNK_BYTES[1])
@@ -134,5 +137,6 @@ class RowStream:
         return self.shards[order[min(position.turn, len(order) - 1)]].shown
 
     def _keep_prints(self, number: int, part: Part) -> None:
-        if is_first_rank():  # one process writes for all
+        # One process writes for all, into the folder of the run.
+        if is_first_rank():
             keep_part_prints(self.plan.folder, number, part.texts, part.ngrams)

@@ -198,6 +198,7 @@ class PartOfConversations:
         self.settings, self._locate = settings, locate
         self._count, self._ids = 0, np.empty(0, np.int64)
         tokenizer, data = settings.tokenizer, settings.data
+        # One for all chunks: what it has learned of the shapes of a template holds for the next ones, too.
         self.renderer = ConversationRenderer(self._where, 0, tokenizer, settings.template or "", data)
         self.builder = ExampleBuilder(tokenizer, data.too_long, settings.max_length, self._where, self.renderer.refuse)
 
@@ -217,6 +218,7 @@ class PartOfConversations:
         counts = Counter({name: many - before[name] for name, many in self.builder.counts.items() if name != "longest"})
         columns = {name: table.column(name) for name in PARTS if name != "row"} | {"row": pa.array(numbers)}
         examples = pa.table(columns, schema=PARTS.arrow_schema)
+        # By themselves: of some thousand bins the last ones are not full, and the next part may begin behind any.
         if self.settings.packing and len(examples):
             rows = Dataset(InMemoryTable(examples), fingerprint="chunk")
             bins = build_bins(rows, self.settings.max_length, PACKED_PARTS)

@@ -167,6 +167,7 @@ class BlockMaker:
             counts["tokens"] += len(ids)
             pieces.append((ids, starts, chunk.ids[rows]))
         ids, starts, numbers = (np.concatenate(each) for each in zip(*pieces, strict=True))
+        # Blocks overlap by one token, as in `_build_batches`; the last one is carried as well.
         whole = max(len(ids) - 1, 0) // (self.block_size - 1)
         rest = whole * (self.block_size - 1)
         windows = (np.arange(whole) * (self.block_size - 1))[:, None] + np.arange(self.block_size)

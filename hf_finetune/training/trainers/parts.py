@@ -11,7 +11,7 @@ from hf_finetune.errors import DataError, FinetuneError, Problem
 
 
 def select_part(rows: Any, loader: Any, number: int) -> FinetuneError | None:
-    """Let `rows`, which `loader` has, be those of a part, and make the next one meanwhile.
+    """Let `rows`, which `loader` has, be those of a part.
 
     Does nothing for rows that are no stream. Every rank calls it. Returns what is wrong, on all of them alike.
     """
@@ -30,7 +30,6 @@ def select_part(rows: Any, loader: Any, number: int) -> FinetuneError | None:
         what = f"process {failed.index(True)} cannot read the next part of the stream"
         return problem or DataError(Problem(what, "see what it says", key="data.train"))
     rows.show()
-    rows.feed.begin()
     return None
 
 

@@ -271,6 +271,8 @@ class ResumableTrainer(transformers.Trainer):
         if self._unproved is not None:
             self.checkpoints.check_restored(self._unproved)
             self._unproved = None
+        if isinstance(self.train_dataset, PartedRows):
+            self.train_dataset.feed.begin()
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         before = [] if self._record is None else self.losses.read()
         step = self.losses.add(loss, ends_step=self.accelerator.sync_gradients)
