@@ -99,6 +99,19 @@ def test_what_cannot_be_reached_is_said(memory, tmp_path):
         list_shards(DataSection(train=[f"{tmp_path}/a.jsonl", f"{tmp_path}/*.jsonl"], stream=True))
 
 
+def test_a_stream_without_rows_is_said(memory):
+    memory.pipe("/empty/a.jsonl", b"[1]\n[2]\n")
+    with pytest.raises(DataError, match="none of the first 1 shards has a line that is a JSON object"):
+        read_pass(DataSection(train="memory://empty/*.jsonl", stream=True))
+    memory.pipe("/shards/a.jsonl", LINES)
+    memory.pipe("/shards/b.arrow", b"ARROW1" + bytes(20))
+    with pytest.raises(DataError, match="an Arrow file is read on this machine alone; write it as JSONL or Parquet"):
+        read_pass(DataSection(train="memory://shards/*", stream=True))
+    reader = ChunkReader((), None, 0, 1)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no shard has a row"):
+        next(reader.iterate(Position()))
+
+
 def test_every_pass_has_every_shard_once_in_another_order():
     orders = [order_shards(20, 1, number) for number in range(3)]
     assert [sorted(order) for order in orders] == [list(range(20))] * 3

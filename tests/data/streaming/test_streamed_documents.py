@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import zstandard
 from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import load_splits
@@ -18,7 +19,9 @@ from hf_finetune.data.streaming import stream
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.shards import order_shards
 from hf_finetune.data.tokenization.documents import group_into_blocks, pack_splits
+from hf_finetune.errors import DataError
 from hf_finetune.models.tokenizer_training import train_tokenizer
+from hf_finetune.training.trainers import parts
 
 BLOCK = 16
 SEED = 7
@@ -97,15 +100,30 @@ def test_a_part_follows_from_its_position_alone(tmp_path, tokenizer, monkeypatch
         write_jsonl(tmp_path / f"s{number}.jsonl", make_texts(number, 30))
     data = DataSection(train=f"{tmp_path}/*.jsonl", stream=True, stream_part=3)
     _, rows = open_documents(data, tmp_path, tokenizer)
-    parts = []
+    made = []
     for number in range(30):  # over several passes
         part = rows.feed.select(number)
-        parts.append((json.loads(json.dumps(part.start.as_dict())), part.sha256))
+        made.append((json.loads(json.dumps(part.start.as_dict())), part.sha256))
     assert rows.feed.passes > 1
-    for start, sha256 in parts[::7]:
+    for start, sha256 in made[::7]:
         again = rows.feed._build(Position.from_dict(start), lambda: False)
         assert again.sha256 == sha256
         again.remove()
+
+
+def test_a_stream_of_blank_documents_ends(tmp_path, tokenizer):
+    write_jsonl(tmp_path / "s.jsonl", [" "] * 20)
+    with pytest.raises(DataError, match="no row of a whole pass gives an example"):
+        open_documents(DataSection(train=f"{tmp_path}/*.jsonl", stream=True, stream_part=3), tmp_path, tokenizer)
+
+
+def test_where_another_process_cannot_read_the_next_part_this_one_ends_too(tmp_path, tokenizer, monkeypatch):
+    write_jsonl(tmp_path / "s.jsonl", make_texts(1, 30))
+    _, rows = open_documents(DataSection(train=f"{tmp_path}/*.jsonl", stream=True, stream_part=3), tmp_path, tokenizer)
+    monkeypatch.setattr(parts, "gather_object", lambda here: [*here, True])
+    assert "process 1 cannot read the next part of the stream" in str(parts.select_part(rows, DataLoader(rows), 1))
+    with pytest.raises(RuntimeError, match="a copy"):
+        parts.select_part(rows, DataLoader(rows.select([0])), 2)
 
 
 def test_the_id_of_a_row_says_its_shard_and_its_line(tmp_path, tokenizer):
