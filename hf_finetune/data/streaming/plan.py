@@ -5,14 +5,34 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from hf_finetune.config.sections import Run
+from hf_finetune.data.streaming.position import Count, Position, SavedPosition
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import TRAINER_STATE
 
 STREAM_KEY = "hf_finetune_stream"
 """Under which a checkpoint's trainer_state.json keeps where the stream stands."""
+
+
+Size = Annotated[int, msgspec.Meta(ge=1, lt=2**40)]
+
+
+class SavedStream(msgspec.Struct, forbid_unknown_fields=True):
+    """What a checkpoint keeps of a stream; `PartFeed.save` writes it."""
+
+    part: Count
+    start: SavedPosition
+    next: SavedPosition
+    sha256: str
+    examples: Size
+    rows_per_step: Size
+    chunk_bytes: Size
+    last: Count
+    shards: Size
 
 
 @dataclass(frozen=True)
@@ -30,7 +50,7 @@ class StreamPlan:
     """`train.packing`."""
     step: int = 0
     """The optimizer step of the checkpoint that the run goes on from."""
-    saved: dict[str, Any] | None = None
+    saved: SavedStream | None = None
     """What that checkpoint keeps of the stream."""
 
 
@@ -46,10 +66,23 @@ def plan_stream(run: Run, args: Any) -> StreamPlan:
     plan = StreamPlan(Path(run.output_dir), seed, rows, args.max_steps, run.data.stream_part, packing)
     if not args.resume_from_checkpoint:
         return plan
-    state = json.loads((Path(args.resume_from_checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
-    saved = state["stateful_callbacks"][STREAM_KEY]
-    if saved["rows_per_step"] != rows:
-        what = f"a step of {rows:,} rows, and the run began with {saved['rows_per_step']:,}: parts would not fit"
+    step, saved = read_saved(Path(args.resume_from_checkpoint))
+    if saved.rows_per_step != rows:
+        what = f"a step of {rows:,} rows, and the run began with {saved.rows_per_step:,}: parts would not fit"
         remedy = "set batch size, accumulation and processes as they were, or start a new run in another output_dir"
         raise ConfigError(Problem(what, remedy, key="data.stream"))
-    return replace(plan, step=state["global_step"], saved=saved)
+    return replace(plan, step=step, saved=saved)
+
+
+def read_saved(checkpoint: Path) -> tuple[int, SavedStream]:
+    """The step of a checkpoint, and what it keeps of the stream. Raises `ConfigError` where it keeps none."""
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+        saved = msgspec.convert(state["stateful_callbacks"][STREAM_KEY], SavedStream)
+        for position in (saved.start, saved.next):
+            Position.restore(position)
+        return msgspec.convert(state["global_step"], Count), saved
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError) as problem:
+        what = f"{checkpoint} does not say where a stream stands"
+        remedy = "go on with the settings that the run began with, or start a new run in another output_dir"
+        raise ConfigError(Problem(what, remedy, key="data.stream")) from problem

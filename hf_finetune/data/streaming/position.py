@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+
+# Small enough for what becomes of them: an int32 of a token, an int64 of a row.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+class SavedTokens(msgspec.Struct, forbid_unknown_fields=True):
+    """`Carried`, as a checkpoint has it."""
+
+    ids: list[TokenId]
+    starts: list[Count]
+    rows: list[Count]
+
+
+class SavedPosition(msgspec.Struct, forbid_unknown_fields=True):
+    """`Position`, as a checkpoint has it."""
+
+    pass_number: Count
+    turn: Count
+    row: Count
+    byte: Count
+    line: Count
+    skip: Count
+    carried: SavedTokens
+    read: dict[str, Count]
 
 
 @dataclass(frozen=True)
@@ -34,11 +60,14 @@ class Carried:
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, list[int]]) -> Carried:
-        """What `as_dict` has returned."""
-        starts = np.zeros(len(saved["ids"]), np.bool_)
-        starts[saved["starts"]] = True
-        return cls(np.array(saved["ids"], np.int32), starts, np.array(saved["rows"], np.int64))
+    def restore(cls, saved: SavedTokens) -> Carried:
+        """What `as_dict` has returned. Raises ValueError for what is none."""
+        count = len(saved.ids)
+        if len(saved.rows) != count or any(start >= count for start in saved.starts):
+            raise ValueError("tokens without a row, or starts behind them")
+        starts = np.zeros(count, np.bool_)
+        starts[saved.starts] = True
+        return cls(np.array(saved.ids, np.int32), starts, np.array(saved.rows, np.int64))
 
 
 @dataclass(frozen=True)
@@ -69,6 +98,12 @@ class Position:
         }
 
     @classmethod
+    def restore(cls, saved: SavedPosition) -> Position:
+        """What `as_dict` has returned. Raises ValueError for what is none."""
+        given = msgspec.structs.asdict(saved)
+        return cls(**given | {"carried": Carried.restore(saved.carried), "read": Counter(saved.read)})
+
+    @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Position:
-        """What `as_dict` has returned."""
-        return cls(**saved | {"carried": Carried.from_dict(saved["carried"]), "read": Counter(saved["read"])})
+        """The same of its JSON; raises ValueError."""
+        return cls.restore(msgspec.convert(saved, SavedPosition))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePath
@@ -18,7 +18,7 @@ from hf_finetune.data.streaming.examples import ExampleMaker
 from hf_finetune.data.streaming.facts import StreamFacts
 from hf_finetune.data.streaming.feed import PartedRows, PartFeed, PartSizes
 from hf_finetune.data.streaming.parts import Part, PartBuilder
-from hf_finetune.data.streaming.plan import StreamPlan
+from hf_finetune.data.streaming.plan import SavedStream, StreamPlan
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.prints import keep_part_prints
 from hf_finetune.data.streaming.shards import Shard, order_shards
@@ -67,14 +67,14 @@ class RowStream:
         # By the step: a checkpoint at the end of a part stands in the next one.
         starts, number = {0: Position()}, 0
         if saved is not None:
-            found = (Position.from_dict(saved[name]) for name in ("start", "next"))
-            starts, number = dict(enumerate(found, saved["part"])), min(self.plan.step // steps, sizes.last)
+            found = map(Position.restore, (saved.start, saved.next))
+            starts, number = dict(enumerate(found, saved.part)), saved.part + (self.plan.step // steps > saved.part)
         builder = PartBuilder(
             self._read(sizes.chunk_bytes), maker, sizes.examples, self.held_out, self.key, self._describe()
         )
         feed = PartFeed(builder.build, sizes, starts, self._keep_prints)
         part = feed.select(number)
-        if saved is not None and number == saved["part"] and part.sha256 != saved["sha256"]:
+        if saved is not None and number == saved.part and part.sha256 != saved.sha256:
             raise DataError(self._explain_other(part))
         return PartedRows.of(feed), StreamFacts(feed, longest)
 
@@ -90,11 +90,11 @@ class RowStream:
         shards = [[each.shown, each.size, each.stamp] for each in self.shards]
         return [str(self.plan.folder.resolve()), shards, self.key.hex(), self.reading.describe(), self.plan.seed]
 
-    def _choose_sizes(self, maker: ExampleMaker, saved: Mapping[str, Any] | None) -> PartSizes:
+    def _choose_sizes(self, maker: ExampleMaker, saved: SavedStream | None) -> PartSizes:
         """Choose how many examples a part has, a multiple of the rows of a step; those of a resumed run are its own."""
         rows, plan = self.plan.rows_per_step, self.plan
         if saved is not None:
-            examples, chunk_bytes = saved["examples"], saved["chunk_bytes"]
+            examples, chunk_bytes = saved.examples, saved.chunk_bytes
         else:
             size = maker.bytes_per_example or self._measure_row()
             # No more than the run takes: a short one begins as soon as its own rows are there. Of a part of few rows a

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.data.streaming import stream
+from hf_finetune.data.streaming import plan, stream
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.shards import order_shards
 from hf_finetune.data.tokenization.documents import group_into_blocks, pack_splits
-from hf_finetune.errors import DataError
+from hf_finetune.errors import ConfigError, DataError
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.training.trainers import parts
 
@@ -109,6 +109,28 @@ def test_a_part_follows_from_its_position_alone(tmp_path, tokenizer, monkeypatch
         again = rows.feed._build(Position.from_dict(start), lambda: False)
         assert again.sha256 == sha256
         again.remove()
+
+
+def test_what_a_checkpoint_says_of_a_stream_is_looked_at_before_it_is_used(tmp_path, tokenizer):
+    write_jsonl(tmp_path / "s.jsonl", make_texts(1, 30))
+    _, rows = open_documents(DataSection(train=f"{tmp_path}/*.jsonl", stream=True, stream_part=3), tmp_path, tokenizer)
+    saved = json.loads(json.dumps(rows.feed.save()))
+    assert plan.read_saved(write_state(tmp_path, saved))[1].part == 0
+    tokens = {"ids": [1], "starts": [0], "rows": [0]}
+    broken = [
+        *({}, saved | {"part": -1}, saved | {"examples": 0}, saved | {"chunk_bytes": 2**70}, saved | {"more": 1}),
+        *(saved | {"start": saved["start"] | {"byte": "0"}}, saved | {"next": saved["next"] | {"carried": None}}),
+        *(saved | {"next": saved["next"] | {"carried": tokens | each}} for each in ({"rows": []}, {"starts": [1]})),
+    ]
+    for each in broken:
+        with pytest.raises(ConfigError, match="does not say where a stream stands; go on with the settings"):
+            plan.read_saved(write_state(tmp_path, each))
+
+
+def write_state(folder: Path, saved: dict) -> Path:
+    state = {"global_step": 3, "stateful_callbacks": {plan.STREAM_KEY: saved}}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    return folder
 
 
 def test_a_stream_of_blank_documents_ends(tmp_path, tokenizer):
