@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from hf_finetune.config.paths import looks_local
 from hf_finetune.errors import DataError
 from hf_finetune.privacy import hide_home, make_portable, redact
-from hf_finetune.release.hub import PushOptions, plan_push, push_folder, redaction
+from hf_finetune.release.hub import PushOptions, plan_push, push_folder
+from hf_finetune.release.hub.search import home_paths
 from hf_finetune.reporting.card import MARKER
 from hf_finetune.reporting.diagnosis import Diagnosis
 from hf_finetune.reporting.page import render_page
@@ -183,7 +184,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("text", WRITTEN)
 def test_a_path_of_this_machine_is_refused_however_its_slashes_are_written(folder, monkeypatch, text):
-    monkeypatch.setattr(redaction, "list_homes", lambda: [ANNA, TIM])
+    monkeypatch.setattr(home_paths, "list_homes", lambda: [ANNA, TIM])
     path = folder / "README.md"
     path.write_bytes(path.read_bytes() + f"\nan innocent line\n{text}\nthe last\n".encode())
     line = path.read_text().splitlines().index("an innocent line") + 2
