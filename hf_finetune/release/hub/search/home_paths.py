@@ -49,7 +49,8 @@ class HomeRules:
         of_pieces = name in _VOCABULARIES
         shape = self.of_pieces if of_pieces else self.written if form.source is None else self.encoded
         yield from (each.span(1) for each in shape.finditer(form.text))
-        for each in self.inside.finditer(form.text):
+        # Each of these is looked up: a path is seldom broken where it is short, and there are five ways to join lines.
+        for each in self.inside.finditer(form.text) if not form.is_joined else ():
             folder, first, second = (part and part.decode("utf-8", "replace") for part in each.groups()[1:])
             if (second or not of_pieces) and _is_here(folder, first, second or ""):
                 yield each.span(1)
