@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import codecs
+import gzip
 import random
 import time
 from pathlib import Path
@@ -51,6 +53,14 @@ def test_no_ordinary_file_is_taken_for_one_with_a_secret_or_a_path_of_this_machi
     check_no_home([PlannedFile(Path(name).name, Path(name), 0, "", content) for name, content in files[::4]], {})
     for page in PAGES:
         assert "of more than 1,100 ordinary files" in " ".join((ROOT / page).read_text("utf-8").split()), page
+
+
+def test_what_the_pages_say_goes_unseen_does():
+    text = draw_secret(KINDS[0], random.Random(SEED))[0]
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    assert find_secrets(text.encode()) != []
+    for unseen in (text[::-1], codecs.encode(text, "rot13"), packed):
+        assert find_secrets(f"x: {unseen}\n".encode()) == []
 
 
 def test_a_secret_is_named_by_the_line_where_it_stands_in_whatever_form():
