@@ -270,7 +270,9 @@ def test_the_second_name_of_a_home_folder_is_in_nothing_that_is_sent_or_written(
         assert redact(f"{home}/clients/rows.jsonl") == "rows.jsonl"
         assert make_portable(f"{home}/models/x") == "~/models/x"
         (folder / "manifest.json").unlink(missing_ok=True)
+        (home / "clients" / "gpt2").mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"_name_or_path": f"{home}/clients/gpt2"}))
-        (folder / "run.yaml").write_text(f"model: {{path: {home}/clients/gpt2}}\n")
+        (folder / "base_model.json").write_text('{"name_or_path": "~/clients/gpt2"}')
+        (folder / "run.yaml").write_text(f"model: {{path: {home}/clients/gpt2, tokenizer: ~/clients/gpt2}}\n")
         sent = {file.name: file.content or b"" for file in plan_push(folder, "ada/model", options=OPTIONS)}
         assert [name for name, content in sent.items() if b"clients" in content or str(home).encode() in content] == []
