@@ -39,6 +39,8 @@ _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
 NOBODYS = re.compile(r"lost\+found|\.DS_Store|\.lock|\..+\.aside")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What has given way: to an earlier checkpoint that was gone on from, or to one of another run.
+_GIVEN_WAY = re.compile(r"checkpoint-\d+\.(?:left|of-another-run)\d*")
 TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
@@ -80,7 +82,9 @@ def _has_lost_its_manifest(folder: Path, names: Sequence[str]) -> bool:
 def _is_of_a_run(name: str, names: Sequence[str]) -> bool:
     # A model alone may be another tool's, into whose folder checkpoints were copied.
     begun = LOG in names or RUN_FILE in names
-    return name in (*RECORDS, NON_FINITE) or (begun and _OF_A_MODEL.fullmatch(name) is not None)
+    if name in (*RECORDS, NON_FINITE) or _GIVEN_WAY.fullmatch(name):
+        return True
+    return begun and _OF_A_MODEL.fullmatch(name) is not None
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:

@@ -107,6 +107,7 @@ def test_a_run_whose_manifest_is_torn_or_missing_is_gone_on_from_its_checkpoints
     checkpoint(tmp_path, 5)
     for name in ("log.jsonl", "run.yaml", "row_prints.npz", "config.json"):
         (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint-9.left1").mkdir()
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
     claim_run_folder(str(tmp_path), resume="auto")
