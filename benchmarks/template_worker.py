@@ -50,7 +50,8 @@ def work(path: Path, *, trusted: bool) -> float:
 
     [family] = [family for family in FAMILIES if family.name == "qwen3"]
     tokenizer, data = tokenizer_of(family), DataSection(train=str(path))
-    template = get_training_template(tokenizer)
+    # With a look at a text: what is written around texts would else be rendered once, for all rows of a shape.
+    template = "{%- if messages[0].content[0] %}{%- endif %}" + get_training_template(tokenizer)
     if trusted:
         from hf_finetune.chat.rendering import trust_template
 

@@ -99,7 +99,8 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     allow_changed = ALLOW_CHANGED in argv
     run = load_run([each for each in argv if each != ALLOW_CHANGED], recipe)
     resume = get_resume(run.train)
-    unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words(), resume))
+    pushes = run.hub is not None
+    unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words(), resume, pushes=pushes))
     advise_when_out_of_memory(partial(suggest_memory_settings, run))
     if hold_run_folder(run.output_dir):  # before anything in it is looked at
         sweep(Path(run.output_dir))

@@ -35,7 +35,8 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
     """What of `run`, its defaults filled in, is another setting than the run in its folder has: it may go on with all.
 
     Raises `RunFinished` where that run has come to its end and no more is asked for, and `ConfigError` where there is
-    nothing to go on from or a change is not taken. No checkpoint is read.
+    nothing to go on from or a change is not taken. No checkpoint is read. A finished run that was to be pushed, and was
+    stopped before, is pushed: `NotPushedError` where it cannot be.
     """
     resume = get_resume(run.train)
     if run.recipe == "score" or resume is False:
@@ -54,6 +55,10 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
     if others := [each for each in changes if each.kind != "safe"]:
         finished = Problem(f"{told[0]}, under other settings", told[1], key="output_dir")
         raise ConfigError([finished, *(_as_problem(each, ELSEWHERE) for each in others)])
+    if run.hub is not None:
+        from hf_finetune.release import push_run  # huggingface_hub: not for runs that stay here
+
+        push_run(run)
     raise RunFinished(Problem(*told))
 
 

@@ -17,10 +17,9 @@ PIECES = [json.loads(line)["piece"] for line in TABLE.read_text().splitlines()]
 
 # Patterns that are put together as the program runs: by the beginning of the place, one as it may be then.
 BUILT = {
+    "hf_finetune/chat/any_of.py: re.compile('|'.join(": r"<(?=(?:\|im_(?:start\|>|end\|>)|/s>))|\[(?=INST\])",
     "hf_finetune/chat/neutral.py: re.compile('|'.join(": r"<tool_response>|</think>|<think>|aab",
     "hf_finetune/chat/special_tokens.py: re.compile('(?!)'": r"[^\w\s].|.[^\w\s]",
-    "hf_finetune/chat/special_tokens.py: re.compile(f'(?=(?:": r"(?=(?:<\|im_start\|>|<\|im_end\|>|</s>)).",
-    "hf_finetune/chat/special_tokens.py: re.compile(f'(?<!": "(?<!\ufdd0)(?:<\\|im_start\\|>|<\\|im_end\\|>|</s>)",
     "hf_finetune/data/reading/tables/csv_rows.py: re.search(f'{re.escape(delimiter)}": r';[ \t]+"(?!")',
     "hf_finetune/evaluation/probes/counterfactuals.py: re.compile(f'(?<!": r"(?<!\w)(?:he|she|Anna|Ahmed)(?!\w)",
     "hf_finetune/files.py: re.compile(f'": r"\.run\.yaml\.(\d+)\.aside",

@@ -6,6 +6,7 @@ assistant_mask      the character spans that are trained, found by rendering the
 thoughts            what stands between <think> tags in a content, told to templates that know it
 dates               the day that a template is told, one for a run
 text_check          whether a rendered turn holds its message's text, whatever the template trims or quotes
+any_of              patterns for any of thousands of words
 special_tokens      text of rows and special tokens told apart, so that no text becomes a control token
 given_up            a text that the tokenizer gives up on, and its row
 neutral             a row's control tokens are those of the same conversation with neutral texts
@@ -14,6 +15,7 @@ slow_templates      texts of slow templates that are kept, and lines that say ho
 worker_process      the worker started, watched and ended
 worker              the program that it runs: jinja2 within limits of memory and time
 built_in            the templates of templates/, and the tokens that they add to a tokenizer
+shapes/             conversations of one shape are put together from its pieces, and not rendered
 templates/          plain and alpaca, which add none, and those of six model families
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,6 +65,11 @@ class RenderedChat:
             raise ChatTemplateError(f"the chat template {does}: {_format_reason(result)}") from result
         return result
 
+    def forget_before(self, index: int) -> None:
+        """Drop what was rendered of the first `index` messages or fewer: each is as long as the conversation so far."""
+        for ask in [ask for ask in self.results if ask.count <= index and ask.count < len(self.messages)]:
+            del self.results[ask]
+
 
 def render_chats(chats: Sequence[RenderedChat], asks: Sequence[Sequence[Ask]]) -> None:
     """Render what is asked of each of `chats`, of one tokenizer and template, in one exchange with the worker."""
@@ -105,11 +109,12 @@ def find_assistant_spans(chat: RenderedChat, trained: Sequence[bool], *, prefill
     # Under the template `plain`, a question "Hi" and its answer "Yes." become
     #   <|bos|>User:\nHi<|eos|>\nAssistant:\nYes.<|eos|>\n
     # and the span of the answer is (34, 45): `Yes.<|eos|>`, without the line break behind it.
-    return [
-        _find_turn_span(chat, index, prefill=prefill)
-        for index, message in enumerate(chat.messages)
-        if message["role"] == "assistant" and trained[index]
-    ]
+    spans = []
+    for index, message in enumerate(chat.messages):
+        if message["role"] == "assistant" and trained[index]:
+            spans.append(_find_turn_span(chat, index, prefill=prefill))
+            chat.forget_before(index)
+    return spans
 
 
 def list_asks(chat: RenderedChat, trained: Sequence[bool]) -> list[Ask]:
@@ -172,6 +177,7 @@ def find_message_span(chat: RenderedChat, index: int) -> Span:
     Raises `ChatTemplateError` where the template is not prefix-stable.
     """
     start = _match_prefix(chat, index, chat.text(index)) if index else 0
+    chat.forget_before(index)
     return start, _match_prefix(chat, index + 1, chat.text(index + 1))
 
 
@@ -287,4 +293,8 @@ def _measure_common_prefix(text: str, whole: str, control: ControlTokens) -> int
 
 
 def _count_common_characters(one: str, other: str) -> int:
-    return len(os.path.commonprefix([one, other]))  # noqa: RUF071 - character by character is what is wanted
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # by halves: Python compares long strings a thousand times faster than their characters
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low

@@ -6,12 +6,14 @@ same shape that says "x": what its control tokens are, in order, must not depend
 shape, which is rendered once.
 
 A template may look into texts by design, as Qwen3's does for `<tool_response>`. Where the two differ, they are compared
-once more, with what the template looks for left in the neutral texts.
+once more, with what the template looks for left in the neutral texts. If they are the same then, the template means it:
+that is said once, with the words.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import ChatTemplateError, RenderedChat, render_chats
 from hf_finetune.chat.rendering import Ask, Message, TemplateLimitError, describe_template
-from hf_finetune.chat.special_tokens import MARK, get_control_tokens
+from hf_finetune.chat.special_tokens import MARK, get_control_tokens, iterate_strings
 
 NEUTRAL = "x"
 # What templates go by in a message, a tool or a JSON schema, and not what somebody has called a parameter.
@@ -46,6 +48,9 @@ Fault = ChatTemplateError | TemplateLimitError
 Structure = tuple[str, ...]
 """The control tokens of a text, in order."""
 
+logger = logging.getLogger(__name__)
+
+_said: set[tuple[str, ...]] = set()
 _known: WeakKeyDictionary[PreTrainedTokenizerFast, dict[tuple[str, str], Structure | None]] = WeakKeyDictionary()
 
 
@@ -105,7 +110,19 @@ def _compare_again(chat: RenderedChat, structure: Structure, *, prompt: bool) ->
         return TextBecomesControl(what)
     except TemplateLimitError as problem:
         return problem
-    return None if structure == expected else TextBecomesControl(_describe(structure, expected))
+    if structure != expected:
+        return TextBecomesControl(_describe(structure, expected))
+    _say_once(chat, sorted({found for text in iterate_strings(chat.messages) for found in looked_for.findall(text)}))
+    return None
+
+
+def _say_once(chat: RenderedChat, words: Sequence[str]) -> None:
+    """Warn of words of a text for which the template writes other control tokens, as its author wanted it."""
+    said = (chat.template, *words)
+    if said not in _said:
+        _said.add(said)
+        shown = ", ".join(json.dumps(word, ensure_ascii=False) for word in words)
+        logger.warning("the chat template writes other control tokens where a text has %s, which it looks for", shown)
 
 
 def _describe(structure: Structure, expected: Structure) -> str:

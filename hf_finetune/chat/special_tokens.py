@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from tokenizers import AddedToken, Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.any_of import find_any
 from hf_finetune.chat.given_up import encode_batch
 
 # Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
@@ -38,21 +39,28 @@ class TokenizedText:
 
     ids: list[int]
     """(tokens,)"""
-    offsets: list[tuple[int, int]]
-    """(start, stop) of each token in the twin's string: (tokens,)."""
+    encoding: Encoding
+    """Knows for which characters of the twin's string each token stands."""
     bounds: list[int]
-    """The positions that `encode` was given, in the same string as `offsets`."""
+    """The positions that `encode` was given, in the same string."""
     text: str
     """That string: control tokens under the names of the twin, all else as it was written."""
 
+    def find_characters(self, token: int) -> tuple[int, int]:
+        """Find the (start, stop) characters of token number `token`, in the twin's string."""
+        # A list of all would take a hundred bytes a token, and longer than to tokenize a tenth of the text.
+        characters = self.encoding.token_to_chars(token)
+        assert characters is not None
+        return characters
+
     def is_control(self, token: int) -> bool:
         """Whether token number `token` is a control token, and not one of the text."""
-        start, stop = self.offsets[token]
+        start, stop = self.find_characters(token)
         return self.text[start:stop].startswith(MARK[0])
 
     def read_text(self, start: int, stop: int) -> str:
         """The text that the tokens from `start` to `stop` stand for, as it was written, without control tokens."""
-        return _TWIN_NAME.sub("", self.text[self.offsets[start][0] : self.offsets[stop - 1][1]])
+        return _TWIN_NAME.sub("", self.text[self.find_characters(start)[0] : self.find_characters(stop - 1)[1]])
 
 
 @dataclass(frozen=True)
@@ -67,19 +75,22 @@ class ControlTokens:
     """Matches the first character of each control token that a text spells."""
     unmarked: re.Pattern[str]
     """Matches a control token that is not marked as text."""
+    first: re.Pattern[str]
+    """Matches the first character of a control token."""
+    last: re.Pattern[str]
     prefixes: frozenset[str]
     """Proper prefixes of control tokens."""
     suffixes: frozenset[str]
     """Proper suffixes of control tokens."""
-    longest: int
-    """Characters of the longest control token."""
+    sizes: tuple[int, ...]
+    """The lengths of control tokens, the longest first."""
 
-    def encode_plain(self, texts: Sequence[str]) -> list[Encoding]:
+    def encode_plain(self, texts: Sequence[str], *, offsets: bool = True) -> list[Encoding]:
         """Tokenize texts that nothing was rendered into, so that they hold no control token: (tokens,) per text.
 
-        Raises `TextGivenUp`.
+        Without `offsets` it is faster, and the characters of a token are not known. Raises `TextGivenUp`.
         """
-        return encode_batch(self.twin, texts)
+        return encode_batch(self.twin, texts, offsets=offsets)
 
     def find_spelled(self, value: Any) -> set[str]:
         """Find the control tokens that the strings inside `value` (JSON-like) spell."""
@@ -88,7 +99,14 @@ class ControlTokens:
         texts = list(iterate_strings(value))
         if not any(self.anywhere.search(text) for text in texts):
             return set()
-        return {token for token in self.names if any(token in text for text in texts)}
+        return {token for text in texts for token in self._find_in(text)}
+
+    def _find_in(self, text: str) -> Iterator[str]:
+        """Find the control tokens that a text spells, also where one is part of another."""
+        for first in self.anywhere.finditer(text):
+            for size in self.sizes:
+                if text[first.start() : first.start() + size] in self.names:
+                    yield text[first.start() : first.start() + size]
 
     def mark(self, value: Any) -> Any:
         """Mark, in every string inside `value` (JSON-like), what spells a control token or may be completed to one."""
@@ -112,16 +130,34 @@ class ControlTokens:
         """Mark the control tokens of `text`, and their parts at its two ends."""
         if not self.names or not text:
             return text
-        for size in range(1, min(self.longest, len(text) + 1)):  # a token begun here, ended by the template
-            if text[-size:] in self.prefixes:
-                text = f"{text[:-size]}{MARK}{text[-size:]}"
-                break
+        if size := self.find_begun(text):  # a token begun here, ended by the template
+            text = f"{text[:-size]}{MARK}{text[-size:]}"
         start = len(text) - len(text.lstrip())
-        for size in range(1, min(self.longest, len(text) - start + 1)):  # a token begun by the template, ended here
-            if text[start : start + size] in self.suffixes:
-                text = f"{text[:start]}{MARK}{text[start:]}"
-                break
+        if self._find_ended(text, start):  # a token begun by the template, ended here
+            text = f"{text[:start]}{MARK}{text[start:]}"
         return self._break_up(text)
+
+    def is_free(self, text: str) -> bool:
+        """Whether a text spells no control token, and none can come of its ends and what is written around it."""
+        return not self.names or not (
+            self.anywhere.search(text) or self.find_begun(text) or self._find_ended(text, 0) or MARK in text
+        )
+
+    def find_begun(self, text: str) -> int:
+        """Count the characters at the end of a text that begin a control token."""
+        if not self.names:
+            return 0
+        if not self.first.search(text, max(0, len(text) - self.sizes[0])):
+            return 0
+        sizes = range(1, min(self.sizes[0], len(text) + 1))
+        return next((size for size in sizes if text[-size:] in self.prefixes), 0)
+
+    def _find_ended(self, text: str, start: int) -> int:
+        """Count the characters from `start` on that end a control token."""
+        if not self.last.search(text, start, start + self.sizes[0]):
+            return 0
+        sizes = range(1, min(self.sizes[0], len(text) - start + 1))
+        return next((size for size in sizes if text[start : start + size] in self.suffixes), 0)
 
     def encode(self, texts: Sequence[str], bounds: Sequence[Sequence[int]]) -> list[TokenizedText]:
         """Tokenize rendered texts; only what is not marked becomes a control token.
@@ -136,7 +172,7 @@ class ControlTokens:
         joined = ["".join(parts) for parts in pieces]
         encoded = encode_batch(self.twin, joined)
         return [
-            TokenizedText(one.ids, one.offsets, list(accumulate(len(part) for part in parts[:-1])), text)
+            TokenizedText(one.ids, one, list(accumulate(len(part) for part in parts[:-1])), text)
             for one, parts, text in zip(encoded, pieces, joined, strict=True)
         ]
 
@@ -176,17 +212,17 @@ def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool)
     bytes_of_text = _find_byte_pieces(spec["model"])
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.content not in bytes_of_text]
     contents = [token.content for token in added if token.special or punctuated.search(token.content)]
-    contents.sort(key=len, reverse=True)  # the longest that fits, as the tokenizer itself takes it
     names = {content: f"{MARK[:4]}{index}{MARK[4:]}" for index, content in enumerate(contents)}
-    choices = "|".join(map(re.escape, contents)) or r"(?!)"
     return ControlTokens(
         names=names,
         twin=_build_twin(spec, names, bytes_of_text),
-        anywhere=re.compile(f"(?=(?:{choices})).", re.DOTALL),
-        unmarked=re.compile(f"(?<!{MARK})(?:{choices})"),
+        anywhere=find_any(contents, first_alone=True),
+        unmarked=find_any(contents, not_behind=MARK),
+        first=find_any([content[0] for content in contents]),
+        last=find_any([content[-1] for content in contents]),
         prefixes=frozenset(content[:size] for content in contents for size in range(1, len(content))),
         suffixes=frozenset(content[-size:] for content in contents for size in range(1, len(content))),
-        longest=max(map(len, contents), default=0),
+        sizes=tuple(sorted({len(content) for content in contents}, reverse=True)),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from hf_finetune.cli.commands.cache import cache
 from hf_finetune.cli.commands.corpus import corpus
 from hf_finetune.cli.commands.diagnose import diagnose
 from hf_finetune.cli.commands.doctor import doctor
@@ -49,7 +50,7 @@ app = typer.Typer(
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (
     *(train, watch, score, predict, generate, chat, merge, report, diagnose, push),
-    *(corpus, rows, model, init, doctor),
+    *(corpus, rows, model, init, doctor, cache),
 ):
     # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.
     settings = {"ignore_unknown_options": True} if command is train else None

@@ -36,7 +36,6 @@ from hf_finetune.environment import (
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.folders import check_not_in_use, hold_run_folder
 from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
-from hf_finetune.release import check_push
 from hf_finetune.reporting import describe_kept, get_resume
 from hf_finetune.shell import shell_line
 from hf_finetune.training import apply_defaults
@@ -70,9 +69,13 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         check_typed_again(apply_defaults(run), allow_changed=allow_changed)
     if recipe != "score":
         typed = ["hf-finetune", "train", *argv, "--on", where]
-        describe_when_stopped(partial(describe_kept, run.output_dir, typed, get_resume(run.train)))
+        describe_when_stopped(
+            partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
+        )
     check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
     if run.hub is not None:
+        from hf_finetune.release import check_push  # huggingface_hub: not for runs that stay here
+
         check_push(run)  # the recipe asks again; here it costs no import of torch
     script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"

@@ -30,6 +30,8 @@ ROW_SCORES = "row_scores.json"
 ROW_PRINTS = "row_prints.npz"
 # Each line of the data files that was left out. It stays here: a reason may quote a key of the row.
 REJECTED_LINES = "rejected_lines.jsonl"
+# Where the finished run was pushed to, and which report went along.
+PUSHED = "pushed.json"
 CARD_MARKER = "<!-- Written by hf-finetune, which writes it anew until this line is removed. -->"
 
 # Of every manifest that a run of ours has opened; web pages have a file of that name, too.
@@ -37,13 +39,15 @@ _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
 NOBODYS = re.compile(r"lost\+found|\.DS_Store|\.lock|\..+\.aside")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What has given way: to an earlier checkpoint that was gone on from, or to one of another run.
+_GIVEN_WAY = re.compile(r"checkpoint-\d+\.(?:left|of-another-run)\d*")
 TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
 LOG_FORMAT = 1
 NON_FINITE = "nonfinite.json"
 # What a run of ours writes of itself, beside its checkpoints, its model and the model's card.
-RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", ROW_SCORES, ROW_PRINTS, REJECTED_LINES)
+RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, ROW_PRINTS, REJECTED_LINES)
 # Of a checkpoint of ours: see `checkpoints`.
 SEAL = "checkpoint.json"
 # What `merge` writes, by suffix or by name.
@@ -78,7 +82,9 @@ def _has_lost_its_manifest(folder: Path, names: Sequence[str]) -> bool:
 def _is_of_a_run(name: str, names: Sequence[str]) -> bool:
     # A model alone may be another tool's, into whose folder checkpoints were copied.
     begun = LOG in names or RUN_FILE in names
-    return name in (*RECORDS, NON_FINITE) or (begun and _OF_A_MODEL.fullmatch(name) is not None)
+    if name in (*RECORDS, NON_FINITE) or _GIVEN_WAY.fullmatch(name):
+        return True
+    return begun and _OF_A_MODEL.fullmatch(name) is not None
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
@@ -116,6 +122,11 @@ def find_earlier_run(output_dir: str) -> tuple[str, str] | None:
 def is_run_folder(folder: Path) -> bool:
     """Whether a run of ours has opened its manifest there."""
     return _read_object(folder / MANIFEST).keys() >= _OF_A_MANIFEST
+
+
+def read_pushed(folder: Path) -> dict[str, Any]:
+    """Where a finished run was pushed to, with the sha256 of the report that went along; {} where it was not."""
+    return _read_object(folder / PUSHED)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from hf_finetune.folders import (
     AUTO,
     CHECKPOINT,
     MANIFEST,
+    PUSHED,
     REPORT,
     RESUME,
     RUN_FILE,
@@ -143,14 +144,19 @@ def read_template_date(output_dir: str) -> str | None:
     return date if isinstance(date, str) else None
 
 
-def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO) -> str:
-    """What is kept of a run that is stopped, and how to go on; `command` is what was typed, `resume` what it asked."""
+def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO, *, pushes: bool = False) -> str:
+    """What is kept of a run that is stopped, and how to go on; `command` is what was typed, `resume` what it asked.
+
+    `pushes`: the run goes to the Hub at its end.
+    """
     folder, words = Path(output_dir), [word for word in command if not word.startswith(f"{RESUME}=")]
     if resume != AUTO and len(words) == len(command):  # the run file says so
         words.append(f"{RESUME}={AUTO}")
     # By their times: a finished run that is trained on has a report from its first end, older than its new manifest.
     if _is_newer(folder / REPORT, folder / MANIFEST):
-        return f"the run is complete, its report is {folder / 'report.html'}"
+        done = f"the run is complete, its report is {folder / 'report.html'}"
+        unpushed = pushes and not _is_newer(folder / PUSHED, folder / REPORT)
+        return f"{done}; push it with: {shell_line(words)}" if unpushed else done
     if whole := list_checkpoints(folder):
         state = _read_state(whole[-1])
         kept = f"{whole[-1]} is kept, step {state.get('global_step')} of {state.get('max_steps')}"

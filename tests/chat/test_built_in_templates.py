@@ -97,7 +97,7 @@ def check_trained(name: str, conversation: Conversation) -> None:
     control = get_control_tokens(tokenizer)
     (row,) = control.encode([chat.text()], [[bound for span in spans for bound in span]])
     for start, stop, text in zip(row.bounds[::2], row.bounds[1::2], said(vendor, conversation), strict=True):
-        pieces = zip(row.ids, row.offsets, strict=True)
+        pieces = zip(row.ids, row.encoding.offsets, strict=True)
         ids = [index for index, (left, right) in pieces if start <= left < right <= stop]
         assert tokenizer.decode(ids) == text
         assert ids[-1] in find_end_token_ids(tokenizer)

@@ -205,7 +205,8 @@ def test_an_interrupted_batch_leaves_no_answers_for_the_next():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
-        signal.raise_signal(signal.SIGINT)
+        # To this thread: one that another thread gets does not end the wait for an answer.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     timer = threading.Timer(0.3, interrupt)
     timer.start()

@@ -41,6 +41,7 @@ COMMANDS = (
     "model",
     "init",
     "doctor",
+    "cache",
 )
 
 
@@ -78,6 +79,19 @@ def test_help_imports_nothing_heavy(command):
         f"try: app({arguments!r})\n"
         "except SystemExit as end: assert not end.code\n"
         "assert not {'torch', 'transformers', 'datasets', 'numpy'} & {*sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_is_read_before_anything_heavy_is_imported():
+    code = (
+        "import sys, hf_finetune.cli.launcher\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'scipy'} & {*sys.modules}\n"
+        "assert not heavy, heavy\n"
+        "import runpy; runpy.run_path('recipes/continued_pretraining.py')\n"
+        "heavy = {'scipy.stats', 'sklearn', 'trl', 'evaluate', 'IPython'} & {*sys.modules}\n"
+        "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

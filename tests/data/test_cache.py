@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import threading
+import time
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
+from hf_finetune.data import cache_entries
 from hf_finetune.data.cache import build_cached_dataset
 
 FEATURES = Features({"number": Value("int64")})
 PROCESSES, STARTS, ROWS = 4, 50, 20
 
 
-def build(start: int) -> Dataset:
+def build(start: int, built: Any) -> Dataset:
     def batches() -> Any:
+        with built.get_lock():
+            built.value += 1
         for first in range(0, ROWS, 5):
             yield pa.record_batch({"number": list(range(first, first + 5))})
         return {"rows": ROWS}
@@ -23,10 +29,10 @@ def build(start: int) -> Dataset:
     return build_cached_dataset("race", start, FEATURES, batches)
 
 
-def race(barrier: Any, failed: Any) -> None:
+def race(barrier: Any, failed: Any, built: Any) -> None:
     for start in range(STARTS):
         barrier.wait(60)
-        rows, facts = build(start)
+        rows, facts = build(start, built)
         if rows["number"][:] != list(range(ROWS)) or facts != {"rows": ROWS}:
             failed.set()
 
@@ -34,13 +40,35 @@ def race(barrier: Any, failed: Any) -> None:
 def test_processes_that_make_the_same_rows_at_once_all_have_them(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     fork = multiprocessing.get_context("fork")
-    barrier, failed = fork.Barrier(PROCESSES), fork.Event()
-    processes = [fork.Process(target=race, args=(barrier, failed)) for _ in range(PROCESSES)]
+    barrier, failed, built = fork.Barrier(PROCESSES), fork.Event(), fork.Value("i", 0)
+    processes = [fork.Process(target=race, args=(barrier, failed, built)) for _ in range(PROCESSES)]
     for each in processes:
         each.start()
     for each in processes:
         each.join(60)
     assert [each.exitcode for each in processes] == [0] * PROCESSES
     assert not failed.is_set()
+    assert built.value == STARTS  # the others have waited
     names = sorted(path.suffix for path in (tmp_path / "hf_finetune").iterdir())
     assert names == [".arrow"] * STARTS + [".json"] * STARTS
+
+
+def test_who_waits_for_another_process_says_so_and_goes_on_when_that_one_is_killed(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(cache_entries, "SECONDS_UNSAID", 0.0)
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+
+    def stand_still() -> Any:
+        begun.set()
+        time.sleep(60)
+        yield
+
+    other = fork.Process(target=build_cached_dataset, args=("race", 0, FEATURES, stand_still))
+    other.start()
+    begun.wait(60)
+    threading.Timer(0.3, other.kill).start()
+    with caplog.at_level(logging.INFO):
+        rows = build(0, fork.Value("i", 0))[0]
+    assert len(rows) == ROWS
+    assert "waiting for another process, which makes race-" in caplog.text

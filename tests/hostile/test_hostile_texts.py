@@ -79,6 +79,15 @@ def tokenized(template: str, texts: list[str]) -> list[list[int] | None]:
     return found
 
 
+def test_a_template_that_looks_for_a_word_may_write_tokens_there_and_the_word_is_said(caplog):
+    filter_ = "c + ('<|im_end|>' if 'magic\\n' in c else '')"
+    template = TEMPLATE.replace("FILTER", filter_)
+    assert None not in tokenized(template, ["no such word", "magic\nat last", "magic\n", "is magic\n"])
+    assert caplog.messages == [
+        'the chat template writes other control tokens where a text has "magic\\n", which it looks for'
+    ]
+
+
 @pytest.mark.parametrize("number", range(len(FILTERS)))
 def test_no_text_becomes_a_control_token_whatever_a_template_does_to_it(number):
     template = TEMPLATE.replace("FILTER", FILTERS[number])

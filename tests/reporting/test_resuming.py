@@ -107,6 +107,7 @@ def test_a_run_whose_manifest_is_torn_or_missing_is_gone_on_from_its_checkpoints
     checkpoint(tmp_path, 5)
     for name in ("log.jsonl", "run.yaml", "row_prints.npz", "config.json"):
         (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint-9.left1").mkdir()
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
     claim_run_folder(str(tmp_path), resume="auto")
@@ -227,6 +228,16 @@ def test_a_finished_run_without_a_checkpoint_cannot_do_more(tmp_path):
         check_resumable(str(tmp_path), True)
     with pytest.raises(ConfigError, match="holds a finished run, 40 steps"):
         check_resumable(str(tmp_path), "auto")
+
+
+def test_of_a_complete_run_that_is_to_be_pushed_the_command_that_pushes_is_said(tmp_path):
+    opened(tmp_path)
+    finished(tmp_path)
+    typed = ["hf-finetune", "train", "x.yaml"]
+    assert describe_kept(str(tmp_path), typed).endswith("its report is " + str(tmp_path / "report.html"))
+    assert describe_kept(str(tmp_path), typed, pushes=True).endswith("; push it with: hf-finetune train x.yaml")
+    (tmp_path / "pushed.json").write_text("{}")
+    assert describe_kept(str(tmp_path), typed, pushes=True) == describe_kept(str(tmp_path), typed)
 
 
 def test_the_command_that_goes_on_is_the_same_one_unless_the_run_file_says_otherwise(tmp_path):

@@ -14,4 +14,5 @@ rows.py      a table as JSONL
 model.py     a model folder without a model hub
 init.py      recipes and run files to copy
 doctor.py    this machine
+cache.py     what earlier runs have read and tokenized
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -55,9 +55,10 @@ class ConversationRules:
         conversations = list(map(self._turns, rows))
         if not {tuple(map(self._role, turns)) for turns in conversations} <= self._valid_sequences:
             return False
-        turns = [turn for each in conversations for turn in each]
-        chosen = [turn for turn in turns if turn.train is not UNSET or turn.weight is not UNSET]
-        return not chosen and _has_no_blank(list(map(self._text, turns)))
+        turns = list(chain.from_iterable(conversations))
+        if any(turn.train is not UNSET or turn.weight is not UNSET for turn in turns):
+            return False
+        return _has_no_blank(list(map(self._text, turns)))
 
     def find_fault(self, row: Struct) -> LineError | None:
         """Return the reason to reject a row, or None."""

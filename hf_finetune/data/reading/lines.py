@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import zstandard
 
 from hf_finetune.data.reading.file_kinds import check_binary, detect_wide_encoding
@@ -26,6 +27,7 @@ CHUNK_BYTES = 256 * 1024
 STANDARD_INPUT = Path("-")
 BOM = b"\xef\xbb\xbf"
 
+_LINE_END = ord("\n")
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 # A kilobyte of zstd can hold many megabytes; small reads bound what one step decompresses.
@@ -34,11 +36,11 @@ _ZSTD_FEED = 1024
 
 @dataclass(frozen=True, slots=True)
 class LineBlock:
-    """Consecutive lines of a file, without their b"\\n"; `data` is the same lines joined by it."""
+    """Consecutive lines of a file, joined by b"\\n": they are cut apart only where each is looked at."""
 
     first_line: int
     data: bytes
-    lines: list[bytes]
+    count: int
     ended: bool = True
     """The last line was followed by b"\\n"."""
     overlong: int | None = None
@@ -53,11 +55,16 @@ class LineBlock:
     @property
     def is_blank(self) -> bool:
         """Whether it is of blank lines alone: a small .gz can hold hundreds of millions, too many to look at each."""
-        return bool(self.lines) and not self.data.strip(b" \t\r\n")
+        return self.count > 0 and not self.data.strip(b" \t\r\n")
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Each line, without its b"\\n"."""
+        return self.data.split(b"\n") if self.count else []
 
     @property
     def line_numbers(self) -> Sequence[int]:
-        return range(self.first_line, self.first_line + len(self.lines)) if self.numbers is None else self.numbers
+        return range(self.first_line, self.first_line + self.count) if self.numbers is None else self.numbers
 
 
 def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
@@ -166,33 +173,34 @@ def iterate_line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterato
             if end < 0:
                 skipped += len(chunk)
                 continue
-            yield LineBlock(number, b"", [], overlong=skipped + end)
+            yield LineBlock(number, b"", 0, overlong=skipped + end)
             number, skipped, chunk = number + 1, 0, chunk[end + 1 :]
         cut = chunk.rfind(b"\n")
         if cut >= 0:
             data = b"".join((*pending, memoryview(chunk)[:cut]))
             pending, held = [], 0
-            lines = data.split(b"\n")
-            yield from _split_overlong(number, data, lines, max_line_bytes)
-            number += len(lines)
+            # numpy, as bytes.count is a third as fast.
+            count = 1 + int(np.count_nonzero(np.frombuffer(data, np.uint8) == _LINE_END))
+            yield from _split_overlong(number, data, count, max_line_bytes)
+            number += count
             # A suspended generator keeps its locals: without this, two blocks are in memory at a time.
-            del data, lines
+            del data
         pending.append(chunk[cut + 1 :])
         held += len(pending[-1])
         if held > max_line_bytes:
             skipped, pending, held = held, [], 0
     if skipped:
-        yield LineBlock(number, b"", [], overlong=skipped)
+        yield LineBlock(number, b"", 0, overlong=skipped)
     elif held:
         data = b"".join(pending)
-        yield LineBlock(number, data, [data], ended=False)
+        yield LineBlock(number, data, 1, ended=False)
 
 
-def _split_overlong(number: int, data: bytes, lines: list[bytes], limit: int) -> Iterator[LineBlock]:
-    """Yield lines as one block, or, if one is above the limit, as a block each."""
-    if len(data) <= limit or max(map(len, lines)) <= limit:
-        yield LineBlock(number, data, lines)
+def _split_overlong(number: int, data: bytes, count: int, limit: int) -> Iterator[LineBlock]:
+    """Yield `count` lines as one block, or, if one is above the limit, as a block each."""
+    if len(data) <= limit or max(map(len, lines := data.split(b"\n"))) <= limit:
+        yield LineBlock(number, data, count)
         return
     for offset, line in enumerate(lines):
         overlong = len(line) if len(line) > limit else None
-        yield LineBlock(number + offset, b"" if overlong else line, [] if overlong else [line], overlong=overlong)
+        yield LineBlock(number + offset, b"" if overlong else line, 0 if overlong else 1, overlong=overlong)

@@ -83,8 +83,8 @@ def read_rows(
     """
     for block in iterate_row_blocks(path, shown, settings):
         # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
-        whole = bool(block.lines) and not block.is_blank
-        rows = decoder.decode_block(block.data, block.lines) if whole else None
+        whole = block.count > 0 and not block.is_blank
+        rows = decoder.decode_block(block.data, block.count) if whole else None
         if rows is not None:
             tally.lines += len(rows)
             tally.accepted += len(rows)
@@ -119,8 +119,8 @@ def _iterate_checked_lines(block: LineBlock, max_line_bytes: int, tally: LineCou
         tally.lines += 1
         tally.reject(block.first_line, fault)
     if block.is_blank:
-        tally.lines += len(block.lines)
-        tally.blank += len(block.lines)
+        tally.lines += block.count
+        tally.blank += block.count
         return
     for number, line in zip(block.line_numbers, block.lines, strict=True):
         tally.lines += 1
@@ -158,10 +158,10 @@ def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts)
     good: list[tuple[int, str]] = []
     if block.overlong is not None:
         tally.reject(block.first_line, _build_length_error(block.overlong, max_line_bytes))
-    tally.lines += len(block.lines) + (block.overlong is not None)
-    if block.lines and not block.data.strip(b"\n"):
-        tally.blank += len(block.lines)
-        return [(block.first_line, "\n" * (len(block.lines) - 1))]  # one for all
+    tally.lines += block.count + (block.overlong is not None)
+    if block.count and not block.data.strip(b"\n"):
+        tally.blank += block.count
+        return [(block.first_line, "\n" * (block.count - 1))]  # one for all
     for number, line in enumerate(block.lines, block.first_line):
         try:
             text = decode_utf8(line).removesuffix("\r")

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -42,7 +43,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_]+")
 _WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)` - at `\$\.?(?P<place>[^`]*)`")
 _PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`")
 _MAX_UNUSED_KEYS = 50
-_SPACE, _QUOTE, _COLON = b' ":'
+_SPACE, _QUOTE, _COLON, _OPENING, _CLOSING, _LINE_END = b' ":{}\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,24 @@ def _count_keys(data: bytes) -> int | None:
     """Count every `":`, an upper bound of the keys; None where white space before a colon may hide one."""
     # {"text": "a"} counts 1, and {"text": "a\":"} 2, as the escaped quote in its text has a colon behind it.
     codes = np.frombuffer(data, np.uint8)
-    colons = codes[1:] == _COLON
-    if np.any(colons & (codes[:-1] <= _SPACE)):
+    before = codes[:-1][codes[1:] == _COLON]
+    if np.any(before <= _SPACE):
         return None
-    return int(np.count_nonzero(colons & (codes[:-1] == _QUOTE)))
+    return int(np.count_nonzero(before == _QUOTE))
+
+
+def _are_lines_of_objects(data: bytes) -> bool:
+    """True where every line begins with `{` and ends with `}`, so that no value spans two of them.
+
+    Inside a value a brace that closes is never followed by one that opens, and a string has no line end: msgspec then
+    has as many values as there are lines only if each line is one.
+    """
+    # {"a": 1} {"a": 2} and, on the two lines after it, {"a": and 3} are three values on three lines.
+    if data[:1] != b"{" or data[-1:] != b"}":
+        return False
+    codes = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(codes == _LINE_END)
+    return bool(np.all(codes[ends - 1] == _CLOSING) and np.all(codes[ends + 1] == _OPENING))
 
 
 class RowDecoder:
@@ -119,7 +134,8 @@ class RowDecoder:
             gc=False,
         )
         self.attributes = _map_fields(self.row_type)
-        self._decode = msgspec.json.Decoder(self.row_type).decode
+        decoder = msgspec.json.Decoder(self.row_type)
+        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
         self._counts = [self._build_key_count(key) for key in self._list_keys()]
         self._label = attrgetter(own[row_format.label]) if row_format.label else None
         self._label_attribute = own[row_format.label] if row_format.label else ""
@@ -149,9 +165,9 @@ class RowDecoder:
         """Return a getter of field `key`, by its name in the file; it gives UNSET for a row without the field."""
         return attrgetter(self.attributes[key])
 
-    def decode_block(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
-        """Decode consecutive lines, `data` when joined; None where one of them may be bad: decode these one by one."""
-        rows = self._decode_fast(data, lines)
+    def decode_block(self, data: bytes, count: int) -> list[Struct] | None:
+        """Decode `count` consecutive lines, joined; None where one of them may be bad: decode these one by one."""
+        rows = self._decode_fast(data, count)
         if rows is None or not self._turn_rules.accept_all(rows):
             return None
         if self._label is None:
@@ -171,7 +187,7 @@ class RowDecoder:
             raise
 
     def _decode_and_check(self, line: bytes, place: str) -> Struct:
-        rows = self._decode_fast(line, (line,))
+        rows = self._decode_fast(line, 1)
         row = rows[0] if rows else self._decode_strict(line)
         fault = self._turn_rules.find_fault(row)
         if fault is not None:
@@ -185,11 +201,15 @@ class RowDecoder:
         setattr(row, self._label_attribute, self.labels.names.rename(getattr(row, self._label_attribute)))
         return row
 
-    def _decode_fast(self, data: bytes, lines: Sequence[bytes]) -> list[Struct] | None:
-        """Decode lines by msgspec alone; None where a line fails or may have a key twice."""
-        decode = self._decode
+    def _decode_fast(self, data: bytes, count: int) -> list[Struct] | None:
+        """Decode `count` lines by msgspec alone; None where a line fails or may have a key twice."""
         try:
-            rows = [decode(line) for line in lines]
+            if count > 1 and _are_lines_of_objects(data):
+                rows = self._decode_lines(data)
+                if len(rows) != count:
+                    return None
+            else:  # such as lines that end with b"\r"
+                rows = list(map(self._decode, data.split(b"\n")))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return rows if self._has_unique_keys(data, rows) else None
@@ -198,7 +218,7 @@ class RowDecoder:
         """True where the bytes `data` of `rows` surely hold no key twice in one object."""
         items: list[Struct] = []
         if self._items is not None:
-            items = [item for each in map(self._items, rows) for item in each]
+            items = list(chain.from_iterable(map(self._items, rows)))
         # {"text": "a", "text": "b"} has 2 keys where the row has 1: not equal, and "text" is found twice, so False.
         keys = _count_keys(data)
         if keys is not None:

@@ -129,7 +129,7 @@ def _map_block(block: LineBlock, mapper: ColumnMapper) -> LineBlock:
         mapper.map_line(line, number) if line.strip() else line
         for number, line in zip(block.line_numbers, block.lines, strict=True)
     ]
-    return replace(block, lines=lines, data=b"\n".join(lines))
+    return replace(block, data=b"\n".join(lines))
 
 
 def _iterate_table_blocks(table: Table, mapper: ColumnMapper, settings: RowSettings) -> Iterator[LineBlock]:
@@ -142,16 +142,16 @@ def _iterate_table_blocks(table: Table, mapper: ColumnMapper, settings: RowSetti
         full = len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES
         # A fault is a block of its own, behind the rows before it: what is said of a file is said in its order.
         if lines and (fault is not None or full):
-            yield LineBlock(numbers[0], b"\n".join(lines), lines, numbers=numbers)
+            yield LineBlock(numbers[0], b"\n".join(lines), len(lines), numbers=numbers)
             numbers, lines, size = [], [], 0
         if fault is not None:
-            yield LineBlock(table.get_place(row), b"", [], fault=fault, row=row.number)
+            yield LineBlock(table.get_place(row), b"", 0, fault=fault, row=row.number)
             continue
         numbers.append(table.get_place(row))
         lines.append(line)
         size += len(line)
     if lines:
-        yield LineBlock(numbers[0], b"\n".join(lines), lines, numbers=numbers)
+        yield LineBlock(numbers[0], b"\n".join(lines), len(lines), numbers=numbers)
 
 
 def _encode_row(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
+from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
-DOCUMENTS_PER_BATCH = 1_000
 COLUMNS = ("input_ids", "labels", "position_ids")
 
 IntArray = npt.NDArray[np.int32]
@@ -187,22 +188,32 @@ def _iterate_tokens(
 ) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_], IntArray]]:
     """Yield the ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    done = 0
-    for batch in rows.select_columns(["text"]).iter(DOCUMENTS_PER_BATCH):
-        texts = {row: text for row, text in enumerate(batch["text"], done) if text.strip()}
-        done += len(batch["text"])
-        counts["dropped"] += len(batch["text"]) - len(texts)
-        counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
-        encoded = encode_rows(tokenizer, texts, locate)
+    encode = partial(_encode, tokenizer, locate)
+    for texts, encoded in map_ahead(encode, _iterate_texts(rows, counts)):
         if tokenizer.unk_token_id is not None:
             counts["unknown"] += sum(ids.count(tokenizer.unk_token_id) for ids in encoded)
-        documents = [[*bos, *ids, tokenizer.eos_token_id] for ids in encoded]
-        lengths = np.array([len(document) for document in documents], np.int64)
-        ids = np.fromiter((token for document in documents for token in document), np.int32, int(lengths.sum()))
+        lengths = np.array([len(bos) + len(ids) + 1 for ids in encoded], np.int64)
+        pieces = chain.from_iterable((bos, ids, (tokenizer.eos_token_id,)) for ids in encoded)
+        ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(lengths.sum()))
         starts = np.zeros(len(ids), np.bool_)
         starts[np.cumsum(lengths) - lengths] = True
         sources = np.repeat(np.array([*texts], np.int32), lengths)
         yield ids, starts, sources
+
+
+def _iterate_texts(rows: Dataset, counts: Stats) -> Iterator[dict[int, str]]:
+    """Yield the texts of some documents by the numbers of their rows, without blank ones."""
+    for first, table in iterate_batches(rows, ["text"]):
+        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
+        counts["dropped"] += len(table) - len(texts)
+        counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
+        yield texts
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, locate: Locate, texts: dict[int, str]
+) -> tuple[dict[int, str], list[list[int]]]:
+    return texts, encode_rows(tokenizer, texts, locate)
 
 
 def _build_record_batch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,13 +19,16 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.labels.balance import compute_class_weights, select_balanced_rows
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts, separate_pairs
 from hf_finetune.label_set import Labels
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_BATCH = 1_000
 LONGEST_TRAIN = "longest_train"
+
+Batch = tuple[int, dict[str, list[Any]]]
+"""The number of the first row, and the columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,6 @@ def tokenize_labelled(
 ) -> tuple[dict[str, Dataset], dict[str, LabelledStats]]:
     """Tokenize each split, rows in their order, and log its counts in one line.
 
-    Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
     Columns: `input_ids` and, where the tokenizer makes them, `token_type_ids` (tokens,); `labels`, a class number, a
     target or 0.0 and 1.0 (labels,); `length`; `row`, its number in the split. Rows are cut at `limit` tokens, with
     `data.max_length: longest_train` at the longest training row; `tokenizer.model_max_length` is set to that, so that
@@ -146,32 +148,39 @@ def _encode(
     tokenizer: PreTrainedTokenizerFast,
     limit: int | None,
     locate: Callable[[int], tuple[str, int]],
-    first: int,
-    batch: Mapping[str, Any],
-) -> EncodedTexts:
+    some: Batch,
+) -> tuple[int, dict[str, list[Any]], EncodedTexts]:
     """Tokenize a batch of rows, of which the first is number `first` of its split."""
+    first, batch = some
     with name_rows(lambda number: locate(first + number)):
-        return encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
+        return first, batch, encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
 
 
 def _build_batches(
-    rows: Dataset, encode: Callable[[int, Mapping[str, Any]], EncodedTexts], labels: Labels, features: Features
+    rows: Dataset,
+    encode: Callable[[Batch], tuple[int, dict[str, list[Any]], EncodedTexts]],
+    labels: Labels,
+    features: Features,
 ) -> Batches:
     """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
-    done = tokens = truncated = longest = 0
-    for batch in rows.iter(batch_size=ROWS_PER_BATCH):
-        encoded = encode(done, batch)
+    tokens = truncated = longest = 0
+    for first, batch, encoded in map_ahead(encode, _iterate_columns(rows)):
         lengths = [len(ids) for ids in encoded.input_ids]
         tokens, truncated, longest = tokens + sum(lengths), truncated + encoded.truncated, max(longest, *lengths)
         columns = {"input_ids": encoded.input_ids, "labels": labels.encode(batch["label"]).tolist(), "length": lengths}
-        columns["row"] = list(range(done, done + len(lengths)))
-        done += len(lengths)
+        columns["row"] = list(range(first, first + len(lengths)))
         if encoded.token_type_ids is not None:
             columns["token_type_ids"] = encoded.token_type_ids
         yield pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
     counts = _count_labels(labels, labels.encode(rows["label"]))
     facts = LabelledStats(len(rows), 0, tokens, tokens, truncated, longest, counts)
     return facts.as_dict()
+
+
+def _iterate_columns(rows: Dataset) -> Iterator[Batch]:
+    """Yield the number of the first of some rows, and their columns."""
+    for first, table in iterate_batches(rows, ["text", "text_pair", "label"]):
+        yield first, table.to_pydict()
 
 
 def _count_labels(labels: Labels, encoded: npt.NDArray[Any]) -> dict[str, int]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 
 from hf_finetune.chat.assistant_mask import Span
 from hf_finetune.chat.special_tokens import TokenizedText
 
 
-def find_runs(numbers: Sequence[int]) -> list[Span]:
-    """Find the runs of consecutive integers in ascending `numbers`: [3, 4, 8] -> [(3, 5), (8, 9)]."""
-    if not numbers:
-        return []
-    breaks = [place for place in range(1, len(numbers)) if numbers[place] != numbers[place - 1] + 1]
-    bounds = [0, *breaks, len(numbers)]
-    return [(numbers[first], numbers[last - 1] + 1) for first, last in pairwise(bounds)]
+def clip_runs(ranges: Sequence[Span], start: int, stop: int) -> list[Span]:
+    """Return what lies in (start, stop) of sorted `ranges`, those that touch as one."""
+    # Of (0, 2) (2, 4) (6, 9), what lies in (1, 8) is (1, 4) (6, 8).
+    runs: list[Span] = []
+    for begin, end in ranges:
+        begin, end = max(begin, start), min(end, stop)
+        if begin >= end:
+            continue
+        if runs and begin <= runs[-1][1]:
+            runs[-1] = runs[-1][0], max(end, runs[-1][1])
+        else:
+            runs.append((begin, end))
+    return runs
 
 
 def invert_spans(spans: Sequence[Span], size: int) -> list[Span]:
@@ -30,5 +35,11 @@ def find_token_ranges(spans: Sequence[Span], tokens: TokenizedText) -> list[Span
     # With the offsets (0, 2) (2, 5) (5, 6) the span (3, 5) is the range (1, 2): the token of (2, 5) is trained whole.
     asked = sorted({position for span in spans for position in span})
     position_of = dict(zip(asked, tokens.bounds, strict=True))
-    begins, ends = [begin for begin, _ in tokens.offsets], [end for _, end in tokens.offsets]
-    return [(bisect_right(ends, position_of[start]), bisect_left(begins, position_of[stop])) for start, stop in spans]
+    numbers = range(len(tokens.ids))
+    return [
+        (
+            bisect_right(numbers, position_of[start], key=lambda token: tokens.find_characters(token)[1]),
+            bisect_left(numbers, position_of[stop], key=lambda token: tokens.find_characters(token)[0]),
+        )
+        for start, stop in spans
+    ]

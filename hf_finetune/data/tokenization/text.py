@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> li
 
     A text that spells a special token stays ordinary text.
     """
-    return [encoding.ids for encoding in get_control_tokens(tokenizer, only_special=True).encode_plain(texts)]
+    control = get_control_tokens(tokenizer, only_special=True)
+    return [encoding.ids for encoding in control.encode_plain(texts, offsets=False)]
 
 
 Locate = Callable[[int], tuple[str, int | None]]
@@ -58,6 +60,20 @@ def encode_rows(tokenizer: PreTrainedTokenizerFast, texts: Mapping[int, str], lo
     """
     with name_rows(lambda number: locate([*texts][number])):
         return encode_documents(tokenizer, [*texts.values()])
+
+
+def measure_longest_token(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Count the bytes of text that one token stands for at most; None for a tokenizer that may drop or merge text."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    steps = spec["pre_tokenizer"] or {}
+    kinds = {step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])}
+    normalizer = (spec["normalizer"] or {"type": None})["type"]
+    if spec["model"]["type"] != "BPE" or "ByteLevel" not in kinds or normalizer not in (None, "NFC"):
+        return None
+    longest = max(map(len, spec["model"]["vocab"]), default=1)  # a character of a piece is a byte
+    added = max((len(token["content"].encode()) for token in spec["added_tokens"]), default=1)
+    # Three characters of Hangul, or a letter and its marks, are composed to one of a third of the bytes.
+    return max(longest, added) * (3 if normalizer == "NFC" else 1)
 
 
 def get_start_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -81,14 +97,15 @@ def encode_texts(
     control = get_control_tokens(tokenizer, only_special=True)
     paired = [number for number, pair in enumerate(pairs or []) if pair]  # an empty pair is none
     try:
-        second = iter(control.encode_plain([pair for pair in pairs or [] if pair]))
+        second = iter(control.encode_plain([pair for pair in pairs or [] if pair], offsets=False))
     except TextGivenUp as fault:
         fault.number = paired[fault.number]
         raise
+    plain = control.encode_plain(texts, offsets=False)
     with _truncation(tokenizer.backend_tokenizer, max_length) as backend:
         encodings = [
             backend.post_process(text, next(second) if pair else None)
-            for text, pair in zip(control.encode_plain(texts), pairs or [None] * len(texts), strict=True)
+            for text, pair in zip(plain, pairs or [None] * len(texts), strict=True)
         ]
     rows = [
         (encoding.ids, encoding.type_ids) if encoding.ids else ([_find_placeholder(tokenizer)], [0])

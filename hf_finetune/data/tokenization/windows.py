@@ -12,10 +12,9 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, build_cached_dataset
+from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, get_start_token_id
 from hf_finetune.errors import DataError, Problem
-
-DOCUMENTS_AT_ONCE = 1_000
 
 # Of an example: its row in the split, counted from 0, and the length of the text that it predicts.
 ROW_FEATURES = {"length": Value("int32"), "row": Value("int32"), "bytes": Value("int64"), "words": Value("int64")}
@@ -83,13 +82,10 @@ def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int,
     """Yield record batches of windows, and return the counts of `WindowStats`."""
     begin, unknown = get_start_token_id(tokenizer), tokenizer.unk_token_id
     counts = dict.fromkeys(WindowStats.__dataclass_fields__, 0) | {"rows": len(rows)}
-    done = 0
-    for batch in rows.select_columns(["text"]).iter(DOCUMENTS_AT_ONCE):
-        texts = {row: text for row, text in enumerate(batch["text"], done) if text.strip()}
-        counts["dropped"] += len(batch["text"]) - len(texts)
-        done += len(batch["text"])
+    for texts, empty, encoded in map_ahead(partial(_encode, tokenizer, locate), _iterate_texts(rows)):
+        counts["dropped"] += empty
         windows: list[dict[str, Any]] = []
-        for (row, text), ids in zip(texts.items(), encode_rows(tokenizer, texts, locate), strict=True):
+        for (row, text), ids in zip(texts.items(), encoded, strict=True):
             document = [begin, *ids, tokenizer.eos_token_id]
             counts["tokens"] += len(document)
             counts["trained_tokens"] += len(document) - 1
@@ -99,6 +95,20 @@ def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int,
         counts["windows"] += len(windows)
         yield pa.RecordBatch.from_pylist(windows, schema=FEATURES.arrow_schema)
     return counts
+
+
+def _iterate_texts(rows: Dataset) -> Iterator[tuple[dict[int, str], int]]:
+    """Yield the texts of some documents by their rows, and how many others are blank."""
+    for first, table in iterate_batches(rows, ["text"]):
+        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
+        yield texts, len(table) - len(texts)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, locate: Locate, some: tuple[dict[int, str], int]
+) -> tuple[dict[int, str], int, list[list[int]]]:
+    texts, blank = some
+    return texts, blank, encode_rows(tokenizer, texts, locate)
 
 
 def _cut(ids: list[int], row: int, text: str, size: int) -> Iterator[dict[str, Any]]:

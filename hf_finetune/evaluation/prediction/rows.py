@@ -137,7 +137,7 @@ def _add_block(window: Window, block: LineBlock, decoder: RowDecoder, shown: str
     if block.fault is not None:
         window.problems.append(Problem(block.fault.reason, block.fault.remedy, shown, block.first_line))
     # Fast path: the whole block is decoded at once, which fails if any of its lines does.
-    rows = decoder.decode_block(block.data, block.lines) if block.lines else []
+    rows = decoder.decode_block(block.data, block.count) if block.count else []
     if rows is None or any(_has_added_field(row) for row in rows):
         rows = _decode_lines(window, block, decoder, shown)
     else:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import gamma
+from scipy.special import gammaincc
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -115,7 +115,7 @@ def _average_exposure(bits: Array) -> dict[str, Any]:
     1 / ln 2, and their sum over the canaries has a gamma distribution.
     """
     # One canary of 4.3 bits is among the best 51 of 1,024: p = 0.05. Two need 3.4 bits each.
-    mean = {"exposure": float(bits.mean()), "p_value": float(gamma.sf(bits.sum() * math.log(2), len(bits)))}
+    mean = {"exposure": float(bits.mean()), "p_value": float(gammaincc(len(bits), bits.sum() * math.log(2)))}
     found = compute_intervals(lambda weights: {"exposure": bits @ weights / weights.sum(axis=0)}, len(bits))
     return mean | ({"interval": found["intervals"]["exposure"]} if "exposure" in found["intervals"] else {})
 
@@ -219,8 +219,9 @@ def _encode_statements(
         # A token may straddle a bound (" is 1"): the first token is the one that ends behind `begin`, and
         # the last the one that begins before `end`. offsets [(0, 3), (3, 7), (7, 9)], bounds 4 and 8: tokens 1 and 2.
         start, stop = tokens.bounds
-        first = bisect_right([token_end for _, token_end in tokens.offsets], start)
-        behind = bisect_left([token_begin for token_begin, _ in tokens.offsets], stop)
+        numbers = range(len(tokens.ids))
+        first = bisect_right(numbers, start, key=lambda token: tokens.find_characters(token)[1])
+        behind = bisect_left(numbers, stop, key=lambda token: tokens.find_characters(token)[0])
         statements.append(_Statement([*before, *tokens.ids[:behind]], len(before) + first))
     return statements
 

@@ -21,7 +21,8 @@ from hf_finetune.data.reading.formats import restore_messages, restore_tools
 from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.tokenization.conversation_stats import ConversationStats
-from hf_finetune.data.tokenization.conversations import MAX_ROWS_AT_FAULT, tokenize_conversations
+from hf_finetune.data.tokenization.conversations import tokenize_conversations
+from hf_finetune.data.tokenization.rendered_rows import MAX_ROWS_AT_FAULT
 from hf_finetune.data.tokenization.text import warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem

@@ -1,7 +1,7 @@
 """A finished folder -> the Hub: only files of an allow-list, without secrets, private by default, in one commit.
 
 `docs/hub.md` is the reader's version. The folder is only read: a push that fails loses nothing, and `hf-finetune push`
-resumes it.
+resumes it. At the end of a run the run itself notes that it was pushed.
 
 files.py        what goes along
 search/         what must not: each line with a secret, or a path of this machine, in it
@@ -17,6 +17,7 @@ checkpoints.py  checkpoints while a run trains
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import fields
@@ -29,6 +30,8 @@ from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.model_files.regular import find_irregular
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, DataError, FinetuneError, HubError, NotPushedError, Problem
+from hf_finetune.files import hash_file, write_atomically
+from hf_finetune.folders import PUSHED, REPORT, read_pushed
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
@@ -43,7 +46,16 @@ from hf_finetune.shell import shell_line, shell_path
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["PushFacts", "PushOptions", "check_push", "checkpoint_pushes", "plan_push", "push_folder", "push_run"]
+__all__ = [
+    "PushOptions",
+    "PushResult",
+    "check_push",
+    "format_push_result",
+    "plan_push",
+    "push_checkpoints",
+    "push_folder",
+    "push_run",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +81,13 @@ def check_push(run: Run) -> None:
 def push_run(run: Run) -> None:
     """Push the finished run folder to `run.hub`, if there is one; on rank 0.
 
-    Raises `NotPushedError`, whatever the reason, with the command that resumes the push; the folder is complete.
+    That it was is noted in the folder: a run that is typed again is pushed only where it was not. Raises
+    `NotPushedError`, whatever the reason, with the command that resumes the push; the folder is complete.
     """
     if run.hub is None or not _is_main_process():
+        return
+    noted = {"repo_id": run.hub.repo_id, "report_sha256": hash_file(Path(run.output_dir, REPORT))}
+    if noted.items() <= read_pushed(Path(run.output_dir)).items():
         return
     options = PushOptions(not run.hub.private, run.hub.revision, run.hub.create_pr)
     try:
@@ -81,6 +97,7 @@ def push_run(run: Run) -> None:
     except FinetuneError as refused:
         raise _make_not_pushed_error(refused.problems, run.output_dir, run.hub.repo_id, options) from refused
     logger.info("%s", format_push_result(facts))
+    write_atomically(Path(run.output_dir, PUSHED), json.dumps({**noted, "commit": facts.commit}), private=True)
 
 
 def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None = None) -> PushResult:

@@ -23,6 +23,8 @@ EXPLODED_BY = 3.0
 EARLIEST = WINDOW // 2
 """Losses within which a jump to an explosion is looked for: what is before it is what the run began with."""
 JUMP = 10.0
+FLAT = 0.01
+"""Of the loss that a run began with: how far the recent ones are from it, all of them, where nothing is left of it."""
 MAX_OVERFLOWS = 40  # each halves the scale of a loss: from 2**16 down to 2**-24
 
 
@@ -38,6 +40,8 @@ class LossWatch:
     first: list[float] = field(default_factory=list)
     """The losses of the first steps."""
     recent: list[float] = field(default_factory=list)
+    highest: float = 0.0
+    """The highest loss before the recent ones."""
     had_gradient: bool = False
     in_a_row: dict[str, int] = field(default_factory=dict)
     """Steps in a row at which a figure was zero, by its name."""
@@ -79,8 +83,11 @@ class LossWatch:
     def _see_loss(self, loss: float, kept: Callable[[], str]) -> None:
         if len(self.first) < WINDOW:
             self.first.append(loss)
+            self.highest = max(self.highest, loss)
             return
-        self.recent = [*self.recent, loss][-WINDOW:]
+        self.recent.append(loss)
+        if len(self.recent) > WINDOW:
+            self.highest = max(self.highest, self.recent.pop(0))
         if len(self.recent) < WINDOW:
             return
         # A median is one of the values, so that it is past a limit only where half of them are: counted at once.
@@ -88,8 +95,13 @@ class LossWatch:
         limit = find_limit(began)
         if sum(each > limit for each in self.recent) > WINDOW // 2:
             what = f"the loss explodes: {median(self.recent):.4g} in the last {WINDOW} steps, {began:.4g} in the first"
-            remedy = "lower train.learning_rate, or lengthen train.warmup_steps"
-            raise NonFiniteError(Problem(what, f"{remedy}; {kept()}"))
+        # Weights that a step has thrown far away give every token the same probability: 6.24, 1e7, 6.24, 6.24, ...
+        elif self.highest > JUMP * abs(began) + EXPLODED_BY and is_flat(self.recent, began):
+            what = f"the loss rose to {self.highest:.4g}, and has been {began:.4g} for {WINDOW} steps, as it began"
+        else:
+            return
+        remedy = "lower train.learning_rate, or lengthen train.warmup_steps"
+        raise NonFiniteError(Problem(what, f"{remedy}; {kept()}"))
 
     def _count(self, name: str, zero: bool) -> bool:
         """Count the steps in a row; whether there are enough of them."""
@@ -113,6 +125,11 @@ def find_beginning(first: Sequence[float]) -> float:
         if far and after > JUMP * abs(before) + EXPLODED_BY:
             return median(first[:count])
     return median(first)
+
+
+def is_flat(recent: Sequence[float], began: float) -> bool:
+    """Whether all losses are that of the beginning, which no batches are for a model that tells tokens apart."""
+    return max(abs(each - began) for each in recent) <= FLAT * abs(began)
 
 
 def find_limit(began: float) -> float:

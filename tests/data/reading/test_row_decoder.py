@@ -272,7 +272,7 @@ def test_plain_blocks_take_the_fast_way_and_suspicious_ones_do_not():
     decoder = RowDecoder(FORMATS["text"], (), {"source": "x"})
 
     def is_fast(line):
-        return decoder.decode_block(line, [line]) is not None
+        return decoder.decode_block(line, 1) is not None
 
     assert is_fast(b'{"text": "a", "source": "b"}')
     assert is_fast(b'{"text": "she said: \\"text\\": x", "source": "b"}')
@@ -287,7 +287,7 @@ def test_plain_blocks_take_the_fast_way_and_suspicious_ones_do_not():
 def test_two_lines_whose_faults_cancel_out_are_not_taken_for_sound():
     decoder = RowDecoder(FORMATS["text"], (), {"source": "x"})
     lines = [b'{"text": "a", "source": "b", "source": "c"}', b'{"text": "a"}']
-    assert decoder.decode_block(b"\n".join(lines), lines) is None
+    assert decoder.decode_block(b"\n".join(lines), len(lines)) is None
 
 
 def test_fields_that_a_split_needs_are_kept_and_others_noted():
@@ -299,3 +299,23 @@ def test_fields_that_a_split_needs_are_kept_and_others_noted():
     assert decoder.get_field_getter("größe")(row) == 3
     assert decoder.unused_keys == {"source", "meta"}
     assert decoder.get_field_getter("lang")(decoder.decode_line(b'{"text": "a"}', "rows.jsonl:2")) is UNSET
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b'{"text": "a"} {"text": "b"}', b'{"text":', b'"c"}'],
+        [b'{"text": "a"} {"text": "b"}', b""],
+        [b'{"text": "a"} {"text": "b"}', b'{"text": "c"', b"}"],
+        [b"", b'{"text": "a"} {"text": "b"}', b'{"text": "c"}'],
+        [b'{"text": "a"}{"text": "}', b'{"}'],
+    ],
+)
+def test_as_many_rows_as_lines_are_not_enough_where_one_has_two_and_another_none(lines):
+    assert RowDecoder(FORMATS["text"], (), {}).decode_block(b"\n".join(lines), len(lines)) is None
+
+
+def test_lines_that_end_as_on_windows_or_begin_with_a_space_take_the_fast_way_too():
+    lines = [b'{"text": "a"}\r', b' {"text": "b"}\r']
+    rows = RowDecoder(FORMATS["text"], (), {}).decode_block(b"\n".join(lines), len(lines))
+    assert [row.text for row in rows] == ["a", "b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 
@@ -13,6 +14,8 @@ from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.data.tokenization.conversations import tokenize_conversations
+from hf_finetune.data.tokenization.rendered_rows import ConversationRenderer
+from hf_finetune.data.tokenization.text import measure_longest_token
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
@@ -127,6 +130,30 @@ def test_a_split_row_loses_no_token(tokenized):
 def test_too_long_rows_are_named_where_they_are_an_error(tokenized):
     with pytest.raises(DataError, match=r"rows\.jsonl:2: 74 tokens, and train\.max_length is 60"):
         tokenized([TWO, LONG, TWO], max_length=60, too_long="error")
+
+
+@pytest.mark.parametrize("too_long", ["drop", "error"])
+def test_a_row_that_cannot_fit_is_left_out_before_it_is_rendered(tokenized, monkeypatch, too_long):
+    rendered = []
+    made = ConversationRenderer.render
+    monkeypatch.setattr(ConversationRenderer, "render", lambda self, rows: rendered.extend(rows) or made(self, rows))
+    tokenizer = train_tokenizer("bpe", ["a? b. word "] * 5, 300)
+    endless = [user("a?"), assistant("b" * 5_000), user("word"), assistant("d.")]
+    run = functools.partial(tokenized, [TWO, endless], 100, tokenizer, too_long=too_long, max_dropped=0.5)
+    if too_long == "drop":
+        _, facts, _ = run()
+        assert (facts.rows, facts.too_long, facts.dropped, facts.examples) == (2, 1, 1, 1)
+    else:
+        with pytest.raises(DataError, match=r"rows\.jsonl:2: \d{3,} tokens or more, and train\.max_length is 100"):
+            run()
+    assert [row for row, _, _ in rendered] == [0]
+
+
+def test_a_tokenizer_that_may_drop_text_has_no_longest_token():
+    assert measure_longest_token(letters()) is None
+    trained = train_tokenizer("bpe", ["a? b. word "] * 5, 300)
+    longest = max(len(trained.decode([number]).encode()) for number in range(len(trained)))
+    assert measure_longest_token(trained) == longest
 
 
 def test_a_run_that_would_leave_out_more_than_a_share_of_its_rows_is_refused(tokenized):

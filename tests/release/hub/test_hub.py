@@ -18,11 +18,12 @@ from release.hub.hub_folders import PUSHED, model_folder
 from release.hub.hub_server import FINE, READ, WRITE, Fault
 
 from hf_finetune.config.sections import CardSection, DataSection, HubSection, ModelSection, Run
-from hf_finetune.errors import ConfigError, DataError, HubError, NotPushedError
+from hf_finetune.errors import ConfigError, DataError, HubError, NotPushedError, RunFinished
 from hf_finetune.files import hash_file
 from hf_finetune.models import scratch_gpt
 from hf_finetune.release.hub import PushOptions, check_push, plan_push, push_folder, push_run
 from hf_finetune.reporting.card import NO_LICENSE, write_card
+from hf_finetune.typed_again import check_typed_again
 
 HOSTILE = Path(__file__).parents[2] / "hostile"
 PRIVATE = PushOptions(patience=2.0)
@@ -457,6 +458,28 @@ def test_a_run_that_is_not_pushed_ends_in_6_with_the_command_that_goes_on(hub, f
     assert f"hf-finetune push {folder} ada/model --public --revision v1" in str(refused.value)
     assert snapshot(folder) == before
     push_folder(folder, "ada/model", options=PushOptions(True, "v1", patience=2.0))
+
+
+def test_a_finished_run_that_was_not_pushed_is_pushed_when_it_is_typed_again(hub, folder):
+    run = run_of(folder)
+    report = {"status": "done"}
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "run.yaml").unlink()
+    hub.faults = [Fault(403, "POST", "/commit/")]
+    with pytest.raises(NotPushedError):
+        push_run(run)
+    with pytest.raises(RunFinished):
+        check_typed_again(run, allow_changed=False)
+    assert set(hub.files("ada/model")) >= PUSHED - {"run.yaml"}
+    hub.put("ada/model", "README.md", b"edited there")
+    asked = len(hub.requests)
+    with pytest.raises(RunFinished):
+        check_typed_again(run, allow_changed=False)
+    assert len(hub.requests) == asked, "it was pushed, and what is edited there stays"
+    (folder / "report.json").write_text(json.dumps(report | {"train": {"steps": 9}}))  # it was trained on
+    with pytest.raises(RunFinished):
+        check_typed_again(run, allow_changed=False)
+    assert hub.files("ada/model")["report.json"] == (folder / "report.json").read_bytes()
 
 
 def test_whatever_stops_a_push_after_training_ends_in_6(hub, folder):

@@ -161,6 +161,15 @@ def test_a_loss_that_explodes_in_the_first_steps_is_compared_with_those_before(f
     watched([0.1, *[4.0, 900.0] * 3 * WINDOW])  # squares of numbers, a row a step: one that was guessed
 
 
+def test_a_loss_that_is_again_what_it_began_with_after_a_jump_stops_the_run():
+    with pytest.raises(NonFiniteError, match=r"rose to 1\.4e\+07, and has been 6\.238 for 20 steps, .*; nothing$"):
+        watched([6.238, 14e6, *[6.238] * 2 * WINDOW])
+    with pytest.raises(NonFiniteError, match="as it began"):
+        watched([*[6.2] * WINDOW, *[4.0] * WINDOW, 500.0, *[6.2] * WINDOW])
+    watched([6.2, 14e6, *[6.2, 5.9] * 2 * WINDOW])  # batches that it tells apart
+    watched([6.2] * 3 * WINDOW)  # it has learned nothing, which is not this guard's to say
+
+
 def test_gradients_that_overflow_under_every_scale_stop_the_run():
     watched([1.0] * 39, norm=math.inf, overflow=True)
     with pytest.raises(NonFiniteError, match="have overflowed for 40 steps"):

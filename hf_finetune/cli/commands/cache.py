@@ -1,0 +1,110 @@
+"""`hf-finetune cache`: what earlier runs have read and tokenized."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_finetune.cli.terminal import Json, print_json, say
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+from hf_finetune.memory import format_size
+
+if TYPE_CHECKING:
+    from hf_finetune.data import Entry
+
+_AGE = re.compile(r"(\d{1,6})([dh])")
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([KMGT]?)i?B?", re.IGNORECASE)
+_SECONDS = {"d": 86_400, "h": 3_600}
+_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def cache(
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", help="Remove what no run has used for so long: 30d, 12h.")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Remove what was used longest ago, down to: 10GB.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Remove what is not as it was written.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what earlier runs have read and tokenized, and remove what is old, too much or damaged."""
+    from hf_finetune.data import choose_to_remove, is_damaged, list_entries, remove_entry, sweep_cache
+
+    seconds, size = _read_age(older_than), _read_size(to)
+    folder = _find_folder()
+    try:
+        swept = sweep_cache(folder) if folder.is_dir() else 0
+        entries = list_entries(folder)
+        removed = choose_to_remove(entries, older_than=seconds, to_size=size, now=time.time())
+        damaged = [each for each in entries if verify and each not in removed and is_damaged(each)]
+        for each in (*removed, *damaged):
+            remove_entry(each)
+    except OSError as problem:
+        what = f"the cache cannot be read or changed ({problem.strerror})"
+        raise CannotWriteError(Problem(what, "allow it, or set HF_DATASETS_CACHE", path=str(folder))) from problem
+    kept = [each for each in entries if each not in removed and each not in damaged]
+    if as_json:
+        groups = {"entries": kept, "removed": removed, "damaged": damaged}
+        told = {name: [_describe(each) for each in group] for name, group in groups.items()}
+        print_json({"folder": str(folder), **told, "leftovers": swept})
+        return
+    _say_entries(folder, kept)
+    for word, group in (("removed", removed), ("damaged, removed", damaged)):
+        if group:
+            say(f"{word}: {len(group):,} entries, {_add_up(group)}")
+    if verify and not damaged:
+        say("all entries are as they were written")
+    if swept:
+        say(f"swept: {swept:,} files that killed processes had left")
+
+
+def _find_folder() -> Path:
+    """The folder of the cache, by the variables that `datasets` reads; to import it would take a second."""
+    from hf_finetune.data import find_cache
+
+    home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
+    named = os.environ.get("HF_DATASETS_CACHE", os.path.join(home, "datasets"))
+    folder = find_cache(Path(named).expanduser())
+    # As `files.make_private_folder` does where several users share a cache.
+    if folder.is_dir() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        return folder.with_name(f"{folder.name}-{os.getuid()}")
+    return folder
+
+
+def _describe(entry: Entry) -> dict[str, str | int]:
+    used = datetime.fromtimestamp(entry.used).astimezone().isoformat(timespec="seconds")
+    return {"name": entry.path.name, "kind": entry.kind, "bytes": entry.size, "used": used}
+
+
+def _say_entries(folder: Path, entries: list[Entry]) -> None:
+    say(f"{folder}: {len(entries):,} entries, {_add_up(entries)}")
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).astimezone().strftime("%Y-%m-%d %H:%M")
+        say(f"  {used}  {format_size(entry.size):>10}  {entry.kind:<14} {entry.path.stem.rpartition('-')[2]}")
+
+
+def _add_up(entries: list[Entry]) -> str:
+    return format_size(sum(entry.size for entry in entries))
+
+
+def _read_age(written: str | None) -> float | None:
+    if written is None:
+        return None
+    found = _AGE.fullmatch(written)
+    if found is None:
+        raise ConfigError(Problem(f"--older-than {written!r} is no length of time", "write it as 30d or 12h"))
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _read_size(written: str | None) -> int | None:
+    if written is None:
+        return None
+    found = _SIZE.fullmatch(written)
+    if found is None:
+        raise ConfigError(Problem(f"--to {written!r} is no size", "write it as 10GB or 500MB"))
+    return int(float(found[1]) * _BYTES[found[2].upper()])

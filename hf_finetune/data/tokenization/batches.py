@@ -1,0 +1,88 @@
+"""Rows in batches of so many bytes, the next of which is tokenized meanwhile."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BATCH_BYTES = 4 * 2**20
+"""Of text that a tokenizer is given at once, or one row: it takes up to a hundred bytes of memory for each of them."""
+ROWS_PER_BATCH = 1_000
+ROWS_GATHERED = 32
+"""Rows that are copied at once out of a selection of rows, before their size is known: up to 16 MiB each."""
+
+
+def iterate_batches(rows: Dataset, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Yield tables of at most `ROWS_PER_BATCH` and about `BATCH_BYTES`, each with the number of its first row.
+
+    Rows that stand in the file as they are here are not copied.
+    """
+    first, waiting, size = 0, list[pa.Table](), 0
+    # 1,000 rows of a file are a view of it; of a selection they are a copy, of 1 GB where each has 1 MB.
+    at_once = ROWS_PER_BATCH if rows._indices is None else min(ROWS_GATHERED, ROWS_PER_BATCH)
+    for table in rows.select_columns(columns).with_format("arrow").iter(at_once):
+        sizes = np.sum([_count_bytes(table.column(name)) for name in columns], axis=0)
+        for start, stop in _cut(sizes):
+            some, more = table.slice(start, stop - start), int(sizes[start:stop].sum())
+            held = sum(map(len, waiting))
+            if waiting and (size + more > BATCH_BYTES or held + len(some) > ROWS_PER_BATCH):
+                yield first, pa.concat_tables(waiting)
+                first, waiting, size = first + held, [], 0
+            waiting.append(some)
+            size += more
+    if waiting:
+        yield first, pa.concat_tables(waiting)
+
+
+def _cut(sizes: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Cut rows of these `sizes` (rows,) into pieces, (start, stop), of at most `BATCH_BYTES` or one row."""
+    ends, start = np.cumsum(sizes), 0
+    while start < len(sizes):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
+        yield start, stop
+        start = stop
+
+
+def _count_bytes(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
+    """Count the bytes of text inside each value of a column: (rows,)."""
+    if isinstance(column, pa.ChunkedArray):
+        counts = [_count_bytes(chunk) for chunk in column.chunks]
+        return np.concatenate(counts) if counts else np.zeros(0, np.int64)
+    if pa.types.is_string(column.type):
+        return np.asarray(pc.binary_length(column).fill_null(0), np.int64)
+    if pa.types.is_struct(column.type):
+        return np.asarray(np.sum([_count_bytes(each) for each in column.flatten()], axis=0), np.int64)
+    if pa.types.is_list(column.type):
+        # Lists of 2 and 1 values of 5, 1 and 7 bytes: until the ends [0, 2, 3] there are [0, 6, 13], of lists [6, 7].
+        ends = np.cumsum(np.asarray(pc.list_value_length(column).fill_null(0), np.int64))
+        until = np.append(0, np.cumsum(_count_bytes(column.flatten())))[np.append(0, ends)]
+        return np.asarray(np.diff(until), np.int64)
+    return np.zeros(len(column), np.int64)
+
+
+def map_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what `work` makes of each item, in order; a thread does it meanwhile, two items ahead at most.
+
+    Raises what it raises, in its place. Items are made, and results used, by the caller's own thread.
+    """
+    # A tokenizer lets go of the interpreter: the two do not take turns. Ctrl-C waits for one batch.
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,104 @@
+"""`hf-finetune cache` lists what earlier runs have made, and removes what is old, too much or damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import datasets
+import pyarrow as pa
+import pytest
+from datasets import Features, Value
+from typer.testing import CliRunner
+
+from hf_finetune.cli import app
+from hf_finetune.data import cache_entries
+from hf_finetune.data.cache import build_cached_dataset
+from hf_finetune.errors import CannotWriteError, ConfigError
+
+FEATURES = Features({"n": Value("int64")})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three entries, used 40 days, 2 days and a moment ago."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    for name, days in (("old", 40), ("older", 2), ("new", 0)):
+        build_cached_dataset("rows", name, FEATURES, make)
+        path = max((tmp_path / "hf_finetune").glob("*.arrow"), key=lambda each: each.stat().st_ctime_ns)
+        os.utime(path, (0, time.time() - days * 86_400))
+    (tmp_path / "hf_finetune" / "row_prints.key").write_bytes(b"kept")
+    return tmp_path / "hf_finetune"
+
+
+def make():
+    yield pa.RecordBatch.from_pydict({"n": list(range(1_000))}, schema=FEATURES.arrow_schema)
+    return {"rows": 1_000}
+
+
+def run(*arguments):
+    ended = CliRunner().invoke(app, ["cache", *arguments, "--json"])
+    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    told = json.loads(ended.stdout)
+    return len(told["entries"]), len(told["removed"]), len(told["damaged"]), told["leftovers"]
+
+
+def test_entries_are_listed_and_the_last_used_comes_first(folder):
+    assert run() == (3, 0, 0, 0)
+    shown = CliRunner().invoke(app, ["cache"]).stdout.splitlines()
+    assert shown[0].endswith("hf_finetune: 3 entries, 0 MiB")
+    assert [line.split()[0] for line in shown[1:]] == sorted((line.split()[0] for line in shown[1:]), reverse=True)
+
+
+@pytest.mark.parametrize(("options", "left"), [(["--older-than", "30d"], 2), (["--older-than", "12h"], 1)])
+def test_what_is_old_is_removed(folder, options, left):
+    assert run(*options) == (left, 3 - left, 0, 0)
+    assert len(list(folder.glob("*.arrow"))) == len(list(folder.glob("*.json"))) == left
+    assert (folder / "row_prints.key").exists()
+
+
+@pytest.mark.parametrize(("size", "left"), [("0", 0), ("9KB", 1), ("18kib", 2), ("1 GB", 3)])
+def test_what_was_used_longest_ago_goes_until_the_rest_fits(folder, size, left):
+    newest = max(folder.glob("*.arrow"), key=lambda each: each.stat().st_mtime)
+    assert run("--to", size) == (left, 3 - left, 0, 0)
+    assert newest.exists() == (left > 0)
+
+
+def test_what_is_not_as_it_was_written_is_found_and_removed(folder):
+    first, second, _ = sorted(folder.glob("*.arrow"))
+    changed = bytearray(first.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    first.write_bytes(changed)
+    second.with_suffix(".json").unlink()
+    assert run("--verify") == (1, 0, 2, 0)
+    assert run("--verify") == (1, 0, 0, 0)
+
+
+def test_what_killed_processes_have_left_is_swept_and_that_of_living_ones_not(folder, monkeypatch):
+    for pid in (os.getpid(), 2**22 + 1):
+        (folder / f".rows-0.arrow.{pid}.aside").write_bytes(b"half")
+    assert run() == (3, 0, 0, 0)  # just written, perhaps on another machine
+    monkeypatch.setattr(cache_entries, "SECONDS_OF_LEFTOVERS", -1.0)
+    assert run() == (3, 0, 0, 1)
+    assert [path.name for path in folder.glob(".*.aside")] == [f".rows-0.arrow.{os.getpid()}.aside"]
+
+
+@pytest.mark.parametrize("options", [["--older-than", "soon"], ["--to", "some"]])
+def test_what_is_no_time_or_size_is_refused(folder, options):
+    with pytest.raises(ConfigError, match=r"is no (length of time; write it as 30d|size; write it as 10GB)"):
+        run(*options)
+
+
+def test_what_cannot_be_removed_is_said(folder):
+    blocking = folder / f"rows-{'0' * 32}.arrow"
+    blocking.mkdir()
+    with pytest.raises(CannotWriteError, match=r"the cache cannot be read or changed \(.*\); allow it, or set HF_DATA"):
+        run("--to", "0")
+
+
+def test_there_may_be_no_cache_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "none"))
+    assert run() == (0, 0, 0, 0)

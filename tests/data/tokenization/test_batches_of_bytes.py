@@ -1,0 +1,47 @@
+"""Batches hold so many bytes, or one row, whatever the rows are and wherever they stand; all of them come, in order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_finetune.data.tokenization import batches
+from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
+
+TEXTS = ["a" * size for size in (3, 0, 40, 100, 1, 1, 1, 1, 250, 2)]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(batches, "BATCH_BYTES", 50)
+    monkeypatch.setattr(batches, "ROWS_PER_BATCH", 3)
+
+
+@pytest.mark.parametrize("selected", [False, True])
+def test_a_batch_has_so_many_bytes_and_rows_at_most(selected):
+    rows = Dataset.from_dict({"text": [*TEXTS[::-1], "other"] if selected else TEXTS})
+    rows = rows.select(np.arange(len(TEXTS) - 1, -1, -1)) if selected else rows
+    found = [(first, table.column("text").to_pylist()) for first, table in iterate_batches(rows, ["text"])]
+    assert [text for _, texts in found for text in texts] == TEXTS
+    assert [first for first, _ in found] == np.cumsum([0, *(len(texts) for _, texts in found)])[:-1].tolist()
+    assert all(len(texts) <= 3 and (len(texts) == 1 or len("".join(texts)) <= 50) for _, texts in found)
+    assert len(found) == 6
+
+
+def test_the_bytes_inside_of_lists_and_structs_are_counted():
+    said = [[{"role": "u", "content": "é" * 10, "extra": None}], [], [{"role": "u", "content": "a", "extra": "b" * 60}]]
+    table = Dataset.from_dict({"messages": said}).data.table.slice(0)
+    assert batches._count_bytes(table.column("messages")).tolist() == [21, 0, 62]
+    assert batches._count_bytes(table.slice(2).column("messages")).tolist() == [62]
+
+
+def test_what_is_worked_on_ahead_comes_in_order_and_raises_in_its_place():
+    def divide(number):
+        return 12 // number
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        seen.extend(map_ahead(divide, [1, 2, 3, 0, 4]))
+    assert seen == [12, 6, 4]
+    assert list(map_ahead(divide, [])) == []
