@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NoReturn
 
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
@@ -43,6 +44,7 @@ EXIT_OUT_OF_MEMORY = 7
 
 MAX_PROBLEMS_SHOWN = 100
 MAX_ALIKE, MAX_RANGES = 3, 10
+MOST_COMPARED = 1_000
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What room helps against."""
@@ -289,7 +291,8 @@ def find_closest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | 
     import difflib  # not before something was misspelled
 
     # difflib is quadratic in the length of the names, and `name` comes from outside: 100 characters are enough.
-    folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
+    # Nor of the first thousand candidates: a row may have ten thousand keys, and a likeness takes some microseconds.
+    folded = {candidate.lower().replace("-", "_"): candidate for candidate in islice(known, MOST_COMPARED)}
     close = difflib.get_close_matches(name.lower().replace("-", "_")[:100], list(folded), n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
 
