@@ -28,7 +28,7 @@ from hf_finetune.folders import (
 )
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder
 from hf_finetune.folders.opened import Opened, forget, recall, remember
-from hf_finetune.privacy import redact
+from hf_finetune.privacy import OF_LINES, redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
@@ -171,7 +171,7 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
     content = format_json(redact(asdict(report)))
     _write_for_readers(folder, json.loads(content))
     write_atomically(folder / REPORT, content, private=True)
-    logger.info("%s", format_summary(asdict(report), output_dir))
+    logger.info("%s", format_summary(asdict(report), output_dir), extra=OF_LINES)
 
 
 def _bring_back_records(folder: Path) -> dict[str, Any]:

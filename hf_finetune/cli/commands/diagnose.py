@@ -8,7 +8,6 @@ import typer
 
 from hf_finetune.cli.terminal import Json, print_json, say
 from hf_finetune.errors import ConfigError, FinetuneError, Problem
-from hf_finetune.privacy import escape_control_characters
 
 if TYPE_CHECKING:
     from hf_finetune.reporting import Diagnosis, Finding
@@ -24,7 +23,7 @@ def diagnose(
         print_json([{"folder": folder, **each.as_dict()} for folder, each in found.items()])
         return
     for folder, each in found.items():
-        _print_line(f"{folder}: {each.verdict}")
+        say(f"{folder}: {each.verdict}")
         for finding in each.findings:
             _print_finding(finding, each.verdict)
 
@@ -49,12 +48,7 @@ def _diagnose_folders(folders: list[str]) -> dict[str, Diagnosis]:
 def _print_finding(finding: Finding, verdict: str) -> None:
     """Print a finding but for what the verdict above it has said already."""
     title = "" if finding.title in verdict else f": {finding.title}"
-    _print_line(f"  {finding.level}{title} ({finding.kind})")
+    say(f"  {finding.level}{title} ({finding.kind})")
     for name, text in (("seen", finding.evidence), ("likely", finding.cause), ("try", finding.remedy)):
         if text and text not in verdict:
-            _print_line(f"    {name:<7} {text}")
-
-
-def _print_line(line: str) -> None:
-    # The log of a run may come from others, with escape sequences in it that would command the terminal.
-    say(escape_control_characters(line))
+            say(f"    {name:<7} {text}")
