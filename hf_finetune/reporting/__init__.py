@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         claim_run_folder,
         open_manifest,
         record_scores,
+        say_folder_outside,
         write_run_folder,
     )
     from hf_finetune.reporting.run_record import RunRecord, read_run
@@ -107,6 +108,7 @@ __all__ = [
     "render_comparison",
     "render_page",
     "save_page",
+    "say_folder_outside",
     "show",
     "wait_for_run",
     "write_run_folder",

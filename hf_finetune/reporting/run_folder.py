@@ -53,6 +53,13 @@ class RunReport:
     environment: dict[str, Any] = field(default_factory=dict)
 
 
+def say_folder_outside(output_dir: str) -> None:
+    """Log where a run is written if that is outside the working folder: a run file of others may name any place."""
+    folder = Path(output_dir).resolve()
+    if not folder.is_relative_to(Path.cwd().resolve()):
+        logger.info("the run is written into %s, outside the working folder (output_dir)", folder)
+
+
 def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
     """Make the folder of a run; one that holds another run's files is refused unless that run is resumed.
 

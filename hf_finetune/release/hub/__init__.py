@@ -32,6 +32,7 @@ from hf_finetune.config.checks.hub import check_repo_id
 from hf_finetune.config.model_files.regular import find_irregular
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, DataError, FinetuneError, HubError, NotPushedError, Problem
+from hf_finetune.memory import format_size
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 __all__ = ["PushFacts", "PushOptions", "check_push", "checkpoint_pushes", "plan_push", "push_folder", "push_run"]
 
 logger = logging.getLogger(__name__)
+
+_LONG_TEXT = 8 << 20
+"""Bytes, of which some three million are read a second."""
 
 
 def check_push(run: Run) -> None:
@@ -128,6 +132,8 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
         raise DataError(problems)
     card = add_license(Path(folder), options.license, repo_id)
     files = plan_files(Path(folder), card=card)
+    if (size := sum(file.size for file in files if file.content is not None)) > _LONG_TEXT:
+        logger.info("looking for secrets and paths in %s of text", format_size(size))
     check_secrets(files)
     check_weights(Path(folder), files)
     if base := find_local_base(Path(folder)):

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from hf_finetune.environment import ProgressLines
+from hf_finetune.memory import format_size
+
 # `\\u0068`, `\\x68`, `\\n` and `\\_` of JSON, YAML, Jinja and Markdown; `&#104;` and `%68`.
 _ESCAPE = re.compile(
     r"\\(?:u\{?([0-9A-Fa-f]{4})\}?|U([0-9A-Fa-f]{8})|x([0-9A-Fa-f]{2})|([^\n]))|(&\#?\w{2,8};)|%([2-7][0-9A-Fa-f])"
@@ -68,7 +71,17 @@ class Form:
 
 
 def list_forms(content: bytes) -> Iterator[Form]:
-    """Yield the forms of a file's `content`, each with as many bytes as that or fewer; bytes that are no text, too."""
+    """Yield the forms of a file's `content`, each with as many bytes as that or fewer; bytes that are no text, too.
+
+    Of a long one it is said every five seconds how many have been looked at: a form of 50 MB takes more than a second.
+    """
+    progress = ProgressLines(f"forms of a text of {format_size(len(content))} looked at for secrets and paths")
+    for number, form in enumerate(_make_forms(content)):
+        progress.log_if_due(number)
+        yield form
+
+
+def _make_forms(content: bytes) -> Iterator[Form]:
     # UTF-16 and UTF-32 of Latin letters, whichever way round and without a mark, are these letters and zeros.
     written = content.replace(b"\0", b"")
     text = written.decode("utf-8", "replace")

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from release.hub.hub_folders import model_folder
 from safetensors.numpy import save_file
 
+from hf_finetune.environment import progress_lines
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.privacy import SECRETS, find_secret_kind
 from hf_finetune.release.hub import PushOptions, plan_push
+from hf_finetune.release.hub.secrets import find_places
 
 OPTIONS = PushOptions()
 
@@ -133,3 +135,12 @@ def test_a_message_of_ours_never_shows_a_secret(kind, before, after):
     shown = str(ConfigError(Problem(f"{before} {secret} {after}", f"try {secret}", path=secret, key=secret)))
     assert secret not in shown
     assert "(a secret)" in shown
+
+
+def test_a_long_text_says_how_far_the_search_is(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.0)
+    assert find_places(b"nothing here\n" * 100, {}) == []
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) > 3
+    assert "1 forms of a text of 0 MiB looked at for secrets and paths" in said[1]
