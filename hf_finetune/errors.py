@@ -197,7 +197,7 @@ class OutOfMemory(MachineError):
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or read-only.
+    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or does not allow it.
 
     And `MachineError` where another process of the run is gone. Whatever their libraries call that.
     """
@@ -232,14 +232,16 @@ def _is_left_alone(raised: BaseException) -> bool:
 
 
 def _describe_full_disk(raised: BaseException) -> str | None:
-    """What could not be written, and why; None where `raised` is neither lack of space nor a disk for reading alone."""
+    """What could not be written, and why; None where `raised` is neither lack of space nor a lack of permission."""
     if _BY_TORCH_SAVE.search(str(raised)):
         return "a file cannot be written (PyTorch does not say why, a full disk as a rule)"
     number = _find_number(raised)
-    if number not in (*NO_SPACE, errno.EFBIG, errno.EROFS):
+    if number not in (*NO_SPACE, *NOT_ALLOWED, errno.EFBIG):
         return None
     name = raised.filename if isinstance(raised, OSError) else None
-    return f"{name or 'a file'} cannot be written ({os.strerror(number)})"
+    # Of EACCES nothing tells whether the file was to be read or written; who reads one says so in a message of its own.
+    refused = "opened or written" if number in (errno.EPERM, errno.EACCES) else "written"
+    return f"{name or 'a file'} cannot be {refused} ({os.strerror(number)})"
 
 
 def _find_number(raised: BaseException) -> int | None:

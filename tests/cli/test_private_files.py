@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import stat
@@ -14,6 +15,10 @@ import pytest
 
 from hf_finetune.cli import main
 from hf_finetune.cli.commands.predict import _open_output
+from hf_finetune.errors import CannotWriteError, machine_errors
+from hf_finetune.reporting import open_manifest
+from hf_finetune.reporting.card import write_card
+from hf_finetune.reporting.page import write_page
 
 PACKAGE = Path(__file__).resolve().parents[2] / "hf_finetune"
 SECRET = "the text of a row"
@@ -88,6 +93,31 @@ def test_every_command_that_writes_rows_writes_them_for_their_owner_alone(tmp_pa
     with _open_output("predicted.jsonl") as rows:
         rows.write(ROWS.encode())
     assert stat.S_IMODE((tmp_path / "predicted.jsonl").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+def test_every_command_that_writes_is_one_message_where_that_is_not_allowed(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text(f"text,label\n{SECRET},a\n")
+    make_run(tmp_path / "run")
+    make_run(tmp_path / "other")
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    for words in [words for words, _ in WRITING if "--overwrite" not in words]:
+        monkeypatch.setattr(sys, "argv", ["hf-finetune", *words])
+        with pytest.raises(SystemExit, match="5"):
+            main()
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert os.strerror(number) in said[0]
+    for write in (write_page, write_card):
+        with pytest.raises(CannotWriteError, match=os.strerror(number)):
+            write(tmp_path / "run")
+    with pytest.raises(CannotWriteError, match=os.strerror(number)), machine_errors():
+        open_manifest("run", {"data": {"files": []}, "versions": {}}, "", resume=None)
 
 
 def find_open_writes(path: Path) -> int:
