@@ -60,7 +60,6 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
-    say_folder_outside(run.output_dir)
     # accelerate counts those of all machines: 16 on 2 machines are 8 here.
     processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
     if processes > 1:  # the first of them will hold it
@@ -79,6 +78,7 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv, *([ALLOW_CHANGED] if allow_changed else [])]
     share_threads(os.environ, max(1, processes))
+    say_folder_outside(run.output_dir)
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
     _check_rows(run)
