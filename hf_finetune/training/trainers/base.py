@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import SaveStrategy, SchedulerType, TrainOutput
 
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.folders import LOG
@@ -94,7 +94,7 @@ class TrainerMixin(ResumableTrainer):
         except (TypeError, ValueError, ArithmeticError) as error:
             if not self.args.lr_scheduler_kwargs:
                 raise
-            what = f"{self.args.lr_scheduler_type.value} cannot be made of these ({error})"
+            what = f"{SchedulerType(self.args.lr_scheduler_type).value} cannot be made of these ({error})"
             raise ConfigError(Problem(what, "give it other values", key="train.lr_scheduler_kwargs")) from error
         return schedule
 
