@@ -58,6 +58,7 @@ from hf_finetune.reporting import (
     open_manifest,
     read_template_date,
     read_threads,
+    say_folder_outside,
     write_run_folder,
 )
 from hf_finetune.training import (
@@ -116,6 +117,7 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
         say_changes(changes)
     run = _fix_date(pin_revision(_with_train(run, resume_from_checkpoint=None)), resume=checkpoint is not None)
     if LAUNCHER not in os.environ:  # which has said so
+        say_folder_outside(run.output_dir)
         logger.info("%s", describe_threads())
     return run, args
 

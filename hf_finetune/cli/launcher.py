@@ -36,7 +36,7 @@ from hf_finetune.environment import (
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.folders import check_not_in_use, hold_run_folder
 from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
-from hf_finetune.reporting import describe_kept, get_resume
+from hf_finetune.reporting import describe_kept, get_resume, say_folder_outside
 from hf_finetune.shell import shell_line
 from hf_finetune.training import apply_defaults
 from hf_finetune.typed_again import ALLOW_CHANGED, check_typed_again
@@ -81,6 +81,7 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv, *([ALLOW_CHANGED] if allow_changed else [])]
     share_threads(os.environ, max(1, processes))
+    say_folder_outside(run.output_dir)
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
     _check_rows(run)

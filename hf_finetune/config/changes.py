@@ -179,13 +179,17 @@ def _find_kind(table: Mapping[Kind, str], name: str) -> Kind | None:
 
 
 def _reads_alike(old: Any, new: Any) -> bool:
-    """Whether two settings name as many files with the same weights: what is in them is compared by hash."""
+    """Whether two settings name as many files with the same weights: what is in them is compared by hash.
+
+    Under other names, too; files of the same names in another order are rows in another order.
+    """
     weights = []
     for value in (old, new):
         listed = value if isinstance(value, list) else [value]
         weights.append([each.get("weight", 1.0) if isinstance(each, dict) else 1.0 for each in listed])
     names = [[_name_of(each) for each in value] if isinstance(value, list) else None for value in (old, new)]
-    return weights[0] == weights[1] and (None in names or names[0] == names[1])
+    reordered = None not in names and names[0] != names[1] and sorted(names[0] or ()) == sorted(names[1] or ())
+    return weights[0] == weights[1] and not reordered
 
 
 def _name_of(source: Any) -> str:

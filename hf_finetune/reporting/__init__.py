@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Resume,
         Resumed,
         check_resumable,
+        describe_going_on,
         describe_kept,
         find_finished,
         find_resumed,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         claim_run_folder,
         open_manifest,
         record_scores,
+        say_folder_outside,
         write_run_folder,
     )
     from hf_finetune.reporting.run_record import RunRecord, read_run
@@ -83,6 +85,7 @@ __all__ = [
     "check_resumable",
     "claim_run_folder",
     "describe_best",
+    "describe_going_on",
     "describe_kept",
     "diagnose",
     "find_cautions",
@@ -107,6 +110,7 @@ __all__ = [
     "render_comparison",
     "render_page",
     "save_page",
+    "say_folder_outside",
     "show",
     "wait_for_run",
     "write_run_folder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 Resume = str | bool
 """`train.resume_from_checkpoint`: `auto`, true, false, or a checkpoint."""
+_LAUNCHED_ON = re.compile(r"accelerate_configs/(\w{1,40})\.yaml")
 BEGIN = f"leave {RESUME} out to begin the run"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 DEFAULT_EPOCHS = 3.0
@@ -165,6 +167,18 @@ def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO
     if any(_is_newer(folder / weights, folder / MANIFEST) for weights in WEIGHTS):
         kept = f"{output_dir} keeps the trained model, which was not measured yet"
     return f"{kept}; begin again with: {shell_line(words)}"
+
+
+def describe_going_on(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """The command that goes on with an unfinished run, or begins it again; None of a folder without its run.yaml.
+
+    By the run's own file, and not by the line in its manifest, which others may have written.
+    """
+    if not (folder / RUN_FILE).is_file():
+        return None
+    where = _LAUNCHED_ON.search(str(manifest.get("launch")))
+    line = shell_line(["hf-finetune", "train", str(folder / RUN_FILE), *(("--on", where[1]) if where else ())])
+    return f"{'go on' if list_checkpoints(folder) else 'nothing is kept; begin again'} with: {line}"
 
 
 def _is_newer(file: Path, than: Path) -> bool:

@@ -28,7 +28,7 @@ from hf_finetune.folders import (
 )
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder
 from hf_finetune.folders.opened import Opened, forget, recall, remember
-from hf_finetune.privacy import redact
+from hf_finetune.privacy import OF_LINES, redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
@@ -51,6 +51,13 @@ class RunReport:
     samples: list[dict[str, Any]] = field(default_factory=list)
     distributed: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+
+
+def say_folder_outside(output_dir: str) -> None:
+    """Log where a run is written if that is outside the working folder: a run file of others may name any place."""
+    folder = Path(output_dir).resolve()
+    if not folder.is_relative_to(Path.cwd().resolve()):
+        logger.info("the run is written into %s, outside the working folder (output_dir)", folder)
 
 
 def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
@@ -93,6 +100,9 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a resumed run would read other data, split it differently, or start from another model."""
     if changed := _describe_changed_files(began["data"]["files"], now["data"]["files"]):
         raise DataError(changed)
+    if _are_renamed_and_reordered(began["data"]["files"], now["data"]["files"]):
+        what = "the files have other names, by which they are read in another order than when the run began"
+        raise DataError(Problem(what, "name them in the order of run.yaml", key="data"))
     names = [of["data"].get("labels", {}) for of in (began, now)]
     if names[0] != names[1]:
         what = "is not what it was when the run began"
@@ -128,15 +138,15 @@ def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[Problem]:
-    """Name the files that only one of two manifests has, by name and sha256: wherever they are, and however often."""
-    # Two files may have one name where their folders are not shown, so that a dict of names would lose one.
-    counts = [Counter((Path(file["path"]).name, file["sha256"]) for file in files) for files in (before, after)]
-    differ = {file for file in counts[0] | counts[1] if counts[0][file] != counts[1][file]}
+    """Name the files whose content only one of two manifests has, or more often: whatever they are called."""
+    # Not by name, which others may change; which file is which split's is seen by the rows of each.
+    counts = [Counter(file["sha256"] for file in files) for files in (before, after)]
+    differ = {content for content in counts[0] | counts[1] if counts[0][content] != counts[1][content]}
     names = [{Path(file["path"]).name for file in files} for files in (before, after)]
     problems = {}
     for file in (*before, *after):
         name = Path(file["path"]).name
-        if (name, file["sha256"]) in differ:
+        if file["sha256"] in differ:
             then, now = name in names[0], name in names[1]
             what = "has changed since the run began" if then and now else "was not read when the run began"
             what = what if now else "was read when the run began, and is not any more"
@@ -145,6 +155,13 @@ def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, 
                 remedy = "name the files of data as they were (see run.yaml), or start a new run in another output_dir"
             problems[file["path"]] = Problem(what, remedy, file["path"])
     return list(problems.values())
+
+
+def _are_renamed_and_reordered(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
+    # Rows in another order are another run. That of the same names is asked about before (`config.changes`).
+    contents = [[file["sha256"] for file in files] for files in (before, after)]
+    names = [sorted(Path(file["path"]).name for file in files) for files in (before, after)]
+    return contents[0] != contents[1] and names[0] != names[1]
 
 
 def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
@@ -171,7 +188,7 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
     content = format_json(redact(asdict(report)))
     _write_for_readers(folder, json.loads(content))
     write_atomically(folder / REPORT, content, private=True)
-    logger.info("%s", format_summary(asdict(report), output_dir))
+    logger.info("%s", format_summary(asdict(report), output_dir), extra=OF_LINES)
 
 
 def _bring_back_records(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hf_finetune.cli.terminal import (
     print_json,
     read_terminal_lines,
     say,
+    say_piece,
 )
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def chat(
     trust_named_template(tokenizer, trust_chat_template)
     unwind_when_stopped(lambda: "what /save has written is kept")
     screen = ChatDisplay(
-        write=lambda piece: say(piece, end="", flush=True),
+        write=say_piece,
         note=lambda text: say(f"[{text}]", file=sys.stderr, flush=True),
         interactive=sys.stdin.isatty(),
     )

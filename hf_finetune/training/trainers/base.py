@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import SaveStrategy, SchedulerType, TrainOutput
 
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.folders import LOG
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
 from hf_finetune.training.callbacks import use_guard, use_log_lines
@@ -84,9 +84,18 @@ class TrainerMixin(ResumableTrainer):
         return LongestFirstSampler(read_lengths(eval_dataset))
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> LRScheduler:
-        """As in transformers, but a warm-up that the run is too short for is said."""
+        """As in transformers, but a warm-up that the run is too short for is said.
+
+        Raises `ConfigError` where the values of `train.lr_scheduler_kwargs` make no schedule.
+        """
         _warn_of_long_warmup(self.args, num_training_steps)
-        schedule: LRScheduler = super().create_scheduler(num_training_steps, *args, **kwargs)
+        try:
+            schedule: LRScheduler = super().create_scheduler(num_training_steps, *args, **kwargs)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            if not self.args.lr_scheduler_kwargs:
+                raise
+            what = f"{SchedulerType(self.args.lr_scheduler_type).value} cannot be made of these ({error})"
+            raise ConfigError(Problem(what, "give it other values", key="train.lr_scheduler_kwargs")) from error
         return schedule
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
