@@ -41,6 +41,7 @@ def whole(tmp_path_factory) -> Path:
 
 def harm(folder: Path, case: dict[str, Any]) -> None:
     path = folder / case["file"]
+    path.parent.mkdir(exist_ok=True)
     if "without" in case:
         (folder / case["without"]).unlink()
     if "set" in case:
