@@ -26,6 +26,7 @@ from hf_finetune.models.files.locate import read_run_file
 from hf_finetune.models.loading import hide_load_report, load_language_model, load_pretrained
 from hf_finetune.models.tokenizer_probe import check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
+from hf_finetune.models.verification import refuse_non_finite
 
 
 def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -62,6 +63,7 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
     tokenizer = load_tokenizer(model, needs_end=False)
     check_tokenizer_fits(tokenizer, loaded.config)
     check_trained_tokenizer(tokenizer, path)
+    refuse_non_finite(loaded, path)
     return loaded.eval(), tokenizer
 
 
@@ -96,6 +98,7 @@ def load_for_generation(
     loaded = load_language_model(model, config=config, dtype=dtype, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)
     check_trained_tokenizer(tokenizer, path, revision)
+    refuse_non_finite(loaded, path)
     return loaded.eval(), tokenizer
 
 

@@ -18,7 +18,8 @@ ANOTHER = "use another copy of the model, or another model"
 
 def find_too_much(values: Mapping[str, Any], place: str) -> Iterator[Problem]:
     """Yield the one problem of a file with a section of more keys, or with more values, than that of any model."""
-    count, rest = 0, [("", values)]
+    count = 0
+    rest: list[tuple[str, Any]] = [("", values)]
     while rest:
         key, value = rest.pop()
         if key not in _MAPS:

@@ -59,10 +59,13 @@ def find_irregular(folder: Path, shown: str) -> list[Problem]:
     return [problem for path in paths for problem in look_at_file(path, f"{shown}/{path.relative_to(folder)}")]
 
 
-def look_at_file(path: Path, shown: str) -> Iterator[Problem]:
-    """Yield what is wrong with a path that a library may open; `shown` is its name in the message."""
-    named = path.name.startswith((*VOCABULARIES, *OTHERS)) or path.name.endswith(".jinja")
-    read = path.name.endswith((*TEXTS, WEIGHTS))
+def look_at_file(path: Path, shown: str, *, opened: bool = False) -> Iterator[Problem]:
+    """Yield what is wrong with a path that a library may open; `shown` is its name in the message.
+
+    One of another name than a model's files have is `opened` where a setting of the model names it.
+    """
+    named = opened or path.name.startswith((*VOCABULARIES, *OTHERS)) or path.name.endswith(".jinja")
+    read = opened or path.name.endswith((*TEXTS, WEIGHTS))
     try:
         status = path.stat()
     except FileNotFoundError:
