@@ -113,7 +113,7 @@ def find_faults(folder: Path, shown: str) -> list[Problem]:
         *_check_config(files, shown),
         *find_wrong_values(files.generation, OF_GENERATION, f"{shown}/{GENERATION}"),
         *find_wrong_values(files.tokenizer, OF_TOKENIZER, f"{shown}/{TOKENIZER_CONFIG}"),
-        *_check_tokenizer(folder / TOKENIZER, f"{shown}/{TOKENIZER}"),
+        *_check_tokenizer(files, f"{shown}/{TOKENIZER}"),
         *_check_tekken(folder / TEKKEN, f"{shown}/{TEKKEN}"),
         *_check_adapter(files, f"{shown}/{ADAPTER}"),
         *_check_base(files, f"{shown}/{BASE_RECORD}"),
@@ -164,12 +164,13 @@ def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
             yield problem
 
 
-def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
+def _check_tokenizer(files: ModelFiles, place: str) -> Iterator[Problem]:
     """Yield what is slow or grows, and lengths that tokenizers (0.23) allocates at once: Rust aborts the process."""
+    file = files.folder / TOKENIZER
     if not file.exists():
         return
     parts = msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
-    yield from _find_many_added(parts, place)
+    yield from _find_many_added(parts, files.shapes, place)
     for key in ("padding", "truncation"):
         given = msgspec.json.decode(parts[key]) if key in parts else None
         for name, value in given.items() if isinstance(given, dict) else ():
@@ -187,15 +188,17 @@ def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
     yield from find_long_words({WORD_KEY: msgspec.json.decode(model.get(WORD_KEY, Raw(b"null")))}, place)
 
 
-def _find_many_added(parts: Mapping[str, Raw], place: str) -> Iterator[Problem]:
-    """Yield a problem for more added tokens than any model has: transformers (5.23) adds them one by one."""
+def _find_many_added(parts: Mapping[str, Raw], shapes: Shapes, place: str) -> Iterator[Problem]:
+    """Yield a problem for more added tokens than the model has rows: transformers (5.23) adds them one by one."""
     try:
         added = msgspec.json.decode(parts.get("added_tokens", Raw(b"[]")), type=list[Raw])
     except msgspec.DecodeError:
         return  # no list: whoever builds it says so
-    if len(added) > MOST_ADDED:
-        what = f"{len(added):,} added tokens are more than any model has ({MOST_ADDED:,})"
-        yield Problem(what, CORRECT, place, key="added_tokens")
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    if len(added) > (most := min(largest or MOST_ADDED, MOST_ADDED)):
+        yield Problem(
+            f"{len(added):,} added tokens, and the model has at most {most:,}", CORRECT, place, key="added_tokens"
+        )
 
 
 def _check_tekken(file: Path, place: str) -> Iterator[Problem]:

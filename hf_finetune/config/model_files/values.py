@@ -110,25 +110,26 @@ OF_CLASSIFIER: Mapping[str, Any] = {
     "problem_type": Text,
     "pad_token_id": TokenId | None,
 }
-# peft (0.21) compares each name with each module, and with each other name: 30,000 of them take it a minute.
-Many = Meta(max_length=10_000)
+# peft (0.21) compares each name with each module, and with each other name: 30,000 of them take it a minute. It writes
+# the shortest ends of names that tell them apart, and so a few dozen.
+MANY_NAMES, MANY_KEYS, MANY_NUMBERS = Meta(max_length=5_000), Meta(max_length=10_000), Meta(max_length=100_000)
 _TYPES: Mapping[str, Any] = {
     "bool": bool,
     "int": Size,
     "float": Number,
     "str": str,
-    "dict": Annotated[dict[str, Any], Many],
-    "list": Annotated[list[Any], Many],
-    "list[str]": Annotated[list[str], Many],
-    "list[int]": Annotated[list[SizeOrNone], Many],
+    "dict": Annotated[dict[str, Any], MANY_KEYS],
+    "list": Annotated[list[Any], MANY_KEYS],
+    "list[str]": Annotated[list[str], MANY_NAMES],
+    "list[int]": Annotated[list[SizeOrNone], MANY_NUMBERS],
     "null": None,
 }
 # An adapter that was PiSSA's has a root of two in these; whole numbers are all that a run file may have.
 _OF_ADAPTER: Mapping[str, Any] = {
     "lora_alpha": Annotated[float, Meta(ge=0, le=1e9)],
     "lora_dropout": Annotated[float, Meta(ge=0, lt=1)],
-    "alpha_pattern": Annotated[dict[str, Annotated[float, Meta(ge=0, le=1e9)]], Many] | None,
-    "rank_pattern": Annotated[dict[str, Size], Many] | None,
+    "alpha_pattern": Annotated[dict[str, Annotated[float, Meta(ge=0, le=1e9)]], MANY_KEYS] | None,
+    "rank_pattern": Annotated[dict[str, Size], MANY_KEYS] | None,
     "runtime_config": Section,
 }
 
