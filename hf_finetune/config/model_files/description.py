@@ -45,6 +45,8 @@ ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model
 GENERATION, TOKENIZER_CONFIG, TOKENIZER = "generation_config.json", "tokenizer_config.json", "tokenizer.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TEKKEN = "tekken.json"
+ELSEWHERE = {CONFIG: ("configuration_files", CONFIG), TOKENIZER_CONFIG: ("fast_tokenizer_files", TOKENIZER)}
+"""Keys by which transformers (5.23) reads another file than the one that is looked at here: tokenizer.4.0.0.json."""
 CHAT_TEMPLATE = "chat_template.jinja"
 JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION, "special_tokens_map.json")
 LONGEST_PADDING = 2**24
@@ -137,8 +139,12 @@ def _find_damage(folder: Path, shown: str) -> Iterator[Problem]:
                 continue
             if (values := read_object(file)) is None:
                 yield Problem("has a number of thousands of digits, or is nested too deep", CORRECT, f"{shown}/{name}")
-            else:
-                yield from find_too_much(values, f"{shown}/{name}")
+                continue
+            yield from find_too_much(values, f"{shown}/{name}")
+            key, usual = ELSEWHERE.get(name, ("", ""))
+            if values.get(key) not in (None, [], [usual]):
+                what = "names files that would be read in place of the usual one"
+                yield Problem(what, "take it out in a copy of the model", f"{shown}/{name}", key=key)
     for file in (folder / CHAT_TEMPLATE, *folder.glob(f"{MORE_TEMPLATES}/*.jinja")):
         try:
             file.read_text(encoding="utf-8")

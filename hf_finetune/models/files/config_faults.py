@@ -54,7 +54,11 @@ def build_empty(auto_class: Any, name: str, commit: str | None, config: PreTrain
 
 def _read(name: str, commit: str | None) -> Mapping[str, Any]:
     path = find_file(name, CONFIG, commit)
-    return {} if path is None else read_object(Path(path)) or {}
+    if path is None or read_object(Path(path)) is None:
+        return {}
+    # Not the object as it stands: {"__float__": "Infinity"} is a number to transformers.
+    values: Mapping[str, Any] = PreTrainedConfig.get_config_dict(str(Path(path).parent))[0]
+    return values
 
 
 def _make_config(values: Mapping[str, Any]) -> PreTrainedConfig:
