@@ -41,7 +41,7 @@ _KINDS = {
     stat.S_IFDIR: "a folder",
 }
 _NEVER = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
-"""What no model has under any name: opening it may wait for ever."""
+"""What no file of a model is: opening it may wait for ever. A folder may have a name such as theirs."""
 _PLAIN = "only regular files are read: copy the model's folder again"
 
 
@@ -66,6 +66,8 @@ def look_at_file(path: Path, shown: str, *, opened: bool = False) -> Iterator[Pr
     """
     named = opened or path.name.startswith((*VOCABULARIES, *OTHERS)) or path.name.endswith(".jinja")
     read = opened or path.name.endswith((*TEXTS, WEIGHTS))
+    if not (named or read):
+        return
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -73,8 +75,7 @@ def look_at_file(path: Path, shown: str, *, opened: bool = False) -> Iterator[Pr
             yield Problem("is a link that leads to nothing", _PLAIN, shown)
         return
     except OSError as problem:  # ELOOP: two links, each to the other
-        if read or named:
-            yield Problem(f"cannot be opened ({problem.strerror})", _PLAIN, shown)
+        yield Problem(f"cannot be opened ({problem.strerror})", _PLAIN, shown)
         return
     kind = stat.S_IFMT(status.st_mode)
     if is_of_kernel(path):
@@ -84,7 +85,7 @@ def look_at_file(path: Path, shown: str, *, opened: bool = False) -> Iterator[Pr
     elif named and kind == stat.S_IFREG and status.st_size > (most := get_largest(path.name)):
         what = f"has {status.st_size:,} bytes, and such a file of a model has at most {most:,}"
         yield Problem(what, "copy the model's folder again", shown)
-    elif (read or named) and not os.access(path, os.R_OK):
+    elif not os.access(path, os.R_OK):
         yield Problem("cannot be read (Permission denied)", "check its permissions", shown)
 
 
