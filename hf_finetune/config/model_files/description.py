@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from hf_finetune.config.model_files.amounts import find_too_much
-from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_words
+from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_frames, find_long_words
 from hf_finetune.config.model_files.patterns import find_wrong_patterns
 from hf_finetune.config.model_files.regular import MORE_TEMPLATES, find_irregular, read_object
 from hf_finetune.config.model_files.sizes import (
@@ -186,6 +186,7 @@ def _check_tokenizer(files: ModelFiles, place: str) -> Iterator[Problem]:
                 yield Problem(what, CORRECT, place, key=f"{key}.{name}")
     sections = {key: msgspec.json.decode(parts[key]) for key in SECTIONS if key in parts}
     yield from find_growing_texts(sections, place)
+    yield from find_long_frames(sections.get("post_processor"), place)
     yield from find_slow_patterns(sections, place)
     try:
         model = msgspec.json.decode(parts.get("model", Raw(b"{}")), type=dict[str, Raw])  # a vocabulary is not built

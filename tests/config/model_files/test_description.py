@@ -36,6 +36,12 @@ def put(folder: Path, file: str, **values: Any) -> None:
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | values))
 
 
+# 30 times 40: a hundred thousand times ten thousand took a minute, and then the memory.
+FRAME = {
+    "single": [{"SpecialToken": {"id": "x", "type_id": 0}}] * 30,
+    "pair": [],
+    "special_tokens": {"x": {"id": "x", "ids": [1] * 40, "tokens": ["x"] * 40}},
+}
 FAULTS = {
     "a part of the configuration": ("config.json", {"text_config": {"hidden_size": -1}}, "text_config.hidden_size: -1"),
     "experts": ("config.json", {"num_local_experts": 10**7}, "num_local_experts: 10,000,000 experts are more than any"),
@@ -63,6 +69,11 @@ FAULTS = {
         "tokenizer.json",
         {"added_tokens": [{}] * 3_001},
         "added_tokens: 3,001 added tokens, and the model has",
+    ),
+    "frames without end": (
+        "tokenizer.json",
+        {"post_processor": {"type": "Sequence", "processors": [{"type": "TemplateProcessing", **FRAME}]}},
+        "post_processor: puts 1,200 special tokens around texts",
     ),
     "a base without a name": ("base_model.json", {"revision": None}, "name_or_path: is missing"),
 }
