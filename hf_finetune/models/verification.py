@@ -132,9 +132,10 @@ def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
 
 
 def refuse_non_finite(model: PreTrainedModel | PeftModel, name: str) -> None:
-    """Raise `ModelError` in the first forward pass of the model loaded from `name` if its logits are no numbers.
+    """Raise `NonFiniteError` in the first forward pass of the model loaded from `name` if a weight is no number.
 
-    That costs a look at the logits, once; the weights are read only to name the first that is not finite.
+    That costs a look at the logits, once; the weights are read only where those are not finite. A row that overflows
+    by itself is left to those who know which one it is.
     """
     inner: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     head = find_classification_head(model) if is_classifier(inner) else inner.get_output_embeddings()
@@ -147,8 +148,9 @@ def refuse_non_finite(model: PreTrainedModel | PeftModel, name: str) -> None:
             handle.remove()
             return
         wrong = next((key for key, weight in inner.named_parameters() if not weight.isfinite().all()), None)
-        what = "gives no finite numbers" if wrong is None else f"has numbers in {wrong} that are not finite"
-        raise ModelError(Problem(f"{what}, so that nothing it says means anything", _WHOLE_COPY, path=name))
+        if wrong is not None:
+            what = f"has numbers in {wrong} that are not finite, so that nothing it says means anything"
+            raise NonFiniteError(Problem(what, _WHOLE_COPY, path=name))
 
     handle = head.register_forward_hook(look)
 

@@ -22,7 +22,7 @@ from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 from hf_finetune.config import check_saved_model
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.sections import ModelSection
-from hf_finetune.errors import ModelError
+from hf_finetune.errors import ModelError, NonFiniteError
 from hf_finetune.models.files.panics import hold_back_panics
 from hf_finetune.models.loading import load_causal_lm, load_config
 from hf_finetune.models.saved import load_for_generation
@@ -186,14 +186,14 @@ def test_a_model_with_numbers_that_are_not_finite_answers_nothing(whole, tmp_pat
     spoil(folder, "model.safetensors", value)
     model, _ = load_for_generation(str(folder))
     for _ in range(2):  # in a conversation the next message is refused as the first one was
-        with pytest.raises(ModelError, match=r"base: has numbers in model\.norm\.weight that are not finite"):
+        with pytest.raises(NonFiniteError, match=r"base: has numbers in model\.norm\.weight that are not finite"):
             model(torch.tensor([[1, 2]]))
 
 
 def test_an_adapter_with_numbers_that_are_not_finite_is_refused(whole, tmp_path):
     folder = shutil.copytree(whole / "adapter", tmp_path / "adapter")
     spoil(folder, "adapter_model.safetensors", float("nan"))
-    with pytest.raises(ModelError, match=r"adapter: has numbers in .*lora_B.* that are not finite"):
+    with pytest.raises(NonFiniteError, match=r"adapter: has numbers in .*lora_B.* that are not finite"):
         load_for_generation(str(folder))
 
 
