@@ -14,6 +14,9 @@ from typing import Any
 
 from hf_finetune.privacy import OF_LINES, escape_control_characters, escape_for_terminal
 
+LONGEST_OF_LIBRARY = 2_000
+"""Characters of one message of a library: peft writes out all keys that it does not know, a megabyte of them."""
+
 # Those that write through handlers of their own, and quote what they have read from files of others.
 _LIBRARIES = ("transformers", "datasets", "huggingface_hub", "accelerate", "trl", "peft")
 
@@ -26,7 +29,9 @@ class EscapingFormatter(logging.Formatter):
         self.inner = inner or logging.Formatter("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        return escape_for_terminal(self.inner.format(_make_flat(record)))
+        said = self.inner.format(_make_flat(record))
+        ours = record.name.partition(".")[0] == "hf_finetune" or record.exc_info
+        return escape_for_terminal(said) if ours else quote_library(said)
 
 
 def _make_flat(record: logging.LogRecord) -> logging.LogRecord:
@@ -42,6 +47,16 @@ def _make_flat(record: logging.LogRecord) -> logging.LogRecord:
     return flat
 
 
+def quote_library(said: str) -> str:
+    """What a library says, of which a file of others may have written a part: escaped, and of a bounded length.
+
+    Its further lines are indented, so that none of them looks like one of ours.
+    """
+    if (left := len(said) - LONGEST_OF_LIBRARY) > 0:
+        said = f"{said[:LONGEST_OF_LIBRARY]} ... ({left:,} characters more)"
+    return escape_for_terminal(said).replace("\n", "\n    ")
+
+
 def escape_logged_lines() -> None:
     """Escape what the handlers of the root and of the libraries write from now on, and warnings of Python."""
     for name in (None, *_LIBRARIES):
@@ -55,6 +70,6 @@ def escape_logged_lines() -> None:
 def _escape_output(write: Any) -> Any:
     @wraps(write)
     def write_escaped(*values: Any, **named: Any) -> str:
-        return escape_for_terminal(write(*values, **named))
+        return quote_library(write(*values, **named).rstrip("\n")) + "\n"
 
     return write_escaped
