@@ -155,7 +155,7 @@ def test_a_text_that_a_message_of_ours_quotes_is_on_its_line_and_a_summary_keeps
     assert shown.count("\n") == 1
     assert shown.count("\\nverdict: fine") == 2
     assert format_record("hf_finetune.reporting", "%s", "a\nb", **OF_LINES) == "a\nb"
-    assert format_record("transformers", "%s", "a\nb") == "a\nb"
+    assert format_record("transformers", "%s", "a\nb") == "a\n    b"  # no line of a library looks like one of ours
     train = {"train": {}, "evaluation": {"test": {"loss": 1.0, "fitted": {"words": [NAME]}}}}
     assert not any(line.startswith("verdict") for line in format_summary(train, NAME).split("\n"))
 
