@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from saved_records import put_records
 
 from hf_finetune.config import Run, build_run
 from hf_finetune.errors import ConfigError, FinetuneError
@@ -26,7 +27,7 @@ def run(tmp_path: Path) -> Run:
     values = {"model": model, "data": data, "output_dir": str(tmp_path / "run")}
     checkpoint = tmp_path / "run" / "checkpoint-4"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 4, "max_steps": 9}))
+    put_records(checkpoint, 4, 9)
     seal(checkpoint, {"step": 4, "run_id": "one"})
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(MANIFEST))
     return build_run(values, "continued_pretraining")

@@ -5,7 +5,6 @@ run_folder      a run folder claimed, begun and finished
 resuming        a run typed again: finished, or gone on with
 run_log         log.jsonl, read while it is written
 liveness        whether a run is at work
-record_kinds    of which kind the values of those files are
 run_record      any Trainer's folder, read as far as it got
 verdict         whether the model is better than its base, or than guessing, in one sentence
 summary         the last lines of a run's log

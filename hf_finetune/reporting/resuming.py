@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from hf_finetune.folders import (
     REPORT,
     RESUME,
     RUN_FILE,
-    TRAINER_STATE,
     find_earlier_run,
     is_run_folder,
     list_checkpoints,
@@ -25,10 +23,13 @@ from hf_finetune.folders import (
     read_manifest,
     read_run_id,
 )
+from hf_finetune.folders.checkpoint_records import read_progress
 from hf_finetune.folders.checkpoints import (
+    find_doubts,
     find_faults,
     find_foreign,
     find_verified,
+    get_step,
     list_numbered,
     list_sealed,
     read_seal,
@@ -106,11 +107,11 @@ def find_resumed(output_dir: str, resume: Resume) -> Resumed:
         return Resumed(None, begun if is_run_folder(folder) else None)
     if isinstance(resume, str) and resume != AUTO:
         named = _find_named(folder, resume)
-        if faults := find_foreign(named, read_run_id(folder)) or find_faults(named):
+        if faults := find_foreign(named, read_run_id(folder)) or find_doubts(named):
             remedy = "name another, or leave it out for the newest"
-            raise ConfigError(Problem(f"{resume} {faults[0]}", remedy, key=RESUME))
+            raise ConfigError([Problem(f"{resume} {fault}", remedy, key=RESUME) for fault in faults])
         return Resumed(str(named), _describe(folder, named, {}))
-    found, passed = find_verified(folder, run_id=read_run_id(folder) or _find_only_id(folder))
+    found, passed = find_verified(folder, run_id=read_run_id(folder) or _find_only_id(folder), look=find_doubts)
     if found is None:
         _refuse_all({folder / name: fault for name, fault in passed.items()})
     return Resumed(str(found), _describe(folder, found, passed))
@@ -127,7 +128,7 @@ def read_planned_steps(output_dir: str) -> int | None:
     report = read_finished(Path(output_dir)) or {}
     planned = report.get("train", {}).get("max_steps")
     for checkpoint in [] if planned else list_checkpoints(Path(output_dir))[-1:]:
-        planned = _read_state(checkpoint).get("max_steps")
+        planned = read_progress(checkpoint).get("max_steps")
     return planned if isinstance(planned, int) else None
 
 
@@ -152,9 +153,7 @@ def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO
     if _is_newer(folder / REPORT, folder / MANIFEST):
         return f"the run is complete, its report is {folder / 'report.html'}"
     if whole := list_checkpoints(folder):
-        state = _read_state(whole[-1])
-        kept = f"{whole[-1]} is kept, step {state.get('global_step')} of {state.get('max_steps')}"
-        return f"{kept}; go on with: {shell_line(words)}"
+        return f"{whole[-1]} is kept, {_describe_step(whole[-1])}; go on with: {shell_line(words)}"
     kept = "nothing is kept, no checkpoint had been saved (train.save_strategy, train.save_steps)"
     if any(_is_newer(folder / weights, folder / MANIFEST) for weights in WEIGHTS):
         kept = f"{output_dir} keeps the trained model, which was not measured yet"
@@ -219,9 +218,13 @@ def _find_only_id(folder: Path) -> str | None:
     return next(iter(owners), None)
 
 
+def _describe_step(checkpoint: Path) -> str:
+    planned = read_progress(checkpoint).get("max_steps")
+    return f"step {get_step(checkpoint)}" + ("" if planned is None else f" of {planned}")
+
+
 def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
-    state = _read_state(checkpoint)
-    said = [f"goes on from {checkpoint}, step {state.get('global_step')} of {state.get('max_steps')}"]
+    said = [f"goes on from {checkpoint}, {_describe_step(checkpoint)}"]
     if read_finished(folder) and (lost := find_lost_weights(folder)):
         said.append(f"the run had come to its end, and {lost}: the model is written again")
     said += [f"{name} is passed over ({fault})" for name, fault in passed.items()]
@@ -230,11 +233,3 @@ def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
         what = "data and model" if (folder / RUN_FILE).is_file() else "data, model and settings"
         said.append(f"{lost} is written anew: {what} are compared with nothing")
     return "; ".join(said)
-
-
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return state if isinstance(state, dict) else {}

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.files import is_of_kernel
 from hf_finetune.folders import LOG, LOG_FORMAT
+from hf_finetune.folders.record_kinds import is_amount
 from hf_finetune.metric_info import parse_number
 
 # A log of 300,000 lines is read in some seconds, and in half a GiB.
@@ -64,7 +65,7 @@ class RunLog:
             return "is no line of a log: it was damaged, or is longer than 1 MiB"
         if "log" in value:
             return self._take_head(value)
-        if not is_step(value.get("step")):
+        if not is_amount(value.get("step")):
             return "is no line of a log: it has no step"
         if isinstance(value.get("sample"), dict):
             self.samples.append((value["step"], value["sample"]))
@@ -81,7 +82,7 @@ class RunLog:
         return None
 
     def _take_head(self, head: JsonObject) -> str | None:
-        self.max_steps = head["max_steps"] if is_step(head.get("max_steps")) else None
+        self.max_steps = head["max_steps"] if is_amount(head.get("max_steps")) else None
         self.began = parse_number(head.get("time"))
         if head["log"] == LOG_FORMAT:
             return None
@@ -151,11 +152,6 @@ def read_log(folder: Path) -> RunLog:
     reader = LogReader(folder)
     reader.read()
     return reader.log
-
-
-def is_step(value: Any) -> bool:
-    """Whether a value of a log can be the number of a step."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def parse_entry(entry: Mapping[str, Any]) -> dict[str, float]:

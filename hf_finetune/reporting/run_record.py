@@ -23,11 +23,11 @@ from hf_finetune.folders import (
     TRAINER_STATE,
     list_checkpoints,
 )
+from hf_finetune.folders.record_kinds import MANIFEST_KINDS, REPORT_KINDS, find_wrong_kinds, is_amount, parse_record
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.liveness import goes_beyond, seems_alive
-from hf_finetune.reporting.record_kinds import MANIFEST_KINDS, REPORT_KINDS, find_wrong_kinds, parse_record
-from hf_finetune.reporting.run_log import RunLog, is_point, is_step, parse_entry, read_log
+from hf_finetune.reporting.run_log import RunLog, is_point, parse_entry, read_log
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, f
     entries = holder[key]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(_make_file_problem(path, f"{key} is no list of log entries"))
-    without = [index for index, entry in enumerate(entries, start=1) if not is_step(entry.get("step"))]
+    without = [index for index, entry in enumerate(entries, start=1) if not is_amount(entry.get("step"))]
     if without:
         raise DataError(_make_file_problem(path, f"entry {without[0]} of {key} has no step"))
     return [entry for entry in map(parse_entry, entries) if is_point(entry)]
