@@ -19,6 +19,7 @@ from typing import Any
 from hf_finetune.folders.encoded_state import decode_state
 from hf_finetune.folders.ownership import TRAINER_STATE
 from hf_finetune.folders.record_kinds import (
+    MAX_RECORD_BYTES,
     SEEN,
     STATE_KINDS,
     TRAINER_STATE_KINDS,
@@ -29,8 +30,6 @@ from hf_finetune.folders.record_kinds import (
 )
 
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
-# A log of 900,000 entries, the random states of 10,000 processes: three times what log.jsonl may have.
-MAX_RECORD_BYTES = 2**28
 MAX_FAULTS = 100
 
 _TRAINER_NEEDS = ("global_step", "max_steps", "epoch", "log_history", "stateful_callbacks")

@@ -32,10 +32,13 @@ REPORT_KINDS = {
     "samples": _LIST,
     "settings.card": _OBJECT,
     "settings.card.datasets": _LIST,
-    "settings.train.warmup_steps": _FIGURE,
+    "settings.train": _OBJECT,
+    **dict.fromkeys(("settings.train.warmup_steps", "settings.train.max_steps"), _FIGURE),
+    "settings.train.num_train_epochs": _FIGURE,
     "data.*.rows": _FIGURE,
     "parameters.*": _COUNT,
-    **dict.fromkeys(("train.steps", "train.seen.*"), _COUNT),
+    **dict.fromkeys(("train.steps", "train.seen.*"), _AMOUNT),
+    "train.max_steps": _AMOUNT_OR_NULL,
     **dict.fromkeys(("train.epochs", "train.runtime_s", "train.tokens_per_s", "train.energy.watt_hours"), _FIGURE),
     **dict.fromkeys(("evaluation.*", "evaluation.*.per_class", "evaluation.*.per_class.*"), _OBJECT),
     **dict.fromkeys(("evaluation.*.baselines", "evaluation.*.baselines.*"), _OBJECT),
@@ -45,14 +48,22 @@ REPORT_KINDS = {
 MANIFEST_KINDS = {
     "data": _OBJECT,
     "data.files": _OBJECTS,
+    **dict.fromkeys(("data.files.*.path", "data.files.*.sha256", "data.splits.*.sha256"), _TEXT),
     "data.splits": _OBJECT,
     "data.splits.*": _OBJECT,
     "data.overlap": _OBJECT,
     "data.overlap.*": _OBJECT,
+    **dict.fromkeys(("model", "model.tokenizer", "model.adapter"), _OBJECT_OR_NULL),
+    **dict.fromkeys(("model.name", "model.revision", "model.*.name", "model.*.revision"), _TEXT_OR_NULL),
     "versions": _OBJECT,
     "versions.*": _TEXT,
+    "run_id": _TEXT_OR_NULL,
+    "processes": _AMOUNT,
+    "changes": _OBJECTS,
+    **dict.fromkeys(("changes.*.from", "changes.*.key", "changes.*.kind"), _TEXT),
+    "files": _OBJECT,
 }
-# checkpoint.json.
+# checkpoint.json, which has its own sum in it.
 SEAL_KINDS = {
     "step": _AMOUNT,
     "run_id": _TEXT_OR_NULL,
@@ -113,6 +124,8 @@ _LONGEST_NUMBER = 19
 
 # Up to which a float of JavaScript, and of a chart, tells one step from the next.
 LARGEST_AMOUNT = 2**53
+# A log of 900,000 entries, the random states of 10,000 processes: three times what log.jsonl may have.
+MAX_RECORD_BYTES = 2**28
 _MOST_LEVELS = 64
 _LONGEST_KEY = 80
 
@@ -128,7 +141,7 @@ def read_record(path: Path, most: int) -> Any:
         raise ValueError(f"has {size:,} bytes, more than {most:,}")
     try:
         return parse_record(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise ValueError("is torn, or no JSON") from problem
 
 
@@ -141,7 +154,7 @@ def parse_record(text: str) -> Any:
     try:
         value = json.loads(text, parse_int=_parse_int)
     except RecursionError as problem:
-        raise ValueError("it is nested too deep") from problem
+        raise ValueError("is nested too deep") from problem
     _check_levels(value)
     return value
 
@@ -152,7 +165,7 @@ def _check_levels(value: Any) -> None:
     while level := [each for holder in level for each in _list_holders(holder)]:
         depth += 1
         if depth > _MOST_LEVELS:
-            raise ValueError("it is nested too deep")
+            raise ValueError("is nested too deep")
 
 
 def _list_holders(holder: Any) -> list[Any]:
@@ -162,7 +175,7 @@ def _list_holders(holder: Any) -> list[Any]:
 
 def _parse_int(digits: str) -> int:
     if len(digits.lstrip("-")) > _LONGEST_NUMBER:
-        raise ValueError("an integer of more than 64 bits")
+        raise ValueError("has an integer of more than 64 bits")
     return int(digits)
 
 

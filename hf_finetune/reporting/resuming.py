@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date as calendar_date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +35,7 @@ from hf_finetune.folders.checkpoints import (
     list_sealed,
     read_seal,
 )
+from hf_finetune.folders.record_kinds import is_amount
 from hf_finetune.folders.weights import find_lost_weights
 from hf_finetune.shell import shell_line
 
@@ -43,6 +45,8 @@ Resume = str | bool
 """`train.resume_from_checkpoint`: `auto`, true, false, or a checkpoint."""
 BEGIN = f"leave {RESUME} out to begin the run"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+# More than any machine has: asked for as many, the system would end the process.
+MOST_THREADS = 4096
 DEFAULT_EPOCHS = 3.0
 """`TrainingArguments.num_train_epochs`."""
 
@@ -135,13 +139,16 @@ def read_planned_steps(output_dir: str) -> int | None:
 def read_threads(output_dir: str) -> int | None:
     """How many threads a process of the run began with, by its manifest; None where that does not say."""
     threads = read_manifest(Path(output_dir)).get("threads")
-    return threads if isinstance(threads, int) and threads > 0 else None
+    return threads if is_amount(threads) and 0 < threads <= MOST_THREADS else None
 
 
 def read_template_date(output_dir: str) -> str | None:
     """The day that the chat template of the run was told, by its manifest; None where that does not say."""
     date = read_manifest(Path(output_dir)).get("template_date")
-    return date if isinstance(date, str) else None
+    try:
+        return None if date is None else str(calendar_date.fromisoformat(date))
+    except (TypeError, ValueError):
+        return None
 
 
 def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO) -> str:

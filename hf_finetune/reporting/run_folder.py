@@ -91,21 +91,23 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a resumed run would read other data, split it differently, or start from another model."""
-    if changed := _describe_changed_files(began["data"]["files"], now["data"]["files"]):
+    if changed := _describe_changed_files(began.get("data", {}).get("files", []), now["data"]["files"]):
         raise DataError(changed)
-    names = [of["data"].get("labels", {}) for of in (began, now)]
+    names = [of.get("data", {}).get("labels", {}) for of in (began, now)]
     if names[0] != names[1]:
         what = "is not what it was when the run began"
         remedy = "set it as it was (see run.yaml), or start a new run in another output_dir"
         raise DataError(Problem(what, remedy, key="data.labels"))
-    rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
+    rows = [
+        {name: each.get("sha256") for name, each in of.get("data", {}).get("splits", {}).items()} for of in (began, now)
+    ]
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"
         raise DataError(Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data"))
     for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer"), ("model.adapter", "adapter")):
         one, other = (_get_source(each, model) for each in (began, now))
         if one is not None and _get_identity(one) != _get_identity(other or {}):
-            what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
+            what = f"the {model} is not the one that the run began with ({one.get('revision') or 'its files differ'})"
             put = "name that commit in model.revision, or put its files back"
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
 
@@ -129,6 +131,7 @@ def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
 
 def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[Problem]:
     """Name the files that only one of two manifests has, by name and sha256: wherever they are, and however often."""
+    before = [each for each in before if {"path", "sha256"} <= each.keys()]
     # Two files may have one name where their folders are not shown, so that a dict of names would lose one.
     counts = [Counter((Path(file["path"]).name, file["sha256"]) for file in files) for files in (before, after)]
     differ = {file for file in counts[0] | counts[1] if counts[0][file] != counts[1][file]}
@@ -155,7 +158,11 @@ def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
 def _get_identity(source: dict[str, Any]) -> tuple[Any, ...]:
     """What identifies a model: the file hashes of a local folder, whatever its path; name and commit on the Hub."""
     files = source.get("sha256")
-    return ("folder", sorted(files.items())) if files else (source.get("name"), source.get("revision"))
+    return (
+        ("folder", sorted(files.items(), key=str))
+        if isinstance(files, dict) and files
+        else (source.get("name"), source.get("revision"))
+    )
 
 
 def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any] | None = None) -> None:

@@ -24,14 +24,13 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
 from hf_finetune.folders.checkpoint_records import (
-    MAX_RECORD_BYTES,
     STATE,
     STATE_TENSORS,
     find_record_faults,
 )
 from hf_finetune.folders.checkpoints import read_seal
 from hf_finetune.folders.encoded_state import DICT, decode_state
-from hf_finetune.folders.record_kinds import read_record
+from hf_finetune.folders.record_kinds import MAX_RECORD_BYTES, read_record
 from hf_finetune.training.checkpoints.codec import encode_state
 from hf_finetune.training.checkpoints.likeness import check_optimizer, is_like
 from hf_finetune.training.checkpoints.random_state import restore_random_state
