@@ -151,7 +151,7 @@ def find_foreign(checkpoint: Path, run_id: str | None) -> list[str]:
     found = (read_seal(checkpoint) or {}).get("run_id")
     if run_id is None or found is None or found == run_id:
         return []
-    return [f"is of another run: {found}, and not {run_id}"]
+    return [f"is of another run: {show_key(found)}, and not {show_key(run_id)}"]
 
 
 def list_numbered(folder: Path) -> list[Path]:

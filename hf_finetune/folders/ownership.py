@@ -48,6 +48,8 @@ TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
 LOG_FORMAT = 1
+# A log of 300,000 lines is read in some seconds, and in half a GiB.
+MAX_LOG_BYTES = 2**26
 NON_FINITE = "nonfinite.json"
 # What a run of ours writes of itself, beside its checkpoints, its model and the model's card.
 RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", ROW_SCORES, ROW_PRINTS, REJECTED_LINES)

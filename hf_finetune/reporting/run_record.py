@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +85,8 @@ class RunRecord:
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
     ended: str | None = None
     """What has ended the training of an unfinished run, by its name, if that could still be said."""
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `get_curve` has made of `history`, which pages and findings ask for dozens of times."""
 
     @property
     def ended_by(self) -> str | None:
@@ -156,8 +158,10 @@ def get_selection_metric(run: RunRecord) -> str | None:
 def get_curve(run: RunRecord, name: str) -> list[tuple[int, float]]:
     """(step, value) of each history entry that has `name`, sorted by step; the last entry of a step counts."""
     # A resumed run logs steps again: [{"step": 9, "loss": 2.0}, {"step": 9, "loss": 1.9}] -> [(9, 1.9)].
-    values = {int(entry["step"]): entry[name] for entry in run.history if name in entry}
-    return sorted(values.items())
+    if name not in run.curves:
+        values = {int(entry["step"]): entry[name] for entry in run.history if name in entry}
+        run.curves[name] = sorted(values.items())
+    return list(run.curves[name])
 
 
 def _read_report(folder: Path) -> JsonObject:
