@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         find_run_id,
         get_resume,
         read_planned_steps,
+        read_reached,
         read_template_date,
         read_threads,
     )
@@ -99,6 +100,7 @@ __all__ = [
     "make_run_names",
     "open_manifest",
     "read_planned_steps",
+    "read_reached",
     "read_run",
     "read_template_date",
     "read_threads",

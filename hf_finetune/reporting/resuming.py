@@ -136,6 +136,12 @@ def read_planned_steps(output_dir: str) -> int | None:
     return planned if isinstance(planned, int) else None
 
 
+def read_reached(checkpoint: str) -> dict[str, float]:
+    """How far a checkpoint is, `step` and `epoch`; {} where it does not say."""
+    state = read_progress(Path(checkpoint))
+    return {"step": state["global_step"], "epoch": state["epoch"]} if state else {}
+
+
 def read_threads(output_dir: str) -> int | None:
     """How many threads a process of the run began with, by its manifest; None where that does not say."""
     threads = read_manifest(Path(output_dir)).get("threads")
