@@ -27,6 +27,7 @@ from hf_finetune.config.sections import (
 from hf_finetune.config.validation.hf_settings import build_lora_section, build_train_section
 from hf_finetune.errors import ConfigError
 from hf_finetune.folders.record_kinds import show_key
+from hf_finetune.privacy import escape_control_characters
 
 Kind = Literal["safe", "schedule", "unsafe", "fixed", "content"]
 """`safe` goes on, `schedule` and `unsafe` where they are allowed (a longer run always), `fixed` never; `content` is
@@ -157,7 +158,6 @@ def find_changes(before: Mapping[str, Any], run: Run, planned: int | None, *, sa
         except KeyError:
             # Of another version, or of nobody: `now` has none that is unknown.
             kind, words = "safe", "is no setting of this version, and is left out"
-            key = show_key(key)
         if key in OF_THE_MACHINE and not same_machine:
             kind, words = "safe", "is that of this machine, so that the figures differ in their last digits"
         elif kind == "schedule" and stateful and key.split(".")[-1] in _HELD_BY_THE_SCHEDULE:
@@ -165,7 +165,7 @@ def find_changes(before: Mapping[str, Any], run: Run, planned: int | None, *, sa
         elif _is_longer(key, before_it, now, planned):
             words = LONGER
         if kind != "content":
-            changes.append(Change(key, before_it, now, kind, words))
+            changes.append(Change(show_key(key), before_it, now, kind, words))
     return changes
 
 
@@ -247,4 +247,6 @@ def _show(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else format_value(value)
     except (TypeError, ValueError):  # a day, or a number of thousands of digits
         text = format_value(value)
+    # Before it is cut: an escape may be ten times as long as what it stands for.
+    text = escape_control_characters(text)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -181,8 +181,9 @@ def _parse_int(digits: str) -> int:
 
 def show_key(key: str) -> str:
     """Show the name of what stands in a record, which may be of any length and any characters."""
-    shown = key if len(key) <= _LONGEST_KEY else f"{key[: _LONGEST_KEY - 3]}..."
-    return escape_control_characters(shown.encode("utf-8", "backslashreplace").decode())
+    # Before it is cut: an escape may be ten times as long as what it stands for.
+    shown = escape_control_characters(key[:_LONGEST_KEY].encode("utf-8", "backslashreplace").decode())
+    return shown if len(shown) <= _LONGEST_KEY and len(key) <= _LONGEST_KEY else f"{shown[: _LONGEST_KEY - 3]}..."
 
 
 def find_wrong_kinds(record: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterator[str]:

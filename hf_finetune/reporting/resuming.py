@@ -166,7 +166,8 @@ def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO
     if _is_newer(folder / REPORT, folder / MANIFEST):
         return f"the run is complete, its report is {folder / 'report.html'}"
     if whole := list_checkpoints(folder):
-        return f"{whole[-1]} is kept, {_describe_step(whole[-1])}; go on with: {shell_line(words)}"
+        kept = f"{whole[-1]} is kept, step {get_step(whole[-1])} of {_show_planned(whole[-1])}"
+        return f"{kept}; go on with: {shell_line(words)}"
     kept = "nothing is kept, no checkpoint had been saved (train.save_strategy, train.save_steps)"
     if any(_is_newer(folder / weights, folder / MANIFEST) for weights in WEIGHTS):
         kept = f"{output_dir} keeps the trained model, which was not measured yet"
@@ -231,13 +232,13 @@ def _find_only_id(folder: Path) -> str | None:
     return next(iter(owners), None)
 
 
-def _describe_step(checkpoint: Path) -> str:
+def _show_planned(checkpoint: Path) -> str:
     planned = read_progress(checkpoint).get("max_steps")
-    return f"step {get_step(checkpoint)}" + ("" if planned is None else f" of {planned}")
+    return "an unknown number" if planned is None else str(planned)
 
 
 def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
-    said = [f"goes on from {checkpoint}, {_describe_step(checkpoint)}"]
+    said = [f"goes on from {checkpoint}, step {get_step(checkpoint)} of {_show_planned(checkpoint)}"]
     if read_finished(folder) and (lost := find_lost_weights(folder)):
         said.append(f"the run had come to its end, and {lost}: the model is written again")
     said += [f"{name} is passed over ({fault})" for name, fault in passed.items()]

@@ -28,12 +28,16 @@ from hf_finetune.folders import (
 )
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder
 from hf_finetune.folders.opened import Opened, forget, recall, remember
+from hf_finetune.folders.record_kinds import show_key
 from hf_finetune.privacy import redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
 
 logger = logging.getLogger(__name__)
+
+# Of the packages that a run names; a manifest of others may name any number.
+MOST_VERSIONS = 30
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer"), ("model.adapter", "adapter")):
         one, other = (_get_source(each, model) for each in (began, now))
         if one is not None and _get_identity(one) != _get_identity(other or {}):
-            what = f"the {model} is not the one that the run began with ({one.get('revision') or 'its files differ'})"
+            what = f"the {model} is not the one that the run began with ({_name_revision(one)})"
             put = "name that commit in model.revision, or put its files back"
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
 
@@ -116,9 +120,9 @@ def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Warn where a run goes on under other versions, on another machine or with other processes than it began with."""
     versions = [of.get("versions", {}) for of in (began, now)]
     changed = [
-        f"{name} {versions[0][name]} -> {versions[1].get(name, 'none')}"
-        for name in versions[0]
-        if versions[0][name] != versions[1].get(name)
+        f"{show_key(name)} {show_key(before)} -> {versions[1].get(name, 'none')}"
+        for name, before in list(versions[0].items())[:MOST_VERSIONS]
+        if before != versions[1].get(name)
     ]
     if began.get("processes", now.get("processes")) != now.get("processes"):
         changed.append(f"processes {began['processes']} -> {now['processes']}")
@@ -146,13 +150,17 @@ def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, 
             remedy = "put it back as it was, or start a new run in another output_dir"
             if not (then and now):
                 remedy = "name the files of data as they were (see run.yaml), or start a new run in another output_dir"
-            problems[file["path"]] = Problem(what, remedy, file["path"])
+            problems[file["path"]] = Problem(what, remedy, show_key(file["path"]))
     return list(problems.values())
 
 
 def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
     source: dict[str, Any] | None = manifest.get("model")
     return source.get(model) if source is not None and model != "model" else source
+
+
+def _name_revision(source: dict[str, Any]) -> str:
+    return show_key(source.get("revision") or "its files differ")
 
 
 def _get_identity(source: dict[str, Any]) -> tuple[Any, ...]:

@@ -102,7 +102,7 @@ def test_a_key_that_another_version_of_transformers_writes_is_named_before_trans
 def tries(request: pytest.FixtureRequest) -> settings:
     asked = request.config.getoption("--attacks")
     suite = settings(max_examples=12, derandomize=True)
-    drawn = settings(max_examples=asked, derandomize=False, database=None, print_blob=True) if asked else suite
+    drawn = settings(max_examples=asked // 4, derandomize=False, database=None, print_blob=True) if asked else suite
     return settings(drawn, suppress_health_check=list(HealthCheck), deadline=None)
 
 
