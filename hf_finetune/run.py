@@ -114,7 +114,7 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     checkpoint = choose_checkpoint(run, first=args.process_index == 0, broadcast=broadcast_object_list)
     args.resume_from_checkpoint = checkpoint
     if args.process_index == 0:
-        say_changes(changes)
+        say_changes(changes, checkpoint)
     run = _fix_date(pin_revision(_with_train(run, resume_from_checkpoint=None)), resume=checkpoint is not None)
     if LAUNCHER not in os.environ:  # which has said so
         say_folder_outside(run.output_dir)

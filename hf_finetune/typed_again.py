@@ -23,6 +23,7 @@ from hf_finetune.reporting import (
     find_resumed,
     get_resume,
     read_planned_steps,
+    read_reached,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,10 +99,19 @@ def record_changes(run: Run, checkpoint: str) -> list[dict[str, Any]]:
     return [*before, *now]
 
 
-def say_changes(changes: list[Change]) -> None:
-    """Say what has changed since the run began, a line each."""
+def say_changes(changes: list[Change], checkpoint: str | None) -> None:
+    """Say what has changed since the run began, a line each, and where it is beyond its new end already."""
     for change in changes:
         logger.warning("%s", change)
+    reached = read_reached(checkpoint) if checkpoint else {}
+    steps = next((each.new for each in changes if each.key == "train.max_steps" and each.new > 0), None)
+    epochs = next((each.new for each in changes if each.key == "train.num_train_epochs"), None)
+    if steps is not None and reached.get("step", 0) > steps:
+        what = "the run is beyond train.max_steps already, at step %d: no step is taken, and it ends with its %d steps"
+        logger.warning(what, reached["step"], reached["step"])
+    elif steps is None and epochs is not None and reached.get("epoch", 0) > epochs:
+        what = "the run is beyond train.num_train_epochs already, at epoch %.4g: no step is taken, and it ends there"
+        logger.warning(what, reached["epoch"])
 
 
 def _compare(run: Run) -> list[Change]:

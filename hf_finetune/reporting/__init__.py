@@ -5,7 +5,6 @@ run_folder      a run folder claimed, begun and finished
 resuming        a run typed again: finished, or gone on with
 run_log         log.jsonl, read while it is written
 liveness        whether a run is at work
-record_kinds    of which kind the values of those files are
 run_record      any Trainer's folder, read as far as it got
 verdict         whether the model is better than its base, or than guessing, in one sentence
 summary         the last lines of a run's log
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         find_run_id,
         get_resume,
         read_planned_steps,
+        read_reached,
         read_template_date,
         read_threads,
     )
@@ -103,6 +103,7 @@ __all__ = [
     "make_run_names",
     "open_manifest",
     "read_planned_steps",
+    "read_reached",
     "read_run",
     "read_template_date",
     "read_threads",

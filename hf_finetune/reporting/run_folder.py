@@ -28,12 +28,16 @@ from hf_finetune.folders import (
 )
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder
 from hf_finetune.folders.opened import Opened, forget, recall, remember
+from hf_finetune.folders.record_kinds import show_key
 from hf_finetune.privacy import OF_LINES, redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
 
 logger = logging.getLogger(__name__)
+
+# Of the packages that a run names; a manifest of others may name any number.
+MOST_VERSIONS = 30
 
 
 @dataclass(frozen=True)
@@ -98,24 +102,27 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a resumed run would read other data, split it differently, or start from another model."""
-    if changed := _describe_changed_files(began["data"]["files"], now["data"]["files"]):
+    before, after = _list_files(began), _list_files(now)
+    if changed := _describe_changed_files(before, after):
         raise DataError(changed)
-    if _are_renamed_and_reordered(began["data"]["files"], now["data"]["files"]):
+    if _are_renamed_and_reordered(before, after):
         what = "the files have other names, by which they are read in another order than when the run began"
         raise DataError(Problem(what, "name them in the order of run.yaml", key="data"))
-    names = [of["data"].get("labels", {}) for of in (began, now)]
+    names = [of.get("data", {}).get("labels", {}) for of in (began, now)]
     if names[0] != names[1]:
         what = "is not what it was when the run began"
         remedy = "set it as it was (see run.yaml), or start a new run in another output_dir"
         raise DataError(Problem(what, remedy, key="data.labels"))
-    rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
+    rows = [
+        {name: each.get("sha256") for name, each in of.get("data", {}).get("splits", {}).items()} for of in (began, now)
+    ]
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"
         raise DataError(Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data"))
     for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer"), ("model.adapter", "adapter")):
         one, other = (_get_source(each, model) for each in (began, now))
         if one is not None and _get_identity(one) != _get_identity(other or {}):
-            what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
+            what = f"the {model} is not the one that the run began with ({_name_revision(one)})"
             put = "name that commit in model.revision, or put its files back"
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
 
@@ -124,9 +131,9 @@ def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Warn where a run goes on under other versions, on another machine or with other processes than it began with."""
     versions = [of.get("versions", {}) for of in (began, now)]
     changed = [
-        f"{name} {versions[0][name]} -> {versions[1].get(name, 'none')}"
-        for name in versions[0]
-        if versions[0][name] != versions[1].get(name)
+        f"{show_key(name)} {show_key(before)} -> {versions[1].get(name, 'none')}"
+        for name, before in list(versions[0].items())[:MOST_VERSIONS]
+        if before != versions[1].get(name)
     ]
     if began.get("processes", now.get("processes")) != now.get("processes"):
         changed.append(f"processes {began['processes']} -> {now['processes']}")
@@ -153,8 +160,13 @@ def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, 
             remedy = "put it back as it was, or start a new run in another output_dir"
             if not (then and now):
                 remedy = "name the files of data as they were (see run.yaml), or start a new run in another output_dir"
-            problems[file["path"]] = Problem(what, remedy, file["path"])
+            problems[file["path"]] = Problem(what, remedy, show_key(file["path"]))
     return list(problems.values())
+
+
+def _list_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The data files of a manifest; one of others may have entries without a name or a sum."""
+    return [each for each in manifest.get("data", {}).get("files", []) if {"path", "sha256"} <= each.keys()]
 
 
 def _are_renamed_and_reordered(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
@@ -169,10 +181,18 @@ def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
     return source.get(model) if source is not None and model != "model" else source
 
 
+def _name_revision(source: dict[str, Any]) -> str:
+    return show_key(source.get("revision") or "its files differ")
+
+
 def _get_identity(source: dict[str, Any]) -> tuple[Any, ...]:
     """What identifies a model: the file hashes of a local folder, whatever its path; name and commit on the Hub."""
     files = source.get("sha256")
-    return ("folder", sorted(files.items())) if files else (source.get("name"), source.get("revision"))
+    return (
+        ("folder", sorted(files.items(), key=str))
+        if isinstance(files, dict) and files
+        else (source.get("name"), source.get("revision"))
+    )
 
 
 def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any] | None = None) -> None:

@@ -1,7 +1,8 @@
 """Mutated model folders, run files, rows, templates and cards, through the commands that read them.
 
 Whatever stands in a file, a command ends with one of its exit codes: no traceback, at most 10 s and 1 GiB, and nothing
-changed but what it writes. `make attack` draws 2,000 of each of the five kinds; the suite a few, the same in every run.
+changed but what it writes. `make attack` draws 2,000 of each of the five kinds, and as many of checkpoints
+and of a run's records in the files beside; the suite a few, the same in every run.
 """
 
 from __future__ import annotations
