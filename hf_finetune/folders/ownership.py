@@ -16,6 +16,7 @@ from hf_finetune.folders.opened import recall
 from hf_finetune.folders.record_kinds import (
     MANIFEST_KINDS,
     MAX_RECORD_BYTES,
+    PUSHED_KINDS,
     REPORT_KINDS,
     SEAL_KINDS,
     find_wrong_kinds,
@@ -135,7 +136,7 @@ def is_run_folder(folder: Path) -> bool:
 
 def read_pushed(folder: Path) -> dict[str, Any]:
     """Where a finished run was pushed to, with the sha256 of the report that went along; {} where it was not."""
-    return _read_object(folder / PUSHED)
+    return _read_object(folder / PUSHED, PUSHED_KINDS)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -63,6 +63,8 @@ MANIFEST_KINDS = {
     **dict.fromkeys(("changes.*.from", "changes.*.key", "changes.*.kind"), _TEXT),
     "files": _OBJECT,
 }
+# pushed.json of a finished run.
+PUSHED_KINDS = dict.fromkeys(("repo_id", "report_sha256", "commit"), _TEXT)
 # checkpoint.json, which has its own sum in it.
 SEAL_KINDS = {
     "step": _AMOUNT,
@@ -114,6 +116,7 @@ STATE_KINDS = {
     **dict.fromkeys(("callbacks.TrainingGuard", "callbacks.TrainingGuard.watch"), _OBJECT),
     "callbacks.TrainingGuard.skipped": _OBJECTS,
     **dict.fromkeys(("callbacks.TrainingGuard.watch.first", "callbacks.TrainingGuard.watch.recent"), _VALUES),
+    "callbacks.TrainingGuard.watch.highest": _VALUE,
     "callbacks.TrainingGuard.watch.had_gradient": _FLAG,
     "callbacks.TrainingGuard.watch.in_a_row": _OBJECT,
     "callbacks.TrainingGuard.watch.in_a_row.*": _AMOUNT,
