@@ -73,6 +73,7 @@ from hf_finetune.training import (
 )
 from hf_finetune.typed_again import (
     ALLOW_CHANGED,
+    check_not_moved,
     check_processes,
     check_typed_again,
     choose_checkpoint,
@@ -98,7 +99,9 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     where `hub:` asks for a push that the Hub would refuse.
     """
     allow_changed = ALLOW_CHANGED in argv
-    run = load_run([each for each in argv if each != ALLOW_CHANGED], recipe)
+    argv = [each for each in argv if each != ALLOW_CHANGED]
+    run = load_run(argv, recipe)
+    check_not_moved(argv, run)
     resume = get_resume(run.train)
     pushes = run.hub is not None
     unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words(), resume, pushes=pushes))

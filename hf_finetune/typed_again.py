@@ -1,5 +1,6 @@
 """A run that is typed again: finished, gone on with or begun, and what of it has been changed since it began.
 
+check_not_moved     by a run file that lies in a run folder
 check_typed_again   what the folder says without reading a checkpoint: before torch is imported, too
 check_processes     as soon as their number is known
 choose_checkpoint   the one that all processes go on from
@@ -9,13 +10,14 @@ record_changes      for the manifest
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.config import Change, Run, find_changes, read_settings
 from hf_finetune.environment import describe_machine
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
-from hf_finetune.folders import RUN_FILE, describe_finished, list_numbered, read_manifest
+from hf_finetune.folders import RUN_FILE, describe_finished, is_run_folder, list_numbered, read_manifest
 from hf_finetune.reporting import (
     Resumed,
     check_resumable,
@@ -25,11 +27,27 @@ from hf_finetune.reporting import (
     read_planned_steps,
     read_reached,
 )
+from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
 
 ALLOW_CHANGED = "--allow-changed"
 ELSEWHERE = "put it back, or name another output_dir"
+
+
+def check_not_moved(argv: Sequence[str], run: Run) -> None:
+    """Raise `ConfigError` where the run file in `argv` lies in a run folder, and says that the run is in another.
+
+    The folder was moved or copied, or is named from another working folder: the run would begin anew where it was.
+    """
+    file = Path(argv[0])
+    if file.name != RUN_FILE or any(word.startswith("output_dir=") for word in argv[1:]):
+        return
+    if not is_run_folder(file.parent) or file.parent.resolve() == Path(run.output_dir).resolve():
+        return
+    what = f"{file} says that its run is in {run.output_dir}, where it was, or is from another working folder"
+    remedy = f"add output_dir={shell_path(file.parent)} to go on with this one, or name the folder of a new run"
+    raise ConfigError(Problem(what, remedy, key="output_dir"))
 
 
 def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:

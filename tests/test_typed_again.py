@@ -13,7 +13,7 @@ from hf_finetune.config import Change, Run, build_run
 from hf_finetune.errors import ConfigError, FinetuneError
 from hf_finetune.folders.checkpoints import seal
 from hf_finetune.reporting import open_manifest
-from hf_finetune.typed_again import check_processes, check_typed_again, choose_checkpoint, say_changes
+from hf_finetune.typed_again import check_not_moved, check_processes, check_typed_again, choose_checkpoint, say_changes
 
 MANIFEST = {"data": {"files": []}, "versions": {"torch": "2.12.0"}, "launch": "x", "run_id": "one", "processes": 2}
 
@@ -31,6 +31,20 @@ def run(tmp_path: Path) -> Run:
     seal(checkpoint, {"step": 4, "run_id": "one"})
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(MANIFEST))
     return build_run(values, "continued_pretraining")
+
+
+def test_a_run_file_of_a_folder_that_was_moved_does_not_begin_anew_where_it_was(run, tmp_path):
+    there = Path(run.output_dir, "run.yaml")
+    check_not_moved([str(there)], run)
+    moved = Path(run.output_dir).rename(tmp_path / "moved here") / "run.yaml"
+    with pytest.raises(
+        ConfigError, match=rf"its run is in {run.output_dir}, .* add output_dir='{moved.parent}' to go on"
+    ):
+        check_not_moved([str(moved)], run)
+    check_not_moved([str(moved), f"output_dir={moved.parent}"], run)
+    check_not_moved([str(moved), "output_dir=new"], run)
+    (moved.parent / "manifest.json").unlink()  # no run folder: a run file like any other
+    check_not_moved([str(moved)], run)
 
 
 def test_another_number_of_processes_is_refused_unless_it_is_allowed(run):

@@ -39,7 +39,7 @@ from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stoppe
 from hf_finetune.reporting import describe_kept, get_resume, say_folder_outside
 from hf_finetune.shell import shell_line
 from hf_finetune.training import apply_defaults
-from hf_finetune.typed_again import ALLOW_CHANGED, check_typed_again
+from hf_finetune.typed_again import ALLOW_CHANGED, check_not_moved, check_typed_again
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
+    check_not_moved(argv, run)
     # accelerate counts those of all machines: 16 on 2 machines are 8 here.
     processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
     if processes > 1:  # the first of them will hold it

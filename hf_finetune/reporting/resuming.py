@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date as calendar_date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import (
@@ -40,6 +40,9 @@ from hf_finetune.folders.checkpoints import (
 from hf_finetune.folders.record_kinds import is_amount
 from hf_finetune.folders.weights import find_lost_weights
 from hf_finetune.shell import shell_line
+
+if TYPE_CHECKING:
+    from hf_finetune.reporting.run_record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -182,16 +185,20 @@ def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO
     return f"{kept}; begin again with: {shell_line(words)}"
 
 
-def describe_going_on(folder: Path, manifest: Mapping[str, Any]) -> str | None:
-    """The command that goes on with an unfinished run, or begins it again; None of a folder without its run.yaml.
+def describe_going_on(run: RunRecord) -> str:
+    """The command that goes on with a run that is stopped, or begins it again; nothing without its run.yaml.
 
     By the run's own file, and not by the line in its manifest, which others may have written.
     """
-    if not (folder / RUN_FILE).is_file():
-        return None
-    where = _LAUNCHED_ON.search(str(manifest.get("launch")))
-    line = shell_line(["hf-finetune", "train", str(folder / RUN_FILE), *(("--on", where[1]) if where else ())])
-    return f"{'go on' if list_checkpoints(folder) else 'nothing is kept; begin again'} with: {line}"
+    folder = run.folder
+    if run.status != "stopped" or not (folder / RUN_FILE).is_file():
+        return ""
+    words = ["hf-finetune", "train", str(folder / RUN_FILE)]
+    if Path(str(run.settings.get("output_dir"))).resolve() != folder.resolve():  # it was moved
+        words.append(f"output_dir={folder}")
+    if where := _LAUNCHED_ON.search(str(run.manifest.get("launch"))):
+        words += ["--on", where[1]]
+    return f"{'go on' if list_checkpoints(folder) else 'nothing is kept; begin again'} with: {shell_line(words)}"
 
 
 def _is_newer(file: Path, than: Path) -> bool:

@@ -45,7 +45,7 @@ def _diagnose_folders(folders: list[str]) -> tuple[dict[str, Diagnosis], dict[st
         try:
             run = read_run(folder)
             found[folder] = diagnose_run(run)
-            if run.status == "stopped" and (going_on := describe_going_on(run.folder, run.manifest)) is not None:
+            if going_on := describe_going_on(run):
                 stopped[folder] = going_on
         except FinetuneError as refused:
             problems += refused.problems

@@ -158,7 +158,7 @@ def _describe(run: RunRecord, log: RunLog, diagnosis: Diagnosis) -> RunView:
         checkpoint=checkpoints[-1].name if checkpoints else None,
         free_bytes=free,
         verdict=diagnosis.verdict,
-        next_command=(describe_going_on(run.folder, run.manifest) or "") if run.status == "stopped" else "",
+        next_command=describe_going_on(run),
         findings=tuple((finding.level, finding.title) for finding in diagnosis.findings),
         problems=tuple(format_problems(log.problems)),
     )
