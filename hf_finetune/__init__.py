@@ -34,6 +34,10 @@ __getattr__, __dir__ = import_lazily(__name__)
 # OpenMP reads its settings when torch is loaded, and never again.
 set_up_threads(os.environ)
 
+# A panic of a library in Rust, as tokenizers has of a damaged file, is an error of ours in one message; by the variable
+# of an image for Rust it would be fifteen kilobytes of stack before that.
+os.environ["RUST_BACKTRACE"] = "0"
+
 # peft imports bitsandbytes where it is installed, which then warns on every CPU that an optional kernel is not.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

@@ -143,14 +143,18 @@ def generate(
         sampling = sampling_settings(settings)
         check_template_hash(trust_chat_template)
         from hf_finetune.chat import trust_named_template
-        from hf_finetune.evaluation import generate_responses
+        from hf_finetune.evaluation import check_responses, generate_responses
         from hf_finetune.models import hold_commits, load_for_generation
+
+        listed = [prompts] if isinstance(prompts, str) else prompts
+
+        def first(tokenizer: PreTrainedTokenizerFast) -> None:
+            trust_named_template(tokenizer, trust_chat_template)
+            check_responses(tokenizer, listed, system=system, raw=raw)
 
         with _unpinned_afterwards():
             hold_commits()
-            loaded, tokenizer = load_for_generation(str(model), base=base_path)
-        trust_named_template(tokenizer, trust_chat_template)
-        listed = [prompts] if isinstance(prompts, str) else prompts
+            loaded, tokenizer = load_for_generation(str(model), base=base_path, first=first)
         return generate_responses(loaded, tokenizer, listed, sampling, system=system, raw=raw)
 
 

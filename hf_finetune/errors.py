@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NoReturn
 
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
@@ -43,6 +44,7 @@ EXIT_OUT_OF_MEMORY = 7
 
 MAX_PROBLEMS_SHOWN = 100
 MAX_ALIKE, MAX_RANGES = 3, 10
+MOST_COMPARED = 1_000
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What room helps against."""
@@ -195,7 +197,7 @@ class OutOfMemory(MachineError):
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or read-only.
+    """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or does not allow it.
 
     And `MachineError` where another process of the run is gone. Whatever their libraries call that.
     """
@@ -230,14 +232,16 @@ def _is_left_alone(raised: BaseException) -> bool:
 
 
 def _describe_full_disk(raised: BaseException) -> str | None:
-    """What could not be written, and why; None where `raised` is neither lack of space nor a disk for reading alone."""
+    """What could not be written, and why; None where `raised` is neither lack of space nor a lack of permission."""
     if _BY_TORCH_SAVE.search(str(raised)):
         return "a file cannot be written (PyTorch does not say why, a full disk as a rule)"
     number = _find_number(raised)
-    if number not in (*NO_SPACE, errno.EFBIG, errno.EROFS):
+    if number not in (*NO_SPACE, *NOT_ALLOWED, errno.EFBIG):
         return None
     name = raised.filename if isinstance(raised, OSError) else None
-    return f"{name or 'a file'} cannot be written ({os.strerror(number)})"
+    # Of EACCES nothing tells whether the file was to be read or written; who reads one says so in a message of its own.
+    refused = "opened or written" if number in (errno.EPERM, errno.EACCES) else "written"
+    return f"{name or 'a file'} cannot be {refused} ({os.strerror(number)})"
 
 
 def _find_number(raised: BaseException) -> int | None:
@@ -289,7 +293,8 @@ def find_closest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | 
     import difflib  # not before something was misspelled
 
     # difflib is quadratic in the length of the names, and `name` comes from outside: 100 characters are enough.
-    folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
+    # Nor of the first thousand candidates: a row may have ten thousand keys, and a likeness takes some microseconds.
+    folded = {candidate.lower().replace("-", "_"): candidate for candidate in islice(known, MOST_COMPARED)}
     close = difflib.get_close_matches(name.lower().replace("-", "_")[:100], list(folded), n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
 

@@ -92,6 +92,10 @@ def escape_for_terminal(text: str) -> str:
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+OF_LINES = {"of_lines": True}
+"""`extra=OF_LINES`: what is logged has lines on purpose, and whoever made it has escaped what is in them."""
+
+
 def escape_json(document: str) -> str:
     """A JSON document that says the same, in which nothing is left that a terminal obeys."""
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)

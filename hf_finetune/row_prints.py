@@ -103,11 +103,18 @@ def read_row_prints(folder: Path, *, parts: bool = True) -> RowPrints | None:
         found = map_arrays(path)
         rows = {name.removeprefix(_ROWS): _check(each) for name, each in found.items() if name.startswith(_ROWS)}
         texts = tuple(part for _, part in _iterate_parts(folder / STREAM_PRINTS)) if parts else ()
-        return RowPrints(found["key"].tobytes(), _check(found["texts"]), _check(found["ngrams"]), rows, texts)
+        key = found["key"].tobytes() if found["key"].nbytes == KEY_BYTES else b""
+        if not key:
+            raise ValueError("it holds no key")
+        return RowPrints(key, _check(found["texts"]), _check(found["ngrams"]), rows, texts)
     except FileNotFoundError:
         return None
     except UNREADABLE as problem:
-        logger.warning("%s holds no prints of rows that can be read (%s)", path.name, type(problem).__name__)
+        what = (
+            "%s holds no prints of rows that can be read (%s): by it nobody can tell which rows were trained; put it "
+        )
+        what += "back as the run wrote it, or go on with the run, which writes it anew"
+        logger.warning(what, path, type(problem).__name__)
         return None
 
 
@@ -186,17 +193,27 @@ def map_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
     Raises FileNotFoundError, and one of `UNREADABLE` where the file is not whole.
     """
-    found = {}
-    with zipfile.ZipFile(path) as packed:
-        # As `write_arrays` leaves it: what is compressed may be of any size.
-        if any(part.compress_type != zipfile.ZIP_STORED for part in packed.infolist()):
-            raise ValueError("it is compressed")
-        if packed.testzip() is not None:
-            raise zipfile.BadZipFile("it has changed")
-        with path.open("rb") as file:
-            for part in packed.infolist():
-                found[part.filename.removesuffix(".npy")] = _map_array(file, part)
-    return found
+    # A pipe would be waited for.
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    try:
+        with zipfile.ZipFile(path) as packed:
+            _check_parts(packed, path.stat().st_size)
+            with path.open("rb") as file:
+                return {part.filename.removesuffix(".npy"): _map_array(file, part) for part in packed.infolist()}
+    except (struct.error, NotImplementedError, RuntimeError, OverflowError, MemoryError, TypeError) as problem:
+        raise ValueError("it is written as no run writes it") from problem
+
+
+def _check_parts(packed: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError or BadZipFile where the parts of a file of this size are not as `write_arrays` leaves them."""
+    # What is compressed may be of any size, and so may parts that are named twice, each of which is read.
+    if any(part.compress_type != zipfile.ZIP_STORED for part in packed.infolist()):
+        raise ValueError("it is compressed")
+    if sum(part.file_size for part in packed.infolist()) > size:
+        raise ValueError("its parts overlap")
+    if packed.testzip() is not None:
+        raise zipfile.BadZipFile("it has changed")
 
 
 def _map_array(file: BinaryIO, part: zipfile.ZipInfo) -> npt.NDArray[Any]:

@@ -58,6 +58,7 @@ from hf_finetune.reporting import (
     open_manifest,
     read_template_date,
     read_threads,
+    say_folder_outside,
     write_run_folder,
 )
 from hf_finetune.training import (
@@ -72,6 +73,7 @@ from hf_finetune.training import (
 )
 from hf_finetune.typed_again import (
     ALLOW_CHANGED,
+    check_not_moved,
     check_processes,
     check_typed_again,
     choose_checkpoint,
@@ -97,7 +99,9 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     where `hub:` asks for a push that the Hub would refuse.
     """
     allow_changed = ALLOW_CHANGED in argv
-    run = load_run([each for each in argv if each != ALLOW_CHANGED], recipe)
+    argv = [each for each in argv if each != ALLOW_CHANGED]
+    run = load_run(argv, recipe)
+    check_not_moved(argv, run)
     resume = get_resume(run.train)
     pushes = run.hub is not None
     unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words(), resume, pushes=pushes))
@@ -113,9 +117,10 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     checkpoint = choose_checkpoint(run, first=args.process_index == 0, broadcast=broadcast_object_list)
     args.resume_from_checkpoint = checkpoint
     if args.process_index == 0:
-        say_changes(changes)
+        say_changes(changes, checkpoint)
     run = _fix_date(pin_revision(_with_train(run, resume_from_checkpoint=None)), resume=checkpoint is not None)
     if LAUNCHER not in os.environ:  # which has said so
+        say_folder_outside(run.output_dir)
         logger.info("%s", describe_threads())
     return run, args
 

@@ -1,5 +1,6 @@
 """A run that is typed again: finished, gone on with or begun, and what of it has been changed since it began.
 
+check_not_moved     by a run file that lies in a run folder
 check_typed_again   what the folder says without reading a checkpoint: before torch is imported, too
 check_processes     as soon as their number is known
 choose_checkpoint   the one that all processes go on from
@@ -9,13 +10,14 @@ record_changes      for the manifest
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.config import Change, Run, find_changes, read_settings
 from hf_finetune.environment import describe_machine
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
-from hf_finetune.folders import RUN_FILE, describe_finished, list_numbered, read_manifest
+from hf_finetune.folders import RUN_FILE, describe_finished, is_run_folder, list_numbered, read_manifest
 from hf_finetune.reporting import (
     Resumed,
     check_resumable,
@@ -23,12 +25,29 @@ from hf_finetune.reporting import (
     find_resumed,
     get_resume,
     read_planned_steps,
+    read_reached,
 )
+from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
 
 ALLOW_CHANGED = "--allow-changed"
 ELSEWHERE = "put it back, or name another output_dir"
+
+
+def check_not_moved(argv: Sequence[str], run: Run) -> None:
+    """Raise `ConfigError` where the run file in `argv` lies in a run folder, and says that the run is in another.
+
+    The folder was moved or copied, or is named from another working folder: the run would begin anew where it was.
+    """
+    file = Path(argv[0])
+    if file.name != RUN_FILE or any(word.startswith("output_dir=") for word in argv[1:]):
+        return
+    if not is_run_folder(file.parent) or file.parent.resolve() == Path(run.output_dir).resolve():
+        return
+    what = f"{file} says that its run is in {run.output_dir}, where it was, or is from another working folder"
+    remedy = f"add output_dir={shell_path(file.parent)} to go on with this one, or name the folder of a new run"
+    raise ConfigError(Problem(what, remedy, key="output_dir"))
 
 
 def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
@@ -98,10 +117,19 @@ def record_changes(run: Run, checkpoint: str) -> list[dict[str, Any]]:
     return [*before, *now]
 
 
-def say_changes(changes: list[Change]) -> None:
-    """Say what has changed since the run began, a line each."""
+def say_changes(changes: list[Change], checkpoint: str | None) -> None:
+    """Say what has changed since the run began, a line each, and where it is beyond its new end already."""
     for change in changes:
         logger.warning("%s", change)
+    reached = read_reached(checkpoint) if checkpoint else {}
+    steps = next((each.new for each in changes if each.key == "train.max_steps" and each.new > 0), None)
+    epochs = next((each.new for each in changes if each.key == "train.num_train_epochs"), None)
+    if steps is not None and reached.get("step", 0) > steps:
+        what = "the run is beyond train.max_steps already, at step %d: no step is taken, and it ends with its %d steps"
+        logger.warning(what, reached["step"], reached["step"])
+    elif steps is None and epochs is not None and reached.get("epoch", 0) > epochs:
+        what = "the run is beyond train.num_train_epochs already, at epoch %.4g: no step is taken, and it ends there"
+        logger.warning(what, reached["epoch"])
 
 
 def _compare(run: Run) -> list[Change]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import subprocess
 from collections.abc import Callable
@@ -72,3 +73,12 @@ def test_a_disk_that_is_full_is_the_machines_error_whatever_is_being_written():
         machine_errors(),
     ):
         raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+def test_what_is_not_allowed_is_the_machines_error_wherever_it_is_met(number):
+    said = (
+        rf"x/report.json cannot be opened or written \({os.strerror(number)}\); room does not help: allow writing there"
+    )
+    with pytest.raises(CannotWriteError, match=said), machine_errors():
+        raise OSError(number, os.strerror(number), "x/report.json")

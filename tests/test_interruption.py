@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from chat_models import saved_parrot
+from saved_records import put_records
 
 from hf_finetune.cli.terminal import read_terminal_lines
 from hf_finetune.interruption import RECIPES, Terminated, catch_signals, find_signal, unwind_when_stopped
@@ -259,7 +260,7 @@ def test_what_is_kept_is_a_checkpoint_the_model_or_the_whole_run(tmp_path):
     model = f"{tmp_path} keeps the trained model, which was not measured yet; begin again with: {say}"
     assert describe_kept(str(tmp_path), typed) == model
     (tmp_path / "checkpoint-4").mkdir()
-    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4, "max_steps": 9}')
+    put_records(tmp_path / "checkpoint-4", 4, 9)
     kept = f"{tmp_path}/checkpoint-4 is kept, step 4 of 9; go on with: {say}"
     assert describe_kept(str(tmp_path), typed) == kept
     (tmp_path / "report.json").write_text("{}")

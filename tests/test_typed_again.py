@@ -7,12 +7,13 @@ import logging
 from pathlib import Path
 
 import pytest
+from saved_records import put_records
 
-from hf_finetune.config import Run, build_run
+from hf_finetune.config import Change, Run, build_run
 from hf_finetune.errors import ConfigError, FinetuneError
 from hf_finetune.folders.checkpoints import seal
 from hf_finetune.reporting import open_manifest
-from hf_finetune.typed_again import check_processes, check_typed_again, choose_checkpoint
+from hf_finetune.typed_again import check_not_moved, check_processes, check_typed_again, choose_checkpoint, say_changes
 
 MANIFEST = {"data": {"files": []}, "versions": {"torch": "2.12.0"}, "launch": "x", "run_id": "one", "processes": 2}
 
@@ -26,10 +27,24 @@ def run(tmp_path: Path) -> Run:
     values = {"model": model, "data": data, "output_dir": str(tmp_path / "run")}
     checkpoint = tmp_path / "run" / "checkpoint-4"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 4, "max_steps": 9}))
+    put_records(checkpoint, 4, 9)
     seal(checkpoint, {"step": 4, "run_id": "one"})
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(MANIFEST))
     return build_run(values, "continued_pretraining")
+
+
+def test_a_run_file_of_a_folder_that_was_moved_does_not_begin_anew_where_it_was(run, tmp_path):
+    there = Path(run.output_dir, "run.yaml")
+    check_not_moved([str(there)], run)
+    moved = Path(run.output_dir).rename(tmp_path / "moved here") / "run.yaml"
+    with pytest.raises(
+        ConfigError, match=rf"its run is in {run.output_dir}, .* add output_dir='{moved.parent}' to go on"
+    ):
+        check_not_moved([str(moved)], run)
+    check_not_moved([str(moved), f"output_dir={moved.parent}"], run)
+    check_not_moved([str(moved), "output_dir=new"], run)
+    (moved.parent / "manifest.json").unlink()  # no run folder: a run file like any other
+    check_not_moved([str(moved)], run)
 
 
 def test_another_number_of_processes_is_refused_unless_it_is_allowed(run):
@@ -78,3 +93,25 @@ def test_other_versions_and_processes_are_said_when_a_run_goes_on(run, caplog):
     caplog.clear()
     open_manifest(run.output_dir, now, "recipe: sft\n", resume="checkpoint-4")
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "new", "said"),
+    [
+        (
+            "train.max_steps",
+            3,
+            "beyond train.max_steps already, at step 4: no step is taken, and it ends with its 4 steps",
+        ),
+        ("train.num_train_epochs", 0.3, "beyond train.num_train_epochs already, at epoch 0.4: no step is taken"),
+        ("train.max_steps", 4, None),
+        ("train.max_steps", -1, None),
+        ("train.num_train_epochs", 5, None),
+        ("train.seed", 5, None),
+    ],
+)
+def test_a_run_that_is_beyond_its_new_end_says_so(run, caplog, key, new, said):
+    change = Change(key, 9, new, "schedule", "changes the schedule, from the next step on")
+    say_changes([change], f"{run.output_dir}/checkpoint-4")
+    assert said is None or said in caplog.text
+    assert caplog.text.count("WARNING") == 1 + (said is not None)

@@ -116,7 +116,7 @@ class WorkerProcess:
         if self.stopped_at == self.progress:  # and not where an answer came just then
             raise WorkerDied(f"did not end within {TIME_LIMIT_SECONDS:g} s", started=True, exceeded=True)
         if code == -OUT_OF_TIME:
-            what = f"took more than {worker.PROCESSOR_SECONDS} s of processor time"
+            what = f"did not end within {TIME_LIMIT_SECONDS:g} s"  # by the system, which counts whole seconds
             raise WorkerDied(what, started=self.started, exceeded=self.started)
         raise WorkerDied(f"ended the process that renders it ({_name_exit(code)})", started=self.started)
 

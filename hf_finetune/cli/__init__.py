@@ -60,8 +60,8 @@ for command in (
 def print_versions(asked: bool) -> None:
     """Print our version, Python's and those of the stack, none of which is imported, and end."""
     if asked:
-        say(f"hf-finetune {__version__}\npython {platform.python_version()}")
-        for name, version in find_versions(VERSIONS).items():
+        ours = {"hf-finetune": __version__, "python": platform.python_version()}
+        for name, version in (ours | find_versions(VERSIONS)).items():
             say(f"{name} {version}")
         raise typer.Exit
 

@@ -36,11 +36,10 @@ from hf_finetune.environment import (
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.folders import check_not_in_use, hold_run_folder
 from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
-from hf_finetune.release import check_push
-from hf_finetune.reporting import describe_kept, get_resume
+from hf_finetune.reporting import describe_kept, get_resume, say_folder_outside
 from hf_finetune.shell import shell_line
 from hf_finetune.training import apply_defaults
-from hf_finetune.typed_again import ALLOW_CHANGED, check_typed_again
+from hf_finetune.typed_again import ALLOW_CHANGED, check_not_moved, check_typed_again
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +59,7 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
+    check_not_moved(argv, run)
     # accelerate counts those of all machines: 16 on 2 machines are 8 here.
     processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
     if processes > 1:  # the first of them will hold it
@@ -75,11 +75,14 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         )
     check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
     if run.hub is not None:
+        from hf_finetune.release import check_push  # huggingface_hub: not for runs that stay here
+
         check_push(run)  # the recipe asks again; here it costs no import of torch
     script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
     arguments = ["--config_file", str(config), str(script), *argv, *([ALLOW_CHANGED] if allow_changed else [])]
     share_threads(os.environ, max(1, processes))
+    say_folder_outside(run.output_dir)
     logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
     _check_rows(run)

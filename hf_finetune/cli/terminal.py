@@ -73,9 +73,14 @@ def _parse_pairs(given: list[str], option: str, form: str, remedy: str) -> dict[
     return found
 
 
-def say(text: str = "", *, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
-    """Print `text`, by default to stdout, with what a terminal would obey of it escaped; every line goes this way."""
-    print(escape_for_terminal(text), end=end, file=file, flush=flush)
+def say(line: str = "", *, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print one line, by default to stdout; of what it repeats of others neither an escape nor a line break is left."""
+    print(escape_control_characters(line), file=file, flush=flush)
+
+
+def say_piece(text: str) -> None:
+    """Print a piece of an answer, whose line breaks stay."""
+    print(escape_for_terminal(text), end="", flush=True)
 
 
 class EscapingGroup(typer.core.TyperGroup):
@@ -193,7 +198,8 @@ def read_terminal_lines() -> Generator[str, None, None]:
             return
         except KeyboardInterrupt:
             forget_signal()
-            say("\nCtrl-D or /quit ends")
+            say()
+            say("Ctrl-D or /quit ends")
             continue
         with _keys_hidden():
             yield line

@@ -5,6 +5,7 @@ validation/         names and types of every section; train and lora against the
 checks/             settings that conflict with each other, with this machine or with these folders
 model_files/        a model's folder, checked as a whole before anything is built of it
 paths.py            local paths: expanded, and told from Hub ids
+bounds.py           the largest number that each setting may be
 sections.py         the sections of a `Run`, with their defaults
 dump.py             a `Run` back to run.yaml
 changes.py          what is another setting when a run is typed again, and what that does

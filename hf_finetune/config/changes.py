@@ -26,6 +26,8 @@ from hf_finetune.config.sections import (
 )
 from hf_finetune.config.validation.hf_settings import build_lora_section, build_train_section
 from hf_finetune.errors import ConfigError
+from hf_finetune.folders.record_kinds import show_key
+from hf_finetune.privacy import escape_control_characters
 
 Kind = Literal["safe", "schedule", "unsafe", "fixed", "content"]
 """`safe` goes on, `schedule` and `unsafe` where they are allowed (a longer run always), `fixed` never; `content` is
@@ -40,6 +42,7 @@ WORDS: dict[Kind, str] = {
 }
 LONGER = "trains on; the learning rate follows the schedule of the new length, from the next step on"
 
+_SECTION_NAMES = ("model", "data", "train", "lora", "eval", "card", "hub", "model.scratch")
 # Sections all of whose keys are of one class.
 _SECTIONS: dict[str, Kind] = {"eval": "safe", "card": "safe", "hub": "safe"}
 _MODEL: dict[Kind, str] = {
@@ -125,7 +128,15 @@ def read_settings(run_file: Path) -> dict[str, Any] | None:
         document = read_document(str(run_file))
     except ConfigError:
         return None
-    return None if document.problems else document.values
+    return None if document.problems or not _has_sections(document.values) else document.values
+
+
+def _has_sections(values: Any) -> bool:
+    """Whether what stands under the names of sections are sections: the file may be anybody's."""
+    sections = (values.get(name) for name in _SECTION_NAMES if "." not in name)
+    model = values.get("model")
+    inner = (model or {}).get("scratch") if isinstance(model, Mapping) else None
+    return all(each is None or isinstance(each, Mapping) for each in (*sections, inner))
 
 
 def find_changes(before: Mapping[str, Any], run: Run, planned: int | None, *, same_machine: bool) -> list[Change]:
@@ -141,8 +152,12 @@ def find_changes(before: Mapping[str, Any], run: Run, planned: int | None, *, sa
         before_it, now = (each.get(key, _get_default(key, run)) for each in (old, new))
         if before_it == now:
             continue
-        kind = classify(key, before_it, now)
-        words = WORDS[kind]
+        try:
+            kind = classify(key, before_it, now)
+            words = WORDS[kind]
+        except KeyError:
+            # Of another version, or of nobody: `now` has none that is unknown.
+            kind, words = "safe", "is no setting of this version, and is left out"
         if key in OF_THE_MACHINE and not same_machine:
             kind, words = "safe", "is that of this machine, so that the figures differ in their last digits"
         elif kind == "schedule" and stateful and key.split(".")[-1] in _HELD_BY_THE_SCHEDULE:
@@ -150,7 +165,7 @@ def find_changes(before: Mapping[str, Any], run: Run, planned: int | None, *, sa
         elif _is_longer(key, before_it, now, planned):
             words = LONGER
         if kind != "content":
-            changes.append(Change(key, before_it, now, kind, words))
+            changes.append(Change(show_key(key), before_it, now, kind, words))
     return changes
 
 
@@ -179,20 +194,26 @@ def _find_kind(table: Mapping[Kind, str], name: str) -> Kind | None:
 
 
 def _reads_alike(old: Any, new: Any) -> bool:
-    """Whether two settings name as many files with the same weights: what is in them is compared by hash."""
+    """Whether two settings name as many files with the same weights: what is in them is compared by hash.
+
+    Under other names, too; files of the same names in another order are rows in another order.
+    """
     weights = []
     for value in (old, new):
         listed = value if isinstance(value, list) else [value]
         weights.append([each.get("weight", 1.0) if isinstance(each, dict) else 1.0 for each in listed])
     names = [[_name_of(each) for each in value] if isinstance(value, list) else None for value in (old, new)]
-    return weights[0] == weights[1] and (None in names or names[0] == names[1])
+    reordered = None not in names and names[0] != names[1] and sorted(names[0] or ()) == sorted(names[1] or ())
+    return weights[0] == weights[1] and not reordered
 
 
 def _name_of(source: Any) -> str:
-    return Path(str(source["path"] if isinstance(source, dict) else source)).name
+    return Path(str(source.get("path") if isinstance(source, dict) else source)).name
 
 
 def _is_longer(key: str, old: Any, new: Any, planned: int | None) -> bool:
+    if not (isinstance(old, int | float) and isinstance(new, int | float)):
+        return False
     if key == "train.num_train_epochs":
         return bool(new > old)
     if key != "train.max_steps":
@@ -205,7 +226,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     """`train.max_steps` and so on; of a section that need not be there, whether it is."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if key in ("model", "data", "train", "lora", "eval", "card", "hub", "model.scratch"):
+        if key in _SECTION_NAMES:
             if key in ("lora", "model.scratch"):
                 yield key, value is not None
             yield from _flatten(value or {}, f"{key}.")
@@ -226,5 +247,10 @@ def _get_default(key: str, run: Run) -> Any:
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else format_value(value)
+    try:
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else format_value(value)
+    except (TypeError, ValueError):  # a day, or a number of thousands of digits
+        text = format_value(value)
+    # Before it is cut: an escape may be ten times as long as what it stands for.
+    text = escape_control_characters(text)
     return text if len(text) <= 60 else f"{text[:57]}..."

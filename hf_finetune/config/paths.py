@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hf_finetune.config.sections import Section, Source, Sources
+from hf_finetune.environment.progress_lines import ProgressLines
+from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.shell import shell_path
 
 Value = TypeVar("Value")
@@ -32,6 +38,9 @@ PATH_SETTINGS = (
     *("chat_template", "base", "forget", "canaries"),
 )
 _GLOB = set("*?[")
+MOST_LOOKED_AT = 1_000_000
+"""Files and folders that a pattern is held against, and the seconds for it: `/**/*.jsonl` would be the whole disk."""
+MOST_SECONDS = 60.0
 
 # The models that `hf-finetune model` makes by name.
 READY_MADE = ("smollm2-135m", "minilm")
@@ -106,3 +115,82 @@ def find_ready_made(path: str) -> str | None:
     if name not in READY_MADE or not (looks_local(path) or path in (name, f"models/{name}")):
         return None
     return None if Path(path).expanduser().exists() else f"hf-finetune model {name} {shell_path(path)}"
+
+
+def find_matches(pattern: str, key: str) -> list[str]:
+    """The paths that match a pattern, as `glob.glob` finds them, sorted; no circle of links is walked twice.
+
+    Says how far it is every five seconds. Raises `ConfigError` naming `key` where there is too much to look at.
+    """
+    anchor = Path(pattern).anchor
+    parts = Path(pattern).parts[1 if anchor else 0 :]
+    return sorted(dict.fromkeys(_Walk(pattern, key).find(anchor, parts)))
+
+
+class _Walk:
+    """The folders that one pattern is looked for in, counted."""
+
+    def __init__(self, pattern: str, key: str) -> None:
+        self.pattern, self.key, self.count = pattern, key, 0
+        self.began = time.monotonic()
+        self.progress = ProgressLines(f"files and folders looked at for {pattern}")
+
+    def find(
+        self, folder: str, parts: Sequence[str], inside: frozenset[tuple[int, int]] = frozenset()
+    ) -> Iterator[str]:
+        """Yield what matches `parts` below `folder`; `inside`: the folders around it that `**` has entered."""
+        if not parts:
+            yield folder
+        elif parts[0] == "**":
+            rest = parts[1:]
+            while rest[:1] == ("**",):  # says the same once more
+                rest = rest[1:]
+            yield from self.find(folder, rest or ("*",), inside)
+            for entry in self._list(folder):
+                if not entry.name.startswith(".") and _is_folder(entry) and (place := _identify(entry)) not in inside:
+                    yield from self.find(os.path.join(folder, entry.name), parts, inside | {place})
+        elif not glob.has_magic(parts[0]):
+            path = os.path.join(folder, parts[0])
+            yield from self.find(path, parts[1:], inside) if os.path.lexists(path) else ()
+        else:
+            for entry in self._list(folder):
+                hidden = entry.name.startswith(".") and not parts[0].startswith(".")
+                if not hidden and fnmatch.fnmatchcase(entry.name, parts[0]) and (not parts[1:] or _is_folder(entry)):
+                    yield from self.find(os.path.join(folder, entry.name), parts[1:], inside)
+
+    def _list(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder or ".") as entries:
+                listed = []
+                for entry in entries:
+                    self._count()
+                    listed.append(entry)
+        except OSError:  # as one that may not be read
+            return
+        yield from listed
+
+    def _count(self) -> None:
+        self.count += 1
+        if self.count % 1_000:
+            return
+        self.progress.log_if_due(self.count)
+        if self.count >= MOST_LOOKED_AT or time.monotonic() - self.began > MOST_SECONDS:
+            what = f"there are more than {self.count:,} files and folders to look at"
+            raise ConfigError(
+                Problem(what, "begin the pattern with the folder of the data", self.pattern, key=self.key)
+            )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _identify(entry: os.DirEntry[str]) -> tuple[int, int]:
+    try:
+        status = entry.stat()
+    except OSError:
+        return (0, 0)
+    return status.st_dev, status.st_ino

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from hf_finetune.config import bounds
+
 RecipeName = Literal["continued_pretraining", "classification", "sft", "lora", "score"]
 
 TextFileFormat = Literal["lines", "paragraphs", "file"]
@@ -44,7 +46,13 @@ RowField = Literal[
 """The fields of all row formats."""
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
+# Every number has an upper bound: what is allocated for it is decided here, before anything is.
+Count = Annotated[int, Field(ge=1, le=bounds.LARGEST_COUNT)]
+Width = Annotated[int, Field(ge=1, le=bounds.WIDEST)]
+Depth = Annotated[int, Field(ge=1, le=bounds.DEEPEST)]
+Length = Annotated[int, Field(ge=1, le=bounds.LONGEST)]
+BatchSize = Annotated[int, Field(ge=1, le=bounds.MOST_AT_ONCE)]
+Factor = Annotated[float, Field(gt=0.0, le=bounds.LARGEST_FACTOR)]
 Name = Annotated[str, Field(min_length=1)]
 SHA256 = r"^[0-9a-fA-F]{64}$"
 """The form of a hash, which some programs write in capitals."""
@@ -100,7 +108,7 @@ class TrainTokenizer(Section):
     """A tokenizer trained on the run's own text."""
 
     kind: Literal["char", "word", "bpe"]
-    vocab_size: Annotated[int, Field(ge=5)] | None = None
+    vocab_size: Annotated[int, Field(ge=5, le=bounds.LARGEST_VOCABULARY)] | None = None
     """Upper bound, special tokens included. Needed for `bpe` and `word`; `char` takes every character that occurs."""
 
 
@@ -113,29 +121,29 @@ class ScratchSection(Section):
 
     preset: Literal["nano", "tiny", "small", "gpt2"] = "nano"
     family: Literal["modern", "gpt2"] | None = None
-    hidden_size: PositiveInt | None = None
-    num_hidden_layers: PositiveInt | None = None
-    num_attention_heads: PositiveInt | None = None
-    num_key_value_heads: PositiveInt | None = None
-    intermediate_size: PositiveInt | None = None
-    max_position_embeddings: PositiveInt | None = None
-    ngram_order: PositiveInt | None = None
-    ngram_vocab_size: PositiveInt | None = None
+    hidden_size: Width | None = None
+    num_hidden_layers: Depth | None = None
+    num_attention_heads: Width | None = None
+    num_key_value_heads: Width | None = None
+    intermediate_size: Width | None = None
+    max_position_embeddings: Length | None = None
+    ngram_order: Annotated[int, Field(ge=1, le=bounds.LONGEST_NGRAM)] | None = None
+    ngram_vocab_size: Annotated[int, Field(ge=1, le=bounds.LARGEST_VOCABULARY)] | None = None
     hidden_act: Literal["gelu_new", "gelu", "silu", "relu2"] | None = None
     gated_mlp: bool | None = None
     qk_norm: bool | None = None
-    rope_theta: Annotated[float, Field(gt=0.0)] | None = None
-    norm_eps: Annotated[float, Field(gt=0.0)] | None = None
+    rope_theta: Annotated[float, Field(gt=0.0, le=bounds.LARGEST_THETA)] | None = None
+    norm_eps: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     hidden_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    initializer_range: Annotated[float, Field(gt=0.0)] | None = None
+    initializer_range: Factor | None = None
     tie_word_embeddings: bool | None = None
 
 
 class LastBlocks(Section):
     """Train the last blocks of the model, the norm after them and the head."""
 
-    last_blocks: PositiveInt
+    last_blocks: Depth
 
 
 class ModelSection(Section):
@@ -165,13 +173,13 @@ class Source(Section):
     """One data file (or folder, glob, Hub data set id) of a mixture."""
 
     path: Name
-    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    weight: Annotated[float, Field(gt=0.0, le=bounds.MOST_COPIES)] = 1.0
     """Copies of each row in one epoch: 2.0 reads every row twice, 0.5 a seeded half of them."""
 
 
 Balance = (
     Literal["none", "undersample", "oversample", "weights", "focal"]
-    | Annotated[dict[str, Annotated[float, Field(gt=0.0, strict=True)]], Field(min_length=1)]
+    | Annotated[dict[str, Annotated[Factor, Field(strict=True)]], Field(min_length=1)]
 )
 Sources = Name | Source | Annotated[list[Name | Source], Field(min_length=1)]
 
@@ -185,7 +193,7 @@ class DataSection(Section):
     stream: bool = False
     """Read and tokenize the training rows on the way to the trainer, from local files or through fsspec (`hf://`, `s3://`,
     `https://`), where they do not fit the disk twice; needs `train.max_steps` (all recipes but classification)."""
-    stream_part: PositiveInt | None = None
+    stream_part: Count | None = None
     """Optimizer steps of each part of a stream, which is shuffled as a whole and of which two or three are on the disk;
     by default those of about 64 MiB of text."""
     validation: Sources | None = None
@@ -208,8 +216,8 @@ class DataSection(Section):
     """`regression` predicts numbers; `classification` is for rows that could be read in two ways."""
     on_bad_line: Literal["fail", "skip"] = "fail"
     """`skip` leaves rejected lines out, counts them, and lists their numbers in the run folder."""
-    max_line_bytes: PositiveInt = 16 * 1024 * 1024
-    block_size: Annotated[int, Field(ge=2)] | None = None
+    max_line_bytes: Annotated[int, Field(ge=1, le=bounds.LONGEST_LINE)] = 16 * 1024 * 1024
+    block_size: Annotated[int, Field(ge=2, le=bounds.LONGEST)] | None = None
     """Tokens per packed block (continued pretraining); by default the model's maximum, 1,024 at most."""
     isolate_documents: bool = False
     """Documents packed into one block do not attend to each other (continued pretraining)."""
@@ -240,7 +248,7 @@ class DataSection(Section):
     allow_empty: bool = False
     """Accept empty answers, from which the model learns to say nothing (sft and lora), and rows without text or without
     any label, `[]` (classification)."""
-    max_length: Annotated[int, Field(ge=2)] | Literal["longest_train"] | None = None
+    max_length: Annotated[int, Field(ge=2, le=bounds.LONGEST)] | Literal["longest_train"] | None = None
     """Texts are truncated to so many tokens (classification); by default to the model's maximum. `longest_train` pads
     every batch to the longest training text."""
     balance: Balance = "none"
@@ -252,15 +260,15 @@ class EvalSection(Section):
     prompts: list[str] | Literal["validation"] = []
     """Continued (sft and lora: answered) at each evaluation and at the end, into the log and `report.json`. sft and
     lora ask the first two questions of the validation rows under `validation`."""
-    max_new_tokens: PositiveInt = 64
-    temperature: Annotated[float, Field(ge=0.0)] = 0.8
+    max_new_tokens: Length = 64
+    temperature: Annotated[float, Field(ge=0.0, le=bounds.LARGEST_FACTOR)] = 0.8
     """0 is greedy."""
-    top_k: PositiveInt | None = 50
+    top_k: Count | None = 50
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Sample from the likeliest tokens that together have this probability."""
-    repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0
+    repetition_penalty: Factor = 1.0
     """Above 1 makes tokens that are there already less likely."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threshold_metric: (
         Literal["accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews_correlation"] | None
     ) = None
@@ -280,13 +288,13 @@ class EvalSection(Section):
     """Word lists whose words are swapped for their counterparts, to see whether the metrics change (score)."""
     canaries: Name | None = None
     """A file of `hf-finetune corpus canaries` that was among the training data, to measure their exposure (score)."""
-    verbatim_prefix: PositiveInt | None = None
+    verbatim_prefix: Length | None = None
     """Tokens of each row of `data.train` that the model gets, to see whether it continues the row verbatim (score)."""
     harness: list[Name] = []
     """Tasks of lm-evaluation-harness, where it is installed, by name or as a YAML file (score)."""
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     """Rows that are answered, or read, at once (score)."""
-    generate_rows: Annotated[int, Field(ge=0)] | None = None
+    generate_rows: Annotated[int, Field(ge=0, le=bounds.LARGEST_COUNT)] | None = None
     """Rows that are answered, drawn with `seed` (score); by default all. 0 answers none."""
 
 
@@ -315,7 +323,7 @@ class HubSection(Section):
     """A branch, created if it does not exist."""
     create_pr: bool = False
     """Open a pull request instead of committing."""
-    push_every: PositiveInt | None = None
+    push_every: Count | None = None
     """Push the weights of a checkpoint every so many optimizer steps, in the background."""
 
 

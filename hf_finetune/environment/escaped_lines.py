@@ -1,13 +1,21 @@
-"""Every line of a log, whoever writes it, with what a terminal would obey of it escaped."""
+"""Every line of a log, whoever writes it, with what a terminal would obey of it escaped.
+
+A name, a label or a path in a message of ours has no line break either, by which it could make a line of its own.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from functools import wraps
+from pathlib import PurePath
 from typing import Any
 
-from hf_finetune.privacy import escape_for_terminal
+from hf_finetune.privacy import OF_LINES, escape_control_characters, escape_for_terminal
+
+LONGEST_OF_LIBRARY = 2_000
+"""Characters of one message of a library: peft writes out all keys that it does not know, a megabyte of them."""
 
 # Those that write through handlers of their own, and quote what they have read from files of others.
 _LIBRARIES = ("transformers", "datasets", "huggingface_hub", "accelerate", "trl", "peft")
@@ -21,7 +29,32 @@ class EscapingFormatter(logging.Formatter):
         self.inner = inner or logging.Formatter("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        return escape_for_terminal(self.inner.format(record))
+        said = self.inner.format(_make_flat(record))
+        ours = record.name.partition(".")[0] == "hf_finetune" or record.exc_info
+        return escape_for_terminal(said) if ours else quote_library(said)
+
+
+def _make_flat(record: logging.LogRecord) -> logging.LogRecord:
+    """The record with each text that its message quotes on one line; as it is where it is of a library, or of lines."""
+    if not (record.name.startswith("hf_finetune") and isinstance(record.args, tuple)) or hasattr(record, *OF_LINES):
+        return record
+    flat = copy.copy(record)
+    # What is in a list is shown by `repr`, which escapes it.
+    quoted = (str, PurePath, BaseException)
+    flat.args = tuple(
+        escape_control_characters(str(each)) if isinstance(each, quoted) else each for each in record.args
+    )
+    return flat
+
+
+def quote_library(said: str) -> str:
+    """What a library says, of which a file of others may have written a part: escaped, and of a bounded length.
+
+    Its further lines are indented, so that none of them looks like one of ours.
+    """
+    if (left := len(said) - LONGEST_OF_LIBRARY) > 0:
+        said = f"{said[:LONGEST_OF_LIBRARY]} ... ({left:,} characters more)"
+    return escape_for_terminal(said).replace("\n", "\n    ")
 
 
 def escape_logged_lines() -> None:
@@ -37,6 +70,6 @@ def escape_logged_lines() -> None:
 def _escape_output(write: Any) -> Any:
     @wraps(write)
     def write_escaped(*values: Any, **named: Any) -> str:
-        return escape_for_terminal(write(*values, **named))
+        return quote_library(write(*values, **named).rstrip("\n")) + "\n"
 
     return write_escaped

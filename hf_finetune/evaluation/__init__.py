@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation.classification.mistakes import show_mistakes
     from hf_finetune.evaluation.generation.chat_session import ChatDisplay, ChatSession, run_chat
     from hf_finetune.evaluation.generation.display import format_sample, format_side_by_side
-    from hf_finetune.evaluation.generation.prompts import Sample, generate_responses
+    from hf_finetune.evaluation.generation.prompts import Sample, check_responses, generate_responses, try_template
     from hf_finetune.evaluation.generation.row_prompts import fill_prompts
     from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
     from hf_finetune.evaluation.language_modeling.base_scores import score_base, score_splits
@@ -46,6 +46,7 @@ __all__ = [
     "SamplePrompts",
     "ScoreResult",
     "bootstrap_intervals",
+    "check_responses",
     "classification_metrics",
     "compare_models",
     "fill_prompts",
@@ -66,6 +67,7 @@ __all__ = [
     "score_splits",
     "score_with_baselines",
     "show_mistakes",
+    "try_template",
     "with_greedy_decoding",
 ]
 

@@ -1,10 +1,13 @@
 """A run's folder: whose it is, who writes in it now, and the checkpoints in it.
 
-ownership    what somebody else has put there is never written over
-lock         one run per folder
-checkpoints  whole and verified, or not there
-opened       what a run was opened with, should its records vanish
-weights      whether the model of a finished run is still whole
+ownership           what somebody else has put there is never written over
+lock                one run per folder
+checkpoints         whole and verified, or not there
+checkpoint_records  what a checkpoint says beside its weights, looked at before it is believed
+encoded_state       the state of a run in JSON, in which names stand for tensors
+record_kinds        of which kind the values of a run's records are
+opened              what a run was opened with, should its records vanish
+weights             whether the model of a finished run is still whole
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
         LOG,
         LOG_FORMAT,
         MANIFEST,
+        MAX_LOG_BYTES,
         NOBODYS,
         NON_FINITE,
         PUSHED,
@@ -74,6 +78,7 @@ __all__ = [
     "LOG",
     "LOG_FORMAT",
     "MANIFEST",
+    "MAX_LOG_BYTES",
     "NOBODYS",
     "NON_FINITE",
     "PUSHED",

@@ -15,14 +15,16 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.files import hash_file, sync_file, sync_folder, write_atomically
+from hf_finetune.folders.checkpoint_records import find_record_faults
 from hf_finetune.folders.ownership import CHECKPOINT, LOCK, NOBODYS, SEAL
+from hf_finetune.folders.record_kinds import SEAL_KINDS, find_wrong_kinds, parse_record, show_key
 
 FORMAT = 1
 MAX_SEAL_BYTES = 2**24
@@ -84,13 +86,14 @@ def read_seal(checkpoint: Path) -> dict[str, Any] | None:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_SEAL_BYTES:
             return None
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text)
-        files, digest = found["files"], found.pop("sha256")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        found = parse_record(text)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or not {"files", "step", "sha256"} <= found.keys() or found.get("format") != FORMAT:
         return None
     # Of one flipped bit in a text of JSON, as in a name or a number, a parser may say nothing.
-    whole = isinstance(files, dict) and isinstance(found.get("step"), int) and digest == _hash_seal(found)
-    return found if whole and text == _write_seal(found) and found.get("format") == FORMAT else None
+    whole = found.pop("sha256") == _hash_seal(found) and text == _write_seal(found)
+    return found if whole and not any(find_wrong_kinds(found, SEAL_KINDS)) else None
 
 
 def find_faults(checkpoint: Path, name: str | None = None) -> list[str]:
@@ -108,25 +111,35 @@ def find_faults(checkpoint: Path, name: str | None = None) -> list[str]:
         return [f"is of step {manifest['step']} by its {SEAL}"]
     found = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if not _is_plain_folder(path)}
     unknown = sorted(each for each in found - manifest["files"].keys() - {SEAL} if not NOBODYS.fullmatch(each))
-    faults = [f"{each} is not of it" for each in unknown]
+    faults = [f"{show_key(each)} is not of it" for each in unknown]
     for each, expected in manifest["files"].items():
         fault = _check_file(checkpoint / each, expected) if each in found else "is missing"
-        faults += [] if fault is None else [f"{each} {fault}"]
+        faults += [] if fault is None else [f"{show_key(each)} {fault}"]
     return faults
 
 
+def find_doubts(checkpoint: Path) -> list[str]:
+    """Why no run goes on from a checkpoint: it has changed, or it is as it was written and says what no run writes."""
+    return find_faults(checkpoint) or find_record_faults(checkpoint, get_step(checkpoint))
+
+
 def find_verified(
-    folder: Path, *, below: int | None = None, run_id: str | None = None
+    folder: Path,
+    *,
+    below: int | None = None,
+    run_id: str | None = None,
+    look: Callable[[Path], list[str]] = find_faults,
 ) -> tuple[Path | None, dict[str, str]]:
     """The newest checkpoint in `folder` that verifies, of a step under `below`; what is wrong with newer ones, by name.
 
-    Where the run is known, it is one of that run: those of another are not even read.
+    Where the run is known, it is one of that run: those of another are not even read. Who goes on from it gives
+    `find_doubts` to `look`; of what this run has written itself it is enough that it is as it was written.
     """
     passed: dict[str, str] = {}
     for checkpoint in reversed(list_numbered(folder)):
         if below is not None and get_step(checkpoint) >= below:
             continue
-        faults = find_foreign(checkpoint, run_id) or find_faults(checkpoint)
+        faults = find_foreign(checkpoint, run_id) or look(checkpoint)
         if not faults:
             return checkpoint, passed
         passed[checkpoint.name] = faults[0] + (f", and {len(faults) - 1} more" if len(faults) > 1 else "")
@@ -138,7 +151,7 @@ def find_foreign(checkpoint: Path, run_id: str | None) -> list[str]:
     found = (read_seal(checkpoint) or {}).get("run_id")
     if run_id is None or found is None or found == run_id:
         return []
-    return [f"is of another run: {found}, and not {run_id}"]
+    return [f"is of another run: {show_key(found)}, and not {show_key(run_id)}"]
 
 
 def list_numbered(folder: Path) -> list[Path]:
@@ -251,17 +264,17 @@ def _is_plain_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _check_file(path: Path, expected: Any) -> str | None:
+def _check_file(path: Path, expected: Mapping[str, Any]) -> str | None:
     """What is wrong with one file of a checkpoint."""
-    if not isinstance(expected, dict):
+    if not {"bytes", "sha256"} <= expected.keys():
         return f"is not described in {SEAL}"
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
             return "is a link, or no file"
-        if found.st_size != expected.get("bytes"):
-            return f"has {found.st_size:,} bytes instead of {expected.get('bytes'):,}"
-        return None if hash_file(path) == expected.get("sha256") else "has changed since it was saved"
+        if found.st_size != expected["bytes"]:
+            return f"has {found.st_size:,} bytes instead of {expected['bytes']:,}"
+        return None if hash_file(path) == expected["sha256"] else "has changed since it was saved"
     except OSError as problem:
         return f"cannot be read ({problem.strerror})"
 

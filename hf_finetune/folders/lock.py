@@ -30,6 +30,7 @@ import psutil
 from hf_finetune.errors import CannotWriteError, FolderInUse, Problem
 from hf_finetune.files import write_atomically
 from hf_finetune.folders.ownership import LOCK, foreign_entry, make_run_folder, remove_empty
+from hf_finetune.folders.record_kinds import parse_record
 from hf_finetune.ranks import is_first_rank
 
 try:
@@ -44,6 +45,7 @@ NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 CLOCKS_DIFFER_S = 5.0
 """A process's time of birth is computed from the clock, which may be set right."""
 MAX_RECORD_BYTES = 2**12
+MAX_PID, LAST_SECOND = 2**31 - 1, 2**36
 # File systems that other hosts may have open, by how their names begin.
 _SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "gluster", "fuse", "9p", "afs", "panfs", "weka")
 
@@ -247,10 +249,13 @@ def read_owner(path: Path) -> Owner | None:
         if not stat.S_ISREG(path.lstat().st_mode):  # a pipe that somebody has left would be waited for
             return None
         with path.open("rb") as file:
-            record: Any = json.loads(file.read(MAX_RECORD_BYTES))
-        return Owner(int(record["pid"]), str(record["host"])[:100], float(record["born"]), float(record["since"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            record: Any = parse_record(file.read(MAX_RECORD_BYTES).decode())
+        owner = Owner(int(record["pid"]), str(record["host"])[:100], float(record["born"]), float(record["since"]))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
+    # Any number may stand there, and of most of them there is no process and no day.
+    known = 0 < owner.pid <= MAX_PID and all(0 <= each <= LAST_SECOND for each in (owner.born, owner.since))
+    return owner if known else None
 
 
 def _describe(output_dir: str, owner: Owner | None, more: str = "") -> FolderInUse:

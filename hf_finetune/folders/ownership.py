@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -14,6 +13,15 @@ from typing import Any
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.files import sync_folder
 from hf_finetune.folders.opened import recall
+from hf_finetune.folders.record_kinds import (
+    MANIFEST_KINDS,
+    MAX_RECORD_BYTES,
+    PUSHED_KINDS,
+    REPORT_KINDS,
+    SEAL_KINDS,
+    find_wrong_kinds,
+    read_record,
+)
 
 RESUME = "train.resume_from_checkpoint"
 AUTO = "auto"
@@ -41,10 +49,14 @@ _OF_A_MANIFEST = {"data", "versions", "launch"}
 # What stands in a folder that nobody has put anything into: of a file system, of a desktop, of our own killed writing.
 NOBODYS = re.compile(r"lost\+found|\.DS_Store|\.lock|\..+\.aside")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What has given way: to an earlier checkpoint that was gone on from, or to one of another run.
+_GIVEN_WAY = re.compile(r"checkpoint-\d+\.(?:left|of-another-run)\d*")
 TRAINER_STATE = "trainer_state.json"
 # What a run of ours logs, line by line as it happens.
 LOG = "log.jsonl"
 LOG_FORMAT = 1
+# A log of 300,000 lines is read in some seconds, and in half a GiB.
+MAX_LOG_BYTES = 2**26
 NON_FINITE = "nonfinite.json"
 # What a run of ours writes of itself, beside its checkpoints, its model and the model's card.
 PRINTS = (ROW_PRINTS, STREAM_PRINTS)
@@ -76,19 +88,21 @@ def foreign_entry(folder: Path, *, resuming: bool = False) -> str | None:
 def _has_lost_its_manifest(folder: Path, names: Sequence[str]) -> bool:
     """Whether a run of ours has sealed checkpoints in `folder`, and no manifest is there that says anything."""
     checkpoints = [folder / name for name in names if CHECKPOINT.fullmatch(name)]
-    sealed = any(isinstance(_read_object(each / SEAL).get("run_id"), str) for each in checkpoints)
+    sealed = any(isinstance(_read_object(each / SEAL, SEAL_KINDS).get("run_id"), str) for each in checkpoints)
     return sealed and not read_manifest(folder)
 
 
 def _is_of_a_run(name: str, names: Sequence[str]) -> bool:
     # A model alone may be another tool's, into whose folder checkpoints were copied.
     begun = LOG in names or RUN_FILE in names
-    return name in (*RECORDS, NON_FINITE) or (begun and _OF_A_MODEL.fullmatch(name) is not None)
+    if name in (*RECORDS, NON_FINITE) or _GIVEN_WAY.fullmatch(name):
+        return True
+    return begun and _OF_A_MODEL.fullmatch(name) is not None
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
     """report.json of a run that has come to its end; None where there is none."""
-    report = _read_object(folder / REPORT)
+    report = _read_object(folder / REPORT, REPORT_KINDS)
     return report if report.get("status") == "done" else None
 
 
@@ -120,17 +134,17 @@ def find_earlier_run(output_dir: str) -> tuple[str, str] | None:
 
 def is_run_folder(folder: Path) -> bool:
     """Whether a run of ours has opened its manifest there."""
-    return _read_object(folder / MANIFEST).keys() >= _OF_A_MANIFEST
+    return read_manifest(folder).keys() >= _OF_A_MANIFEST
 
 
 def read_pushed(folder: Path) -> dict[str, Any]:
     """Where a finished run was pushed to, with the sha256 of the report that went along; {} where it was not."""
-    return _read_object(folder / PUSHED)
+    return _read_object(folder / PUSHED, PUSHED_KINDS)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """manifest.json of the run that began in a folder; {} where there is none that can be read."""
-    return _read_object(folder / MANIFEST)
+    return _read_object(folder / MANIFEST, MANIFEST_KINDS)
 
 
 def read_run_id(folder: Path) -> str | None:
@@ -146,7 +160,7 @@ def read_run_id(folder: Path) -> str | None:
 def was_changed(folder: Path, checkpoint: str) -> bool:
     """Whether the run goes on from this checkpoint under settings of which something else is trained."""
     changes = read_manifest(folder).get("changes", [])
-    return any(each["from"] == checkpoint and each["kind"] == "unsafe" for each in changes)
+    return any(each.get("from") == checkpoint and each.get("kind") == "unsafe" for each in changes)
 
 
 def list_checkpoints(folder: Path, *, complete: bool = True) -> list[Path]:
@@ -275,13 +289,14 @@ def _not_of_a_merged_model(folder: Path, names: list[str]) -> str | None:
     return None if ours else names[0]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """What a file of JSON says; {} where it is no object, or no file: a named pipe would be waited for."""
+def _read_object(path: Path, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """What a file of JSON says; {} where it is no object, or says of something what is of another kind."""
+    # One that others have changed is as one that is torn: what stands in it is worth nothing.
     try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
+        value = read_record(path, MAX_RECORD_BYTES)
+    except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and not any(find_wrong_kinds(value, kinds)) else {}
 
 
 def _names(folder: Path) -> list[str]:

@@ -30,18 +30,20 @@ def run_base_and_tuned(
     base: str | None,
     ask_base: Callable[[Model, Tokenizer], Before],
     ask_tuned: Callable[[Model, Tokenizer], After],
+    first: Callable[[Tokenizer], object] | None = None,
 ) -> tuple[Before, After]:
     """Call `ask_base` with the base of the model in `path`, and `ask_tuned` with that model; return both results.
 
     Both get the tuned model's tokenizer, and the precision of its training. The base of an adapter is the model that it
-    adapts; that of a full model is `base`, or what its run.yaml names. Raises `ConfigError` if neither names
+    adapts; that of a full model is `base`, or what its run.yaml names. `first` is called as `load_for_generation` does.
+    Raises `ConfigError` if neither names
     it, and `ModelError` if one of them cannot be loaded.
     """
     if is_adapter(path):
-        return _run_base_and_adapter(path, base, ask_base, ask_tuned)
+        return _run_base_and_adapter(path, base, ask_base, ask_tuned, first)
     base, revision = (base, None) if base else find_base_of_run(path)
     dtype = find_trained_dtype(path)
-    tuned, tokenizer = load_for_generation(path, dtype=dtype)
+    tuned, tokenizer = load_for_generation(path, dtype=dtype, first=first)
     logger.info("the tuned model, %s", path)
     after = ask_tuned(tuned, tokenizer)
     del tuned  # memory may hold one model and not two
@@ -58,12 +60,13 @@ def _run_base_and_adapter(
     base: str | None,
     ask_base: Callable[[Model, Tokenizer], Before],
     ask_tuned: Callable[[Model, Tokenizer], After],
+    first: Callable[[Tokenizer], object] | None,
 ) -> tuple[Before, After]:
     from hf_finetune.models.adapters.loading import load_base, read_adapter_record  # peft: only for an adapter
     from hf_finetune.models.adapters.switching_off import is_base_when_off, switch_adapter_off
 
     adapted: Any
-    adapted, tokenizer = load_for_generation(path, base=base)
+    adapted, tokenizer = load_for_generation(path, base=base, first=first)
     if is_base_when_off(adapted.peft_config["default"], trained=True):  # one load for both
         logger.info("the base, %s", read_base_name(path))
         with switch_adapter_off(adapted):

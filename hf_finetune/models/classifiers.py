@@ -32,13 +32,13 @@ from hf_finetune.models.classification_head import (
     record_new_weights,
     reinitialize,
 )
+from hf_finetune.models.files.quantized import disable_4bit_repacking
 from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.generation_config import check_savable
 from hf_finetune.models.loading import (
     build_quantization_config,
     check_reads_text_alone,
     choose_attention,
-    disable_4bit_repacking,
     hide_load_report,
     load_pretrained,
     log_parameters,

@@ -27,9 +27,11 @@ from hf_finetune.environment.logs import hide_messages
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.embeddings import fit_embeddings
 from hf_finetune.models.files.adapter import is_adapter, read_base_name, read_base_record
+from hf_finetune.models.files.config_faults import check_config
 from hf_finetune.models.files.foreign_errors import foreign_errors
 from hf_finetune.models.files.held import check_held
 from hf_finetune.models.files.locate import find_weight_files, refuse_pickles
+from hf_finetune.models.files.quantized import disable_4bit_repacking, load_quantized
 from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
@@ -159,16 +161,6 @@ def log_parameters(model: PreTrainedModel) -> None:
     logger.info("%s parameters: %s", f"{total:,}", parts)
 
 
-def disable_4bit_repacking(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16 in the first forward in eval mode."""
-    # bitsandbytes 0.50 packs for that kernel for good: it rounds the scales to bfloat16, stops gradients when training
-    # goes on, makes `dequantize` return garbage, and fails on sizes that are not multiples of 32 and 64. Can go when
-    # `Linear4bit` unpacks for training: https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1804
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.__dict__["support_avx512bf16_for_cpu"] = False
-
-
 def build_quantization_config(model: ModelSection, *, bf16: bool) -> BitsAndBytesConfig | None:
     """Build the settings of NF4 with double quantization (QLoRA, https://arxiv.org/abs/2305.14314) or LLM.int8().
 
@@ -235,9 +227,12 @@ def load_safely(auto_class: Any, name: str, revision: str | None, **options: obj
         check_generation_file(name, commit or revision)
     # Without `trust_remote_code=False` transformers asks on the terminal whether the repository's code may run.
     source = {"revision": commit or revision or "main", "trust_remote_code": False}
+    check_config(name, commit)
     if auto_class is not AutoConfig:
         config: Any = options.get("config") or load_safely(AutoConfig, name, revision)
         check_held(auto_class, name, commit, config)
+        if "quantization_config" not in options and getattr(config, "quantization_config", None) is not None:
+            return load_quantized(auto_class, name, source | options)
     with foreign_errors():
         loaded = auto_class.from_pretrained(name, **source, **options)
     if auto_class is AutoConfig and not isinstance(loaded.get_text_config(), PreTrainedConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,11 +22,12 @@ from hf_finetune.models.classification_head import (
     unwrap_adapter,
 )
 from hf_finetune.models.classifiers import _format_names
-from hf_finetune.models.files.adapter import is_adapter, read_base_record
+from hf_finetune.models.files.adapter import fetch_adapter, is_adapter, read_base_record
 from hf_finetune.models.files.locate import read_run_file
 from hf_finetune.models.loading import hide_load_report, load_language_model, load_pretrained
 from hf_finetune.models.tokenizer_probe import check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
+from hf_finetune.models.verification import refuse_non_finite
 
 
 def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -62,6 +64,7 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
     tokenizer = load_tokenizer(model, needs_end=False)
     check_tokenizer_fits(tokenizer, loaded.config)
     check_trained_tokenizer(tokenizer, path)
+    refuse_non_finite(loaded, path)
     return loaded.eval(), tokenizer
 
 
@@ -71,23 +74,36 @@ def _make_no_classifier_error(path: str, what: str) -> ModelError:
 
 
 def load_for_generation(
-    path: str, *, base: str | None = None, revision: str | None = None, dtype: torch.dtype | Literal["auto"] = "auto"
+    path: str,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | Literal["auto"] = "auto",
+    first: Callable[[PreTrainedTokenizerFast], object] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a language model, folder or Hub id, in evaluation mode, and its tokenizer.
 
     An adapter is loaded over its base, as a `PeftModel`, in the precision of its training; `base` is the base's folder
     or Hub id if it has moved. `revision` and `dtype` apply to a full model, which is loaded in the precision of its
-    files by default. Raises `ModelError` where there is no such model, or it is a text classifier.
+    files by default. `first` is called with the tokenizer before any weights are loaded, and may refuse it: its chat
+    template, or what is to be asked under it. Raises `ModelError` where there is no such model, or it is a classifier.
     """
     if is_adapter(path):
-        from hf_finetune.models.adapters.loading import load_adapter  # peft: only for an adapter
+        # peft: only for an adapter
+        from hf_finetune.models.adapters.loading import load_adapter, load_adapter_tokenizer, read_adapter_record
 
+        fetch_adapter(path)
+        tokenizer = load_adapter_tokenizer(path, read_adapter_record(path, base))
+        if first is not None:
+            first(tokenizer)
         adapted: Any
-        adapted, tokenizer = load_adapter(path, base)  # a PeftModel generates as its base does
+        adapted, tokenizer = load_adapter(path, base, tokenizer)  # a PeftModel generates as its base does
         return adapted, tokenizer
     refuse_base(path, base)
     model = ModelSection(path=path, revision=revision)
     tokenizer = load_tokenizer(model)
+    if first is not None:
+        first(tokenizer)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     config = load_pretrained(AutoConfig, model)
     if has_classification_head(config):
@@ -96,6 +112,7 @@ def load_for_generation(
     loaded = load_language_model(model, config=config, dtype=dtype, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)
     check_trained_tokenizer(tokenizer, path, revision)
+    refuse_non_finite(loaded, path)
     return loaded.eval(), tokenizer
 
 

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.config.model_files.description import TOKENIZER
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.models.files.config_faults import check_config
 from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors
 from hf_finetune.models.files.language_models import check_language_model
+from hf_finetune.models.files.locate import find_file
+from hf_finetune.models.files.panics import hold_back_panics
 from hf_finetune.models.files.untrusted import CODE, check_untrusted_files
 from hf_finetune.models.tokenizer_probe import check_first_token
 from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
@@ -79,10 +83,14 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
         raise ModelError(Problem(f"{name!r} holds no tokenizer: no tokenizer.json", _NO_TOKENIZER, key=key))
     try:
         commit = check_untrusted_files(name, revision)
-        with foreign_errors():  # tokenizers 0.23 raises a plain `Exception` for a malformed file
+        check_config(name, commit)  # which is read, too, and would be a fault of the tokenizer
+        find_file(name, TOKENIZER, commit)  # a download shows its progress
+        with hold_back_panics(), foreign_errors():  # tokenizers 0.23 raises an `Exception` for a malformed file
             tokenizer = AutoTokenizer.from_pretrained(
                 name, revision=commit or revision or "main", trust_remote_code=False
             )
+            if isinstance(tokenizer, PreTrainedTokenizerFast):
+                tokenizer.backend_tokenizer.encode("a")  # some settings panic with the first text
     except (OSError, ForeignError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         if "contains custom code" in reason:  # transformers 5.23, which would ask whether it may run

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from hf_finetune.errors import ModelError, NonFiniteError, Problem
-from hf_finetune.models.classification_head import get_auto_class
+from hf_finetune.models.classification_head import find_classification_head, get_auto_class, is_classifier
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -129,6 +129,33 @@ def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
         remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
         raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy))
     return logits
+
+
+def refuse_non_finite(model: PreTrainedModel | PeftModel, name: str) -> None:
+    """Raise `NonFiniteError` in the first forward pass of the model loaded from `name` if a weight is no number.
+
+    That costs a look at the logits, once; the weights are read only where those are not finite. A row that overflows
+    by itself is left to those who know which one it is.
+    """
+    inner: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    head = find_classification_head(model) if is_classifier(inner) else inner.get_output_embeddings()
+    if head is None:
+        return
+
+    def look(_: torch.nn.Module, __: Any, logits: Tensor) -> None:
+        # Minus infinity is what a model may say of a token that never comes.
+        if not (logits.isnan() | (logits == torch.inf)).any():
+            handle.remove()
+            return
+        wrong = next((key for key, weight in inner.named_parameters() if not weight.isfinite().all()), None)
+        if wrong is not None:
+            what = f"has numbers in {wrong} that are not finite, so that nothing it says means anything"
+            raise NonFiniteError(Problem(what, _WHOLE_COPY, path=name))
+
+    handle = head.register_forward_hook(look)
+
+
+_WHOLE_COPY = "copy the model's folder again, or name another model"
 
 
 def uses_flash(model: PreTrainedModel | PeftModel) -> bool:

@@ -5,7 +5,6 @@ run_folder      a run folder claimed, begun and finished
 resuming        a run typed again: finished, or gone on with
 run_log         log.jsonl, read while it is written
 liveness        whether a run is at work
-record_kinds    of which kind the values of those files are
 run_record      any Trainer's folder, read as far as it got
 verdict         whether the model is better than its base, or than guessing, in one sentence
 summary         the last lines of a run's log
@@ -37,12 +36,14 @@ if TYPE_CHECKING:
         Resume,
         Resumed,
         check_resumable,
+        describe_going_on,
         describe_kept,
         find_finished,
         find_resumed,
         find_run_id,
         get_resume,
         read_planned_steps,
+        read_reached,
         read_template_date,
         read_threads,
     )
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         claim_run_folder,
         open_manifest,
         record_scores,
+        say_folder_outside,
         write_run_folder,
     )
     from hf_finetune.reporting.run_record import RunRecord, read_run
@@ -83,6 +85,7 @@ __all__ = [
     "check_resumable",
     "claim_run_folder",
     "describe_best",
+    "describe_going_on",
     "describe_kept",
     "diagnose",
     "find_cautions",
@@ -100,6 +103,7 @@ __all__ = [
     "make_run_names",
     "open_manifest",
     "read_planned_steps",
+    "read_reached",
     "read_run",
     "read_template_date",
     "read_threads",
@@ -107,6 +111,7 @@ __all__ = [
     "render_comparison",
     "render_page",
     "save_page",
+    "say_folder_outside",
     "show",
     "wait_for_run",
     "write_run_folder",

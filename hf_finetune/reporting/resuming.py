@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date as calendar_date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import (
@@ -18,7 +19,6 @@ from hf_finetune.folders import (
     REPORT,
     RESUME,
     RUN_FILE,
-    TRAINER_STATE,
     find_earlier_run,
     is_run_folder,
     list_checkpoints,
@@ -26,23 +26,33 @@ from hf_finetune.folders import (
     read_manifest,
     read_run_id,
 )
+from hf_finetune.folders.checkpoint_records import read_progress
 from hf_finetune.folders.checkpoints import (
+    find_doubts,
     find_faults,
     find_foreign,
     find_verified,
+    get_step,
     list_numbered,
     list_sealed,
     read_seal,
 )
+from hf_finetune.folders.record_kinds import is_amount
 from hf_finetune.folders.weights import find_lost_weights
 from hf_finetune.shell import shell_line
+
+if TYPE_CHECKING:
+    from hf_finetune.reporting.run_record import RunRecord
 
 logger = logging.getLogger(__name__)
 
 Resume = str | bool
 """`train.resume_from_checkpoint`: `auto`, true, false, or a checkpoint."""
+_LAUNCHED_ON = re.compile(r"accelerate_configs/(\w{1,40})\.yaml")
 BEGIN = f"leave {RESUME} out to begin the run"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+# More than any machine has: asked for as many, the system would end the process.
+MOST_THREADS = 4096
 DEFAULT_EPOCHS = 3.0
 """`TrainingArguments.num_train_epochs`."""
 
@@ -107,11 +117,11 @@ def find_resumed(output_dir: str, resume: Resume) -> Resumed:
         return Resumed(None, begun if is_run_folder(folder) else None)
     if isinstance(resume, str) and resume != AUTO:
         named = _find_named(folder, resume)
-        if faults := find_foreign(named, read_run_id(folder)) or find_faults(named):
+        if faults := find_foreign(named, read_run_id(folder)) or find_doubts(named):
             remedy = "name another, or leave it out for the newest"
-            raise ConfigError(Problem(f"{resume} {faults[0]}", remedy, key=RESUME))
+            raise ConfigError([Problem(f"{resume} {fault}", remedy, key=RESUME) for fault in faults])
         return Resumed(str(named), _describe(folder, named, {}))
-    found, passed = find_verified(folder, run_id=read_run_id(folder) or _find_only_id(folder))
+    found, passed = find_verified(folder, run_id=read_run_id(folder) or _find_only_id(folder), look=find_doubts)
     if found is None:
         _refuse_all({folder / name: fault for name, fault in passed.items()})
     return Resumed(str(found), _describe(folder, found, passed))
@@ -128,20 +138,29 @@ def read_planned_steps(output_dir: str) -> int | None:
     report = read_finished(Path(output_dir)) or {}
     planned = report.get("train", {}).get("max_steps")
     for checkpoint in [] if planned else list_checkpoints(Path(output_dir))[-1:]:
-        planned = _read_state(checkpoint).get("max_steps")
+        planned = read_progress(checkpoint).get("max_steps")
     return planned if isinstance(planned, int) else None
+
+
+def read_reached(checkpoint: str) -> dict[str, float]:
+    """How far a checkpoint is, `step` and `epoch`; {} where it does not say."""
+    state = read_progress(Path(checkpoint))
+    return {"step": state["global_step"], "epoch": state["epoch"]} if state else {}
 
 
 def read_threads(output_dir: str) -> int | None:
     """How many threads a process of the run began with, by its manifest; None where that does not say."""
     threads = read_manifest(Path(output_dir)).get("threads")
-    return threads if isinstance(threads, int) and threads > 0 else None
+    return threads if is_amount(threads) and 0 < threads <= MOST_THREADS else None
 
 
 def read_template_date(output_dir: str) -> str | None:
     """The day that the chat template of the run was told, by its manifest; None where that does not say."""
     date = read_manifest(Path(output_dir)).get("template_date")
-    return date if isinstance(date, str) else None
+    try:
+        return None if date is None else str(calendar_date.fromisoformat(date))
+    except (TypeError, ValueError):
+        return None
 
 
 def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO, *, pushes: bool = False) -> str:
@@ -158,13 +177,28 @@ def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO
         unpushed = pushes and not _is_newer(folder / PUSHED, folder / REPORT)
         return f"{done}; push it with: {shell_line(words)}" if unpushed else done
     if whole := list_checkpoints(folder):
-        state = _read_state(whole[-1])
-        kept = f"{whole[-1]} is kept, step {state.get('global_step')} of {state.get('max_steps')}"
+        kept = f"{whole[-1]} is kept, step {get_step(whole[-1])} of {_show_planned(whole[-1])}"
         return f"{kept}; go on with: {shell_line(words)}"
     kept = "nothing is kept, no checkpoint had been saved (train.save_strategy, train.save_steps)"
     if any(_is_newer(folder / weights, folder / MANIFEST) for weights in WEIGHTS):
         kept = f"{output_dir} keeps the trained model, which was not measured yet"
     return f"{kept}; begin again with: {shell_line(words)}"
+
+
+def describe_going_on(run: RunRecord) -> str:
+    """The command that goes on with a run that is stopped, or begins it again; nothing without its run.yaml.
+
+    By the run's own file, and not by the line in its manifest, which others may have written.
+    """
+    folder = run.folder
+    if run.status != "stopped" or not (folder / RUN_FILE).is_file():
+        return ""
+    words = ["hf-finetune", "train", str(folder / RUN_FILE)]
+    if Path(str(run.settings.get("output_dir"))).resolve() != folder.resolve():  # it was moved
+        words.append(f"output_dir={folder}")
+    if where := _LAUNCHED_ON.search(str(run.manifest.get("launch"))):
+        words += ["--on", where[1]]
+    return f"{'go on' if list_checkpoints(folder) else 'nothing is kept; begin again'} with: {shell_line(words)}"
 
 
 def _is_newer(file: Path, than: Path) -> bool:
@@ -225,9 +259,13 @@ def _find_only_id(folder: Path) -> str | None:
     return next(iter(owners), None)
 
 
+def _show_planned(checkpoint: Path) -> str:
+    planned = read_progress(checkpoint).get("max_steps")
+    return "an unknown number" if planned is None else str(planned)
+
+
 def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
-    state = _read_state(checkpoint)
-    said = [f"goes on from {checkpoint}, step {state.get('global_step')} of {state.get('max_steps')}"]
+    said = [f"goes on from {checkpoint}, step {get_step(checkpoint)} of {_show_planned(checkpoint)}"]
     if read_finished(folder) and (lost := find_lost_weights(folder)):
         said.append(f"the run had come to its end, and {lost}: the model is written again")
     said += [f"{name} is passed over ({fault})" for name, fault in passed.items()]
@@ -236,11 +274,3 @@ def _describe(folder: Path, checkpoint: Path, passed: Mapping[str, str]) -> str:
         what = "data and model" if (folder / RUN_FILE).is_file() else "data, model and settings"
         said.append(f"{lost} is written anew: {what} are compared with nothing")
     return "; ".join(said)
-
-
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return state if isinstance(state, dict) else {}

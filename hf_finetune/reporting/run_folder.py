@@ -28,12 +28,16 @@ from hf_finetune.folders import (
 )
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder
 from hf_finetune.folders.opened import Opened, forget, recall, remember
-from hf_finetune.privacy import redact
+from hf_finetune.folders.record_kinds import show_key
+from hf_finetune.privacy import OF_LINES, redact
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.reporting.files import format_json, hash_files
 from hf_finetune.reporting.summary import format_summary
 
 logger = logging.getLogger(__name__)
+
+# Of the packages that a run names; a manifest of others may name any number.
+MOST_VERSIONS = 30
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,13 @@ class RunReport:
     samples: list[dict[str, Any]] = field(default_factory=list)
     distributed: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+
+
+def say_folder_outside(output_dir: str) -> None:
+    """Log where a run is written if that is outside the working folder: a run file of others may name any place."""
+    folder = Path(output_dir).resolve()
+    if not folder.is_relative_to(Path.cwd().resolve()):
+        logger.info("the run is written into %s, outside the working folder (output_dir)", folder)
 
 
 def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
@@ -91,21 +102,27 @@ def open_manifest(output_dir: str, manifest: dict[str, Any], run_file: str, *, r
 
 def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a resumed run would read other data, split it differently, or start from another model."""
-    if changed := _describe_changed_files(began["data"]["files"], now["data"]["files"]):
+    before, after = _list_files(began), _list_files(now)
+    if changed := _describe_changed_files(before, after):
         raise DataError(changed)
-    names = [of["data"].get("labels", {}) for of in (began, now)]
+    if _are_renamed_and_reordered(before, after):
+        what = "the files have other names, by which they are read in another order than when the run began"
+        raise DataError(Problem(what, "name them in the order of run.yaml", key="data"))
+    names = [of.get("data", {}).get("labels", {}) for of in (began, now)]
     if names[0] != names[1]:
         what = "is not what it was when the run began"
         remedy = "set it as it was (see run.yaml), or start a new run in another output_dir"
         raise DataError(Problem(what, remedy, key="data.labels"))
-    rows = [{name: each["sha256"] for name, each in of["data"].get("splits", {}).items()} for of in (began, now)]
+    rows = [
+        {name: each.get("sha256") for name, each in of.get("data", {}).get("splits", {}).items()} for of in (began, now)
+    ]
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"
         raise DataError(Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data"))
     for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer"), ("model.adapter", "adapter")):
         one, other = (_get_source(each, model) for each in (began, now))
         if one is not None and _get_identity(one) != _get_identity(other or {}):
-            what = f"the {model} is not the one that the run began with ({one['revision'] or 'its files differ'})"
+            what = f"the {model} is not the one that the run began with ({_name_revision(one)})"
             put = "name that commit in model.revision, or put its files back"
             raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
 
@@ -114,9 +131,9 @@ def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
     """Warn where a run goes on under other versions, on another machine or with other processes than it began with."""
     versions = [of.get("versions", {}) for of in (began, now)]
     changed = [
-        f"{name} {versions[0][name]} -> {versions[1].get(name, 'none')}"
-        for name in versions[0]
-        if versions[0][name] != versions[1].get(name)
+        f"{show_key(name)} {show_key(before)} -> {versions[1].get(name, 'none')}"
+        for name, before in list(versions[0].items())[:MOST_VERSIONS]
+        if before != versions[1].get(name)
     ]
     if began.get("processes", now.get("processes")) != now.get("processes"):
         changed.append(f"processes {began['processes']} -> {now['processes']}")
@@ -128,23 +145,35 @@ def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[Problem]:
-    """Name the files that only one of two manifests has, by name and sha256: wherever they are, and however often."""
-    # Two files may have one name where their folders are not shown, so that a dict of names would lose one.
-    counts = [Counter((Path(file["path"]).name, file["sha256"]) for file in files) for files in (before, after)]
-    differ = {file for file in counts[0] | counts[1] if counts[0][file] != counts[1][file]}
+    """Name the files whose content only one of two manifests has, or more often: whatever they are called."""
+    # Not by name, which others may change; which file is which split's is seen by the rows of each.
+    counts = [Counter(file["sha256"] for file in files) for files in (before, after)]
+    differ = {content for content in counts[0] | counts[1] if counts[0][content] != counts[1][content]}
     names = [{Path(file["path"]).name for file in files} for files in (before, after)]
     problems = {}
     for file in (*before, *after):
         name = Path(file["path"]).name
-        if (name, file["sha256"]) in differ:
+        if file["sha256"] in differ:
             then, now = name in names[0], name in names[1]
             what = "has changed since the run began" if then and now else "was not read when the run began"
             what = what if now else "was read when the run began, and is not any more"
             remedy = "put it back as it was, or start a new run in another output_dir"
             if not (then and now):
                 remedy = "name the files of data as they were (see run.yaml), or start a new run in another output_dir"
-            problems[file["path"]] = Problem(what, remedy, file["path"])
+            problems[file["path"]] = Problem(what, remedy, show_key(file["path"]))
     return list(problems.values())
+
+
+def _list_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The data files of a manifest; one of others may have entries without a name or a sum."""
+    return [each for each in manifest.get("data", {}).get("files", []) if {"path", "sha256"} <= each.keys()]
+
+
+def _are_renamed_and_reordered(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
+    # Rows in another order are another run. That of the same names is asked about before (`config.changes`).
+    contents = [[file["sha256"] for file in files] for files in (before, after)]
+    names = [sorted(Path(file["path"]).name for file in files) for files in (before, after)]
+    return contents[0] != contents[1] and names[0] != names[1]
 
 
 def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
@@ -152,10 +181,18 @@ def _get_source(manifest: dict[str, Any], model: str) -> dict[str, Any] | None:
     return source.get(model) if source is not None and model != "model" else source
 
 
+def _name_revision(source: dict[str, Any]) -> str:
+    return show_key(source.get("revision") or "its files differ")
+
+
 def _get_identity(source: dict[str, Any]) -> tuple[Any, ...]:
     """What identifies a model: the file hashes of a local folder, whatever its path; name and commit on the Hub."""
     files = source.get("sha256")
-    return ("folder", sorted(files.items())) if files else (source.get("name"), source.get("revision"))
+    return (
+        ("folder", sorted(files.items(), key=str))
+        if isinstance(files, dict) and files
+        else (source.get("name"), source.get("revision"))
+    )
 
 
 def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any] | None = None) -> None:
@@ -171,7 +208,7 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
     content = format_json(redact(asdict(report)))
     _write_for_readers(folder, json.loads(content))
     write_atomically(folder / REPORT, content, private=True)
-    logger.info("%s", format_summary(asdict(report), output_dir))
+    logger.info("%s", format_summary(asdict(report), output_dir), extra=OF_LINES)
 
 
 def _bring_back_records(folder: Path) -> dict[str, Any]:

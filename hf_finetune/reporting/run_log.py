@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -12,15 +13,18 @@ from typing import Any, BinaryIO
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.files import is_of_kernel
-from hf_finetune.folders import LOG, LOG_FORMAT
+from hf_finetune.folders import LOG, LOG_FORMAT, MAX_LOG_BYTES
+from hf_finetune.folders.record_kinds import is_amount
 from hf_finetune.metric_info import parse_number
 
-# A log of 300,000 lines is read in some seconds, and in half a GiB.
-MAX_LINE_BYTES, MAX_LOG_BYTES = 2**20, 2**26
+MAX_LINE_BYTES, LONG_LOG_BYTES = 2**20, 2**24
 MAX_PROBLEMS = 1000
 LEFT_OUT = "it is left out, and the rest is shown"
 
+logger = logging.getLogger(__name__)
+
 JsonObject = dict[str, Any]
+_DECODER = json.JSONDecoder()  # one for all lines, and not one look at the encoding of each
 
 
 @dataclass
@@ -57,14 +61,14 @@ class RunLog:
 
     def _take(self, line: bytes) -> str | None:
         try:
-            value = json.loads(line)
+            value = _DECODER.decode(line.decode())
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             return "is no line of a log: it was damaged, or is longer than 1 MiB"
         if "log" in value:
             return self._take_head(value)
-        if not is_step(value.get("step")):
+        if not is_amount(value.get("step")):
             return "is no line of a log: it has no step"
         if isinstance(value.get("sample"), dict):
             self.samples.append((value["step"], value["sample"]))
@@ -81,7 +85,7 @@ class RunLog:
         return None
 
     def _take_head(self, head: JsonObject) -> str | None:
-        self.max_steps = head["max_steps"] if is_step(head.get("max_steps")) else None
+        self.max_steps = head["max_steps"] if is_amount(head.get("max_steps")) else None
         self.began = parse_number(head.get("time"))
         if head["log"] == LOG_FORMAT:
             return None
@@ -125,6 +129,9 @@ class LogReader:
         changed = self._was_replaced(file, found)
         if changed:
             self._begin_anew()
+        if found.st_size - self._offset > LONG_LOG_BYTES:  # before the silence, and not behind it
+            megabytes = found.st_size / 1e6
+            logger.warning("%s has %.0f MB: it takes some seconds to be read and drawn", self.path, megabytes)
         self._identity = (found.st_dev, found.st_ino)
         file.seek(self._offset)
         before = self.log.lines
@@ -153,19 +160,16 @@ def read_log(folder: Path) -> RunLog:
     return reader.log
 
 
-def is_step(value: Any) -> bool:
-    """Whether a value of a log can be the number of a step."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-
-
 def parse_entry(entry: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an entry of a log, NaN for those that are null, and its step as it stands."""
-    found = {
-        name: parsed
-        for name, value in entry.items()
-        if (parsed := math.nan if value is None else parse_number(value)) is not None
-    }
-    return found | {"step": entry["step"]}
+    found: dict[str, float] = {}
+    for name, value in entry.items():
+        if type(value) is float:  # nearly all of them: a log has millions
+            found[name] = value
+        elif (parsed := math.nan if value is None else parse_number(value)) is not None:
+            found[name] = parsed
+    found["step"] = entry["step"]
+    return found
 
 
 def is_point(entry: Mapping[str, Any]) -> bool:

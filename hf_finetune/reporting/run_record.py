@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +23,11 @@ from hf_finetune.folders import (
     TRAINER_STATE,
     list_checkpoints,
 )
+from hf_finetune.folders.record_kinds import MANIFEST_KINDS, REPORT_KINDS, find_wrong_kinds, is_amount, parse_record
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.liveness import goes_beyond, seems_alive
-from hf_finetune.reporting.record_kinds import MANIFEST_KINDS, REPORT_KINDS, find_wrong_kinds, parse_record
-from hf_finetune.reporting.run_log import RunLog, is_point, is_step, parse_entry, read_log
+from hf_finetune.reporting.run_log import RunLog, is_point, parse_entry, read_log
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ class RunRecord:
     """`model.path` of run.yaml as it was typed, to be opened and never shown."""
     ended: str | None = None
     """What has ended the training of an unfinished run, by its name, if that could still be said."""
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `get_curve` has made of `history`, which pages and findings ask for dozens of times."""
 
     @property
     def ended_by(self) -> str | None:
@@ -156,8 +158,10 @@ def get_selection_metric(run: RunRecord) -> str | None:
 def get_curve(run: RunRecord, name: str) -> list[tuple[int, float]]:
     """(step, value) of each history entry that has `name`, sorted by step; the last entry of a step counts."""
     # A resumed run logs steps again: [{"step": 9, "loss": 2.0}, {"step": 9, "loss": 1.9}] -> [(9, 1.9)].
-    values = {int(entry["step"]): entry[name] for entry in run.history if name in entry}
-    return sorted(values.items())
+    if name not in run.curves:
+        values = {int(entry["step"]): entry[name] for entry in run.history if name in entry}
+        run.curves[name] = sorted(values.items())
+    return list(run.curves[name])
 
 
 def _read_report(folder: Path) -> JsonObject:
@@ -272,7 +276,7 @@ def _parse_history(holder: JsonObject, key: str, path: Path) -> list[dict[str, f
     entries = holder[key]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(_make_file_problem(path, f"{key} is no list of log entries"))
-    without = [index for index, entry in enumerate(entries, start=1) if not is_step(entry.get("step"))]
+    without = [index for index, entry in enumerate(entries, start=1) if not is_amount(entry.get("step"))]
     if without:
         raise DataError(_make_file_problem(path, f"entry {without[0]} of {key} has no step"))
     return [entry for entry in map(parse_entry, entries) if is_point(entry)]

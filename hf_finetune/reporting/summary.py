@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.metric_info import format_interval, format_metric, get_metric_info
+from hf_finetune.privacy import escape_control_characters
 from hf_finetune.reporting.verdict import judge_model
 
 # Metrics in the summary, in this order; report.json has all.
@@ -40,7 +41,8 @@ def format_summary(report: Mapping[str, Any], folder: str) -> str:
         for judged in ("forgetting",) if train else ("comparison", "forgetting"):
             lines += [f"{split}: {sentence}" for sentence in metrics.get(judged, {}).get("words", [])]
     lines.append(f"{folder}: {_list_saved_files(Path(folder))}report.html, report.json, run.yaml, manifest.json")
-    return "\n".join(lines)
+    # Of what a sentence repeats, as a label, no line break makes a line of its own.
+    return "\n".join(map(escape_control_characters, lines))
 
 
 def _list_saved_files(folder: Path) -> str:

@@ -13,8 +13,6 @@ from hf_finetune.data.tokenization.text import IGNORE_INDEX
 
 # The key of a batch's facts: it stands last, since the Trainer takes the batch size from what stands first.
 COUNTS = "counts"
-# Under which a checkpoint's trainer_state.json keeps the counts, so that a resumed run goes on counting from them.
-STATE_KEY = "hf_finetune_seen"
 
 
 @dataclass(frozen=True, slots=True)

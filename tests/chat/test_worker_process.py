@@ -27,6 +27,7 @@ from hf_finetune.chat.rendering import (
     render_rows,
     trust_template,
 )
+from hf_finetune.environment.bare_process import KEPT_VARIABLES
 from hf_finetune.errors import MachineError
 
 ECHO = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -175,6 +176,20 @@ def test_it_inherits_no_secret_and_no_file_and_ends_with_its_parent(monkeypatch,
             return
         time.sleep(0.1)
     raise AssertionError("the worker outlives its parent")
+
+
+def test_it_is_given_no_variable_but_what_python_needs_and_loads_nothing_that_reaches_a_network(monkeypatch):
+    monkeypatch.setenv("AN_ACCOUNT", "of somebody")
+    end_worker()
+    texts_of(ECHO, "a")
+    # What Python itself sets as it starts.
+    assert set(worker().environ()) <= {*KEPT_VARIABLES, "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
+    program = f"import runpy; runpy.run_path({worker_process.worker.__file__!r}); import sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "jinja2.sandbox" in loaded
+    assert not {"socket", "_socket", "ssl", "http.client", "urllib.request", "asyncio", "httpx2", "requests"} & {
+        *loaded
+    }
 
 
 def test_ctrl_c_does_not_reach_it():

@@ -84,6 +84,19 @@ def test_help_imports_nothing_heavy(command):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_is_read_before_anything_heavy_is_imported():
+    code = (
+        "import sys, hf_finetune.cli.launcher\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'scipy'} & {*sys.modules}\n"
+        "assert not heavy, heavy\n"
+        "import runpy; runpy.run_path('recipes/continued_pretraining.py')\n"
+        "heavy = {'scipy.stats', 'sklearn', 'trl', 'evaluate', 'IPython'} & {*sys.modules}\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_answers_in_half_a_second(environment_of_a_user):
     def seconds() -> float:
         started = time.perf_counter()

@@ -77,3 +77,30 @@ def test_a_run_of_a_recipe_is_read_with_its_vocabulary_settings_and_validation_r
     assert {"loss", "grad_norm", "learning_rate", "tokens_per_s"} <= set(run.history[0])
     kinds = {each.kind for each in diagnose(run).findings}
     assert not kinds & {"divergence", "loss_at_start", "overfitting", "learning_rate_too_low", "too_short_to_say"}
+
+
+@pytest.mark.parametrize(
+    ("launch", "on"),
+    [
+        (
+            "accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/sft.py x.yaml",
+            " --on single_gpu",
+        ),
+        ("accelerate launch --config_file accelerate_configs/$(rm -rf x).yaml; rm -rf ~", ""),
+        (5, ""),
+        (None, ""),
+    ],
+)
+@pytest.mark.parametrize("command", [("diagnose",), ("watch", "--once")])
+def test_a_run_that_was_killed_is_shown_with_the_command_that_goes_on_with_it(tmp_path, command, launch, on):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"run_id": "1", "launch": launch}))
+    lines = [{"run": {"max_steps": 100}}, *({"step": step, "loss": 2.0, "time": 1.0} for step in range(1, 41))]
+    (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    without = RUNNER.invoke(app, [*command, str(folder)], catch_exceptions=False).stdout
+    assert "with: hf-finetune" not in without
+    (folder / "run.yaml").write_text("recipe: sft\n")
+    said = RUNNER.invoke(app, [*command, str(folder)], catch_exceptions=False).stdout
+    line = f"nothing is kept; begin again with: hf-finetune train {folder}/run.yaml{on}"
+    assert line in [each.strip() for each in said.splitlines()]

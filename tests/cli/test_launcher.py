@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 from accelerate.commands import launch
 
 from hf_finetune.cli.launcher import _run_accelerate_launch, find_accelerate_config
+from hf_finetune.cli.launcher import launch as launch_run
+from hf_finetune.errors import DataError
+from hf_finetune.folders import release_run_folders
 
 ENDED = """
 import os, signal, time
@@ -22,8 +26,10 @@ def launched_here(monkeypatch):
     """What a launch sets for the process that it is all of, put back."""
     monkeypatch.setattr(launch, "simple_launcher", launch.simple_launcher)
     monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
-    threshold = gc.get_threshold()
+    threshold, environment = gc.get_threshold(), dict(os.environ)
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     gc.set_threshold(*threshold)
 
 
@@ -34,3 +40,22 @@ def test_one_of_several_processes_that_the_system_has_ended_is_named(launched_he
     assert _run_accelerate_launch([*where, str(script)]) == 137
     said = "process 1 was ended by SIGKILL (the system ends a process so that takes too much memory)"
     assert said in caplog.text
+
+
+@pytest.mark.parametrize(("output_dir", "said"), [("../elsewhere/run", True), ("runs/one", False), ("./one", False)])
+def test_a_run_folder_outside_the_working_folder_is_said_before_all_else(
+    launched_here, tmp_path, monkeypatch, caplog, output_dir, said
+):
+    caplog.set_level("INFO")
+    (tmp_path / "here" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "base" / "config.json").write_text("{}")
+    (tmp_path / "here" / "rows.jsonl").write_text('{"nothing": 1}\n')
+    run_file = f"recipe: sft\nmodel: {{path: base}}\ndata: {{train: rows.jsonl}}\noutput_dir: {output_dir}\n"
+    (tmp_path / "here" / "run.yaml").write_text(run_file)
+    with pytest.raises(DataError):
+        launch_run(["run.yaml"], "cpu")
+    release_run_folders()
+    first = caplog.records[0].getMessage()
+    outside = f"the run is written into {tmp_path}/elsewhere/run, outside the working folder (output_dir)"
+    assert (first == outside) is said

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from hf_finetune.chat.rendering import TemplateLimitError, end_worker
 from hf_finetune.cli import app
 from hf_finetune.cli.option_tables import OPTION_NAMES
 from hf_finetune.errors import ConfigError, MachineError
+from hf_finetune.models import saved
+from hf_finetune.models.adapters import loading
 from hf_finetune.models.adapters.loading import load_adapter
 from hf_finetune.option_names import name_options
 from hf_finetune.release.comparison_rows import load_comparison_rows
@@ -99,6 +103,24 @@ def test_the_remedy_for_a_limit_is_an_option_of_the_command_and_a_key_of_a_run_f
     renders = command not in ("predict", "rows")
     assert said.endswith(f", or set --trust-chat-template {DIGEST} if it is yours") == renders
     assert "data." not in said
+
+
+@pytest.mark.parametrize("command", ["generate", "generate --base", "chat", "whole", "notebook"])
+def test_a_template_is_looked_at_before_any_weights_are_loaded(command, folders, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(loading, "load_base", load)
+    monkeypatch.setattr(saved, "load_language_model", load)
+    if command == "whole":
+        whole = Path(shutil.copytree(folders["base"], tmp_path / "whole"))
+        (whole / "chat_template.jinja").write_text(TEMPLATE)
+        folders, command = folders | {"adapter": str(whole)}, "generate"
+    ask = partial(typed, command, folders, tmp_path)
+    if command == "notebook":
+        ask = partial(hf.generate, folders["adapter"], "hi", max_new_tokens=2)
+    with pytest.raises(MachineError, match="does not start"):
+        ask()
 
 
 def test_a_notebook_trusts_by_an_argument_which_its_messages_name(folders):

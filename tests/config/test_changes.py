@@ -96,6 +96,7 @@ def test_files_are_compared_by_what_is_in_them_but_weights_and_order_are_setting
     both = [moved, str(tmp_path / "more.jsonl")]
     assert classify("data.train", both, both) == "content"
     assert classify("data.train", both, both[::-1]) == "unsafe"
+    assert classify("data.train", both, ["other.jsonl", *both[1:]]) == "content"
     assert classify("model.tokenizer", "a", "b") == "content"
     assert classify("model.tokenizer", None, "b") == "fixed"
 

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import glob
+import os
+
 import pytest
 
-from hf_finetune.config.paths import is_local, is_missing
+from hf_finetune.config import paths
+from hf_finetune.config.paths import find_matches, is_local, is_missing
+from hf_finetune.data import check_trained_rows
+from hf_finetune.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,30 @@ def test_a_mistyped_folder_of_a_run_file_is_refused_with_the_others(load, proble
     (problem,) = problems(text, f"{key}=runs/frist")
     assert problem.key == key
     assert problem.remedy == "did you mean runs/first?"
+
+
+PATTERNS = ("**/*.jsonl", "*", "a/*", "a/**", "**/b*/**", "[ab]/*.jsonl", "a/../*", "**/**/x.jsonl", ".h*/*", "none/*")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_matches_what_glob_finds_and_no_circle_of_links_twice(workspace, pattern):
+    for name in ("a/x.jsonl", "a/b/x.jsonl", "b/y.jsonl", ".hidden/x.jsonl", "a/.x.jsonl"):
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text("")
+    found, expected = find_matches(pattern, "data.train"), glob.glob(pattern, recursive=True)
+    files = [{os.path.normpath(path) for path in each if os.path.isfile(path)} for each in (found, expected)]
+    assert files[0] == files[1]
+    (workspace / "a" / "round").symlink_to(workspace, target_is_directory=True)
+    assert len(find_matches(pattern, "data.train")) < 60
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MOST_LOOKED_AT", 1_000), ("MOST_SECONDS", -1.0)])
+@pytest.mark.parametrize("pattern", ["**/*.jsonl", "many/*.jsonl"])
+def test_a_pattern_with_too_much_to_look_at_is_refused_at_its_key(load, workspace, monkeypatch, pattern, bound, value):
+    (workspace / "many").mkdir()
+    for number in range(1_000):
+        (workspace / "many" / str(number)).touch()
+    monkeypatch.setattr(paths, bound, value)
+    text = f"recipe: sft\nmodel: {{path: base}}\ndata: {{train: '{pattern}'}}\noutput_dir: out\n"
+    with pytest.raises(ConfigError, match=r"data.train: there are more than 1,000 files and folders to look at"):
+        check_trained_rows(load(text))

@@ -1,7 +1,8 @@
 """Mutated model folders, run files, rows, templates and cards, through the commands that read them.
 
 Whatever stands in a file, a command ends with one of its exit codes: no traceback, at most 10 s and 1 GiB, and nothing
-changed but what it writes. `make attack` draws 2,000 of each of the five kinds; the suite a few, the same in every run.
+changed but what it writes. `make attack` draws 2,000 of each of the five kinds, and as many of checkpoints
+and of a run's records in the files beside; the suite a few, the same in every run.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def draw(request: pytest.FixtureRequest) -> Callable[..., settings]:
 class Victim:
     """The process of victim.py, begun again where it was ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Path) -> None:
+        self.whole = whole
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, folder: Path, *argv: str) -> dict[str, Any]:
@@ -82,14 +84,14 @@ class Victim:
                 [sys.executable, str(Path(__file__).with_name("victim.py"))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                cwd=folder,
+                cwd=self.whole,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
             )
             for warm_up in (
                 ["generate", "model", "Hi", "--max-new-tokens", "1"],
                 ["push", "model", "me/x", "--dry-run"],
             ):
-                assert self._ask({"folder": str(folder), "argv": warm_up}, 120)["code"] == 0
+                assert self._ask({"folder": str(self.whole), "argv": warm_up}, 120)["code"] == 0
             self._ask({"limit": BYTES}, 10)
         answer = self._ask({"folder": str(folder), "argv": argv}, SECONDS)
         if answer["code"] is None:
@@ -115,8 +117,8 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    victim = Victim()
+def victim(whole: Path) -> Iterator[Victim]:
+    victim = Victim(whole)
     yield victim
     victim.end()
 

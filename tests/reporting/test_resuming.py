@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
+from saved_records import put_records
 
 from hf_finetune.errors import ConfigError
 from hf_finetune.folders.checkpoints import SEAL, seal
@@ -21,13 +22,14 @@ from hf_finetune.reporting import (
     open_manifest,
 )
 
+WEIGHTS = save({"w": torch.zeros(1)})
 MANIFEST = {"data": {}, "versions": {}, "launch": "x"}
 
 
-def checkpoint(folder: Path, step: int, run_id: str | None = "one", *, state: bytes = b"weights") -> Path:
+def checkpoint(folder: Path, step: int, run_id: str | None = "one", *, state: bytes = WEIGHTS) -> Path:
     place = folder / f"checkpoint-{step}"
     place.mkdir(parents=True)
-    (place / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 60}))
+    put_records(place, step)
     (place / "model.safetensors").write_bytes(state)
     seal(place, {"step": step, "run_id": run_id})
     return place
@@ -74,7 +76,7 @@ def test_the_newest_verified_checkpoint_is_gone_on_from_by_number_and_others_are
             f"goes on from {tmp_path}/checkpoint-100, step 100 of 60",
         )
     (checkpoint(tmp_path, 200) / SEAL).unlink()
-    (checkpoint(tmp_path, 150) / "model.safetensors").write_bytes(b"WEIGHTS")
+    (checkpoint(tmp_path, 150) / "model.safetensors").write_bytes(WEIGHTS[:-1] + b"\1")
     (tmp_path / "checkpoint-300").mkdir()
     (tmp_path / "checkpoint-300" / "training_args.bin").write_bytes(b"")
     checkpoint(tmp_path, 400, "another")
@@ -107,6 +109,7 @@ def test_a_run_whose_manifest_is_torn_or_missing_is_gone_on_from_its_checkpoints
     checkpoint(tmp_path, 5)
     for name in ("log.jsonl", "run.yaml", "row_prints.npz", "config.json"):
         (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint-9.left1").mkdir()
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
     claim_run_folder(str(tmp_path), resume="auto")

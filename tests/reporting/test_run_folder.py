@@ -161,7 +161,7 @@ def test_a_resumed_run_whose_data_or_model_changed_is_refused_naming_what(tmp_pa
     with pytest.raises(ModelError, match="the model is not the one that the run began with"):
         begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "2"), ("c.jsonl", "3"), model="2")
     with pytest.raises(DataError) as refused:
-        begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "X"), ("d.jsonl", "3"))
+        begin(tmp_path, ("a.jsonl", "1"), ("b.jsonl", "X"), ("d.jsonl", "4"))
     assert [problem.path for problem in refused.value.problems] == ["b.jsonl", "c.jsonl", "d.jsonl"]
     assert json.loads((tmp_path / "manifest.json").read_text())["data"]["files"][1]["sha256"] == "2"
 
@@ -205,6 +205,18 @@ def test_a_resumed_run_tells_files_of_one_name_apart_and_goes_on_from_another_fo
     begin(tmp_path / "other", (f"{tmp_path}/data/rows.jsonl", "1"), resume=None)
     monkeypatch.chdir(tmp_path)
     begin(tmp_path / "other", (f"{tmp_path}/data/rows.jsonl", "1"))
+
+
+def test_the_content_of_the_data_decides_on_a_resumed_run_and_not_the_name_of_its_file(tmp_path):
+    begin(tmp_path, ("rows.jsonl", "1"), ("held.jsonl", "2"), resume=None)
+    begin(tmp_path, ("renamed/train.jsonl", "1"), ("held.jsonl", "2"))
+    begin(tmp_path, ("rows.jsonl", "1"), ("held.jsonl", "2"))
+    with pytest.raises(DataError, match="the files have other names, by which they are read in another order"):
+        begin(tmp_path, ("a.jsonl", "2"), ("b.jsonl", "1"))
+    with pytest.raises(DataError, match=r"held\.jsonl: has changed since the run began"):
+        begin(tmp_path, ("train.jsonl", "1"), ("held.jsonl", "3"))
+    with pytest.raises(DataError, match=r"new\.jsonl: was not read when the run began"):
+        begin(tmp_path, ("train.jsonl", "1"), ("held.jsonl", "2"), ("new.jsonl", "4"))
 
 
 def test_a_run_that_an_older_version_began_with_whole_paths_goes_on(tmp_path):

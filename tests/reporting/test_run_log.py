@@ -141,6 +141,17 @@ def test_one_that_cannot_be_read_or_has_no_end_is_refused(tmp_path, monkeypatch)
         read_log(tmp_path)
 
 
+def test_of_a_log_that_takes_seconds_it_is_said_before_it_is_read(tmp_path, monkeypatch, caplog):
+    write(tmp_path, LOG)
+    monkeypatch.setattr("hf_finetune.reporting.run_log.LONG_LOG_BYTES", len(LOG) - 1)
+    reader = LogReader(tmp_path)
+    reader.read()
+    assert "log.jsonl has 0 MB: it takes some seconds to be read and drawn" in caplog.text
+    caplog.clear()
+    reader.read()
+    assert caplog.text == ""  # what is added is read at once
+
+
 def test_a_hundred_thousand_lines_are_read_in_seconds_and_what_is_added_at_once(tmp_path):
     line = b'{"step": %d, "epoch": 0.5, "grad_norm": 0.5, "learning_rate": 0.0001, "loss": 2.5, "time": 1764435000.5}\n'
     reader = LogReader(write(tmp_path, b"".join(line % step for step in range(100_000))))

@@ -20,6 +20,7 @@ from hf_finetune.cli.terminal import (
     print_json,
     read_terminal_lines,
     say,
+    say_piece,
 )
 
 if TYPE_CHECKING:
@@ -75,21 +76,27 @@ def generate(
 
     set_up_logging()
     hold_commits()
-    speak = partial(_speak, trust_chat_template, prompts=prompts, settings=settings, system=system, raw=raw)
+    speak = partial(_speak, prompts=prompts, settings=settings, system=system, raw=raw)
+    first = partial(_look_at_template, trust_chat_template, prompts=prompts, system=system, raw=raw)
     if base:
-        _print_pairs(zip(*run_base_and_tuned(model, base_path, speak, speak), strict=True), as_json=as_json)
+        _print_pairs(zip(*run_base_and_tuned(model, base_path, speak, speak, first), strict=True), as_json=as_json)
         return
-    loaded, tokenizer = load_for_generation(model, base=base_path)
+    loaded, tokenizer = load_for_generation(model, base=base_path, first=first)
     _print_samples(speak(loaded, tokenizer), "\n" if tokenizer.chat_template and not raw else "", as_json=as_json)
 
 
-def _speak(
-    trusted: str | None, loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **asked: Any
-) -> list[Sample]:
+def _look_at_template(trusted: str | None, tokenizer: PreTrainedTokenizerFast, **asked: Any) -> None:
+    """Refuse a chat template, and prompts that it refuses, before weights are loaded, which takes minutes."""
     from hf_finetune.chat import trust_named_template
-    from hf_finetune.evaluation import generate_responses
+    from hf_finetune.evaluation import check_responses
 
     trust_named_template(tokenizer, trusted)
+    check_responses(tokenizer, **asked)
+
+
+def _speak(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **asked: Any) -> list[Sample]:
+    from hf_finetune.evaluation import generate_responses
+
     return generate_responses(loaded, tokenizer, **asked)
 
 
@@ -147,21 +154,25 @@ def chat(
     announce(model)
     from hf_finetune.chat import trust_named_template
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.evaluation import ChatDisplay, ChatSession, run_chat
+    from hf_finetune.evaluation import ChatDisplay, ChatSession, run_chat, try_template
     from hf_finetune.interruption import unwind_when_stopped
     from hf_finetune.models import hold_commits, load_for_generation
 
     set_up_logging()
     hold_commits()
-    loaded, tokenizer = load_for_generation(model, base=base_path)
-    trust_named_template(tokenizer, trust_chat_template)
+    opening = [] if system is None else [{"role": "system", "content": system}]
+
+    def first(tokenizer: PreTrainedTokenizerFast) -> None:
+        trust_named_template(tokenizer, trust_chat_template)
+        try_template(tokenizer, opening)
+
+    loaded, tokenizer = load_for_generation(model, base=base_path, first=first)
     unwind_when_stopped(lambda: "what /save has written is kept")
     screen = ChatDisplay(
-        write=lambda piece: say(piece, end="", flush=True),
+        write=say_piece,
         note=lambda text: say(f"[{text}]", file=sys.stderr, flush=True),
         interactive=sys.stdin.isatty(),
     )
-    opening = [] if system is None else [{"role": "system", "content": system}]
     with closing(read_terminal_lines()) as lines:
         run_chat(ChatSession(loaded, tokenizer, settings, screen, opening), lines)
 

@@ -26,5 +26,6 @@ def init(
     if kept := list_other_files(directory, written):
         more = f" and {len(kept) - MOST_NAMED:,} more" if len(kept) > MOST_NAMED else ""
         say(f"{directory}: kept what was there: {', '.join(map(shell_path, kept[:MOST_NAMED]))}{more}")
-    say(f"{directory}: {len(written)} files. Next: cd {shell_path(directory)} and")
+    go_there = "" if Path(directory).resolve() == Path.cwd() else f" cd {shell_path(directory)} and"
+    say(f"{directory}: {len(written)} files. Next:{go_there}")
     say("  hf-finetune train recipes/configs/continued_pretraining.yaml --on cpu")

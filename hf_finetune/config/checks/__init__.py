@@ -3,6 +3,8 @@
 A check skips settings that have a problem already: one mistake, one message.
 
 train.py           steps, schedule, saving and evaluation
+mappings.py        what the stack passes on as keyword arguments
+sizes.py           a new model against the memory of the machine
 sft.py             conversations: lengths, packing, templates
 lora.py            what peft would pass over, or refuse only once the base is loaded
 classification.py  labels, balance, thresholds
@@ -25,10 +27,12 @@ from hf_finetune.config.checks.hub import check_hub
 from hf_finetune.config.checks.launch import check_launch
 from hf_finetune.config.checks.lora import check_lora
 from hf_finetune.config.checks.machine import check_machine, check_packages
+from hf_finetune.config.checks.mappings import check_mappings
 from hf_finetune.config.checks.metric import check_metric
 from hf_finetune.config.checks.paths import check_inputs, check_output_dir, check_resume
 from hf_finetune.config.checks.score import check_score
 from hf_finetune.config.checks.sft import check_sft
+from hf_finetune.config.checks.sizes import check_sizes
 from hf_finetune.config.checks.stream import check_stream
 from hf_finetune.config.checks.train import check_train
 from hf_finetune.config.reading.document import RunDocument, refuse_given
@@ -52,6 +56,8 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     _check_data(document, run, recipe)
     _check_recipe_sections(document, run, recipe)
     check_train(document, run)
+    check_mappings(document, run)
+    check_sizes(document, run)
     check_metric(document, run, recipe)
     check_sft(document, run, recipe, detect_hardware())
     check_stream(document, run, recipe)

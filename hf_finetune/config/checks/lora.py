@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hf_finetune.config.bounds import LARGEST_FACTOR, LARGEST_RANK
 from hf_finetune.config.model_files.patterns import find_wrong_patterns
 from hf_finetune.config.reading.document import RunDocument, format_value
 from hf_finetune.errors import suggest
@@ -72,10 +73,10 @@ def _check_offered(document: RunDocument, lora: Any) -> None:
 
 
 def _check_rank_patterns(document: RunDocument, lora: Any) -> None:
-    for key in ("rank_pattern", "alpha_pattern"):
+    for key, most in (("rank_pattern", LARGEST_RANK), ("alpha_pattern", int(LARGEST_FACTOR))):
         for pattern, value in (getattr(lora, key) or {}).items():
-            if type(value) is not int or value < 1:
-                what = f"{format_value(value)} for {format_value(pattern)} is no whole number of at least 1"
+            if type(value) is not int or not 1 <= value <= most:
+                what = f"{format_value(value)} for {format_value(pattern)} is no whole number from 1 to {most:,}"
                 document.refuse(("lora", key), what, "write a pattern of module names, and its number")
 
 

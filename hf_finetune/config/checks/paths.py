@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.model_files.kinds import is_classifier
-from hf_finetune.config.paths import expand_user, find_ready_made, is_glob, is_local, list_source_paths
+from hf_finetune.config.paths import (
+    expand_user,
+    find_matches,
+    find_ready_made,
+    is_glob,
+    is_local,
+    list_source_paths,
+)
 from hf_finetune.config.reading.document import Key, RunDocument, format_key_path
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER
-from hf_finetune.errors import suggest
+from hf_finetune.errors import ConfigError, suggest
 from hf_finetune.folders import AUTO, CHECKPOINT, find_earlier_run, foreign_entry, not_ours
 from hf_finetune.shell import shell_path
 
@@ -29,8 +35,8 @@ def check_inputs(document: RunDocument, run: Any) -> None:
     for key, path in _list_data_inputs(run):
         if not document.is_refused(format_key_path(key[:2])) and _is_local_data(path):
             _check_exists(document, key, path)
-        elif is_glob(path) and "**" not in path and "://" not in path and not glob.glob(expand_user(path)):
-            document.refuse(key, f"no file matches {path}", "check the pattern")
+        elif is_glob(path) and "**" not in path and "://" not in path:
+            _check_pattern(document, key, path)
     for name in ("path", "adapter", "tokenizer"):
         value = getattr(run.model, name)
         if isinstance(value, str) and not document.is_refused(f"model.{name}"):
@@ -74,6 +80,16 @@ def _list_data_inputs(run: Any) -> list[tuple[Key, str]]:
         for index, path in enumerate(list_source_paths(sources)):
             inputs.append(((*key, index) if isinstance(sources, list) else key, path))
     return [(key, path) for key, path in inputs if path != PLACEHOLDER]
+
+
+def _check_pattern(document: RunDocument, key: Key, pattern: str) -> None:
+    try:
+        if find_matches(expand_user(pattern), format_key_path(key)):
+            return
+    except ConfigError as refused:
+        document.refuse(key, refused.problems[0].what, refused.problems[0].remedy)
+        return
+    document.refuse(key, f"no file matches {pattern}", "check the pattern")
 
 
 def _check_exists(document: RunDocument, key: Key, path: str) -> None:

@@ -11,13 +11,25 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_words
+from hf_finetune.config.model_files.amounts import find_too_much
+from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_frames, find_long_words
 from hf_finetune.config.model_files.patterns import find_wrong_patterns
-from hf_finetune.config.model_files.regular import find_irregular, read_object
-from hf_finetune.config.model_files.sizes import Shapes, find_impossible_sizes, read_shapes
+from hf_finetune.config.model_files.regular import MORE_TEMPLATES, find_irregular, read_object
+from hf_finetune.config.model_files.sizes import (
+    MODEL_WEIGHTS,
+    Shapes,
+    Stored,
+    find_false_quantization,
+    find_impossible_sizes,
+    find_small_weights,
+    find_too_many_labels,
+    read_shapes,
+    read_weights,
+)
 from hf_finetune.config.model_files.tried.find import REGEX, SECTIONS, find_slow_patterns
 from hf_finetune.config.model_files.values import (
     CORRECT,
+    MOST_ADDED,
     OF_BASE,
     OF_CLASSIFIER,
     OF_CONFIG,
@@ -33,8 +45,10 @@ ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model
 GENERATION, TOKENIZER_CONFIG, TOKENIZER = "generation_config.json", "tokenizer_config.json", "tokenizer.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TEKKEN = "tekken.json"
-CHAT_TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
-JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION)
+ELSEWHERE = {CONFIG: ("configuration_files", CONFIG), TOKENIZER_CONFIG: ("fast_tokenizer_files", TOKENIZER)}
+"""Keys by which transformers (5.23) reads another file than the one that is looked at here: tokenizer.4.0.0.json."""
+CHAT_TEMPLATE = "chat_template.jinja"
+JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION, "special_tokens_map.json")
 LONGEST_PADDING = 2**24
 
 
@@ -65,9 +79,14 @@ class ModelFiles:
         return self._read(TOKENIZER_CONFIG)
 
     @cached_property
+    def weights(self) -> Mapping[str, Stored]:
+        """The model's weights, by their names in its safetensors."""
+        return read_weights(self.folder)
+
+    @cached_property
     def shapes(self) -> Shapes:
-        """Of the model's weights, by their names in its safetensors."""
-        return read_shapes(self.folder)
+        """Of the model's weights."""
+        return {name: stored.shape for name, stored in self.weights.items()}
 
     @cached_property
     def adapter_shapes(self) -> Shapes:
@@ -91,10 +110,12 @@ def find_faults(folder: Path, shown: str) -> list[Problem]:
         return problems
     files = ModelFiles(folder)
     return [
+        *find_small_weights(files.shapes, f"{shown}/{MODEL_WEIGHTS}"),
+        *find_small_weights(files.adapter_shapes, f"{shown}/{ADAPTER_WEIGHTS}"),
         *_check_config(files, shown),
         *find_wrong_values(files.generation, OF_GENERATION, f"{shown}/{GENERATION}"),
         *find_wrong_values(files.tokenizer, OF_TOKENIZER, f"{shown}/{TOKENIZER_CONFIG}"),
-        *_check_tokenizer(folder / TOKENIZER, f"{shown}/{TOKENIZER}"),
+        *_check_tokenizer(files, f"{shown}/{TOKENIZER}"),
         *_check_tekken(folder / TEKKEN, f"{shown}/{TEKKEN}"),
         *_check_adapter(files, f"{shown}/{ADAPTER}"),
         *_check_base(files, f"{shown}/{BASE_RECORD}"),
@@ -114,8 +135,16 @@ def _find_damage(folder: Path, shown: str) -> Iterator[Problem]:
             what = "is empty" if not file.stat().st_size else "is damaged: it holds no JSON object"
             yield Problem(what, "copy the model's folder again", f"{shown}/{name}")
         else:
-            if name != TOKENIZER and read_object(file) is None:
+            if name == TOKENIZER:
+                continue
+            if (values := read_object(file)) is None:
                 yield Problem("has a number of thousands of digits, or is nested too deep", CORRECT, f"{shown}/{name}")
+                continue
+            yield from find_too_much(values, f"{shown}/{name}")
+            key, usual = ELSEWHERE.get(name, ("", ""))
+            if values.get(key) not in (None, [], [usual]):
+                what = "names files that would be read in place of the usual one"
+                yield Problem(what, "take it out in a copy of the model", f"{shown}/{name}", key=key)
     for file in (folder / CHAT_TEMPLATE, *folder.glob(f"{MORE_TEMPLATES}/*.jinja")):
         try:
             file.read_text(encoding="utf-8")
@@ -134,17 +163,20 @@ def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
         inside = find_wrong_values(text, OF_CONFIG, place)
         wrong += [Problem(each.what, each.remedy, place, key=f"text_config.{each.key}") for each in inside]
     yield from wrong
+    yield from find_false_quantization(files.config, files.weights, place)
     named = {each.key for each in wrong}
     for problem in find_impossible_sizes(files.config, files.shapes, place):
         if problem.key not in named:
             yield problem
 
 
-def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
+def _check_tokenizer(files: ModelFiles, place: str) -> Iterator[Problem]:
     """Yield what is slow or grows, and lengths that tokenizers (0.23) allocates at once: Rust aborts the process."""
+    file = files.folder / TOKENIZER
     if not file.exists():
         return
     parts = msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
+    yield from _find_many_added(parts, files.shapes, place)
     for key in ("padding", "truncation"):
         given = msgspec.json.decode(parts[key]) if key in parts else None
         for name, value in given.items() if isinstance(given, dict) else ():
@@ -154,12 +186,26 @@ def _check_tokenizer(file: Path, place: str) -> Iterator[Problem]:
                 yield Problem(what, CORRECT, place, key=f"{key}.{name}")
     sections = {key: msgspec.json.decode(parts[key]) for key in SECTIONS if key in parts}
     yield from find_growing_texts(sections, place)
+    yield from find_long_frames(sections.get("post_processor"), place)
     yield from find_slow_patterns(sections, place)
     try:
         model = msgspec.json.decode(parts.get("model", Raw(b"{}")), type=dict[str, Raw])  # a vocabulary is not built
     except msgspec.DecodeError:
         return  # no object: whoever builds it says so
     yield from find_long_words({WORD_KEY: msgspec.json.decode(model.get(WORD_KEY, Raw(b"null")))}, place)
+
+
+def _find_many_added(parts: Mapping[str, Raw], shapes: Shapes, place: str) -> Iterator[Problem]:
+    """Yield a problem for more added tokens than the model has rows: transformers (5.23) adds them one by one."""
+    try:
+        added = msgspec.json.decode(parts.get("added_tokens", Raw(b"[]")), type=list[Raw])
+    except msgspec.DecodeError:
+        return  # no list: whoever builds it says so
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    if len(added) > (most := min(largest or MOST_ADDED, MOST_ADDED)):
+        yield Problem(
+            f"{len(added):,} added tokens, and the model has at most {most:,}", CORRECT, place, key="added_tokens"
+        )
 
 
 def _check_tekken(file: Path, place: str) -> Iterator[Problem]:
@@ -197,6 +243,8 @@ def _check_base(files: ModelFiles, place: str) -> Iterator[Problem]:
     if isinstance(classifier, dict):
         for problem in find_wrong_values(classifier, OF_CLASSIFIER, place):
             yield Problem(problem.what, problem.remedy, place, key=f"classifier.{problem.key}")
+        rows = {shape[0] for shape in files.adapter_shapes.values() if shape}
+        yield from find_too_many_labels("classifier.", classifier, rows, place)
     started = files.base.get("started_from")
     if isinstance(started, dict) and "name_or_path" not in started:
         yield Problem("names no adapter", CORRECT, place, key="started_from")

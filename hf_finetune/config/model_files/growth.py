@@ -1,4 +1,4 @@
-"""Settings of a tokenizer.json by which a short text takes much memory, or a long word much time."""
+"""Settings of a tokenizer.json by which a short text takes much memory or time, or a long word much time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from hf_finetune.errors import Problem
 MOST_GROWTH = 1_000
 # WordPiece tries every end of a word from every place: in time that is its square. Published models have 100.
 LONGEST_WORD = 1_000
+# Of BOS and EOS, [CLS] and [SEP]; those that set a language or a task stand there as well.
+MOST_AROUND = 1_000
 WORD_KEY = "max_input_chars_per_word"
 
 
@@ -36,3 +38,29 @@ def find_long_words(model: Mapping[str, Any], place: str) -> Iterator[Problem]:
     if isinstance(longest, int | float) and longest > LONGEST_WORD:
         what = f"words of {format_value(longest)} characters would be tried whole, in time that is their square"
         yield Problem(what, CORRECT, place, key=f"model.{WORD_KEY}")
+
+
+def find_long_frames(processor: Any, place: str) -> Iterator[Problem]:
+    """Yield a problem for a post-processor that puts more special tokens around each text than any has."""
+    rest, count = [processor], 0
+    while rest:
+        each = rest.pop()
+        if not isinstance(each, dict):
+            continue
+        inside, tokens = each.get("processors"), each.get("special_tokens")
+        rest += inside if isinstance(inside, list) else []
+        for template in (each.get("single"), each.get("pair")):
+            count += _count_tokens(template, tokens if isinstance(tokens, dict) else {})
+    if count > MOST_AROUND:
+        yield Problem(f"puts {count:,} special tokens around texts", CORRECT, place, key="post_processor")
+
+
+def _count_tokens(template: Any, tokens: Mapping[str, Any]) -> int:
+    # [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": ...}], and {"[CLS]": {"ids": [101], ...}}
+    count = 0
+    for piece in template if isinstance(template, list) else []:
+        special = piece.get("SpecialToken") if isinstance(piece, dict) else None
+        token = tokens.get(str(special.get("id"))) if isinstance(special, dict) else None
+        ids = token.get("ids") if isinstance(token, dict) else None
+        count += len(ids) if isinstance(ids, list) else 1
+    return count

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from hf_finetune.config.model_files.regular import INDEX, read_object
 from hf_finetune.config.model_files.values import CORRECT, COUNTS_OF_EXPERTS, COUNTS_OF_LAYERS, WIDTHS, WIDTHS_OR_NONE
+from hf_finetune.config.reading.document import format_value
 from hf_finetune.errors import Problem
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Stored(NamedTuple):
+    """A weight as the header of its file describes it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """In the words of safetensors: "F32", "BF16", "U8"."""
+
 
 MODEL_WEIGHTS = "model.safetensors"
 # A weight may be shared by all layers, as ALBERT's are, and the smallest models for tests have few rows.
@@ -20,24 +31,41 @@ FEWEST_LAYERS = 256
 MOST_LAYERS = 2_048
 MOST_EXPERTS = 4_096
 SMALLEST_BOUND = 65_536
+# A head that is not stored is drawn at random, for the labels of the rows: a configuration without one says 2 or 3.
+MOST_LABELS = 65_536
+FEW_LABELS = 1_000
+LABEL_MAPS = ("id2label", "label2id")
+# Published models have up to 140,000 weights, of a million numbers each; each costs a library a tenth of a millisecond.
+MOST_SMALL_WEIGHTS = 10_000
+SMALL_WEIGHT = 1_000
+NUMBERS_IN_A_BYTE = 8
+"""Of weights that are stored quantized, at most."""
+# What weights are stored as that are not quantized; whole numbers of 64 bits are positions.
+PLAIN = frozenset({"F64", "F32", "F16", "BF16", "BOOL", "I64"})
 # Not the sizes of weights: positions may be computed, and a window be longer than any text.
 _NO_SIZES = ("max_position_embeddings", "n_positions", "n_ctx", "sliding_window", "dim")
 
 
-def read_shapes(folder: Path, name: str = MODEL_WEIGHTS) -> dict[str, tuple[int, ...]]:
-    """Read the shape of each weight from the headers of a folder's safetensors; {} where one cannot be read."""
+def read_weights(folder: Path, name: str = MODEL_WEIGHTS) -> dict[str, Stored]:
+    """Read what the headers of a folder's safetensors say of each weight; {} where one cannot be read."""
     files = [name] if name != MODEL_WEIGHTS or (folder / name).exists() else _list_shards(folder)
-    shapes: dict[str, tuple[int, ...]] = {}
+    weights: dict[str, Stored] = {}
     for file in files:
         path = folder / file
         if Path(file).name != file or not path.is_file():
             return {}
         try:
             with safe_open(path, framework="np") as opened:
-                shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+                slices = ((key, opened.get_slice(key)) for key in opened.keys())  # noqa: SIM118
+                weights |= {key: Stored(tuple(part.get_shape()), part.get_dtype()) for key, part in slices}
         except (SafetensorError, OSError):  # of which `locate.find_complete_file` tells more
             return {}
-    return shapes
+    return weights
+
+
+def read_shapes(folder: Path, name: str = MODEL_WEIGHTS) -> dict[str, tuple[int, ...]]:
+    """Read the shape of each weight from the headers of a folder's safetensors; {} where one cannot be read."""
+    return {key: stored.shape for key, stored in read_weights(folder, name).items()}
 
 
 def _list_shards(folder: Path) -> list[str]:
@@ -52,14 +80,54 @@ def find_impossible_sizes(config: Mapping[str, Any], shapes: Shapes, shown: str)
     class is known. Without `shapes`, as of a folder whose weights are not there, only what no model has is refused.
     """
     largest = max((size for shape in shapes.values() for size in shape), default=0)
-    bound = max(largest, SMALLEST_BOUND) if shapes and not config.get("quantization_config") else None
+    packed = NUMBERS_IN_A_BYTE if config.get("quantization_config") else 1
+    bound = max(largest * packed, SMALLEST_BOUND) if shapes else None
+    rows = {shape[0] for shape in shapes.values() if shape}
     for section, values in _iterate_sections(config):
         yield from _find_too_many(section, values, len(shapes), shown)
+        yield from find_too_many_labels(section, values, rows, shown)
         for key in (*WIDTHS, *WIDTHS_OR_NONE):
             size = values.get(key)
             if bound is not None and key not in _NO_SIZES and isinstance(size, int) and size > bound:
                 what = f"{size:,} is more than any size of its weights (at most {largest:,})"
                 yield Problem(what, CORRECT, shown, key=section + key)
+
+
+def find_too_many_labels(section: str, values: Mapping[str, Any], rows: set[int], shown: str) -> Iterator[Problem]:
+    """Yield a problem for labels of which no weight can be the head; `rows` are those of all weights.
+
+    transformers (5.23) makes two maps of `num_labels` as soon as a configuration is read: a kilobyte a label.
+    """
+    given = {key: len(each) for key in LABEL_MAPS if isinstance(each := values.get(key), dict)}
+    if isinstance(number := values.get("num_labels"), int):
+        given["num_labels"] = number
+    for key, count in given.items():
+        if count <= (FEW_LABELS if rows else MOST_LABELS) or count in rows:
+            continue
+        why = "need a head of as many rows, which no weight has" if rows else "are more than any model has"
+        yield Problem(f"{count:,} labels {why}", CORRECT, shown, key=section + key)
+
+
+def find_small_weights(shapes: Shapes, place: str) -> Iterator[Problem]:
+    """Yield a problem for weights without number, by which a short header takes a library minutes."""
+    count = len(shapes)
+    if count > MOST_SMALL_WEIGHTS and sum(map(prod, shapes.values())) < count * SMALL_WEIGHT:
+        what = f"has {count:,} weights, and hardly a number in each"
+        yield Problem(what, "copy the model's folder again, or use another model", place)
+
+
+def find_false_quantization(config: Mapping[str, Any], weights: Mapping[str, Stored], place: str) -> Iterator[Problem]:
+    """Yield a problem for weights that are said to be quantized and are plain numbers.
+
+    Each library fails of that in its own way, some at the first forward pass, and some quantize them unasked.
+    """
+    said = config.get("quantization_config")
+    if said is None or not weights or any(stored.dtype not in PLAIN for stored in weights.values()):
+        return
+    method = said.get("quant_method", "a method without a name") if isinstance(said, dict) else said
+    what = f"says that its weights are quantized ({format_value(method)}), and they are plain numbers"
+    remedy = "take the key out in a copy of the model; a run quantizes by model.load_in_4bit or model.load_in_8bit"
+    yield Problem(what, remedy, place, key="quantization_config")
 
 
 def _find_too_many(section: str, values: Mapping[str, Any], weights: int, shown: str) -> Iterator[Problem]:
@@ -81,7 +149,11 @@ def _find_too_many(section: str, values: Mapping[str, Any], weights: int, shown:
 
 def _iterate_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the configuration itself and those of its parts, such as `text_config`, each with its prefix."""
-    yield "", config
-    for key, value in config.items():
-        if key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
-            yield f"{key}.", value
+    # As deep as they go: transformers makes a configuration of each, also of those inside of others.
+    rest: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    while rest:
+        prefix, section = rest.pop()
+        yield prefix, section
+        skipped = (*LABEL_MAPS, "quantization_config")
+        inside = ((key, each) for key, each in section.items() if key not in skipped and isinstance(each, dict))
+        rest += [(f"{prefix}{key}.", each) for key, each in inside]

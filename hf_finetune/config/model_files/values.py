@@ -17,6 +17,9 @@ from hf_finetune.errors import Problem
 LARGEST_NUMBER = 2**40
 LARGEST_SIZE = 2**31 - 1
 
+# A model of speech has 30,000 for its sounds.
+MOST_ADDED = 100_000
+
 Size = Annotated[int, Meta(ge=1, le=LARGEST_SIZE)]
 SizeOrNone = Annotated[int, Meta(ge=0, le=LARGEST_SIZE)]
 # -1 is written for "none" by models that were converted.
@@ -83,7 +86,7 @@ OF_TOKENIZER: Mapping[str, Any] = {
     "model_max_length": Number | None,  # 1e30 is written for "none"
     "tokenizer_class": Text,
     "chat_template": str | list[_NamedTemplate] | dict[str, str] | None,
-    "added_tokens_decoder": dict[str, _AddedToken] | None,
+    "added_tokens_decoder": Annotated[dict[str, _AddedToken], Meta(max_length=MOST_ADDED)] | None,
     **dict.fromkeys(("padding_side", "truncation_side"), Literal["left", "right"] | None),
     **dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), Token),
     **dict.fromkeys(("sep_token", "cls_token", "mask_token"), Token),
@@ -107,23 +110,26 @@ OF_CLASSIFIER: Mapping[str, Any] = {
     "problem_type": Text,
     "pad_token_id": TokenId | None,
 }
+# peft (0.21) compares each name with each module, and with each other name: 30,000 of them take it a minute. It writes
+# the shortest ends of names that tell them apart, and so a few dozen.
+MANY_NAMES, MANY_KEYS, MANY_NUMBERS = Meta(max_length=5_000), Meta(max_length=10_000), Meta(max_length=100_000)
 _TYPES: Mapping[str, Any] = {
     "bool": bool,
     "int": Size,
     "float": Number,
     "str": str,
-    "dict": dict[str, Any],
-    "list": list[Any],
-    "list[str]": list[str],
-    "list[int]": list[SizeOrNone],
+    "dict": Annotated[dict[str, Any], MANY_KEYS],
+    "list": Annotated[list[Any], MANY_KEYS],
+    "list[str]": Annotated[list[str], MANY_NAMES],
+    "list[int]": Annotated[list[SizeOrNone], MANY_NUMBERS],
     "null": None,
 }
 # An adapter that was PiSSA's has a root of two in these; whole numbers are all that a run file may have.
 _OF_ADAPTER: Mapping[str, Any] = {
     "lora_alpha": Annotated[float, Meta(ge=0, le=1e9)],
     "lora_dropout": Annotated[float, Meta(ge=0, lt=1)],
-    "alpha_pattern": dict[str, Annotated[float, Meta(ge=0, le=1e9)]] | None,
-    "rank_pattern": dict[str, Size] | None,
+    "alpha_pattern": Annotated[dict[str, Annotated[float, Meta(ge=0, le=1e9)]], MANY_KEYS] | None,
+    "rank_pattern": Annotated[dict[str, Size], MANY_KEYS] | None,
     "runtime_config": Section,
 }
 

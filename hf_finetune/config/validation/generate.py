@@ -11,6 +11,7 @@ This is the only module of the package `config` that imports the stack, and only
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import types
 import typing
@@ -43,6 +44,11 @@ _NO_ONE_DEFAULT = {
     "dataloader_pin_memory": "true where there is an accelerator",
 }
 
+_PLAIN = {"bool", "int", "float", "str", "null"}
+# Arguments of schedules: what Trainer gives them, and what none has a default for.
+_SET_BY_TRAINER = ("last_epoch", "num_training_steps", "num_warmup_steps")
+_REQUIRED = {"num_decay_steps"}
+
 # TrainingArguments accepts `fsdp: true`, which its annotation leaves out (transformers 5.23).
 _ALSO_TAKES = {"fsdp": ["bool"]}
 
@@ -61,7 +67,47 @@ def build_settings_table() -> dict[str, Any]:
         "TrainingArguments": training,
         "SFTConfig": {name: field for name, field in _list_fields(SFTConfig).items() if training.get(name) != field},
         "LoraConfig": _list_fields(LoraConfig),
+        "mappings": _list_mappings(),
     }
+
+
+def _list_mappings() -> dict[str, Any]:
+    """List what the stack passes on as keyword arguments: by `section.key`, each name with the types that it takes.
+
+    Of the schedules by their names; none where the stack (transformers 5.23) passes nothing on.
+    """
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+    from torch.utils.checkpoint import checkpoint
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    wrapped: dict[str, Any] = {"reduce_lr_on_plateau": ReduceLROnPlateau, "greedy": GreedyLR}
+    nothing = ("constant", "constant_with_warmup")
+    schedules = {
+        name.value: {} if name.value in nothing else _list_arguments(wrapped.get(name.value, function))
+        for name, function in TYPE_TO_SCHEDULER_FUNCTION.items()
+    }
+    # Trainer takes two more out before it hands on the rest, and one has no place in the signature.
+    more = {"every_n_layers": ["int"], "offload": ["bool"], "preserve_rng_state": ["bool"]}
+    of_checkpoint = _list_arguments(checkpoint) | more
+    return {
+        "lr_scheduler_kwargs": schedules,
+        "gradient_checkpointing_kwargs": of_checkpoint,
+        "activation_checkpointing_kwargs": of_checkpoint,
+        "accelerator_config": _list_arguments(AcceleratorConfig),
+    }
+
+
+def _list_arguments(function: Any) -> dict[str, list[str]]:
+    """List the arguments that a run file can give a function: their names, and the types of plain values of each."""
+    found = {}
+    for name, argument in inspect.signature(function, eval_str=True).parameters.items():
+        told = argument.annotation is not inspect.Parameter.empty
+        kinds = set(_list_yaml_types(argument.annotation if told else type(argument.default)))
+        if argument.default is not inspect.Parameter.empty and kinds & _PLAIN and name not in _SET_BY_TRAINER:
+            found[name] = sorted(kinds & _PLAIN)
+    required = inspect.signature(function).parameters.keys() & _REQUIRED
+    return found | {name: ["int"] for name in sorted(required)}
 
 
 def _list_fields(settings_class: type) -> dict[str, dict[str, Any]]:

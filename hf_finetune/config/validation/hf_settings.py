@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field, create_model
 
+from hf_finetune.config import bounds
 from hf_finetune.config.reading.deprecated import REFUSED, SET_BY_RECIPE, SFT_REPLACED
 from hf_finetune.config.sections import GeneratedSection, RecipeName, Section
 from hf_finetune.folders import AUTO
@@ -30,48 +31,61 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "dict": (dict[str, Any],),
     "list": (list[Any],),
     "list[str]": (list[str],),
-    "list[int]": (list[int],),
+    # Of token ids, or of layers; which there are is known once the model is loaded.
+    "list[int]": (list[Annotated[int, Field(ge=-bounds.LARGEST_COUNT, le=bounds.LARGEST_COUNT)]],),
     "null": (None,),
 }
 
-_POSITIVE = {"gt": 0}
-_AT_LEAST_0 = {"ge": 0}
-_AT_LEAST_1 = {"ge": 1}
+_COUNT = {"ge": 1, "le": bounds.LARGEST_COUNT}
+_COUNT_OR_NONE = {"ge": 0, "le": bounds.LARGEST_COUNT}
+# Or a share of them, below 1.
+_STEPS = {"gt": 0, "le": bounds.LARGEST_COUNT}
+_AT_ONCE = {"ge": 1, "le": bounds.MOST_AT_ONCE}
+_FACTOR = {"gt": 0, "le": bounds.LARGEST_FACTOR}
+_FACTOR_OR_0 = {"ge": 0, "le": bounds.LARGEST_FACTOR}
 _SHARE = {"ge": 0, "lt": 1}
+_SEED = {"ge": 0, "lt": 2**32}
 
-# Bounds that the stack itself checks after the model is loaded, or not at all.
+# Bounds that the stack itself checks after the model is loaded, or not at all. Every number has one.
 _BOUNDS: dict[str, dict[str, Any]] = {
-    "per_device_train_batch_size": _AT_LEAST_1,
-    "per_device_eval_batch_size": _AT_LEAST_1,
-    "gradient_accumulation_steps": _AT_LEAST_1,
-    "eval_accumulation_steps": _AT_LEAST_1,
-    "num_train_epochs": _POSITIVE,
-    "learning_rate": _POSITIVE,
-    "warmup_steps": _AT_LEAST_0,
-    "weight_decay": _AT_LEAST_0,
+    "per_device_train_batch_size": _AT_ONCE,
+    "per_device_eval_batch_size": _AT_ONCE,
+    "gradient_accumulation_steps": _AT_ONCE,
+    "eval_accumulation_steps": _COUNT,
+    "num_train_epochs": _FACTOR,
+    "max_steps": {"le": bounds.LARGEST_COUNT},  # -1 is none, and what else is below 1 is said in checks/train.py
+    "learning_rate": _FACTOR,
+    "warmup_steps": _COUNT_OR_NONE,
+    "weight_decay": _FACTOR_OR_0,
     "adam_beta1": _SHARE,
     "adam_beta2": _SHARE,
-    "adam_epsilon": _POSITIVE,
-    "max_grad_norm": _AT_LEAST_0,
+    "adam_epsilon": {"gt": 0, "le": 1},
+    "max_grad_norm": {"ge": 0, "le": bounds.LARGEST_NORM},
     "label_smoothing_factor": _SHARE,
-    "logging_steps": _POSITIVE,
-    "eval_steps": _POSITIVE,
-    "save_steps": _POSITIVE,
-    "eval_delay": _AT_LEAST_0,
-    "save_total_limit": _AT_LEAST_1,
-    "dataloader_num_workers": _AT_LEAST_0,
-    "dataloader_prefetch_factor": _AT_LEAST_1,
-    "torch_empty_cache_steps": _AT_LEAST_1,
-    "ddp_timeout": _AT_LEAST_1,
-    "seed": {"ge": 0, "lt": 2**32},
-    "data_seed": {"ge": 0, "lt": 2**32},
-    "max_length": {"ge": 2},
-    "early_stopping_patience": _AT_LEAST_1,
-    "early_stopping_threshold": _AT_LEAST_0,
-    "max_nonfinite_skips": _AT_LEAST_1,
-    "r": _AT_LEAST_1,
-    "lora_alpha": _AT_LEAST_1,
+    "neftune_noise_alpha": _FACTOR_OR_0,
+    "router_aux_loss_coef": _FACTOR_OR_0,
+    "logging_steps": _STEPS,
+    "eval_steps": _STEPS,
+    "save_steps": _STEPS,
+    "eval_delay": _COUNT_OR_NONE,
+    "save_total_limit": _COUNT,
+    "dataloader_num_workers": {"ge": 0, "le": bounds.MOST_WORKERS},
+    "dataloader_prefetch_factor": {"ge": 1, "le": bounds.MOST_PREFETCHED},
+    "torch_empty_cache_steps": _COUNT,
+    "ddp_timeout": _COUNT,
+    "ddp_bucket_cap_mb": {"ge": 1, "le": bounds.MOST_AT_ONCE},
+    "seed": _SEED,
+    "data_seed": _SEED,
+    "max_length": {"ge": 2, "le": bounds.LONGEST},
+    "pad_to_multiple_of": {"ge": 1, "le": bounds.WIDEST},
+    "early_stopping_patience": _COUNT,
+    "early_stopping_threshold": _FACTOR_OR_0,
+    "max_nonfinite_skips": _COUNT,
+    "r": {"ge": 1, "le": bounds.LARGEST_RANK},
+    "lora_alpha": {"ge": 1, "le": int(bounds.LARGEST_FACTOR)},
     "lora_dropout": _SHARE,
+    "layers_to_transform": {"ge": 0, "le": bounds.DEEPEST},
+    "qalora_group_size": _COUNT,
 }
 
 _RESUME_HELP = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -27,6 +28,8 @@ KEY = "data.columns"
 OPTIONAL_FIELDS = frozenset({"input", "text_pair", "tools"})
 """Fields that a format does without: a row may lack their column, though not every row."""
 MAX_LISTED = 20
+MOST_GUESSED = 200
+"""Names of columns that are compared with ours, each with each: nobody reads a suggestion for the ones behind them."""
 _MISSING = object()
 
 
@@ -238,7 +241,7 @@ def _find_columns(row: Mapping[str, Any], wanted: _Words) -> dict[str, str]:
     """Find the columns whose names are like those of the fields `wanted`, each for one field."""
     found: dict[str, str] = {}
     for field, usual in wanted.items():
-        free = [name for name in row if name and name not in found.values()]
+        free = [name for name in islice(row, MOST_GUESSED) if name and name not in found.values()]
         column = next((name for word in (field, *usual) for name in free if name.lower() == word), None)
         column = column or next((name for name in free if _resembles(name, (field, *usual))), None)
         if column is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.labels.label_map import log_label_map
 from hf_finetune.data.reading.arrow import ReadSettings, read_role
-from hf_finetune.data.reading.columns import format_columns, log_columns, make_example, suggest_columns
+from hf_finetune.data.reading.columns import MOST_GUESSED, format_columns, log_columns, make_example, suggest_columns
 from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import (
     FORMATS,
@@ -252,10 +253,11 @@ def _explain_no_format(
     kinds = {becomes, "prompt_completion"} if becomes == "conversation" else {becomes}
     taken = [each for each in FORMATS.values() if becomes is None or each.becomes in kinds]
     known = {field for each in taken for field in each.required}
-    meant = {key: find_closest(key, known - row.keys(), 0.75) for key in row.keys() - known}
-    guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in row if meant.get(key)]
+    unknown = [key for key in islice(row, MOST_GUESSED) if key not in known]
+    meant = {key: find_closest(key, known - row.keys(), 0.75) for key in unknown}
+    guesses = [f"{format_key(key)} -> `{meant[key]}`" for key in unknown if meant[key]]
     if guesses:
-        named = {field: key for key in row if (field := meant.get(key))}
+        named = {field: key for key in unknown if (field := meant[key])}
         fits = any(set(each.required) <= {*row, *named} for each in taken if not each.in_text_file)
         remedy = f"did you mean {', '.join(guesses)}?"
         remedy += f" {format_columns(named, setting)} takes them as they are" if fits else ""

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 MAX_NESTING = 128
+MAX_KEYS = 10_000
+"""Keys of an object, columns of a table: each is looked for in every row."""
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
@@ -101,7 +103,7 @@ def parse_json_object(line: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise _explain_json_error(text, error) from None
     except LineError as fault:
-        if fault.key is None:
+        if fault.key is None and "more than the limit" not in fault.reason:
             fault.reason += _find_number(text)
         raise
     if not isinstance(value, dict):
@@ -138,12 +140,22 @@ def _check_surrogates(value: dict[str, Any]) -> None:
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build the dict of an object; raises LineError for a key that occurs twice."""
+    if len(pairs) > MAX_KEYS:
+        raise LineError(*explain_width(len(pairs), "keys"))
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise LineError(f"the key {format_key(twice)} occurs twice in one object", "keep one of them", key=twice)
     return found
+
+
+def explain_width(width: int, of: str) -> tuple[str, str]:
+    """What is wrong with a row or a table that is wider than `MAX_KEYS`, and the remedy."""
+    return (
+        f"it has {width:,} {of}, more than the limit of {MAX_KEYS:,}",
+        "keep those that are read, or make lists of them",
+    )
 
 
 def _parse_integer(digits: str) -> int:

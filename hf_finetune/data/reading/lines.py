@@ -32,6 +32,11 @@ BOM = b"\xef\xbb\xbf"
 _LINE_END = ord("\n")
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+# Of rows, gzip and zstd make a tenth to a fiftieth. A file that unpacks to more than this times its size is read for
+# minutes where its size says seconds, or for days: it was made to be.
+MOST_UNPACKED = 300
+UNPACKED_ANYWAY = 256 * 1024**2
+"""Bytes, in about a second: a file of blank lines or of one row many times is no bomb yet."""
 # A kilobyte of zstd can hold many megabytes; small reads bound what one step decompresses.
 _ZSTD_FEED = 1024
 
@@ -128,7 +133,7 @@ def decompress(path: ByteSource, shown: str, place: ReadPlace | None = None) -> 
     """
     try:
         with open(0, "rb", closefd=False) if path == STANDARD_INPUT else path.open("rb") as file:
-            yield from _decompress(file, place)
+            yield from _bound(_decompress(file, place), file, shown) if file.seekable() else _decompress(file, place)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DataError(
             Problem(f"the compressed file is damaged or cut off ({type(error).__name__})", "copy it again", path=shown)
@@ -156,6 +161,18 @@ def _decompress(file: io.BufferedReader, place: ReadPlace | None) -> Iterator[by
     if head.startswith(_ZSTD):
         return _read_zstd(file)
     return _read_plain(gzip.GzipFile(fileobj=file) if head.startswith(_GZIP) else file)
+
+
+def _bound(chunks: Iterator[bytes], file: io.BufferedReader, shown: str) -> Iterator[bytes]:
+    """Pass `chunks` on; raises DataError where they are more than `MOST_UNPACKED` times what was read of `file`."""
+    unpacked = 0
+    for chunk in chunks:
+        unpacked += len(chunk)
+        if unpacked > UNPACKED_ANYWAY and unpacked > MOST_UNPACKED * file.tell():
+            what = f"the compressed file unpacks to more than {MOST_UNPACKED} times its size"
+            remedy = "rows are never so alike: see what it holds, or name the unpacked file"
+            raise DataError(Problem(what, remedy, path=shown))
+        yield chunk
 
 
 def _read_plain(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:

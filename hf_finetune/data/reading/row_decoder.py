@@ -43,6 +43,9 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_]+")
 _WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)` - at `\$\.?(?P<place>[^`]*)`")
 _PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`")
 _MAX_UNUSED_KEYS = 50
+# Each is searched for in every block: with the keys of a row of ten thousand that would be quadratic. The others make
+# their lines ones that are decoded strictly.
+_MAX_EXPECTED_KEYS = 500
 _SPACE, _QUOTE, _COLON, _OPENING, _CLOSING, _LINE_END = b' ":{}\n'
 
 
@@ -119,7 +122,7 @@ class RowDecoder:
         self.labels = LabelRule(kind, "", allow_empty, LabelMap({} if kind else label_map or {}))
         own = _map_fields(row_format.row_type)
         others = {key: value for key, value in first_row.items() if key not in own and key not in kept}
-        scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))]
+        scalars = [key for key, value in others.items() if not isinstance(value, (dict, list))][:_MAX_EXPECTED_KEYS]
         # A misspelled key of the first row must not become an expected one: not listed, its line is decoded strictly.
         slips = {find_closest(key, scalars, 0.8) for key in row_format.optional if key not in first_row}
         unused = [key for key in scalars if _PLAIN_KEY.fullmatch(key) and key not in slips]

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import datasets
 import msgspec
 
+from hf_finetune.config.paths import find_matches
 from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
 from hf_finetune.data.cache import place_in_cache
 from hf_finetune.data.reading.file_kinds import PROSE, TABLE_ENDINGS, explain_text_formats, get_ending
@@ -82,7 +83,7 @@ def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tup
             raise DataError(Problem("is not a file", "name a file or a folder", written, key=f"data.{role}"))
         return [(written, path)]
     if glob.has_magic(written):
-        names = sorted(name for name in glob.glob(str(path), recursive=True) if _is_readable(Path(name)))
+        names = [name for name in find_matches(str(path), f"data.{role}") if _is_readable(Path(name))]
         if not names:
             raise DataError(Problem("no file matches", "check the pattern", written, key=f"data.{role}"))
         # A pattern such as ~/rows/*.jsonl is shown with ~ again: messages and the manifest name no home folder.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -79,6 +80,17 @@ def answer_prompts(
     Raises `ModelError` as `check_prompts` and `generate_answer` do, and `DataError` naming each prompt that the
     template refuses.
     """
+    chats = _build_chats(tokenizer, prompts, system)
+    samples: list[Sample] = []
+    progress = ProgressLines("messages answered", len(chats))
+    for number, chat in enumerate(chats):
+        samples.append(generate_answer(model, tokenizer, chat, settings, number))
+        progress.log_if_due(len(samples))
+    return samples
+
+
+def _build_chats(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], system: str | None) -> list[list[Message]]:
+    """Make a conversation of each prompt, once all are found to be such that they can be rendered and encoded."""
     check_prompts(tokenizer, prompts)
     unknown = format_unknown_pieces(tokenizer, system or "")
     if unknown:
@@ -86,12 +98,7 @@ def answer_prompts(
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     chats = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
     _check_chats(tokenizer, chats)
-    samples: list[Sample] = []
-    progress = ProgressLines("messages answered", len(chats))
-    for number, chat in enumerate(chats):
-        samples.append(generate_answer(model, tokenizer, chat, settings, number))
-        progress.log_if_due(len(samples))
-    return samples
+    return chats
 
 
 def _check_chats(tokenizer: PreTrainedTokenizerFast, chats: Sequence[list[Message]]) -> None:
@@ -124,10 +131,34 @@ def generate_responses(
     """
     if tokenizer.chat_template and not raw:
         return answer_prompts(model, tokenizer, prompts, settings, system)
+    _refuse_system(system)
+    return continue_prompts(model, tokenizer, prompts, settings)
+
+
+def check_responses(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], *, system: str | None = None, raw: bool = False
+) -> None:
+    """Raise what `generate_responses` would raise of the prompts and the chat template, before a model is loaded."""
+    if tokenizer.chat_template and not raw:
+        _build_chats(tokenizer, prompts, system)
+        return
+    _refuse_system(system)
+    check_prompts(tokenizer, prompts)
+
+
+def try_template(tokenizer: PreTrainedTokenizerFast, opening: Sequence[Message]) -> None:
+    """Render a first message behind `opening` before a model is loaded. Raises `ModelError` for a template of no end.
+
+    What else it refuses it may take in another conversation.
+    """
+    with suppress(DataError):
+        encode_prompt(tokenizer, [*opening, {"role": "user", "content": "x"}])
+
+
+def _refuse_system(system: str | None) -> None:
     if system is not None:
         what = "a text that is continued takes no system message"
         raise ConfigError(Problem(what, "leave --system out; for --raw, write it into the prompt"))
-    return continue_prompts(model, tokenizer, prompts, settings)
 
 
 def generate_answer(

@@ -19,6 +19,7 @@ from transformers import (
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.generation.display import format_logged
 from hf_finetune.evaluation.generation.prompts import Sample, answer_prompts, check_prompts, continue_prompts
+from hf_finetune.privacy import OF_LINES
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class SamplePrompts(TrainerCallback):
         generate = answer_prompts if self.chat else continue_prompts
         for sample in generate(model, self.tokenizer, self.prompts, self.settings):
             self.samples.append((step, sample))
-            logger.info("sample at step %d%s", step, format_logged(sample, chat=self.chat))
+            logger.info("sample at step %d%s", step, format_logged(sample, chat=self.chat), extra=OF_LINES)
             self.on_sample(sample.prompt, sample.continuation)
 
     def as_dicts(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import gamma
+from scipy.special import gammaincc
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -115,7 +115,7 @@ def _average_exposure(bits: Array) -> dict[str, Any]:
     1 / ln 2, and their sum over the canaries has a gamma distribution.
     """
     # One canary of 4.3 bits is among the best 51 of 1,024: p = 0.05. Two need 3.4 bits each.
-    mean = {"exposure": float(bits.mean()), "p_value": float(gamma.sf(bits.sum() * math.log(2), len(bits)))}
+    mean = {"exposure": float(bits.mean()), "p_value": float(gammaincc(len(bits), bits.sum() * math.log(2)))}
     found = compute_intervals(lambda weights: {"exposure": bits @ weights / weights.sum(axis=0)}, len(bits))
     return mean | ({"interval": found["intervals"]["exposure"]} if "exposure" in found["intervals"] else {})
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Array = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64]
@@ -201,7 +201,7 @@ def compute_interval(found: Resampled, level: float = 0.95, *, tail: Tail = "hea
         # (n - 1) / n, and normal quantiles by what t has more. How well an error is known depends on the rows that it
         # comes from: 200 losses of which 5 are as large as the others together are 5, not 200.
         freedom = found.estimate_freedom(tail)
-        quantile = float(student.ppf(ends[1], freedom)) * math.sqrt(parts / (parts - 1))
+        quantile = float(stdtrit(freedom, ends[1])) * math.sqrt(parts / (parts - 1))
         bias, skew = normal.inv_cdf(below), found.acceleration
         ends = [_accelerate(bias + shift, bias, skew) for shift in (-quantile, quantile)]
     low, high = np.quantile(drawn, ends)

@@ -11,8 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from hf_finetune.evaluation.statistics.bootstrap import (
     Groups,
@@ -120,7 +119,7 @@ def compute_area_interval(found: Resampled) -> tuple[float, float]:
     interval of an area of 0.99 does not reach beyond 1.
     """
     area = found.point
-    half = float(student.ppf(0.975, found.estimate_freedom("light"))) * found.error / (area * (1 - area))
+    half = float(stdtrit(found.estimate_freedom("light"), 0.975)) * found.error / (area * (1 - area))
     odds = math.log(area / (1 - area))
     return 1 / (1 + math.exp(half - odds)), 1 / (1 + math.exp(-half - odds))
 
@@ -135,7 +134,7 @@ def compute_share_interval(found: Resampled, rows: int, groups: int | None) -> t
         return compute_wilson_interval(share, rows)
     variance = found.variance
     independent = min(float(rows), share * (1 - share) / variance) if variance > 0 else float(groups)
-    return compute_wilson_interval(share, independent, quantile=float(student.ppf(0.975, groups - 1)))
+    return compute_wilson_interval(share, independent, quantile=float(stdtrit(groups - 1, 0.975)))
 
 
 def compute_wilson_interval(share: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
@@ -143,7 +142,7 @@ def compute_wilson_interval(share: float, rows: float, quantile: float | None = 
 
     `quantile` defaults to the normal distribution's for 95 %, 1.96.
     """
-    width = float(norm.ppf(0.975)) if quantile is None else quantile
+    width = float(ndtri(0.975)) if quantile is None else quantile
     # 2 of 60 right: center (0.033 + 0.032) / 1.064, half width 0.053.
     wider = width**2 / rows
     center = (share + wider / 2) / (1 + wider)

@@ -6,7 +6,7 @@ import math
 from statistics import NormalDist
 
 from scipy.optimize import brentq
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 # Probability of showing a difference of that size.
 POWER = 0.8
@@ -25,7 +25,7 @@ def find_detectable_mean(error: float, rows: int, level: float = ALPHA) -> float
     # 80 rows whose differences have standard deviation 0.5: error 0.056, (1.99 + 0.85) * 0.056 = 0.159.
     if rows < MIN_PAIRS or not error > 0:
         return None
-    return error * float(student.ppf(1 - level / 2, rows - 1) + student.ppf(POWER, rows - 1))
+    return error * float(stdtrit(rows - 1, 1 - level / 2) + stdtrit(rows - 1, POWER))
 
 
 def find_detectable_share(error: float, difference: float, rows: int, level: float = ALPHA) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from hf_finetune.data.reading.json_line import format_key, parse_json_object
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
@@ -190,7 +190,7 @@ def _compute_gap(
         # Welch's t-test: 10 and 40 rows with standard errors 0.1 and 0.05 have 13.9 degrees of freedom.
         parts = variances[0] ** 2 / (high_rows - 1) + variances[1] ** 2 / (low_rows - 1)
         # Bonferroni: of 4 values there are 6 pairs, and each gets the interval for 1 - 0.05 / 6 = 99.2 %.
-        quantile = student.ppf(1 - ALPHA / pairs / 2, sum(variances) ** 2 / parts)
+        quantile = stdtrit(sum(variances) ** 2 / parts, 1 - ALPHA / pairs / 2)
         width = float(quantile) * math.sqrt(sum(variances))
     real = difference > width
     values = f"highest for {highest} ({format_number(high)}), lowest for {lowest} ({format_number(low)})"

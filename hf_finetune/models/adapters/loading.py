@@ -50,14 +50,15 @@ from hf_finetune.models.files.adapter import (
 )
 from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors, shorten_reason
 from hf_finetune.models.files.locate import find_file
+from hf_finetune.models.files.quantized import disable_4bit_repacking
 from hf_finetune.models.loading import (
-    disable_4bit_repacking,
     hide_load_report,
     load_safely,
     refuse_missing_weights,
 )
 from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
+from hf_finetune.models.verification import refuse_non_finite
 
 _REFUSALS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError)
 # Settings of peft that no run of ours has, or only with another: what fails with one of them is not the base's fault.
@@ -86,6 +87,7 @@ def load_adapter(
     if record.classifier is not None and record.classifier["pad_token_id"] is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     adapted = attach_saved_adapter(loaded, folder)
+    refuse_non_finite(adapted, path)
     check_effect(adapted, path)
     return adapted, tokenizer
 

@@ -7,14 +7,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.config.model_files.description import CONFIG
 from hf_finetune.config.model_files.sizes import read_shapes
 from hf_finetune.config.model_files.values import CORRECT
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.files.foreign_errors import foreign_errors
+from hf_finetune.models.files.config_faults import build_empty
 from hf_finetune.models.files.locate import find_weight_files
 
 # Of what a folder need not hold: a new head, a pooler, positions that are computed. In numbers, 64 MiB as float32.
@@ -36,8 +35,7 @@ def check_held(auto_class: Any, name: str, commit: str | None, config: PreTraine
     if not files:
         return
     held = {key: shape for file in files for key, shape in read_shapes(file.parent, file.name).items()}
-    with foreign_errors(), torch.device("meta"):
-        built: PreTrainedModel = auto_class.from_config(config, trust_remote_code=False)
+    built = build_empty(auto_class, name, commit, config)
     place = str(Path(name, CONFIG))
     if getattr(config, "quantization_config", None) is None and (wrong := _find_other_shapes(built, held)):
         raise ModelError(Problem(f"does not fit its weights: {wrong}", CORRECT, path=place))

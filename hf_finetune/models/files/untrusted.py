@@ -10,7 +10,7 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_finetune.config.model_files.description import find_faults
-from hf_finetune.config.model_files.regular import read_object
+from hf_finetune.config.model_files.regular import look_at_file, read_object
 from hf_finetune.config.model_files.values import iterate_leaves
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ModelError, Problem
@@ -49,7 +49,7 @@ def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
     problems = [*find_faults(folder, name), *_find_outside_links(folder, name)]
     for file in CONFIGS:
         values = read_object(folder / file) or {}
-        found = [*_find_code(values), *_find_outside_paths(values)]
+        found = [*_find_code(values), *_find_wrong_paths(values, folder)]
         problems += [Problem(what, remedy, path=str(Path(name, file)), key=key) for what, remedy, key in found]
     config = read_object(folder / CONFIG) or {}
     if "auto_map" in config and str(config.get("model_type")) not in CONFIG_MAPPING:
@@ -93,8 +93,8 @@ def _find_code(values: dict[str, Any]) -> Iterator[Found]:
             yield "names weights that are not safetensors", "only safetensors are loaded", key
 
 
-def _find_outside_paths(values: dict[str, Any]) -> Iterator[Found]:
-    """Yield the settings that name a file outside the model's folder."""
+def _find_wrong_paths(values: dict[str, Any], folder: Path) -> Iterator[Found]:
+    """Yield the settings that name a file outside the model's folder, or in it what is none."""
     for keys, value in iterate_leaves(values):
         last = next((part for part in reversed(keys) if not part.isdigit()), "")
         if not isinstance(value, str) or last in IGNORED_PATHS or not last.endswith(PATH_ENDINGS):
@@ -102,3 +102,6 @@ def _find_outside_paths(values: dict[str, Any]) -> Iterator[Found]:
         path = Path(value)
         if path.is_absolute() or ".." in path.parts or value.startswith("~") or "://" in value or "\\" in value:
             yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys)
+        elif os.path.lexists(inside := folder / value):
+            for wrong in look_at_file(inside, value, opened=True):
+                yield f"names {value!r}, which {wrong.what}", wrong.remedy, ".".join(keys)

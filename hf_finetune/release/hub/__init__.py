@@ -4,10 +4,7 @@
 resumes it. At the end of a run the run itself notes that it was pushed.
 
 files.py        what goes along
-secrets.py      what must not: each line with a secret in it
-secret_rules.py what is a secret
-passwords.py    what is one by its name, too short to be one by its shape
-decoded.py      the forms in which a file may hold one
+search/         what must not: each line with a secret, or a path of this machine, in it
 weights.py      whether it can be used
 redaction.py    paths shortened in what leaves
 card.py         the card as it is pushed
@@ -41,7 +38,7 @@ from hf_finetune.release.hub.card import add_license, check_gated, check_gated_b
 from hf_finetune.release.hub.files import PlannedFile, find_large_pages, find_local_base, plan_files
 from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_hub_error
-from hf_finetune.release.hub.secrets import check_secrets
+from hf_finetune.release.hub.search.places import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, PushResult, transfer
 from hf_finetune.release.hub.weights import check_weights
 from hf_finetune.shell import shell_line, shell_path
@@ -145,12 +142,12 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
         raise DataError(problems)
     card = add_license(Path(folder), options.license, repo_id)
     files = plan_files(Path(folder), card=card)
-    check_secrets(files)
+    found = check_secrets(files)
     check_weights(Path(folder), files)
     if base := find_local_base(Path(folder)):
         remedy = "push the base and train on its Hub id, or push the model of hf-finetune merge"
         logger.warning("the adapter loads only where its base is, the folder %s of this machine: %s", base, remedy)
-    return redact_files(Path(folder), files)
+    return redact_files(Path(folder), files, found)
 
 
 def push_checkpoints(run: Run) -> list[TrainerCallback]:

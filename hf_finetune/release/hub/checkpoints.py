@@ -17,7 +17,7 @@ from hf_finetune.folders import CARD
 from hf_finetune.release.hub.files import find_allowed_files, plan_files
 from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import describe_error
-from hf_finetune.release.hub.secrets import check_secrets
+from hf_finetune.release.hub.search.places import check_secrets
 from hf_finetune.release.hub.transfer import PushOptions, transfer
 
 logger = logging.getLogger(__name__)
@@ -108,14 +108,14 @@ class CheckpointPusher(TrainerCallback):
 
     def _push(self, step: int, held: Path) -> None:
         files = plan_files(held)
-        check_secrets(files)
+        found = check_secrets(files)
         options = PushOptions(
             public=not self.hub.private,
             revision=get_checkpoint_branch(self.hub),
             message=f"Checkpoint of step {step:,}",
             patience=self.patience,
         )
-        facts = transfer(redact_files(held, files), self.hub.repo_id, options)
+        facts = transfer(redact_files(held, files, found), self.hub.repo_id, options)
         self.pushed.append(step)
         logger.info("checkpoint-%d pushed to %s, branch %s", step, facts.url, options.revision)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import struct
 from collections.abc import Mapping
@@ -43,6 +44,10 @@ _NOT_HASHED = (CARD, "report.html")
 _CHUNK = 1 << 20
 _LARGEST_PAGE = 64 << 20
 _LONGEST_HEADER = 100_000_000
+# More takes seconds, in which a terminal would show nothing.
+_LARGE = 2 << 30
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,9 @@ def plan_files(folder: Path, *, card: bytes | None = None) -> list[PlannedFile]:
     """
     paths = find_allowed_files(folder)
     _check_model(folder, paths)
+    weights = sum(path.stat().st_size for name, path in paths.items() if is_weights(name))
+    if weights > _LARGE:
+        logger.info("reading %.1f GB of weights, to compare them with the manifest and the Hub", weights / 1e9)
     planned = {name: _plan_file(name, path, card if name == CARD else None) for name, path in paths.items()}
     _check_manifest(folder, planned)
     _check_code(folder, planned)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
-
-import re2
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT, RUN_FILE
-from hf_finetune.privacy import leave_out_row_prompts, list_homes, make_portable, redact, redact_yaml
-from hf_finetune.release.hub.decoded import list_forms
-from hf_finetune.release.hub.files import PlannedFile, read_header
+from hf_finetune.privacy import leave_out_row_prompts, make_portable, redact, redact_yaml
+from hf_finetune.release.hub.files import PlannedFile
+from hf_finetune.release.hub.search.places import Found, check_no_home
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.files import format_json
 from hf_finetune.reporting.page import PAGE, is_writable_page, render_page
@@ -25,15 +23,14 @@ from hf_finetune.reporting.run_record import read_run
 # Of the files that are read when a model is loaded only these keys may hold a path; labels and patterns stay.
 _MODEL_FILES = ("config.json", "adapter_config.json", "base_model.json", "tokenizer_config.json")
 _PLACES = re.compile(r"_?(?:base_model_)?name_or_path|tokenizer_file|special_tokens_map_file")
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model")
-_SHORTEST_ENCODED = 5
 _NOTE = "# Of each path outside the working folder only the last part is left: name its place before a run.\n"
 
 
-def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile]:
+def redact_files(folder: Path, files: Sequence[PlannedFile], found: Found) -> list[PlannedFile]:
     """Redact the texts among `files` of `folder`; the manifest that is sent has the hashes of what is sent.
 
-    Raises `DataError` for a file that is torn, or that names a folder of this machine where nothing may be changed.
+    `found` is what `check_secrets` has found in them. Raises `DataError` for a file that is torn, or that names a
+    folder of this machine where nothing may be changed.
     """
     sent = {file.name: _redact_file(file) for file in files}
     changed = {file.name for file in files if sent[file.name].sha256 != file.sha256}
@@ -45,63 +42,8 @@ def redact_files(folder: Path, files: Sequence[PlannedFile]) -> list[PlannedFile
         sent[PAGE] = _with_content(sent[PAGE], render_page(run, diagnose(run)))
     if MANIFEST in sent:
         sent[MANIFEST] = _with_hashes(sent[MANIFEST], {name: sent[name].sha256 for name in changed})
-    check_no_home(sent.values())
+    check_no_home(sent.values(), found)
     return list(sent.values())
-
-
-def check_no_home(files: Iterable[PlannedFile]) -> None:
-    """Raise `DataError` for each line that still names a folder of this machine, as of a card that somebody edited.
-
-    It is sought in every form of `decoded`.
-    """
-    homes = list_homes()
-    named = _compile_homes(homes)
-    # By chance /app stands in what is read as base64 and is none.
-    in_pictures = _compile_homes([home for home in homes if len(home) >= _SHORTEST_ENCODED])
-    wrong = [
-        Problem("holds a path of this machine", "write it as others have it", str(file.path), line)
-        for file in files
-        if file.name not in _VOCABULARIES  # of whose pieces any may look like one
-        for line in _find_lines(file, named, in_pictures)
-    ]
-    if wrong:
-        raise DataError(wrong)
-
-
-def _compile_homes(homes: Sequence[str]) -> Any:
-    """The shape of any of the folders, or of what is in one, however its slashes are written; its group is the folder.
-
-    By RE2, for a page may have 64 MiB, and each is read in eight forms.
-    """
-    # Not within an address: https://example.org/app/page, where the working folder is /app. But file://localhost/app,
-    # vscode://file/app and -I/app are paths.
-    before = r"(?:^|[^\w.~-]|://localhost|://file|[\s\"'`(=]-[A-Za-z])"
-    # The folder itself, or what is in it; /home/ann is in neither /home/anna nor /home/ann-2.
-    after = r"(?:$|[^\w.-]|\.(?:$|\W))"
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    listed = "|".join(map(_shape_home, homes)) or r"[^\x00-\xff]"
-    return re2.compile(f"{before}({listed}){after}".encode(), options)
-
-
-def _shape_home(home: str) -> str:
-    # C:\Users\ann is C:Usersann where the escapes of a text have been read.
-    slash = r"(?:[\\/]|%5C|%2F)" + ("*" if PureWindowsPath(home).drive else "+")
-    shape = slash.join(re.escape(part) for part in re.split(r"[\\/]+", home))
-    return f"(?i:{shape})" if PureWindowsPath(home).drive else shape
-
-
-def _find_lines(file: PlannedFile, named: Any, in_pictures: Any) -> Sequence[int | None]:
-    header = file.content is None
-    content = read_header(file.path) if file.content is None else file.content
-    found: set[int] = set()
-    for form in list_forms(content):
-        shape = named if form.source is None else in_pictures
-        for each in shape.finditer(form.text):
-            first, last = form.find_line(each.start(1)), form.find_line(each.end(1) - 1)
-            if found.isdisjoint(range(first, last + 1)):
-                found.add(first)
-    return ([None] if found else []) if header else sorted(found)
 
 
 def _redact_file(file: PlannedFile) -> PlannedFile:

@@ -141,7 +141,7 @@ def make_line_chart(
     drawn = [each for each in series if any(_is_finite(point) for point in each.points)]
     if not drawn:
         return None
-    values = [y for each in drawn for x, y in each.points if _is_finite((x, y))]
+    values = [y for each in drawn for x, y in each.points if -LARGEST < y < LARGEST]
     across = _make_x_scale(drawn)
     up = fit_scale(values, from_zero=from_zero)
     lines = tuple(curve for each in drawn for curve in _draw_curves(each, across, up))
@@ -216,7 +216,7 @@ def thin_points(points: Sequence[Point], across: Scale) -> list[Point]:
 
 def compute_trend(points: Sequence[Point]) -> list[Point]:
     """(median x, median y) of 50 equal stretches; [] for a curve with few points, which needs no trend."""
-    finite = [point for point in points if _is_finite(point)]
+    finite = list(filter(_is_finite, points))
     if len(finite) < TREND_FROM:
         return []
     ends = [round(number * len(finite) / STRETCHES) for number in range(STRETCHES + 1)]
@@ -233,7 +233,7 @@ def _make_x_scale(series: Iterable[Series]) -> Scale:
 def _draw_curves(series: Series, across: Scale, up: Scale) -> list[Curve]:
     style = series.style % STYLES
     smooth = compute_trend(series.points) if series.noisy else []
-    finite = [point for point in series.points if _is_finite(point)]
+    finite = list(filter(_is_finite, series.points))
     few = _place_dots(series.name, finite, across, up) if series.dots and len(finite) <= STRETCHES else ()
     targets = () if few else _place_dots(series.name, _spread(finite, MAX_TARGETS), across, up, TARGET_RADIUS)
     path = _format_path(thin_points(series.points, across), across, up)
@@ -279,7 +279,7 @@ def _place_marks(marks: Sequence[Mark], across: Scale) -> tuple[DrawnMark, ...]:
 
 
 def _describe_series(series: Series) -> str:
-    finite = [point for point in series.points if _is_finite(point)]
+    finite = list(filter(_is_finite, series.points))
     (first, start), (last, end) = finite[0], finite[-1]
     lowest, highest = min(finite, key=_get_y), max(finite, key=_get_y)
     name = series.name[:1].upper() + series.name[1:]
@@ -298,4 +298,4 @@ def _get_y(point: Point) -> float:
 
 
 def _is_finite(point: Point) -> bool:
-    return math.isfinite(point[1]) and abs(point[1]) < LARGEST
+    return -LARGEST < point[1] < LARGEST  # of NaN neither is true

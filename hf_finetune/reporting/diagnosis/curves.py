@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import kendalltau, theilslopes
 
 from hf_finetune.reporting.run_record import RunRecord, get_curve
 
@@ -97,6 +96,8 @@ def estimate_fall(part: Curve) -> Fall | None:
 
     Least squares follows a single outlier; Theil-Sen withstands up to 29 % of them.
     """
+    from scipy.stats import kendalltau, theilslopes  # a third of a second: not before a run begins
+
     if len(part) < 3 or np.ptp(part.spent) == 0:
         return None
     # values 4, 3, 2, 1, 0 -> Fall(size=4.0, least=4.0, most=4.0, p=0.008)

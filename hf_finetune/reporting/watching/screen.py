@@ -27,12 +27,12 @@ class Frame:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         drawn = _draw(self.view, options.max_width, ascii_only=options.ascii_only)
-        yield Group(*(_in_ascii(each) if options.ascii_only else each for each in drawn))
+        yield Group(*(_in_ascii(each) if options.ascii_only else _on_one_line(each) for each in drawn))
 
 
 def list_facts(view: RunView) -> list[str]:
     """A run in plain lines: how far it is, its last figures, evaluation, sample and verdict."""
-    lines = [f"{escape_control_characters(view.name)}: {describe_state(view)}"]
+    lines = [f"{view.name}: {describe_state(view)}"]
     if view.last:
         lines.append(_describe_last(view))
     if (rate := _describe_rate(view)) != "":
@@ -43,14 +43,14 @@ def list_facts(view: RunView) -> list[str]:
         lines.append(kept)
     if view.sample is not None:
         lines += [f"sample at step {view.sample.get('step', 0):,}:", *(f"  {line}" for line in _list_sample(view))]
-    lines += [escape_control_characters(each) for each in (view.verdict, *view.problems) if each]
-    return lines
+    lines += [each for each in (view.verdict, view.next_command, *view.problems) if each]
+    return list(map(escape_control_characters, lines))
 
 
 def describe_state(view: RunView) -> str:
     """`running, step 40 of 300 (13%)`."""
     if view.state == "waiting":
-        return "nothing is written yet"
+        return "nothing is written yet: hf-finetune train RUN.yaml with this output_dir writes here once it trains"
     reached = f"step {view.step:,}" + (f" of {view.max_steps:,}" if view.max_steps else "")
     if view.max_steps:
         reached += f" ({min(1.0, view.step / view.max_steps):.0%})"
@@ -87,8 +87,16 @@ def _draw(view: RunView, width: int, *, ascii_only: bool) -> Iterator[Text]:
             yield Text(f"  {line}", no_wrap=True, overflow="crop")
     for level, title in view.findings[:FINDINGS]:
         yield Text.assemble((level, STYLES.get(level, "dim")), f" {escape_control_characters(title)}")
+    if view.next_command:
+        yield Text(view.next_command)
     for problem in view.problems[:FINDINGS]:
         yield Text(problem, style="yellow")
+
+
+def _on_one_line(text: Text) -> Text:
+    """The text, and without its colors where the files of others have put into it what a terminal would obey."""
+    plain = escape_control_characters(text.plain)
+    return text if plain == text.plain else Text(plain, no_wrap=True, overflow="crop")
 
 
 def _in_ascii(text: Text) -> Text:

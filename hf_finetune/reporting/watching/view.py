@@ -16,6 +16,7 @@ from typing import Any
 from hf_finetune.errors import ConfigError, FinetuneError, format_problems
 from hf_finetune.folders import NOBODYS, list_checkpoints
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
+from hf_finetune.reporting.resuming import describe_going_on
 from hf_finetune.reporting.run_log import LogReader, RunLog
 from hf_finetune.reporting.run_record import RunRecord, get_curve, read_run
 
@@ -57,6 +58,8 @@ class RunView:
     verdict: str = ""
     findings: tuple[tuple[str, str], ...] = ()
     """(level, title), the worst first."""
+    next_command: str = ""
+    """What goes on with a run that has stopped."""
     problems: tuple[str, ...] = ()
     """What is wrong with lines of the log."""
 
@@ -155,6 +158,7 @@ def _describe(run: RunRecord, log: RunLog, diagnosis: Diagnosis) -> RunView:
         checkpoint=checkpoints[-1].name if checkpoints else None,
         free_bytes=free,
         verdict=diagnosis.verdict,
+        next_command=describe_going_on(run),
         findings=tuple((finding.level, finding.title) for finding in diagnosis.findings),
         problems=tuple(format_problems(log.problems)),
     )

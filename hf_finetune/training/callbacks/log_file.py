@@ -18,12 +18,16 @@ from typing import Any, Protocol, runtime_checkable
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.files import encode_non_finite, write_atomically
-from hf_finetune.folders import LOG_FORMAT
+from hf_finetune.folders import LOG_FORMAT, MAX_LOG_BYTES
+from hf_finetune.folders.record_kinds import LARGEST_AMOUNT
 from hf_finetune.privacy import redact
 
 logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
+BEFORE_TIME, END = b', "time": ', b"}\n"
+SUMMARY = "train_runtime"
+"""A key of the entry with which training ends; samples of its step that a checkpoint keeps were taken before it."""
 
 
 @runtime_checkable
@@ -44,11 +48,11 @@ class LogFile(TrainerCallback):
     def __init__(self, path: Path, samples: Callable[[], Sequence[dict[str, Any]]]) -> None:
         self.path = path
         self._samples = samples
-        self._lines: list[Line] = []
+        self._lines: list[bytes] = []
         """What is to be in the file, or is."""
         self._taken = (0, 0)
         """How many entries of the log and samples are among the lines."""
-        self._earlier: list[Line] = []
+        self._earlier: list[bytes] = []
         self._size: int | None = None
         """Bytes of the file as it was left; None where it has to be written anew."""
         self._on = self._behind = self._warned = False
@@ -61,7 +65,7 @@ class LogFile(TrainerCallback):
         self._on, self._behind, self._size, self._taken = True, state.global_step > 0, None, (0, 0)
         self._earlier = _read_lines(self.path) if state.global_step else []
         first = {"log": LOG_FORMAT, "max_steps": state.max_steps}
-        self._lines = [first | {"time": self._earlier[0].get("time") if self._earlier else _now()}]
+        self._lines = [_encode(first | {"time": _read_time(self._earlier)})]
         if not self._behind:
             self._add(state)
 
@@ -95,7 +99,7 @@ class LogFile(TrainerCallback):
         taken = self._samples()[shown:] if samples else []
         new = [*map(_order, entries[known:]), *map(_describe_sample, taken)]
         # Those of a resumed run come at once, and are to stand as they once came.
-        new = [*sorted(new, key=lambda line: (line["step"], "sample" in line)), *more]
+        new = [*sorted(new, key=lambda line: (line["step"], SUMMARY in line, "sample" in line)), *more]
         self._taken = (len(entries), shown + len(taken))
         if new or self._size is None:
             timed = [self._put_time(line, len(self._lines) + number) for number, line in enumerate(new)]
@@ -103,23 +107,23 @@ class LogFile(TrainerCallback):
             self._write(timed)
         self._earlier = []
 
-    def _put_time(self, line: Line, number: int) -> Line:
-        """The line with the time of now; one that an earlier run had written there, with that of then."""
-        if number < len(self._earlier):
-            earlier = dict(self._earlier[number])
-            then = earlier.pop("time", None)
-            if earlier == json.loads(_encode(line)):
-                return line | {"time": then}
-        return line | {"time": _now()}
+    def _put_time(self, line: Line, number: int) -> bytes:
+        """The line with the time of now; one that an earlier run had written there, as it stands, with that of then."""
+        written = _encode(line)[: -len(END)] + BEFORE_TIME
+        earlier = self._earlier[number] if number < len(self._earlier) else b""
+        # Compared as they are written: a log of 300,000 lines would take seconds to be read.
+        if earlier.startswith(written) and _is_time(earlier[len(written) :]):
+            return earlier
+        return written + json.dumps(_now()).encode() + END
 
-    def _write(self, new: Sequence[Line]) -> None:
+    def _write(self, new: Sequence[bytes]) -> None:
         try:
             if self._size is None or self.path.stat().st_size != self._size:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                content = b"".join(map(_encode, self._lines))
+                content = b"".join(self._lines)
                 write_atomically(self.path, content, private=True)
                 self._size = len(content)
-            elif content := b"".join(map(_encode, new)):
+            elif content := b"".join(new):
                 with self.path.open("ab") as file:  # not kept open: over NFS others see what was closed
                     file.write(content)
                 self._size += len(content)
@@ -149,19 +153,24 @@ def _encode(line: Line) -> bytes:
     return (json.dumps(encode_non_finite(line), allow_nan=False, default=str) + "\n").encode()
 
 
-def _read_lines(path: Path) -> list[Line]:
-    """The whole lines of an earlier run's file, up to the first that is none."""
-    found: list[Line] = []
+def _read_lines(path: Path) -> list[bytes]:
+    """The whole lines of an earlier run's file, with their ends."""
     try:
-        content = path.read_bytes() if path.is_file() else b""
+        # No more than any log has: it may be anybody's, and of a larger one no time is worth the memory.
+        content = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_LOG_BYTES else b""
     except OSError:
         return []
-    for line in content.split(b"\n")[:-1]:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(value, dict):
-            break
-        found.append(value)
-    return found
+    return [line + b"\n" for line in content.split(b"\n")[:-1]]
+
+
+def _read_time(lines: Sequence[bytes]) -> float:
+    """When a run began, by the first line of its log; now, where none says so."""
+    try:
+        then = float(json.loads(lines[0])["time"])
+    except (IndexError, ValueError, RecursionError, KeyError, TypeError, OverflowError):
+        return _now()
+    return then if 0 <= then <= LARGEST_AMOUNT else _now()
+
+
+def _is_time(ending: bytes) -> bool:
+    return ending.endswith(END) and ending[: -len(END)].replace(b".", b"", 1).isdigit()

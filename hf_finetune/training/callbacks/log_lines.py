@@ -16,9 +16,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_finetune.folders.record_kinds import SEEN
 from hf_finetune.metric_info import format_metrics
 from hf_finetune.training.callbacks.energy import EnergyMeter, find_energy_counters
-from hf_finetune.training.seen import STATE_KEY, SeenCounter
+from hf_finetune.training.seen import SeenCounter
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class LogLines(TrainerCallback):
             self.energy.read()
         if state.global_step:
             kept: Any = state.stateful_callbacks  # a dictionary once training has begun
-            self.seen.restore(kept[STATE_KEY])
+            self.seen.restore(kept[SEEN])
         self._started = self._energy_read = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

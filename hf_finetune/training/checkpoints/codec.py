@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-TENSOR, TUPLE, DICT = "tensor", "tuple", "dict"
+from hf_finetune.folders.encoded_state import DICT, TENSOR, TUPLE
+
 JSON_TYPES = (str, int, float, bool, type(None))
-
-
-# {"state": {0: {"step": tensor(3.)}}} with the place "optimizer" becomes
-# {"dict": [["state", {"dict": [[0, {"dict": [["step", {"tensor": "optimizer.state.0.step"}]]}]]}]]}: keys stay numbers.
 
 
 def encode_state(state: Any, place: str, tensors: dict[str, Tensor]) -> Any:
@@ -39,25 +35,6 @@ def encode_state(state: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         )
         return items if isinstance(state, list) else {TUPLE: items}
     raise TypeError(f"{place} is of type {type(state).__name__}")
-
-
-def decode_state(encoded: Any, get_tensor: Callable[[str], Tensor]) -> Any:
-    """What `encode_state` was given; `get_tensor` is given the names of tensors.
-
-    Raises KeyError, TypeError or ValueError for what `encode_state` has not written.
-    """
-    if isinstance(encoded, list):
-        return [decode_state(value, get_tensor) for value in encoded]
-    if not isinstance(encoded, dict):
-        return encoded
-    [(kind, content)] = encoded.items()
-    if kind == TENSOR:
-        return get_tensor(content)
-    if kind == TUPLE:
-        return tuple(decode_state(value, get_tensor) for value in content)
-    if kind == DICT:
-        return {key: decode_state(value, get_tensor) for key, value in content}
-    raise ValueError(f"no kind of state is called {kind!r}")
 
 
 def _check_key(key: Any, place: str) -> Any:

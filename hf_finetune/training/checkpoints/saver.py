@@ -15,6 +15,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
+from hf_finetune.folders.checkpoint_records import STATE, STATE_TENSORS
 from hf_finetune.folders.checkpoints import aside_of, get_path, rotate
 from hf_finetune.training.checkpoints.disk import Key, Snapshot, complete_checkpoint
 from hf_finetune.training.checkpoints.model_files import (
@@ -30,9 +31,7 @@ from hf_finetune.training.checkpoints.model_files import (
 from hf_finetune.training.checkpoints.room import check_room, plan_room
 from hf_finetune.training.checkpoints.state import (
     OPTIMIZER_TENSORS,
-    STATE,
     STATE_PARTS,
-    STATE_TENSORS,
     describe_trainer,
     load_state,
     read_counts,

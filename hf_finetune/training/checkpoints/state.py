@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,10 +23,18 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
-from hf_finetune.training.checkpoints.codec import DICT, decode_state, encode_state
+from hf_finetune.folders.checkpoint_records import (
+    STATE,
+    STATE_TENSORS,
+    find_record_faults,
+)
+from hf_finetune.folders.checkpoints import read_seal
+from hf_finetune.folders.encoded_state import DICT, decode_state
+from hf_finetune.folders.record_kinds import MAX_RECORD_BYTES, read_record
+from hf_finetune.training.checkpoints.codec import encode_state
+from hf_finetune.training.checkpoints.likeness import check_optimizer, is_like
 from hf_finetune.training.checkpoints.random_state import restore_random_state
 
-STATE, STATE_TENSORS = "state.json", "state.safetensors"
 OPTIMIZER_TENSORS = "state.optimizer."
 """With which the names of the optimizer's tensors begin."""
 STATE_PARTS = frozenset({"optimizer", "schedule", "scaler", "ranks", "callbacks", "beside"})
@@ -77,9 +86,18 @@ def read_counts(trainer: Trainer, rank: dict[str, Any]) -> tuple[Any, dict[str, 
     return encode_state(_read_counts(trainer, rank), "state", tensors), tensors
 
 
+def check_records(checkpoint: Path) -> None:
+    """Raise `ModelError`, with all of it, where a checkpoint says what no run has written."""
+    known = {field.name for field in fields(TrainerState)}
+    faults = find_record_faults(checkpoint, (read_seal(checkpoint) or {}).get("step"), known)
+    if faults:
+        remedy = "name another checkpoint, or leave it out for the newest"
+        raise ModelError([Problem(f"{checkpoint} {fault}", remedy, key=RESUME) for fault in faults])
+
+
 def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any]:
-    """What `read_state` has returned for the checkpoint, less some of its parts."""
-    encoded = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    """What `read_state` has returned for the checkpoint, whose records were looked at, less some of its parts."""
+    encoded = read_record(checkpoint / STATE, MAX_RECORD_BYTES)
     encoded[DICT] = [part for part in encoded[DICT] if part[0] not in without]
     with safe_open(checkpoint / STATE_TENSORS, framework="pt") as file:
         # Cloned: what the file gives is a view of it, and it may be removed or damaged while it is trained on.
@@ -88,20 +106,31 @@ def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any
 
 
 def restore_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Put back the states of optimizer, schedule and loss scale; rates, decay and betas are those of now."""
+    """Put back the states of optimizer, schedule and loss scale; rates, decay and betas are those of now.
+
+    Raises `ModelError` where they are of others.
+    """
     optimizer, schedule, scaler = _get_parts(trainer)
+    kept_scaler = None if scaler is None else state.get("scaler")
+    fits = is_like(state.get("schedule"), schedule.state_dict())
+    if not fits or (scaler is not None and kept_scaler is not None and not is_like(kept_scaler, scaler.state_dict())):
+        raise ModelError(_describe_other("schedule, or of the loss scale,", "one"))
     asked = [{name: group[name] for name in _OF_THE_SETTINGS if name in group} for group in optimizer.param_groups]
+    check_optimizer(optimizer, state.get("optimizer"), _describe_other("optimizer", "optimizer"))
     try:
         optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as problem:
-        what = "the state of the optimizer is of another optimizer, or of other weights"
-        remedy = "set train.optim, model and lora as they were: see run.yaml"
-        raise ModelError(Problem(what, remedy, key=RESUME)) from problem
+        raise ModelError(_describe_other("optimizer", "optimizer")) from problem
     schedule.load_state_dict(state["schedule"])
     if isinstance(schedule, LambdaLR):  # others keep a rate of their own
         _apply_settings(optimizer, schedule, asked)
-    if scaler is not None and state["scaler"] is not None:
-        scaler.load_state_dict(state["scaler"])
+    if scaler is not None and kept_scaler is not None:
+        scaler.load_state_dict(kept_scaler)
+
+
+def _describe_other(part: str, other: str) -> Problem:
+    what = f"the state of the {part} is of another {other}, or of other weights"
+    return Problem(what, "set train.optim, model and lora as they were: see run.yaml", key=RESUME)
 
 
 def _apply_settings(optimizer: Any, schedule: LambdaLR, asked: list[dict[str, Any]]) -> None:
@@ -120,11 +149,17 @@ def restore_random(trainer: Trainer, state: dict[str, Any]) -> None:
 
 
 def restore_callbacks(callbacks: Iterable[Any], saved: dict[str, Any]) -> None:
-    """Put back what the callbacks had counted, kept or drawn."""
+    """Put back what the callbacks had counted, kept or drawn. Raises `ModelError` where one of them cannot."""
     for callback in callbacks:
         state = saved.get(type(callback).__name__)
         if state is not None and isinstance(callback, Resumable):
-            callback.restore_state(state)
+            try:
+                callback.restore_state(state)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
+                what = f"the checkpoint keeps a state of {type(callback).__name__} that it cannot go on from"
+                raise ModelError(
+                    Problem(what, "name another checkpoint, or leave the callback out", key=RESUME)
+                ) from problem
         elif state is not None and isinstance(callback, EarlyStoppingCallback):
             callback.early_stopping_patience_counter = state
 

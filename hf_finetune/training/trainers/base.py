@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import SaveStrategy, SchedulerType, TrainOutput, validate_quantization_for_training
 
 from hf_finetune.data.streaming.feed import PartedRows
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.folders import LOG
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
 from hf_finetune.training.callbacks import use_guard, use_log_lines
@@ -45,6 +45,7 @@ class TrainerMixin(ResumableTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         model: Any = kwargs["model"] if "model" in kwargs else args[0]
+        _check_can_train(model)
         self._own_settings = _find_settings(model.config)
         super().__init__(*args, **kwargs)
         collate: Any = self.data_collator
@@ -86,9 +87,18 @@ class TrainerMixin(ResumableTrainer):
         return LongestFirstSampler(read_lengths(eval_dataset))
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> LRScheduler:
-        """As in transformers, but a warm-up that the run is too short for is said."""
+        """As in transformers, but a warm-up that the run is too short for is said.
+
+        Raises `ConfigError` where the values of `train.lr_scheduler_kwargs` make no schedule.
+        """
         _warn_of_long_warmup(self.args, num_training_steps)
-        schedule: LRScheduler = super().create_scheduler(num_training_steps, *args, **kwargs)
+        try:
+            schedule: LRScheduler = super().create_scheduler(num_training_steps, *args, **kwargs)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            if not self.args.lr_scheduler_kwargs:
+                raise
+            what = f"{SchedulerType(self.args.lr_scheduler_type).value} cannot be made of these ({error})"
+            raise ConfigError(Problem(what, "give it other values", key="train.lr_scheduler_kwargs")) from error
         return schedule
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -245,6 +255,18 @@ def _warn_of_long_warmup(args: TrainingArguments, steps: int) -> None:
     what += "last step has %.0f %% of it; lower train.warmup_steps (%d is a twentieth)"
     share, twentieth = 100 * (steps - 1) / warmup, max(1, steps // 20)
     logger.warning(what, f"{warmup:,}", f"{steps:,}", share, twentieth)
+
+
+def _check_can_train(model: Any) -> None:
+    """Raise `ModelError` for weights that are stored quantized, where no adapter is trained over them."""
+    try:
+        validate_quantization_for_training(model)
+    except ValueError as refused:
+        what = (
+            f"its weights are quantized ({model.config.quantization_config.quant_method.value}), and cannot be trained"
+        )
+        remedy = "train an adapter over them (recipe: lora), or name a copy of the model that is not quantized"
+        raise ModelError(Problem(what, remedy, key="model.path")) from refused
 
 
 def _find_settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -12,14 +12,16 @@ import transformers
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_checkpoint
 
 from hf_finetune.data.streaming.feed import PartedRows
 from hf_finetune.data.streaming.plan import STREAM_KEY
 from hf_finetune.folders import read_run_id, was_changed
 from hf_finetune.folders.checkpoints import get_path, read_seal
+from hf_finetune.folders.record_kinds import SEEN
 from hf_finetune.interruption import hold_signals, raise_held_signal
 from hf_finetune.training.callbacks.stopping import EvaluationStopped, StopAtSignal, start_worker
+from hf_finetune.training.checkpoints.likeness import check_exported
 from hf_finetune.training.checkpoints.random_state import read_random_state
 from hf_finetune.training.checkpoints.record import (
     COUNT,
@@ -32,12 +34,13 @@ from hf_finetune.training.checkpoints.record import (
 from hf_finetune.training.checkpoints.saver import CheckpointSaver
 from hf_finetune.training.checkpoints.state import (
     ReadsCheckpoints,
+    check_records,
     load_state,
     restore_callbacks,
     restore_optimizer,
     restore_random,
 )
-from hf_finetune.training.seen import STATE_KEY, SeenCounter
+from hf_finetune.training.seen import SeenCounter
 from hf_finetune.training.trainers.parts import close_parts, select_part
 from hf_finetune.training.trainers.samplers import set_epoch
 
@@ -77,15 +80,23 @@ class ResumableTrainer(transformers.Trainer):
         """Whether the engine saves in a format of its own, each rank its part: FSDP, DeepSpeed."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As in transformers; the last checkpoint is verified when it returns, or raises."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in transformers; the last checkpoint is verified when it returns, or raises.
+
+        Raises `ModelError` where the one to go on from says what no run has written.
+        """
         writer = self.checkpoints.writer
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
+        if isinstance(resume_from_checkpoint, str):
+            # Before transformers (5.23) reads anything of it, which takes each key for an argument and believes it.
+            check_records(Path(resume_from_checkpoint))
         # Of every optimizer: accelerate wraps it, and schedules replace its `step`.
         hook = register_optimizer_step_pre_hook(lambda *_: writer.wait_for_copy())
         finished = False
         try:
             with hold_signals():
-                result: TrainOutput = super().train(*args, **kwargs)
+                result: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
                 writer.release()
             finished = True
         finally:
@@ -141,7 +152,7 @@ class ResumableTrainer(transformers.Trainer):
         self.store_flos()
         self.seen.sum_up()
         kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
-        kept[STATE_KEY] = self.seen.save()
+        kept[SEEN] = self.seen.save()
         if isinstance(self.train_dataset, PartedRows):
             kept[STREAM_KEY] = self.train_dataset.feed.save()
         self._name_best()
@@ -217,6 +228,13 @@ class ResumableTrainer(transformers.Trainer):
     def _load_scaler(self, checkpoint: str | None) -> None:
         if self.shards_itself:  # else it is restored with the optimizer
             super()._load_scaler(checkpoint)
+
+    def _load_callback_state(self) -> None:
+        """As in transformers, which believes whatever a checkpoint says of its callbacks (5.23)."""
+        if self.args.restore_callback_states_from_checkpoint:
+            kept: Any = self.state.stateful_callbacks  # a dictionary once it was read
+            check_exported([*self.callback_handler.callbacks, self.control], kept)
+        super()._load_callback_state()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if self._resumed is None:

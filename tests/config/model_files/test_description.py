@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bounded_runs import run_bounded
 from chat_models import parrot, talking_tokenizer
+from safetensors.numpy import save_file
 
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.sections import ModelSection
@@ -34,11 +36,45 @@ def put(folder: Path, file: str, **values: Any) -> None:
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | values))
 
 
+# 30 times 40: a hundred thousand times ten thousand took a minute, and then the memory.
+FRAME = {
+    "single": [{"SpecialToken": {"id": "x", "type_id": 0}}] * 30,
+    "pair": [],
+    "special_tokens": {"x": {"id": "x", "ids": [1] * 40, "tokens": ["x"] * 40}},
+}
 FAULTS = {
     "a part of the configuration": ("config.json", {"text_config": {"hidden_size": -1}}, "text_config.hidden_size: -1"),
     "experts": ("config.json", {"num_local_experts": 10**7}, "num_local_experts: 10,000,000 experts are more than any"),
     "ends without end": ("generation_config.json", {"eos_token_id": [1] * 1_001}, "eos_token_id"),
     "words without end": ("generation_config.json", {"bad_words_ids": [[5]] * 10_001}, "bad_words_ids"),
+    "labels without a head": (
+        "config.json",
+        {"id2label": {str(n): "x" for n in range(1_001)}},
+        "id2label: 1,001 labels",
+    ),
+    "labels of an adapter": (
+        "base_model.json",
+        {"name_or_path": "x", "classifier": {"id2label": {str(n): "x" for n in range(65_537)}}},
+        "classifier.id2label: 65,537 labels are more than any model has",
+    ),
+    "keys without end": ("config.json", {f"k{n}": 1 for n in range(10_001)}, "has 10,"),
+    "keys inside": ("adapter_config.json", {"a": [{f"k{n}": 1 for n in range(10_001)}]}, "a: has 10,001 keys"),
+    "values without end": ("config.json", {"a": [[1] * 100_001] * 2}, "has more than 200,000 values"),
+    "modules without end": (
+        "adapter_config.json",
+        {"target_modules": ["m"] * 5_001},
+        "target_modules: a list cannot be",
+    ),
+    "added without end": (
+        "tokenizer.json",
+        {"added_tokens": [{}] * 3_001},
+        "added_tokens: 3,001 added tokens, and the model has",
+    ),
+    "frames without end": (
+        "tokenizer.json",
+        {"post_processor": {"type": "Sequence", "processors": [{"type": "TemplateProcessing", **FRAME}]}},
+        "post_processor: puts 1,200 special tokens around texts",
+    ),
     "a base without a name": ("base_model.json", {"revision": None}, "name_or_path: is missing"),
 }
 
@@ -70,6 +106,36 @@ def test_a_template_that_is_no_text_is_named(folder, name):
     (folder / name).write_bytes(b"\xff{{ messages }}")
     [problem] = find_faults(folder, "m")
     assert str(problem) == f"m/{name}: is not UTF-8; save it as UTF-8"
+
+
+def test_weights_without_numbers_are_named(folder):
+    """Two hundred thousand of them took transformers 25 seconds, from a header of 15 MB."""
+    save_file({f"w{number}": np.zeros(0, np.float32) for number in range(10_001)}, folder / "model.safetensors")
+    [problem] = find_faults(folder, "m")
+    assert str(problem).startswith("m/model.safetensors: has 10,001 weights, and hardly a number in each")
+
+
+def test_weights_that_are_quantized_may_be_said_to_be(folder):
+    put(folder, "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    [problem] = find_faults(folder, "m")
+    assert problem.key == "quantization_config"
+    save_file({"w": np.zeros((256, 64), np.int8), "SCB": np.zeros(256, np.float32)}, folder / "model.safetensors")
+    assert find_faults(folder, "m") == []
+
+
+def test_a_head_may_have_as_many_labels_as_rows(folder):
+    put(folder, "config.json", id2label={str(n): "x" for n in range(2_000)}, num_labels=2_000)
+    save_file({"score.weight": np.zeros((2_000, 4), np.float32)}, folder / "model.safetensors")
+    assert find_faults(folder, "m") == []
+
+
+def test_templates_without_end_are_named(folder):
+    inside = folder / "additional_chat_templates"
+    inside.mkdir()
+    for number in range(101):
+        (inside / f"{number}.jinja").touch()
+    [problem] = find_faults(folder, "m")
+    assert str(problem).startswith("m/additional_chat_templates: has 101 templates")
 
 
 def test_a_number_that_nothing_reads_is_named(folder):

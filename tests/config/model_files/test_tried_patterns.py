@@ -6,6 +6,8 @@ import ast
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -62,12 +64,19 @@ def test_a_pattern_that_ends_its_process_is_refused_and_those_behind_it_are_not_
     find._try_patterns.cache_clear()
     [problem] = find_slow_patterns({"decoder": split_by("first", "second\x1b[2J", "third")}, "tokenizer.json")
     assert str(problem).startswith("tokenizer.json: decoder.pretokenizers[1].pattern: the pattern 'second")
-    assert "took all the time or the memory" in problem.what
+    assert "took the 20 seconds of processor time, or the memory" in problem.what
     monkeypatch.setattr(find, "BOOT", "import time; time.sleep(60)")
-    monkeypatch.setattr(find, "SECONDS", 0.2)
+    monkeypatch.setattr(find, "CLOCK_SECONDS", 0.2)
     [late] = find_slow_patterns({"normalizer": split_by("late")}, "tokenizer.json")
-    assert "took all the time" in late.what
+    assert "took the 20 seconds" in late.what
     find._try_patterns.cache_clear()
+
+
+def test_the_process_that_tries_them_has_2_gib_20_seconds_of_the_processor_and_writes_no_file():
+    program = "import resource as r; from hf_finetune.config.model_files.tried.worker import limit_process as limit\n"
+    program += "limit(); print(*(r.getrlimit(each)[0] for each in (r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_FSIZE)))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(2 << 30), "20", "0"]
 
 
 def test_too_many_and_too_long_patterns_are_refused_untried(no_process):

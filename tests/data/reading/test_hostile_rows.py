@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from bounded_runs import run_all_bounded
 
 from hf_finetune.config import load_run
-from hf_finetune.data import check_trained_rows
+from hf_finetune.data import RowsOptions, check_trained_rows, convert_rows
+from hf_finetune.data.reading import lines
+from hf_finetune.data.reading.json_line import MAX_KEYS
+from hf_finetune.errors import DataError
 
 HOSTILE = Path(__file__).resolve().parents[2] / "hostile"
 ROWS = [json.loads(line) for line in (HOSTILE / "rows.jsonl").read_text().splitlines()]
@@ -76,3 +83,47 @@ def test_what_only_looks_like_a_file_of_rows_is_refused(folder):
         ended.note()
         assert ended.end == "refused", ended
         assert "is not a file" in ended.said or "it is a link that leads to nothing" in ended.said
+
+
+WIDE = {f"k{number}": "1" for number in range(MAX_KEYS + 1)}
+
+
+def write_wide(path: Path) -> None:
+    line = json.dumps(WIDE)
+    if path.suffix == ".csv":
+        path.write_text(f"{','.join(WIDE)}\n{','.join(WIDE.values())}\n")
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({name: ["1"] for name in WIDE}), path)
+    elif path.suffix == ".arrow":
+        table = pa.table({name: ["1"] for name in WIDE})
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    else:
+        path.write_text(f"[{line}]" if path.suffix == ".json" else line)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "arrow"])
+def test_a_row_of_more_keys_than_are_looked_for_is_refused_in_every_layout(folder, ending):
+    write_wide(folder / f"wide.{ending}")
+    with pytest.raises(DataError, match=r"it has 10,001 (keys|columns), more than the limit of 10,000"):
+        convert_rows(Path(f"wide.{ending}"), Path("out.jsonl"), RowsOptions())
+
+
+def test_many_keys_below_the_limit_are_read_in_time_that_grows_with_them(folder):
+    row = dict(list(WIDE.items())[: MAX_KEYS - 2], question="a", answer="b")
+    Path("rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
+    Path("unlike.jsonl").write_text(json.dumps(dict(list(WIDE.items())[:MAX_KEYS])) + "\n")
+    works = [partial(read, "sft", "", name) for name in ("rows.jsonl", "unlike.jsonl")]
+    assert [each.end for each in run_all_bounded(works, **BOUNDS)] == ["done", "refused"]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress], ids=["gzip", "zstd"])
+@pytest.mark.parametrize(
+    ("name", "begins"), [("bomb.jsonl", ""), ("bomb.csv", 'text,label\n"'), ("bomb.json", '[{"text": "')]
+)
+def test_a_file_that_unpacks_to_hundreds_of_times_its_size_is_refused(folder, monkeypatch, pack, name, begins):
+    monkeypatch.setattr(lines, "UNPACKED_ANYWAY", 2**20)
+    filled = begins.encode() + (b"a" if begins else b" ") * 2**23
+    Path(f"{name}.gz").write_bytes(pack(filled))
+    with pytest.raises(DataError, match="unpacks to more than 300 times its size"):
+        convert_rows(Path(f"{name}.gz"), Path("out.jsonl"), RowsOptions())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from hf_finetune.evaluation import PredictionOptions, predict_file
 from hf_finetune.release.hub.files import plan_files
 from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.merge import merge_adapter
-from hf_finetune.row_prints import read_row_prints
+from hf_finetune.row_prints import RowPrints, read_row_prints, write_row_prints
 
 KEY = bytes(range(32))
 LONG = "In the valley of the river there once stood a mill whose wheel had not turned for thirty years or more."
@@ -192,15 +194,36 @@ def test_of_a_large_set_a_part_of_the_ngrams_is_kept_and_finds_a_shared_passage(
     assert found.shares_ngram.tolist() == [True] * 20 + [False] * 20
 
 
-@pytest.mark.parametrize("damage", ["torn", "compressed", "of numbers", "without a key"])
+@pytest.mark.parametrize("damage", ["torn", "compressed", "of numbers", "without a key", "a short key", "a pipe"])
 def test_prints_that_cannot_be_read_are_said_and_are_none(tmp_path, caplog, damage):
     arrays = {"key": np.frombuffer(KEY, np.uint8), "texts": np.arange(3, dtype=np.uint64)}
     arrays["ngrams"] = arrays["texts"].astype(float) if damage == "of numbers" else arrays["texts"]
     if damage == "without a key":
         del arrays["key"]
+    elif damage == "a short key":
+        arrays["key"] = arrays["key"][:5]
     path = tmp_path / "row_prints.npz"
     (np.savez_compressed if damage == "compressed" else np.savez)(path, **arrays)
     if damage == "torn":
         path.write_bytes(path.read_bytes()[:-30])
+    elif damage == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
     assert read_row_prints(tmp_path) is None
     assert "row_prints.npz holds no prints of rows that can be read (" in caplog.text
+    assert "put it back as the run wrote it, or go on with the run, which writes it anew" in caplog.text
+
+
+def test_prints_with_any_byte_changed_are_read_or_said_to_be_none(tmp_path):
+    """Headers of a zip file, and of arrays, have no checksum: 500 changes of one to four bytes."""
+    hashes = np.arange(3, dtype=np.uint64)
+    write_row_prints(tmp_path, RowPrints(KEY, hashes, hashes, {"test": hashes}))
+    path, draw = tmp_path / "row_prints.npz", random.Random(0)
+    content = path.read_bytes()
+    for _ in range(500):
+        changed = bytearray(content)
+        for _ in range(draw.randint(1, 4)):
+            changed[draw.randrange(len(changed))] = draw.choice((0, 1, 0x7F, 0xFF, draw.randrange(256)))
+        path.write_bytes(changed[: draw.choice((len(changed), len(changed), draw.randrange(len(changed))))])
+        found = read_row_prints(tmp_path)
+        assert found is None or (len(found.key), found.texts.ndim) == (32, 1)

@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from bounded_runs import Outcome, run_all_bounded
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from tuned_adapters import TOKENIZER, adapter_on, save, saved_base, train
 
 from hf_finetune.config import check_saved_model
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.sections import ModelSection
+from hf_finetune.errors import ModelError, NonFiniteError
+from hf_finetune.models.files.panics import hold_back_panics
 from hf_finetune.models.loading import load_causal_lm, load_config
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.tokenizers import load_tokenizer
@@ -41,8 +46,13 @@ def whole(tmp_path_factory) -> Path:
 
 def harm(folder: Path, case: dict[str, Any]) -> None:
     path = folder / case["file"]
+    path.parent.mkdir(exist_ok=True)
     if "without" in case:
         (folder / case["without"]).unlink()
+    if "make_beside" in case:
+        beside, kind = case["make_beside"]
+        (folder / beside).parent.mkdir(exist_ok=True)
+        MAKERS[kind](folder / beside)
     if "set" in case:
         values = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(values | case["set"]))
@@ -143,3 +153,64 @@ def test_all_faults_of_a_folder_are_said_together(whole, tmp_path):
 
 def test_the_tokenizer_of_an_honest_folder_is_the_one_that_was_saved(whole):
     assert load_tokenizer(ModelSection(path=str(whole / "base"))).get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_a_panic_of_a_library_is_one_message_and_nothing_beside_it(whole, tmp_path, capfd):
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    broken = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA////"}}
+    harm(folder, {"file": "tokenizer.json", "set": broken})
+    with pytest.raises(ModelError, match="Cannot parse precompiled_charsmap"):
+        load_tokenizer(ModelSection(path=str(folder)))
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_said_before_a_panic_is_kept(capfd):
+    with hold_back_panics():
+        os.write(2, b"a warning\n")
+        os.write(2, b"\nthread '<unnamed>' (5) panicked at x.rs:1:1:\nforeign \x1b[31m text\n")
+    assert capfd.readouterr().err == "a warning\n"
+
+
+def spoil(folder: Path, name: str, value: float) -> None:
+    """Put `value` into the first number of the last of its weights."""
+    weights = load_file(folder / name)
+    key = max(weights)
+    weights[key] = weights[key].clone()
+    weights[key].view(-1)[0] = value
+    save_file(weights, folder / name, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_with_numbers_that_are_not_finite_answers_nothing(whole, tmp_path, value):
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    spoil(folder, "model.safetensors", value)
+    model, _ = load_for_generation(str(folder))
+    for _ in range(2):  # in a conversation the next message is refused as the first one was
+        with pytest.raises(NonFiniteError, match=r"base: has numbers in model\.norm\.weight that are not finite"):
+            model(torch.tensor([[1, 2]]))
+
+
+def test_an_adapter_with_numbers_that_are_not_finite_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole / "adapter", tmp_path / "adapter")
+    spoil(folder, "adapter_model.safetensors", float("nan"))
+    with pytest.raises(NonFiniteError, match=r"adapter: has numbers in .*lora_B.* that are not finite"):
+        load_for_generation(str(folder))
+
+
+def test_weights_that_hold_a_number_of_eight_bits_are_tried_before_they_are_believed(whole, tmp_path):
+    """bitsandbytes fails at the first forward pass, of what it takes for packed."""
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    harm(folder, {"file": "config.json", "set": {"quantization_config": {"load_in_8bit": True}}})
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"x.SCB": torch.zeros(1, dtype=torch.int8)}, folder / "model.safetensors")
+    assert find_faults(folder, "f") == []
+    with pytest.raises(ModelError, match=r"config\.json: quantization_config: its weights are quantized in a way"):
+        load_for_generation(str(folder))
+
+
+def test_a_model_that_is_stored_in_four_bits_answers(whole, tmp_path):
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    settings = BitsAndBytesConfig(load_in_4bit=True)
+    AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings).save_pretrained(folder)
+    model, _ = load_for_generation(str(folder))
+    assert model(torch.tensor([[1, 2]])).logits.isfinite().all()

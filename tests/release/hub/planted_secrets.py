@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.release.hub.search.places import Sought, find_places
+
 KINDS = [
     json.loads(line)
     for line in (Path(__file__).parents[2] / "hostile" / "secrets.jsonl").read_text(encoding="utf-8").splitlines()
@@ -26,6 +28,11 @@ ALPHABETS = {
     "url": string.ascii_letters + string.digits + "_-",
     "base64": string.ascii_letters + string.digits + "+/",
 }
+
+
+def find_secrets(content: bytes) -> list[tuple[int, str]]:
+    """The lines of `content` with a secret, each with its kind, by line."""
+    return sorted(find_places(content, Sought()).secrets.items())
 
 
 def draw_secret(kind: dict[str, Any], chance: random.Random) -> tuple[str, str]:
@@ -62,6 +69,30 @@ def wrapped(text: str) -> str:
     return "\n".join(packed[start : start + 40] for start in range(0, len(packed), 40))
 
 
+def cut(text: str, chance: random.Random, *by: str) -> bytes:
+    """In three parts, with a text between each two."""
+    first, rest = halves(text, chance)
+    second, third = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    return f"<p>It is {first}{by[0]}{second}{by[-1]}{third} here.</p>\n".encode()
+
+
+def quoted(text: str) -> str:
+    """In quoted-printable as mail has it, in lines of 20 letters or a few more."""
+    letters = [f"={ord(each):02X}" if each in "=_ :/" or number % 5 == 0 else each for number, each in enumerate(text)]
+    return "=\n".join("".join(letters[start : start + 16]) for start in range(0, len(letters), 16))
+
+
+def listed(text: str, form: str, between: str) -> bytes:
+    return f"x: {between.join(form.format(byte) for byte in text.encode())}\n".encode()
+
+
+def dumped(text: str) -> str:
+    """As a dump of 16 bytes a line shows it, two bytes together."""
+    pairs = [text.encode()[start : start + 2].hex() for start in range(0, len(text), 2)]
+    return "\n".join(" ".join(pairs[start : start + 8]) for start in range(0, len(pairs), 8))
+
+
+OCTAL = chr(92) + "{:03o}"
 # How a text may stand in a file: (name, what the file holds).
 FORMS: dict[str, Callable[[str, random.Random], bytes]] = {
     "plain": lambda text, chance: f"first\nnote {text}\nlast\n".encode(),
@@ -109,4 +140,26 @@ FORMS: dict[str, Callable[[str, random.Random], bytes]] = {
     "a piece of a sentencepiece model": lambda text, chance: (
         b"\x0a\x0e\x0a\x05<unk>\x15" + f"\u2581{text}".encode() + b"\x15\x00\x01"
     ),
+    "octal escapes": lambda text, chance: f'x = "{escaped(text.replace(chr(34), chr(39)), chance, OCTAL)}"\n'.encode(),
+    "escapes in braces": lambda text, chance: (
+        f"x = `{escaped(text.replace(chr(96), chr(39)), chance, f'{chr(92)}u{{{{{{:x}}}}}}')}`\n".encode()
+    ),
+    "quoted-printable": lambda text, chance: f"a mail\n{quoted(text)}\nits end\n".encode(),
+    "hexadecimal, with blanks": lambda text, chance: listed(text, "{:02x}", " "),
+    "hexadecimal, with colons": lambda text, chance: listed(text, "{:02X}", ":"),
+    "hexadecimal, in code": lambda text, chance: listed(text, "0x{:02x}", ", "),
+    "hexadecimal, as a dump": lambda text, chance: f"x\n{dumped(text)}\nend\n".encode(),
+    "numbers of letters": lambda text, chance: listed(text, "{}", ", "),
+    "spelled": lambda text, chance: f"It is {' '.join(text.replace(' ', ''))}\n".encode(),
+    "base32": lambda text, chance: f"x: {base64.b32encode(text.encode()).decode()}\n".encode(),
+    "base85": lambda text, chance: b"x: " + base64.b85encode(f"note {text}".encode()) + b"\n",
+    "ascii85": lambda text, chance: b"x: " + base64.a85encode(f"note {text}".encode(), adobe=True) + b"\n",
+    "percent signs in base64": lambda text, chance: (
+        b"x: " + base64.b64encode(f"q={escaped(text, chance, '%{:02X}')}".encode()) + b"\n"
+    ),
+    "cut by tags": lambda text, chance: cut(text, chance, "<b></b>", '</span><span class="x">'),
+    "cut by comments": lambda text, chance: cut(text, chance, "<!-- -->", "{# #}"),
+    "cut by emphasis": lambda text, chance: cut(text, chance, "**", "*"),
+    "cut by soft hyphens": lambda text, chance: cut(text, chance, "\u00ad", "&shy;"),
+    "cut by what is not seen": lambda text, chance: cut(text, chance, "&ZeroWidthSpace;", "\ufe0f\u2060"),
 }

@@ -19,6 +19,7 @@ from release.hub.hub_server import FINE, READ, WRITE, Fault
 
 from hf_finetune.config.sections import CardSection, DataSection, HubSection, ModelSection, Run
 from hf_finetune.errors import ConfigError, DataError, HubError, NotPushedError, RunFinished
+from hf_finetune.files import hash_file
 from hf_finetune.models import scratch_gpt
 from hf_finetune.release.hub import PushOptions, check_push, plan_push, push_folder, push_run
 from hf_finetune.reporting.card import NO_LICENSE, write_card
@@ -256,6 +257,10 @@ def test_code_of_a_scratch_gpt_that_somebody_has_altered_is_not_pushed(hub, tmp_
         file.write("import os\n")
     with pytest.raises(DataError, match=r"modeling_scratch_gpt\.py: is not the code of hf-finetune"):
         push_folder(folder, "ada/model", options=PRIVATE)
+    # SECURITY.md says so: a manifest is believed, whoever wrote it.
+    forged = {"files": {"modeling_scratch_gpt.py": hash_file(folder / "modeling_scratch_gpt.py")}}
+    (folder / "manifest.json").write_text(json.dumps(forged))
+    push_folder(folder, "ada/model", options=PRIVATE)
     (folder / "manifest.json").write_text('{"files": []}')
     with pytest.raises(DataError, match="files is no object"):
         push_folder(folder, "ada/model", options=PRIVATE)

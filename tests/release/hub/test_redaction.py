@@ -16,7 +16,10 @@ from safetensors.numpy import save_file
 from hf_finetune.config.paths import looks_local
 from hf_finetune.errors import DataError
 from hf_finetune.privacy import hide_home, make_portable, redact
-from hf_finetune.release.hub import PushOptions, plan_push, push_folder, redaction
+from hf_finetune.release.hub import PushOptions, plan_push, push_folder
+from hf_finetune.release.hub.search import home_paths
+from hf_finetune.release.hub.search.home_paths import compile_home_rules
+from hf_finetune.release.hub.search.places import Sought, find_places
 from hf_finetune.reporting.card import MARKER
 from hf_finetune.reporting.diagnosis import Diagnosis
 from hf_finetune.reporting.page import render_page
@@ -176,14 +179,21 @@ WRITTEN = {
     base64.b64encode(b"in %2Fhome%2Fanna%2Frows").decode(): ANNA,
     "C:\\Users\\Tim\\x": TIM, "C:\\\\Users\\\\Tim\\\\x": TIM, "c:/users/tim": TIM, "C:%5CUsers%5CTim": TIM,
     "file:///C:/Users/Tim/x": TIM, base64.b64encode(b"in C:\\Users\\Tim\\rows").decode(): TIM,
-    "https%3A%2F%2Fexample.org%2Fhome%2Fanna": None, "%2Fhome%2Fannabel": None, "/home/anna-2": None,
-    "C:\\\\Users\\\\Timothy": None,
+    "see &sol;home&sol;anna": ANNA, "see &#47home&#47anna": ANNA, r"see \057home\057anna": ANNA,
+    "/ho<b></b>me/anna": ANNA,
+    "/home/an\u00adna": ANNA, "=2Fhome=2Fanna=2Frows": ANNA, b"in /home/anna/rows".hex(" "): ANNA,
+    base64.b32encode(b"in /home/anna/rows").decode(): ANNA, base64.b85encode(b"in /home/anna/rows").decode(): ANNA,
+    "file://host/home/anna/x": ANNA, r"\\wsl$\Ubuntu\home\anna": ANNA, "//wsl.localhost/Ubuntu/home/anna": ANNA,
+    "/Home/Anna/x": ANNA, "/mnt/c/Users/Tim/x": TIM, r"\\host\c$\Users\Tim\x": TIM, r"\\?\C:\Users\Tim": TIM,
+    "C:&bsol;Users&bsol;Tim": TIM, "C&colon;&bsol;Users&bsol;Tim": TIM, "/cygdrive/c/Users/Tim": TIM,
+    "/mnt/c/Users/Timothy": None, "https%3A%2F%2Fexample.org%2Fhome%2Fanna": None, "%2Fhome%2Fannabel": None,
+    "/home/anna-2": None, "C:\\\\Users\\\\Timothy": None,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", WRITTEN)
 def test_a_path_of_this_machine_is_refused_however_its_slashes_are_written(folder, monkeypatch, text):
-    monkeypatch.setattr(redaction, "list_homes", lambda: [ANNA, TIM])
+    monkeypatch.setattr(home_paths, "list_homes", lambda: [ANNA, TIM])
     path = folder / "README.md"
     path.write_bytes(path.read_bytes() + f"\nan innocent line\n{text}\nthe last\n".encode())
     line = path.read_text().splitlines().index("an innocent line") + 2
@@ -195,13 +205,74 @@ def test_a_path_of_this_machine_is_refused_however_its_slashes_are_written(folde
         assert [(each.path, each.line) for each in refused.value.problems] == [(str(path), line)]
 
 
+def test_a_path_of_this_machine_is_refused_in_every_kind_of_file_that_goes(folder, monkeypatch):
+    monkeypatch.setattr(home_paths, "list_homes", lambda: [ANNA, "/app"])
+    (folder / "manifest.json").unlink()
+    encoded = base64.b64encode(b"in /home/anna/rows").decode()
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    written = {
+        "README.md": f"---\nlicense: mit\n---\n{encoded}",
+        "report.html": "<p>&#47;home&#47;anna&#47;rows</p>",
+        "chat_template.jinja": "{# from %2Fhome%2Fanna #}{{ messages }}",
+        "generation_config.json": '{"from": "\\/home\\/anna"}',
+        "tokenizer.json": json.dumps(tokenizer | {"added_tokens": [{"id": 0, "content": f"{ANNA}/rows"}]}),
+    }
+    before = {name: (folder / name).read_text() for name in written}
+    for name, text in written.items():
+        (folder / name).write_text(text)
+        with pytest.raises(DataError, match=f"{name}:[0-9]+: holds a path of this machine"):
+            plan_push(folder, "ada/model", options=OPTIONS)
+        (folder / name).write_text(before[name])
+    save_file({"weight": np.zeros(4, np.float32)}, folder / "model.safetensors", metadata={"from": encoded})
+    with pytest.raises(DataError, match=r"model\.safetensors: holds a path of this machine"):
+        plan_push(folder, "ada/model", options=OPTIONS)
+
+
+def test_what_a_home_folder_holds_is_a_path_of_this_machine_by_its_short_name_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("acme/rows", "Documents/acme", ".cache/huggingface", "app"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(home_paths, "list_homes", lambda: ["/tmp"])
+
+    def is_found(text: str, name: str = "README.md") -> bool:
+        return bool(find_places(f"first\n{text}\n".encode(), Sought(homes=compile_home_rules()), name).homes)
+
+    found = (
+        "~/acme",
+        "`~/acme/rows/x`",
+        "$HOME/acme/rows.",
+        r"~\\acme\\rows",
+        "~/Documents/acme",
+        "&#126;/acme",
+        "${HOME}/app",
+    )
+    for text in (*found, base64.b64encode(b"from ~/acme/rows/a.jsonl").decode()):
+        assert is_found(text), text
+    for text in (
+        "~/rows",
+        "~/acme/others",
+        "~/Documents",
+        "~/.cache/huggingface",
+        "a~/acme",
+        "https://x.org/~/acme",
+        "~acme",
+    ):
+        assert not is_found(text), text
+    # One piece of a vocabulary may be /tmp/x; three parts that are there are none.
+    assert not is_found('"/tmp/acme": 1', "tokenizer.json")
+    monkeypatch.setattr(home_paths, "list_homes", lambda: [f"/{tmp_path.parts[1]}"])
+    assert is_found(f'"{tmp_path}/acme": 1', "tokenizer.json")
+
+
 def test_the_second_name_of_a_home_folder_is_in_nothing_that_is_sent_or_written(folder, two_names):
     for home in two_names:
         assert hide_home({"path": [f"{home}/models/x", str(home)]}) == {"path": ["~/models/x", "~"]}
         assert redact(f"{home}/clients/rows.jsonl") == "rows.jsonl"
         assert make_portable(f"{home}/models/x") == "~/models/x"
         (folder / "manifest.json").unlink(missing_ok=True)
+        (home / "clients" / "gpt2").mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"_name_or_path": f"{home}/clients/gpt2"}))
-        (folder / "run.yaml").write_text(f"model: {{path: {home}/clients/gpt2}}\n")
+        (folder / "base_model.json").write_text('{"name_or_path": "~/clients/gpt2"}')
+        (folder / "run.yaml").write_text(f"model: {{path: {home}/clients/gpt2, tokenizer: ~/clients/gpt2}}\n")
         sent = {file.name: file.content or b"" for file in plan_push(folder, "ada/model", options=OPTIONS)}
         assert [name for name, content in sent.items() if b"clients" in content or str(home).encode() in content] == []

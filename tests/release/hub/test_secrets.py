@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.privacy import SECRETS, find_secret_kind
-from hf_finetune.release.hub import PushOptions, plan_push
+from hf_finetune.release.hub import PushOptions, files, plan_push
+from hf_finetune.release.hub.search import places
 
 OPTIONS = PushOptions()
 
@@ -91,6 +92,16 @@ def test_the_header_of_weights_is_read_and_the_weights_are_not(folder):
     (folder / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(DataError, match="is not a safetensors file"):
         plan_push(folder, "ada/model", options=OPTIONS)
+
+
+def test_what_takes_seconds_is_said_before(folder, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="hf_finetune")
+    plan_push(folder, "ada/model", options=OPTIONS)
+    assert caplog.messages == []
+    for module in (files, places):
+        monkeypatch.setattr(module, "_LARGE", 10)
+    plan_push(folder, "ada/model", options=OPTIONS)
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["reading", "searching"]
 
 
 def test_the_token_in_use_and_keys_of_the_environment_are_sought_whatever_they_look_like(folder, monkeypatch):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
+import codecs
+import gzip
 import random
 import time
 from pathlib import Path
 
 import pytest
 from release.hub.ordinary_files import ROOT, list_ordinary_files
-from release.hub.planted_secrets import FORMS, KINDS, draw_secret
+from release.hub.planted_secrets import FORMS, KINDS, draw_secret, find_secrets
 
 from hf_finetune.privacy import hide_secrets
-from hf_finetune.release.hub import redaction
 from hf_finetune.release.hub.files import PlannedFile
-from hf_finetune.release.hub.secret_rules import is_random
-from hf_finetune.release.hub.secrets import find_places
+from hf_finetune.release.hub.search import home_paths
+from hf_finetune.release.hub.search.home_paths import compile_home_rules
+from hf_finetune.release.hub.search.places import Sought, check_no_home, find_places
+from hf_finetune.release.hub.search.secret_rules import is_random
 
 SEED, ROUNDS = 20, 60
 PAGES = ("SECURITY.md", "docs/hub.md")
@@ -28,7 +31,7 @@ def test_planted_secrets_are_found_as_the_pages_say_and_90_of_100_of_each_form_a
     found = {(kind["kind"], form): False for kind in KINDS for form in FORMS}
     for kind in KINDS:
         for form, put in FORMS.items():
-            found[kind["kind"], form] = bool(find_places(put(draw_secret(kind, chance)[0], chance), {}))
+            found[kind["kind"], form] = bool(find_secrets(put(draw_secret(kind, chance)[0], chance)))
     of_a_line = {kind["kind"] for kind in KINDS if kind.get("of_a_line")}
     for form in FORMS:
         share = [hit for (kind, each), hit in found.items() if each == form and kind not in of_a_line]
@@ -45,11 +48,19 @@ def test_planted_secrets_are_found_as_the_pages_say_and_90_of_100_of_each_form_a
 def test_no_ordinary_file_is_taken_for_one_with_a_secret_or_a_path_of_this_machine_as_the_pages_say(monkeypatch):
     files = list(list_ordinary_files(SEED, rounds=ROUNDS))
     assert len(files) >= 1_100
-    assert [(name, places) for name, content in files if (places := find_places(content, {}))] == []
-    monkeypatch.setattr(redaction, "list_homes", lambda: ["/app", "/root", "/home/ann", "C:\\Users\\Ann"])
-    redaction.check_no_home(PlannedFile(Path(name).name, Path(name), 0, "", content) for name, content in files[::4])
+    assert [(name, places) for name, content in files if (places := find_secrets(content))] == []
+    monkeypatch.setattr(home_paths, "list_homes", lambda: ["/app", "/root", "/home/ann", "C:\\Users\\Ann"])
+    check_no_home([PlannedFile(Path(name).name, Path(name), 0, "", content) for name, content in files[::4]], {})
     for page in PAGES:
         assert "of more than 1,100 ordinary files" in " ".join((ROOT / page).read_text("utf-8").split()), page
+
+
+def test_what_the_pages_say_goes_unseen_does():
+    text = draw_secret(KINDS[0], random.Random(SEED))[0]
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    assert find_secrets(text.encode()) != []
+    for unseen in (text[::-1], codecs.encode(text, "rot13"), packed):
+        assert find_secrets(f"x: {unseen}\n".encode()) == []
 
 
 def test_a_secret_is_named_by_the_line_where_it_stands_in_whatever_form():
@@ -57,17 +68,17 @@ def test_a_secret_is_named_by_the_line_where_it_stands_in_whatever_form():
     before = b"a\nb\r\nc\n"
     for form, put in FORMS.items():
         if form not in ("UTF-16", "UTF-16, the other way round"):
-            alone = find_places(put(text, random.Random(0)), {})
-            assert find_places(before + put(text, random.Random(0)), {}) == [(line + 3, kind) for line, kind in alone]
+            alone = find_secrets(put(text, random.Random(0)))
+            assert find_secrets(before + put(text, random.Random(0))) == [(line + 3, kind) for line, kind in alone]
     # What stands in the lines before the encoded text is read with it, and named by nobody.
     for packed in (base64.b64encode(f"note {text}".encode()).decode(), f"note {text}".encode().hex()):
         for before in ("pip install hf-finetune\n\n", "pip install\nhf-finetune\n", "ab\n", "abc1\n\n\n"):
-            places = find_places(f"# A model\n{before}{packed}\nend\n".encode(), {})
+            places = find_secrets(f"# A model\n{before}{packed}\nend\n".encode())
             assert places == [(2 + before.count("\n"), "a Hugging Face token")], before
     wrapped = base64.b64encode(f"{'-' * 90}{text}".encode()).decode()
     lines = "\n".join(wrapped[start : start + 40] for start in range(0, len(wrapped), 40))
-    assert find_places(f"1\n2\n{lines}\n".encode(), {}) == [(6, "a Hugging Face token")]
-    assert find_places(f"1\n2\n{text}\n4\n".encode("utf-16"), {}) == [(3, "a Hugging Face token")]
+    assert find_secrets(f"1\n2\n{lines}\n".encode()) == [(6, "a Hugging Face token")]
+    assert find_secrets(f"1\n2\n{text}\n4\n".encode("utf-16")) == [(3, "a Hugging Face token")]
 
 
 @pytest.mark.parametrize(
@@ -111,11 +122,11 @@ password=None,size=10|{"password": "None\\n", "size": 10}|password: short1|pwd: 
 @pytest.mark.parametrize(("lines", "expected"), [(PASSWORDS, True), (NO_PASSWORDS, False)])
 def test_a_short_password_is_seen_by_its_name_and_sign_and_what_stands_for_one_is_none(lines, expected):
     for line in lines.strip().replace("\n", "|").split("|"):
-        assert [number for number, _ in find_places(f"first\n{line}\nlast\n".encode(), {})] == [2] * expected, line
+        assert [number for number, _ in find_secrets(f"first\n{line}\nlast\n".encode())] == [2] * expected, line
 
 
 def test_a_word_and_the_beginning_of_the_next_line_are_no_password():
-    assert find_places(b"password: correcthorse\n2024 was a good year\npassword:\n  provider2name: x\n", {}) == []
+    assert find_secrets(b"password: correcthorse\n2024 was a good year\npassword:\n  provider2name: x\n") == []
 
 
 # Each the worst for one of the expressions: what begins like a secret again and again and never is one.
@@ -138,6 +149,19 @@ WORST = (
     "\n",
     "-----BEGIN ",
     "xoxb-",
+    "=\n",
+    "=41a",
+    "68:66:",
+    "0x68, ",
+    "104, ",
+    "a ",
+    "<!--",
+    "{# ",
+    "AAAAA",
+    "+!!!!",
+    "~/a/b ",
+    "curl -u a:b",
+    "discord.com/api/webhooks/1",
 )
 
 
@@ -145,7 +169,7 @@ WORST = (
 def test_the_time_grows_with_the_text_alone(piece):
     text = (piece * (1 << 18))[: 1 << 18]
     started = time.process_time()
-    find_places(text.encode(), {"no known shape at all": "a token"})
+    find_places(text.encode(), Sought({"no known shape at all": "a token"}, compile_home_rules()))
     hide_secrets(text)
     assert time.process_time() - started < 2
 

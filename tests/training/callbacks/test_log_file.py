@@ -107,6 +107,16 @@ def test_a_resumed_run_has_the_log_of_one_that_was_never_ended(whole, tmp_path, 
     assert ([line["time"] for line in now] == [line["time"] for line in earlier]) == kept
 
 
+def test_a_run_that_was_killed_behind_its_last_step_has_its_lines_in_their_order(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    kept = (folder / "log.jsonl").read_bytes().splitlines(keepends=True)
+    assert b"train_runtime" in kept[-1]
+    (folder / "log.jsonl").write_bytes(b"".join(kept[:-1]))
+    train(folder, resume="checkpoint-6")
+    assert lines(folder, OF_THE_MOMENT) == lines(whole[0], OF_THE_MOMENT)
+
+
 def test_what_ended_a_training_is_said_and_is_gone_once_it_goes_on(tmp_path):
     class FailLate(Fail):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

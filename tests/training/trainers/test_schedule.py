@@ -7,6 +7,8 @@ import logging
 import pytest
 from training.callbacks.watched_runs import trainer_in
 
+from hf_finetune.errors import ConfigError
+
 
 def warned(caplog, folder, **settings) -> tuple[list[str], float]:
     """What is said of the warm-up, and the largest rate that a step was taken at."""
@@ -34,3 +36,17 @@ def test_a_warm_up_that_the_run_is_too_short_for_is_said_before_its_first_step(t
 def test_nothing_is_said_of_a_warm_up_that_ends_or_that_is_none(tmp_path, caplog, settings):
     said, rate = warned(caplog, tmp_path, max_steps=6, **settings)
     assert (said, rate) == ([], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "given"),
+    [
+        ("polynomial", {"lr_end": 5.0}),
+        ("warmup_stable_decay", {"num_decay_steps": 1, "decay_type": "sideways"}),
+    ],
+)
+def test_values_of_which_no_schedule_can_be_made_are_one_message(tmp_path, schedule, given):
+    settings = {"max_steps": 2, "lr_scheduler_type": schedule, "lr_scheduler_kwargs": given}
+    trainer = trainer_in(tmp_path, eval_strategy="no", learning_rate=1.0, **settings)
+    with pytest.raises(ConfigError, match=rf"train.lr_scheduler_kwargs: {schedule} cannot be made of these"):
+        trainer.train()

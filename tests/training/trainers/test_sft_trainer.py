@@ -41,6 +41,7 @@ from tuned_adapters import TOKENIZER, adapter_on, saved_base
 
 from hf_finetune.data.tokenization.collators import RowCollator
 from hf_finetune.data.tokenization.documents import BlockCollator
+from hf_finetune.errors import ModelError
 from hf_finetune.evaluation.language_modeling.trainer_metrics import language_model_metrics, reduce_logits
 from hf_finetune.models.adapters.attach import attach_adapter
 from hf_finetune.training.trainers.base import Trainer
@@ -372,6 +373,12 @@ def test_adapters_of_a_quantized_base_keep_their_precision_and_weights(tmp_path)
     trainer.train()
     moved = trained_weights(trainer.model)
     assert all(not torch.equal(moved[name], before[name]) for name in before if "lora_B" in name)
+
+
+def test_weights_that_are_quantized_are_not_trained_without_an_adapter(tmp_path):
+    model = adapter_on(saved_base(tmp_path / "base", hidden_size=64), {"r": 4}, load_in_4bit=True).get_base_model()
+    with pytest.raises(ModelError, match=r"model\.path: its weights are quantized \(bitsandbytes\), and cannot"):
+        trainer_of(model, tmp_path / "run", max_steps=1)
 
 
 def test_a_checkpoint_has_no_model_card(tmp_path):

@@ -2,7 +2,8 @@
 
 known.py           those of published tokenizers, which are taken as they are
 find.py            the others of a tokenizer.json, each with what is wrong with it
-worker.py          the process that tries them: its limits, and how long each text takes
+worker.py          the process that tries them, and how long each text takes
+limits.py          the memory and the time that it has
 oniguruma.py       what they match, in the syntax of `re`
 worst_texts.py     texts that a pattern may be slow on
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_finetune.config.model_files.linear import LONGEST_PATTERN
 from hf_finetune.config.model_files.tried.known import is_known
+from hf_finetune.config.model_files.tried.limits import CLOCK_SECONDS, PROCESSOR_SECONDS
 from hf_finetune.config.model_files.values import iterate_leaves
 from hf_finetune.config.reading.document import format_key_path, format_value
 from hf_finetune.environment.bare_process import keep_variables
@@ -21,7 +22,6 @@ from hf_finetune.errors import MachineError, Problem
 SECTIONS = ("normalizer", "pre_tokenizer", "decoder", "post_processor")
 REGEX = "Regex"
 MOST_UNKNOWN = 16
-SECONDS = 60
 BOOT = "import sys; sys.path[:] = sys.argv[1:]; from hf_finetune.config.model_files.tried.worker import main; main()"
 
 ANOTHER = "use a tokenizer with the patterns of a published one, or without a loop in a loop, behind a loop or ahead"
@@ -65,7 +65,9 @@ def _try_patterns(patterns: tuple[str, ...]) -> Mapping[str, str | None]:
         raise MachineError(Problem(what, remedy)) from problem
     answers: list[str | None] = [json.loads(line) for line in answered.splitlines()]
     if len(answers) < len(patterns):
-        answers.append(f"took all the time or the memory of the process that tried it ({SECONDS} s at most)")
+        answers.append(
+            f"took the {PROCESSOR_SECONDS} seconds of processor time, or the memory, of the process that tried it"
+        )
     return dict(zip(patterns, answers, strict=False))
 
 
@@ -74,7 +76,7 @@ def _run(command: list[str], given: str, variables: dict[str, str]) -> str:
     options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, text=True, encoding="utf-8", env=variables, **options) as process:
         try:
-            return str(process.communicate(given, timeout=SECONDS)[0])
+            return str(process.communicate(given, timeout=CLOCK_SECONDS)[0])
         except subprocess.TimeoutExpired:
             process.kill()
             return str(process.communicate()[0])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from tokenizers import Regex
 from tokenizers.normalizers import Replace
 
+from hf_finetune.config.model_files.tried.limits import MEMORY, PROCESSOR_SECONDS
 from hf_finetune.config.model_files.tried.oniguruma import Unreadable, read_pattern
 from hf_finetune.config.model_files.tried.worst_texts import Filling, fill, list_fillings
 
@@ -21,9 +22,6 @@ try:
     import resource
 except ImportError:  # Windows: the clock of the parent alone ends it there
     resource = None  # type: ignore[assignment]
-
-MEMORY = 2 * 2**30
-PROCESSOR_SECONDS = 20
 
 FIRST, SHORT, LONG = 200, 1_000, 8_000
 """Characters. Published patterns take 0.05, 0.3 and 2 ms for them, quadratic ones 0.05, 1 and 80."""

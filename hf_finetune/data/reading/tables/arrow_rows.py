@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_finetune.data.reading.json_line import LineError, format_key
+from hf_finetune.data.reading.json_line import MAX_KEYS, LineError, explain_width, format_key
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
 
@@ -73,7 +74,9 @@ def _explain_damage(kind: str, shown: str, error: Exception) -> Problem:
 
 def _open(schema: pa.Schema, read: Any, shown: str) -> Table:
     """Open a table of `schema` whose batches `read(names)` gives; columns that JSON cannot hold are left out."""
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if len(schema.names) > MAX_KEYS:
+        raise DataError(Problem(*explain_width(len(schema.names), "columns"), shown))
+    twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
     if twice:
         raise DataError([Problem(f"the column {format_key(name)} occurs twice", "rename one", shown) for name in twice])
     binary = [field.name for field in schema if _holds_binary(field.type)]

@@ -16,7 +16,7 @@ from typing import get_args
 
 from hf_finetune.config.sections import RowField
 from hf_finetune.data.reading.file_kinds import get_ending
-from hf_finetune.data.reading.json_line import LineError, format_key
+from hf_finetune.data.reading.json_line import MAX_KEYS, LineError, explain_width, format_key
 from hf_finetune.data.reading.tables.encodings import SURROGATES, Chunks, Encoding, detect_encoding, open_text
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
@@ -264,6 +264,8 @@ def _read_header(rows: Iterator[tuple[int, list[str] | LineError]], shown: str) 
 def _check_names(header: Sequence[str], shown: str, line: int) -> list[str]:
     """Return the names of the columns that have one; raises DataError where one occurs twice."""
     names = [name for name in header if name.strip()]
+    if len(header) > MAX_KEYS:
+        raise DataError(Problem(*explain_width(len(header), "columns"), shown, line))
     if any("\0" in name or SURROGATES.search(name) for name in names):
         raise DataError(Problem("the header has bytes that are no text", "write the file again as UTF-8", shown, line))
     problems = [

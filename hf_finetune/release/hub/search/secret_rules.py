@@ -18,7 +18,8 @@ from typing import Any
 import re2
 
 from hf_finetune.privacy import SECRETS, is_secret
-from hf_finetune.release.hub.passwords import ASSIGNED_KEY, ASSIGNED_PASSWORD, is_password, is_short_key
+from hf_finetune.release.hub.search.passwords import ASSIGNED_KEY, ASSIGNED_PASSWORD, is_password, is_short_key
+from hf_finetune.release.hub.search.service_keys import KEYED_ADDRESSES, SERVICE_KEYS
 
 # Kinds of detect-secrets that any vocabulary, card or list of addresses is full of.
 _LEFT_OUT = {"Artifactory Credentials", "Public IP (ipv4)", "JSON Web Token"}
@@ -34,11 +35,17 @@ _ASSIGNED = (
     rf"(?i)(?:^|[^a-z0-9_]){_NAMES}[\"'`]?\s{{0,4}}(?:[:=]|=>|:=|,|\s)\s{{0,4}}[\"'`]?(?:bearer |basic |token )?"
     r"([A-Za-z0-9+/_=.~-]{16,200})"
 )
+# curl -u name:password, <add key="ClearTextPassword" value="..."/> of NuGet and <password>...</password> of Maven
+_OF_A_USER = r"curl[^\n]{0,300}[ \t](?:-u|--user)[ =]{1,2}[\"']?[^\s:\"']{1,60}:([^\s\"']{8,80})"
+_OF_XML = (
+    r"(?i)key=[\"'](?:cleartext)?password[\"']\s{1,4}value=(\"[^\"\n]{8,80}\"|'[^'\n]{8,80}')"
+    r"|<[\w.-]{0,40}password>([^<>\s]{8,80})</"
+)
 # Of a UUID, which many services give out, 36 letters; hexadecimal digits as a rule 32, 40 or 64.
 _HEX = frozenset("0123456789abcdefABCDEF-")
 _SHORTEST_HEX = 32
 _BITS_A_LETTER = 3.4
-_LONGEST_WORDS = 2
+_FEWEST_LETTERS = 9
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,11 @@ def _compile_rules() -> _Compiled:
     options.log_errors = False
     options.max_mem = 256 << 20
     rules = [_Rule(kind, f"{_BEFORE}({shape})", is_secret) for kind, shape in SECRETS.items()]
+    rules.append(_Rule("a key of a service", f"{_BEFORE}({'|'.join(SERVICE_KEYS.values())})", is_drawn))
+    rules.append(_Rule("an address that is a key", f"({'|'.join(KEYED_ADDRESSES)})"))
     rules.append(_Rule("a key or password", _ASSIGNED, is_random))
+    rules.append(_Rule("a key or password", _OF_A_USER, is_password, of_a_line=True))
+    rules.append(_Rule("a key or password", _OF_XML, is_password, of_a_line=True))
     rules.append(_Rule("a key or password", ASSIGNED_PASSWORD, is_password, of_a_line=True))
     rules.append(_Rule("a key or password", ASSIGNED_KEY, is_short_key, of_a_line=True))
     rules += _list_library_rules(options)
@@ -125,6 +136,11 @@ def is_random(value: bytes) -> bool:
         return len(text) >= _SHORTEST_HEX and _measure_bits(text) > 2.5
     # Letters and digits alternate in a key; in `all-MiniLM-L6-v2/checkpoint-100` words stand between the signs.
     return _measure_bits(text) > _BITS_A_LETTER and _count_turns(text) >= max(4, len(text) // 6)
+
+
+def is_drawn(value: bytes) -> bool:
+    """Whether what has the shape of a key is one, and no name of words or row of one letter with the same beginning."""
+    return any(byte in b"0123456789" for byte in value) and len(set(value)) >= _FEWEST_LETTERS
 
 
 def _measure_bits(text: str) -> float:

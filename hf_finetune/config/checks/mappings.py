@@ -1,0 +1,148 @@
+"""Settings of `train` that the stack passes on as keyword arguments, against what takes them.
+
+An unknown name, or a value of another type, is a TypeError of the stack once the model is there; what an optimizer does
+not read is passed over without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_finetune.config.bounds import LARGEST_COUNT
+from hf_finetune.config.reading.document import RunDocument, format_value
+from hf_finetune.config.validation.hf_settings import MUON, load_table
+from hf_finetune.errors import suggest
+
+CHECKPOINTING = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+_KINDS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
+_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "null": "null"}
+# What others nest: accelerate's own section.
+_SECTION_INSIDE = "gradient_accumulation_kwargs"
+
+# The names that `train.optim_args` has for an optimizer, by the beginning of its name; the first match counts. Of all
+# others transformers (5.23) reads none: `trainer_optimizer.py`.
+_GALORE = ("rank", "update_proj_gap", "scale", "proj_type")
+OPTIM_ARGS: dict[str, tuple[str, ...]] = {
+    MUON: ("momentum", "embedding_lr", "beta1"),
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
+    "adagrad": ("lr_decay", "weight_decay", "eps"),
+    "rmsprop_bnb": ("alpha", "eps", "weight_decay", "momentum", "centered"),
+    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
+    "ademamix": ("beta1", "beta2", "beta3", "alpha", "eps", "t_alpha", "t_beta3"),
+    "paged_ademamix": ("beta1", "beta2", "beta3", "alpha", "eps", "t_alpha", "t_beta3"),
+    "adamw_anyprecision": (
+        "use_kahan_summation",
+        "momentum_dtype",
+        "variance_dtype",
+        "compensation_buffer_dtype",
+    ),
+    "galore": _GALORE,
+    "apollo": (*_GALORE, "proj", "scale_type"),
+    "grokadamw": ("alpha_init", "lamb", "gamma", "grokking_signal_decay_rate", "gradient_clipping"),
+    "adamw_torch_4bit": ("block_size", "bf16_stochastic_round"),
+    "adamw_torch_8bit": ("block_size", "bf16_stochastic_round"),
+    "schedule_free": ("weight_lr_power", "r"),
+    "stable_adamw": ("max_lr", "kahan_sum", "decouple_lr"),
+}
+_TAKE_WORDS = (
+    *("nesterov", "centered", "use_kahan_summation", "momentum_dtype", "variance_dtype", "compensation_buffer_dtype"),
+    *("proj_type", "proj", "scale_type", "bf16_stochastic_round", "kahan_sum", "decouple_lr"),
+)
+
+
+def check_mappings(document: RunDocument, run: Any) -> None:
+    """Check names and values of the settings of `train` that are passed on as they are."""
+    taken = load_table()["mappings"]
+    schedule = run.train.lr_scheduler_type
+    if "lr_scheduler_type" not in run.train.model_fields_set and run.model.scratch is not None:
+        schedule = "cosine"
+    if not document.is_refused("train.lr_scheduler_type"):
+        _check_mapping(document, run, "lr_scheduler_kwargs", taken["lr_scheduler_kwargs"][schedule], of=schedule)
+    for name in CHECKPOINTING:
+        _check_mapping(document, run, name, taken[name])
+    _check_mapping(document, run, "accelerator_config", taken["accelerator_config"])
+    _check_flat(document, run, "liger_kernel_config")
+    # What stands in neither is what training/defaults.py sets for a new model.
+    is_default = run.model.scratch is not None and "optim" not in run.train.model_fields_set
+    _check_optim_args(document, MUON if is_default else run.train.optim, run.train.optim_args)
+
+
+def _check_mapping(
+    document: RunDocument, run: Any, name: str, taken: Mapping[str, Sequence[str]], of: str = ""
+) -> None:
+    """Refuse what a mapping names that nothing of the stack takes, and values of another type."""
+    for key, value in _read_mapping(document, run, name).items():
+        place = ("train", name, key)
+        if key == _SECTION_INSIDE:
+            continue
+        if key not in taken:
+            listed = ", ".join(taken)
+            what = f"is no argument of {of or name}"
+            remedy = suggest(key, taken, f"it takes {listed}" if listed else "it takes none: leave it out")
+            document.refuse(place, what, remedy)
+        elif not _fits(value, taken[key]):
+            wanted = " or ".join(_WORDS[kind] for kind in taken[key])
+            document.refuse(place, f"expected {wanted}, found {format_value(value)}", "")
+
+
+def _check_flat(document: RunDocument, run: Any, name: str) -> None:
+    for key, value in _read_mapping(document, run, name).items():
+        if not isinstance(value, bool):
+            document.refuse(("train", name, key), f"expected true or false, found {format_value(value)}", "")
+
+
+def _read_mapping(document: RunDocument, run: Any, name: str) -> dict[str, Any]:
+    """The mapping, which may be JSON as well: the stack reads what begins with a brace; a path is left to it."""
+    given = getattr(run.train, name)
+    if document.is_refused(f"train.{name}") or given is None:
+        return {}
+    if isinstance(given, str) and (given.lstrip().startswith("{") or name != "accelerator_config"):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            given = None
+        if not isinstance(given, dict):
+            document.refuse(("train", name), "is no mapping", "write it as {name: value}")
+    return given if isinstance(given, dict) else {}
+
+
+def _fits(value: Any, kinds: Sequence[str]) -> bool:
+    """Whether a value is of one of the types, and a number not beyond what the stack counts with."""
+    if value is None or isinstance(value, bool):
+        return ("null" if value is None else "bool") in kinds
+    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= LARGEST_COUNT):
+        return False
+    if isinstance(value, float) and value.is_integer() and "int" in kinds:
+        return True
+    return any(isinstance(value, _KINDS[kind]) for kind in kinds if kind not in ("null", "bool"))
+
+
+def _check_optim_args(document: RunDocument, optim: str, given: str | None) -> None:
+    """Check the names in `train.optim_args`, written `name=value, name=value`, against those that `optim` reads."""
+    if not given or document.is_refused("train.optim", "train.optim_args"):
+        return
+    key = ("train", "optim_args")
+    taken = next((names for start, names in OPTIM_ARGS.items() if optim.startswith(start)), ())
+    if not taken:
+        what = f"{optim} reads none, so that it would have no effect"
+        document.refuse(key, what, "leave it out: train.adam_beta1, train.weight_decay ... are settings of their own")
+        return
+    for part in given.replace(" ", "").split(","):
+        name, _, value = part.partition("=")
+        if name not in taken:
+            document.refuse(key, f"{format_value(name)} is no option of {optim}", f"it takes {', '.join(taken)}")
+        elif not _is_option(name, value):
+            document.refuse(key, f"{format_value(part)} gives {name} no number", f"write it as {name}=0.9")
+
+
+def _is_option(name: str, value: str) -> bool:
+    """Whether the text is a value of an option of an optimizer: a word where it takes one, else a number."""
+    if name in _TAKE_WORDS:
+        return value.isidentifier()
+    try:
+        return abs(float(value)) <= LARGEST_COUNT
+    except ValueError:
+        return False

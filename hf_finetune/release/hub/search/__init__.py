@@ -1,0 +1,10 @@
+"""What must not leave in a push: secrets, and paths of this machine, in whatever form a file holds them.
+
+places.py       the lines of each file with one of either, in one pass
+decoded.py      the forms of a file's text
+decoders.py     how a text is written as other letters
+secret_rules.py what is a secret
+service_keys.py keys of services, by their shape
+passwords.py    what is one by its name, too short to be one by its shape
+home_paths.py   what is a path of this machine
+"""
