@@ -19,6 +19,7 @@ from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.release.hub.files import plan_files
 from hf_finetune.release.hub.redaction import redact_files
+from hf_finetune.release.hub.search.places import check_secrets
 from hf_finetune.release.merge import merge_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +87,8 @@ def test_an_adapter_with_new_tokens_is_trained_resumed_scored_merged_and_pushed(
     assert result.max_logit_difference < 1e-3
     model, tokenizer = load_for_generation(str(tmp_path / "merged"))
     assert model.config.vocab_size == len(tokenizer) == 302
-    names = {file.name for file in redact_files(folder, plan_files(folder))}
+    files = plan_files(folder)
+    names = {file.name for file in redact_files(folder, files, check_secrets(files))}
     assert {"adapter_model.safetensors", "base_model.json", "chat_template.jinja"} <= names
 
 
@@ -110,7 +112,8 @@ def test_an_adapter_is_trained_on_and_every_record_says_so(run_recipe, base, tmp
     score = (f"model.path={second}", f"data.test={DATA}", "eval.base=true", "eval.generate_rows=0")
     compared = run_recipe("score", *score, f"output_dir={tmp_path / 'scored'}")["evaluation"]["test"]["comparison"]
     assert (Path(compared["base"]).name, Path(compared["started_from"]).name) == (base.name, "run")
-    shown = redact_files(second, plan_files(second))
+    files = plan_files(second)
+    shown = redact_files(second, files, check_secrets(files))
     (sent,) = [file.content.decode() for file in shown if file.name == "base_model.json"]
     assert str(tmp_path) not in sent
 

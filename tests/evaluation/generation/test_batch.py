@@ -245,7 +245,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_nothing_is_lost(caplog)
     running_out(model, 3)
     with caplog.at_level(logging.WARNING):
         assert at_once(model, prompts, greedy(), batch_size=16) == expected
-    tried = [record.args for record in caplog.records if "out of memory" in record.message]
+    tried = [record.args for record in caplog.records if "out of memory" in record.getMessage()]
     assert tried == [(16, 8), (8, 4), (4, 2)]
 
 

@@ -338,7 +338,7 @@ def test_a_decision_for_other_labels_is_refused(tmp_path):
 def test_an_answer_that_is_no_number_ends_it(tmp_path, before, line):
     model = encoder(LABELS, "single_label_classification")
     with torch.no_grad():
-        model.bert.embeddings.word_embeddings.weight[encoder_tokenizer().vocab["dull"]] = float("nan")
+        model.bert.embeddings.word_embeddings.weight[encoder_tokenizer().vocab["dull"]] = 3e38
     model.save_pretrained(tmp_path / "model")
     encoder_tokenizer().save_pretrained(tmp_path / "model")
     with pytest.raises(NonFiniteError, match=rf"rows.jsonl:{line}: the row has NaN or infinite logits"):

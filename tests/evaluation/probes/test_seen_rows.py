@@ -23,6 +23,7 @@ from hf_finetune.data.splitting.train_prints import MAX_NGRAMS
 from hf_finetune.evaluation import PredictionOptions, predict_file
 from hf_finetune.release.hub.files import plan_files
 from hf_finetune.release.hub.redaction import redact_files
+from hf_finetune.release.hub.search.places import check_secrets
 from hf_finetune.release.merge import merge_adapter
 from hf_finetune.row_prints import RowPrints, read_row_prints, write_row_prints
 
@@ -71,7 +72,8 @@ def test_conversations_that_were_trained_are_counted_and_named(run_recipe, tmp_p
     assert "rows.jsonl:7" in (run / "report.html").read_text()
     assert f"again: {said}" in (run / "README.md").read_text()
     assert "rows.jsonl:" not in (run / "README.md").read_text(), "of a public file it would tell which"
-    sent = {file.name: file.content for file in redact_files(run, plan_files(run))}
+    files = plan_files(run)
+    sent = {file.name: file.content for file in redact_files(run, files, check_secrets(files))}
     assert b"rows.jsonl:" not in sent["report.json"] + sent["report.html"]
     new = score(run, write(tmp_path / "new.jsonl", conversations(70, 5)))["seen_rows"]
     assert (new["copies"], new["shares_13_words"], new["words"]) == (0, 0, [])
@@ -146,7 +148,8 @@ def test_a_guessed_row_is_confirmed_by_nothing_that_is_pushed(run_recipe, tmp_pa
     # A folder of an older version has the hashes in its manifest: they are not sent.
     manifest["data"]["splits"]["train"]["row_hashes"] = tried * 8
     (run / "manifest.json").write_text(json.dumps(manifest))
-    sent = {file.name: file.content for file in redact_files(run, plan_files(run))}
+    files = plan_files(run)
+    sent = {file.name: file.content for file in redact_files(run, files, check_secrets(files))}
     assert tried.encode() not in b"".join(content or b"" for content in sent.values())
     assert b"row_hashes" not in sent["manifest.json"]
     # It can be asked still, for rows that are whole copies.
