@@ -91,6 +91,10 @@ def test_a_stream_of_documents_goes_on_in_the_middle_of_a_part_and_at_its_end(
     assert (counts["shards"], counts["parts"]) == (4, 3)
     assert report["train"]["epochs"] == pytest.approx(counts["passes"], abs=1e-3)
     assert set(cache.glob("part-*")) == before, "trained parts are not kept"
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert (
+        f"train was a stream of 4 shards, of which {counts['rows']} rows, {counts['tokens']:,} tokens were read" in card
+    )
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
     prints = read_row_prints(tmp_path / "run")

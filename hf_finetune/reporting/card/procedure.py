@@ -95,7 +95,11 @@ def describe_stream(run: RunRecord) -> list[str]:
     if not isinstance(train, dict) or not {"shards", "passes", "rows", "tokens"} <= train.keys():
         return []
     shards, passes, rows, tokens = (_format_value(train[name]) for name in ("shards", "passes", "rows", "tokens"))
-    return [f"train was a stream of {shards} shards, read in {passes} passes: {rows} rows, {tokens} tokens"]
+    # Whole shards are counted: of a first one that was not read to its end, no share is known.
+    over = (
+        f"{passes} passes" if isinstance(train["passes"], int | float) and train["passes"] >= 1 else "less than a pass"
+    )
+    return [f"train was a stream of {shards} shards, of which {rows} rows, {tokens} tokens were read ({over})"]
 
 
 def build_setting_rows(run: RunRecord) -> Rows:
