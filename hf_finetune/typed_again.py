@@ -122,6 +122,9 @@ def record_changes(run: Run, checkpoint: str) -> list[dict[str, Any]]:
 
 def say_changes(changes: list[Change], checkpoint: str | None) -> None:
     """Say what has changed since the run began, a line each, and where it is beyond its new end already."""
+    run_file = Path(checkpoint).parent / RUN_FILE if checkpoint else None
+    if run_file is not None and run_file.exists() and read_settings(run_file) is None:
+        logger.warning("%s is torn, and is written anew: the settings are compared with nothing", run_file)
     for change in changes:
         logger.warning("%s", change)
     reached = read_reached(checkpoint) if checkpoint else {}

@@ -108,6 +108,20 @@ def test_other_versions_and_processes_are_said_when_a_run_goes_on(run, caplog):
     assert caplog.text == ""
 
 
+def test_settings_that_cannot_be_compared_are_said(run, caplog):
+    file = Path(run.output_dir, "run.yaml")
+    for torn in (b"\0" * 3_000, b"model: {", b"[]"):
+        caplog.clear()
+        file.write_bytes(torn)
+        assert check_typed_again(run, allow_changed=False) == []
+        say_changes([], f"{run.output_dir}/checkpoint-4")
+        assert "run.yaml is torn, and is written anew: the settings are compared with nothing" in caplog.text
+    caplog.clear()
+    file.write_text("recipe: continued_pretraining\n")
+    say_changes([], f"{run.output_dir}/checkpoint-4")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("key", "new", "said"),
     [
