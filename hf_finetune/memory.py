@@ -94,4 +94,7 @@ def _read_limit() -> int | None:
 
 
 def format_size(size: float) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+    for unit, name, digits in ((2**30, "GiB", 1), (2**20, "MiB", 0)):
+        if size >= unit:
+            return f"{size / unit:,.{digits}f} {name}"
+    return f"{size / 2**10:,.0f} KiB"

@@ -17,7 +17,7 @@ from typing import Any
 from hf_finetune.config import Change, Run, find_changes, read_settings
 from hf_finetune.environment import describe_machine
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
-from hf_finetune.folders import RUN_FILE, describe_finished, is_run_folder, list_numbered, read_manifest
+from hf_finetune.folders import AUTO, RUN_FILE, describe_finished, is_run_folder, list_numbered, read_manifest
 from hf_finetune.reporting import (
     Resumed,
     check_resumable,
@@ -40,6 +40,8 @@ def check_not_moved(argv: Sequence[str], run: Run) -> None:
 
     The folder was moved or copied, or is named from another working folder: the run would begin anew where it was.
     """
+    if not isinstance(argv[0], str):  # from Python a run may be a dictionary
+        return
     file = Path(argv[0])
     if file.name != RUN_FILE or any(word.startswith("output_dir=") for word in argv[1:]):
         return
@@ -62,7 +64,8 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
         return []
     # A finished run comes first: it may have no checkpoint left, and needs none to say that it is finished.
     report = find_finished(run.output_dir, run.train)
-    if report is None:
+    named = resume not in (AUTO, True)  # the command that went on from it may be typed again, but not a wrong name
+    if report is None or (named and list_numbered(Path(run.output_dir))):
         check_resumable(run.output_dir, resume)
     if report is None and not list_numbered(Path(run.output_dir)):
         return []
@@ -119,6 +122,9 @@ def record_changes(run: Run, checkpoint: str) -> list[dict[str, Any]]:
 
 def say_changes(changes: list[Change], checkpoint: str | None) -> None:
     """Say what has changed since the run began, a line each, and where it is beyond its new end already."""
+    run_file = Path(checkpoint).parent / RUN_FILE if checkpoint else None
+    if run_file is not None and run_file.exists() and read_settings(run_file) is None:
+        logger.warning("%s is torn, and is written anew: the settings are compared with nothing", run_file)
     for change in changes:
         logger.warning("%s", change)
     reached = read_reached(checkpoint) if checkpoint else {}

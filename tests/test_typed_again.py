@@ -10,7 +10,7 @@ import pytest
 from saved_records import put_records
 
 from hf_finetune.config import Change, Run, build_run
-from hf_finetune.errors import ConfigError, FinetuneError
+from hf_finetune.errors import ConfigError, FinetuneError, RunFinished
 from hf_finetune.folders.checkpoints import seal
 from hf_finetune.reporting import open_manifest
 from hf_finetune.typed_again import check_not_moved, check_processes, check_typed_again, choose_checkpoint, say_changes
@@ -45,6 +45,19 @@ def test_a_run_file_of_a_folder_that_was_moved_does_not_begin_anew_where_it_was(
     check_not_moved([str(moved), "output_dir=new"], run)
     (moved.parent / "manifest.json").unlink()  # no run folder: a run file like any other
     check_not_moved([str(moved)], run)
+
+
+def test_a_checkpoint_that_is_not_there_is_named_where_the_run_is_finished_too(run):
+    Path(run.output_dir, "report.json").write_text(json.dumps({"status": "done"}))
+    for there in ("auto", "checkpoint-4"):  # the command that went on from it is typed again
+        with pytest.raises(RunFinished):
+            check_typed_again(named(run, there), allow_changed=False)
+    with pytest.raises(ConfigError, match="no such checkpoint: checkpoint-7; name one of"):
+        check_typed_again(named(run, "checkpoint-7"), allow_changed=False)
+
+
+def named(run: Run, checkpoint: str) -> Run:
+    return run.model_copy(update={"train": {"resume_from_checkpoint": checkpoint}})
 
 
 def test_another_number_of_processes_is_refused_unless_it_is_allowed(run):
@@ -93,6 +106,20 @@ def test_other_versions_and_processes_are_said_when_a_run_goes_on(run, caplog):
     caplog.clear()
     open_manifest(run.output_dir, now, "recipe: sft\n", resume="checkpoint-4")
     assert caplog.text == ""
+
+
+def test_settings_that_cannot_be_compared_are_said(run, caplog):
+    file = Path(run.output_dir, "run.yaml")
+    for torn in (b"\0" * 3_000, b"model: {", b"[]"):
+        caplog.clear()
+        file.write_bytes(torn)
+        assert check_typed_again(run, allow_changed=False) == []
+        say_changes([], f"{run.output_dir}/checkpoint-4")
+        assert "run.yaml is torn, and is written anew: the settings are compared with nothing" in caplog.text
+    caplog.clear()
+    file.write_text("recipe: continued_pretraining\n")
+    say_changes([], f"{run.output_dir}/checkpoint-4")
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

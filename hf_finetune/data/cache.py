@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
+from datasets.arrow_reader import ArrowReader
 
 from hf_finetune.data.cache_entries import find_cache, hold_entry, sweep_cache
 from hf_finetune.files import make_private_folder, open_atomically, write_atomically
@@ -77,7 +78,8 @@ def build_cached_dataset(
     with suppress(OSError):  # a cache of others, which can be read only
         os.utime(arrow)  # entries that were used last are the last to be removed
     counts: Stats = json.loads(sidecar.read_text())["counts"]
-    return Dataset.from_file(str(arrow)), counts
+    # By its name, and not by the time of its file, as datasets has it: what is made from it would not be found again.
+    return Dataset(ArrowReader.read_table(str(arrow)), fingerprint=arrow.stem), counts
 
 
 def _is_whole(arrow: Path) -> bool:

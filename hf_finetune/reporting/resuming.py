@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date as calendar_date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import (
@@ -39,10 +39,8 @@ from hf_finetune.folders.checkpoints import (
 )
 from hf_finetune.folders.record_kinds import is_amount
 from hf_finetune.folders.weights import find_lost_weights
+from hf_finetune.reporting.run_record import NON_FINITE_ERROR, RunRecord
 from hf_finetune.shell import shell_line
-
-if TYPE_CHECKING:
-    from hf_finetune.reporting.run_record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -188,10 +186,11 @@ def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO
 def describe_going_on(run: RunRecord) -> str:
     """The command that goes on with a run that is stopped, or begins it again; nothing without its run.yaml.
 
-    By the run's own file, and not by the line in its manifest, which others may have written.
+    By the run's own file, and not by the line in its manifest, which others may have written. Nothing either where a
+    loss has exploded or was not finite: the same steps would meet it again.
     """
     folder = run.folder
-    if run.status != "stopped" or not (folder / RUN_FILE).is_file():
+    if run.status != "stopped" or run.ended == NON_FINITE_ERROR or not (folder / RUN_FILE).is_file():
         return ""
     words = ["hf-finetune", "train", str(folder / RUN_FILE)]
     if Path(str(run.settings.get("output_dir"))).resolve() != folder.resolve():  # it was moved

@@ -357,5 +357,5 @@ def _make_file_problem(path: Path, what: str) -> Problem:
     if path.name == TRAINER_STATE:
         return Problem(what, "remove it, and the newest state before it is read", path=str(path))
     return Problem(
-        what, f"put it back as the run wrote it, or remove it and read the run from its {TRAINER_STATE}", path=str(path)
+        what, "put it back as the run wrote it, or remove it: the run is then read from its log", path=str(path)
     )

@@ -18,7 +18,7 @@ FEATURES = Features({"number": Value("int64")})
 PROCESSES, STARTS, ROWS = 4, 50, 20
 
 
-def build(start: int, built: Any) -> Dataset:
+def build(start: int, built: Any) -> tuple[Dataset, dict[str, int]]:
     def batches() -> Any:
         with built.get_lock():
             built.value += 1
@@ -35,6 +35,16 @@ def race(barrier: Any, failed: Any, built: Any) -> None:
         rows, facts = build(start, built)
         if rows["number"][:] != list(range(ROWS)) or facts != {"rows": ROWS}:
             failed.set()
+
+
+def test_what_is_made_of_a_cached_data_set_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    built = multiprocessing.Value("i", 0)
+    first, again = (build(1, built)[0] for _ in range(2))
+    assert first._fingerprint == again._fingerprint
+    assert first.select([3, 1])._fingerprint == again.select([3, 1])._fingerprint
+    assert built.value == 1
+    assert build(2, built)[0]._fingerprint != first._fingerprint
 
 
 def test_processes_that_make_the_same_rows_at_once_all_have_them(tmp_path, monkeypatch):

@@ -49,10 +49,8 @@ def test_the_estimate_is_within_a_tenth_of_the_real_size(run_recipe, tmp_path, p
 def test_a_run_without_room_is_refused_before_its_first_step(run_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainerMixin, "training_step", None)
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 1_000))
-    words = (
-        r"output_dir: the run needs 2 MiB in .*run, where 0 MiB are free: up to 3 checkpoints of 1 MiB at once, and a "
-    )
-    words += r"model of 0 MiB; make room, .*, or set train\.save_total_limit lower"
+    words = r"output_dir: the run needs 2 MiB in .*run, where 1 KiB are free: up to 3 checkpoints of \d+ KiB at once, "
+    words += r"and a model of \d+ KiB; make room, .*, or set train\.save_total_limit lower"
     with pytest.raises(CannotWriteError, match=words) as refused:
         run_recipe("char_model", *SCRATCH, *SMALL, "train.max_steps=9", "train.save_total_limit=2")
     assert refused.value.exit_code == 5

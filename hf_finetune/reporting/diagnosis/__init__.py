@@ -73,7 +73,11 @@ def diagnose(run: RunRecord) -> Diagnosis:
         return _open_with_model(run, " ".join(each.evidence for each in found), reversed(found))
     train, validation = read_train_curve(run), read_validation_curve(run)
     found = _judge_curves(run, train, validation)
-    found += judge_setup(run) + judge_rows(run, overfitted=any(each.kind in OVERFITTED for each in found))
+    setup = judge_setup(run)
+    if any(each.kind == "divergence" and each.level == "problem" for each in found):
+        # A higher limit for the gradients of a run that exploded would be the wrong thing to try.
+        setup = [each for each in setup if each.kind != "clipping_every_step"]
+    found += setup + judge_rows(run, overfitted=any(each.kind in OVERFITTED for each in found))
     if not any(each.level in ("problem", "warning") for each in found):
         found.append(_judge_length(run, train, validation) or _make_healthy_finding(run, train, validation))
     found.sort(key=lambda finding: LEVELS.index(finding.level))

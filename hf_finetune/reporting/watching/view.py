@@ -14,8 +14,10 @@ from statistics import median
 from typing import Any
 
 from hf_finetune.errors import ConfigError, FinetuneError, format_problems
-from hf_finetune.folders import NOBODYS, list_checkpoints
+from hf_finetune.folders import LOCK, NOBODYS, list_checkpoints
+from hf_finetune.folders.lock import read_owner
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
+from hf_finetune.reporting.liveness import seems_alive
 from hf_finetune.reporting.resuming import describe_going_on
 from hf_finetune.reporting.run_log import LogReader, RunLog
 from hf_finetune.reporting.run_record import RunRecord, get_curve, read_run
@@ -23,6 +25,7 @@ from hf_finetune.reporting.run_record import RunRecord, get_curve, read_run
 SECONDS_BETWEEN_DIAGNOSES = 30.0
 SECONDS_BETWEEN_LOOKS = 5.0
 """Without a new line of the log; whether the run has ended is seen so soon."""
+ENDED_AT_ONCE = "Its process ended before it wrote anything: the command that began it begins it again."
 LINES_TIMED = 20
 """Lines of the log by which the rate is told."""
 MANY_TIMES = 20
@@ -112,9 +115,14 @@ class RunWatcher:
         try:
             run = read_run(self.folder, log=self.log)
         except ConfigError:
-            if is_waited_for(self.folder):
+            if not is_waited_for(self.folder):
+                raise
+            if read_owner(self.folder / LOCK) is None:
                 return RunView(self.folder.resolve().name, "waiting")
-            raise
+            # Its process has the folder, and nothing to write before libraries and rows are read.
+            if seems_alive(self.folder, self.log):
+                return RunView(self.folder.resolve().name, "waiting", verdict="A process has begun it.")
+            return RunView(self.folder.resolve().name, "stopped", verdict=ENDED_AT_ONCE)
         return _describe(run, self.log, self._diagnose(run))
 
     def _diagnose(self, run: RunRecord) -> Diagnosis:

@@ -100,7 +100,8 @@ class LossWatch:
             what = f"the loss rose to {self.highest:.4g}, and has been {began:.4g} for {WINDOW} steps, as it began"
         else:
             return
-        remedy = "lower train.learning_rate, or lengthen train.warmup_steps"
+        # Not in the same folder: its last checkpoint may be of the steps behind the jump.
+        remedy = "begin again in another output_dir with a lower train.learning_rate, or longer train.warmup_steps"
         raise NonFiniteError(Problem(what, f"{remedy}; {kept()}"))
 
     def _count(self, name: str, zero: bool) -> bool:

@@ -16,7 +16,8 @@ from training.callbacks.watched_runs import rows, trainer_in
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.diagnosis.curves import read_train_curve
 from hf_finetune.reporting.files import format_json
-from hf_finetune.reporting.run_record import read_run
+from hf_finetune.reporting.resuming import describe_going_on
+from hf_finetune.reporting.run_record import NON_FINITE_ERROR, read_run
 
 REAL = {
     "healthy": "healthy",
@@ -228,6 +229,17 @@ def test_gradients_above_the_limit_throughout_are_noted_and_far_above_it_warned_
     assert "train.max_grad_norm=60" in clipped(30.0)[0].remedy
     for quiet in (clipped(0.9), clipped(2.0, max_grad_norm=5.0), clipped(2.0, max_grad_norm=0)):
         assert [each.kind for each in quiet] == ["healthy"]
+
+
+def test_of_a_run_that_exploded_no_higher_limit_is_advised_and_no_command_goes_on(tmp_path):
+    history = [{"step": step, "loss": 6.2 if step < 5 else 9e4, "grad_norm": 900.0} for step in range(1, 60)]
+    exploded = record(history, status="stopped", folder=tmp_path, ended=NON_FINITE_ERROR)
+    assert said(exploded)[0] == "divergence"
+    assert "clipping_every_step" not in said(exploded)
+    (tmp_path / "run.yaml").write_text("recipe: sft\n")
+    assert describe_going_on(exploded) == ""
+    killed = record(history, status="stopped", folder=tmp_path, settings={"output_dir": "elsewhere"})
+    assert describe_going_on(killed).endswith(f"hf-finetune train {tmp_path}/run.yaml output_dir={tmp_path}")
 
 
 def test_the_first_loss_is_compared_with_that_of_guessing():

@@ -157,7 +157,14 @@ def test_a_finished_run_that_is_trained_on_is_no_finished_one(running):
 
 def test_a_folder_in_which_a_run_has_begun_is_waited_for_and_any_other_refused(tmp_path):
     hold(tmp_path)
-    assert RunWatcher(str(tmp_path)).look().state == "waiting"
+    begun = RunWatcher(str(tmp_path)).look()
+    assert (begun.state, begun.verdict) == ("waiting", "A process has begun it.")
+    hold(tmp_path, born=1.0)  # another process has the number now
+    killed = RunWatcher(str(tmp_path)).look()
+    assert (killed.state, killed.going) == ("stopped", False)
+    assert "begins it again" in killed.verdict
+    (tmp_path / ".lock").unlink()
+    assert RunWatcher(str(tmp_path)).look().verdict == ""
     (tmp_path / "thesis.docx").touch()
     with pytest.raises(ConfigError, match="holds nothing of a run"):
         RunWatcher(str(tmp_path)).look()
