@@ -13,7 +13,8 @@ import os
 import secrets
 import struct
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.files import open_atomically, write_atomically
-from hf_finetune.folders import ROW_PRINTS
+from hf_finetune.files import open_atomically, open_private, write_atomically
+from hf_finetune.folders import ROW_PRINTS, STREAM_PRINTS
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ Hashes = npt.NDArray[np.uint64]
 KEY_BYTES = 32
 _ROWS = "rows/"
 _ALIGNMENT = 64
+# Of each part of a stream: what it is, its number, how many hashes follow, and their checksum.
+_PART = struct.Struct("<8sQQQ")
+_MAGIC = b"hfprints"
 # Of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.7 and 4.5: a kind and a length before each extra
 # field, the header in front of a part, and the field of its sizes in 64 bits, which `zipfile` adds to ours.
 _EXTRA_HEADER = struct.Struct("<HH")
@@ -50,6 +54,8 @@ class RowPrints:
     """Of runs of 13 words of training rows, the smallest so many; sorted, without repeats."""
     rows: Mapping[str, Hashes] = field(default_factory=dict)
     """By split, but train: of each row with all its fields, (rows,), in their order."""
+    parts: tuple[Hashes, ...] = ()
+    """Of a run that streams, the texts of each part, as `texts` has them; that is empty then."""
 
 
 def draw_key(cache: Path) -> bytes:
@@ -87,16 +93,20 @@ def write_row_prints(folder: Path, prints: RowPrints) -> None:
     write_arrays(folder / ROW_PRINTS, arrays | {_ROWS + split: hashes for split, hashes in prints.rows.items()})
 
 
-def read_row_prints(folder: Path) -> RowPrints | None:
-    """Map the prints of a run folder; None where there are none, or, with a warning, where they are torn."""
+def read_row_prints(folder: Path, *, parts: bool = True) -> RowPrints | None:
+    """Map the prints of a run folder; None where there are none, or, with a warning, where they are torn.
+
+    Without `parts` those of a stream's parts are left out, which are read whole for their checksums.
+    """
     path = folder / ROW_PRINTS
     try:
         found = map_arrays(path)
         rows = {name.removeprefix(_ROWS): _check(each) for name, each in found.items() if name.startswith(_ROWS)}
+        texts = tuple(part for _, part in _iterate_parts(folder / STREAM_PRINTS)) if parts else ()
         key = found["key"].tobytes() if found["key"].nbytes == KEY_BYTES else b""
         if not key:
             raise ValueError("it holds no key")
-        return RowPrints(key, _check(found["texts"]), _check(found["ngrams"]), rows)
+        return RowPrints(key, _check(found["texts"]), _check(found["ngrams"]), rows, texts)
     except FileNotFoundError:
         return None
     except UNREADABLE as problem:
@@ -106,6 +116,48 @@ def read_row_prints(folder: Path) -> RowPrints | None:
         what += "back as the run wrote it, or go on with the run, which writes it anew"
         logger.warning(what, path, type(problem).__name__)
         return None
+
+
+def append_row_prints(folder: Path, number: int, texts: Hashes) -> None:
+    """Append the texts of part `number` of a stream, sorted and without repeats, unless they are there. Raises OSError.
+
+    A piece that a killed process has left at the end is cut off.
+    """
+    # Appended and never written anew: the prints of a thousand million rows have 8 GB.
+    path, end = folder / STREAM_PRINTS, 0
+    for known, part in _iterate_parts(path, check=False):
+        if known == number:  # of a run that was resumed in the middle of the part
+            return
+        end += _PART.size + part.nbytes
+    content = texts.astype("<u8").tobytes()
+    with open(path, "ab", opener=open_private) as file:
+        file.truncate(end)
+        file.seek(end)
+        file.write(_PART.pack(_MAGIC, number, len(texts), zlib.crc32(content)) + content)
+
+
+def _iterate_parts(path: Path, *, check: bool = True) -> Iterator[tuple[int, Hashes]]:
+    """Yield number and texts of each part of a file of `append_row_prints`, mapped; up to the first that is torn."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        while len(head := file.read(_PART.size)) == _PART.size:
+            magic, number, count, checksum = _PART.unpack(head)
+            start, size = file.tell(), 8 * count
+            # Readers look at the sums; who appends walks from header to header.
+            whole = magic == _MAGIC and start + size <= path.stat().st_size
+            if not whole or (check and _sum_up(file, size) != checksum):
+                logger.warning("%s is torn: the prints of its first %d bytes are read", path.name, start - _PART.size)
+                return
+            file.seek(start + size)
+            yield number, np.memmap(path, "<u8", "r", start, (count,)) if count else np.empty(0, np.uint64)
+
+
+def _sum_up(file: BinaryIO, size: int) -> int:
+    checksum = 0
+    while size and (some := file.read(min(size, 2**20))):
+        checksum, size = zlib.crc32(some, checksum), size - len(some)
+    return checksum
 
 
 # What `map_arrays` raises for a file that somebody has torn or changed, beside the missing name.

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
     # 2. Data: files -> checked rows -> conversations as tokens, of which the assistant's are trained
     with args.main_process_first(desc="reading and tokenizing"):
-        splits = load_splits(run.data, "conversation", args.seed)
+        splits = load_splits(run.data, "conversation", args.seed, trained=(run, args))
         tokenizer = load_tokenizer(run.model)
         config = load_config(run.model, tokenizer)
         template = load_chat_template(run.data, tokenizer)

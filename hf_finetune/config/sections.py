@@ -190,6 +190,12 @@ class DataSection(Section):
     train: Sources | None = None
     """A file, folder, glob or Hub data set id, or a list of these, each with an optional `weight`. `score` needs
     it only to measure memorization."""
+    stream: bool = False
+    """Read and tokenize the training rows on the way to the trainer, from local files or through fsspec (`hf://`, `s3://`,
+    `https://`), where they do not fit the disk twice; needs `train.max_steps` (all recipes but classification)."""
+    stream_part: Count | None = None
+    """Optimizer steps of each part of a stream, which is shuffled as a whole and of which two or three are on the disk;
+    by default those of about 64 MiB of text."""
     validation: Sources | None = None
     test: Sources | None = None
     validation_fraction: Fraction | None = None

@@ -3,6 +3,7 @@
 reading/        sources -> lines -> JSON -> typed rows of a format, every problem with its file and line
 splitting/      train, validation and test: seeded, stratified, grouped; leakage between them is looked for
 labels/         the labels of a classification run, frozen from its training rows; their balance
+streaming/      corpora that do not fit the disk twice: shards -> parts, one after another
 tokenization/   documents, conversations or labelled texts -> token ids and labels; packing; collators
 corpora/        rows to begin with, from the Python installation itself; canaries
 early_check     small files are read before torch is imported, so that a wrong row is said at once

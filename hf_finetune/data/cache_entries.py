@@ -2,6 +2,7 @@
 
     KIND-KEY.arrow      tokens or rows, found by what they were made from
     KIND-KEY.json       their counts, and the sha256 of the Arrow file
+    KIND-KEY.rejected.jsonl, KIND-KEY.prints.npz    lines that were left out of rows, and prints of a part's rows
     .KIND-KEY.lock      is locked by the process that makes them, for as long as it does
 
 What else is there (a key, scores of a base, downloads) is neither listed nor removed. Nothing here imports more than
@@ -37,6 +38,9 @@ POLL_SECONDS = 0.01, 0.5
 SECONDS_OF_LEFTOVERS = 3_600.0
 """How old what a killed process has left must be: a cache may be shared with machines whose processes are not seen."""
 
+BESIDE = (".json", ".rejected.jsonl", ".prints.npz")
+"""The endings of the files that belong to an Arrow file."""
+
 _ENTRY = re.compile(r"([a-z_]+)-([0-9a-f]{32})\.arrow")
 _LEFT = re.compile(r"\..+\.(\d+)\.aside")
 
@@ -70,8 +74,8 @@ def list_entries(folder: Path) -> list[Entry]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if found := _ENTRY.fullmatch(path.name):
             with suppress(FileNotFoundError):  # it was removed meanwhile
-                facts, sidecar = path.stat(), path.with_suffix(".json")
-                size = facts.st_size + (sidecar.stat().st_size if sidecar.exists() else 0)
+                facts, others = path.stat(), [path.with_suffix(ending) for ending in BESIDE]
+                size = facts.st_size + sum(other.stat().st_size for other in others if other.exists())
                 entries.append(Entry(path, found[1], size, facts.st_mtime))
     return sorted(entries, key=lambda entry: (-entry.used, entry.path.name))
 
@@ -93,7 +97,8 @@ def choose_to_remove(entries: list[Entry], *, older_than: float | None, to_size:
 def remove_entry(entry: Entry) -> None:
     """Remove an entry. A run that reads it goes on reading where the system keeps open files. Raises OSError."""
     entry.path.unlink(missing_ok=True)  # first: without it the counts are of nothing
-    entry.sidecar.unlink(missing_ok=True)
+    for ending in BESIDE:
+        entry.path.with_suffix(ending).unlink(missing_ok=True)
 
 
 def is_damaged(entry: Entry) -> bool:

@@ -25,7 +25,7 @@ def check_trained_rows(run: Run) -> None:
     """Read the rows of a run, as its recipe will; raises `DataError` as `load_splits` does, logs nothing."""
     kinds: dict[str, Kind] = {"continued_pretraining": "document", "classification": "labelled"}
     becomes = kinds.get(run.recipe, "conversation")
-    if not _are_small(run.data):
+    if run.data.stream or not _are_small(run.data):
         return
     with _hide_messages():
         splits = load_splits(run.data, becomes, run.train.get("seed", SEED))

@@ -36,6 +36,8 @@ LOCK = ".lock"
 ROW_SCORES = "row_scores.json"
 # Prints of the rows that were trained. It stays here: by them whoever has a text can tell whether it was.
 ROW_PRINTS = "row_prints.npz"
+STREAM_PRINTS = "row_prints.parts"
+"""Of a run that streams, beside it."""
 # Each line of the data files that was left out. It stays here: a reason may quote a key of the row.
 REJECTED_LINES = "rejected_lines.jsonl"
 # Where the finished run was pushed to, and which report went along.
@@ -57,7 +59,8 @@ LOG_FORMAT = 1
 MAX_LOG_BYTES = 2**26
 NON_FINITE = "nonfinite.json"
 # What a run of ours writes of itself, beside its checkpoints, its model and the model's card.
-RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, ROW_PRINTS, REJECTED_LINES)
+PRINTS = (ROW_PRINTS, STREAM_PRINTS)
+RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, *PRINTS, REJECTED_LINES)
 # Of a checkpoint of ours: see `checkpoints`.
 SEAL = "checkpoint.json"
 # What `merge` writes, by suffix or by name.

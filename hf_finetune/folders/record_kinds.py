@@ -51,6 +51,8 @@ MANIFEST_KINDS = {
     **dict.fromkeys(("data.files.*.path", "data.files.*.sha256", "data.splits.*.sha256"), _TEXT),
     "data.splits": _OBJECT,
     "data.splits.*": _OBJECT,
+    "data.stream": _OBJECT,
+    "data.stream.shards": _TEXTS,
     "data.overlap": _OBJECT,
     "data.overlap.*": _OBJECT,
     **dict.fromkeys(("model", "model.tokenizer", "model.adapter"), _OBJECT_OR_NULL),

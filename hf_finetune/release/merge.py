@@ -20,7 +20,7 @@ from hf_finetune.chat.template import find_end_token_ids, trust_named_template
 from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.files import fill_folder_atomically
-from hf_finetune.folders import check_replaceable
+from hf_finetune.folders import STREAM_PRINTS, check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
@@ -213,6 +213,8 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
         shutil.copy(adapter / DECISION, folder)
     if (prints := read_row_prints(adapter)) is not None:
         write_row_prints(folder, prints)  # what the adapter was trained on, the merged model was
+        if prints.parts:
+            shutil.copy(adapter / STREAM_PRINTS, folder)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers.trainer_utils import TrainOutput
 
+from hf_finetune.data.streaming.feed import PartedRows
 from hf_finetune.environment.launched import read_launch_options
 from hf_finetune.shell import shell_line
 from hf_finetune.training.trainers.base import TrainerMixin
@@ -59,7 +60,8 @@ def collect_train_stats(trainer: TrainerMixin, result: TrainOutput) -> dict[str,
     return {
         "steps": trainer.state.global_step,
         "max_steps": trainer.state.max_steps,
-        "epochs": seen.rows / len(rows),  # type: ignore[arg-type]
+        # Of a stream the passes that were read, as one epoch of its trainer is one part.
+        "epochs": rows.feed.passes if isinstance(rows, PartedRows) else seen.rows / len(rows),  # type: ignore[arg-type]
         "seen": asdict(seen),
         "loss": result.training_loss,
         "runtime_s": result.metrics["train_runtime"],

@@ -8,6 +8,7 @@ sizes.py           a new model against the memory of the machine
 sft.py             conversations: lengths, packing, templates
 lora.py            what peft would pass over, or refuse only once the base is loaded
 classification.py  labels, balance, thresholds
+stream.py          `data.stream`: shards, steps, what is never all there
 score.py           what a saved model can be asked
 saved.py           whether a command can do what is asked of a saved model
 paths.py           what is read is there; what is written is nobody's
@@ -32,6 +33,7 @@ from hf_finetune.config.checks.paths import check_inputs, check_output_dir, chec
 from hf_finetune.config.checks.score import check_score
 from hf_finetune.config.checks.sft import check_sft
 from hf_finetune.config.checks.sizes import check_sizes
+from hf_finetune.config.checks.stream import check_stream
 from hf_finetune.config.checks.train import check_train
 from hf_finetune.config.reading.document import RunDocument, refuse_given
 from hf_finetune.config.sections import ConversationFormat, DocumentFormat, RecipeName, TextFileFormat
@@ -58,6 +60,7 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     check_sizes(document, run)
     check_metric(document, run, recipe)
     check_sft(document, run, recipe, detect_hardware())
+    check_stream(document, run, recipe)
     check_lora(document, run)
     check_classification(document, run, recipe)
     check_score(document, run, recipe)

@@ -35,7 +35,7 @@ def check_inputs(document: RunDocument, run: Any) -> None:
     for key, path in _list_data_inputs(run):
         if not document.is_refused(format_key_path(key[:2])) and _is_local_data(path):
             _check_exists(document, key, path)
-        elif is_glob(path) and "**" not in path:
+        elif is_glob(path) and "**" not in path and "://" not in path:
             _check_pattern(document, key, path)
     for name in ("path", "adapter", "tokenizer"):
         value = getattr(run.model, name)
@@ -59,7 +59,7 @@ def check_inputs(document: RunDocument, run: Any) -> None:
 
 def _is_local_data(path: str) -> bool:
     # A data set of the Hub is owner/name; the few without an owner are not among what we read.
-    return not is_glob(path) and ("/" not in path or is_local(path))
+    return not is_glob(path) and "://" not in path and ("/" not in path or is_local(path))
 
 
 def check_output_dir(document: RunDocument, run: Any) -> None:

@@ -68,6 +68,17 @@ class ReadSettings:
     stratify_by: str | None
     group_by: str | None
 
+    def describe(self) -> dict[str, Any]:
+        """What of it decides which rows a file has, JSON-ready."""
+        row_format = self.decoder.row_format
+        return {
+            "format": [row_format.name, list(row_format.required), self.decoder.labels.kind],
+            "splits": [self.stratify_by, self.group_by],
+            "lines": [self.on_bad_line, self.rows.max_line_bytes, self.decoder.allow_empty],
+            "columns": self.rows.columns,
+            "labels": list(self.decoder.labels.names.names.items()),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class FileStats:
@@ -117,11 +128,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
     made_from = {
         "version": __version__,
         "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
-        "format": [row_format.name, list(row_format.required), decoder.labels.kind],
-        "splits": [reading.stratify_by, reading.group_by],
-        "lines": [reading.on_bad_line, reading.rows.max_line_bytes, decoder.allow_empty],
-        "columns": reading.rows.columns,
-        "labels": list(decoder.labels.names.names.items()),
+        **reading.describe(),
         # The ending of a name decides how text is read: a .csv and a .jsonl of the same bytes are other rows.
         "endings": [get_ending(file.shown) for file in files],
     }

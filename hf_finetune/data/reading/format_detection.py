@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.labels.label_map import log_label_map
@@ -22,6 +22,7 @@ from hf_finetune.data.reading.formats import (
     RowFormat,
 )
 from hf_finetune.data.reading.json_line import format_key
+from hf_finetune.data.reading.lines import ByteSource
 from hf_finetune.data.reading.reader import LineCounts, read_first_row, read_rows
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings
@@ -34,7 +35,17 @@ logger = logging.getLogger(__name__)
 _NEEDED = {"conversation": "a question and its answer", "labelled": "a text and its label", "document": "a text alone"}
 
 
-def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[DataFile]) -> RowDecoder:
+class RowsFile(Protocol):
+    """A file of rows, of this machine or of another."""
+
+    @property
+    def path(self) -> ByteSource: ...
+
+    @property
+    def shown(self) -> str: ...
+
+
+def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[RowsFile]) -> RowDecoder:
     """Detect the format by the first row, check it against the recipe, and set the type of labels by the first label.
 
     Raises DataError where the format does not fit the keys or the recipe.
@@ -74,8 +85,8 @@ def build_row_settings(data: DataSection) -> RowSettings:
 
 
 def _read_first_row(
-    data: DataSection, settings: RowSettings, train: Sequence[DataFile]
-) -> tuple[dict[str, Any], int, DataFile]:
+    data: DataSection, settings: RowSettings, train: Sequence[RowsFile]
+) -> tuple[dict[str, Any], int, RowsFile]:
     for file in train:
         found = read_first_row(file.path, file.shown, replace(settings, quiet=True))
         if found is not None:
@@ -84,7 +95,11 @@ def _read_first_row(
     # Reading raises with all of the reasons; the decoder may be of any format.
     name = "text" if data.format == "auto" else data.format
     reading = ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", settings, None, None)
-    read_role(train, "train", reading)
+    files = [file for file in train if isinstance(file, DataFile)]
+    if len(files) < len(train):
+        what = f"none of the first {len(train)} shards has a line that is a JSON object"
+        raise DataError(Problem(what, "look at them with hf-finetune check", train[0].shown, key="data.train"))
+    read_role(files, "train", reading)
     raise AssertionError("a file without a single row was read")
 
 

@@ -10,9 +10,11 @@ import gzip
 import io
 import logging
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import zstandard
@@ -72,12 +74,45 @@ class LineBlock:
         return range(self.first_line, self.first_line + self.count) if self.numbers is None else self.numbers
 
 
-def read_chunks(path: Path, shown: str) -> Iterator[bytes]:
+class ByteSource(Protocol):
+    """A file to read: a path of this machine, or a file of another."""
+
+    def open(self, mode: Literal["rb"], /) -> io.BufferedReader: ...
+
+
+@dataclass(slots=True)
+class ReadPlace:
+    """Where in a file of lines its reader begins, and where it has been since; a compressed file is read from 0 on."""
+
+    byte: int = 0
+    line: int = 1
+    """The line that begins there."""
+    seeks: bool = False
+    """Whether the file, once it is opened, can be entered at a byte."""
+    starts: deque[tuple[int, int]] = field(default_factory=deque)
+    """The first line of the last blocks, and its byte."""
+
+    def watch(self, blocks: Iterator[LineBlock]) -> Iterator[LineBlock]:
+        """Pass on the blocks of a file of lines, and note where each begins."""
+        byte = self.byte
+        for block in blocks:
+            self.starts.append((block.first_line, byte))
+            yield block
+            byte += 1 + (len(block.data) if block.overlong is None else block.overlong)
+
+    def find(self, line: int) -> ReadPlace:
+        """The place from which `line`, at or behind the one found before, is read again; forgets those before it."""
+        while len(self.starts) > 1 and self.starts[1][0] <= line:
+            self.starts.popleft()
+        return ReadPlace(self.starts[0][1], self.starts[0][0]) if self.seeks and self.starts else ReadPlace()
+
+
+def read_chunks(path: ByteSource, shown: str, place: ReadPlace | None = None) -> Iterator[bytes]:
     """Yield the decompressed bytes of a text file, or of `STANDARD_INPUT`, in chunks of about `CHUNK_BYTES`.
 
     Raises DataError where the file is damaged, unreadable, not UTF-8, or of a binary format.
     """
-    return check_text(decompress(path, shown), shown)
+    return check_text(decompress(path, shown, place), shown)
 
 
 def check_text(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
@@ -91,14 +126,14 @@ def check_text(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
         yield chunk
 
 
-def decompress(path: Path, shown: str) -> Iterator[bytes]:
-    """Yield the bytes of a file as `read_chunks` does, of whatever kind they are.
+def decompress(path: ByteSource, shown: str, place: ReadPlace | None = None) -> Iterator[bytes]:
+    """Yield the bytes of a file as `read_chunks` does, of whatever kind they are, from `place` on.
 
     Raises DataError where the file is unreadable, or its compression damaged.
     """
     try:
         with open(0, "rb", closefd=False) if path == STANDARD_INPUT else path.open("rb") as file:
-            yield from _bound(_decompress(file), file, shown) if file.seekable() else _decompress(file)
+            yield from _bound(_decompress(file, place), file, shown) if file.seekable() else _decompress(file, place)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DataError(
             Problem(f"the compressed file is damaged or cut off ({type(error).__name__})", "copy it again", path=shown)
@@ -109,14 +144,20 @@ def decompress(path: Path, shown: str) -> Iterator[bytes]:
         ) from None
 
 
-def is_compressed(path: Path) -> bool:
+def is_compressed(path: ByteSource) -> bool:
     """Whether a file is gzip or zstd as a whole. Raises OSError."""
     with path.open("rb") as file:
         return file.read(4).startswith((_GZIP, _ZSTD))
 
 
-def _decompress(file: io.BufferedReader) -> Iterator[bytes]:
+def _decompress(file: io.BufferedReader, place: ReadPlace | None) -> Iterator[bytes]:
     head = file.peek(16)
+    if place is not None and not head.startswith((_ZSTD, _GZIP)):
+        place.seeks = True
+        if place.byte:
+            file.seek(place.byte)
+        elif head.startswith(BOM):  # no part of the first line, which is where a reader may come back to
+            place.byte = len(BOM)
     if head.startswith(_ZSTD):
         return _read_zstd(file)
     return _read_plain(gzip.GzipFile(fileobj=file) if head.startswith(_GZIP) else file)
@@ -177,13 +218,13 @@ def _check_encoding(head: bytes, shown: str) -> None:
         )
 
 
-def iterate_line_blocks(chunks: Iterator[bytes], max_line_bytes: int) -> Iterator[LineBlock]:
+def iterate_line_blocks(chunks: Iterator[bytes], max_line_bytes: int, first_line: int = 1) -> Iterator[LineBlock]:
     """Cut chunks into blocks of whole lines; a line above the limit is skipped, never held in memory."""
     # The chunks b"a\nb" and b"c\nd" give the blocks [a], [bc] and [d], and the last has not ended.
     pending: list[bytes] = []  # pieces of the line that has not ended yet
     held = 0  # their size in bytes
     skipped = 0  # the size so far of a line above the limit
-    number = 1
+    number = first_line
     for chunk in chunks:
         if skipped:
             end = chunk.find(b"\n")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from hf_finetune.data.reading.json_line import LineError, decode_utf8, parse_json_object
-from hf_finetune.data.reading.lines import LineBlock, iterate_line_blocks, read_chunks
+from hf_finetune.data.reading.lines import ByteSource, LineBlock, ReadPlace, iterate_line_blocks, read_chunks
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.row_types import TextRow
@@ -74,14 +73,19 @@ def is_blank(line: bytes) -> bool:
 
 
 def read_rows(
-    path: Path, shown: str, decoder: RowDecoder, settings: RowSettings, tally: LineCounts
+    path: ByteSource,
+    shown: str,
+    decoder: RowDecoder,
+    settings: RowSettings,
+    tally: LineCounts,
+    place: ReadPlace | None = None,
 ) -> Iterator[RowBlock]:
     """Yield the rows of a file, one for each accepted line; `tally` is complete when the iterator is exhausted.
 
     `shown` is the path as the user wrote it. Raises DataError where the file as a whole holds no rows; a bad line, or
     row of a table, is counted in `tally`, not raised.
     """
-    for block in iterate_row_blocks(path, shown, settings):
+    for block in iterate_row_blocks(path, shown, settings, place):
         # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
         whole = block.count > 0 and not block.is_blank
         rows = decoder.decode_block(block.data, block.count) if whole else None
@@ -136,13 +140,23 @@ def _build_length_error(size: int, limit: int) -> LineError:
     )
 
 
-def read_text(path: Path, shown: str, cut: TextCut, max_line_bytes: int, tally: LineCounts) -> Iterator[RowBlock]:
+def read_text(
+    path: ByteSource,
+    shown: str,
+    cut: TextCut,
+    max_line_bytes: int,
+    tally: LineCounts,
+    place: ReadPlace | None = None,
+) -> Iterator[RowBlock]:
     """Yield the documents of a plain text file; CRLF counts as one line end.
 
     lines: each line that is not blank. paragraphs: separated by blank lines. file: the whole text. Raises DataError
     where the file is not UTF-8 text, or too large for one document.
     """
-    lines = iterate_line_blocks(read_chunks(path, shown), max_line_bytes)
+    chunks = read_chunks(path, shown, place)
+    lines = iterate_line_blocks(chunks, max_line_bytes, 1 if place is None else place.line)
+    if place is not None:
+        lines = place.watch(lines)
     if cut == "file":
         blocks = _yield_whole_file(lines, shown, max_line_bytes, tally)
     else:
@@ -221,7 +235,7 @@ def _yield_whole_file(
         yield RowBlock([TextRow(text)], [1])
 
 
-def read_first_row(path: Path, shown: str, settings: RowSettings) -> tuple[dict[str, Any], int] | None:
+def read_first_row(path: ByteSource, shown: str, settings: RowSettings) -> tuple[dict[str, Any], int] | None:
     """Return the first line that is a valid JSON object, and its number; None where no line is.
 
     Raises DataError where the file as a whole holds no rows.

@@ -20,7 +20,9 @@ from hf_finetune.data.reading.file_kinds import Layout, check_pretty_printed, ch
 from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.lines import (
     STANDARD_INPUT,
+    ByteSource,
     LineBlock,
+    ReadPlace,
     check_text,
     decompress,
     is_compressed,
@@ -56,22 +58,29 @@ class RowSettings:
     """Say nothing in the log about the file: it is read more than once."""
 
 
-def iterate_row_blocks(path: Path, shown: str, settings: RowSettings) -> Iterator[LineBlock]:
-    """Yield the rows of a file as blocks of JSON lines, numbered by their line in it.
+def iterate_row_blocks(
+    path: ByteSource, shown: str, settings: RowSettings, place: ReadPlace | None = None
+) -> Iterator[LineBlock]:
+    """Yield the rows of a file as blocks of JSON lines, numbered by their line in it, from `place` on.
 
     Rows of Parquet, Arrow and JSON arrays are numbered by their row: they have no lines, or one for all. Raises
     DataError where the file as a whole holds no rows; a row of a table that is none is a block with its fault.
     """
-    layout, chunks = _find_layout(path, shown, settings)
+    layout, chunks = _find_layout(path, shown, settings, place)
     if (pair := explain_pair(settings.columns, settings.columns_key)) is not None:
         raise ConfigError(pair)
     mapper = ColumnMapper(settings.columns, shown, settings.columns_key, quiet=settings.quiet)
     if layout == "jsonl":
-        blocks = iterate_line_blocks(_check_lines(chunks, shown), settings.max_line_bytes)
+        first = 1 if place is None else place.line
+        blocks = iterate_line_blocks(_check_lines(chunks, shown), settings.max_line_bytes, first)
+        if place is not None:
+            blocks = place.watch(blocks)
         if settings.columns:
             blocks = (_map_block(block, mapper) for block in blocks)
         yield from blocks
     else:
+        if place is not None:
+            place.seeks = False
         table = _open_table(path, shown, layout, chunks, settings)
         if table.names is not None:
             mapper.check_names(table.names, table.header_line)
@@ -81,9 +90,13 @@ def iterate_row_blocks(path: Path, shown: str, settings: RowSettings) -> Iterato
     mapper.check_seen()
 
 
-def _find_layout(path: Path, shown: str, settings: RowSettings) -> tuple[Layout, Iterator[bytes]]:
-    """Return the layout of a file, and its bytes from the start."""
-    chunks = decompress(path, shown)
+def _find_layout(
+    path: ByteSource, shown: str, settings: RowSettings, place: ReadPlace | None
+) -> tuple[Layout, Iterator[bytes]]:
+    """Return the layout of a file, and its bytes from `place` on."""
+    chunks = decompress(path, shown, place)
+    if place is not None and place.byte:  # inside of a file of lines
+        return "jsonl", chunks
     streamed = path == STANDARD_INPUT
     first: list[bytes] = []
     for chunk in chunks:
@@ -105,7 +118,7 @@ def _check_lines(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
         yield chunk
 
 
-def _open_table(path: Path, shown: str, layout: Layout, chunks: Iterator[bytes], settings: RowSettings) -> Table:
+def _open_table(path: ByteSource, shown: str, layout: Layout, chunks: Iterator[bytes], settings: RowSettings) -> Table:
     limit = settings.max_line_bytes
     if layout == "csv":
         from hf_finetune.data.reading.tables.csv_rows import open_csv
@@ -121,7 +134,11 @@ def _open_table(path: Path, shown: str, layout: Layout, chunks: Iterator[bytes],
         raise DataError(Problem(what, f"decompress it, and name {shown.rpartition('.')[0]}", shown))
     from hf_finetune.data.reading.tables.arrow_rows import open_arrow, open_parquet
 
-    return open_parquet(path, shown) if layout == "parquet" else open_arrow(path, shown)
+    if layout == "parquet":
+        return open_parquet(path if isinstance(path, Path) else path.open("rb"), shown)
+    if not isinstance(path, Path):
+        raise DataError(Problem("an Arrow file is read on this machine alone", "write it as JSONL or Parquet", shown))
+    return open_arrow(path, shown)
 
 
 def _map_block(block: LineBlock, mapper: ColumnMapper) -> LineBlock:

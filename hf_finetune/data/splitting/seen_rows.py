@@ -13,6 +13,7 @@ from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.overlap import iterate_fingerprints
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.splitting.train_prints import find_prints, read_user_key
+from hf_finetune.folders import STREAM_PRINTS
 from hf_finetune.row_prints import RowPrints, key_hashes, read_row_prints, write_row_prints
 
 Flags = npt.NDArray[np.bool_]
@@ -30,14 +31,19 @@ class SeenRows:
 
 def keep_row_prints(folder: Path, splits: Splits, *, resume: bool) -> None:
     """Write the prints of the rows of a run into its folder; those of a resumed run are of the same rows, and stay."""
+    if not resume:
+        (folder / STREAM_PRINTS).unlink(missing_ok=True)  # of a run that failed here
     if not resume or read_row_prints(folder) is None:
         write_row_prints(folder, make_row_prints(splits, read_user_key()))
 
 
 def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
     """Hash the rows of a run under `key`."""
-    train = splits.rows["train"]
-    found = find_prints((train, sort_distinct(_number_rows(train))), key)  # weights repeat rows
+    if splits.stream is None:
+        train = splits.rows["train"]
+        found = find_prints((train, sort_distinct(_number_rows(train))), key)  # weights repeat rows
+    else:  # whose parts are added when they are trained
+        found = {"texts": np.empty(0, np.uint64), "ngrams": np.empty(0, np.uint64)}
     rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}
     return RowPrints(key, found["texts"], found["ngrams"], rows)
 
@@ -48,7 +54,8 @@ def find_seen_rows(rows: Dataset, prints: RowPrints) -> SeenRows:
     distinct = sort_distinct(numbers)
     copies, shares = np.zeros(len(distinct), np.bool_), np.zeros(len(distinct), np.bool_)
     for start, found in iterate_fingerprints(rows, distinct, prints.key):
-        copies[start : start + len(found.rows)] = _is_in(found.rows, prints.texts)
+        for texts in (prints.texts, *prints.parts):
+            copies[start : start + len(found.rows)] |= _is_in(found.rows, texts)
         shares[start + found.run_rows[_is_in(found.runs, prints.ngrams)]] = True
     place = np.searchsorted(distinct, numbers)
     return SeenRows(copies[place], shares[place])

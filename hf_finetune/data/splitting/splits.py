@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_finetune.config.sections import DataSection
+from hf_finetune.config.sections import DataSection, Run
 from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, ReadSettings, read_role
 from hf_finetune.data.reading.format_detection import build_row_settings, choose_decoder
 from hf_finetune.data.reading.formats import Kind, get_features
+from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.sources import DataFile, resolve_sources
 from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, sort_distinct, split_rows
 from hf_finetune.data.splitting.batches import encode_values
@@ -33,11 +35,18 @@ from hf_finetune.data.splitting.leakage import (
     locate_rows,
     log_repeated_rows,
 )
+from hf_finetune.data.splitting.train_prints import read_user_key
+from hf_finetune.data.streaming.plan import StreamPlan, plan_stream
+from hf_finetune.data.streaming.prints import hash_held_out
+from hf_finetune.data.streaming.shards import list_shards
+from hf_finetune.data.streaming.stream import RowStream
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
 _MAX_PLACES_SHOWN = 5
+SHARDS_ASKED = 8
+"""Of a stream, in which the first row is looked for."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,13 @@ class Splits:
     """`data.labels`: the labels of the files, as the rows have them here."""
     unused_labels: tuple[str, ...] = ()
     """Keys of it that no row has."""
+    stream: RowStream | None = None
+    """With `data.stream` the training rows, which are in none of the others then."""
 
     def locate(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the (first) line of a row of `split`."""
+        if split == "train" and self.stream is not None:
+            return self.stream.locate(row)
         return self.places[split].locate(row)
 
     def format_row_hashes(self, split: str) -> list[str]:
@@ -77,6 +90,7 @@ class Splits:
             "files": [asdict(file) for file in self.files],
             "unused_keys": list(self.unused_keys),
             **({"labels": dict(self.label_map)} if self.label_map else {}),
+            **({"stream": self.stream.summarize()} if self.stream is not None else {}),
             "overlap": self.overlap,
             "splits": {
                 name: {
@@ -91,14 +105,23 @@ class Splits:
 
 
 def load_splits(
-    data: DataSection, becomes: Kind, seed: int, also_read: Sequence[str] = (), *, of_hub: str = "train"
+    data: DataSection,
+    becomes: Kind,
+    seed: int,
+    also_read: Sequence[str] = (),
+    *,
+    of_hub: str = "train",
+    trained: tuple[Run, Any] | None = None,
 ) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
 
     A recipe for conversations takes prompts with completions too, which keep their own columns. `also_read`:
     fields that the caller reads from the files itself. `of_hub`: the split of a Hub data set that `data.train` reads.
-    Raises DataError naming every problem of the files.
+    `trained`: the run that trains on them and its `TrainingArguments`, for `data.stream`, under which nothing but the
+    first one is read of the training rows. Raises DataError naming every problem of the files.
     """
+    if data.stream and trained is not None:
+        return _load_beside_stream(data, becomes, plan_stream(*trained))
     data = _rename_keys(data)
     files = _resolve_files(data, of_hub)
     check_files_differ(files)
@@ -123,20 +146,50 @@ def load_splits(
     rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
     hashes = {name: get_row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
     places = {name: locate_rows(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
+    unused = _list_unused(decoder, also_read)
+    groups = {}
+    if data.group_by is not None:
+        groups = {name: number_groups(tables[role], numbers) for name, (role, numbers) in chosen.items()}
+    split = (rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups)
+    return Splits(*split, label_map=decoder.labels.names.names, unused_labels=decoder.labels.names.find_unused())
+
+
+def _list_unused(decoder: RowDecoder, also_read: Sequence[str]) -> tuple[str, ...]:
+    """List the keys of the rows that nothing reads, and log them."""
     unused = tuple(sorted(decoder.unused_keys - {field.partition(".")[0] for field in also_read}))
     of_messages = [key for key in unused if "[]." in key]
     if of_rows := [key for key in unused if key not in of_messages]:
         logger.info("keys of the rows that are not read: %s", ", ".join(of_rows))
     if of_messages:
         logger.warning("keys of messages that nothing but a chat template reads: %s", ", ".join(of_messages))
-    groups = {}
-    if data.group_by is not None:
-        groups = {name: number_groups(tables[role], numbers) for name, (role, numbers) in chosen.items()}
-    names = decoder.labels.names
+    return unused
+
+
+def _load_beside_stream(data: DataSection, becomes: Kind, plan: StreamPlan) -> Splits:
+    """Load the splits that are evaluated, and open the shards of the training rows."""
+    shards = list_shards(data)
+    files = _resolve_files(data.model_copy(update={"train": None}), "train")
+    local = [DataFile(each.path, each.shown, 0, 1.0) for each in shards if isinstance(each.path, Path)]
+    check_files_differ({"train": local, **files})
+    decoder = choose_decoder(data, becomes, shards[:SHARDS_ASKED])
+    reading = ReadSettings(decoder, data.on_bad_line, build_row_settings(data), None, None)
+    tables, facts = _read_files(files, reading)
+    check_rows_differ(tables, facts)
+    if becomes == "document":
+        _check_some_text(tables)
+    own = list(get_features(decoder.row_format.becomes))
+    rows = {role: table.select_columns(own) for role, table in tables.items()}
+    every = {role: np.arange(len(table), dtype=np.int64) for role, table in tables.items()}
+    key = read_user_key()
     return Splits(
-        *(rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups),
-        label_map=names.names,
-        unused_labels=names.find_unused(),
+        rows,
+        decoder.row_format.name,
+        facts,
+        tuple(sorted(decoder.unused_keys)),
+        {role: get_row_hashes(table) for role, table in tables.items()},
+        {role: locate_rows(table, files[role], every[role]) for role, table in tables.items()},
+        {},
+        stream=RowStream(plan, shards, reading, hash_held_out(rows, key), key),
     )
 
 

@@ -55,6 +55,11 @@ def _cut(sizes: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         start = stop
 
 
+def count_row_bytes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """Count the bytes of text of each row: (rows,)."""
+    return np.asarray(np.sum([_count_bytes(column) for column in rows.columns], axis=0), np.int64)
+
+
 def _count_bytes(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
     """Count the bytes of text inside each value of a column: (rows,)."""
     if isinstance(column, pa.ChunkedArray):

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from datasets import Dataset
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from datasets.table import InMemoryTable
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.data.streaming.chunks import Chunk
+from hf_finetune.data.streaming.facts import StreamFacts
+from hf_finetune.data.streaming.position import Carried
 from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.conversation_stats import ConversationStats, check_dropped_share, log_warnings
 from hf_finetune.data.tokenization.examples import FEATURES, ExampleBuilder
-from hf_finetune.data.tokenization.packing import pack_bfd
+from hf_finetune.data.tokenization.packing import FEATURES as PACKED
+from hf_finetune.data.tokenization.packing import build_bins, pack_bfd
 from hf_finetune.data.tokenization.rendered_rows import ConversationRenderer, RenderedRow, read_turns, write_plain
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
+BYTES_PER_TOKEN = 4
+"""Of text, about."""
+ROWS_JUDGED = 1_000
+"""Of a stream, before the share of those that are left out is judged."""
+# The columns of a part: the id of a row is that of its shard and line.
+PARTS = Features({name: FEATURES[name] for name in ("input_ids", "labels", "length")} | {"row": Value("int64")})
+PACKED_PARTS = Features(PACKED | {"rows": List(Value("int64"))})
+
 
 def tokenize_conversations(
     splits: Splits, tokenizer: PreTrainedTokenizerFast, template: str, data: DataSection, max_length: int
-) -> tuple[dict[str, Dataset], dict[str, ConversationStats]]:
+) -> tuple[dict[str, Dataset], dict[str, ConversationStats | StreamFacts]]:
     """Tokenize each split under `template`, and log its counts in one line.
 
     Columns: `input_ids` and `labels` (tokens,), -100 where nothing is trained; `length`, at most `max_length`; `row`,
@@ -33,30 +50,44 @@ def tokenize_conversations(
     conversation that the template refuses, cannot mask or leaves text out of, or where more than the share
     `data.max_dropped` of rows is too long or has no trained token.
     """
-    examples, facts = {}, {}
+    examples: dict[str, Dataset] = {}
+    facts: dict[str, ConversationStats | StreamFacts] = {}
     _warn_of_no_template(splits, data)
+    if splits.stream is not None:
+        rendered = splits.stream.reading.decoder.row_format.becomes == "conversation" or data.chat_template is not None
+        if not rendered:
+            _refuse_unwritten(data)
+        settings = (tokenizer, template if rendered else None, data, max_length)
+        maker = ConversationMaker(*settings, packing=splits.stream.plan.packing)
+        examples["train"], facts["train"] = splits.stream.open(maker, max_length)
     for name, rows in splits.rows.items():
         # Prompt and completion are trained as they stand, unless the run names a template for them.
         rendered = "messages" in rows.column_names or data.chat_template is not None
         if not rendered:
             _refuse_unwritten(data)
         written = template if rendered else None
-        # tokenizer.json has the vocabulary and the added tokens, but not which of them are BOS, EOS and padding.
-        made_from = {
-            "rows": rows._fingerprint,
-            "tokenizer": tokenizer.backend_tokenizer.to_str(),
-            "special": tokenizer.special_tokens_map,
-            "template": written,
-            "settings": [data.loss_on, data.too_long, max_length, data.train_on_prefill],
-        }
+        made_from = {"rows": rows._fingerprint} | _describe(tokenizer, written, data, max_length)
         where = partial(splits.locate, name)
         build = partial(_build_batches, rows, where, tokenizer, written, data, max_length)
         examples[name], counted = build_cached_dataset("conversations", made_from, FEATURES, build)
-        facts[name] = ConversationStats(**counted)
-        logger.info("%s: %s", name, facts[name].describe(name))
-        check_dropped_share(name, facts[name], data, max_length)
-        log_warnings(name, facts[name])
+        facts[name] = found = ConversationStats(**counted)
+        logger.info("%s: %s", name, found.describe(name))
+        check_dropped_share(name, found, data, max_length)
+        log_warnings(name, found)
     return examples, facts
+
+
+def _describe(
+    tokenizer: PreTrainedTokenizerFast, template: str | None, data: DataSection, max_length: int
+) -> dict[str, Any]:
+    """What decides the examples of rows, JSON-ready."""
+    # tokenizer.json has the vocabulary and the added tokens, but not which of them are BOS, EOS and padding.
+    return {
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special": tokenizer.special_tokens_map,
+        "template": template,
+        "settings": [data.loss_on, data.too_long, max_length, data.train_on_prefill],
+    }
 
 
 def _warn_of_no_template(splits: Splits, data: DataSection) -> None:
@@ -72,18 +103,19 @@ def _warn_of_no_template(splits: Splits, data: DataSection) -> None:
 
 
 def pack_examples(
-    examples: dict[str, Dataset], facts: dict[str, ConversationStats], block_size: int, *, packing: bool
-) -> tuple[dict[str, Dataset], dict[str, ConversationStats]]:
+    examples: dict[str, Dataset], facts: dict[str, ConversationStats | StreamFacts], block_size: int, *, packing: bool
+) -> tuple[dict[str, Dataset], dict[str, ConversationStats | StreamFacts]]:
     """With `packing`, pack the training rows into blocks of at most `block_size` tokens (`pack_bfd`); log their fill.
 
     The columns of blocks are `input_ids` and `labels` (tokens,), and `seq_lengths` (examples,). What is evaluated stays
-    in rows, whose figures and intervals are then those of `score`.
+    in rows, whose figures and intervals are then those of `score`. A stream is packed where it is tokenized.
     """
-    if not packing:
+    counted = facts["train"]
+    if not packing or isinstance(counted, StreamFacts):
         return examples, facts
     blocks, share = pack_bfd(examples["train"], block_size)
     logger.info("train: packed into %s blocks, %.1f%% full", f"{len(blocks):,}", 100 * share)
-    packed = replace(facts["train"], filled=share, longest=block_size)
+    packed = replace(counted, filled=share, longest=block_size)
     return examples | {"train": blocks}, facts | {"train": packed}
 
 
@@ -111,19 +143,97 @@ def _build_batches(
     """
     renderer = ConversationRenderer(where, len(rows), tokenizer, template or "", data)
     builder = ExampleBuilder(tokenizer, data.too_long, max_length, where, renderer.refuse)
-
-    def render() -> Iterator[list[RenderedRow]]:
-        for first, table in iterate_batches(rows, rows.column_names):
-            if template is None:
-                yield write_plain(tokenizer, first, table, data.loss_on)
-            else:
-                rendered = renderer.render(
-                    [row for row in read_turns(first, table) if builder.may_fit(row, data.loss_on)]
-                )
-                yield [] if renderer.problems else rendered
-
-    for encoded in map_ahead(builder.encode, render()):
+    for encoded in map_ahead(builder.encode, _render(rows, 0, renderer, builder)):
         yield builder.build(encoded)
     if renderer.problems:
         raise renderer.describe_problems()
     return builder.count(len(rows))
+
+
+def _render(
+    rows: Dataset, start: int, renderer: ConversationRenderer, builder: ExampleBuilder
+) -> Iterator[list[RenderedRow]]:
+    """Yield the rendered rows of a table, the first of which is number `start`; nothing once one is refused."""
+    loss_on = renderer.data.loss_on
+    for first, table in iterate_batches(rows, rows.column_names):
+        if not renderer.template:
+            yield write_plain(renderer.tokenizer, start + first, table, loss_on)
+        else:
+            fitting = [row for row in read_turns(start + first, table) if builder.may_fit(row, loss_on)]
+            rendered = renderer.render(fitting)
+            yield [] if renderer.problems else rendered
+
+
+class ConversationMaker:
+    """Makes the examples of a stream, as `tokenize_conversations` does; `streaming.examples.ExampleMaker`.
+
+    With `packing` the examples of each chunk are packed by themselves: they follow from the chunk alone.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        template: str | None,
+        data: DataSection,
+        max_length: int,
+        *,
+        packing: bool,
+    ) -> None:
+        self.tokenizer, self.template, self.data = tokenizer, template, data
+        self.max_length, self.packing = max_length, packing
+        self.features = PACKED_PARTS if packing else PARTS
+        self.made_from = _describe(tokenizer, template, data, max_length) | {"packing": packing}
+        self.warned = False
+        self.bytes_per_example = BYTES_PER_TOKEN * max_length if packing else 0
+
+    def begin(self, locate: Callable[[int], tuple[str, int]]) -> PartOfConversations:
+        """The maker of a part."""
+        return PartOfConversations(self, locate)
+
+
+class PartOfConversations:
+    """Makes the examples of one part; its rows are counted from 0."""
+
+    def __init__(self, settings: ConversationMaker, locate: Callable[[int], tuple[str, int]]) -> None:
+        self.settings, self._locate = settings, locate
+        self._count, self._ids = 0, np.empty(0, np.int64)
+        tokenizer, data = settings.tokenizer, settings.data
+        # One for all chunks: what it has learned of the shapes of a template holds for the next ones, too.
+        self.renderer = ConversationRenderer(self._where, 0, tokenizer, settings.template or "", data)
+        self.builder = ExampleBuilder(tokenizer, data.too_long, settings.max_length, self._where, self.renderer.refuse)
+
+    def _where(self, row: int) -> tuple[str, int]:
+        return self._locate(int(self._ids[row - self._count]))
+
+    def make(self, chunk: Chunk, carried: Carried) -> tuple[pa.RecordBatch, Carried, Counter[str]]:
+        """The examples of a chunk, and counts of them; nothing is carried from one chunk to the next."""
+        before, self._ids, self.renderer.total = Counter(self.builder.counts), chunk.ids, self._count + len(chunk.ids)
+        rendered = _render(chunk.rows, self._count, self.renderer, self.builder)
+        batches = [self.builder.build(each) for each in map_ahead(self.builder.encode, rendered)]
+        if self.renderer.problems:
+            raise self.renderer.describe_problems()
+        table = pa.Table.from_batches(batches, FEATURES.arrow_schema).combine_chunks()
+        numbers = chunk.ids[table.column("row").to_numpy() - self._count]
+        self._count += len(chunk.ids)
+        counts = Counter({name: many - before[name] for name, many in self.builder.counts.items() if name != "longest"})
+        columns = {name: table.column(name) for name in PARTS if name != "row"} | {"row": pa.array(numbers)}
+        examples = pa.table(columns, schema=PARTS.arrow_schema)
+        # By themselves: of some thousand bins the last ones are not full, and the next part may begin behind any.
+        if self.settings.packing and len(examples):
+            rows = Dataset(InMemoryTable(examples), fingerprint="chunk")
+            bins = build_bins(rows, self.settings.max_length, PACKED_PARTS)
+            examples = pa.Table.from_batches(list(bins)).combine_chunks()
+        empty = pa.RecordBatch.from_pylist([], self.settings.features.arrow_schema)
+        return (examples.to_batches() or [empty])[0], carried, counts
+
+    def check(self, counts: Counter[str]) -> None:
+        """Raise `DataError` where more than `data.max_dropped` of the rows so far are left out; say what is odd."""
+        settings = self.settings
+        found = ConversationStats(**self.builder.count(self._count))
+        if counts["rows"] >= ROWS_JUDGED:
+            rows, dropped, untrained = (counts[name] for name in ("rows", "dropped", "untrained"))
+            so_far = replace(found, rows=rows, dropped=dropped, untrained=untrained)
+            check_dropped_share("train", so_far, settings.data, settings.max_length)
+        if not settings.warned:  # once, and not for every part
+            settings.warned = True
+            log_warnings("train", found)

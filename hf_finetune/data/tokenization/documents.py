@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +18,10 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
+from hf_finetune.data.streaming.chunks import Chunk
+from hf_finetune.data.streaming.facts import StreamFacts
+from hf_finetune.data.streaming.position import Carried
+from hf_finetune.data.streaming.stream import RowStream
 from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
@@ -24,6 +29,8 @@ from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
+BYTES_PER_TOKEN = 4
+"""Of text, about."""
 COLUMNS = ("input_ids", "labels", "position_ids")
 
 IntArray = npt.NDArray[np.int32]
@@ -67,23 +74,29 @@ def pack_splits(
     *,
     isolate: bool,
     locate: Callable[[str, int], tuple[str, int | None]] | None = None,
-) -> tuple[dict[str, Dataset], dict[str, PackingStats | WindowStats]]:
+    stream: RowStream | None = None,
+) -> tuple[dict[str, Dataset], dict[str, PackingStats | WindowStats | StreamFacts]]:
     """Group the training documents into blocks, and cut those of the other splits into windows; log counts in a line.
 
     See `group_into_blocks` and `cut_into_windows`: what is evaluated is not packed, so that the end of a run gives the
-    figures that `score` gives. `locate`: the place of a row of a split. Raises `DataError` where no document of a split
-    has text, or the tokenizer gives up on one.
+    figures that `score` gives. `locate`: the place of a row of a split. `stream`: the training documents, where they
+    are read on the way to the trainer. Raises `DataError` where no document of a split has text, or the tokenizer gives
+    up on one.
     """
     tokens: dict[str, Dataset] = {}
-    facts: dict[str, PackingStats | WindowStats] = {}
+    facts: dict[str, PackingStats | WindowStats | StreamFacts] = {}
+    if stream is not None:
+        tokens["train"], facts["train"] = stream.open(BlockMaker(tokenizer, block_size, isolate), block_size)
+    counted: PackingStats | WindowStats
     for name, rows in splits.items():
         place = count_rows if locate is None else partial(locate, name)
         if name == "train":
-            tokens[name], facts[name] = group_into_blocks(rows, tokenizer, block_size, isolate=isolate, locate=place)
+            tokens[name], counted = group_into_blocks(rows, tokenizer, block_size, isolate=isolate, locate=place)
         else:
-            tokens[name], facts[name] = cut_into_windows(rows, tokenizer, block_size, place)
-        logger.info("%s: %s", name, facts[name].describe(block_size))
-        warn_of_unknown_tokens(name, facts[name].unknown, facts[name].trained_tokens)
+            tokens[name], counted = cut_into_windows(rows, tokenizer, block_size, place)
+        facts[name] = counted
+        logger.info("%s: %s", name, counted.describe(block_size))
+        warn_of_unknown_tokens(name, counted.unknown, counted.trained_tokens)
     return tokens, facts
 
 
@@ -105,21 +118,66 @@ def group_into_blocks(
     has text.
     """
     # The stream [a b c d e f] in blocks of 3 is [a b c] [c d e] [e f pad], with the labels [- b c] [- d e] [- f -].
-    names = ["input_ids", "labels", *(["position_ids"] if isolate else []), "rows"]
-    features = Features({name: List(Value("int32")) for name in names})
-    made_from = {
-        "rows": rows._fingerprint,
-        "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        "special_ids": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
-        "block_size": block_size,
-        "isolate": isolate,
-    }
+    features = _name_features(isolate, "int32")
+    made_from = {"rows": rows._fingerprint} | _describe(tokenizer, block_size, isolate)
     dataset, facts = build_cached_dataset(
         "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, locate)
     )
     if not facts["tokens"]:
         raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
     return dataset, PackingStats(**facts)
+
+
+def _name_features(isolate: bool, row: str) -> Features:
+    """The columns of blocks, whose rows have numbers of the type `row`."""
+    names = ["input_ids", "labels", *(["position_ids"] if isolate else [])]
+    return Features({name: List(Value("int32")) for name in names} | {"rows": List(Value(row))})
+
+
+def _describe(tokenizer: PreTrainedTokenizerFast, block_size: int, isolate: bool) -> dict[str, Any]:
+    """What decides the blocks of documents, JSON-ready."""
+    return {
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special_ids": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
+        "block_size": block_size,
+        "isolate": isolate,
+    }
+
+
+class BlockMaker:
+    """Makes the blocks of a stream, as `group_into_blocks` does of a data set; `streaming.examples.ExampleMaker`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, block_size: int, isolate: bool) -> None:
+        self.tokenizer, self.block_size = tokenizer, block_size
+        self.features = _name_features(isolate, "int64")
+        self.made_from = _describe(tokenizer, block_size, isolate)
+        self.bytes_per_example = BYTES_PER_TOKEN * (block_size - 1)
+
+    def begin(self, locate: Callable[[int], tuple[str, int]]) -> BlockMaker:
+        """The maker of a part: it keeps nothing of the parts before."""
+        self._locate = locate
+        return self
+
+    def make(self, chunk: Chunk, carried: Carried) -> tuple[pa.RecordBatch, Carried, Counter[str]]:
+        """The whole blocks of what is carried and a chunk, the tokens that are left over, and counts of the chunk."""
+        counts: Stats = dict.fromkeys(("dropped", "tokens", "trained_tokens", "blocks", "text_bytes", "unknown"), 0)
+        pieces: list[tuple[Any, Any, Any]] = [(carried.ids, carried.starts, carried.rows)]
+        locate: Locate = lambda row: self._locate(int(chunk.ids[row]))  # noqa: E731
+        for ids, starts, rows in _iterate_tokens(chunk.rows, self.tokenizer, counts, locate):
+            counts["tokens"] += len(ids)
+            pieces.append((ids, starts, chunk.ids[rows]))
+        ids, starts, numbers = (np.concatenate(each) for each in zip(*pieces, strict=True))
+        # Blocks overlap by one token, as in `_build_batches`; the last one is carried as well.
+        whole = max(len(ids) - 1, 0) // (self.block_size - 1)
+        rest = whole * (self.block_size - 1)
+        windows = (np.arange(whole) * (self.block_size - 1))[:, None] + np.arange(self.block_size)
+        blocks = _build_record_batch(ids[windows], starts[windows], numbers[windows], self.features, counts)
+        # Copied: a view would keep the tokens of the whole chunk.
+        behind = Carried(ids[rest:].copy(), starts[rest:].copy(), numbers[rest:].copy())
+        return blocks, behind, Counter(counts)
+
+    def check(self, counts: Counter[str]) -> None:
+        """Every document with text gives tokens."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +297,7 @@ def _list_runs(numbers: IntArray) -> pa.ListArray:
     first = np.ones(numbers.shape, np.bool_)
     first[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
     bounds = np.append(0, np.cumsum(first.sum(axis=1))).astype(np.int32)
-    return pa.ListArray.from_arrays(bounds, numbers[first].astype(np.int32))
+    return pa.ListArray.from_arrays(bounds, numbers[first])
 
 
 def _compute_positions(starts: npt.NDArray[np.bool_]) -> IntArray:

@@ -33,7 +33,7 @@ def pack_bfd(rows: Dataset, block: int) -> tuple[Dataset, float]:
     rows. Raises ValueError for an example longer than `block`.
     """
     made_from = {"rows": rows._fingerprint, "block": block}
-    packed, facts = build_cached_dataset("bins", made_from, FEATURES, lambda: _build_batches(rows, block))
+    packed, facts = build_cached_dataset("bins", made_from, FEATURES, lambda: build_bins(rows, block))
     return packed, facts["tokens"] / (len(packed) * block)
 
 
@@ -86,8 +86,8 @@ def _add_bins(free: dict[int, IntArray], spaces: list[int], space: int, bins: In
         free[space] = np.concatenate([free[space], bins])
 
 
-def _build_batches(rows: Dataset, block: int) -> Batches:
-    """Yield record batches of at most `BINS_PER_BATCH` bins, and return the number of tokens."""
+def build_bins(rows: Dataset, block: int, features: Features = FEATURES) -> Batches:
+    """Yield record batches of at most `BINS_PER_BATCH` bins, and return the number of tokens; see `pack_bfd`."""
     columns = {name: _read_documents(rows, name) for name in ("input_ids", "labels")}
     lengths = np.array([len(document) for document in columns["input_ids"]], np.int64)
     sources = np.asarray(rows.with_format("numpy")["row"][:] if "row" in rows.column_names else np.arange(len(rows)))
@@ -100,7 +100,7 @@ def _build_batches(rows: Dataset, block: int) -> Batches:
         batch_ends = ends[first : first + BINS_PER_BATCH]
         start = int(ends[first - 1]) if first else 0
         chosen = order[start : batch_ends[-1]]
-        yield _build_record_batch(columns, lengths, sources[chosen], chosen, batch_ends - start)
+        yield _build_record_batch(columns, lengths, sources[chosen], chosen, batch_ends - start, features)
     return {"tokens": int(lengths.sum())}
 
 
@@ -122,6 +122,7 @@ def _build_record_batch(
     sources: IntArray,
     rows: IntArray,
     ends: IntArray,
+    features: Features,
 ) -> pa.RecordBatch:
     """Build the bins of one batch from its `rows`, in order, and their `sources`; bin `i` ends before `ends[i]`.
 
@@ -134,9 +135,10 @@ def _build_record_batch(
     ids, labels = (np.concatenate([documents[row] for row in rows]) for documents in columns.values())
     # An empty example starts where the next one does, or, as the last one, behind all tokens.
     labels[starts[sizes > 0]] = IGNORE_INDEX
-    arrays = [_build_lists(token_bounds, ids), _build_lists(token_bounds, labels)]
-    arrays += [_build_lists(bounds, sizes), _build_lists(bounds, sources)]
-    return pa.RecordBatch.from_arrays(arrays, schema=FEATURES.arrow_schema)
+    arrays = [_build_lists(token_bounds, ids), _build_lists(token_bounds, labels), _build_lists(bounds, sizes)]
+    numbers = pa.array(sources, features["rows"].feature.dtype)
+    arrays.append(pa.ListArray.from_arrays(bounds.astype(np.int32), numbers))
+    return pa.RecordBatch.from_arrays(arrays, schema=features.arrow_schema)
 
 
 def _build_lists(bounds: IntArray, values: npt.NDArray[np.integer]) -> pa.ListArray:

@@ -20,11 +20,10 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.formats import restore_messages, restore_tools
 from hf_finetune.data.splitting.one_split import SPLIT
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.data.tokenization.conversation_stats import ConversationStats
 from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.data.tokenization.rendered_rows import MAX_ROWS_AT_FAULT
 from hf_finetune.data.tokenization.text import warn_of_unknown_tokens
-from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
+from hf_finetune.data.tokenization.windows import cut_into_windows
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 from hf_finetune.evaluation.language_modeling.by_row import TextSizes, measure_texts
 from hf_finetune.evaluation.scoring.run_settings import TokenSettings
@@ -85,18 +84,18 @@ def read_examples(
     conversation what `data.too_long` says. Raises `DataError` as `tokenize_conversations` and `cut_into_windows` do.
     """
     rows = splits.rows[SPLIT]
-    facts: WindowStats | ConversationStats
     if not are_conversations(rows):
         # Documents are read without it, but where an answer ends is found by rendering it (`generate_batch`).
         trust_named_template(tokenizer, settings.data.trust_chat_template)
-        tokens, facts = cut_into_windows(rows, tokenizer, longest, partial(splits.locate, SPLIT))
-        warn_of_unknown_tokens(SPLIT, facts.unknown, facts.trained_tokens)
+        tokens, windows = cut_into_windows(rows, tokenizer, longest, partial(splits.locate, SPLIT))
+        warn_of_unknown_tokens(SPLIT, windows.unknown, windows.trained_tokens)
+        facts = windows.as_dict()
     else:
         template = load_chat_template(settings.data, tokenizer, trains=False)
         by_split, counted = tokenize_conversations(splits, tokenizer, template, settings.trained, longest)
-        tokens, facts = by_split[SPLIT], counted[SPLIT]
+        tokens, facts = by_split[SPLIT], counted[SPLIT].as_dict()
     examples = [Example(row["row"], row["input_ids"], row["labels"]) for row in tokens]
-    return TokenizedRows(examples, measure_texts(tokens, len(rows)), facts.as_dict())
+    return TokenizedRows(examples, measure_texts(tokens, len(rows)), facts)
 
 
 def build_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, data: DataSection) -> list[Prompt]:

@@ -89,6 +89,19 @@ def describe_overlap(run: RunRecord) -> list[str]:
     return found
 
 
+def describe_stream(run: RunRecord) -> list[str]:
+    """What was read of the shards of a run that streams: a sentence; [] of other runs."""
+    train = run.report.get("data", {}).get("train")
+    if not isinstance(train, dict) or not {"shards", "passes", "rows", "tokens"} <= train.keys():
+        return []
+    shards, passes, rows, tokens = (_format_value(train[name]) for name in ("shards", "passes", "rows", "tokens"))
+    # Whole shards are counted: of a first one that was not read to its end, no share is known.
+    over = (
+        f"{passes} passes" if isinstance(train["passes"], int | float) and train["passes"] >= 1 else "less than a pass"
+    )
+    return [f"train was a stream of {shards} shards, of which {rows} rows, {tokens} tokens were read ({over})"]
+
+
 def build_setting_rows(run: RunRecord) -> Rows:
     """The settings that change what is learned; the first row is the header."""
     of_data = DATA_SETTINGS.get(get_recipe(run), ())

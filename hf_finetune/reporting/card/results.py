@@ -156,6 +156,9 @@ def format_data_name(run: RunRecord, split: str) -> str:
     scored = get_part(run.report.get("evaluation", {}), split, "data").get("path")
     if isinstance(scored, str):
         return scored
+    shards = get_part(run.manifest, "data", "stream").get("shards")
+    if split == "train" and isinstance(shards, list):
+        return f"{len(shards):,} shards"
     files = get_part(run.manifest, "data").get("files", [])
     own = [file for file in files if file.get("role") == split] or [
         file for file in files if file.get("role") == "train"

@@ -5,5 +5,6 @@ base.py            the mixin that they share, and the Trainer of documents
 sft.py             TRL's SFTTrainer for tokenized conversations
 classification.py  a Trainer for classifiers, and its loss
 samplers.py        the order in which rows are trained and evaluated
+parts.py           the parts of a stream, as epochs
 repeated_rows.py   those that several processes have twice are trained once
 """

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, SchedulerType, TrainOutput, validate_quantization_for_training
 
+from hf_finetune.data.streaming.feed import PartedRows
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.folders import LOG
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
@@ -76,7 +77,8 @@ class TrainerMixin(ResumableTrainer):
             return sampler
         rows_per_step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(read_lengths(rows), rows_per_step, seed)
+        again = partial(read_lengths, rows) if isinstance(rows, PartedRows) else None
+        return LengthGroupedSampler(read_lengths(rows), rows_per_step, seed, again)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[Any] | None:
         if "length" not in eval_dataset.column_names:

@@ -14,6 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_checkpoint
 
+from hf_finetune.data.streaming.feed import PartedRows
+from hf_finetune.data.streaming.plan import STREAM_KEY
 from hf_finetune.folders import read_run_id, was_changed
 from hf_finetune.folders.checkpoints import get_path, read_seal
 from hf_finetune.folders.record_kinds import SEEN
@@ -39,6 +41,7 @@ from hf_finetune.training.checkpoints.state import (
     restore_random,
 )
 from hf_finetune.training.seen import SeenCounter
+from hf_finetune.training.trainers.parts import close_parts, select_part
 from hf_finetune.training.trainers.samplers import set_epoch
 
 logger = logging.getLogger(__name__)
@@ -90,13 +93,16 @@ class ResumableTrainer(transformers.Trainer):
             check_records(Path(resume_from_checkpoint))
         # Of every optimizer: accelerate wraps it, and schedules replace its `step`.
         hook = register_optimizer_step_pre_hook(lambda *_: writer.wait_for_copy())
+        finished = False
         try:
             with hold_signals():
                 result: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
                 writer.release()
+            finished = True
         finally:
             writer.close()
             hook.remove()
+            close_parts(self.train_dataset, finished=finished)
         return result
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
@@ -147,6 +153,8 @@ class ResumableTrainer(transformers.Trainer):
         self.seen.sum_up()
         kept: Any = self.state.stateful_callbacks  # a dictionary once training has begun
         kept[SEEN] = self.seen.save()
+        if isinstance(self.train_dataset, PartedRows):
+            kept[STREAM_KEY] = self.train_dataset.feed.save()
         self._name_best()
         step, run_id = self.state.global_step, read_run_id(self.checkpoints.folder)
         facts: dict[str, Any] = {"step": step, "run_id": run_id, LOSSES: self.losses.read()}
@@ -245,6 +253,7 @@ class ResumableTrainer(transformers.Trainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
         self._began = kwargs["start_time"]
+        self._select_part(**kwargs)
         set_epoch(kwargs["train_dataloader"], kwargs["epoch"])
         if self._resumed is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
             self._go_on(self._resumed, **kwargs)
@@ -257,6 +266,15 @@ class ResumableTrainer(transformers.Trainer):
             self.checkpoints.check_room(self._read_rank())
             self._asked_for_room = True
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _select_part(self, *, model: Any, trial: Any, epoch: int, train_dataloader: Any, **_: Any) -> None:
+        """Let the rows of a stream be those of this epoch; where there are none, the steps before are saved first."""
+        if problem := select_part(self.train_dataset, train_dataloader, epoch):
+            if self.state.global_step and self.args.save_strategy != SaveStrategy.NO:
+                if self._saved_step != self.state.global_step:
+                    self._save_checkpoint(model, trial)
+                self.checkpoints.writer.wait()
+            raise problem
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """As in transformers (5.23), which keeps the intervals and the path of the best one that the checkpoint had."""
@@ -271,6 +289,8 @@ class ResumableTrainer(transformers.Trainer):
         if self._unproved is not None:
             self.checkpoints.check_restored(self._unproved)
             self._unproved = None
+        if isinstance(self.train_dataset, PartedRows):
+            self.train_dataset.feed.begin()
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         before = [] if self._record is None else self.losses.read()
         step = self.losses.add(loss, ends_step=self.accelerator.sync_gradients)

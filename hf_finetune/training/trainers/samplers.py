@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,18 @@ class LengthGroupedSampler(Sampler[int]):
     # between processes whose batches had different shapes. Can go when it takes a seed and `set_epoch`.
     # Rows of lengths 3, 9, 4 and 8 in batches of 2: the batch 9, 8 comes first, then 4, 3.
 
-    def __init__(self, lengths: npt.NDArray[np.integer], batch_size: int, seed: int) -> None:
-        """`lengths` is (rows,); `batch_size` counts the rows of an optimizer step over all processes."""
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+    def __init__(
+        self,
+        lengths: npt.NDArray[np.integer],
+        batch_size: int,
+        seed: int,
+        read_again: Callable[[], npt.NDArray[np.integer]] | None = None,
+    ) -> None:
+        """`lengths` is (rows,); `batch_size` counts the rows of an optimizer step over all processes.
+
+        `read_again` gives the lengths of an epoch, where each has rows of its own, and as many.
+        """
+        self.lengths, self.batch_size, self.seed, self.read_again = lengths, batch_size, seed, read_again
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -38,6 +47,8 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Yield row indices; `lengths` is (rows,)."""
+        if self.read_again is not None:
+            self.lengths = self.read_again()
         random = np.random.default_rng([self.seed, self.epoch])
         shuffled = random.permutation(len(self.lengths))
         runs = np.arange(len(shuffled)) // (self.batch_size * BATCHES_PER_SHUFFLE)

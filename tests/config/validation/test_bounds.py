@@ -18,7 +18,7 @@ COMPARED = (
     *("train.max_steps", "train.warmup_steps", "train.logging_steps", "train.eval_steps", "train.eval_delay"),
     *("train.save_steps", "train.save_total_limit", "train.eval_accumulation_steps", "train.torch_empty_cache_steps"),
     *("train.early_stopping_patience", "train.max_nonfinite_skips", "train.ddp_timeout", "hub.push_every"),
-    *("eval.top_k", "eval.generate_rows", "lora.qalora_group_size"),
+    *("eval.top_k", "eval.generate_rows", "lora.qalora_group_size", "data.stream_part"),
 )
 OF_TRL = "train.router_aux_loss_coef"
 HARMLESS: dict[int, tuple[str, ...]] = {

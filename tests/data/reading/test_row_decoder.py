@@ -237,7 +237,7 @@ def check_file(content, format_name, chunk):
     decoder.labels = LabelRule()
     with pytest.MonkeyPatch.context() as patched:
         # Opening a file takes longer than all the rest.
-        patched.setattr(row_lines, "decompress", lambda path, shown: chunks)
+        patched.setattr(row_lines, "decompress", lambda path, shown, place: chunks)
         blocks = list(reader.read_rows(Path("rows.jsonl"), "rows.jsonl", decoder, RowSettings(LIMIT), tally))
     accepted = {
         number: seen(row, format_name)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +26,7 @@ _BUFFER_BYTES = 1024 * 1024
 _ARROW_FILE = b"ARROW1"
 
 
-def open_parquet(path: Path, shown: str) -> Table:
+def open_parquet(path: Path | BinaryIO, shown: str) -> Table:
     """Open a Parquet file. Raises DataError where it is damaged or empty."""
     try:
         # Without pre_buffer and with a small buffer, no whole column of a row group is held.

@@ -1,0 +1,137 @@
+"""A part of a stream: so many examples as an entry of the cache, and the position at which the next one begins."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from hf_finetune.data.cache import Batches, build_cached_dataset, place_dataset
+from hf_finetune.data.cache_entries import BESIDE
+from hf_finetune.data.splitting.assignment import Hashes
+from hf_finetune.data.streaming.chunks import Chunk, ChunkReader
+from hf_finetune.data.streaming.examples import ExampleMaker
+from hf_finetune.data.streaming.position import Position
+from hf_finetune.data.streaming.prints import PartPrints, find_copies, find_prints
+from hf_finetune.environment.versions import __version__
+from hf_finetune.errors import CannotWriteError, DataError, Problem
+from hf_finetune.row_prints import map_arrays
+
+KIND = "part"
+
+
+class StoppedReading(Exception):
+    """The part is not needed any more."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """So many examples of a stream."""
+
+    rows: Dataset
+    path: Path
+    """Of its file in the cache."""
+    start: Position
+    end: Position
+    sha256: str
+    """Of that file."""
+    texts: Hashes
+    ngrams: Hashes
+    """Prints of its rows and of runs of their words, mapped."""
+
+    def remove(self) -> None:
+        """Take its files out of the cache; who reads them goes on reading. Raises OSError."""
+        for ending in ("", *BESIDE):
+            (self.path.with_suffix(ending) if ending else self.path).unlink(missing_ok=True)
+
+
+def name_prints(arrow: Path) -> Path:
+    """The file of prints beside that of a part."""
+    return arrow.with_suffix(".prints.npz")
+
+
+@dataclass(frozen=True)
+class PartBuilder:
+    """Builds the parts of a run, or finds them in the cache."""
+
+    reader: ChunkReader
+    maker: ExampleMaker
+    examples: int
+    """Of each part."""
+    held_out: Hashes
+    """Prints of rows that are evaluated: those of the stream are left out."""
+    key: bytes
+    made_from: Any
+    """What tells the run's parts from those of all others, JSON-ready."""
+
+    def build(self, start: Position, stopped: Callable[[], bool] = lambda: False) -> Part:
+        """The part that begins at `start`.
+
+        Raises `DataError` for bad rows and lost shards, `CannotWriteError` where the cache cannot be written, and
+        `StoppedReading` once `stopped` returns True; nothing of it is left then.
+        """
+        # The folder of the run is part of it: two runs on the same shards would remove each other's parts.
+        made_from = {
+            "version": __version__,
+            "run": self.made_from,
+            "examples": [self.maker.made_from, self.examples, self.reader.chunk_bytes],
+            "start": start.as_dict(),
+        }
+        try:
+            arrow = place_dataset(KIND, made_from)
+            build = partial(self._build_batches, start, name_prints(arrow), stopped)
+            if not name_prints(arrow).exists():  # somebody has removed it, and not the part
+                arrow.unlink(missing_ok=True)
+            rows, counts = build_cached_dataset(KIND, made_from, self.maker.features, build)
+            prints = map_arrays(name_prints(arrow))  # now: `hf-finetune cache` may remove it while the run goes on
+            facts = json.loads(arrow.with_suffix(".json").read_text())
+        except OSError as error:
+            what = f"a part of the stream cannot be written into the datasets cache: {error.strerror or error}"
+            remedy = "make room or set HF_DATASETS_CACHE, as three parts are there at once, and type the command again"
+            raise CannotWriteError(f"{what}; {remedy}") from error
+        end = Position.from_dict(counts["end"])
+        return Part(rows, arrow, start, end, facts["sha256"], prints["texts"], prints["ngrams"])
+
+    def _build_batches(self, start: Position, prints: Path, stopped: Callable[[], bool]) -> Batches:
+        """Yield the examples of a part, and return its end."""
+        maker, collected, of_part = self.maker.begin(self.reader.locate), PartPrints(), Counter[str]()
+        carried, skip, left = start.carried, start.skip, self.examples
+        for chunk in self.reader.iterate(start):
+            if stopped():
+                raise StoppedReading
+            kept, dropped = self._leave_out(chunk, collected)
+            examples, behind, counts = maker.make(kept, carried)
+            if not skip:  # else it was counted with the part that it began in
+                of_part += counts + Counter(rows=len(chunk.ids), rejected=chunk.rejected, held_out=dropped)
+            batch = examples.slice(skip, left)
+            left -= len(batch)
+            if len(batch):
+                yield batch
+            # Examples follow from a chunk and from what was carried into it, so that a part may end behind any of them.
+            used, read = skip + len(batch), start.read + of_part
+            if used == len(examples):
+                end = replace(chunk.end, skip=0, carried=behind, read=read)
+            else:
+                end = replace(chunk.begin, skip=used, carried=carried, read=read)
+            if not left:
+                break
+            if left == self.examples and chunk.begin.pass_number > start.pass_number + 1:
+                what = "no row of a whole pass gives an example"
+                raise DataError(Problem(what, "look at the rows with hf-finetune check", key="data.train"))
+            carried, skip = behind, 0
+        maker.check(start.read + of_part)
+        collected.write(prints)
+        return {"end": end.as_dict(), "part": dict(of_part)}
+
+    def _leave_out(self, chunk: Chunk, collected: PartPrints) -> tuple[Chunk, int]:
+        """The chunk without rows that are evaluated, and how many those were."""
+        prints = find_prints(chunk.rows, self.key)
+        kept = ~find_copies(prints.rows, self.held_out)
+        collected.add(prints, kept)
+        return chunk.keep(kept), int((~kept).sum())
