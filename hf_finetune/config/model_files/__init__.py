@@ -3,6 +3,7 @@
 description.py  the folder's JSON files and the shapes of its weights, and all that is wrong with them
 regular.py      only regular files of a possible size are opened
 values.py       the type and the bounds of each value that is read
+ranges.py       the range of each number that is no size
 amounts.py      more keys and values than any model's files have
 sizes.py        the sizes that a configuration asks for, against the weights that are there
 patterns.py     names and patterns of an adapter's settings

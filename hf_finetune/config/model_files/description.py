@@ -14,6 +14,7 @@ from msgspec import Raw
 from hf_finetune.config.model_files.amounts import find_too_much
 from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_frames, find_long_words
 from hf_finetune.config.model_files.patterns import find_wrong_patterns
+from hf_finetune.config.model_files.ranges import OF_NUMBERS
 from hf_finetune.config.model_files.regular import MORE_TEMPLATES, find_irregular, read_object
 from hf_finetune.config.model_files.sizes import (
     MODEL_WEIGHTS,
@@ -23,6 +24,7 @@ from hf_finetune.config.model_files.sizes import (
     find_impossible_sizes,
     find_small_weights,
     find_too_many_labels,
+    iterate_sections,
     read_shapes,
     read_weights,
 )
@@ -35,6 +37,7 @@ from hf_finetune.config.model_files.values import (
     OF_CONFIG,
     OF_GENERATION,
     OF_TOKENIZER,
+    find_wrong_types,
     find_wrong_values,
     list_adapter_types,
 )
@@ -162,6 +165,8 @@ def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
     if isinstance(text, dict):
         inside = find_wrong_values(text, OF_CONFIG, place)
         wrong += [Problem(each.what, each.remedy, place, key=f"text_config.{each.key}") for each in inside]
+    for section, values in iterate_sections(files.config):
+        wrong += find_wrong_types(values, OF_NUMBERS, place, section)
     yield from wrong
     yield from find_false_quantization(files.config, files.weights, place)
     named = {each.key for each in wrong}

@@ -83,7 +83,7 @@ def find_impossible_sizes(config: Mapping[str, Any], shapes: Shapes, shown: str)
     packed = NUMBERS_IN_A_BYTE if config.get("quantization_config") else 1
     bound = max(largest * packed, SMALLEST_BOUND) if shapes else None
     rows = {shape[0] for shape in shapes.values() if shape}
-    for section, values in _iterate_sections(config):
+    for section, values in iterate_sections(config):
         yield from _find_too_many(section, values, len(shapes), shown)
         yield from find_too_many_labels(section, values, rows, shown)
         for key in (*WIDTHS, *WIDTHS_OR_NONE):
@@ -147,7 +147,7 @@ def _find_too_many(section: str, values: Mapping[str, Any], weights: int, shown:
             yield Problem(f"{count:,} experts are more than any model has", CORRECT, shown, key=section + key)
 
 
-def _iterate_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def iterate_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the configuration itself and those of its parts, such as `text_config`, each with its prefix."""
     # As deep as they go: transformers makes a configuration of each, also of those inside of others.
     rest: list[tuple[str, Mapping[str, Any]]] = [("", config)]

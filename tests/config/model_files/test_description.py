@@ -79,6 +79,37 @@ FAULTS = {
 }
 
 
+NUMBERS = {
+    "rope_theta": [0, -1, 1e300],
+    "norm_eps": [-1.0],
+    "rms_norm_eps": [2],
+    "layer_norm_epsilon": ["x"],
+    "initializer_range": [1e300, -1],
+    "attention_dropout": [2],
+    "rope_parameters": [{"rope_type": "yarn", "factor": -1}, {"full_attention": {"rope_theta": 0}}],
+    "text_config": [{"rope_theta": 0}],
+}
+OF_GENERATION = {"temperature": [-1], "repetition_penalty": [0], "top_p": [1.5], "length_penalty": [1e300]}
+
+
+@pytest.mark.parametrize(("file", "numbers"), [("config.json", NUMBERS), ("generation_config.json", OF_GENERATION)])
+def test_numbers_of_which_nothing_can_be_computed_are_all_said_at_once(folder, file, numbers):
+    for turn in range(3):
+        values = {key: each[turn] for key, each in numbers.items() if turn < len(each)}
+        put(folder, file, **values)
+        found = [str(each.key).split(".")[0] for each in find_faults(folder, "m") if "cannot be used" in each.what]
+        assert {*values} <= {*found}
+        put(folder, file, **dict.fromkeys(values))
+    assert not [each for each in find_faults(folder, "m") if "cannot be used" in each.what]
+
+
+def test_numbers_of_published_models_are_taken(folder):
+    put(folder, "config.json", rope_theta=46_000_000_000, rms_norm_eps=1e-06, attention_dropout=0, initializer_range=1)
+    put(folder, "config.json", rope_scaling={"factor": 32.0, "low_freq_factor": 1, "short_factor": [1.0, 1.25]})
+    put(folder, "generation_config.json", temperature=0.6, top_p=1, repetition_penalty=1, top_k=-1)
+    assert find_faults(folder, "m") == []
+
+
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_fault_is_named_by_file_and_key(folder, case):
     file, values, message = FAULTS[case]
