@@ -8,6 +8,7 @@ amounts.py      more keys and values than any model's files have
 sizes.py        the sizes that a configuration asks for, against the weights that are there
 patterns.py     names and patterns of an adapter's settings
 linear.py       regular expressions of others, matched in linear time
+tokenizer.py    what of a tokenizer's files takes minutes or all memory to build
 growth.py       texts that a tokenizer makes longer, and words that it tries whole
 tried/          regular expressions of a tokenizer, tried before they are matched
 kinds.py        what kind of model it is

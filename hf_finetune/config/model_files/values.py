@@ -20,6 +20,8 @@ LARGEST_SIZE = 2**31 - 1
 
 # A model of speech has 30,000 for its sounds.
 MOST_ADDED = 100_000
+LONGEST_TOKEN = 4_096
+"""Characters. Published ones have a thousand at most, of blanks; tokenizers (0.23) takes 2 GB for one of 20 MB."""
 
 Size = Annotated[int, Meta(ge=1, le=LARGEST_SIZE)]
 SizeOrNone = Annotated[int, Meta(ge=0, le=LARGEST_SIZE)]
@@ -78,11 +80,14 @@ class _NamedTemplate(TypedDict):
     template: str
 
 
+Piece = Annotated[str, Meta(max_length=LONGEST_TOKEN)]
+
+
 class _AddedToken(TypedDict):
-    content: str
+    content: Piece
 
 
-Token = str | _AddedToken | None
+Token = Piece | _AddedToken | None
 OF_TOKENIZER: Mapping[str, Any] = {
     "model_max_length": Number | None,  # 1e30 is written for "none"
     "tokenizer_class": Text,

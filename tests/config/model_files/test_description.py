@@ -14,6 +14,7 @@ from bounded_runs import run_bounded
 from chat_models import parrot, talking_tokenizer
 from safetensors.numpy import save_file
 
+from hf_finetune.config.model_files import tokenizer
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError
@@ -69,6 +70,36 @@ FAULTS = {
         "tokenizer.json",
         {"added_tokens": [{}] * 3_001},
         "added_tokens: 3,001 added tokens, and the model has",
+    ),
+    "a token without end": (
+        "tokenizer.json",
+        {"added_tokens": [{"content": "a" * 4_097}]},
+        "added_tokens[0].content: a token of 4,097 characters is longer than any of a model (at most 4,096)",
+    ),
+    "a piece without end": (
+        "tokenizer.json",
+        {"model": {"type": "BPE", "vocab": {"a" * 4_097: 0}, "merges": []}},
+        "model.vocab: a token of 4,097 characters",
+    ),
+    "a piece of a Unigram without end": (
+        "tokenizer.json",
+        {"model": {"type": "Unigram", "vocab": [["a" * 4_097, -1.5]]}},
+        "model.vocab: a token of 4,097 characters",
+    ),
+    "merges without end": (
+        "tokenizer.json",
+        {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]] * 5}},
+        "model.merges: 5 merges are more than 3 pieces can be made by (at most 4)",
+    ),
+    "an end without end": (
+        "tokenizer_config.json",
+        {"eos_token": "a" * 4_097},
+        "eos_token: ",
+    ),
+    "a token of another file": (
+        "special_tokens_map.json",
+        {"eos_token": {"content": "a" * 4_097}},
+        "eos_token.content: ",
     ),
     "frames without end": (
         "tokenizer.json",
@@ -129,6 +160,26 @@ def test_a_file_that_was_cut_off_is_named(folder, content):
     [problem] = find_faults(folder, "m")
     said = "is empty" if not content else "is damaged: it holds no JSON object"
     assert str(problem).startswith(f"m/tokenizer.json: {said}")
+
+
+def test_a_vocabulary_without_end_is_named(folder, monkeypatch):
+    monkeypatch.setattr(tokenizer, "LARGEST_VOCABULARY", 3)
+    put(folder, "tokenizer.json", model={"type": "BPE", "vocab": dict.fromkeys("abcd", 0)})
+    assert "m/tokenizer.json: model.vocab: 4 pieces, and no model has more than 3" in "".join(
+        map(str, find_faults(folder, "m"))
+    )
+
+
+def test_a_tokenizer_of_several_files_is_looked_at_as_one_file_is(folder):
+    (folder / "tokenizer.json").unlink()
+    put(folder, "vocab.json", a=0, b=1, ab=2)
+    put(folder, "added_tokens.json", **{"c" * 4_097: 3})
+    (folder / "merges.txt").write_text("a b\n" * 5)
+    found = [str(each) for each in find_faults(folder, "m")]
+    assert [each.partition(";")[0] for each in found] == [
+        "m/vocab.json: 5 merges are more than 3 pieces can be made by (at most 4)",
+        "m/added_tokens.json: a token of 4,097 characters is longer than any of a model (at most 4,096)",
+    ]
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tools.jinja"])
