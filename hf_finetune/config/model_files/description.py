@@ -22,8 +22,8 @@ from hf_finetune.config.model_files.sizes import (
     find_impossible_sizes,
     find_small_weights,
     find_too_many_labels,
+    find_whole_numbers,
     iterate_sections,
-    read_shapes,
     read_weights,
 )
 from hf_finetune.config.model_files.tokenizer import TOKENIZER, find_faults_of_tokenizer
@@ -92,9 +92,13 @@ class ModelFiles:
         return {name: stored.shape for name, stored in self.weights.items()}
 
     @cached_property
+    def adapter_weights(self) -> Mapping[str, Stored]:
+        return read_weights(self.folder, ADAPTER_WEIGHTS)
+
+    @cached_property
     def adapter_shapes(self) -> Shapes:
         """Of the adapter's weights."""
-        return read_shapes(self.folder, ADAPTER_WEIGHTS)
+        return {name: stored.shape for name, stored in self.adapter_weights.items()}
 
     def _read(self, name: str) -> Mapping[str, Any]:
         return read_object(self.folder / name) or {}
@@ -120,6 +124,7 @@ def find_faults(folder: Path, shown: str) -> list[Problem]:
         *find_wrong_values(files.special_tokens, OF_TOKENIZER, f"{shown}/{SPECIAL_TOKENS}"),
         *find_faults_of_tokenizer(folder, shown, files.shapes),
         *_check_adapter(files, f"{shown}/{ADAPTER}"),
+        *find_whole_numbers(files.adapter_weights, f"{shown}/{ADAPTER_WEIGHTS}"),
         *_check_base(files, f"{shown}/{BASE_RECORD}"),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ NUMBERS_IN_A_BYTE = 8
 """Of weights that are stored quantized, at most."""
 # What weights are stored as that are not quantized; whole numbers of 64 bits are positions.
 PLAIN = frozenset({"F64", "F32", "F16", "BF16", "BOOL", "I64"})
+WHOLE = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 # Not the sizes of weights: positions may be computed, and a window be longer than any text.
 _NO_SIZES = ("max_position_embeddings", "n_positions", "n_ctx", "sliding_window", "dim")
 
@@ -62,11 +64,6 @@ def read_weights(folder: Path, name: str = MODEL_WEIGHTS) -> dict[str, Stored]:
         except (SafetensorError, OSError):  # of which `locate.find_complete_file` tells more
             return {}
     return weights
-
-
-def read_shapes(folder: Path, name: str = MODEL_WEIGHTS) -> dict[str, tuple[int, ...]]:
-    """Read the shape of each weight from the headers of a folder's safetensors; {} where one cannot be read."""
-    return {key: stored.shape for key, stored in read_weights(folder, name).items()}
 
 
 def _list_shards(folder: Path) -> list[str]:
@@ -133,6 +130,14 @@ def find_false_quantization(config: Mapping[str, Any], weights: Mapping[str, Sto
     what = f"says that its weights are quantized ({format_value(method)}), and they are plain numbers"
     remedy = "take the key out in a copy of the model; a run quantizes by model.load_in_4bit or model.load_in_8bit"
     yield Problem(what, remedy, place, key="quantization_config")
+
+
+def find_whole_numbers(weights: Mapping[str, Stored], place: str) -> Iterator[Problem]:
+    """Yield a problem for an adapter's first weight of whole numbers, of which it has none."""
+    wrong = ((name, stored.dtype) for name, stored in weights.items() if stored.dtype in WHOLE)
+    for name, dtype in islice(wrong, 1):
+        what = f"{format_value(name)} has whole numbers ({dtype}), and an adapter computes with others"
+        yield Problem(what, "copy the adapter's folder again", place)
 
 
 def _find_too_many(section: str, values: Mapping[str, Any], weights: int, shown: str) -> Iterator[Problem]:

@@ -197,6 +197,14 @@ def test_weights_without_numbers_are_named(folder):
     assert str(problem).startswith("m/model.safetensors: has 10,001 weights, and hardly a number in each")
 
 
+def test_weights_of_an_adapter_that_are_whole_numbers_are_named(folder):
+    put(folder, "adapter_config.json", peft_type="LORA", base_model_name_or_path="base", r=1)
+    weights = {"x.lora_A.weight": np.ones((1, 4), np.float32), "x.lora_B.weight": np.ones((4, 1), np.int32)}
+    save_file(weights, folder / "adapter_model.safetensors")
+    [problem] = [each for each in find_faults(folder, "m") if "whole numbers" in each.what]
+    assert str(problem).startswith("m/adapter_model.safetensors: 'x.lora_B.weight' has whole numbers (I32), and")
+
+
 def test_weights_that_are_quantized_may_be_said_to_be(folder):
     put(folder, "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
     [problem] = find_faults(folder, "m")

@@ -180,6 +180,17 @@ def spoil(folder: Path, name: str, value: float) -> None:
     save_file(weights, folder / name, metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_weights_that_are_whole_numbers_are_refused_and_not_converted(whole, tmp_path, prefix):
+    """Every F32 of a header read as I32: the model wrote rubbish without a word."""
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    weights = {key.replace("model.", prefix, 1): value.view(torch.int32) for key, value in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"base: \S+weight has whole numbers \(I32\)"):
+        load_for_generation(str(folder))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_model_with_numbers_that_are_not_finite_answers_nothing(whole, tmp_path, value):
     folder = shutil.copytree(whole / "base", tmp_path / "base")
