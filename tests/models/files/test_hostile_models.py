@@ -201,6 +201,16 @@ def test_a_model_with_numbers_that_are_not_finite_answers_nothing(whole, tmp_pat
             model(torch.tensor([[1, 2]]))
 
 
+def test_a_model_of_which_all_numbers_are_too_large_to_be_squared_answers_nothing(whole, tmp_path):
+    """Finite, and so were its logits: a norm divides by infinity, and every token is as likely."""
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    weights = {key: torch.full_like(value, 3e38) for key, value in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model, _ = load_for_generation(str(folder))
+    with pytest.raises(NonFiniteError, match=r"base: has numbers in \S+ of which the squares are not finite"):
+        model(torch.tensor([[1, 2]]))
+
+
 def test_an_adapter_with_numbers_that_are_not_finite_is_refused(whole, tmp_path):
     folder = shutil.copytree(whole / "adapter", tmp_path / "adapter")
     spoil(folder, "adapter_model.safetensors", float("nan"))
