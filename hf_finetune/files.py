@@ -22,6 +22,8 @@ from hf_finetune.privacy import MAX_YAML_BYTES, MAX_YAML_DEPTH, has_open_bracket
 
 # Aliases can make a short file denote billions of values ("billion laughs"): ten levels of ten aliases each.
 MAX_YAML_VALUES = 10_000
+MAX_HEADER_BYTES = 100_000_000
+"""Of safetensors, as the library (0.8) has it."""
 
 
 def is_of_kernel(path: Path) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from tokenizers import Encoding, Tokenizer
 
+from hf_finetune.environment.progress_lines import say_while
 from hf_finetune.errors import RUST_PANIC, DataError, ModelError, Problem
 
+LONG = 500_000
+"""Characters, which take a second or more where a machine has other work."""
 REMEDY = "shorten what repeats in it, or use another tokenizer"
 
 
@@ -30,7 +33,10 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], *, offsets: bool = 
     """
     try:
         encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
-        encodings: list[Encoding] = encode(texts, add_special_tokens=False)
+        size = sum(map(len, texts))
+        said = say_while(f"tokenizing {size:,} characters at once") if size > LONG else nullcontext()
+        with said:
+            encodings: list[Encoding] = encode(texts, add_special_tokens=False)
         return encodings
     except BaseException as raised:
         if type(raised).__module__ != RUST_PANIC:

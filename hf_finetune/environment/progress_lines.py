@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
@@ -27,3 +30,20 @@ class ProgressLines:
             far = f"{done:,}" if self.total is None else f"{done:,} of {self.total:,}"
             logger.info("%s %s, %s a second", far, self.what, f"{done / seconds:.3g}")
         return seconds
+
+
+@contextmanager
+def say_while(what: str) -> Iterator[None]:
+    """Log every five seconds, by a thread, that one call of a library inside the `with` is still at `what`."""
+    # It costs 0.1 ms: for calls that may take seconds, and that let other threads run meanwhile.
+    started, ended = time.monotonic(), threading.Event()
+
+    def say() -> None:
+        while not ended.wait(INTERVAL_S):
+            logger.info("%s: %.0f s so far", what, time.monotonic() - started)
+
+    threading.Thread(target=say, name="progress", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()

@@ -9,6 +9,7 @@ and a folder that was handed on may say anything. No torch: only what the tensor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,8 @@ from hf_finetune.folders.record_kinds import (
 
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
 MAX_FAULTS = 100
+# A step has its own entry, one of each set of rows that it is evaluated on, and what the callbacks of a user log.
+MOST_LOGGED, LONGEST_LOGGED = 64, 500
 
 _TRAINER_NEEDS = ("global_step", "max_steps", "epoch", "log_history", "stateful_callbacks")
 _RANK_NEEDS = ("since_logged", "total", "logged_step", "initial_step", "runtime_s", "random", "left", "stops")
@@ -126,7 +129,14 @@ def _look_at_callbacks(callbacks: Mapping[str, Any]) -> Iterator[str]:
 
 def _look_at_log(log: Sequence[Any], last: int) -> Iterator[str]:
     # What its entries say beside their steps is shown, and computed with by nobody.
+    steps = Counter(entry["step"] for entry in log if isinstance(entry, dict) and is_amount(entry.get("step")))
+    for step, count in steps.items():
+        if count > MOST_LOGGED:
+            yield f"log_history has {count:,} entries of step {step:,}, and no run logs more than {MOST_LOGGED}"
     for number, entry in enumerate(log):
+        for key in entry if isinstance(entry, dict) else ():
+            if not key.isprintable() or len(key) > LONGEST_LOGGED:
+                yield f"log_history.{number} has the key {show_key(key)}, and none is so long, or not to be printed"
         step = entry.get("step") if isinstance(entry, dict) else None
         if isinstance(entry, dict) and "step" not in entry:
             yield f"log_history.{number} has no step"

@@ -91,8 +91,10 @@ def read_seal(checkpoint: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or not {"files", "step", "sha256"} <= found.keys() or found.get("format") != FORMAT:
         return None
-    # Of one flipped bit in a text of JSON, as in a name or a number, a parser may say nothing.
-    whole = found.pop("sha256") == _hash_seal(found) and text == _write_seal(found)
+    whole = found.pop("sha256") == _hash_seal(found)
+    # Of one flipped bit in a text of JSON, as in a name or a number, a parser may say nothing. An editor, or a copy by
+    # way of a clipboard, takes the last newline, and nothing with it.
+    whole = whole and text.removesuffix("\n") == _write_seal(found).removesuffix("\n")
     return found if whole and not any(find_wrong_kinds(found, SEAL_KINDS)) else None
 
 

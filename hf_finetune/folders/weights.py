@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.files import MAX_HEADER_BYTES
 from hf_finetune.folders.ownership import read_manifest
 
-MAX_HEADER_BYTES = 100_000_000
-"""As safetensors (0.8) has it."""
 _WEIGHTS = re.compile(r"(?:adapter_)?model(?:-\d{5}-of-\d{5})?\.safetensors")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from hf_finetune.chat.special_tokens import get_control_tokens
-from hf_finetune.config.model_files.description import TOKENIZER
+from hf_finetune.config.model_files.tokenizer import TOKENIZER
 from hf_finetune.config.paths import find_ready_made
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem

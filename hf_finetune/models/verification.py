@@ -146,6 +146,8 @@ def refuse_non_finite(model: PreTrainedModel | PeftModel, name: str) -> None:
         # Minus infinity is what a model may say of a token that never comes.
         if not (logits.isnan() | (logits == torch.inf)).any():
             handle.remove()
+            if logits.numel() > 1 and logits.amin() == logits.amax():
+                _refuse_overflowing(inner, name)
             return
         wrong = next((key for key, weight in inner.named_parameters() if not weight.isfinite().all()), None)
         if wrong is not None:
@@ -155,6 +157,21 @@ def refuse_non_finite(model: PreTrainedModel | PeftModel, name: str) -> None:
     handle = head.register_forward_hook(look)
 
 
+def _refuse_overflowing(model: PreTrainedModel, name: str) -> None:
+    """Raise `NonFiniteError` for weights so large that a norm makes nothing of them: it divides by an infinite square.
+
+    Of a model whose answer is one number for everything, which need not be such a one.
+    """
+    wrong = next(
+        (key for key, weight in model.named_parameters() if weight.numel() and weight.abs().amax() > LARGEST_SQUARED),
+        None,
+    )
+    if wrong is not None:
+        what = f"has numbers in {wrong} of which the squares are not finite, so that all it says is alike"
+        raise NonFiniteError(Problem(what, _WHOLE_COPY, path=name))
+
+
+LARGEST_SQUARED = 1e18
 _WHOLE_COPY = "copy the model's folder again, or name another model"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 
 import pytest
 
@@ -35,3 +36,16 @@ def test_without_a_total_the_number_alone_is_said(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "hf_finetune")
     ProgressLines("rows read").log_if_due(1200)
     assert caplog.records[0].getMessage().startswith("1,200 rows read, ")
+
+
+def test_one_call_that_takes_long_is_said_to_be_at_it_and_a_fast_one_is_not(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "hf_finetune")
+    with progress_lines.say_while("reading it"):
+        pass
+    assert not caplog.records
+    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.01)
+    with progress_lines.say_while("reading it"):
+        deadline = time.monotonic() + 10
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert caplog.records[0].getMessage() == "reading it: 0 s so far"

@@ -45,7 +45,7 @@ def list_damages(content: bytes, other: bytes, places: int, draw: random.Random)
         flipped = content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
         yield f"bit {bit} of byte {at} flipped", lambda path, flipped=flipped: path.write_bytes(flipped)
     for _ in range(places):
-        end = draw.randrange(len(content))
+        end = draw.randrange(len(content) - 1)  # a last newline is nothing that is lost
         yield f"cut at {end}", lambda path, end=end: path.write_bytes(content[:end])
     yield "zeros", lambda path: path.write_bytes(bytes(len(content)))
     yield "longer", lambda path: path.write_bytes(content + b"\n")

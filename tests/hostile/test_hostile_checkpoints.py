@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from models.scratch_models import tiny_model
 from mutations import json_files, safetensors_files
+from safetensors.torch import load_file, save
 from saved_records import STATE, STATE_TENSORS, TRAINER_STATE
 from training.trainers.sft_runs import trainer_of, uneven_rows
 
@@ -96,6 +97,26 @@ def test_a_key_that_another_version_of_transformers_writes_is_named_before_trans
     assert find_doubts(checkpoint) == []  # whether it is known is for who reads it
     with pytest.raises(ModelError, match=r"trainer_state.json: steps_ahead is no key that transformers writes; name"):
         make_trainer(tmp_path / "run", STEPS + 1).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("exp_avg_sq", -1.0, "below 0"), ("exp_avg_sq", math.nan, "not finite"), ("exp_avg", math.inf, "not finite")],
+)
+def test_moments_that_no_step_leaves_are_named_before_the_next_step(trained, tmp_path, name, value, said):
+    tensors = load_file(get_path(trained, STEPS) / STATE_TENSORS)
+    key = next(each for each in tensors if each.endswith(f".{name}"))
+    tensors[key].view(-1)[0] = value
+    checkpoint = change(trained, tmp_path / "run", STATE_TENSORS, save(tensors))
+    with pytest.raises(ModelError, match=rf"the optimizer's {name} of parameter \d+ holds numbers .*{said}"):
+        make_trainer(tmp_path / "run", STEPS + 1).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_a_manifest_without_its_last_newline_is_whole(trained, tmp_path):
+    checkpoint = get_path(tmp_path, STEPS)
+    shutil.copytree(get_path(trained, STEPS), checkpoint)
+    (checkpoint / SEAL).write_text((checkpoint / SEAL).read_text().rstrip("\n"))
+    assert find_verified(tmp_path) == (checkpoint, {})
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_settings_of_sampling_in_an_old_config_json_are_made_consistent_too(tmp_
     [
         ({"num_return_sequences": 2}, "Greedy methods"),
         ({"max_new_tokens": "many"}, "not a whole number"),
-        ({"temperature": "hot", "do_sample": False, "early_stopping": []}, "not a whole number or a number"),
+        ({"temperature": "hot", "do_sample": False, "early_stopping": []}, "not a number or nothing"),
         ({"streamer": 1}, "not a valid argument"),
     ],
 )

@@ -12,29 +12,29 @@ import msgspec
 from msgspec import Raw
 
 from hf_finetune.config.model_files.amounts import find_too_much
-from hf_finetune.config.model_files.growth import WORD_KEY, find_growing_texts, find_long_frames, find_long_words
 from hf_finetune.config.model_files.patterns import find_wrong_patterns
+from hf_finetune.config.model_files.ranges import OF_NUMBERS
 from hf_finetune.config.model_files.regular import MORE_TEMPLATES, find_irregular, read_object
 from hf_finetune.config.model_files.sizes import (
-    MODEL_WEIGHTS,
     Shapes,
     Stored,
     find_false_quantization,
     find_impossible_sizes,
     find_small_weights,
     find_too_many_labels,
-    read_shapes,
+    find_whole_numbers,
+    iterate_sections,
     read_weights,
 )
-from hf_finetune.config.model_files.tried.find import REGEX, SECTIONS, find_slow_patterns
+from hf_finetune.config.model_files.tokenizer import TOKENIZER, find_faults_of_tokenizer
 from hf_finetune.config.model_files.values import (
     CORRECT,
-    MOST_ADDED,
     OF_BASE,
     OF_CLASSIFIER,
     OF_CONFIG,
     OF_GENERATION,
     OF_TOKENIZER,
+    find_wrong_types,
     find_wrong_values,
     list_adapter_types,
 )
@@ -42,14 +42,13 @@ from hf_finetune.config.reading.document import format_value
 from hf_finetune.errors import Problem
 
 ADAPTER, CONFIG, BASE_RECORD = "adapter_config.json", "config.json", "base_model.json"
-GENERATION, TOKENIZER_CONFIG, TOKENIZER = "generation_config.json", "tokenizer_config.json", "tokenizer.json"
+GENERATION, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-TEKKEN = "tekken.json"
 ELSEWHERE = {CONFIG: ("configuration_files", CONFIG), TOKENIZER_CONFIG: ("fast_tokenizer_files", TOKENIZER)}
 """Keys by which transformers (5.23) reads another file than the one that is looked at here: tokenizer.4.0.0.json."""
 CHAT_TEMPLATE = "chat_template.jinja"
-JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION, "special_tokens_map.json")
-LONGEST_PADDING = 2**24
+JSON_FILES = (CONFIG, ADAPTER, BASE_RECORD, TOKENIZER, TOKENIZER_CONFIG, GENERATION, SPECIAL_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,10 @@ class ModelFiles:
         return self._read(TOKENIZER_CONFIG)
 
     @cached_property
+    def special_tokens(self) -> Mapping[str, Any]:
+        return self._read(SPECIAL_TOKENS)
+
+    @cached_property
     def weights(self) -> Mapping[str, Stored]:
         """The model's weights, by their names in its safetensors."""
         return read_weights(self.folder)
@@ -89,9 +92,13 @@ class ModelFiles:
         return {name: stored.shape for name, stored in self.weights.items()}
 
     @cached_property
+    def adapter_weights(self) -> Mapping[str, Stored]:
+        return read_weights(self.folder, ADAPTER_WEIGHTS)
+
+    @cached_property
     def adapter_shapes(self) -> Shapes:
         """Of the adapter's weights."""
-        return read_shapes(self.folder, ADAPTER_WEIGHTS)
+        return {name: stored.shape for name, stored in self.adapter_weights.items()}
 
     def _read(self, name: str) -> Mapping[str, Any]:
         return read_object(self.folder / name) or {}
@@ -106,18 +113,18 @@ def find_faults(folder: Path, shown: str) -> list[Problem]:
     """
     if not folder.is_dir():
         return []
-    if problems := find_irregular(folder, shown) or [*_find_damage(folder, shown)]:
+    looks = (find_irregular, _find_damage, find_small_weights)
+    if problems := next(filter(None, ([*look(folder, shown)] for look in looks)), None):
         return problems
     files = ModelFiles(folder)
     return [
-        *find_small_weights(files.shapes, f"{shown}/{MODEL_WEIGHTS}"),
-        *find_small_weights(files.adapter_shapes, f"{shown}/{ADAPTER_WEIGHTS}"),
         *_check_config(files, shown),
         *find_wrong_values(files.generation, OF_GENERATION, f"{shown}/{GENERATION}"),
         *find_wrong_values(files.tokenizer, OF_TOKENIZER, f"{shown}/{TOKENIZER_CONFIG}"),
-        *_check_tokenizer(files, f"{shown}/{TOKENIZER}"),
-        *_check_tekken(folder / TEKKEN, f"{shown}/{TEKKEN}"),
+        *find_wrong_values(files.special_tokens, OF_TOKENIZER, f"{shown}/{SPECIAL_TOKENS}"),
+        *find_faults_of_tokenizer(folder, shown, files.shapes),
         *_check_adapter(files, f"{shown}/{ADAPTER}"),
+        *find_whole_numbers(files.adapter_weights, f"{shown}/{ADAPTER_WEIGHTS}"),
         *_check_base(files, f"{shown}/{BASE_RECORD}"),
     ]
 
@@ -162,57 +169,14 @@ def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
     if isinstance(text, dict):
         inside = find_wrong_values(text, OF_CONFIG, place)
         wrong += [Problem(each.what, each.remedy, place, key=f"text_config.{each.key}") for each in inside]
+    for section, values in iterate_sections(files.config):
+        wrong += find_wrong_types(values, OF_NUMBERS, place, section)
     yield from wrong
     yield from find_false_quantization(files.config, files.weights, place)
     named = {each.key for each in wrong}
     for problem in find_impossible_sizes(files.config, files.shapes, place):
         if problem.key not in named:
             yield problem
-
-
-def _check_tokenizer(files: ModelFiles, place: str) -> Iterator[Problem]:
-    """Yield what is slow or grows, and lengths that tokenizers (0.23) allocates at once: Rust aborts the process."""
-    file = files.folder / TOKENIZER
-    if not file.exists():
-        return
-    parts = msgspec.json.decode(file.read_bytes(), type=dict[str, Raw])
-    yield from _find_many_added(parts, files.shapes, place)
-    for key in ("padding", "truncation"):
-        given = msgspec.json.decode(parts[key]) if key in parts else None
-        for name, value in given.items() if isinstance(given, dict) else ():
-            number = value.get("Fixed") if isinstance(value, dict) else value
-            if isinstance(number, int | float) and not 0 <= number <= LONGEST_PADDING:
-                what = f"{format_value(number)} tokens are longer than any text of a model"
-                yield Problem(what, CORRECT, place, key=f"{key}.{name}")
-    sections = {key: msgspec.json.decode(parts[key]) for key in SECTIONS if key in parts}
-    yield from find_growing_texts(sections, place)
-    yield from find_long_frames(sections.get("post_processor"), place)
-    yield from find_slow_patterns(sections, place)
-    try:
-        model = msgspec.json.decode(parts.get("model", Raw(b"{}")), type=dict[str, Raw])  # a vocabulary is not built
-    except msgspec.DecodeError:
-        return  # no object: whoever builds it says so
-    yield from find_long_words({WORD_KEY: msgspec.json.decode(model.get(WORD_KEY, Raw(b"null")))}, place)
-
-
-def _find_many_added(parts: Mapping[str, Raw], shapes: Shapes, place: str) -> Iterator[Problem]:
-    """Yield a problem for more added tokens than the model has rows: transformers (5.23) adds them one by one."""
-    try:
-        added = msgspec.json.decode(parts.get("added_tokens", Raw(b"[]")), type=list[Raw])
-    except msgspec.DecodeError:
-        return  # no list: whoever builds it says so
-    largest = max((size for shape in shapes.values() for size in shape), default=0)
-    if len(added) > (most := min(largest or MOST_ADDED, MOST_ADDED)):
-        yield Problem(
-            f"{len(added):,} added tokens, and the model has at most {most:,}", CORRECT, place, key="added_tokens"
-        )
-
-
-def _check_tekken(file: Path, place: str) -> Iterator[Problem]:
-    """Yield the pattern of Mistral's own format where it is slow: transformers (5.23) converts it as it stands."""
-    settings = (read_object(file) or {}).get("config")
-    if isinstance(settings, dict):
-        yield from find_slow_patterns({"config": {"pattern": {REGEX: settings.get("pattern")}}}, place)
 
 
 def _check_adapter(files: ModelFiles, place: str) -> Iterator[Problem]:

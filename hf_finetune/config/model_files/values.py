@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict, Union
 import msgspec
 from msgspec import Meta
 
+from hf_finetune.config.model_files.ranges import OF_DRAWING
 from hf_finetune.config.reading.document import format_key_path, format_value
 from hf_finetune.config.validation.hf_settings import load_table
 from hf_finetune.errors import Problem
@@ -19,6 +20,8 @@ LARGEST_SIZE = 2**31 - 1
 
 # A model of speech has 30,000 for its sounds.
 MOST_ADDED = 100_000
+LONGEST_TOKEN = 4_096
+"""Characters. Published ones have a thousand at most, of blanks; tokenizers (0.23) takes 2 GB for one of 20 MB."""
 
 Size = Annotated[int, Meta(ge=1, le=LARGEST_SIZE)]
 SizeOrNone = Annotated[int, Meta(ge=0, le=LARGEST_SIZE)]
@@ -68,7 +71,7 @@ OF_GENERATION: Mapping[str, Any] = {
     **dict.fromkeys(
         ("max_length", "min_length", "max_new_tokens", "min_new_tokens", "num_beams", "top_k"), Amount | None
     ),
-    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), Number | None),
+    **OF_DRAWING,
 }
 
 
@@ -77,11 +80,14 @@ class _NamedTemplate(TypedDict):
     template: str
 
 
+Piece = Annotated[str, Meta(max_length=LONGEST_TOKEN)]
+
+
 class _AddedToken(TypedDict):
-    content: str
+    content: Piece
 
 
-Token = str | _AddedToken | None
+Token = Piece | _AddedToken | None
 OF_TOKENIZER: Mapping[str, Any] = {
     "model_max_length": Number | None,  # 1e30 is written for "none"
     "tokenizer_class": Text,
@@ -161,6 +167,16 @@ _WORDS = {
 
 def find_wrong_values(values: Mapping[str, Any], types: Mapping[str, Any], shown: str) -> Iterator[Problem]:
     """Yield a problem for each value of another type than `types` says, and for each number that no model has."""
+    yield from find_wrong_types(values, types, shown)
+    for path, value in iterate_leaves(values):
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER and path[0] not in types:
+            yield Problem("is a number that no model has", CORRECT, shown, key=format_key_path(path))
+
+
+def find_wrong_types(
+    values: Mapping[str, Any], types: Mapping[str, Any], shown: str, section: str = ""
+) -> Iterator[Problem]:
+    """Yield a problem for each value of another type than `types` says; `section` is the prefix of their keys."""
     for key, kind in types.items():
         if key not in values:
             continue
@@ -169,10 +185,7 @@ def find_wrong_values(values: Mapping[str, Any], types: Mapping[str, Any], shown
         except (msgspec.ValidationError, OverflowError) as problem:
             place, found = _find_place(values[key], str(problem))
             what = f"{found} cannot be used ({_explain(problem)})"
-            yield Problem(what, CORRECT, shown, key=key + place)
-    for path, value in iterate_leaves(values):
-        if isinstance(value, int) and abs(value) > LARGEST_NUMBER and path[0] not in types:
-            yield Problem("is a number that no model has", CORRECT, shown, key=format_key_path(path))
+            yield Problem(what, CORRECT, shown, key=section + key + place)
 
 
 CORRECT = "correct it in a copy of the model, or copy the model's folder again"
@@ -201,7 +214,8 @@ def _explain(problem: Exception) -> str:
         return "not one of those that there are"
     if not said.startswith("Expected "):
         return said[:1].lower() + said[1:]
-    return "not " + " ".join(_WORDS.get(word, word) for word in said.removeprefix("Expected ").split())
+    words = said.removeprefix("Expected ").split()
+    return "not " + " ".join(_WORDS.get(word, word.removesuffix(".0")) for word in words)
 
 
 def iterate_leaves(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -1,6 +1,7 @@
 """Rows -> token ids and labels.
 
 text.py                texts -> ids; what spells a special token stays text
+sure_prefix.py         the beginning of a long text, whose tokens are those of the whole
 documents.py           documents -> blocks to train on, without losing a token
 windows.py             documents -> windows to evaluate, each document by itself
 conversations.py       exactly the assistant's turns are trained

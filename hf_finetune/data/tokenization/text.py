@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.given_up import TextGivenUp, name_rows
 from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.data.tokenization.sure_prefix import find_sure_prefix, splits_at_blanks
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ IGNORE_INDEX = -100
 """The label of a token that is not predicted."""
 # Above this share of unknown tokens it is said: what they stand for is neither learned nor measured.
 UNKNOWN = 0.001
+AT_ONCE = 1_000_000
+"""Characters of texts of which only the beginning may be kept: more than a window of short rows has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +97,76 @@ def encode_texts(
     spells a special token stays text. A row has at least one token: an empty one becomes BOS, EOS or padding. Raises
     `TextGivenUp` with the number of a row.
     """
+    typed = "token_type_ids" in tokenizer.model_input_names
+    ids: list[list[int]] = []
+    types: list[list[int]] = []
+    truncated = 0
+    both = _shorten(tokenizer, [*zip(texts, pairs or [None] * len(texts), strict=True)], max_length)
+    for start, stop in _group_rows(both):
+        try:
+            encodings = _encode_group(tokenizer, both[start:stop], max_length)
+        except TextGivenUp as fault:
+            fault.number += start
+            raise
+        # What is cut off has gone before the next group is tokenized: a long text takes 400 bytes a character.
+        truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        ids += [encoding.ids or [_find_placeholder(tokenizer)] for encoding in encodings]
+        types += [encoding.type_ids or [0] for encoding in encodings] if typed else []
+    return EncodedTexts(ids, types if typed else None, truncated)
+
+
+def _shorten(
+    tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str | None]], max_length: int | None
+) -> list[tuple[str, str | None]]:
+    """The same rows, long texts without what is sure to be cut off."""
+    if max_length is None:
+        return rows
+    # Of a pair, the lengths of both decide which of them is cut.
+    begun = {
+        number: begin
+        for number, (text, pair) in enumerate(rows)
+        if not pair and (begin := find_sure_prefix(text, max_length)) is not None
+    }
+    if not begun or not splits_at_blanks(tokenizer):
+        return rows
     control = get_control_tokens(tokenizer, only_special=True)
-    paired = [number for number, pair in enumerate(pairs or []) if pair]  # an empty pair is none
+    for number, begin in begun.items():
+        with suppress(TextGivenUp):  # said of the whole text, then, with its number
+            # As many tokens as are kept, and one that is cut off: the special ones take of their room.
+            if len(control.encode_plain([begin], offsets=False)[0]) > max_length:
+                rows[number] = (begin, None)
+    return rows
+
+
+def _group_rows(rows: Sequence[tuple[str, str | None]]) -> Iterator[tuple[int, int]]:
+    """Yield the (start, stop) of rows that are tokenized at once: of `AT_ONCE` characters, and a longer row alone."""
+    start = size = 0
+    for number, (text, pair) in enumerate(rows):
+        own = len(text) + len(pair or "")
+        if size and size + own > AT_ONCE:
+            yield start, number
+            start, size = number, 0
+        size += own
+    if start < len(rows):
+        yield start, len(rows)
+
+
+def _encode_group(
+    tokenizer: PreTrainedTokenizerFast, rows: Sequence[tuple[str, str | None]], max_length: int | None
+) -> list[Encoding]:
+    control = get_control_tokens(tokenizer, only_special=True)
+    paired = [number for number, (_, pair) in enumerate(rows) if pair]  # an empty pair is none
     try:
-        second = iter(control.encode_plain([pair for pair in pairs or [] if pair], offsets=False))
+        second = iter(control.encode_plain([pair for _, pair in rows if pair], offsets=False))
     except TextGivenUp as fault:
         fault.number = paired[fault.number]
         raise
-    plain = control.encode_plain(texts, offsets=False)
+    plain = control.encode_plain([text for text, _ in rows], offsets=False)
     with _truncation(tokenizer.backend_tokenizer, max_length) as backend:
-        encodings = [
+        return [
             backend.post_process(text, next(second) if pair else None)
-            for text, pair in zip(plain, pairs or [None] * len(texts), strict=True)
+            for text, (_, pair) in zip(plain, rows, strict=True)
         ]
-    rows = [
-        (encoding.ids, encoding.type_ids) if encoding.ids else ([_find_placeholder(tokenizer)], [0])
-        for encoding in encodings
-    ]
-    typed = "token_type_ids" in tokenizer.model_input_names
-    return EncodedTexts(
-        [ids for ids, _ in rows],
-        [types for _, types in rows] if typed else None,
-        sum(bool(encoding.overflowing) for encoding in encodings),
-    )
 
 
 def warn_of_unknown_tokens(split: str, unknown: int, tokens: int) -> None:

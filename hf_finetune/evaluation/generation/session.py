@@ -21,6 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.environment.random_state import keep_random_state
+from hf_finetune.errors import NonFiniteError, Problem
 from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.evaluation.language_modeling.answers import Answer
 from hf_finetune.models.classification_head import unwrap_adapter
@@ -93,7 +94,8 @@ def generate_ids(
     `generators` draws the tokens of each prompt, by default that of the session the tokens of the only one. The token
     that ends a text is the last of its ids. Prompts are padded on the left; the attention mask keeps the
     padding out of attention and out of the position ids. The repetition penalty counts generated tokens, and those of
-    the prompt only under `penalize_prompt`, for which there must be no padding.
+    the prompt only under `penalize_prompt`, for which there must be no padding. Raises `NonFiniteError` for NaN or
+    infinite logits.
     """
     model, penalty = session.model, session.settings.repetition_penalty
     input_ids, attention_mask = _pad_left(session, prompts)
@@ -106,6 +108,7 @@ def generate_ids(
         attention_mask=attention_mask,
         generation_config=_make_generation_config(session, max_new_tokens),
         logits_processor=[
+            FiniteLogits(),
             *([] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)]),
             *_make_sampler(session.settings, generators or [session.generator]),
         ],
@@ -147,6 +150,18 @@ def decode_answer(session: GenerationSession, prompt: Sequence[int], new: list[i
     """Decode what was generated after `prompt`, without the token that ends it."""
     finished = new[-1] in session.eos_token_ids
     return Answer(decode_after(session.tokenizer, prompt, new[:-1] if finished else new), len(new), finished)
+
+
+class FiniteLogits(LogitsProcessor):
+    """Raise `NonFiniteError` where a row has no likeliest token: NaN, infinity, or nothing that may come."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores`: (batch, vocab), as they are."""
+        # The largest of a row with NaN is NaN. Minus infinity alone is what a model may say of a token.
+        if not scores.amax(dim=-1).isfinite().all():
+            remedy = "load the model in another precision, train it again, or name another one"
+            raise NonFiniteError(Problem("the model's next token has NaN or infinite logits", remedy))
+        return scores
 
 
 class DrawnTokens(LogitsProcessor):

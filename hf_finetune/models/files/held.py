@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.config.model_files.description import CONFIG
-from hf_finetune.config.model_files.sizes import read_shapes
+from hf_finetune.config.model_files.sizes import WHOLE, Stored, read_weights
 from hf_finetune.config.model_files.values import CORRECT
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.config_faults import build_empty
@@ -34,11 +34,16 @@ def check_held(auto_class: Any, name: str, commit: str | None, config: PreTraine
     files = find_weight_files(name, commit)
     if not files:
         return
-    held = {key: shape for file in files for key, shape in read_shapes(file.parent, file.name).items()}
+    stored = {key: each for file in files for key, each in read_weights(file.parent, file.name).items()}
+    held = {key: each.shape for key, each in stored.items()}
     built = build_empty(auto_class, name, commit, config)
     place = str(Path(name, CONFIG))
-    if getattr(config, "quantization_config", None) is None and (wrong := _find_other_shapes(built, held)):
-        raise ModelError(Problem(f"does not fit its weights: {wrong}", CORRECT, path=place))
+    if getattr(config, "quantization_config", None) is None:
+        if wrong := _find_other_shapes(built, held):
+            raise ModelError(Problem(f"does not fit its weights: {wrong}", CORRECT, path=place))
+        if (whole := _find_whole_numbers(built, stored)) is not None:
+            what = f"{whole} has whole numbers ({stored[whole].dtype}) where the model computes with others"
+            raise ModelError(Problem(what, "copy the model's folder again, or use another model", path=name))
     asked, most = built.num_parameters(), 2 * sum(map(prod, held.values())) + MOST_NEW
     if getattr(config, "quantization_config", None) is not None:
         most = NUMBERS_IN_A_BYTE * sum(file.stat().st_size for file in files) + MOST_NEW
@@ -63,6 +68,14 @@ def _find_other_shapes(built: PreTrainedModel, held: Mapping[str, tuple[int, ...
     ]
     more = f", and {len(wrong) - SHAPES_SHOWN} more" if len(wrong) > SHAPES_SHOWN else ""
     return ", ".join(wrong[:SHAPES_SHOWN]) + more
+
+
+def _find_whole_numbers(built: PreTrainedModel, stored: Mapping[str, Stored]) -> str | None:
+    """The first weight that is stored as whole numbers, which transformers (5.23) would convert as they stand."""
+    # A model of a base may be stored without the prefix that the one with a head has.
+    floats = {key for key, value in built.state_dict().items() if value.is_floating_point()}
+    names = (key for key, each in stored.items() if each.dtype in WHOLE)
+    return next((key for key in names if not floats.isdisjoint((key, f"{built.base_model_prefix}.{key}"))), None)
 
 
 def _format(shape: tuple[int, ...]) -> str:

@@ -6,6 +6,7 @@ another kind would show as an error of the next step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ from hf_finetune.folders.record_kinds import show_key
 
 # Of a parameter with two dimensions they keep other tensors than of one with one, or they take no such gradient.
 _OF_SHAPES_OF_THEIR_OWN = (Adafactor, LBFGS, SparseAdam)
+
+# The squares of Adam and RMSprop, the sums of Adagrad, the largest of Adamax; counts of steps.
+_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum", "exp_inf", "step")
 
 
 def is_like(kept: Any, live: Any) -> bool:
@@ -53,6 +57,7 @@ def check_optimizer(optimizer: Any, kept: Any, problem: Problem) -> None:
         # A group may have more than it begins with: some optimizers count in it.
         if not (isinstance(group, Mapping) and all(is_like(group.get(name), each) for name, each in of_now.items())):
             raise ModelError(problem)
+    _check_values(kept["state"])
     if type(inner).__module__.startswith("torch.optim.") and not isinstance(inner, _OF_SHAPES_OF_THEIR_OWN):
         _check_tensors(inner, kept["state"], problem)
 
@@ -72,6 +77,20 @@ def _check_tensors(optimizer: Optimizer, kept: Any, problem: Problem) -> None:
             alike = isinstance(state[name], Tensor) and state[name].shape in (shape, torch.Size())
             if not (alike if isinstance(value, Tensor) else is_like(state[name], value)):
                 raise ModelError(problem)
+
+
+def _check_values(kept: Any) -> None:
+    """Raise where a tensor holds what no step leaves in it, which the next step would end the run for."""
+    for number, state in kept.items() if isinstance(kept, Mapping) else ():
+        for name, value in state.items() if isinstance(state, Mapping) else ():
+            if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+                continue
+            low, high = (each.item() for each in torch.aminmax(value.detach()))  # NaN where one is in it
+            lost = not (math.isfinite(low) and math.isfinite(high))
+            if lost or (low < 0 and str(name).startswith(_NEVER_NEGATIVE)):
+                what = f"the optimizer's {show_key(str(name))} of parameter {show_key(str(number))} holds numbers "
+                what += "that are not finite" if lost else "below 0, of which the root is taken"
+                raise ModelError(Problem(what, "name another checkpoint: no run has written this one", key=RESUME))
 
 
 def _take_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:

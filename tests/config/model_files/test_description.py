@@ -14,6 +14,7 @@ from bounded_runs import run_bounded
 from chat_models import parrot, talking_tokenizer
 from safetensors.numpy import save_file
 
+from hf_finetune.config.model_files import tokenizer
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ModelError
@@ -70,6 +71,36 @@ FAULTS = {
         {"added_tokens": [{}] * 3_001},
         "added_tokens: 3,001 added tokens, and the model has",
     ),
+    "a token without end": (
+        "tokenizer.json",
+        {"added_tokens": [{"content": "a" * 4_097}]},
+        "added_tokens[0].content: a token of 4,097 characters is longer than any of a model (at most 4,096)",
+    ),
+    "a piece without end": (
+        "tokenizer.json",
+        {"model": {"type": "BPE", "vocab": {"a" * 4_097: 0}, "merges": []}},
+        "model.vocab: a token of 4,097 characters",
+    ),
+    "a piece of a Unigram without end": (
+        "tokenizer.json",
+        {"model": {"type": "Unigram", "vocab": [["a" * 4_097, -1.5]]}},
+        "model.vocab: a token of 4,097 characters",
+    ),
+    "merges without end": (
+        "tokenizer.json",
+        {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]] * 5}},
+        "model.merges: 5 merges are more than 3 pieces can be made by (at most 4)",
+    ),
+    "an end without end": (
+        "tokenizer_config.json",
+        {"eos_token": "a" * 4_097},
+        "eos_token: ",
+    ),
+    "a token of another file": (
+        "special_tokens_map.json",
+        {"eos_token": {"content": "a" * 4_097}},
+        "eos_token.content: ",
+    ),
     "frames without end": (
         "tokenizer.json",
         {"post_processor": {"type": "Sequence", "processors": [{"type": "TemplateProcessing", **FRAME}]}},
@@ -77,6 +108,37 @@ FAULTS = {
     ),
     "a base without a name": ("base_model.json", {"revision": None}, "name_or_path: is missing"),
 }
+
+
+NUMBERS = {
+    "rope_theta": [0, -1, 1e300],
+    "norm_eps": [-1.0],
+    "rms_norm_eps": [2],
+    "layer_norm_epsilon": ["x"],
+    "initializer_range": [1e300, -1],
+    "attention_dropout": [2],
+    "rope_parameters": [{"rope_type": "yarn", "factor": -1}, {"full_attention": {"rope_theta": 0}}],
+    "text_config": [{"rope_theta": 0}],
+}
+OF_GENERATION = {"temperature": [-1], "repetition_penalty": [0], "top_p": [1.5], "length_penalty": [1e300]}
+
+
+@pytest.mark.parametrize(("file", "numbers"), [("config.json", NUMBERS), ("generation_config.json", OF_GENERATION)])
+def test_numbers_of_which_nothing_can_be_computed_are_all_said_at_once(folder, file, numbers):
+    for turn in range(3):
+        values = {key: each[turn] for key, each in numbers.items() if turn < len(each)}
+        put(folder, file, **values)
+        found = [str(each.key).split(".")[0] for each in find_faults(folder, "m") if "cannot be used" in each.what]
+        assert {*values} <= {*found}
+        put(folder, file, **dict.fromkeys(values))
+    assert not [each for each in find_faults(folder, "m") if "cannot be used" in each.what]
+
+
+def test_numbers_of_published_models_are_taken(folder):
+    put(folder, "config.json", rope_theta=46_000_000_000, rms_norm_eps=1e-06, attention_dropout=0, initializer_range=1)
+    put(folder, "config.json", rope_scaling={"factor": 32.0, "low_freq_factor": 1, "short_factor": [1.0, 1.25]})
+    put(folder, "generation_config.json", temperature=0.6, top_p=1, repetition_penalty=1, top_k=-1)
+    assert find_faults(folder, "m") == []
 
 
 @pytest.mark.parametrize("case", FAULTS)
@@ -100,6 +162,26 @@ def test_a_file_that_was_cut_off_is_named(folder, content):
     assert str(problem).startswith(f"m/tokenizer.json: {said}")
 
 
+def test_a_vocabulary_without_end_is_named(folder, monkeypatch):
+    monkeypatch.setattr(tokenizer, "LARGEST_VOCABULARY", 3)
+    put(folder, "tokenizer.json", model={"type": "BPE", "vocab": dict.fromkeys("abcd", 0)})
+    assert "m/tokenizer.json: model.vocab: 4 pieces, and no model has more than 3" in "".join(
+        map(str, find_faults(folder, "m"))
+    )
+
+
+def test_a_tokenizer_of_several_files_is_looked_at_as_one_file_is(folder):
+    (folder / "tokenizer.json").unlink()
+    put(folder, "vocab.json", a=0, b=1, ab=2)
+    put(folder, "added_tokens.json", **{"c" * 4_097: 3})
+    (folder / "merges.txt").write_text("a b\n" * 5)
+    found = [str(each) for each in find_faults(folder, "m")]
+    assert [each.partition(";")[0] for each in found] == [
+        "m/vocab.json: 5 merges are more than 3 pieces can be made by (at most 4)",
+        "m/added_tokens.json: a token of 4,097 characters is longer than any of a model (at most 4,096)",
+    ]
+
+
 @pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tools.jinja"])
 def test_a_template_that_is_no_text_is_named(folder, name):
     (folder / name).parent.mkdir(exist_ok=True)
@@ -113,6 +195,14 @@ def test_weights_without_numbers_are_named(folder):
     save_file({f"w{number}": np.zeros(0, np.float32) for number in range(10_001)}, folder / "model.safetensors")
     [problem] = find_faults(folder, "m")
     assert str(problem).startswith("m/model.safetensors: has 10,001 weights, and hardly a number in each")
+
+
+def test_weights_of_an_adapter_that_are_whole_numbers_are_named(folder):
+    put(folder, "adapter_config.json", peft_type="LORA", base_model_name_or_path="base", r=1)
+    weights = {"x.lora_A.weight": np.ones((1, 4), np.float32), "x.lora_B.weight": np.ones((4, 1), np.int32)}
+    save_file(weights, folder / "adapter_model.safetensors")
+    [problem] = [each for each in find_faults(folder, "m") if "whole numbers" in each.what]
+    assert str(problem).startswith("m/adapter_model.safetensors: 'x.lora_B.weight' has whole numbers (I32), and")
 
 
 def test_weights_that_are_quantized_may_be_said_to_be(folder):

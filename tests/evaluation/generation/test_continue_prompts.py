@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from hf_finetune.config.sections import EvalSection
-from hf_finetune.errors import ModelError
+from hf_finetune.errors import ModelError, NonFiniteError
 from hf_finetune.evaluation.generation import prompts as generation
 from hf_finetune.evaluation.generation.prompts import check_prompts, continue_prompts
 from hf_finetune.models.tokenizer_training import train_tokenizer
@@ -67,6 +67,18 @@ def greedy_by_hand(model, ids, count):
         with torch.no_grad():
             ids = [*ids, model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item()]
     return ids
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_finite_weights_of_which_logits_overflow_say_nothing(temperature):
+    model = gpt2()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(3e38)
+    settings = EvalSection(temperature=temperature, max_new_tokens=3)
+    with pytest.raises(NonFiniteError, match="the model's next token has NaN or infinite logits") as refused:
+        continue_prompts(model, CHAR, ["abc"], settings)
+    assert refused.value.exit_code == 4
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])

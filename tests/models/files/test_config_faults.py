@@ -16,7 +16,7 @@ from hf_finetune.models.loading import load_language_model
 
 NONE = "no model can be built with it"
 WIDTHS = {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 32, "pad_token_id": None}
-LLAMA_3 = {"rope_type": "llama3", "factor": 0, "low_freq_factor": 0, "high_freq_factor": 0, "rope_theta": 1.0}
+LLAMA_3 = {"rope_type": "llama3", "rope_theta": 1.0, "original_max_position_embeddings": 64}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ FAULTS = {
         {"rope_parameters": {"rope_type": "../../\x1b[31m\nx", "rope_theta": 1.0}},
         f"rope_parameters.rope_type: '../../\\x1b[31m\\nx' cannot be used: {NONE}",
     ),
-    "a zero inside": ({"rope_parameters": LLAMA_3}, f"rope_parameters: a section of keys cannot be used: {NONE}"),
+    "a part left out": ({"rope_parameters": LLAMA_3}, f"rope_parameters: a section of keys cannot be used: {NONE}"),
     "several": ({"hidden_act": "x", "num_key_value_heads": 0}, "no model can be built of it;"),
 }
 

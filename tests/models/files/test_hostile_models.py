@@ -180,6 +180,17 @@ def spoil(folder: Path, name: str, value: float) -> None:
     save_file(weights, folder / name, metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_weights_that_are_whole_numbers_are_refused_and_not_converted(whole, tmp_path, prefix):
+    """Every F32 of a header read as I32: the model wrote rubbish without a word."""
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    weights = {key.replace("model.", prefix, 1): value.view(torch.int32) for key, value in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"base: \S+weight has whole numbers \(I32\)"):
+        load_for_generation(str(folder))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_model_with_numbers_that_are_not_finite_answers_nothing(whole, tmp_path, value):
     folder = shutil.copytree(whole / "base", tmp_path / "base")
@@ -188,6 +199,16 @@ def test_a_model_with_numbers_that_are_not_finite_answers_nothing(whole, tmp_pat
     for _ in range(2):  # in a conversation the next message is refused as the first one was
         with pytest.raises(NonFiniteError, match=r"base: has numbers in model\.norm\.weight that are not finite"):
             model(torch.tensor([[1, 2]]))
+
+
+def test_a_model_of_which_all_numbers_are_too_large_to_be_squared_answers_nothing(whole, tmp_path):
+    """Finite, and so were its logits: a norm divides by infinity, and every token is as likely."""
+    folder = shutil.copytree(whole / "base", tmp_path / "base")
+    weights = {key: torch.full_like(value, 3e38) for key, value in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model, _ = load_for_generation(str(folder))
+    with pytest.raises(NonFiniteError, match=r"base: has numbers in \S+ of which the squares are not finite"):
+        model(torch.tensor([[1, 2]]))
 
 
 def test_an_adapter_with_numbers_that_are_not_finite_is_refused(whole, tmp_path):

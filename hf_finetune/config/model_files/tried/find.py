@@ -16,6 +16,7 @@ from hf_finetune.config.model_files.tried.limits import CLOCK_SECONDS, PROCESSOR
 from hf_finetune.config.model_files.values import iterate_leaves
 from hf_finetune.config.reading.document import format_key_path, format_value
 from hf_finetune.environment.bare_process import keep_variables
+from hf_finetune.environment.progress_lines import say_while
 from hf_finetune.errors import MachineError, Problem
 
 # The parts of a tokenizer.json that have patterns. The others are a vocabulary, of megabytes.
@@ -58,7 +59,8 @@ def _try_patterns(patterns: tuple[str, ...]) -> Mapping[str, str | None]:
     command = [sys.executable, "-I", "-S", "-c", BOOT, *map(os.path.abspath, sys.path)]
     variables = {**keep_variables(), "RUST_BACKTRACE": "0"}
     try:
-        answered = _run(command, json.dumps(patterns), variables)
+        with say_while("trying the patterns of a tokenizer, which are of no published one"):
+            answered = _run(command, json.dumps(patterns), variables)
     except OSError as problem:
         what = f"the process in which a tokenizer's patterns are tried does not start ({problem.strerror})"
         remedy = "see whether this machine lets Python start another Python"
