@@ -143,6 +143,7 @@ REFUSED: dict[str, str] = {
     "train.do_predict": "the recipe decides what is run; leave it out",
     "train.local_rank": "the launcher sets it; leave it out",
     "train.parallelism_config": "it belongs to the accelerate config of the launch line",
+    "train.label_names": "the recipe names the labels of its rows; data.columns says which field has them",
     "train.pad_token": "the tokenizer's own pad token is used; leave it out",
     "train.eos_token": "a turn ends as the chat template says; name another in data.chat_template",
     "train.completion_only_loss": "prompt_completion rows train the completion; data.loss_on: all trains both parts",
