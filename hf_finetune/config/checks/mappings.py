@@ -22,12 +22,19 @@ CHECKPOINTING = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwar
 # What transformers (5.23) takes as the name of a JSON file where it is text that begins with no brace.
 FROM_FILE = ("accelerator_config", "fsdp_config", "deepspeed")
 _KINDS: dict[str, tuple[type, ...]] = {
-    **{"bool": (bool,), "int": (int,), "float": (int, float)},
-    **{"str": (str,), "list": (list,)},
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "list": (list,),
 }
 _WORDS = {
-    **{"bool": "true or false", "int": "a whole number", "float": "a number"},
-    **{"str": "text", "list": "a list", "null": "null"},
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list",
+    "null": "null",
 }
 # What others nest: accelerate's own section.
 _SECTION_INSIDE = "gradient_accumulation_kwargs"

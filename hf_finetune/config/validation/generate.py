@@ -51,6 +51,9 @@ _REQUIRED = {"num_decay_steps"}
 
 # TrainingArguments accepts `fsdp: true`, which its annotation leaves out (transformers 5.23).
 _ALSO_TAKES = {"fsdp": ["bool"]}
+# Texts that a setting takes beside its numbers: in other words TrainingArguments passes over a setting, or reads as a
+# number what is beyond its bound.
+_TEXTS = {"include_num_input_tokens_seen": ["all", "non_padding", "no"], "pad_to_multiple_of": ["auto"]}
 # What accelerate's HPU, Neuron and TensorRT backends stand for is registered by packages of those devices alone.
 _COMPILES = ("torch_compile_backend", "torch_compile_mode")
 
@@ -121,7 +124,7 @@ def _list_fields(settings_class: type) -> dict[str, dict[str, Any]]:
         kinds = set(_list_yaml_types(hints[field.name])) | set(_ALSO_TAKES.get(field.name, []))
         entry: dict[str, Any] = {"types": sorted(kinds), "default": _get_default(field)}
         choices = _list_choices(hints[field.name]) or list(field.metadata.get("choices", []))
-        if choices := choices or _list_compile_choices(field.name):
+        if choices := choices or _list_open_choices(field.name):
             entry["choices"] = choices
         if words := _list_words(field.name):
             entry["words"] = words
@@ -131,14 +134,14 @@ def _list_fields(settings_class: type) -> dict[str, dict[str, Any]]:
     return table
 
 
-def _list_compile_choices(name: str) -> list[str]:
-    """List the backends that accelerate takes and torch has, or the modes of its inductor; [] for other settings."""
+def _list_open_choices(name: str) -> list[str]:
+    """List the backends that accelerate takes and torch has, the modes of its inductor, or the texts of a setting."""
     from accelerate.utils import DynamoBackend
     from torch._dynamo import list_backends
     from torch._inductor import list_mode_options
 
     if name not in _COMPILES:
-        return []
+        return _TEXTS.get(name, [])
     there = list_backends(exclude_tags=())
     backends = [member.value.lower() for member in DynamoBackend if member.value.lower() in there]
     return backends if name == "torch_compile_backend" else list(list_mode_options())
