@@ -48,6 +48,7 @@ MAX_ALIKE, MAX_RANGES = 3, 10
 MAX_FILES_ALIKE = 10
 MOST_READ = 100_000
 """Characters of one message that are looked at for secrets; fewer are shown."""
+MOST_OF_ONE = 2_000
 MOST_CHARACTERS = 40_000
 """Of all messages of one error together."""
 MOST_COMPARED = 1_000
@@ -85,7 +86,8 @@ class Problem:
         what, remedy = name_settings(self.what), name_remedy(self.remedy)
         message = f"{what}; {remedy}" if remedy else what
         # Escapes are six times as long as what they stand for.
-        return shorten(hide_secrets(escape_control_characters(shorten(": ".join([*parts, message]), MOST_READ))))
+        shown = hide_secrets(escape_control_characters(shorten(": ".join([*parts, message]), MOST_READ)))
+        return shorten(shown, MOST_OF_ONE)
 
 
 def format_problems(problems: Iterable[Problem]) -> list[str]:

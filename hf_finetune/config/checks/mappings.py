@@ -200,8 +200,8 @@ def _check_target_modules(document: RunDocument, optim: str, given: str | list[s
         what = f"{optim} reads none, so that it would have no effect"
         document.refuse(("train", "optim_target_modules"), what, "leave it out, or choose galore_adamw as train.optim")
     elif not given and optim.startswith(_LOW_RANK):
-        what = f"{optim} needs to know which modules are projected"
-        document.refuse(("train", "optim"), what, "add train.optim_target_modules: all-linear")
+        what = f"is missing; {optim} needs to know which modules are projected"
+        document.refuse(("train", "optim_target_modules"), what, "add it, such as all-linear")
 
 
 def _is_option(name: str, value: str) -> bool:

@@ -17,6 +17,7 @@ import hf_finetune.config.checks.machine as checks_machine
 from hf_finetune.environment.hardware import Hardware
 
 VALIDATION = "data.validation=validation.jsonl"
+GALORE = "{optim: galore_adamw, optim_target_modules: all-linear}"
 FSDP = "train={optim: adamw_torch, fsdp: true}"
 BEST = "train={eval_strategy: steps, load_best_model_at_end: true}"
 
@@ -101,7 +102,6 @@ CONFLICTS = [
     (["train.torch_compile_mode=evil"], "train.torch_compile_mode", "expected one of default"),
     (["train.include_num_input_tokens_seen=evil"], "train.include_num_input_tokens_seen", "expected one of all"),
     (["train.optim_target_modules=all-linear"], "train.optim_target_modules", "muon reads none"),
-    (["train.optim=galore_adamw"], "train.optim", "which modules are projected"),
     (["train.trackio_space_id=a/b"], "train.trackio_space_id", "has no effect without trackio"),
     (['train.trackio_space_id="a\\e[31m"'], "train.trackio_space_id", "cannot be printed"),
     ([f"train.run_name={'a' * 5000}"], "train.run_name", "longer than a line"),
@@ -165,6 +165,14 @@ def test_settings_that_do_not_go_together_are_one_problem_at_the_key_to_change(o
 )
 def test_settings_that_go_together_load(load, overrides):
     assert load(VALID, *overrides).recipe == "continued_pretraining"
+
+
+def test_an_optimizer_that_projects_modules_is_told_which(only_problem, load, monkeypatch):
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: True)
+    problem = only_problem(VALID, "train.optim=galore_adamw")
+    assert problem.key == "train.optim_target_modules"
+    assert "which modules are projected" in problem.what
+    assert load(VALID, f"train={GALORE}").train["optim"] == "galore_adamw"
 
 
 def test_one_mistake_is_one_message_even_where_other_checks_read_it(only_problem):
@@ -253,7 +261,7 @@ def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):
     ("override", "key", "remedy"),
     [
         ("train.optim=paged_adamw_8bit", "train.optim", 'in the clone of hf-finetune: pip install ".[qlora]"'),
-        ("train.optim=galore_adamw", "train.optim", "pip install galore-torch"),
+        (f"train={GALORE}", "train.optim", "pip install galore-torch"),
         ("train.optim=stable_adamw", "train.optim", "pip install torch-optimi"),
         ("train.report_to=[wandb]", "train.report_to", "pip install wandb"),
         ("train.report_to=mlflow", "train.report_to", "pip install mlflow"),

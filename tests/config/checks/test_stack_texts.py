@@ -67,10 +67,14 @@ def test_a_launch_without_a_group_of_processes_splits_no_model():
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_pattern_that_no_file_system_takes_matches_nothing(load, split):
-    run = load(VALID, f"data.{split}={'*' * 300}")
+def test_a_pattern_longer_than_a_name_is_still_a_pattern(load, split):
+    run = load(VALID, f"data.{split}={'*' * 300}.jsonl")
+    found = resolve_sources(getattr(run.data, split), split, "auto")
+    assert [file.shown for file in found] == ["train.jsonl", "validation.jsonl"]
     with pytest.raises(DataError, match="no file matches"):
-        resolve_sources(getattr(run.data, split), split, "auto")
+        resolve_sources("**/" + "?" * 300, split, "auto")
+    with pytest.raises(DataError, match="no such file"):
+        resolve_sources("x" * 300 + ".jsonl", split, "auto")
 
 
 def test_a_key_of_a_thousand_names_is_one_short_message(only_problem):
