@@ -23,16 +23,17 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import NoReturn
 
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
-from hf_finetune.privacy import escape_control_characters, hide_secrets
+from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
 from hf_finetune.ranks import is_first_rank
 
 EXIT_REFUSED = 2
@@ -44,6 +45,12 @@ EXIT_OUT_OF_MEMORY = 7
 
 MAX_PROBLEMS_SHOWN = 100
 MAX_ALIKE, MAX_RANGES = 3, 10
+MAX_FILES_ALIKE = 10
+MOST_READ = 100_000
+"""Characters of one message that are looked at for secrets; fewer are shown."""
+MOST_OF_ONE = 2_000
+MOST_CHARACTERS = 40_000
+"""Of all messages of one error together."""
 MOST_COMPARED = 1_000
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -78,25 +85,45 @@ class Problem:
         parts = [part for part in (place, name_key(self.key)) if part]
         what, remedy = name_settings(self.what), name_remedy(self.remedy)
         message = f"{what}; {remedy}" if remedy else what
-        return hide_secrets(escape_control_characters(": ".join([*parts, message])))
+        # Escapes are six times as long as what they stand for.
+        shown = hide_secrets(escape_control_characters(shorten(": ".join([*parts, message]), MOST_READ)))
+        return shorten(shown, MOST_OF_ONE)
 
 
 def format_problems(problems: Iterable[Problem]) -> list[str]:
-    """Format problems, a line each; of more than three lines of a file with one fault, the first names the others."""
+    """Format problems, a line each; of more than three lines of a file with one fault, the first names the others.
+
+    Of more than ten files with one fault the tenth says how many more there are.
+    """
     # What differs in the line alone is one fault: "rows.jsonl:2: label: ... (and 497 more lines: 3-498, 500)".
     listed = list(problems)
     alike: dict[Problem, list[int]] = {}
     for problem in listed:
         if problem.line is not None:
             alike.setdefault(replace(problem, line=None), []).append(problem.line)
-    shown = []
+    shown, files = [], Counter[Problem]()
+    total = Counter(replace(problem, path=None) for problem in listed if problem.line is None)
     for problem in listed:
+        if problem.line is None:
+            fault = replace(problem, path=None)
+            files[fault] += 1
+            if files[fault] <= MAX_FILES_ALIKE:
+                more = total[fault] - MAX_FILES_ALIKE if files[fault] == MAX_FILES_ALIKE else 0
+                shown.append(f"{problem} (and the same of {more:,} more)" if more > 0 else str(problem))
+            continue
         lines = alike.get(replace(problem, line=None), [])
         if len(lines) <= MAX_ALIKE:
             shown.append(str(problem))
         elif problem.line == lines[0]:
             shown.append(f"{problem} (and {len(lines) - 1:,} more lines: {_format_ranges(lines[1:])})")
     return shown
+
+
+def _keep_within(lines: Sequence[str]) -> list[str]:
+    """The first lines, as many as are read by anybody; the first is always one of them."""
+    ends = list(accumulate(map(len, lines)))
+    kept = [line for line, end in zip(lines, ends, strict=True) if end <= MOST_CHARACTERS or end == ends[0]]
+    return [*kept, f"... and {len(lines) - len(kept):,} more lines"] if len(kept) < len(lines) else kept
 
 
 def _format_ranges(numbers: Sequence[int]) -> str:
@@ -131,7 +158,7 @@ class FinetuneError(Exception):
     def _format_message(self, summary: Problem | None) -> str:
         first = self.problems[:MAX_PROBLEMS_SHOWN]
         shown = [str(summary)] if summary else []
-        shown += format_problems(first)
+        shown += _keep_within(format_problems(first))
         if self.total > len(first):
             shown.append(f"... and {self.total - len(first):,} more")
         if self.total > 1:

@@ -84,6 +84,8 @@ def encode_whole(text: str) -> bytes:
 
 # What a terminal obeys, but the tab and the line feed: C0, DEL and C1, signs that turn the direction of writing, and
 # halves of pairs of surrogates, which no stream can write.
+MOST_SHOWN = 4_000
+"""Characters of one thing that others have written, in a message: a name, a prompt, a command line."""
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -115,6 +117,11 @@ def escape_control_characters(text: str) -> str:
         letter if plain else letter.encode("unicode_escape").decode("ascii")
         for letter, plain in zip(text, kept, strict=True)
     )
+
+
+def shorten(text: str, most: int = MOST_SHOWN) -> str:
+    """`text` as a message shows it: of a longer one the beginning and the end, which says what to do."""
+    return text if len(text) <= most else f"{text[: most * 3 // 4]} … {text[-most // 4 :]}"
 
 
 def list_homes() -> list[str]:

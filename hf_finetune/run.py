@@ -95,8 +95,8 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
 
     Every rank calls it. `args.resume_from_checkpoint` is the verified checkpoint that the run goes on from, or None.
     Raises `ConfigError` with all problems of the settings at once, `FolderInUse` where another process has the folder,
-    `RunFinished` where the run has come to its end, `CannotWriteError` where the folder cannot be made, and `HubError`
-    where `hub:` asks for a push that the Hub would refuse.
+    `RunFinished` where the run has come to its end, `CannotWriteError` where there is no space for the folder, and
+    `HubError` where `hub:` asks for a push that the Hub would refuse.
     """
     allow_changed = ALLOW_CHANGED in argv
     argv = [each for each in argv if each != ALLOW_CHANGED]

@@ -88,6 +88,30 @@ def test_lines_with_one_fault_are_one_message_with_their_numbers():
     )
 
 
+def test_files_with_one_fault_are_ten_lines_and_a_number():
+    problems = [Problem("is Python source", "name rows", f"{n}.py") for n in range(100)]
+    said = str(DataError(problems, total=900)).splitlines()
+    assert said[0] == "0.py: is Python source; name rows"
+    assert said[9:] == [
+        "9.py: is Python source; name rows (and the same of 90 more)",
+        "... and 800 more",
+        "900 problems",
+    ]
+    assert len(str(DataError(problems[:10])).splitlines()) == 11  # ten files are shown as they are
+
+
+def test_what_others_have_written_takes_no_more_than_a_page(monkeypatch):
+    monkeypatch.setattr(errors, "MOST_OF_ONE", 400)
+    monkeypatch.setattr(errors, "MOST_CHARACTERS", 900)
+    said = str(Problem(f"key {'a' * 10**6}\x1b", "write another one", key="b" * 10**5))
+    assert len(said) < 410
+    assert said.endswith("; write another one")
+    assert len(str(Problem("\x1b" * 10**6))) < 410
+    lines = errors._keep_within([str(Problem(f"{n} {'a' * 10**4}")) for n in range(100)])
+    assert [line[0] for line in lines[:-1]] == ["0", "1"]
+    assert lines[-1] == "... and 98 more lines"
+
+
 def test_a_summary_is_said_first_and_not_counted():
     error = DataError([Problem("is bad"), Problem("is worse")], summary=Problem("2 of 3 rows are rejected"))
     assert str(error).splitlines() == ["2 of 3 rows are rejected", "is bad", "is worse", "2 problems"]

@@ -36,6 +36,7 @@ from hf_finetune.environment import (
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.folders import check_not_in_use, hold_run_folder
 from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
+from hf_finetune.privacy import shorten
 from hf_finetune.reporting import describe_kept, get_resume, say_folder_outside
 from hf_finetune.shell import shell_line
 from hf_finetune.training import apply_defaults
@@ -73,7 +74,8 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         describe_when_stopped(
             partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
         )
-    check_launch_file(where, settings, detect_hardware(), use_cpu=bool(run.train.get("use_cpu")))
+    use_cpu, fsdp = bool(run.train.get("use_cpu")), bool(run.train.get("fsdp"))
+    check_launch_file(where, settings, detect_hardware(), use_cpu=use_cpu, fsdp=fsdp)
     if run.hub is not None:
         from hf_finetune.release import check_push  # huggingface_hub: not for runs that stay here
 
@@ -83,7 +85,7 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
     arguments = ["--config_file", str(config), str(script), *argv, *([ALLOW_CHANGED] if allow_changed else [])]
     share_threads(os.environ, max(1, processes))
     say_folder_outside(run.output_dir)
-    logger.info("%s\n", shell_line(["accelerate", "launch", *arguments]))
+    logger.info("%s\n", shorten(shell_line(["accelerate", "launch", *arguments])))
     logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
     _check_rows(run)
     logger.info("loading the libraries")

@@ -27,9 +27,9 @@ from typing import Any
 
 import psutil
 
-from hf_finetune.errors import CannotWriteError, FolderInUse, Problem
+from hf_finetune.errors import FolderInUse, Problem
 from hf_finetune.files import write_atomically
-from hf_finetune.folders.ownership import LOCK, foreign_entry, make_run_folder, remove_empty
+from hf_finetune.folders.ownership import LOCK, foreign_entry, make_run_folder, refuse_folder, remove_empty
 from hf_finetune.folders.record_kinds import parse_record
 from hf_finetune.ranks import is_first_rank
 
@@ -82,7 +82,7 @@ def hold_run_folder(output_dir: str, *, patience_s: float = 0.0) -> bool:
 
     The first of several ranks holds it for all; a folder that is not ours is left alone, and refused later. May be
     called again. Raises `FolderInUse` where another process has it for longer than `patience_s`, and
-    `CannotWriteError`.
+    `ConfigError` or `CannotWriteError` where nothing can be written there.
     """
     folder = Path(output_dir)
     key = os.path.realpath(folder)
@@ -106,9 +106,7 @@ def hold_run_folder(output_dir: str, *, patience_s: float = 0.0) -> bool:
             continue
         except OSError as problem:
             remove_empty(made)
-            what = f"{output_dir} cannot be written ({problem.strerror})"
-            remedy = "allow writing, make room, or name another folder"
-            raise CannotWriteError(Problem(what, remedy, key="output_dir")) from problem
+            raise refuse_folder(f"{output_dir} cannot be written ({problem.strerror})", problem) from problem
         _held[key] = held
         if held.descriptor is None or _is_shared(folder):
             threading.Thread(target=_beat, args=(held,), name="lock of the run folder", daemon=True).start()

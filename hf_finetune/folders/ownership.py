@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+from hf_finetune.errors import NO_SPACE, CannotWriteError, ConfigError, FinetuneError, Problem
 from hf_finetune.files import sync_folder
 from hf_finetune.folders.opened import recall
 from hf_finetune.folders.record_kinds import (
@@ -205,7 +205,7 @@ def leads_out(path: Path, folder: Path) -> bool:
 def make_run_folder(output_dir: str) -> list[Path]:
     """Make the folder of a run, its owner's alone; returns those that were missing, the innermost first.
 
-    Raises `CannotWriteError`.
+    Raises `CannotWriteError` where there is no space, and `ConfigError` where the folder is none to be written.
     """
     folder = Path(output_dir)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -215,10 +215,15 @@ def make_run_folder(output_dir: str) -> list[Path]:
         for path in new:  # else a power cut may take the folder away with all that is saved in it
             sync_folder(path.parent)
     except OSError as problem:
-        raise CannotWriteError(
-            Problem(f"{output_dir} cannot be made ({problem.strerror})", "name another folder", key="output_dir")
-        ) from problem
+        raise refuse_folder(f"{output_dir} cannot be made ({problem.strerror})", problem) from problem
     return new
+
+
+def refuse_folder(what: str, problem: OSError) -> FinetuneError:
+    """The error of an `output_dir` that is refused before anything is in it: a setting to change, unless it is full."""
+    full = problem.errno in NO_SPACE
+    remedy = "make room, or name another folder" if full else "allow writing, or name another folder"
+    return (CannotWriteError if full else ConfigError)(Problem(what, remedy, key="output_dir"))
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

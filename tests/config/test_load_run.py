@@ -254,7 +254,7 @@ TRICKY = st.sampled_from(
 @QUICK
 @given(
     prompts=st.lists(TEXT | TRICKY, max_size=4),
-    run_name=TEXT | TRICKY,
+    run_name=(TEXT | TRICKY).map(lambda text: "".join(filter(str.isprintable, text))),
     learning_rate=st.floats(min_value=1e-12, max_value=10),
     top_k=st.none() | st.integers(1, 10**6),
     seed=st.integers(0, 2**32 - 1),

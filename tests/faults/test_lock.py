@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from hf_finetune.errors import CannotWriteError, FolderInUse, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, FolderInUse, Problem
 from hf_finetune.folders import lock as run_lock
 from hf_finetune.folders.lock import check_not_in_use, held_run_folder, hold_run_folder, release_run_folders
 from hf_finetune.reporting import record_scores
@@ -213,8 +214,18 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(CannotWriteError, match=r"output_dir: .* cannot be written \(Is a directory\)"):
+    with pytest.raises(ConfigError, match=r"output_dir: .* cannot be written \(Is a directory\)"):
         hold(tmp_path)
+
+
+def test_a_full_disk_is_no_setting_to_change(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_lock, "_take", full)
+    with pytest.raises(CannotWriteError, match=r"cannot be written \(No space left on device\); make room"):
+        hold(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_the_first_of_several_ranks_holds_it(tmp_path, monkeypatch):

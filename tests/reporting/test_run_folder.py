@@ -108,11 +108,11 @@ def test_a_folder_that_vanished_before_the_report_was_written_is_one_message_wit
         write_run_folder(str(tmp_path / "run"), report())
 
 
-def test_a_folder_that_cannot_be_made_is_one_message_with_exit_code_5(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_setting_to_change(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CannotWriteError, match="cannot be made") as refused:
+    with pytest.raises(ConfigError, match="cannot be made") as refused:
         claim_run_folder(str(tmp_path / "file" / "run"), resume=None)
-    assert refused.value.exit_code == 5
+    assert refused.value.exit_code == 2
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -4,6 +4,7 @@ A check skips settings that have a problem already: one mistake, one message.
 
 train.py           steps, schedule, saving and evaluation
 mappings.py        what the stack passes on as keyword arguments
+sharding.py        what splits a model over processes
 sizes.py           a new model against the memory of the machine
 sft.py             conversations: lengths, packing, templates
 lora.py            what peft would pass over, or refuse only once the base is loaded
@@ -32,6 +33,7 @@ from hf_finetune.config.checks.metric import check_metric
 from hf_finetune.config.checks.paths import check_inputs, check_output_dir, check_resume
 from hf_finetune.config.checks.score import check_score
 from hf_finetune.config.checks.sft import check_sft
+from hf_finetune.config.checks.sharding import check_sharding
 from hf_finetune.config.checks.sizes import check_sizes
 from hf_finetune.config.checks.stream import check_stream
 from hf_finetune.config.checks.train import check_train
@@ -57,6 +59,7 @@ def cross_check(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     _check_recipe_sections(document, run, recipe)
     check_train(document, run)
     check_mappings(document, run)
+    check_sharding(document, run)
     check_sizes(document, run)
     check_metric(document, run, recipe)
     check_sft(document, run, recipe, detect_hardware())

@@ -17,6 +17,11 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ON_GPUS = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED", "MEGATRON_LM")
 # One of these is in every file that `accelerate config` writes, and in ours.
 _OF_A_LAUNCH = {"compute_environment", "distributed_type", "num_processes", "use_cpu", "mixed_precision"}
+# What transformers (5.23) says once the data is tokenized and the model loaded.
+NOT_SHARDED = (
+    "splits the model over processes, and this launch makes no group of them",
+    "launch with accelerate_configs/fsdp2.yaml, or leave it out",
+)
 _ON_CPU = "to train on the CPU: --on cpu, which is accelerate_configs/cpu.yaml; hf-finetune doctor says what is seen"
 
 
@@ -61,8 +66,15 @@ def check_launch(document: RunDocument, run: Any, hardware: Hardware) -> None:
         document.problems.append(problem)
 
 
-def check_launch_file(where: str, settings: Mapping[str, Any], hardware: Hardware, *, use_cpu: bool) -> None:
-    """Refuse a configuration that asks for GPUs which are not there, or not wanted. Raises `ConfigError`."""
+def check_launch_file(
+    where: str, settings: Mapping[str, Any], hardware: Hardware, *, use_cpu: bool, fsdp: bool = False
+) -> None:
+    """Refuse a configuration that asks for GPUs which are not there, or not wanted, or splits no model under FSDP.
+
+    Raises `ConfigError`.
+    """
+    if fsdp and str(settings.get("distributed_type", "NO")).upper() == "NO":
+        raise ConfigError(Problem(*NOT_SHARDED, key="train.fsdp"))
     if problem := launch_problem(f"--on {where}", gpus_of_file(settings), hardware, use_cpu=use_cpu):
         raise ConfigError(problem)
 

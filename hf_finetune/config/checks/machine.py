@@ -48,6 +48,7 @@ _TRACKERS = {
     "wandb": ("wandb",),
     "mlflow": ("mlflow", "sqlalchemy"),
 }
+_OF_TRACKIO = ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
 # Trackers of the stack that cannot be kept to the run folder without the user's name in it: why, and their packages.
 _TRACKERS_REFUSED = {
     "azure_ml": ("sends to a workspace of Azure", "azureml"),
@@ -146,9 +147,12 @@ def check_packages(document: RunDocument, run: Any) -> None:
     for name, package in _FLAG_PACKAGES.items():
         if getattr(run.train, name):
             _require_package(document, ("train", name), package)
+    if run.train.torch_compile_backend == "tvm":  # torch itself has the others
+        _require_package(document, ("train", "torch_compile_backend"), "tvm")
     if run.eval.harness:
         _require_package(document, ("eval", "harness"), "lm_eval")
     _check_trackers(document, run.train.report_to)
+    _check_of_trackio(document, run.train)
 
 
 def _check_trackers(document: RunDocument, report_to: str | list[str] | None) -> None:
@@ -167,6 +171,17 @@ def _check_trackers(document: RunDocument, report_to: str | list[str] | None) ->
                 _require_package(document, key, package)
         elif name != "none":
             _refuse_tracker(document, name, name)
+
+
+def _check_of_trackio(document: RunDocument, train: Any) -> None:
+    """Settings that only trackio reads."""
+    names = [train.report_to] if isinstance(train.report_to, str) else train.report_to or []
+    if {"trackio", "all"} & set(names) or document.is_refused("train.report_to"):
+        return
+    given = [name for name in _OF_TRACKIO if getattr(train, name) != type(train).model_fields[name].default]
+    for name in given:
+        if not document.is_refused(f"train.{name}"):
+            document.refuse(("train", name), "has no effect without trackio", "set train.report_to: trackio")
 
 
 def _refuse_tracker(document: RunDocument, tracker: str, words: str) -> None:

@@ -10,6 +10,7 @@ from hf_finetune.config.reading.document import COMMAND_LINE, Key, Place, RunDoc
 from hf_finetune.config.reading.yaml_reader import check_scalar, compose, parse_plain, read_node
 from hf_finetune.config.validation.hf_settings import load_table
 from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.privacy import MAX_YAML_DEPTH
 
 _PLACE = Place(COMMAND_LINE, None)
 _FORM = "write section.key=value, such as train.max_steps=50"
@@ -58,6 +59,8 @@ def _parse_key(document: RunDocument, argument: str) -> Key | None:
         key, what = argument, f"{argument!r} is not a setting"
     elif not all(part and part.isprintable() for part in name.split(".")):
         key, what = name, f"{name!r} is not a key"
+    elif name.count(".") >= MAX_YAML_DEPTH:
+        key, what = "", f"a key of {name.count('.') + 1:,} names lies deeper than any setting"
     else:
         return tuple(name.split("."))
     own = key.replace("-", "_")

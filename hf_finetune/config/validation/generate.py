@@ -51,6 +51,11 @@ _REQUIRED = {"num_decay_steps"}
 
 # TrainingArguments accepts `fsdp: true`, which its annotation leaves out (transformers 5.23).
 _ALSO_TAKES = {"fsdp": ["bool"]}
+# Texts that a setting takes beside its numbers: in other words TrainingArguments passes over a setting, or reads as a
+# number what is beyond its bound.
+_TEXTS = {"include_num_input_tokens_seen": ["all", "non_padding", "no"], "pad_to_multiple_of": ["auto"]}
+# What accelerate's HPU, Neuron and TensorRT backends stand for is registered by packages of those devices alone.
+_COMPILES = ("torch_compile_backend", "torch_compile_mode")
 
 
 def build_settings_table() -> dict[str, Any]:
@@ -76,6 +81,7 @@ def _list_mappings() -> dict[str, Any]:
 
     Of the schedules by their names; none where the stack (transformers 5.23) passes nothing on.
     """
+    from accelerate.utils import GradientAccumulationPlugin
     from torch.optim.lr_scheduler import ReduceLROnPlateau
     from torch.utils.checkpoint import checkpoint
     from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
@@ -95,6 +101,7 @@ def _list_mappings() -> dict[str, Any]:
         "gradient_checkpointing_kwargs": of_checkpoint,
         "activation_checkpointing_kwargs": of_checkpoint,
         "accelerator_config": _list_arguments(AcceleratorConfig),
+        "gradient_accumulation_kwargs": _list_arguments(GradientAccumulationPlugin),
     }
 
 
@@ -116,12 +123,37 @@ def _list_fields(settings_class: type) -> dict[str, dict[str, Any]]:
     for field in dataclasses.fields(settings_class):
         kinds = set(_list_yaml_types(hints[field.name])) | set(_ALSO_TAKES.get(field.name, []))
         entry: dict[str, Any] = {"types": sorted(kinds), "default": _get_default(field)}
-        if choices := _list_choices(hints[field.name]) or list(field.metadata.get("choices", [])):
+        choices = _list_choices(hints[field.name]) or list(field.metadata.get("choices", []))
+        if choices := choices or _list_open_choices(field.name):
             entry["choices"] = choices
+        if words := _list_words(field.name):
+            entry["words"] = words
         if text := _shorten_help(str(field.metadata.get("help", ""))):
             entry["help"] = text
         table[field.name] = entry
     return table
+
+
+def _list_open_choices(name: str) -> list[str]:
+    """List the backends that accelerate takes and torch has, the modes of its inductor, or the texts of a setting."""
+    from accelerate.utils import DynamoBackend
+    from torch._dynamo import list_backends
+    from torch._inductor import list_mode_options
+
+    if name not in _COMPILES:
+        return _TEXTS.get(name, [])
+    there = list_backends(exclude_tags=())
+    backends = [member.value.lower() for member in DynamoBackend if member.value.lower() in there]
+    return backends if name == "torch_compile_backend" else list(list_mode_options())
+
+
+def _list_words(name: str) -> list[str]:
+    """List the words that may stand in the text of a setting, which its annotation leaves open."""
+    from transformers.debug_utils import DebugOption
+    from transformers.trainer_utils import FSDPOption
+
+    kinds: dict[str, type[Enum]] = {"debug": DebugOption, "fsdp": FSDPOption}
+    return [str(member.value) for member in kinds.get(name, ())]
 
 
 def _list_yaml_types(hint: Any) -> list[str]:

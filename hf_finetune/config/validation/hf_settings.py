@@ -11,7 +11,8 @@ import json
 from importlib.resources import files
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
+from pydantic_core import PydanticCustomError
 
 from hf_finetune.config import bounds
 from hf_finetune.config.reading.deprecated import REFUSED, SET_BY_RECIPE, SFT_REPLACED
@@ -22,15 +23,27 @@ TABLE_FILE = "stack_settings.json"
 
 SFT_RECIPES: tuple[RecipeName, ...] = ("sft", "lora")
 
+MOST_CHARACTERS = 4_096
+
+
+def _check_line(text: str) -> str:
+    """No setting of the stack that is text, and no mapping, is more than a line: a name, a word, a pattern."""
+    if len(text) > MOST_CHARACTERS or not text.isprintable():
+        raise PydanticCustomError("not_a_line", "no line of text")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_check_line)]
+
 _TYPES: dict[str, tuple[Any, ...]] = {
     "bool": (bool,),
     "int": (int,),
     # `save_steps: 100` stays 100 in run.yaml, and does not become 100.0.
     "float": (int, float),
-    "str": (str,),
+    "str": (Line,),
     "dict": (dict[str, Any],),
     "list": (list[Any],),
-    "list[str]": (list[str],),
+    "list[str]": (list[Line],),
     # Of token ids, or of layers; which there are is known once the model is loaded.
     "list[int]": (list[Annotated[int, Field(ge=-bounds.LARGEST_COUNT, le=bounds.LARGEST_COUNT)]],),
     "null": (None,),
@@ -172,11 +185,13 @@ def _read_no(value: Any) -> Any:
 def _build_annotation(name: str, field: dict[str, Any]) -> Any:
     # {"types": ["float", "null"], ...} of learning_rate -> Annotated[int, gt 0] | Annotated[float, gt 0] | None
     kinds = [kind for word in field["types"] for kind in _TYPES[word]]
+    if "dict" in field["types"]:  # which may be JSON of several lines
+        kinds = [str if kind is Line else kind for kind in kinds]
     if "choices" in field:
         words: Any = Literal[tuple(field["choices"])]
         if "no" in field["choices"]:  # YAML 1.1 reads it as false, and so does whoever hands a dict over from PyYAML
             words = Annotated[words, BeforeValidator(_read_no)]
-        kinds = [words if kind is str else kind for kind in kinds]
+        kinds = [words if kind is Line else kind for kind in kinds]
     bounds = Field(**(_BOUNDS.get(name) or {}))
     bounded = [Annotated[kind, bounds] if kind in (int, float) else kind for kind in kinds]
     return Union[tuple(bounded)]  # noqa: UP007 - the members are only known at run time

@@ -134,6 +134,8 @@ def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, s
     kinds = {error["type"] for error in errors}
     if kinds & {"string_too_short", "too_short"}:
         return "is empty", "give it a value"
+    if "not_a_line" in kinds:
+        return "is longer than a line, or has a character that cannot be printed", "write it in one short line"
     if "finite_number" in kinds:
         return f"must be a finite number, not {format_value(value)}", ""
     if form := next((error for error in errors if error["type"] == "string_pattern_mismatch"), None):

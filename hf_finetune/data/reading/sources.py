@@ -76,9 +76,10 @@ def resolve_sources(sources: Sources, role: str, format_name: RowFormatName) -> 
 def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tuple[str, Path]]:
     """Find the files of one source: each path as it is shown, and as it is opened."""
     path = Path(written).expanduser()
-    if path.is_dir():
+    # Not `Path.is_dir`, which raises for a name that is longer than file systems take, as 300 stars are.
+    if os.path.isdir(path):
         return _list_folder(written, path, role, format_name)
-    if path.exists():
+    if os.path.exists(path):
         if not _is_readable(path):
             raise DataError(Problem("is not a file", "name a file or a folder", written, key=f"data.{role}"))
         return [(written, path)]
@@ -146,7 +147,7 @@ def _suggest_pattern(folder: Path, written: str) -> str:
 
 def _explain_missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return Problem(f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}")
     return Problem(
         "no such file", suggest(path.name, os.listdir(folder), "check the path"), written, key=f"data.{role}"
@@ -184,7 +185,7 @@ def _find_duplicates(files: Iterable[DataFile], role: str) -> list[Problem]:
 
 def _is_hub_id(written: str, path: Path) -> bool:
     # "rows/train.jsonl" and "rows/train" with a folder "rows" are missing files, "org/name" without one is of the Hub.
-    return bool(_HUB_ID.fullmatch(written)) and not _FILE_ENDING.search(written) and not path.parent.is_dir()
+    return bool(_HUB_ID.fullmatch(written)) and not _FILE_ENDING.search(written) and not os.path.isdir(path.parent)
 
 
 def _download_hub_rows(repo_id: str, role: str) -> Path:

@@ -17,6 +17,8 @@ import hf_finetune.config.checks.machine as checks_machine
 from hf_finetune.environment.hardware import Hardware
 
 VALIDATION = "data.validation=validation.jsonl"
+GALORE = "{optim: galore_adamw, optim_target_modules: all-linear}"
+FSDP = "train={optim: adamw_torch, fsdp: true}"
 BEST = "train={eval_strategy: steps, load_best_model_at_end: true}"
 
 CONFLICTS = [
@@ -72,6 +74,40 @@ CONFLICTS = [
     ),
     (["train.activation_checkpointing_kwargs={a: 1}"], "train.activation_checkpointing_kwargs.a", "is no argument"),
     (["train.accelerator_config={dispatch_batches: x}"], "train.accelerator_config.dispatch_batches", "true or false"),
+    (["train.accelerator_config=/dev/zero"], "train.accelerator_config", "is no mapping"),
+    (["train.accelerator_config=train.jsonl"], "train.accelerator_config.text", "is no argument of accelerator_config"),
+    (
+        ["train.accelerator_config={gradient_accumulation_kwargs: 2}"],
+        "train.accelerator_config.gradient_accumulation_kwargs",
+        "is no mapping",
+    ),
+    (
+        ["train.accelerator_config={gradient_accumulation_kwargs: {steps: 2}}"],
+        "train.accelerator_config.gradient_accumulation_kwargs.steps",
+        "is no argument",
+    ),
+    (["train.lr_scheduler_kwargs=' {}'"], "train.lr_scheduler_kwargs", "is no mapping"),
+    (["train.deepspeed=nope.json"], "train.deepspeed", "is no mapping"),
+    (["train.fsdp_config={version: 2}"], "train.fsdp_config", "has no effect without train.fsdp"),
+    ([FSDP, "train.fsdp_config=/dev/zero"], "train.fsdp_config", "is no mapping"),
+    ([FSDP, "train.fsdp_config={evil: 1}"], "train.fsdp_config.evil", "is no argument"),
+    ([FSDP, "train.fsdp_config={fsdp_version: 3}"], "train.fsdp_config.version", "expected one of 1, 2, found 3"),
+    ([FSDP, "train.deepspeed={a: 1}"], "train.deepspeed", "is given together with train.fsdp"),
+    (["train.optim=adamw_torch", "train.fsdp=evil.py"], "train.fsdp", "'evil.py' is no option of it"),
+    (["train.optim=adamw_torch", "train.fsdp=hybrid_shard"], "train.fsdp", "is of FSDP1 alone"),
+    (["train.debug=evil.py"], "train.debug", "'evil.py' is no option of it"),
+    (["train.debug=[evil]"], "train.debug", "'evil' is no option of it"),
+    (["train.torch_compile_backend=evil"], "train.torch_compile_backend", "expected one of eager"),
+    (["train.torch_compile_backend=tvm"], "train.torch_compile_backend", "tvm is not installed"),
+    (["train.torch_compile_mode=evil"], "train.torch_compile_mode", "expected one of default"),
+    (["train.include_num_input_tokens_seen=evil"], "train.include_num_input_tokens_seen", "expected one of all"),
+    (["train.optim_target_modules=all-linear"], "train.optim_target_modules", "muon reads none"),
+    (["train.trackio_space_id=a/b"], "train.trackio_space_id", "has no effect without trackio"),
+    (['train.trackio_space_id="a\\e[31m"'], "train.trackio_space_id", "cannot be printed"),
+    ([f"train.run_name={'a' * 5000}"], "train.run_name", "longer than a line"),
+    (["train.label_names=[x]"], "train.label_names", "is not a setting"),
+    (["train.include_for_metrics=[inputs]"], "train.include_for_metrics", "is not a setting"),
+    (["train.length_column_name=n"], "train.length_column_name", "is not a setting"),
     (["train.liger_kernel_config={rope: 1}"], "train.liger_kernel_config.rope", "expected true or false"),
     (["train.optim=adamw_torch", "train.optim_args=x=1"], "train.optim_args", "adamw_torch reads none"),
     (["train.optim=sgd", "train.optim_args=mass=1"], "train.optim_args", "'mass' is no option of sgd"),
@@ -118,6 +154,9 @@ def test_settings_that_do_not_go_together_are_one_problem_at_the_key_to_change(o
         ["train.activation_checkpointing_kwargs={use_reentrant: false, every_n_layers: 2}"],
         ["train.accelerator_config={even_batches: false, gradient_accumulation_kwargs: {num_steps: 2}}"],
         ["train.optim=sgd", "train.optim_args=momentum=0.9,nesterov=true"],
+        ["train.optim=sgd", "train.fsdp=full_shard auto_wrap", "train.fsdp_config={fsdp_version: 2}"],
+        ["train.report_to=trackio", "train.trackio_space_id=a/b"],
+        ["train.debug=underflow_overflow"],
         ["train.optim_args='momentum=0.9,beta1=0.8'"],
         ["data.stratify_by=label", "data.validation_fraction=0.2"],
         ["train.max_steps=-1"],
@@ -126,6 +165,14 @@ def test_settings_that_do_not_go_together_are_one_problem_at_the_key_to_change(o
 )
 def test_settings_that_go_together_load(load, overrides):
     assert load(VALID, *overrides).recipe == "continued_pretraining"
+
+
+def test_an_optimizer_that_projects_modules_is_told_which(only_problem, load, monkeypatch):
+    monkeypatch.setattr(checks_machine, "_is_installed", lambda package: True)
+    problem = only_problem(VALID, "train.optim=galore_adamw")
+    assert problem.key == "train.optim_target_modules"
+    assert "which modules are projected" in problem.what
+    assert load(VALID, f"train={GALORE}").train["optim"] == "galore_adamw"
 
 
 def test_one_mistake_is_one_message_even_where_other_checks_read_it(only_problem):
@@ -214,7 +261,7 @@ def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):
     ("override", "key", "remedy"),
     [
         ("train.optim=paged_adamw_8bit", "train.optim", 'in the clone of hf-finetune: pip install ".[qlora]"'),
-        ("train.optim=galore_adamw", "train.optim", "pip install galore-torch"),
+        (f"train={GALORE}", "train.optim", "pip install galore-torch"),
         ("train.optim=stable_adamw", "train.optim", "pip install torch-optimi"),
         ("train.report_to=[wandb]", "train.report_to", "pip install wandb"),
         ("train.report_to=mlflow", "train.report_to", "pip install mlflow"),
