@@ -146,7 +146,7 @@ def test_a_hostile_folder_is_refused_in_a_message_or_pushed_without_what_it_hide
 
 def make_fault(server: dict[str, Any], hub: Hub, elsewhere: Hub, folder: Path) -> Fault:  # noqa: F811
     given = dict(server)
-    kind = next((word for word in ("endless", "drip") if word in given), given.get("status"))
+    kind = next((word for word in ("endless", "drip", "heads") if word in given), given.get("status"))
     body, headers = given.get("body"), {}
     if "location" in given:
         headers["Location"] = (
@@ -163,7 +163,7 @@ def make_fault(server: dict[str, Any], hub: Hub, elsewhere: Hub, folder: Path) -
         }
         found = {"oid": hashlib.sha256(weights).hexdigest(), "size": len(weights), "actions": actions}
         body = json.dumps({"transfer": "basic", "objects": [found]})
-    body = None if body is None else body.replace("DEEP", "[" * 100_000).encode()
+    body = None if body is None else body.replace("DEEP", "[" * 100_000).replace("NINES", "9" * 100_000).encode()
     return Fault(kind, given.get("method", "GET"), given["path"], given.get("times", 1), headers=headers, body=body)
 
 
