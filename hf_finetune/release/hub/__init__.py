@@ -35,7 +35,7 @@ from hf_finetune.folders import PUSHED, REPORT, read_pushed
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
-from hf_finetune.release.hub.files import PlannedFile, find_large_pages, find_local_base, plan_files
+from hf_finetune.release.hub.files import PlannedFile, find_local_base, find_odd_pages, plan_files
 from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_hub_error
 from hf_finetune.release.hub.search.places import check_secrets
@@ -139,7 +139,7 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
         raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
     # Before anything is opened: the card is made anew from files of the folder, one of which may be a pipe, or hold a
     # list where an object belongs.
-    if problems := find_faults(Path(folder), str(folder)) or find_large_pages(Path(folder)):
+    if problems := find_faults(Path(folder), str(folder)) or find_odd_pages(Path(folder)):
         raise DataError(problems)
     card = add_license(Path(folder), options.license, repo_id)
     files = plan_files(Path(folder), card=card)
