@@ -160,6 +160,10 @@ WORST = (
     "AAAAA",
     "+!!!!",
     "~/a/b ",
+    "/./",
+    "../a",
+    "/a/../b ",
+    "/proc/1/root",
     "curl -u a:b",
     "discord.com/api/webhooks/1",
 )
