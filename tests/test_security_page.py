@@ -11,6 +11,7 @@ from pathlib import Path
 from hf_finetune.chat import worker, worker_process
 from hf_finetune.config.model_files import growth
 from hf_finetune.config.model_files.tried import worker as tried
+from hf_finetune.release.hub import client, retries
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -46,7 +47,16 @@ def test_the_numbers_are_those_of_the_code():
     assert worker_process.MAX_WAIT_SECONDS == 30.0
     assert (tried.MEMORY, tried.PROCESSOR_SECONDS, tried.LONG // tried.SHORT) == (2 << 30, 20, 8)
     assert growth.MOST_GROWTH == 1_000
+    assert (client.LONGEST_ANSWER, retries.TIMEOUT) == (64 << 20, 60.0)
     # A kind shares its examples among its tests: rows, run files, templates, cards, and what is in a model folder.
     assert "tests/hostile --attacks 2000" in (ROOT / "Makefile").read_text(encoding="utf-8")
-    said = ("256 MiB", "a second for a", "the clock 30", "2 GiB, 20 seconds", "eight times", "more than a thousand")
+    said = (
+        "256 MiB",
+        "a second for a",
+        "the clock 30",
+        "2 GiB, 20 seconds",
+        "eight times",
+        "more than a thousand",
+        "64 MiB and a",
+    )
     assert [each for each in said if each not in " ".join(PAGE.split())] == []

@@ -6,6 +6,7 @@ checkpoints         whole and verified, or not there
 checkpoint_records  what a checkpoint says beside its weights, looked at before it is believed
 encoded_state       the state of a run in JSON, in which names stand for tensors
 record_kinds        of which kind the values of a run's records are
+decision_record     how a classifier decides, of which kind each value is
 opened              what a run was opened with, should its records vanish
 weights             whether the model of a finished run is still whole
 """

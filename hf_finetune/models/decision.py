@@ -6,15 +6,13 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.errors import ModelError, Problem
+from hf_finetune.folders.decision_record import DECISION, read_decision_record
 from hf_finetune.models.files.locate import find_file
-
-DECISION = "decision.json"
 
 Array = npt.NDArray[np.float64]
 
@@ -105,16 +103,13 @@ def write_decision(decision: Decision, folder: str | Path) -> None:
 def read_decision(folder: str | Path) -> Decision | None:
     """Read the `decision.json` of a folder or Hub id; None where it has none.
 
-    Raises `ModelError` for a file of another form, and for impossible values.
+    Raises `ModelError` for a value of another kind, and for an impossible one.
     """
     path = find_file(str(folder), DECISION)
     if path is None:
         return None
-    try:
-        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        labels = tuple(values.pop("labels"))
-        thresholds = tuple(float(values["thresholds"][label]) for label in labels)
-        return Decision(labels, **values | {"thresholds": thresholds})
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        what, remedy = f"cannot be read ({problem})", "remove it (labels are then those of the largest probability)"
-        raise ModelError(Problem(what, remedy, path=path)) from problem
+    record = read_decision_record(Path(path))
+    thresholds = tuple(record.thresholds[label] for label in record.labels)
+    return Decision(
+        record.labels, record.kind, record.temperature, thresholds, record.metric, record.offsets_in_weights
+    )

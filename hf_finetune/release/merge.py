@@ -21,6 +21,7 @@ from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
 from hf_finetune.files import fill_folder_atomically
 from hf_finetune.folders import STREAM_PRINTS, check_replaceable
+from hf_finetune.folders.decision_record import DECISION
 from hf_finetune.label_set import Labels
 from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
@@ -32,7 +33,6 @@ from hf_finetune.models.adapters.loading import (
     suppress_peft_warnings,
 )
 from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels, unwrap_adapter
-from hf_finetune.models.decision import DECISION
 from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter, write_base_record
 from hf_finetune.models.generation_config import settle_generation, stop_after_turns
 from hf_finetune.models.lengths import get_max_length

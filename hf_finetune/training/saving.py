@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, Trainer
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.files import sync_file, sync_folder, write_atomically
 from hf_finetune.folders import REPORT
+from hf_finetune.folders.decision_record import DECISION
 from hf_finetune.models.classification_head import find_classification_head, fold_decision
-from hf_finetune.models.decision import DECISION, Decision, write_decision
+from hf_finetune.models.decision import Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
 from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
 

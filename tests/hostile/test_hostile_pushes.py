@@ -1,8 +1,8 @@
 """Folders and servers that are out to harm a push: each ends in one message or in a push of what is listed, in bounds.
 
 `push.jsonl` has them. `do` is done to a folder that could be pushed, `server` is what the Hub answers at `path`. `code`
-is the exit code, `said` a piece of the message. No token is said, logged, or sent to another host; the folder stays as
-it is; and what is called SECRET, or named in `never`, is in no request.
+is the exit code, `said` a piece of the message, `logged` of the log. No token is said, logged, or sent to another host;
+the folder stays as it is; and what is called SECRET, or named in `never`, is in no request.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def spoil(folder: Path, do: dict[str, Any]) -> None:
     written = do.get("write", {}) | {name: json.dumps(value) for name, value in do.get("json", {}).items()}
     written |= {"README.md": f"---\n{do['card']}---\n# X\n"} if "card" in do else {}
     for name, text in written.items():
-        path = Path(f"{folder}/{name}")
+        path = Path(f"{folder}/{fill_in(name)}")
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(fill_in(text).encode("utf-8", "surrogateescape"))
     for name, target in do.get("link", {}).items():
@@ -119,6 +119,7 @@ def push(folder: Path, *, public: bool = False) -> int:
 def check_said(case: dict[str, Any], code: int, said: str, logged: str) -> None:
     assert code == case["code"], said
     assert (case["said"] or "") in said
+    assert case.get("logged", "") in logged
     assert "Traceback" not in said + logged
     assert WRITE not in said + logged
     assert not set("\x1b\u202e") & set(said)
@@ -146,7 +147,7 @@ def test_a_hostile_folder_is_refused_in_a_message_or_pushed_without_what_it_hide
 
 def make_fault(server: dict[str, Any], hub: Hub, elsewhere: Hub, folder: Path) -> Fault:  # noqa: F811
     given = dict(server)
-    kind = next((word for word in ("endless", "drip") if word in given), given.get("status"))
+    kind = next((word for word in ("endless", "drip", "heads") if word in given), given.get("status"))
     body, headers = given.get("body"), {}
     if "location" in given:
         headers["Location"] = (
@@ -163,7 +164,7 @@ def make_fault(server: dict[str, Any], hub: Hub, elsewhere: Hub, folder: Path) -
         }
         found = {"oid": hashlib.sha256(weights).hexdigest(), "size": len(weights), "actions": actions}
         body = json.dumps({"transfer": "basic", "objects": [found]})
-    body = None if body is None else body.replace("DEEP", "[" * 100_000).encode()
+    body = None if body is None else body.replace("DEEP", "[" * 100_000).replace("NINES", "9" * 100_000).encode()
     return Fault(kind, given.get("method", "GET"), given["path"], given.get("times", 1), headers=headers, body=body)
 
 

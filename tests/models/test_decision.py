@@ -11,7 +11,10 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit, softmax
 
 from hf_finetune.errors import ModelError
-from hf_finetune.models.decision import DECISION, Decision, read_decision, write_decision
+from hf_finetune.folders.decision_record import DECISION
+from hf_finetune.models.decision import Decision, read_decision, write_decision
+from hf_finetune.reporting.card import find_source_run
+from hf_finetune.reporting.card.facts import describe_model
 
 SEVERAL_TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 
@@ -122,26 +125,37 @@ def test_a_folder_without_one_has_none(tmp_path):
     assert read_decision(tmp_path / "nowhere" / "at" / "all") is None
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "no json",
-        "[]",
-        {"labels": None},
-        {"thresholds": {"ham": 0.4}},
-        {"thresholds": {"ham": 0.0, "spam": 1.0}},
-        {"thresholds": {"ham": "much", "spam": 0.5}},
-        {"temperature": 0},
-        {"temperature": math.inf},
-        {"unknown": 1},
+WRONG = {
+    None: [
+        ("no json", "cannot be read (is torn, or no JSON)"), ("[]", "is no decision of a classifier"),
+        ("[" * 100_000, "cannot be read (is nested too deep)"), ({"labels": 10**30}, "cannot be read ("),
     ],
-    ids=str,
-)
-def test_a_file_that_is_not_ours_is_one_message(tmp_path, change):
+    "unknown": [(1, "is no key of such a file")],
+    "labels": [(None, ""), ("ab", ""), ([], ""), ([1, 2], ""), ({"a": 1}, ""), (["ham", "ham", "spam"], "")],
+    "kind": [(None, ""), ("several", ""), (["single"], ""), (1, "")],
+    "temperature": [(0, ""), (math.inf, ""), (math.nan, ""), ("1", ""), ([], ""), (None, "")],
+    "thresholds": [
+        ("x", ""), ({"ham": 0.4}, ""), ({"ham": 0.0, "spam": 1.0}, ""), ({"ham": "much", "spam": 0.5}, ""), ([], ""),
+        ({"ham": 0.5, "spam": 0.5, "eggs": 0.5}, ""), (5, ""), (None, ""), ({"ham": [0.5], "spam": 0.5}, ""),
+    ],
+    "metric": [(5, ""), ([], "")],
+    "offsets_in_weights": [("no", ""), (1, ""), (None, "")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [(key, *case) for key, cases in WRONG.items() for case in cases])
+def test_a_value_of_another_kind_is_refused_by_its_key_wherever_the_file_is_read(tmp_path, key, value, said):
     write_decision(Decision(("ham", "spam"), "single"), tmp_path)
     file = tmp_path / DECISION
-    changed = change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change)
-    file.write_text(changed)
-    with pytest.raises(ModelError, match=r"decision\.json: cannot be read .*; remove it") as refused:
-        read_decision(tmp_path)
-    assert refused.value.exit_code == 2
+    change = value if key is None else {key: value}
+    file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
+    config = {"architectures": ["XForSequenceClassification"], "id2label": {"0": "ham", "1": "spam"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for read in (read_decision, lambda folder: describe_model(find_source_run(folder))):
+        with pytest.raises(ModelError) as refused:
+            read(tmp_path)
+        [problem] = refused.value.problems
+        assert (problem.path, problem.key) == (str(file), key)
+        assert problem.what.startswith(said or "is not ")
+        assert "remove it" in problem.remedy
+        assert refused.value.exit_code == 2

@@ -39,8 +39,9 @@ from hf_finetune.errors import (
 )
 from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, is_compact, read_windows
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
+from hf_finetune.folders.decision_record import DECISION
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
-from hf_finetune.models.decision import DECISION, Array, Decision, read_decision
+from hf_finetune.models.decision import Array, Decision, read_decision
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.saved import load_for_prediction
 

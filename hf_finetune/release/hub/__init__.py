@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi, get_token, is_offline_mode
 
 from hf_finetune.config.checks.hub import check_repo_id
-from hf_finetune.config.model_files.regular import find_irregular
+from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, DataError, FinetuneError, HubError, NotPushedError, Problem
 from hf_finetune.files import hash_file, write_atomically
@@ -35,7 +35,7 @@ from hf_finetune.folders import PUSHED, REPORT, read_pushed
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
-from hf_finetune.release.hub.files import PlannedFile, find_large_pages, find_local_base, plan_files
+from hf_finetune.release.hub.files import PlannedFile, find_local_base, find_odd_pages, plan_files
 from hf_finetune.release.hub.redaction import redact_files
 from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_hub_error
 from hf_finetune.release.hub.search.places import check_secrets
@@ -137,8 +137,9 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     check_repo_id(repo_id)
     if not Path(folder).is_dir():
         raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
-    # Before anything is opened: the card is made anew from files of the folder, one of which may be a pipe.
-    if problems := find_irregular(Path(folder), str(folder)) or find_large_pages(Path(folder)):
+    # Before anything is opened: the card is made anew from files of the folder, one of which may be a pipe, or hold a
+    # list where an object belongs.
+    if problems := find_faults(Path(folder), str(folder)) or find_odd_pages(Path(folder)):
         raise DataError(problems)
     card = add_license(Path(folder), options.license, repo_id)
     files = plan_files(Path(folder), card=card)

@@ -9,12 +9,11 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hf_finetune.errors import HubError, Problem, suggest
 from hf_finetune.release.hub.retries import (
-    NOT_UNDERSTOOD,
     call_with_retries,
     describe_error,
-    explain_answer,
     get_http_status,
     is_hub_error,
+    is_unreadable,
 )
 
 # Seconds. Before training somebody waits in front of the terminal.
@@ -37,10 +36,8 @@ def check_access(repo_id: str, *, public: bool, create_pr: bool) -> None:
         _check_repository(api, who, repo_id, public=public, create_pr=create_pr)
     except HubError:
         raise
-    except NOT_UNDERSTOOD as problem:
-        raise explain_answer(problem) from problem
     except Exception as problem:
-        if not is_hub_error(problem):
+        if not is_hub_error(problem) and not is_unreadable(problem):
             raise
         raise HubError(describe_error(problem)) from problem
 

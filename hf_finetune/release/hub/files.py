@@ -43,6 +43,8 @@ _PAGES = re.compile(rf"{CARD}|report\.(?:html|json)|run\.yaml|manifest\.json|LIC
 _NOT_HASHED = (CARD, "report.html")
 _CHUNK = 1 << 20
 _LARGEST_PAGE = 64 << 20
+# Of words: the Hub shows a card of a few hundred KB at most.
+_LARGEST_CARD = 4 << 20
 _LONGEST_HEADER = 100_000_000
 # More takes seconds, in which a terminal would show nothing.
 _LARGE = 2 << 30
@@ -101,6 +103,10 @@ def find_allowed_files(folder: Path) -> dict[str, Path]:
     found = {path.relative_to(folder).as_posix(): path for path in sorted(candidates) if path.is_file()}
     code = _CODE if _is_scratch(folder) else set()
     allowed = {name: path for name, path in found.items() if _is_allowed(name) or name in code}
+    if left := sum(name.startswith(f"{_TEMPLATES}/") and name not in allowed for name in found):
+        # Their names are not shown: they may have a line break in them, or anything.
+        said = "not pushed: %d of %s, whose names have other signs than letters, digits, '.', '_' and '-'"
+        logger.warning(said, left, folder / _TEMPLATES)
     # A foreign model folder may have `vocab.txt` -> ~/.ssh/id_ed25519; the like was found in transformers:
     # https://github.com/huggingface/transformers/pull/46279
     wrong = {name: what for name, path in allowed.items() if (what := _describe_link(path, folder, code))}
@@ -121,11 +127,20 @@ def _describe_link(path: Path, folder: Path, code: set[str]) -> str | None:
     return None if _is_allowed(name) or name in code else f"is a link to {name}, which is not pushed"
 
 
-def find_large_pages(folder: Path) -> list[Problem]:
-    """Find the pages and records of a run that are larger than any, since they are read whole; sparse ones are, too."""
-    large = [path for path in sorted(folder.iterdir()) if _PAGES.fullmatch(path.name) and path.is_file()]
-    what, remedy = f"has more than {_LARGEST_PAGE >> 20} MiB", "put it back as the run wrote it, or take it out"
-    return [Problem(what, remedy, path=str(path)) for path in large if path.stat().st_size > _LARGEST_PAGE]
+def find_odd_pages(folder: Path) -> list[Problem]:
+    """Find the pages and records of a run that are no files, or larger than any, since they are read whole."""
+    pages = [path for path in sorted(folder.iterdir()) if _PAGES.fullmatch(path.name)]
+    odd = [
+        Problem("is no regular file, and would not go along", "put the file itself there, or take it out", str(path))
+        for path in pages
+        if not path.is_file()
+    ]
+    remedy = "put it back as the run wrote it, or take it out"
+    for path in filter(Path.is_file, pages):
+        most = _LARGEST_CARD if path.name == CARD else _LARGEST_PAGE
+        if path.stat().st_size > most:
+            odd.append(Problem(f"has more than {most >> 20} MiB", remedy, path=str(path)))
+    return odd
 
 
 def read_header(path: Path) -> bytes:

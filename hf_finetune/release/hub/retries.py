@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import httpx2
 from huggingface_hub import constants, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -31,10 +31,12 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-TIMEOUT = 120.0
-"""Seconds without a byte after which a connection is given up."""
+TIMEOUT = 60.0
+"""Seconds in which an answer has to be whole, and the longest wait for a connection or for a piece to be sent."""
 PATIENCE = 300.0
 """Seconds for which one request is retried."""
+SHORT_PATIENCE = 15.0
+"""The same where the answer cannot be read: a proxy's page passes in seconds, or it stays."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 
 _TRANSIENT = (408, 429)
@@ -62,32 +64,47 @@ def set_up_client() -> None:
         disable_progress_bars()
 
 
+class UnreadableAnswer(HubError):
+    """The Hub, or what stands in its place, was reached and has answered what is no answer of the Hub."""
+
+
 def call_with_retries(request: Callable[[], Answer], patience: float) -> Answer:
     """Make a request, and repeat it after transient failures for up to `patience` seconds.
 
-    Raises what `request` raised last, and `HubError` for an answer of another form than the Hub's.
+    Raises what `request` raised last, and `UnreadableAnswer` for an answer of another form than the Hub's.
     """
     # Waits 1, 2, 4 ... 30, 30 seconds, or longer if the Hub says so (Retry-After).
     set_up_client()
-    deadline, wait = time.monotonic() + patience, FIRST_WAIT
+    began, wait = time.monotonic(), FIRST_WAIT
     while True:
         try:
             return request()
-        except NOT_UNDERSTOOD as problem:
-            raise explain_answer(problem) from problem
         except Exception as problem:
+            unreadable = is_unreadable(problem)
             pause = max(wait, _get_retry_after(problem))
-            if not is_transient(problem) or time.monotonic() + pause > deadline:
+            longest = min(patience, SHORT_PATIENCE) if unreadable else patience
+            if not is_transient(problem) or time.monotonic() + pause > began + longest:
+                if unreadable:
+                    raise explain_answer(problem) from problem
                 raise
             logger.info("%s; trying again in %.0f s", describe_error(problem).what, pause)
         time.sleep(pause)
         wait = min(2 * wait, LONGEST_WAIT)
 
 
-def explain_answer(problem: Exception) -> HubError:
-    """Explain what `NOT_UNDERSTOOD` was raised for."""
-    what = f"the Hub's answer is none that is understood ({type(problem).__name__})"
-    return HubError(Problem(what, f"look whether {constants.ENDPOINT} is the Hub"))
+def is_unreadable(problem: BaseException) -> bool:
+    """Whether `problem` was raised for what the answer says: no JSON, or not what huggingface_hub expects in it."""
+    if get_http_status(problem) is not None or isinstance(problem, HFValidationError):
+        return False
+    return isinstance(problem, (*NOT_UNDERSTOOD, httpx2.DecodingError)) or (
+        isinstance(problem, ValueError) and not isinstance(problem, OSError)
+    )
+
+
+def explain_answer(problem: BaseException) -> UnreadableAnswer:
+    """Explain what `is_unreadable`."""
+    what = f"the Hub was reached, and its answer is none that is understood ({type(problem).__name__})"
+    return UnreadableAnswer(Problem(what, f"look whether {constants.ENDPOINT} is the Hub"))
 
 
 def is_transient(problem: BaseException) -> bool:
@@ -117,10 +134,16 @@ def get_http_status(problem: BaseException) -> int | None:
 def describe_error(problem: BaseException) -> Problem:
     """Describe what went wrong and what to do about it, without any token or address."""
     status = get_http_status(problem)
+    if is_unreadable(problem):
+        return explain_answer(problem).problems[0]
     if status is None:
-        kind = type(list(_iterate_causes(problem))[-1]).__name__
-        detail = f": {problem}" if isinstance(problem, ValueError) and not isinstance(problem, OSError) else ""
-        return Problem(f"the Hub cannot be reached ({kind}{detail})", f"check the connection to {constants.ENDPOINT}")
+        causes = list(_iterate_causes(problem))
+        check = f"check the connection to {constants.ENDPOINT}"
+        if any(isinstance(cause, httpx2.ReadTimeout) for cause in causes):
+            what = f"the Hub was reached, and its answer was not whole in {TIMEOUT:.0f} s"
+            return Problem(what, f"push again later, or {check}")
+        detail = f": {problem}" if isinstance(problem, HFValidationError) else ""
+        return Problem(f"the Hub cannot be reached ({type(causes[-1]).__name__}{detail})", check)
     if status >= 500:
         return Problem(f"the Hub has trouble of its own ({status})", "push again later")
     is_missing = any(isinstance(cause, RepositoryNotFoundError) for cause in _iterate_causes(problem))

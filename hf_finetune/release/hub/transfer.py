@@ -17,7 +17,13 @@ from huggingface_hub.hf_api import ModelInfo
 
 from hf_finetune.errors import HubError, Problem
 from hf_finetune.release.hub.files import MODEL_FILES, PlannedFile
-from hf_finetune.release.hub.retries import PATIENCE, call_with_retries, describe_error, get_http_status
+from hf_finetune.release.hub.retries import (
+    PATIENCE,
+    UnreadableAnswer,
+    call_with_retries,
+    describe_error,
+    get_http_status,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +89,11 @@ def transfer(files: Sequence[PlannedFile], repo_id: str, options: PushOptions) -
         try:
             commit, url = _commit(api, repo_id, difference, options)
             break
+        except UnreadableAnswer as problem:
+            # What answers so may have taken the commit all the same.
+            difference = _compare_after(problem, api, repo_id, files, options)
+            commit = difference.head
+            break
         except HfHubHTTPError as problem:
             # The head has moved, by a commit of others or by ours whose answer was lost: comparing again shows which.
             if get_http_status(problem) not in CONFLICTS or attempt == 2:
@@ -117,6 +128,19 @@ def _compare(api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: Pu
     planned = {file.name for file in files}
     removed = sorted(name for name in there if MODEL_FILES.fullmatch(name) and name not in planned)
     return _Difference(str(info.sha), bool(info.private), changed, removed)
+
+
+def _compare_after(
+    problem: UnreadableAnswer, api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: PushOptions
+) -> _Difference:
+    """Compare again after an answer to the commit that nobody understands; raises it where that is not there."""
+    try:
+        difference = _compare(api, repo_id, files, options)
+    except (HubError, HfHubHTTPError):
+        raise problem from None
+    if difference.changed or difference.removed:
+        raise problem
+    return difference
 
 
 def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> ModelInfo:
@@ -168,8 +192,13 @@ def _commit(api: HfApi, repo_id: str, difference: _Difference, options: PushOpti
         )
         return made.oid, made.pr_url or f"{constants.ENDPOINT}/{repo_id}"
 
-    # Not retried for a pull request: if only the answer was lost, there would be two of them.
-    return call_with_retries(commit, 0.0 if options.create_pr else options.patience)
+    try:
+        # Not retried for a pull request: if only the answer was lost, there would be two of them.
+        return call_with_retries(commit, 0.0 if options.create_pr else options.patience)
+    except UnreadableAnswer as problem:
+        pages = "discussions" if options.create_pr else f"commits/{options.revision or constants.DEFAULT_REVISION}"
+        remedy = f"look at {constants.ENDPOINT}/{repo_id}/{pages} whether the commit is there"
+        raise UnreadableAnswer([Problem(each.what, remedy) for each in problem.problems]) from problem
 
 
 def _upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], options: PushOptions) -> None:

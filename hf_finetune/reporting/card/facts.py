@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hf_finetune.files import read_bounded_yaml
 from hf_finetune.folders import CARD
+from hf_finetune.folders.decision_record import DECISION, read_decision_record
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.run_record import RunRecord
 
@@ -86,7 +87,7 @@ def describe_model(run: RunRecord) -> ModelDescription:
         task="text-classification" if classifies or run.report.get("recipe") == "classification" else "text-generation",
         problem=_PROBLEMS.get(str(described.get("problem_type")), "single") if classifies else None,
         labels={int(number): str(name) for number, name in (labels or {}).items()},
-        offsets=_compute_offsets(_read_json(run.folder / "decision.json")) if classifies else [],
+        offsets=_compute_offsets(run.folder / DECISION) if classifies else [],
         chat=_has_chat_template(run.folder),
         custom_code=code,
         base=base,
@@ -126,18 +127,24 @@ def _find_base_model(run: RunRecord, recorded: str | None) -> BaseModelInfo | No
     return BaseModelInfo(shown, False, own_base=own if isinstance(own, str) else None, custom_code=code)
 
 
-def _compute_offsets(decision: dict[str, Any]) -> list[float]:
+def _compute_offsets(path: Path) -> list[float]:
     """(labels,) offsets for the logits so that argmax (multi-label: > 0) applies the thresholds; [] if needless.
 
-    Needless where the head holds them already, or where all thresholds are those of plain argmax (0.5, or 1 / labels).
+    Raises `ModelError` for a decision with a value of another kind.
+
+    Needless where there is no such file, where the head holds them already, or where all thresholds are those of plain
+    argmax (0.5, or 1 / labels).
     """
     # One label: the largest p / threshold wins, which is the largest logit - log(threshold).
     # thresholds 0.8 and 0.2 -> [0.22, 1.61]. Several: p > 0.2 is logit > log(0.2 / 0.8) -> [1.39].
-    thresholds = [decision["thresholds"][label] for label in decision.get("labels", [])]
-    even = 0.5 if decision.get("kind") == "multi" else 1 / max(1, len(thresholds))
-    if decision.get("offsets_in_weights") or all(math.isclose(threshold, even) for threshold in thresholds):
+    if not path.exists():
         return []
-    if decision["kind"] == "multi":
+    decision = read_decision_record(path)
+    thresholds = [decision.thresholds[label] for label in decision.labels]
+    even = 0.5 if decision.kind == "multi" else 1 / len(thresholds)
+    if decision.offsets_in_weights or all(math.isclose(threshold, even) for threshold in thresholds):
+        return []
+    if decision.kind == "multi":
         return [math.log1p(-threshold) - math.log(threshold) for threshold in thresholds]
     return [-math.log(threshold) for threshold in thresholds]
 

@@ -33,9 +33,10 @@ FINE = "hf_" + "f" * 34
 class Fault:
     """Something that goes wrong at requests that match, `times` times: a status, or one of these words.
 
-    `reset` breaks the connection when half the body is read, `lost` after the request was carried out, `stall` says
-    nothing for `seconds`, `endless` and `drip` have no end, fast and slow; `waited_out` tells that the client did not
-    hang up. `after` lets so many requests pass first; `body` is what is answered with a status.
+    `reset` breaks the connection when half the body is read, `lost` after the request was carried out, which `taken`
+    answers with `body`, `stall` says nothing for `seconds`, `endless` and `drip` have no end, fast and slow, `heads`
+    is a head without end; `waited_out` tells that the client did not hang up. `after` lets so many requests pass first;
+    `body` is what is answered with a status.
     """
 
     kind: int | str
@@ -208,8 +209,8 @@ class Handler(BaseHTTPRequestHandler):
             value = {"error": "a fault"} if fault.body is None else fault.body
             self.answer(fault.kind, value, dict(fault.headers), body)
             return
-        if fault is not None and fault.kind in ("endless", "drip"):
-            self.pour(body, 1 << 20 if fault.kind == "endless" else 1)
+        if fault is not None and fault.kind in ("endless", "drip", "heads"):
+            self.pour(body, 1 << 20 if fault.kind == "endless" else 1, heads=fault.kind == "heads")
             return
         try:
             with self.hub.lock:
@@ -217,6 +218,9 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message} if refusal.code else {}
             status, value = refusal.status, {"error": refusal.message}
+        if fault is not None and fault.kind == "taken":
+            self.answer(200, fault.body, {}, body)
+            return
         if fault is not None:  # lost
             self.break_off(body)
             return
@@ -240,16 +244,19 @@ class Handler(BaseHTTPRequestHandler):
         with suppress(OSError):  # the client was first
             self.connection.shutdown(socket.SHUT_RDWR)
 
-    def pour(self, body: bytes, size: int) -> None:
-        """Answer blanks until the client hangs up."""
+    def pour(self, body: bytes, size: int, *, heads: bool) -> None:
+        """Answer blanks, or header after header, until the client hangs up."""
         self.note(200, body)
         self.close_connection = True
         self.send_response(200)
         self.send_header("Connection", "close")
-        self.end_headers()
+        if heads:
+            self.flush_headers()
+        else:
+            self.end_headers()
         with suppress(OSError):
             while True:
-                self.wfile.write(b" " * size)
+                self.wfile.write(b"X-A: b\r\n" if heads else b" " * size)
                 time.sleep(0 if size > 1 else 0.02)
 
     def note(self, status: int, body: bytes) -> None:

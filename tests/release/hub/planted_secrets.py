@@ -121,6 +121,9 @@ FORMS: dict[str, Callable[[str, random.Random], bytes]] = {
     "over two lines of a comment": lambda text, chance: "# {}\n# {}\n".format(*halves(text, chance)).encode(),
     "UTF-16": lambda text, chance: f"first\n{text}\n".encode("utf-16"),
     "UTF-16, the other way round": lambda text, chance: f"first\n{text}\n".encode("utf-16-be"),
+    "a list of letters": lambda text, chance: json.dumps({"a": list(text)}, indent=chance.choice((None, 1))).encode(),
+    "letters with signs between": lambda text, chance: f"It is {chance.choice('-.|').join(text)} here\n".encode(),
+    "bits": lambda text, chance: listed(text, "{:08b}", chance.choice(("", " "))),
     "base64": lambda text, chance: f"x: {base64.b64encode(text.encode()).decode()}\n".encode(),
     "base64 within": lambda text, chance: (
         f"x: {base64.b64encode(b'a: ' + text.encode() + b' and so on').decode()}\n".encode()

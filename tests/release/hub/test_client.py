@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx2
 import pytest
 from huggingface_hub import constants
+from release.hub.hub_server import Fault
 
 from hf_finetune.release.hub.client import guard_client
 
@@ -38,3 +41,26 @@ def test_the_token_goes_to_the_hub_alone_and_nothing_goes_without_https_unasked(
         else:
             client.put(address, headers={"Authorization": "Bearer mine"})
             assert ("authorization" in asked[0].headers) is keeps
+
+
+@pytest.mark.parametrize(("kind", "path"), [("drip", "/api/x"), ("heads", "/api/x"), ("heads", "/x")])
+def test_an_answer_is_whole_in_its_time_or_none_however_it_drips(hub, kind, path):
+    hub.faults = [Fault(kind)]
+    began = time.monotonic()
+    with httpx2.Client() as client:
+        guard_client(client, 0.3)
+        with pytest.raises(httpx2.ReadTimeout):
+            client.get(f"{hub.endpoint}{path}")
+    assert 0.25 < time.monotonic() - began < 2
+
+
+def test_a_download_takes_its_time_and_each_request_of_a_connection_has_its_own(hub):
+    hub.faults = [Fault(200, path="/api/", times=9, body=b"{}"), Fault("drip", path="^/x$")]
+    with httpx2.Client() as client:
+        guard_client(client, 0.3)
+        for _ in range(4):  # of one connection, longer than one answer may take
+            assert client.get(f"{hub.endpoint}/api/x").json() == {}
+            time.sleep(0.1)
+        with client.stream("GET", f"{hub.endpoint}/x") as download:
+            began = time.monotonic()
+            assert any(time.monotonic() - began > 0.5 for _ in download.iter_raw())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx2
 import pytest
 from huggingface_hub import constants
@@ -13,7 +15,7 @@ from release.hub.pushes_with_faults import KINDS, push_all
 from hf_finetune.errors import NotPushedError
 from hf_finetune.release.hub import PushOptions, push_folder
 from hf_finetune.release.hub import retries as hub_requests
-from hf_finetune.release.hub.retries import call_with_retries, describe_error, is_transient
+from hf_finetune.release.hub.retries import PATIENCE, UnreadableAnswer, call_with_retries, describe_error, is_transient
 
 
 def test_pushes_with_faults_lose_nothing_show_no_part_and_send_nothing_again(hub, tmp_path, monkeypatch):
@@ -91,3 +93,25 @@ def test_a_refusal_is_not_made_again(monkeypatch):
     with pytest.raises(HfHubHTTPError):
         call_with_retries(request, 100.0)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"9" * 5000, b'{"commitOid": "0", "commitUrl": "http://x/"}'])
+def test_a_commit_that_was_taken_is_found_where_nobody_understands_the_answer(hub, folder, monkeypatch, body):
+    monkeypatch.setattr(hub_requests, "SHORT_PATIENCE", 0.0)
+    hub.faults = [Fault("taken", "POST", "/commit/", times=9, body=body)]
+    facts = push_folder(folder, "ada/model", options=PushOptions(patience=60.0))
+    assert facts.commit == hub.repositories["ada/model"].branches["main"]
+    assert len(hub.asked("POST", "/commit/")) == 1
+
+
+def test_what_is_no_json_is_asked_for_again_for_seconds_only(monkeypatch):
+    waited: list[float] = []
+    monkeypatch.setattr(hub_requests.time, "sleep", waited.append)
+    monkeypatch.setattr(hub_requests.time, "monotonic", lambda: sum(waited))
+
+    def ask() -> None:
+        json.loads("<html>")
+
+    with pytest.raises(UnreadableAnswer, match="was reached, and its answer is none that is understood"):
+        call_with_retries(ask, PATIENCE)
+    assert waited == [1, 2, 4, 8]

@@ -187,6 +187,11 @@ WRITTEN = {
     "/Home/Anna/x": ANNA, "/mnt/c/Users/Tim/x": TIM, r"\\host\c$\Users\Tim\x": TIM, r"\\?\C:\Users\Tim": TIM,
     "C:&bsol;Users&bsol;Tim": TIM, "C&colon;&bsol;Users&bsol;Tim": TIM, "/cygdrive/c/Users/Tim": TIM,
     "/mnt/c/Users/Timothy": None, "https%3A%2F%2Fexample.org%2Fhome%2Fanna": None, "%2Fhome%2Fannabel": None,
+    "/./home/anna/x": ANNA, "/home/./anna": ANNA, "/home/tim/../anna/x": ANNA, "../../../home/anna/x": ANNA,
+    "x=docs/../../home/anna": ANNA, "/proc/self/root/home/anna/x": ANNA, "/proc/12/task/3/root/home/anna": ANNA,
+    "file:///./home/anna/x": ANNA, "-I/./home/anna": ANNA, "%2F.%2Fhome%2Fanna": ANNA, "C:\\Users\\.\\Tim\\x": TIM,
+    b"in /home/./anna/rows".hex(): ANNA, "https://example.org/./home/anna": None, "x/./home/anna": None,
+    "/home/./annabel": None, "/home/anna/../tim": ANNA, "../anna": None, "/proc/self/home/anna": None,
     "/home/anna-2": None, "C:\\\\Users\\\\Timothy": None,
 }  # fmt: skip
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from safetensors.numpy import save_file
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.privacy import SECRETS, find_secret_kind
 from hf_finetune.release.hub import PushOptions, files, plan_push
+from hf_finetune.release.hub.files import PlannedFile
 from hf_finetune.release.hub.search import places
 
 OPTIONS = PushOptions()
@@ -144,3 +148,12 @@ def test_a_message_of_ours_never_shows_a_secret(kind, before, after):
     shown = str(ConfigError(Problem(f"{before} {secret} {after}", f"try {secret}", path=secret, key=secret)))
     assert secret not in shown
     assert "(a secret)" in shown
+
+
+def test_a_long_search_says_every_five_seconds_where_it_is(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    passed = itertools.count(step=3)
+    monkeypatch.setattr(places.time, "monotonic", lambda: float(next(passed)))
+    places.check_secrets([PlannedFile("report.html", Path("report.html"), 5, "", b"a\nb\n")])
+    said = [each for each in caplog.messages if each.startswith("still searching report.html")]
+    assert len(said) >= 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from hf_finetune.release.hub.search.decoders import DECODERS, TEXT_85, Decoder, compile_bytes
+from hf_finetune.release.hub.search.decoders import AS_WRITTEN, DECODERS, Decoder, compile_bytes
 
 # `\\u0068`, `\\u{68}`, `\\x68`, `\\150`, `\\n` and `\\_` of JSON, YAML, Jinja and Markdown; `&#104;` and `%68`.
 _ESCAPE = re.compile(
@@ -97,8 +97,7 @@ def list_forms(content: bytes) -> Iterator[Form]:
             parts = pieces.copy()
             parts[first::count] = ended[first::count]
             yield Form(b"".join(parts), parts, is_joined=True)
-    # What base85 has among its letters looks like escapes.
-    yield from _decode_all(as_written, TEXT_85)
+    yield from _decode_all(as_written, AS_WRITTEN)
     yield from _decode_all(as_read, DECODERS)
     yield from _decode_all(Form(b"".join(pieces), pieces, is_joined=True), DECODERS)
 

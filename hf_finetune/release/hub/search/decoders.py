@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import re2
 
+_TO_BLANKS = bytes.maketrans(b",;_-", b"    ")
 _FROM_URL = bytes.maketrans(b"-_", b"+/")
 # 68 66 5f, 68:66:5f, 6866 5f61 and 0x68, 0x66
 _HEX_LIST = r"(?:(?:[0-9A-Fa-f]{2}){1,8}[ :,;._-]{1,2}){7,}(?:[0-9A-Fa-f]{2}){1,8}|(?:0x[0-9A-Fa-f]{2}[ ,;]{0,3}){8,}"
@@ -27,6 +28,11 @@ _CODE = r"(?:3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6])"
 # In a group of letters the first tells of which kind the first byte is, here a printable one, a tab or a line feed. So
 # a run begins where its text does, and neither words nor hashes look like one.
 _BASE32 = r"(?:[BE-P][A-Z2-7]{7}){3,}[A-Z2-7]{0,7}|(?:[be-p][a-z2-7]{7}){3,}[a-z2-7]{0,7}"
+# "g", "h", "p" of JSON, and g-h-p, with one sign or another between.
+_LISTED = r"(?:[\"'][ -~][\"'],\s{0,16}){15,}[\"'][ -~][\"']"
+_JOINED = r"(?:[ -~][-.,|/:_]){15,}[!-~]"
+# 01100111 01101000, 0b1100111, and all in one.
+_BITS = r"(?:(?:0b)?[01]{7,8}[ ,;_-]{1,3}){15,}(?:0b)?[01]{7,8}"
 _LETTERS_85 = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
 _OF_85 = r"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]"
 _BASE85 = rf"(?:[23A-Za-e]{_OF_85}{{4}}){{4,}}{_OF_85}{{0,4}}"
@@ -82,6 +88,23 @@ def _read_spelled(runs: Sequence[bytes]) -> list[bytes]:
     return [b"".join(run.split()) for run in runs]
 
 
+def _read_listed(runs: Sequence[bytes]) -> list[bytes]:
+    return [re.sub(rb"(?s)[\"'](.)[\"'](?:,\s*)?", rb"\1", run) for run in runs]
+
+
+def _read_joined(runs: Sequence[bytes]) -> list[bytes]:
+    return [run[::2] for run in runs]
+
+
+def _read_bits(runs: Sequence[bytes]) -> list[bytes]:
+    listed = [run.replace(b"0b", b"").translate(_TO_BLANKS).split() for run in runs]
+    return [bytes(int(bits, 2) for bits in run) for run in listed]
+
+
+def _read_all_bits(runs: Sequence[bytes]) -> list[bytes]:
+    return [np.packbits(np.frombuffer(run[: len(run) // 8 * 8], np.uint8) - ord("0")).tobytes() for run in runs]
+
+
 def _read_quoted(runs: Sequence[bytes]) -> list[bytes]:
     return [_QUOTED.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"", run) for run in runs]
 
@@ -115,6 +138,9 @@ def _read_groups(runs: Sequence[bytes], alphabet: bytes, letters: int, size: int
 
 
 TEXT_85 = (Decoder(_BASE85, _read_base85, ratio=5 / 4), Decoder(_ASCII85, _read_ascii85, ratio=5 / 4))
+_OF_LETTERS = Decoder(_LISTED, _read_listed)
+# What base85 has among its letters looks like escapes, and a blank in a list of letters like texts put together.
+AS_WRITTEN = (*TEXT_85, _OF_LETTERS)
 DECODERS = (
     Decoder(r"[A-Za-z0-9+/_-]{20,}", _read_base64, beginnings=4, ratio=4 / 3),
     Decoder(r"[0-9A-Fa-f]{32,}", _read_hex, beginnings=2, ratio=2.0),
@@ -124,4 +150,8 @@ DECODERS = (
     Decoder(rf"(?:{_CODE}[ ,;]{{1,3}}){{15,}}{_CODE}", _read_codes),
     Decoder(_QUOTED_TEXT, _read_quoted),
     Decoder(r"(?:^|\s)(?:[!-~] ){15,}[!-~]", _read_spelled),
+    _OF_LETTERS,
+    Decoder(_JOINED, _read_joined, ratio=2.0),
+    Decoder(_BITS, _read_bits),
+    Decoder(r"[01]{128,}", _read_all_bits, beginnings=8, ratio=8.0),
 )

@@ -27,6 +27,11 @@ _BEFORE = (
 # The folder itself, or what is in it; /home/ann is in neither /home/anna nor /home/ann-2.
 _AFTER = r"(?:$|[^\w.-]|\.(?:$|\W))"
 _PART = r"[^\s/\\\"'`<>|:*?()\[\]{},;&]{1,255}"
+# What has a step to itself, a step up, or the way of a process to the root in it.
+_STEP = r"[^\s\"'`<>|:*?()\[\]{},;&=]"
+_WINDING = rf"(?:[A-Za-z]:)?{_STEP}*(?:[\\/]\.{{1,2}}[\\/]|\.\.[\\/]|[\\/]proc[\\/]){_STEP}*"
+# /proc/self/root and /proc/self/task/1/root
+_OF_PROC = (3, 5)
 _HOME = r"~|\$HOME|\$\{HOME\}|%USERPROFILE%"
 # What a home folder has on any machine says nothing of this one.
 _EVERYWHERE = {"Desktop", "Documents", "Downloads", "Library", "Music", "Pictures", "Public", "Templates", "Videos"}
@@ -50,10 +55,20 @@ class HomeRules:
         shape = self.of_pieces if of_pieces else self.written if form.source is None else self.encoded
         yield from (each.span(1) for each in shape.finditer(form.text))
         # Each of these is looked up: a path is seldom broken where it is short, and there are five ways to join lines.
-        for each in self.inside.finditer(form.text) if not form.is_joined else ():
+        yield from (each.span(1) for each in self._find_inside(form.text, of_pieces) if not form.is_joined)
+        # `/./home/ann`, `/x/../home/ann`, `../../home/ann` and `/proc/self/root/home/ann` are /home/ann.
+        for each in _find_winding(form.text):
+            straight, goes_up = _straighten(each[0])
+            # Where ../app leads to depends on where it stands: with one name alone it has to be there.
+            named = (self.of_pieces if goes_up else shape).search(straight)
+            if named or next(self._find_inside(straight, of_pieces), None):
+                yield each.span()
+
+    def _find_inside(self, text: bytes, of_pieces: bool) -> Iterator[Any]:
+        for each in self.inside.finditer(text):
             folder, first, second = (part and part.decode("utf-8", "replace") for part in each.groups()[1:])
             if (second or not of_pieces) and _is_here(folder, first, second or ""):
-                yield each.span(1)
+                yield each
 
 
 def compile_home_rules() -> HomeRules:
@@ -87,6 +102,33 @@ def _shape_home(home: str) -> str:
     letter = parts[0][0]
     drive = rf"(?:{letter}:|{letter}\$|{_SLASH}(?:mnt{_SLASH}|cygdrive{_SLASH})?{letter}{_SLASH})"
     return f"(?i:{f'{_SLASH}*'.join([drive, *parts[1:]])})"
+
+
+def _find_winding(text: bytes) -> Iterator[Any]:
+    """Yield the paths in `text` that do not go straight to where they lead; of an address none."""
+    for each in compile_bytes(_WINDING).finditer(text):
+        before = text[max(0, each.start() - 5) : each.start()].lower()
+        if not each[0].startswith((b"//", b"\\\\")) or not before.endswith(b":") or before == b"file:":
+            yield each
+
+
+def _straighten(path: bytes) -> tuple[bytes, bool]:
+    """`path` as it goes straight from the root, or from `~`, and whether it went up from somewhere else."""
+    drive = path[:2] if path[1:2] == b":" else b""
+    rest = path[2:] if drive or (path[:1] == b"-" and path[2:3] in (b"/", b"\\")) else path
+    steps = [step for step in re.split(rb"[\\/]+", rest) if step != b"."]
+    from_root, goes_up = steps[:1] == [b""], False
+    names: list[bytes] = []
+    for step in steps:
+        if step == b"..":
+            goes_up = goes_up or not (names or from_root)
+            del names[-1:]
+        elif step:
+            names.append(step)
+        # The root of a process, as it names itself or by its number, or of one of its threads, is that of all.
+        if step == b"root" and names[0] == b"proc" and len(names) in _OF_PROC:
+            names.clear()
+    return drive + b"/" * (from_root or goes_up) + b"/".join(names), goes_up
 
 
 @cache

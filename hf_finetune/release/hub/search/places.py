@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from huggingface_hub import get_token
@@ -25,6 +26,8 @@ _SHORTEST_LIVE = 16
 _REMEDY = "take it out, and make it invalid where it was issued: others may have seen it"
 # More takes seconds, in which a terminal would show nothing.
 _LARGE = 16 << 20
+_SILENT = 5.0
+"""Seconds between two lines of progress, at least."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class Sought:
     live: Mapping[str, str] = field(default_factory=dict)
     """The secrets of this process, `{value: what it is}`."""
     homes: HomeRules | None = None
+    progress: Callable[[str], None] = lambda name: None
+    """Called with the name of the file before each of its forms."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,18 @@ Found = dict[tuple[str, str], Places]
 def check_secrets(files: Sequence[PlannedFile]) -> Found:
     """Raise `DataError` that names each file and line with a secret in it.
 
-    All text files are read, in every form of `decoded`, and the header of weight files (tensor names and metadata). A
-    secret is what `secret_rules` take for one, the Hub token in use, or the value of a variable such as `..._TOKEN` or
-    `..._API_KEY`. Returns all that was found: paths of this machine may still be taken out.
+    All text files are read, in every form of `decoded`, the header of weight files (tensor names and metadata), and the
+    names of the files, which are not shown where they hold one. A secret is what `secret_rules` take for one, the Hub
+    token in use, or the value of a variable such as `..._TOKEN` or `..._API_KEY`. Returns all that was found: paths of
+    this machine may still be taken out.
     """
     sizes = [len(file.content) for file in files if file.content is not None]
     if sum(sizes) > _LARGE:
         logger.info("searching %d MB of text for secrets and for paths of this machine", sum(sizes) // 1_000_000)
-    sought = Sought(collect_live_secrets(), compile_home_rules())
-    found = {(file.name, file.sha256): _search_file(file, sought) for file in files}
-    problems = [
+    sought = Sought(collect_live_secrets(), compile_home_rules(), _make_progress())
+    problems = [each for file in files for each in _look_at_name(file, sought)]
+    found = {(file.name, file.sha256): _search_file(file, sought) for file in files} if not problems else {}
+    problems = problems or [
         Problem(f"holds what looks like {kind}", _REMEDY, path=str(file.path), line=line)
         for file in files
         for line, kind in _list_secrets(file, found[file.name, file.sha256])
@@ -74,12 +81,32 @@ def check_secrets(files: Sequence[PlannedFile]) -> Found:
     return found
 
 
+def _look_at_name(file: PlannedFile, sought: Sought) -> Iterator[Problem]:
+    """Yield what the name of `file` itself tells, as that of a template may: `ghp_....jinja`."""
+    places = find_places(file.name.encode("utf-8", "surrogateescape"), sought)
+    for kind in [*places.secrets.values(), *places.homes.values()][:1]:
+        yield Problem(f"holds a file whose name has {kind} in it", "give it another name", path=str(file.path.parent))
+
+
+def _make_progress() -> Callable[[str], None]:
+    """Make what is called of each form of a file: every few seconds it says which one is being searched."""
+    said = time.monotonic()
+
+    def note(name: str) -> None:
+        nonlocal said
+        if name and time.monotonic() - said > _SILENT:
+            said = time.monotonic()
+            logger.info("still searching %s for secrets and for paths of this machine", name)
+
+    return note
+
+
 def check_no_home(files: Iterable[PlannedFile], found: Found) -> None:
     """Raise `DataError` for each line that names a folder of this machine, as of a card that somebody edited.
 
     What is not among what was `found` is searched.
     """
-    sought = Sought(homes=compile_home_rules())
+    sought = Sought(homes=compile_home_rules(), progress=_make_progress())
     wrong = [
         Problem("holds a path of this machine", "write it as others have it", str(file.path), line)
         for file in files
@@ -125,6 +152,7 @@ def find_places(content: bytes, sought: Sought, name: str = "") -> Places:
     """Find the lines of `content`, of the file `name`, with what is `sought` in any of its forms."""
     places = Places()
     for form in list_forms(content):
+        sought.progress(name)
         for kind, start, end in _search(form, sought.live):
             _note(places.secrets, form, start, end, kind)
         for start, end in sought.homes.find(form, name) if sought.homes else ():
