@@ -224,6 +224,16 @@ class OutOfMemory(MachineError):
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
+    """`translate_machine_errors` around a whole run, whose advice for a lack of memory ends with it."""
+    try:
+        with translate_machine_errors():
+            yield
+    finally:
+        forget_advice()
+
+
+@contextmanager
+def translate_machine_errors() -> Iterator[None]:
     """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or does not allow it.
 
     And `MachineError` where another process of the run is gone. Whatever their libraries call that.
@@ -249,8 +259,6 @@ def machine_errors() -> Iterator[None]:
             raise
         what = f"the code of a library gave up on this model, or on a text under it ({str(raised)[:200]})"
         raise ModelError(Problem(what, "name another model, or another tokenizer")) from raised
-    finally:
-        forget_advice()
 
 
 def _is_left_alone(raised: BaseException) -> bool:

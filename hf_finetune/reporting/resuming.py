@@ -193,7 +193,8 @@ def describe_going_on(run: RunRecord) -> str:
     if run.status != "stopped" or run.ended == NON_FINITE_ERROR or not (folder / RUN_FILE).is_file():
         return ""
     words = ["hf-finetune", "train", str(folder / RUN_FILE)]
-    if Path(str(run.settings.get("output_dir"))).resolve() != folder.resolve():  # it was moved
+    there = run.settings.get("output_dir")
+    if isinstance(there, str) and Path(there).resolve() != folder.resolve():  # it was moved
         words.append(f"output_dir={folder}")
     if where := _LAUNCHED_ON.search(str(run.manifest.get("launch"))):
         words += ["--on", where[1]]

@@ -16,7 +16,7 @@ from hf_finetune.config.checks.metric import best_model_settings
 from hf_finetune.config.sections import Run
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.environment.logs import set_up_logging
-from hf_finetune.errors import ConfigError, FinetuneError, Problem, machine_errors
+from hf_finetune.errors import ConfigError, FinetuneError, Problem, translate_machine_errors
 from hf_finetune.privacy import make_portable, shorten
 from hf_finetune.training.allocator import freeze_imported_objects, keep_freed_memory
 from hf_finetune.training.callbacks.trackers import redirect_trackers
@@ -57,7 +57,7 @@ def _build(run: Run, settings: dict[str, Any]) -> TrainingArguments:
 
         known, settings = SFTConfig, settings | PREPARED
     try:
-        with machine_errors():
+        with translate_machine_errors():
             args = known(output_dir=make_portable(run.output_dir), **settings)
     except (FinetuneError, torch.distributed.DistError):
         raise

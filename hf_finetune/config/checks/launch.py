@@ -20,7 +20,7 @@ _OF_A_LAUNCH = {"compute_environment", "distributed_type", "num_processes", "use
 # What transformers (5.23) says once the data is tokenized and the model loaded.
 NOT_SHARDED = (
     "splits the model over processes, and this launch makes no group of them",
-    "launch with accelerate_configs/fsdp2.yaml, or leave it out",
+    "launch several processes with a configuration of accelerate, or leave it out",
 )
 _ON_CPU = "to train on the CPU: --on cpu, which is accelerate_configs/cpu.yaml; hf-finetune doctor says what is seen"
 
