@@ -32,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
         config = load_config(run.model, tokenizer)
         block = block_size(run.data, config, tokenizer)
         rows, facts = pack_splits(
-            *(splits.rows, tokenizer, block),
+            splits.rows,
+            tokenizer,
+            block,
             isolate=run.data.isolate_documents,
             locate=splits.locate,
             stream=splits.stream,

@@ -59,4 +59,5 @@ def test_a_train_command_is_a_sound_run_after_init(command, tmp_path, monkeypatc
         Path(name).write_text('{"text": "one"}\n')
     for made in ("runs/languages", "runs/python_code", "models/smollm2-135m", "models/minilm"):
         Path(made).mkdir(parents=True)
-    load_run(command[1:], read_recipe_name(command[1]))
+    recipe = read_recipe_name(command[1])
+    assert load_run(command[1:], recipe).recipe == recipe

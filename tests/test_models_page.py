@@ -28,7 +28,8 @@ def test_a_command_is_one_that_there_is(command, tmp_path, monkeypatch):
     for name in PACKAGES:
         Path("models", name).mkdir(parents=True)
     if command[0] == "train":
-        load_run(command[1:], read_recipe_name(command[1]))
+        recipe = read_recipe_name(command[1])
+        assert load_run(command[1:], recipe).recipe == recipe
     else:
         get_command(app).commands[command[0]].make_context(command[0], command[1:])
 

@@ -38,7 +38,8 @@ def test_a_command_is_one_that_there_is(command, tmp_path, monkeypatch):
     for name in ("continued_pretraining", "lora", "other"):
         Path("runs", name).mkdir(parents=True)
     if command[0] == "train":
-        load_run(command[1:], read_recipe_name(command[1]))
+        recipe = read_recipe_name(command[1])
+        assert load_run(command[1:], recipe).recipe == recipe
     else:
         known = get_command(app).commands[command[0]]
         known.make_context(command[0], command[1:])
@@ -50,4 +51,4 @@ def test_a_setting_is_one_that_there_is(setting, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("continued_pretraining", "lora", "other"):
         Path("runs", name).mkdir(parents=True)
-    load_run(["recipes/configs/lora.yaml", f"{setting}={VALUES[setting]}"], "lora")
+    assert load_run(["recipes/configs/lora.yaml", f"{setting}={VALUES[setting]}"], "lora").recipe == "lora"

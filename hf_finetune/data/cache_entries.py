@@ -96,9 +96,14 @@ def choose_to_remove(entries: list[Entry], *, older_than: float | None, to_size:
 
 def remove_entry(entry: Entry) -> None:
     """Remove an entry. A run that reads it goes on reading where the system keeps open files. Raises OSError."""
-    entry.path.unlink(missing_ok=True)  # first: without it the counts are of nothing
+    remove_files(entry.path)
+
+
+def remove_files(arrow: Path) -> None:
+    """Remove an Arrow file and what belongs to it. Raises OSError."""
+    arrow.unlink(missing_ok=True)  # first: without it the counts are of nothing
     for ending in BESIDE:
-        entry.path.with_suffix(ending).unlink(missing_ok=True)
+        arrow.with_suffix(ending).unlink(missing_ok=True)
 
 
 def is_damaged(entry: Entry) -> bool:

@@ -36,7 +36,9 @@ class EscapingFormatter(logging.Formatter):
 
 def _make_flat(record: logging.LogRecord) -> logging.LogRecord:
     """The record with each text that its message quotes on one line; as it is where it is of a library, or of lines."""
-    if not (record.name.startswith("hf_finetune") and isinstance(record.args, tuple)) or hasattr(record, *OF_LINES):
+    if not record.name.startswith("hf_finetune") or OF_LINES.items() <= vars(record).items():
+        return record
+    if not isinstance(record.args, tuple):
         return record
     flat = copy.copy(record)
     # What is in a list is shown by `repr`, which escapes it.

@@ -75,7 +75,9 @@ def test_a_run_that_failed_before_it_had_a_checkpoint_is_started_again_in_its_fo
     claim_run_folder(str(folder), resume=None)
     open_manifest(str(folder), OPENED, RUN_FILE, resume=None)
     (folder / "config.json").write_text("{}")  # the evaluation at the end failed
+    before = sorted(folder.iterdir())
     claim_run_folder(str(folder), resume=None)
+    assert sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("held", ["config.json", "model.safetensors", "README.md", "notes", "manifest.json"])

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from hf_finetune.data.cache import Batches, build_cached_dataset, place_dataset
-from hf_finetune.data.cache_entries import BESIDE
+from hf_finetune.data.cache_entries import remove_files
 from hf_finetune.data.splitting.assignment import Hashes
 from hf_finetune.data.streaming.chunks import Chunk, ChunkReader
 from hf_finetune.data.streaming.examples import ExampleMaker
@@ -47,8 +47,7 @@ class Part:
 
     def remove(self) -> None:
         """Take its files out of the cache; who reads them goes on reading. Raises OSError."""
-        for ending in ("", *BESIDE):
-            (self.path.with_suffix(ending) if ending else self.path).unlink(missing_ok=True)
+        remove_files(self.path)
 
 
 def name_prints(arrow: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import msgspec
 from hf_finetune.config.sections import Run
 from hf_finetune.data.streaming.position import Count, Position, SavedPosition
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.folders import TRAINER_STATE
+from hf_finetune.folders.checkpoint_records import read_progress
 
 STREAM_KEY = "hf_finetune_stream"
 """Under which a checkpoint's trainer_state.json keeps where the stream stands."""
@@ -77,12 +76,12 @@ def plan_stream(run: Run, args: Any) -> StreamPlan:
 def read_saved(checkpoint: Path) -> tuple[int, SavedStream]:
     """The step of a checkpoint, and what it keeps of the stream. Raises `ConfigError` where it keeps none."""
     try:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+        state = read_progress(checkpoint)
         saved = msgspec.convert(state["stateful_callbacks"][STREAM_KEY], SavedStream)
         for position in (saved.start, saved.next):
             Position.restore(position)
         return msgspec.convert(state["global_step"], Count), saved
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError) as problem:
+    except (KeyError, ValueError) as problem:
         what = f"{checkpoint} does not say where a stream stands"
         remedy = "go on with the settings that the run began with, or start a new run in another output_dir"
         raise ConfigError(Problem(what, remedy, key="data.stream")) from problem

@@ -20,6 +20,7 @@ from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.shards import order_shards
 from hf_finetune.data.tokenization.documents import group_into_blocks, pack_splits
 from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.folders.record_kinds import SEEN
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.training.trainers import parts
 
@@ -128,7 +129,9 @@ def test_what_a_checkpoint_says_of_a_stream_is_looked_at_before_it_is_used(tmp_p
 
 
 def write_state(folder: Path, saved: dict) -> Path:
-    state = {"global_step": 3, "stateful_callbacks": {plan.STREAM_KEY: saved}}
+    seen = dict.fromkeys(("rows", "tokens", "trained_tokens"), 1)
+    state = {"global_step": 3, "max_steps": 9, "epoch": 1.0, "log_history": []}
+    state["stateful_callbacks"] = {plan.STREAM_KEY: saved, SEEN: seen}
     (folder / "trainer_state.json").write_text(json.dumps(state))
     return folder
 

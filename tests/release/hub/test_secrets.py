@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import string
 from pathlib import Path
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from release.hub.hub_folders import model_folder
 from safetensors.numpy import save_file
 
+from hf_finetune.environment import progress_lines
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.privacy import SECRETS, find_secret_kind
 from hf_finetune.release.hub import PushOptions, files, plan_push
@@ -152,8 +152,8 @@ def test_a_message_of_ours_never_shows_a_secret(kind, before, after):
 
 def test_a_long_search_says_every_five_seconds_where_it_is(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
-    passed = itertools.count(step=3)
-    monkeypatch.setattr(places.time, "monotonic", lambda: float(next(passed)))
-    places.check_secrets([PlannedFile("report.html", Path("report.html"), 5, "", b"a\nb\n")])
+    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.002)
+    content = b"a b c d e f g\n" * 20_000
+    places.check_secrets([PlannedFile("report.html", Path("report.html"), len(content), "", content)])
     said = [each for each in caplog.messages if each.startswith("still searching report.html")]
     assert len(said) >= 2

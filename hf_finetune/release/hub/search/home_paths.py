@@ -30,7 +30,7 @@ _PART = r"[^\s/\\\"'`<>|:*?()\[\]{},;&]{1,255}"
 # What has a step to itself, a step up, or the way of a process to the root in it.
 _STEP = r"[^\s\"'`<>|:*?()\[\]{},;&=]"
 _WINDING = rf"(?:[A-Za-z]:)?{_STEP}*(?:[\\/]\.{{1,2}}[\\/]|\.\.[\\/]|[\\/]proc[\\/]){_STEP}*"
-# /proc/self/root and /proc/self/task/1/root
+# Behind which the root of a process stands: its own, or one of its threads (`/proc/self/task/1`).
 _OF_PROC = (3, 5)
 _HOME = r"~|\$HOME|\$\{HOME\}|%USERPROFILE%"
 # What a home folder has on any machine says nothing of this one.
@@ -56,7 +56,7 @@ class HomeRules:
         yield from (each.span(1) for each in shape.finditer(form.text))
         # Each of these is looked up: a path is seldom broken where it is short, and there are five ways to join lines.
         yield from (each.span(1) for each in self._find_inside(form.text, of_pieces) if not form.is_joined)
-        # `/./home/ann`, `/x/../home/ann`, `../../home/ann` and `/proc/self/root/home/ann` are /home/ann.
+        # `/./home/ann`, `/x/../home/ann`, `../../home/ann` and what is below the root of a process are /home/ann.
         for each in _find_winding(form.text):
             straight, goes_up = _straighten(each[0])
             # Where ../app leads to depends on where it stands: with one name alone it has to be there.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from huggingface_hub import get_token
 
+from hf_finetune.environment.progress_lines import say_while
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.release.hub.files import PlannedFile, read_header
 from hf_finetune.release.hub.search.decoded import Form, list_forms
@@ -26,8 +26,6 @@ _SHORTEST_LIVE = 16
 _REMEDY = "take it out, and make it invalid where it was issued: others may have seen it"
 # More takes seconds, in which a terminal would show nothing.
 _LARGE = 16 << 20
-_SILENT = 5.0
-"""Seconds between two lines of progress, at least."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +37,6 @@ class Sought:
     live: Mapping[str, str] = field(default_factory=dict)
     """The secrets of this process, `{value: what it is}`."""
     homes: HomeRules | None = None
-    progress: Callable[[str], None] = lambda name: None
-    """Called with the name of the file before each of its forms."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def check_secrets(files: Sequence[PlannedFile]) -> Found:
     sizes = [len(file.content) for file in files if file.content is not None]
     if sum(sizes) > _LARGE:
         logger.info("searching %d MB of text for secrets and for paths of this machine", sum(sizes) // 1_000_000)
-    sought = Sought(collect_live_secrets(), compile_home_rules(), _make_progress())
+    sought = Sought(collect_live_secrets(), compile_home_rules())
     problems = [each for file in files for each in _look_at_name(file, sought)]
     found = {(file.name, file.sha256): _search_file(file, sought) for file in files} if not problems else {}
     problems = problems or [
@@ -88,25 +84,12 @@ def _look_at_name(file: PlannedFile, sought: Sought) -> Iterator[Problem]:
         yield Problem(f"holds a file whose name has {kind} in it", "give it another name", path=str(file.path.parent))
 
 
-def _make_progress() -> Callable[[str], None]:
-    """Make what is called of each form of a file: every few seconds it says which one is being searched."""
-    said = time.monotonic()
-
-    def note(name: str) -> None:
-        nonlocal said
-        if name and time.monotonic() - said > _SILENT:
-            said = time.monotonic()
-            logger.info("still searching %s for secrets and for paths of this machine", name)
-
-    return note
-
-
 def check_no_home(files: Iterable[PlannedFile], found: Found) -> None:
     """Raise `DataError` for each line that names a folder of this machine, as of a card that somebody edited.
 
     What is not among what was `found` is searched.
     """
-    sought = Sought(homes=compile_home_rules(), progress=_make_progress())
+    sought = Sought(homes=compile_home_rules())
     wrong = [
         Problem("holds a path of this machine", "write it as others have it", str(file.path), line)
         for file in files
@@ -145,14 +128,14 @@ def _list_homes(file: PlannedFile, places: Places) -> list[int | None]:
 
 
 def _search_file(file: PlannedFile, sought: Sought) -> Places:
-    return find_places(read_header(file.path) if file.content is None else file.content, sought, file.name)
+    with say_while(f"still searching {file.name} for secrets and for paths of this machine"):
+        return find_places(read_header(file.path) if file.content is None else file.content, sought, file.name)
 
 
 def find_places(content: bytes, sought: Sought, name: str = "") -> Places:
     """Find the lines of `content`, of the file `name`, with what is `sought` in any of its forms."""
     places = Places()
     for form in list_forms(content):
-        sought.progress(name)
         for kind, start, end in _search(form, sought.live):
             _note(places.secrets, form, start, end, kind)
         for start, end in sought.homes.find(form, name) if sought.homes else ():
