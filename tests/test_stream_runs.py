@@ -140,7 +140,7 @@ def read_weights(folder: Path) -> bytes:
 
 
 def test_a_bad_line_ends_the_run_behind_a_checkpoint_and_it_goes_on_once_the_line_is_mended(
-    run_recipe, documents, shards, tmp_path, monkeypatch
+    run_recipe, documents, shards, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("hf_finetune.data.streaming.stream.CHUNK_BYTES", (500, 500))
     run_recipe(*documents, f"output_dir={tmp_path}/whole", "train.save_steps=100")
@@ -151,6 +151,7 @@ def test_a_bad_line_ends_the_run_behind_a_checkpoint_and_it_goes_on_once_the_lin
     shard.write_text("".join(lines))
     with pytest.raises(DataError, match=rf"{shard}:4: text: `text` must be string, found int"):
         run_recipe(*documents, "train.save_steps=100")
+    assert "is left out" not in capsys.readouterr().err
     saved = [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
     assert len(saved) == 1
     assert int(saved[0].removeprefix("checkpoint-")) % 4 == 0, "at the end of a part"

@@ -96,12 +96,12 @@ class ChunkReader:
         """Yield the chunks of a shard from `begin` on."""
         shard, place = self.shards[number], ReadPlace(begin.byte, begin.line)
         check_there(shard)
-        rejected = _Rejected(shard.shown, begin.row)
-        tally = LineCounts(keep=rejected.add)
+        rejected, fails = _Rejected(shard.shown, begin.row), self.reading.on_bad_line == "fail"
+        tally = LineCounts(keep=None if fails else rejected.add)
         waiting = _Waiting(number << LINE_BITS)
         for block in self._read_blocks(shard, tally, place):
             # Nothing is made of the rows behind a bad line: the run ends, and reads them again once it is mended.
-            if tally.rejected and self.reading.on_bad_line == "fail":
+            if tally.rejected and fails:
                 break
             waiting.add(self._build_batch(block), np.asarray(block.line_numbers, np.int64), begin.row)
             for rows, ids in waiting.cut(self.chunk_bytes):
@@ -111,7 +111,7 @@ class ChunkReader:
                 end = replace(begin, row=last + 1, byte=found.byte, line=found.line)
                 yield Chunk(rows, ids, begin, end, rejected.count_until(last))
                 begin = end
-        if tally.rejected and self.reading.on_bad_line == "fail":
+        if tally.rejected and fails:
             problems = describe_rejected_lines(shard.shown, tally, MAX_PROBLEMS_SHOWN)
             raise DataError(problems, total=tally.rejected)
         if waiting.count:
