@@ -16,11 +16,13 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -36,6 +38,8 @@ FEWEST_BATCHES = 4
 """Of rows, for which processes are started: fewer are done before they would be."""
 MOST_PROCESSES = 64
 """More wait for this one, which takes their results in turn."""
+LARGE = 8 * 2**20
+"""Bytes of a batch, of which one at a time is worked on: a tokenizer takes a hundred bytes of memory for each."""
 AHEAD = 2
 """Batches of rows for each process that are given out before their results are taken."""
 
@@ -141,6 +145,7 @@ class WorkerPool(Generic[Result]):
         self.work, self.count = work, count
         self._workers: list[tuple[BaseProcess, Connection]] = []
         self._idle: SimpleQueue[tuple[BaseProcess, Connection]] = SimpleQueue()
+        self._large = Lock()
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("fork")
@@ -176,11 +181,13 @@ class WorkerPool(Generic[Result]):
         self._merge()
 
     def _do(self, batch: Batch) -> Result:
-        process, pipe = worker = self._idle.get()
-        try:
-            answer: Result | _Raised = _ask(process, pipe, (batch[0], _pack(batch[1])))
-        finally:
-            self._idle.put(worker)
+        packed = _pack(batch[1])
+        with self._large if len(packed) > LARGE else nullcontext():
+            process, pipe = worker = self._idle.get()
+            try:
+                answer: Result | _Raised = _ask(process, pipe, (batch[0], packed))
+            finally:
+                self._idle.put(worker)
         if isinstance(answer, _Raised):
             raise answer.remake()
         return answer

@@ -253,6 +253,20 @@ def test_processes_end_with_the_one_that_started_them(number):
     assert not alive
 
 
+def test_of_large_batches_one_at_a_time_is_worked_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "LARGE", 100)
+
+    def note(number):
+        (tmp_path / f"{number}.begin").touch()
+        time.sleep(0.02)
+        others = len(list(tmp_path.glob("*.begin"))) - len(list(tmp_path.glob("*.end"))) - 1
+        (tmp_path / f"{number}.end").touch()
+        return others
+
+    found = [others for result in map_rows(Work(note), cut([*range(100, 120)], 1), 3) for others in result]
+    assert found == [0] * 40
+
+
 def test_more_processes_than_cores_are_not_started_and_that_is_said(caplog):
     caplog.set_level("INFO")
     assert workers.count_processes(8) == 3
