@@ -73,7 +73,12 @@ class RowWork(Protocol[Made]):
 
 
 def count_processes(wanted: int | None) -> int:
-    """How many processes rows are given to: `wanted`, or as many as this one has cores, and no more than that."""
+    """How many processes rows are given to: `wanted`, or as many as this one has cores, and no more than that.
+
+    On Linux; elsewhere it is 1.
+    """
+    if sys.platform != "linux":  # the libraries of a Mac bear no fork (https://bugs.python.org/issue33725)
+        return 1
     cores = count_cores()
     if wanted is not None and wanted > cores:
         what = "data.num_proc is %d, and this process has %d core%s: more processes would wait for each other"
@@ -109,13 +114,33 @@ def _note_sizes(batches: Iterable[Batch], sizes: deque[int]) -> Iterator[Batch]:
 def _map(work: RowWork[Result], source: Iterator[Batch], processes: int) -> Iterator[Result]:
     first = list(islice(source, FEWEST_BATCHES))
     source = chain(first, source)
-    # Not on a Mac, whose libraries do not bear a fork (https://bugs.python.org/issue33725), nor on Windows.
-    if processes > 1 and len(first) == FEWEST_BATCHES and sys.platform == "linux":
-        with WorkerPool(work, processes) as pool:
-            yield from pool.map(source)
+    if processes > 1 and len(first) == FEWEST_BATCHES:
+        yield from _map_elsewhere(work, source, processes)
         return
     for encoded in map_ahead(work.encode, (work.read(*batch) for batch in source)):
         yield work.build(encoded)
+
+
+def _map_elsewhere(work: RowWork[Result], batches: Iterator[Batch], processes: int) -> Iterator[Result]:
+    def do(packed: tuple[int, bytes]) -> Result:
+        return work.build(work.encode(work.read(packed[0], _unpack(packed[1]))))
+
+    large = Lock()
+
+    def give(batch: Batch) -> Result:
+        packed = batch[0], _pack(batch[1])
+        with large if len(packed[1]) > LARGE else nullcontext():
+            return pool.do(packed)
+
+    with WorkerPool(do, processes, work.collect) as pool:
+        try:
+            yield from map_ahead(give, batches, processes)
+        except DataError:
+            for counted in pool.collect():  # what was refused before is said as well
+                work.merge(counted)
+            raise
+        for counted in pool.collect():
+            work.merge(counted)
 
 
 def map_ahead(do: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Iterator[Result]:
@@ -138,21 +163,24 @@ def map_ahead(do: Callable[[Item], Result], items: Iterable[Item], threads: int 
                 each.cancel()
 
 
-class WorkerPool(Generic[Result]):
+class WorkerPool(Generic[Item, Result]):
     """Processes that do one work; they end with the block of `with`."""
 
-    def __init__(self, work: RowWork[Result], count: int) -> None:
-        self.work, self.count = work, count
+    def __init__(self, do: Callable[[Item], Result], count: int, collect: Callable[[], Any] = lambda: None) -> None:
+        """`do` gives the result of an item; `collect` what was counted of all that one process was given."""
+        self.count = count
+        self._do_here, self._collect_here = do, collect
         self._workers: list[tuple[BaseProcess, Connection]] = []
         self._idle: SimpleQueue[tuple[BaseProcess, Connection]] = SimpleQueue()
-        self._large = Lock()
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("fork")
         for _ in range(self.count):
             ours, theirs = context.Pipe()
             not_theirs = [ours, *(pipe for _, pipe in self._workers)]
-            process = context.Process(target=_serve, args=(self.work, theirs, not_theirs), daemon=True)
+            process = context.Process(
+                target=_serve, args=(self._do_here, self._collect_here, theirs, not_theirs), daemon=True
+            )
             with warnings.catch_warnings():
                 # Of a process with threads: none of them holds a lock that is taken over there.
                 warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
@@ -170,31 +198,25 @@ class WorkerPool(Generic[Result]):
             process.join()
             pipe.close()
 
-    def map(self, batches: Iterable[Batch]) -> Iterator[Result]:
-        """Yield the result of each batch, in order, and add up what was counted; see `map_rows`."""
-        try:
-            # A thread for each process gives it a batch and waits for the result: this one reads the next batches.
-            yield from map_ahead(self._do, batches, self.count)
-        except DataError:
-            self._merge()  # what was refused before is said as well
-            raise
-        self._merge()
+    def map(self, items: Iterable[Item]) -> Iterator[Result]:
+        """Yield the result of each item, in order. Raises what the work raises, and `MachineError`; see `map_rows`."""
+        # A thread for each process gives it an item and waits for the result: this one makes the next items.
+        return map_ahead(self.do, items, self.count)
 
-    def _do(self, batch: Batch) -> Result:
-        packed = _pack(batch[1])
-        with self._large if len(packed) > LARGE else nullcontext():
-            process, pipe = worker = self._idle.get()
-            try:
-                answer: Result | _Raised = _ask(process, pipe, (batch[0], packed))
-            finally:
-                self._idle.put(worker)
+    def do(self, item: Item) -> Result:
+        """Give an item to a process that has none."""
+        process, pipe = worker = self._idle.get()
+        try:
+            answer: Result | _Raised = _ask(process, pipe, item)
+        finally:
+            self._idle.put(worker)
         if isinstance(answer, _Raised):
             raise answer.remake()
         return answer
 
-    def _merge(self) -> None:
-        for process, pipe in self._workers:
-            self.work.merge(_ask(process, pipe, None))
+    def collect(self) -> list[Any]:
+        """What each process has counted."""
+        return [_ask(process, pipe, None) for process, pipe in self._workers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +240,14 @@ def _ask(process: BaseProcess, pipe: Connection, question: Any) -> Any:
         process.join(1.0)
         code = process.exitcode
         how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit code {code})"
-        what = f"a process that tokenizes rows has ended before its time{how}, possibly for want of memory"
+        what = f"a process that was given rows has ended before its time{how}, possibly for want of memory"
         remedy = "start the run again, with data.num_proc: 1 if there is too little"
         raise MachineError(Problem(what, remedy)) from gone
 
 
-def _serve(work: RowWork[Any], pipe: Connection, not_ours: Sequence[Connection]) -> None:
+def _serve(
+    do: Callable[[Any], Any], collect: Callable[[], Any], pipe: Connection, not_ours: Sequence[Connection]
+) -> None:
     """Do what is asked until the other end is closed: that is how it ends, too, where the run is killed."""
     for each in not_ours:
         each.close()
@@ -233,19 +257,19 @@ def _serve(work: RowWork[Any], pipe: Connection, not_ours: Sequence[Connection])
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each has a core
     while True:
         try:
-            question = pipe.recv()
-            pipe.send(work.collect() if question is None else _do(work, *question))
+            item = pipe.recv()
+            pipe.send(collect() if item is None else _catch(do, item))
         except (EOFError, OSError):
             return
 
 
-def _do(work: RowWork[Any], first: int, packed: bytes) -> Any:
+def _catch(do: Callable[[Any], Any], item: Any) -> Any:
     try:
-        return work.build(work.encode(work.read(first, _unpack(packed))))
+        return do(item)
     except FinetuneError as error:
         return _Raised(type(error), error.problems, error.total)
     except Exception as error:
-        trace = f"in a process that tokenizes rows:\n{traceback.format_exc()}"
+        trace = f"in a process that was given rows:\n{traceback.format_exc()}"
         if type(error).__module__ != "builtins":  # it may not come through a pipe
             return _Raised(RuntimeError(trace))
         error.add_note(trace)

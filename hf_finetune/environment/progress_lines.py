@@ -66,8 +66,8 @@ def say_while(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def show_progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Give a function that is told how many of `total` are done; `what` they are is a plural, as `rows tokenized`."""
+def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
+    """Give a function that is told how many are done; `what` they are is a plural, as `rows tokenized`."""
     if not is_first_rank():  # of several processes that work side by side one is enough
         yield lambda done: None
         return
@@ -77,7 +77,7 @@ def show_progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
     # Not the display of a training, which is of rich and takes a quarter of a second to be imported.
     from tqdm import tqdm
 
-    name, _, doing = what.rpartition(" ")
+    name, doing = what.partition(" ")[0], what.rpartition(" ")[2]
     bar = tqdm(
         desc=doing,
         total=total,

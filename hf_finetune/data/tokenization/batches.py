@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-BATCH_BYTES = 4 * 2**20
+BATCH_BYTES = 2**20
 """Of text that a tokenizer is given at once, or one row: it takes up to a hundred bytes of memory for each of them."""
 ROWS_PER_BATCH = 1_000
 ROWS_GATHERED = 32
