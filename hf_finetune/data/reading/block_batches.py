@@ -67,8 +67,8 @@ def _read_elsewhere(
     with WorkerPool(reader.find, processes) as pool:
         for found in pool.map(_gather(blocks, given)):
             some = given.popleft()
-            if reader.may_take(found):
-                reader.take(found, tally)
+            if reader.may_count(found):
+                reader.count(found, tally)
                 yield from found.batches
             else:
                 yield from reader.read(some, tally)
@@ -109,12 +109,12 @@ class _BlockReader:
         counts = tally.lines, tally.accepted, tally.blank, tally.rows
         return Found(batches, *counts, rejected, self.decoder.unused_keys - self.expected)
 
-    def may_take(self, found: Found) -> bool:
+    def may_count(self, found: Found) -> bool:
         """Whether all keys that were found are noted; which of more come first, only their lines tell."""
         new = found.unused_keys - self.decoder.unused_keys
         return not new or len(self.decoder.unused_keys) + len(new) < MAX_UNUSED_KEYS
 
-    def take(self, found: Found, tally: LineCounts) -> None:
+    def count(self, found: Found, tally: LineCounts) -> None:
         """Count what was found."""
         for line, reason, remedy, key, misspelled in found.rejected:
             tally.reject(line, LineError(reason, remedy, key=key, misspelled=misspelled))

@@ -31,7 +31,9 @@ LINES = st.one_of(
     st.integers(0, 99).map(lambda number: line(n=number)),
     st.integers(0, 60).map(lambda number: line(**{f"key{number}": 1})),
     st.integers(0, 60).map(lambda number: line(**{f"key{number}": [1], "other": {}})),
-    st.sampled_from(["", "  \t", "{", "[]", '{"messages": []}', '{"a": 1, "a": 2}', '{"mesages": []}', "x" * 900, "\r"]),
+    st.sampled_from(
+        ["", "  \t", "{", "[]", '{"messages": []}', '{"a": 1, "a": 2}', '{"mesages": []}', "x" * 900, "\r"]
+    ),
     st.sampled_from(["\x00", '{"messages": [{"role": "user", "content": "a"}]}', line() + "\r", line(weight=0)]),
 )
 
