@@ -34,7 +34,7 @@ LINES = st.one_of(
     st.sampled_from(
         ["", "  \t", "{", "[]", '{"messages": []}', '{"a": 1, "a": 2}', '{"mesages": []}', "x" * 900, "\r"]
     ),
-    st.sampled_from(["\x00", '{"messages": [{"role": "user", "content": "a"}]}', line() + "\r", line(weight=0)]),
+    st.sampled_from(["\r", "\x00", '{"messages": [{"role": "user", "content": "a"}]}', line() + "\r", line(weight=0)]),
 )
 
 
