@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
             block,
             isolate=run.data.isolate_documents,
             locate=splits.locate,
+            num_proc=run.data.num_proc,
             stream=splits.stream,
         )
     record_inputs(run, args, splits)

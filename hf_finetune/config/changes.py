@@ -56,7 +56,7 @@ _MODEL: dict[Kind, str] = {
     "content": "path adapter revision tokenizer",
 }
 _DATA: dict[Kind, str] = {
-    "safe": "max_line_bytes trust_chat_template max_dropped",
+    "safe": "max_line_bytes trust_chat_template max_dropped num_proc",
     "unsafe": "group_by format columns on_bad_line block_size isolate_documents chat_template chat_template_kwargs "
     "system fold_system template_date loss_on train_on_prefill too_long allow_empty max_length balance",
     "fixed": "validation_fraction test_fraction stratify_by task stream stream_part",

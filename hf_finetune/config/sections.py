@@ -196,6 +196,9 @@ class DataSection(Section):
     stream_part: Count | None = None
     """Optimizer steps of each part of a stream, which is shuffled as a whole and of which two or three are on the disk;
     by default those of about 64 MiB of text."""
+    num_proc: Annotated[int, Field(ge=1, le=bounds.MOST_WORKERS)] | None = None
+    """Processes that read and tokenize, by default one for each core; the results are those of one (on Linux; elsewhere
+    it is one, and its threads)."""
     validation: Sources | None = None
     test: Sources | None = None
     validation_fraction: Fraction | None = None

@@ -9,6 +9,7 @@ corpora/        rows to begin with, from the Python installation itself; canarie
 early_check     small files are read before torch is imported, so that a wrong row is said at once
 cache           Arrow files of earlier runs, found by what they were made from
 cache_entries   the files of the cache: filled by one process at a time, listed, verified, removed
+workers         rows given to several processes, whose results come in order
 file_hashes     the sha256 of a file that has not changed since
 """
 

@@ -12,7 +12,7 @@ threads         how many torch computes with, and how they wait
 logs            what a process logs, and to where
 escaped_lines   what a terminal would obey in it, escaped
 random_state    the generators of random numbers, given back as they were
-progress_lines  how far a loop has come, in the log
+progress_lines  how far a loop has come, in the log or as a bar
 project_files   the recipes, configurations, templates and pages that the package brings
 """
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import pty
 import re
+import subprocess
+import sys
+import termios
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -14,6 +20,7 @@ from hf_finetune.evaluation.scoring.distributed import distribute_work
 
 def test_a_loop_that_takes_long_says_how_far_it_is_and_not_that_it_has_ended(caplog, monkeypatch):
     monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(progress_lines, "SECONDS_WORTH_SAYING", 10.0)
     caplog.set_level(logging.INFO, "hf_finetune")
     found = distribute_work([[1, 2], [3], [4, 5]], lambda batch: [each * 10 for each in batch], "rows read")
     assert found == [10, 20, 30, 40, 50]
@@ -49,3 +56,47 @@ def test_one_call_that_takes_long_is_said_to_be_at_it_and_a_fast_one_is_not(capl
         while not caplog.records and time.monotonic() < deadline:
             time.sleep(0.01)
     assert caplog.records[0].getMessage() == "reading it: 0 s so far"
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(10, ", about 30 s left"), (100, ", about 5 min left"), (1, "")])
+def test_how_long_it_will_take_still_is_said_where_it_is_worth_a_word(caplog, monkeypatch, seconds, left):
+    caplog.set_level(logging.INFO, "hf_finetune")
+    progress = ProgressLines("rows read", 1_000)
+    progress.started = progress.logged = time.monotonic() - seconds
+    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.0)
+    progress.log_if_due(250)
+    assert re.fullmatch(rf"250 of 1,000 rows read, \S+ a second{left}", caplog.records[0].getMessage())
+
+
+def test_a_terminal_gets_a_bar_that_a_line_of_the_log_does_not_run_into():
+    """On a real terminal of 80 columns: what is left on the screen are the lines alone."""
+    program = """
+import logging, time
+from hf_finetune.environment import progress_lines, set_up_logging
+set_up_logging()
+progress_lines.SECONDS_UNSHOWN = 0.0
+with progress_lines.show_progress("rows tokenized", 40) as show:
+    for done in range(41):
+        show(done)
+        time.sleep(0.02)
+        if done == 20:
+            logging.getLogger("hf_finetune").info("a line of the log")
+print("the end")
+"""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environment) as shown:
+        os.close(theirs)
+        written = b""
+        with suppress(OSError):  # the terminal is closed
+            while some := os.read(ours, 4_096):
+                written += some
+    os.close(ours)
+    assert shown.returncode == 0
+    drawn = written.decode()
+    assert "tokenized" in drawn
+    assert "rows/s" in drawn
+    # A carriage return goes back to the begin of a line, over which the next is written.
+    left = [line.rstrip("\r").rsplit("\r", 1)[-1].strip() for line in drawn.split("\n")]
+    assert [line for line in left if line] == ["a line of the log", "the end"]

@@ -80,6 +80,7 @@ SFT_RENAMED: dict[str, Renamed] = {"train.max_seq_length": Renamed("train.max_le
 _REPLACED = "a run file says it with another key"
 SFT_REPLACED: dict[str, Renamed] = {
     "train.assistant_only_loss": Renamed("data.loss_on", _convert_assistant_only, _REPLACED),
+    "train.dataset_num_proc": Renamed("data.num_proc", why=_REPLACED),
     "train.chat_template_path": Renamed("data.chat_template", why=_REPLACED),
     "train.truncation_mode": Renamed("data.too_long", _convert_truncation_mode, _REPLACED),
     "train.packing_strategy": Renamed("data.too_long", _convert_packing_strategy, _REPLACED),
@@ -151,7 +152,6 @@ REFUSED: dict[str, str] = {
     "train.completion_only_loss": "prompt_completion rows train the completion; data.loss_on: all trains both parts",
     "train.dataset_text_field": "data.format says which field holds what",
     "train.dataset_kwargs": "the rows are tokenized before the trainer gets them, as the section data says",
-    "train.dataset_num_proc": "the tokenizer uses every core by itself; leave it out",
     "train.shuffle_dataset": "the rows are shuffled anew in each epoch; see train.train_sampling_strategy",
     "train.padding_free": "it follows from train.packing under flash_attention_2; leave it out",
     "train.eval_packing": "evaluation gives the same loss packed or not; leave it out",

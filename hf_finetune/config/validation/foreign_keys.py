@@ -59,6 +59,8 @@ SAME: dict[str, str] = {
     "data.balance": "class_weight class_weights pos_weight label_weights",
     "data.task": "problem_type",
     "data.train.weight": "interleave_probs dataset_weights data.probabilities sampling_weights mixture_weights",
+    "data.num_proc": "preprocessing_num_workers dataset_processes dataset_num_proc num_proc",
+    "data.stream": "streaming dataset_streaming",
     "data.isolate_documents": "eod_mask_loss reset_attention_mask document_masking",
     "train.learning_rate": "lr max_lr peak_lr optimizer.lr optimizer.learning_rate",
     "train.num_train_epochs": "epochs num_epochs epoch n_epochs max_epochs max_epoch num_training_epochs train_epochs",
@@ -174,9 +176,7 @@ INSTEAD: dict[str, str] = {
     "dataset_test_split train_split test_split data.split data.train.split",
     "shorten the file, or give it a weight below 1 in data.train; train.max_steps stops early": "max_samples "
     "num_samples max_train_samples max_eval_samples data.train.num_samples",
-    "rows are kept on the disk and not in memory; leave it out": "streaming dataset_streaming buffer_size",
-    "rows are tokenized on every core; leave it out": "preprocessing_num_workers dataset_processes dataset_num_proc "
-    "num_proc",
+    "the parts of a stream are shuffled as a whole; leave it out, or set data.stream_part": "buffer_size",
     "what is kept of earlier runs is found by what it was made of; leave it out": "overwrite_cache tokenized_path "
     "dataset_prepared_path push_dataset_to_hub",
     "a used folder is never written over: name a new output_dir": "overwrite_output_dir overwrite",

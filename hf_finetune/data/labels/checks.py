@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.reading.label_checks import find_similar_labels, normalize_label
+from hf_finetune.data.reading.row_checks.labels import find_similar_labels, normalize_label
 from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, suggest

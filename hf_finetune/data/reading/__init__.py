@@ -10,10 +10,9 @@ format_detection.py     the first row -> the decoder of all
 formats.py              the row formats, and what each becomes
 row_types.py            the same as msgspec types
 row_decoder.py          one line -> one checked row
-message_fields.py       what a message may hold, by name
 json_line.py            one line of JSON, strictly, with the reason where it is rejected
-conversation_checks.py  roles in order, answers not empty
-label_checks.py         one type of label
+row_checks/             what a row is held against: its messages, its label
 reader.py               files -> rows: accepted, rejected with the reason, or blank
+block_batches.py        blocks of lines -> record batches, by several processes
 arrow.py                the rows of a role as one memory-mapped data set
 """

@@ -17,10 +17,10 @@ from msgspec import UNSET, Struct
 
 from hf_finetune.data.cache import Batches, build_cached_dataset, place_dataset
 from hf_finetune.data.file_hashes import hash_data_file
+from hf_finetune.data.reading.block_batches import Build, read_batches
 from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import encode_row, get_features
 from hf_finetune.data.reading.json_line import LineError
-from hf_finetune.data.reading.label_checks import find_similar_labels
 from hf_finetune.data.reading.reader import (
     LineCounts,
     RowBlock,
@@ -29,9 +29,12 @@ from hf_finetune.data.reading.reader import (
     read_rows,
     read_text,
 )
+from hf_finetune.data.reading.row_checks.labels import find_similar_labels
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
+from hf_finetune.data.workers import count_processes
+from hf_finetune.environment.progress_lines import show_progress
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
 from hf_finetune.files import open_atomically
@@ -67,6 +70,8 @@ class ReadSettings:
     rows: RowSettings
     stratify_by: str | None
     group_by: str | None
+    num_proc: int | None = 1
+    """Processes that read, see `count_processes`."""
 
     def describe(self) -> dict[str, Any]:
         """What of it decides which rows a file has, JSON-ready."""
@@ -182,8 +187,11 @@ def _build_batches(
     reading.decoder.labels.names.seen.clear()
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
         tally = LineCounts(keep=partial(keep, number))
-        blocks = _read_blocks(file, reading, tally)
-        yield from _join_batches(_build_batch(block, file, number, reading, schema) for block in blocks)
+        build = partial(_build_batch, file=file, number=number, reading=reading, schema=schema)
+        with show_progress(f"rows of {file.shown} read") as show:
+            for batch in _join_batches(_read_batches(file, reading, tally, build)):
+                yield batch
+                show(tally.rows)
         if _read_stamp(file) != stamp:
             raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
         if tally.rejected and reading.on_bad_line == "fail":
@@ -206,6 +214,14 @@ def _build_batches(
         similar = _find_similar_labels(files, reading)  # said in the same try as the rows that are wrong
         raise DataError([*problems, *similar][:MAX_PROBLEMS_SHOWN], total=total + len(similar))
     return {"files": counts, "labels": sorted(reading.decoder.labels.names.seen)}
+
+
+def _read_batches(file: DataFile, reading: ReadSettings, tally: LineCounts, build: Build) -> Iterator[pa.RecordBatch]:
+    if reading.decoder.row_format.name in TEXT_FORMATS:
+        yield from map(build, _read_blocks(file, reading, tally))
+    else:
+        processes = count_processes(reading.num_proc)
+        yield from read_batches(file, reading.decoder, reading.rows, tally, build, processes)
 
 
 def _join_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

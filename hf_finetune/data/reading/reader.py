@@ -86,18 +86,26 @@ def read_rows(
     row of a table, is counted in `tally`, not raised.
     """
     for block in iterate_row_blocks(path, shown, settings, place):
-        # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
-        whole = block.count > 0 and not block.is_blank
-        rows = decoder.decode_block(block.data, block.count) if whole else None
+        rows = decode_block(block, shown, decoder, settings.max_line_bytes, tally)
         if rows is not None:
-            tally.lines += len(rows)
-            tally.accepted += len(rows)
-            numbers = block.line_numbers
-        else:
-            rows, numbers = _decode_lines(block, shown, decoder, settings.max_line_bytes, tally)
-        if rows:
-            tally.rows += len(rows)
-            yield RowBlock(rows, numbers)
+            yield rows
+
+
+def decode_block(
+    block: LineBlock, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: LineCounts
+) -> RowBlock | None:
+    """Decode the lines of a block, and count them in `tally`; None where none of them is a row."""
+    # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
+    whole = block.count > 0 and not block.is_blank
+    rows = decoder.decode_block(block.data, block.count) if whole else None
+    if rows is not None:
+        tally.lines += len(rows)
+        tally.accepted += len(rows)
+        numbers = block.line_numbers
+    else:
+        rows, numbers = _decode_lines(block, shown, decoder, max_line_bytes, tally)
+    tally.rows += len(rows)
+    return RowBlock(rows, numbers) if rows else None
 
 
 def _decode_lines(

@@ -22,11 +22,11 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from hf_finetune.data.labels.label_map import LabelMap
 from hf_finetune.data.reading.columns import suggest_inside
-from hf_finetune.data.reading.conversation_checks import ConversationRules
 from hf_finetune.data.reading.formats import Items, LabelKind, RowFormat
 from hf_finetune.data.reading.json_line import LineError, explain_no_number, name_json_type, parse_json_object
-from hf_finetune.data.reading.label_checks import LabelRule
-from hf_finetune.data.reading.message_fields import (
+from hf_finetune.data.reading.row_checks.conversations import ConversationRules
+from hf_finetune.data.reading.row_checks.labels import LabelRule
+from hf_finetune.data.reading.row_checks.message_fields import (
     calls_tools,
     check_message_keys,
     check_misspelled,
@@ -42,7 +42,7 @@ _ESCAPED_KEY_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_]+")
 _WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)` - at `\$\.?(?P<place>[^`]*)`")
 _PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`")
-_MAX_UNUSED_KEYS = 50
+MAX_UNUSED_KEYS = 50
 # Each is searched for in every block: with the keys of a row of ten thousand that would be quadratic. The others make
 # their lines ones that are decoded strictly.
 _MAX_EXPECTED_KEYS = 500
@@ -257,7 +257,7 @@ class RowDecoder:
         unknown = [key for key in value if key not in self.attributes]
         check_required(value, self.row_format.required, unknown, f"a `{self.row_format.name}` row")
         check_misspelled(value, self.row_format.optional, unknown)
-        if len(self.unused_keys) < _MAX_UNUSED_KEYS:
+        if len(self.unused_keys) < MAX_UNUSED_KEYS:
             self.unused_keys.update(unknown)
 
 
@@ -282,7 +282,7 @@ def _reduce_items(found: object, items: Items, unused: set[str]) -> object:
         if not isinstance(item, dict):
             raise LineError(f"`{place}` must be an object, found {name_json_type(item)}", key=items.field)
         unknown = check_message_keys(item, place, items)
-        if len(unused) < _MAX_UNUSED_KEYS:
+        if len(unused) < MAX_UNUSED_KEYS:
             unused.update(f"{items.field}[].{key}" for key in unknown)
         reduced.append(_reduce_item(item, place, items))
     return reduced

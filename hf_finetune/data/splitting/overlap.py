@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_finetune.data.reading.conversation_checks import SYSTEM_ROLES
+from hf_finetune.data.reading.row_checks.conversations import SYSTEM_ROLES
 from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
 

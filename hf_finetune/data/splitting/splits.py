@@ -126,7 +126,8 @@ def load_splits(
     files = _resolve_files(data, of_hub)
     check_files_differ(files)
     decoder = choose_decoder(data, becomes, files["train"])
-    reading = ReadSettings(decoder, data.on_bad_line, build_row_settings(data), data.stratify_by, data.group_by)
+    settings = build_row_settings(data)
+    reading = ReadSettings(decoder, data.on_bad_line, settings, data.stratify_by, data.group_by, data.num_proc)
     tables, facts = _read_files(files, reading)
     # Leakage between files is an error; between splits drawn from one file, duplicates are dropped below.
     check_rows_differ(tables, facts)

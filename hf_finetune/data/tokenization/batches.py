@@ -1,11 +1,8 @@
-"""Rows in batches of so many bytes, the next of which is tokenized meanwhile."""
+"""Rows in batches of so many bytes."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-BATCH_BYTES = 4 * 2**20
+BATCH_BYTES = 2**20
 """Of text that a tokenizer is given at once, or one row: it takes up to a hundred bytes of memory for each of them."""
 ROWS_PER_BATCH = 1_000
 ROWS_GATHERED = 32
@@ -75,19 +69,3 @@ def _count_bytes(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
         until = np.append(0, np.cumsum(_count_bytes(column.flatten())))[np.append(0, ends)]
         return np.asarray(np.diff(until), np.int64)
     return np.zeros(len(column), np.int64)
-
-
-def map_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield what `work` makes of each item, in order; a thread does it meanwhile, two items ahead at most.
-
-    Raises what it raises, in its place. Items are made, and results used, by the caller's own thread.
-    """
-    # A tokenizer lets go of the interpreter: the two do not take turns. Ctrl-C waits for one batch.
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

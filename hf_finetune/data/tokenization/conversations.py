@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,12 +21,19 @@ from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.streaming.chunks import Chunk
 from hf_finetune.data.streaming.facts import StreamFacts
 from hf_finetune.data.streaming.position import Carried
-from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
+from hf_finetune.data.tokenization.batches import iterate_batches
 from hf_finetune.data.tokenization.conversation_stats import ConversationStats, check_dropped_share, log_warnings
-from hf_finetune.data.tokenization.examples import FEATURES, ExampleBuilder
+from hf_finetune.data.tokenization.examples import FEATURES, Counted, ExampleBuilder
 from hf_finetune.data.tokenization.packing import FEATURES as PACKED
 from hf_finetune.data.tokenization.packing import build_bins, pack_bfd
-from hf_finetune.data.tokenization.rendered_rows import ConversationRenderer, RenderedRow, read_turns, write_plain
+from hf_finetune.data.tokenization.rendered_rows import (
+    ConversationRenderer,
+    Refused,
+    RenderedRow,
+    read_turns,
+    write_plain,
+)
+from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -142,26 +149,45 @@ def _build_batches(
     Raises `DataError` with all problems.
     """
     renderer = ConversationRenderer(where, len(rows), tokenizer, template or "", data)
-    builder = ExampleBuilder(tokenizer, data.too_long, max_length, where, renderer.refuse)
-    for encoded in map_ahead(builder.encode, _render(rows, 0, renderer, builder)):
-        yield builder.build(encoded)
+    work = ConversationWork(renderer, ExampleBuilder(tokenizer, data.too_long, max_length, where, renderer.refuse))
+    try:
+        batches = iterate_batches(rows, rows.column_names)
+        yield from map_rows(work, batches, count_processes(data.num_proc), len(rows))
+    except DataError as stopped:
+        if not renderer.gave_up:
+            raise
+        raise renderer.describe_problems() from stopped  # with those that other processes have found
     if renderer.problems:
         raise renderer.describe_problems()
-    return builder.count(len(rows))
+    return work.builder.count(len(rows))
 
 
-def _render(
-    rows: Dataset, start: int, renderer: ConversationRenderer, builder: ExampleBuilder
-) -> Iterator[list[RenderedRow]]:
-    """Yield the rendered rows of a table, the first of which is number `start`; nothing once one is refused."""
-    loss_on = renderer.data.loss_on
-    for first, table in iterate_batches(rows, rows.column_names):
+class ConversationWork:
+    """Conversations -> record batches of examples, counted; `workers.RowWork`."""
+
+    def __init__(self, renderer: ConversationRenderer, builder: ExampleBuilder) -> None:
+        self.renderer, self.builder = renderer, builder
+        self.encode, self.build = builder.encode, builder.build
+
+    def read(self, first: int, table: pa.Table) -> list[RenderedRow]:
+        """Render rows, the first of which is number `first`; nothing once one is refused."""
+        renderer, loss_on = self.renderer, self.renderer.data.loss_on
+        if renderer.gave_up:  # each further row would take its second
+            raise renderer.describe_problems()
         if not renderer.template:
-            yield write_plain(renderer.tokenizer, start + first, table, loss_on)
-        else:
-            fitting = [row for row in read_turns(start + first, table) if builder.may_fit(row, loss_on)]
-            rendered = renderer.render(fitting)
-            yield [] if renderer.problems else rendered
+            return write_plain(renderer.tokenizer, first, table, loss_on)
+        rendered = renderer.render([row for row in read_turns(first, table) if self.builder.may_fit(row, loss_on)])
+        return [] if renderer.problems else rendered
+
+    def collect(self) -> tuple[Counted, Refused]:
+        """The counts of examples, and the problems of rows."""
+        return self.builder.collect(), self.renderer.collect()
+
+    def merge(self, collected: tuple[Counted, Refused]) -> None:
+        """Add those of another process."""
+        counted, refused = collected
+        self.builder.merge(counted)
+        self.renderer.merge(refused)
 
 
 class ConversationMaker:
@@ -208,8 +234,9 @@ class PartOfConversations:
     def make(self, chunk: Chunk, carried: Carried) -> tuple[pa.RecordBatch, Carried, Counter[str]]:
         """The examples of a chunk, and counts of them; nothing is carried from one chunk to the next."""
         before, self._ids, self.renderer.total = Counter(self.builder.counts), chunk.ids, self._count + len(chunk.ids)
-        rendered = _render(chunk.rows, self._count, self.renderer, self.builder)
-        batches = [self.builder.build(each) for each in map_ahead(self.builder.encode, rendered)]
+        rows = iterate_batches(chunk.rows, chunk.rows.column_names)
+        work = ConversationWork(self.renderer, self.builder)
+        batches = list(map_rows(work, ((self._count + first, table) for first, table in rows)))
         if self.renderer.problems:
             raise self.renderer.describe_problems()
         table = pa.Table.from_batches(batches, FEATURES.arrow_schema).combine_chunks()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -17,14 +17,15 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.data.cache import Batches, Stats, build_cached_dataset
+from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.streaming.chunks import Chunk
 from hf_finetune.data.streaming.facts import StreamFacts
 from hf_finetune.data.streaming.position import Carried
 from hf_finetune.data.streaming.stream import RowStream
-from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
+from hf_finetune.data.tokenization.batches import iterate_batches
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
+from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
@@ -74,14 +75,15 @@ def pack_splits(
     *,
     isolate: bool,
     locate: Callable[[str, int], tuple[str, int | None]] | None = None,
+    num_proc: int | None = None,
     stream: RowStream | None = None,
 ) -> tuple[dict[str, Dataset], dict[str, PackingStats | WindowStats | StreamFacts]]:
     """Group the training documents into blocks, and cut those of the other splits into windows; log counts in a line.
 
     See `group_into_blocks` and `cut_into_windows`: what is evaluated is not packed, so that the end of a run gives the
-    figures that `score` gives. `locate`: the place of a row of a split. `stream`: the training documents, where they
-    are read on the way to the trainer. Raises `DataError` where no document of a split has text, or the tokenizer gives
-    up on one.
+    figures that `score` gives. `locate`: the place of a row of a split. `num_proc`: see `count_processes`. `stream`:
+    the training documents, where they are read on the way to the trainer. Raises `DataError` where no document of a
+    split has text, or the tokenizer gives up on one.
     """
     tokens: dict[str, Dataset] = {}
     facts: dict[str, PackingStats | WindowStats | StreamFacts] = {}
@@ -91,9 +93,10 @@ def pack_splits(
     for name, rows in splits.items():
         place = count_rows if locate is None else partial(locate, name)
         if name == "train":
-            tokens[name], counted = group_into_blocks(rows, tokenizer, block_size, isolate=isolate, locate=place)
+            blocks = group_into_blocks(rows, tokenizer, block_size, isolate=isolate, locate=place, num_proc=num_proc)
+            tokens[name], counted = blocks
         else:
-            tokens[name], counted = cut_into_windows(rows, tokenizer, block_size, place)
+            tokens[name], counted = cut_into_windows(rows, tokenizer, block_size, place, num_proc)
         facts[name] = counted
         logger.info("%s: %s", name, counted.describe(block_size))
         warn_of_unknown_tokens(name, counted.unknown, counted.trained_tokens)
@@ -107,6 +110,7 @@ def group_into_blocks(
     *,
     isolate: bool,
     locate: Locate = count_rows,
+    num_proc: int | None = None,
 ) -> tuple[Dataset, PackingStats]:
     """Concatenate documents, EOS after each, and cut the stream into blocks of `block_size` tokens.
 
@@ -121,7 +125,7 @@ def group_into_blocks(
     features = _name_features(isolate, "int32")
     made_from = {"rows": rows._fingerprint} | _describe(tokenizer, block_size, isolate)
     dataset, facts = build_cached_dataset(
-        "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, locate)
+        "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, locate, num_proc)
     )
     if not facts["tokens"]:
         raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
@@ -160,11 +164,10 @@ class BlockMaker:
 
     def make(self, chunk: Chunk, carried: Carried) -> tuple[pa.RecordBatch, Carried, Counter[str]]:
         """The whole blocks of what is carried and a chunk, the tokens that are left over, and counts of the chunk."""
-        counts: Stats = dict.fromkeys(("dropped", "tokens", "trained_tokens", "blocks", "text_bytes", "unknown"), 0)
         pieces: list[tuple[Any, Any, Any]] = [(carried.ids, carried.starts, carried.rows)]
-        locate: Locate = lambda row: self._locate(int(chunk.ids[row]))  # noqa: E731
-        for ids, starts, rows in _iterate_tokens(chunk.rows, self.tokenizer, counts, locate):
-            counts["tokens"] += len(ids)
+        work = _DocumentWork(self.tokenizer, lambda row: self._locate(int(chunk.ids[row])))
+        counts = work.counts
+        for ids, starts, rows in map_rows(work, iterate_batches(chunk.rows, ["text"])):
             pieces.append((ids, starts, chunk.ids[rows]))
         ids, starts, numbers = (np.concatenate(each) for each in zip(*pieces, strict=True))
         # Blocks overlap by one token, as in `_build_batches`; the last one is carried as well.
@@ -174,7 +177,7 @@ class BlockMaker:
         blocks = _build_record_batch(ids[windows], starts[windows], numbers[windows], self.features, counts)
         # Copied: a view would keep the tokens of the whole chunk.
         behind = Carried(ids[rest:].copy(), starts[rest:].copy(), numbers[rest:].copy())
-        return blocks, behind, Counter(counts)
+        return blocks, behind, counts
 
     def check(self, counts: Counter[str]) -> None:
         """Every document with text gives tokens."""
@@ -217,15 +220,20 @@ def _stack(blocks: list[dict[str, Any]], name: str, width: int) -> torch.Tensor:
 
 
 def _build_batches(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, features: Features, block_size: int, locate: Locate
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    features: Features,
+    block_size: int,
+    locate: Locate,
+    num_proc: int | None,
 ) -> Batches:
     """Yield record batches of blocks, and return the counts of `PackingStats`."""
-    counts: Stats = {"rows": len(rows), "dropped": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0}
-    counts |= {"blocks": 0, "padding": 0, "text_bytes": 0, "unknown": 0}
+    work = _DocumentWork(tokenizer, locate)
+    counts = work.counts
     # The tokens that fill no block yet, True where a document starts, and its row: (carried,)
     carried = np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32)
-    for found in _iterate_tokens(rows, tokenizer, counts, locate):
-        counts["tokens"] += len(found[0])
+    batches = iterate_batches(rows, ["text"])
+    for found in map_rows(work, batches, count_processes(num_proc), len(rows)):
         ids, starts, sources = (np.concatenate(pair) for pair in zip(carried, found, strict=True))
         # Windows overlap by one token, so that the last token of each is predicted from the first of the next.
         whole = max(len(ids) - 1, 0) // (block_size - 1)
@@ -238,44 +246,56 @@ def _build_batches(
     if len(ids) > 1 or (len(ids) and not counts["blocks"]):  # a single carried token was predicted in the block before
         counts["padding"] = block_size - len(ids)
         yield _build_record_batch(ids[None], starts[None], sources[None], features, counts)
-    return counts
+    return {name: counts[name] for name in PackingStats.__dataclass_fields__} | {"rows": len(rows)}
 
 
-def _iterate_tokens(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, counts: Stats, locate: Locate
-) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_], IntArray]]:
-    """Yield the ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    encode = partial(_encode, tokenizer, locate)
-    for texts, encoded in map_ahead(encode, _iterate_texts(rows, counts)):
-        if tokenizer.unk_token_id is not None:
-            counts["unknown"] += sum(ids.count(tokenizer.unk_token_id) for ids in encoded)
-        lengths = np.array([len(bos) + len(ids) + 1 for ids in encoded], np.int64)
-        pieces = chain.from_iterable((bos, ids, (tokenizer.eos_token_id,)) for ids in encoded)
+Tokens = tuple[IntArray, npt.NDArray[np.bool_], IntArray]
+"""The ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
+
+
+class _DocumentWork:
+    """Documents -> their tokens, counted; `workers.RowWork`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, locate: Locate) -> None:
+        self.tokenizer, self.locate = tokenizer, locate
+        self.counts: Counter[str] = Counter()
+
+    def read(self, first: int, table: pa.Table) -> dict[int, str]:
+        """The texts of documents by the numbers of their rows, without blank ones."""
+        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
+        self.counts["dropped"] += len(table) - len(texts)
+        self.counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
+        return texts
+
+    def encode(self, texts: dict[int, str]) -> tuple[dict[int, str], list[list[int]]]:
+        """Tokenize them."""
+        return texts, encode_rows(self.tokenizer, texts, self.locate)
+
+    def build(self, encoded: tuple[dict[int, str], list[list[int]]]) -> Tokens:
+        """Join them."""
+        texts, documents = encoded
+        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        if self.tokenizer.unk_token_id is not None:
+            self.counts["unknown"] += sum(ids.count(self.tokenizer.unk_token_id) for ids in documents)
+        lengths = np.array([len(bos) + len(ids) + 1 for ids in documents], np.int64)
+        pieces = chain.from_iterable((bos, ids, (self.tokenizer.eos_token_id,)) for ids in documents)
         ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(lengths.sum()))
         starts = np.zeros(len(ids), np.bool_)
         starts[np.cumsum(lengths) - lengths] = True
-        sources = np.repeat(np.array([*texts], np.int32), lengths)
-        yield ids, starts, sources
+        self.counts["tokens"] += len(ids)
+        return ids, starts, np.repeat(np.array([*texts], np.int32), lengths)
 
+    def collect(self) -> Counter[str]:
+        """The counts so far."""
+        return self.counts
 
-def _iterate_texts(rows: Dataset, counts: Stats) -> Iterator[dict[int, str]]:
-    """Yield the texts of some documents by the numbers of their rows, without blank ones."""
-    for first, table in iterate_batches(rows, ["text"]):
-        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
-        counts["dropped"] += len(table) - len(texts)
-        counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
-        yield texts
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerFast, locate: Locate, texts: dict[int, str]
-) -> tuple[dict[int, str], list[list[int]]]:
-    return texts, encode_rows(tokenizer, texts, locate)
+    def merge(self, collected: Counter[str]) -> None:
+        """Add the counts of another process."""
+        self.counts.update(collected)
 
 
 def _build_record_batch(
-    ids: IntArray, starts: npt.NDArray[np.bool_], sources: IntArray, features: Features, counts: Stats
+    ids: IntArray, starts: npt.NDArray[np.bool_], sources: IntArray, features: Features, counts: Counter[str]
 ) -> pa.RecordBatch:
     """Build the columns of blocks; `ids`, `starts` and `sources`: (blocks, tokens)."""
     labels = ids.copy()

@@ -33,6 +33,8 @@ FEATURES = Features(
 
 Example = tuple[list[int], list[int], int, int, int, int]
 """The columns of an example."""
+Counted = tuple[Counter[str], Counter[str]]
+"""The counts of examples, and of the control tokens that their texts spell."""
 
 
 class ExampleBuilder:
@@ -89,11 +91,23 @@ class ExampleBuilder:
         arrays += [pa.array(column, kind) for column, kind in zip(numbers, types, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=FEATURES.arrow_schema)
 
+    def collect(self) -> Counted:
+        """What was counted so far."""
+        return self.counts, self.spelled
+
+    def merge(self, counted: Counted) -> None:
+        """Add what another builder has counted of other rows."""
+        counts, spelled = counted
+        longest = max(self.counts["longest"], counts["longest"])
+        self.counts.update(counts)
+        self.counts["longest"] = longest
+        self.spelled.update(spelled)
+
     def count(self, rows: int) -> dict[str, Any]:
         """The counts of `ConversationStats`, of so many rows in all."""
         self.counts["rows"] = rows
         counted: dict[str, Any] = {name.name: self.counts[name.name] for name in fields(ConversationStats)}
-        return counted | {"filled": 1.0, "spelled": dict(self.spelled.most_common())}
+        return counted | {"filled": 1.0, "spelled": dict(sorted(self.spelled.items(), key=_by_count))}
 
     def _build_examples(self, row: RenderedRow, tokens: TokenizedText) -> Iterator[Example]:
         """Yield a row as one example, or as `data.too_long` says."""
@@ -167,6 +181,11 @@ class ExampleBuilder:
 def _build_lists(rows: Sequence[list[int]]) -> pa.ListArray:
     bounds = np.cumsum([0, *map(len, rows)]).astype(np.int32)
     return pa.ListArray.from_arrays(bounds, np.fromiter(chain.from_iterable(rows), np.int32, int(bounds[-1])))
+
+
+def _by_count(spelled: tuple[str, int]) -> tuple[int, str]:
+    # Not by who has found it first.
+    return -spelled[1], spelled[0]
 
 
 def _strip_whitespace(text: str) -> str:

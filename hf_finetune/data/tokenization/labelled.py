@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,8 +19,9 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.labels.balance import compute_class_weights, select_balanced_rows
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
-from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts, separate_pairs
+from hf_finetune.data.tokenization.batches import iterate_batches
+from hf_finetune.data.tokenization.text import EncodedTexts, Locate, encode_texts, separate_pairs
+from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.label_set import Labels
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def tokenize_labelled(
     tokenized, facts = {}, {}
     # Train first: with `longest_train`, its longest row is the limit of the other splits.
     for name in sorted(splits.rows, key=lambda split: split != "train"):
-        tokenized[name], facts[name] = _tokenize(splits, name, tokenizer, labels, limit)
+        tokenized[name], facts[name] = _tokenize(splits, name, tokenizer, labels, data, limit)
         logger.info("%s: %s", name, facts[name].describe())
         if facts[name].truncated:
             logger.warning("%s: %s rows longer than %d tokens were cut", name, f"{facts[name].truncated:,}", limit)
@@ -121,7 +122,12 @@ def _has_pairs(rows: Dataset) -> bool:
 
 
 def _tokenize(
-    splits: Splits, name: str, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None
+    splits: Splits,
+    name: str,
+    tokenizer: PreTrainedTokenizerFast,
+    labels: Labels,
+    data: DataSection,
+    limit: int | None,
 ) -> tuple[Dataset, LabelledStats]:
     rows = splits.rows[name]
     typed = "token_type_ids" in tokenizer.model_input_names
@@ -138,49 +144,60 @@ def _tokenize(
         {"input_ids": ids, **({"token_type_ids": ids} if typed else {}), "labels": label}
         | {"length": Value("int32"), "row": Value("int32")}
     )
-    encode = partial(_encode, tokenizer, limit, partial(splits.locate, name))
-    batches = partial(_build_batches, rows, encode, labels, features)
-    tokenized, counted = build_cached_dataset("labelled", made_from, features, batches)
+    work = _LabelledWork(tokenizer, labels, limit, features, partial(splits.locate, name))
+    build = partial(_build_batches, rows, work, data.num_proc)
+    tokenized, counted = build_cached_dataset("labelled", made_from, features, build)
     return tokenized, LabelledStats(**counted)
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerFast,
-    limit: int | None,
-    locate: Callable[[int], tuple[str, int]],
-    some: Batch,
-) -> tuple[int, dict[str, list[Any]], EncodedTexts]:
-    """Tokenize a batch of rows, of which the first is number `first` of its split."""
-    first, batch = some
-    with name_rows(lambda number: locate(first + number)):
-        return first, batch, encode_texts(tokenizer, batch["text"], batch["text_pair"], limit)
+class _LabelledWork:
+    """Labelled rows -> record batches of their tokens and labels, counted; `workers.RowWork`."""
 
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, labels: Labels, limit: int | None, features: Features, locate: Locate
+    ) -> None:
+        self.tokenizer, self.labels, self.limit = tokenizer, labels, limit
+        self.features, self.locate = features, locate
+        self.tokens = self.truncated = self.longest = 0
 
-def _build_batches(
-    rows: Dataset,
-    encode: Callable[[Batch], tuple[int, dict[str, list[Any]], EncodedTexts]],
-    labels: Labels,
-    features: Features,
-) -> Batches:
-    """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
-    tokens = truncated = longest = 0
-    for first, batch, encoded in map_ahead(encode, _iterate_columns(rows)):
+    def read(self, first: int, table: pa.Table) -> Batch:
+        """The columns of rows."""
+        return first, table.to_pydict()
+
+    def encode(self, some: Batch) -> tuple[Batch, EncodedTexts]:
+        """Tokenize rows."""
+        first, columns = some
+        with name_rows(lambda number: self.locate(first + number)):
+            return some, encode_texts(self.tokenizer, columns["text"], columns["text_pair"], self.limit)
+
+    def build(self, both: tuple[Batch, EncodedTexts]) -> pa.RecordBatch:
+        """Put tokens and labels together."""
+        (first, given), encoded = both
         lengths = [len(ids) for ids in encoded.input_ids]
-        tokens, truncated, longest = tokens + sum(lengths), truncated + encoded.truncated, max(longest, *lengths)
-        columns = {"input_ids": encoded.input_ids, "labels": labels.encode(batch["label"]).tolist(), "length": lengths}
-        columns["row"] = list(range(first, first + len(lengths)))
+        self.merge((sum(lengths), encoded.truncated, max(lengths)))
+        columns = {"input_ids": encoded.input_ids, "labels": self.labels.encode(given["label"]).tolist()}
+        columns |= {"length": lengths, "row": list(range(first, first + len(lengths)))}
         if encoded.token_type_ids is not None:
             columns["token_type_ids"] = encoded.token_type_ids
-        yield pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
-    counts = _count_labels(labels, labels.encode(rows["label"]))
-    facts = LabelledStats(len(rows), 0, tokens, tokens, truncated, longest, counts)
-    return facts.as_dict()
+        return pa.RecordBatch.from_pydict(columns, schema=self.features.arrow_schema)
+
+    def collect(self) -> tuple[int, int, int]:
+        """Tokens, rows that were cut, and the tokens of the longest."""
+        return self.tokens, self.truncated, self.longest
+
+    def merge(self, collected: tuple[int, int, int]) -> None:
+        """Add these counts of other rows."""
+        tokens, truncated, longest = collected
+        self.tokens, self.truncated = self.tokens + tokens, self.truncated + truncated
+        self.longest = max(self.longest, longest)
 
 
-def _iterate_columns(rows: Dataset) -> Iterator[Batch]:
-    """Yield the number of the first of some rows, and their columns."""
-    for first, table in iterate_batches(rows, ["text", "text_pair", "label"]):
-        yield first, table.to_pydict()
+def _build_batches(rows: Dataset, work: _LabelledWork, num_proc: int | None) -> Batches:
+    """Yield record batches of tokenized rows, and return the counts of `LabelledStats`."""
+    batches = iterate_batches(rows, ["text", "text_pair", "label"])
+    yield from map_rows(work, batches, count_processes(num_proc), len(rows))
+    counts = _count_labels(work.labels, work.labels.encode(rows["label"]))
+    return LabelledStats(len(rows), 0, work.tokens, work.tokens, work.truncated, work.longest, counts).as_dict()
 
 
 def _count_labels(labels: Labels, encoded: npt.NDArray[Any]) -> dict[str, int]:

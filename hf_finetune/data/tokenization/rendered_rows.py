@@ -55,6 +55,8 @@ Turns = list[dict[str, Any]]
 """The messages of a row, as the reader has them."""
 RowOfTurns = tuple[int, Turns, str | None]
 """The number of a row, its messages, and its tools as JSON."""
+Refused = tuple[list[tuple[int, Problem]], int, int]
+"""The problems of rows that are shown, how many there are, and how many rows exceeded a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,25 @@ class ConversationRenderer:
             path, line = self.where(row)
             self.problems.append((row, Problem(what, remedy, path, line)))
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether the template exceeds its limits on too many rows to go on."""
+        return self.rows_at_fault >= MAX_ROWS_AT_FAULT
+
+    def collect(self) -> Refused:
+        """What was refused so far."""
+        return self.problems, self.problem_count, self.rows_at_fault
+
+    def merge(self, refused: Refused) -> None:
+        """Add what another renderer has refused of other rows."""
+        problems, count, at_fault = refused
+        self.problems = sorted([*self.problems, *problems], key=_by_row)[:MAX_PROBLEMS_SHOWN]
+        self.problem_count += count
+        self.rows_at_fault += at_fault
+
     def describe_problems(self) -> DataError:
         """All problems so far, by their rows."""
-        ordered = sorted(self.problems, key=lambda problem: problem[0])
+        ordered = sorted(self.problems, key=_by_row)
         return DataError([problem for _, problem in ordered], total=self.problem_count)
 
     def render(self, rows: Sequence[RowOfTurns]) -> list[RenderedRow]:
@@ -222,7 +240,7 @@ class ConversationRenderer:
     def _refuse_limit(self, number: int, problem: TemplateLimitError) -> None:
         self.refuse(number, f"the chat template {problem.what} on this row", problem.remedy)
         self.rows_at_fault += 1
-        if self.rows_at_fault == MAX_ROWS_AT_FAULT:
+        if self.gave_up:
             raise self.describe_problems() from problem
 
     def _refuse_chat(self, number: int, problem: ChatTemplateError, messages: Sequence[Message]) -> None:
@@ -249,6 +267,10 @@ class ConversationRenderer:
             spans = find_assistant_spans(chat, trained, prefill=self.data.train_on_prefill)
             check_said(chat, trained, spans)
         return spans
+
+
+def _by_row(problem: tuple[int, Problem]) -> int:
+    return problem[0]
 
 
 def write_plain(tokenizer: PreTrainedTokenizerFast, first: int, table: pa.Table, loss_on: str) -> list[RenderedRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,8 +13,9 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, build_cached_dataset
-from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
+from hf_finetune.data.tokenization.batches import iterate_batches
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, get_start_token_id
+from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
 
 # Of an example: its row in the split, counted from 0, and the length of the text that it predicts.
@@ -56,14 +58,18 @@ class WindowStats:
 
 
 def cut_into_windows(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int, locate: Locate = count_rows
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    size: int,
+    locate: Locate = count_rows,
+    num_proc: int | None = None,
 ) -> tuple[Dataset, WindowStats]:
     """Cut each document, behind its BOS (or an EOS) and with its EOS, into windows of at most `size` tokens.
 
     Windows overlap by one token, so that every token but the first is predicted once. Columns: `input_ids` and `labels`
     (tokens,), -100 at the first; `length`; `row`; `bytes` and `words`, those of the whole document in its first window
-    and 0 in the others. `locate` is the place of a row in its file. Raises `DataError` where no
-    document has text, or the tokenizer gives up on one.
+    and 0 in the others. `locate` is the place of a row in its file; `num_proc`: see `count_processes`. Raises
+    `DataError` where no document has text, or the tokenizer gives up on one.
     """
     made_from = {
         "rows": rows._fingerprint,
@@ -71,44 +77,61 @@ def cut_into_windows(
         "special_ids": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id],
         "size": size,
     }
-    build = partial(_build_batches, rows, tokenizer, size, locate)
+    build = partial(_build_batches, rows, tokenizer, size, locate, num_proc)
     windows, counts = build_cached_dataset("windows", made_from, FEATURES, build)
     if not counts["windows"]:
         raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
     return windows, WindowStats(**counts)
 
 
-def _build_batches(rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int, locate: Locate) -> Batches:
-    """Yield record batches of windows, and return the counts of `WindowStats`."""
-    begin, unknown = get_start_token_id(tokenizer), tokenizer.unk_token_id
-    counts = dict.fromkeys(WindowStats.__dataclass_fields__, 0) | {"rows": len(rows)}
-    for texts, empty, encoded in map_ahead(partial(_encode, tokenizer, locate), _iterate_texts(rows)):
-        counts["dropped"] += empty
-        windows: list[dict[str, Any]] = []
-        for (row, text), ids in zip(texts.items(), encoded, strict=True):
-            document = [begin, *ids, tokenizer.eos_token_id]
-            counts["tokens"] += len(document)
-            counts["trained_tokens"] += len(document) - 1
-            counts["text_bytes"] += len(text.encode())
-            counts["unknown"] += ids.count(unknown) if unknown is not None else 0
-            windows += _cut(document, row, text, size)
-        counts["windows"] += len(windows)
-        yield pa.RecordBatch.from_pylist(windows, schema=FEATURES.arrow_schema)
-    return counts
+class _WindowWork:
+    """Documents -> record batches of their windows, counted; `workers.RowWork`."""
 
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int, locate: Locate) -> None:
+        self.tokenizer, self.size, self.locate = tokenizer, size, locate
+        self.begin = get_start_token_id(tokenizer)
+        self.counts: Counter[str] = Counter()
 
-def _iterate_texts(rows: Dataset) -> Iterator[tuple[dict[int, str], int]]:
-    """Yield the texts of some documents by their rows, and how many others are blank."""
-    for first, table in iterate_batches(rows, ["text"]):
+    def read(self, first: int, table: pa.Table) -> dict[int, str]:
+        """The texts of documents by their rows, without blank ones."""
         texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
-        yield texts, len(table) - len(texts)
+        self.counts["dropped"] += len(table) - len(texts)
+        return texts
+
+    def encode(self, texts: dict[int, str]) -> tuple[dict[int, str], list[list[int]]]:
+        """Tokenize them."""
+        return texts, encode_rows(self.tokenizer, texts, self.locate)
+
+    def build(self, encoded: tuple[dict[int, str], list[list[int]]]) -> pa.RecordBatch:
+        """Cut them into windows."""
+        windows: list[dict[str, Any]] = []
+        unknown = self.tokenizer.unk_token_id
+        for (row, text), ids in zip(encoded[0].items(), encoded[1], strict=True):
+            document = [self.begin, *ids, self.tokenizer.eos_token_id]
+            self.counts["tokens"] += len(document)
+            self.counts["trained_tokens"] += len(document) - 1
+            self.counts["text_bytes"] += len(text.encode())
+            self.counts["unknown"] += ids.count(unknown) if unknown is not None else 0
+            windows += _cut(document, row, text, self.size)
+        self.counts["windows"] += len(windows)
+        return pa.RecordBatch.from_pylist(windows, schema=FEATURES.arrow_schema)
+
+    def collect(self) -> Counter[str]:
+        """The counts so far."""
+        return self.counts
+
+    def merge(self, collected: Counter[str]) -> None:
+        """Add the counts of another process."""
+        self.counts.update(collected)
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerFast, locate: Locate, some: tuple[dict[int, str], int]
-) -> tuple[dict[int, str], int, list[list[int]]]:
-    texts, blank = some
-    return texts, blank, encode_rows(tokenizer, texts, locate)
+def _build_batches(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, size: int, locate: Locate, num_proc: int | None
+) -> Batches:
+    """Yield record batches of windows, and return the counts of `WindowStats`."""
+    work = _WindowWork(tokenizer, size, locate)
+    yield from map_rows(work, iterate_batches(rows, ["text"]), count_processes(num_proc), len(rows))
+    return {name: work.counts[name] for name in WindowStats.__dataclass_fields__} | {"rows": len(rows)}
 
 
 def _cut(ids: list[int], row: int, text: str, size: int) -> Iterator[dict[str, Any]]:

@@ -12,13 +12,12 @@ first_steps, loss_watch     stops a run that trains nothing: no gradient, nothin
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
+from hf_finetune.environment.progress_lines import is_drawn_on
 from hf_finetune.training.callbacks.guard import TrainingGuard
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.trackers import replace_trackers
@@ -55,10 +54,7 @@ def use_log_lines(trainer: Trainer, log_lines: LogLines) -> ProgressDisplay | No
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(log_lines)
     replace_trackers(trainer)
-    # Without TERM a terminal of Unix is one that nothing is known of.
-    knows_codes = os.environ.get("TERM", "" if sys.platform != "win32" else "xterm") not in ("", "dumb", "unknown")
-    in_terminal = sys.stderr.isatty() and knows_codes
-    if not in_terminal or not trainer.is_world_process_zero() or trainer.args.disable_tqdm:
+    if not is_drawn_on() or not trainer.is_world_process_zero() or trainer.args.disable_tqdm:
         return None
     from hf_finetune.training.callbacks.progress import ProgressDisplay
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.labels.freeze import freeze_labels
-from hf_finetune.data.reading.label_checks import normalize_label
+from hf_finetune.data.reading.row_checks.labels import normalize_label
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 from hf_finetune.label_set import Labels

@@ -14,8 +14,8 @@ from msgspec import UNSET
 
 from hf_finetune.data.reading import reader, row_lines
 from hf_finetune.data.reading.formats import FORMATS
-from hf_finetune.data.reading.label_checks import LabelRule
 from hf_finetune.data.reading.reader import LineCounts
+from hf_finetune.data.reading.row_checks.labels import LabelRule
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings
 

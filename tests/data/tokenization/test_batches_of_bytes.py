@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from hf_finetune.data.tokenization import batches
-from hf_finetune.data.tokenization.batches import iterate_batches, map_ahead
+from hf_finetune.data.tokenization.batches import iterate_batches
 
 TEXTS = ["a" * size for size in (3, 0, 40, 100, 1, 1, 1, 1, 250, 2)]
 
@@ -34,14 +34,3 @@ def test_the_bytes_inside_of_lists_and_structs_are_counted():
     table = Dataset.from_dict({"messages": said}).data.table.slice(0)
     assert batches._count_bytes(table.column("messages")).tolist() == [21, 0, 62]
     assert batches._count_bytes(table.slice(2).column("messages")).tolist() == [62]
-
-
-def test_what_is_worked_on_ahead_comes_in_order_and_raises_in_its_place():
-    def divide(number):
-        return 12 // number
-
-    seen = []
-    with pytest.raises(ZeroDivisionError):
-        seen.extend(map_ahead(divide, [1, 2, 3, 0, 4]))
-    assert seen == [12, 6, 4]
-    assert list(map_ahead(divide, [])) == []

@@ -1,0 +1,125 @@
+"""Blocks of lines -> record batches, by several processes; what is said of a line does not depend on which reads it.
+
+This process cuts a file into blocks and takes what was found in the order of the file. Rows with a label are read by it
+alone: the first label decides which kind the others have to be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import pyarrow as pa
+
+from hf_finetune.data.reading.json_line import LineError
+from hf_finetune.data.reading.lines import LineBlock
+from hf_finetune.data.reading.reader import LineCounts, RowBlock, decode_block
+from hf_finetune.data.reading.row_decoder import MAX_UNUSED_KEYS, RowDecoder
+from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
+from hf_finetune.data.reading.sources import DataFile
+from hf_finetune.data.workers import WorkerPool
+
+FEWEST_BLOCKS = 64
+"""Of a quarter of a megabyte, for which processes are started."""
+BLOCKS_AT_ONCE = 8
+"""Given to a process: a record batch has columns of some megabytes then."""
+
+Build = Callable[[RowBlock], pa.RecordBatch]
+Rejected = tuple[int, str, str, str | None, str | None]
+"""A line, and what `LineError` is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a process has found in some blocks."""
+
+    batches: list[pa.RecordBatch]
+    lines: int
+    accepted: int
+    blank: int
+    rows: int
+    rejected: list[Rejected]
+    unused_keys: set[str]
+
+
+def read_batches(
+    file: DataFile, decoder: RowDecoder, settings: RowSettings, tally: LineCounts, build: Build, processes: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file as `build` makes record batches of them; `tally` counts its lines, see `read_rows`."""
+    blocks = iterate_row_blocks(file.path, file.shown, settings)
+    first = list(islice(blocks, FEWEST_BLOCKS))
+    blocks = chain(first, blocks)
+    reader = _BlockReader(file.shown, decoder, settings.max_line_bytes, build)
+    if processes > 1 and len(first) == FEWEST_BLOCKS and decoder.row_format.label is None:
+        del first
+        yield from _read_elsewhere(reader, blocks, tally, processes)
+        return
+    for block in blocks:
+        yield from reader.read([block], tally)
+
+
+def _read_elsewhere(
+    reader: _BlockReader, blocks: Iterable[LineBlock], tally: LineCounts, processes: int
+) -> Iterator[pa.RecordBatch]:
+    given = deque[list[LineBlock]]()
+    with WorkerPool(reader.find, processes) as pool:
+        for found in pool.map(_gather(blocks, given)):
+            some = given.popleft()
+            if reader.may_count(found):
+                reader.count(found, tally)
+                yield from found.batches
+            else:
+                yield from reader.read(some, tally)
+
+
+def _gather(blocks: Iterable[LineBlock], given: deque[list[LineBlock]]) -> Iterator[list[LineBlock]]:
+    """Yield some blocks at once, and keep them until their result is taken."""
+    source = iter(blocks)
+    while some := list(islice(source, BLOCKS_AT_ONCE)):
+        given.append(some)
+        yield some
+
+
+class _BlockReader:
+    """Reads blocks of a file, here or in another process."""
+
+    def __init__(self, shown: str, decoder: RowDecoder, max_line_bytes: int, build: Build) -> None:
+        self.shown, self.decoder, self.max_line_bytes, self.build = shown, decoder, max_line_bytes, build
+        self.expected = frozenset(decoder.unused_keys)
+
+    def read(self, blocks: Iterable[LineBlock], tally: LineCounts) -> Iterator[pa.RecordBatch]:
+        """Yield their rows, and count their lines."""
+        for block in blocks:
+            rows = decode_block(block, self.shown, self.decoder, self.max_line_bytes, tally)
+            if rows is not None:
+                yield self.build(rows)
+
+    def find(self, blocks: list[LineBlock]) -> Found:
+        """Read blocks in another process: what is found must not depend on those that it was given before."""
+        self.decoder.unused_keys = set(self.expected)
+        rejected: list[Rejected] = []
+
+        def keep(line: int, bad: LineError) -> None:
+            rejected.append((line, bad.reason, bad.remedy, bad.key, bad.misspelled))
+
+        tally = LineCounts(keep=keep)
+        batches = list(self.read(blocks, tally))
+        counts = tally.lines, tally.accepted, tally.blank, tally.rows
+        return Found(batches, *counts, rejected, self.decoder.unused_keys - self.expected)
+
+    def may_count(self, found: Found) -> bool:
+        """Whether all keys that were found are noted; which of more come first, only their lines tell."""
+        new = found.unused_keys - self.decoder.unused_keys
+        return not new or len(self.decoder.unused_keys) + len(new) < MAX_UNUSED_KEYS
+
+    def count(self, found: Found, tally: LineCounts) -> None:
+        """Count what was found."""
+        for line, reason, remedy, key, misspelled in found.rejected:
+            tally.reject(line, LineError(reason, remedy, key=key, misspelled=misspelled))
+        tally.lines += found.lines
+        tally.accepted += found.accepted
+        tally.blank += found.blank
+        tally.rows += found.rows
+        self.decoder.unused_keys |= found.unused_keys

@@ -1,0 +1,105 @@
+"""Files that are read by several processes give the rows, counts and messages of one, whatever their lines are."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import datasets
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data import workers
+from hf_finetune.data.cache import place_in_cache
+from hf_finetune.data.reading import block_batches, lines
+from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.errors import DataError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="rows are given to other processes on Linux")
+
+GOOD = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b."}]}
+
+
+def line(**more) -> str:
+    return json.dumps(GOOD | more)
+
+
+LINES = st.one_of(
+    st.integers(0, 99).map(lambda number: line(n=number)),
+    st.integers(0, 60).map(lambda number: line(**{f"key{number}": 1})),
+    st.integers(0, 60).map(lambda number: line(**{f"key{number}": [1], "other": {}})),
+    st.sampled_from(
+        ["", "  \t", "{", "[]", '{"messages": []}', '{"a": 1, "a": 2}', '{"mesages": []}', "x" * 900, "\r"]
+    ),
+    st.sampled_from(["\r", "\x00", '{"messages": [{"role": "user", "content": "a"}]}', line() + "\r", line(weight=0)]),
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(block_batches, "FEWEST_BLOCKS", 2)
+    monkeypatch.setattr(block_batches, "BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(workers, "count_cores", lambda: 3)
+
+
+def read(path, number, cache, **more):
+    """All that reading a file gives: rows and counts, or the message; and what stands in the cache."""
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, cache
+    try:
+        splits = load_splits(DataSection(train=str(path), num_proc=number, **more), "conversation", seed=0)
+        found = (splits.rows["train"].to_list(), splits.files, splits.unused_keys, splits.hashes["train"].tolist())
+    except DataError as refused:
+        found = (str(refused), refused.problems, refused.total)
+    kept = {each.name: each.read_bytes() for each in place_in_cache(".").glob("rows-*")}
+    datasets.config.HF_DATASETS_CACHE = before
+    return found, kept
+
+
+@pytest.mark.parametrize("on_bad_line", ["fail", "skip"])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=st.lists(LINES, min_size=12, max_size=60), ended=st.booleans())
+def test_rows_counts_and_messages_are_those_of_one_process(tmp_path, on_bad_line, written, ended):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes("\n".join([line(), *written]).encode() + b"\n" * ended)
+    folder = tmp_path / os.urandom(8).hex()
+    more = {"on_bad_line": on_bad_line, "max_line_bytes": 800}
+    assert read(path, 1, folder / "1", **more) == read(path, 3, folder / "3", **more)
+
+
+def test_other_processes_do_read(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(block_batches.WorkerPool, "do", lambda self, item: asked.append(item) or self._do_here(item))
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(line(n=number) + "\n" for number in range(40)))
+    read(path, 2, tmp_path / "cache")
+    assert len(asked) > 5
+
+
+def test_a_table_is_read_so_too_by_the_lines_of_its_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    rows = [f'"{number}\n?",{"" if number == 31 else number}' for number in range(60)]
+    path.write_text("\n".join(["question,answer", *rows]))
+    one, several = (read(path, number, tmp_path / str(number)) for number in (1, 3))
+    assert one == several
+    assert [problem.line for problem in one[0][1]] == [64]
+
+
+def test_more_keys_than_are_noted_are_the_first_ones_of_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(line(**{f"key{number}": [1]}) + "\n" for number in range(120)))
+    one, several = (read(path, number, tmp_path / str(number)) for number in (1, 3))
+    assert one == several
+    assert len(one[0][2]) == 50
+
+
+def test_a_row_without_the_field_of_its_group_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(line(**({"g": 1} if number != 33 else {})) + "\n" for number in range(60)))
+    more = {"group_by": "g", "validation_fraction": 0.5}
+    one, several = (read(path, number, tmp_path / str(number), **more) for number in (1, 3))
+    assert one == several
+    assert one[0][1][0].line == 34
