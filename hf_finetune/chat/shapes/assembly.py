@@ -22,7 +22,7 @@ from hf_finetune.chat.neutral import check_control_tokens
 from hf_finetune.chat.rendering import Message, TemplateLimitError, describe_template
 from hf_finetune.chat.shapes.nearby import NEARBY
 from hf_finetune.chat.shapes.opaque import find_passing_on
-from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.chat.special_tokens import ControlTokens, get_control_tokens
 from hf_finetune.errors import ModelError
 
 MAX_SHAPES = 10_000
@@ -74,10 +74,13 @@ class Shapes:
     """There is one span for each trained turn of the assistant."""
     nearby: bool = False
     """What is written around a text follows from the messages near to it."""
+    control: ControlTokens = field(init=False)
     looked_for: re.Pattern[str] | None = None
     """Matches what the template looks for; None where it may read every text."""
 
     def __post_init__(self) -> None:
+        # Once: with thousands of added tokens it takes as long to look for them as to tokenize a text.
+        self.control = get_control_tokens(self.tokenizer)
         try:
             describe_template(self.template)
         except (ModelError, TemplateSyntaxError):  # said where a conversation is rendered
@@ -117,13 +120,12 @@ class Shapes:
         return None if shape is None else shape.fill(said)
 
     def _is_harmless(self, text: str) -> bool:
-        control = get_control_tokens(self.tokenizer)
         assert self.looked_for is not None
-        return not self.looked_for.search(text) and control.is_free(text)
+        return not self.looked_for.search(text) and self.control.is_free(text)
 
     def _find_shape(self, key: Key) -> Shape | None:
         trained, roles, blanks = key
-        control = get_control_tokens(self.tokenizer)
+        control = self.control
         messages: list[Message] = []
         stand_ins = []
         for number, role in enumerate(roles):
