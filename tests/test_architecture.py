@@ -35,6 +35,7 @@ SHARED = (
     "memory",
     "errors",
     "files",
+    "cache",
     "folders",
     "row_prints",
     "metric_info",

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
-from hf_finetune.data import cache_entries
+from hf_finetune.cache import holding
 from hf_finetune.data.cache import build_cached_dataset
 
 FEATURES = Features({"number": Value("int64")})
@@ -65,7 +65,7 @@ def test_processes_that_make_the_same_rows_at_once_all_have_them(tmp_path, monke
 
 def test_who_waits_for_another_process_says_so_and_goes_on_when_that_one_is_killed(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(cache_entries, "SECONDS_UNSAID", 0.0)
+    monkeypatch.setattr(holding, "SECONDS_UNSAID", 0.0)
     fork = multiprocessing.get_context("fork")
     begun = fork.Event()
 
