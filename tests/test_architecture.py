@@ -198,6 +198,12 @@ def test_a_recipe_is_one_main_with_the_seven_headings_in_order(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_no_recipe_has_its_processes_wait_for_each_other(path):
+    """NCCL ends a barrier after ten minutes or thirty, and rows may take longer: who needs a file waits for it."""
+    assert not {"main_process_first", "wait_for_everyone", "barrier"} & set(re.findall(r"\w+", path.read_text()))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_not_named_after_a_module_that_it_would_shadow(path):
     dependencies = {"evaluate", "datasets", "transformers", "accelerate", "peft", "trl", "torch", "tokenizers"}
     assert path.stem not in dependencies | set(sys.stdlib_module_names)
