@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ import pytest
 
 from hf_finetune.cache import holding
 from hf_finetune.cache.holding import hold_entry
+from hf_finetune.data import file_hashes
+from hf_finetune.data.file_hashes import hash_data_file
 from hf_finetune.errors import CannotWriteError, DataError, Problem
+from hf_finetune.files import hash_file
 from hf_finetune.ranks import name_launch
+from hf_finetune.row_prints import draw_key
 
 PROBLEMS = [Problem("the row is no object", "write {...}", "rows.jsonl", line) for line in (3, 7)]
 
@@ -79,3 +85,40 @@ def test_other_ranks_leave_it_to_the_first_one_to_begin_where_it_does(tmp_path, 
 def test_the_processes_of_a_launch_have_one_name_and_one_on_its_own_none():
     assert name_launch({"RANK": "0"}) == name_launch({"SLURM_PROCID": "3"}) is not None
     assert name_launch({"RANK": ""}) is None
+
+
+def at_once(work: Callable[[], Any]) -> list[Any]:
+    """What three processes return that do the same at once."""
+    fork = multiprocessing.get_context("fork")
+    barrier, returned = fork.Barrier(3), fork.SimpleQueue()
+
+    def begin() -> None:
+        barrier.wait(60)
+        returned.put(work())
+
+    processes = [fork.Process(target=begin) for _ in range(3)]
+    for each in processes:
+        each.start()
+    found = [returned.get() for _ in processes]
+    for each in processes:
+        each.join(60)
+    return found
+
+
+def test_a_key_is_drawn_and_a_large_file_hashed_by_one_of_several_processes(tmp_path, monkeypatch):
+    assert len(set(at_once(lambda: draw_key(tmp_path / "row_prints.key")))) == 1
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(file_hashes, "LARGE", 1)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(b"{}")
+    monkeypatch.setattr(file_hashes, "CLOCK_TICK_S", -1.0)
+    read = multiprocessing.get_context("fork").Value("i", 0)
+
+    def count(path: Path) -> str:
+        with read.get_lock():
+            read.value += 1
+        return hash_file(path)
+
+    monkeypatch.setattr(file_hashes, "hash_file", count)
+    assert set(at_once(lambda: hash_data_file(rows))) == {hashlib.sha256(b"{}").hexdigest()}
+    assert read.value == 1
