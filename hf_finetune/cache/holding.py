@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_UNSAID = 5.0
 """For which another process is waited for without a word."""
-POLL_SECONDS = 0.01, 0.1
+POLL_SECONDS = 0.001, 0.1
 """At first, and at most."""
 SECONDS_AFTER_THE_FIRST = 1.0
 """So long the other ranks of a launch leave it to the first one to begin: what it logs on the way is shown."""
