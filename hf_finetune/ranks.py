@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 
 # Where the number of a process stands: torch's launchers (and accelerate's) first, which may run below one of the
@@ -19,3 +20,11 @@ def is_first_rank(environment: Mapping[str, str] | None = None) -> bool:
     environment = os.environ if environment is None else environment
     number = next((environment[name] for name in RANKS if environment.get(name)), "0")
     return not number.isdecimal() or int(number) == 0
+
+
+def name_launch(environment: Mapping[str, str] | None = None) -> str | None:
+    """What the processes that were started together on one machine have in common; None for one that is on its own."""
+    environment = os.environ if environment is None else environment
+    if not any(environment.get(name) for name in RANKS):
+        return None
+    return f"{platform.node()}:{os.getppid()}"

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from hf_finetune.cache.holding import hold_entry
 from hf_finetune.files import open_atomically, open_private, write_atomically
 from hf_finetune.folders import ROW_PRINTS, STREAM_PRINTS
 
@@ -61,19 +62,27 @@ class RowPrints:
 def draw_key(cache: Path) -> bytes:
     """Return the key of this user from the file `cache`, drawn and written there where there is none.
 
-    A key that cannot be kept serves one run.
+    Of several processes one draws it. A key that cannot be kept serves one run.
     """
+    if (key := _read_key(cache)) is not None:
+        return key
+    drawn = secrets.token_bytes(KEY_BYTES)
     try:
-        if len(key := cache.read_bytes()) == KEY_BYTES:
-            return key
-    except OSError:
-        pass
-    key = secrets.token_bytes(KEY_BYTES)
-    try:
-        write_atomically(cache, key, private=True)
+        with hold_entry(cache):
+            if (key := _read_key(cache)) is not None:
+                return key
+            write_atomically(cache, drawn, private=True)
     except OSError as problem:
         logger.debug("the key of row prints is not kept: %s", problem)
-    return key
+    return drawn
+
+
+def _read_key(cache: Path) -> bytes | None:
+    try:
+        key = cache.read_bytes()
+    except OSError:
+        return None
+    return key if len(key) == KEY_BYTES else None
 
 
 def key_hashes(hashes: Hashes, key: bytes) -> Hashes:

@@ -220,7 +220,7 @@ def finish_run(
     push_run(run)
 
 
-def start_scoring(argv: Sequence[str]) -> tuple[Run, PartialState]:
+def start_scoring(argv: Sequence[str]) -> Run:
     """`start_run` of a run that scores a saved model: answers are greedy unless its file says how they are drawn."""
     run = with_greedy_decoding(load_run(argv, recipe="score"))
     unwind_when_stopped()
@@ -229,7 +229,7 @@ def start_scoring(argv: Sequence[str]) -> tuple[Run, PartialState]:
     processes = init_processes()
     set_up_logging(main_process=processes.is_main_process)
     pin_scored(run)
-    return run, processes
+    return run
 
 
 def finish_scoring(run: Run, scored: ScoreResult) -> None:

@@ -54,15 +54,14 @@ def main(argv: Sequence[str]) -> None:
     run, args = start_run(argv, recipe="classification")
 
     # 2. Data: files -> checked rows -> labels frozen from the training rows -> tokens
-    with args.main_process_first(desc="reading and tokenizing"):
-        splits = load_splits(run.data, "labelled", args.seed)
-        labels = freeze_labels(splits, run.data)
-        tokenizer = load_tokenizer(run.model, splits.rows["train"], needs_end=False)
-        config = load_config(run.model, tokenizer)
-        labels = match_labels(labels, config, run.model, run.data)
-        max_length = text_length(run.data, config, tokenizer)
-        rows, facts = tokenize_labelled(splits, tokenizer, labels, run.data, max_length)
-        rows, facts, weights = balance_classes(rows, facts, labels, run.data.balance, args.seed)
+    splits = load_splits(run.data, "labelled", args.seed)
+    labels = freeze_labels(splits, run.data)
+    tokenizer = load_tokenizer(run.model, splits.rows["train"], needs_end=False)
+    config = load_config(run.model, tokenizer)
+    labels = match_labels(labels, config, run.model, run.data)
+    max_length = text_length(run.data, config, tokenizer)
+    rows, facts = tokenize_labelled(splits, tokenizer, labels, run.data, max_length)
+    rows, facts, weights = balance_classes(rows, facts, labels, run.data.balance, args.seed)
     record_inputs(run, args, splits)
 
     # 3. Model

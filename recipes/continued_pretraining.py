@@ -26,20 +26,19 @@ def main(argv: Sequence[str]) -> None:
     run, args = start_run(argv, recipe="continued_pretraining")
 
     # 2. Data: files -> checked rows -> blocks of tokens
-    with args.main_process_first(desc="reading, tokenizing and packing"):
-        splits = load_splits(run.data, "document", args.seed, trained=(run, args))
-        tokenizer = load_tokenizer(run.model, splits.rows.get("train"))
-        config = load_config(run.model, tokenizer)
-        block = block_size(run.data, config, tokenizer)
-        rows, facts = pack_splits(
-            splits.rows,
-            tokenizer,
-            block,
-            isolate=run.data.isolate_documents,
-            locate=splits.locate,
-            num_proc=run.data.num_proc,
-            stream=splits.stream,
-        )
+    splits = load_splits(run.data, "document", args.seed, trained=(run, args))
+    tokenizer = load_tokenizer(run.model, splits.rows.get("train"))
+    config = load_config(run.model, tokenizer)
+    block = block_size(run.data, config, tokenizer)
+    rows, facts = pack_splits(
+        splits.rows,
+        tokenizer,
+        block,
+        isolate=run.data.isolate_documents,
+        locate=splits.locate,
+        num_proc=run.data.num_proc,
+        stream=splits.stream,
+    )
     record_inputs(run, args, splits)
 
     # 3. Model

@@ -18,11 +18,10 @@ from hf_finetune.run import finish_scoring, record_inputs, start_scoring
 
 def main(argv: Sequence[str]) -> None:
     # 1. Settings
-    run, processes = start_scoring(argv)
+    run = start_scoring(argv)
 
     # 2. Data: files -> checked rows of the kind that the model reads
-    with processes.main_process_first():
-        splits = load_scored_rows(run)
+    splits = load_scored_rows(run)
     record_inputs(run, None, splits)
 
     # 6. Evaluate: the model as it was saved, then its base

@@ -26,14 +26,13 @@ def main(argv: Sequence[str]) -> None:
     run, args = start_run(argv, recipe="sft")
 
     # 2. Data: files -> checked rows -> conversations as tokens, of which the assistant's are trained
-    with args.main_process_first(desc="reading and tokenizing"):
-        splits = load_splits(run.data, "conversation", args.seed, trained=(run, args))
-        tokenizer = load_tokenizer(run.model)
-        config = load_config(run.model, tokenizer)
-        template = load_chat_template(run.data, tokenizer)
-        max_length = row_length(run.train, config, tokenizer)
-        rows, facts = tokenize_conversations(splits, tokenizer, template, run.data, max_length)
-        rows, facts = pack_examples(rows, facts, max_length, packing=bool(run.train.get("packing")))
+    splits = load_splits(run.data, "conversation", args.seed, trained=(run, args))
+    tokenizer = load_tokenizer(run.model)
+    config = load_config(run.model, tokenizer)
+    template = load_chat_template(run.data, tokenizer)
+    max_length = row_length(run.train, config, tokenizer)
+    rows, facts = tokenize_conversations(splits, tokenizer, template, run.data, max_length)
+    rows, facts = pack_examples(rows, facts, max_length, packing=bool(run.train.get("packing")))
     record_inputs(run, args, splits)
 
     # 3. Model

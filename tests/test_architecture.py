@@ -35,6 +35,7 @@ SHARED = (
     "memory",
     "errors",
     "files",
+    "cache",
     "folders",
     "row_prints",
     "metric_info",
@@ -194,6 +195,12 @@ def test_a_recipe_is_one_main_with_the_seven_headings_in_order(path):
     # One that trains nothing leaves out what makes and trains a model, and keeps the numbers of the others.
     assert headings == (steps if path in TRAINING_RECIPES else steps[:2] + steps[5:])
     assert ast.get_docstring(tree).count("accelerate launch") == 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_no_recipe_has_its_processes_wait_for_each_other(path):
+    """NCCL ends a barrier after ten minutes or thirty, and rows may take longer: who needs a file waits for it."""
+    assert not {"main_process_first", "wait_for_everyone", "barrier"} & set(re.findall(r"\w+", path.read_text()))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

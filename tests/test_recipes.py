@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -101,14 +102,23 @@ def test_accumulation_gives_the_losses_of_the_plain_run(run_recipe, tmp_path):
     assert losses(accumulated) == pytest.approx(losses(plain), rel=1e-5)
 
 
-def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, project_root, preloaded):
-    settings = (*QUICK, *SMALL, *FIXED, "eval.prompts=[]")
-    plain = run_recipe("char_model", *settings, "train.per_device_train_batch_size=8", f"output_dir={tmp_path}/one")
+def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, project_root, preloaded, datasets_cache):
+    text = (project_root / "data_templates/paragraphs.txt").read_text(encoding="utf-8")
+    (tmp_path / "rows.txt").write_text(f"{text}\n\nNobody has read this before.\n", encoding="utf-8")
+    settings = (*QUICK, *SMALL, *FIXED, "eval.prompts=[]", f"data.train={tmp_path}/rows.txt")
+    settings += ("model.tokenizer={train: {kind: char, vocab_size: 20}}",)
+    before = {path.name for path in (datasets_cache / "hf_finetune").glob("*")}
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2proc.yaml"]
     command += ["recipes/continued_pretraining.py", "recipes/configs/char_model.yaml", *settings]
     command += ["train.per_device_train_batch_size=4", f"output_dir={tmp_path}/two", "train.use_cpu=true"]
     done = subprocess.run(command, cwd=project_root, env=preloaded, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    made = {path.name for path in (datasets_cache / "hf_finetune").glob("*")} - before
+    kinds = Counter(Path(name).suffix for name in made)
+    assert (kinds[".arrow"], kinds[".tokenizer"], kinds[".lock"], kinds[".aside"]) == (3, 1, 0, 0)
+    for said in ("characters become", "predicted, in ", "each document by itself", "step 6/6"):
+        assert done.stderr.count(said) == 1, "the second process is quiet"
+    plain = run_recipe("char_model", *settings, "train.per_device_train_batch_size=8", f"output_dir={tmp_path}/one")
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert report["distributed"]["processes"] == 2
     assert report["distributed"]["backend"] == "gloo"
@@ -117,7 +127,6 @@ def test_two_processes_give_the_losses_and_scores_of_one(run_recipe, tmp_path, p
     assert two.pop("intervals").keys() == one.pop("intervals").keys()
     assert two.pop("no_interval") == one.pop("no_interval")
     assert two == pytest.approx(one, rel=1e-4)
-    assert done.stderr.count("step 6/6") == 1, "the second process is quiet"
     assert report["train"]["seen"] == plain["train"]["seen"], "the sum over both processes"
     assert report["train"]["seen"]["rows"] == 6 * 8
 

@@ -7,8 +7,7 @@ streaming/      corpora that do not fit the disk twice: shards -> parts, one aft
 tokenization/   documents, conversations or labelled texts -> token ids and labels; packing; collators
 corpora/        rows to begin with, from the Python installation itself; canaries
 early_check     small files are read before torch is imported, so that a wrong row is said at once
-cache           Arrow files of earlier runs, found by what they were made from
-cache_entries   the files of the cache: filled by one process at a time, listed, verified, removed
+cache           rows and tokens of earlier runs as Arrow files, found by what they were made from
 workers         rows given to several processes, whose results come in order
 file_hashes     the sha256 of a file that has not changed since
 """
@@ -20,15 +19,6 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
-    from hf_finetune.data.cache_entries import (
-        Entry,
-        choose_to_remove,
-        find_cache,
-        is_damaged,
-        list_entries,
-        remove_entry,
-        sweep_cache,
-    )
     from hf_finetune.data.corpora.canaries import COPIES, make_canaries, write_canaries
     from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
     from hf_finetune.data.early_check import check_scored_rows, check_trained_rows
@@ -48,7 +38,6 @@ __all__ = [
     "CANARIES",
     "COPIES",
     "BlockCollator",
-    "Entry",
     "RowCollator",
     "RowsOptions",
     "Splits",
@@ -57,22 +46,16 @@ __all__ = [
     "check_rows_name",
     "check_scored_rows",
     "check_trained_rows",
-    "choose_to_remove",
     "convert_rows",
-    "find_cache",
     "freeze_labels",
     "get_padded_width",
-    "is_damaged",
     "keep_rejected_lines",
     "keep_row_prints",
-    "list_entries",
     "load_splits",
     "make_canaries",
     "pack_examples",
     "pack_splits",
     "read_rows",
-    "remove_entry",
-    "sweep_cache",
     "tokenize_conversations",
     "tokenize_labelled",
     "write_canaries",

@@ -1,42 +1,26 @@
-"""What is computed once, under a hash of its inputs: Arrow files, and the scores of a base, in the `datasets` cache."""
+"""Rows and tokens as entries of the cache: Arrow files, built by one process and mapped by all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 from datasets.arrow_reader import ArrowReader
 
-from hf_finetune.data.cache_entries import find_cache, hold_entry, sweep_cache
-from hf_finetune.files import make_private_folder, open_atomically, write_atomically
+from hf_finetune.cache.entries import mark_used, sweep_cache, write_sidecar
+from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.keys import compute_cache_key, place_in_cache
+from hf_finetune.files import open_atomically
 
 Stats = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Stats]
-
-# Incremented when the layout of a cached file changes, rows are tokenized in another way, or rows that were taken are
-# refused: older files are not found.
-CACHE_VERSION = 10
-
-
-def compute_cache_key(made_from: Any) -> str:
-    """Hash JSON-ready values to 32 hexadecimal digits."""
-    text = json.dumps([CACHE_VERSION, made_from], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def place_in_cache(name: str) -> Path:
-    """Return the path of a file of the cache, whose folder is made for its owner alone. Raises OSError."""
-    return make_private_folder(find_cache(Path(datasets.config.HF_DATASETS_CACHE))) / name
 
 
 def hash_dataset(rows: Dataset) -> str:
@@ -60,34 +44,33 @@ def place_dataset(kind: str, made_from: Any) -> Path:
 
 
 def build_cached_dataset(
-    kind: str, made_from: Any, features: Features, build: Callable[[], Batches]
+    kind: str, made_from: Any, features: Features, build: Callable[[], Batches], needs: tuple[str, ...] = ()
 ) -> tuple[Dataset, Stats]:
     """Load the memory-mapped data set of the inputs `made_from`, or build it; also returns the counts of `build`.
 
+    `needs`: endings of files that `build` writes beside it, and without which it is built again.
     Of several processes, of one run or of two, one builds and the others wait for its files. These are written aside
     and renamed, the counts first, so that a killed process leaves nothing that looks complete. Raises OSError where the
     cache cannot be written, and whatever `build` raises.
     """
     arrow = place_dataset(kind, made_from)
-    sidecar = arrow.with_suffix(".json")
-    if not _is_whole(arrow):
+    if not _is_whole(arrow, needs):
         with hold_entry(arrow):
-            if not _is_whole(arrow):  # another process may have built it meanwhile
+            if not _is_whole(arrow, needs):  # another process may have built it meanwhile
                 sweep_cache(arrow.parent)
-                _write_dataset(arrow, sidecar, features, build())
-    with suppress(OSError):  # a cache of others, which can be read only
-        os.utime(arrow)  # entries that were used last are the last to be removed
-    counts: Stats = json.loads(sidecar.read_text())["counts"]
+                _write_dataset(arrow, features, build())
+    mark_used(arrow)
+    counts: Stats = json.loads(arrow.with_suffix(".json").read_text())["counts"]
     # By its name, and not by the time of its file, as datasets has it: what is made from it would not be found again.
     return Dataset(ArrowReader.read_table(str(arrow)), fingerprint=arrow.stem), counts
 
 
-def _is_whole(arrow: Path) -> bool:
+def _is_whole(arrow: Path, needs: tuple[str, ...]) -> bool:
     # Who removes entries takes the Arrow file first, who writes them puts it there last.
-    return arrow.exists() and arrow.with_suffix(".json").exists()
+    return arrow.exists() and all(arrow.with_suffix(ending).exists() for ending in (".json", *needs))
 
 
-def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batches) -> None:
+def _write_dataset(arrow: Path, features: Features, batches: Batches) -> None:
     with open_atomically(arrow, private=True) as file:
         sink = _HashingFile(file)
         with pa.ipc.new_stream(pa.PythonFile(sink, "w"), features.arrow_schema) as writer:
@@ -97,9 +80,7 @@ def _write_dataset(arrow: Path, sidecar: Path, features: Features, batches: Batc
                 except StopIteration as end:
                     counts = end.value
                     break
-        facts = {"counts": counts, "sha256": sink.digest.hexdigest()}
-        # The counts first: a data set counts as complete once its Arrow file is there.
-        write_atomically(sidecar, json.dumps(facts), private=True)
+        write_sidecar(arrow, counts, sink.digest.hexdigest())
 
 
 class _HashingFile:

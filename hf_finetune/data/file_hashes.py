@@ -8,7 +8,8 @@ import re
 import time
 from pathlib import Path
 
-from hf_finetune.data.cache import compute_cache_key, place_in_cache
+from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.files import hash_file, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -31,18 +32,31 @@ def hash_data_file(path: Path) -> str:
         kept = place_in_cache(f"sha256-{compute_cache_key(_describe(path, status))}.txt")
     except OSError:  # the rows are not kept either, which their reader says
         return hash_file(path)
+    if (known := _read_hash(kept)) is not None:
+        return known
+    if time.time() - max(status.st_mtime, status.st_ctime) <= CLOCK_TICK_S:
+        return hash_file(path)
     try:
-        if re.fullmatch("[0-9a-f]{64}", known := kept.read_text(encoding="ascii")):
-            return known
+        with hold_entry(kept):
+            return _read_hash(kept) or _keep_hash(path, status, kept)
+    except OSError as problem:  # as on a full disk: what is written next says so
+        logger.debug("the sha256 of a file is not kept: %s", problem)
+        return hash_file(path)
+
+
+def _read_hash(kept: Path) -> str | None:
+    try:
+        known = kept.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
-        pass
-    settled = time.time() - max(status.st_mtime, status.st_ctime) > CLOCK_TICK_S
+        return None
+    return known if re.fullmatch("[0-9a-f]{64}", known) else None
+
+
+def _keep_hash(path: Path, status: os.stat_result, kept: Path) -> str:
+    """Hash a file and write that, unless it has changed meanwhile. Raises OSError."""
     digest = hash_file(path)
-    if settled and _describe(path, path.stat()) == _describe(path, status):
-        try:
-            write_atomically(kept, digest, private=True)
-        except OSError as problem:  # as on a full disk: what is written next says so
-            logger.debug("the sha256 of a file is not kept: %s", problem)
+    if _describe(path, path.stat()) == _describe(path, status):
+        write_atomically(kept, digest, private=True)
     return digest
 
 

@@ -6,12 +6,20 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import __version__ as tokenizers_version
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.cache.entries import mark_used, read_entry, sweep_cache, write_entry
+from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.keys import compute_cache_key, place_in_cache
+from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import DataError, ModelError, Problem
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # a second and a half, and a saved tokenizer needs no rows
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +27,11 @@ logger = logging.getLogger(__name__)
 TokenizerKind = Literal["char", "word", "bpe"]
 
 # Ids 0, 1, 2 of every trained tokenizer; `char` and `word` have the unknown token as id 3.
-PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
+SPECIAL = PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
 
 VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
 BYTES = 256
+ROWS_PER_BATCH = 1_000
 
 
 def train_tokenizer(
@@ -36,6 +45,37 @@ def train_tokenizer(
     numbers where the texts give fewer tokens, or `char` leaves characters out.
     Raises `DataError` where no text has a visible character, `ModelError` where `vocab_size` is missing or too small.
     """
+    return _finish(kind, vocab_size, *_train(kind, texts, vocab_size))
+
+
+def load_or_train(kind: TokenizerKind, rows: Dataset, vocab_size: int | None) -> PreTrainedTokenizerFast:
+    """`train_tokenizer` on the `text` column of `rows`, by one process: the others, and later runs, load its file.
+
+    A file that is not as it was written is made again. Raises OSError as well.
+    """
+    # The trainers of another version of tokenizers may choose other tokens.
+    versions = [__version__, tokenizers_version]
+    made_from = {"rows": rows._fingerprint, "kind": kind, "vocab_size": vocab_size, "versions": versions}
+    path = place_in_cache(f"tokenizer-{compute_cache_key(made_from)}.tokenizer")
+    if (entry := read_entry(path)) is None:
+        with hold_entry(path):
+            if (entry := read_entry(path)) is None:  # another process may have trained it meanwhile
+                sweep_cache(path.parent)
+                trained, characters = _train(kind, _iterate_texts(rows), vocab_size)
+                entry = trained.to_str().encode(), {"characters": characters}
+                write_entry(path, *entry)
+    mark_used(path)
+    content, counts = entry
+    return _finish(kind, vocab_size, Tokenizer.from_str(content.decode()), counts["characters"])
+
+
+def _iterate_texts(rows: Dataset) -> Iterator[str]:
+    for batch in rows.select_columns("text").iter(batch_size=ROWS_PER_BATCH):
+        yield from batch["text"]
+
+
+def _train(kind: TokenizerKind, texts: Iterable[str], vocab_size: int | None) -> tuple[Tokenizer, int]:
+    """Train a tokenizer; also returns the number of distinct characters of the texts, which `char` alone counts."""
     least = {"char": 5, "word": 5, "bpe": BYTES + 3}[kind]
     if vocab_size is None and kind != "char":
         raise ModelError(Problem(f"a {kind} tokenizer needs a vocabulary size", "for example 4096", key=VOCAB_SIZE_KEY))
@@ -44,12 +84,17 @@ def train_tokenizer(
         raise ModelError(Problem(what, f"set it to {least} or more", key=VOCAB_SIZE_KEY))
     texts = _require_text(texts)
     if kind == "char":
-        trained = _train_char(texts, vocab_size)
-    elif kind == "word":
-        trained = _train_word(texts, vocab_size or least)
-    else:
-        trained = _train_bpe(texts, vocab_size or least)
+        return _train_char(texts, vocab_size)
+    return (_train_word if kind == "word" else _train_bpe)(texts, vocab_size or least), 0
+
+
+def _finish(
+    kind: TokenizerKind, vocab_size: int | None, trained: Tokenizer, characters: int
+) -> PreTrainedTokenizerFast:
+    """Wrap a trained tokenizer, and say where it is not of the size that was asked for."""
     reached = trained.get_vocab_size()
+    if kind == "char" and (left_out := characters + len(SPECIAL) - reached):
+        logger.warning("%s: %d of %d characters become %s", VOCAB_SIZE_KEY, left_out, characters, UNK)
     if vocab_size is not None and reached < vocab_size:
         logger.warning("%s: %d tokens were asked for, the text gives %d", VOCAB_SIZE_KEY, vocab_size, reached)
     return _wrap_tokenizer(trained)
@@ -66,21 +111,18 @@ def _require_text(texts: Iterable[str]) -> Iterator[str]:
     raise DataError(Problem("there is no text to train a tokenizer on", "look at the `text` fields", key="data.train"))
 
 
-def _train_char(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+def _train_char(texts: Iterable[str], vocab_size: int | None) -> tuple[Tokenizer, int]:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
-    special = [PAD, BOS, EOS, UNK]
     kept = sorted(counts, key=lambda character: (-counts[character], character))
-    if vocab_size is not None and len(special) + len(kept) > vocab_size:
-        kept = kept[: vocab_size - len(special)]
-        left_out = len(counts) - len(kept)
-        logger.warning("%s: %d of %d characters become %s", VOCAB_SIZE_KEY, left_out, len(counts), UNK)
-    vocab = {token: index for index, token in enumerate([*special, *sorted(kept)])}
+    if vocab_size is not None:
+        kept = kept[: vocab_size - len(SPECIAL)]
+    vocab = {token: index for index, token in enumerate([*SPECIAL, *sorted(kept)])}
     # BPE without merges splits a text into code points, faster than a pre-tokenizer with a regular expression does.
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token=UNK, fuse_unk=False))
     tokenizer.decoder = decoders.Fuse()
-    return tokenizer
+    return tokenizer, len(counts)
 
 
 def _train_word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -89,7 +131,7 @@ def _train_word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s+|[^\w\s]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS, UNK], min_frequency=1, show_progress=False
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), min_frequency=1, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from hf_finetune.models.files.locate import find_file
 from hf_finetune.models.files.panics import hold_back_panics
 from hf_finetune.models.files.untrusted import CODE, check_untrusted_files
 from hf_finetune.models.tokenizer_probe import check_first_token
-from hf_finetune.models.tokenizer_training import PAD, train_tokenizer
+from hf_finetune.models.tokenizer_training import PAD, load_or_train
 
 if TYPE_CHECKING:
     from datasets import Dataset  # a second and a half, and a saved tokenizer needs no rows
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Padding tokens that published vocabularies contain while `pad_token` is not set.
 PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
-ROWS_PER_BATCH = 1_000
 # Encoders that were trained on texts which begin with [CLS].
 FIRST_TOKEN = (
     *("albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie"),
@@ -46,11 +44,11 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Load the tokenizer that the run names, or train it on the `text` column of `rows`; it has a padding token.
 
-    `rows` is read only under `model.tokenizer.train`, in batches. Code in the tokenizer's folder is never run. Pass
-    `needs_end=False` for classifiers: they need no end token, and encoders have none. Raises `ModelError` where there
-    is no tokenizer, and for one without a fast implementation, one that would read files of other folders, or one
-    without a required end token, and under `needs_end` for a model that cannot write; `DataError` where there is no
-    text to train on.
+    `rows` is read only under `model.tokenizer.train`, in batches, where no earlier run has trained on them. Code in the
+    tokenizer's folder is never run. Pass `needs_end=False` for classifiers: they need no end token, and encoders have
+    none. Raises `ModelError` where there is no tokenizer, and for one without a fast implementation, one that would
+    read files of other folders, or one without a required end token, and under `needs_end` for a model that cannot
+    write; `DataError` where there is no text to train on.
     """
     if needs_end and model.path is not None:
         check_language_model(model.path, model.revision)  # before an encoder is refused for its tokenizer
@@ -58,7 +56,7 @@ def load_tokenizer(
         if rows is None or "text" not in rows.column_names:
             raise DataError(Problem("a tokenizer is trained on `text` rows", "name a tokenizer", key="model.tokenizer"))
         train = model.tokenizer.train
-        return train_tokenizer(train.kind, _iterate_texts(rows), train.vocab_size)
+        return load_or_train(train.kind, rows, train.vocab_size)
     if model.tokenizer is not None:
         tokenizer = _load_fast(model.tokenizer, None, "model.tokenizer")
     elif model.path is not None:
@@ -68,11 +66,6 @@ def load_tokenizer(
         raise ModelError(Problem("a model from scratch needs a tokenizer", remedy, key="model.tokenizer"))
     ensure_special_tokens(tokenizer, needs_end=needs_end)
     return tokenizer
-
-
-def _iterate_texts(rows: Dataset) -> Iterator[str]:
-    for batch in rows.select_columns("text").iter(batch_size=ROWS_PER_BATCH):
-        yield from batch["text"]
 
 
 def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizerFast:

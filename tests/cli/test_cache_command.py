@@ -13,8 +13,9 @@ import pytest
 from datasets import Features, Value
 from typer.testing import CliRunner
 
+from hf_finetune.cache import entries
+from hf_finetune.cache.entries import write_entry
 from hf_finetune.cli import app
-from hf_finetune.data import cache_entries
 from hf_finetune.data.cache import build_cached_dataset
 from hf_finetune.errors import CannotWriteError, ConfigError
 
@@ -82,9 +83,21 @@ def test_what_killed_processes_have_left_is_swept_and_that_of_living_ones_not(fo
     for pid in (os.getpid(), 2**22 + 1):
         (folder / f".rows-0.arrow.{pid}.aside").write_bytes(b"half")
     assert run() == (3, 0, 0, 0)  # just written, perhaps on another machine
-    monkeypatch.setattr(cache_entries, "SECONDS_OF_LEFTOVERS", -1.0)
+    monkeypatch.setattr(entries, "SECONDS_OF_LEFTOVERS", -1.0)
     assert run() == (3, 0, 0, 1)
     assert [path.name for path in folder.glob(".*.aside")] == [f".rows-0.arrow.{os.getpid()}.aside"]
+
+
+def test_a_tokenizer_is_an_entry_as_rows_are(folder):
+    path = folder / f"tokenizer-{'0' * 32}.tokenizer"
+    write_entry(path, b"{}", {"characters": 0})
+    assert f"tokenizer      {'0' * 32}" in CliRunner().invoke(app, ["cache"]).stdout.splitlines()[1]
+    assert run("--verify") == (4, 0, 0, 0)
+    path.write_bytes(b"[]")
+    assert run("--verify") == (3, 0, 1, 0)
+    write_entry(path, b"{}", {"characters": 0})
+    assert run("--to", "0") == (0, 4, 0, 0)
+    assert [each.name for each in folder.iterdir()] == ["row_prints.key"]
 
 
 @pytest.mark.parametrize("options", [["--older-than", "soon"], ["--to", "some"]])

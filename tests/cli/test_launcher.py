@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 
 import pytest
 from accelerate.commands import launch
 
 from hf_finetune.cli.launcher import _run_accelerate_launch, find_accelerate_config
 from hf_finetune.cli.launcher import launch as launch_run
-from hf_finetune.errors import DataError
+from hf_finetune.errors import SECONDS_BEHIND_THE_FIRST, DataError
 from hf_finetune.folders import release_run_folders
 
 ENDED = """
@@ -40,6 +41,34 @@ def test_one_of_several_processes_that_the_system_has_ended_is_named(launched_he
     assert _run_accelerate_launch([*where, str(script)]) == 137
     said = "process 1 was ended by SIGKILL (the system ends a process so that takes too much memory)"
     assert said in caplog.text
+
+
+# Rank 1 is the first to look at the rows, and the slower one to say what is wrong with them.
+AT_FAULT = """
+import os, sys, time
+from pathlib import Path
+from hf_finetune.cache import holding
+from hf_finetune.errors import DataError, Problem, user_errors
+holding.SECONDS_AFTER_THE_FIRST = 0.0
+path = Path(sys.argv[1])
+with user_errors():
+    while os.environ["RANK"] == "0" and not path.with_name(".rows.lock").exists():
+        time.sleep(0.01)
+    with holding.hold_entry(path):
+        print("read by rank", os.environ["RANK"], file=sys.stderr)
+        time.sleep(0.3)
+        raise DataError(Problem("is no row", "mend it", "rows.jsonl", 3))
+"""
+
+
+def test_rows_at_fault_are_read_by_one_process_and_said_once_and_at_once(launched_here, tmp_path, capfd):
+    script = tmp_path / "at_fault.py"
+    script.write_text(AT_FAULT)
+    where = ["--config_file", str(find_accelerate_config("cpu_2proc")), "--main_process_port", "0"]
+    began = time.monotonic()
+    assert _run_accelerate_launch([*where, str(script), str(tmp_path / "rows.arrow")]) == 2
+    assert time.monotonic() - began < SECONDS_BEHIND_THE_FIRST
+    assert capfd.readouterr().err.splitlines() == ["read by rank 1", "rows.jsonl:3: is no row; mend it"]
 
 
 @pytest.mark.parametrize(("output_dir", "said"), [("../elsewhere/run", True), ("runs/one", False), ("./one", False)])

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
-from hf_finetune.data import cache_entries
-from hf_finetune.data.cache import build_cached_dataset
+from hf_finetune.cache import holding
+from hf_finetune.data.cache import build_cached_dataset, place_dataset
 
 FEATURES = Features({"number": Value("int64")})
 PROCESSES, STARTS, ROWS = 4, 50, 20
@@ -65,7 +65,7 @@ def test_processes_that_make_the_same_rows_at_once_all_have_them(tmp_path, monke
 
 def test_who_waits_for_another_process_says_so_and_goes_on_when_that_one_is_killed(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(cache_entries, "SECONDS_UNSAID", 0.0)
+    monkeypatch.setattr(holding, "SECONDS_UNSAID", 0.0)
     fork = multiprocessing.get_context("fork")
     begun = fork.Event()
 
@@ -82,3 +82,20 @@ def test_who_waits_for_another_process_says_so_and_goes_on_when_that_one_is_kill
         rows = build(0, fork.Value("i", 0))[0]
     assert len(rows) == ROWS
     assert "waiting for another process, which makes race-" in caplog.text
+
+
+def test_a_data_set_whose_file_beside_it_was_removed_is_built_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    beside = place_dataset("part", 1).with_suffix(".prints.npz")
+
+    def batches() -> Any:
+        yield pa.record_batch({"number": [1]})
+        beside.touch()
+        return {}
+
+    for _ in range(2):
+        assert not beside.exists()
+        for _ in range(2):
+            build_cached_dataset("part", 1, FEATURES, batches, (".prints.npz",))
+            assert beside.exists()
+        beside.unlink()

@@ -1,8 +1,12 @@
 import hashlib
 import json
 import logging
+import multiprocessing
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,7 @@ from transformers import (
 from hf_finetune.config.sections import ModelSection, TokenizerSection, TrainTokenizer
 from hf_finetune.data.tokenization.text import encode_documents
 from hf_finetune.errors import DataError, ModelError
+from hf_finetune.models import tokenizer_training
 from hf_finetune.models.lengths import COUNT_FROM_PADDING, get_max_length
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.models.tokenizers import (
@@ -164,7 +169,7 @@ folder, texts = sys.argv[1], json.loads(sys.argv[2])
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ids = tokenizer(texts)["input_ids"]
 assert "hf_finetune" not in sys.modules
-from hf_finetune.models.tokenizers import train_tokenizer
+from hf_finetune.models.tokenizer_training import train_tokenizer
 hashes = [hashlib.sha256(train_tokenizer(kind, texts, 300).backend_tokenizer.to_str().encode()).hexdigest()
           for kind in ("char", "word", "bpe")]
 print(json.dumps([ids, hashes]))
@@ -400,3 +405,93 @@ def test_nothing_is_written_beside_a_loaded_tokenizer(tmp_path):
     before = sorted(path.name for path in Path(tmp_path).iterdir())
     load_tokenizer(ModelSection(path=str(tmp_path)))
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == before
+
+
+ROWS = Dataset.from_dict({"text": TEXTS * 3})
+
+
+@pytest.fixture
+def tokenizers_trained(tmp_path, monkeypatch) -> list[str]:
+    """The kinds of those that were trained, and not loaded; the cache is empty."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    train, kinds = tokenizer_training._train, []
+    monkeypatch.setattr(tokenizer_training, "_train", lambda kind, *given: (kinds.append(kind), train(kind, *given))[1])
+    return kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "said"),
+    [("char", 20, "characters become <|unk|>"), ("word", 5_000, "asked for, the text gives"), ("bpe", 280, "")],
+)
+def test_a_run_on_the_same_rows_loads_what_an_earlier_one_has_trained(tokenizers_trained, caplog, kind, size, said):
+    first, again = (load_tokenizer(scratch(kind, size), rows) for rows in (ROWS, Dataset.from_dict(ROWS.to_dict())))
+    assert tokenizers_trained == [kind]
+    plain = train_tokenizer(kind, ROWS["text"][:], size)
+    for tokenizer in (first, again):
+        assert tokenizer.backend_tokenizer.to_str() == plain.backend_tokenizer.to_str()
+        assert tokenizer.special_tokens_map == plain.special_tokens_map
+    assert [said in record.getMessage() for record in caplog.records] == [True] * (3 if said else 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "rows"),
+    [("word", 280, ROWS), ("bpe", 281, ROWS), ("bpe", 280, ROWS.select([1, 0, 2])), ("bpe", 280, ROWS.select([0, 1]))],
+)
+def test_other_rows_or_settings_have_a_tokenizer_of_their_own(tokenizers_trained, kind, size, rows):
+    load_tokenizer(scratch("bpe", 280), ROWS)
+    load_tokenizer(scratch(kind, size), rows)
+    assert tokenizers_trained == ["bpe", kind]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content.replace(b"<|pad|>", b"<|bad|>"), lambda content: b""])
+def test_a_cached_tokenizer_that_was_changed_is_trained_again(tokenizers_trained, tmp_path, damage):
+    before = load_tokenizer(scratch("bpe", 280), ROWS)
+    [file] = (tmp_path / "hf_finetune").glob("*.tokenizer")
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_bytes(damage(file.read_bytes()))
+    assert load_tokenizer(scratch("bpe", 280), ROWS).vocab == before.vocab
+    assert tokenizers_trained == ["bpe", "bpe"]
+
+
+def load_when_all_are_there(barrier, trained, failed):
+    train = tokenizer_training._train
+
+    def count(*given):
+        with trained.get_lock():
+            trained.value += 1
+        return train(*given)
+
+    tokenizer_training._train = count
+    barrier.wait(60)
+    if len(load_tokenizer(scratch("bpe", 280), ROWS)) != 280:
+        failed.set()
+
+
+def test_of_processes_that_need_the_same_tokenizer_one_trains_it(tokenizers_trained):
+    fork = multiprocessing.get_context("fork")
+    shared = fork.Barrier(3), fork.Value("i", 0), fork.Event()
+    processes = [fork.Process(target=load_when_all_are_there, args=shared) for _ in range(3)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(60)
+    assert [each.exitcode for each in processes] == [0, 0, 0]
+    assert (shared[1].value, shared[2].is_set()) == (1, False)
+
+
+def test_where_the_first_rank_is_killed_as_it_trains_another_one_trains_instead(tokenizers_trained, monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+
+    def stand_still() -> None:
+        tokenizer_training._train = lambda *given: (begun.set(), time.sleep(60))
+        load_tokenizer(scratch("bpe", 280), ROWS)
+
+    first = fork.Process(target=stand_still)
+    first.start()
+    begun.wait(60)
+    threading.Timer(0.2, first.kill).start()
+    monkeypatch.setenv("RANK", "1")
+    assert len(load_tokenizer(scratch("bpe", 280), ROWS)) == 280
+    first.join(60)
+    assert (first.exitcode, tokenizers_trained) == (-signal.SIGKILL, ["bpe"])

@@ -16,7 +16,7 @@ from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.memory import format_size
 
 if TYPE_CHECKING:
-    from hf_finetune.data import Entry
+    from hf_finetune.cache import Entry
 
 _AGE = re.compile(r"(\d{1,6})([dh])")
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([KMGT]?)i?B?", re.IGNORECASE)
@@ -33,7 +33,7 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """List what earlier runs have read and tokenized, and remove what is old, too much or damaged."""
-    from hf_finetune.data import choose_to_remove, is_damaged, list_entries, remove_entry, sweep_cache
+    from hf_finetune.cache import choose_to_remove, is_damaged, list_entries, remove_entry, sweep_cache
 
     seconds, size = _read_age(older_than), _read_size(to)
     folder = _find_folder()
@@ -65,7 +65,7 @@ def cache(
 
 def _find_folder() -> Path:
     """The folder of the cache, by the variables that `datasets` reads; to import it would take a second."""
-    from hf_finetune.data import find_cache
+    from hf_finetune.cache import find_cache
 
     home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
     named = os.environ.get("HF_DATASETS_CACHE", os.path.join(home, "datasets"))

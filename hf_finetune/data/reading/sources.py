@@ -16,9 +16,10 @@ from typing import Any, get_args
 import datasets
 import msgspec
 
+from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.keys import place_in_cache
 from hf_finetune.config.paths import find_matches
 from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
-from hf_finetune.data.cache import place_in_cache
 from hf_finetune.data.reading.file_kinds import PROSE, TABLE_ENDINGS, explain_text_formats, get_ending
 from hf_finetune.data.reading.tables.arrow_rows import open_dataset
 from hf_finetune.data.reading.tables.rows import TableRow
@@ -206,12 +207,18 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
     name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint} {__version__}".encode()).hexdigest()[:32]
     path = place_in_cache(f"hub-{name}.jsonl")
     if not path.exists():
-        table = open_dataset(rows, repo_id)
-        for note in table.notes:
-            logger.warning("%s: %s", repo_id, note)
-        with open_atomically(path, private=True) as file:
-            file.writelines(msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n" for row in table.rows)
+        with hold_entry(path):
+            if not path.exists():  # another process may have written it meanwhile
+                _write_hub_rows(rows, repo_id, path)
     return path
+
+
+def _write_hub_rows(rows: datasets.Dataset, repo_id: str, path: Path) -> None:
+    table = open_dataset(rows, repo_id)
+    for note in table.notes:
+        logger.warning("%s: %s", repo_id, note)
+    with open_atomically(path, private=True) as file:
+        file.writelines(msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n" for row in table.rows)
 
 
 def _drop_nulls(row: TableRow, repo_id: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from hf_finetune.data.cache import compute_cache_key, place_in_cache
+from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.overlap import Fingerprints, Overlap, find_overlap, iterate_fingerprints
 from hf_finetune.row_prints import UNREADABLE, draw_key, map_arrays, write_arrays

@@ -12,8 +12,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_finetune.cache.entries import remove_files
 from hf_finetune.data.cache import Batches, build_cached_dataset, place_dataset
-from hf_finetune.data.cache_entries import remove_files
 from hf_finetune.data.splitting.assignment import Hashes
 from hf_finetune.data.streaming.chunks import Chunk, ChunkReader
 from hf_finetune.data.streaming.examples import ExampleMaker
@@ -23,7 +23,7 @@ from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import CannotWriteError, DataError, Problem
 from hf_finetune.row_prints import map_arrays
 
-KIND = "part"
+KIND, PRINTS = "part", ".prints.npz"
 
 
 class StoppedReading(Exception):
@@ -52,7 +52,7 @@ class Part:
 
 def name_prints(arrow: Path) -> Path:
     """The file of prints beside that of a part."""
-    return arrow.with_suffix(".prints.npz")
+    return arrow.with_suffix(PRINTS)
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ class PartBuilder:
         try:
             arrow = place_dataset(KIND, made_from)
             build = partial(self._build_batches, start, name_prints(arrow), stopped)
-            if not name_prints(arrow).exists():  # somebody has removed it, and not the part
-                arrow.unlink(missing_ok=True)
-            rows, counts = build_cached_dataset(KIND, made_from, self.maker.features, build)
+            rows, counts = build_cached_dataset(KIND, made_from, self.maker.features, build, (PRINTS,))
             prints = map_arrays(name_prints(arrow))  # now: `hf-finetune cache` may remove it while the run goes on
             facts = json.loads(arrow.with_suffix(".json").read_text())
         except OSError as error:

@@ -22,8 +22,9 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.config.sections import Run
-from hf_finetune.data.cache import compute_cache_key, hash_dataset, place_in_cache
+from hf_finetune.data.cache import hash_dataset
 from hf_finetune.environment.facts import get_installed_versions
 from hf_finetune.environment.random_state import keep_random_state
 from hf_finetune.evaluation.language_modeling.metrics import make_language_statistic

@@ -225,7 +225,7 @@ def test_a_run_that_scores_reads_one_commit_from_beginning_to_end(hub, base, tmp
     settings = {"recipe": "score", "model": {"path": NAME}, "data": {"test": str(rows)}, "eval": {"base": "ada/other"}}
     on_hub(hub, base, "ada/other")
     other = resolve_commit("ada/other")
-    run, _ = start_scoring([settings | {"output_dir": str(tmp_path / "scores")}])
+    run = start_scoring([settings | {"output_dir": str(tmp_path / "scores")}])
     for name in (NAME, "ada/other"):
         on_hub(hub, changed(base), name)
     assert (resolve_commit(NAME), resolve_commit("ada/other")) == (first, other)

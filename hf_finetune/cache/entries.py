@@ -1,47 +1,39 @@
-"""The files of the cache: filled by one process at a time, listed, verified, and removed.
+"""The files of the cache: written whole, listed, verified, and removed.
 
     KIND-KEY.arrow      tokens or rows, found by what they were made from
-    KIND-KEY.json       their counts, and the sha256 of the Arrow file
+    tokenizer-KEY.tokenizer    the tokenizer.json of one that was trained
+    KIND-KEY.json       its counts, and the sha256 of that file
     KIND-KEY.rejected.jsonl, KIND-KEY.prints.npz    lines that were left out of rows, and prints of a part's rows
-    .KIND-KEY.lock      is locked by the process that makes them, for as long as it does
+    .KIND-KEY.lock      is locked by the process that makes them, for as long as it does (`holding`)
 
-What else is there (a key, scores of a base, downloads) is neither listed nor removed. Nothing here imports more than
-the standard library and psutil.
+What else is there (a key, scores of a base, downloads) is neither listed nor removed. Nothing of the
+stack is imported here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from hf_finetune.files import write_atomically
 
-logger = logging.getLogger(__name__)
-
-SECONDS_UNSAID = 5.0
-"""For which another process is waited for without a word."""
-POLL_SECONDS = 0.01, 0.5
-"""At first, and at most."""
 SECONDS_OF_LEFTOVERS = 3_600.0
 """How old what a killed process has left must be: a cache may be shared with machines whose processes are not seen."""
 
 BESIDE = (".json", ".rejected.jsonl", ".prints.npz")
-"""The endings of the files that belong to an Arrow file."""
+"""The endings of the files that belong to that of an entry."""
 
-_ENTRY = re.compile(r"([a-z_]+)-([0-9a-f]{32})\.arrow")
+_ENTRY = re.compile(r"([a-z_]+)-([0-9a-f]{32})\.(?:arrow|tokenizer)")
 _LEFT = re.compile(r"\..+\.(\d+)\.aside")
 
 
@@ -50,7 +42,7 @@ class Entry:
     """One entry of the cache."""
 
     path: Path
-    """Of its Arrow file."""
+    """Of the file that is there last: of Arrow, or a tokenizer."""
     kind: str
     size: int
     """Bytes of its files."""
@@ -61,11 +53,6 @@ class Entry:
     def sidecar(self) -> Path:
         """The file of its counts."""
         return self.path.with_suffix(".json")
-
-
-def find_cache(datasets_cache: Path) -> Path:
-    """The folder of the cache inside that of `datasets`."""
-    return datasets_cache / "hf_finetune"
 
 
 def list_entries(folder: Path) -> list[Entry]:
@@ -99,15 +86,44 @@ def remove_entry(entry: Entry) -> None:
     remove_files(entry.path)
 
 
-def remove_files(arrow: Path) -> None:
-    """Remove an Arrow file and what belongs to it. Raises OSError."""
-    arrow.unlink(missing_ok=True)  # first: without it the counts are of nothing
+def remove_files(path: Path) -> None:
+    """Remove the file of an entry and what belongs to it. Raises OSError."""
+    path.unlink(missing_ok=True)  # first: without it the counts are of nothing
     for ending in BESIDE:
-        arrow.with_suffix(ending).unlink(missing_ok=True)
+        path.with_suffix(ending).unlink(missing_ok=True)
+
+
+def mark_used(path: Path) -> None:
+    """Note that an entry is used now: those that were used last are the last to be removed."""
+    with suppress(OSError):  # a cache of others, which can be read only
+        os.utime(path)
+
+
+def write_sidecar(path: Path, counts: Mapping[str, Any], sha256: str) -> None:
+    """Write the counts of an entry, before its own file: with that it counts as complete. Raises OSError."""
+    write_atomically(path.with_suffix(".json"), json.dumps({"counts": counts, "sha256": sha256}), private=True)
+
+
+def write_entry(path: Path, content: bytes, counts: Mapping[str, Any]) -> None:
+    """Write an entry whose content is at hand as a whole. Raises OSError."""
+    write_sidecar(path, counts, hashlib.sha256(content).hexdigest())
+    write_atomically(path, content, private=True)
+
+
+def read_entry(path: Path) -> tuple[bytes, dict[str, Any]] | None:
+    """Content and counts of an entry of `write_entry`; None where there is none, or one that is not as it was written.
+
+    Raises OSError where it cannot be read.
+    """
+    try:
+        content, facts = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+        return (content, facts["counts"]) if hashlib.sha256(content).hexdigest() == facts["sha256"] else None
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return None
 
 
 def is_damaged(entry: Entry) -> bool:
-    """Whether the Arrow file of an entry is not as it was written, or its counts are missing. Raises OSError."""
+    """Whether the file of an entry is not as it was written, or its counts are missing. Raises OSError."""
     try:
         expected = json.loads(entry.sidecar.read_text())["sha256"]
     except (ValueError, KeyError, TypeError, FileNotFoundError):
@@ -126,46 +142,3 @@ def sweep_cache(folder: Path) -> int:
                     path.unlink()
                     swept += 1
     return swept
-
-
-@contextmanager
-def hold_entry(arrow: Path) -> Iterator[None]:
-    """Let one process at a time fill an entry of the cache; the others wait for it, and say so.
-
-    The system lets go of the lock when its process ends, however that ends. Where it has none (Windows, some network
-    folders) processes may do the same work twice, and the last one's files stay. Raises OSError.
-    """
-    lock = arrow.with_name(f".{arrow.stem}.lock")
-    descriptor = _take(lock, arrow.name)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            lock.unlink(missing_ok=True)  # before it is let go: who waits sees that it is another file
-            os.close(descriptor)
-
-
-def _take(lock: Path, name: str) -> int | None:
-    """Open and lock a file, or wait until it can be; None where there are no locks."""
-    began, said, pause = time.monotonic(), False, POLL_SECONDS[0]
-    while fcntl is not None:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # Not a blocking flock: Ctrl-C and a message come in between.
-            os.close(descriptor)
-            if not said and time.monotonic() - began > SECONDS_UNSAID:
-                logger.info("waiting for another process, which makes %s in the cache", name)
-                said = True
-            time.sleep(pause)
-            pause = min(2 * pause, POLL_SECONDS[1])
-            continue
-        except OSError:  # a network folder without locks
-            os.close(descriptor)
-            return None
-        with suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == lock.stat().st_ino:
-                return descriptor
-        os.close(descriptor)  # its owner has ended, and removed the file that was waited for
-    return None

@@ -1,0 +1,35 @@
+"""The cache: what was computed once, found by a hash of what it was made from, in that of `datasets`.
+
+keys        the hash of the inputs, and where a file of the cache is
+entries     rows, tokens and tokenizers as files: written whole, listed, verified, removed
+holding     one process at a time fills an entry, and the others wait for its file
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.cache.entries import (
+        Entry,
+        choose_to_remove,
+        is_damaged,
+        list_entries,
+        remove_entry,
+        sweep_cache,
+    )
+    from hf_finetune.cache.keys import find_cache
+
+__all__ = [
+    "Entry",
+    "choose_to_remove",
+    "find_cache",
+    "is_damaged",
+    "list_entries",
+    "remove_entry",
+    "sweep_cache",
+]
+
+__getattr__, __dir__ = import_lazily(__name__)
