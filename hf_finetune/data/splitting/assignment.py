@@ -6,7 +6,7 @@ in the file. `Rows` are row numbers or codes, `Hashes` 64-bit content hashes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
+Read = Callable[[], Iterable[tuple[Rows, Hashes]]]
+"""Gives ascending row numbers and their hashes, some at a time."""
+_MARGIN = 0.001
 _Number = TypeVar("_Number", np.int64, np.uint64)
 
 
@@ -55,7 +58,7 @@ def split_rows(
     enough others to fill the share. With groups, which are never divided, shares are approximate.
     """
     if groups is None:
-        taken = _take_rows(hashes, shuffle_by_hash(hashes, seed), strata, fractions)
+        taken, _ = _take_rows(hashes, shuffle_by_hash(hashes, seed), strata, np.bincount(strata), fractions)
     else:
         taken = _take_groups(strata, groups, fractions, seed)
     rest = np.ones(len(hashes), dtype=bool)
@@ -64,38 +67,84 @@ def split_rows(
     return {"train": np.flatnonzero(rest), **{name: np.sort(rows) for name, rows in taken.items()}}
 
 
-def _take_rows(hashes: Hashes, order: Rows, strata: Rows, fractions: Mapping[str, float]) -> dict[str, Rows]:
-    """Take the rounded share of each stratum, in `order`; `hashes`, `order` and `strata`: (rows,)."""
-    sizes = np.bincount(strata)  # (strata,)
+def draw_rows(read: Read, count: int, fractions: Mapping[str, float], seed: int) -> dict[str, Rows]:
+    """Draw the rows of each split but train as `split_rows` does without strata, out of the `count` rows of `read`.
+
+    Memory is that of the rows that are drawn.
+    """
+    # The first rows in the order of their seeded hashes are enough, unless few of them could fill a share.
+    share, sizes = min(1.0, 1.1 * sum(fractions.values()) + _MARGIN), np.array([count])
+    while True:
+        numbers, hashes = _choose_below(read, share, seed)
+        one = np.zeros(len(hashes), np.int64)
+        taken, together = _take_rows(hashes, shuffle_by_hash(hashes, seed), one, sizes, fractions)
+        if share == 1.0 or (together and sum(map(len, taken.values())) < len(numbers)):
+            return {name: np.sort(numbers[rows]) for name, rows in taken.items()}
+        share = min(1.0, 2 * share)
+
+
+def draw_first(read: Read, count: int, wanted: int, seed: int) -> Rows:
+    """Draw `wanted` of the `count` rows of `read`, the first by their seeded hashes: ascending (wanted,)."""
+    share = min(1.0, 1.1 * wanted / max(count, 1) + _MARGIN)
+    while True:
+        numbers, hashes = _choose_below(read, share, seed)
+        if share == 1.0 or len(numbers) >= wanted:
+            return np.sort(numbers[shuffle_by_hash(hashes, seed)[:wanted]])
+        share = min(1.0, 2 * share)
+
+
+def _choose_below(read: Read, share: float, seed: int) -> tuple[Rows, Hashes]:
+    """Choose the rows whose seeded hashes are in the first `share` of all: numbers and hashes, (rows,) both."""
+    limit = np.uint64(2**64 - 1) if share == 1.0 else np.uint64(int(share * 2.0**64))
+    found = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
+    for numbers, hashes in read():
+        chosen = np.flatnonzero(_mix(hashes, seed) <= limit)
+        found.append((numbers[chosen], hashes[chosen]))
+    return np.concatenate([numbers for numbers, _ in found]), np.concatenate([hashes for _, hashes in found])
+
+
+def _take_rows(
+    hashes: Hashes, order: Rows, strata: Rows, sizes: Rows, fractions: Mapping[str, float]
+) -> tuple[dict[str, Rows], bool]:
+    """Take the rounded share of each stratum, in `order`, and tell whether equal rows stay together.
+
+    `hashes`, `order` and `strata`: (rows,), `sizes`: (strata,); of a single stratum the first of its rows may do.
+    """
     by_stratum = order if len(sizes) == 1 else order[np.argsort(strata[order], kind="stable")]
     ends = np.cumsum(sizes)
     starts = ends - sizes
     left = sizes - 1  # one row of each stratum stays in train
     taken: dict[str, Rows] = {}
+    together = True
     for name, fraction in fractions.items():
         counts = _apportion(sizes, left, fraction)
         for start, cut, end in zip(starts, starts + counts, ends, strict=True):
-            _keep_together(by_stratum[start:end], int(cut - start), hashes)
+            together &= _keep_together(by_stratum[start:end], int(cut - start), hashes)
         taken[name] = np.concatenate(
             [by_stratum[start : start + count] for start, count in zip(starts, counts, strict=True)]
         )
         starts, left = starts + counts, left - counts
-    return taken
+    return taken, together
 
 
-def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> None:
-    """Reorder `rows` (rows,) in place such that `cut` does not separate equal rows, if single rows can fill in."""
+def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> bool:
+    """Reorder `rows` (rows,) in place such that `cut` does not separate equal rows; False where it does.
+
+    It does so where there are too few single rows to fill in.
+    """
     # The contents [a b b c d] cut at 2 would separate the two b: c takes their place, and [a c | b b d] remains.
-    if cut == 0 or cut == len(rows) or hashes[rows[cut - 1]] != hashes[rows[cut]]:
-        return
+    if cut == 0 or cut >= len(rows) or hashes[rows[cut - 1]] != hashes[rows[cut]]:
+        return True
     ordered = hashes[rows]
     equal = np.flatnonzero(ordered == ordered[cut])
     first, behind = int(equal[0]), int(equal[-1]) + 1
     _, at, counts = np.unique(ordered[behind:], return_index=True, return_counts=True)
     single = behind + np.sort(at[counts == 1])[: cut - first]
-    if len(single) == cut - first:
-        others = np.setdiff1d(np.arange(behind, len(rows)), single)
-        rows[first:] = rows[np.concatenate([single, equal, others])]
+    if len(single) < cut - first:
+        return False
+    others = np.setdiff1d(np.arange(behind, len(rows)), single)
+    rows[first:] = rows[np.concatenate([single, equal, others])]
+    return True
 
 
 def _apportion(sizes: Rows, left: Rows, fraction: float) -> Rows:
@@ -142,13 +191,3 @@ def _group_strata(strata: Rows, groups: Rows) -> tuple[list[tuple[Rows, Rows]], 
     by_group = np.argsort(groups, kind="stable")
     members = np.split(by_group, np.cumsum(np.bincount(groups))[:-1])
     return [np.unique(strata[rows], return_counts=True) for rows in members], members
-
-
-def repeat_rows(rows: Rows, hashes: Hashes, weight: float, seed: int) -> Rows:
-    """Repeat `rows` (rows,) by the integer part of `weight`, and add a seeded sample of them for its fraction.
-
-    `hashes` are those of all rows of the table. 10 rows with weight 2.3 give 23.
-    """
-    whole, part = int(weight), weight - int(weight)
-    extra = shuffle_by_hash(hashes[rows], seed)[: round(part * len(rows))]
-    return np.concatenate([np.tile(rows, whole), rows[np.sort(extra)]])

@@ -6,16 +6,21 @@ of text (https://github.com/apache/arrow/issues/25822).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
 from hf_finetune.data.splitting.assignment import Rows
+from hf_finetune.row_prints import give_back, give_back_pages, iterate_pieces
+
+Columns = dict[str, npt.NDArray[Any]]
 
 ROWS_AT_ONCE = 4_000
 BYTES_AT_ONCE = 2**24
@@ -41,8 +46,9 @@ def _select(pieces: Iterable[Any], numbers: Rows) -> Iterator[tuple[int, Any]]:
     for whole in pieces:
         stop = start + int(np.searchsorted(numbers[start:], first + len(whole)))
         if start < stop:
-            wanted = numbers[start:stop] - first
+            wanted = np.array(numbers[start:stop]) - first
             yield start, whole if len(wanted) == len(whole) else whole.take(pa.array(wanted))
+            give_back_pages(numbers)
         start, first = stop, first + len(whole)
         if start == len(numbers):
             return
@@ -53,13 +59,66 @@ def _iterate_stored(table: Dataset) -> Iterator[pa.RecordBatch]:
 
     Pages of a mapped file stay with the process for as long as the system has room: it would look as large as the file.
     """
-    own = table.data
-    if isinstance(own, MemoryMappedTable) and {name for name, _, _ in own.replays} <= _KEEP_ROWS:
-        with pa.OSFile(own.path) as file, pa.ipc.open_stream(file) as stored:
+    if (path := _find_file(table)) is not None:
+        with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stored:
             for batch in stored:
                 yield batch.select(table.column_names)
     else:
-        yield from own.table.to_batches()
+        yield from table.data.table.to_batches()
+
+
+def _find_file(table: Dataset) -> str | None:
+    """The file whose rows are those of a table, all of them."""
+    own = table.data
+    whole = isinstance(own, MemoryMappedTable) and {name for name, _, _ in own.replays} <= _KEEP_ROWS
+    return str(own.path) if whole else None
+
+
+def iterate_columns(table: Dataset, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
+    """Yield some columns of numbers, (rows,), a record batch at a time, with the row of the first."""
+    first = 0
+    for batch in _iterate_mapped(table):
+        yield first, {name: batch.column(name).to_numpy() for name in names}
+        first += len(batch)
+
+
+def _iterate_mapped(table: Dataset) -> Iterator[pa.RecordBatch]:
+    # By a map of our own, whose pages can be given back: the texts beside the numbers are not read.
+    if (path := _find_file(table)) is not None:
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for batch in pa.ipc.open_stream(pa.py_buffer(mapped)):
+            yield batch
+            give_back(mapped)
+    else:
+        yield from table.data.table.to_batches()
+
+
+def gather_columns(table: Dataset, names: Sequence[str], numbers: Rows) -> Iterator[Columns]:
+    """Yield some columns of numbers of the rows `numbers`, (rows,), in their order, which may fall and rise again."""
+    for start, stop in _find_rising(numbers):
+        at = start
+        for first, columns in iterate_columns(table, names):
+            behind = first + len(columns[names[0]])
+            until = at + int(np.searchsorted(numbers[at:stop], behind))
+            if at < until:
+                wanted = np.array(numbers[at:until]) - first
+                yield {name: column[wanted] for name, column in columns.items()}
+                give_back_pages(numbers)
+            at = until
+            if at == stop:
+                break
+
+
+def _find_rising(numbers: Rows) -> Iterator[tuple[int, int]]:
+    """Cut numbers where one is not above the one before: of [1, 4, 2, 3, 3] these are (0, 2), (2, 4) and (4, 5)."""
+    begin, last = 0, -1
+    for start, piece in iterate_pieces(numbers):
+        for fall in np.flatnonzero(np.diff(piece, prepend=last) <= 0).tolist():
+            yield begin, start + fall
+            begin = start + fall
+        last = int(piece[-1])
+    yield begin, len(numbers)
 
 
 def read_values(table: Dataset, column: str, numbers: Rows) -> list[Any]:

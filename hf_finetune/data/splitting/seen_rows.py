@@ -39,9 +39,8 @@ def keep_row_prints(folder: Path, splits: Splits, *, resume: bool) -> None:
 
 def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
     """Hash the rows of a run under `key`."""
-    if splits.stream is None:
-        train = splits.rows["train"]
-        found = find_prints((train, sort_distinct(_number_rows(train))), key)  # weights repeat rows
+    if splits.trained is not None:
+        found = find_prints(splits.trained, key)
     else:  # whose parts are added when they are trained
         found = {"texts": np.empty(0, np.uint64), "ngrams": np.empty(0, np.uint64)}
     rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}
@@ -65,7 +64,7 @@ def _number_rows(rows: Dataset) -> Rows:
     """Which rows of its table are those of a data set, (rows,): that of a selection has those left out, too."""
     if rows._indices is None:
         return np.arange(len(rows), dtype=np.int64)
-    return np.asarray(rows._indices.column(0).to_numpy().astype(np.int64))
+    return np.asarray(rows._indices.column(0).to_numpy()).view(np.int64)
 
 
 def _is_in(hashes: Hashes, known: Hashes) -> Flags:

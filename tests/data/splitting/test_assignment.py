@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.splitting.assignment import repeat_rows, shuffle_by_hash, split_rows
+from hf_finetune.data.reading.arrow import ROW_HASH, SOURCE
+from hf_finetune.data.splitting.assignment import draw_first, draw_rows, shuffle_by_hash, split_rows
+from hf_finetune.data.splitting.weights import apply_weights
 
 FRACTIONS = {"validation": 0.1, "test": 0.2}
 
@@ -127,11 +131,67 @@ def test_equal_rows_keep_their_order_and_distinct_ones_are_shuffled():
     assert shuffle_by_hash(np.arange(100, dtype=np.uint64), 3).tolist() != list(range(100))
 
 
+# Some at a time, against all at once
+
+
+def read(hashes, rows=None, at_once=7):
+    rows = np.arange(len(hashes)) if rows is None else rows
+    return lambda: ((some, hashes[some]) for some in np.array_split(rows, max(1, len(rows) // at_once)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    copies=st.lists(st.integers(1, 9), min_size=3, max_size=80),
+    first=st.floats(0.01, 0.49),
+    second=st.floats(0.01, 0.49),
+    seed=st.integers(0, 2**32),
+)
+def test_rows_that_are_drawn_some_at_a_time_are_those_drawn_of_all(copies, first, second, seed):
+    hashes = np.random.default_rng(seed).permutation(np.repeat(hashes_of(len(copies), seed), copies))
+    fractions = {"validation": first, "test": second}
+    expected = split_rows(hashes, no_strata(len(hashes)), None, fractions, seed)
+    found = draw_rows(read(hashes), len(hashes), fractions, seed)
+    assert {name: rows.tolist() for name, rows in found.items()} == {
+        name: expected[name].tolist() for name in fractions
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(count=st.integers(1, 200), data=st.data(), seed=st.integers(0, 2**32))
+def test_of_some_rows_those_with_the_first_hashes_are_drawn_equal_ones_by_their_numbers(count, data, seed):
+    hashes = np.random.default_rng(seed).integers(0, count, count).astype(np.uint64)
+    rows = np.array(sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1))))
+    wanted = data.draw(st.integers(0, len(rows)))
+    expected = rows[shuffle_by_hash(hashes[rows], seed)[:wanted]]
+    assert draw_first(read(hashes, rows), len(rows), wanted, seed).tolist() == sorted(expected.tolist())
+
+
+def weigh(rows, hashes, sources, weights, seed=0):
+    """`apply_weights` with the rows of a table in small record batches."""
+    table = pa.table({ROW_HASH: hashes, SOURCE: pa.array(sources, pa.int32())})
+    chunked = pa.Table.from_batches(table.to_batches(max_chunksize=7))
+    return [found.tolist() for found in apply_weights(rows, Dataset(chunked), weights, seed)]
+
+
 def test_weights_repeat_rows_and_choose_a_seeded_part():
-    rows, hashes = np.arange(10, 110), hashes_of(200)
-    assert repeat_rows(rows, hashes, 2.0, 0).tolist() == [*range(10, 110), *range(10, 110)]
-    half = repeat_rows(rows, hashes, 0.5, 0)
-    assert len(half) == len(set(half.tolist())) == 50
-    assert half.tolist() == repeat_rows(rows, hashes, 0.5, 0).tolist() != repeat_rows(rows, hashes, 0.5, 1).tolist()
-    counts = np.bincount(repeat_rows(rows, hashes, 1.3, 0))[10:]
-    assert sorted(counts.tolist()) == [1] * 70 + [2] * 30
+    rows, hashes, sources = np.arange(10, 110), hashes_of(200), np.zeros(200)
+    once = list(range(10, 110))
+    assert weigh(rows, hashes, sources, [2.0]) == [once * 2, once]
+    half, distinct = weigh(rows, hashes, sources, [0.5])
+    assert half == distinct == sorted(rows[shuffle_by_hash(hashes[rows], 0)[:50]].tolist())
+    assert half != weigh(rows, hashes, sources, [0.5], 1)[0]
+    more, distinct = weigh(rows, hashes, sources, [1.3])
+    assert distinct == more[:100] == once
+    assert more[100:] == sorted(rows[shuffle_by_hash(hashes[rows], 0)[:30]].tolist())
+
+
+def test_weights_of_several_sources_are_those_of_each_one_by_one():
+    hashes, sources = hashes_of(120), np.repeat([0, 1, 2], 40)
+    rows = np.arange(3, 120)
+    found, distinct = weigh(rows, hashes, sources, [2.5, 0.25, 1.0])
+    own = [rows[sources[rows] == number] for number in range(3)]
+    drawn = [
+        np.sort(part[shuffle_by_hash(hashes[part], 0)[:wanted]]) for part, wanted in zip(own, (18, 10), strict=False)
+    ]
+    assert found == np.concatenate([own[0], own[0], drawn[0], drawn[1], own[2]]).tolist()
+    assert distinct == np.concatenate([own[0], drawn[1], own[2]]).tolist()
