@@ -29,7 +29,6 @@ MAY = {
     "data/tokenization/labelled.py::_iterate_columns": _BATCH,
     "data/tokenization/labelled.py::balance_classes": "8 bytes a row, in numpy",
     "data/tokenization/conversations.py::make": "of one chunk of a stream",
-    "data/tokenization/packing.py::build_bins": "8 bytes a row, in numpy",
     "data/tokenization/rendered_rows.py::read_turns": _BATCH,
     "data/tokenization/rendered_rows.py::write_plain": _BATCH,
     "data/tokenization/windows.py::_iterate_texts": _BATCH,

@@ -7,7 +7,8 @@ of text (https://github.com/apache/arrow/issues/25822).
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,22 +77,24 @@ def _find_file(table: Dataset) -> str | None:
 
 def iterate_columns(table: Dataset, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
     """Yield some columns of numbers, (rows,), a record batch at a time, with the row of the first."""
+    stored, give_back_table = map_table(table)
     first = 0
-    for batch in _iterate_mapped(table):
+    for batch in stored:
         yield first, {name: batch.column(name).to_numpy() for name in names}
         first += len(batch)
+        give_back_table()
 
 
-def _iterate_mapped(table: Dataset) -> Iterator[pa.RecordBatch]:
-    # By a map of our own, whose pages can be given back: the texts beside the numbers are not read.
-    if (path := _find_file(table)) is not None:
-        with open(path, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        for batch in pa.ipc.open_stream(pa.py_buffer(mapped)):
-            yield batch
-            give_back(mapped)
-    else:
-        yield from table.data.table.to_batches()
+def map_table(table: Dataset) -> tuple[Iterator[pa.RecordBatch], Callable[[], None]]:
+    """The record batches of a table, and what takes those pages out of memory which were read of them.
+
+    They are of a map of our own: the pages of the one that `datasets` has cannot be given back.
+    """
+    if (path := _find_file(table)) is None:
+        return iter(table.data.table.to_batches()), lambda: None
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return iter(pa.ipc.open_stream(pa.py_buffer(mapped))), partial(give_back, mapped)
 
 
 def gather_columns(table: Dataset, names: Sequence[str], numbers: Rows) -> Iterator[Columns]:
@@ -124,6 +127,13 @@ def _find_rising(numbers: Rows) -> Iterator[tuple[int, int]]:
 def read_values(table: Dataset, column: str, numbers: Rows) -> list[Any]:
     """Read one column of the rows `numbers`, (rows,), ascending and distinct: a Python value for each."""
     return [value for _, some in _select(table.data.column(column).chunks, numbers) for value in some.to_pylist()]
+
+
+def number_rows(rows: Dataset) -> Rows:
+    """Which rows of its table are those of a data set, (rows,): that of a selection has those left out, too."""
+    if rows._indices is None:
+        return np.arange(len(rows), dtype=np.int64)
+    return np.asarray(rows._indices.column(0).to_numpy()).view(np.int64)
 
 
 def encode_values(table: Dataset, column: str) -> tuple[Rows, list[Any]]:

@@ -100,7 +100,7 @@ class Spill:
             self._file.write(bytes(8))  # no run begins at 0
         at = self._file.seek(0, 2)
         for array in (run.hashes, run.numbers):
-            left = memoryview(array).cast("B")
+            left = array.data.cast("B")
             while left:
                 left = left[self._file.write(left) :]
         nothing = np.empty(0, np.int64)
