@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
+from hf_finetune.data.cache import place_in_cache
 from hf_finetune.data.splitting.assignment import Rows
-from hf_finetune.row_prints import give_back, give_back_pages, iterate_pieces
+from hf_finetune.row_prints import give_back, give_back_pages, iterate_pieces, map_numbers
 
 Columns = dict[str, npt.NDArray[Any]]
+Codes = npt.NDArray[np.int32]
 
 ROWS_AT_ONCE = 4_000
 BYTES_AT_ONCE = 2**24
@@ -136,14 +138,16 @@ def number_rows(rows: Dataset) -> Rows:
     return np.asarray(rows._indices.column(0).to_numpy()).view(np.int64)
 
 
-def encode_values(table: Dataset, column: str) -> tuple[Rows, list[Any]]:
-    """Encode a column by its values in the order of their first rows: codes (rows,), and the values."""
-    codes = np.empty(len(table), dtype=np.int64)
+def encode_values(table: Dataset, column: str) -> tuple[Codes, list[Any]]:
+    """Encode a column by its values in the order of their first rows: codes (rows,), mapped, and the values."""
     known: dict[Any, int] = {}
-    first = 0
-    for chunk in table.data.column(column).chunks:
-        encoded = pc.dictionary_encode(chunk)
-        here = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
-        codes[first : first + len(chunk)] = np.array(here, dtype=np.int64)[encoded.indices.to_numpy()]
-        first += len(chunk)
-    return codes, list(known)
+    stored, give_back_table = map_table(table)
+
+    def encode() -> Iterator[Codes]:
+        for batch in stored:
+            encoded = pc.dictionary_encode(batch.column(column))
+            here = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+            yield np.array(here, np.int32)[encoded.indices.to_numpy()]
+            give_back_table()
+
+    return map_numbers(encode(), np.int32, place_in_cache("codes").parent), list(known)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.cache import place_in_cache
 from hf_finetune.data.reading.arrow import GROUP, STRATUM
 from hf_finetune.data.reading.sources import DataFile
-from hf_finetune.data.splitting.assignment import Rows, draw_rows, split_rows
-from hf_finetune.data.splitting.batches import encode_values
+from hf_finetune.data.splitting.assignment import Hashes, Rows, draw_groups, draw_rows
+from hf_finetune.data.splitting.batches import Codes, encode_values
 from hf_finetune.data.splitting.chosen_rows import Choice, Selection, number_all, number_others, read_hashes
-from hf_finetune.data.splitting.leakage import get_row_hashes, locate_rows
+from hf_finetune.data.splitting.leakage import locate_rows
 from hf_finetune.data.splitting.weights import apply_weights
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.row_prints import give_back_pages, iterate_pieces, map_numbers
 
 _MAX_PLACES_SHOWN = 5
 
@@ -47,40 +51,61 @@ def _draw_rows(
     label: str | None,
 ) -> dict[str, Rows]:
     """Draw the rows of each split in `fractions`: their numbers, ascending (rows of the split,)."""
-    if data.stratify_by is None and data.group_by is None:
-        return draw_rows(partial(read_hashes, table), len(table), fractions, seed)
-    strata = np.broadcast_to(np.int64(0), len(table))  # one for all, which takes no memory
+    strata = None
     if data.stratify_by is not None:
         strata = _compute_strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
-    groups = _compute_groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
-    parts = split_rows(get_row_hashes(table), strata, groups, fractions, seed)
-    return {name: rows for name, rows in parts.items() if name != "train"}
+    if data.group_by is not None:
+        groups = _compute_groups(table, data.group_by, len(fractions))
+        none = np.broadcast_to(np.int32(0), len(table))  # one for all, which takes no memory
+        return draw_groups(none if strata is None else strata, groups, fractions, seed)
+    sizes = np.array([len(table)]) if strata is None else _count(strata)
+    return draw_rows(partial(_read_strata, table, strata), sizes, fractions, seed)
 
 
-def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Rows:
+def _read_strata(table: Dataset, strata: Codes | None) -> Iterator[tuple[Rows, Hashes, Codes]]:
+    """Yield the numbers, hashes and strata of all rows, some at a time."""
+    for numbers, hashes in read_hashes(table):
+        some = np.zeros(len(numbers), np.int32) if strata is None else strata[numbers[0] : numbers[-1] + 1]
+        yield numbers, hashes, np.array(some)
+        if strata is not None:
+            give_back_pages(strata)
+
+
+def _count(codes: Codes) -> Rows:
+    """Count the rows of each code: (codes,)."""
+    counts = np.zeros(1, np.int64)
+    for _, piece in iterate_pieces(codes):
+        here = np.bincount(piece, minlength=len(counts))
+        here[: len(counts)] += counts
+        counts = here
+    return counts
+
+
+def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Codes:
     """Return the stratum of each row, a number from 0 by its value of `key`: (rows,).
 
     Labels of a single row, or sets of them, are pooled in one stratum: sets cannot all be frequent, and a rare label is
     reported where labels are frozen. Raises DataError for values of another field that have a single row.
     """
     codes, values = _encode_column(table, STRATUM)
-    alone = np.bincount(codes) == 1
+    alone = _count(codes) == 1
     if is_label:
         # The labels [a a b c], where b and c are alone, are the strata [0 0 1 1].
-        strata: Rows = np.where(alone, len(values), np.arange(len(values)))[codes]
-        return np.unique(strata, return_inverse=True)[1]
+        pooled = np.where(alone, len(values), np.arange(len(values)))
+        return _translate(codes, np.unique(pooled, return_inverse=True)[1])
     if alone.any():
-        rows = np.flatnonzero(alone[codes])
-        places = locate_rows(table, files, rows)
-        first = ", ".join("{}:{}".format(*places.locate(row)) for row in range(min(len(rows), _MAX_PLACES_SHOWN)))
-        first += ", ..." if len(rows) > _MAX_PLACES_SHOWN else ""
-        what = f"{len(rows):,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
+        found = (start + np.flatnonzero(alone[piece]) for start, piece in iterate_pieces(codes))
+        rows = np.array(list(islice(chain.from_iterable(found), _MAX_PLACES_SHOWN)))
+        places, count = locate_rows(table, files, rows), int(alone.sum())
+        first = ", ".join("{}:{}".format(*places.locate(row)) for row in range(len(rows)))
+        first += ", ..." if count > _MAX_PLACES_SHOWN else ""
+        what = f"{count:,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
         remedy = "merge rare values, add rows, or stratify by another field"
         raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by"))
     return codes
 
 
-def _compute_groups(table: Dataset, key: str, fractions: int) -> Rows:
+def _compute_groups(table: Dataset, key: str, fractions: int) -> Codes:
     """Return the group of each row, a number from 0: (rows,). Raises DataError for fewer groups than splits."""
     codes, values = _encode_column(table, GROUP)
     if len(values) <= fractions:
@@ -90,9 +115,15 @@ def _compute_groups(table: Dataset, key: str, fractions: int) -> Rows:
 
 
 def number_groups(table: Dataset, numbers: Rows) -> Rows:
-    """Number the groups of the rows `numbers`, (rows,), of a table from 0: (rows,)."""
-    codes, _ = _encode_column(table, GROUP)
-    return np.asarray(np.unique(codes[numbers], return_inverse=True)[1], dtype=np.int64)
+    """Number the groups of the rows `numbers`, (rows,), of a table from 0, in the order of their values: (rows,)."""
+    codes, values = _encode_column(table, GROUP)
+    here = np.zeros(len(values), np.bool_)
+    for _, piece in iterate_pieces(numbers):
+        here[codes[piece]] = True
+        give_back_pages(codes)
+    ranks = np.cumsum(here) - 1
+    pieces = (ranks[codes[piece]] for _, piece in iterate_pieces(numbers))
+    return map_numbers(pieces, np.int64, place_in_cache("groups").parent)
 
 
 def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, float], rows: int) -> None:
@@ -109,10 +140,16 @@ def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, floa
         raise DataError(problems)
 
 
-def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:
-    """Encode a column as the rank of each row's value: codes (rows,) from 0, and the sorted values."""
+def _encode_column(table: Dataset, column: str) -> tuple[Codes, list[str]]:
+    """Encode a column as the rank of each row's value: codes (rows,) from 0, mapped, and the sorted values."""
     # ["b", "a", "b"] -> [1, 0, 1], ["a", "b"]. Not Arrow's own codes, which follow the order of the rows.
     codes, values = encode_values(table, column)
-    ranks = np.empty(len(values), dtype=np.int64)
+    ranks = np.empty(len(values), np.int32)
     ranks[np.argsort(np.array(values, dtype=object))] = np.arange(len(values))
-    return ranks[codes], sorted(values)
+    return _translate(codes, ranks), sorted(values)
+
+
+def _translate(codes: Codes, table: npt.NDArray[np.integer]) -> Codes:
+    """Look each of `codes`, (rows,), up in `table`, (codes,): mapped."""
+    pieces = (table[piece].astype(np.int32) for _, piece in iterate_pieces(codes))
+    return map_numbers(pieces, np.int32, place_in_cache("codes").parent)

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_finetune.data.cache import place_in_cache
 from hf_finetune.data.reading.arrow import ROW_HASH, SOURCE
-from hf_finetune.data.splitting.assignment import Hashes, Rows, draw_first
+from hf_finetune.data.splitting.assignment import Hashes, Rows, Strata, draw_first
 from hf_finetune.data.splitting.batches import gather_columns
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.row_prints import iterate_pieces, map_numbers
@@ -50,16 +50,16 @@ def _iterate(rows: Rows, table: Dataset) -> Iterator[tuple[Rows, Hashes, Rows]]:
         done += count
 
 
-def _iterate_source(rows: Rows, table: Dataset, number: int) -> Iterator[tuple[Rows, Hashes]]:
+def _iterate_source(rows: Rows, table: Dataset, number: int) -> Iterator[tuple[Rows, Hashes, Strata]]:
     for some, hashes, sources in _iterate(rows, table):
         own = sources == number
-        yield some[own], hashes[own]
+        yield some[own], hashes[own], np.zeros(int(own.sum()), np.int32)
 
 
 def _iterate_weighted(rows: Rows, table: Dataset, weights: Sequence[float], extra: Sequence[Rows]) -> Iterator[Rows]:
     for number, weight in enumerate(weights):
         for _ in range(int(weight)):
-            yield from (some for some, _ in _iterate_source(rows, table, number))
+            yield from (some for some, _, _ in _iterate_source(rows, table, number))
         yield from (some for _, some in iterate_pieces(extra[number]))
 
 
