@@ -27,7 +27,7 @@ MAY = {
     "data/splitting/overlap.py::_hash_texts": "the distinct words of one batch",
     "data/tokenization/documents.py::_iterate_texts": _BATCH,
     "data/tokenization/labelled.py::_iterate_columns": _BATCH,
-    "data/tokenization/labelled.py::balance_classes": "8 bytes a row, in numpy",
+    "data/tokenization/labelled.py::balance_classes": "32 bytes a row, in numpy: label and length, and the rows chosen",
     "data/tokenization/conversations.py::make": "of one chunk of a stream",
     "data/tokenization/rendered_rows.py::read_turns": _BATCH,
     "data/tokenization/rendered_rows.py::write_plain": _BATCH,

@@ -23,6 +23,7 @@ from hf_finetune.data.reading.arrow import FILE, LINE, ROW_HASH
 from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.data.splitting.batches import gather_columns, iterate_columns
 from hf_finetune.environment.versions import __version__
+from hf_finetune.errors import CannotWriteError, Problem
 from hf_finetune.row_prints import (
     PIECE,
     UNREADABLE,
@@ -65,15 +66,19 @@ class ChosenRows:
 def load_choice(made_from: Any, tables: Mapping[str, Dataset], choose: Callable[[], Choice]) -> ChosenRows:
     """Load what `choose` has returned for the inputs `made_from`, or call it and keep what it returns.
 
-    Raises what `choose` raises, and OSError.
+    Raises what `choose` raises, and CannotWriteError where the cache cannot be written.
     """
-    path = place_in_cache(f"chosen-{compute_cache_key([__version__, made_from])}.npz")
-    if (found := _read(path)) is None:
-        with hold_entry(path):
-            if (found := _read(path)) is None:  # another process may have made it meanwhile
-                sweep_cache(path.parent)
-                write_arrays(path, _build_arrays(choose(), tables, path.parent))
-                found = _read(path)
+    try:
+        path = place_in_cache(f"chosen-{compute_cache_key([__version__, made_from])}.npz")
+        if (found := _read(path)) is None:
+            with hold_entry(path):
+                if (found := _read(path)) is None:  # another process may have made it meanwhile
+                    sweep_cache(path.parent)
+                    write_arrays(path, _build_arrays(choose(), tables, path.parent))
+                    found = _read(path)
+    except OSError as error:
+        what = f"the rows of each split cannot be written into the datasets cache: {error.strerror or error}"
+        raise CannotWriteError(Problem(what, "make room, or set HF_DATASETS_CACHE")) from error
     assert found is not None
     return found
 

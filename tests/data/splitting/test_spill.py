@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.seen_rows import keep_row_prints
 from hf_finetune.data.splitting.spill import PARTS, Spill, find_places, find_repeats, hash_membership, iterate_distinct
 from hf_finetune.data.splitting.splits import load_splits
+from hf_finetune.errors import CannotWriteError
 from hf_finetune.row_prints import iterate_pieces, map_numbers, read_row_prints
 
 # Few values, so that many are equal, at both ends of all and in the same part.
@@ -204,6 +206,18 @@ spill.tempfile = types.SimpleNamespace(TemporaryFile=lambda **settings: Full(tem
 with user_errors():
     load_splits(DataSection(train="rows.jsonl", validation_fraction=0.2), "conversation", 0)
 """
+
+
+def test_a_choice_of_rows_that_cannot_be_kept_is_no_mistake_in_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hf_finetune.data.splitting.chosen_rows.write_arrays", fail)
+    with pytest.raises(CannotWriteError, match="cannot be written into the datasets cache: No space left on device"):
+        load_splits(DataSection(train=write("rows.jsonl", make_rows(20))), "conversation", 0)
 
 
 def test_a_disk_that_is_full_while_rows_are_compared_ends_in_one_message_and_leaves_nothing(tmp_path):
