@@ -19,6 +19,8 @@ Strata = npt.NDArray[np.int32]
 Read = Callable[[], Iterable[tuple[Rows, Hashes, Strata]]]
 """Gives ascending row numbers, and the hash and the stratum of each, a number from 0, some at a time."""
 _Number = TypeVar("_Number", np.int64, np.uint64)
+MARGIN = 8
+"""Standard deviations of the number of hashes below a limit by which more of them are looked at than are wanted."""
 
 
 def shuffle_by_hash(hashes: Hashes, seed: int) -> Rows:
@@ -58,7 +60,7 @@ def draw_rows(read: Read, sizes: Rows, fractions: Mapping[str, float], seed: int
     """
     # Of each stratum the first rows in the order of their seeded hashes are enough, unless few of them could fill in.
     wanted = sum(fractions.values())
-    shares = np.minimum(1.0, 1.1 * wanted + 8 * np.sqrt(wanted / sizes) + 8 / sizes)
+    shares = np.minimum(1.0, 1.1 * wanted + MARGIN * np.sqrt(wanted / sizes) + MARGIN / sizes)
     while True:
         some = _choose_below(read, shares, seed)
         taken, enough = _take_rows(some, shares == 1.0, sizes, fractions, seed)
@@ -69,7 +71,7 @@ def draw_rows(read: Read, sizes: Rows, fractions: Mapping[str, float], seed: int
 
 def draw_first(read: Read, count: int, wanted: int, seed: int) -> Rows:
     """Draw `wanted` of the `count` rows of `read`, the first by their seeded hashes: ascending (wanted,)."""
-    shares = np.array([min(1.0, 1.1 * wanted / max(count, 1) + 0.001)])
+    shares = np.array([min(1.0, (1.1 * wanted + MARGIN * np.sqrt(wanted) + MARGIN) / max(count, 1))])
     while True:
         some = _choose_below(read, shares, seed)
         if shares[0] == 1.0 or len(some.numbers) >= wanted:

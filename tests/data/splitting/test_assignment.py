@@ -198,12 +198,15 @@ def draw_plainly(hashes, strata, fractions, seed):
     first=st.floats(0.01, 0.49),
     second=st.floats(0.01, 0.49),
     seed=st.integers(0, 2**32),
+    margin=st.sampled_from([0, assignment_module.MARGIN]),
 )
-def test_rows_that_are_drawn_some_at_a_time_are_those_drawn_of_all(copies, strata_count, first, second, seed):
+def test_rows_that_are_drawn_some_at_a_time_are_those_drawn_of_all(copies, strata_count, first, second, seed, margin):
     hashes = np.random.default_rng(seed).permutation(np.repeat(hashes_of(len(copies), seed), copies))
     strata = np.unique(hashes % np.uint64(strata_count), return_inverse=True)[1]
     fractions = {"validation": first, "test": second}
-    found = draw_rows(read(hashes, strata), np.bincount(strata), fractions, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assignment_module, "MARGIN", margin)  # without one there are too few at first
+        found = draw_rows(read(hashes, strata), np.bincount(strata), fractions, seed)
     expected = draw_plainly(hashes, strata.tolist(), fractions, seed)
     assert {name: rows.tolist() for name, rows in found.items()} == expected
 
@@ -231,7 +234,9 @@ def test_of_some_rows_those_with_the_first_hashes_are_drawn_equal_ones_by_their_
     rows = np.array(sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1))))
     wanted = data.draw(st.integers(0, len(rows)))
     expected = rows[shuffle_by_hash(hashes[rows], seed)[:wanted]]
-    assert draw_first(read(hashes, rows=rows), len(rows), wanted, seed).tolist() == sorted(expected.tolist())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assignment_module, "MARGIN", data.draw(st.sampled_from([0, assignment_module.MARGIN])))
+        assert draw_first(read(hashes, rows=rows), len(rows), wanted, seed).tolist() == sorted(expected.tolist())
 
 
 def weigh(rows, hashes, sources, weights, seed=0):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,19 @@ def test_numbers_on_disk_are_those_that_were_written_and_leave_no_file(tmp_path)
     ]
     assert map_numbers([], np.uint64, tmp_path).tolist() == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pages are not given back there")
+def test_pages_that_were_read_of_a_mapped_array_are_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_prints_module, "PIECE", 2**16)
+    million = np.arange(2**20)
+    mapped = map_numbers([million] * 8, np.int64, tmp_path)  # 64 MiB
+    before, most = psutil.Process().memory_info().rss, 0
+    for _, piece in iterate_pieces(mapped):
+        assert len(piece) == 2**16
+        most = max(most, psutil.Process().memory_info().rss - before)
+    assert most < mapped.nbytes / 4
+    assert int(mapped.sum()) == 8 * int(million.sum())
 
 
 # The same, with the files of a run
