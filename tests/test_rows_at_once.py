@@ -21,7 +21,7 @@ MAY = {
     "data/reading/tables/arrow_rows.py::_to_python": _BATCH,
     "data/splitting/batches.py::_select": _BATCH,
     "data/splitting/batches.py::read_values": "the labels of rows that are copies",
-    "data/splitting/batches.py::encode_values": "the distinct values of one batch",
+    "data/splitting/batches.py::_encode": "the distinct values of one batch",
     "data/splitting/leakage.py::check_groups_disjoint": "the distinct groups",
     "data/splitting/overlap.py::_flatten_messages": _BATCH,
     "data/splitting/overlap.py::_hash_texts": "the distinct words of one batch",

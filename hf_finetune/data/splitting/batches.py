@@ -141,13 +141,15 @@ def number_rows(rows: Dataset) -> Rows:
 def encode_values(table: Dataset, column: str) -> tuple[Codes, list[Any]]:
     """Encode a column by its values in the order of their first rows: codes (rows,), mapped, and the values."""
     known: dict[Any, int] = {}
+    codes = map_numbers(_encode(table, column, known), np.int32, place_in_cache("codes").parent)
+    return codes, list(known)
+
+
+def _encode(table: Dataset, column: str, known: dict[Any, int]) -> Iterator[Codes]:
+    """Yield the codes of a column, a record batch at a time; values that are new are added to `known`."""
     stored, give_back_table = map_table(table)
-
-    def encode() -> Iterator[Codes]:
-        for batch in stored:
-            encoded = pc.dictionary_encode(batch.column(column))
-            here = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
-            yield np.array(here, np.int32)[encoded.indices.to_numpy()]
-            give_back_table()
-
-    return map_numbers(encode(), np.int32, place_in_cache("codes").parent), list(known)
+    for batch in stored:
+        encoded = pc.dictionary_encode(batch.column(column))
+        here = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+        yield np.array(here, np.int32)[encoded.indices.to_numpy()]
+        give_back_table()

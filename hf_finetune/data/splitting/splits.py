@@ -158,7 +158,7 @@ def load_splits(
         **data.model_dump(include={"validation_fraction", "test_fraction", "stratify_by", "group_by"}),
     }
     chosen = load_choice(made_from, tables, partial(_choose_rows, tables, data, seed, files, decoder))
-    splits = _build_splits(chosen, tables, files, decoder, facts, _list_unused(decoder, also_read))
+    splits = replace(_build_splits(chosen, tables, files, decoder, facts), unused_keys=_list_unused(decoder, also_read))
     if data.group_by is None:
         return splits
     groups = {name: number_groups(tables[role], rows) for name, (role, rows) in chosen.choice.splits.items()}
@@ -188,7 +188,6 @@ def _build_splits(
     files: Mapping[str, Sequence[DataFile]],
     decoder: RowDecoder,
     facts: tuple[FileStats, ...],
-    unused: tuple[str, ...],
 ) -> Splits:
     """Say what was found while the rows were chosen, and put the splits together."""
     splits, found, columns = chosen.choice.splits, chosen.choice.facts, chosen.columns
@@ -210,7 +209,7 @@ def _build_splits(
         rows,
         decoder.row_format.name,
         facts,
-        unused,
+        (),
         {name: columns[f"{name}/{ROW_HASH}"] for name in splits},
         places,
         {name: each["counts"] for name, each in found["overlap"].items()},
