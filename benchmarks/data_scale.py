@@ -32,9 +32,10 @@ SETTLED = 4.0
 """Seconds after which the sha256 of a file is kept: one that has just been written may be written again."""
 STAGES = {
     "read_role": "reading and checks",
-    "_assign_rows": "splitting",
+    "assign_rows": "splitting",
+    "load_choice": "choice of rows (splitting, overlap, repeated rows and their file)",
     "drop_train_duplicates": "overlap",
-    "log_repeated_rows": "repeated rows",
+    "count_repeated_rows": "repeated rows",
 }
 
 

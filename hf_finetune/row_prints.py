@@ -1,4 +1,4 @@
-"""Prints of a run's rows, by which later rows are recognized: in its folder, and never pushed.
+"""Prints of a run's rows, by which later rows are recognized, in its folder, and never pushed; and arrays in files.
 
 Hashes of 64 bits under a key. It is drawn once for a user and kept in the cache, so that the rows of two runs can be
 compared, and in each file beside the prints, so that a folder that is moved can still be asked. The file is mapped, not
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import logging
 import math
+import mmap
 import os
 import secrets
 import struct
+import sys
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 Hashes = npt.NDArray[np.uint64]
 
 KEY_BYTES = 32
+PIECE = 2**16
+"""Numbers of an array that are looked at together."""
 _ROWS = "rows/"
 _ALIGNMENT = 64
 # Of each part of a stream: what it is, its number, how many hashes follow, and their checksum.
@@ -42,6 +47,9 @@ _MAGIC = b"hfprints"
 _EXTRA_HEADER = struct.Struct("<HH")
 _EXTRA_KIND = 0xFFFF
 _HEADER, _ZIP64_FIELD = 30, 20
+
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,9 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
             part.file_size = array.nbytes + _ALIGNMENT  # decides whether it takes a ZIP64 header
             part.extra = _pad(file.tell(), part)
             with packed.open(part, "w", force_zip64=True) as content:
-                np.lib.format.write_array(content, array, (1, 0), allow_pickle=False)
+                np.lib.format.write_array_header_1_0(content, np.lib.format.header_data_from_array_1_0(array))
+                for _, piece in iterate_pieces(array):
+                    content.write(np.ascontiguousarray(piece).data)
 
 
 def _pad(start: int, part: zipfile.ZipInfo) -> bytes:
@@ -245,3 +255,39 @@ def _check(hashes: npt.NDArray[np.generic]) -> Hashes:
     if hashes.dtype != np.uint64 or hashes.ndim != 1:
         raise ValueError("it holds no hashes")
     return hashes.astype(np.uint64, copy=False)
+
+
+def iterate_pieces(array: npt.NDArray[_Number]) -> Iterator[tuple[int, npt.NDArray[_Number]]]:
+    """Yield an array in pieces, each with the place of its first number; of a mapped one they are copies.
+
+    Pages of a mapped file stay with the process for as long as the system has room: those behind are given back.
+    """
+    for start in range(0, len(array), PIECE):
+        piece = array[start : start + PIECE]
+        yield start, np.array(piece) if isinstance(array, np.memmap) else piece
+        give_back_pages(array)
+
+
+def give_back_pages(array: npt.NDArray[Any]) -> None:
+    """Take the pages of a mapped array out of the memory of this process; they are read again where they are needed."""
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap):
+        give_back(mapped)
+
+
+def give_back(mapped: mmap.mmap) -> None:
+    """Take the pages of a mapped file, which was not written through the map, out of the memory of this process."""
+    if sys.platform != "win32":
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def map_numbers(pieces: Iterable[npt.NDArray[_Number]], kind: type[_Number], folder: Path) -> npt.NDArray[_Number]:
+    """Write `pieces` into a file of `folder` that has no name and is gone with the process, and map it.
+
+    Raises OSError, as on a full disk.
+    """
+    # Written, and not through the map: where a disk is full, that would end the process by SIGBUS.
+    with tempfile.TemporaryFile(dir=folder) as file:
+        count = sum(file.write(np.ascontiguousarray(piece, kind).data) for piece in pieces) // np.dtype(kind).itemsize
+        file.flush()
+        return np.memmap(file, kind, "r", shape=(count,)) if count else np.empty(0, kind)

@@ -2,7 +2,8 @@
 
     KIND-KEY.arrow      tokens or rows, found by what they were made from
     tokenizer-KEY.tokenizer    the tokenizer.json of one that was trained
-    KIND-KEY.json       its counts, and the sha256 of that file
+    KIND-KEY.npz        numbers of rows: which a split has, prints of their texts, what others share with them
+    KIND-KEY.json       counts of the first two, and the sha256 of their file
     KIND-KEY.rejected.jsonl, KIND-KEY.prints.npz    lines that were left out of rows, and prints of a part's rows
     .KIND-KEY.lock      is locked by the process that makes them, for as long as it does (`holding`)
 
@@ -17,6 +18,7 @@ import json
 import os
 import re
 import time
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ SECONDS_OF_LEFTOVERS = 3_600.0
 BESIDE = (".json", ".rejected.jsonl", ".prints.npz")
 """The endings of the files that belong to that of an entry."""
 
-_ENTRY = re.compile(r"([a-z_]+)-([0-9a-f]{32})\.(?:arrow|tokenizer)")
+_ENTRY = re.compile(r"([a-z_]+)-([0-9a-f]{32})\.(?:arrow|tokenizer|npz)")
 _LEFT = re.compile(r"\..+\.(\d+)\.aside")
 
 
@@ -42,7 +44,7 @@ class Entry:
     """One entry of the cache."""
 
     path: Path
-    """Of the file that is there last: of Arrow, or a tokenizer."""
+    """Of the file that is there last: of Arrow, of numbers, or a tokenizer."""
     kind: str
     size: int
     """Bytes of its files."""
@@ -124,6 +126,12 @@ def read_entry(path: Path) -> tuple[bytes, dict[str, Any]] | None:
 
 def is_damaged(entry: Entry) -> bool:
     """Whether the file of an entry is not as it was written, or its counts are missing. Raises OSError."""
+    if entry.path.suffix == ".npz":  # a zip, which has sums of its own
+        try:
+            with zipfile.ZipFile(entry.path) as file:
+                return file.testzip() is not None
+        except zipfile.BadZipFile:
+            return True
     try:
         expected = json.loads(entry.sidecar.read_text())["sha256"]
     except (ValueError, KeyError, TypeError, FileNotFoundError):

@@ -8,6 +8,7 @@ import re
 import time
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Features, Value
@@ -116,3 +117,19 @@ def test_what_cannot_be_removed_is_said(folder):
 def test_there_may_be_no_cache_yet(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "none"))
     assert run() == (0, 0, 0, 0)
+
+
+def test_numbers_of_rows_are_listed_verified_and_removed_as_well(folder):
+    path = folder / f"chosen-{'0' * 32}.npz"
+    np.savez(path, rows=np.arange(1_000))
+    assert run("--verify") == (4, 0, 0, 0)
+    content = bytearray(path.read_bytes())
+    content[2_000] ^= 1
+    path.write_bytes(content)
+    assert run("--verify") == (3, 0, 1, 0)
+    path.write_bytes(b"PK")
+    assert run("--verify") == (3, 0, 1, 0)
+    np.savez(path, rows=np.arange(1_000))
+    os.utime(path, (0, 0))
+    assert run("--older-than", "30d")[1] == 2
+    assert not path.exists()

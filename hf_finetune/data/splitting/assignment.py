@@ -6,7 +6,8 @@ in the file. `Rows` are row numbers or codes, `Hashes` 64-bit content hashes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,12 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
+Strata = npt.NDArray[np.int32]
+Read = Callable[[], Iterable[tuple[Rows, Hashes, Strata]]]
+"""Gives ascending row numbers, and the hash and the stratum of each, a number from 0, some at a time."""
 _Number = TypeVar("_Number", np.int64, np.uint64)
+MARGIN = 8
+"""Standard deviations of the number of hashes below a limit by which more of them are looked at than are wanted."""
 
 
 def shuffle_by_hash(hashes: Hashes, seed: int) -> Rows:
@@ -45,57 +51,99 @@ def sort_distinct(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     return ordered if first.all() else ordered[first]
 
 
-def split_rows(
-    hashes: Hashes, strata: Rows, groups: Rows | None, fractions: Mapping[str, float], seed: int
-) -> dict[str, Rows]:
-    """Assign each row to one of the splits in `fractions` or to "train": ascending row numbers (rows of the split,).
+def draw_rows(read: Read, sizes: Rows, fractions: Mapping[str, float], seed: int) -> dict[str, Rows]:
+    """Draw the rows of each split in `fractions`: ascending row numbers (rows of the split,); train has the rest.
 
-    `hashes`, `strata` and `groups` are (rows,), the latter two codes from 0. Without groups a split takes exactly its
+    `sizes` are the rows of each stratum, (strata,), and `read` gives the stratum of each row. A split takes exactly its
     rounded share, and its share of each stratum to within one row; equal rows of a stratum stay together if there are
-    enough others to fill the share. With groups, which are never divided, shares are approximate.
+    enough others to fill the share. Memory is that of the rows that are drawn, and of small strata.
     """
-    if groups is None:
-        taken = _take_rows(hashes, shuffle_by_hash(hashes, seed), strata, fractions)
-    else:
-        taken = _take_groups(strata, groups, fractions, seed)
-    rest = np.ones(len(hashes), dtype=bool)
-    for rows in taken.values():
-        rest[rows] = False
-    return {"train": np.flatnonzero(rest), **{name: np.sort(rows) for name, rows in taken.items()}}
+    # Of each stratum the first rows in the order of their seeded hashes are enough, unless few of them could fill in.
+    wanted = sum(fractions.values())
+    shares = np.minimum(1.0, 1.1 * wanted + MARGIN * np.sqrt(wanted / sizes) + MARGIN / sizes)
+    while True:
+        some = _choose_below(read, shares, seed)
+        taken, enough = _take_rows(some, shares == 1.0, sizes, fractions, seed)
+        if enough.all():
+            return taken
+        shares[~enough] = np.minimum(1.0, 2 * shares[~enough])
 
 
-def _take_rows(hashes: Hashes, order: Rows, strata: Rows, fractions: Mapping[str, float]) -> dict[str, Rows]:
-    """Take the rounded share of each stratum, in `order`; `hashes`, `order` and `strata`: (rows,)."""
-    sizes = np.bincount(strata)  # (strata,)
-    by_stratum = order if len(sizes) == 1 else order[np.argsort(strata[order], kind="stable")]
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    left = sizes - 1  # one row of each stratum stays in train
+def draw_first(read: Read, count: int, wanted: int, seed: int) -> Rows:
+    """Draw `wanted` of the `count` rows of `read`, the first by their seeded hashes: ascending (wanted,)."""
+    shares = np.array([min(1.0, (1.1 * wanted + MARGIN * np.sqrt(wanted) + MARGIN) / max(count, 1))])
+    while True:
+        some = _choose_below(read, shares, seed)
+        if shares[0] == 1.0 or len(some.numbers) >= wanted:
+            return np.sort(some.numbers[shuffle_by_hash(some.hashes, seed)[:wanted]])
+        shares = np.minimum(1.0, 2 * shares)
+
+
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """Some rows: their ascending numbers, hashes and strata, (rows,) each."""
+
+    numbers: Rows
+    hashes: Hashes
+    strata: Strata
+
+
+def _choose_below(read: Read, shares: npt.NDArray[np.float64], seed: int) -> _Some:
+    """Choose the rows whose seeded hashes are in the first share of all, by strata; `shares`: (strata,)."""
+    whole = shares == 1.0
+    limits = np.where(whole, np.uint64(2**64 - 1), (np.where(whole, 0.0, shares) * 2.0**64).astype(np.uint64))
+    found = [(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int32))]
+    for numbers, hashes, strata in read():
+        chosen = np.flatnonzero(_mix(hashes, seed) <= limits[strata])
+        found.append((numbers[chosen], hashes[chosen], strata[chosen]))
+    return _Some(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _take_rows(
+    some: _Some, whole: npt.NDArray[np.bool_], sizes: Rows, fractions: Mapping[str, float], seed: int
+) -> tuple[dict[str, Rows], npt.NDArray[np.bool_]]:
+    """Take the rounded share of each stratum by the seeded hashes, and tell of which strata `some` has rows enough.
+
+    `whole`: the strata of which it has all rows. `whole`, `sizes` and what is told: (strata,).
+    """
+    order = shuffle_by_hash(some.hashes, seed)
+    by_stratum = order if len(sizes) == 1 else order[np.argsort(some.strata[order], kind="stable")]
+    here = np.bincount(some.strata, minlength=len(sizes))
+    ends = np.cumsum(here)
+    starts, left = ends - here, sizes - 1  # one row of each stratum stays in train
     taken: dict[str, Rows] = {}
+    enough = np.ones(len(sizes), np.bool_)
     for name, fraction in fractions.items():
         counts = _apportion(sizes, left, fraction)
-        for start, cut, end in zip(starts, starts + counts, ends, strict=True):
-            _keep_together(by_stratum[start:end], int(cut - start), hashes)
+        enough &= whole | (starts + counts < ends)
+        for stratum, (start, cut, end) in enumerate(zip(starts, starts + counts, ends, strict=True)):
+            together = _keep_together(by_stratum[start:end], int(cut - start), some.hashes)
+            enough[stratum] &= together or whole[stratum]
         taken[name] = np.concatenate(
             [by_stratum[start : start + count] for start, count in zip(starts, counts, strict=True)]
         )
         starts, left = starts + counts, left - counts
-    return taken
+    return {name: np.sort(some.numbers[rows]) for name, rows in taken.items()}, enough
 
 
-def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> None:
-    """Reorder `rows` (rows,) in place such that `cut` does not separate equal rows, if single rows can fill in."""
+def _keep_together(rows: Rows, cut: int, hashes: Hashes) -> bool:
+    """Reorder `rows` (rows,) in place such that `cut` does not separate equal rows; False where it does.
+
+    It does so where there are too few single rows to fill in.
+    """
     # The contents [a b b c d] cut at 2 would separate the two b: c takes their place, and [a c | b b d] remains.
-    if cut == 0 or cut == len(rows) or hashes[rows[cut - 1]] != hashes[rows[cut]]:
-        return
+    if cut == 0 or cut >= len(rows) or hashes[rows[cut - 1]] != hashes[rows[cut]]:
+        return True
     ordered = hashes[rows]
     equal = np.flatnonzero(ordered == ordered[cut])
     first, behind = int(equal[0]), int(equal[-1]) + 1
     _, at, counts = np.unique(ordered[behind:], return_index=True, return_counts=True)
     single = behind + np.sort(at[counts == 1])[: cut - first]
-    if len(single) == cut - first:
-        others = np.setdiff1d(np.arange(behind, len(rows)), single)
-        rows[first:] = rows[np.concatenate([single, equal, others])]
+    if len(single) < cut - first:
+        return False
+    others = np.setdiff1d(np.arange(behind, len(rows)), single)
+    rows[first:] = rows[np.concatenate([single, equal, others])]
+    return True
 
 
 def _apportion(sizes: Rows, left: Rows, fraction: float) -> Rows:
@@ -110,10 +158,12 @@ def _apportion(sizes: Rows, left: Rows, fraction: float) -> Rows:
     return counts
 
 
-def _take_groups(strata: Rows, groups: Rows, fractions: Mapping[str, float], seed: int) -> dict[str, Rows]:
-    """Walk the groups in random order; a split takes each that brings its strata closer to their shares.
+def draw_groups(strata: Strata, groups: Strata, fractions: Mapping[str, float], seed: int) -> dict[str, Rows]:
+    """Draw whole groups for each split in `fractions`: ascending row numbers (rows of the split,); train has the rest.
 
-    `strata` and `groups`: (rows,). Each split, train included, has at least one group.
+    The groups are walked in random order, and a split takes each that brings its strata closer to their shares, which
+    are approximate. `strata` and `groups`: (rows,). Each split, train included, has at least one group. Memory: about
+    30 bytes a row, and some hundred a group.
     """
     counts, members = _group_strata(strata, groups)
     waiting = shuffle_by_hash(np.arange(len(members), dtype=np.uint64), seed).tolist()
@@ -133,22 +183,12 @@ def _take_groups(strata: Rows, groups: Rows, fractions: Mapping[str, float], see
         if not chosen:
             chosen = {min(waiting, key=lambda group: int(counts[group][1].sum())): None}
         waiting = [group for group in waiting if group not in chosen]
-        taken[name] = np.concatenate([members[group] for group in chosen])
+        taken[name] = np.sort(np.concatenate([members[group] for group in chosen]))
     return taken
 
 
-def _group_strata(strata: Rows, groups: Rows) -> tuple[list[tuple[Rows, Rows]], list[Rows]]:
+def _group_strata(strata: Strata, groups: Strata) -> tuple[list[tuple[Strata, Rows]], list[Rows]]:
     """Return for each group its strata with their counts, (strata of it,) both, and its rows; arguments: (rows,)."""
     by_group = np.argsort(groups, kind="stable")
     members = np.split(by_group, np.cumsum(np.bincount(groups))[:-1])
     return [np.unique(strata[rows], return_counts=True) for rows in members], members
-
-
-def repeat_rows(rows: Rows, hashes: Hashes, weight: float, seed: int) -> Rows:
-    """Repeat `rows` (rows,) by the integer part of `weight`, and add a seeded sample of them for its fraction.
-
-    `hashes` are those of all rows of the table. 10 rows with weight 2.3 give 23.
-    """
-    whole, part = int(weight), weight - int(weight)
-    extra = shuffle_by_hash(hashes[rows], seed)[: round(part * len(rows))]
-    return np.concatenate([np.tile(rows, whole), rows[np.sort(extra)]])

@@ -6,16 +6,24 @@ of text (https://github.com/apache/arrow/issues/25822).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
+from hf_finetune.cache.keys import place_in_cache
 from hf_finetune.data.splitting.assignment import Rows
+from hf_finetune.row_prints import give_back, give_back_pages, iterate_pieces, map_numbers
+
+Columns = dict[str, npt.NDArray[Any]]
+Codes = npt.NDArray[np.int32]
 
 ROWS_AT_ONCE = 4_000
 BYTES_AT_ONCE = 2**24
@@ -41,8 +49,9 @@ def _select(pieces: Iterable[Any], numbers: Rows) -> Iterator[tuple[int, Any]]:
     for whole in pieces:
         stop = start + int(np.searchsorted(numbers[start:], first + len(whole)))
         if start < stop:
-            wanted = numbers[start:stop] - first
+            wanted = np.array(numbers[start:stop]) - first
             yield start, whole if len(wanted) == len(whole) else whole.take(pa.array(wanted))
+            give_back_pages(numbers)
         start, first = stop, first + len(whole)
         if start == len(numbers):
             return
@@ -53,13 +62,68 @@ def _iterate_stored(table: Dataset) -> Iterator[pa.RecordBatch]:
 
     Pages of a mapped file stay with the process for as long as the system has room: it would look as large as the file.
     """
-    own = table.data
-    if isinstance(own, MemoryMappedTable) and {name for name, _, _ in own.replays} <= _KEEP_ROWS:
-        with pa.OSFile(own.path) as file, pa.ipc.open_stream(file) as stored:
+    if (path := _find_file(table)) is not None:
+        with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stored:
             for batch in stored:
                 yield batch.select(table.column_names)
     else:
-        yield from own.table.to_batches()
+        yield from table.data.table.to_batches()
+
+
+def _find_file(table: Dataset) -> str | None:
+    """The file whose rows are those of a table, all of them."""
+    own = table.data
+    whole = isinstance(own, MemoryMappedTable) and {name for name, _, _ in own.replays} <= _KEEP_ROWS
+    return str(own.path) if whole else None
+
+
+def iterate_columns(table: Dataset, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
+    """Yield some columns of numbers, (rows,), a record batch at a time, with the row of the first."""
+    stored, give_back_table = map_table(table)
+    first = 0
+    for batch in stored:
+        yield first, {name: batch.column(name).to_numpy() for name in names}
+        first += len(batch)
+        give_back_table()
+
+
+def map_table(table: Dataset) -> tuple[Iterator[pa.RecordBatch], Callable[[], None]]:
+    """The record batches of a table, and what takes those pages out of memory which were read of them.
+
+    They are of a map of our own: the pages of the one that `datasets` has cannot be given back.
+    """
+    if (path := _find_file(table)) is None:
+        return iter(table.data.table.to_batches()), lambda: None
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return iter(pa.ipc.open_stream(pa.py_buffer(mapped))), partial(give_back, mapped)
+
+
+def gather_columns(table: Dataset, names: Sequence[str], numbers: Rows) -> Iterator[Columns]:
+    """Yield some columns of numbers of the rows `numbers`, (rows,), in their order, which may fall and rise again."""
+    for start, stop in _find_rising(numbers):
+        at = start
+        for first, columns in iterate_columns(table, names):
+            behind = first + len(columns[names[0]])
+            until = at + int(np.searchsorted(numbers[at:stop], behind))
+            if at < until:
+                wanted = np.array(numbers[at:until]) - first
+                yield {name: column[wanted] for name, column in columns.items()}
+                give_back_pages(numbers)
+            at = until
+            if at == stop:
+                break
+
+
+def _find_rising(numbers: Rows) -> Iterator[tuple[int, int]]:
+    """Cut numbers where one is not above the one before: of [1, 4, 2, 3, 3] these are (0, 2), (2, 4) and (4, 5)."""
+    begin, last = 0, -1
+    for start, piece in iterate_pieces(numbers):
+        for fall in np.flatnonzero(np.diff(piece, prepend=last) <= 0).tolist():
+            yield begin, start + fall
+            begin = start + fall
+        last = int(piece[-1])
+    yield begin, len(numbers)
 
 
 def read_values(table: Dataset, column: str, numbers: Rows) -> list[Any]:
@@ -67,14 +131,25 @@ def read_values(table: Dataset, column: str, numbers: Rows) -> list[Any]:
     return [value for _, some in _select(table.data.column(column).chunks, numbers) for value in some.to_pylist()]
 
 
-def encode_values(table: Dataset, column: str) -> tuple[Rows, list[Any]]:
-    """Encode a column by its values in the order of their first rows: codes (rows,), and the values."""
-    codes = np.empty(len(table), dtype=np.int64)
+def number_rows(rows: Dataset) -> Rows:
+    """Which rows of its table are those of a data set, (rows,): that of a selection has those left out, too."""
+    if rows._indices is None:
+        return np.arange(len(rows), dtype=np.int64)
+    return np.asarray(rows._indices.column(0).to_numpy()).view(np.int64)
+
+
+def encode_values(table: Dataset, column: str) -> tuple[Codes, list[Any]]:
+    """Encode a column by its values in the order of their first rows: codes (rows,), mapped, and the values."""
     known: dict[Any, int] = {}
-    first = 0
-    for chunk in table.data.column(column).chunks:
-        encoded = pc.dictionary_encode(chunk)
-        here = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
-        codes[first : first + len(chunk)] = np.array(here, dtype=np.int64)[encoded.indices.to_numpy()]
-        first += len(chunk)
+    codes = map_numbers(_encode(table, column, known), np.int32, place_in_cache("codes").parent)
     return codes, list(known)
+
+
+def _encode(table: Dataset, column: str, known: dict[Any, int]) -> Iterator[Codes]:
+    """Yield the codes of a column, a record batch at a time; values that are new are added to `known`."""
+    stored, give_back_table = map_table(table)
+    for batch in stored:
+        encoded = pc.dictionary_encode(batch.column(column))
+        here = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+        yield np.array(here, np.int32)[encoded.indices.to_numpy()]
+        give_back_table()

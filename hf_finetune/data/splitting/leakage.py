@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,18 +16,17 @@ from datasets import Dataset
 
 from hf_finetune.data.reading.arrow import FILE, GROUP, LINE, ROW_HASH, FileStats
 from hf_finetune.data.reading.sources import DataFile
-from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
+from hf_finetune.data.splitting.assignment import Hashes, Rows
 from hf_finetune.data.splitting.batches import read_values
+from hf_finetune.data.splitting.chosen_rows import Choice, Selection, iterate_hashes, read_hashes
 from hf_finetune.data.splitting.overlap import Overlap
+from hf_finetune.data.splitting.spill import find_repeats, hash_membership
 from hf_finetune.data.splitting.train_prints import compare_splits, read_user_key
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 
 logger = logging.getLogger(__name__)
 
 _MAX_DUPLICATES_SHOWN = 5
-
-Selection = dict[str, tuple[str, Rows]]
-"""For each split the role whose files it comes from, and its row numbers there: (rows,)."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,6 @@ class RowLocations:
 def get_row_hashes(table: Dataset) -> Hashes:
     """Return the content hash of each row: uint64 (rows,)."""
     return np.asarray(table.data.column(ROW_HASH).to_numpy())
-
-
-def hash_membership(hashes: Hashes) -> str:
-    """Hash the set of rows of a split, whatever their order; `hashes`: (rows,)."""
-    # Big-endian, so that the digest is the same on every machine.
-    ordered = np.sort(hashes)
-    if sys.byteorder == "little":
-        ordered.byteswap(inplace=True)
-    return hashlib.sha256(ordered.data).hexdigest()
 
 
 def check_files_differ(files: Mapping[str, Sequence[DataFile]]) -> None:
@@ -97,7 +85,11 @@ def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats])
 
 
 def _have_same_rows(one: Dataset, other: Dataset) -> bool:
-    return len(one) == len(other) and hash_membership(get_row_hashes(one)) == hash_membership(get_row_hashes(other))
+    return len(one) == len(other) and _hash_rows(one) == _hash_rows(other)
+
+
+def _hash_rows(table: Dataset) -> tuple[int, str]:
+    return hash_membership(hashes for _, hashes in read_hashes(table))
 
 
 def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -> None:
@@ -119,81 +111,87 @@ def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -
 
 
 def drop_train_duplicates(
-    tables: Mapping[str, Dataset], chosen: Selection, files: Mapping[str, Sequence[DataFile]]
-) -> tuple[Selection, dict[str, dict[str, int]]]:
-    """Compare each split with the training rows: returns the splits without duplicates, and their counts.
+    tables: Mapping[str, Dataset], choice: Choice, files: Mapping[str, Sequence[DataFile]]
+) -> Choice:
+    """Compare each split with the training rows: the splits without duplicates of them, and the counts of these.
 
     Duplicates of training rows are dropped from a split that was drawn from the same files. Raises `DataError` naming
     each one, by line, in a file of its own.
     """
-    train, found = _compute_overlaps(tables, chosen)
-    kept, facts, problems, total = dict(chosen), {}, [], 0
-    places = locate_rows(tables["train"], files["train"], train)
-    for name, overlap in found.items():
-        role, numbers = chosen[name]
+    kept, facts, problems, total = dict(choice.splits), dict[str, Any](), list[Problem](), 0
+    for name, overlap in _compute_overlaps(tables, choice).items():
+        role, numbers = choice.splits[name]
         copies = overlap.copy_of >= 0
         if role == "train":
             kept[name] = (role, numbers[~copies])
         else:
             total += int(copies.sum())
-            problems += _build_duplicate_problems(
-                name, overlap, locate_rows(tables[role], files[role], numbers), places
-            )
-        facts[name] = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_ngram[~copies].sum())}
-        if facts[name]["copies"]:
-            left_out = (name, facts[name]["copies"], len(numbers))
-            logger.warning("%s: %d of %d rows are copies of training rows and are left out", *left_out)
-        _log_shared_ngrams(name, len(numbers), facts[name]["shares_13_words"])
+            problems += _build_duplicate_problems(name, overlap, tables, choice, files)
+        counts = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_ngram[~copies].sum())}
+        facts[name] = {"counts": counts, "rows": len(numbers), "shared": counts["shares_13_words"]}
     if problems:
+        log_overlap(facts, tables, choice.splits, files)
         raise DataError(problems, total=total)
-    return kept, facts
+    return Choice(kept, choice.trained, {"overlap": facts})
 
 
-def count_train_duplicates(
-    tables: Mapping[str, Dataset], chosen: Selection, files: Mapping[str, Sequence[DataFile]]
-) -> dict[str, dict[str, int]]:
-    """Count the labelled rows of each split whose text a training row has too, and log the first.
+def count_train_duplicates(tables: Mapping[str, Dataset], choice: Choice) -> Choice:
+    """Count the labelled rows of each split whose text a training row has too, and find the first.
 
     They stay in the split, as short texts do repeat: scores on them say little.
     """
-    train, found = _compute_overlaps(tables, chosen)
-    places = locate_rows(tables["train"], files["train"], train)
     facts = {}
-    for name, overlap in found.items():
-        role, numbers = chosen[name]
+    for name, overlap in _compute_overlaps(tables, choice).items():
+        role, numbers = choice.splits[name]
         copies = np.flatnonzero(overlap.copy_of >= 0)
-        labels = _read_labels(tables[role], numbers[copies])
-        trained = _read_labels(tables["train"], train[overlap.copy_of[copies]])
+        copied = choice.trained[overlap.copy_of[copies]]
+        labels, trained = _read_labels(tables[role], numbers[copies]), _read_labels(tables["train"], copied)
         others = sum(label != other for label, other in zip(labels, trained, strict=True))
         shared = int((overlap.shares_ngram & (overlap.copy_of < 0)).sum())
-        facts[name] = {"copies": len(copies), "other_label": others, "shares_13_words": shared}
-        own = locate_rows(tables[role], files[role], numbers)
-        _log_duplicates(
-            name,
-            facts[name],
-            [(own.locate(row), places.locate(overlap.copy_of[row])) for row in copies[:_MAX_DUPLICATES_SHOWN]],
-        )
-        _log_shared_ngrams(name, len(numbers), shared)
-    return facts
+        first = np.stack([numbers[copies], copied], axis=1)[:_MAX_DUPLICATES_SHOWN].tolist()
+        counts = {"copies": len(copies), "other_label": others, "shares_13_words": shared}
+        facts[name] = {"counts": counts, "rows": len(numbers), "shared": shared, "first": first}
+    return Choice(choice.splits, choice.trained, {"overlap": facts})
 
 
-def log_repeated_rows(table: Dataset, numbers: Rows, files: Sequence[DataFile]) -> None:
-    """Log how many of the training rows `numbers` (rows,) are copies of an earlier one, and the first of them."""
-    rows = sort_distinct(numbers)  # weights repeat rows
-    ordered = get_row_hashes(table)[rows]
-    order = np.argsort(ordered, kind="stable")
-    ordered = ordered[order]
-    # Hashes [7, 5, 7, 7]: in the order [1, 0, 2, 3] they are [5, 7, 7, 7], so that rows 2 and 3 are copies of row 0.
-    copies = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
-    if not len(copies):
+def log_overlap(
+    facts: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, Dataset],
+    chosen: Selection,
+    files: Mapping[str, Sequence[DataFile]],
+) -> None:
+    """Log what the splits have in common with the training rows, as the two functions above found it."""
+    for name, found in facts.items():
+        counts, rows = found["counts"], found["rows"]
+        if counts["copies"] and "first" not in found:
+            left_out = (name, counts["copies"], rows)
+            logger.warning("%s: %d of %d rows are copies of training rows and are left out", *left_out)
+        elif counts["copies"]:
+            role = chosen[name][0]
+            places = [
+                (_locate_row(tables[role], files[role], row), _locate_row(tables["train"], files["train"], copied))
+                for row, copied in found["first"]
+            ]
+            _log_duplicates(name, counts, places)
+        if found["shared"]:
+            logger.info("%s: %d of %d rows share 13 words in a row with training rows", name, found["shared"], rows)
+
+
+def count_repeated_rows(table: Dataset, trained: Rows) -> dict[str, Any]:
+    """Count the rows `trained`, (rows,) and ascending, the copies of earlier ones, and the first of these."""
+    copies, first = find_repeats(iterate_hashes(table, trained), _MAX_DUPLICATES_SHOWN)
+    return {"rows": len(trained), "copies": copies, "first": first}
+
+
+def log_repeated_rows(repeated: Mapping[str, Any], table: Dataset, files: Sequence[DataFile]) -> None:
+    """Log what `count_repeated_rows` has found."""
+    if not repeated["copies"]:
         return
-    first_copies = copies[np.argsort(order[copies])[:_MAX_DUPLICATES_SHOWN]]
-    firsts = order[np.searchsorted(ordered, ordered[first_copies])]
-    places = locate_rows(table, files, rows)
-    shown = [(places.locate(row), places.locate(first)) for row, first in zip(order[first_copies], firsts, strict=True)]
+    shown = [(_locate_row(table, files, row), _locate_row(table, files, copied)) for row, copied in repeated["first"]]
     listed = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in shown)
-    more = " ..." if len(copies) > len(shown) else ""
-    logger.info("train: %s of %s rows are there already: %s%s", f"{len(copies):,}", f"{len(rows):,}", listed, more)
+    more = " ..." if repeated["copies"] > len(shown) else ""
+    counts = (f"{repeated['copies']:,}", f"{repeated['rows']:,}")
+    logger.info("train: %s of %s rows are there already: %s%s", *counts, listed, more)
 
 
 def _read_labels(table: Dataset, rows: Rows) -> list[Any]:
@@ -206,34 +204,35 @@ def _read_labels(table: Dataset, rows: Rows) -> list[Any]:
 def _log_duplicates(
     split: str, facts: Mapping[str, int], first: Sequence[tuple[tuple[str, int], tuple[str, int]]]
 ) -> None:
-    if facts["copies"]:
-        shown = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in first)
-        logger.warning(
-            "%s: %d rows have the text of a training row, %d of them with another label: %s%s",
-            *(split, facts["copies"], facts["other_label"], shown, " ..." if facts["copies"] > len(first) else ""),
-        )
+    shown = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in first)
+    logger.warning(
+        "%s: %d rows have the text of a training row, %d of them with another label: %s%s",
+        *(split, facts["copies"], facts["other_label"], shown, " ..." if facts["copies"] > len(first) else ""),
+    )
 
 
-def _compute_overlaps(tables: Mapping[str, Dataset], chosen: Selection) -> tuple[Rows, dict[str, Overlap]]:
-    """Return the training rows, each once (rows,), and the overlap of every other split with them."""
-    train = sort_distinct(chosen["train"][1])  # weights repeat rows
-    others = {name: (tables[role], numbers) for name, (role, numbers) in chosen.items() if name != "train"}
-    return train, compare_splits((tables["train"], train), others, read_user_key())
+def _compute_overlaps(tables: Mapping[str, Dataset], choice: Choice) -> dict[str, Overlap]:
+    """Return the overlap of every split but train with the training rows, each of these once."""
+    others = {name: (tables[role], numbers) for name, (role, numbers) in choice.splits.items() if name != "train"}
+    return compare_splits((tables["train"], choice.trained), others, read_user_key())
 
 
-def _build_duplicate_problems(split: str, overlap: Overlap, places: RowLocations, train: RowLocations) -> list[Problem]:
+def _build_duplicate_problems(
+    split: str,
+    overlap: Overlap,
+    tables: Mapping[str, Dataset],
+    choice: Choice,
+    files: Mapping[str, Sequence[DataFile]],
+) -> list[Problem]:
     problems = []
+    role, numbers = choice.splits[split]
     for row in np.flatnonzero(overlap.copy_of >= 0)[:MAX_PROBLEMS_SHOWN]:
-        path, line = places.locate(int(row))
-        first, first_line = train.locate(int(overlap.copy_of[row]))
+        path, line = _locate_row(tables[role], files[role], int(numbers[row]))
+        copied = int(choice.trained[overlap.copy_of[row]])
+        first, first_line = _locate_row(tables["train"], files["train"], copied)
         what = f"is also a training row ({first}:{first_line})"
         problems.append(Problem(what, "take it out of one of the files", path, line, key=f"data.{split}"))
     return problems
-
-
-def _log_shared_ngrams(split: str, rows: int, shared: int) -> None:
-    if shared:
-        logger.info("%s: %d of %d rows share 13 words in a row with training rows", split, shared, rows)
 
 
 def check_sizes(chosen: Selection) -> None:
@@ -245,6 +244,12 @@ def check_sizes(chosen: Selection) -> None:
             raise DataError(Problem(what, "take repeated rows out of the file", key=f"data.{name}_fraction"))
         if len(numbers) > train:
             logger.warning("%s has more rows than train: %d and %d; are they swapped?", name, len(numbers), train)
+
+
+def _locate_row(table: Dataset, files: Sequence[DataFile], number: int) -> tuple[str, int]:
+    """Return the path, as the user wrote it, and the line of row `number` of a table."""
+    file, line = (table.data.column(name)[number].as_py() for name in (FILE, LINE))
+    return files[file].shown, line
 
 
 def locate_rows(table: Dataset, files: Sequence[DataFile], numbers: Rows) -> RowLocations:

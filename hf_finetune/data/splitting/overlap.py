@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,18 @@ from datasets import Dataset
 from hf_finetune.data.reading.row_checks.conversations import SYSTEM_ROLES
 from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
+from hf_finetune.data.splitting.spill import PARTS, Spill, find_places
 
 NGRAM_SIZE = 13
 
 # Odd: the powers of an even number become 0 modulo 2**64.
 _WORD_BASE, _TURN_BASE, _EXTRA_FACTOR, _NGRAM_BASE = (np.uint64(0x9E3779B97F4A7C15 + 2 * step) for step in (0, 1, 2, 3))
 
-# The table of flags is made in 2**7 parts.
-_FLAG_BITS = 7
+# At least 8 flags of each part; at most 16 MiB: of 8 million n-grams one in 16 is let through, of more some more.
+_LEAST_FLAG_BITS, _MOST_FLAG_BITS = 11, 27
+
+OFFERS_SETTLED = 2**22
+"""N-grams of training rows that are written before they are looked up: 64 MiB."""
 
 Flags = npt.NDArray[np.bool_]
 
@@ -64,76 +67,100 @@ def find_overlap(
 
     A split is a table and its row numbers there (rows,), ascending and distinct; the tables hold conversations, prompts
     with completions, or labelled texts, in the intermediate form. `collect` is given the prints of the training rows as
-    `iterate_fingerprints` yields them. Memory grows with `others`, not with the training rows.
+    `iterate_fingerprints` yields them. Of each row of `others` 9 bytes are held, of training rows nothing.
     """
-    indexes = {name: _Index(*split, key) for name, split in others.items()}
+    sides = {name: _HeldOut(*split, key) for name, split in others.items()}
     for start, prints in iterate_fingerprints(*train, key):
         if collect is not None:
             collect(start, prints)
-        for index in indexes.values():
-            index.compare(start, prints)
-    return {name: index.build_overlap() for name, index in indexes.items()}
+        for side in sides.values():
+            side.compare(start, prints)
+    return {name: side.build_overlap() for name, side in sides.items()}
 
 
-class _Index:
-    """The rows and n-grams of one split, sorted: training rows are looked up in it. 12 bytes for each n-gram."""
+class _HeldOut:
+    """The rows and n-grams of one split, in which those of the training rows are looked up."""
 
     def __init__(self, table: Dataset, numbers: Rows, key: bytes) -> None:
-        self.split, self.key = (table, numbers), key
-        rows, runs = np.empty(len(numbers), np.uint64), [np.empty(0, np.uint64)]
+        rows, runs = Spill(), Spill()
         for start, prints in iterate_fingerprints(table, numbers, key):
-            rows[start : start + len(prints.rows)] = prints.rows
-            runs.append(sort_distinct(prints.runs))
-        self.order = np.argsort(rows, kind="stable")
-        self.rows = rows[self.order]
-        self.first_copy = np.full(len(rows), -1, dtype=np.int64)  # by position in `order`
-        self.runs = sort_distinct(np.concatenate(runs))
-        self.run_seen = np.zeros(len(self.runs), dtype=bool)
-        self.shift = np.uint64(64 - max(int(16 * len(self.runs)).bit_length(), _FLAG_BITS + 3))
-        self.flags = _set_flags(self.runs, self.shift)
+            rows.add(prints.rows, np.arange(start, start + len(prints.rows)))
+            runs.add(prints.runs, start + prints.run_rows)
+        self.rows, self.runs = _Join(rows), _Join(runs)
+        self.shares = np.zeros(len(numbers), np.bool_)
+        self.settled_at = OFFERS_SETTLED
 
     def compare(self, start: int, prints: Fingerprints) -> None:
-        """Mark the rows and n-grams that consecutive training rows, from number `start` on, have too."""
-        # Equal rows stand together in `rows`: a training row with left < right duplicates those between the two.
-        left = np.searchsorted(self.rows, prints.rows, "left")
-        right = np.searchsorted(self.rows, prints.rows, "right")
-        for number in np.flatnonzero(left < right):
-            # A view: writing to it fills `first_copy`. Rows that an earlier training row claimed stay with that one.
-            place = self.first_copy[left[number] : right[number]]
-            place[place < 0] = start + number
-        flag = prints.runs >> self.shift
-        runs = prints.runs[(self.flags[flag >> np.uint64(3)] >> (flag & np.uint64(7)).astype(np.uint8)) & 1 == 1]
-        runs.sort()  # neighbors are found near each other: eight times as fast in six million
-        at = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
-        self.run_seen[at[self.runs[at] == runs]] = True
+        """Take the prints of consecutive training rows, from number `start` on."""
+        self.rows.offer(prints.rows, np.arange(start, start + len(prints.rows)))
+        self.runs.offer(prints.runs)
+        if self.runs.offered.total >= self.settled_at:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Mark the rows that share an n-gram by now, and go on looking for those of the others alone.
+
+        What all rows say would be offered as often as there are training rows.
+        """
+        for places, _ in self.runs.match():
+            self.shares[places] = True
+        before, left = self.runs.held_out, Spill()
+        for part in range(PARTS):
+            for hashes, numbers in before.read(part):
+                open_ones = ~self.shares[numbers]
+                left.add(hashes[open_ones], numbers[open_ones])
+        if 2 * left.total > before.total:  # what is offered are other n-grams with the same flags
+            self.settled_at *= 2
+        self.runs = _Join(left)
 
     def build_overlap(self) -> Overlap:
-        """Return what was marked, in the order of the split's rows, whose n-grams are computed once more for it."""
-        copy_of, shares = np.empty_like(self.first_copy), np.zeros(len(self.rows), dtype=bool)
-        copy_of[self.order] = self.first_copy
-        seen = self.runs[self.run_seen]
-        for start, prints in iterate_fingerprints(*self.split, self.key) if len(seen) else ():
-            at = np.minimum(np.searchsorted(seen, prints.runs), len(seen) - 1)
-            shares[start + prints.run_rows[seen[at] == prints.runs]] = True
-        return Overlap(copy_of, shares)
+        """Return what both have in common, in the order of the split's rows."""
+        copy_of = np.full(len(self.shares), -1, np.int64)
+        for places, firsts in self.rows.match():
+            copy_of[places] = firsts
+        for places, _ in self.runs.match():
+            self.shares[places] = True
+        return Overlap(copy_of, self.shares)
 
 
-def _set_flags(runs: Hashes, shift: np.uint64) -> npt.NDArray[np.uint8]:
-    """Set the bits of the high bits of `runs`, (n-grams,) and sorted, in a table of `uint8`.
+class _Join:
+    """Hashes of one split on disk, and beside them those of training rows that may be among them.
 
-    Nearly all n-grams that are looked up are absent: this (a Bloom filter with one hash, at least 16 bits for each
-    n-gram) rules most of them out before the binary search.
+    Nearly all n-grams of training rows are not: flags (a Bloom filter with one hash) rule most of them out before they
+    are written.
     """
-    bits = runs >> shift
-    size = 2 ** (64 - int(shift))
-    part = size // 2**_FLAG_BITS  # so many flags at once: as whole bytes they take eight times the memory
-    ends = np.searchsorted(bits, np.arange(0, size + 1, part, dtype=np.uint64))
-    flags = np.empty(size // 8, np.uint8)
-    for number, (start, stop) in enumerate(pairwise(ends)):
-        some = np.zeros(part, np.bool_)
-        some[bits[start:stop] - np.uint64(number * part)] = True
-        flags[number * part // 8 : (number + 1) * part // 8] = np.packbits(some, bitorder="little")
-    return flags
+
+    def __init__(self, held_out: Spill) -> None:
+        self.held_out, self.offered = held_out, Spill()
+        bits = min(max((16 * held_out.total).bit_length(), _LEAST_FLAG_BITS), _MOST_FLAG_BITS)
+        self.shift = np.uint64(64 - bits)
+        self.flags = np.zeros(2**bits // 8, np.uint8)
+        size = 2**bits // PARTS  # the flags of a part stand together
+        for part in range(PARTS):
+            some = np.zeros(size, np.bool_)
+            for hashes, _ in held_out.read(part):
+                some[(hashes >> self.shift) - np.uint64(part * size)] = True
+            self.flags[part * size // 8 : (part + 1) * size // 8] = np.packbits(some, bitorder="little")
+
+    def offer(self, hashes: Hashes, numbers: Rows | None = None) -> None:
+        """Take hashes of training rows, (hashes,), and the numbers of these, ascending, where they are asked for."""
+        flag = hashes >> self.shift
+        chosen = np.flatnonzero((self.flags[flag >> np.uint64(3)] >> (flag & np.uint64(7)).astype(np.uint8)) & 1)
+        if not len(chosen):
+            return
+        if numbers is not None:
+            self.offered.add(hashes[chosen], numbers[chosen])
+        else:  # of words that all rows begin with each n-gram is written once for some thousand of them
+            distinct = sort_distinct(hashes[chosen])
+            self.offered.add(distinct, np.zeros(len(distinct), np.int64))
+
+    def match(self) -> Iterator[tuple[Rows, Rows]]:
+        """Yield the numbers of the split whose hashes were offered, and the first that each was offered with."""
+        for part in range(PARTS):
+            known = self.offered.read_distinct(part)
+            for hashes, numbers in self.held_out.read(part):
+                found, places = find_places(hashes, known.hashes)
+                yield numbers[found], known.firsts[places]
 
 
 def iterate_fingerprints(table: Dataset, numbers: Rows, key: bytes = b"") -> Iterator[tuple[int, Fingerprints]]:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
+from hf_finetune.data.splitting.assignment import Hashes, sort_distinct
+from hf_finetune.data.splitting.batches import number_rows
 from hf_finetune.data.splitting.overlap import iterate_fingerprints
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.splitting.train_prints import find_prints, read_user_key
@@ -39,9 +40,8 @@ def keep_row_prints(folder: Path, splits: Splits, *, resume: bool) -> None:
 
 def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
     """Hash the rows of a run under `key`."""
-    if splits.stream is None:
-        train = splits.rows["train"]
-        found = find_prints((train, sort_distinct(_number_rows(train))), key)  # weights repeat rows
+    if splits.trained is not None:
+        found = find_prints(splits.trained, key)
     else:  # whose parts are added when they are trained
         found = {"texts": np.empty(0, np.uint64), "ngrams": np.empty(0, np.uint64)}
     rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}
@@ -50,7 +50,7 @@ def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
 
 def find_seen_rows(rows: Dataset, prints: RowPrints) -> SeenRows:
     """Look for the rows of a data set among those that a run has trained."""
-    numbers = _number_rows(rows)
+    numbers = number_rows(rows)
     distinct = sort_distinct(numbers)
     copies, shares = np.zeros(len(distinct), np.bool_), np.zeros(len(distinct), np.bool_)
     for start, found in iterate_fingerprints(rows, distinct, prints.key):
@@ -59,13 +59,6 @@ def find_seen_rows(rows: Dataset, prints: RowPrints) -> SeenRows:
         shares[start + found.run_rows[_is_in(found.runs, prints.ngrams)]] = True
     place = np.searchsorted(distinct, numbers)
     return SeenRows(copies[place], shares[place])
-
-
-def _number_rows(rows: Dataset) -> Rows:
-    """Which rows of its table are those of a data set, (rows,): that of a selection has those left out, too."""
-    if rows._indices is None:
-        return np.arange(len(rows), dtype=np.int64)
-    return np.asarray(rows._indices.column(0).to_numpy().astype(np.int64))
 
 
 def _is_in(hashes: Hashes, known: Hashes) -> Flags:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,48 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.config.sections import DataSection, Run
-from hf_finetune.data.reading.arrow import GROUP, SOURCE, STRATUM, FileStats, ReadSettings, read_role
+from hf_finetune.data.reading.arrow import (
+    FILE,
+    LINE,
+    ROW_HASH,
+    FileStats,
+    ReadSettings,
+    read_role,
+)
 from hf_finetune.data.reading.format_detection import build_row_settings, choose_decoder
 from hf_finetune.data.reading.formats import Kind, get_features
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.sources import DataFile, resolve_sources
-from hf_finetune.data.splitting.assignment import Hashes, Rows, repeat_rows, sort_distinct, split_rows
-from hf_finetune.data.splitting.batches import encode_values
+from hf_finetune.data.splitting.assignment import Hashes, Rows
+from hf_finetune.data.splitting.chosen_rows import (
+    Choice,
+    ChosenRows,
+    load_choice,
+    select_rows,
+)
+from hf_finetune.data.splitting.division import assign_rows, number_groups
 from hf_finetune.data.splitting.leakage import (
     RowLocations,
-    Selection,
     check_files_differ,
     check_groups_disjoint,
     check_rows_differ,
     check_sizes,
+    count_repeated_rows,
     count_train_duplicates,
     drop_train_duplicates,
     get_row_hashes,
-    hash_membership,
     locate_rows,
+    log_overlap,
     log_repeated_rows,
 )
-from hf_finetune.data.splitting.train_prints import read_user_key
+from hf_finetune.data.splitting.spill import hash_membership
+from hf_finetune.data.splitting.train_prints import name_files, read_user_key
 from hf_finetune.data.streaming.plan import StreamPlan, plan_stream
 from hf_finetune.data.streaming.prints import hash_held_out
 from hf_finetune.data.streaming.shards import list_shards
 from hf_finetune.data.streaming.stream import RowStream
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.row_prints import iterate_pieces
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +88,8 @@ class Splits:
     """Keys of it that no row has."""
     stream: RowStream | None = None
     """With `data.stream` the training rows, which are in none of the others then."""
+    trained: tuple[Dataset, Rows] | None = None
+    """The table of the training rows, and the numbers of these there, (rows,): ascending, each once."""
 
     def locate(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the (first) line of a row of `split`."""
@@ -92,16 +110,14 @@ class Splits:
             **({"labels": dict(self.label_map)} if self.label_map else {}),
             **({"stream": self.stream.summarize()} if self.stream is not None else {}),
             "overlap": self.overlap,
-            "splits": {
-                name: {
-                    "rows": len(hashes),
-                    "distinct": len(sort_distinct(hashes)),
-                    # Of all rows together: by the hash of each one a text could be tried (`data.splitting.seen_rows`).
-                    "sha256": hash_membership(hashes),
-                }
-                for name, hashes in self.hashes.items()
-            },
+            "splits": {name: _summarize_rows(hashes) for name, hashes in self.hashes.items()},
         }
+
+
+def _summarize_rows(hashes: Hashes) -> dict[str, Any]:
+    distinct, digest = hash_membership(piece for _, piece in iterate_pieces(hashes))
+    # Of all rows together: by the hash of each one a text could be tried (`data.splitting.seen_rows`).
+    return {"rows": len(hashes), "distinct": distinct, "sha256": digest}
 
 
 def load_splits(
@@ -134,25 +150,74 @@ def load_splits(
     check_groups_disjoint(tables, data.group_by)
     if becomes == "document":
         _check_some_text(tables)
-    chosen = _assign_rows(tables, data, seed, files["train"], decoder.row_format.label)
-    overlap: dict[str, Any] = {}
+    made_from = {
+        "tables": {role: name_files(table) for role, table in tables.items()},
+        "seed": seed,
+        "becomes": becomes,
+        "label": decoder.row_format.label,
+        "weights": [file.weight for file in files["train"]],
+        **data.model_dump(include={"validation_fraction", "test_fraction", "stratify_by", "group_by"}),
+    }
+    chosen = load_choice(made_from, tables, partial(_choose_rows, tables, data, seed, files, decoder))
+    splits = replace(_build_splits(chosen, tables, files, decoder, facts), unused_keys=_list_unused(decoder, also_read))
+    if data.group_by is None:
+        return splits
+    groups = {name: number_groups(tables[role], rows) for name, (role, rows) in chosen.choice.splits.items()}
+    return replace(splits, groups=groups)
+
+
+def _choose_rows(
+    tables: Mapping[str, Dataset],
+    data: DataSection,
+    seed: int,
+    files: Mapping[str, Sequence[DataFile]],
+    decoder: RowDecoder,
+) -> Choice:
+    """Divide the rows, and look for copies of training rows among them, and between splits."""
+    choice = assign_rows(tables, data, seed, files["train"], decoder.row_format.label)
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
-        chosen, overlap = drop_train_duplicates(tables, chosen, files)
-    elif becomes == "labelled":
-        overlap = count_train_duplicates(tables, chosen, files)
-    check_sizes(chosen)
-    log_repeated_rows(tables["train"], chosen["train"][1], files["train"])
+        choice = drop_train_duplicates(tables, choice, files)
+    elif decoder.row_format.becomes == "labelled":
+        choice = count_train_duplicates(tables, choice)
+    repeated = count_repeated_rows(tables["train"], choice.trained)
+    return replace(choice, facts={"overlap": {}, **choice.facts, "repeated": repeated})
+
+
+def _build_splits(
+    chosen: ChosenRows,
+    tables: Mapping[str, Dataset],
+    files: Mapping[str, Sequence[DataFile]],
+    decoder: RowDecoder,
+    facts: tuple[FileStats, ...],
+) -> Splits:
+    """Say what was found while the rows were chosen, and put the splits together."""
+    splits, found, columns = chosen.choice.splits, chosen.choice.facts, chosen.columns
+    log_overlap(found["overlap"], tables, splits, files)
+    check_sizes(splits)
+    log_repeated_rows(found["repeated"], tables["train"], files["train"])
     # Hashes, places and the values of stratify_by and group_by are columns of the tables, but not of the splits.
     own = list(get_features(decoder.row_format.becomes, decoder.labels.run_kind))
-    rows = {name: _select_rows(tables[role], own, numbers) for name, (role, numbers) in chosen.items()}
-    hashes = {name: get_row_hashes(tables[role])[numbers] for name, (role, numbers) in chosen.items()}
-    places = {name: locate_rows(tables[role], files[role], numbers) for name, (role, numbers) in chosen.items()}
-    unused = _list_unused(decoder, also_read)
-    groups = {}
-    if data.group_by is not None:
-        groups = {name: number_groups(tables[role], numbers) for name, (role, numbers) in chosen.items()}
-    split = (rows, decoder.row_format.name, facts, unused, hashes, places, overlap, groups)
-    return Splits(*split, label_map=decoder.labels.names.names, unused_labels=decoder.labels.names.find_unused())
+    rows = {
+        name: select_rows(tables[role], own, numbers, [chosen.path.stem, name])
+        for name, (role, numbers) in splits.items()
+    }
+    shown = {role: tuple(each.shown for each in sources) for role, sources in files.items()}
+    places = {
+        name: RowLocations(shown[role], columns[f"{name}/{FILE}"], columns[f"{name}/{LINE}"])
+        for name, (role, _) in splits.items()
+    }
+    return Splits(
+        rows,
+        decoder.row_format.name,
+        facts,
+        (),
+        {name: columns[f"{name}/{ROW_HASH}"] for name in splits},
+        places,
+        {name: each["counts"] for name, each in found["overlap"].items()},
+        label_map=decoder.labels.names.names,
+        unused_labels=decoder.labels.names.find_unused(),
+        trained=(tables["train"], chosen.choice.trained),
+    )
 
 
 def _list_unused(decoder: RowDecoder, also_read: Sequence[str]) -> tuple[str, ...]:
@@ -251,109 +316,8 @@ def _log_left_out(file: FileStats) -> None:
     logger.warning("%s: %d of %d lines left out: %s%s", file.path, file.rejected, file.lines, listed, more)
 
 
-def _encode_column(table: Dataset, column: str) -> tuple[Rows, list[str]]:
-    """Encode a column as the rank of each row's value: codes (rows,) from 0, and the sorted values."""
-    # ["b", "a", "b"] -> [1, 0, 1], ["a", "b"]. Not Arrow's own codes, which follow the order of the rows.
-    codes, values = encode_values(table, column)
-    ranks = np.empty(len(values), dtype=np.int64)
-    ranks[np.argsort(np.array(values, dtype=object))] = np.arange(len(values))
-    return ranks[codes], sorted(values)
-
-
 def _check_some_text(tables: Mapping[str, Dataset]) -> None:
     for role, table in tables.items():
         chunks: Sequence[pa.Array] = table.data.column("text").chunks
         if not any(pc.any(pc.not_equal(pc.utf8_trim_whitespace(chunk), "")).as_py() for chunk in chunks):
             raise DataError(Problem("no row has any text", "fill the `text` fields", key=f"data.{role}"))
-
-
-def _assign_rows(
-    tables: Mapping[str, Dataset], data: DataSection, seed: int, files: Sequence[DataFile], label: str | None
-) -> Selection:
-    """Assign rows to splits: for each split the role whose files it comes from, and its row numbers there (rows,)."""
-    weights = list({file.source: file.weight for file in files}.values())
-    wanted = {"validation": data.validation_fraction, "test": data.test_fraction}
-    table, fractions = tables["train"], {name: share for name, share in wanted.items() if share is not None}
-    chosen = {role: (role, np.arange(len(each), dtype=np.int64)) for role, each in tables.items()}
-    if fractions:
-        strata = np.broadcast_to(np.int64(0), len(table))  # one for all, which takes no memory
-        if data.stratify_by is not None:
-            strata = _compute_strata(table, files, data.stratify_by, is_label=data.stratify_by == label)
-        groups = _compute_groups(table, data.group_by, len(fractions)) if data.group_by is not None else None
-        parts = split_rows(get_row_hashes(table), strata, groups, fractions, seed)
-        _check_no_part_empty(parts, fractions, len(table))
-        chosen |= {name: ("train", rows) for name, rows in parts.items()}
-    chosen["train"] = ("train", _apply_weights(chosen["train"][1], table, weights, seed))
-    return {name: chosen[name] for name in ("train", "validation", "test") if name in chosen}
-
-
-def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_label: bool) -> Rows:
-    """Return the stratum of each row, a number from 0 by its value of `key`: (rows,).
-
-    Labels of a single row, or sets of them, are pooled in one stratum: sets cannot all be frequent, and a rare label is
-    reported where labels are frozen. Raises DataError for values of another field that have a single row.
-    """
-    codes, values = _encode_column(table, STRATUM)
-    alone = np.bincount(codes) == 1
-    if is_label:
-        # The labels [a a b c], where b and c are alone, are the strata [0 0 1 1].
-        strata: Rows = np.where(alone, len(values), np.arange(len(values)))[codes]
-        return np.unique(strata, return_inverse=True)[1]
-    if alone.any():
-        rows = np.flatnonzero(alone[codes])
-        places = locate_rows(table, files, rows)
-        first = ", ".join("{}:{}".format(*places.locate(row)) for row in range(min(len(rows), _MAX_PLACES_SHOWN)))
-        first += ", ..." if len(rows) > _MAX_PLACES_SHOWN else ""
-        what = f"{len(rows):,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
-        remedy = "merge rare values, add rows, or stratify by another field"
-        raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by"))
-    return codes
-
-
-def _compute_groups(table: Dataset, key: str, fractions: int) -> Rows:
-    """Return the group of each row, a number from 0: (rows,). Raises DataError for fewer groups than splits."""
-    codes, values = _encode_column(table, GROUP)
-    if len(values) <= fractions:
-        what = f"`{key}` has {len(values)} groups, too few for {fractions + 1} splits"
-        raise DataError(Problem(what, "group by a field with more values", key="data.group_by"))
-    return codes
-
-
-def number_groups(table: Dataset, numbers: Rows) -> Rows:
-    """Number the groups of the rows `numbers`, (rows,), of a table from 0: (rows,)."""
-    codes, _ = _encode_column(table, GROUP)
-    return np.asarray(np.unique(codes[numbers], return_inverse=True)[1], dtype=np.int64)
-
-
-def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, float], rows: int) -> None:
-    problems = [
-        Problem(
-            f"{fractions[name]} of {rows:,} rows gives {name} no row",
-            "change the fraction, add rows, or cut text into smaller documents (data.format paragraphs or lines)",
-            key=f"data.{name}_fraction",
-        )
-        for name, numbers in parts.items()
-        if not len(numbers)
-    ]
-    if problems:
-        raise DataError(problems)
-
-
-def _apply_weights(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -> Rows:
-    """Repeat or thin out the training rows (rows,) by the weight of their source."""
-    if all(weight == 1.0 for weight in weights):
-        return rows
-    sources, hashes = table.data.column(SOURCE).to_numpy()[rows], get_row_hashes(table)
-    parts = [repeat_rows(rows[sources == number], hashes, weight, seed) for number, weight in enumerate(weights)]
-    empty = [number for number, part in enumerate(parts) if not len(part)]
-    if empty:
-        what = f"the weight {weights[empty[0]]} of source {empty[0] + 1} leaves it no row"
-        raise DataError(Problem(what, "raise the weight, or take the source out", key="data.train"))
-    return np.concatenate(parts)
-
-
-def _select_rows(table: Dataset, columns: list[str], numbers: Rows) -> Dataset:
-    """Select columns, and the rows of `numbers` (rows,) unless these are all in order: `select` slows reading down."""
-    plain = table.select_columns(columns)
-    whole = len(numbers) == len(table) and np.array_equal(numbers, np.arange(len(table)))
-    return plain if whole else plain.select(numbers)

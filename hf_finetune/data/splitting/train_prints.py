@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
+from hf_finetune.cache.entries import mark_used
+from hf_finetune.cache.holding import hold_entry
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.overlap import Fingerprints, Overlap, find_overlap, iterate_fingerprints
-from hf_finetune.row_prints import UNREADABLE, draw_key, map_arrays, write_arrays
+from hf_finetune.data.splitting.spill import Spill, iterate_distinct
+from hf_finetune.row_prints import UNREADABLE, draw_key, iterate_pieces, map_arrays, map_numbers, write_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +37,16 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class PrintCollector:
-    """Takes the fingerprints of training rows as they are computed: 8 bytes a row."""
+    """Takes the fingerprints of training rows as they are computed."""
 
-    def __init__(self, rows: int) -> None:
-        self._texts = np.empty(rows, np.uint64)
+    def __init__(self) -> None:
+        self._texts = Spill()
         self._ngrams = np.empty(0, np.uint64)
         self._waiting: list[Hashes] = []
 
     def add(self, start: int, prints: Fingerprints) -> None:
         """Take the prints of consecutive rows, of which the first is the row number `start`."""
-        self._texts[start : start + len(prints.rows)] = prints.rows
+        self._texts.add(prints.rows, np.arange(start, start + len(prints.rows)))
         full = len(self._ngrams) == MAX_NGRAMS
         self._waiting.append(prints.runs[prints.runs < self._ngrams[-1]] if full else prints.runs)
         if sum(map(len, self._waiting)) >= MAX_NGRAMS:
@@ -55,8 +59,8 @@ class PrintCollector:
     def build_arrays(self) -> Arrays:
         """The prints of the rows' texts, sorted and without repeats, and the smallest `MAX_NGRAMS` n-grams."""
         self._merge()
-        self._texts.sort()  # in its place: sorted already, it is copied only where it has repeats
-        return {"texts": sort_distinct(self._texts), "ngrams": self._ngrams}
+        texts = map_numbers(iterate_distinct(self._texts), np.uint64, place_in_cache("texts").parent)
+        return {"texts": texts, "ngrams": self._ngrams}
 
 
 def read_user_key() -> bytes:
@@ -68,7 +72,7 @@ def find_prints(train: Split, key: bytes) -> Arrays:
     """The prints of the training rows under `key`, `texts` and `ngrams`; from the cache where they are there."""
 
     def compute() -> Arrays:
-        collector = PrintCollector(len(train[1]))
+        collector = PrintCollector()
         for start, prints in iterate_fingerprints(*train, key):
             collector.add(start, prints)
         return collector.build_arrays()
@@ -80,7 +84,7 @@ def compare_splits(train: Split, others: Mapping[str, Split], key: bytes) -> dic
     """`find_overlap` of the other splits with the training rows, from the cache where it is there."""
 
     def compute() -> Arrays:
-        collector = PrintCollector(len(train[1]))
+        collector = PrintCollector()
         found = find_overlap(train, others, key, collector.add)
         _keep(_place_prints(train, key), collector.build_arrays())
         copies = {f"copy_of/{name}": overlap.copy_of for name, overlap in found.items()}
@@ -94,8 +98,15 @@ def compare_splits(train: Split, others: Mapping[str, Split], key: bytes) -> dic
 def _name_rows(split: Split) -> list[str]:
     """What tells the rows of a split from all others: the file of its table, whose name is a hash, and the numbers."""
     table, numbers = split
-    files = [Path(each["filename"]).name for each in table.cache_files] or [table._fingerprint]
-    return [*files, hashlib.sha256(numbers.astype("<i8", copy=False).data).hexdigest()]
+    digest = hashlib.sha256()
+    for _, piece in iterate_pieces(numbers):
+        digest.update(piece.astype("<i8", copy=False).data)
+    return [*name_files(table), digest.hexdigest()]
+
+
+def name_files(table: Dataset) -> list[str]:
+    """What tells a table from all others: the names of its files, which are hashes."""
+    return [Path(each["filename"]).name for each in table.cache_files] or [table._fingerprint]
 
 
 def _place_prints(train: Split, key: bytes) -> Path:
@@ -108,11 +119,29 @@ def _place(kind: str, made_from: Any, key: bytes) -> Path:
 
 def _load_or_compute(path: Path, compute: Callable[[], Arrays]) -> Arrays:
     try:
-        return map_arrays(path)
+        return _read(path)
     except UNREADABLE:
-        found = compute()
-        _keep(path, found)
-        return found
+        pass
+    try:
+        with hold_entry(path):
+            return _compute_unless_made(path, compute)
+    except OSError as problem:  # as on a full disk
+        logger.debug("%s is not kept: %s", path.name, problem)
+        return compute()
+
+
+def _compute_unless_made(path: Path, compute: Callable[[], Arrays]) -> Arrays:
+    with suppress(*UNREADABLE):  # another process may have made it meanwhile
+        return _read(path)
+    found = compute()
+    _keep(path, found)
+    return found
+
+
+def _read(path: Path) -> Arrays:
+    arrays = map_arrays(path)
+    mark_used(path)
+    return arrays
 
 
 def _keep(path: Path, arrays: Arrays) -> None:

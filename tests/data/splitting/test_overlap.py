@@ -12,6 +12,8 @@ import pytest
 from datasets import Dataset
 
 import hf_finetune.data.splitting.batches as batches_module
+import hf_finetune.data.splitting.overlap as overlap_module
+import hf_finetune.data.splitting.spill as spill_module
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.formats import get_features
 from hf_finetune.data.splitting.overlap import NGRAM_SIZE, find_overlap
@@ -66,9 +68,11 @@ def random_row(rng):
     }
 
 
-@pytest.mark.parametrize("rows_at_once", [3, 4_000])
-def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_once):
+@pytest.mark.parametrize(("rows_at_once", "held", "settled"), [(3, 5, 4), (3, 5, 2**22), (4_000, 2**18, 2**22)])
+def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_once, held, settled):
     monkeypatch.setattr(batches_module, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(spill_module, "HELD_AT_ONCE", held)
+    monkeypatch.setattr(overlap_module, "OFFERS_SETTLED", settled)
     rng = random.Random(1)
     copies = shared = 0
     for _ in range(40):

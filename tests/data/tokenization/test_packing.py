@@ -4,6 +4,7 @@ import time
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
@@ -103,6 +104,25 @@ def test_bins_of_many_batches_and_of_columns_in_chunks_are_the_same_rows():
     assert sorted(unpacked(packed, "input_ids")) == rows["input_ids"][:]
     assert share > 0.99
     again, _ = pack_bfd(rows, BLOCK)
+    assert again[:] == packed[:]
+
+
+@pytest.mark.parametrize("chosen", [None, [3, 40, 0, 41, 7, 20], range(10, 30)])
+def test_rows_of_a_file_in_many_pieces_are_packed_as_those_in_memory(tmp_path, chosen):
+    lengths = np.random.default_rng(1).integers(1, BLOCK + 1, 60).tolist()
+    rows = rows_of(lengths).add_column("row", list(range(100, 160)))
+    with pa.ipc.new_stream(tmp_path / "rows.arrow", rows.data.schema) as writer:
+        writer.write_table(rows.data.table, max_chunksize=7)
+    kept = Dataset.from_file(str(tmp_path / "rows.arrow"))
+    assert kept.data.column("labels").num_chunks == 9
+    if chosen is not None:
+        rows, kept = rows.select(chosen), kept.select(chosen)
+    packed, _ = pack_bfd(kept, BLOCK)
+    assert sorted(unpacked(packed, "input_ids")) == sorted(rows["input_ids"][:])
+    numbered = dict(zip([ids[0] for ids in rows["input_ids"]], rows["row"], strict=True))
+    firsts = [ids[0] for ids in unpacked(packed, "input_ids")]
+    assert [row for bin_ in packed for row in bin_["rows"]] == [numbered[first] for first in firsts]
+    again, _ = pack_bfd(Dataset.from_dict(rows[:]), BLOCK)
     assert again[:] == packed[:]
 
 
