@@ -13,6 +13,7 @@ TOKENS, VOCABULARY = 7, 50
 @pytest.fixture
 def few_at_once(monkeypatch):
     """Pieces of three tokens, and a last one of a single token."""
+    monkeypatch.setattr(token_loss, "FEW", 0)
     monkeypatch.setattr(token_loss, "AT_ONCE", 3 * VOCABULARY + 1)
 
 
