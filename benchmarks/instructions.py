@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,9 @@ def make_base(folder: Path, rows: Sequence[Conversation], *, hidden: int, layers
     return folder
 
 
-def run(command: Sequence[str | Path | float]) -> Cost:
-    """Run a command of this environment to its end; ends the benchmark where it fails."""
-    environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ, "HF_HUB_OFFLINE": "1"}
+def run(command: Sequence[str | Path | float], variables: Mapping[str, str] | None = None) -> Cost:
+    """Run a command of this environment, with these variables, to its end; ends the benchmark where it fails."""
+    environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ, "HF_HUB_OFFLINE": "1"} | dict(variables or {})
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with tempfile.NamedTemporaryFile(mode="r") as figures:
         measured = [str(part) for part in (sys.executable, "-c", MEASURE, figures.name, *command)]
@@ -119,16 +119,24 @@ def run(command: Sequence[str | Path | float]) -> Cost:
     return Cost(float(seconds), float(peak), done.stdout + done.stderr)
 
 
-def train_ours(recipe: str, folder: Path, base: Path, rows: Path, **train: object) -> tuple[Cost, dict[str, Any]]:
+def train_ours(
+    recipe: str,
+    folder: Path,
+    base: Path,
+    rows: Path,
+    *,
+    variables: Mapping[str, str] | None = None,
+    **train: object,
+) -> tuple[Cost, dict[str, Any]]:
     """Train with `recipes/{recipe}.py` on the rows, and return also its report. Names with a dot go into the run file
-    as they are, others into `train:`."""
+    as they are, others into `train:`; `variables` into the environment."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     run_file = folder.with_suffix(".yaml")
     run_file.write_text(f"recipe: {recipe}\noutput_dir: {folder}\nmodel: {{path: {base}}}\ndata: {{train: {rows}}}\n")
     settings = {name if "." in name else f"train.{name}": value for name, value in train.items()}
     overrides = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-    cost = run(["hf-finetune", "train", run_file, *overrides])
+    cost = run(["hf-finetune", "train", run_file, *overrides], variables)
     return cost, json.loads((folder / "report.json").read_text())
 
 

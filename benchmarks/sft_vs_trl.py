@@ -39,7 +39,7 @@ from hf_finetune.config.sections import ModelSection
 from hf_finetune.models.tokenizers import load_tokenizer
 
 SAME = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
-LEVERS: dict[str, dict[str, object]] = {
+LEVERS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "batches in random order": {"train_sampling_strategy": "random"},
     "packed": {"packing": True, "max_length": 256, "per_device_train_batch_size": 2},
@@ -50,6 +50,9 @@ LEVERS: dict[str, dict[str, object]] = {
     "activations recomputed": {"activation_checkpointing": True},
     "optimizer not fused": {"optim": "adamw_torch"},
     "optimizer Muon": {"optim": "muon"},
+    "one thread": {"variables": {"OMP_NUM_THREADS": "1"}},
+    # As often as GNU's OpenMP does where nothing is said: TRL's threads.
+    "threads that spin": {"variables": {"GOMP_SPINCOUNT": "300000"}},
 }
 
 
@@ -63,7 +66,7 @@ class Bench:
     bf16: bool
     trl_defaults: bool = False
 
-    def ours(self, **settings: object) -> tuple[Cost, dict[str, Any]]:
+    def ours(self, **settings: Any) -> tuple[Cost, dict[str, Any]]:
         # TRL evaluates nothing and asks nothing either.
         settings = {**SAME, "bf16": self.bf16, "data.validation_fraction": None, "eval.prompts": [], **settings}
         return train_ours("sft", self.folder / "ours", self.base, self.rows, **settings)

@@ -11,7 +11,7 @@ packing_check   whether a model keeps packed rows apart, tried on the model itse
 saving          save, reload, compare
 seen            rows and tokens of the batches that were computed, over processes and resumed runs
 facts           what a finished run did, for its report
-allocator       freed memory is kept: on a CPU that halves the time of a step
+allocator       freed memory is kept until the model is saved: on a CPU that halves the time of a step
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ PYTHONS_THRESHOLD = (700, 10, 10)
 def keep_freed_memory() -> bool:
     """Make glibc keep and reuse the memory of freed tensors, and return whether it accepted the settings.
 
-    The process then keeps its peak memory.
+    The process then keeps its peak memory, until `return_freed_memory`.
     """
     # By default glibc returns each step's activations to the system, and page faults bring them back in the next step:
     # a fifth of the time of a small model's step (benchmarks/throughput.py).
@@ -28,6 +28,12 @@ def keep_freed_memory() -> bool:
         libc.mallopt(M_TOP_PAD, 64 * MIB),
     )
     return all(accepted)
+
+
+def return_freed_memory() -> None:
+    """Give the memory of freed tensors back to the system; the next tensors take it anew, a page at a time."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def freeze_imported_objects() -> None:

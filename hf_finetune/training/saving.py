@@ -24,6 +24,7 @@ from hf_finetune.models.classification_head import find_classification_head, fol
 from hf_finetune.models.decision import Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
 from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
+from hf_finetune.training.allocator import return_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ def release_optimizer(trainer: Trainer) -> None:
     if optimizer is not None:
         optimizer.zero_grad(set_to_none=True)
         optimizer.state.clear()
+    return_freed_memory()  # else the activations' room stays with this process, beside the second model
 
 
 def save_decision(trainer: Trainer, decision: Decision | None) -> Decision | None:

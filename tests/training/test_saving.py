@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import copy
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -16,7 +19,8 @@ from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, saved_base
 from hf_finetune.errors import ModelError
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.verification import ReloadPlan, plan_reload
-from hf_finetune.training.saving import save_verified
+from hf_finetune.training.allocator import keep_freed_memory
+from hf_finetune.training.saving import release_optimizer, save_verified
 from hf_finetune.training.trainers.sft import SFTTrainer
 
 IDS = [[3 + (row * 7 + place) % 50 for place in range(16)] for row in range(8)]
@@ -133,7 +137,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from datasets import Dataset
 from hf_finetune.data.tokenization.documents import BlockCollator
 from hf_finetune.training.trainers.base import Trainer
-from hf_finetune.training.saving import save_verified
+from hf_finetune.training.allocator import keep_freed_memory
+from hf_finetune.training.saving import release_optimizer, save_verified
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -170,3 +175,18 @@ def test_without_room_for_a_second_model_the_cpu_compares(base):
     assert (crowded.device.type, crowded.tolerance) == ("cpu", 1e-3)
     halved = model.bfloat16()
     assert plan_reload(halved, 1e-5, halved.get_memory_footprint()).tolerance == 0.1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_the_room_of_training_is_given_back_before_a_second_model_is_loaded():
+    keep_freed_memory()
+    process = psutil.Process()
+    before, kept = process.memory_info().rss, [torch.ones(2**18) for _ in range(100)]  # 100 MiB
+    above = torch.ones(2**18)  # so that the heap cannot be cut at its end
+    del kept
+    trained = process.memory_info().rss
+    release_optimizer(SimpleNamespace(optimizer=None))
+    released = process.memory_info().rss
+    assert trained - before > 50 * 2**20  # what was free before is not counted
+    assert trained - released > 90 * 2**20
+    del above

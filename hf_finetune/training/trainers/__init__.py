@@ -3,6 +3,7 @@
 resumable.py       transformers' Trainer with our checkpoints, signals and exact resume
 base.py            the mixin that they share, and the Trainer of documents
 sft.py             TRL's SFTTrainer for tokenized conversations
+token_loss.py      the loss of each token, of logits that are held once
 classification.py  a Trainer for classifiers, and its loss
 samplers.py        the order in which rows are trained and evaluated
 parts.py           the parts of a stream, as epochs

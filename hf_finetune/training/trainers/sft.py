@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from trl.trainer.sft_trainer import SFTTrainer as TRLTrainer
 
 from hf_finetune.data.tokenization.collators import pop_row_index
 from hf_finetune.data.tokenization.text import IGNORE_INDEX
 from hf_finetune.training.trainers.base import TrainerMixin
+from hf_finetune.training.trainers.token_loss import token_losses
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         args: Any = self.args
         routed = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        scores, outputs = self._score(model, inputs, **routed)
+        scores, outputs = self._score(model, inputs, counts_correct=False, **routed)
         # Dynamic fine-tuning (https://huggingface.co/papers/2508.05629) weights the loss of a token by its probability.
         losses = scores.nll * (-scores.nll).exp().detach() if args.loss_type == "dft" else scores.nll
         count = scores.trained.sum() if num_items_in_batch is None else num_items_in_batch
@@ -155,10 +155,13 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
         sums = torch.stack([row.sum(dim=0) for row in values.split_with_sizes(sizes.tolist())])
         return loss, sums, sums.new_zeros(len(sums))
 
-    def _score(self, model: nn.Module, inputs: dict[str, Any], **options: Any) -> tuple[TokenScores, Any]:
+    def _score(
+        self, model: nn.Module, inputs: dict[str, Any], *, counts_correct: bool = True, **options: Any
+    ) -> tuple[TokenScores, Any]:
         """Score next-token predictions for `input_ids` and `labels`, (batch, seq) each; -100 is not trained.
 
-        Returns the model's outputs beside them, for which `options` are passed on.
+        Returns the model's outputs beside them, for which `options` are passed on. Without `counts_correct` none of
+        the predictions counts as correct: a step needs none, and a large vocabulary is slow to search.
         """
         model_inputs, _ = pop_row_index(inputs)
         labels = model_inputs["labels"]
@@ -174,8 +177,8 @@ class SFTTrainer(TrainerMixin, TRLTrainer):
             self._head_positions = None
         logits = outputs.logits[0]  # (trained tokens, vocab)
         targets = labels[:, 1:][trained]
-        nll = cross_entropy(logits.float(), targets, reduction="none")
-        correct = logits.argmax(dim=-1) == targets
+        nll = token_losses(logits, targets)
+        correct = logits.argmax(dim=-1) == targets if counts_correct else torch.zeros_like(targets, dtype=torch.bool)
         return TokenScores(_scatter(nll, trained), _scatter(correct, trained), trained), outputs
 
     def _can_fuse(self, model: nn.Module) -> bool:
