@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,7 +72,8 @@ def _is_whole(arrow: Path, needs: tuple[str, ...]) -> bool:
 
 
 def _write_dataset(arrow: Path, features: Features, batches: Batches) -> None:
-    with open_atomically(arrow, private=True) as file:
+    # Closed where it is written no further: what it holds, as processes, would stay as long as the error is kept.
+    with closing(batches), open_atomically(arrow, private=True) as file:
         sink = _HashingFile(file)
         with pa.ipc.new_stream(pa.PythonFile(sink, "w"), features.arrow_schema) as writer:
             while True:  # not `for`, which drops the value that a generator returns

@@ -6,6 +6,7 @@ rest from the start, in memory that is shared. Where the system forks none, or r
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -174,6 +175,8 @@ class WorkerPool(Generic[Item, Result]):
         self._idle: SimpleQueue[tuple[BaseProcess, Connection]] = SimpleQueue()
 
     def __enter__(self) -> Self:
+        # Where the end of a program comes before the end of the block: multiprocessing would wait for them there.
+        atexit.register(self.close)
         context = multiprocessing.get_context("fork")
         for _ in range(self.count):
             ours, theirs = context.Pipe()
@@ -193,6 +196,11 @@ class WorkerPool(Generic[Item, Result]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, whatever they do."""
+        atexit.unregister(self.close)
         for process, pipe in self._workers:
             process.kill()
             process.join()

@@ -10,15 +10,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext, suppress
 
 import psutil
 import pyarrow as pa
 import pytest
+from datasets import Features, Value
 
+from hf_finetune.cache.keys import place_in_cache
 from hf_finetune.chat.template import load_chat_template
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data import workers
-from hf_finetune.data.cache import place_in_cache
+from hf_finetune.data import cache, workers
 from hf_finetune.data.labels.freeze import freeze_labels
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.data.tokenization import batches
@@ -100,11 +102,11 @@ def make_rows(becomes):
             yield {"text": text, "label": ["x", "y"][number % 2]}
 
 
-def tokenize(becomes, path, num_proc, monkeypatch, cache):
+def tokenize(becomes, path, num_proc, monkeypatch, folder):
     """The tokens of rows, and their counts, made anew."""
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
     template = "chatml" if becomes == "conversation" else None
     data = DataSection(train=str(path), validation_fraction=0.5, num_proc=num_proc, chat_template=template)
     if becomes == "conversation":
@@ -124,8 +126,7 @@ def test_tokens_and_counts_are_the_same_for_any_number_of_processes(becomes, tmp
     path.write_text("".join(json.dumps(row) + "\n" for row in make_rows(becomes)))
     known = []
     for number in (1, 2, 3):
-        cache = tmp_path / str(number)
-        rows, facts = tokenize(becomes, path, number, monkeypatch, cache)
+        rows, facts = tokenize(becomes, path, number, monkeypatch, tmp_path / str(number))
         files = {each.name: each.read_bytes() for each in place_in_cache(".").glob("*.arrow")}
         known.append((files, facts, {name: table.to_dict() for name, table in rows.items()}))
     assert known[0] == known[1] == known[2]
@@ -227,30 +228,58 @@ import sys, time
 sys.path[:0] = {paths!r}
 from test_workers import Work, cut, map_rows
 def slowly(number):
-    time.sleep(0.1)
+    time.sleep({work})
     return number
 for result in map_rows(Work(slowly), cut([*range(4_000)]), 2):
     print(*result, flush=True)
+    time.sleep({use})
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_processes_end_with_the_one_that_started_them(number):
+@pytest.mark.parametrize(("work", "use"), [(0.2, 0), (0, 0.2)])
+def test_processes_end_with_the_one_that_started_them(number, work, use):
     paths = [*sys.path, os.path.dirname(__file__)]
     run = subprocess.Popen(
-        [sys.executable, "-c", RUN.format(paths=paths)],
+        [sys.executable, "-c", RUN.format(paths=paths, work=work, use=use)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    assert run.stdout.readline()
-    children = psutil.Process(run.pid).children()
-    assert len(children) == 2
-    # Ctrl-C, and what a scheduler sends, reach them all.
-    (os.kill if number == signal.SIGKILL else os.killpg)(run.pid, number)
-    run.communicate(timeout=20)
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert not alive
+    try:
+        assert run.stdout.readline()
+        children = psutil.Process(run.pid).children()
+        assert len(children) == 2
+        time.sleep(0.1)
+        # Ctrl-C, and what a scheduler sends, reach them all.
+        (os.kill if number == signal.SIGKILL else os.killpg)(run.pid, number)
+        run.communicate(timeout=20)
+        assert not psutil.wait_procs(children, timeout=5)[1]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+
+
+def test_an_entry_that_cannot_be_written_leaves_no_process(monkeypatch):
+    monkeypatch.setattr(cache, "write_sidecar", lambda *_: None)
+    schema = Features({"number": Value("int64")})
+
+    def build():
+        for result in map_rows(Work(), cut([*range(400)]), 2):
+            yield pa.record_batch({"number": result}, schema.arrow_schema)
+
+    class Full:
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(cache, "open_atomically", lambda *_, **__: nullcontext(Full()))
+    with pytest.raises(OSError, match="No space") as kept:  # its frames are kept as well
+        cache.build_cached_dataset("rows", "full", schema, build)
+    assert not multiprocessing.active_children(), kept
 
 
 def test_of_large_batches_one_at_a_time_is_worked_on(monkeypatch, tmp_path):

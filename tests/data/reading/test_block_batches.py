@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hf_finetune.cache.keys import place_in_cache
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data import workers
-from hf_finetune.data.cache import place_in_cache
 from hf_finetune.data.reading import block_batches, lines
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
