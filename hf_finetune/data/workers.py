@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 FEWEST_BATCHES = 4
 """Of rows, for which processes are started: fewer are done before they would be."""
+FEWEST_PRINTED = 16
+"""The same of record batches of some thousand rows, which are only hashed."""
 MOST_PROCESSES = 64
 """More wait for this one, which takes their results in turn."""
 LARGE = 8 * 2**20
@@ -142,6 +144,24 @@ def _map_elsewhere(work: RowWork[Result], batches: Iterator[Batch], processes: i
             raise
         for counted in pool.collect():
             work.merge(counted)
+
+
+def map_batches(
+    do: Callable[[pa.RecordBatch], Result], batches: Iterable[tuple[int, pa.RecordBatch]], processes: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield what `do` makes of each record batch, with its number, in order; raises what it raises."""
+    source = iter(batches)
+    first = list(islice(source, FEWEST_PRINTED))
+    if processes == 1 or len(first) < FEWEST_PRINTED:
+        for number, batch in chain(first, source):
+            yield number, do(batch)
+        return
+
+    def unpack(item: tuple[int, bytes]) -> tuple[int, Result]:
+        return item[0], do(pa.ipc.open_stream(item[1]).read_next_batch())
+
+    with WorkerPool(unpack, processes) as pool:
+        yield from pool.map((number, _pack(batch)) for number, batch in chain(first, source))
 
 
 def map_ahead(do: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Iterator[Result]:
@@ -284,11 +304,11 @@ def _catch(do: Callable[[Any], Any], item: Any) -> Any:
         return _Raised(error)
 
 
-def _pack(table: pa.Table) -> bytes:
+def _pack(table: pa.Table | pa.RecordBatch) -> bytes:
     # Not by pickle, which sends the whole file of which the table is a part.
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+        writer.write(table)
     return bytes(sink.getvalue())
 
 

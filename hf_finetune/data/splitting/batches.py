@@ -36,7 +36,7 @@ def iterate_batches(table: Dataset, numbers: Rows) -> Iterator[tuple[int, pa.Rec
 
     Memory is that of one record batch, as the cache has them of some megabytes, or of one row.
     """
-    for start, batch in _select(_iterate_stored(table), numbers):
+    for start, batch in _select(iterate_stored(table), numbers):
         # About so many bytes: of a batch of some megabytes any part will do.
         step = max(1, min(ROWS_AT_ONCE, len(batch) * BYTES_AT_ONCE // max(1, batch.nbytes)))
         for offset in range(0, len(batch), step):
@@ -57,7 +57,7 @@ def _select(pieces: Iterable[Any], numbers: Rows) -> Iterator[tuple[int, Any]]:
             return
 
 
-def _iterate_stored(table: Dataset) -> Iterator[pa.RecordBatch]:
+def iterate_stored(table: Dataset) -> Iterator[pa.RecordBatch]:
     """Yield the record batches of a table; those of a whole file are read from it, and not mapped.
 
     Pages of a mapped file stay with the process for as long as the system has room: it would look as large as the file.

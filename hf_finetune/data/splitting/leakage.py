@@ -111,7 +111,10 @@ def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -
 
 
 def drop_train_duplicates(
-    tables: Mapping[str, Dataset], choice: Choice, files: Mapping[str, Sequence[DataFile]]
+    tables: Mapping[str, Dataset],
+    choice: Choice,
+    files: Mapping[str, Sequence[DataFile]],
+    num_proc: int | None = 1,
 ) -> Choice:
     """Compare each split with the training rows: the splits without duplicates of them, and the counts of these.
 
@@ -119,7 +122,7 @@ def drop_train_duplicates(
     each one, by line, in a file of its own.
     """
     kept, facts, problems, total = dict(choice.splits), dict[str, Any](), list[Problem](), 0
-    for name, overlap in _compute_overlaps(tables, choice).items():
+    for name, overlap in _compute_overlaps(tables, choice, num_proc).items():
         role, numbers = choice.splits[name]
         copies = overlap.copy_of >= 0
         if role == "train":
@@ -135,13 +138,13 @@ def drop_train_duplicates(
     return Choice(kept, choice.trained, {"overlap": facts})
 
 
-def count_train_duplicates(tables: Mapping[str, Dataset], choice: Choice) -> Choice:
+def count_train_duplicates(tables: Mapping[str, Dataset], choice: Choice, num_proc: int | None = 1) -> Choice:
     """Count the labelled rows of each split whose text a training row has too, and find the first.
 
     They stay in the split, as short texts do repeat: scores on them say little.
     """
     facts = {}
-    for name, overlap in _compute_overlaps(tables, choice).items():
+    for name, overlap in _compute_overlaps(tables, choice, num_proc).items():
         role, numbers = choice.splits[name]
         copies = np.flatnonzero(overlap.copy_of >= 0)
         copied = choice.trained[overlap.copy_of[copies]]
@@ -211,10 +214,10 @@ def _log_duplicates(
     )
 
 
-def _compute_overlaps(tables: Mapping[str, Dataset], choice: Choice) -> dict[str, Overlap]:
+def _compute_overlaps(tables: Mapping[str, Dataset], choice: Choice, num_proc: int | None) -> dict[str, Overlap]:
     """Return the overlap of every split but train with the training rows, each of these once."""
     others = {name: (tables[role], numbers) for name, (role, numbers) in choice.splits.items() if name != "train"}
-    return compare_splits((tables["train"], choice.trained), others, read_user_key())
+    return compare_splits((tables["train"], choice.trained), others, read_user_key(), num_proc)
 
 
 def _build_duplicate_problems(

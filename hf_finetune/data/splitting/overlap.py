@@ -23,6 +23,8 @@ from hf_finetune.data.reading.row_checks.conversations import SYSTEM_ROLES
 from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.data.splitting.spill import PARTS, Spill, find_places
+from hf_finetune.data.workers import count_processes, map_batches
+from hf_finetune.environment.progress_lines import show_progress
 
 NGRAM_SIZE = 13
 
@@ -62,6 +64,7 @@ def find_overlap(
     others: Mapping[str, tuple[Dataset, Rows]],
     key: bytes = b"",
     collect: Callable[[int, Fingerprints], None] | None = None,
+    num_proc: int | None = 1,
 ) -> dict[str, Overlap]:
     """Compare the rows of each split in `others` with the training rows.
 
@@ -70,7 +73,7 @@ def find_overlap(
     `iterate_fingerprints` yields them. Of each row of `others` 9 bytes are held, of training rows nothing.
     """
     sides = {name: _HeldOut(*split, key) for name, split in others.items()}
-    for start, prints in iterate_fingerprints(*train, key):
+    for start, prints in iterate_fingerprints(*train, key, num_proc):
         if collect is not None:
             collect(start, prints)
         for side in sides.values():
@@ -163,14 +166,23 @@ class _Join:
                 yield numbers[found], known.firsts[places]
 
 
-def iterate_fingerprints(table: Dataset, numbers: Rows, key: bytes = b"") -> Iterator[tuple[int, Fingerprints]]:
+def iterate_fingerprints(
+    table: Dataset, numbers: Rows, key: bytes = b"", num_proc: int | None = 1
+) -> Iterator[tuple[int, Fingerprints]]:
     """Yield the hashes of a split's rows, some thousand at a time, with the place of the first of them in `numbers`.
 
     `numbers`, (rows,), are ascending and distinct. A table is of conversations, prompts with completions, labelled
     texts or documents. With `key`, of up to 64 bytes, the hashes of words are keyed, and all others follow from them.
+    `num_proc`: see `count_processes`.
     """
-    for start, rows in iterate_batches(table, numbers):
-        yield start, _compute_fingerprints(*_flatten_messages(rows), key)
+
+    def compute(rows: pa.RecordBatch) -> Fingerprints:
+        return _compute_fingerprints(*_flatten_messages(rows), key)
+
+    with show_progress("rows compared", len(numbers)) as show:
+        for start, prints in map_batches(compute, iterate_batches(table, numbers), count_processes(num_proc)):
+            yield start, prints
+            show(start + len(prints.rows))
 
 
 def _flatten_messages(rows: pa.RecordBatch) -> tuple[Rows, list[str], Any, Any]:

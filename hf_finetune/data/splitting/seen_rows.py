@@ -41,7 +41,7 @@ def keep_row_prints(folder: Path, splits: Splits, *, resume: bool) -> None:
 def make_row_prints(splits: Splits, key: bytes) -> RowPrints:
     """Hash the rows of a run under `key`."""
     if splits.trained is not None:
-        found = find_prints(splits.trained, key)
+        found = find_prints(splits.trained, key, splits.num_proc)
     else:  # whose parts are added when they are trained
         found = {"texts": np.empty(0, np.uint64), "ngrams": np.empty(0, np.uint64)}
     rows = {name: key_hashes(hashes, key) for name, hashes in splits.hashes.items() if name != "train"}

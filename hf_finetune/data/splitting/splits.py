@@ -90,6 +90,8 @@ class Splits:
     """With `data.stream` the training rows, which are in none of the others then."""
     trained: tuple[Dataset, Rows] | None = None
     """The table of the training rows, and the numbers of these there, (rows,): ascending, each once."""
+    num_proc: int | None = 1
+    """`data.num_proc`."""
 
     def locate(self, split: str, row: int) -> tuple[str, int]:
         """Return the path, as the user wrote it, and the (first) line of a row of `split`."""
@@ -159,7 +161,8 @@ def load_splits(
         **data.model_dump(include={"validation_fraction", "test_fraction", "stratify_by", "group_by"}),
     }
     chosen = load_choice(made_from, tables, partial(_choose_rows, tables, data, seed, files, decoder))
-    splits = replace(_build_splits(chosen, tables, files, decoder, facts), unused_keys=_list_unused(decoder, also_read))
+    splits = _build_splits(chosen, tables, files, decoder, facts)
+    splits = replace(splits, unused_keys=_list_unused(decoder, also_read), num_proc=data.num_proc)
     if data.group_by is None:
         return splits
     groups = {name: number_groups(tables[role], rows) for name, (role, rows) in chosen.choice.splits.items()}
@@ -176,9 +179,9 @@ def _choose_rows(
     """Divide the rows, and look for copies of training rows among them, and between splits."""
     choice = assign_rows(tables, data, seed, files["train"], decoder.row_format.label)
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
-        choice = drop_train_duplicates(tables, choice, files)
+        choice = drop_train_duplicates(tables, choice, files, data.num_proc)
     elif decoder.row_format.becomes == "labelled":
-        choice = count_train_duplicates(tables, choice)
+        choice = count_train_duplicates(tables, choice, data.num_proc)
     repeated = count_repeated_rows(tables["train"], choice.trained)
     return replace(choice, facts={"overlap": {}, **choice.facts, "repeated": repeated})
 

@@ -68,24 +68,26 @@ def read_user_key() -> bytes:
     return draw_key(place_in_cache("row_prints.key"))
 
 
-def find_prints(train: Split, key: bytes) -> Arrays:
+def find_prints(train: Split, key: bytes, num_proc: int | None = 1) -> Arrays:
     """The prints of the training rows under `key`, `texts` and `ngrams`; from the cache where they are there."""
 
     def compute() -> Arrays:
         collector = PrintCollector()
-        for start, prints in iterate_fingerprints(*train, key):
+        for start, prints in iterate_fingerprints(*train, key, num_proc):
             collector.add(start, prints)
         return collector.build_arrays()
 
     return _load_or_compute(_place_prints(train, key), compute)
 
 
-def compare_splits(train: Split, others: Mapping[str, Split], key: bytes) -> dict[str, Overlap]:
+def compare_splits(
+    train: Split, others: Mapping[str, Split], key: bytes, num_proc: int | None = 1
+) -> dict[str, Overlap]:
     """`find_overlap` of the other splits with the training rows, from the cache where it is there."""
 
     def compute() -> Arrays:
         collector = PrintCollector()
-        found = find_overlap(train, others, key, collector.add)
+        found = find_overlap(train, others, key, collector.add, num_proc)
         _keep(_place_prints(train, key), collector.build_arrays())
         copies = {f"copy_of/{name}": overlap.copy_of for name, overlap in found.items()}
         return copies | {f"shares_ngram/{name}": overlap.shares_ngram for name, overlap in found.items()}

@@ -10,6 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_finetune.data.splitting.batches import iterate_batches as select_batches
+from hf_finetune.data.splitting.batches import iterate_stored, number_rows
+
 BATCH_BYTES = 2**20
 """Of text that a tokenizer is given at once, or one row: it takes up to a hundred bytes of memory for each of them."""
 ROWS_PER_BATCH = 1_000
@@ -23,9 +26,7 @@ def iterate_batches(rows: Dataset, columns: list[str]) -> Iterator[tuple[int, pa
     Rows that stand in the file as they are here are not copied.
     """
     first, waiting, size = 0, list[pa.Table](), 0
-    # 1,000 rows of a file are a view of it; of a selection they are a copy, of 1 GB where each has 1 MB.
-    at_once = ROWS_PER_BATCH if rows._indices is None else min(ROWS_GATHERED, ROWS_PER_BATCH)
-    for table in rows.select_columns(columns).with_format("arrow").iter(at_once):
+    for table in _iterate_tables(rows.select_columns(columns)):
         sizes = np.sum([_count_bytes(table.column(name)) for name in columns], axis=0)
         for start, stop in _cut(sizes):
             some, more = table.slice(start, stop - start), int(sizes[start:stop].sum())
@@ -37,6 +38,20 @@ def iterate_batches(rows: Dataset, columns: list[str]) -> Iterator[tuple[int, pa
             size += more
     if waiting:
         yield first, pa.concat_tables(waiting)
+
+
+def _iterate_tables(rows: Dataset) -> Iterator[pa.Table]:
+    """Yield the rows in tables of at most `ROWS_PER_BATCH`."""
+    numbers = None if rows._indices is None else number_rows(rows)
+    if numbers is None or bool((numbers[1:] > numbers[:-1]).all()):
+        # Not through `datasets`: of the file that it maps, all that was read would stay with the process.
+        stored = iterate_stored(rows) if numbers is None else (batch for _, batch in select_batches(rows, numbers))
+        for batch in stored:
+            for start in range(0, len(batch), ROWS_PER_BATCH):
+                yield pa.Table.from_batches([batch.slice(start, ROWS_PER_BATCH)])
+        return
+    # Rows that come several times, or in another order: 1,000 copies would be 1 GB where each has 1 MB.
+    yield from rows.with_format("arrow").iter(min(ROWS_GATHERED, ROWS_PER_BATCH))
 
 
 def _cut(sizes: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:

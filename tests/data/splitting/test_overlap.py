@@ -15,6 +15,7 @@ import hf_finetune.data.splitting.batches as batches_module
 import hf_finetune.data.splitting.overlap as overlap_module
 import hf_finetune.data.splitting.spill as spill_module
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data import workers
 from hf_finetune.data.reading.formats import get_features
 from hf_finetune.data.splitting.overlap import NGRAM_SIZE, find_overlap
 from hf_finetune.data.splitting.splits import load_splits
@@ -68,8 +69,13 @@ def random_row(rng):
     }
 
 
-@pytest.mark.parametrize(("rows_at_once", "held", "settled"), [(3, 5, 4), (3, 5, 2**22), (4_000, 2**18, 2**22)])
-def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_once, held, settled):
+@pytest.mark.parametrize(
+    ("rows_at_once", "held", "settled", "processes"),
+    [(3, 5, 4, 1), (3, 5, 2**22, 1), (4_000, 2**18, 2**22, 1), (3, 5, 4, 2)],
+)
+def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_once, held, settled, processes):
+    monkeypatch.setattr(workers, "FEWEST_PRINTED", 2)
+    monkeypatch.setattr(workers, "count_cores", lambda: processes)
     monkeypatch.setattr(batches_module, "ROWS_AT_ONCE", rows_at_once)
     monkeypatch.setattr(spill_module, "HELD_AT_ONCE", held)
     monkeypatch.setattr(overlap_module, "OFFERS_SETTLED", settled)
@@ -80,7 +86,8 @@ def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_
         other = [rng.choice([random_row(rng), *train[-3:]]) for _ in range(rng.randint(1, 12))]
         tables = [Dataset.from_list(rows, features=get_features("conversation")) for rows in (train, other)]
         chosen = [np.sort(rng.sample(range(len(rows)), rng.randint(1, len(rows)))) for rows in (train, other)]
-        found = find_overlap((tables[0], chosen[0]), {"test": (tables[1], chosen[1])})["test"]
+        others = {"test": (tables[1], chosen[1])}
+        found = find_overlap((tables[0], chosen[0]), others, num_proc=processes)["test"]
         keys = [plain_key(train[number]) for number in chosen[0]]
         runs = set().union(*(plain_runs(train[number]) for number in chosen[0]))
         expected = [plain_key(other[number]) for number in chosen[1]]

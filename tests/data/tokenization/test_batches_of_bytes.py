@@ -18,10 +18,13 @@ def _small(monkeypatch):
     monkeypatch.setattr(batches, "ROWS_PER_BATCH", 3)
 
 
-@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("selected", [None, "falling", "rising"])
 def test_a_batch_has_so_many_bytes_and_rows_at_most(selected):
-    rows = Dataset.from_dict({"text": [*TEXTS[::-1], "other"] if selected else TEXTS})
-    rows = rows.select(np.arange(len(TEXTS) - 1, -1, -1)) if selected else rows
+    texts = {None: TEXTS, "falling": ["other", *TEXTS[::-1]], "rising": [each for text in TEXTS for each in ("", text)]}
+    rows = Dataset.from_dict({"text": texts[selected]})
+    if selected is not None:
+        size = len(TEXTS)
+        rows = rows.select(np.arange(size, 0, -1) if selected == "falling" else np.arange(1, 2 * size, 2))
     found = [(first, table.column("text").to_pylist()) for first, table in iterate_batches(rows, ["text"])]
     assert [text for _, texts in found for text in texts] == TEXTS
     assert [first for first, _ in found] == np.cumsum([0, *(len(texts) for _, texts in found)])[:-1].tolist()
