@@ -1,11 +1,11 @@
-"""Rows per second and peak memory of what a run does with its files before tokenizing, at any number of rows.
+"""Rows per second and peak memory of what a run does with its files before training, at any number of rows.
 
-    python benchmarks/data_scale.py --rows 100000 1000000
+    python benchmarks/data_scale.py --rows 100000 1000000 --tokens
 
 Conversations of about 500 bytes are drawn from a pool of 100,000 by a seeded shuffle and written as JSONL into a
 temporary folder, 2 % of them become the validation split. Each size is read twice by a new process: cold, and warm from
-the cache that the first one filled. Memory is that of all processes together: as the system counts it (RSS, with the
-pages of mapped files, which it can take back) and without these.
+the cache that the first one filled; with `--tokens` they are tokenized and packed as well. Memory is that of all
+processes together, each page counted once (PSS, with the pages of mapped files, which the system can take back).
 """
 
 from __future__ import annotations
@@ -66,30 +66,42 @@ def write_rows(path: Path, rows: int) -> None:
 
 
 class Sampler(threading.Thread):
-    """The peak memory of this process and those below it, in bytes, every 20 ms."""
+    """The peak memory of this process and those below it, in bytes, five times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.rss = self.own = 0
+        self.peak = 0
 
     def run(self) -> None:
         me = psutil.Process()
         while True:
-            here = [self._read(each) for each in (me, *me.children(recursive=True))]
-            self.rss = max(self.rss, sum(rss for rss, _ in here))
-            self.own = max(self.own, sum(own for _, own in here))
-            time.sleep(0.02)
+            self.peak = max(self.peak, sum(map(self._read, (me, *me.children(recursive=True)))))
+            time.sleep(0.2)
 
     @staticmethod
-    def _read(process: psutil.Process) -> tuple[int, int]:
+    def _read(process: psutil.Process) -> int:
         try:
-            memory = process.memory_info()
+            # Forked processes share most of their pages, which RSS would count for each.
+            return int(process.memory_full_info().pss)
         except psutil.Error:
-            return 0, 0
-        return memory.rss, memory.rss - memory.shared
+            return 0
 
 
-def measure(path: Path, folder: Path) -> dict[str, Any]:
+def tokenize(splits: Any, path: Path) -> None:
+    """Tokenize the rows under ChatML, and pack them into blocks of 512 tokens."""
+    from hf_finetune.chat.template import load_chat_template
+    from hf_finetune.config.sections import DataSection
+    from hf_finetune.data.tokenization.conversations import pack_examples, tokenize_conversations
+    from hf_finetune.models.tokenizer_training import train_tokenizer
+
+    with path.open() as lines:
+        tokenizer = train_tokenizer("bpe", (line for line, _ in zip(lines, range(1_000), strict=False)), 4_000)
+    data = DataSection(train=str(path), chat_template="chatml", too_long="cut")
+    examples = tokenize_conversations(splits, tokenizer, load_chat_template(data, tokenizer), data, 512)
+    pack_examples(*examples, 512, packing=True)
+
+
+def measure(path: Path, folder: Path, *, tokens: bool) -> dict[str, Any]:
     """Read the rows as a run does, in this process: seconds of each stage, and the peaks."""
     from hf_finetune.config.sections import DataSection
     from hf_finetune.data.splitting import splits as stages
@@ -115,12 +127,14 @@ def measure(path: Path, folder: Path) -> dict[str, Any]:
     splits = stages.load_splits(DataSection(train=str(path), validation_fraction=SHARE), "conversation", seed=0)
     timed("manifest", splits.summarize)()
     timed("row prints", keep_row_prints)(folder, splits, resume=False)
+    if tokens:
+        timed("tokenizing and packing", tokenize)(splits, path)
     seconds["all"] = time.perf_counter() - begin
-    return {"seconds": seconds, "rss": sampler.rss, "own": sampler.own}
+    return {"seconds": seconds, "peak": sampler.peak}
 
 
-def run_child(path: Path, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", str(path), str(folder)]
+def run_child(path: Path, folder: Path, *, tokens: bool) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", str(path), str(folder), *(["--tokens"] if tokens else [])]
     environment = os.environ | {"HF_DATASETS_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
     answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
@@ -130,10 +144,11 @@ def run_child(path: Path, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--tokens", action="store_true", help="tokenize and pack them as well")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(*options.child)))
+        print(json.dumps(measure(*options.child, tokens=options.tokens)))
         return
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as name:
@@ -142,11 +157,10 @@ def main() -> None:
             time.sleep(SETTLED)
             print(f"{rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB")
             for state in ("cold", "warm"):
-                found = run_child(path, Path(name))
+                found = run_child(path, Path(name), tokens=options.tokens)
                 took = found["seconds"].items()
                 stages = [f"{stage} {seconds:.1f} s ({rows / seconds:,.0f} rows/s)" for stage, seconds in took]
-                peaks = f"peak {found['rss'] / 1e6:,.0f} MB, without mapped files {found['own'] / 1e6:,.0f} MB"
-                print(f"  {state}: {peaks}", *stages, sep="\n    ", flush=True)
+                print(f"  {state}: peak {found['peak'] / 1e6:,.0f} MB", *stages, sep="\n    ", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 FEWEST_BATCHES = 4
 """Of rows, for which processes are started: fewer are done before they would be."""
-FEWEST_PRINTED = 16
+FEWEST_PRINTED = 8
 """The same of record batches of some thousand rows, which are only hashed."""
 MOST_PROCESSES = 64
 """More wait for this one, which takes their results in turn."""
@@ -115,9 +115,8 @@ def _note_sizes(batches: Iterable[Batch], sizes: deque[int]) -> Iterator[Batch]:
 
 
 def _map(work: RowWork[Result], source: Iterator[Batch], processes: int) -> Iterator[Result]:
-    first = list(islice(source, FEWEST_BATCHES))
-    source = chain(first, source)
-    if processes > 1 and len(first) == FEWEST_BATCHES:
+    source, enough = look_ahead(source, FEWEST_BATCHES)
+    if processes > 1 and enough:
         yield from _map_elsewhere(work, source, processes)
         return
     for encoded in map_ahead(work.encode, (work.read(*batch) for batch in source)):
@@ -150,10 +149,9 @@ def map_batches(
     do: Callable[[pa.RecordBatch], Result], batches: Iterable[tuple[int, pa.RecordBatch]], processes: int
 ) -> Iterator[tuple[int, Result]]:
     """Yield what `do` makes of each record batch, with its number, in order; raises what it raises."""
-    source = iter(batches)
-    first = list(islice(source, FEWEST_PRINTED))
-    if processes == 1 or len(first) < FEWEST_PRINTED:
-        for number, batch in chain(first, source):
+    source, enough = look_ahead(iter(batches), FEWEST_PRINTED)
+    if processes == 1 or not enough:
+        for number, batch in source:
             yield number, do(batch)
         return
 
@@ -161,7 +159,19 @@ def map_batches(
         return item[0], do(pa.ipc.open_stream(item[1]).read_next_batch())
 
     with WorkerPool(unpack, processes) as pool:
-        yield from pool.map((number, _pack(batch)) for number, batch in chain(first, source))
+        yield from pool.map((number, _pack(batch)) for number, batch in source)
+
+
+def look_ahead(items: Iterator[Item], count: int) -> tuple[Iterator[Item], bool]:
+    """The same items, and whether there are `count` of them or more; none is held once it was given on."""
+    first = deque(islice(items, count))
+
+    def iterate() -> Iterator[Item]:
+        while first:
+            yield first.popleft()
+        yield from items
+
+    return iterate(), len(first) == count
 
 
 def map_ahead(do: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Iterator[Result]:

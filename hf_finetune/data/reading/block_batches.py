@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ from hf_finetune.data.reading.reader import LineCounts, RowBlock, decode_block
 from hf_finetune.data.reading.row_decoder import MAX_UNUSED_KEYS, RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import DataFile
-from hf_finetune.data.workers import WorkerPool
+from hf_finetune.data.workers import WorkerPool, look_ahead
 
 FEWEST_BLOCKS = 64
 """Of a quarter of a megabyte, for which processes are started."""
@@ -48,12 +48,9 @@ def read_batches(
     file: DataFile, decoder: RowDecoder, settings: RowSettings, tally: LineCounts, build: Build, processes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file as `build` makes record batches of them; `tally` counts its lines, see `read_rows`."""
-    blocks = iterate_row_blocks(file.path, file.shown, settings)
-    first = list(islice(blocks, FEWEST_BLOCKS))
-    blocks = chain(first, blocks)
+    blocks, enough = look_ahead(iterate_row_blocks(file.path, file.shown, settings), FEWEST_BLOCKS)
     reader = _BlockReader(file.shown, decoder, settings.max_line_bytes, build)
-    if processes > 1 and len(first) == FEWEST_BLOCKS and decoder.row_format.label is None:
-        del first
+    if processes > 1 and enough and decoder.row_format.label is None:
         yield from _read_elsewhere(reader, blocks, tally, processes)
         return
     for block in blocks:
