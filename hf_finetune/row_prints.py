@@ -1,4 +1,4 @@
-"""Prints of a run's rows, by which later rows are recognized, in its folder, and never pushed; and arrays in files.
+"""Prints of a run's rows, by which later rows are recognized: in its folder, and never pushed.
 
 Hashes of 64 bits under a key. It is drawn once for a user and kept in the cache, so that the rows of two runs can be
 compared, and in each file beside the prints, so that a folder that is moved can still be asked. The file is mapped, not
@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import logging
 import math
-import mmap
 import os
 import secrets
 import struct
-import sys
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.arrays import iterate_pieces
+from hf_finetune.cache.holding import find_or_make
 from hf_finetune.files import open_atomically, open_private, write_atomically
 from hf_finetune.folders import ROW_PRINTS, STREAM_PRINTS
 
@@ -35,8 +33,6 @@ logger = logging.getLogger(__name__)
 Hashes = npt.NDArray[np.uint64]
 
 KEY_BYTES = 32
-PIECE = 2**16
-"""Numbers of an array that are looked at together."""
 _ROWS = "rows/"
 _ALIGNMENT = 64
 # Of each part of a stream: what it is, its number, how many hashes follow, and their checksum.
@@ -47,9 +43,6 @@ _MAGIC = b"hfprints"
 _EXTRA_HEADER = struct.Struct("<HH")
 _EXTRA_KIND = 0xFFFF
 _HEADER, _ZIP64_FIELD = 30, 20
-
-
-_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -72,17 +65,17 @@ def draw_key(cache: Path) -> bytes:
 
     Of several processes one draws it. A key that cannot be kept serves one run.
     """
-    if (key := _read_key(cache)) is not None:
-        return key
     drawn = secrets.token_bytes(KEY_BYTES)
+
+    def keep() -> bytes:
+        write_atomically(cache, drawn, private=True)
+        return drawn
+
     try:
-        with hold_entry(cache):
-            if (key := _read_key(cache)) is not None:
-                return key
-            write_atomically(cache, drawn, private=True)
+        return find_or_make(cache, lambda: _read_key(cache), keep)
     except OSError as problem:
         logger.debug("the key of row prints is not kept: %s", problem)
-    return drawn
+        return drawn
 
 
 def _read_key(cache: Path) -> bytes | None:
@@ -255,39 +248,3 @@ def _check(hashes: npt.NDArray[np.generic]) -> Hashes:
     if hashes.dtype != np.uint64 or hashes.ndim != 1:
         raise ValueError("it holds no hashes")
     return hashes.astype(np.uint64, copy=False)
-
-
-def iterate_pieces(array: npt.NDArray[_Number]) -> Iterator[tuple[int, npt.NDArray[_Number]]]:
-    """Yield an array in pieces, each with the place of its first number; of a mapped one they are copies.
-
-    Pages of a mapped file stay with the process for as long as the system has room: those behind are given back.
-    """
-    for start in range(0, len(array), PIECE):
-        piece = array[start : start + PIECE]
-        yield start, np.array(piece) if isinstance(array, np.memmap) else piece
-        give_back_pages(array)
-
-
-def give_back_pages(array: npt.NDArray[Any]) -> None:
-    """Take the pages of a mapped array out of the memory of this process; they are read again where they are needed."""
-    mapped = getattr(array, "_mmap", None)
-    if isinstance(mapped, mmap.mmap):
-        give_back(mapped)
-
-
-def give_back(mapped: mmap.mmap) -> None:
-    """Take the pages of a mapped file, which was not written through the map, out of the memory of this process."""
-    if sys.platform != "win32":
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def map_numbers(pieces: Iterable[npt.NDArray[_Number]], kind: type[_Number], folder: Path) -> npt.NDArray[_Number]:
-    """Write `pieces` into a file of `folder` that has no name and is gone with the process, and map it.
-
-    Raises OSError, as on a full disk.
-    """
-    # Written, and not through the map: where a disk is full, that would end the process by SIGBUS.
-    with tempfile.TemporaryFile(dir=folder) as file:
-        count = sum(file.write(np.ascontiguousarray(piece, kind).data) for piece in pieces) // np.dtype(kind).itemsize
-        file.flush()
-        return np.memmap(file, kind, "r", shape=(count,)) if count else np.empty(0, kind)

@@ -3,6 +3,7 @@
 keys        the hash of the inputs, and where a file of the cache is
 entries     rows, tokens and tokenizers as files: written whole, listed, verified, removed
 holding     one process at a time fills an entry, and the others wait for its file
+arrays      more numbers than memory may hold, mapped
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
+from hf_finetune.cache.entries import sweep_cache
 from hf_finetune.errors import DataError, FinetuneError, ModelError, Problem
 from hf_finetune.ranks import is_first_rank, name_launch
 
@@ -24,6 +26,8 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
+Found = TypeVar("Found")
+
 SECONDS_UNSAID = 5.0
 """For which another process is waited for without a word."""
 POLL_SECONDS = 0.001, 0.1
@@ -33,6 +37,20 @@ SECONDS_AFTER_THE_FIRST = 1.0
 
 # What follows from the inputs, and from nothing that one process has and another one has not.
 _SAME_FOR_ALL: dict[str, type[FinetuneError]] = {"DataError": DataError, "ModelError": ModelError}
+
+
+def find_or_make(path: Path, find: Callable[[], Found | None], make: Callable[[], Found]) -> Found:
+    """What `find` finds of an entry, or what `make` makes of it where that is None; see `hold_entry`.
+
+    Raises what they raise, and OSError.
+    """
+    if (found := find()) is not None:
+        return found
+    with hold_entry(path):
+        if (found := find()) is not None:  # another process has made it meanwhile
+            return found
+        sweep_cache(path.parent)
+        return make()
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from datasets.arrow_reader import ArrowReader
 
-from hf_finetune.cache.entries import mark_used, sweep_cache, write_sidecar
-from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.entries import mark_used, write_sidecar
+from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.files import open_atomically
 
@@ -55,11 +55,7 @@ def build_cached_dataset(
     cache cannot be written, and whatever `build` raises.
     """
     arrow = place_dataset(kind, made_from)
-    if not _is_whole(arrow, needs):
-        with hold_entry(arrow):
-            if not _is_whole(arrow, needs):  # another process may have built it meanwhile
-                sweep_cache(arrow.parent)
-                _write_dataset(arrow, features, build())
+    find_or_make(arrow, lambda: _is_whole(arrow, needs) or None, lambda: _write_dataset(arrow, features, build()))
     mark_used(arrow)
     counts: Stats = json.loads(arrow.with_suffix(".json").read_text())["counts"]
     # By its name, and not by the time of its file, as datasets has it: what is made from it would not be found again.
@@ -71,7 +67,7 @@ def _is_whole(arrow: Path, needs: tuple[str, ...]) -> bool:
     return arrow.exists() and all(arrow.with_suffix(ending).exists() for ending in (".json", *needs))
 
 
-def _write_dataset(arrow: Path, features: Features, batches: Batches) -> None:
+def _write_dataset(arrow: Path, features: Features, batches: Batches) -> bool:
     # Closed where it is written no further: what it holds, as processes, would stay as long as the error is kept.
     with closing(batches), open_atomically(arrow, private=True) as file:
         sink = _HashingFile(file)
@@ -83,6 +79,7 @@ def _write_dataset(arrow: Path, features: Features, batches: Batches) -> None:
                     counts = end.value
                     break
         write_sidecar(arrow, counts, sink.digest.hexdigest())
+    return True
 
 
 class _HashingFile:

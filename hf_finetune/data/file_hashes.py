@@ -8,7 +8,7 @@ import re
 import time
 from pathlib import Path
 
-from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.files import hash_file, write_atomically
 
@@ -37,8 +37,7 @@ def hash_data_file(path: Path) -> str:
     if time.time() - max(status.st_mtime, status.st_ctime) <= CLOCK_TICK_S:
         return hash_file(path)
     try:
-        with hold_entry(kept):
-            return _read_hash(kept) or _keep_hash(path, status, kept)
+        return find_or_make(kept, lambda: _read_hash(kept), lambda: _keep_hash(path, status, kept))
     except OSError as problem:  # as on a full disk: what is written next says so
         logger.debug("the sha256 of a file is not kept: %s", problem)
         return hash_file(path)

@@ -6,14 +6,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers import __version__ as tokenizers_version
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.cache.entries import mark_used, read_entry, sweep_cache, write_entry
-from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.entries import mark_used, read_entry, write_entry
+from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import DataError, ModelError, Problem
@@ -57,15 +57,15 @@ def load_or_train(kind: TokenizerKind, rows: Dataset, vocab_size: int | None) ->
     versions = [__version__, tokenizers_version]
     made_from = {"rows": rows._fingerprint, "kind": kind, "vocab_size": vocab_size, "versions": versions}
     path = place_in_cache(f"tokenizer-{compute_cache_key(made_from)}.tokenizer")
-    if (entry := read_entry(path)) is None:
-        with hold_entry(path):
-            if (entry := read_entry(path)) is None:  # another process may have trained it meanwhile
-                sweep_cache(path.parent)
-                trained, characters = _train(kind, _iterate_texts(rows), vocab_size)
-                entry = trained.to_str().encode(), {"characters": characters}
-                write_entry(path, *entry)
+
+    def train() -> tuple[bytes, dict[str, Any]]:
+        trained, characters = _train(kind, _iterate_texts(rows), vocab_size)
+        entry = trained.to_str().encode(), {"characters": characters}
+        write_entry(path, *entry)
+        return entry
+
+    content, counts = find_or_make(path, lambda: read_entry(path), train)
     mark_used(path)
-    content, counts = entry
     return _finish(kind, vocab_size, Tokenizer.from_str(content.decode()), counts["characters"])
 
 

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import datasets
 import msgspec
 
-from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import place_in_cache
 from hf_finetune.config.paths import find_matches
 from hf_finetune.config.sections import RowFormatName, Source, Sources, TextFileFormat
@@ -206,19 +206,16 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
     # The version: another one may write the same rows differently.
     name = hashlib.sha256(f"{repo_id} {role} {rows._fingerprint} {__version__}".encode()).hexdigest()[:32]
     path = place_in_cache(f"hub-{name}.jsonl")
-    if not path.exists():
-        with hold_entry(path):
-            if not path.exists():  # another process may have written it meanwhile
-                _write_hub_rows(rows, repo_id, path)
-    return path
+    return find_or_make(path, lambda: path if path.exists() else None, lambda: _write_hub_rows(rows, repo_id, path))
 
 
-def _write_hub_rows(rows: datasets.Dataset, repo_id: str, path: Path) -> None:
+def _write_hub_rows(rows: datasets.Dataset, repo_id: str, path: Path) -> Path:
     table = open_dataset(rows, repo_id)
     for note in table.notes:
         logger.warning("%s: %s", repo_id, note)
     with open_atomically(path, private=True) as file:
         file.writelines(msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n" for row in table.rows)
+    return path
 
 
 def _drop_nulls(row: TableRow, repo_id: str) -> dict[str, Any]:

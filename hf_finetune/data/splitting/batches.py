@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
-from hf_finetune.cache.keys import place_in_cache
+from hf_finetune.cache.arrays import give_back, give_back_pages, iterate_pieces, map_numbers
 from hf_finetune.data.splitting.assignment import Rows
-from hf_finetune.row_prints import give_back, give_back_pages, iterate_pieces, map_numbers
 
 Columns = dict[str, npt.NDArray[Any]]
 Codes = npt.NDArray[np.int32]
@@ -141,7 +140,7 @@ def number_rows(rows: Dataset) -> Rows:
 def encode_values(table: Dataset, column: str) -> tuple[Codes, list[Any]]:
     """Encode a column by its values in the order of their first rows: codes (rows,), mapped, and the values."""
     known: dict[Any, int] = {}
-    codes = map_numbers(_encode(table, column, known), np.int32, place_in_cache("codes").parent)
+    codes = map_numbers(_encode(table, column, known), np.int32)
     return codes, list(known)
 
 

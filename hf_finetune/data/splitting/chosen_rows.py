@@ -17,23 +17,16 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
-from hf_finetune.cache.entries import mark_used, sweep_cache
-from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.arrays import PIECE, give_back_pages, iterate_pieces, map_numbers
+from hf_finetune.cache.entries import mark_used
+from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.data.reading.arrow import FILE, LINE, ROW_HASH
 from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.data.splitting.batches import gather_columns, iterate_columns
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import CannotWriteError, Problem
-from hf_finetune.row_prints import (
-    PIECE,
-    UNREADABLE,
-    give_back_pages,
-    iterate_pieces,
-    map_arrays,
-    map_numbers,
-    write_arrays,
-)
+from hf_finetune.row_prints import UNREADABLE, map_arrays, write_arrays
 
 Facts = dict[str, Any]
 Selection = dict[str, tuple[str, Rows]]
@@ -71,12 +64,12 @@ def load_choice(made_from: Any, tables: Mapping[str, Dataset], choose: Callable[
     """
     try:
         path = place_in_cache(f"chosen-{compute_cache_key([__version__, made_from])}.npz")
-        if (found := _read(path)) is None:
-            with hold_entry(path):
-                if (found := _read(path)) is None:  # another process may have made it meanwhile
-                    sweep_cache(path.parent)
-                    write_arrays(path, _build_arrays(choose(), tables, path.parent))
-                    found = _read(path)
+
+        def make() -> ChosenRows | None:
+            write_arrays(path, _build_arrays(choose(), tables))
+            return _read(path)
+
+        found = find_or_make(path, lambda: _read(path), make)
     except OSError as error:
         what = f"the rows of each split cannot be written into the datasets cache: {error.strerror or error}"
         raise CannotWriteError(Problem(what, "make room, or set HF_DATASETS_CACHE")) from error
@@ -84,7 +77,7 @@ def load_choice(made_from: Any, tables: Mapping[str, Dataset], choose: Callable[
     return found
 
 
-def _build_arrays(choice: Choice, tables: Mapping[str, Dataset], folder: Path) -> dict[str, npt.NDArray[Any]]:
+def _build_arrays(choice: Choice, tables: Mapping[str, Dataset]) -> dict[str, npt.NDArray[Any]]:
     roles = {name: role for name, (role, _) in choice.splits.items()}
     facts = json.dumps({"roles": roles, **choice.facts}).encode()
     arrays: dict[str, npt.NDArray[Any]] = {_FACTS: np.frombuffer(facts, np.uint8)}
@@ -93,7 +86,7 @@ def _build_arrays(choice: Choice, tables: Mapping[str, Dataset], folder: Path) -
         # A pass for each column: a row's three stand side by side in the table, and apart here.
         for column, kind in _COLUMNS.items():
             pieces = (some[column] for some in gather_columns(tables[role], [column], numbers))
-            arrays[f"{name}/{column}"] = map_numbers(pieces, kind, folder)
+            arrays[f"{name}/{column}"] = map_numbers(pieces, kind)
     if choice.trained is not choice.splits["train"][1]:
         arrays[_TRAINED] = choice.trained
     return arrays
@@ -136,7 +129,7 @@ def select_rows(table: Dataset, columns: list[str], numbers: Rows, made_from: An
 def number_all(count: int) -> Rows:
     """The numbers from 0 to below `count`, mapped: (count,)."""
     pieces = (np.arange(start, min(start + PIECE, count)) for start in range(0, count, PIECE))
-    return map_numbers(pieces, np.int64, place_in_cache("numbers").parent)
+    return map_numbers(pieces, np.int64)
 
 
 def number_others(count: int, taken: Rows) -> Rows:
@@ -149,7 +142,7 @@ def number_others(count: int, taken: Rows) -> Rows:
             left[taken[first:behind] - start] = False
             yield start + np.flatnonzero(left)
 
-    return map_numbers(iterate(), np.int64, place_in_cache("numbers").parent)
+    return map_numbers(iterate(), np.int64)
 
 
 def iterate_hashes(table: Dataset, numbers: Rows) -> Iterator[tuple[npt.NDArray[np.uint64], Rows]]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from hf_finetune.cache.keys import place_in_cache
+from hf_finetune.cache.arrays import give_back_pages, iterate_pieces, map_numbers
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.arrow import GROUP, STRATUM
 from hf_finetune.data.reading.sources import DataFile
@@ -20,7 +20,6 @@ from hf_finetune.data.splitting.chosen_rows import Choice, Selection, number_all
 from hf_finetune.data.splitting.leakage import locate_rows
 from hf_finetune.data.splitting.weights import apply_weights
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.row_prints import give_back_pages, iterate_pieces, map_numbers
 
 _MAX_PLACES_SHOWN = 5
 
@@ -123,7 +122,7 @@ def number_groups(table: Dataset, numbers: Rows) -> Rows:
         give_back_pages(codes)
     ranks = np.cumsum(here) - 1
     pieces = (ranks[codes[piece]] for _, piece in iterate_pieces(numbers))
-    return map_numbers(pieces, np.int64, place_in_cache("groups").parent)
+    return map_numbers(pieces, np.int64)
 
 
 def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, float], rows: int) -> None:
@@ -152,4 +151,4 @@ def _encode_column(table: Dataset, column: str) -> tuple[Codes, list[str]]:
 def _translate(codes: Codes, table: npt.NDArray[np.integer]) -> Codes:
     """Look each of `codes`, (rows,), up in `table`, (codes,): mapped."""
     pieces = (table[piece].astype(np.int32) for _, piece in iterate_pieces(codes))
-    return map_numbers(pieces, np.int32, place_in_cache("codes").parent)
+    return map_numbers(pieces, np.int32)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_finetune.cache.arrays import iterate_pieces
 from hf_finetune.config.sections import DataSection, Run
 from hf_finetune.data.reading.arrow import (
     FILE,
@@ -56,7 +57,6 @@ from hf_finetune.data.streaming.prints import hash_held_out
 from hf_finetune.data.streaming.shards import list_shards
 from hf_finetune.data.streaming.stream import RowStream
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.row_prints import iterate_pieces
 
 logger = logging.getLogger(__name__)
 

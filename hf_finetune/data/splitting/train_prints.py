@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
+from hf_finetune.cache.arrays import iterate_pieces, map_numbers
 from hf_finetune.cache.entries import mark_used
-from hf_finetune.cache.holding import hold_entry
+from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.overlap import Fingerprints, Overlap, find_overlap, iterate_fingerprints
 from hf_finetune.data.splitting.spill import Spill, iterate_distinct
-from hf_finetune.row_prints import UNREADABLE, draw_key, iterate_pieces, map_arrays, map_numbers, write_arrays
+from hf_finetune.row_prints import UNREADABLE, draw_key, map_arrays, write_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class PrintCollector:
     def build_arrays(self) -> Arrays:
         """The prints of the rows' texts, sorted and without repeats, and the smallest `MAX_NGRAMS` n-grams."""
         self._merge()
-        texts = map_numbers(iterate_distinct(self._texts), np.uint64, place_in_cache("texts").parent)
+        texts = map_numbers(iterate_distinct(self._texts), np.uint64)
         return {"texts": texts, "ngrams": self._ngrams}
 
 
@@ -120,28 +120,23 @@ def _place(kind: str, made_from: Any, key: bytes) -> Path:
 
 
 def _load_or_compute(path: Path, compute: Callable[[], Arrays]) -> Arrays:
+    def make() -> Arrays:
+        found = compute()
+        _keep(path, found)
+        return found
+
     try:
-        return _read(path)
-    except UNREADABLE:
-        pass
-    try:
-        with hold_entry(path):
-            return _compute_unless_made(path, compute)
+        return find_or_make(path, lambda: _read(path), make)
     except OSError as problem:  # as on a full disk
         logger.debug("%s is not kept: %s", path.name, problem)
         return compute()
 
 
-def _compute_unless_made(path: Path, compute: Callable[[], Arrays]) -> Arrays:
-    with suppress(*UNREADABLE):  # another process may have made it meanwhile
-        return _read(path)
-    found = compute()
-    _keep(path, found)
-    return found
-
-
-def _read(path: Path) -> Arrays:
-    arrays = map_arrays(path)
+def _read(path: Path) -> Arrays | None:
+    try:
+        arrays = map_arrays(path)
+    except UNREADABLE:
+        return None
     mark_used(path)
     return arrays
 

@@ -8,12 +8,11 @@ from functools import partial
 import numpy as np
 from datasets import Dataset
 
-from hf_finetune.cache.keys import place_in_cache
+from hf_finetune.cache.arrays import iterate_pieces, map_numbers
 from hf_finetune.data.reading.arrow import ROW_HASH, SOURCE
 from hf_finetune.data.splitting.assignment import Hashes, Rows, Strata, draw_first
 from hf_finetune.data.splitting.batches import gather_columns
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.row_prints import iterate_pieces, map_numbers
 
 
 def apply_weights(rows: Rows, table: Dataset, weights: Sequence[float], seed: int) -> tuple[Rows, Rows]:
@@ -34,10 +33,9 @@ def apply_weights(rows: Rows, table: Dataset, weights: Sequence[float], seed: in
         if not int(weight) * count + wanted:
             what = f"the weight {weight} of source {number + 1} leaves it no row"
             raise DataError(Problem(what, "raise the weight, or take the source out", key="data.train"))
-    folder = place_in_cache("numbers").parent
     return (
-        map_numbers(_iterate_weighted(rows, table, weights, extra), np.int64, folder),
-        map_numbers(_iterate_once(rows, table, weights, extra), np.int64, folder),
+        map_numbers(_iterate_weighted(rows, table, weights, extra), np.int64),
+        map_numbers(_iterate_once(rows, table, weights, extra), np.int64),
     )
 
 

@@ -23,7 +23,7 @@ from hf_finetune.data.streaming.facts import StreamFacts
 from hf_finetune.data.streaming.position import Carried
 from hf_finetune.data.streaming.stream import RowStream
 from hf_finetune.data.tokenization.batches import iterate_batches
-from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, warn_of_unknown_tokens
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, DocumentWork, Locate, count_rows, warn_of_unknown_tokens
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
@@ -165,7 +165,7 @@ class BlockMaker:
     def make(self, chunk: Chunk, carried: Carried) -> tuple[pa.RecordBatch, Carried, Counter[str]]:
         """The whole blocks of what is carried and a chunk, the tokens that are left over, and counts of the chunk."""
         pieces: list[tuple[Any, Any, Any]] = [(carried.ids, carried.starts, carried.rows)]
-        work = _DocumentWork(self.tokenizer, lambda row: self._locate(int(chunk.ids[row])))
+        work = _BlockWork(self.tokenizer, lambda row: self._locate(int(chunk.ids[row])))
         counts = work.counts
         for ids, starts, rows in map_rows(work, iterate_batches(chunk.rows, ["text"])):
             pieces.append((ids, starts, chunk.ids[rows]))
@@ -228,7 +228,7 @@ def _build_batches(
     num_proc: int | None,
 ) -> Batches:
     """Yield record batches of blocks, and return the counts of `PackingStats`."""
-    work = _DocumentWork(tokenizer, locate)
+    work = _BlockWork(tokenizer, locate)
     counts = work.counts
     # The tokens that fill no block yet, True where a document starts, and its row: (carried,)
     carried = np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32)
@@ -253,30 +253,14 @@ Tokens = tuple[IntArray, npt.NDArray[np.bool_], IntArray]
 """The ids of some documents, [bos] text eos each, True where one starts, and its row: each (tokens,)."""
 
 
-class _DocumentWork:
-    """Documents -> their tokens, counted; `workers.RowWork`."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, locate: Locate) -> None:
-        self.tokenizer, self.locate = tokenizer, locate
-        self.counts: Counter[str] = Counter()
-
-    def read(self, first: int, table: pa.Table) -> dict[int, str]:
-        """The texts of documents by the numbers of their rows, without blank ones."""
-        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
-        self.counts["dropped"] += len(table) - len(texts)
-        self.counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
-        return texts
-
-    def encode(self, texts: dict[int, str]) -> tuple[dict[int, str], list[list[int]]]:
-        """Tokenize them."""
-        return texts, encode_rows(self.tokenizer, texts, self.locate)
+class _BlockWork(DocumentWork):
+    """Documents -> their tokens, joined."""
 
     def build(self, encoded: tuple[dict[int, str], list[list[int]]]) -> Tokens:
         """Join them."""
         texts, documents = encoded
+        self.count_unknown(documents)
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        if self.tokenizer.unk_token_id is not None:
-            self.counts["unknown"] += sum(ids.count(self.tokenizer.unk_token_id) for ids in documents)
         lengths = np.array([len(bos) + len(ids) + 1 for ids in documents], np.int64)
         pieces = chain.from_iterable((bos, ids, (self.tokenizer.eos_token_id,)) for ids in documents)
         ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(lengths.sum()))
@@ -284,14 +268,6 @@ class _DocumentWork:
         starts[np.cumsum(lengths) - lengths] = True
         self.counts["tokens"] += len(ids)
         return ids, starts, np.repeat(np.array([*texts], np.int32), lengths)
-
-    def collect(self) -> Counter[str]:
-        """The counts so far."""
-        return self.counts
-
-    def merge(self, collected: Counter[str]) -> None:
-        """Add the counts of another process."""
-        self.counts.update(collected)
 
 
 def _build_record_batch(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import pyarrow as pa
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
@@ -63,6 +65,39 @@ def encode_rows(tokenizer: PreTrainedTokenizerFast, texts: Mapping[int, str], lo
     """
     with name_rows(lambda number: locate([*texts][number])):
         return encode_documents(tokenizer, [*texts.values()])
+
+
+class DocumentWork:
+    """Documents -> what `build` makes of their tokens, counted: the beginning of a `workers.RowWork`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, locate: Locate) -> None:
+        self.tokenizer, self.locate = tokenizer, locate
+        self.counts: Counter[str] = Counter()
+
+    def read(self, first: int, table: pa.Table) -> dict[int, str]:
+        """The texts of documents by the numbers of their rows, without blank ones."""
+        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
+        self.counts["dropped"] += len(table) - len(texts)
+        self.counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
+        return texts
+
+    def encode(self, texts: dict[int, str]) -> tuple[dict[int, str], list[list[int]]]:
+        """Tokenize them."""
+        encoded = encode_rows(self.tokenizer, texts, self.locate)
+        return texts, encoded
+
+    def count_unknown(self, documents: Sequence[list[int]]) -> None:
+        """Count the tokens that stand for text which the tokenizer does not know."""
+        if (unknown := self.tokenizer.unk_token_id) is not None:
+            self.counts["unknown"] += sum(ids.count(unknown) for ids in documents)
+
+    def collect(self) -> Counter[str]:
+        """The counts so far."""
+        return self.counts
+
+    def merge(self, collected: Counter[str]) -> None:
+        """Add the counts of another process."""
+        self.counts.update(collected)
 
 
 def measure_longest_token(tokenizer: PreTrainedTokenizerFast) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.cache import Batches, build_cached_dataset
 from hf_finetune.data.tokenization.batches import iterate_batches
-from hf_finetune.data.tokenization.text import IGNORE_INDEX, Locate, count_rows, encode_rows, get_start_token_id
+from hf_finetune.data.tokenization.text import IGNORE_INDEX, DocumentWork, Locate, count_rows, get_start_token_id
 from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
 
@@ -84,45 +83,24 @@ def cut_into_windows(
     return windows, WindowStats(**counts)
 
 
-class _WindowWork:
-    """Documents -> record batches of their windows, counted; `workers.RowWork`."""
+class _WindowWork(DocumentWork):
+    """Documents -> record batches of their windows."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int, locate: Locate) -> None:
-        self.tokenizer, self.size, self.locate = tokenizer, size, locate
-        self.begin = get_start_token_id(tokenizer)
-        self.counts: Counter[str] = Counter()
-
-    def read(self, first: int, table: pa.Table) -> dict[int, str]:
-        """The texts of documents by their rows, without blank ones."""
-        texts = {row: text for row, text in enumerate(table.column("text").to_pylist(), first) if text.strip()}
-        self.counts["dropped"] += len(table) - len(texts)
-        return texts
-
-    def encode(self, texts: dict[int, str]) -> tuple[dict[int, str], list[list[int]]]:
-        """Tokenize them."""
-        return texts, encode_rows(self.tokenizer, texts, self.locate)
+        super().__init__(tokenizer, locate)
+        self.size, self.begin = size, get_start_token_id(tokenizer)
 
     def build(self, encoded: tuple[dict[int, str], list[list[int]]]) -> pa.RecordBatch:
         """Cut them into windows."""
         windows: list[dict[str, Any]] = []
-        unknown = self.tokenizer.unk_token_id
+        self.count_unknown(encoded[1])
         for (row, text), ids in zip(encoded[0].items(), encoded[1], strict=True):
             document = [self.begin, *ids, self.tokenizer.eos_token_id]
             self.counts["tokens"] += len(document)
             self.counts["trained_tokens"] += len(document) - 1
-            self.counts["text_bytes"] += len(text.encode())
-            self.counts["unknown"] += ids.count(unknown) if unknown is not None else 0
             windows += _cut(document, row, text, self.size)
         self.counts["windows"] += len(windows)
         return pa.RecordBatch.from_pylist(windows, schema=FEATURES.arrow_schema)
-
-    def collect(self) -> Counter[str]:
-        """The counts so far."""
-        return self.counts
-
-    def merge(self, collected: Counter[str]) -> None:
-        """Add the counts of another process."""
-        self.counts.update(collected)
 
 
 def _build_batches(

@@ -17,15 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hf_finetune.cache.arrays as arrays_module
 import hf_finetune.data.splitting.spill as spill_module
 import hf_finetune.data.splitting.splits as splits_module
-import hf_finetune.row_prints as row_prints_module
+from hf_finetune.cache.arrays import iterate_pieces, map_numbers
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.splitting.seen_rows import keep_row_prints
 from hf_finetune.data.splitting.spill import PARTS, Spill, find_places, find_repeats, hash_membership, iterate_distinct
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import CannotWriteError
-from hf_finetune.row_prints import iterate_pieces, map_numbers, read_row_prints
+from hf_finetune.row_prints import read_row_prints
 
 # Few values, so that many are equal, at both ends of all and in the same part.
 HASHES = st.lists(st.sampled_from([0, 1, 2**56 - 1, 2**56, 2**63, 2**64 - 2, 2**64 - 1]) | st.integers(0, 2**64 - 1))
@@ -37,7 +38,7 @@ def small(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill_module, "HELD_AT_ONCE", 4)
         patch.setattr(spill_module, "COMPARED_AT_ONCE", 3)
-        patch.setattr(row_prints_module, "PIECE", 5)
+        patch.setattr(arrays_module, "PIECE", 5)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         yield
 
@@ -96,8 +97,9 @@ def test_hashes_are_found_where_they_stand_among_those_that_are_known(values, kn
     assert list(zip(found.tolist(), at.tolist(), strict=True)) == expected
 
 
-def test_numbers_on_disk_are_those_that_were_written_and_leave_no_file(tmp_path):
-    mapped = map_numbers((np.arange(start, start + 3) for start in range(0, 12, 3)), np.int64, tmp_path)
+def test_numbers_on_disk_are_those_that_were_written_and_leave_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    mapped = map_numbers((np.arange(start, start + 3) for start in range(0, 12, 3)), np.int64)
     assert isinstance(mapped, np.memmap)
     assert mapped.tolist() == list(range(12))
     assert [(start, piece.tolist()) for start, piece in iterate_pieces(mapped)] == [
@@ -105,15 +107,15 @@ def test_numbers_on_disk_are_those_that_were_written_and_leave_no_file(tmp_path)
         (5, [5, 6, 7, 8, 9]),
         (10, [10, 11]),
     ]
-    assert map_numbers([], np.uint64, tmp_path).tolist() == []
-    assert list(tmp_path.iterdir()) == []
+    assert map_numbers([], np.uint64).tolist() == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pages are not given back there")
 def test_pages_that_were_read_of_a_mapped_array_are_given_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(row_prints_module, "PIECE", 2**16)
+    monkeypatch.setattr(arrays_module, "PIECE", 2**16)
     million = np.arange(2**20)
-    mapped = map_numbers([million] * 8, np.int64, tmp_path)  # 64 MiB
+    mapped = map_numbers([million] * 8, np.int64)  # 64 MiB
     before, most = psutil.Process().memory_info().rss, 0
     for _, piece in iterate_pieces(mapped):
         assert len(piece) == 2**16
@@ -176,7 +178,7 @@ def test_a_run_that_keeps_its_rows_on_disk_has_the_rows_and_messages_of_one_that
     assert run("small") == found  # as the cache has it
     monkeypatch.setattr(spill_module, "HELD_AT_ONCE", 2**18)
     monkeypatch.setattr(spill_module, "COMPARED_AT_ONCE", 2**16)
-    monkeypatch.setattr(row_prints_module, "PIECE", 2**16)
+    monkeypatch.setattr(arrays_module, "PIECE", 2**16)
     assert run("large") == found
     assert any("are copies of training rows and are left out" in message for message in found[1])
     assert any("rows are there already" in message for message in found[1])
