@@ -9,8 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from hf_finetune.ranks import is_first_rank
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType  # a quarter of a second, and most work says nothing
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +23,7 @@ SECONDS_WORTH_SAYING = 10.0
 """Of the time that is left."""
 SECONDS_UNSHOWN = 1.0
 """Of work in a terminal."""
+SECONDS_BETWEEN_FRAMES = 0.1
 
 
 class ProgressLines:
@@ -74,34 +79,108 @@ def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[int
     if not is_drawn_on():
         yield ProgressLines(what, total).log_if_due
         return
-    # Not the display of a training, which is of rich and takes a quarter of a second to be imported.
-    from tqdm import tqdm
-
-    name, doing = what.partition(" ")[0], what.rpartition(" ")[2]
-    bar = tqdm(
-        desc=doing,
-        total=total,
-        unit=f" {name}",
-        unit_scale=True,
-        delay=SECONDS_UNSHOWN,
-        leave=False,
-        dynamic_ncols=True,
-        file=sys.stderr,
-    )
-
-    def clear(record: logging.LogRecord) -> bool:
-        bar.clear()  # the next figure draws it again, below the line
-        return True
-
-    handlers = [*logging.getLogger().handlers]
-    for handler in handlers:
-        handler.addFilter(clear)
+    bar = _Bar(what, total)
     try:
-        yield lambda done: bar.update(done - bar.n)
+        yield bar.show
     finally:
-        for handler in handlers:
-            handler.removeFilter(clear)
         bar.close()
+
+
+class _Bar:
+    """A bar at the foot of the terminal, once the work has taken a second."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        # "rows of a.jsonl read" and "rows tokenized": what is counted comes first, and what is done with it last.
+        self.unit, self.doing, self.total = what.partition(" ")[0], what.rpartition(" ")[2], total
+        self.began = time.monotonic()
+        self.due = self.began + SECONDS_UNSHOWN
+        self.foot: Foot | None = None
+
+    def show(self, done: int) -> None:
+        """Show that so many are done."""
+        now = time.monotonic()
+        if now < self.due:
+            return
+        self.due = now + SECONDS_BETWEEN_FRAMES
+        if self.foot is None:
+            self._open()
+        assert self.foot is not None
+        self.bars.update(self.task, completed=done, speed=f"{done / (now - self.began):,.0f} {self.unit}/s")
+        self.foot.draw(self.bars.get_renderable())
+
+    def _open(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.foot = Foot()
+        self.foot.open()
+        speed = TextColumn("{task.fields[speed]}")
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.completed:,}"), speed]
+        if self.total is not None:
+            columns[1:] = [MofNCompleteColumn(), BarColumn(), speed, TimeRemainingColumn(), TextColumn("left")]
+        self.bars = Progress(*columns, console=self.foot.console)
+        self.task = self.bars.add_task(self.doing, total=self.total, speed="")
+
+    def close(self) -> None:
+        """Take it off the screen."""
+        if self.foot is not None:
+            self.foot.close()
+
+
+def open_terminal() -> Console:
+    """The terminal of a foot; what others print above it is text, in which `[/INST]` is no closing tag."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+class Foot:
+    """What stands at the foot of a terminal, above which the lines of the log scroll.
+
+    It is drawn by whoever calls, and not by a thread, which could be forked in the middle of a write.
+    """
+
+    def __init__(self, open_console: Callable[[], Console] = open_terminal) -> None:
+        from rich.live import Live
+
+        self.console = open_console()
+        self._live = Live(
+            console=self.console,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),
+            transient=True,
+        )
+        self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
+
+    def open(self) -> None:
+        """Begin; what fails here is taken back by `close`."""
+        self._live.start()
+        self.console.show_cursor(True)  # where the process is killed it would stay hidden
+        # Handlers write to the terminal as they found it, through the middle of the frame.
+        handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+        terminals = (sys.__stderr__, sys.__stdout__)
+        self._moved = [(each, each.stream) for each in handlers if each.stream in terminals]
+        for handler, stream in self._moved:
+            handler.setStream(sys.stderr if stream is sys.__stderr__ else sys.stdout)
+
+    def draw(self, frame: RenderableType) -> None:
+        """Draw it anew."""
+        self._live.update(frame, refresh=True)
+
+    def close(self) -> None:
+        """Take it off the screen, and restore the terminal."""
+        try:
+            self._live.stop()
+        finally:
+            for handler, stream in self._moved:
+                handler.stream = stream  # setStream would write to the old one first, which may be what failed
+            self._moved = []
 
 
 def is_drawn_on() -> bool:

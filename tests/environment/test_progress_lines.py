@@ -97,6 +97,20 @@ print("the end")
     drawn = written.decode()
     assert "tokenized" in drawn
     assert "rows/s" in drawn
-    # A carriage return goes back to the begin of a line, over which the next is written.
-    left = [line.rstrip("\r").rsplit("\r", 1)[-1].strip() for line in drawn.split("\n")]
-    assert [line for line in left if line] == ["a line of the log", "the end"]
+    assert show_screen(drawn) == ["a line of the log", "the end"]
+
+
+def show_screen(drawn: str) -> list[str]:
+    """The lines that stay, of a program that takes lines off and goes up before it draws them anew."""
+    lines, at = [""], 0
+    for piece in re.split(r"(\r|\n|\x1b\[\??\d*[A-Za-z])", drawn):
+        if piece == "\n":
+            at += 1
+            lines += [""] * (at == len(lines))
+        elif piece.endswith("A") and piece.startswith("\x1b"):
+            at -= int(piece[2:-1] or 1)
+        elif piece == "\x1b[2K":
+            lines[at] = ""
+        elif not piece.startswith(("\x1b", "\r")):
+            lines[at] += piece
+    return [line.strip() for line in lines if line.strip()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +11,6 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,12 +24,12 @@ from rich.segment import SegmentLines
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.environment.progress_lines import SECONDS_BETWEEN_FRAMES, Foot, open_terminal
 from hf_finetune.metric_info import format_metrics
 from hf_finetune.privacy import escape_control_characters
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_FRAMES = 0.1
 SAMPLE_LINES = 4
 SAMPLE_CHARACTERS = 600
 
@@ -53,32 +51,25 @@ def never_ends_a_run(show: Show) -> Show:
     return cast(Show, guarded)
 
 
-def progress_console() -> Console:
-    """The terminal of a display; what others print above it is text, in which `[/INST]` is no closing tag."""
-    return Console(stderr=True, markup=False, emoji=False, highlight=False)
-
-
 class ProgressDisplay(TrainerCallback):
     """A display at the foot of the terminal while a run trains or evaluates; log lines scroll above it.
 
-    For the main process only. It is drawn by the callbacks: a thread could be forked into a data loader's workers in
-    the middle of a write. Where it fails it is closed, and the lines of the log remain.
+    For the main process only. It is drawn by the callbacks. Where it fails it is closed, and the lines of the log
+    remain.
     """
 
-    def __init__(self, open_console: Callable[[], Console] = progress_console) -> None:
+    def __init__(self, open_console: Callable[[], Console] = open_terminal) -> None:
         """`open_console` is called when there is something to show."""
         self.failed = False
         self._open_console = open_console
         self._figures = ""
         self._sample: tuple[str, str] | None = None
-        self._console: Console | None = None
-        self._live: Live | None = None
+        self._foot: Foot | None = None
         self._bars: Progress | None = None
         self._rows: dict[str, TaskID] = {}
         self._batches = 0
         self._training = False
         self._drawn = 0.0
-        self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     @never_ends_a_run
     def show_sample(self, prompt: str, continuation: str) -> None:
@@ -149,26 +140,22 @@ class ProgressDisplay(TrainerCallback):
     def give_up(self, failure: Exception) -> None:
         """Restore the terminal as far as that can be done, and log why."""
         self.failed = True
+        console = self._foot.console if self._foot is not None else None
         with suppress(Exception):
             self._close()
         with suppress(Exception):
-            if self._console is not None:
-                self._console.show_cursor(True)
+            if console is not None:
+                console.show_cursor(True)
         why = escape_control_characters(f"{type(failure).__name__}: {failure}")
         logger.warning("the progress display failed and is off, the run goes on without it: %s", why)
         logger.debug("where the progress display failed", exc_info=failure)
 
     def _close(self) -> None:
-        live, self._live, self._bars = self._live, None, None
+        foot, self._foot, self._bars = self._foot, None, None
         self._rows, self._batches, self._figures, self._sample = {}, 0, "", None
         atexit.unregister(self.stop)
-        try:
-            if live is not None:
-                live.stop()
-        finally:
-            for handler, stream in self._moved:
-                handler.stream = stream  # setStream would write to the old one first, which may be what failed
-            self._moved = []
+        if foot is not None:
+            foot.close()
 
     def _evaluated(self) -> None:
         self._batches = 0
@@ -187,34 +174,21 @@ class ProgressDisplay(TrainerCallback):
         self._draw(now=done >= total)
 
     def _start(self) -> Progress:
-        self._console = console = self._open_console()
+        self._foot = Foot(self._open_console)
+        self._foot.open()
+        atexit.register(self.stop)
         columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn())
         times = (TimeElapsedColumn(), TextColumn("gone"), TimeRemainingColumn(), TextColumn("left"))
-        self._bars = Progress(*columns, *times, console=console)
-        self._live = Live(
-            console=console,
-            auto_refresh=False,
-            redirect_stdout=sys.stdout.isatty(),
-            transient=True,
-        )
-        atexit.register(self.stop)
-        self._live.start()
-        console.show_cursor(True)  # where the process is killed it would stay hidden
-        # Handlers write to the terminal as they found it, through the middle of the frame.
-        handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
-        terminals = (sys.__stderr__, sys.__stdout__)
-        self._moved = [(each, each.stream) for each in handlers if each.stream in terminals]
-        for handler, stream in self._moved:
-            handler.setStream(sys.stderr if stream is sys.__stderr__ else sys.stdout)
+        self._bars = Progress(*columns, *times, console=self._foot.console)
         return self._bars
 
     def _draw(self, *, now: bool = False) -> None:
-        if self._live is None or self._bars is None:
+        if self._foot is None or self._bars is None:
             return
         if not now and time.monotonic() - self._drawn < SECONDS_BETWEEN_FRAMES:
             return
         self._drawn = time.monotonic()
-        self._live.update(self._frame(self._live.console, self._bars), refresh=True)
+        self._foot.draw(self._frame(self._foot.console, self._bars))
 
     def _frame(self, console: Console, bars: Progress) -> RenderableType:
         """What is drawn, as finished lines: what fails then fails here, and not in whatever logs or prints above it."""
