@@ -3,7 +3,7 @@
     KIND-KEY.arrow      tokens or rows, found by what they were made from
     tokenizer-KEY.tokenizer    the tokenizer.json of one that was trained
     KIND-KEY.npz        numbers of rows: which a split has, prints of their texts, what others share with them
-    KIND-KEY.json       counts of the first two, and the sha256 of their file
+    KIND-KEY.json       counts of the first two, and size and sha256 of their file
     KIND-KEY.rejected.jsonl, KIND-KEY.prints.npz    lines that were left out of rows, and prints of a part's rows
     .KIND-KEY.lock      is locked by the process that makes them, for as long as it does (`holding`)
 
@@ -22,11 +22,13 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from hf_finetune.errors import MachineError, Problem
 from hf_finetune.files import write_atomically
 
 SECONDS_OF_LEFTOVERS = 3_600.0
@@ -71,16 +73,13 @@ def list_entries(folder: Path) -> list[Entry]:
 
 def choose_to_remove(entries: list[Entry], *, older_than: float | None, to_size: int | None, now: float) -> list[Entry]:
     """Choose what was not used for `older_than` seconds, and what was used longest ago until `to_size` bytes stay."""
-    # Of 3, 2 and 4 bytes, used in this order from the last to the first, 5 bytes keep the first two.
-    chosen, kept = [], 0
-    for entry in entries:
-        # What is too large for the room that is left is passed over, and smaller ones behind it may stay.
-        old = older_than is not None and now - entry.used > older_than
-        if old or (to_size is not None and kept + entry.size > to_size):
-            chosen.append(entry)
-        else:
-            kept += entry.size
-    return chosen
+    # Of 3, 4 and 1 bytes, used in this order from the last to the first, 5 bytes keep the first alone.
+    sizes = accumulate(entry.size for entry in entries)
+    return [
+        entry
+        for entry, until in zip(entries, sizes, strict=True)
+        if (older_than is not None and now - entry.used > older_than) or (to_size is not None and until > to_size)
+    ]
 
 
 def remove_entry(entry: Entry) -> None:
@@ -101,14 +100,28 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
-def write_sidecar(path: Path, counts: Mapping[str, Any], sha256: str) -> None:
+def write_sidecar(path: Path, counts: Mapping[str, Any], size: int, sha256: str) -> None:
     """Write the counts of an entry, before its own file: with that it counts as complete. Raises OSError."""
-    write_atomically(path.with_suffix(".json"), json.dumps({"counts": counts, "sha256": sha256}), private=True)
+    facts = {"counts": counts, "size": size, "sha256": sha256}
+    write_atomically(path.with_suffix(".json"), json.dumps(facts), private=True)
+
+
+def read_counts(path: Path) -> dict[str, Any] | None:
+    """The counts of an entry whose file has the bytes that were written; None where it has others, or is not there.
+
+    Other content of the same size is found by `is_damaged` alone, which reads the whole. Raises OSError.
+    """
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text())
+        counts: dict[str, Any] = facts["counts"]
+        return counts if path.stat().st_size == facts["size"] else None
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return None
 
 
 def write_entry(path: Path, content: bytes, counts: Mapping[str, Any]) -> None:
     """Write an entry whose content is at hand as a whole. Raises OSError."""
-    write_sidecar(path, counts, hashlib.sha256(content).hexdigest())
+    write_sidecar(path, counts, len(content), hashlib.sha256(content).hexdigest())
     write_atomically(path, content, private=True)
 
 
@@ -122,6 +135,12 @@ def read_entry(path: Path) -> tuple[bytes, dict[str, Any]] | None:
         return (content, facts["counts"]) if hashlib.sha256(content).hexdigest() == facts["sha256"] else None
     except (ValueError, KeyError, TypeError, FileNotFoundError):
         return None
+
+
+def explain_removed(path: Path) -> MachineError:
+    """Say that an entry was taken away between its being written and its being read."""
+    what = "a file of the cache was removed or changed as soon as it was written"
+    return MachineError(Problem(what, "start the run again", str(path)))
 
 
 def is_damaged(entry: Entry) -> bool:

@@ -5,6 +5,7 @@ No barrier of a launch: with NCCL one ends a run after ten minutes or thirty, an
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -65,6 +66,9 @@ def hold_entry(path: Path) -> Iterator[None]:
     _let_the_first_begin(lock, path)
     descriptor = _take(lock, path.name)
     try:
+        if descriptor is not None:  # nobody else is at it: what is half-written is of a process that was killed
+            for left in path.parent.glob(f".{glob.escape(path.name)}.*.aside"):
+                left.unlink(missing_ok=True)
         yield
     except FinetuneError as problem:
         if descriptor is not None:

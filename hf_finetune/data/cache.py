@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from datasets.arrow_reader import ArrowReader
 
-from hf_finetune.cache.entries import mark_used, write_sidecar
+from hf_finetune.cache.entries import explain_removed, mark_used, read_counts, write_sidecar
 from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
+from hf_finetune.errors import CannotWriteError, Problem
 from hf_finetune.files import open_atomically
+
+logger = logging.getLogger(__name__)
 
 Stats = dict[str, Any]
 Batches = Generator[pa.RecordBatch, None, Stats]
@@ -49,25 +52,44 @@ def build_cached_dataset(
 ) -> tuple[Dataset, Stats]:
     """Load the memory-mapped data set of the inputs `made_from`, or build it; also returns the counts of `build`.
 
-    `needs`: endings of files that `build` writes beside it, and without which it is built again.
-    Of several processes, of one run or of two, one builds and the others wait for its files. These are written aside
-    and renamed, the counts first, so that a killed process leaves nothing that looks complete. Raises OSError where the
-    cache cannot be written, and whatever `build` raises.
+    `needs`: endings of files that `build` writes beside it, and without which it is built again, as it is where its
+    file is not of the size that was written. Of several processes, of one run or of two, one builds and the others wait
+    for its files. These are written aside and renamed, the counts first, so that a killed process leaves nothing that
+    looks complete. Raises OSError where there can be no cache, CannotWriteError where it cannot be written,
+    MachineError where its files vanish again, and whatever `build` raises.
     """
     arrow = place_dataset(kind, made_from)
-    find_or_make(arrow, lambda: _is_whole(arrow, needs) or None, lambda: _write_dataset(arrow, features, build()))
-    mark_used(arrow)
-    counts: Stats = json.loads(arrow.with_suffix(".json").read_text())["counts"]
-    # By its name, and not by the time of its file, as datasets has it: what is made from it would not be found again.
-    return Dataset(ArrowReader.read_table(str(arrow)), fingerprint=arrow.stem), counts
+
+    def make() -> tuple[Dataset, Stats]:
+        if arrow.exists():
+            logger.warning("%s in the cache is not as it was written: it is made again", arrow.name)
+        _write_dataset(arrow, features, build())
+        if (made := _load(arrow, needs)) is None:
+            raise explain_removed(arrow)
+        return made
+
+    try:
+        return find_or_make(arrow, lambda: _load(arrow, needs), make)
+    except OSError as error:
+        what = f"the datasets cache cannot be written: {error.strerror or error}"
+        raise CannotWriteError(Problem(what, "make room there, or set HF_DATASETS_CACHE", str(arrow.parent))) from error
 
 
-def _is_whole(arrow: Path, needs: tuple[str, ...]) -> bool:
+def _load(arrow: Path, needs: tuple[str, ...]) -> tuple[Dataset, Stats] | None:
     # Who removes entries takes the Arrow file first, who writes them puts it there last.
-    return arrow.exists() and all(arrow.with_suffix(ending).exists() for ending in (".json", *needs))
+    counts = read_counts(arrow)
+    if counts is None or not all(arrow.with_suffix(ending).exists() for ending in needs):
+        return None
+    try:
+        table = ArrowReader.read_table(str(arrow))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    mark_used(arrow)
+    # By its name, and not by the time of its file, as datasets has it: what is made from it would not be found again.
+    return Dataset(table, fingerprint=arrow.stem), counts
 
 
-def _write_dataset(arrow: Path, features: Features, batches: Batches) -> bool:
+def _write_dataset(arrow: Path, features: Features, batches: Batches) -> None:
     # Closed where it is written no further: what it holds, as processes, would stay as long as the error is kept.
     with closing(batches), open_atomically(arrow, private=True) as file:
         sink = _HashingFile(file)
@@ -78,20 +100,20 @@ def _write_dataset(arrow: Path, features: Features, batches: Batches) -> bool:
                 except StopIteration as end:
                     counts = end.value
                     break
-        write_sidecar(arrow, counts, sink.digest.hexdigest())
-    return True
+        write_sidecar(arrow, counts, sink.size, sink.digest.hexdigest())
 
 
 class _HashingFile:
-    """A file that hashes what is written into it."""
+    """A file that counts and hashes what is written into it."""
 
     closed = False
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest = file, hashlib.sha256()
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
+        self.size += memoryview(data).nbytes
         return self.file.write(data)
 
     def flush(self) -> None:

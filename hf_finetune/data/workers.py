@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -31,7 +32,7 @@ import pyarrow as pa
 
 from hf_finetune.environment.progress_lines import show_progress
 from hf_finetune.environment.threads import count_cores
-from hf_finetune.errors import DataError, FinetuneError, MachineError, Problem
+from hf_finetune.errors import DataError, FinetuneError, MachineError, OutOfMemory, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,13 @@ def count_processes(wanted: int | None) -> int:
         return 1
     cores = count_cores()
     if wanted is not None and wanted > cores:
-        what = "data.num_proc is %d, and this process has %d core%s: more processes would wait for each other"
-        logger.info(what, wanted, cores, "s" * (cores != 1))
+        _say_once(f"data.num_proc is {wanted}, and {cores} are used: this process has no more cores")
     return min(cores, MOST_PROCESSES, wanted or cores)
+
+
+@cache
+def _say_once(line: str) -> None:
+    logger.info(line)
 
 
 def map_rows(
@@ -280,7 +285,9 @@ def _ask(process: BaseProcess, pipe: Connection, question: Any) -> Any:
         how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit code {code})"
         what = f"a process that was given rows has ended before its time{how}, possibly for want of memory"
         remedy = "start the run again, with data.num_proc: 1 if there is too little"
-        raise MachineError(Problem(what, remedy)) from gone
+        # Who kills a process by a signal that it cannot hear is nearly always the system, for its memory.
+        killed = code is not None and -code == getattr(signal, "SIGKILL", 9)
+        raise (OutOfMemory if killed else MachineError)(Problem(what, remedy)) from gone
 
 
 def _serve(

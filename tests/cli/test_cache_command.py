@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -15,7 +16,7 @@ from datasets import Features, Value
 from typer.testing import CliRunner
 
 from hf_finetune.cache import entries
-from hf_finetune.cache.entries import write_entry
+from hf_finetune.cache.entries import Entry, choose_to_remove, write_entry
 from hf_finetune.cli import app
 from hf_finetune.data.cache import build_cached_dataset
 from hf_finetune.errors import CannotWriteError, ConfigError
@@ -101,7 +102,13 @@ def test_a_tokenizer_is_an_entry_as_rows_are(folder):
     assert [each.name for each in folder.iterdir()] == ["row_prints.key"]
 
 
-@pytest.mark.parametrize("options", [["--older-than", "soon"], ["--to", "some"]])
+def test_of_a_large_entry_that_does_not_fit_the_older_ones_go_as_well():
+    of_size = [Entry(Path(f"{number}.arrow"), "rows", size, 9.0 - number) for number, size in enumerate((3, 4, 1))]
+    for room, left in ((0, 0), (2, 0), (3, 1), (5, 1), (7, 2), (8, 3)):
+        assert choose_to_remove(of_size, older_than=None, to_size=room, now=9.0) == of_size[left:], room
+
+
+@pytest.mark.parametrize("options", [["--older-than", "soon"], ["--to", "some"], ["--to", "10"]])
 def test_what_is_no_time_or_size_is_refused(folder, options):
     with pytest.raises(ConfigError, match=r"is no (length of time; write it as 30d|size; write it as 10GB)"):
         run(*options)

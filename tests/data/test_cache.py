@@ -9,10 +9,15 @@ import time
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from datasets import Dataset, Features, Value
 
 from hf_finetune.cache import holding
+from hf_finetune.cache.entries import remove_files
+from hf_finetune.data import cache
 from hf_finetune.data.cache import build_cached_dataset, place_dataset
+from hf_finetune.data.splitting.batches import iterate_stored, map_table
+from hf_finetune.errors import CannotWriteError, MachineError
 
 FEATURES = Features({"number": Value("int64")})
 PROCESSES, STARTS, ROWS = 4, 50, 20
@@ -99,3 +104,81 @@ def test_a_data_set_whose_file_beside_it_was_removed_is_built_again(tmp_path, mo
             build_cached_dataset("part", 1, FEATURES, batches, (".prints.npz",))
             assert beside.exists()
         beside.unlink()
+
+
+def cut_behind_a_batch(arrow):
+    """A stream of Arrow that ends behind any batch is whole for who reads it."""
+    with arrow.open("rb") as file, pa.ipc.open_stream(file) as stored:
+        stored.read_next_batch()
+        size = file.tell()
+    arrow.write_bytes(arrow.read_bytes()[:size])
+
+
+DAMAGE = {
+    "cut behind a batch": cut_behind_a_batch,
+    "cut in a batch": lambda arrow: arrow.write_bytes(arrow.read_bytes()[:-70]),
+    "empty": lambda arrow: arrow.write_bytes(b""),
+    "grown": lambda arrow: arrow.write_bytes(arrow.read_bytes() + b"\0"),
+    "counts torn": lambda arrow: arrow.with_suffix(".json").write_bytes(arrow.with_suffix(".json").read_bytes()[:9]),
+    "counts of another kind": lambda arrow: arrow.with_suffix(".json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_is_not_of_the_size_that_was_written_is_made_again_and_that_is_said(tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    built = multiprocessing.Value("i", 0)
+    build(1, built)
+    damage(place_dataset("race", 1))
+    rows, facts = build(1, built)
+    assert (rows["number"][:], facts) == (list(range(ROWS)), {"rows": ROWS})
+    assert built.value == 2
+    assert caplog.text.count("is not as it was written: it is made again") == 1
+
+
+@pytest.mark.parametrize("walk", [iterate_stored, lambda rows: map_table(rows)[0]], ids=["read", "mapped"])
+@pytest.mark.parametrize("damage", ["cut behind a batch", "cut in a batch"])
+def test_a_file_that_is_cut_while_it_is_read_ends_the_run(tmp_path, monkeypatch, walk, damage):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    rows, _ = build(1, multiprocessing.Value("i", 0))
+    assert sum(map(len, walk(rows))) == ROWS
+    DAMAGE[damage](place_dataset("race", 1))
+    with pytest.raises(MachineError, match=r"race-.*arrow: a file of the cache was cut or changed while the run read"):
+        list(walk(rows))
+
+
+def test_what_was_removed_is_read_on_by_the_run_that_has_mapped_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    rows, _ = build(1, multiprocessing.Value("i", 0))
+    remove_files(place_dataset("race", 1))
+    assert sum(map(len, iterate_stored(rows))) == sum(map(len, map_table(rows)[0])) == ROWS
+
+
+def test_what_vanishes_as_soon_as_it_is_written_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    write = cache._write_dataset
+    monkeypatch.setattr(cache, "_write_dataset", lambda arrow, *rest: (write(arrow, *rest), remove_files(arrow)))
+    with pytest.raises(MachineError, match="was removed or changed as soon as it was written"):
+        build(1, multiprocessing.Value("i", 0))
+
+
+def test_what_a_killed_process_has_left_of_an_entry_goes_with_the_next_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    arrow = place_dataset("race", 1)
+    left, other = (arrow.with_name(f".{name}.1.aside") for name in (arrow.name, "rows-0.arrow"))
+    for each in (left, other):
+        each.write_bytes(b"half")
+    build(1, multiprocessing.Value("i", 0))
+    assert not left.exists()
+    assert other.exists(), "another process may be at it"
+
+
+def test_a_full_disk_of_the_cache_is_said_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "_write_dataset", fail)
+    with pytest.raises(CannotWriteError, match=r"hf_finetune: the datasets cache cannot be written: No space left"):
+        build(1, multiprocessing.Value("i", 0))

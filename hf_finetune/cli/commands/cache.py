@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from hf_finetune.cache import Entry
 
 _AGE = re.compile(r"(\d{1,6})([dh])")
-_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([KMGT]?)i?B?", re.IGNORECASE)
+_SIZE = re.compile(r"0|(\d{1,9}(?:\.\d{1,3})?) ?([KMGT]i?B?|B)", re.IGNORECASE)
 _SECONDS = {"d": 86_400, "h": 3_600}
-_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_BYTES = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def cache(
@@ -107,4 +107,4 @@ def _read_size(written: str | None) -> int | None:
     found = _SIZE.fullmatch(written)
     if found is None:
         raise ConfigError(Problem(f"--to {written!r} is no size", "write it as 10GB or 500MB"))
-    return int(float(found[1]) * _BYTES[found[2].upper()])
+    return int(float(found[1]) * _BYTES[found[2][0].upper()]) if found[1] else 0

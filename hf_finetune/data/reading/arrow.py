@@ -118,6 +118,13 @@ def _read_stamp(file: DataFile) -> _Stamp:
     return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
+def _is_as_before(file: DataFile, stamp: _Stamp) -> bool:
+    try:
+        return _read_stamp(file) == stamp
+    except FileNotFoundError:
+        return False
+
+
 def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tuple[Dataset, tuple[FileStats, ...]]:
     """Read the files of one role, or load their rows from the cache by the files' content.
 
@@ -192,7 +199,7 @@ def _build_batches(
             for batch in _join_batches(_read_batches(file, reading, tally, build)):
                 yield batch
                 show(tally.rows)
-        if _read_stamp(file) != stamp:
+        if not _is_as_before(file, stamp):
             raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
         if tally.rejected and reading.on_bad_line == "fail":
             problems += describe_rejected_lines(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))

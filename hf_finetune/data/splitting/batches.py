@@ -7,7 +7,9 @@ of text (https://github.com/apache/arrow/issues/25822).
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,7 @@ from datasets.table import MemoryMappedTable
 
 from hf_finetune.cache.arrays import give_back, give_back_pages, iterate_pieces, map_numbers
 from hf_finetune.data.splitting.assignment import Rows
+from hf_finetune.errors import MachineError, Problem
 
 Columns = dict[str, npt.NDArray[Any]]
 Codes = npt.NDArray[np.int32]
@@ -60,20 +63,44 @@ def iterate_stored(table: Dataset) -> Iterator[pa.RecordBatch]:
     """Yield the record batches of a table; those of a whole file are read from it, and not mapped.
 
     Pages of a mapped file stay with the process for as long as the system has room: it would look as large as the file.
+    Raises MachineError where the file was cut since it was mapped.
     """
-    if (path := _find_file(table)) is not None:
-        with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stored:
-            for batch in stored:
-                yield batch.select(table.column_names)
-    else:
+    path = _find_file(table)
+    if path is None:
         yield from table.data.table.to_batches()
+        return
+    with _check_read(path), pa.OSFile(path) as file:
+        count = 0
+        for batch in pa.ipc.open_stream(file):
+            count += len(batch)
+            yield batch.select(table.column_names)
+        _check_count(path, count, len(table.data))
+
+
+@contextmanager
+def _check_read(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as problem:
+        raise _explain_cut(path) from problem
+
+
+def _check_count(path: str, found: int, expected: int) -> None:
+    # A stream of Arrow that ends behind any of its batches is a whole one.
+    if found != expected:
+        raise _explain_cut(path)
+
+
+def _explain_cut(path: str) -> MachineError:
+    what = "a file of the cache was cut or changed while the run read it"
+    return MachineError(Problem(what, "start the run again: it is made again then", path))
 
 
 def _find_file(table: Dataset) -> str | None:
-    """The file whose rows are those of a table, all of them."""
+    """The file whose rows are those of a table, all of them; None where it was removed, and is mapped alone."""
     own = table.data
     whole = isinstance(own, MemoryMappedTable) and {name for name, _, _ in own.replays} <= _KEEP_ROWS
-    return str(own.path) if whole else None
+    return str(own.path) if whole and os.path.exists(own.path) else None
 
 
 def iterate_columns(table: Dataset, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
@@ -95,7 +122,16 @@ def map_table(table: Dataset) -> tuple[Iterator[pa.RecordBatch], Callable[[], No
         return iter(table.data.table.to_batches()), lambda: None
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return iter(pa.ipc.open_stream(pa.py_buffer(mapped))), partial(give_back, mapped)
+
+    def iterate() -> Iterator[pa.RecordBatch]:
+        with _check_read(path):
+            count = 0
+            for batch in pa.ipc.open_stream(pa.py_buffer(mapped)):
+                count += len(batch)
+                yield batch
+            _check_count(path, count, len(table.data))
+
+    return iterate(), partial(give_back, mapped)
 
 
 def gather_columns(table: Dataset, names: Sequence[str], numbers: Rows) -> Iterator[Columns]:

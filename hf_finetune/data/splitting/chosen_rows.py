@@ -18,7 +18,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from hf_finetune.cache.arrays import PIECE, give_back_pages, iterate_pieces, map_numbers
-from hf_finetune.cache.entries import mark_used
+from hf_finetune.cache.entries import explain_removed, mark_used
 from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.data.reading.arrow import FILE, LINE, ROW_HASH
@@ -65,16 +65,16 @@ def load_choice(made_from: Any, tables: Mapping[str, Dataset], choose: Callable[
     try:
         path = place_in_cache(f"chosen-{compute_cache_key([__version__, made_from])}.npz")
 
-        def make() -> ChosenRows | None:
+        def make() -> ChosenRows:
             write_arrays(path, _build_arrays(choose(), tables))
-            return _read(path)
+            if (made := _read(path)) is None:
+                raise explain_removed(path)
+            return made
 
-        found = find_or_make(path, lambda: _read(path), make)
+        return find_or_make(path, lambda: _read(path), make)
     except OSError as error:
         what = f"the rows of each split cannot be written into the datasets cache: {error.strerror or error}"
         raise CannotWriteError(Problem(what, "make room, or set HF_DATASETS_CACHE")) from error
-    assert found is not None
-    return found
 
 
 def _build_arrays(choice: Choice, tables: Mapping[str, Dataset]) -> dict[str, npt.NDArray[Any]]:

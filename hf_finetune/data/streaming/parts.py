@@ -88,8 +88,9 @@ class PartBuilder:
             rows, counts = build_cached_dataset(KIND, made_from, self.maker.features, build, (PRINTS,))
             prints = map_arrays(name_prints(arrow))  # now: `hf-finetune cache` may remove it while the run goes on
             facts = json.loads(arrow.with_suffix(".json").read_text())
-        except OSError as error:
-            what = f"a part of the stream cannot be written into the datasets cache: {error.strerror or error}"
+        except (OSError, CannotWriteError) as error:
+            why = getattr(error.__cause__ or error, "strerror", None) or error
+            what = f"a part of the stream cannot be written into the datasets cache: {why}"
             remedy = "make room or set HF_DATASETS_CACHE, as three parts are there at once, and type the command again"
             raise CannotWriteError(f"{what}; {remedy}") from error
         end = Position.from_dict(counts["end"])

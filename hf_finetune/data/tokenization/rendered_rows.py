@@ -55,8 +55,8 @@ Turns = list[dict[str, Any]]
 """The messages of a row, as the reader has them."""
 RowOfTurns = tuple[int, Turns, str | None]
 """The number of a row, its messages, and its tools as JSON."""
-Refused = tuple[list[tuple[int, Problem]], int, int]
-"""The problems of rows that are shown, how many there are, and how many rows exceeded a limit."""
+Refused = tuple[list[tuple[int, Problem]], int, list[int]]
+"""The problems of rows that are shown, how many there are, and the rows that exceeded a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,8 @@ class ConversationRenderer:
         self.control: ControlTokens = get_control_tokens(tokenizer)
         self.problems: list[tuple[int, Problem]] = []
         self.problem_count = 0
-        self.rows_at_fault, self.at_once = 0, 1
+        self.rows_at_fault: list[int] = []
+        self.at_once = 1
         self.shapes = Shapes(tokenizer, template, self._find_spans, by_turns=data.loss_on != "all")
 
     def refuse(self, row: int, what: str, remedy: str = "") -> None:
@@ -142,7 +143,7 @@ class ConversationRenderer:
     @property
     def gave_up(self) -> bool:
         """Whether the template exceeds its limits on too many rows to go on."""
-        return self.rows_at_fault >= MAX_ROWS_AT_FAULT
+        return len(self.rows_at_fault) >= MAX_ROWS_AT_FAULT
 
     def collect(self) -> Refused:
         """What was refused so far."""
@@ -156,9 +157,13 @@ class ConversationRenderer:
         self.rows_at_fault += at_fault
 
     def describe_problems(self) -> DataError:
-        """All problems so far, by their rows."""
-        ordered = sorted(self.problems, key=_by_row)
-        return DataError([problem for _, problem in ordered], total=self.problem_count)
+        """All problems so far, by their rows; where the template was given up, those until it was."""
+        ordered, total = sorted(self.problems, key=_by_row), self.problem_count
+        if self.gave_up:  # of several processes each goes on until it has so many
+            last = sorted(self.rows_at_fault)[MAX_ROWS_AT_FAULT - 1]
+            ordered = [(row, problem) for row, problem in ordered if row <= last]
+            total = len(ordered)
+        return DataError([problem for _, problem in ordered], total=total)
 
     def render(self, rows: Sequence[RowOfTurns]) -> list[RenderedRow]:
         """Render rows; without those that are refused."""
@@ -239,7 +244,7 @@ class ConversationRenderer:
 
     def _refuse_limit(self, number: int, problem: TemplateLimitError) -> None:
         self.refuse(number, f"the chat template {problem.what} on this row", problem.remedy)
-        self.rows_at_fault += 1
+        self.rows_at_fault.append(number)
         if self.gave_up:
             raise self.describe_problems() from problem
 

@@ -150,7 +150,7 @@ def test_of_very_many_copies_a_hundred_are_named_and_all_are_counted():
     assert error.value.total == 130
 
 
-def test_prompts_with_completions_are_compared_too():
+def test_prompts_with_completions_are_compared_too(caplog):
     rows = [{"prompt": f"p {number}", "completion": "c"} for number in range(4)]
     train, validation = (
         write("train.jsonl", rows),
@@ -158,6 +158,7 @@ def test_prompts_with_completions_are_compared_too():
     )
     with pytest.raises(DataError, match=r"validation\.jsonl:1: .* \(train\.jsonl:3\)"):
         load(train=train, validation=validation)
+    assert "left out" not in caplog.text, "of a file of its own nothing is"
 
 
 def test_the_same_question_with_another_answer_is_no_copy():

@@ -439,6 +439,17 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(monkeypatch):
     assert "new 3 " in load(train="rows.jsonl").rows["train"]["text"]
 
 
+def test_a_file_that_vanishes_while_it_is_read_is_named_and_not_the_cache(monkeypatch):
+    path, join = Path(write("rows.jsonl", texts(10))), arrow._join_batches
+
+    def join_and_remove(batches):
+        yield from join(batches)
+        path.unlink()
+
+    monkeypatch.setattr(arrow, "_join_batches", join_and_remove)
+    assert "rows.jsonl: the file changed while it was read" in refused(train="rows.jsonl")
+
+
 def test_a_cache_that_cannot_be_written_is_no_mistake_in_the_data(monkeypatch, tmp_path):
     (tmp_path / "taken").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "taken")
