@@ -28,6 +28,7 @@ TRAINING_RECIPES = [path for path in RECIPES if path.stem != "score"]
 SHARED = (
     "ranks",
     "lazy_imports",
+    "codes",
     "shell",
     "option_names",
     "privacy",
@@ -50,6 +51,7 @@ ALLOWED = {
     "chat": set(SHARED),
     "data": {*SHARED, "label_set", "chat"},
     "models": {*SHARED, "label_set", "chat"},
+    "preflight": {*SHARED, "label_set", "chat", "data", "models"},
     "training": {*SHARED, "label_set", "chat", "data", "models"},
     "evaluation": {*SHARED, "label_set", "chat", "data", "models"},
     "reporting": {*SHARED} - {"config", "environment"},
