@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from hf_finetune.data.splitting.one_split import SPLIT, load_rows
 from hf_finetune.data.splitting.overlap import Fingerprints, iterate_fingerprints
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import DataError
+from hf_finetune.preflight.detectors.lookup import Lookup
 from hf_finetune.preflight.detectors.texts import list_pairs, number_rows
 from hf_finetune.preflight.findings import MAX_PLACES, Finding
 
@@ -67,30 +67,23 @@ def _index(against: Splits) -> tuple[Hashes, Rows, int]:
     return every[order], row_of[order], len(numbers)
 
 
-@dataclass
 class _Shared:
     """What rows that are read one after another share with those of an index."""
 
-    hashes: Hashes
-    rows: Rows
-    count: int
-    train_rows: int = 0
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    """The first of them: a training row, and one of the index."""
-
-    def __post_init__(self) -> None:
-        self.seen = np.zeros(self.count, np.bool_)
+    def __init__(self, hashes: Hashes, rows: Rows, count: int) -> None:
+        self.index, self.rows = Lookup(hashes), rows
+        self.seen = np.zeros(count, np.bool_)
+        self.train_rows = 0
+        self.pairs: list[tuple[int, int]] = []  # the first of them: a training row, and one of the index
 
     def compare(self, start: int, prints: Fingerprints) -> None:
         """Look consecutive training rows up, from number `start` on."""
-        hashes = np.concatenate([prints.rows, prints.runs])
         row_of = np.concatenate([np.arange(len(prints.rows)), prints.run_rows])
-        left, right = (np.searchsorted(self.hashes, hashes, side) for side in ("left", "right"))
-        found = np.flatnonzero(left < right)
+        found, left, right = self.index.find(np.concatenate([prints.rows, prints.runs]))
         trained, first = np.unique(row_of[found], return_index=True)
         self.train_rows += len(trained)
         room = MAX_PLACES // 2 - len(self.pairs)
-        for row, at in zip(trained[:room].tolist(), left[found[first]][:room].tolist(), strict=True):
+        for row, at in zip(trained[:room].tolist(), left[first][:room].tolist(), strict=True):
             self.pairs.append((start + row, int(self.rows[at])))
-        for one, stop in set(zip(left[found].tolist(), right[found].tolist(), strict=True)):
+        for one, stop in set(zip(left.tolist(), right.tolist(), strict=True)):
             self.seen[self.rows[one:stop]] = True

@@ -20,25 +20,26 @@ _TRAIN = "train"
 Flags = npt.NDArray[np.bool_]
 
 
-def detect_duplicates(splits: Splits, processes: int = 1) -> tuple[list[Finding], dict[str, Any]]:
+def detect_duplicates(splits: Splits) -> tuple[list[Finding], dict[str, Any]]:
     """Look for rows that are in the training rows twice, in them and in another split, or in two that are evaluated.
 
     Counts: `{"train": {"repeated"}, split: {"copies", "near", "shares_13_words"}, "test in validation": ...}`; of a row
     that is several of these the first counts. Of a stream's training rows none are at hand.
     """
-    findings, counts = [], {}
+    findings: list[Finding] = []
+    counts: dict[str, Any] = {}
     if _TRAIN in splits.rows:
         repeated = _find_repeated(splits)
         counts[_TRAIN] = {"repeated": len(repeated[0])}
         findings += _report_repeated(splits, *repeated)
         others = [name for name in splits.rows if name != _TRAIN]
         for name, overlap in _compare(splits, _TRAIN, others).items():
-            found = _Compared(splits, _TRAIN, name, overlap, processes)
+            found = _Compared(splits, _TRAIN, name, overlap)
             counts[name] = found.count()
             findings += found.report_train()
     if {"validation", "test"} <= splits.rows.keys():
         overlap = _compare(splits, "validation", ["test"])["test"]
-        found = _Compared(splits, "validation", "test", overlap, processes)
+        found = _Compared(splits, "validation", "test", overlap)
         counts["test in validation"] = found.count()
         findings += found.report_evaluated()
     return findings, counts
@@ -71,12 +72,12 @@ def _compare(splits: Splits, one: str, others: list[str]) -> dict[str, Overlap]:
 class _Compared:
     """The rows of one split, `name`, that those of another have too: as copies, nearly, or 13 words of them."""
 
-    def __init__(self, splits: Splits, one: str, name: str, overlap: Overlap, processes: int) -> None:
+    def __init__(self, splits: Splits, one: str, name: str, overlap: Overlap) -> None:
         self.splits, self.one, self.name = splits, one, name
         (self.numbers, self.own), (ones, self.own_of_one) = (number_rows(splits.rows[each]) for each in (name, one))
         self.copy_of = overlap.copy_of
         near = (splits.rows[name], self.numbers), (splits.rows[one], ones)
-        self.near: NearRows = find_near_rows(*near, self.copy_of >= 0, processes)
+        self.near: NearRows = find_near_rows(*near, self.copy_of >= 0)
         self.shares: Flags = overlap.shares_ngram & (self.copy_of < 0) & (self.near.near < 0)
 
     def count(self) -> dict[str, int]:

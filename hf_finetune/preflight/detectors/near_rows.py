@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_finetune.data.splitting.assignment import Hashes, Rows
+from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.data.splitting.overlap import hash_ngrams, hash_spoken
-from hf_finetune.data.workers import map_rows
+from hf_finetune.preflight.detectors.lookup import Lookup
 
 SHINGLE = 3
 NEAR = 0.5
@@ -29,7 +29,7 @@ _OF_A_SKETCH = 0.4
 _FEWEST = 8
 """Shingles: shorter rows are alike by chance."""
 _MANY = 20
-_FLAGS_A_HASH = 8
+_AT_ONCE = 2**23
 
 Small = npt.NDArray[np.uint32]
 
@@ -42,28 +42,21 @@ class NearRows:
     likeness: npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    indexed: Rows
-    others: Rows
-    likeness: npt.NDArray[np.float64]
-
-
 def find_near_rows(
-    indexed: tuple[Dataset, Rows], others: tuple[Dataset, Rows], skip: npt.NDArray[np.bool_], processes: int = 1
+    indexed: tuple[Dataset, Rows], others: tuple[Dataset, Rows], skip: npt.NDArray[np.bool_]
 ) -> NearRows:
     """Find for each row of `indexed`, but those to `skip`, a row of `others` that is near it.
 
-    Both are a table and its row numbers there, (rows,), ascending and distinct; `skip`: (indexed rows,). Memory grows
-    with `indexed` (4 bytes a word, 300 a row), not with `others`.
+    Both are a table and its row numbers there, (rows,), ascending and distinct; `skip`: (indexed rows,). Memory is that
+    of `_AT_ONCE` words of `indexed`, some 300 MB, and 16 bytes a row of it: for each so many `others` are read once.
     """
-    work = _Comparison(_index_rows(*indexed, skip))
     near, likeness = np.full(len(skip), -1, np.int64), np.zeros(len(skip))
-    batches = ((start, pa.Table.from_batches([batch])) for start, batch in iterate_batches(*others))
-    for pairs in map_rows(work, batches, processes) if len(work.index.hashes) else ():
-        new = near[pairs.indexed] < 0
-        near[pairs.indexed[new]] = pairs.others[new]
-        likeness[pairs.indexed[new]] = pairs.likeness[new]
+    for first, index in _iterate_indexes(*indexed, skip):
+        comparison = _Comparison(index)
+        for start, batch in iterate_batches(*others) if len(index.rows) else ():
+            comparison.compare(start, batch)
+        here = slice(first, first + len(index.sizes))
+        near[here], likeness[here] = comparison.near, comparison.likeness
     return NearRows(near, likeness)
 
 
@@ -71,122 +64,92 @@ def find_near_rows(
 class _Index:
     """Sketches, sorted, with the row of each hash; all shingles of each row; those of a form, which do not count."""
 
-    hashes: Hashes
+    sketches: Lookup
     rows: Rows
     sizes: Rows
     """Of the sketch of each row: (rows,)."""
-    flags: npt.NDArray[np.bool_]
-    shift: np.uint64
     shingles: Small
     starts: Rows
-    form: Hashes
+    form: Lookup
 
 
-def _index_rows(table: Dataset, numbers: Rows, skip: npt.NDArray[np.bool_]) -> _Index:
-    shingles, row_of = _hash_all(table, numbers, skip)
-    form = _find_form(shingles)
-    keep = ~_is_in(shingles, form)
+def _iterate_indexes(table: Dataset, numbers: Rows, skip: npt.NDArray[np.bool_]) -> Iterator[tuple[int, _Index]]:
+    """Yield indexes of consecutive rows, with the number of the first of them."""
+    first, held, parts = 0, 0, list[tuple[Hashes, Rows]]()
+    for start, batch in iterate_batches(table, numbers):
+        shingles, row_of, _ = _sort_distinct_pairs(*hash_ngrams(*hash_spoken(batch), SHINGLE))
+        kept = ~skip[start + row_of]
+        parts.append((shingles[kept], start - first + row_of[kept]))
+        held, stop = held + len(shingles), start + len(batch)
+        if held >= _AT_ONCE or stop == len(numbers):
+            hashes, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
+            yield first, _index_rows(hashes, rows, stop - first)
+            first, held, parts = stop, 0, []
+
+
+def _index_rows(shingles: Hashes, row_of: Rows, count: int) -> _Index:
+    """Index `count` rows by their distinct shingles, sorted within each, and the row of each: (shingles,) both."""
+    form = Lookup(_find_form(shingles))
+    keep = ~form.has(shingles)
     shingles, row_of = shingles[keep], row_of[keep]
-    counts = np.bincount(row_of, minlength=len(numbers))
+    counts = np.bincount(row_of, minlength=count)
     starts = np.cumsum(counts) - counts
     # Shingles of a row are sorted: the first of them are its sketch.
     rank = np.arange(len(row_of)) - starts[row_of]
     drawn = (rank < _SKETCH) & (counts[row_of] >= _FEWEST)
     order = np.argsort(shingles[drawn], kind="stable")
-    hashes, rows = shingles[drawn][order], row_of[drawn][order]
-    shift = np.uint64(64 - max(8, int(_FLAGS_A_HASH * len(hashes)).bit_length()))
-    flags = np.zeros(2 ** (64 - int(shift)), np.bool_)
-    flags[hashes >> shift] = True
     small = (shingles >> np.uint64(32)).astype(np.uint32)
-    sizes = np.minimum(counts, _SKETCH)
-    return _Index(hashes, rows, sizes, flags, shift, small, np.append(starts, len(small)), form)
+    return _Index(
+        *(Lookup(shingles[drawn][order]), row_of[drawn][order], np.minimum(counts, _SKETCH)),
+        *(small, np.append(starts, len(small)), form),
+    )
 
 
-def _hash_all(table: Dataset, numbers: Rows, skip: npt.NDArray[np.bool_]) -> tuple[Hashes, Rows]:
-    """Hash the distinct shingles of each row, sorted within it: hashes and rows, (shingles,) both."""
-    parts, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for start, batch in iterate_batches(table, numbers):
-        shingles, row_of = _hash_shingles(batch)
-        kept = ~skip[start + row_of]
-        parts.append(shingles[kept])
-        rows.append(start + row_of[kept])
-    return np.concatenate(parts), np.concatenate(rows)
-
-
-def _hash_shingles(batch: pa.RecordBatch) -> tuple[Hashes, Rows]:
-    """Hash the distinct shingles of each row of a batch, as `_hash_all` does."""
-    shingles, row_of = hash_ngrams(*hash_spoken(batch), SHINGLE)
-    order = np.lexsort((shingles, row_of))
-    shingles, row_of = shingles[order], row_of[order]
+def _sort_distinct_pairs(hashes: Hashes, row_of: Rows) -> tuple[Hashes, Rows, Rows]:
+    """Sort hashes by row and leave repeats out: hashes, rows, and where they were, (distinct,) each."""
+    order = np.lexsort((hashes, row_of))
+    hashes, row_of = hashes[order], row_of[order]
     first = np.ones(len(order), np.bool_)
-    first[1:] = (shingles[1:] != shingles[:-1]) | (row_of[1:] != row_of[:-1])
-    return shingles[first], row_of[first]
+    first[1:] = (hashes[1:] != hashes[:-1]) | (row_of[1:] != row_of[:-1])
+    return hashes[first], row_of[first], order[first]
 
 
 def _find_form(shingles: Hashes) -> Hashes:
     """Find what is in more than `_MANY` rows: sorted hashes."""
     ordered = np.sort(shingles)
     many = ordered[:-_MANY][ordered[:-_MANY] == ordered[_MANY:]]
-    return np.unique(many)
-
-
-def _is_in(hashes: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:
-    """Whether each of `hashes` is in `known`, which is sorted: (hashes,)."""
-    if not len(known):
-        return np.zeros(len(hashes), np.bool_)
-    return np.asarray(known[np.minimum(np.searchsorted(known, hashes), len(known) - 1)] == hashes)
+    return sort_distinct(many)
 
 
 class _Comparison:
-    """The work of `map_rows`: batches of other rows are looked up in the index."""
+    """Rows that are read one after another, held against an index."""
 
     def __init__(self, index: _Index) -> None:
         self.index = index
-        # Here, and for the first of each process's own batches: what was found need not be found again.
-        self.found = np.zeros(len(index.sizes), np.bool_)
+        self.near = np.full(len(index.sizes), -1, np.int64)
+        self.likeness = np.zeros(len(index.sizes))
 
-    def read(self, first: int, table: pa.Table) -> tuple[int, pa.Table]:
-        return first, table
-
-    def encode(self, read: tuple[int, pa.Table]) -> tuple[int, pa.Table]:
-        return read
-
-    def build(self, encoded: tuple[int, pa.Table]) -> _Pairs:
-        """Find the pairs of a batch: at most one for each indexed row."""
-        first, table = encoded
-        pairs = list(self._compare(first, table.to_batches()))
-        self.found[[row for row, _, _ in pairs]] = True
-        rows, others, likeness = zip(*pairs, strict=True) if pairs else ((), (), ())
-        return _Pairs(np.array(rows, np.int64), np.array(others, np.int64), np.array(likeness, np.float64))
-
-    def collect(self) -> None:
-        """Nothing is counted."""
-
-    def merge(self, collected: None) -> None:
-        """Nothing was counted."""
-
-    def _compare(self, first: int, batches: list[pa.RecordBatch]) -> Iterator[tuple[int, int, float]]:
-        for batch in batches:
-            shingles, row_of = _hash_shingles(batch)
-            counts = np.bincount(row_of, minlength=len(batch))
-            ends = np.cumsum(counts)
-            for row, other in self._list_candidates(shingles, row_of):
-                likeness = self._measure(row, shingles[ends[other] - counts[other] : ends[other]])
-                if likeness >= NEAR:
-                    yield row, first + other, likeness
-            first += len(batch)
+    def compare(self, first: int, batch: pa.RecordBatch) -> None:
+        """Compare a batch, whose first row is number `first`, with the rows for which none was found so far."""
+        shingles, row_of = hash_ngrams(*hash_spoken(batch), SHINGLE)
+        ends = np.cumsum(np.bincount(row_of, minlength=len(batch)))
+        starts = np.append(0, ends)
+        for row, other in self._list_candidates(shingles, row_of):
+            likeness = self._measure(row, shingles[starts[other] : ends[other]])
+            if likeness >= NEAR:
+                self.near[row], self.likeness[row] = first + other, likeness
 
     def _list_candidates(self, shingles: Hashes, row_of: Rows) -> list[tuple[int, int]]:
         """Pair each indexed row with the row of a batch that shares most of its sketch, if that is enough."""
         index = self.index
-        maybe = np.flatnonzero(index.flags[shingles >> index.shift])
-        left, right = (np.searchsorted(index.hashes, shingles[maybe], side) for side in ("left", "right"))
-        sizes = right - left
+        found, left, right = index.sketches.find(shingles)
+        _, rows_of_found, once = _sort_distinct_pairs(shingles[found], row_of[found])
+        left, sizes = left[once], (right - left)[once]
         at = np.repeat(left - (np.cumsum(sizes) - sizes), sizes) + np.arange(int(sizes.sum()))
-        pairs = index.rows[at] << 32 | np.repeat(row_of[maybe], sizes)
+        pairs = index.rows[at] << 32 | np.repeat(rows_of_found, sizes)
         pairs, shared = np.unique(pairs, return_counts=True)
         rows, others = pairs >> 32, pairs & 0xFFFFFFFF
-        enough = (shared >= _OF_A_SKETCH * index.sizes[rows]) & ~self.found[rows]
+        enough = (shared >= _OF_A_SKETCH * index.sizes[rows]) & (self.near[rows] < 0)
         rows, others, shared = rows[enough], others[enough], shared[enough]
         order = np.lexsort((others, -shared, rows))
         rows, others = rows[order], others[order]
@@ -195,7 +158,8 @@ class _Comparison:
 
     def _measure(self, row: int, shingles: Hashes) -> float:
         """Compute the Jaccard similarity of an indexed row and another by its `shingles`, (shingles,)."""
+        shingles = sort_distinct(shingles)
         own = self.index.shingles[self.index.starts[row] : self.index.starts[row + 1]]
-        others = (shingles[~_is_in(shingles, self.index.form)] >> np.uint64(32)).astype(np.uint32)
+        others = (shingles[~self.index.form.has(shingles)] >> np.uint64(32)).astype(np.uint32)
         shared = len(np.intersect1d(own, others))
         return shared / max(1, len(own) + len(others) - shared)

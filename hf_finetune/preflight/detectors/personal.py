@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, get_args
 
 import numpy as np
@@ -16,11 +17,9 @@ from datasets import Dataset
 
 from hf_finetune.data.reading.formats import FORMATS
 from hf_finetune.data.splitting.assignment import Rows
-from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.data.workers import FEWEST_BATCHES, WorkerPool
 from hf_finetune.preflight.detectors.personal_shapes import SEEN_BEFORE, Kind, Shape, compile_shapes
-from hf_finetune.preflight.detectors.texts import join_texts, number_rows
+from hf_finetune.preflight.detectors.texts import iterate_texts, number_rows
 from hf_finetune.preflight.findings import MAX_PLACES, Finding, Place
 from hf_finetune.secrets.rules import find_secrets
 
@@ -61,14 +60,14 @@ class _Hits:
     lines: Rows
 
 
-def detect_personal(splits: Splits, processes: int = 1) -> tuple[list[Finding], dict[str, Any]]:
+def detect_personal(splits: Splits) -> tuple[list[Finding], dict[str, Any]]:
     """Look for personal data and secrets in all rows: one finding for each kind and split.
 
-    Counts: `{split: {kind: {"found", "rows"}}}`, of all kinds. `processes` are forked where there are several.
+    Counts: `{split: {kind: {"found", "rows"}}}`, of all kinds.
     """
     findings, counts = [], {}
     for split, rows in splits.rows.items():
-        seen = _search_split(splits, split, rows, processes)
+        seen = _search_split(splits, split, rows)
         counts[split] = {kind: {"found": each.found, "rows": each.rows} for kind, each in seen.items()}
         findings += [_build_finding(split, kind, each) for kind, each in seen.items() if each.found]
     return findings, counts
@@ -80,11 +79,12 @@ def _build_finding(split: str, kind: Kind, seen: _Seen) -> Finding:
     return Finding(code, what, split, seen.rows, tuple(seen.places))
 
 
-def _search_split(splits: Splits, split: str, rows: Dataset, processes: int) -> dict[Kind, _Seen]:
+def _search_split(splits: Splits, split: str, rows: Dataset) -> dict[Kind, _Seen]:
     seen: dict[Kind, _Seen] = {kind: _Seen() for kind in get_args(Kind)}
     in_text_file = FORMATS[splits.format].in_text_file
     numbers, own = number_rows(rows)
-    for start, hits in _map_batches(rows, numbers, processes):
+    for start, texts in iterate_texts(rows, numbers):
+        hits = search_texts(texts)
         for kind, its in seen.items():
             at = np.array([each == kind for each in hits.kinds], np.bool_)
             of_kind = hits.rows[at]
@@ -100,33 +100,16 @@ def _search_split(splits: Splits, split: str, rows: Dataset, processes: int) -> 
     return seen
 
 
-def _map_batches(rows: Dataset, numbers: Rows, processes: int) -> Iterator[tuple[int, _Hits]]:
-    batches = ((start, join_texts(batch)) for start, batch in iterate_batches(rows, numbers))
-    compile_shapes()
-    if processes < 2 or rows.data.nbytes < FEWEST_BATCHES * 2**20:
-        yield from ((start, search_texts(texts)) for start, texts in batches)
-        return
-    list(find_secrets(b""))  # compiled once, for all processes
-    with WorkerPool(_search_packed, processes) as pool:
-        yield from pool.map(batches)
-
-
-def _search_packed(batch: tuple[int, pa.Array]) -> tuple[int, _Hits]:
-    return batch[0], search_texts(batch[1])
-
-
 def search_texts(texts: pa.Array) -> _Hits:
-    """Look for every kind in texts (rows,)."""
+    """Look for every kind in texts (rows,): hits in the order of the rows."""
     text, starts = _join_rows(texts)
-    kinds, places = [], []
-    for kind, place in _search(text, starts):
-        kinds.append(kind)
-        places.append(place)
-    at = np.array(places, np.int64)
-    rows = np.searchsorted(starts, at, "right") - 1
-    order = np.argsort(at, kind="stable")
-    lines = [text.count(b"\n", int(starts[row]), int(place)) for row, place in zip(rows, at, strict=True)]
-    return _Hits([kinds[each] for each in order], rows[order], np.array(lines, np.int64)[order])
+    found = sorted(_search(text, starts), key=itemgetter(1))
+    places = np.array([place for _, place in found], np.int64)
+    rows = np.searchsorted(starts, places, "right") - 1
+    # Counted at once: a row may be a book with something on every line.
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) if found else places
+    lines = np.searchsorted(ends, places) - np.searchsorted(ends, starts[rows])
+    return _Hits([kind for kind, _ in found], rows, lines)
 
 
 def _join_rows(texts: pa.Array) -> tuple[bytes, Rows]:

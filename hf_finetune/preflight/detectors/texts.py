@@ -67,8 +67,3 @@ def list_pairs(one: tuple[Splits, str, Rows], other: tuple[Splits, str, Rows]) -
     shown = MAX_PLACES // 2
     sides = [list_places(splits, split, rows[:shown]) for splits, split, rows in (one, other)]
     return tuple(place for pair in zip(*sides, strict=True) for place in pair)
-
-
-def list_read(splits: Splits) -> list[str]:
-    """Name the splits whose rows are at hand: not the training rows of a stream."""
-    return list(splits.rows)

@@ -79,15 +79,16 @@ def plain_shingles(text):
     return {tuple(words[place : place + SHINGLE]) for place in range(len(words) - SHINGLE + 1)}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_pairs_are_those_of_a_plain_comparison_of_sets(monkeypatch, processes):
+@pytest.mark.parametrize("words_at_once", [1_000, 2**23])
+def test_pairs_are_those_of_a_plain_comparison_of_sets(monkeypatch, words_at_once):
+    monkeypatch.setattr(near_rows, "_AT_ONCE", words_at_once)
     monkeypatch.setattr("hf_finetune.data.splitting.batches.ROWS_AT_ONCE", 40)
     rng = random.Random(7)
     train = [make_text(rng, 12, 60) for _ in range(300)]
     test = [change(rng, rng.choice(train), rng.uniform(0.01, 0.2)) for _ in range(100)]
     every = [np.arange(len(texts)) for texts in (test, train)]
     tables = [table_of(texts) for texts in (test, train)]
-    found = find_near_rows((tables[0], every[0]), (tables[1], every[1]), np.zeros(len(test), bool), processes)
+    found = find_near_rows((tables[0], every[0]), (tables[1], every[1]), np.zeros(len(test), bool))
     sets = [plain_shingles(text) for text in train]
     missed = 0
     for row, text in enumerate(test):
