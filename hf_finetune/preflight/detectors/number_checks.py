@@ -48,6 +48,8 @@ _ISSUERS: tuple[tuple[range, tuple[int, ...]], ...] = (
 )
 _CARD_GROUPS = ((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4))
 _LARGEST_OF_A_VERSION = 30
+# What object identifiers begin with, as in certificates: 2.5.29.37.
+_OBJECT_ARCS = {bytes(arcs) for arcs in ((1, 2), (1, 3), (2, 5), (2, 16), (2, 23))}
 
 
 def is_iban(text: str) -> bool:
@@ -89,12 +91,14 @@ def _is_luhn(digits: str) -> bool:
 
 
 def is_public_ipv4(text: str) -> bool:
-    """Whether `text` is an address of the public internet, and no version, which has small numbers or ends in zeros."""
+    """Whether `text` is an address of the public internet, and no version (small numbers, zeros) or object."""
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:
         return False
     numbers = address.packed
+    if numbers[:2] in _OBJECT_ARCS:
+        return False
     return address.is_global and max(numbers) > _LARGEST_OF_A_VERSION and numbers[1:] != b"\0\0\0"
 
 

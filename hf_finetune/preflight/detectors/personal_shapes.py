@@ -126,7 +126,8 @@ def _is_ipv4(found: str, before: str, behind: str) -> bool:
 
 
 def _is_ipv6(found: str, before: str, behind: str) -> bool:
-    return not (before[-1:].isalnum() or behind[:1].isalnum()) and is_public_ipv6(found)
+    alone = not any(each.isalnum() or each == ":" for each in (before[-1:], behind[:1]))
+    return alone and is_public_ipv6(found)
 
 
 def _is_url_password(found: str, before: str, behind: str) -> bool:

@@ -102,6 +102,15 @@ def test_pairs_are_those_of_a_plain_comparison_of_sets(monkeypatch, words_at_onc
     assert missed <= 2  # of a sketch, by chance
 
 
+def test_of_two_rows_that_are_near_the_first_is_named(monkeypatch):
+    monkeypatch.setattr("hf_finetune.data.splitting.batches.ROWS_AT_ONCE", 1)
+    rng = random.Random(9)
+    text = make_text(rng)
+    train = [make_text(rng), change(rng, text), make_text(rng), text]
+    found = find_near_rows((table_of([text]), np.arange(1)), (table_of(train), np.arange(4)), np.zeros(1, bool))
+    assert found.near.tolist() == [1]
+
+
 def test_what_many_rows_have_in_common_makes_no_pair():
     rng = random.Random(3)
     form = make_text(rng, 60, 60)
