@@ -32,6 +32,7 @@ SHARED = (
     "shell",
     "option_names",
     "privacy",
+    "secrets",
     "interruption",
     "memory",
     "errors",

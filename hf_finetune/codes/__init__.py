@@ -5,6 +5,9 @@ A code is given once and never given again; `hf-finetune explain HF012` prints i
 code      what a code is
 table     all of them
 lengths   HF1xx: lengths and tokens
+duplicates  HF2xx: duplicates, and rows that are evaluated and trained
+drift     HF38x: rows of another kind than the training rows
+personal  HF4xx: personal data and secrets
 """
 
 from __future__ import annotations

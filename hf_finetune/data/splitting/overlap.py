@@ -226,7 +226,16 @@ def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, ext
     spoken = np.array([role not in SYSTEM_ROLES for role in roles], dtype=bool)
     in_runs = np.repeat(spoken, words_per_turn)
     row_of_word = np.repeat(row_of_turn, words_per_turn)[in_runs]
-    return Fingerprints(rows, *_hash_ngrams(words[in_runs], row_of_word))
+    return Fingerprints(rows, *hash_ngrams(words[in_runs], row_of_word))
+
+
+def hash_spoken(rows: pa.RecordBatch) -> tuple[Hashes, Rows]:
+    """Hash the words of some rows, those of system messages left out: hashes and rows, (words,) both."""
+    turns_per_row, roles, texts, _ = _flatten_messages(rows)
+    words_per_turn, words = _hash_words(texts, b"")
+    row_of_word = np.repeat(np.repeat(np.arange(len(turns_per_row)), turns_per_row), words_per_turn)
+    spoken = np.repeat(np.array([role not in SYSTEM_ROLES for role in roles], dtype=bool), words_per_turn)
+    return words[spoken], row_of_word[spoken]
 
 
 def _hash_words(texts: Any, key: bytes) -> tuple[Rows, Hashes]:
@@ -268,14 +277,14 @@ def _sum_groups(values: Hashes, sizes: Rows) -> Hashes:
     return np.asarray(upto[ends] - upto[ends - sizes], dtype=np.uint64)
 
 
-def _hash_ngrams(words: Hashes, row_of: Rows) -> tuple[Hashes, Rows]:
-    """Hash each n-gram within a row: `words`, `row_of` (words,) -> hashes and rows (n-grams,)."""
+def hash_ngrams(words: Hashes, row_of: Rows, size: int = NGRAM_SIZE) -> tuple[Hashes, Rows]:
+    """Hash each n-gram of `size` words within a row: `words`, `row_of` (words,) -> hashes and rows (n-grams,)."""
     # Of the words [a b c d e] with `row_of` [0 0 0 1 1], the 2-grams are ab, bc and de: cd crosses two rows.
-    count = len(words) - NGRAM_SIZE + 1
+    count = len(words) - size + 1
     if count < 1:
         return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
     runs = np.zeros(count, dtype=np.uint64)
-    for offset in range(NGRAM_SIZE):
+    for offset in range(size):
         runs = runs * _NGRAM_BASE + words[offset : offset + count]
-    inside = row_of[:count] == row_of[NGRAM_SIZE - 1 :]
+    inside = row_of[:count] == row_of[size - 1 :]
     return runs[inside], row_of[:count][inside]

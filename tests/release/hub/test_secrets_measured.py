@@ -18,7 +18,7 @@ from hf_finetune.release.hub.files import PlannedFile
 from hf_finetune.release.hub.search import home_paths
 from hf_finetune.release.hub.search.home_paths import compile_home_rules
 from hf_finetune.release.hub.search.places import Sought, check_no_home, find_places
-from hf_finetune.release.hub.search.secret_rules import is_random
+from hf_finetune.secrets.rules import is_random
 
 SEED, ROUNDS = 20, 60
 PAGES = ("SECURITY.md", "docs/hub.md")

@@ -3,8 +3,5 @@
 places.py       the lines of each file with one of either, in one pass
 decoded.py      the forms of a file's text
 decoders.py     how a text is written as other letters
-secret_rules.py what is a secret
-service_keys.py keys of services, by their shape
-passwords.py    what is one by its name, too short to be one by its shape
 home_paths.py   what is a path of this machine
 """

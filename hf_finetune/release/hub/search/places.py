@@ -18,7 +18,7 @@ from hf_finetune.errors import DataError, Problem
 from hf_finetune.release.hub.files import PlannedFile, read_header
 from hf_finetune.release.hub.search.decoded import Form, list_forms
 from hf_finetune.release.hub.search.home_paths import HomeRules, compile_home_rules
-from hf_finetune.release.hub.search.secret_rules import find_secrets
+from hf_finetune.secrets.rules import find_secrets
 
 # Environment variables that hold a secret, by the end of their name; short values would be found everywhere.
 _LIVE = ("_TOKEN", "_API_KEY", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY", "_PASSWORD")
@@ -57,7 +57,7 @@ def check_secrets(files: Sequence[PlannedFile]) -> Found:
     """Raise `DataError` that names each file and line with a secret in it.
 
     All text files are read, in every form of `decoded`, the header of weight files (tensor names and metadata), and the
-    names of the files, which are not shown where they hold one. A secret is what `secret_rules` take for one, the Hub
+    names of the files, which are not shown where they hold one. A secret is what `find_secrets` takes for one, the Hub
     token in use, or the value of a variable such as `..._TOKEN` or `..._API_KEY`. Returns all that was found: paths of
     this machine may still be taken out.
     """

@@ -18,8 +18,8 @@ from typing import Any
 import re2
 
 from hf_finetune.privacy import SECRETS, is_secret
-from hf_finetune.release.hub.search.passwords import ASSIGNED_KEY, ASSIGNED_PASSWORD, is_password, is_short_key
-from hf_finetune.release.hub.search.service_keys import KEYED_ADDRESSES, SERVICE_KEYS
+from hf_finetune.secrets.passwords import ASSIGNED_KEY, ASSIGNED_PASSWORD, is_password, is_short_key
+from hf_finetune.secrets.service_keys import KEYED_ADDRESSES, SERVICE_KEYS
 
 # Kinds of detect-secrets that any vocabulary, card or list of addresses is full of.
 _LEFT_OUT = {"Artifactory Credentials", "Public IP (ipv4)", "JSON Web Token"}

@@ -1,0 +1,111 @@
+"""Rows that are there twice: in one split, or in one that is trained and one that is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_finetune.data.splitting.assignment import Rows
+from hf_finetune.data.splitting.overlap import Overlap
+from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.data.splitting.train_prints import compare_splits, read_user_key
+from hf_finetune.preflight.detectors.near_rows import NearRows, find_near_rows
+from hf_finetune.preflight.detectors.texts import list_pairs, list_places, number_rows
+from hf_finetune.preflight.findings import Finding
+
+_TRAIN = "train"
+Flags = npt.NDArray[np.bool_]
+
+
+def detect_duplicates(splits: Splits) -> tuple[list[Finding], dict[str, Any]]:
+    """Look for rows that are in the training rows twice, in them and in another split, or in two that are evaluated.
+
+    Counts: `{"train": {"repeated"}, split: {"copies", "near", "shares_13_words"}, "test in validation": ...}`; of a row
+    that is several of these the first counts. Of a stream's training rows none are at hand.
+    """
+    findings: list[Finding] = []
+    counts: dict[str, Any] = {}
+    if _TRAIN in splits.rows:
+        repeated = _find_repeated(splits)
+        counts[_TRAIN] = {"repeated": len(repeated[0])}
+        findings += _report_repeated(splits, *repeated)
+        others = [name for name in splits.rows if name != _TRAIN]
+        for name, overlap in _compare(splits, _TRAIN, others).items():
+            found = _Compared(splits, _TRAIN, name, overlap)
+            counts[name] = found.count()
+            findings += found.report_train()
+    if {"validation", "test"} <= splits.rows.keys():
+        overlap = _compare(splits, "validation", ["test"])["test"]
+        found = _Compared(splits, "validation", "test", overlap)
+        counts["test in validation"] = found.count()
+        findings += found.report_evaluated()
+    return findings, counts
+
+
+def _find_repeated(splits: Splits) -> tuple[Rows, Rows]:
+    """Find the training rows that are there already, and the first of each: (repeated,) both."""
+    _, own = number_rows(splits.rows[_TRAIN])
+    hashes = splits.hashes[_TRAIN][own]
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    copies = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    firsts = order[np.searchsorted(ordered, ordered[copies])]
+    by_row = np.argsort(order[copies])
+    return own[order[copies][by_row]], own[firsts[by_row]]
+
+
+def _report_repeated(splits: Splits, copies: Rows, firsts: Rows) -> Iterator[Finding]:
+    if len(copies):
+        what = f"{len(copies):,} of {len(number_rows(splits.rows[_TRAIN])[0]):,} training rows are there already"
+        pairs = list_pairs((splits, _TRAIN, copies), (splits, _TRAIN, firsts))
+        yield Finding("HF201", what, _TRAIN, len(copies), pairs)
+
+
+def _compare(splits: Splits, one: str, others: list[str]) -> dict[str, Overlap]:
+    tables = {name: (splits.rows[name], number_rows(splits.rows[name])[0]) for name in (one, *others)}
+    return compare_splits(tables[one], {name: tables[name] for name in others}, read_user_key()) if others else {}
+
+
+class _Compared:
+    """The rows of one split, `name`, that those of another have too: as copies, nearly, or 13 words of them."""
+
+    def __init__(self, splits: Splits, one: str, name: str, overlap: Overlap) -> None:
+        self.splits, self.one, self.name = splits, one, name
+        (self.numbers, self.own), (ones, self.own_of_one) = (number_rows(splits.rows[each]) for each in (name, one))
+        self.copy_of = overlap.copy_of
+        near = (splits.rows[name], self.numbers), (splits.rows[one], ones)
+        self.near: NearRows = find_near_rows(*near, self.copy_of >= 0)
+        self.shares: Flags = overlap.shares_ngram & (self.copy_of < 0) & (self.near.near < 0)
+
+    def count(self) -> dict[str, int]:
+        """Count what is reported."""
+        found = {"copies": self.copy_of >= 0, "near": self.near.near >= 0, "shares_13_words": self.shares}
+        return {kind: int(rows.sum()) for kind, rows in found.items()}
+
+    def report_train(self) -> Iterator[Finding]:
+        """Report rows that are evaluated and trained."""
+        yield from self._report_pairs("HF202", self.copy_of, "copies of training rows")
+        yield from self._report_pairs("HF203", self.near.near, "nearly the same as a training row")
+        rows = np.flatnonzero(self.shares)
+        if len(rows):
+            what = f"{self._say(len(rows))} share 13 words in a row with training rows"
+            yield Finding("HF204", what, self.name, len(rows), list_places(self.splits, self.name, self.own[rows]))
+
+    def report_evaluated(self) -> Iterator[Finding]:
+        """Report rows that are evaluated twice."""
+        both = np.where(self.copy_of >= 0, self.copy_of, self.near.near)
+        yield from self._report_pairs("HF205", both, f"in {self.one}, too, or nearly the same as a row there")
+
+    def _report_pairs(self, code: str, pair_of: Rows, are: str) -> Iterator[Finding]:
+        """`pair_of`: for each row that of the other split, or -1, (rows,)."""
+        rows = np.flatnonzero(pair_of >= 0)
+        if len(rows):
+            one = (self.splits, self.name, self.own[rows])
+            pairs = list_pairs(one, (self.splits, self.one, self.own_of_one[pair_of[rows]]))
+            yield Finding(code, f"{self._say(len(rows))} are {are}", self.name, len(rows), pairs)
+
+    def _say(self, count: int) -> str:
+        return f"{self.name}: {count:,} of {len(self.numbers):,} rows"
