@@ -79,7 +79,9 @@ class ConversationViewer:
         built = self.whole.build([(row, tokens)]).to_pylist()
         return built[0]["labels"] if built else [IGNORE_INDEX] * len(tokens.ids)
 
-    def _view_part(self, row: int, pieces: Pieces, window: tuple[int, int], example: dict[str, Any] | None) -> TokenView:
+    def _view_part(
+        self, row: int, pieces: Pieces, window: tuple[int, int], example: dict[str, Any] | None
+    ) -> TokenView:
         start, stop = window
         kept = 0 if example is None else len(example["input_ids"])
         place = Place(*self._locate(row))

@@ -53,11 +53,15 @@ def _find_blocks(blocks: Dataset, rows: Sequence[int], column: str = "rows") -> 
     """Yield the numbers of the blocks that have tokens of any of these rows, and what is to be said of each."""
     shown: set[int] = set()
     counts = dict.fromkeys(rows, 0)
-    wanted = pa.array(rows, blocks.features[column].feature.dtype if column == "rows" else blocks.features[column].dtype)
+    wanted = pa.array(
+        rows, blocks.features[column].feature.dtype if column == "rows" else blocks.features[column].dtype
+    )
     first = 0
     for table in blocks.select_columns([column]).with_format("arrow").iter(1_000):
         values = table.column(column)
-        flat, parents = (pc.list_flatten(values), pc.list_parent_indices(values)) if column == "rows" else (values, None)
+        flat, parents = (
+            (pc.list_flatten(values), pc.list_parent_indices(values)) if column == "rows" else (values, None)
+        )
         for place in np.flatnonzero(pc.is_in(flat, wanted).to_numpy()).tolist():
             number = first + (place if parents is None else parents[place].as_py())
             row = flat[place].as_py()

@@ -26,7 +26,7 @@ class TokenSettings:
     run: Run
     tokenizer: PreTrainedTokenizerFast
     limit: int | None
-    """Tokens of a row (sft, lora), a block (continued pretraining) or a text (classification; None: without a limit)."""
+    """Tokens of a row (sft, lora), a block (continued pretraining), a text (classification; None: any)."""
     most: int | None
     """Tokens that the model takes; None where nothing limits them."""
     template: str = ""
@@ -43,7 +43,7 @@ class TokenSettings:
         return bool(self.run.train.get("packing"))
 
     def get_template(self, rows: Any) -> str | None:
-        """The template under which `rows` are written; None for prompts and completions that are trained as they are."""
+        """The template under which `rows` are written; None for prompts and completions that stand as they are."""
         return self.template if "messages" in rows.column_names or self.data.chat_template is not None else None
 
 

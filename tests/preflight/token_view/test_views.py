@@ -170,9 +170,11 @@ def test_views_of_documents_are_the_blocks_and_windows_of_the_trainer(folder, te
     tokens, _ = pack_splits(splits.rows, made.tokenizer, limit, isolate=isolate)
     for split in ("train", "validation"):
         views = view_rows(splits, split, made, range(len(texts)))
-        wanted = {
-            f"block {number + 1} of {len(tokens[split])}": each for number, each in enumerate(tokens[split])
-        } if split == "train" else dict(enumerate(tokens[split]))
+        wanted = (
+            {f"block {number + 1} of {len(tokens[split])}": each for number, each in enumerate(tokens[split])}
+            if split == "train"
+            else dict(enumerate(tokens[split]))
+        )
         if split == "validation":
             views_by = {int(view.title.rsplit("window ", 1)[1].split()[0]) - 1: view for view in views}
         else:
