@@ -36,6 +36,7 @@ SHARED = (
     "memory",
     "errors",
     "files",
+    "pages",
     "cache",
     "folders",
     "row_prints",
