@@ -29,6 +29,7 @@ from hf_finetune.cli.commands.push import push
 from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.rows import rows
 from hf_finetune.cli.commands.score import score
+from hf_finetune.cli.commands.tokens import tokens
 from hf_finetune.cli.commands.train import train
 from hf_finetune.cli.commands.watch import watch
 from hf_finetune.cli.option_tables import name_own_options
@@ -50,7 +51,7 @@ app = typer.Typer(
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (
     *(train, watch, score, predict, generate, chat, merge, report, diagnose, push),
-    *(corpus, rows, model, init, doctor, cache),
+    *(corpus, rows, tokens, model, init, doctor, cache),
 ):
     # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.
     settings = {"ignore_unknown_options": True} if command is train else None
