@@ -15,11 +15,11 @@ MOST_SHOWN = 20_000
 MOST_IN_ALL = 100_000
 """Of all views of a page, beyond which the others are named alone."""
 KINDS = {
-    "trained": "trained: predicted from all that stands before it",
-    "context": "context: read, not predicted",
-    "control": "control token of the template or the tokenizer; underlined where it is trained",
-    "cut": "cut off or left out: the trainer is not given it",
-    "unknown": "unknown to the tokenizer",
+    "trained": "predicted from all that stands before it",
+    "context": "read, not predicted",
+    "control": "a token of the template or the tokenizer; underlined where it is trained",
+    "cut": "off, or left out: the trainer is not given it",
+    "unknown": "to the tokenizer",
 }
 
 
