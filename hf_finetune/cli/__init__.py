@@ -17,7 +17,9 @@ from typing import Annotated
 import typer
 
 from hf_finetune.cli.commands.cache import cache
-from hf_finetune.cli.commands.corpus import corpus
+from hf_finetune.cli.commands.data.corpus import corpus
+from hf_finetune.cli.commands.data.rows import rows
+from hf_finetune.cli.commands.data.tokens import tokens
 from hf_finetune.cli.commands.diagnose import diagnose
 from hf_finetune.cli.commands.doctor import doctor
 from hf_finetune.cli.commands.generate import chat, generate
@@ -27,9 +29,7 @@ from hf_finetune.cli.commands.model import model
 from hf_finetune.cli.commands.predict import predict
 from hf_finetune.cli.commands.push import push
 from hf_finetune.cli.commands.report import report
-from hf_finetune.cli.commands.rows import rows
 from hf_finetune.cli.commands.score import score
-from hf_finetune.cli.commands.tokens import tokens
 from hf_finetune.cli.commands.train import train
 from hf_finetune.cli.commands.watch import watch
 from hf_finetune.cli.option_tables import name_own_options

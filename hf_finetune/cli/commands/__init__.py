@@ -13,7 +13,7 @@ corpus.py    rows to begin with
 rows.py      a table as JSONL
 model.py     a model folder without a model hub
 init.py      recipes and run files to copy
-tokens.py    a text or a row, token by token
 doctor.py    this machine
 cache.py     what earlier runs have read and tokenized
+data/       about rows, before a run: `corpus`, `rows` and `tokens`
 """
