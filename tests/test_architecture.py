@@ -37,6 +37,7 @@ SHARED = (
     "memory",
     "errors",
     "files",
+    "pages",
     "cache",
     "folders",
     "row_prints",

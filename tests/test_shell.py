@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from hf_finetune.cli import app
 from hf_finetune.config.sections import HubSection
+from hf_finetune.pages import escape_invisible
 from hf_finetune.privacy import redact
 from hf_finetune.release.hub import format_resume_command
 from hf_finetune.release.hub.transfer import PushOptions
 from hf_finetune.reporting.card import make_unknown_run, render_card
-from hf_finetune.reporting.page.blocks import escape_invisible
 from hf_finetune.reporting.page.record import build_reproduction
 from hf_finetune.shell import shell_line, shell_path, shell_quote, shell_words
 from hf_finetune.training.facts import format_launch_line

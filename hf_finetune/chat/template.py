@@ -25,7 +25,7 @@ from hf_finetune.chat.rendering import (
     note_origin,
     trust_template,
 )
-from hf_finetune.chat.special_tokens import get_control_tokens
+from hf_finetune.chat.special_tokens import TokenizedText, get_control_tokens
 from hf_finetune.chat.template_defaults import (
     KWARGS_KEY,
     SYSTEM_KEY,
@@ -300,6 +300,16 @@ def encode_prompt(
 ) -> list[int]:
     """Tokenize a conversation under the tokenizer's template, generation prompt included: (tokens,) ids.
 
+    Raises `DataError` as `tokenize_prompt` does.
+    """
+    return tokenize_prompt(tokenizer, messages, tools).ids
+
+
+def tokenize_prompt(
+    tokenizer: PreTrainedTokenizerFast, messages: list[Message], tools: list[dict[str, Any]] | None = None
+) -> TokenizedText:
+    """Tokenize a conversation as `encode_prompt` does, with the characters that each token stands for.
+
     Text in a message never becomes a control token. Raises `DataError` where the template refuses the messages, or
     leaves out what is asked.
     """
@@ -312,7 +322,7 @@ def encode_prompt(
             raise fault
     except ChatTemplateError as problem:
         raise DataError(str(problem)) from problem
-    return get_control_tokens(tokenizer).encode([text], [[]])[0].ids
+    return get_control_tokens(tokenizer).encode([text], [[]])[0]
 
 
 def find_end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -1,7 +1,10 @@
 """Run, data and model -> what will happen, before a model is loaded.
 
-detectors/  what is wrong with rows that can be read: personal data, secrets, duplicates, drift
-findings    what is found, with its code, its place and what to do
+detectors/    what is wrong with rows that can be read: personal data, secrets, duplicates, drift
+findings      what is found, with its code, its place and what to do
+lengths       tokens of the rows of a run, and what other limits would leave of them
+row_lengths   the tokens of each row, counted in one pass
+token_view/   what is trained, token by token
 """
 
 from __future__ import annotations
@@ -16,14 +19,34 @@ if TYPE_CHECKING:
     from hf_finetune.preflight.detectors.duplicates import detect_duplicates
     from hf_finetune.preflight.detectors.personal import detect_personal
     from hf_finetune.preflight.findings import Finding
+    from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
+    from hf_finetune.preflight.token_view.page import render_page
+    from hf_finetune.preflight.token_view.rows import find_row, view_rows
+    from hf_finetune.preflight.token_view.settings import load_run_rows, load_token_settings
+    from hf_finetune.preflight.token_view.spans import TokenView
+    from hf_finetune.preflight.token_view.terminal import list_tokens, render_legend, render_terminal
+    from hf_finetune.preflight.token_view.typed import MOST_CHARACTERS, view_text
 
 __all__ = [
+    "MOST_CHARACTERS",
     "Finding",
+    "TokenView",
     "detect_benchmark_overlap",
     "detect_drift",
     "detect_duplicates",
     "detect_personal",
+    "find_length_faults",
+    "find_row",
+    "list_tokens",
+    "load_run_rows",
+    "load_token_settings",
+    "measure_lengths",
     "read_against",
+    "render_legend",
+    "render_page",
+    "render_terminal",
+    "view_rows",
+    "view_text",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

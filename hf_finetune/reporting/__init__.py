@@ -24,7 +24,7 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
     from hf_finetune.reporting.diagnosis.findings import Finding
-    from hf_finetune.reporting.page import PAGE, is_writable_page, render_page, save_page
+    from hf_finetune.reporting.page import PAGE, render_page
     from hf_finetune.reporting.page.comparison import (
         describe_best,
         find_cautions,
@@ -97,7 +97,6 @@ __all__ = [
     "follow_lines",
     "get_resume",
     "is_waited_for",
-    "is_writable_page",
     "keep_page",
     "list_facts",
     "make_run_names",
@@ -110,7 +109,6 @@ __all__ = [
     "record_scores",
     "render_comparison",
     "render_page",
-    "save_page",
     "say_folder_outside",
     "show",
     "wait_for_run",

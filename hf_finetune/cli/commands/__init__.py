@@ -9,10 +9,9 @@ report.py    the page of a run, or of several
 watch.py     a run while it goes on
 diagnose.py  findings from the log of a run
 push.py      push a folder to the Hub
-corpus.py    rows to begin with
-rows.py      a table as JSONL
 model.py     a model folder without a model hub
 init.py      recipes and run files to copy
 doctor.py    this machine
 cache.py     what earlier runs have read and tokenized
+data/        about rows, before a run: `corpus`, `rows` and `tokens`
 """

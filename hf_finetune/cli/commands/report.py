@@ -26,16 +26,15 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html: a run's verdict, curves, scores and record, or several runs compared."""
+    from hf_finetune.pages import is_writable_page, save_page
     from hf_finetune.reporting import (
         PAGE,
         describe_best,
         diagnose,
         find_cautions,
-        is_writable_page,
         read_run,
         render_comparison,
         render_page,
-        save_page,
     )
 
     _check_once(folders)

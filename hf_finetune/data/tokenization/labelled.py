@@ -66,7 +66,7 @@ def tokenize_labelled(
     later texts are cut there too. Raises `DataError` for a label that is none of `labels`, and for a row that the
     tokenizer gives up on.
     """
-    if any(_has_pairs(rows) for rows in splits.rows.values()):
+    if any(has_pairs(rows) for rows in splits.rows.values()):
         separate_pairs(tokenizer)
     tokenized, facts = {}, {}
     # Train first: with `longest_train`, its longest row is the limit of the other splits.
@@ -116,7 +116,8 @@ def get_padded_width(data: DataSection, facts: Mapping[str, LabelledStats]) -> i
     return facts["train"].longest if data.max_length == LONGEST_TRAIN else None
 
 
-def _has_pairs(rows: Dataset) -> bool:
+def has_pairs(rows: Dataset) -> bool:
+    """Whether any of the rows has a second text."""
     column = rows.data.column("text_pair")
     return bool(column.null_count < len(column))
 

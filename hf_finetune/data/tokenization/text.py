@@ -139,13 +139,13 @@ def encode_texts(
     both = _shorten(tokenizer, [*zip(texts, pairs or [None] * len(texts), strict=True)], max_length)
     for start, stop in _group_rows(both):
         try:
-            encodings = _encode_group(tokenizer, both[start:stop], max_length)
+            encodings = encode_pairs(tokenizer, both[start:stop], max_length)
         except TextGivenUp as fault:
             fault.number += start
             raise
         # What is cut off has gone before the next group is tokenized: a long text takes 400 bytes a character.
         truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-        ids += [encoding.ids or [_find_placeholder(tokenizer)] for encoding in encodings]
+        ids += [encoding.ids or [find_placeholder(tokenizer)] for encoding in encodings]
         types += [encoding.type_ids or [0] for encoding in encodings] if typed else []
     return EncodedTexts(ids, types if typed else None, truncated)
 
@@ -186,17 +186,25 @@ def _group_rows(rows: Sequence[tuple[str, str | None]]) -> Iterator[tuple[int, i
         yield start, len(rows)
 
 
-def _encode_group(
-    tokenizer: PreTrainedTokenizerFast, rows: Sequence[tuple[str, str | None]], max_length: int | None
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[tuple[str, str | None]],
+    max_length: int | None,
+    *,
+    offsets: bool = False,
 ) -> list[Encoding]:
+    """Tokenize the texts of rows, and their pairs, as `encode_texts` does: one encoding (tokens,) per row, maybe empty.
+
+    With `offsets`, the characters of each token are known. Raises `TextGivenUp` with the number of a row.
+    """
     control = get_control_tokens(tokenizer, only_special=True)
     paired = [number for number, (_, pair) in enumerate(rows) if pair]  # an empty pair is none
     try:
-        second = iter(control.encode_plain([pair for _, pair in rows if pair], offsets=False))
+        second = iter(control.encode_plain([pair for _, pair in rows if pair], offsets=offsets))
     except TextGivenUp as fault:
         fault.number = paired[fault.number]
         raise
-    plain = control.encode_plain([text for text, _ in rows], offsets=False)
+    plain = control.encode_plain([text for text, _ in rows], offsets=offsets)
     with _truncation(tokenizer.backend_tokenizer, max_length) as backend:
         return [
             backend.post_process(text, next(second) if pair else None)
@@ -241,7 +249,7 @@ def _truncation(backend: Tokenizer, max_length: int | None) -> Iterator[Tokenize
         backend.no_truncation()
 
 
-def _find_placeholder(tokenizer: PreTrainedTokenizerFast) -> int:
+def find_placeholder(tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the id that stands for an empty text: BOS, EOS or padding."""
     candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     index: int = next(index for index in candidates if index is not None)

@@ -12,12 +12,13 @@ from typing import Any
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import MANIFEST, REPORT, RUN_FILE
+from hf_finetune.pages import is_writable_page
 from hf_finetune.privacy import leave_out_row_prompts, make_portable, redact, redact_yaml
 from hf_finetune.release.hub.files import PlannedFile
 from hf_finetune.release.hub.search.places import Found, check_no_home
 from hf_finetune.reporting.diagnosis import diagnose
 from hf_finetune.reporting.files import format_json
-from hf_finetune.reporting.page import PAGE, is_writable_page, render_page
+from hf_finetune.reporting.page import PAGE, render_page
 from hf_finetune.reporting.run_record import read_run
 
 # Of the files that are read when a model is loaded only these keys may hold a path; labels and patterns stay.

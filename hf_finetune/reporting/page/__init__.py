@@ -11,21 +11,16 @@ shared_rows.py  the rows that compared runs share
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
-import os
 from collections import Counter
 from datetime import UTC, datetime
-from functools import cache
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, Problem
-from hf_finetune.files import write_atomically
 from hf_finetune.metric_info import parse_number
+from hf_finetune.pages import hash_style, is_writable_page, make_environment, read_shared_style, save_page
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
 from hf_finetune.reporting.page.blocks import (
     Advice,
@@ -33,7 +28,6 @@ from hf_finetune.reporting.page.blocks import (
     Findings,
     Paragraphs,
     Section,
-    escape_invisible,
     get_mapping,
     get_objects,
 )
@@ -47,9 +41,6 @@ from hf_finetune.shell import shell_path
 logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
-# Marks our pages: any other file named report.html is the user's own and is not overwritten.
-MARKER = '<meta name="generator" content="hf-finetune">'
-HEAD_CHARACTERS = 2000
 COMMIT_DIGITS = 10
 
 RECIPES = {
@@ -187,10 +178,9 @@ def render(
     All text is escaped, invisible characters too.
     """
     # The policy in the page allows this one style sheet, by its hash, and nothing else: a run's texts are untrusted.
-    css = _read_template("report.css")
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    css = read_shared_style() + _read_template("report.css")
     return str(
-        _make_environment()
+        make_environment(_read_template)
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -199,44 +189,11 @@ def render(
             sections=[section for section in sections if section.blocks],
             reload_s=reload_s,
             css=css,
-            css_hash=f"sha256-{digest}",
+            css_hash=hash_style(css),
             next_number=count(1).__next__,
         )
     )
 
 
-@cache
-def _make_environment() -> Any:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    return Environment(
-        loader=FunctionLoader(_read_template),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=escape_invisible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def _read_template(name: str) -> str:
     return (files("hf_finetune.reporting") / "templates" / name).read_text(encoding="utf-8")
-
-
-def is_writable_page(path: Path) -> bool:
-    """Whether `path` may be written: it does not exist, or is a page with our marker."""
-    if not os.path.lexists(path):
-        return True
-    if not path.is_file():
-        return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return MARKER in file.read(HEAD_CHARACTERS)
-
-
-def save_page(path: Path, html: str) -> None:
-    """Write the whole page, which may show rows, for its owner alone, or nothing. Raises `CannotWriteError`."""
-    try:
-        write_atomically(path, html, private=True)
-    except OSError as problem:
-        what = f"cannot be written ({problem.strerror})"
-        raise CannotWriteError(Problem(what, "name a file elsewhere with --output", path=str(path))) from problem

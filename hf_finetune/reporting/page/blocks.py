@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,11 +14,6 @@ MAX_TABLE_ROWS = 150
 MAX_TEXT_CHARACTERS = 3000
 # The same for a cell in a table of settings.
 MAX_CELL_CHARACTERS = 400
-
-# Unicode categories that are not seen or change the direction of text. The joiners (U+200C, U+200D) are exempt:
-# Persian, Indic scripts and emoji need them.
-INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-KEPT_CHARACTERS = {"\n", "\t", "\u200c", "\u200d"}
 
 
 @dataclass(frozen=True)
@@ -178,23 +172,6 @@ class Section:
     """Anchor of its link."""
     title: str
     blocks: tuple[Block, ...]
-
-
-def escape_invisible(value: Any) -> Any:
-    """`value` with invisible and direction-changing characters written as escapes: Jinja's `finalize`.
-
-    Anything but a plain string is returned as it is, markup included: its strings have been through here.
-    """
-    # U+202E turns the rest of a line around, so that "exe.txt" can be read where "txt.exe" stands: it becomes the six
-    # characters \u202e. https://trojansource.codes
-    if type(value) is not str or (value.isascii() and value.isprintable()):
-        return value
-    return "".join(
-        letter.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(letter) in INVISIBLE_CATEGORIES and letter not in KEPT_CHARACTERS
-        else letter
-        for letter in value
-    )
 
 
 def get_mapping(value: Any) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from hf_finetune.pages import save_page
 from hf_finetune.reporting.diagnosis import diagnose
-from hf_finetune.reporting.page import render_page, save_page
+from hf_finetune.reporting.page import render_page
 from hf_finetune.reporting.run_log import LogReader
 from hf_finetune.reporting.run_record import RunRecord, read_run
 from hf_finetune.reporting.watching.view import is_waited_for

@@ -17,10 +17,11 @@ from reporting.made_runs import classifier, foreign, history, manifest, report, 
 from reporting.page.page_reader import Read
 
 from hf_finetune.errors import CannotWriteError, FinetuneError
+from hf_finetune.pages import escape_invisible, is_writable_page
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
 from hf_finetune.reporting.diagnosis.findings import Finding
-from hf_finetune.reporting.page import is_writable_page, render_page, write_page
-from hf_finetune.reporting.page.blocks import MAX_TABLE_ROWS, escape_invisible, flatten_settings
+from hf_finetune.reporting.page import render_page, write_page
+from hf_finetune.reporting.page.blocks import MAX_TABLE_ROWS, flatten_settings
 from hf_finetune.reporting.run_record import read_run
 
 

@@ -1,0 +1,113 @@
+"""Rows of a run, token by token, as the trainer is given them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_finetune.data import Splits
+from hf_finetune.errors import DataError, Problem
+from hf_finetune.preflight.token_view.conversations import ConversationViewer, pack_training_rows, view_packed
+from hf_finetune.preflight.token_view.documents import join_notes, pack_documents, view_block, view_window
+from hf_finetune.preflight.token_view.labelled import view_labelled
+from hf_finetune.preflight.token_view.settings import TokenSettings, name_row_kind
+from hf_finetune.preflight.token_view.spans import TokenView
+
+MOST_BLOCKS = 3
+"""That are shown of one row: a long document goes on in thousands."""
+_LINES = ("paragraphs", "file")
+"""Formats whose rows have several lines."""
+
+
+def view_rows(splits: Splits, split: str, settings: TokenSettings, numbers: Sequence[int]) -> list[TokenView]:
+    """View the rows `numbers` of a split after template, truncation and packing.
+
+    Of documents, and of conversations that are packed, the blocks that have tokens of them: for these all rows of the
+    split are tokenized, as the run will. Raises `DataError` where the recipe does.
+    """
+    kind = name_row_kind(settings.run)
+    if kind == "labelled":
+        return view_labelled(splits, split, settings, numbers)
+    if kind == "document":
+        blocks = pack_documents(splits, settings, split)
+        if split == "train":
+            return [
+                join_notes(view_block(splits, settings, blocks, number), *notes)
+                for number, notes in _find_blocks(blocks, numbers)
+            ]
+        found = _find_blocks(blocks, numbers, "row")
+        return [join_notes(view_window(splits, settings, blocks, number, split), *notes) for number, notes in found]
+    if settings.packing and split == "train":
+        blocks = pack_training_rows(splits, settings)
+        found = _find_blocks(blocks, numbers)
+        return [join_notes(view_packed(splits, settings, blocks, number), *notes) for number, notes in found]
+    return [view for row in ConversationViewer(splits, split, settings, numbers).view() for view in row]
+
+
+def _find_blocks(blocks: Dataset, rows: Sequence[int], column: str = "rows") -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the numbers of the blocks that have tokens of any of these rows, and what is to be said of each."""
+    shown: set[int] = set()
+    counts = dict.fromkeys(rows, 0)
+    wanted = pa.array(
+        rows, blocks.features[column].feature.dtype if column == "rows" else blocks.features[column].dtype
+    )
+    first = 0
+    for table in blocks.select_columns([column]).with_format("arrow").iter(1_000):
+        values = table.column(column)
+        flat, parents = (
+            (pc.list_flatten(values), pc.list_parent_indices(values)) if column == "rows" else (values, None)
+        )
+        for place in np.flatnonzero(pc.is_in(flat, wanted).to_numpy()).tolist():
+            number = first + (place if parents is None else parents[place].as_py())
+            row = flat[place].as_py()
+            counts[row] += 1
+            if counts[row] <= MOST_BLOCKS and number not in shown:
+                shown.add(number)
+        first += len(table)
+    notes = tuple(
+        f"a row goes on in {count:,} blocks; the first {MOST_BLOCKS} are shown"
+        for count in counts.values()
+        if count > MOST_BLOCKS
+    )
+    yield from ((number, notes if place == 0 else ()) for place, number in enumerate(sorted(shown)))
+
+
+def find_row(splits: Splits, path: str, line: int) -> tuple[str, int]:
+    """Find the split and the number there of the row that stands in a line of a file; of copies the first.
+
+    Raises `DataError` where no row of the run does.
+    """
+    for split, places in splits.places.items():
+        files = [number for number, name in enumerate(places.files) if _is_same(path, name)]
+        of_file = np.flatnonzero(np.isin(places.file, files))
+        lines = places.line[of_file]
+        if splits.format in _LINES and len(lines) and (lines <= line).any():
+            line_of_row = int(lines[lines <= line].max())
+        else:
+            line_of_row = line
+        if len(found := of_file[lines == line_of_row]):
+            return split, int(found[0])
+    raise DataError(_describe_missing(splits, path, line))
+
+
+def _is_same(path: str, name: str) -> bool:
+    return path == name or Path(path).resolve() == Path(name).resolve()
+
+
+def _describe_missing(splits: Splits, path: str, line: int) -> Problem:
+    files = [file for file in splits.files if _is_same(path, file.path)]
+    if not files:
+        names = ", ".join(dict.fromkeys(file.path for file in splits.files))
+        return Problem("is no file of this run", f"its files are {names}", path)
+    reasons = [reason for number, reason in files[0].rejected_lines if number == line]
+    if reasons:
+        return Problem(f"the row is left out: {reasons[0]}", "correct it, or name another", path, line)
+    if line > files[0].lines:
+        return Problem(f"the file has {files[0].lines:,} lines", "name one of them", path, line)
+    what = "no row of the run stands here: the line is blank, or its row is left out or repeats another"
+    return Problem(what, "name another line", path, line)
