@@ -24,6 +24,7 @@ from hf_finetune.cli.commands.generate import chat, generate
 from hf_finetune.cli.commands.init import init
 from hf_finetune.cli.commands.merge import merge
 from hf_finetune.cli.commands.model import model
+from hf_finetune.cli.commands.new import new
 from hf_finetune.cli.commands.predict import predict
 from hf_finetune.cli.commands.push import push
 from hf_finetune.cli.commands.report import report
@@ -49,7 +50,7 @@ app = typer.Typer(
 )
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (
-    *(train, watch, score, predict, generate, chat, merge, report, diagnose, push),
+    *(new, train, watch, score, predict, generate, chat, merge, report, diagnose, push),
     *(corpus, rows, model, init, doctor, cache),
 ):
     # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.

@@ -53,6 +53,7 @@ OPTION_NAMES: dict[str, OptionNames] = {
         {**_ARGUMENTS, **_NO_TEMPLATE}
         | {"data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
     ),
+    "new": OptionNames({"model.path": "--model", "data.train": "", "data.validation": "", "data.test": ""}),
     "generate": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "merge": OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""}),
