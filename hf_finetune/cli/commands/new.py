@@ -18,7 +18,9 @@ Task = Literal["sft", "lora", "classification", "pretrain"]
 
 def new(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Rows or texts; train, valid, test by name.")],
-    model: Annotated[str | None, typer.Option(help="A folder or Hub id; by default one that is on the disk.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder, a Hub id, or scratch; by default one that is on the disk.")
+    ] = None,
     task: Annotated[Task | None, typer.Option(help="By default that which the rows are for.")] = None,
     output: Annotated[str, typer.Option(help="The run file to write.")] = "run.yaml",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take what is proposed.")] = False,

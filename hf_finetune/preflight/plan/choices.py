@@ -21,6 +21,7 @@ from hf_finetune.preflight.plan.rows import RowsFound
 FILLED = 0.6
 """The share of the memory that a run may take by the estimate: the system and what is beside it have the rest."""
 LONGEST_ON_CPU, LONGEST_ON_GPU = 1_024, 4_096
+LONGEST_BLOCK_ON_CPU, LONGEST_BLOCK = 512, 1_024
 STEPS_A_LOOK = 2_000
 """Steps of a pass above which a run is evaluated more often than once a pass."""
 LEAST_BLOCKS = 32
@@ -127,8 +128,8 @@ def choose_length(found: Found, recipe: RecipeName) -> tuple[int, str]:
     spread, own = found.tokens.spread, found.model.longest if found.model is not None else None
     limit = LONGEST_ON_GPU if found.machine.accelerator == "cuda" else LONGEST_ON_CPU
     limit = min(limit, own or limit)
-    few = found.tokens.rows < 1_000 or not found.tokens.measured
-    wanted = spread.longest if few and spread.longest <= 4 * max(1, spread.p95) else spread.p99
+    # One row of a book would have the others padded, or their batches made small, for its sake.
+    wanted = spread.longest if spread.longest <= 4 * max(1, spread.p95) else spread.p99
     length = min(limit, max(32, 32 * math.ceil(1.1 * wanted / 32)))
     how = "measured" if found.tokens.measured else "guessed from the characters"
     said = f"tokens, {how}: half of the rows up to {spread.median:,}, 99 % up to {spread.p99:,}, all up to"

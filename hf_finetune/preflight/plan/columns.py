@@ -32,6 +32,11 @@ _NAMES = {
     "conversation": "conversations",
     "prompt_completion": "prompts with completions",
 }
+# The keys of the messages of each format of them.
+_LISTS: tuple[tuple[RowFormatName, str, set[str]], ...] = (
+    ("messages", "messages", {"role", "content"}),
+    ("sharegpt", "conversations", {"from", "value"}),
+)
 # Two texts that are judged together, as data sets of pairs call them.
 _PAIRS = (
     *(("premise", "hypothesis"), ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2")),
@@ -128,6 +133,8 @@ def _read_answers_as_labels(question: str, answer: str, fields: Mapping[str, Col
 
 def _guess(row: Mapping[str, Any], fields: Mapping[str, Column], wanted: Kind | None) -> Reading | None:
     """Guess the fields from their names, then from what is in them; None where neither tells."""
+    if wanted in (None, "conversation") and (listed := _find_messages(row)) is not None:
+        return listed
     for columns in (_find_pair(fields), *(suggest_columns(row, kind) for kind in ("conversation", "labelled"))):
         reading = _check_guess(columns, fields)
         if reading is not None and wanted in (None, reading.becomes):
@@ -142,6 +149,19 @@ def _guess(row: Mapping[str, Any], fields: Mapping[str, Column], wanted: Kind | 
     long = [each for each in texts if not each.is_label]
     if len(long) == 1 and wanted in (None, "document"):
         return Reading("text", "document", {"text": long[0].name}, why=f"`{long[0].name}` is the only field of text")
+    return None
+
+
+def _find_messages(row: Mapping[str, Any]) -> Reading | None:
+    """The reading of rows with a list of messages under a name of their own."""
+    for name, value in row.items():
+        first = value[0] if isinstance(value, list) and value else None
+        if not isinstance(first, dict):
+            continue
+        for format_name, field_name, keys in _LISTS:
+            if keys <= first.keys():
+                why = f"`{name}` is a list of messages with {' and '.join(sorted(keys))}"
+                return Reading(format_name, "conversation", {field_name: name}, why=why)
     return None
 
 
@@ -163,10 +183,6 @@ def _check_guess(columns: Mapping[str, str], fields: Mapping[str, Column]) -> Re
     named = {field: name for field, name in columns.items() if name in fields}
     if not named or len(named) < len(columns):
         return None
-    if "messages" in named:
-        return (
-            Reading("messages", "conversation", named, why="of its name") if fields[named["messages"]].lists else None
-        )
     if "label" in named or "text" in named:
         text, label = fields[named.get("text", "text")], fields.get(named.get("label", "label"))
         if label is None or not text.texts or not (label.is_label or label.is_quantity or label.lists):

@@ -110,7 +110,7 @@ def plan_run(files: Sequence[str], *, model: str | None, task: Task | None, outp
     else:
         reading = _read_text_file(text_format, task, files[0])
     machine = look_at_machine()
-    path, why_model = (model, "named by --model") if model else _choose_model(reading, machine, ask)
+    path, why_model = (model, "as --model asks") if model else _choose_model(reading, machine, ask)
     path = None if path == SCRATCH else path
     looked = None if path is None or (path == READY_MADE and not os.path.isdir(path)) else look_at_model(path)
     _check_model_fits(reading, path, None if looked is None else looked[0])

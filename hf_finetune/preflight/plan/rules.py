@@ -28,7 +28,7 @@ def round_figure(value: float, digits: int = 2) -> float:
 
 
 def _scaled_rate(hidden: int) -> float:
-    return BASE_RATE * (REFERENCE_HIDDEN / hidden) ** LLAMA_EXPONENT
+    return BASE_RATE * float((REFERENCE_HIDDEN / hidden) ** LLAMA_EXPONENT)
 
 
 def lora_rate(hidden: int) -> Rule:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from hf_finetune.config.sections import RecipeName
 from hf_finetune.preflight.plan import rules
 from hf_finetune.preflight.plan.choices import (
+    LONGEST_BLOCK,
+    LONGEST_BLOCK_ON_CPU,
     STEPS_A_LOOK,
     Fit,
     Found,
@@ -36,9 +38,8 @@ def choose_settings(found: Found, recipe: RecipeName) -> list[Setting]:
         preset, why = "nano", "the smallest: a label needs little"
     shape = shape_of(found, preset)
     if recipe == "continued_pretraining":
-        most = (
-            SCRATCH_POSITIONS[preset] if scratch else min(found.model.longest or 1_024, 1_024) if found.model else 512
-        )
+        most = SCRATCH_POSITIONS[preset] if scratch else LONGEST_BLOCK if fast else LONGEST_BLOCK_ON_CPU
+        most = min(most, (found.model.longest if found.model is not None else None) or most)
         length, because = choose_block(found.tokens.total, most), f"of about {found.tokens.total:,} tokens in all"
     else:
         length, because = choose_length(found, recipe)
