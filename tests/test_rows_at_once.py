@@ -43,6 +43,7 @@ MAY = {
     "evaluation/scoring/class_predictions.py::encode_row_labels": _SCORED,
     "evaluation/scoring/counterfactual_rows.py::swap_rows": _SCORED,
     "models/adapters/token_rows.py::count_token_rows": "rows of an embedding, by the vocabulary",
+    "preflight/plan/lengths.py::_measure_conversations": "the lengths of a sample of a thousand rows",
     "release/comparison_rows.py::_encode_labeled_texts": "the first few",
     "training/trainers/repeated_rows.py::leave_out_repeated": _BATCH,
     "training/trainers/samplers.py::read_lengths": "8 bytes a row, in numpy",

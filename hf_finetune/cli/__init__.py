@@ -24,8 +24,8 @@ from hf_finetune.cli.commands.generate import chat, generate
 from hf_finetune.cli.commands.init import init
 from hf_finetune.cli.commands.merge import merge
 from hf_finetune.cli.commands.model import model
-from hf_finetune.cli.commands.new import new
 from hf_finetune.cli.commands.predict import predict
+from hf_finetune.cli.commands.preflight.new import new
 from hf_finetune.cli.commands.push import push
 from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.rows import rows

@@ -14,5 +14,6 @@ rows.py      a table as JSONL
 model.py     a model folder without a model hub
 init.py      recipes and run files to copy
 doctor.py    this machine
+preflight/   what is looked at before anything is trained: `new`
 cache.py     what earlier runs have read and tokenized
 """

@@ -25,6 +25,8 @@ LONGEST_BLOCK_ON_CPU, LONGEST_BLOCK = 512, 1_024
 STEPS_A_LOOK = 2_000
 """Steps of a pass above which a run is evaluated more often than once a pass."""
 LEAST_BLOCKS = 32
+LONGEST_EAGER = 256
+"""As `choose_attention` of `models.loading` has it, which would import torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,11 @@ def shape_of(found: Found, preset: str) -> Shape:
     if found.model is not None:
         return found.model.shape
     if found.model_path is not None:  # SmolLM2-135M, yet to be made
-        return Shape(134_515_008, 576, 30, 1_536, 49_152)
-    hidden, layers = {"nano": (128, 4), "tiny": (384, 6), "small": (512, 12)}[preset]
+        return Shape(134_515_008, 576, 30, 1_536, 9, 49_152)
+    hidden, layers, heads = {"nano": (128, 4, 4), "tiny": (384, 6, 6), "small": (512, 12, 8)}[preset]
     vocabulary = rules.choose_vocabulary(found.rows.characters.total)
-    inner = 4 * hidden
-    return Shape(12 * layers * hidden**2 + vocabulary * hidden, hidden, layers, inner, vocabulary)
+    logits = 0 if found.reading.becomes == "labelled" else vocabulary
+    return Shape(12 * layers * hidden**2 + vocabulary * hidden, hidden, layers, 4 * hidden, heads, logits)
 
 
 def fit_batch(found: Found, recipe: RecipeName, shape: Shape, length: int, rows: int) -> Fit:
@@ -99,7 +101,9 @@ def fit_batch(found: Found, recipe: RecipeName, shape: Shape, length: int, rows:
     for weight_bytes, checkpointing in _list_savings(recipe, found):
         size = rows
         while size >= 1:
-            step = Step(trained, size * length, weight_bytes, _uses_bf16(found, recipe), checkpointing)
+            bf16 = _uses_bf16(found, recipe)
+            scored = length if shape.dropout or _is_eager(found, length, bf16=bf16) else 0
+            step = Step(trained, size * length, weight_bytes, bf16, checkpointing, scored)
             memory = estimate_memory(shape, step)
             if memory.total <= room:
                 return Fit(size, max(1, rows // size), length, memory, checkpointing, weight_bytes)
@@ -111,6 +115,11 @@ def fit_batch(found: Found, recipe: RecipeName, shape: Shape, length: int, rows:
 
 def _uses_bf16(found: Found, recipe: RecipeName) -> bool:
     return found.machine.bf16 and recipe != "continued_pretraining"
+
+
+def _is_eager(found: Found, length: int, *, bf16: bool) -> bool:
+    """Whether a run will choose the kernel that keeps the scores of attention."""
+    return found.machine.accelerator == "cpu" and bf16 and length <= LONGEST_EAGER
 
 
 def _list_savings(recipe: RecipeName, found: Found) -> Iterator[tuple[float, bool]]:
@@ -152,6 +161,7 @@ def describe_memory(fit: Fit, machine: Machine) -> str:
         "gradients": memory.gradients,
         "AdamW": memory.optimizer,
         "activations": memory.activations,
+        "attention": memory.scores,
         "logits": memory.logits,
     }
     listed = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items() if size)

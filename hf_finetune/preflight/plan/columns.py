@@ -135,6 +135,7 @@ def _guess(row: Mapping[str, Any], fields: Mapping[str, Column], wanted: Kind | 
     """Guess the fields from their names, then from what is in them; None where neither tells."""
     if wanted in (None, "conversation") and (listed := _find_messages(row)) is not None:
         return listed
+    # A name alone decides nothing: `target` is an answer beside one question, and a class beside another.
     for columns in (_find_pair(fields), *(suggest_columns(row, kind) for kind in ("conversation", "labelled"))):
         reading = _check_guess(columns, fields)
         if reading is not None and wanted in (None, reading.becomes):

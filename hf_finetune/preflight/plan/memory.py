@@ -4,8 +4,9 @@ weights       4 bytes a parameter, 2 in bfloat16, 0.55 in 4 bits (NF4 with its s
 gradients     4 bytes a trained parameter
 optimizer     8 bytes a trained parameter: the two moments of AdamW in float32
 activations   tokens of a batch x layers x (16 hidden + 4 intermediate) values: what the backward pass needs of a block
-              (Korthikanti et al. 2022, arXiv:2205.05198, table 2, without the scores of attention, which no kernel of
-              ours keeps); with checkpointing the input of each block, and one block whole
+              (Korthikanti et al. 2022, arXiv:2205.05198); with checkpointing the input of each block, and one whole
+scores        tokens x length x heads x layers x 3 values in float32, where attention keeps them: with dropout, as
+              encoders have it, and by the eager kernel, which is the fastest for short rows in bf16 on a CPU
 logits        tokens x vocabulary x 3 values in float32: themselves, their softmax, their gradient
 """
 
@@ -26,8 +27,11 @@ class Shape:
     hidden: int
     layers: int
     intermediate: int
+    heads: int
     vocabulary: int
     """0 for a classifier, which has no logits of tokens."""
+    dropout: bool = False
+    """Attention has dropout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Step:
     weight_bytes: float = 4.0
     bf16: bool = False
     checkpointing: bool = False
+    scored: int = 0
+    """The length of rows whose attention scores are kept; 0 where no kernel keeps them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +57,13 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    scores: int
     logits: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        return self.weights + self.gradients + self.optimizer + self.activations + self.scores + self.logits
 
 
 def estimate_memory(shape: Shape, step: Step) -> Memory:
@@ -70,6 +77,7 @@ def estimate_memory(shape: Shape, step: Step) -> Memory:
         gradients=4 * step.trained,
         optimizer=8 * step.trained,
         activations=round(inputs + block if step.checkpointing else block * shape.layers),
+        scores=step.tokens * step.scored * shape.heads * (1 if step.checkpointing else shape.layers) * 12,
         logits=step.tokens * shape.vocabulary * 4 * 3,
     )
 

@@ -65,7 +65,7 @@ def look_at_model(path: str) -> tuple[ModelFound, PreTrainedTokenizerFast]:
         shape=measure_shape(config, classifier=kind != "decoder"),
         speaks=bool(tokenizer.chat_template),
         longest=get_max_length(tokenizer, config),
-        labels=tuple(str(name) for name in config.id2label.values()) if kind == "classifier" else (),
+        labels=tuple(map(str, (config.id2label or {}).values())) if kind == "classifier" else (),
     )
     return found, tokenizer
 
@@ -88,7 +88,9 @@ def measure_shape(config: PreTrainedConfig, *, classifier: bool) -> Shape:
     from transformers import AutoModel, AutoModelForCausalLM
 
     with torch.device("meta"):
-        built: Any = (AutoModel if classifier else AutoModelForCausalLM).from_config(config)
+        # No formula knows every architecture: tied embeddings, gated feed-forward parts, experts.
+        auto_class: Any = AutoModel if classifier else AutoModelForCausalLM
+        built = auto_class.from_config(config)
     text: Any = config.get_text_config()
     hidden = int(text.hidden_size)
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * hidden
@@ -97,7 +99,9 @@ def measure_shape(config: PreTrainedConfig, *, classifier: bool) -> Shape:
         hidden=hidden,
         layers=int(text.num_hidden_layers),
         intermediate=int(inner),
+        heads=int(getattr(text, "num_attention_heads", None) or 1),
         vocabulary=0 if classifier else int(text.vocab_size),
+        dropout=bool(getattr(text, "attention_probs_dropout_prob", 0) or getattr(text, "attention_dropout", 0)),
     )
 
 
@@ -143,6 +147,7 @@ def _describe(folder: Path, name: str) -> Candidate | None:
     kind = None if config is None else config.get("model_type")
     if config is None or not isinstance(kind, str) or (folder / "adapter_config.json").exists():
         return None
+    # The weights themselves are not opened: a folder may hold hundreds of gigabytes of them.
     width = 2 if str(config.get("dtype") or config.get("torch_dtype")) in ("bfloat16", "float16") else 4
     try:
         parameters = sum(each.stat().st_size for each in weights) // width

@@ -41,6 +41,7 @@ def assign_roles(files: Sequence[str]) -> dict[Role, list[str]]:
 
 
 def _find_role(file: str) -> Role:
+    # Its ends alone: train-test-split-of-march.jsonl is all three, and may be any of them.
     words = [word for word in _MARKS.split(PurePath(file).name.partition(".")[0].lower()) if word]
     ends = {*words[:1], *words[-1:]}
     return next((role for role, names in ROLES.items() if names & ends), "train")

@@ -75,11 +75,13 @@ def look_at_rows(files: Mapping[str, Sequence[DataFile]], data: DataSection, rea
     """Read all rows, as a run will, and count what is in them. Raises DataError where not one is accepted."""
     data, tables, stats = _read(files, data, reading)
     train = tables["train"]
+    # Hashes, for the rows themselves may not fit into the memory.
     hashes = get_row_hashes(train)
     labels = _count_labels(train) if reading.becomes == "labelled" and reading.task != "regression" else Counter()
     used = {*reading.columns.values(), *reading.columns}
     group = _find_group(reading.fields, used, len(reading.first))
     several = reading.becomes == "labelled" and has_several_labels(train)
+    # Evenly over all rows: files are often sorted, and their beginning is not what the rest is.
     numbers = np.unique(np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(np.int64))
     rejected = [each for each in stats if each.rejected]
     place = ""
@@ -118,9 +120,12 @@ def _read(
     with hide_messages():
         try:
             return _read_roles(files, data, reading)
-        except DataError:
+        except DataError as refused:
             data = data.model_copy(update={"on_bad_line": "skip"})
-            kept = _read_roles(files, data, reading)
+            try:
+                kept = _read_roles(files, data, reading)
+            except DataError:  # not one is left, and the first says why
+                raise refused from None
         if reading.becomes == "labelled" and any(each.rejected for each in kept[2]):
             # A row with the label [] is one that none fits, where a row has several.
             more = _read_roles(files, data.model_copy(update={"allow_empty": True}), reading)
@@ -144,7 +149,8 @@ def _read_roles(
     kind = "conversation" if reading.becomes == "prompt_completion" else reading.becomes
     decoder = choose_decoder(data, kind, files["train"])
     settings = ReadSettings(decoder, data.on_bad_line, build_row_settings(data), None, None, data.num_proc)
-    tables, stats = {}, []
+    tables: dict[str, Dataset] = {}
+    stats: list[FileStats] = []
     for role, of_role in files.items():
         tables[role], facts = read_role(of_role, role, settings)
         stats += facts

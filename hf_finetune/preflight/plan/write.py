@@ -55,6 +55,7 @@ def format_value(value: Any) -> str:
         return "[" + ", ".join(map(format_value, value)) + "]"
     if isinstance(value, str):
         return _format_text(value)
+    # 1e-4 and not 0.0001, whose zeros nobody counts.
     if isinstance(value, float) and value and not 1e-3 <= abs(value) < 1e4:
         exponent = math.floor(math.log10(abs(value)))
         return f"{value / 10**exponent:.2g}e{exponent}"

@@ -1,0 +1,4 @@
+"""Commands that look before anything is trained.
+
+new     files of rows -> a run file that runs as it stands
+"""
