@@ -81,14 +81,15 @@ def test_no_text_of_a_row_is_in_the_file_or_in_what_is_said(new, here):
 REFUSED = [
     ("nope.jsonl", "nope.jsonl: no such file"),
     ("empty.jsonl", "empty.jsonl: the file is empty; put rows into it"),
-    ("junk.jsonl", "junk.jsonl: no line is a JSON object"),
-    ("bad.jsonl", "bad.jsonl:1: text: `text` must be"),
+    ("junk.jsonl", "junk.jsonl: this is plain text, not JSON Lines"),
+    ("torn.jsonl", "torn.jsonl: no line is a JSON object, and no row that of a table; write one row a line"),
+    ("bad.jsonl", "bad.jsonl:1: "),
     ("one.jsonl --model scratch", "the training rows have one label only"),
     ("labels.txt", "labels.txt: each line has one tab, as that of a table has; name it .tsv"),
     ("rows.jsonl --task sft", "rows.jsonl: --task sft takes conversations, and these rows are labelled texts"),
     ("chat.jsonl --task pretrain", "chat.jsonl: --task pretrain takes texts, and these rows are conversations"),
     ("book.txt --task lora", "book.txt: --task lora takes rows, and this is text"),
-    ("unlike.jsonl", "unlike.jsonl:1: no row format has these keys: a, b"),
+    ("unlike.jsonl", "unlike.jsonl:1: no row format has these keys: `a`, `b`; give it the fields"),
     ("chat.jsonl --model scratch", "--model: a model from random weights cannot learn to answer"),
     ("rows.jsonl --model org/nothing", "--model: no tokenizer can be loaded from 'org/nothing'"),
     ("rows.jsonl --output taken.yaml", "taken.yaml: --output: exists already; name another file"),
@@ -103,6 +104,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, m
         "labels.txt": "ham\ta text\nspam\tanother\n",
         "book.txt": "a\n\nb\n",
         "unlike.jsonl": '{"a": 1, "b": 2}\n',
+        "torn.jsonl": '{"text": "a\n',
     }
     for name, text in files.items():
         (here / name).write_text(text)
