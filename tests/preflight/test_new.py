@@ -89,7 +89,8 @@ def test_of_every_template_a_run_of_its_recipe_is_made(here, talker, request):
             [str(path)], model=talker if TEMPLATES[path.stem] == CHAT else "scratch", output=f"{path.stem}.yaml"
         )
         assert new.recipe == TEMPLATES[path.stem], path.name
-        load_run([new.path], new.recipe)
+        run = load_run([new.path], new.recipe)
+        assert run.data.columns == ({"text": "message", "label": "team"} if path.stem == "tickets" else {})
         if request.config.getoption("--every-first-step"):
             Path("run.yaml").write_text(Path(new.path).read_text())
             assert train_one_step(new)["train"]["steps"] == 1, path.name

@@ -37,6 +37,13 @@ _LISTS: tuple[tuple[RowFormatName, str, set[str]], ...] = (
     ("messages", "messages", {"role", "content"}),
     ("sharegpt", "conversations", {"from", "value"}),
 )
+_LABELS = frozenset(
+    ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "score", "tag", "tags")
+)
+# What tells of a row, and is seldom what a text is to be told by.
+_ABOUT = frozenset(
+    ("source", "origin", "lang", "language", "locale", "split", "dataset", "date", "year", "author", "user", "channel")
+)
 # Two texts that are judged together, as data sets of pairs call them.
 _PAIRS = (
     *(("premise", "hypothesis"), ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2")),
@@ -143,10 +150,12 @@ def _guess(row: Mapping[str, Any], fields: Mapping[str, Column], wanted: Kind | 
     texts = sorted((each for each in fields.values() if each.texts), key=lambda each: -each.mean)
     labels = [each for each in fields.values() if each.is_label or each.is_quantity]
     labels = [each for each in labels if not texts or each is not texts[0]]
-    if texts and labels and wanted in (None, "labelled") and len(texts) <= 2:
-        label = min(labels, key=lambda each: (not each.texts, each.distinct))
-        columns = {"text": texts[0].name, "label": label.name}
-        return Reading("labelled", "labelled", columns, why=_explain_values(texts[0], label))
+    if texts and labels and wanted in (None, "labelled") and all(each.is_label for each in texts[1:]):
+        order = list(fields)
+        labels.sort(key=lambda each: (each.name.lower() in _ABOUT, not each.texts, order.index(each.name)))
+        others = ", ".join(f"`{each.name}`" for each in labels[1:])
+        why = _explain_values(texts[0], labels[0]) + (f"; it may be {others}, too" if others else "")
+        return Reading("labelled", "labelled", {"text": texts[0].name, "label": labels[0].name}, why=why)
     long = [each for each in texts if not each.is_label]
     if len(long) == 1 and wanted in (None, "document"):
         return Reading("text", "document", {"text": long[0].name}, why=f"`{long[0].name}` is the only field of text")
@@ -188,6 +197,9 @@ def _check_guess(columns: Mapping[str, str], fields: Mapping[str, Column]) -> Re
         text, label = fields[named.get("text", "text")], fields.get(named.get("label", "label"))
         if label is None or not text.texts or not (label.is_label or label.is_quantity or label.lists):
             return None
+        paired = "text_pair" in named
+        if not (paired or _LABELS & {*label.name.lower().replace("-", "_").split("_")}):
+            return None  # an example, and not what its name says
         return Reading("labelled", "labelled", _drop_same(named), why=_explain_values(text, label))
     question, answer = fields.get(named.get("question", "question")), fields.get(named.get("answer", "answer"))
     if question is None or answer is None or not (question.texts and answer.texts):
