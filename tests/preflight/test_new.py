@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chat_models import saved_parrot
-from preflight.odd_files import CHAT, LABELS, ODD, PRETRAIN
+from preflight.odd_files import CHAT, LABELS, ODD, PRETRAIN, sentence, write_jsonl
 
 from hf_finetune.config import load_run
 from hf_finetune.preflight import NewRun, make_run_file
@@ -94,3 +94,12 @@ def test_of_every_template_a_run_of_its_recipe_is_made(here, talker, request):
         if request.config.getoption("--every-first-step"):
             Path("run.yaml").write_text(Path(new.path).read_text())
             assert train_one_step(new)["train"]["steps"] == 1, path.name
+
+
+@pytest.mark.parametrize(("rows_of_one", "share"), [(3, 0.16), (50, 0.2)])
+def test_of_small_groups_as_many_rows_are_held_out_as_of_single_rows(here, rows_of_one, share):
+    rows = [{"doc_id": f"d{n // rows_of_one}", "text": sentence(n)} for n in range(1_300)]
+    new = make_run_file([str(write_jsonl(here / "rows.jsonl", rows))], model="scratch")
+    settings = {each.key: each.value for each in new.settings}
+    assert settings["data.group_by"] == "doc_id"
+    assert settings["data.validation_fraction"] == share

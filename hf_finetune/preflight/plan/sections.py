@@ -24,6 +24,7 @@ from hf_finetune.preflight.plan.rules import Rule
 
 WANTED_LABELLED, WANTED_OTHERS = 400, 200
 TOKENS_A_STEP = 8_192
+ROWS_OF_SMALL_GROUPS = 20
 SCRATCH_POSITIONS = {"nano": 256, "tiny": 512, "small": 1_024}
 # The beginning of a sentence, for a model that goes on with it.
 _BEGINNINGS = {"en": "The ", "de": "Die ", "fr": "La ", "es": "La ", "it": "La ", "pt": "A ", "nl": "De "}
@@ -126,7 +127,9 @@ def _choose_data(found: Found, recipe: RecipeName, length: int, because: str) ->
 def _choose_splits(found: Found, recipe: RecipeName) -> Iterator[Setting]:
     rows = found.rows.counts["train"]
     labelled = recipe == "classification"
-    units = min(rows, found.rows.groups) if found.rows.group_by and found.rows.groups * 20 < rows else rows
+    # Of large groups a split takes a few, and they count: a hundred rows of one person tell little of others.
+    together = len(found.reading.first) / found.rows.groups if found.rows.group_by else 1
+    units = rows if together <= ROWS_OF_SMALL_GROUPS else round(rows / together)
     share = rules.held_out_share(units, WANTED_LABELLED if labelled else WANTED_OTHERS)
     drawn = "validation" not in found.files and share > 0
     if drawn:
