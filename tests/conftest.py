@@ -38,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     every = "test_families: every family of tests/models/architectures.py, not 40 of them"
     attacks = "tests/hostile: changed files of each kind, drawn anew; without it a few, the same in every run"
     parser.addoption("--attacks", type=int, default=0, help=attacks)
+    first = "tests/preflight: the first step of every run file that is made, not of a few"
+    parser.addoption("--every-first-step", action="store_true", help=first)
     faults = "tests/faults: every race, kill and fault of the plan, not a few of each"
     parser.addoption("--faults", action="store_true", help=faults)
     parser.addoption("--every-family", action="store_true", help=every)

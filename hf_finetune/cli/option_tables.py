@@ -53,6 +53,11 @@ OPTION_NAMES: dict[str, OptionNames] = {
         {**_ARGUMENTS, **_NO_TEMPLATE}
         | {"data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
     ),
+    "new": OptionNames(
+        {"model.path": "--model"}
+        | dict.fromkeys(("data.train", "data.validation", "data.test", "data.columns", "data.format"), ""),
+        otherwise="give it the fields of a row format first: hf-finetune rows FILE NEW --columns FIELD=COLUMN",
+    ),
     "generate": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "merge": OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""}),

@@ -83,10 +83,10 @@ def _describe_cpu() -> Device:
     capability = " ".join(detect_hardware().bf16_instructions)
     name = read_cpu_field("model name") or platform.processor() or platform.machine()
     precisions = ("fp32", *(("bf16",) if capability else ()), *_list_quantized("4-bit"))
-    return Device("cpu", name, capability, _read_memory() / GIB, precisions)
+    return Device("cpu", name, capability, read_memory() / GIB, precisions)
 
 
-def _read_memory() -> int:
+def read_memory() -> int:
     """Read how many bytes this process may use: those of the machine, or the limit of its container (cgroup v2)."""
     import psutil
 

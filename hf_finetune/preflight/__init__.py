@@ -3,6 +3,7 @@
 detectors/    what is wrong with rows that can be read: personal data, secrets, duplicates, drift
 findings      what is found, with its code, its place and what to do
 lengths       tokens of the rows of a run, and what other limits would leave of them
+plan/         files of rows -> a run file that runs as it stands: `hf-finetune new`
 row_lengths   the tokens of each row, counted in one pass
 token_view/   what is trained, token by token
 """
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hf_finetune.preflight.detectors.personal import detect_personal
     from hf_finetune.preflight.findings import Finding
     from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
+    from hf_finetune.preflight.plan.make import NewRun, make_run_file
+    from hf_finetune.preflight.plan.models import Candidate
     from hf_finetune.preflight.token_view.page import render_page
     from hf_finetune.preflight.token_view.rows import find_row, view_rows
     from hf_finetune.preflight.token_view.settings import load_run_rows, load_token_settings
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_CHARACTERS",
+    "Candidate",
     "Finding",
+    "NewRun",
     "TokenView",
     "detect_benchmark_overlap",
     "detect_drift",
@@ -40,6 +45,7 @@ __all__ = [
     "list_tokens",
     "load_run_rows",
     "load_token_settings",
+    "make_run_file",
     "measure_lengths",
     "read_against",
     "render_legend",

@@ -140,7 +140,7 @@ def test_runs_whose_rows_cannot_be_shown_are_refused(folder):
 
 
 def test_standard_input_that_is_no_text_is_refused(folder, monkeypatch):
-    from hf_finetune.cli.commands.data.tokens import tokens
+    from hf_finetune.cli.commands.preflight.tokens import tokens
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a\xff")))
     with pytest.raises(DataError, match=r"standard input is not UTF-8 \(byte 1\); convert it"):

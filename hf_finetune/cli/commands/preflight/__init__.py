@@ -2,5 +2,6 @@
 
 corpus.py   rows to begin with
 rows.py     a table as JSONL
+new.py      a run file for files of rows
 tokens.py   a text or a row, token by token
 """

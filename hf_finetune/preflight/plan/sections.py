@@ -1,0 +1,255 @@
+"""The sections of a run file, setting by setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from hf_finetune.config.sections import RecipeName
+from hf_finetune.preflight.plan import rules
+from hf_finetune.preflight.plan.choices import (
+    LONGEST_BLOCK,
+    LONGEST_BLOCK_ON_CPU,
+    STEPS_A_LOOK,
+    Fit,
+    Found,
+    Setting,
+    choose_block,
+    choose_length,
+    describe_memory,
+    fit_batch,
+    shape_of,
+)
+from hf_finetune.preflight.plan.rules import Rule
+
+WANTED_LABELLED, WANTED_OTHERS = 400, 200
+TOKENS_A_STEP = 8_192
+ROWS_OF_SMALL_GROUPS = 20
+SCRATCH_POSITIONS = {"nano": 256, "tiny": 512, "small": 1_024}
+# The beginning of a sentence, for a model that goes on with it.
+_BEGINNINGS = {"en": "The ", "de": "Die ", "fr": "La ", "es": "La ", "it": "La ", "pt": "A ", "nl": "De "}
+
+
+def choose_settings(found: Found, recipe: RecipeName) -> list[Setting]:
+    """Choose all settings but the recipe and `output_dir`. Raises ConfigError where the model does not fit here."""
+    scratch = found.model_path is None
+    fast = found.machine.accelerator == "cuda"
+    preset, why = rules.choose_preset(found.tokens.total, fast=fast)
+    if recipe == "classification":
+        preset, why = "nano", "the smallest: a label needs little"
+    shape = shape_of(found, preset)
+    if recipe == "continued_pretraining":
+        most = SCRATCH_POSITIONS[preset] if scratch else LONGEST_BLOCK if fast else LONGEST_BLOCK_ON_CPU
+        most = min(most, (found.model.longest if found.model is not None else None) or most)
+        length, because = choose_block(found.tokens.total, most), f"of about {found.tokens.total:,} tokens in all"
+    else:
+        length, because = choose_length(found, recipe)
+    batch = _choose_batch(found, recipe, length)
+    fit = fit_batch(found, recipe, shape, length, int(batch.value))
+    data = list(_choose_data(found, recipe, length, because))
+    held_out = any(each.key in ("data.validation", "data.validation_fraction") for each in data)
+    return [
+        *_choose_model(found, preset, why, length, fit),
+        *data,
+        *_choose_train(found, recipe, fit, batch, because, held_out=held_out),
+        *_choose_adapter(recipe),
+        *_choose_evaluation(found, recipe, held_out=held_out),
+    ]
+
+
+def _choose_batch(found: Found, recipe: RecipeName, length: int) -> Rule:
+    rows = found.rows.counts["train"]
+    if recipe == "continued_pretraining":
+        blocks = max(1, found.tokens.total // length)
+        size = min(32, max(1, TOKENS_A_STEP // length), max(4, 2 ** int(math.log2(max(1, blocks / 20)))))
+        return Rule(size, "blocks: some 8,000 tokens a step, fewer where a pass would have less than 20 steps")
+    return rules.classifier_batch(rows) if recipe == "classification" else rules.answer_batch(rows)
+
+
+def _choose_model(found: Found, preset: str, why: str, length: int, fit: Fit) -> Iterator[Setting]:
+    if found.model_path is None:
+        sizes = {"preset": preset, "max_position_embeddings": max(length, 64)}
+        if found.reading.becomes == "labelled" and found.rows.counts["train"] < 5_000:
+            sizes |= {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        yield Setting("model.scratch", sizes, why)
+        vocabulary = rules.choose_vocabulary(found.rows.characters.total)
+        tokenizer = {"train": {"kind": "bpe", "vocab_size": vocabulary}}
+        yield Setting(
+            "model.tokenizer", tokenizer, f"trained on the {found.rows.characters.total:,} characters of the rows"
+        )
+        return
+    yield Setting("model.path", found.model_path, _describe_model(found))
+    if fit.weight_bytes == 2.0:
+        yield Setting("model.dtype", "bfloat16", "the frozen weights take half of the memory")
+    labels = {name for name, _ in found.rows.labels}
+    if found.model is not None and found.model.kind == "classifier" and {*found.model.labels} != labels:
+        yield Setting("model.new_head", True, "its head is for other labels")
+
+
+def _describe_model(found: Found) -> str:
+    if found.model is None:
+        return "135 M parameters, with a chat template; not made yet: hf-finetune model makes it of a package of PyPI"
+    kinds = {"decoder": "a language model", "encoder": "an encoder", "classifier": "a classifier"}
+    talks = ", with a chat template" if found.model.speaks else ""
+    return f"{kinds[found.model.kind]} of {found.model.shape.parameters:,} parameters{talks}"
+
+
+def _choose_data(found: Found, recipe: RecipeName, length: int, because: str) -> Iterator[Setting]:
+    rows, reading = found.rows, found.reading
+    for role, files in found.files.items():
+        repeats = f", {rows.repeats:,} of them repeats" if role == "train" and rows.repeats else ""
+        yield Setting(f"data.{role}", files[0] if len(files) == 1 else files, f"{rows.counts[role]:,} rows{repeats}")
+    yield Setting("data.format", reading.format, reading.why)
+    if reading.columns:
+        yield Setting("data.columns", reading.columns, "our fields, from yours")
+    if reading.task == "regression" or (reading.task and reading.format == "input_output"):
+        yield Setting(
+            "data.task", reading.task, "" if reading.task == "classification" else "the labels are quantities"
+        )
+    yield from _choose_splits(found, recipe)
+    if rows.rejected:
+        what = f"{rows.rejected:,} rows are rejected, the first {rows.first_rejected}"
+        yield Setting("data.on_bad_line", "skip", f"{what}; correct them, and take this line out")
+    if rows.allow_empty:
+        yield Setting("data.allow_empty", True, "a row with the label [] is one that none fits")
+    if recipe == "classification":
+        yield Setting("data.max_length", length, because)
+    elif recipe == "continued_pretraining":
+        yield Setting("data.block_size", length, because)
+    elif found.tokens.share_beyond(length) > 0 or found.tokens.spread.longest > length:
+        share = found.tokens.share_beyond(length)
+        yield Setting(
+            "data.too_long", "cut", f"{share:.1%} of the rows are longer than train.max_length, and lose their end"
+        )
+        yield Setting("data.max_dropped", 0.2, "a row whose question alone is longer has nothing left to train")
+
+
+def _choose_splits(found: Found, recipe: RecipeName) -> Iterator[Setting]:
+    rows = found.rows.counts["train"]
+    labelled = recipe == "classification"
+    # Of large groups a split takes a few, and they count: a hundred rows of one person tell little of others.
+    together = len(found.reading.first) / found.rows.groups if found.rows.group_by else 1
+    units = rows if together <= ROWS_OF_SMALL_GROUPS else round(rows / together)
+    share = rules.held_out_share(units, WANTED_LABELLED if labelled else WANTED_OTHERS)
+    drawn = "validation" not in found.files and share > 0
+    if drawn:
+        yield Setting("data.validation_fraction", share, _explain_share(round(rows * share), labelled, found))
+    if labelled and "test" not in found.files and rows >= 400 and share > 0:
+        yield Setting("data.test_fraction", share, "temperature and thresholds are fitted to validation, not to these")
+        drawn = True
+    held_out = drawn or "validation" in found.files or "test" in found.files
+    if found.rows.group_by is not None and held_out:
+        what = f"{found.rows.groups:,} values in the first rows, each in several: rows of one stay in one split"
+        yield Setting("data.group_by", found.rows.group_by, what)
+    if found.rows.stratify_by is not None and drawn:
+        yield Setting("data.stratify_by", found.rows.stratify_by, "each split has its share of each")
+
+
+def _explain_share(rows: int, labelled: bool, found: Found) -> str:
+    if labelled and found.reading.task != "regression":
+        return f"about {rows:,} rows, which tell an accuracy to {100 * rules.half_width(rows):.0f} points or better"
+    return f"about {rows:,} rows" + (", too few for a narrow interval" if rows < 100 else "")
+
+
+def _choose_train(
+    found: Found, recipe: RecipeName, fit: Fit, batch: Rule, because: str, *, held_out: bool
+) -> Iterator[Setting]:
+    steps = _count_steps(found, recipe, fit)
+    yield Setting("train.num_train_epochs", *_as_int(_choose_epochs(found, recipe, steps)))
+    if recipe in ("sft", "lora"):
+        yield Setting("train.max_length", fit.length, because)
+    yield Setting("train.per_device_train_batch_size", fit.per_device, describe_memory(fit, found.machine))
+    if fit.accumulation > 1:
+        yield Setting("train.gradient_accumulation_steps", fit.accumulation)
+    yield Setting("train.per_device_eval_batch_size", fit.per_device)
+    if fit.checkpointing:
+        name = "activation_checkpointing" if recipe in ("sft", "lora") else "gradient_checkpointing"
+        yield Setting(f"train.{name}", True, "computed again, for a third of the time: it would not fit otherwise")
+    total = fit.per_device * fit.accumulation
+    yield Setting(
+        "train.learning_rate",
+        *_choose_rate(found, recipe),
+    )
+    yield Setting("train.lr_scheduler_type", "cosine")
+    yield Setting("train.warmup_steps", 0.1, f"of all steps; a step has {total} rows: {batch.source}")
+    if found.model_path is None or recipe == "classification":
+        yield Setting("train.weight_decay", 0.1 if found.model_path is None else 0.01)
+    yield Setting("train.logging_steps", max(1, min(50, steps // 10)), f"about {steps:,} steps a pass")
+    yield from _choose_saving(found, recipe, steps, held_out=held_out)
+
+
+def _choose_saving(found: Found, recipe: RecipeName, steps: int, *, held_out: bool) -> Iterator[Setting]:
+    if not held_out or ("validation" not in found.files and found.rows.counts["train"] < 5):
+        yield Setting("train.eval_strategy", "no", "too few rows to hold any out: nothing is measured")
+        yield Setting("train.save_strategy", "no", "but at the end")
+        return
+    when = "steps" if steps > STEPS_A_LOOK else "epoch"
+    yield Setting("train.eval_strategy", when)
+    yield Setting("train.save_strategy", when)
+    if when == "steps":
+        yield Setting("train.eval_steps", STEPS_A_LOOK // 4)
+        yield Setting("train.save_steps", STEPS_A_LOOK // 4)
+    yield Setting("train.save_total_limit", 1)
+    yield Setting("train.load_best_model_at_end", True)
+    yield Setting("train.metric_for_best_model", *_choose_metric(found, recipe))
+
+
+def _choose_metric(found: Found, recipe: RecipeName) -> tuple[str, str]:
+    if recipe != "classification" or found.reading.task == "regression" or not found.rows.labels:
+        return "loss", ""
+    most, fewest = found.rows.labels[0][1], found.rows.labels[-1][1]
+    labels = f"{len(found.rows.labels):,} labels, of {fewest:,} to {most:,} rows"
+    if found.rows.counts["train"] < 300:
+        return "loss", f"{labels}; of few rows many passes have the same F1"
+    return "f1_macro", f"{labels}: each counts the same"
+
+
+def _choose_epochs(found: Found, recipe: RecipeName, steps: int) -> Rule:
+    scratch = found.model_path is None
+    rows = found.rows.counts["train"]
+    if recipe == "classification":
+        return rules.classifier_epochs(rows, scratch=scratch)
+    if recipe != "continued_pretraining":
+        return rules.answer_epochs(rows)
+    return rules.scratch_epochs(steps) if scratch else rules.text_epochs(found.tokens.total)
+
+
+def _choose_rate(found: Found, recipe: RecipeName) -> tuple[float, str]:
+    if found.model_path is None:
+        return 0.01, "of Muon, which trains a GPT from scratch by default: docs/run-file.md"
+    shape = shape_of(found, "nano")
+    if recipe == "lora":
+        return rules.lora_rate(shape.hidden)
+    if recipe == "sft":
+        return rules.full_rate(shape.parameters, shape.hidden)
+    return (
+        rules.classifier_rate(shape.parameters)
+        if recipe == "classification"
+        else rules.continued_rate(shape.parameters)
+    )
+
+
+def _as_int(rule: Rule) -> tuple[int, str]:
+    return int(rule.value), rule.source
+
+
+def _count_steps(found: Found, recipe: RecipeName, fit: Fit) -> int:
+    rows = found.rows.counts["train"]
+    if recipe == "continued_pretraining":
+        rows = max(1, found.tokens.total // fit.length)
+    return max(1, rows // (fit.per_device * fit.accumulation * found.machine.devices))
+
+
+def _choose_adapter(recipe: RecipeName) -> Iterator[Setting]:
+    if recipe == "lora":
+        yield Setting("lora.r", rules.LORA_RANK, "on all linear layers, the default here: LoRA Without Regret")
+        yield Setting("lora.lora_alpha", 2 * rules.LORA_RANK)
+
+
+def _choose_evaluation(found: Found, recipe: RecipeName, *, held_out: bool) -> Iterator[Setting]:
+    if recipe in ("sft", "lora") and held_out:
+        yield Setting("eval.prompts", "validation", "its first two questions, before and after")
+    elif recipe == "continued_pretraining" and found.languages:
+        beginning = _BEGINNINGS.get(next(iter(found.languages)))
+        if beginning is not None:
+            yield Setting("eval.prompts", [beginning], "continued at each evaluation")

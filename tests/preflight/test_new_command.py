@@ -1,0 +1,192 @@
+"""What `hf-finetune new` says, asks and refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+from chat_models import saved_parrot
+from preflight.odd_files import labelled, questions, sentence, write_jsonl
+
+from hf_finetune.cli import main
+from hf_finetune.preflight.plan import choices, model_choice
+from hf_finetune.preflight.plan.machine import GIB, Machine
+from hf_finetune.preflight.plan.models import Candidate
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root, "handlers", [])  # they keep the stream that was standard error
+    return tmp_path
+
+
+@pytest.fixture
+def new(here, monkeypatch, capsys):
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["hf-finetune", "new", *arguments])
+        ended = 0
+        try:
+            main()
+        except SystemExit as end:
+            ended = end.code or 0
+        said = capsys.readouterr()
+        assert ended == code, said
+        assert "Traceback" not in said.err
+        return said.err if code else said.out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "##a", "##b"]
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_it_ends_with_the_two_next_commands(new, here):
+    write_jsonl(here / "my rows.jsonl", labelled(30, 3))
+    lines = new("my rows.jsonl", "--model", "scratch").splitlines()
+    assert lines[0] == "'my rows.jsonl': 30 rows for train, format labelled"
+    assert lines[-2:] == ["  hf-finetune check run.yaml", "  hf-finetune train run.yaml"]
+
+
+def test_as_json_it_has_what_was_found_and_chosen(new, here):
+    write_jsonl(here / "rows.jsonl", [*labelled(30, 3), labelled(1, 1)[0]])
+    made = json.loads(new("rows.jsonl", "--json", "--model", "scratch"))
+    assert made["recipe"] == "classification"
+    assert made["found"]["rows"] == {"train": 31}
+    assert made["found"]["repeats"] == 1
+    assert made["found"]["labels"] == {"class 0": 11, "class 1": 10, "class 2": 10}
+    assert made["found"]["characters"]["total"] == sum(len(row["text"]) for row in labelled(30, 3)) + len(sentence(0))
+    assert made["settings"]["data.stratify_by"] == "label"
+
+
+def test_no_text_of_a_row_is_in_the_file_or_in_what_is_said(new, here):
+    write_jsonl(here / "rows.jsonl", [{"text": "quicksilver marmalade", "label": n % 2} for n in range(20)])
+    said = new("rows.jsonl", "--model", "scratch") + Path("run.yaml").read_text()
+    assert "quicksilver" not in said
+    assert "marmalade" not in said
+
+
+REFUSED = [
+    ("nope.jsonl", "nope.jsonl: no such file"),
+    ("empty.jsonl", "empty.jsonl: the file is empty; put rows into it"),
+    ("junk.jsonl", "junk.jsonl: this is plain text, not JSON Lines"),
+    ("torn.jsonl", "torn.jsonl: no line is a JSON object, and no row that of a table; write one row a line"),
+    ("bad.jsonl", "bad.jsonl:1: "),
+    ("one.jsonl --model scratch", "the training rows have one label only"),
+    ("labels.txt", "labels.txt: each line has one tab, as that of a table has; name it .tsv"),
+    ("rows.jsonl --task sft", "rows.jsonl: --task sft takes conversations, and these rows are labelled texts"),
+    ("chat.jsonl --task pretrain", "chat.jsonl: --task pretrain takes texts, and these rows are conversations"),
+    ("book.txt --task lora", "book.txt: --task lora takes rows, and this is text"),
+    ("unlike.jsonl", "unlike.jsonl:1: no row format has these keys: `a`, `b`; give it the fields"),
+    ("chat.jsonl --model scratch", "--model: a model from random weights cannot learn to answer"),
+    ("rows.jsonl --model org/nothing", "--model: no tokenizer can be loaded from 'org/nothing'"),
+    ("rows.jsonl --output taken.yaml", "taken.yaml: --output: exists already; name another file"),
+    ("rows.jsonl --output taken.yaml/run.yaml --model scratch", "taken.yaml/run.yaml: is below taken.yaml, which is a"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[each for each, _ in REFUSED])
+def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, message):
+    files = {"empty.jsonl": "", "junk.jsonl": "a\nb\n", "bad.jsonl": '{"text": 3}\n', "taken.yaml": "mine"}
+    files |= {
+        "labels.txt": "ham\ta text\nspam\tanother\n",
+        "book.txt": "a\n\nb\n",
+        "unlike.jsonl": '{"a": 1, "b": 2}\n',
+        "torn.jsonl": '{"text": "a\n',
+    }
+    for name, text in files.items():
+        (here / name).write_text(text)
+    write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    write_jsonl(here / "one.jsonl", labelled(20, 1))
+    write_jsonl(here / "chat.jsonl", questions(20))
+    before = sorted(here.iterdir())
+    said = new(*arguments.split(), code=2)
+    assert said.startswith(message)
+    assert sorted(here.iterdir()) == before
+    assert (here / "taken.yaml").read_text() == "mine"
+
+
+def test_an_encoder_is_refused_for_texts_and_taken_for_labels(new, here, encoder):
+    write_jsonl(here / "texts.jsonl", [{"text": sentence(n)} for n in range(20)])
+    write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    assert "is an encoder, which cannot learn to write texts" in new("texts.jsonl", "--model", encoder, code=2)
+    assert "recipe classification" in new("rows.jsonl", "--model", encoder)
+
+
+def test_a_model_that_does_not_fit_the_memory_is_refused_with_both_figures(new, here, monkeypatch):
+    saved_parrot(here / "talker", {"a": "b"})
+    write_jsonl(here / "chat.jsonl", questions(20))
+    from hf_finetune.preflight.plan import make
+
+    monkeypatch.setattr(make, "look_at_machine", lambda: Machine(2, 2**18, "cpu"))
+    said = new("chat.jsonl", "--model", "talker", code=2)
+    assert said.startswith("--model: talker needs about ")
+    assert "2 cores, 0 GiB" in said
+
+
+def test_without_any_model_a_chat_is_given_one_that_is_made_first(new, here, monkeypatch):
+    monkeypatch.setattr(model_choice, "list_models", list)
+    write_jsonl(here / "chat.jsonl", questions(20))
+    commands = new("chat.jsonl").splitlines()[-3:]
+    assert commands[0].split() == ["hf-finetune", "model", "smollm2-135m", "models/smollm2-135m"]
+    assert "path: models/smollm2-135m" in Path("run.yaml").read_text()
+
+
+class Terminal:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def isatty(self):
+        return True
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+@pytest.mark.parametrize(("typed", "chosen"), [("\n", "scratch"), ("1\n", "talker"), ("talker\n", "talker")])
+def test_at_a_terminal_it_asks_for_a_model_and_an_empty_answer_takes_the_proposed(
+    new, here, monkeypatch, typed, chosen
+):
+    import io
+
+    saved_parrot(here / "talker", {"a": "b"})  # too small to be taken unasked
+    write_jsonl(here / "texts.jsonl", [{"text": sentence(n)} for n in range(20)])
+    monkeypatch.setattr(sys, "stdin", Terminal(io.StringIO(typed)))
+    monkeypatch.setattr(sys, "stdout", Terminal(sys.stdout))
+    said = new("texts.jsonl")
+    assert "1 talker" in said
+    assert f"model {'from scratch' if chosen == 'scratch' else chosen}: " in said
+
+
+MODELS = [
+    Candidate("chat", "decoder", 135_000_000, True),
+    Candidate("base", "decoder", 100_000_000, False),
+    Candidate("trial", "decoder", 1_000_000, False),
+    Candidate("encoder", "encoder", 22_000_000, False),
+    Candidate("labels", "classifier", 22_000_000, False),
+    Candidate("huge", "decoder", 70_000_000_000, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("becomes", "first"), [("conversation", "chat"), ("document", "base"), ("labelled", "encoder")]
+)
+def test_the_model_that_is_taken_unasked_is_of_the_kind_that_the_rows_need(monkeypatch, becomes, first):
+    monkeypatch.setattr(model_choice, "list_models", lambda: MODELS)
+    reading = model_choice.Reading("auto", becomes)
+    machine = Machine(2, 24 * GIB, "cpu")
+    assert model_choice.choose_model(reading, machine, None)[0] == first
+    assert "huge" not in {each.path for each in model_choice.rank_models(MODELS, reading, machine)}
+    assert choices.FILLED < 1
