@@ -79,6 +79,8 @@ class Problem:
     path: str | None = None
     line: int | None = None
     key: str | None = None
+    code: str = ""
+    """What kind of fault it is: `hf-finetune explain HF601` says more (`hf_finetune.codes`)."""
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.path, self.line) if part is not None)
@@ -87,7 +89,12 @@ class Problem:
         message = f"{what}; {remedy}" if remedy else what
         # Escapes are six times as long as what they stand for.
         shown = hide_secrets(escape_control_characters(shorten(": ".join([*parts, message]), MOST_READ)))
-        return shorten(shown, MOST_OF_ONE)
+        return add_code(shorten(shown, MOST_OF_ONE), self.code)
+
+
+def add_code(message: str, code: str) -> str:
+    """A message with its code behind it: `... [HF601]`."""
+    return f"{message} [{code}]" if code else message
 
 
 def format_problems(problems: Iterable[Problem]) -> list[str]:

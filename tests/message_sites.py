@@ -27,6 +27,8 @@ class Site:
     path: Path
     first_line: int
     last_line: int
+    code: ast.expr | None
+    """What it gives as its code: a text, or where that comes from."""
 
     def covers(self, path: str, line: int) -> bool:
         """Whether this line of this file is one of the call's."""
@@ -46,7 +48,16 @@ def _find_in_file(path: Path) -> Iterator[Site]:
         name = f"{path.relative_to(ROOT).as_posix()}::{function}::{text}"
         seen[name] += 1
         number = f" #{seen[name]}" if seen[name] > 1 else ""
-        yield Site(name + number, path, call.lineno, call.end_lineno or call.lineno)
+        yield Site(name + number, path, call.lineno, call.end_lineno or call.lineno, _find_code(call))
+
+
+def _find_code(call: ast.Call) -> ast.expr | None:
+    """Its `code=...`; of a line of the log, as `extra={"code": ...}`."""
+    given = {each.arg: each.value for each in call.keywords}
+    if isinstance(extra := given.get("extra"), ast.Dict):
+        pairs = zip(extra.keys, extra.values, strict=True)
+        return next((value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "code"), None)
+    return given.get("code")
 
 
 def _walk(node: ast.AST, function: str) -> Iterator[tuple[str, ast.Call]]:

@@ -11,6 +11,7 @@ import pytest
 from message_recorder import check_length, load_table, too_long
 from message_sites import ROOT, find_message_sites
 
+from hf_finetune.codes import CODES
 from hf_finetune.errors import Problem
 
 AGAIN = "pytest tests --record-messages=FOLDER, then python tests/message_recorder.py FOLDER, and provoke what is new"
@@ -22,6 +23,24 @@ def test_the_table_has_every_message_site_and_no_other():
 
 def test_every_site_is_provoked():
     assert [name for name, test in load_table().items() if test is None] == [], AGAIN
+
+
+def test_every_message_has_a_code_that_can_be_explained():
+    without = [site.name for site in find_message_sites() if site.code is None]
+    assert without == [], 'say of which kind it is: code="HF601", of a line of the log extra={"code": "HF601"}'
+    given = [site.code.value for site in find_message_sites() if isinstance(site.code, ast.Constant)]
+    assert sorted(set(given) - set(CODES)) == []
+
+
+def test_every_code_stands_in_the_code_of_the_project():
+    used = {
+        node.value
+        for path in (ROOT / "hf_finetune").rglob("*.py")
+        if path.parent.name != "codes"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert sorted(set(CODES) - used) == []
 
 
 def test_every_test_that_the_table_names_is_there(request):

@@ -31,6 +31,10 @@ install_sandbox()
 class ChatTemplateError(Exception):
     """A conversation that its template refuses or cannot mask; the caller adds the file and line."""
 
+    def __init__(self, what: str, *, code: str = "") -> None:
+        self.code = code
+        super().__init__(what)
+
 
 class TextLeftOut(ChatTemplateError):
     """The template writes no trace of what a message says, or not all of it."""

@@ -61,11 +61,11 @@ class TemplateLimitError(ModelError):
     """
 
     def __init__(self, what: str, template: str, *, trusted: bool = True) -> None:
-        self.what = what
+        self.what, self.code = what, "HF131"
         self.remedy = "look into it, since a template is a program that came with the model"
         if trusted:
             self.remedy += f", or set data.trust_chat_template: {find_origin(template)} if it is yours"
-        super().__init__(Problem(f"the chat template {what} on one conversation", self.remedy, key=KEY))
+        super().__init__(Problem(f"the chat template {what} on one conversation", self.remedy, key=KEY, code=self.code))
 
 
 class TemplateFailure(TemplateRuntimeError):

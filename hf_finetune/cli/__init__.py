@@ -17,9 +17,6 @@ from typing import Annotated
 import typer
 
 from hf_finetune.cli.commands.cache import cache
-from hf_finetune.cli.commands.preflight.corpus import corpus
-from hf_finetune.cli.commands.preflight.rows import rows
-from hf_finetune.cli.commands.preflight.tokens import tokens
 from hf_finetune.cli.commands.diagnose import diagnose
 from hf_finetune.cli.commands.doctor import doctor
 from hf_finetune.cli.commands.generate import chat, generate
@@ -27,7 +24,11 @@ from hf_finetune.cli.commands.init import init
 from hf_finetune.cli.commands.merge import merge
 from hf_finetune.cli.commands.model import model
 from hf_finetune.cli.commands.predict import predict
+from hf_finetune.cli.commands.preflight.corpus import corpus
+from hf_finetune.cli.commands.preflight.explain import explain
 from hf_finetune.cli.commands.preflight.new import new
+from hf_finetune.cli.commands.preflight.rows import rows
+from hf_finetune.cli.commands.preflight.tokens import tokens
 from hf_finetune.cli.commands.push import push
 from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.score import score
@@ -52,7 +53,7 @@ app = typer.Typer(
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (
     *(new, train, watch, score, predict, generate, chat, merge, report, diagnose, push),
-    *(corpus, rows, tokens, model, init, doctor, cache),
+    *(corpus, rows, tokens, explain, model, init, doctor, cache),
 ):
     # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.
     settings = {"ignore_unknown_options": True} if command is train else None

@@ -2,12 +2,21 @@
 
 A code is given once and never given again; `hf-finetune explain HF012` prints its page.
 
-code      what a code is
-table     all of them
-lengths   HF1xx: lengths and tokens
+code        what a code is
+table       all of them
+pages       what `hf-finetune explain` says of one
+rows        HF0xx: files, and rows that cannot be read
+lengths     HF10x: lengths and tokens
+templates   HF13x: chat templates
 duplicates  HF2xx: duplicates, and rows that are evaluated and trained
-drift     HF38x: rows of another kind than the training rows
-personal  HF4xx: personal data and secrets
+evaluation  HF3xx: labels and evaluation
+drift       HF38x: rows of another kind than the training rows
+personal    HF4xx: personal data and secrets
+models      HF5xx: models and tokenizers
+run_file    HF6xx: the run file and the command line
+machine     HF7xx: the machine and its folders
+hub         HF8xx: the Hub
+training    HF9xx: training
 """
 
 from __future__ import annotations
@@ -18,8 +27,9 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.codes.code import Code, Level
+    from hf_finetune.codes.pages import format_list, format_markdown, format_page, read_code
     from hf_finetune.codes.table import CODES
 
-__all__ = ["CODES", "Code", "Level"]
+__all__ = ["CODES", "Code", "Level", "format_list", "format_markdown", "format_page", "read_code"]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -5,7 +5,28 @@ from __future__ import annotations
 from hf_finetune.codes.code import Code
 from hf_finetune.codes.drift import DRIFT
 from hf_finetune.codes.duplicates import DUPLICATES
+from hf_finetune.codes.evaluation import EVALUATION
+from hf_finetune.codes.hub import HUB
 from hf_finetune.codes.lengths import LENGTHS
+from hf_finetune.codes.machine import MACHINE
+from hf_finetune.codes.models import MODELS
 from hf_finetune.codes.personal import PERSONAL
+from hf_finetune.codes.rows import ROWS
+from hf_finetune.codes.run_file import RUN_FILE
+from hf_finetune.codes.templates import TEMPLATES
+from hf_finetune.codes.training import TRAINING
 
-CODES: dict[str, Code] = {**LENGTHS, **DUPLICATES, **DRIFT, **PERSONAL}
+CODES: dict[str, Code] = {
+    **ROWS,
+    **LENGTHS,
+    **TEMPLATES,
+    **DUPLICATES,
+    **EVALUATION,
+    **DRIFT,
+    **PERSONAL,
+    **MODELS,
+    **RUN_FILE,
+    **MACHINE,
+    **HUB,
+    **TRAINING,
+}

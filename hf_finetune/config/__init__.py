@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def _check_document(document: RunDocument, recipe: RecipeName, *, say_notes: boo
         raise ConfigError(_sort_by_line(document.problems))
     if say_notes and is_first_rank():
         for note in document.notes:
-            logger.warning(note)
+            logger.warning("%s", replace(note, code=""), extra={"code": note.code})
     return _make_run(document, checked)
 
 

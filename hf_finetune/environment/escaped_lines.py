@@ -12,6 +12,7 @@ from functools import wraps
 from pathlib import PurePath
 from typing import Any
 
+from hf_finetune.errors import add_code
 from hf_finetune.privacy import OF_LINES, escape_control_characters, escape_for_terminal
 
 LONGEST_OF_LIBRARY = 2_000
@@ -29,7 +30,7 @@ class EscapingFormatter(logging.Formatter):
         self.inner = inner or logging.Formatter("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        said = self.inner.format(_make_flat(record))
+        said = add_code(self.inner.format(_make_flat(record)), getattr(record, "code", ""))
         ours = record.name.partition(".")[0] == "hf_finetune" or record.exc_info
         return escape_for_terminal(said) if ours else quote_library(said)
 

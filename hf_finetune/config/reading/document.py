@@ -31,7 +31,7 @@ class RunDocument:
     places: dict[Key, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     refused: set[Key] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
 
     def find_place(self, key: Key) -> Place:
         """Where `key` is written, else the nearest section around it, else the first line of the file."""
@@ -40,17 +40,16 @@ class RunDocument:
                 return place
         return Place(self.path, 1 if self.path else None)
 
-    def refuse(self, key: Key, what: str, remedy: str = "", *, place: Place | None = None) -> None:
+    def refuse(self, key: Key, what: str, remedy: str = "", *, code: str = "", place: Place | None = None) -> None:
         """Add a problem of `key`, by default with the place where it is written."""
         place = place or self.find_place(key)
         self.refused.add(key)
-        self.problems.append(Problem(what, remedy, place.path, place.line, format_key_path(key)))
+        self.problems.append(Problem(what, remedy, place.path, place.line, format_key_path(key), code=code))
 
-    def note(self, key: Key, text: str) -> None:
+    def note(self, key: Key, text: str, *, code: str = "") -> None:
         """Add a warning about `key` that is logged once the whole run has been accepted."""
-        self.notes.append(
-            str(Problem(text, "", self.find_place(key).path, self.find_place(key).line, format_key_path(key)))
-        )
+        place = self.find_place(key)
+        self.notes.append(Problem(text, "", place.path, place.line, format_key_path(key), code=code))
 
     def is_refused(self, *keys: str) -> bool:
         """Whether one of `keys` ("section.key"), or a section around it or a value inside it, has a problem already."""

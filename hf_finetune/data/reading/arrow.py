@@ -179,7 +179,7 @@ def _keep_rejected(build: Callable[[Keep], Batches], path: Path) -> Batches:
     with open_atomically(path, private=True) as out:
 
         def keep(file: int, line: int, bad: LineError) -> None:
-            out.write(json.dumps({"file": file, "line": line, "reason": bad.reason}).encode() + b"\n")
+            out.write(json.dumps({"file": file, "line": line, "reason": bad.reason, "code": bad.code}).encode() + b"\n")
 
         return (yield from build(keep))
 

@@ -27,7 +27,7 @@ BLOCKS_AT_ONCE = 8
 """Given to a process: a record batch has columns of some megabytes then."""
 
 Build = Callable[[RowBlock], pa.RecordBatch]
-Rejected = tuple[int, str, str, str | None, str | None]
+Rejected = tuple[int, str, str, str, str | None, str | None]
 """A line, and what `LineError` is made of."""
 
 
@@ -99,7 +99,7 @@ class _BlockReader:
         rejected: list[Rejected] = []
 
         def keep(line: int, bad: LineError) -> None:
-            rejected.append((line, bad.reason, bad.remedy, bad.key, bad.misspelled))
+            rejected.append((line, bad.reason, bad.remedy, bad.code, bad.key, bad.misspelled))
 
         tally = LineCounts(keep=keep)
         batches = list(self.read(blocks, tally))
@@ -113,8 +113,8 @@ class _BlockReader:
 
     def count(self, found: Found, tally: LineCounts) -> None:
         """Count what was found."""
-        for line, reason, remedy, key, misspelled in found.rejected:
-            tally.reject(line, LineError(reason, remedy, key=key, misspelled=misspelled))
+        for line, reason, remedy, code, key, misspelled in found.rejected:
+            tally.reject(line, LineError(reason, remedy, code=code, key=key, misspelled=misspelled))
         tally.lines += found.lines
         tally.accepted += found.accepted
         tally.blank += found.blank

@@ -31,10 +31,13 @@ _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a bo
 class LineError(Exception):
     """A line that is rejected: the reason, and the remedy."""
 
-    def __init__(self, reason: str, remedy: str = "", *, key: str | None = None, misspelled: str | None = None) -> None:
+    def __init__(
+        self, reason: str, remedy: str = "", *, code: str = "", key: str | None = None, misspelled: str | None = None
+    ) -> None:
         """`misspelled` is the key that the row has where `key` was expected."""
         self.reason = reason
         self.remedy = remedy
+        self.code = code
         self.key = key
         self.misspelled = misspelled
         super().__init__(reason)

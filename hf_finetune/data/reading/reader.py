@@ -27,7 +27,8 @@ class RejectedLine:
 
     line: int
     reason: str
-    remedy: str = ""
+    remedy: str
+    code: str
     key: str | None = None
     misspelled: str | None = None
 
@@ -52,7 +53,7 @@ class LineCounts:
         """Count a line as rejected."""
         self.rejected += 1
         if len(self.first) < MAX_PROBLEMS_SHOWN:
-            self.first.append(RejectedLine(line, bad.reason, bad.remedy, bad.key, bad.misspelled))
+            self.first.append(RejectedLine(line, bad.reason, bad.remedy, bad.code, bad.key, bad.misspelled))
         if bad.misspelled and (bad.misspelled in self.misspelled or len(self.misspelled) < MAX_PROBLEMS_SHOWN):
             self.misspelled[bad.misspelled] += 1
         if self.keep is not None:
@@ -274,6 +275,7 @@ def describe_rejected_lines(shown: str, tally: LineCounts, most: int) -> list[Pr
             path=shown,
             line=line.line,
             key=line.key,
+            code=line.code,
         )
         for line in tally.first[:most]
     ]

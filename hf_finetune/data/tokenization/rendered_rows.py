@@ -133,12 +133,12 @@ class ConversationRenderer:
         self.at_once = 1
         self.shapes = Shapes(tokenizer, template, self._find_spans, by_turns=data.loss_on != "all")
 
-    def refuse(self, row: int, what: str, remedy: str = "") -> None:
+    def refuse(self, row: int, what: str, remedy: str = "", *, code: str = "") -> None:
         """Record a problem of row `row`; only the first ones are kept, all are counted."""
         self.problem_count += 1
         if len(self.problems) < MAX_PROBLEMS_SHOWN:
             path, line = self.where(row)
-            self.problems.append((row, Problem(what, remedy, path, line)))
+            self.problems.append((row, Problem(what, remedy, path, line, code=code)))
 
     @property
     def gave_up(self) -> bool:
@@ -243,14 +243,14 @@ class ConversationRenderer:
         return RenderedRow(prepared.row, chat.text(), spans, prepared.spelled)
 
     def _refuse_limit(self, number: int, problem: TemplateLimitError) -> None:
-        self.refuse(number, f"the chat template {problem.what} on this row", problem.remedy)
+        self.refuse(number, f"the chat template {problem.what} on this row", problem.remedy, code=problem.code)
         self.rows_at_fault.append(number)
         if self.gave_up:
             raise self.describe_problems() from problem
 
     def _refuse_chat(self, number: int, problem: ChatTemplateError, messages: Sequence[Message]) -> None:
         roles = ", ".join(message["role"] for message in messages)
-        self.refuse(number, f"{problem} (roles: {roles})", self._remedy(problem, roles))
+        self.refuse(number, f"{problem} (roles: {roles})", self._remedy(problem, roles), code=problem.code)
 
     def _remedy(self, problem: ChatTemplateError, roles: str) -> str:
         if not isinstance(problem, TextLeftOut):
