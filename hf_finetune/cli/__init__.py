@@ -24,6 +24,7 @@ from hf_finetune.cli.commands.init import init
 from hf_finetune.cli.commands.merge import merge
 from hf_finetune.cli.commands.model import model
 from hf_finetune.cli.commands.predict import predict
+from hf_finetune.cli.commands.preflight.check import check
 from hf_finetune.cli.commands.preflight.corpus import corpus
 from hf_finetune.cli.commands.preflight.explain import explain
 from hf_finetune.cli.commands.preflight.new import new
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (
-    *(new, train, watch, score, predict, generate, chat, merge, report, diagnose, push),
+    *(new, check, train, watch, score, predict, generate, chat, merge, report, diagnose, push),
     *(corpus, rows, tokens, explain, model, init, doctor, cache),
 ):
     # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.

@@ -10,7 +10,7 @@ lengths     HF10x: lengths and tokens
 templates   HF13x: chat templates
 duplicates  HF2xx: duplicates, and rows that are evaluated and trained
 evaluation  HF3xx: labels and evaluation
-drift       HF38x: rows of another kind than the training rows
+splits      HF38x: splits that are small, lopsided, or not like the training rows
 personal    HF4xx: personal data and secrets
 models      HF5xx: models and tokenizers
 run_file    HF6xx: the run file and the command line

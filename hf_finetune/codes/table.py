@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hf_finetune.codes.code import Code
-from hf_finetune.codes.drift import DRIFT
 from hf_finetune.codes.duplicates import DUPLICATES
 from hf_finetune.codes.evaluation import EVALUATION
 from hf_finetune.codes.hub import HUB
@@ -13,6 +12,7 @@ from hf_finetune.codes.models import MODELS
 from hf_finetune.codes.personal import PERSONAL
 from hf_finetune.codes.rows import ROWS
 from hf_finetune.codes.run_file import RUN_FILE
+from hf_finetune.codes.splits import SPLITS
 from hf_finetune.codes.templates import TEMPLATES
 from hf_finetune.codes.training import TRAINING
 
@@ -22,7 +22,7 @@ CODES: dict[str, Code] = {
     **TEMPLATES,
     **DUPLICATES,
     **EVALUATION,
-    **DRIFT,
+    **SPLITS,
     **PERSONAL,
     **MODELS,
     **RUN_FILE,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hf_finetune.data.reading.file_kinds import check_rows_name
     from hf_finetune.data.reading.reader import read_rows
     from hf_finetune.data.reading.tables.convert import RowsOptions, convert_rows
-    from hf_finetune.data.splitting.rejected_lines import keep_rejected_lines
+    from hf_finetune.data.splitting.rejected_lines import iterate_rejected_lines, keep_rejected_lines
     from hf_finetune.data.splitting.seen_rows import keep_row_prints
     from hf_finetune.data.splitting.splits import Splits, load_splits
     from hf_finetune.data.tokenization.collators import RowCollator, TextCollator
@@ -49,6 +49,7 @@ __all__ = [
     "convert_rows",
     "freeze_labels",
     "get_padded_width",
+    "iterate_rejected_lines",
     "keep_rejected_lines",
     "keep_row_prints",
     "load_splits",

@@ -1,5 +1,6 @@
 """Run, data and model -> what will happen, before a model is loaded.
 
+data_report/  what `hf-finetune check` says of the rows of a run
 detectors/    what is wrong with rows that can be read: personal data, secrets, duplicates, drift
 findings      what is found, with its code, its place and what to do
 lengths       tokens of the rows of a run, and what other limits would leave of them
@@ -15,6 +16,11 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
+    from hf_finetune.preflight.data_report.check import check_run
+    from hf_finetune.preflight.data_report.page import render_report
+    from hf_finetune.preflight.data_report.report import DataReport
+    from hf_finetune.preflight.data_report.sarif import build_sarif
+    from hf_finetune.preflight.data_report.terminal import format_report
     from hf_finetune.preflight.detectors.benchmarks import detect_benchmark_overlap, read_against
     from hf_finetune.preflight.detectors.drift import detect_drift
     from hf_finetune.preflight.detectors.duplicates import detect_duplicates
@@ -33,15 +39,19 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_CHARACTERS",
     "Candidate",
+    "DataReport",
     "Finding",
     "NewRun",
     "TokenView",
+    "build_sarif",
+    "check_run",
     "detect_benchmark_overlap",
     "detect_drift",
     "detect_duplicates",
     "detect_personal",
     "find_length_faults",
     "find_row",
+    "format_report",
     "list_tokens",
     "load_run_rows",
     "load_token_settings",
@@ -50,6 +60,7 @@ __all__ = [
     "read_against",
     "render_legend",
     "render_page",
+    "render_report",
     "render_terminal",
     "view_rows",
     "view_text",

@@ -31,6 +31,10 @@ class Finding:
     """The first `MAX_PLACES` of them; of a pair both, one behind the other."""
     remedy: str = ""
     """What to do here, where that is more than what the code says."""
+    pairs: bool = False
+    """Whether the places are pairs: a row, and the one that it is held against."""
+    weight: Level | None = None
+    """How bad it is here, where that is not what the code says."""
 
     @property
     def about(self) -> Code:
@@ -40,4 +44,4 @@ class Finding:
     @property
     def level(self) -> Level:
         """How bad it is."""
-        return self.about.level
+        return self.weight or self.about.level

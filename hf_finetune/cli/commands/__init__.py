@@ -13,5 +13,5 @@ model.py     a model folder without a model hub
 init.py      recipes and run files to copy
 doctor.py    this machine
 cache.py     what earlier runs have read and tokenized
-preflight/   about rows, before a run: `corpus`, `rows`, `new`, `tokens` and `explain`
+preflight/   about rows, before a run: `corpus`, `rows`, `new`, `check`, `tokens` and `explain`
 """

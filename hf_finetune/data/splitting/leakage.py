@@ -115,11 +115,13 @@ def drop_train_duplicates(
     choice: Choice,
     files: Mapping[str, Sequence[DataFile]],
     num_proc: int | None = 1,
+    *,
+    refuse: bool = True,
 ) -> Choice:
     """Compare each split with the training rows: the splits without duplicates of them, and the counts of these.
 
     Duplicates of training rows are dropped from a split that was drawn from the same files. Raises `DataError` naming
-    each one, by line, in a file of its own.
+    each one, by line, in a file of its own; without `refuse` they stay there.
     """
     kept, facts, problems, total = dict(choice.splits), dict[str, Any](), list[Problem](), 0
     for name, overlap in _compute_overlaps(tables, choice, num_proc).items():
@@ -127,7 +129,7 @@ def drop_train_duplicates(
         copies = overlap.copy_of >= 0
         if role == "train":
             kept[name] = (role, numbers[~copies])
-        else:
+        elif refuse:
             total += int(copies.sum())
             problems += _build_duplicate_problems(name, overlap, tables, choice, files)
         counts = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_ngram[~copies].sum())}

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from hf_finetune.data.reading.arrow import name_rejected_lines
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.files import open_atomically
 from hf_finetune.folders import REJECTED_LINES
 from hf_finetune.privacy import redact_path
+
+
+class LeftOut(NamedTuple):
+    """A line that was left out."""
+
+    role: str
+    """`train`, `validation` or `test`: of the file."""
+    path: str
+    """As the user wrote it."""
+    line: int
+    reason: str
+    code: str
+
+
+def iterate_rejected_lines(splits: Splits) -> Iterator[LeftOut]:
+    """Yield the rejected lines of all files of a run, of which the rows have been read with `on_bad_line: skip`."""
+    for role in dict.fromkeys(file.role for file in splits.files if file.rejected):
+        files = [file.path for file in splits.files if file.role == role]
+        # A split that was drawn has its rows in the table of train.
+        table = splits.rows[role if role in splits.rows else next(iter(splits.rows))]
+        for rows in table.cache_files[:1]:
+            with name_rejected_lines(Path(rows["filename"])).open(encoding="utf-8") as kept:
+                for each in map(json.loads, kept):
+                    yield LeftOut(role, files[each["file"]], each["line"], each["reason"], each["code"])
 
 
 def keep_rejected_lines(folder: Path, splits: Splits) -> None:
@@ -20,14 +46,7 @@ def keep_rejected_lines(folder: Path, splits: Splits) -> None:
     if not any(file.rejected for file in splits.files):
         (folder / REJECTED_LINES).unlink(missing_ok=True)  # of a run that failed here
         return
-    roles = list(dict.fromkeys(file.role for file in splits.files))
     with open_atomically(folder / REJECTED_LINES, private=True) as out:
-        for role in roles:
-            shown = [redact_path(file.path) for file in splits.files if file.role == role]
-            # A split that was drawn has its rows in the table of train.
-            table = splits.rows[role if role in splits.rows else next(iter(splits.rows))]
-            for rows in table.cache_files[:1]:
-                with name_rejected_lines(Path(rows["filename"])).open(encoding="utf-8") as kept:
-                    for each in map(json.loads, kept):
-                        line = {"file": shown[each["file"]], "line": each["line"], "reason": each["reason"]}
-                        out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        for each in iterate_rejected_lines(splits):
+            line = {"file": redact_path(each.path), "line": each.line, "reason": each.reason, "code": each.code}
+            out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

@@ -130,13 +130,15 @@ def load_splits(
     *,
     of_hub: str = "train",
     trained: tuple[Run, Any] | None = None,
+    refuse_copies: bool = True,
 ) -> Splits:
     """Read, check and split the data of a run; `becomes` is the kind of row that the recipe takes.
 
     A recipe for conversations takes prompts with completions too, which keep their own columns. `also_read`:
     fields that the caller reads from the files itself. `of_hub`: the split of a Hub data set that `data.train` reads.
     `trained`: the run that trains on them and its `TrainingArguments`, for `data.stream`, under which nothing but the
-    first one is read of the training rows. Raises DataError naming every problem of the files.
+    first one is read of the training rows. Without `refuse_copies` copies of training rows stay in a file of their
+    own, for who counts them. Raises DataError naming every problem of the files.
     """
     if data.stream and trained is not None:
         return _load_beside_stream(data, becomes, plan_stream(*trained))
@@ -160,7 +162,9 @@ def load_splits(
         "weights": [file.weight for file in files["train"]],
         **data.model_dump(include={"validation_fraction", "test_fraction", "stratify_by", "group_by"}),
     }
-    chosen = load_choice(made_from, tables, partial(_choose_rows, tables, data, seed, files, decoder))
+    if not refuse_copies:
+        made_from["refuse_copies"] = False
+    chosen = load_choice(made_from, tables, partial(_choose_rows, tables, data, seed, files, decoder, refuse_copies))
     splits = _build_splits(chosen, tables, files, decoder, facts)
     splits = replace(splits, unused_keys=_list_unused(decoder, also_read), num_proc=data.num_proc)
     if data.group_by is None:
@@ -175,11 +179,12 @@ def _choose_rows(
     seed: int,
     files: Mapping[str, Sequence[DataFile]],
     decoder: RowDecoder,
+    refuse_copies: bool,
 ) -> Choice:
     """Divide the rows, and look for copies of training rows among them, and between splits."""
     choice = assign_rows(tables, data, seed, files["train"], decoder.row_format.label)
     if decoder.row_format.becomes in ("conversation", "prompt_completion"):
-        choice = drop_train_duplicates(tables, choice, files, data.num_proc)
+        choice = drop_train_duplicates(tables, choice, files, data.num_proc, refuse=refuse_copies)
     elif decoder.row_format.becomes == "labelled":
         choice = count_train_duplicates(tables, choice, data.num_proc)
     repeated = count_repeated_rows(tables["train"], choice.trained)

@@ -51,7 +51,7 @@ def detect_benchmark_overlap(splits: Splits, against: Splits, name: str) -> tupl
         f"{counts['shared']:,} of {counts['rows']:,} rows of {name} are in the training rows, or share 13 words in a"
         f" row with one: {shared.train_rows:,} training row{'s' * (shared.train_rows != 1)}"
     )
-    return [Finding("HF206", what, "train", shared.train_rows, pairs)], counts
+    return [Finding("HF206", what, "train", shared.train_rows, pairs, pairs=True)], counts
 
 
 def _index(against: Splits) -> tuple[Hashes, Rows, int]:

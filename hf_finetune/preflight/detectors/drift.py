@@ -62,9 +62,9 @@ def detect_drift(
         (split,) = against[0].rows
         others = {against[1]: (against[0], split, f"rows of {against[1]}")}
     findings, counts = [], {}
-    train = _draw_texts(splits, "train", seed)
+    train = draw_texts(splits, "train", seed)
     for key, (theirs, split, named) in others.items():
-        drift = measure_drift(train, _draw_texts(theirs, split, seed), show_words=show_data)
+        drift = measure_drift(train, draw_texts(theirs, split, seed), show_words=show_data)
         if drift is None:
             continue
         counts[key] = {name: value for name, value in asdict(drift).items() if show_data or "words" not in name}
@@ -86,7 +86,7 @@ def _say(named: str, drift: Drift) -> str:
     )
 
 
-def _draw_texts(splits: Splits, split: str, seed: int) -> list[str]:
+def draw_texts(splits: Splits, split: str, seed: int) -> list[str]:
     """Draw texts of a split, none of them twice, in their order."""
     numbers, own = number_rows(splits.rows[split])
     hashes = splits.hashes[split][own]

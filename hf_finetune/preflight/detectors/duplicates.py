@@ -61,7 +61,7 @@ def _report_repeated(splits: Splits, copies: Rows, firsts: Rows) -> Iterator[Fin
     if len(copies):
         what = f"{len(copies):,} of {len(number_rows(splits.rows[_TRAIN])[0]):,} training rows are there already"
         pairs = list_pairs((splits, _TRAIN, copies), (splits, _TRAIN, firsts))
-        yield Finding("HF201", what, _TRAIN, len(copies), pairs)
+        yield Finding("HF201", what, _TRAIN, len(copies), pairs, pairs=True)
 
 
 def _compare(splits: Splits, one: str, others: list[str]) -> dict[str, Overlap]:
@@ -105,7 +105,7 @@ class _Compared:
         if len(rows):
             one = (self.splits, self.name, self.own[rows])
             pairs = list_pairs(one, (self.splits, self.one, self.own_of_one[pair_of[rows]]))
-            yield Finding(code, f"{self._say(len(rows))} are {are}", self.name, len(rows), pairs)
+            yield Finding(code, f"{self._say(len(rows))} are {are}", self.name, len(rows), pairs, pairs=True)
 
     def _say(self, count: int) -> str:
         return f"{self.name}: {count:,} of {len(self.numbers):,} rows"

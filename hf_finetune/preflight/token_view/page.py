@@ -24,7 +24,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class ShownView:
     """A view as it is drawn."""
 
     view: TokenView
@@ -36,15 +36,21 @@ class _Shown:
 
 def render_page(views: Sequence[TokenView], *, title: str, kind: str) -> str:
     """Render views as one HTML page under a title, `kind` standing above it. All text is escaped."""
-    css = read_shared_style() + _read_template("tokens.css")
+    css = read_shared_style() + read_template("tokens.css")
+    template = make_environment(read_template).get_template("tokens.html.j2")
+    shown = draw_views(views)
+    return str(template.render(title=title, kind=kind, shown=shown, kinds=KINDS, css=css, css_hash=hash_style(css)))
+
+
+def draw_views(views: Sequence[TokenView]) -> list[ShownView]:
+    """Draw views for `views.html.j2`, as far as a page can hold their tokens."""
     left, shown = MOST_IN_ALL, []
     for view in views:
         spans = view.spans[: min(MOST_SHOWN, left)]
         left -= len(spans)
         drawn = tuple((_classify(span), _describe(span), _write(span)) for span in spans)
-        shown.append(_Shown(view, drawn, len(view.spans) - len(spans)))
-    template = make_environment(_read_template).get_template("tokens.html.j2")
-    return str(template.render(title=title, kind=kind, shown=shown, kinds=KINDS, css=css, css_hash=hash_style(css)))
+        shown.append(ShownView(view, drawn, len(view.spans) - len(spans)))
+    return shown
 
 
 def _classify(span: TokenSpan) -> str:
@@ -66,5 +72,6 @@ def _write(span: TokenSpan) -> str:
     return (span.text or "·").replace("\n", f"{LINE_FEED}\n")
 
 
-def _read_template(name: str) -> str:
+def read_template(name: str) -> str:
+    """A template or style sheet of views."""
     return (files("hf_finetune.preflight.token_view") / "templates" / name).read_text(encoding="utf-8")

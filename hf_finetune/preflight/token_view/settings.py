@@ -57,12 +57,16 @@ def name_row_kind(run: Run) -> RowKind:
     return kinds[run.recipe]
 
 
-def load_run_rows(run: Run) -> Splits:
-    """Read and split the rows of a run as its recipe does. Raises `DataError`, and `ConfigError` for a stream."""
+def load_run_rows(run: Run, *, refuse_copies: bool = True) -> Splits:
+    """Read and split the rows of a run as its recipe does, by `load_splits`.
+
+    Raises `DataError`, and `ConfigError` for a stream.
+    """
     if run.data.stream:
         what = "the training rows are read on the way to the trainer, and none of them is at hand"
         raise ConfigError(Problem(what, "name some of the files in data.train, and set it to false", key="data.stream"))
-    return load_splits(run.data, name_row_kind(run), int(run.train.get("seed", DEFAULT_SEED)))
+    seed = int(run.train.get("seed", DEFAULT_SEED))
+    return load_splits(run.data, name_row_kind(run), seed, refuse_copies=refuse_copies)
 
 
 def load_token_settings(run: Run, splits: Splits) -> TokenSettings:

@@ -34,7 +34,7 @@ def tokens(
     of_run = source.endswith(RUN_FILES)
     _check_asked(source, settings or [], of_run=of_run, chat=chat, trusted=trust_chat_template)
     if html is not None:
-        _check_page(html)
+        check_page(html)
     views = _view_row(source, shown, settings or []) if of_run else _view_text(source, shown, trust_chat_template, chat)
     if html is not None:
         from hf_finetune.pages import save_page
@@ -45,7 +45,7 @@ def tokens(
     if as_json:
         print_json([view.as_dict() for view in views])
     elif html is None:
-        _print_views(views, as_list=not of_run)
+        print_views(views, as_list=not of_run)
 
 
 def _check_asked(source: str, settings: list[str], *, of_run: bool, chat: bool, trusted: str | None) -> None:
@@ -66,7 +66,8 @@ def _check_asked(source: str, settings: list[str], *, of_run: bool, chat: bool, 
     check_template_hash(trusted)
 
 
-def _check_page(page: Path) -> None:
+def check_page(page: Path) -> None:
+    """Raise `ConfigError` where a file of somebody else stands."""
     from hf_finetune.pages import is_writable_page
 
     if not is_writable_page(page):
@@ -118,7 +119,8 @@ def _view_row(run_file: str, row: str, settings: list[str]) -> list[TokenView]:
     return view_rows(splits, split, made, [number])
 
 
-def _print_views(views: list[TokenView], *, as_list: bool) -> None:
+def print_views(views: list[TokenView], *, as_list: bool) -> None:
+    """Print views, in colors where the terminal has them."""
     from hf_finetune.preflight import list_tokens, render_legend, render_terminal
 
     if as_list:

@@ -1,0 +1,142 @@
+"""Read, measure and search the rows of a run, before its model is loaded: `hf-finetune check`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from hf_finetune.config import Run
+from hf_finetune.data import Splits, freeze_labels
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, FinetuneError, MachineError, Problem
+from hf_finetune.preflight.data_report.contents import (
+    count_labels,
+    find_label_faults,
+    find_language_faults,
+    find_rejected,
+    find_small_splits,
+    sample_languages,
+    space_rows,
+)
+from hf_finetune.preflight.data_report.report import DataReport, SplitReport
+from hf_finetune.preflight.detectors.benchmarks import detect_benchmark_overlap, read_against
+from hf_finetune.preflight.detectors.drift import detect_drift
+from hf_finetune.preflight.detectors.duplicates import detect_duplicates
+from hf_finetune.preflight.detectors.personal import detect_personal
+from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
+from hf_finetune.preflight.token_view.rows import view_rows
+from hf_finetune.preflight.token_view.settings import (
+    DEFAULT_SEED,
+    TokenSettings,
+    load_run_rows,
+    load_token_settings,
+    name_row_kind,
+)
+from hf_finetune.preflight.token_view.spans import TokenView
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+def check_run(
+    run: Run, name: str, *, against: str | None = None, benchmarks: Sequence[str] = (), show: int = 0
+) -> tuple[DataReport, list[TokenView]]:
+    """Say what the rows of a run are, what is wrong with them, and what of them would be trained.
+
+    `name`: the run file. `against`: a file of rows that the model will be used on. `show`: how many training rows are
+    viewed token by token. What the run would be refused for is among the problems of the report, and all that does not
+    depend on it is looked at. Raises `ConfigError` for a run that trains nothing or reads a stream, `DataError` where
+    `against` or a benchmark cannot be read, and `MachineError`.
+    """
+    name_row_kind(run)
+    others = {path: read_against(path) for path in dict.fromkeys([*benchmarks, *([against] if against else [])])}
+    report = DataReport(name, run.recipe)
+    splits = _read_rows(report, run)
+    if splits is None:
+        return report, []
+    _describe_rows(report, splits, run)
+    settings = _attempt(report, lambda: load_token_settings(run, splits))
+    views: list[TokenView] = []
+    if settings is not None:
+        views = _measure(report, splits, settings, show)
+    _search(report, splits, run, (others[against], against) if against else None)
+    for path in benchmarks:
+        findings, counts = detect_benchmark_overlap(splits, others[path], path)
+        report.findings += findings
+        report.counts.setdefault("benchmarks", {})[path] = counts
+    return report, views
+
+
+def _read_rows(report: DataReport, run: Run) -> Splits | None:
+    """Read the rows as the run does; where it is refused for some, the others."""
+    try:
+        return load_run_rows(run)
+    except MachineError:
+        raise
+    except DataError as refused:
+        data = run.data.model_copy(update={"on_bad_line": "skip"})
+        lenient = run.model_copy(update={"data": data})
+        splits = _attempt(report, lambda: load_run_rows(lenient, refuse_copies=False))
+        if splits is None:  # what is wrong with rows that are read at all stands among the findings
+            known = set(report.problems)
+            _keep(report, refused, [problem for problem in refused.problems if problem not in known])
+        return splits
+
+
+def _attempt(report: DataReport, make: Callable[[], Result]) -> Result | None:
+    """What `make` returns; None where it is refused, and the report has why."""
+    try:
+        return make()
+    except MachineError:
+        raise
+    except FinetuneError as refused:
+        _keep(report, refused, list(refused.problems))
+        return None
+
+
+def _keep(report: DataReport, refused: FinetuneError, problems: list[Problem]) -> None:
+    report.problems += problems[:MAX_PROBLEMS_SHOWN]
+    report.more_problems += refused.total - len(refused.problems) + len(problems[MAX_PROBLEMS_SHOWN:])
+
+
+def _describe_rows(report: DataReport, splits: Splits, run: Run) -> None:
+    """Describe the files and splits, and what is wrong with them that no model is needed for."""
+    seed = int(run.train.get("seed", DEFAULT_SEED))
+    report.files = [
+        {"path": file.path, "split": file.role, "lines": file.lines, "rows": file.rows, "rejected": file.rejected}
+        for file in splits.files
+    ]
+    labelled = name_row_kind(run) == "labelled"
+    for split, rows in splits.rows.items():
+        labels = count_labels(splits, split) if labelled else {}
+        report.splits[split] = SplitReport(len(rows), None, labels, sample_languages(splits, split, seed))
+    if labelled:
+        _attempt(report, lambda: freeze_labels(splits, run.data))
+    report.findings += find_rejected(splits, run)
+    report.findings += find_small_splits(report.splits, labelled=labelled)
+    report.findings += find_label_faults(report.splits)
+    report.findings += find_language_faults(report.splits)
+
+
+def _measure(report: DataReport, splits: Splits, settings: TokenSettings, show: int) -> list[TokenView]:
+    """Count tokens, and view rows."""
+    lengths = _attempt(report, lambda: measure_lengths(splits, settings))
+    if lengths is None:
+        return []
+    for split, measured in lengths.items():
+        report.splits[split].lengths = measured
+    report.findings += find_length_faults(lengths, settings)
+    numbers = space_rows(len(splits.rows.get("train", ())), show)
+    return _attempt(report, lambda: view_rows(splits, "train", settings, numbers)) or [] if numbers else []
+
+
+def _search(report: DataReport, splits: Splits, run: Run, against: tuple[Splits, str] | None) -> None:
+    """Search the rows for duplicates, personal data and drift."""
+    for kind, (findings, counts) in {
+        "duplicates": detect_duplicates(splits),
+        "personal": detect_personal(splits),
+        "drift": detect_drift(splits, int(run.train.get("seed", DEFAULT_SEED)), against),
+    }.items():
+        report.findings += findings
+        report.counts[kind] = counts

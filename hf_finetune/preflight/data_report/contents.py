@@ -1,0 +1,116 @@
+"""Rejected lines, labels, languages, and splits that are too small for a score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hf_finetune.codes import CODES
+from hf_finetune.config import Run
+from hf_finetune.data import Splits, iterate_rejected_lines
+from hf_finetune.data.splitting.batches import iterate_batches
+from hf_finetune.preflight.data_report.report import SplitReport
+from hf_finetune.preflight.detectors.drift import draw_texts
+from hf_finetune.preflight.detectors.texts import number_rows
+from hf_finetune.preflight.findings import MAX_PLACES, Finding, Place
+from hf_finetune.preflight.plan.contents import find_languages
+from hf_finetune.preflight.plan.rules import half_width
+
+FEWEST_OF_A_CLASS = 10
+_SMALLEST_SHARE = 0.01
+_WIDEST = 0.05
+"""Half of the interval of an accuracy, beyond which a split says little."""
+_FEWEST_EXAMPLES = 100
+"""Of conversations and documents: a mean over fewer depends on each of them."""
+_LABELS_SHOWN = 5
+
+
+def find_rejected(splits: Splits, run: Run) -> Iterator[Finding]:
+    """Say which lines are rejected, by split and kind: errors, unless the run is told to skip them."""
+    counts: Counter[tuple[str, str]] = Counter()
+    places: dict[tuple[str, str], list[Place]] = {}
+    lines: Counter[str] = Counter()
+    for each in iterate_rejected_lines(splits):
+        kind = (each.role, each.code)
+        counts[kind] += 1
+        if counts[kind] <= MAX_PLACES:
+            places.setdefault(kind, []).append(Place(each.path, each.line))
+    for file in splits.files:
+        lines[file.role] += file.lines
+    for (role, code), count in counts.items():
+        what = f"{role}: {count:,} of {lines[role]:,} lines are rejected: {CODES[code].title}"
+        weight = "warning" if run.data.on_bad_line == "skip" else None
+        yield Finding(code, what, role, count, tuple(places[role, code]), weight=weight)
+
+
+def count_labels(splits: Splits, split: str) -> dict[str, int]:
+    """Count the rows of each label in a split, the most frequent first; {} where rows have none, or numbers."""
+    rows = splits.rows[split]
+    if "label" not in rows.column_names:
+        return {}
+    counts: Counter[str] = Counter()
+    for _, batch in iterate_batches(rows.select_columns(["label"]), number_rows(rows)[0]):
+        labels = batch.column(0)
+        if pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type):
+            labels = labels.flatten()
+        if not pa.types.is_string(labels.type) and not pa.types.is_large_string(labels.type):
+            return {}
+        for found in pc.value_counts(labels).to_pylist():
+            counts[found["values"]] += found["counts"]
+    return dict(counts.most_common())
+
+
+def find_label_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
+    """Say which labels are rare in the training rows, and which the evaluated rows never have."""
+    train = splits["train"].labels if "train" in splits else {}
+    if not train:
+        return
+    rows = splits["train"].rows
+    rare = [label for label, count in train.items() if count < max(FEWEST_OF_A_CLASS, _SMALLEST_SHARE * rows)]
+    if rare:
+        listed = ", ".join(f"{label!r} has {train[label]:,}" for label in rare[::-1][:_LABELS_SHOWN])
+        more = f" and {len(rare) - _LABELS_SHOWN:,} more" if len(rare) > _LABELS_SHOWN else ""
+        yield Finding("HF383", f"train: of {rows:,} rows {listed}{more}", "train", len(rare))
+    for name, split in splits.items():
+        missing = [label for label in train if label not in split.labels] if name != "train" and split.labels else []
+        if missing:
+            listed = ", ".join(map(repr, missing[:_LABELS_SHOWN])) + (", ..." if len(missing) > _LABELS_SHOWN else "")
+            yield Finding("HF384", f"{name}: no row has {listed}", name, len(missing))
+
+
+def sample_languages(splits: Splits, split: str, seed: int) -> dict[str, float]:
+    """The languages of a sample of rows."""
+    return find_languages(draw_texts(splits, split, seed))
+
+
+def find_language_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
+    """Say which rows are evaluated in another language than is trained."""
+    train = splits["train"].languages if "train" in splits else {}
+    for name, split in splits.items():
+        strange = [each for each in split.languages if train and each not in train and split.languages[each] >= 0.1]
+        if strange:
+            listed = ", ".join(f"{each} ({split.languages[each]:.0%})" for each in strange)
+            yield Finding("HF385", f"{name}: {listed} is not among the languages of the training rows", name)
+
+
+def find_small_splits(splits: dict[str, SplitReport], *, labelled: bool) -> Iterator[Finding]:
+    """Say which splits are too small for the interval that their scores will have."""
+    for name, split in splits.items():
+        if name == "train" or not split.rows:
+            continue
+        if labelled and (half := half_width(split.rows)) > _WIDEST:
+            points = f"{100 * half:.0f}" if half >= 0.0995 else f"{100 * half:.1f}"
+            what = f"{name}: {split.rows:,} rows cannot show a difference below {points} points of accuracy"
+            yield Finding("HF382", what, name, split.rows)
+        elif not labelled and split.rows < _FEWEST_EXAMPLES:
+            what = f"{name}: a mean over {split.rows:,} rows depends on each of them"
+            yield Finding("HF382", what, name, split.rows)
+
+
+def space_rows(rows: int, wanted: int) -> list[int]:
+    """The numbers of `wanted` rows of so many, evenly spaced from the first on."""
+    return sorted({int(number) for number in np.linspace(0, rows - 1, min(wanted, rows))}) if rows else []
