@@ -1,4 +1,4 @@
-"""How many threads torch computes with, and how they wait: by the machine, never by how busy it is."""
+"""How many threads torch computes with, by the machine and never by how busy it is, and how they wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import sys
 import pytest
 import torch
 
-from hf_finetune.environment.threads import COUNT, OURS, _read_quotas, count_cores, describe_threads, keep_threads
+from hf_finetune.environment.threads import (
+    COUNT,
+    OURS,
+    SHORT,
+    _read_quotas,
+    count_cores,
+    describe_threads,
+    has_idle_cores,
+    keep_threads,
+)
 
 NAMES = (COUNT, OURS, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "LOCAL_WORLD_SIZE")
 SET = f"import hf_finetune, json, os; print(json.dumps({{name: os.environ.get(name) for name in {NAMES!r}}}))"
@@ -26,6 +35,38 @@ def test_all_cores_compute_and_wait_asleep():
     found = environment_after_import({})
     assert found[COUNT] == found[OURS] == str(count_cores())
     assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert found["GOMP_SPINCOUNT"] in (None, SHORT)
+    assert environment_after_import({COUNT: "1"})["GOMP_SPINCOUNT"] is None
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "spin"),
+    [
+        ("0.20 0.18 0.12 1/80 11206", 2, True),
+        ("0.20 0.18 0.12 2/80 11206", 2, False),
+        ("0.20 0.18 0.12 1/80 11206", 1, False),
+        ("0.20 0.18 0.12 1/80 11206", 3, False),
+        ("", 2, False),
+    ],
+)
+def test_threads_spin_a_moment_where_each_has_a_core(tmp_path, monkeypatch, load, threads, spin):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    (tmp_path / "loadavg").write_text(load)
+    assert has_idle_cores(threads, tmp_path / "loadavg") is spin
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_process_that_computes_is_seen(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    ) as busy:
+        try:
+            assert busy.stdout is not None
+            busy.stdout.readline()
+            assert not has_idle_cores(2)
+        finally:
+            busy.kill()
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"])
@@ -95,7 +136,10 @@ def test_it_is_said_in_one_line(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(COUNT, "2")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    assert describe_threads() == "2 threads, waiting passively (OMP_WAIT_POLICY=PASSIVE)"
+    assert describe_threads() == "2 threads, waiting asleep (OMP_WAIT_POLICY=PASSIVE)"
+    monkeypatch.setenv("GOMP_SPINCOUNT", SHORT)
+    both = f"OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT={SHORT}"
+    assert describe_threads() == f"2 threads, waiting a moment awake, then asleep ({both})"
     monkeypatch.setenv(COUNT, "1")
     monkeypatch.delenv("OMP_WAIT_POLICY")
     monkeypatch.setenv("GOMP_SPINCOUNT", "0")
