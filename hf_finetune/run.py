@@ -48,6 +48,7 @@ from hf_finetune.models import (
     pin_scored,
     probe_tokenizer,
 )
+from hf_finetune.preflight import find_at_start
 from hf_finetune.release import check_push, push_run
 from hf_finetune.reporting import (
     RunReport,
@@ -144,6 +145,7 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
         "versions": get_installed_versions(),
         "seed": run.eval.seed if args is None else args.seed,
         "threads": threads,
+        **({} if args is None else {"findings": find_at_start(run, splits)}),
         **({} if args is None else {"processes": args.world_size, "machine": describe_machine()}),
         **({} if run.data.template_date is None else {"template_date": run.data.template_date}),
         **({"changes": record_changes(_as_asked(run), resume)} if resume else {}),

@@ -28,8 +28,9 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.codes.code import Code, Level
     from hf_finetune.codes.pages import format_list, format_markdown, format_page, read_code
+    from hf_finetune.codes.splits import SPLITS
     from hf_finetune.codes.table import CODES
 
-__all__ = ["CODES", "Code", "Level", "format_list", "format_markdown", "format_page", "read_code"]
+__all__ = ["CODES", "SPLITS", "Code", "Level", "format_list", "format_markdown", "format_page", "read_code"]
 
 __getattr__, __dir__ = import_lazily(__name__)

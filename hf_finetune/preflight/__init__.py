@@ -1,5 +1,6 @@
 """Run, data and model -> what will happen, before a model is loaded.
 
+at_start      what a run finds in its rows as it starts
 data_report/  what `hf-finetune check` says of the rows of a run
 detectors/    what is wrong with rows that can be read: personal data, secrets, duplicates, drift
 findings      what is found, with its code, its place and what to do
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
+    from hf_finetune.preflight.at_start import find_at_start
     from hf_finetune.preflight.data_report.check import check_run
     from hf_finetune.preflight.data_report.page import render_report
     from hf_finetune.preflight.data_report.report import DataReport
@@ -49,6 +51,7 @@ __all__ = [
     "detect_drift",
     "detect_duplicates",
     "detect_personal",
+    "find_at_start",
     "find_length_faults",
     "find_row",
     "format_report",

@@ -147,7 +147,7 @@ def _percentiles(values: npt.NDArray[np.int32]) -> dict[str, int]:
 
 
 def _draw_histogram(values: npt.NDArray[np.int32]) -> dict[str, int]:
-    """Count `values` in at most `BARS` ranges of a round width: {"0-99": 3, "100-199": 5}."""
+    """Count `values` in at most `BARS` ranges of a round width, from the first that is not empty: {"0-99": 3}."""
     if not len(values):
         return {}
     most = int(values.max())
@@ -155,7 +155,10 @@ def _draw_histogram(values: npt.NDArray[np.int32]) -> dict[str, int]:
         width for power in range(12) for width in (10**power, 2 * 10**power, 5 * 10**power) if width * BARS > most
     )
     counts = np.bincount(values // width)
-    return {f"{number * width}-{(number + 1) * width - 1}": int(count) for number, count in enumerate(counts)}
+    first = int(np.flatnonzero(counts)[0])
+    return {
+        f"{number * width}-{(number + 1) * width - 1}": int(count) for number, count in enumerate(counts[first:], first)
+    }
 
 
 def find_length_faults(lengths: dict[str, SplitLengths], settings: TokenSettings) -> list[Finding]:
@@ -174,15 +177,15 @@ def _find_faults(measured: SplitLengths, settings: TokenSettings) -> list[Findin
     found = [_describe_lost(measured, settings)] if measured.limits and measured.limits[0].lost else []
     for kind, (code, what) in said.items():
         if counts[kind]:
-            what = f"{counts[kind]:,} of {rows} {what}"
+            what = f"{measured.split}: {counts[kind]:,} of {rows} {what}"
             found.append(Finding(code, what, measured.split, counts[kind], measured.places.get(kind, ())))
     if measured.limits and (count := measured.limits[0].without_end):
-        what = f"{count:,} of {rows} are cut inside a turn, whose end token is not trained"
+        what = f"{measured.split}: {count:,} of {rows} are cut inside a turn, whose end token is not trained"
         places = measured.places.get(f"without_end {measured.limits[0].limit}", ())
         found.append(Finding("HF103", what, measured.split, count, places))
     trained = measured.limits[0].trained_tokens if measured.limits else 0
     if counts["unknown"] > UNKNOWN * max(1, trained):
-        what = f"{counts['unknown']:,} of the tokens that are read or trained are unknown to the tokenizer"
+        what = f"{measured.split}: {counts['unknown']:,} tokens that are read or trained are unknown to the tokenizer"
         found.append(Finding("HF106", what, measured.split))
     return found
 
@@ -196,7 +199,7 @@ def _describe_lost(measured: SplitLengths, settings: TokenSettings) -> Finding:
         lose, key = "lose their answer, or its end,", "train.max_length"
     else:
         lose, key = "are left out, with their answer,", "train.max_length"
-    what = f"{first.lost:,} of {measured.rows:,} rows {lose} at {first.limit:,} tokens"
+    what = f"{measured.split}: {first.lost:,} of {measured.rows:,} rows {lose} at {first.limit:,} tokens"
     saved = [f"{each.limit:,} would lose {each.lost:,}" for each in others]
     better = next((each for each in others if not each.lost), others[-1] if others else None)
     remedy = "" if better is None else f"set {key}: {better.limit}, if the memory allows it"

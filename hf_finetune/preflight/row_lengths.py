@@ -80,17 +80,19 @@ class ConversationLengths:
 
     def _count_at(self, limit: int, row: int, ranges: Sequence[tuple[int, int]], size: int, trained: int) -> None:
         """Count what is left of a row at a limit, as `ExampleBuilder` leaves it."""
-        parts = [(0, size)]
-        if size > limit:
-            self.tally.counts[f"too_long {limit}"] += 1
-            stop = {"cut": limit, "split": size}.get(self.too_long, 0)
-            parts = [(start, min(start + limit, size)) for start in range(0, stop, limit)]
+        if size <= limit:
+            self.tally.counts[f"kept {limit}"] += size if trained else 0
+            self.tally.counts[f"trained {limit}"] += trained
+            return
+        self.tally.counts[f"too_long {limit}"] += 1
+        stop = {"cut": limit, "split": size}.get(self.too_long, 0)
+        parts = [(start, min(start + limit, size)) for start in range(0, stop, limit)]
         runs = [sum(end - start for start, end in clip_runs(ranges, first + 1, last)) for first, last in parts]
         counts = self.tally.counts
         counts[f"kept {limit}"] += sum(last - first for (first, last), run in zip(parts, runs, strict=True) if run)
         counts[f"trained {limit}"] += sum(runs)
         # Where a row is split, nothing but the first token of each part is not predicted.
-        if size > limit and self.too_long != "split" and sum(runs) < trained:
+        if self.too_long != "split" and sum(runs) < trained:
             self.tally.add(f"lost {limit}", row)
             counts[f"whole_lost {limit}"] += not any(runs)
             if any(runs) and any(start < limit < stop for start, stop in ranges):

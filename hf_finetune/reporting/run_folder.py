@@ -8,7 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class RunReport:
     train: dict[str, Any]
     evaluation: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """What was found in the rows as the run began: code, level, what, split and count of each."""
     distributed: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
 
@@ -204,6 +206,7 @@ def write_run_folder(output_dir: str, report: RunReport, found: Mapping[str, Any
     """
     folder = Path(output_dir)
     manifest = {**_bring_back_records(folder), **(found or {}), "files": hash_files(folder)}
+    report = replace(report, findings=manifest.get("findings", []))
     write_atomically(folder / MANIFEST, format_json(manifest))
     content = format_json(redact(asdict(report)))
     _write_for_readers(folder, json.loads(content))

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hf_finetune.config import Run
 from hf_finetune.data import Splits, freeze_labels
-from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, FinetuneError, MachineError, Problem
+from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, FinetuneError, MachineError
 from hf_finetune.preflight.data_report.contents import (
     count_labels,
     find_label_faults,
@@ -24,6 +24,7 @@ from hf_finetune.preflight.detectors.drift import detect_drift
 from hf_finetune.preflight.detectors.duplicates import detect_duplicates
 from hf_finetune.preflight.detectors.personal import detect_personal
 from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
+from hf_finetune.preflight.plan.rows import hide_messages
 from hf_finetune.preflight.token_view.rows import view_rows
 from hf_finetune.preflight.token_view.settings import (
     DEFAULT_SEED,
@@ -50,21 +51,20 @@ def check_run(
     `against` or a benchmark cannot be read, and `MachineError`.
     """
     name_row_kind(run)
-    others = {path: read_against(path) for path in dict.fromkeys([*benchmarks, *([against] if against else [])])}
     report = DataReport(name, run.recipe)
-    splits = _read_rows(report, run)
-    if splits is None:
-        return report, []
-    _describe_rows(report, splits, run)
-    settings = _attempt(report, lambda: load_token_settings(run, splits))
-    views: list[TokenView] = []
-    if settings is not None:
-        views = _measure(report, splits, settings, show)
-    _search(report, splits, run, (others[against], against) if against else None)
-    for path in benchmarks:
-        findings, counts = detect_benchmark_overlap(splits, others[path], path)
-        report.findings += findings
-        report.counts.setdefault("benchmarks", {})[path] = counts
+    with hide_messages():  # of the data: the report says more
+        others = {path: read_against(path) for path in dict.fromkeys([*benchmarks, *([against] if against else [])])}
+        splits = _read_rows(report, run)
+        if splits is None:
+            return report, []
+        _describe_rows(report, splits, run)
+        settings = _attempt(report, lambda: load_token_settings(run, splits))
+        views = _measure(report, splits, settings, show) if settings is not None else []
+        _search(report, splits, run, (others[against], against) if against else None)
+        for path in benchmarks:
+            findings, counts = detect_benchmark_overlap(splits, others[path], path)
+            report.findings += findings
+            report.counts.setdefault("benchmarks", {})[path] = counts
     return report, views
 
 
@@ -72,16 +72,14 @@ def _read_rows(report: DataReport, run: Run) -> Splits | None:
     """Read the rows as the run does; where it is refused for some, the others."""
     try:
         return load_run_rows(run)
-    except MachineError:
-        raise
     except DataError as refused:
-        data = run.data.model_copy(update={"on_bad_line": "skip"})
-        lenient = run.model_copy(update={"data": data})
-        splits = _attempt(report, lambda: load_run_rows(lenient, refuse_copies=False))
-        if splits is None:  # what is wrong with rows that are read at all stands among the findings
-            known = set(report.problems)
-            _keep(report, refused, [problem for problem in refused.problems if problem not in known])
-        return splits
+        lenient = run.model_copy(update={"data": run.data.model_copy(update={"on_bad_line": "skip"})})
+        try:
+            # What is wrong with rows of it stands among the findings.
+            return load_run_rows(lenient, refuse_copies=False)
+        except DataError:
+            _keep(report, refused)
+            return None
 
 
 def _attempt(report: DataReport, make: Callable[[], Result]) -> Result | None:
@@ -91,13 +89,13 @@ def _attempt(report: DataReport, make: Callable[[], Result]) -> Result | None:
     except MachineError:
         raise
     except FinetuneError as refused:
-        _keep(report, refused, list(refused.problems))
+        _keep(report, refused)
         return None
 
 
-def _keep(report: DataReport, refused: FinetuneError, problems: list[Problem]) -> None:
-    report.problems += problems[:MAX_PROBLEMS_SHOWN]
-    report.more_problems += refused.total - len(refused.problems) + len(problems[MAX_PROBLEMS_SHOWN:])
+def _keep(report: DataReport, refused: FinetuneError) -> None:
+    report.problems += refused.problems[:MAX_PROBLEMS_SHOWN]
+    report.more_problems += refused.total - len(refused.problems[:MAX_PROBLEMS_SHOWN])
 
 
 def _describe_rows(report: DataReport, splits: Splits, run: Run) -> None:

@@ -136,12 +136,14 @@ def _pick_words(names: npt.NDArray[Any], weights: npt.NDArray[np.float64]) -> tu
 def _compute_interval(auc: float, ones: int, others: int) -> tuple[float, float]:
     """Compute the interval of 95 % of an AUC by Hanley and McNeil (https://doi.org/10.1148/radiology.143.1.7063747).
 
-    On the scale of the logarithm of the odds, and half a row off the ends: no classifier is known to be always right.
+    On the scale of the logarithm of the odds, and half a row off the ends: no classifier is known to be
+    always right. What was counted is always within.
     """
-    fewer = min(ones, others)
+    fewer, counted = min(ones, others), auc
     auc = (auc * fewer + 0.5) / (fewer + 1)
     first, second = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     spread = auc * (1 - auc) + (others - 1) * (first - auc**2) + (ones - 1) * (second - auc**2)
     margin = 1.96 * math.sqrt(spread / (ones * others)) / (auc * (1 - auc))
     middle = math.log(auc / (1 - auc))
-    return 1 / (1 + math.exp(margin - middle)), 1 / (1 + math.exp(-margin - middle))
+    low, high = 1 / (1 + math.exp(margin - middle)), 1 / (1 + math.exp(-margin - middle))
+    return min(low, counted), max(high, counted)

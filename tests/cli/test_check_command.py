@@ -1,0 +1,209 @@
+"""`hf-finetune check`: what is planted in rows is found, by code and line; and what it writes for other tools."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+from chat_models import talking_tokenizer
+from typer.testing import CliRunner
+
+from hf_finetune.cli import app
+from hf_finetune.codes import CODES
+from hf_finetune.errors import ConfigError, DataError
+
+SCRATCH = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEAMS = ("billing", "technical", "sales")
+
+
+def spell(number):
+    """In letters: the tokenizer knows no digits."""
+    return "".join(chr(ord("a") + int(digit)) for digit in str(number))
+
+
+def chat(asked, said):
+    return json.dumps({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tokenizer, rows with planted faults, and run files: nothing that has weights."""
+    folder = tmp_path_factory.mktemp("check")
+    talking_tokenizer().save_pretrained(folder / "model")
+    rows = [chat(f"question {spell(number)}", f"answer {spell(number)} is this") for number in range(40)]
+    rows[4] = "{broken"
+    rows[6] = rows[5]
+    rows[7] = chat("who?", "...")
+    rows[8] = chat("write to jane.doe@example.org", "that is done")
+    rows[9] = chat("a long one", "long " * 60)
+    (folder / "train.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "held_out.jsonl").write_text("\n".join([rows[20], chat("new", "and not seen")]) + "\n")
+    (folder / "clean.jsonl").write_text("\n".join(rows[10:]) + "\n")
+    labels = [TEAMS[0]] * 30 + [TEAMS[1]] * 30 + [TEAMS[2]] * 2
+    labelled = [{"text": f"ticket {number} says this", "label": label} for number, label in enumerate(labels)]
+    (folder / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    others = [{"text": f"other {row['text']}", "label": row["label"]} for row in labelled[:60]]
+    (folder / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
+    for recipe, train, validation, settings in (
+        ("sft", "train.jsonl", "held_out.jsonl", {"max_length": 100}),
+        ("classification", "tickets.jsonl", "others.jsonl", {}),
+    ):
+        run = {
+            "recipe": recipe,
+            "model": {"scratch": SCRATCH, "tokenizer": str(folder / "model")},
+            "data": {"train": str(folder / train), "validation": str(folder / validation)},
+            "train": settings,
+            "output_dir": str(folder / "run"),
+        }
+        (folder / f"{recipe}.yaml").write_text(yaml.safe_dump(run))
+    return folder
+
+
+def check(*arguments, code=0):
+    done = CliRunner().invoke(app, ["check", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return json.loads(check(folder / "sft.yaml", "--json", code=2))
+
+
+def lines_of(report, code, split="train"):
+    (finding,) = [each for each in report["findings"] if each["code"] == code and each["split"] == split]
+    return [(place["path"].rpartition("/")[2], place["line"]) for place in finding["places"]]
+
+
+def test_what_is_planted_is_found_with_its_lines(report):
+    assert lines_of(report, "HF202", "validation") == [("held_out.jsonl", 1), ("train.jsonl", 21)]
+    assert lines_of(report, "HF201") == [("train.jsonl", 7), ("train.jsonl", 6)]
+    assert lines_of(report, "HF105") == [("train.jsonl", 8)]
+    assert lines_of(report, "HF401") == [("train.jsonl", 9)]
+    assert lines_of(report, "HF101") == [("train.jsonl", 10)]
+    assert lines_of(report, "HF382", "validation") == []
+    (rejected,) = [each for each in report["findings"] if each["code"].startswith("HF0")]
+    assert rejected["places"] == [{"path": report["files"][0]["path"], "line": 5}]
+    assert (rejected["level"], rejected["count"]) == ("error", 1)
+    assert [file["rejected"] for file in report["files"]] == [1, 0]
+    levels = [each["level"] for each in report["findings"]]
+    assert levels == sorted(levels, key=("error", "warning", "note").index)
+    assert report["levels"] == {level: levels.count(level) for level in ("error", "warning", "note")}
+    for each in report["findings"]:
+        assert (each["why"], each["remedy"] != "") == (CODES[each["code"]].why, True)
+
+
+def test_rows_and_tokens_are_counted(report):
+    train = report["splits"]["train"]
+    assert (train["rows"], train["lengths"]["rows"]) == (39, 39)
+    assert sum(train["lengths"]["histogram"].values()) == 39
+    assert train["lengths"]["limits"][0]["too_long"] == 1
+
+
+def test_lines_that_a_run_skips_are_no_error_and_strict_is(folder):
+    skip = (folder / "sft.yaml", "data.on_bad_line=skip", "data.validation=null")
+    assert "warning: train: 1 of 40 lines are rejected" in check(*skip)
+    check(*skip, "--strict", code=2)
+
+
+def test_rows_without_a_fault_have_nothing_to_be_said(folder):
+    said = check(folder / "sft.yaml", f"data.train={folder / 'clean.jsonl'}", "data.validation=null", "--strict")
+    assert said.endswith("\nnothing was found\n")
+
+
+def test_the_report_is_in_lines_and_shows_no_text_of_rows(folder):
+    said = check(folder / "sft.yaml", code=2)
+    assert "error: validation: 1 of 2 rows are copies of training rows [HF202]\n" in said
+    assert f"  {folder}/held_out.jsonl:1 (and {folder}/train.jsonl:21)\n" in said
+    assert "`hf-finetune explain HF" in said.splitlines()[-1]
+    assert not any(word in said for word in ("jane", "question", "broken"))
+
+
+def test_rows_are_shown_token_by_token_where_that_is_asked(folder):
+    said = check(folder / "sft.yaml", "--show", 2, code=2)
+    assert "train.jsonl:1: " in said
+    assert "[answer a is this" in said
+    shown = json.loads(check(folder / "sft.yaml", "--show", 2, "--json", code=2))["rows"]
+    assert [view["title"].rpartition("/")[2] for view in shown] == ["train.jsonl:1", "train.jsonl:40"]
+
+
+def test_a_page_has_the_findings_and_rows(folder):
+    said = check(folder / "sft.yaml", "--html", folder / "page.html", code=2)
+    assert said.startswith(f"{folder}/page.html is written\n")
+    page = (folder / "page.html").read_text()
+    assert "HF202 error: validation: 1 of 2 rows are copies of training rows" in page
+    assert page.count('<span class="t trained"') > 10
+    assert "<script" not in page
+    check(folder / "sft.yaml", "--html", folder / "page.html", code=2)  # over our own
+    (folder / "notes.html").write_text("mine")
+    with pytest.raises(ConfigError, match="is there already, and no page of ours"):
+        check(folder / "sft.yaml", "--html", folder / "notes.html")
+
+
+def test_sarif_has_a_rule_for_each_code_and_a_result_for_each_place(folder, report):
+    check(folder / "sft.yaml", "--sarif", folder / "out.sarif", code=2)
+    log = json.loads((folder / "out.sarif").read_text())
+    assert (log["version"], len(log["runs"])) == ("2.1.0", 1)
+    (run,) = log["runs"]
+    rules = {rule["id"]: rule for rule in run["tool"]["driver"]["rules"]}
+    results = run["results"]
+    assert {result["ruleId"] for result in results} == set(rules) == {each["code"] for each in report["findings"]}
+    places = [each["places"] for each in report["findings"]]
+    assert len(results) == sum(
+        max(1, len(found) // (2 if each["code"] in ("HF201", "HF202", "HF203") else 1))
+        for found, each in zip(places, report["findings"], strict=True)
+    )
+    for result in results:
+        assert result["level"] in ("error", "warning", "note")
+        (location,) = result["locations"]
+        assert location["physicalLocation"]["region"]["startLine"] >= 1
+        assert location["physicalLocation"]["artifactLocation"]["uri"].startswith("file:///")
+    (copy,) = [result for result in results if result["ruleId"] == "HF202"]
+    (related,) = copy["relatedLocations"]
+    assert related["physicalLocation"]["region"]["startLine"] == 21
+
+
+def test_labels_that_are_rare_or_never_evaluated_are_said(folder):
+    found = {each["code"]: each for each in json.loads(check(folder / "classification.yaml", "--json"))["findings"]}
+    assert found["HF383"]["what"] == "train: of 62 rows 'sales' has 2"
+    assert found["HF384"]["what"] == "validation: no row has 'sales'"
+    assert found["HF382"]["what"] == "validation: 60 rows cannot show a difference below 13 points of accuracy"
+
+
+def test_what_a_run_is_refused_for_is_said_beside_the_rest(folder):
+    said = check(folder / "sft.yaml", "model.scratch=null", "model.path=no/such", "model.tokenizer=null", code=2)
+    assert "A run would be refused:\n  model.path: " in said
+    assert "[HF202]" in said
+    assert re.search(r"^train +39 +-", said, re.M)
+
+
+def test_a_run_that_cannot_be_read_is_json_too(folder):
+    arguments = ["check", str(folder / "sft.yaml"), "train.max_lenght=3", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, ConfigError)
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert problem["key"] == "train.max_lenght"
+
+
+def test_rows_that_it_will_be_used_on_and_benchmarks_are_held_against_the_training_rows(folder):
+    others = folder / "others.txt.jsonl"
+    strange = [chat(f"{'zug fährt nach ort '}{number}", "das ist gut so ja") for number in range(60)]
+    others.write_text("\n".join(strange) + "\n")
+    more = "\n".join(chat(f"question {number} more", f"answer {number}") for number in range(100, 180))
+    (folder / "many.jsonl").write_text(more + "\n")
+    settings = (folder / "sft.yaml", f"data.train={folder / 'many.jsonl'}", "data.validation=null")
+    found = json.loads(check(*settings, "--against", others, "--json"))
+    assert [each["code"] for each in found["findings"] if each["code"] == "HF381"] == ["HF381"]
+    found = json.loads(check(*settings, "--benchmark", folder / "many.jsonl", "--json"))
+    assert found["counts"]["benchmarks"][str(folder / "many.jsonl")]["shared"] == 80
+    with pytest.raises(DataError, match=r"no\.jsonl: no such file"):
+        check(*settings, "--benchmark", folder / "no.jsonl")
+    with pytest.raises(DataError, match=r"no\.jsonl: no such file"):
+        check(*settings, "--against", folder / "no.jsonl")
+
+
+def test_a_stream_has_no_rows_at_hand(folder):
+    with pytest.raises(ConfigError, match=r"data\.stream"):
+        check(folder / "sft.yaml", "data.validation=null", "train.max_steps=2", "data.stream=true")
