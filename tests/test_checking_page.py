@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_its_commands_do_what_is_said(folder):
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 12
     shown = {}
     for command in COMMANDS:
         done = CliRunner().invoke(app, shlex.split(command), catch_exceptions=False)
@@ -47,7 +47,7 @@ def test_its_commands_do_what_is_said(folder):
         shown[command] = done.stdout
     example = re.search(r"```text\n(.*?)```", PAGE, re.DOTALL)[1]
     assert example in shown["tokens run.yaml rows.jsonl:1"]
-    assert "of them trained, " in shown[COMMANDS[4]]
-    assert " cut off" in shown[COMMANDS[4]]
-    assert "--- rows.jsonl:1 ---" in shown[COMMANDS[5]]
+    assert "of them trained, " in shown[COMMANDS[9]]
+    assert " cut off" in shown[COMMANDS[9]]
+    assert "--- rows.jsonl:1 ---" in shown[COMMANDS[10]]
     assert 'title="id ' in Path("row.html").read_text(encoding="utf-8")

@@ -27,10 +27,10 @@ from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
     from hf_finetune.codes.code import Code, Level
-    from hf_finetune.codes.pages import format_list, format_markdown, format_page, read_code
+    from hf_finetune.codes.pages import find_code, format_list, format_markdown, format_page
     from hf_finetune.codes.splits import SPLITS
     from hf_finetune.codes.table import CODES
 
-__all__ = ["CODES", "SPLITS", "Code", "Level", "format_list", "format_markdown", "format_page", "read_code"]
+__all__ = ["CODES", "SPLITS", "Code", "Level", "find_code", "format_list", "format_markdown", "format_page"]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -8,7 +8,6 @@ from itertools import groupby
 
 from hf_finetune.codes.code import Code
 from hf_finetune.codes.table import CODES
-from hf_finetune.errors import ConfigError, Problem
 
 _GROUPS = {
     "0": "Files and rows",
@@ -25,16 +24,12 @@ _GROUPS = {
 """By the first digit of a code."""
 
 
-def read_code(written: str) -> str:
-    """Read a code as somebody types it: `HF012`, `hf012` or `[HF012]`. Raises `ConfigError` where there is none."""
+def find_code(written: str) -> str | None:
+    """Find a code as somebody types it: `HF012`, `hf012`, `12` or `[HF012]`; None where there is none."""
     name = written.strip().strip("[]").upper()
     if re.fullmatch(r"\d{1,3}", name):
         name = f"HF{name:>03}"
-    if name not in CODES:
-        raise ConfigError(
-            Problem(f"{written} is no code of a message", "`hf-finetune explain` lists them", code="HF601")
-        )
-    return name
+    return name if name in CODES else None
 
 
 def format_page(name: str) -> str:
@@ -52,7 +47,7 @@ def format_list() -> str:
 
 
 def format_markdown() -> str:
-    """docs/codes.md, which is made of the table: `python -m hf_finetune.codes.pages > docs/codes.md`."""
+    """docs/codes.md, which is made of the table: `hf-finetune explain --markdown > docs/codes.md`."""
     parts = ["# Codes", _INTRODUCTION]
     for group, codes in _iterate_groups():
         parts.append(f"## {group}")
@@ -77,7 +72,3 @@ def _iterate_groups() -> list[tuple[str, list[tuple[str, Code]]]]:
 
 def _capitalize(title: str) -> str:
     return title[:1].upper() + title[1:]
-
-
-if __name__ == "__main__":
-    print(format_markdown(), end="")  # noqa: T201

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from hf_finetune.cli.commands.preflight.tokens import check_page, print_views
 from hf_finetune.cli.terminal import Json, print_json, say
-from hf_finetune.errors import EXIT_REFUSED, FinetuneError, MachineError
+from hf_finetune.errors import EXIT_REFUSED, FinetuneError, MachineError, translate_machine_errors
 
 if TYPE_CHECKING:
-    from hf_finetune.preflight import DataReport
+    from hf_finetune.preflight import DataReport, TokenView
 
 _ROWS_OF_A_PAGE = 3
 
@@ -42,61 +42,73 @@ def check(
 
     Ends with exit code 2 where a run would be refused, or an error is found.
     """
-    from hf_finetune.preflight import build_sarif, check_run, format_report, render_report
-
     if html is not None:
         check_page(html)
     shown = show or (_ROWS_OF_A_PAGE if html is not None else 0)
-    try:
-        run = _load(run_file, settings or [])
-        report, views = check_run(run, run_file, against=against, benchmarks=benchmark or (), show=shown)
-    except MachineError:
-        raise
-    except FinetuneError as refused:
-        if as_json or sarif is not None:
-            _write_refusal(refused, run_file, sarif, as_json=as_json)
-        raise
+    report, views = _look(run_file, settings or [], (against, benchmark or [], shown), sarif, as_json=as_json)
     if sarif is not None:
-        _write(sarif, build_sarif(report))
+        _write_sarif(sarif, report)
     if html is not None:
-        from hf_finetune.pages import save_page
-
-        save_page(html, render_report(report, views))
-        say(f"{html} is written", file=sys.stderr if as_json else sys.stdout)
+        _write_page(html, report, views, said_to=sys.stderr if as_json else sys.stdout)
     if as_json:
         print_json(report.as_dict() | ({"rows": [view.as_dict() for view in views]} if show else {}))
     else:
-        for line in format_report(report):
-            say(line)
-        if show and views:
-            say()
-            print_views(views, as_list=False)
+        _print_report(report, views if show else [])
     counts = report.count_levels()
     if counts["error"] or (strict and counts["warning"]):
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _load(run_file: str, settings: list[str]) -> Any:
+def _look(
+    run_file: str,
+    settings: list[str],
+    looked_for: tuple[str | None, list[str], int],
+    sarif: Path | None,
+    *,
+    as_json: bool,
+) -> tuple[DataReport, list[TokenView]]:
+    """Look at the rows of a run; what nothing could be looked at for is written in the forms that were asked for."""
     from hf_finetune.config import load_run, read_recipe_name
+    from hf_finetune.preflight import DataReport, check_run
 
-    return load_run([run_file, *settings], read_recipe_name(run_file, settings))
+    against, benchmarks, show = looked_for
+    try:
+        run = load_run([run_file, *settings], read_recipe_name(run_file, settings))
+        return check_run(run, run_file, against=against, benchmarks=benchmarks, show=show)
+    except MachineError:
+        raise
+    except FinetuneError as refused:
+        # Who reads JSON or SARIF finds there what the terminal has: that is how a check of a repository fails.
+        more = refused.total - len(refused.problems)
+        report = DataReport(run_file, "", problems=list(refused.problems), more_problems=more)
+        if sarif is not None:
+            _write_sarif(sarif, report)
+        if as_json:
+            print_json(report.as_dict())
+        raise
 
 
-def _write_refusal(refused: FinetuneError, run_file: str, sarif: Path | None, *, as_json: bool) -> None:
-    """Write what nothing could be looked at for, in the forms that were asked for."""
-    from hf_finetune.preflight import DataReport, build_sarif
+def _print_report(report: DataReport, views: list[TokenView]) -> None:
+    from hf_finetune.preflight import format_report
 
-    more = refused.total - len(refused.problems)
-    report: DataReport = DataReport(run_file, "", problems=list(refused.problems), more_problems=more)
-    if sarif is not None:
-        _write(sarif, build_sarif(report))
-    if as_json:
-        print_json(report.as_dict())
+    for line in format_report(report):
+        say(line)
+    if views:
+        say()
+        print_views(views, as_list=False)
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    from hf_finetune.errors import translate_machine_errors
+def _write_page(page: Path, report: DataReport, views: list[TokenView], said_to: TextIO) -> None:
+    from hf_finetune.pages import save_page
+    from hf_finetune.preflight import render_report
+
+    save_page(page, render_report(report, views))
+    say(f"{page} is written", file=said_to)
+
+
+def _write_sarif(path: Path, report: DataReport) -> None:
     from hf_finetune.files import write_atomically
+    from hf_finetune.preflight import build_sarif
 
     with translate_machine_errors():
-        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps(build_sarif(report), indent=1, ensure_ascii=False) + "\n")
