@@ -8,6 +8,8 @@ from config.run_files import VALID, VALID_CLASSIFICATION
 from hf_finetune.config import read_recipe_name
 from hf_finetune.errors import ConfigError
 
+NUMBERS = "data={train: train.jsonl, validation: train.jsonl, task: regression}"
+
 
 @pytest.mark.parametrize(
     ("code", "override"),
@@ -38,7 +40,7 @@ def test_a_mistake_has_the_code_of_its_kind(only_problem, code, override):
     ("code", "text", "override"),
     [
         ("HF608", VALID, "data.task=regression"),
-        ("HF622", VALID_CLASSIFICATION + "eval: {threshold_metric: f1_macro}\n", "data.task=regression"),
+        ("HF622", VALID_CLASSIFICATION + "eval: {threshold_metric: f1_macro}\n", NUMBERS),
         ("HF608", VALID_CLASSIFICATION, "eval.swaps=[gender]"),
     ],
 )
