@@ -36,7 +36,7 @@ RUN_FILE: dict[str, Code] = {
     "HF605": Code(
         "a setting that the run needs is missing",
         "error",
-        "It has no default that would be right for everybody, and a guess would decide what is trained.",
+        "It has no default that would be right for everybody, and nothing is guessed in its place.",
         "add it, as the message shows",
     ),
     "HF606": Code(
@@ -60,7 +60,7 @@ RUN_FILE: dict[str, Code] = {
     "HF609": Code(
         "a setting needs another one that is not given",
         "error",
-        "Without the other setting it cannot be done, and the run would fail at it after the model is loaded.",
+        "Without the other one it cannot be done, which would show only after the model is loaded, or never.",
         "give the other setting, or leave this one out",
     ),
     "HF610": Code(
@@ -124,7 +124,7 @@ RUN_FILE: dict[str, Code] = {
         "write it in one short line of printable characters, in UTF-8",
     ),
     "HF620": Code(
-        "data.format is of rows that the recipe does not read",
+        "a row format that the recipe does not read",
         "error",
         "Each recipe makes its training rows of one kind: documents, conversations or labelled texts.",
         "choose a format that the message lists, leave it at auto, or take the recipe for such rows",
@@ -216,7 +216,7 @@ RUN_FILE: dict[str, Code] = {
     "HF650": Code(
         "a setting of an adapter names no part of the model",
         "error",
-        "peft takes an empty list for nothing in one setting and for the whole model in another.",
+        "The library peft takes an empty list for nothing in one setting and for the whole model in another.",
         "leave it out, or name parts that the model has",
     ),
     "HF652": Code(
@@ -264,7 +264,7 @@ RUN_FILE: dict[str, Code] = {
     "HF671": Code(
         "a license is not one that the Hub knows",
         "error",
-        "The Hub refuses a card with it once the model is trained, and others cannot look up what it allows.",
+        "The Hub refuses a card with it, which would show only after the training, and nobody can look up what it allows.",
         "write its SPDX id in small letters, or other, or unknown",
     ),
     "HF672": Code(
@@ -280,7 +280,7 @@ RUN_FILE: dict[str, Code] = {
         "take the setting that the message names, or run on another machine",
     ),
     "HF681": Code(
-        "bfloat16 is emulated on this CPU",
+        "this CPU only emulates bfloat16",
         "warning",
         "The figures are right, and each step takes many times as long as in float32.",
         "leave it out on this machine",
@@ -306,7 +306,7 @@ RUN_FILE: dict[str, Code] = {
     "HF685": Code(
         "a configuration of accelerate and CUDA_VISIBLE_DEVICES name different GPUs",
         "error",
-        "accelerate takes those of its configuration, and the run lands on GPUs that the variable was to spare.",
+        "The launcher takes those of its configuration, and the run lands on GPUs that the variable was to spare.",
         "unset CUDA_VISIBLE_DEVICES, or change gpu_ids in a copy of the file",
     ),
     "HF686": Code(
