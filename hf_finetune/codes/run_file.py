@@ -264,7 +264,7 @@ RUN_FILE: dict[str, Code] = {
     "HF671": Code(
         "a license is not one that the Hub knows",
         "error",
-        "The Hub refuses a card with it, which would show only after the training, and nobody can look up what it allows.",
+        "The Hub refuses a card with it, which would show only after the training; nobody can look up what it allows.",
         "write its SPDX id in small letters, or other, or unknown",
     ),
     "HF672": Code(
