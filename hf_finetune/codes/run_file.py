@@ -28,7 +28,7 @@ RUN_FILE: dict[str, Code] = {
         "write a value of the kind that the message names; text that looks like a number needs quotes",
     ),
     "HF604": Code(
-        "a word is none of those that a setting takes",
+        "a word is none of those that a setting or option takes",
         "error",
         "Most libraries say so only when they come to the setting, long after data and model were read.",
         "choose one of the words that the message lists",
