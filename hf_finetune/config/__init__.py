@@ -111,12 +111,14 @@ def sampling_settings(options: Mapping[str, Any], key: Callable[[str], str] = st
     unknown = [name for name in options if name not in EvalSection.model_fields]
     if unknown:
         known = sorted(EvalSection.model_fields)
-        raise ConfigError([Problem("is no such option", suggest(name, known), key=key(name)) for name in unknown])
+        raise ConfigError(
+            [Problem("is no such option", suggest(name, known), key=key(name), code="HF602") for name in unknown]
+        )
     try:
         return EvalSection(**options)
     except ValidationError as refused:
         found = [(str(error["loc"][0]), error["msg"]) for error in refused.errors()]
-        raise ConfigError([Problem(message, key=key(name)) for name, message in found]) from None
+        raise ConfigError([Problem(message, key=key(name), code="HF603") for name, message in found]) from None
 
 
 def check_template_hash(sha256: str | None) -> None:
@@ -131,7 +133,9 @@ def check_template_hash(sha256: str | None) -> None:
 
 def _read(source: RunSource) -> RunDocument:
     if not isinstance(source, str | Mapping):
-        raise ConfigError(Problem(f"{source!r:.60} is no run", "give a run file, or a dict of its sections"))
+        raise ConfigError(
+            Problem(f"{source!r:.60} is no run", "give a run file, or a dict of its sections", code="HF615")
+        )
     return read_document(source) if isinstance(source, str) else _as_document(source, "")
 
 
@@ -178,7 +182,7 @@ def read_recipe_name(source: RunSource, overrides: Sequence[str] = ()) -> Recipe
             return recipe
     what = "is missing" if name is None else f"{format_value(name)} is not a recipe of this version"
     remedy = suggest(str(name), SHIPPED_RECIPES, f"the recipes are {', '.join(SHIPPED_RECIPES)}")
-    document.refuse(("recipe",), what, remedy)
+    document.refuse(("recipe",), what, remedy, code="HF605" if name is None else "HF604")
     apply_overrides(document, overrides)
     guess = _guess_recipe(document.values)
     translate_deprecated_names(document, guess)
@@ -205,7 +209,7 @@ def _check_recipe(document: RunDocument, recipe: RecipeName) -> None:
         what = f"the file is a run of {named}, and {recipe} was asked to read it"
         typed = document.find_place(("recipe",)).path == COMMAND_LINE
         remedy = "leave recipe out there: the run file names it" if typed else f"launch recipes/{named}.py"
-        document.refuse(("recipe",), what, remedy)
+        document.refuse(("recipe",), what, remedy, code="HF618")
 
 
 def _make_run(document: RunDocument, checked: Any) -> Run:

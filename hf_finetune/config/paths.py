@@ -177,7 +177,7 @@ class _Walk:
         if self.count >= MOST_LOOKED_AT or time.monotonic() - self.began > MOST_SECONDS:
             what = f"there are more than {self.count:,} files and folders to look at"
             raise ConfigError(
-                Problem(what, "begin the pattern with the folder of the data", self.pattern, key=self.key)
+                Problem(what, "begin the pattern with the folder of the data", self.pattern, key=self.key, code="HF625")
             )
 
 

@@ -238,7 +238,7 @@ def test_what_was_typed_is_what_is_named(say, command, message):
 def test_a_flag_of_another_tool_is_told_how_a_setting_is_written(say, folder):  # noqa: F811
     (folder / "run.yaml").write_text(VALID, encoding="utf-8")
     assert say("train", "run.yaml", "--max_steps", "5") == [
-        "command line: max_steps: --max_steps is a flag; settings have no flags here; write train.max_steps=..."
+        "command line: max_steps: --max_steps is a flag; settings have no flags here; write train.max_steps=... [HF601]"
     ]
 
 

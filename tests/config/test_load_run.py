@@ -127,7 +127,7 @@ def test_twenty_mistakes_are_reported_in_one_go_within_two_seconds_without_torch
 def test_a_message_has_the_path_the_line_the_key_and_the_way_out(only_problem):
     problem = only_problem(VALID.replace("max_steps", "max_step"))
     assert str(problem) == (
-        "run.yaml:8: train.max_step: is not a setting of the section train; did you mean train.max_steps?"
+        "run.yaml:8: train.max_step: is not a setting of the section train; did you mean train.max_steps? [HF602]"
     )
 
 

@@ -80,20 +80,22 @@ def _check_model(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     model = run.model
     trains_adapter = recipe == "lora" or (recipe == "classification" and run.lora is not None)
     if model.path is None and model.scratch is None and model.adapter is None and not document.is_refused("model"):
-        document.refuse(("model",), "neither model.path nor model.scratch is given", "give one of them")
+        document.refuse(("model",), "neither model.path nor model.scratch is given", "give one of them", code="HF605")
     if model.path is not None and model.scratch is not None:
-        document.refuse(("model", "scratch"), "is given together with model.path", "keep one (the other: null)")
+        document.refuse(
+            ("model", "scratch"), "is given together with model.path", "keep one (the other: null)", code="HF606"
+        )
     elif not document.is_refused("model.tokenizer"):
         _check_tokenizer(document, model)
     if model.adapter is not None and recipe not in ("lora", "score") and not document.is_refused("model.adapter"):
-        document.refuse(("model", "adapter"), "belongs to the recipe lora", "leave it out")
+        document.refuse(("model", "adapter"), "belongs to the recipe lora", "leave it out", code="HF608")
     if model.scratch is not None and model.revision is not None:
-        document.refuse(("model", "revision"), "belongs to model.path", "leave it out")
+        document.refuse(("model", "revision"), "belongs to model.path", "leave it out", code="HF607")
     # Adapters are trained in float32 whatever the base has; full weights in float16 fail only at the first step, with
     # "Attempting to unscale FP16 gradients": https://github.com/huggingface/transformers/issues/23165
     if model.dtype == "float16" and not (trains_adapter or recipe == "score"):
         what = "float16 weights cannot be trained: their gradients vanish"
-        document.refuse(("model", "dtype"), what, "use float32, with train.fp16 or train.bf16 for speed")
+        document.refuse(("model", "dtype"), what, "use float32, with train.fp16 or train.bf16 for speed", code="HF630")
     _check_quantization(document, model, recipe, adapter=trains_adapter)
 
 
@@ -102,34 +104,38 @@ def _check_tokenizer(document: RunDocument, model: Any) -> None:
     if model.tokenizer is None:
         if model.scratch is not None:
             remedy = "add model.tokenizer, such as {train: {kind: bpe, vocab_size: 4096}}"
-            document.refuse(key, "is missing; a new model has no tokenizer of its own", remedy)
+            document.refuse(key, "is missing; a new model has no tokenizer of its own", remedy, code="HF605")
         return
     if isinstance(model.tokenizer, str):
         return
     if model.path is not None:
         what = "a new tokenizer would not fit the trained embeddings of model.path"
-        document.refuse(key, what, "leave it out, or start with model.scratch")
+        document.refuse(key, what, "leave it out, or start with model.scratch", code="HF632")
     training = model.tokenizer.train
     if training.kind != "char" and training.vocab_size is None:
         what = f"a {training.kind} tokenizer needs the size of its vocabulary"
-        document.refuse((*key, "train", "vocab_size"), what, "add vocab_size, such as 4096")
+        document.refuse((*key, "train", "vocab_size"), what, "add vocab_size, such as 4096", code="HF605")
 
 
 def _check_quantization(document: RunDocument, model: Any, recipe: RecipeName, *, adapter: bool) -> None:
     if model.save_dtype is not None and (adapter or recipe == "score"):
         what = "an adapter is saved in float32" if adapter else "a model that is scored is not saved"
-        document.refuse(("model", "save_dtype"), what, "leave it out")
+        document.refuse(("model", "save_dtype"), what, "leave it out", code="HF607")
     names = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(model, name)]
     if len(names) == 2:
-        document.refuse(("model", "load_in_8bit"), "is given together with model.load_in_4bit", "keep one")
+        document.refuse(
+            ("model", "load_in_8bit"), "is given together with model.load_in_4bit", "keep one", code="HF606"
+        )
         return
     for name in names:
         if model.scratch is not None:
-            document.refuse(("model", name), "a model from random weights cannot be quantized", "leave it out")
+            document.refuse(
+                ("model", name), "a model from random weights cannot be quantized", "leave it out", code="HF631"
+            )
         elif not adapter and recipe != "score":
             what = "quantized weights cannot be trained, only adapters on them"
             remedy = "add a section lora, or leave it out" if recipe == "classification" else ""
-            document.refuse(("model", name), what, remedy or "use the recipe lora, or leave it out")
+            document.refuse(("model", name), what, remedy or "use the recipe lora, or leave it out", code="HF630")
 
 
 def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
@@ -138,12 +144,12 @@ def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         fraction = f"{split}_fraction"
         both = getattr(data, split) is not None and getattr(data, fraction) is not None
         if both and not document.is_refused(f"data.{split}", f"data.{fraction}"):
-            document.refuse(("data", fraction), f"is given together with data.{split}", "keep one")
+            document.refuse(("data", fraction), f"is given together with data.{split}", "keep one", code="HF606")
     if not document.is_refused("data.validation_fraction", "data.test_fraction"):
         total = (data.validation_fraction or 0) + (data.test_fraction or 0)
         if total >= 1:
             what = f"validation_fraction and test_fraction sum to {total:g}, which leaves no training rows"
-            document.refuse(("data", "test_fraction"), what, "make them smaller")
+            document.refuse(("data", "test_fraction"), what, "make them smaller", code="HF621")
     split_here = data.validation_fraction is not None or data.test_fraction is not None
     # Groups are also what intervals and tests of files of their own resample, in training as in scoring.
     effective = {"stratify_by": split_here, "group_by": split_here or data.validation or data.test or recipe == "score"}
@@ -151,9 +157,9 @@ def _check_data(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         skip = document.is_refused(f"data.{name}", "data.validation_fraction", "data.test_fraction")
         if getattr(data, name) is not None and not has_effect and not skip:
             remedy = "add data.validation_fraction, or leave it out"
-            document.refuse(("data", name), "nothing is split, so it would have no effect", remedy)
+            document.refuse(("data", name), "nothing is split, so it would have no effect", remedy, code="HF607")
         elif getattr(data, name) is not None and data.format in get_args(TextFileFormat):
-            document.refuse(("data", name), "rows of a text file have no fields", "leave it out")
+            document.refuse(("data", name), "rows of a text file have no fields", "leave it out", code="HF622")
     _check_format(document, data, run.model.scratch, recipe)
 
 
@@ -164,7 +170,9 @@ def _check_format(document: RunDocument, data: Any, scratch: Any, recipe: Recipe
         positions = scratch.max_position_embeddings if scratch is not None else None
         if positions is not None and data.block_size is not None and data.block_size > positions:
             what = f"{data.block_size} tokens are more than the {positions} positions of the model"
-            document.refuse(("data", "block_size"), what, "lower it, or raise model.scratch.max_position_embeddings")
+            document.refuse(
+                ("data", "block_size"), what, "lower it, or raise model.scratch.max_position_embeddings", code="HF628"
+            )
     elif recipe in SFT_RECIPES:
         _check_kind(document, data.format, CONVERSATION_FORMATS, f"conversations, which {recipe} reads")
     elif recipe == "classification":
@@ -180,16 +188,20 @@ def _check_format(document: RunDocument, data: Any, scratch: Any, recipe: Recipe
 def _check_kind(document: RunDocument, given: str, fitting: tuple[str, ...], kind: str) -> None:
     if given not in ("auto", *fitting):
         remedy = f"choose one of auto, {', '.join(fitting)}"
-        document.refuse(("data", "format"), f"{given} rows are not {kind}", remedy)
+        document.refuse(("data", "format"), f"{given} rows are not {kind}", remedy, code="HF620")
 
 
 def _check_recipe_sections(document: RunDocument, run: Any, recipe: RecipeName) -> None:
     if run.lora is not None and recipe not in ("lora", "classification"):
-        document.refuse(("lora",), "belongs to the recipes lora and classification", "leave it out")
+        document.refuse(("lora",), "belongs to the recipes lora and classification", "leave it out", code="HF608")
     if recipe == "lora" and run.lora is None and run.model.adapter is None and not document.is_refused("lora"):
-        document.refuse(("lora",), "is missing; the recipe lora needs it", "add a section such as lora: {r: 16}")
+        document.refuse(
+            ("lora",), "is missing; the recipe lora needs it", "add a section such as lora: {r: 16}", code="HF605"
+        )
     if run.eval.prompts and recipe not in ("continued_pretraining", *SFT_RECIPES):
         what = "belongs to the recipes continued_pretraining, sft and lora"
-        document.refuse(("eval", "prompts"), what, "leave it out")
+        document.refuse(("eval", "prompts"), what, "leave it out", code="HF608")
     elif run.eval.prompts == "validation" and recipe not in SFT_RECIPES:
-        document.refuse(("eval", "prompts"), "documents ask no questions", "write prompts of your own as a list")
+        document.refuse(
+            ("eval", "prompts"), "documents ask no questions", "write prompts of your own as a list", code="HF622"
+        )

@@ -35,8 +35,8 @@ def check_classification(document: RunDocument, run: Any, recipe: RecipeName) ->
     _check_thresholds(document, run)
     if run.data.task == "regression":
         what = "needs classes, and data.task: regression predicts numbers"
-        refuse_given(document, "data", run.data, ("balance", "labels"), what)
-        refuse_given(document, "eval", run.eval, ("threshold_metric",), what)
+        refuse_given(document, "data", run.data, ("balance", "labels"), what, code="HF622")
+        refuse_given(document, "eval", run.eval, ("threshold_metric",), what, code="HF622")
 
 
 def _check_trained(document: RunDocument, run: Any) -> None:
@@ -44,17 +44,22 @@ def _check_trained(document: RunDocument, run: Any) -> None:
     chosen = model.train_only != "all" and not document.is_refused("model.train_only")
     if chosen and run.lora is not None:
         what = "is given together with lora, which trains its adapter and the head alone"
-        document.refuse(("model", "train_only"), what, "keep one of them")
+        document.refuse(("model", "train_only"), what, "keep one of them", code="HF606")
     if model.scratch is None or document.is_refused("model.scratch", "model.path"):
         return
     if chosen:
         part = "the last blocks" if isinstance(model.train_only, LastBlocks) else "the head"
         what = f"would train {part} on weights that are random"
-        document.refuse(("model", "train_only"), what, "leave it out, or name a trained model in model.path")
+        document.refuse(
+            ("model", "train_only"), what, "leave it out, or name a trained model in model.path", code="HF631"
+        )
     if run.lora is not None:
         what = "an adapter needs a trained model to adapt"
-        document.refuse(("model", "scratch"), what, "leave lora out, or name a trained model in model.path")
-    refuse_given(document, "model", model, ("new_head",), "belongs to model.path; a new model has a new head")
+        document.refuse(
+            ("model", "scratch"), what, "leave lora out, or name a trained model in model.path", code="HF631"
+        )
+    what = "belongs to model.path; a new model has a new head"
+    refuse_given(document, "model", model, ("new_head",), what, code="HF607")
 
 
 def _check_length(document: RunDocument, run: Any) -> None:
@@ -62,7 +67,9 @@ def _check_length(document: RunDocument, run: Any) -> None:
     asked = run.data.max_length
     if positions is not None and isinstance(asked, int) and asked > positions:
         what = f"{asked} tokens are more than the {positions} positions of the model"
-        document.refuse(("data", "max_length"), what, "lower it, or raise model.scratch.max_position_embeddings")
+        document.refuse(
+            ("data", "max_length"), what, "lower it, or raise model.scratch.max_position_embeddings", code="HF628"
+        )
 
 
 def _check_thresholds(document: RunDocument, run: Any) -> None:
@@ -70,4 +77,6 @@ def _check_thresholds(document: RunDocument, run: Any) -> None:
         return
     if run.data.validation is None and run.data.validation_fraction is None:
         what = "thresholds are tuned on the validation split, and there is none"
-        document.refuse(("eval", "threshold_metric"), what, "add data.validation or data.validation_fraction")
+        document.refuse(
+            ("eval", "threshold_metric"), what, "add data.validation or data.validation_fraction", code="HF661"
+        )

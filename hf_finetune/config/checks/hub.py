@@ -34,36 +34,40 @@ def check_hub(document: RunDocument, run: Any) -> None:
     _check_secrets(document, document.values, ())
     license = run.card.license
     if license is not None and not document.is_refused("card.license") and (problem := find_license_problem(license)):
-        document.refuse(("card", "license"), problem.what, problem.remedy)
+        document.refuse(("card", "license"), problem.what, problem.remedy, code=problem.code)
     if run.hub is None or document.is_refused("hub.repo_id"):
         return
     if problem := find_repo_id_problem(run.hub.repo_id):
-        document.refuse(("hub", "repo_id"), problem.what, problem.remedy)
+        document.refuse(("hub", "repo_id"), problem.what, problem.remedy, code=problem.code)
     if license is None and not document.is_refused("card"):
         what = "is missing; what is pushed says under which license it may be used"
         remedy = "add card: {license: apache-2.0}, or the one you mean, or unknown"
-        document.refuse(("card", "license"), what, remedy, place=document.find_place(("hub",)))
+        document.refuse(("card", "license"), what, remedy, place=document.find_place(("hub",)), code="HF605")
     if run.hub.create_pr and run.hub.push_every is not None and not document.is_refused("hub.push_every"):
         what = "each checkpoint would open a pull request of its own"
-        document.refuse(("hub", "push_every"), what, "leave out this or hub.create_pr")
+        document.refuse(("hub", "push_every"), what, "leave out this or hub.create_pr", code="HF606")
 
 
 def find_repo_id_problem(repo_id: str) -> Problem | None:
     """Return why `repo_id` is not a valid `owner/name` of the Hub, or None if it is."""
     form = "write owner/name, such as my-name/my-model"
     if address := _ADDRESS.match(repo_id):
-        return Problem("is an address, not a name", f"did you mean {_suggest_repo_id(repo_id[address.end() :])}?")
+        return Problem(
+            "is an address, not a name", f"did you mean {_suggest_repo_id(repo_id[address.end() :])}?", code="HF670"
+        )
     if "/" not in repo_id.strip("/"):
-        return Problem(f"{repo_id!r} names no owner", f"did you mean your-user-name/{_suggest_repo_id(repo_id)}?")
+        return Problem(
+            f"{repo_id!r} names no owner", f"did you mean your-user-name/{_suggest_repo_id(repo_id)}?", code="HF670"
+        )
     parts = repo_id.split("/")
     well_formed = all(_PART.fullmatch(part) and "--" not in part and ".." not in part for part in parts)
     if len(parts) == 2 and well_formed and len(repo_id) <= _LONGEST and not repo_id.endswith(".git"):
         return None
     if len(repo_id) > _LONGEST:
-        return Problem(f"is longer than {_LONGEST} characters", form)
+        return Problem(f"is longer than {_LONGEST} characters", form, code="HF670")
     meant = _suggest_repo_id(repo_id)
     remedy = f"did you mean {meant}?" if meant != repo_id and find_repo_id_problem(meant) is None else form
-    return Problem(f"{repo_id!r} is not the name of a repository", remedy)
+    return Problem(f"{repo_id!r} is not the name of a repository", remedy, code="HF670")
 
 
 def _suggest_repo_id(text: str) -> str:
@@ -78,7 +82,7 @@ def find_license_problem(license: str) -> Problem | None:
     if license in LICENSES:
         return None
     remedy = suggest(license, LICENSES, "write its SPDX id in small letters, or other, or unknown")
-    return Problem(f"{license!r} is no license that the Hub knows", remedy)
+    return Problem(f"{license!r} is no license that the Hub knows", remedy, code="HF671")
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -97,4 +101,4 @@ def _check_secrets(document: RunDocument, value: Any, key: Key) -> None:
     elif isinstance(value, str) and (kind := find_secret_kind(value)):
         remedy = "take it out: settings are copied into the run folder; log in with `hf auth login`, or set HF_TOKEN"
         if not document.is_refused(".".join(str(part) for part in key)):
-            document.refuse(key, f"holds what looks like {kind}", remedy)
+            document.refuse(key, f"holds what looks like {kind}", remedy, code="HF672")

@@ -33,7 +33,7 @@ def read_launch_file(path: Path) -> dict[str, Any]:
         settings = None
     if not isinstance(settings, dict) or not settings.keys() & _OF_A_LAUNCH:
         remedy = "name a file that `accelerate config` wrote, or one of accelerate_configs"
-        raise ConfigError(Problem("is no accelerate configuration", remedy, path=str(path), key="--on"))
+        raise ConfigError(Problem("is no accelerate configuration", remedy, path=str(path), key="--on", code="HF683"))
     return settings
 
 
@@ -74,7 +74,7 @@ def check_launch_file(
     Raises `ConfigError`.
     """
     if fsdp and str(settings.get("distributed_type", "NO")).upper() == "NO":
-        raise ConfigError(Problem(*NOT_SHARDED, key="train.fsdp"))
+        raise ConfigError(Problem(*NOT_SHARDED, key="train.fsdp", code="HF684"))
     if problem := launch_problem(f"--on {where}", gpus_of_file(settings), hardware, use_cpu=use_cpu):
         raise ConfigError(problem)
 
@@ -85,7 +85,7 @@ def check_visible(where: str, settings: Mapping[str, Any], environment: Mapping[
     if gpus_of_file(settings) and ids is not None and visible is not None and visible != ids:
         what = f"gpu_ids is {ids!r} there, and {VISIBLE} is {visible!r}: accelerate would take the first"
         remedy = f"unset {VISIBLE}, or name the GPU in a copy of that file"
-        raise ConfigError(Problem(what, remedy, key=f"--on {where}"))
+        raise ConfigError(Problem(what, remedy, key=f"--on {where}", code="HF685"))
 
 
 def named_gpus(settings: Mapping[str, Any]) -> str | None:
@@ -101,13 +101,13 @@ def launch_problem(key: str, asked: int, hardware: Hardware, *, use_cpu: bool) -
     wanted = "a GPU" if asked == 1 else f"{asked} GPUs"
     if use_cpu:
         what = f"asks for {wanted}, and train.use_cpu is true"
-        return Problem(what, f"leave train.use_cpu out, or {_ON_CPU}", key=key)
+        return Problem(what, f"leave train.use_cpu out, or {_ON_CPU}", key=key, code="HF682")
     if hardware.accelerator == "cpu":
-        return Problem(f"asks for {wanted}, and {_why_none()}", _ON_CPU, key=key)
+        return Problem(f"asks for {wanted}, and {_why_none()}", _ON_CPU, key=key, code="HF682")
     there = len(hardware.capabilities) if hardware.accelerator == "cuda" else 1
     if asked > there and hardware.accelerator != "other":
         what = f"asks for {wanted}, one a process, and this machine has {there} to see"
-        return Problem(what, f"set num_processes in its file to {there}, or use --on single_gpu", key=key)
+        return Problem(what, f"set num_processes in its file to {there}, or use --on single_gpu", key=key, code="HF682")
     return None
 
 

@@ -47,29 +47,29 @@ def check_lora(document: RunDocument, run: Any) -> None:
     lora = run.lora
     for name in _NAMING:
         if getattr(lora, name) in ([], "", {}):
-            document.refuse(("lora", name), "names nothing", "leave it out, or name what the model has")
+            document.refuse(("lora", name), "names nothing", "leave it out, or name what the model has", code="HF650")
     for key, what, remedy in find_wrong_patterns(lora.model_dump()):
-        document.refuse(("lora", key), what, remedy)
+        document.refuse(("lora", key), what, remedy, code="HF588")
     _check_offered(document, lora)
     _check_rank_patterns(document, lora)
     _check_layers(document, lora)
     _check_init_lora_weights(document, lora.init_lora_weights, run.model)
     if lora.lora_bias and lora.use_dora:
-        document.refuse(("lora", "lora_bias"), "is given together with lora.use_dora", "keep one")
+        document.refuse(("lora", "lora_bias"), "is given together with lora.use_dora", "keep one", code="HF606")
 
 
 def _check_offered(document: RunDocument, lora: Any) -> None:
     defaults = type(lora).model_fields
     for name, why in NOT_OFFERED.items():
         if getattr(lora, name) != defaults[name].default:
-            document.refuse(("lora", name), why, "leave it out")
+            document.refuse(("lora", name), why, "leave it out", code="HF652")
     for name in OF_INITIALIZATION:
         if getattr(lora, name) != defaults[name].default:
             what = f"belongs to lora.init_lora_weights: {name.removesuffix('_config')}, which this recipe does not do"
-            document.refuse(("lora", name), what, "leave it out")
+            document.refuse(("lora", name), what, "leave it out", code="HF652")
     if lora.init_lora_weights == "orthogonal" and lora.r % 2:
         what = f"the initialization orthogonal needs an even rank, not {lora.r}"
-        document.refuse(("lora", "r"), what, f"write {lora.r + 1}")
+        document.refuse(("lora", "r"), what, f"write {lora.r + 1}", code="HF606")
 
 
 def _check_rank_patterns(document: RunDocument, lora: Any) -> None:
@@ -77,17 +77,19 @@ def _check_rank_patterns(document: RunDocument, lora: Any) -> None:
         for pattern, value in (getattr(lora, key) or {}).items():
             if type(value) is not int or not 1 <= value <= most:
                 what = f"{format_value(value)} for {format_value(pattern)} is no whole number from 1 to {most:,}"
-                document.refuse(("lora", key), what, "write a pattern of module names, and its number")
+                document.refuse(("lora", key), what, "write a pattern of module names, and its number", code="HF603")
 
 
 def _check_layers(document: RunDocument, lora: Any) -> None:
     # LoraConfig raises for these too, but the recipe creates it only once the base model is loaded.
     if lora.layers_pattern is not None and lora.layers_to_transform is None:
         what = "has no effect without lora.layers_to_transform"
-        document.refuse(("lora", "layers_pattern"), what, "add layers_to_transform, or leave it out")
+        document.refuse(("lora", "layers_pattern"), what, "add layers_to_transform, or leave it out", code="HF607")
     elif lora.layers_to_transform is not None and not isinstance(lora.target_modules, list):
         what = "needs lora.target_modules as a list of module names"
-        document.refuse(("lora", "layers_to_transform"), what, "write lora.target_modules: [q_proj, v_proj]")
+        document.refuse(
+            ("lora", "layers_to_transform"), what, "write lora.target_modules: [q_proj, v_proj]", code="HF609"
+        )
 
 
 def _check_init_lora_weights(document: RunDocument, start: bool | str, model: Any) -> None:
@@ -96,10 +98,10 @@ def _check_init_lora_weights(document: RunDocument, start: bool | str, model: An
         return
     if start in NEED_DATA:
         what = f"{start} measures the model on data before training, which this recipe does not do"
-        document.refuse(key, what, "leave it out, or choose pissa")
+        document.refuse(key, what, "leave it out, or choose pissa", code="HF652")
     elif start not in _INITS and not _PISSA_STEPS.fullmatch(start):
         remedy = suggest(start, _INITS, f"choose true, {', '.join(_INITS)} or pissa_niter_16")
-        document.refuse(key, f"{format_value(start)} is no initialization of an adapter", remedy)
+        document.refuse(key, f"{format_value(start)} is no initialization of an adapter", remedy, code="HF604")
     elif start.startswith("pissa") and (model.load_in_4bit or model.load_in_8bit):
         what = f"{start} needs the base's weights as they are, and these are quantized"
-        document.refuse(key, what, "leave it out, or load the base in 16 bit")
+        document.refuse(key, what, "leave it out, or load the base in 16 bit", code="HF606")

@@ -71,9 +71,11 @@ def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
     train = run.train
     device = select_accelerator(hardware, {"use_cpu": train.use_cpu})
     if train.fp16 and train.bf16 and not document.is_refused("train.fp16", "train.bf16"):
-        document.refuse(("train", "fp16"), "is given together with train.bf16", "keep one")
+        document.refuse(("train", "fp16"), "is given together with train.bf16", "keep one", code="HF606")
     elif train.fp16_full_eval and train.bf16_full_eval:
-        document.refuse(("train", "fp16_full_eval"), "is given together with train.bf16_full_eval", "keep one")
+        document.refuse(
+            ("train", "fp16_full_eval"), "is given together with train.bf16_full_eval", "keep one", code="HF606"
+        )
     else:
         for name in ("fp16", "fp16_full_eval", "bf16", "bf16_full_eval"):
             if getattr(train, name):
@@ -83,7 +85,9 @@ def check_machine(document: RunDocument, run: Any, hardware: Hardware) -> None:
     if train.tf32 and (
         device == "cpu" or device == "mps" or (device == "cuda" and not hardware.has_compute_capability(*_AMPERE))
     ):
-        document.refuse(("train", "tf32"), "this machine has no GPU that computes in tf32", "leave it out")
+        document.refuse(
+            ("train", "tf32"), "this machine has no GPU that computes in tf32", "leave it out", code="HF680"
+        )
     _check_attention(document, run, device, hardware)
 
 
@@ -91,12 +95,17 @@ def _check_precision(document: RunDocument, name: str, device: str, hardware: Ha
     # TrainingArguments accepts fp16 on a CPU (transformers 5.23), and bf16 on GPUs that only emulate it, slowly.
     key = ("train", name)
     if name.startswith("fp16") and device == "cpu":
-        document.refuse(key, "float16 is not trained on a CPU", f"use train.{name.replace('fp16', 'bf16')}, or neither")
+        document.refuse(
+            key,
+            "float16 is not trained on a CPU",
+            f"use train.{name.replace('fp16', 'bf16')}, or neither",
+            code="HF680",
+        )
     elif name.startswith("fp16") and device == "cuda" and not hardware.has_compute_capability(*_FIRST_FP16):
-        document.refuse(key, f"{_describe_oldest_gpu(hardware)} computes no float16", "leave it out")
+        document.refuse(key, f"{_describe_oldest_gpu(hardware)} computes no float16", "leave it out", code="HF680")
     elif name.startswith("bf16") and device == "cuda" and not hardware.has_compute_capability(*_AMPERE):
         what = f"{_describe_oldest_gpu(hardware)} computes no bfloat16, which needs compute capability 8.0"
-        document.refuse(key, what, f"use train.{name.replace('bf16', 'fp16')}")
+        document.refuse(key, what, f"use train.{name.replace('bf16', 'fp16')}", code="HF680")
 
 
 def _note_emulation(document: RunDocument, run: Any, slowdown: int) -> None:
@@ -109,7 +118,7 @@ def _note_emulation(document: RunDocument, run: Any, slowdown: int) -> None:
     key = next((key for key, given in asked.items() if given), None)
     if key is not None:
         what = f"bfloat16 is emulated on this CPU, which takes about {slowdown} times as long as float32; leave it out"
-        document.note(key, what)
+        document.note(key, what, code="HF681")
 
 
 def _describe_oldest_gpu(hardware: Hardware) -> str:
@@ -122,18 +131,24 @@ def _check_attention(document: RunDocument, run: Any, device: str, hardware: Har
     if document.is_refused("model.attn_implementation") or device == "other":
         return
     if attention == "flex_attention" and device != "cuda":
-        document.refuse(key, "flex_attention is trained on CUDA devices only", "use sdpa")
+        document.refuse(key, "flex_attention is trained on CUDA devices only", "use sdpa", code="HF680")
     if attention != "flash_attention_2":
         return
     # The kernels take float16 and bfloat16 only, and fail at the first forward pass:
     # https://github.com/Dao-AILab/flash-attention#nvidia-cuda-support
     half = run.train.bf16 or run.train.fp16 or run.model.dtype != "float32"
     if device != "cuda" or not hardware.has_compute_capability(*_AMPERE):
-        document.refuse(key, "flash_attention_2 needs a GPU of compute capability 8.0 or more", "use sdpa")
+        document.refuse(
+            key, "flash_attention_2 needs a GPU of compute capability 8.0 or more", "use sdpa", code="HF680"
+        )
     elif not _is_installed("flash_attn"):
-        document.refuse(key, "the package flash-attn is not installed", "pip install flash-attn, or use sdpa")
+        document.refuse(
+            key, "the package flash-attn is not installed", "pip install flash-attn, or use sdpa", code="HF711"
+        )
     elif not half:
-        document.refuse(key, "flash_attention_2 computes in bf16 or fp16 only", "set train.bf16: true, or use sdpa")
+        document.refuse(
+            key, "flash_attention_2 computes in bf16 or fp16 only", "set train.bf16: true, or use sdpa", code="HF609"
+        )
 
 
 def check_packages(document: RunDocument, run: Any) -> None:
@@ -161,7 +176,7 @@ def _check_trackers(document: RunDocument, report_to: str | list[str] | None) ->
     for name in names:
         if name not in known:
             remedy = suggest(name, known, f"choose from {', '.join(_TRACKERS)}, none")
-            document.refuse(key, f"{name!r} is not a tracker", remedy)
+            document.refuse(key, f"{name!r} is not a tracker", remedy, code="HF604")
         elif name == "all":
             for tracker, (_, package) in _TRACKERS_REFUSED.items():
                 if _is_installed(package):
@@ -181,19 +196,21 @@ def _check_of_trackio(document: RunDocument, train: Any) -> None:
     given = [name for name in _OF_TRACKIO if getattr(train, name) != type(train).model_fields[name].default]
     for name in given:
         if not document.is_refused(f"train.{name}"):
-            document.refuse(("train", name), "has no effect without trackio", "set train.report_to: trackio")
+            document.refuse(
+                ("train", name), "has no effect without trackio", "set train.report_to: trackio", code="HF607"
+            )
 
 
 def _refuse_tracker(document: RunDocument, tracker: str, words: str) -> None:
     why, _ = _TRACKERS_REFUSED[tracker]
     remedy = f"choose from {', '.join(_TRACKERS)}"
-    document.refuse(("train", "report_to"), f"{words} {why}: it cannot be kept to the run folder", remedy)
+    document.refuse(("train", "report_to"), f"{words} {why}: it cannot be kept to the run folder", remedy, code="HF686")
 
 
 def _require_package(document: RunDocument, key: tuple[str, str], package: str) -> None:
     if not _is_installed(package) and not document.is_refused(".".join(key)):
         install = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
-        document.refuse(key, f"the package {package} is not installed", install)
+        document.refuse(key, f"the package {package} is not installed", install, code="HF711")
 
 
 def _is_installed(package: str) -> bool:

@@ -90,7 +90,7 @@ def check_mappings(document: RunDocument, run: Any) -> None:
     if isinstance(inside, dict):
         check_mapping(document, "accelerator_config", inside, taken[_SECTION_INSIDE], inside=_SECTION_INSIDE)
     elif inside is not None:
-        document.refuse(("train", "accelerator_config", _SECTION_INSIDE), "is no mapping", _AS_MAPPING)
+        document.refuse(("train", "accelerator_config", _SECTION_INSIDE), "is no mapping", _AS_MAPPING, code="HF603")
     _check_flat(document, run, "liger_kernel_config")
     # What stands in neither is what training/defaults.py sets for a new model.
     is_default = run.model.scratch is not None and "optim" not in run.train.model_fields_set
@@ -116,10 +116,10 @@ def check_mapping(
             listed = ", ".join(taken)
             what = f"is no argument of {of or inside or name}"
             remedy = suggest(key, taken, f"it takes {listed}" if listed else "it takes none: leave it out")
-            document.refuse((*section, key), what, remedy)
+            document.refuse((*section, key), what, remedy, code="HF602")
         elif not _fits(value, taken[key]):
             wanted = " or ".join(_WORDS[kind] for kind in taken[key])
-            document.refuse((*section, key), f"expected {wanted}, found {format_value(value)}", "")
+            document.refuse((*section, key), f"expected {wanted}, found {format_value(value)}", "", code="HF603")
 
 
 def check_words(document: RunDocument, run: Any, name: str) -> None:
@@ -129,13 +129,15 @@ def check_words(document: RunDocument, run: Any, name: str) -> None:
     wrong = next((word for word in words if word not in known), None)
     if wrong is not None and not document.is_refused(f"train.{name}"):
         remedy = suggest(wrong, known, f"choose from {', '.join(known)}")
-        document.refuse(("train", name), f"{format_value(wrong)} is no option of it", remedy)
+        document.refuse(("train", name), f"{format_value(wrong)} is no option of it", remedy, code="HF604")
 
 
 def _check_flat(document: RunDocument, run: Any, name: str) -> None:
     for key, value in read_mapping(document, run, name).items():
         if not isinstance(value, bool):
-            document.refuse(("train", name, key), f"expected true or false, found {format_value(value)}", "")
+            document.refuse(
+                ("train", name, key), f"expected true or false, found {format_value(value)}", "", code="HF603"
+            )
 
 
 def read_mapping(document: RunDocument, run: Any, name: str) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def read_mapping(document: RunDocument, run: Any, name: str) -> dict[str, Any]:
         given = _read_json(given) if given.startswith("{") or name not in FROM_FILE else read_object(Path(given))
         if given is None:
             file = ", or name a JSON file that is there and holds one" if name in FROM_FILE else ""
-            document.refuse(("train", name), "is no mapping", f"{_AS_MAPPING}{file}")
+            document.refuse(("train", name), "is no mapping", f"{_AS_MAPPING}{file}", code="HF603")
     return dict(given) if isinstance(given, dict) else {}
 
 
@@ -182,14 +184,20 @@ def _check_optim_args(document: RunDocument, optim: str, given: str | None) -> N
     taken = next((names for start, names in OPTIM_ARGS.items() if optim.startswith(start)), ())
     if not taken:
         what = f"{optim} reads none, so that it would have no effect"
-        document.refuse(key, what, "leave it out: train.adam_beta1, train.weight_decay ... are settings of their own")
+        document.refuse(
+            key, what, "leave it out: train.adam_beta1, train.weight_decay ... are settings of their own", code="HF607"
+        )
         return
     for part in given.replace(" ", "").split(","):
         name, _, value = part.partition("=")
         if name not in taken:
-            document.refuse(key, f"{format_value(name)} is no option of {optim}", f"it takes {', '.join(taken)}")
+            document.refuse(
+                key, f"{format_value(name)} is no option of {optim}", f"it takes {', '.join(taken)}", code="HF602"
+            )
         elif not _is_option(name, value):
-            document.refuse(key, f"{format_value(part)} gives {name} no number", f"write it as {name}=0.9")
+            document.refuse(
+                key, f"{format_value(part)} gives {name} no number", f"write it as {name}=0.9", code="HF603"
+            )
 
 
 def _check_target_modules(document: RunDocument, optim: str, given: str | list[str] | None) -> None:
@@ -198,10 +206,12 @@ def _check_target_modules(document: RunDocument, optim: str, given: str | list[s
         return
     if given and not optim.startswith(_LOW_RANK):
         what = f"{optim} reads none, so that it would have no effect"
-        document.refuse(("train", "optim_target_modules"), what, "leave it out, or choose galore_adamw as train.optim")
+        document.refuse(
+            ("train", "optim_target_modules"), what, "leave it out, or choose galore_adamw as train.optim", code="HF607"
+        )
     elif not given and optim.startswith(_LOW_RANK):
         what = f"is missing; {optim} needs to know which modules are projected"
-        document.refuse(("train", "optim_target_modules"), what, "add it, such as all-linear")
+        document.refuse(("train", "optim_target_modules"), what, "add it, such as all-linear", code="HF605")
 
 
 def _is_option(name: str, value: str) -> bool:

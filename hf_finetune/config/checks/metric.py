@@ -48,14 +48,16 @@ def check_metric(document: RunDocument, run: Any, recipe: RecipeName) -> None:
         return
     if name is None:
         if train["greater_is_better"] is not None and not document.is_refused("train.load_best_model_at_end"):
-            document.refuse(DIRECTION, "has no effect without train.metric_for_best_model", "leave it out")
+            document.refuse(
+                DIRECTION, "has no effect without train.metric_for_best_model", "leave it out", code="HF607"
+            )
         return
     loss_alone = train["prediction_loss_only"]
     computed = ("loss",) if loss_alone else figures_at_evaluation(recipe, run.data.task)
     if name not in computed:
         kind = "a regression" if run.data.task == "regression" else recipe
         where = f"of {kind}{' under train.prediction_loss_only' if loss_alone else ''}"
-        document.refuse(NAME, *_not_computed(name, computed, where))
+        document.refuse(NAME, *_not_computed(name, computed, where), code="HF663")
         return
     _check_direction(document, train, name)
 
@@ -89,11 +91,11 @@ def _check_direction(document: RunDocument, train: Mapping[str, Any], name: str)
     given = train["greater_is_better"]
     if given is not None and format_value(given) != right and not document.is_refused("train.greater_is_better"):
         what = f"is {format_value(given)}, and {better} is better of {name}"
-        document.refuse(DIRECTION, what, f"write {right}, or leave it out")
+        document.refuse(DIRECTION, what, f"write {right}, or leave it out", code="HF664")
     asked = _schedule_settings(train).get("mode", mode) if train["lr_scheduler_type"] in METRIC_SCHEDULES else mode
     if asked != mode and not document.is_refused("train.lr_scheduler_kwargs"):
         what = f"is {format_value(asked)}, and {better} is better of {name}"
-        document.refuse(("train", "lr_scheduler_kwargs", "mode"), what, f"write {mode}, or leave it out")
+        document.refuse(("train", "lr_scheduler_kwargs", "mode"), what, f"write {mode}, or leave it out", code="HF664")
 
 
 def _schedule_settings(train: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,9 @@ TEMPLATE_SUFFIXES = (".jinja", ".j2")
 OUR_TEMPLATES = ("plain", "alpaca", "chatml", "llama-3", "gemma", "mistral", "phi", "qwen")
 SPLITS = ("train", "validation", "test")
 
+Fault = tuple[str, str, str]
+"""What is wrong, what to do, and the code of it."""
+
 
 def check_inputs(document: RunDocument, run: Any) -> None:
     """Check that every input that can only be a local path exists. Globs and Hub ids are checked when they are read."""
@@ -69,7 +72,8 @@ def check_output_dir(document: RunDocument, run: Any) -> None:
     path = run.output_dir
     problem = _find_name_problem(path) or _find_danger(path) or _find_overlap(document, run) or _is_taken(run)
     if problem:
-        document.refuse(("output_dir",), *problem)
+        what, remedy, code = problem
+        document.refuse(("output_dir",), what, remedy, code=code)
 
 
 def _list_data_inputs(run: Any) -> list[tuple[Key, str]]:
@@ -87,9 +91,10 @@ def _check_pattern(document: RunDocument, key: Key, pattern: str) -> None:
         if find_matches(expand_user(pattern), format_key_path(key)):
             return
     except ConfigError as refused:
-        document.refuse(key, refused.problems[0].what, refused.problems[0].remedy)
+        found = refused.problems[0]
+        document.refuse(key, found.what, found.remedy, code=found.code)
         return
-    document.refuse(key, f"no file matches {pattern}", "check the pattern")
+    document.refuse(key, f"no file matches {pattern}", "check the pattern", code="HF001")
 
 
 def _check_exists(document: RunDocument, key: Key, path: str) -> None:
@@ -97,9 +102,9 @@ def _check_exists(document: RunDocument, key: Key, path: str) -> None:
         if Path(expand_user(path)).exists():
             return
     except (OSError, ValueError):
-        document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id")
+        document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id", code="HF626")
         return
-    document.refuse(key, f"no such file: {path}", suggest_path(path))
+    document.refuse(key, f"no such file: {path}", suggest_path(path), code="HF001")
 
 
 def _check_template(document: RunDocument, template: str) -> None:
@@ -108,17 +113,19 @@ def _check_template(document: RunDocument, template: str) -> None:
         _check_exists(document, key, template)
     elif template not in OUR_TEMPLATES:
         remedy = suggest(template, OUR_TEMPLATES, f"choose one of {', '.join(OUR_TEMPLATES)}, or name a .jinja file")
-        document.refuse(key, f"{template!r} is no chat template", remedy)
+        document.refuse(key, f"{template!r} is no chat template", remedy, code="HF135")
 
 
 def _check_model(document: RunDocument, key: Key, path: str) -> None:
     """Check that a model's folder is there, where it is one that could be made here, or can only be local."""
     command = find_ready_made(path)
     if command is not None:
-        document.refuse(key, f"no such folder: {path}", f"make it with: {command}")
+        document.refuse(key, f"no such folder: {path}", f"make it with: {command}", code="HF001")
     elif path.lower().endswith(".gguf") and _exists(Path(expand_user(path))):
         remedy = f"make a folder of it first: hf-finetune model {shell_path(path)} models/{Path(path).stem}"
-        document.refuse(key, f"{path} is a GGUF file, whose weights cannot be trained as they are", remedy)
+        document.refuse(
+            key, f"{path} is a GGUF file, whose weights cannot be trained as they are", remedy, code="HF634"
+        )
     elif is_local(path):
         _check_folder(document, key, path)
 
@@ -128,7 +135,9 @@ def _check_speaks(document: RunDocument, key: Key, path: str) -> None:
     # transformers would leave out the classifier's head, and draw the language model's at random.
     if is_classifier(Path(expand_user(path))):
         what = f"{path} is a text classifier, not a language model"
-        document.refuse(key, what, "name the model that it was made from, or write recipe: classification")
+        document.refuse(
+            key, what, "name the model that it was made from, or write recipe: classification", code="HF523"
+        )
 
 
 def _check_folder(document: RunDocument, key: Key, path: str) -> None:
@@ -136,12 +145,12 @@ def _check_folder(document: RunDocument, key: Key, path: str) -> None:
         local = Path(expand_user(path))
         exists, is_folder = local.exists(), local.is_dir()
     except (OSError, ValueError):
-        document.refuse(key, "is not a valid path", "name a folder or a Hub id")
+        document.refuse(key, "is not a valid path", "name a folder or a Hub id", code="HF626")
         return
     if not exists:
-        document.refuse(key, f"no such folder: {path}", suggest_path(path))
+        document.refuse(key, f"no such folder: {path}", suggest_path(path), code="HF001")
     elif not is_folder:
-        document.refuse(key, f"{path} is a file", "name the folder that holds config.json, or a Hub id")
+        document.refuse(key, f"{path} is a file", "name the folder that holds config.json, or a Hub id", code="HF634")
     elif faults := find_faults(local, path):
         document.refused.add(key)
         document.problems += faults
@@ -166,50 +175,51 @@ def suggest_path(path: str) -> str:
     return suggest(local.name, names, "check the path", show=lambda close: str(parent / close))
 
 
-def _find_name_problem(output_dir: str) -> tuple[str, str] | None:
-    """Find what is wrong with a folder's name, or with writing there: (what, remedy), or None."""
+def _find_name_problem(output_dir: str) -> Fault | None:
+    """Find what is wrong with a folder's name, or with writing there."""
     if not output_dir.isprintable():
-        return "has a character that cannot be printed", "choose a plain name"
+        return "has a character that cannot be printed", "choose a plain name", "HF626"
     folder = Path(expand_user(output_dir))
     too_long = [part for part in folder.parts if len(os.fsencode(part)) > MAX_NAME_BYTES]
     if too_long or len(os.fsencode(folder.absolute())) > MAX_PATH_BYTES:
-        return f"is longer than file systems take ({MAX_NAME_BYTES} bytes a name)", "choose a shorter name"
+        return f"is longer than file systems take ({MAX_NAME_BYTES} bytes a name)", "choose a shorter name", "HF626"
     # "~ada/runs" stays as it is: expand_user expands "~" and "~/..." alone, and the run would create a folder "~ada".
     if output_dir.startswith("~") and str(folder).startswith("~"):
-        return "names the home of another user", "write the path out"
+        return "names the home of another user", "write the path out", "HF626"
     try:
         return _find_write_problem(folder)
     except OSError as error:
-        return f"cannot be used ({error.strerror})", "choose another folder"
+        return f"cannot be used ({error.strerror})", "choose another folder", "HF701"
 
 
-def _find_write_problem(folder: Path) -> tuple[str, str] | None:
+def _find_write_problem(folder: Path) -> Fault | None:
     existing = folder.absolute()
     while not existing.exists() and not existing.is_symlink():
         existing = existing.parent
     if not existing.is_dir():
         what = "is a file" if existing == folder.absolute() else f"lies below {existing}, which is a file"
-        return what, "name a folder"
+        return what, "name a folder", "HF701"
     if not os.access(existing, os.W_OK | os.X_OK):
-        return f"{existing} cannot be written", "choose a folder that you may write"
+        return f"{existing} cannot be written", "choose a folder that you may write", "HF701"
     return None
 
 
-def _find_danger(output_dir: str) -> tuple[str, str] | None:
+def _find_danger(output_dir: str) -> Fault | None:
     """Find whether the run would write into a folder of other things: README.md, config.json, deleted checkpoints."""
     folder = Path(expand_user(output_dir)).resolve()
     remedy = "name a folder for this run alone, such as runs/first"
     if folder == Path(folder.anchor):
-        return "is the root of the file system", remedy
+        return "is the root of the file system", remedy, "HF690"
     if folder == Path.home().resolve():
-        return "is the home folder", remedy
+        return "is the home folder", remedy, "HF690"
     working = Path.cwd().resolve()
     if working.is_relative_to(folder):
-        return "is the working folder" if folder == working else "contains the working folder", remedy
+        what = "is the working folder" if folder == working else "contains the working folder"
+        return what, remedy, "HF690"
     return None
 
 
-def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
+def _find_overlap(document: RunDocument, run: Any) -> Fault | None:
     """Find inputs inside the run folder, which it would overwrite, and data folders around it, which would read it."""
     folder = Path(expand_user(run.output_dir)).resolve()
     inputs = [(key, path, True) for key, path in _list_data_inputs(run)]
@@ -223,22 +233,22 @@ def _find_overlap(document: RunDocument, run: Any) -> tuple[str, str] | None:
             continue
         source = local.resolve()
         if source.is_relative_to(folder):
-            return f"contains {name} ({path})", "choose another folder: a run overwrites what is in its own"
+            return f"contains {name} ({path})", "choose another folder: a run overwrites what is in its own", "HF690"
         around = name != "model.adapter" and local.is_dir() and not (is_data and is_glob(path))
         if around and folder.is_relative_to(source):
             what = "the run would be read as data" if is_data else "a model's folder holds the model alone"
-            return f"lies inside {name} ({path})", f"choose another folder: {what}"
+            return f"lies inside {name} ({path})", f"choose another folder: {what}", "HF690"
     return None
 
 
-def _is_taken(run: Any) -> tuple[str, str] | None:
+def _is_taken(run: Any) -> Fault | None:
     """Another run, or anything of somebody else: the recipe looks again, this is before it has loaded anything."""
     folder = Path(expand_user(run.output_dir))
     resumes = run.recipe != "score" and bool(run.train.resume_from_checkpoint)
     if not resumes and (earlier := find_earlier_run(run.output_dir)) is not None:
-        return earlier
+        return *earlier, "HF691"
     foreign = foreign_entry(folder, resuming=resumes)
-    return None if foreign is None else not_ours(run.output_dir, foreign)
+    return None if foreign is None else (*not_ours(run.output_dir, foreign), "HF691")
 
 
 def _exists(path: Path) -> bool:
@@ -262,4 +272,6 @@ def check_resume(document: RunDocument, run: Any) -> None:
     if place.parent == folder or CHECKPOINT.fullmatch(checkpoint):  # a name alone is that of one in output_dir
         return
     what = f"{checkpoint} is no checkpoint of {run.output_dir}, and others' optimizer states are not opened"
-    document.refuse(KEY, what, "name the run's own output_dir, or start from the weights alone with model.path")
+    document.refuse(
+        KEY, what, "name the run's own output_dir, or start from the weights alone with model.path", code="HF692"
+    )

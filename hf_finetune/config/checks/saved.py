@@ -26,10 +26,10 @@ def check_saved_model(path: str, command: Command, base: str | None = None) -> N
     A Hub id that is no folder passes: what it holds is seen when it is fetched. `base` is where an adapter's base is.
     """
     if is_missing(path):
-        raise ConfigError(Problem("no such folder", suggest_path(path), path))
+        raise ConfigError(Problem("no such folder", suggest_path(path), path, code="HF001"))
     folder = Path(path)
     if folder.is_file():
-        raise ConfigError(Problem("is a file", f"name the folder that holds {CONFIG}, or a Hub id", path))
+        raise ConfigError(Problem("is a file", f"name the folder that holds {CONFIG}, or a Hub id", path, code="HF634"))
     if not folder.is_dir():
         return
     if not (folder / ADAPTER).exists() and not (folder / CONFIG).exists():
@@ -53,23 +53,27 @@ def _describe_empty(folder: Path, path: str) -> Problem:
     if (folder / MANIFEST).exists():
         what += ": its run has not finished"
     if steps:
-        return Problem(what, f"name its newest checkpoint: {shell_path(f'{path}/checkpoint-{max(steps)}')}", path)
-    return Problem(what, "name the folder of a finished run, or of a model", path)
+        return Problem(
+            what, f"name its newest checkpoint: {shell_path(f'{path}/checkpoint-{max(steps)}')}", path, code="HF634"
+        )
+    return Problem(what, "name the folder of a finished run, or of a model", path, code="HF634")
 
 
 def _find_wrong_kind(folder: Path, path: str, command: Command) -> Problem | None:
     classifies, named = is_classifier(folder), shell_path(path)
     if command in ("generate", "chat") and classifies:
         remedy = f"label rows with it: hf-finetune predict {named} ROWS.jsonl"
-        return Problem("is a text classifier, not a language model", remedy, path)
+        return Problem("is a text classifier, not a language model", remedy, path, code="HF523")
     if command == "predict" and classifies is False:
         remedy = f"let it write: hf-finetune generate {named} 'TEXT'"
-        return Problem("is a language model, not a text classifier", remedy, path)
+        return Problem("is a language model, not a text classifier", remedy, path, code="HF524")
     if command == "chat" and _has_no_template(folder):
         remedy = f"let it continue texts: hf-finetune generate {named} 'TEXT'"
-        return Problem("has no chat template to talk with", remedy, path)
+        return Problem("has no chat template to talk with", remedy, path, code="HF352")
     if command == "merge" and not (folder / ADAPTER).exists():
-        return Problem("is a whole model, not an adapter: there is nothing to merge", "use it as it is", path)
+        return Problem(
+            "is a whole model, not an adapter: there is nothing to merge", "use it as it is", path, code="HF531"
+        )
     return None
 
 
@@ -87,7 +91,9 @@ def _has_no_template(folder: Path) -> bool:
 def _check_base(folder: Path, path: str, command: Command, base: str | None) -> None:
     if base is not None:
         if is_missing(base):
-            raise ConfigError(Problem("no such folder", suggest_path(base), base, key=_BASE_OPTION.get(command)))
+            raise ConfigError(
+                Problem("no such folder", suggest_path(base), base, key=_BASE_OPTION.get(command), code="HF001")
+            )
         _check_faults(base)
         return
     record, config = read_object(folder / BASE_RECORD) or {}, read_object(folder / ADAPTER) or {}
@@ -98,4 +104,4 @@ def _check_base(folder: Path, path: str, command: Command, base: str | None) -> 
     remedy = f"say where it is now with {_BASE_OPTION.get(command)}"
     if command == "score":
         remedy = f"merge it and score that: hf-finetune merge {shell_path(path)} MERGED --base WHERE-IT-IS-NOW"
-    raise ConfigError(Problem(f"is an adapter of {named!r}, which is not there", remedy, path))
+    raise ConfigError(Problem(f"is an adapter of {named!r}, which is not there", remedy, path, code="HF532"))

@@ -25,13 +25,15 @@ def check_sft(document: RunDocument, run: Any, recipe: RecipeName, hardware: Har
     _check_scratch(document, run.model, recipe)
     if train.packing and train.max_length is None and not document.is_refused("train.packing", "train.max_length"):
         what = "packing fills rows of train.max_length tokens, which is null"
-        document.refuse(("train", "max_length"), what, "give it a number, such as 2048")
+        document.refuse(("train", "max_length"), what, "give it a number, such as 2048", code="HF609")
     if train.loss_type == "dft" and train.label_smoothing_factor:
         what = "the loss dft knows no label smoothing"
-        document.refuse(("train", "label_smoothing_factor"), what, "leave it out, or set train.loss_type: nll")
+        document.refuse(
+            ("train", "label_smoothing_factor"), what, "leave it out, or set train.loss_type: nll", code="HF606"
+        )
     if train.activation_offloading and select_accelerator(hardware, {"use_cpu": train.use_cpu}) == "cpu":
         what = "on a CPU there is no other memory to move activations to"
-        document.refuse(("train", "activation_offloading"), what, "leave it out")
+        document.refuse(("train", "activation_offloading"), what, "leave it out", code="HF680")
 
 
 def _check_template_date(document: RunDocument, given: str | None) -> None:
@@ -42,7 +44,7 @@ def _check_template_date(document: RunDocument, given: str | None) -> None:
         is_day = False
     if not is_day:
         what = f"{format_value(given)} is no day of the calendar"
-        document.refuse(("data", "template_date"), what, "write one, as 2026-01-31")
+        document.refuse(("data", "template_date"), what, "write one, as 2026-01-31", code="HF603")
 
 
 def _check_template_kwargs(document: RunDocument, kwargs: dict[str, Any]) -> None:
@@ -51,11 +53,16 @@ def _check_template_kwargs(document: RunDocument, kwargs: dict[str, Any]) -> Non
         key = ("data", "chat_template_kwargs", name)
         if name in _OWN_VARIABLES or name.endswith("_token"):
             remedy = "set data.system" if name == "messages" else "leave it out"
-            document.refuse(key, "is given to the template by what renders it", remedy)
+            document.refuse(key, "is given to the template by what renders it", remedy, code="HF627")
         elif not name.isidentifier():
-            document.refuse(key, f"{name!r} is no name of a variable", "write letters, digits and _")
+            document.refuse(key, f"{name!r} is no name of a variable", "write letters, digits and _", code="HF627")
         elif not _is_plain(value):
-            document.refuse(key, f"{format_value(value)} is no value of a template", "write text, numbers, lists, true")
+            document.refuse(
+                key,
+                f"{format_value(value)} is no value of a template",
+                "write text, numbers, lists, true",
+                code="HF627",
+            )
 
 
 def _is_plain(value: Any) -> bool:
@@ -71,6 +78,8 @@ def _check_scratch(document: RunDocument, model: Any, recipe: RecipeName) -> Non
         return
     remedy = "train a base with continued_pretraining first and name its folder in model.path"
     if recipe == "lora":
-        document.refuse(("model", "scratch"), "an adapter needs a trained model to adapt", remedy)
+        document.refuse(("model", "scratch"), "an adapter needs a trained model to adapt", remedy, code="HF631")
     elif model.tokenizer is not None and not isinstance(model.tokenizer, str):
-        document.refuse(("model", "tokenizer"), "a tokenizer is trained on documents, not on conversations", remedy)
+        document.refuse(
+            ("model", "tokenizer"), "a tokenizer is trained on documents, not on conversations", remedy, code="HF632"
+        )

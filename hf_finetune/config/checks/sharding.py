@@ -45,18 +45,22 @@ def check_sharding(document: RunDocument, run: Any) -> None:
     config = read_mapping(document, run, "fsdp_config")
     read_mapping(document, run, "deepspeed")
     if train.fsdp_config and not train.fsdp and not document.is_refused("train.fsdp", "train.fsdp_config"):
-        document.refuse(("train", "fsdp_config"), "has no effect without train.fsdp", "add train.fsdp: true")
+        document.refuse(
+            ("train", "fsdp_config"), "has no effect without train.fsdp", "add train.fsdp: true", code="HF607"
+        )
         return
     if train.fsdp and train.deepspeed and not document.is_refused("train.fsdp", "train.deepspeed"):
-        document.refuse(("train", "deepspeed"), "is given together with train.fsdp", "keep one")
+        document.refuse(("train", "deepspeed"), "is given together with train.fsdp", "keep one", code="HF606")
     plain = {name.removeprefix("fsdp_"): value for name, value in config.items()}
     check_mapping(document, "fsdp_config", plain, FSDP_CONFIG)
     for name, words in _ONE_OF.items():
         if name in plain and plain[name] not in words and not document.is_refused(f"train.fsdp_config.{name}"):
             known = ", ".join(format_value(word).strip("'") for word in words)
             what = f"expected one of {known}, found {format_value(plain[name])}"
-            document.refuse(("train", "fsdp_config", name), what, "choose one of them")
+            document.refuse(("train", "fsdp_config", name), what, "choose one of them", code="HF604")
     first = set(train.fsdp.split()) & set(_OF_THE_FIRST) if isinstance(train.fsdp, str) else set()
     if first and plain.get("version") != 1 and not document.is_refused("train.fsdp", "train.fsdp_config"):
         what = f"{', '.join(sorted(first))} is of FSDP1 alone, and FSDP2 runs"
-        document.refuse(("train", "fsdp"), what, "write true, with train.fsdp_config: {reshard_after_forward: true}")
+        document.refuse(
+            ("train", "fsdp"), what, "write true, with train.fsdp_config: {reshard_after_forward: true}", code="HF606"
+        )

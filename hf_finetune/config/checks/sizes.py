@@ -31,7 +31,9 @@ def check_sizes(document: RunDocument, run: Any) -> None:
     if needed > there:
         most = max(counts, key=counts.__getitem__)
         what = f"the weights take {format_size(needed)} or more, and this machine has {format_size(there)}"
-        document.refuse(("model", "scratch", most), what, "make it smaller, or another setting of model.scratch")
+        document.refuse(
+            ("model", "scratch", most), what, "make it smaller, or another setting of model.scratch", code="HF703"
+        )
 
 
 def _read_memory() -> int:

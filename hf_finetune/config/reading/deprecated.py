@@ -185,7 +185,7 @@ def translate_deprecated_names(document: RunDocument, recipe: RecipeName) -> Non
         if document.contains(old):
             key = tuple(old.split("."))
             if not document.is_refused(old):
-                document.refuse(key, "is not a setting of a run file", remedy)
+                document.refuse(key, "is not a setting of a run file", remedy, code="HF617")
 
 
 def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
@@ -195,18 +195,18 @@ def _rename(document: RunDocument, old: Key, renamed: Renamed) -> None:
         return
     if document.contains(renamed.new):
         what = f"says the same as {renamed.new}, which is given too"
-        document.refuse(old, what, f"keep {renamed.new} alone")
+        document.refuse(old, what, f"keep {renamed.new} alone", code="HF612")
         return
     target = document.values if len(new) == 1 else document.values.setdefault(str(new[0]), {})
     try:
         value = renamed.convert(section[str(old[-1])])
     except Untranslatable as why:
         found = format_value(section[str(old[-1])])
-        document.refuse(old, f"{renamed.why}, and {found} has no equivalent in {renamed.new}", str(why))
+        document.refuse(old, f"{renamed.why}, and {found} has no equivalent in {renamed.new}", str(why), code="HF617")
         return
     if not isinstance(target, dict):
         return
-    document.note(old, f"{renamed.why}; read as {renamed.new}: {format_value(value)}")
+    document.note(old, f"{renamed.why}; read as {renamed.new}: {format_value(value)}", code="HF616")
     del section[str(old[-1])]
     target[str(new[-1])] = value
     _move_places(document, old, new)
@@ -218,7 +218,7 @@ def _translate_values(document: RunDocument) -> None:
         value = section[str(key[-1])] if section is not None else None
         if section is not None and isinstance(value, str) and value in renamed:
             section[str(key[-1])] = renamed[value]
-            document.note(key, f"{value} is a deprecated name; read as {renamed[value]}")
+            document.note(key, f"{value} is a deprecated name; read as {renamed[value]}", code="HF616")
 
 
 def _find_section(values: Any, key: Key) -> dict[str, Any] | None:

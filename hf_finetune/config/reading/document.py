@@ -68,13 +68,23 @@ def _is_related(key: Key, other: Key) -> bool:
 
 
 def refuse_given(
-    document: RunDocument, section: str, settings: Any, names: Sequence[str], what: str, remedy: str = "leave it out"
+    document: RunDocument,
+    section: str,
+    settings: Any,
+    names: Sequence[str],
+    what: str,
+    remedy: str = "leave it out",
+    *,
+    code: str = "HF608",
 ) -> None:
-    """Refuse settings that a run does not read, unless they have their default value, as all have in `run.yaml`."""
+    """Refuse settings that a run does not read, unless they have their default value, as all have in `run.yaml`.
+
+    `code` is that of settings which belong to another recipe.
+    """
     for name in names:
         given = getattr(settings, name) != type(settings).model_fields[name].default
         if given and not document.is_refused(f"{section}.{name}"):
-            document.refuse((section, name), what, remedy)
+            document.refuse((section, name), what, remedy, code=code)
 
 
 def format_key_path(key: Key) -> str:

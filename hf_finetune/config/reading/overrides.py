@@ -19,16 +19,18 @@ _FORM = "write section.key=value, such as train.max_steps=50"
 def find_run_file(argv: Sequence[str | Mapping[str, Any]]) -> str | Mapping[str, Any]:
     """Return the first argument: a run file, or a dict in its place. Raises ConfigError for a flag or an override."""
     if not argv:
-        raise ConfigError(Problem("no run file is named", "give the path of a .yaml file first", COMMAND_LINE))
+        raise ConfigError(
+            Problem("no run file is named", "give the path of a .yaml file first", COMMAND_LINE, code="HF615")
+        )
     if not isinstance(argv[0], str):
         return argv[0]
     if argv[0].startswith("-"):
         raise ConfigError(
-            Problem(f"{argv[0].partition('=')[0]} stands where the run file belongs", _FORM, COMMAND_LINE)
+            Problem(f"{argv[0].partition('=')[0]} stands where the run file belongs", _FORM, COMMAND_LINE, code="HF615")
         )
     if "=" in argv[0] and not argv[0].endswith((".yaml", ".yml")):
         what = f"{argv[0].partition('=')[0]}=... stands where the run file belongs"
-        raise ConfigError(Problem(what, "give the path of a .yaml file first", COMMAND_LINE))
+        raise ConfigError(Problem(what, "give the path of a .yaml file first", COMMAND_LINE, code="HF615"))
     return argv[0]
 
 
@@ -42,7 +44,7 @@ def apply_overrides(document: RunDocument, arguments: Sequence[str]) -> None:
         if key is None:
             continue
         if key in seen:
-            document.refuse(key, "is given twice on the command line", "keep one of them", place=_PLACE)
+            document.refuse(key, "is given twice on the command line", "keep one of them", place=_PLACE, code="HF612")
             continue
         seen.add(key)
         _forget_places(document, key)
@@ -67,7 +69,7 @@ def _parse_key(document: RunDocument, argument: str) -> Key | None:
     remedy = (
         f"write train.{own}=..." if argument.startswith("-") and own in load_table()["TrainingArguments"] else _FORM
     )
-    document.problems.append(Problem(what, remedy, COMMAND_LINE, None, key or None))
+    document.problems.append(Problem(what, remedy, COMMAND_LINE, None, key or None, code="HF601"))
     return None
 
 
@@ -79,7 +81,8 @@ def _parse_value(document: RunDocument, key: Key, text: str) -> Any:
     try:
         node = compose(text, COMMAND_LINE)
     except ConfigError as error:
-        document.refuse(key, f"{error.problems[0].what}", "check quotes and brackets", place=_PLACE)
+        first = error.problems[0]
+        document.refuse(key, first.what, "check quotes and brackets", code=first.code, place=_PLACE)
         return None
     return None if node is None else read_node(node, key, document, lambda _: _PLACE)
 
@@ -93,7 +96,9 @@ def _set_value(document: RunDocument, key: Key, value: Any) -> None:
             document.places[key[:depth]] = _PLACE
         if not isinstance(inner, dict):
             around = ".".join(str(part) for part in key[:depth])
-            document.refuse(key, f"{around} is a value, not a section", f"set {around} as a whole", place=_PLACE)
+            document.refuse(
+                key, f"{around} is a value, not a section", f"set {around} as a whole", place=_PLACE, code="HF603"
+            )
             return
         section = inner
     section[str(key[-1])] = value

@@ -17,6 +17,9 @@ MAX_LISTED = 24
 MOST_EXPLAINED = 1_000
 _NOT_SHOWN = "cannot be used"
 
+Described = tuple[str, str, str]
+"""What is wrong with a key, what to do about it, and the code of that."""
+
 _EXPECTED = {
     "int": "a whole number",
     "float": "a number",
@@ -67,7 +70,8 @@ def report_errors(
         # A value that was removed because of its own problem is missing now, which is no second problem.
         if key not in refused:
             is_shown = len(document.problems) < MOST_EXPLAINED
-            document.refuse(key, *(_describe_errors(key, by_key[key], known) if is_shown else (_NOT_SHOWN, "")))
+            what, remedy, code = _describe_errors(key, by_key[key], known) if is_shown else (_NOT_SHOWN, "", "HF603")
+            document.refuse(key, what, remedy, code=code)
             if by_key[key][0]["type"] == "extra_forbidden":
                 _report_inside(key, by_key[key][0]["input"], document, known)
     return [(key, by_key[key][0]["type"] == "missing") for key in deepest]
@@ -108,38 +112,39 @@ def _report_inside(key: Key, values: Any, document: RunDocument, known: KnownKey
     section = find_section(str(key[0]), known)
     for name in values:
         if section is None and is_foreign(f"{key[0]}.{name}", known):  # optimizer: {lr: 1e-4}
-            document.refuse((*key, name), *_describe_unknown_key((*key, name), known))
+            document.refuse((*key, name), *_describe_unknown_key((*key, name), known), code="HF602")
         elif section is not None and name not in known.sections[section]:
-            document.refuse((*key, name), *_describe_unknown_key((section, name), known))
+            document.refuse((*key, name), *_describe_unknown_key((section, name), known), code="HF602")
 
 
-def _describe_errors(key: Key, errors: list[ErrorDetails], known: KnownKeys) -> tuple[str, str]:
-    """Describe the errors of one key: what is wrong and what to do about it."""
+def _describe_errors(key: Key, errors: list[ErrorDetails], known: KnownKeys) -> Described:
+    """Describe the errors of one key."""
     error = errors[0]
     if error["type"] == "missing":
-        return "is missing", _REQUIRED.get(format_key_path(key), "give it a value")
+        return "is missing", _REQUIRED.get(format_key_path(key), "give it a value"), "HF605"
     if error["type"] == "extra_forbidden":
-        return _describe_unknown_key(key, known)
+        return *_describe_unknown_key(key, known), "HF602"
     value = error["input"]
     if bound := next((error for error in errors if error["type"] in _BOUNDS), None):
         limit = _BOUNDS[bound["type"]].format(**bound["ctx"])
-        return f"must be {limit}, not {format_value(value)}", ""
+        return f"must be {limit}, not {format_value(value)}", "", "HF603"
     if (choices := _list_choices(errors)) and not any(error["type"] == "too_short" for error in errors):
         what = f"expected {_format_choices(choices)}{_describe_other_types(errors)}, found {format_value(value)}"
-        return what, suggest(str(value), choices, "choose one of them")
+        return what, suggest(str(value), choices, "choose one of them"), "HF604"
     return _describe_type_error(errors, value)
 
 
-def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, str]:
+def _describe_type_error(errors: list[ErrorDetails], value: Any) -> Described:
     kinds = {error["type"] for error in errors}
     if kinds & {"string_too_short", "too_short"}:
-        return "is empty", "give it a value"
+        return "is empty", "give it a value", "HF603"
     if "not_a_line" in kinds:
-        return "is longer than a line, or has a character that cannot be printed", "write it in one short line"
+        what = "is longer than a line, or has a character that cannot be printed"
+        return what, "write it in one short line", "HF619"
     if "finite_number" in kinds:
-        return f"must be a finite number, not {format_value(value)}", ""
+        return f"must be a finite number, not {format_value(value)}", "", "HF603"
     if form := next((error for error in errors if error["type"] == "string_pattern_mismatch"), None):
-        return f"expected {_FORMS[form['ctx']['pattern']]}, found {format_value(value)}", ""
+        return f"expected {_FORMS[form['ctx']['pattern']]}, found {format_value(value)}", "", "HF603"
     expected = [_EXPECTED[kind] for kind in _EXPECTED if any(name.startswith(kind) for name in kinds)]
     if "bool_as_number" in kinds:
         expected = ["a number"]
@@ -148,7 +153,7 @@ def _describe_type_error(errors: list[ErrorDetails], value: Any) -> tuple[str, s
     wanted = " or ".join(dict.fromkeys(expected)) or "another value"
     number_for_text = "text" in expected and isinstance(value, int | float) and not isinstance(value, bool)
     remedy = f'write it in quotes: "{format_value(value)}"' if number_for_text else ""
-    return f"expected {wanted}, found {format_value(value)}", remedy
+    return f"expected {wanted}, found {format_value(value)}", remedy, "HF603"
 
 
 def _list_choices(errors: Iterable[ErrorDetails]) -> list[str]:

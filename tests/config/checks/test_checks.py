@@ -420,11 +420,13 @@ def test_a_classifier_is_no_base_of_a_language_model(only_problem, workspace):
 def test_float16_on_a_gpu_that_computes_none_is_refused(problems, monkeypatch):
     monkeypatch.setattr(checks, "detect_hardware", lambda: Hardware("cuda", ((5, 2),)))
     (problem,) = problems(VALID, "train.fp16=true")
-    assert str(problem).endswith("train.fp16: the GPU (compute capability 5.2) computes no float16; leave it out")
+    assert str(problem).endswith(
+        "train.fp16: the GPU (compute capability 5.2) computes no float16; leave it out [HF680]"
+    )
 
 
 def test_flash_attention_without_its_package_is_refused(problems, monkeypatch):
     monkeypatch.setattr(checks, "detect_hardware", lambda: GPU["hopper"])
     monkeypatch.setattr(checks_machine, "_is_installed", lambda package: package != "flash_attn")
     (problem,) = problems(VALID, "train.bf16=true", "model.attn_implementation=flash_attention_2")
-    assert str(problem).endswith("the package flash-attn is not installed; pip install flash-attn, or use sdpa")
+    assert str(problem).endswith("the package flash-attn is not installed; pip install flash-attn, or use sdpa [HF711]")

@@ -291,7 +291,7 @@ def test_a_day_of_the_template_is_one_of_the_calendar(only_problem, load):
     for given in ("2026-02-30", "tomorrow", "20260131", "2026-W05-6", "2026-1-31"):
         problem = only_problem(VALID_SFT, f"data.template_date='{given}'")
         assert problem.key == "data.template_date"
-        assert str(problem).endswith("is no day of the calendar; write one, as 2026-01-31")
+        assert str(problem).endswith("is no day of the calendar; write one, as 2026-01-31 [HF603]")
     assert load(VALID_SFT, "data.template_date=2026-02-28").data.template_date == "2026-02-28"
 
 

@@ -85,7 +85,7 @@ def test_every_key_has_its_line(workspace):
 
 def test_a_duplicate_key_names_both_lines(workspace):
     found = document_problems(workspace, "train:\n  seed: 1\n  bf16: true\n  seed: 2\n")
-    assert found == ["run.yaml:4: train.seed: is given twice, first in line 2; keep one of them"]
+    assert found == ["run.yaml:4: train.seed: is given twice, first in line 2; keep one of them [HF612]"]
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['true']", "!mine 3", "!!int '3'", "!!binary aGk="])
