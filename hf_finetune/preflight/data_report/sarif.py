@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from hf_finetune.codes import CODES
 from hf_finetune.environment import __version__
-from hf_finetune.errors import Problem
 from hf_finetune.preflight.data_report.report import DataReport
 from hf_finetune.preflight.findings import Finding, Place
 
@@ -42,7 +42,7 @@ def _describe_rule(name: str) -> dict[str, Any]:
 
 def _list_problems(report: DataReport) -> Iterator[dict[str, Any]]:
     for problem in report.problems:
-        said = Problem(problem.what, problem.remedy, key=problem.key)
+        said = replace(problem, path=None, line=None, code="")
         result: dict[str, Any] = {"level": "error", "message": {"text": str(said)}}
         if problem.code:
             result["ruleId"] = problem.code
