@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -76,6 +77,15 @@ def _parse_pairs(given: list[str], option: str, form: str, remedy: str) -> dict[
 def say(line: str = "", *, file: TextIO | None = None, flush: bool = False) -> None:
     """Print one line, by default to stdout; of what it repeats of others neither an escape nor a line break is left."""
     print(escape_control_characters(line), file=file, flush=flush)
+
+
+def wrap_line(line: str, width: int) -> list[str]:
+    """Wrap a line between words; what goes on is indented by two more than it. A word that is longer stays whole."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    wrapped = textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return wrapped or [line]
 
 
 def say_piece(text: str) -> None:

@@ -187,6 +187,11 @@ def test_a_run_that_cannot_be_read_is_json_too(folder):
     assert problem["key"] == "train.max_lenght"
 
 
+def test_a_file_of_rows_is_told_from_a_run_file(folder):
+    with pytest.raises(ConfigError, match=r"clean\.jsonl: is no run file; write one for it: hf-finetune new .*HF615"):
+        check(folder / "clean.jsonl")
+
+
 def test_rows_that_it_will_be_used_on_and_benchmarks_are_held_against_the_training_rows(folder):
     others = folder / "others.txt.jsonl"
     strange = [chat(f"{'zug fährt nach ort '}{number}", "das ist gut so ja") for number in range(60)]

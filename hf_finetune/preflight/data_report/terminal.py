@@ -62,7 +62,8 @@ def _get_totals(lengths: SplitLengths) -> tuple[str, str]:
     if not lengths.limits:
         return "-", "-"
     first: AtLimit = lengths.limits[0]
-    return f"{first.tokens:,}", f"{first.trained_tokens:,}"
+    # A label is learned from all tokens, and none of them is predicted.
+    return f"{first.tokens:,}", "-" if lengths.kind == "labelled" else f"{first.trained_tokens:,}"
 
 
 def _format_split(name: str, split: SplitReport) -> Iterator[str]:

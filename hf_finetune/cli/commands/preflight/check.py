@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from hf_finetune.cli.commands.preflight.tokens import check_page, print_views
-from hf_finetune.cli.terminal import Json, print_json, say
-from hf_finetune.errors import EXIT_REFUSED, FinetuneError, MachineError, translate_machine_errors
+from hf_finetune.cli.commands.preflight.tokens import RUN_FILES, check_page, print_views
+from hf_finetune.cli.terminal import Json, print_json, say, wrap_line
+from hf_finetune.errors import EXIT_REFUSED, ConfigError, FinetuneError, MachineError, Problem, translate_machine_errors
+from hf_finetune.shell import shell_path
 
 if TYPE_CHECKING:
     from hf_finetune.preflight import DataReport, TokenView
@@ -73,6 +75,9 @@ def _look(
 
     against, benchmarks, show = looked_for
     try:
+        if not run_file.endswith(RUN_FILES) and Path(run_file).is_file():
+            remedy = f"write one for it: hf-finetune new {shell_path(run_file)}"
+            raise ConfigError(Problem("is no run file", remedy, run_file, code="HF615"))
         run = load_run([run_file, *settings], read_recipe_name(run_file, settings))
         return check_run(run, run_file, against=against, benchmarks=benchmarks, show=show)
     except MachineError:
@@ -91,8 +96,11 @@ def _look(
 def _print_report(report: DataReport, views: list[TokenView]) -> None:
     from hf_finetune.preflight import format_report
 
+    # A terminal would break a line inside of a word; a pipe has each finding on one line.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_report(report):
-        say(line)
+        for part in [line] if width is None else wrap_line(line, width):
+            say(part)
     if views:
         say()
         print_views(views, as_list=False)
