@@ -89,8 +89,8 @@ TEMPLATES: dict[str, Code] = {
         "error",
         "In training the turn would stand there in one form, and in a chat it is generated in another: what is "
         "learned would not be what is used.",
-        "name another template in data.chat_template, or make each row of such a conversation end with the turn "
-        "that is trained",
+        "name another template in data.chat_template, or train the last answer of each conversation alone with "
+        "data.loss_on: last",
     ),
     "HF145": Code(
         "the arguments of a tool call cannot be read",

@@ -133,6 +133,7 @@ def refuse_pickles(name: str, revision: str | None = None) -> None:
     else:
         usual = ("pytorch_model.bin.index.json", "pytorch_model.bin")
         pickles = [file for file in usual if find_file(name, file, revision) is not None]
+    # Of no weights at all nothing is refused: there is no such file, as of a name that was misspelled.
     if not pickles:
         what, remedy = f"has no {SAFE_WEIGHTS_NAME}", "give a folder or Hub id that holds a model's weights"
         code = "HF001"

@@ -107,5 +107,6 @@ def _find_wrong_paths(values: dict[str, Any], folder: Path) -> Iterator[Found]:
         if path.is_absolute() or ".." in path.parts or value.startswith("~") or "://" in value or "\\" in value:
             yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys), "HF508"
         elif os.path.lexists(inside := folder / value):
+            # It is inside, and may be a pipe or larger than any: what it is refused for has a code of its own.
             for wrong in look_at_file(inside, value, opened=True):
                 yield f"names {value!r}, which {wrong.what}", wrong.remedy, ".".join(keys), wrong.code
