@@ -71,7 +71,7 @@ class Labels:
                 encoded[row, [number_of[label] for label in labels]] = 1.0
         except KeyError as unknown:
             what = f"{format_value(unknown.args[0])} is none of the labels"
-            raise DataError(Problem(what, f"they are {', '.join(self.names)}")) from None
+            raise DataError(Problem(what, f"they are {', '.join(self.names)}", code="HF541")) from None
         return encoded
 
 

@@ -66,7 +66,7 @@ class RenderedChat:
         if isinstance(result, Exception):
             # `raise_exception`, a field that a message lacks, content of another type: all of these are refusals.
             does = "fails on it" if isinstance(result, TemplateFailure) else "refuses it"
-            raise ChatTemplateError(f"the chat template {does}: {_format_reason(result)}") from result
+            raise ChatTemplateError(f"the chat template {does}: {_format_reason(result)}", code="HF141") from result
         return result
 
     def forget_before(self, index: int) -> None:
@@ -172,7 +172,9 @@ def _check_answer(chat: RenderedChat, index: int, span: Span) -> None:
 
 
 def _left_out(chat: RenderedChat, index: int, what: str) -> TextLeftOut:
-    return TextLeftOut(f"the chat template leaves out {what} of message {index + 1} ({chat.messages[index]['role']})")
+    return TextLeftOut(
+        f"the chat template leaves out {what} of message {index + 1} ({chat.messages[index]['role']})", code="HF142"
+    )
 
 
 def find_message_span(chat: RenderedChat, index: int) -> Span:
@@ -200,7 +202,7 @@ def _find_turn_span(chat: RenderedChat, index: int, *, prefill: bool) -> Span:
         return start, last.end()
     following = control.unmarked.match(whole, shared)  # a conversation's last turn may end otherwise than the others
     if following is None:
-        raise ChatTemplateError("the chat template ends no assistant turn with a token of the tokenizer")
+        raise ChatTemplateError("the chat template ends no assistant turn with a token of the tokenizer", code="HF143")
     return start, following.end()
 
 
@@ -251,7 +253,7 @@ def _find_turn_start(chat: RenderedChat, index: int, control: ControlTokens) -> 
     # The template has no generation prompt: the header is what two different answers have in common.
     one, other = (chat.text(index, tail=tail) for tail in ANSWERS)
     if one == other:
-        raise TextLeftOut("the chat template writes the same whatever the assistant says")
+        raise TextLeftOut("the chat template writes the same whatever the assistant says", code="HF142")
     return max(before, _measure_common_prefix(one[: _count_common_characters(one, other)], whole, control))
 
 
@@ -277,7 +279,8 @@ def _match_prefix(chat: RenderedChat, count: int, text: str) -> int:
         role = chat.messages[count - 1]["role"]
         raise ChatTemplateError(
             f"the chat template is not prefix-stable: it writes message {count} ({role}), or one before it, otherwise"
-            " once later messages follow, so that what is trained would not be what is generated"
+            " once later messages follow, so that what is trained would not be what is generated",
+            code="HF144",
         )
     return shared
 

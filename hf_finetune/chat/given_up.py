@@ -19,7 +19,7 @@ class TextGivenUp(ModelError):
     """The tokenizer gave up on text number `number` of those that it was given at once."""
 
     def __init__(self, number: int, why: str) -> None:
-        super().__init__(Problem(f"the tokenizer gives up on a text ({why})", REMEDY))
+        super().__init__(Problem(f"the tokenizer gives up on a text ({why})", REMEDY, code="HF122"))
         self.number = number
 
 
@@ -60,7 +60,7 @@ def name_rows(locate: Callable[[int], tuple[str, int | None]]) -> Iterator[None]
     except TextGivenUp as fault:
         path, line = locate(fault.number)
         [problem] = fault.problems
-        raise DataError(Problem(problem.what, problem.remedy, path, line)) from fault
+        raise DataError(Problem(problem.what, problem.remedy, path, line, code=problem.code)) from fault
 
 
 def name_row(path: str, line: int) -> AbstractContextManager[None]:

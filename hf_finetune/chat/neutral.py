@@ -57,6 +57,9 @@ _known: WeakKeyDictionary[PreTrainedTokenizerFast, dict[tuple[str, str], Structu
 class TextBecomesControl(ChatTemplateError):
     """A text of the row becomes a control token, or makes one of the template's disappear."""
 
+    def __init__(self, what: str) -> None:
+        super().__init__(what, code="HF146")
+
 
 def check_control_tokens(chats: Sequence[RenderedChat], *, prompt: bool = False) -> list[Fault | None]:
     """Find the conversations, all of one tokenizer and template, in which text has become a control token.
@@ -122,7 +125,11 @@ def _say_once(chat: RenderedChat, words: Sequence[str]) -> None:
     if said not in _said:
         _said.add(said)
         shown = ", ".join(json.dumps(word, ensure_ascii=False) for word in words)
-        logger.warning("the chat template writes other control tokens where a text has %s, which it looks for", shown)
+        logger.warning(
+            "the chat template writes other control tokens where a text has %s, which it looks for",
+            shown,
+            extra={"code": "HF148"},
+        )
 
 
 def _describe(structure: Structure, expected: Structure) -> str:

@@ -225,7 +225,7 @@ def describe_template(template: str) -> TemplateFacts:
         if isinstance(refusal, TemplateSyntaxError | TemplateLimitError):
             raise refusal
         what = f"the chat template cannot be compiled ({refusal})"
-        raise ModelError(Problem(what, "mend it, or name another data.chat_template", key=KEY))
+        raise ModelError(Problem(what, "mend it, or name another data.chat_template", key=KEY, code="HF132"))
     return TemplateFacts(tuple(answer["variables"]), answer["date"], tuple(answer["tested"]))
 
 

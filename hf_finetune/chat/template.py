@@ -91,11 +91,11 @@ def trust_named_template(tokenizer: PreTrainedTokenizerFast, sha256: str | None)
         return
     if not tokenizer.chat_template:
         what = "the model has no chat template that could be trusted"
-        raise ConfigError(Problem(what, "leave it out: it would have no effect", key=TRUST_KEY))
+        raise ConfigError(Problem(what, "leave it out: it would have no effect", key=TRUST_KEY, code="HF133"))
     own = get_default_template(tokenizer)
     if sha256.lower() != hash_template(own):
         what = f"the chat template is not the one that is trusted: its sha256 is {hash_template(own)}"
-        raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY))
+        raise ConfigError(Problem(what, "look into it, and name that, or leave it out", key=TRUST_KEY, code="HF134"))
     trust_template(own)
 
 
@@ -104,7 +104,9 @@ def _fix_date(data: DataSection, tokenizer: PreTrainedTokenizerFast, template: s
     if not reads_date(template):
         if "template_date" in data.model_fields_set and data.template_date is not None:
             what = "the chat template does not ask what day it is"
-            raise ConfigError(Problem(what, "leave it out: it would have no effect", key="data.template_date"))
+            raise ConfigError(
+                Problem(what, "leave it out: it would have no effect", key="data.template_date", code="HF133")
+            )
         return template
     date = data.template_date or (None if trains else read_date(get_default_template(tokenizer))) or today()
     logger.info("chat template: it asks what day it is, which is %s here (data.template_date)", date)
@@ -133,7 +135,7 @@ def _add_defaults(data: DataSection, tokenizer: PreTrainedTokenizerFast, templat
         return template
     if data.fold_system and writes_system(tokenizer, template):
         what = "the chat template has a place for a system message"
-        raise ConfigError(Problem(what, "leave it out: it would have no effect there", key=FOLD_KEY))
+        raise ConfigError(Problem(what, "leave it out: it would have no effect there", key=FOLD_KEY, code="HF133"))
     known = get_default_template(tokenizer) + split_defaults(template)[1]
     read = describe_template(known).variables
     check_defaults(data.chat_template_kwargs, data.system, read, get_control_tokens(tokenizer))
@@ -152,15 +154,17 @@ def writes_system(tokenizer: PreTrainedTokenizerFast, template: str) -> bool:
 def _read_template_file(name: str) -> str:
     if not name.endswith(TEMPLATE_SUFFIXES) or not Path(name).is_file():
         remedy = f"name a .jinja file, or one of {', '.join(OUR_TEMPLATES)}"
-        raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY))
+        raise ConfigError(Problem(f"{name!r} is no chat template", remedy, key=KEY, code="HF135"))
     try:
         source = Path(name).read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
-        raise ConfigError(Problem("is not UTF-8", "save it as UTF-8", name, key=KEY)) from problem
+        raise ConfigError(Problem("is not UTF-8", "save it as UTF-8", name, key=KEY, code="HF003")) from problem
     try:
         describe_template(source)
     except TemplateSyntaxError as mistake:
-        raise ConfigError(Problem(str(mistake.message), "fix the template", name, mistake.lineno, KEY)) from mistake
+        raise ConfigError(
+            Problem(str(mistake.message), "fix the template", name, mistake.lineno, KEY, code="HF132")
+        ) from mistake
     return source
 
 
@@ -208,7 +212,7 @@ def _warn_of_another_family(tokenizer: PreTrainedTokenizerFast, own: str, name: 
     if not written & set(TEMPLATE_TOKENS[name]):
         family = ", ".join(sorted(written)) or "no tokens around turns"
         what = "chat template: %s replaces the tokenizer's own, of another family (%s): the model has learned that one"
-        logger.warning(what, name, family)
+        logger.warning(what, name, family, extra={"code": "HF137"})
 
 
 def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str, key: str = KEY) -> None:
@@ -222,7 +226,7 @@ def _check_turn_end(tokenizer: PreTrainedTokenizerFast, template: str, key: str 
         )
         foreign = f"; it writes {', '.join(missing)}, which the tokenizer does not have" if missing else ""
         remedy = f"name the template of this model, or one of {', '.join(OUR_TEMPLATES)}, in {KEY}"
-        raise ModelError(Problem(f"{problem}{foreign}", remedy, key=key)) from problem
+        raise ModelError(Problem(f"{problem}{foreign}", remedy, key=key, code=problem.code)) from problem
 
 
 def _render_or_empty(chat: RenderedChat) -> str:
@@ -268,11 +272,13 @@ def _read_arguments(written: str) -> Any:
         return json.loads(written)
     except json.JSONDecodeError as mistake:
         what = "are not valid JSON, which the template needs"
-        raise ChatTemplateError(f"the arguments of a tool call {what}") from mistake
+        raise ChatTemplateError(f"the arguments of a tool call {what}", code="HF145") from mistake
     except ValueError as mistake:  # Python reads integers of 4,300 digits at most
-        raise ChatTemplateError("the arguments of a tool call have a number of thousands of digits") from mistake
+        raise ChatTemplateError(
+            "the arguments of a tool call have a number of thousands of digits", code="HF145"
+        ) from mistake
     except RecursionError as mistake:
-        raise ChatTemplateError("the arguments of a tool call are nested too deep") from mistake
+        raise ChatTemplateError("the arguments of a tool call are nested too deep", code="HF145") from mistake
 
 
 def _detect_arguments_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
@@ -321,7 +327,7 @@ def tokenize_prompt(
         if fault is not None:
             raise fault
     except ChatTemplateError as problem:
-        raise DataError(str(problem)) from problem
+        raise DataError(Problem(str(problem), code=problem.code)) from problem
     return get_control_tokens(tokenizer).encode([text], [[]])[0]
 
 

@@ -76,10 +76,10 @@ def check_defaults(kwargs: Mapping[str, Any], system: str | None, read: Sequence
     for name in kwargs:
         if name not in read:
             remedy = suggest(name, read, f"it reads {', '.join(read)}", show="`{}`".format)
-            problems.append(Problem(f"the chat template reads no `{name}`", remedy, key=KWARGS_KEY))
+            problems.append(Problem(f"the chat template reads no `{name}`", remedy, key=KWARGS_KEY, code="HF133"))
     # Text of rows is kept apart from control tokens; this one becomes a part of the template, which writes them.
     for key, value in ((KWARGS_KEY, dict(kwargs)), (SYSTEM_KEY, system or "")):
         for token in sorted(control.find_spelled(value)):
-            problems.append(Problem(f"spells the control token {token}", "write it otherwise", key=key))
+            problems.append(Problem(f"spells the control token {token}", "write it otherwise", key=key, code="HF136"))
     if problems:
         raise ConfigError(problems)

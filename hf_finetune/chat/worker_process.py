@@ -163,13 +163,13 @@ def start_worker() -> WorkerProcess:
 def explain_no_start(why: str) -> MachineError:
     """Say that no template can be rendered here."""
     what = f"the process in which chat templates are rendered does not start ({why})"
-    return MachineError(Problem(what, "see whether this machine lets Python start another Python"))
+    return MachineError(Problem(what, "see whether this machine lets Python start another Python", code="HF139"))
 
 
 def _note_missing_limits(missing: Sequence[str]) -> None:
     if missing:
         what = "chat templates are bounded by a clock alone: this system lets no process limit its %s"
-        logger.warning(what, " and its ".join(map(str, missing)))
+        logger.warning(what, " and its ".join(map(str, missing)), extra={"code": "HF138"})
 
 
 def _name_exit(code: int) -> str:

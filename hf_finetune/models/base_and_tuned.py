@@ -103,9 +103,9 @@ def find_base_of_run(path: str) -> tuple[str, str | None]:
         if (Path(path) / BASE_RECORD).is_file():  # of a merged adapter
             record = read_base_record(path)
             return record.name_or_path, record.revision
-        raise ConfigError(Problem("there is no run.yaml, which names the base", remedy, path=path))
+        raise ConfigError(Problem("there is no run.yaml, which names the base", remedy, path=path, code="HF533"))
     model = read_document(str(file)).values.get("model", {})
     if not model.get("path"):
         remedy = "a GPT from scratch has no base; compare with another model through --base-path"
-        raise ConfigError(Problem("the run began with random weights", remedy, path=str(file)))
+        raise ConfigError(Problem("the run began with random weights", remedy, path=str(file), code="HF533"))
     return str(Path(model["path"]).expanduser()), model.get("revision")

@@ -100,7 +100,7 @@ def find_classification_head(model: PreTrainedModel | PeftModel) -> nn.Linear:
     ]
     if not found:
         what = f"a {type(model).__name__} has no linear layer that makes its {labels} logits"
-        raise ModelError(Problem(what, "name another architecture", key="model.path"))
+        raise ModelError(Problem(what, "name another architecture", key="model.path", code="HF525"))
     return found[-1]
 
 
@@ -168,7 +168,7 @@ def fold_decision(model: PreTrainedModel | PeftModel, decision: Decision) -> Dec
         head.bias.div_(decision.temperature).add_(torch.as_tensor(decision.offsets).to(head.bias))
     elif any(decision.offsets):
         what = "the head of a %s has no bias to hold the thresholds: hf-finetune predict uses them, pipeline() cannot"
-        logger.warning(what, type(model).__name__)
+        logger.warning(what, type(model).__name__, extra={"code": "HF543"})
     return replace(decision, offsets_in_weights=head.bias is not None)
 
 
@@ -180,8 +180,8 @@ def get_classifier_class(config: PreTrainedConfig, name: str) -> Any:
     found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if found is None:
         what = f"{name!r} is a {config.model_type}, for which transformers has no sequence classifier"
-        raise ModelError(Problem(what, "name another model", key="model.path"))
+        raise ModelError(Problem(what, "name another model", key="model.path", code="HF525"))
     if config.model_type in READS_PADDING:
         what = f"{name!r} is a {config.model_type}, whose scores of a text change with the longer texts beside it"
-        raise ModelError(Problem(what, "name another model", key="model.path"))
+        raise ModelError(Problem(what, "name another model", key="model.path", code="HF525"))
     return found

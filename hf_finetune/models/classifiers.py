@@ -76,6 +76,7 @@ def _check_label_map(names: Mapping[str, str | int], stored: Sequence[str], path
             f"{format_value(name)} is no label of {path!r}",
             suggest(name, stored, f"its labels are {', '.join(stored[:NAMES_SHOWN])}", show=format_value),
             key=LABEL_MAP,
+            code="HF541",
         )
         for name in wrong
     ]
@@ -158,7 +159,7 @@ def _is_for_other_labels(model: ModelSection, config: PreTrainedConfig, labels: 
             and (named := suggest_label_map(labels.names, stored))
         ):
             remedy += f"; if they mean the same, {named} names them as it does"
-        raise ModelError(Problem(what, remedy, key="model.path"))
+        raise ModelError(Problem(what, remedy, key="model.path", code="HF542"))
     return True
 
 
@@ -195,7 +196,7 @@ def _load_with_new_head(model: ModelSection, options: dict[str, Any], *, replace
     lost = [name for name in new if not name.startswith(prefixes) and "pooler" not in name.split(".")]
     if lost:
         what = f"{model.path!r} lacks {_format_names(lost)} of a {type(loaded).__name__}"
-        raise ModelError(Problem(what, "name a folder that holds the whole model", key="model.path"))
+        raise ModelError(Problem(what, "name a folder that holds the whole model", key="model.path", code="HF527"))
     refuse_layers_left_out(info, str(model.path))
     record_new_weights(loaded, new)
     if new:
@@ -209,7 +210,9 @@ def _refuse_mismatched(model: ModelSection, mismatched: Iterable[tuple[str, Any,
     """Raise `ModelError` for a stored head whose size differs from what its configuration says."""
     for name, stored, wanted in sorted(mismatched):
         what = f"{model.path!r} has {name} of {_format_shape(stored)}; the training rows need {_format_shape(wanted)}"
-        raise ModelError(Problem(what, "name the base model, or set model.new_head: true", key="model.path"))
+        raise ModelError(
+            Problem(what, "name the base model, or set model.new_head: true", key="model.path", code="HF542")
+        )
 
 
 def _list_unquantized(config: PreTrainedConfig) -> list[str]:
@@ -227,7 +230,9 @@ def _find_last_blocks(model: PreTrainedModel, number: int) -> list[nn.Module]:
     blocks = find_blocks(model)
     if number > len(blocks):
         what = f"the model has {len(blocks)} blocks, and the last {number} were asked for"
-        raise ConfigError(Problem(what, f"set {len(blocks)} or fewer", key="model.train_only.last_blocks"))
+        raise ConfigError(
+            Problem(what, f"set {len(blocks)} or fewer", key="model.train_only.last_blocks", code="HF603")
+        )
     within = {layer for block in blocks for part in block for layer in part.modules()}
     leaves = [(name, layer) for name, layer in model.base_model.named_modules() if [*layer.parameters(recurse=False)]]
     places = [place for place, (_, layer) in enumerate(leaves) if layer in within]

@@ -67,7 +67,7 @@ def settle_generation(model: PreTrainedModel, name: str) -> None:
     except (ValueError, TypeError, AttributeError) as problem:
         raise _unusable(name, problem) from problem
     if changes:
-        logger.warning("%s of %s contradicts itself: %s", FILE, name, _in_words(changes))
+        logger.warning("%s of %s contradicts itself: %s", FILE, name, _in_words(changes), extra={"code": "HF512"})
 
 
 def check_savable(model: PreTrainedModel, name: str) -> None:
@@ -79,7 +79,9 @@ def check_savable(model: PreTrainedModel, name: str) -> None:
                 model.generation_config.save_pretrained(folder)
         except (ValueError, TypeError, AttributeError) as problem:
             what = f"cannot be saved again once it is trained ({_reason(problem)})"
-            raise ModelError(Problem(what, "correct its config.json in a copy of the model", path=name)) from problem
+            raise ModelError(
+                Problem(what, "correct its config.json in a copy of the model", path=name, code="HF504")
+            ) from problem
 
 
 def _changes(settings: GenerationConfig) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def _in_words(changes: Mapping[str, Any]) -> str:
 
 def _unusable(name: str, problem: Exception) -> ModelError:
     what = f"cannot be used, nor saved with the trained model ({_reason(problem)})"
-    return ModelError(Problem(what, REMEDY, path=str(Path(name, FILE))))
+    return ModelError(Problem(what, REMEDY, path=str(Path(name, FILE)), code="HF504"))
 
 
 def _reason(problem: Exception) -> str:

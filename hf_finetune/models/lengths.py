@@ -28,7 +28,7 @@ def block_size(data: DataSection, config: PreTrainedConfig, tokenizer: PreTraine
 def _check_taken(asked: int, longest: int | None, key: str) -> None:
     if longest is not None and asked > longest:
         what = f"{asked:,} tokens are more than the {longest:,} that the model takes"
-        raise ConfigError(Problem(what, "lower it, or leave it out", key=key))
+        raise ConfigError(Problem(what, "lower it, or leave it out", key=key, code="HF113"))
 
 
 # RoBERTa and its relatives number positions from pad_token_id + 1: of max_position_embeddings 514 they use 512.
@@ -67,7 +67,7 @@ def row_length(train: Mapping[str, Any], config: PreTrainedConfig, tokenizer: Pr
         return asked
     what = "neither model nor tokenizer has a limit" if asked is None else f"{asked:,} tokens are too long"
     taken = "" if longest is None else f"; the model takes {longest:,}"
-    raise ConfigError(Problem(what + taken, "set a number that the model takes", key="train.max_length"))
+    raise ConfigError(Problem(what + taken, "set a number that the model takes", key="train.max_length", code="HF113"))
 
 
 def text_length(data: DataSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int | None:

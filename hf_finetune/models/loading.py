@@ -135,7 +135,7 @@ def refuse_missing_weights(
     """
     if missing := sorted(info["missing_keys"]):
         what = f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}"
-        raise ModelError(Problem(what, "name a folder that holds the whole language model", key=key))
+        raise ModelError(Problem(what, "name a folder that holds the whole language model", key=key, code="HF527"))
     refuse_layers_left_out(info, name)
 
 
@@ -143,14 +143,14 @@ def refuse_layers_left_out(info: Mapping[str, Any], name: str) -> None:
     """Raise `ModelError` where the files hold weights of numbered layers for which the configuration has no place."""
     if left := sorted(weight for weight in info["unexpected_keys"] if any(map(str.isdigit, weight.split(".")))):
         what = f"has no place for {len(left)} weights of layers that the files hold, first {left[0]}"
-        raise ModelError(Problem(what, CORRECT, path=str(Path(name, CONFIG))))
+        raise ModelError(Problem(what, CORRECT, path=str(Path(name, CONFIG)), code="HF527"))
 
 
 def check_reads_text_alone(model: PreTrainedModel, name: str) -> None:
     """Raise `ModelError` for a model with parts for images or sounds, which no text reaches and so nothing trains."""
     if model.config.get_text_config() is not model.config:
         what = f"{name!r} is a {model.config.model_type}, of which only a part reads text"
-        raise ModelError(Problem(what, "name a model of text alone", key="model.path"))
+        raise ModelError(Problem(what, "name a model of text alone", key="model.path", code="HF526"))
 
 
 def log_parameters(model: PreTrainedModel) -> None:
@@ -201,7 +201,7 @@ def load_pretrained(auto_class: Any, model: ModelSection, **options: object) -> 
     if is_adapter(model.path):  # transformers would load its base and attach the adapter unasked
         what = f"{model.path!r} is an adapter, not a model (its base is {read_base_name(model.path)!r})"
         remedy = f"merge it first: hf-finetune merge {shell_path(model.path)} MERGED"
-        raise ModelError(Problem(what, remedy, key="model.path"))
+        raise ModelError(Problem(what, remedy, key="model.path", code="HF522"))
     try:
         return load_safely(auto_class, model.path, model.revision, **options)
     except (OSError, ValueError) as problem:
@@ -209,7 +209,9 @@ def load_pretrained(auto_class: Any, model: ModelSection, **options: object) -> 
         command = find_ready_made(model.path)
         remedy = "give a folder with config.json and model.safetensors, or a Hub id that this machine can reach"
         remedy = remedy if command is None else f"make it with: {command}"
-        raise ModelError(Problem(f"{model.path!r} cannot be loaded ({reason})", remedy, key="model.path")) from problem
+        raise ModelError(
+            Problem(f"{model.path!r} cannot be loaded ({reason})", remedy, key="model.path", code="HF521")
+        ) from problem
 
 
 def load_safely(auto_class: Any, name: str, revision: str | None, **options: object) -> Any:

@@ -70,7 +70,7 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
 
 def _make_no_classifier_error(path: str, what: str) -> ModelError:
     remedy = "name a folder that recipes/classification.py has written, or a classifier of the Hub"
-    return ModelError(Problem(f"is no text classifier but {what}", remedy, path=path))
+    return ModelError(Problem(f"is no text classifier but {what}", remedy, path=path, code="HF524"))
 
 
 def load_for_generation(
@@ -108,7 +108,7 @@ def load_for_generation(
     config = load_pretrained(AutoConfig, model)
     if has_classification_head(config):
         remedy = "it can be asked with hf-finetune predict"
-        raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path))
+        raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path, code="HF523"))
     loaded = load_language_model(model, config=config, dtype=dtype, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)
     check_trained_tokenizer(tokenizer, path, revision)
@@ -130,7 +130,9 @@ def find_trained_dtype(path: str) -> torch.dtype | Literal["auto"]:
 def refuse_base(path: str, base: str | None) -> None:
     """Raise `ModelError` where a base is named for a full model."""
     if base is not None:
-        raise ModelError(Problem("is a whole model, which takes no base", "leave --base-path out", path=path))
+        raise ModelError(
+            Problem("is a whole model, which takes no base", "leave --base-path out", path=path, code="HF534")
+        )
 
 
 def is_sequence_classifier(path: str) -> bool:

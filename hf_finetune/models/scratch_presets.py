@@ -68,5 +68,8 @@ def build_scratch_config(
 def _convert_error(error: Exception, section: ScratchSection) -> list[Problem]:
     remedy = f"change it, or another field of model.scratch (preset {section.preset})"
     if isinstance(error.__cause__, ArchitectureError):
-        return [Problem(what, remedy, key=f"model.scratch.{field}") for field, what in error.__cause__.problems]
-    return [Problem(" ".join(str(error).split()), remedy, key="model.scratch")]
+        return [
+            Problem(what, remedy, key=f"model.scratch.{field}", code="HF571")
+            for field, what in error.__cause__.problems
+        ]
+    return [Problem(" ".join(str(error).split()), remedy, key="model.scratch", code="HF571")]

@@ -54,7 +54,7 @@ def check_tokenizer_probe(tokenizer: PreTrainedTokenizerFast, trained: Sequence[
         what = f"its tokenizer leaves out {names}, which stood around every text in training"
     else:
         what = "its tokenizer is not the one of the training: a sentence of ours becomes other tokens"
-    raise ModelError(Problem(what, "put back the tokenizer files that were saved with it", path=path))
+    raise ModelError(Problem(what, "put back the tokenizer files that were saved with it", path=path, code="HF555"))
 
 
 def check_first_token(tokenizer: PreTrainedTokenizerFast, *, reads_first: bool, reads_bos: bool) -> None:
@@ -70,4 +70,4 @@ def check_first_token(tokenizer: PreTrainedTokenizerFast, *, reads_first: bool, 
         return
     what = f"the tokenizer puts no {tokenizer.convert_ids_to_tokens(wanted)} before a text, as the model was trained"
     remedy = "put its post_processor back into tokenizer.json, or use the model's own tokenizer"
-    raise ModelError(Problem(what, remedy, key="model.tokenizer"))
+    raise ModelError(Problem(what, remedy, key="model.tokenizer", code="HF555"))

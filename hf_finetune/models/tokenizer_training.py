@@ -78,10 +78,12 @@ def _train(kind: TokenizerKind, texts: Iterable[str], vocab_size: int | None) ->
     """Train a tokenizer; also returns the number of distinct characters of the texts, which `char` alone counts."""
     least = {"char": 5, "word": 5, "bpe": BYTES + 3}[kind]
     if vocab_size is None and kind != "char":
-        raise ModelError(Problem(f"a {kind} tokenizer needs a vocabulary size", "for example 4096", key=VOCAB_SIZE_KEY))
+        raise ModelError(
+            Problem(f"a {kind} tokenizer needs a vocabulary size", "for example 4096", key=VOCAB_SIZE_KEY, code="HF556")
+        )
     if vocab_size is not None and vocab_size < least:
         what = f"a {kind} tokenizer has at least {least} tokens, special tokens included; {vocab_size} were asked for"
-        raise ModelError(Problem(what, f"set it to {least} or more", key=VOCAB_SIZE_KEY))
+        raise ModelError(Problem(what, f"set it to {least} or more", key=VOCAB_SIZE_KEY, code="HF603"))
     texts = _require_text(texts)
     if kind == "char":
         return _train_char(texts, vocab_size)
@@ -94,9 +96,17 @@ def _finish(
     """Wrap a trained tokenizer, and say where it is not of the size that was asked for."""
     reached = trained.get_vocab_size()
     if kind == "char" and (left_out := characters + len(SPECIAL) - reached):
-        logger.warning("%s: %d of %d characters become %s", VOCAB_SIZE_KEY, left_out, characters, UNK)
+        logger.warning(
+            "%s: %d of %d characters become %s", VOCAB_SIZE_KEY, left_out, characters, UNK, extra={"code": "HF557"}
+        )
     if vocab_size is not None and reached < vocab_size:
-        logger.warning("%s: %d tokens were asked for, the text gives %d", VOCAB_SIZE_KEY, vocab_size, reached)
+        logger.warning(
+            "%s: %d tokens were asked for, the text gives %d",
+            VOCAB_SIZE_KEY,
+            vocab_size,
+            reached,
+            extra={"code": "HF557"},
+        )
     return _wrap_tokenizer(trained)
 
 
@@ -108,7 +118,9 @@ def _require_text(texts: Iterable[str]) -> Iterator[str]:
         blank.append(text)
         if text.strip():
             return chain(blank, rest)
-    raise DataError(Problem("there is no text to train a tokenizer on", "look at the `text` fields", key="data.train"))
+    raise DataError(
+        Problem("there is no text to train a tokenizer on", "look at the `text` fields", key="data.train", code="HF121")
+    )
 
 
 def _train_char(texts: Iterable[str], vocab_size: int | None) -> tuple[Tokenizer, int]:

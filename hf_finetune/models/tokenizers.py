@@ -54,7 +54,11 @@ def load_tokenizer(
         check_language_model(model.path, model.revision)  # before an encoder is refused for its tokenizer
     if isinstance(model.tokenizer, TokenizerSection):
         if rows is None or "text" not in rows.column_names:
-            raise DataError(Problem("a tokenizer is trained on `text` rows", "name a tokenizer", key="model.tokenizer"))
+            raise DataError(
+                Problem(
+                    "a tokenizer is trained on `text` rows", "name a tokenizer", key="model.tokenizer", code="HF556"
+                )
+            )
         train = model.tokenizer.train
         return load_or_train(train.kind, rows, train.vocab_size)
     if model.tokenizer is not None:
@@ -63,7 +67,7 @@ def load_tokenizer(
         tokenizer = _load_fast(model.path, model.revision, "model.path")
     else:
         remedy = "name a folder or a Hub id, or `train: {kind: bpe, vocab_size: 4096}`"
-        raise ModelError(Problem("a model from scratch needs a tokenizer", remedy, key="model.tokenizer"))
+        raise ModelError(Problem("a model from scratch needs a tokenizer", remedy, key="model.tokenizer", code="HF556"))
     ensure_special_tokens(tokenizer, needs_end=needs_end)
     return tokenizer
 
@@ -73,7 +77,9 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
     remedy = remedy if command is None else f"make it with: {command}"
     if Path(name).is_dir() and not any(map(_is_tokenizer_file, Path(name).iterdir())):
-        raise ModelError(Problem(f"{name!r} holds no tokenizer: no tokenizer.json", _NO_TOKENIZER, key=key))
+        raise ModelError(
+            Problem(f"{name!r} holds no tokenizer: no tokenizer.json", _NO_TOKENIZER, key=key, code="HF551")
+        )
     try:
         commit = check_untrusted_files(name, revision)
         check_config(name, commit)  # which is read, too, and would be a fault of the tokenizer
@@ -88,15 +94,17 @@ def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizer
         reason = str(error).strip().split("\n", 1)[0]
         if "contains custom code" in reason:  # transformers 5.23, which would ask whether it may run
             what = f"the tokenizer of {name!r} is one that only code of its repository can build (auto_map)"
-            raise ModelError(Problem(what, CODE, key=key)) from error
-        raise ModelError(Problem(f"no tokenizer can be loaded from {name!r}: {reason}", remedy, key=key)) from error
+            raise ModelError(Problem(what, CODE, key=key, code="HF507")) from error
+        raise ModelError(
+            Problem(f"no tokenizer can be loaded from {name!r}: {reason}", remedy, key=key, code="HF551")
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         what = f"the tokenizer of {name!r} is a {type(tokenizer).__name__}, which has no fast implementation"
-        raise ModelError(Problem(what, "convert it to a tokenizer.json first", key=key))
+        raise ModelError(Problem(what, "convert it to a tokenizer.json first", key=key, code="HF551"))
     # From a folder with a config.json and no tokenizer files, transformers 5.23 makes a tokenizer with an empty
     # vocabulary and raises nothing. Can go when it raises.
     if tokenizer.vocab.keys() <= tokenizer.added_tokens_encoder.keys():
-        raise ModelError(Problem(f"the tokenizer of {name!r} has no vocabulary", remedy, key=key))
+        raise ModelError(Problem(f"the tokenizer of {name!r} has no vocabulary", remedy, key=key, code="HF551"))
     return tokenizer
 
 
@@ -115,13 +123,17 @@ def ensure_special_tokens(tokenizer: PreTrainedTokenizerFast, *, needs_end: bool
     # collator masks by id, so that no end token is learned: https://github.com/huggingface/transformers/issues/23530
     if tokenizer.eos_token_id is None and needs_end:
         remedy = "set `eos_token` in its tokenizer_config.json"
-        raise ModelError(Problem("the tokenizer has no end token to end documents with", remedy, key="model.tokenizer"))
+        raise ModelError(
+            Problem("the tokenizer has no end token to end documents with", remedy, key="model.tokenizer", code="HF554")
+        )
     if tokenizer.pad_token_id is not None:
         return
     usual = next((name for name in PAD_NAMES if name in tokenizer.vocab), tokenizer.eos_token)
     if usual is None:
         remedy = "set `pad_token` in its tokenizer_config.json"
-        raise ModelError(Problem("the tokenizer has no token to pad texts with", remedy, key="model.tokenizer"))
+        raise ModelError(
+            Problem("the tokenizer has no token to pad texts with", remedy, key="model.tokenizer", code="HF554")
+        )
     tokenizer.pad_token = usual
     logger.info("the tokenizer has no padding token: %r (%d) is used", tokenizer.pad_token, tokenizer.pad_token_id)
 
@@ -139,7 +151,9 @@ def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedC
     largest = max(tokenizer.vocab.values())
     if largest >= max(text.vocab_size, rows or 0):
         what = f"the tokenizer's largest id is {largest:,}, the model has embeddings for {text.vocab_size:,} tokens"
-        problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))
+        problems.append(
+            Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer", code="HF555")
+        )
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     for name, ids in (("begin", text.bos_token_id), ("end", text.eos_token_id)):
         for index in ids if isinstance(ids, list) else [ids]:
@@ -147,7 +161,9 @@ def check_tokenizer_fits(tokenizer: PreTrainedTokenizerFast, config: PreTrainedC
             if index is None or index >= text.vocab_size or index in special:
                 continue
             what = f"the model's {name} token is id {index:,}, which is no special token of this tokenizer"
-            problems.append(Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer"))
+            problems.append(
+                Problem(what, "use the tokenizer that the model was trained with", key="model.tokenizer", code="HF555")
+            )
     if problems:
         raise ModelError(problems)
     trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())

@@ -73,6 +73,7 @@ def verify_saved(
                 f"the saved model's logits differ from the trained model's by {difference:.2e}",
                 f"at most {tolerance:.0e} was expected; the weights in the folder are not those that were trained",
                 path=name or str(shown or folder),
+                code="HF514",
             )
         )
     where = f"{name} is converted" if name else f"saved to {shown or folder}"
@@ -127,7 +128,7 @@ def compute_probe_logits(model: PreTrainedModel | PeftModel) -> Tensor:
         logits: Tensor = model.eval()(input_ids).logits.float()
     if not logits.isfinite().all():
         remedy = "lower train.learning_rate tenfold, and keep train.max_grad_norm at 1.0"
-        raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy))
+        raise NonFiniteError(Problem("the trained model gives no finite numbers", remedy, code="HF513"))
     return logits
 
 
@@ -152,7 +153,7 @@ def refuse_non_finite(model: PreTrainedModel | PeftModel, name: str) -> None:
         wrong = next((key for key, weight in inner.named_parameters() if not weight.isfinite().all()), None)
         if wrong is not None:
             what = f"has numbers in {wrong} that are not finite, so that nothing it says means anything"
-            raise NonFiniteError(Problem(what, _WHOLE_COPY, path=name))
+            raise NonFiniteError(Problem(what, _WHOLE_COPY, path=name, code="HF513"))
 
     handle = head.register_forward_hook(look)
 
@@ -168,7 +169,7 @@ def _refuse_overflowing(model: PreTrainedModel, name: str) -> None:
     )
     if wrong is not None:
         what = f"has numbers in {wrong} of which the squares are not finite, so that all it says is alike"
-        raise NonFiniteError(Problem(what, _WHOLE_COPY, path=name))
+        raise NonFiniteError(Problem(what, _WHOLE_COPY, path=name, code="HF513"))
 
 
 LARGEST_SQUARED = 1e18

@@ -225,7 +225,7 @@ def test_a_file_of_the_model_that_is_torn_is_named(predict, classifier, rows, tm
     for content, what in ((whole[: len(whole) // 2], "is damaged: it holds no JSON object"), (b"", "is empty")):
         (torn / name).write_bytes(content)
         code, _, said = predict(torn, rows)
-        assert (code, said) == (2, f"{torn}/{name}: {what}; copy the model's folder again\n")
+        assert (code, said) == (2, f"{torn}/{name}: {what}; copy the model's folder again [HF501]\n")
 
 
 def test_a_model_without_its_tokenizer_is_told_so(predict, classifier, rows, tmp_path):

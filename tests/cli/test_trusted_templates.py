@@ -96,12 +96,12 @@ def test_the_hash_of_another_template_is_refused_and_so_is_one_of_another_form(c
 def test_the_remedy_for_a_limit_is_an_option_of_the_command_and_a_key_of_a_run_file_elsewhere(command):
     key = str(TemplateLimitError("did not end", TEMPLATE))
     assert key.startswith("data.chat_template: the chat template did not end on one conversation; look into it")
-    assert key.endswith(f", or set data.trust_chat_template: {DIGEST} if it is yours")
+    assert key.endswith(f", or set data.trust_chat_template: {DIGEST} if it is yours [HF131]")
     with name_options(OPTION_NAMES[command]):
         said = str(TemplateLimitError("did not end", TEMPLATE))
     assert said.startswith("the chat template did not end on one conversation; look into it")
     renders = command not in ("predict", "rows")
-    assert said.endswith(f", or set --trust-chat-template {DIGEST} if it is yours") == renders
+    assert said.endswith(f", or set --trust-chat-template {DIGEST} if it is yours [HF131]") == renders
     assert "data." not in said
 
 

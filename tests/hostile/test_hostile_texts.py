@@ -74,7 +74,7 @@ def tokenized(template: str, texts: list[str]) -> list[list[int] | None]:
         try:
             text = chat.text()
         except ChatTemplateError:
-            fault = fault or ChatTemplateError()
+            fault = fault or ChatTemplateError("the template refuses it")
         found.append(None if fault else get_control_tokens(TOKENIZER).encode([text], [[]])[0].ids)
     return found
 
@@ -149,7 +149,7 @@ def test_the_row_is_refused_by_its_line_and_the_message_says_which_token_it_gain
     assert f"{rows}:2: the chat template makes a control token of text: <|im_end|> 4 times instead of 2" in str(
         refused.value
     )
-    assert len(refused.value.problems) == 1
+    assert [problem.code for problem in refused.value.problems] == ["HF146"]
 
 
 def call(name: str, arguments: object) -> list[dict]:

@@ -26,10 +26,12 @@ def find_too_much(values: Mapping[str, Any], place: str) -> Iterator[Problem]:
             count += len(value)
             if isinstance(value, dict) and len(value) > MOST_KEYS:
                 what = f"has {len(value):,} keys, and no model has more than {MOST_KEYS:,}"
-                yield Problem(what, ANOTHER, place, key=key or None)
+                yield Problem(what, ANOTHER, place, key=key or None, code="HF502")
                 return
         if count > MOST_VALUES:
-            yield Problem(f"has more than {MOST_VALUES:,} values, and no model has so many", ANOTHER, place)
+            yield Problem(
+                f"has more than {MOST_VALUES:,} values, and no model has so many", ANOTHER, place, code="HF502"
+            )
             return
         inside = value.items() if isinstance(value, dict) else ((key, each) for each in value)
         rest += [(name, each) for name, each in inside if isinstance(each, dict | list)]

@@ -140,24 +140,29 @@ def _find_damage(folder: Path, shown: str) -> Iterator[Problem]:
             msgspec.json.decode(file.read_text(encoding="utf-8"), type=dict[str, Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             what = "is empty" if not file.stat().st_size else "is damaged: it holds no JSON object"
-            yield Problem(what, "copy the model's folder again", f"{shown}/{name}")
+            yield Problem(what, "copy the model's folder again", f"{shown}/{name}", code="HF501")
         else:
             if name == TOKENIZER:
                 continue
             if (values := read_object(file)) is None:
-                yield Problem("has a number of thousands of digits, or is nested too deep", CORRECT, f"{shown}/{name}")
+                yield Problem(
+                    "has a number of thousands of digits, or is nested too deep",
+                    CORRECT,
+                    f"{shown}/{name}",
+                    code="HF502",
+                )
                 continue
             yield from find_too_much(values, f"{shown}/{name}")
             key, usual = ELSEWHERE.get(name, ("", ""))
             if values.get(key) not in (None, [], [usual]):
                 what = "names files that would be read in place of the usual one"
-                yield Problem(what, "take it out in a copy of the model", f"{shown}/{name}", key=key)
+                yield Problem(what, "take it out in a copy of the model", f"{shown}/{name}", key=key, code="HF508")
     for file in (folder / CHAT_TEMPLATE, *folder.glob(f"{MORE_TEMPLATES}/*.jinja")):
         try:
             file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             place = f"{shown}/{file.relative_to(folder)}"
-            yield Problem("is not UTF-8", "save it as UTF-8", place)
+            yield Problem("is not UTF-8", "save it as UTF-8", place, code="HF003")
         except FileNotFoundError:
             continue
 
@@ -168,7 +173,9 @@ def _check_config(files: ModelFiles, shown: str) -> Iterator[Problem]:
     text = files.config.get("text_config")
     if isinstance(text, dict):
         inside = find_wrong_values(text, OF_CONFIG, place)
-        wrong += [Problem(each.what, each.remedy, place, key=f"text_config.{each.key}") for each in inside]
+        wrong += [
+            Problem(each.what, each.remedy, place, key=f"text_config.{each.key}", code=each.code) for each in inside
+        ]
     for section, values in iterate_sections(files.config):
         wrong += find_wrong_types(values, OF_NUMBERS, place, section)
     yield from wrong
@@ -184,14 +191,18 @@ def _check_adapter(files: ModelFiles, place: str) -> Iterator[Problem]:
         return
     yield from find_wrong_values(files.adapter, list_adapter_types(), place)
     for key, what, remedy in find_wrong_patterns(files.adapter):
-        yield Problem(what, remedy, place, key=key)
+        yield Problem(what, remedy, place, key=key, code="HF588")
     largest = max((size for shape in files.adapter_shapes.values() for size in shape), default=None)
     ranks = {"r": files.adapter.get("r"), "rank_pattern": files.adapter.get("rank_pattern")}
     for key, given in ranks.items():
         for rank in given.values() if isinstance(given, dict) else [given]:
             if largest is not None and isinstance(rank, int) and rank > largest:
                 yield Problem(
-                    f"{format_value(rank)} is more than any size of its weights ({largest:,})", CORRECT, place, key=key
+                    f"{format_value(rank)} is more than any size of its weights ({largest:,})",
+                    CORRECT,
+                    place,
+                    key=key,
+                    code="HF503",
                 )
 
 
@@ -200,15 +211,21 @@ def _check_base(files: ModelFiles, place: str) -> Iterator[Problem]:
         return
     yield from find_wrong_values(files.base, OF_BASE, place)
     if "name_or_path" not in files.base:
-        yield Problem("is missing", CORRECT, place, key="name_or_path")
+        yield Problem("is missing", CORRECT, place, key="name_or_path", code="HF504")
     for key in files.base.keys() - OF_BASE.keys():
-        yield Problem("is no key of such a file", "a newer version may have written it: use that one", place, key=key)
+        yield Problem(
+            "is no key of such a file",
+            "a newer version may have written it: use that one",
+            place,
+            key=key,
+            code="HF504",
+        )
     classifier = files.base.get("classifier")
     if isinstance(classifier, dict):
         for problem in find_wrong_values(classifier, OF_CLASSIFIER, place):
-            yield Problem(problem.what, problem.remedy, place, key=f"classifier.{problem.key}")
+            yield Problem(problem.what, problem.remedy, place, key=f"classifier.{problem.key}", code=problem.code)
         rows = {shape[0] for shape in files.adapter_shapes.values() if shape}
         yield from find_too_many_labels("classifier.", classifier, rows, place)
     started = files.base.get("started_from")
     if isinstance(started, dict) and "name_or_path" not in started:
-        yield Problem("names no adapter", CORRECT, place, key="started_from")
+        yield Problem("names no adapter", CORRECT, place, key="started_from", code="HF504")

@@ -28,7 +28,7 @@ def find_growing_texts(sections: Mapping[str, Any], place: str) -> Iterator[Prob
         if growth > MOST_GROWTH:
             what = f"{len(value):,} characters for each that is replaced make a text {growth:,} times as long"
             key = format_key_path(tuple(int(part) if part.isdigit() else part for part in keys))
-            yield Problem(what, CORRECT, place, key=key)
+            yield Problem(what, CORRECT, place, key=key, code="HF552")
             return
 
 
@@ -37,7 +37,7 @@ def find_long_words(model: Mapping[str, Any], place: str) -> Iterator[Problem]:
     longest = model.get(WORD_KEY)
     if isinstance(longest, int | float) and longest > LONGEST_WORD:
         what = f"words of {format_value(longest)} characters would be tried whole, in time that is their square"
-        yield Problem(what, CORRECT, place, key=f"model.{WORD_KEY}")
+        yield Problem(what, CORRECT, place, key=f"model.{WORD_KEY}", code="HF552")
 
 
 def find_long_frames(processor: Any, place: str) -> Iterator[Problem]:
@@ -52,7 +52,7 @@ def find_long_frames(processor: Any, place: str) -> Iterator[Problem]:
         for template in (each.get("single"), each.get("pair")):
             count += _count_tokens(template, tokens if isinstance(tokens, dict) else {})
     if count > MOST_AROUND:
-        yield Problem(f"puts {count:,} special tokens around texts", CORRECT, place, key="post_processor")
+        yield Problem(f"puts {count:,} special tokens around texts", CORRECT, place, key="post_processor", code="HF552")
 
 
 def _count_tokens(template: Any, tokens: Mapping[str, Any]) -> int:

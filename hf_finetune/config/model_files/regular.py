@@ -54,7 +54,7 @@ def find_irregular(folder: Path, shown: str) -> list[Problem]:
     templates = sorted(inside.iterdir()) if inside.is_dir() else []
     if len(templates) > MOST_TEMPLATES:
         what = f"has {len(templates):,} templates, and a model has at most {MOST_TEMPLATES}"
-        return [Problem(what, "copy the model's folder again", f"{shown}/{MORE_TEMPLATES}")]
+        return [Problem(what, "copy the model's folder again", f"{shown}/{MORE_TEMPLATES}", code="HF502")]
     paths = [*sorted(folder.iterdir()), *templates]
     return [problem for path in paths for problem in look_at_file(path, f"{shown}/{path.relative_to(folder)}")]
 
@@ -72,21 +72,21 @@ def look_at_file(path: Path, shown: str, *, opened: bool = False) -> Iterator[Pr
         status = path.stat()
     except FileNotFoundError:
         if read:
-            yield Problem("is a link that leads to nothing", _PLAIN, shown)
+            yield Problem("is a link that leads to nothing", _PLAIN, shown, code="HF002")
         return
     except OSError as problem:  # ELOOP: two links, each to the other
-        yield Problem(f"cannot be opened ({problem.strerror})", _PLAIN, shown)
+        yield Problem(f"cannot be opened ({problem.strerror})", _PLAIN, shown, code="HF002")
         return
     kind = stat.S_IFMT(status.st_mode)
     if is_of_kernel(path):
-        yield Problem("is no file but a window into the system", _PLAIN, shown)
+        yield Problem("is no file but a window into the system", _PLAIN, shown, code="HF002")
     elif kind in _NEVER or (read and kind != stat.S_IFREG):
-        yield Problem(f"is {_KINDS.get(kind, 'no file')}", _PLAIN, shown)
+        yield Problem(f"is {_KINDS.get(kind, 'no file')}", _PLAIN, shown, code="HF002")
     elif named and kind == stat.S_IFREG and status.st_size > (most := get_largest(path.name)):
         what = f"has {status.st_size:,} bytes, and such a file of a model has at most {most:,}"
-        yield Problem(what, "copy the model's folder again", shown)
+        yield Problem(what, "copy the model's folder again", shown, code="HF502")
     elif not os.access(path, os.R_OK):
-        yield Problem("cannot be read (Permission denied)", "check its permissions", shown)
+        yield Problem("cannot be read (Permission denied)", "check its permissions", shown, code="HF002")
 
 
 def get_largest(name: str) -> int:

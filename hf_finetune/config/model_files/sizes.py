@@ -88,7 +88,7 @@ def find_impossible_sizes(config: Mapping[str, Any], shapes: Shapes, shown: str)
             size = values.get(key)
             if bound is not None and key not in _NO_SIZES and isinstance(size, int) and size > bound:
                 what = f"{size:,} is more than any size of its weights (at most {largest:,})"
-                yield Problem(what, CORRECT, shown, key=section + key)
+                yield Problem(what, CORRECT, shown, key=section + key, code="HF503")
 
 
 def find_too_many_labels(section: str, values: Mapping[str, Any], rows: set[int], shown: str) -> Iterator[Problem]:
@@ -103,7 +103,7 @@ def find_too_many_labels(section: str, values: Mapping[str, Any], rows: set[int]
         if count <= (FEW_LABELS if rows else MOST_LABELS) or count in rows:
             continue
         why = "need a head of as many rows, which no weight has" if rows else "are more than any model has"
-        yield Problem(f"{count:,} labels {why}", CORRECT, shown, key=section + key)
+        yield Problem(f"{count:,} labels {why}", CORRECT, shown, key=section + key, code="HF503")
 
 
 def find_small_weights(folder: Path, shown: str) -> Iterator[Problem]:
@@ -115,7 +115,9 @@ def find_small_weights(folder: Path, shown: str) -> Iterator[Problem]:
             count = file.read(length).count(b'"data_offsets"')
         if count > MOST_SMALL_WEIGHTS and path.stat().st_size - length < count * SMALL_WEIGHT:
             what = f"has {count:,} weights, and hardly a number in each"
-            yield Problem(what, "copy the model's folder again, or use another model", f"{shown}/{path.name}")
+            yield Problem(
+                what, "copy the model's folder again, or use another model", f"{shown}/{path.name}", code="HF502"
+            )
 
 
 def find_false_quantization(config: Mapping[str, Any], weights: Mapping[str, Stored], place: str) -> Iterator[Problem]:
@@ -129,7 +131,7 @@ def find_false_quantization(config: Mapping[str, Any], weights: Mapping[str, Sto
     method = said.get("quant_method", "a method without a name") if isinstance(said, dict) else said
     what = f"says that its weights are quantized ({format_value(method)}), and they are plain numbers"
     remedy = "take the key out in a copy of the model; a run quantizes by model.load_in_4bit or model.load_in_8bit"
-    yield Problem(what, remedy, place, key="quantization_config")
+    yield Problem(what, remedy, place, key="quantization_config", code="HF505")
 
 
 def find_whole_numbers(weights: Mapping[str, Stored], place: str) -> Iterator[Problem]:
@@ -137,7 +139,7 @@ def find_whole_numbers(weights: Mapping[str, Stored], place: str) -> Iterator[Pr
     wrong = ((name, stored.dtype) for name, stored in weights.items() if stored.dtype in WHOLE)
     for name, dtype in islice(wrong, 1):
         what = f"{format_value(name)} has whole numbers ({dtype}), and an adapter computes with others"
-        yield Problem(what, "copy the adapter's folder again", place)
+        yield Problem(what, "copy the adapter's folder again", place, code="HF505")
 
 
 def _find_too_many(section: str, values: Mapping[str, Any], weights: int, shown: str) -> Iterator[Problem]:
@@ -150,11 +152,14 @@ def _find_too_many(section: str, values: Mapping[str, Any], weights: int, shown:
                 CORRECT,
                 shown,
                 key=section + key,
+                code="HF503",
             )
     for key in COUNTS_OF_EXPERTS:
         count = values.get(key)
         if isinstance(count, int) and count > MOST_EXPERTS:
-            yield Problem(f"{count:,} experts are more than any model has", CORRECT, shown, key=section + key)
+            yield Problem(
+                f"{count:,} experts are more than any model has", CORRECT, shown, key=section + key, code="HF503"
+            )
 
 
 def iterate_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

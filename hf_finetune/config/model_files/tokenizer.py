@@ -46,7 +46,7 @@ def _check_tokenizer(file: Path, place: str, shapes: Shapes) -> Iterator[Problem
             number = value.get("Fixed") if isinstance(value, dict) else value
             if isinstance(number, int | float) and not 0 <= number <= LONGEST_PADDING:
                 what = f"{format_value(number)} tokens are longer than any text of a model"
-                yield Problem(what, CORRECT, place, key=f"{key}.{name}")
+                yield Problem(what, CORRECT, place, key=f"{key}.{name}", code="HF552")
     sections = {key: msgspec.json.decode(parts[key]) for key in SECTIONS if key in parts}
     yield from find_growing_texts(sections, place)
     yield from find_long_frames(sections.get("post_processor"), place)
@@ -66,7 +66,7 @@ def _check_added(parts: Mapping[str, Raw], shapes: Shapes, place: str) -> Iterat
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     if len(added) > (most := min(largest or MOST_ADDED, MOST_ADDED)):
         what = f"{len(added):,} added tokens, and the model has at most {most:,}"
-        yield Problem(what, CORRECT, place, key="added_tokens")
+        yield Problem(what, CORRECT, place, key="added_tokens", code="HF552")
         return
     for number, each in enumerate(map(msgspec.json.decode, added)):
         content = each.get("content") if isinstance(each, dict) else None
@@ -88,18 +88,18 @@ def _check_old_files(folder: Path, shown: str) -> Iterator[Problem]:
 def _check_vocabulary(pieces: list[str], merges: int, place: str, section: str) -> Iterator[Problem]:
     if len(pieces) > LARGEST_VOCABULARY:
         what = f"{len(pieces):,} pieces, and no model has more than {LARGEST_VOCABULARY:,}"
-        yield Problem(what, CORRECT, place, key=f"{section}vocab" if section else None)
+        yield Problem(what, CORRECT, place, key=f"{section}vocab" if section else None, code="HF552")
     long = (piece for piece in pieces if len(piece) > LONGEST_TOKEN)
     yield from (_name_long_token(piece, place, f"{section}vocab" if section else None) for piece in islice(long, 1))
     # Each merge that is no repetition is another way to cut a piece in two.
     if merges and merges > (most := min(sum(map(len, pieces)), MOST_MERGES)):
         what = f"{merges:,} merges are more than {len(pieces):,} pieces can be made by (at most {most:,})"
-        yield Problem(what, CORRECT, place, key=f"{section}merges" if section else None)
+        yield Problem(what, CORRECT, place, key=f"{section}merges" if section else None, code="HF552")
 
 
 def _name_long_token(token: str, place: str, key: str | None) -> Problem:
     what = f"a token of {len(token):,} characters is longer than any of a model (at most {LONGEST_TOKEN:,})"
-    return Problem(what, CORRECT, place, key=key)
+    return Problem(what, CORRECT, place, key=key, code="HF552")
 
 
 def _read_list(raw: Raw) -> list[Raw]:

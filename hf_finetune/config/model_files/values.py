@@ -170,7 +170,7 @@ def find_wrong_values(values: Mapping[str, Any], types: Mapping[str, Any], shown
     yield from find_wrong_types(values, types, shown)
     for path, value in iterate_leaves(values):
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER and path[0] not in types:
-            yield Problem("is a number that no model has", CORRECT, shown, key=format_key_path(path))
+            yield Problem("is a number that no model has", CORRECT, shown, key=format_key_path(path), code="HF504")
 
 
 def find_wrong_types(
@@ -185,7 +185,7 @@ def find_wrong_types(
         except (msgspec.ValidationError, OverflowError) as problem:
             place, found = _find_place(values[key], str(problem))
             what = f"{found} cannot be used ({_explain(problem)})"
-            yield Problem(what, CORRECT, shown, key=section + key + place)
+            yield Problem(what, CORRECT, shown, key=section + key + place, code="HF504")
 
 
 CORRECT = "correct it in a copy of the model, or copy the model's folder again"

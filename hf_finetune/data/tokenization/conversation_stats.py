@@ -76,7 +76,7 @@ def check_dropped_share(split: str, facts: ConversationStats, data: DataSection,
         f"{max_length:,} tokens, {facts.untrained:,} without a trained token"
     )
     remedy = "raise train.max_length, set data.too_long to cut or split, or accept it with data.max_dropped"
-    raise DataError(Problem(what, remedy, key="data.max_dropped"))
+    raise DataError(Problem(what, remedy, key="data.max_dropped", code="HF111"))
 
 
 def log_warnings(split: str, facts: ConversationStats) -> None:
@@ -84,17 +84,22 @@ def log_warnings(split: str, facts: ConversationStats) -> None:
     if facts.spelled:
         tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
         logger.warning(
-            "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)", split, tokens
+            "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)",
+            split,
+            tokens,
+            extra={"code": "HF107"},
         )
     # Above 5 %: an EOS that is cut off is never trained, and generation then runs on to max_new_tokens.
     if facts.without_end > 0.05 * facts.examples:
         logger.warning(
             "%s: %d of %d examples end before their turn does; a model that never sees the end does not learn to stop",
             *(split, facts.without_end, facts.examples),
+            extra={"code": "HF103"},
         )
     warn_of_unknown_tokens(split, facts.unknown, facts.trained_tokens)
     if facts.altered:
         logger.warning(
             "%s: the tokenizer changes the text of %d of the first %d rows; what is trained is not what they say",
             *(split, facts.altered, min(facts.rows, ROWS_DECODED)),
+            extra={"code": "HF123"},
         )

@@ -106,6 +106,7 @@ def _warn_of_no_template(splits: Splits, data: DataSection) -> None:
         "prompts and completions are taken as they stand, without the chat template that generate and chat ask by; "
         "data.columns={question: %s, answer: %s} puts them under it",
         *columns,
+        extra={"code": "HF149"},
     )
 
 
@@ -133,7 +134,7 @@ def _refuse_unwritten(data: DataSection) -> None:
     what = "rows of prompt and completion are trained as they stand, and no template writes it"
     remedy = "name the template in data.chat_template, or leave it out"
     other = "data.chat_template_kwargs" if data.chat_template_kwargs else "data.fold_system"
-    raise DataError(Problem(what, remedy, key="data.system" if data.system is not None else other))
+    raise DataError(Problem(what, remedy, key="data.system" if data.system is not None else other, code="HF133"))
 
 
 def _build_batches(

@@ -128,7 +128,9 @@ def group_into_blocks(
         "blocks", made_from, features, lambda: _build_batches(rows, tokenizer, features, block_size, locate, num_proc)
     )
     if not facts["tokens"]:
-        raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
+        raise DataError(
+            Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has", code="HF121")
+        )
     return dataset, PackingStats(**facts)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,12 @@ Counted = tuple[Counter[str], Counter[str]]
 """The counts of examples, and of the control tokens that their texts spell."""
 
 
+class Refuse(Protocol):
+    """Records a problem of a row."""
+
+    def __call__(self, row: int, what: str, remedy: str = "", *, code: str = "") -> None: ...
+
+
 class ExampleBuilder:
     """Makes examples of conversations, and counts them."""
 
@@ -46,7 +52,7 @@ class ExampleBuilder:
         too_long: str,
         max_length: int,
         where: Callable[[int], tuple[str, int]],
-        refuse: Callable[[int, str, str], None],
+        refuse: Refuse,
     ) -> None:
         self.tokenizer, self.too_long, self.max_length = tokenizer, too_long, max_length
         self.where, self.refuse = where, refuse
@@ -69,7 +75,8 @@ class ExampleBuilder:
     def _leave_out(self, row: int, size: str) -> None:
         self.counts["dropped"] += 1
         if self.too_long == "error":
-            self.refuse(row, f"{size}, and train.max_length is {self.max_length:,}", "shorten it, or raise that")
+            what = f"{size}, and train.max_length is {self.max_length:,}"
+            self.refuse(row, what, "shorten it, or raise that", code="HF112")
 
     def encode(self, rendered: Sequence[RenderedRow]) -> list[tuple[RenderedRow, TokenizedText]]:
         """Tokenize rendered conversations. Raises `DataError` for one that the tokenizer gives up on.

@@ -74,7 +74,13 @@ def tokenize_labelled(
         tokenized[name], facts[name] = _tokenize(splits, name, tokenizer, labels, data, limit)
         logger.info("%s: %s", name, facts[name].describe())
         if facts[name].truncated:
-            logger.warning("%s: %s rows longer than %d tokens were cut", name, f"{facts[name].truncated:,}", limit)
+            logger.warning(
+                "%s: %s rows longer than %d tokens were cut",
+                name,
+                f"{facts[name].truncated:,}",
+                limit,
+                extra={"code": "HF101"},
+            )
         if data.max_length == LONGEST_TRAIN:
             limit = facts["train"].longest
     if limit is not None:

@@ -217,7 +217,7 @@ def warn_of_unknown_tokens(split: str, unknown: int, tokens: int) -> None:
     if unknown > UNKNOWN * tokens:
         share = f"{unknown / tokens:.1%}"
         what = "%s: %s of the predicted tokens (%s) are unknown to the tokenizer, for which all of them are one"
-        logger.warning(what, split, share, f"{unknown:,}")
+        logger.warning(what, split, share, f"{unknown:,}", extra={"code": "HF106"})
 
 
 def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -23,7 +23,7 @@ def select_trained(turns: Sequence[Message], loss_on: str) -> list[bool]:
     """
     wrong = [turn["weight"] for turn in turns if turn["weight"] not in (None, 0.0, 1.0)]
     if wrong:
-        raise ChatTemplateError(f"the weight of a message is 0 or 1, not {wrong[0]:g}")
+        raise ChatTemplateError(f"the weight of a message is 0 or 1, not {wrong[0]:g}", code="HF147")
     trained = [turn["train"] is not False and turn["weight"] != 0.0 for turn in turns]
     if loss_on == "last":
         last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)

@@ -79,7 +79,9 @@ def cut_into_windows(
     build = partial(_build_batches, rows, tokenizer, size, locate, num_proc)
     windows, counts = build_cached_dataset("windows", made_from, FEATURES, build)
     if not counts["windows"]:
-        raise DataError(Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has"))
+        raise DataError(
+            Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has", code="HF121")
+        )
     return windows, WindowStats(**counts)
 
 

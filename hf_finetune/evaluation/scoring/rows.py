@@ -143,7 +143,8 @@ def _encode_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, asked: I
             [given_up] = problem.problems
             what, remedy = given_up.what, given_up.remedy
         except DataError as problem:
-            what, remedy = f"{problem} (in its prompt)", "change the row"
+            [refusal] = problem.problems
+            what, remedy = f"{refusal.what} (in its prompt)", "change the row"
         refused += 1
         if refused <= MAX_PROBLEMS_SHOWN:
             problems.append(Problem(what, remedy, *splits.locate(SPLIT, each.row)))

@@ -115,11 +115,15 @@ def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: 
     folder = fetch_adapter(saved)
     if get_added_ids(model):
         what = "adds tokens to the tokenizer, which the adapter in model.adapter has no embeddings for"
-        raise ConfigError(Problem(what, "merge that adapter, and train a new one on it", key="data.chat_template"))
+        raise ConfigError(
+            Problem(what, "merge that adapter, and train a new one on it", key="data.chat_template", code="HF589")
+        )
     config = PeftConfig.from_pretrained(str(folder))
     if isinstance(config, LoraConfig) and _rewrites_base(config):
         what = "is a checkpoint of an adapter that rewrites its base"
-        raise ModelError(Problem(what, "name the folder of the finished run", path=saved, key="model.adapter"))
+        raise ModelError(
+            Problem(what, "name the folder of the finished run", path=saved, key="model.adapter", code="HF539")
+        )
     all_linear = set() if lora.get("target_modules") != ALL_LINEAR else list_linear_modules(model)
     with refuse_changed_files(saved):
         adapted = attach_saved_adapter(model, folder, trains=True)
@@ -127,7 +131,7 @@ def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: 
     if left := sorted(all_linear - set(targeted)):
         what = f"{ALL_LINEAR!r} contradicts the adapter, which leaves out {len(left)}, first {left[0]}"
         remedy = "leave it out: an adapter that is trained on keeps its settings"
-        raise ConfigError(Problem(what, remedy, key="lora.target_modules"))
+        raise ConfigError(Problem(what, remedy, key="lora.target_modules", code="HF589"))
     _check_head_is_trained(adapted)
     _check_trained(adapted)
     object.__setattr__(adapted, ORIGIN, describe_origin(saved))
@@ -178,6 +182,7 @@ def verify_adapter(
                 f"the saved adapter's logits differ from the trained model's by {difference:.2e}",
                 f"at most {tolerance:.0e} was expected; adapter and base in the folder are not what was trained",
                 path=str(shown or folder),
+                code="HF514",
             )
         )
     logger.info("adapter saved to %s, loaded again: largest logit difference %.1e", shown or folder, difference)
@@ -215,7 +220,7 @@ def get_lora_config(model: PeftModel) -> LoraConfig:
 def _check_stored(model: PreTrainedModel) -> None:
     if not model.config._name_or_path:
         what = "an adapter needs a base that is stored: nothing could load these random weights again"
-        raise ModelError(Problem(what, "train and save the model first, then name it", key="model.path"))
+        raise ModelError(Problem(what, "train and save the model first, then name it", key="model.path", code="HF535"))
 
 
 def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraConfig:
@@ -225,7 +230,9 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
     method = str(lora.get("init_lora_weights")).lower()
     if method in NEED_DATA_PASS:
         what = f"{method} needs a pass over data or weights before training, which this recipe does not make"
-        raise ConfigError(Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights"))
+        raise ConfigError(
+            Problem(what, "use true, gaussian, orthogonal, pissa or olora", key="lora.init_lora_weights", code="HF584")
+        )
     if settings.get("target_modules") is None and not settings.get("target_parameters"):
         settings["target_modules"] = ALL_LINEAR
     if settings.get("target_modules") == ALL_LINEAR and not isinstance(settings.get("exclude_modules"), str):
@@ -235,7 +242,7 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
         settings.setdefault("ensure_weight_tying", True)
     elif settings.get("ensure_weight_tying"):
         what = "lora names neither an embedding nor a head, or the two of this model share no weight"
-        raise ConfigError(Problem(what, "leave it out", key="lora.ensure_weight_tying"))
+        raise ConfigError(Problem(what, "leave it out", key="lora.ensure_weight_tying", code="HF582"))
     try:
         config = LoraConfig(**settings)
     except PEFT_ERRORS as problem:
@@ -244,7 +251,7 @@ def _build_lora_config(model: PreTrainedModel, lora: Mapping[str, Any]) -> LoraC
     if _rewrites_base(config) and (is_quantized(model) or model.config.dtype != torch.float32):
         what = f"{method} rewrites the base's weights, and quantized or 16-bit weights would be rounded a second time"
         remedy = "set model.dtype: float32 without 4 or 8 bits, or lora.init_lora_weights: true"
-        raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
+        raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights", code="HF583"))
     return config
 
 
@@ -252,11 +259,11 @@ def _check_quantized_base(model: PreTrainedModel, config: LoraConfig) -> None:
     """Raise `ConfigError` for what peft 0.21 and bitsandbytes 0.50 cannot compute with a quantized base."""
     if config.init_lora_weights == "orthogonal" and is_quantized(model):
         what, remedy = "orthogonal is not drawn for quantized weights", "leave it out, or choose gaussian"
-        raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights"))
+        raise ConfigError(Problem(what, remedy, key="lora.init_lora_weights", code="HF583"))
     in_8_bits = is_quantized(model) and getattr(model, "is_loaded_in_8bit", False)
     if config.use_dora and in_8_bits and model.device.type == "cpu":
         what = "DoRA needs the scales of 8-bit weights, which bitsandbytes does not keep on a CPU"
-        raise ConfigError(Problem(what, "load the base in 4 bits, or in 16", key="lora.use_dora"))
+        raise ConfigError(Problem(what, "load the base in 4 bits, or in 16", key="lora.use_dora", code="HF583"))
 
 
 def _take_suffixes(modules: Iterable[str]) -> set[str]:
@@ -275,7 +282,9 @@ def _select_modules_to_save(model: PreTrainedModel, lora: Mapping[str, Any]) -> 
 
 def _make_peft_error(problem: Exception) -> ConfigError:
     reason = " ".join(str(problem).split())
-    return ConfigError(Problem(f"peft refuses these settings ({reason})", "see peft's LoraConfig", key="lora"))
+    return ConfigError(
+        Problem(f"peft refuses these settings ({reason})", "see peft's LoraConfig", key="lora", code="HF584")
+    )
 
 
 def _rewrites_base(config: LoraConfig) -> bool:
@@ -288,19 +297,21 @@ def _check_head_is_trained(model: PeftModel) -> None:
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         what = "an adapter on the output head, or on an embedding that shares its weight, would never be trained"
         remedy = "the loss reads the head's own weight: name the module in lora.modules_to_save instead"
-        raise ConfigError(Problem(what, remedy, key="lora.target_modules"))
+        raise ConfigError(Problem(what, remedy, key="lora.target_modules", code="HF585"))
 
 
 def _check_trained(model: PeftModel) -> None:
     """Raise `ModelError` where nothing is trained, or trained weights are not float32."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
-        raise ModelError(Problem("the adapter has 0 parameters to train", "name target modules", key="lora"))
+        raise ModelError(
+            Problem("the adapter has 0 parameters to train", "name target modules", key="lora", code="HF585")
+        )
     rounded = [name for name, parameter in trained.items() if parameter.dtype != torch.float32]
     if rounded:
         what = f"{len(rounded)} trained weights would be {trained[rounded[0]].dtype}, first {rounded[0]}"
         remedy = "set model.dtype: float32 (train.bf16 still computes in bfloat16), or train LoRA's weights only"
-        raise ModelError(Problem(what, remedy, key="model.dtype"))
+        raise ModelError(Problem(what, remedy, key="model.dtype", code="HF583"))
 
 
 def _log_adapter(model: PeftModel) -> None:
@@ -325,8 +336,10 @@ def _warn_of_routers(config: LoraConfig, targeted: Sequence[str]) -> None:
     kinds = sorted({name.rpartition(".")[2] for name in routers})
     logger.warning(
         "adapter: %s includes %d routers, which choose the experts (first %s): training them may unbalance these; "
-        "lora.exclude_modules: [%s] leaves them as they are", ALL_LINEAR, len(routers), routers[0], ", ".join(kinds),
-    )  # fmt: skip
+        "lora.exclude_modules: [%s] leaves them as they are",
+        *(ALL_LINEAR, len(routers), routers[0], ", ".join(kinds)),
+        extra={"code": "HF587"},
+    )
 
 
 def _get_lora_weights(model: PeftModel) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ def continue_adapter(run: Run) -> Run:
     folder, record = fetch_adapter(adapter), read_base_record(adapter, run.model.path)
     if record.classifier is not None:
         what = f"{adapter!r} is the adapter of a text classifier, and this recipe trains a language model"
-        raise ModelError(Problem(what, "name an adapter that recipes/lora.py has written", key=KEY))
+        raise ModelError(Problem(what, "name an adapter that recipes/lora.py has written", key=KEY, code="HF523"))
     _check_base(adapter, record)
     _check_quantization(run.model, record)
     check_settings(folder, run.lora or {})
@@ -54,9 +54,11 @@ def _check_base(adapter: str, record: BaseRecord) -> None:
     name, where = record.name_or_path, "say where it is now with model.path"
     if is_adapter(name):
         what = f"the base {name!r} of {adapter!r} is an adapter itself"
-        raise ModelError(Problem(what, "merge that one, and name the merged model in model.path", key=KEY))
+        raise ModelError(
+            Problem(what, "merge that one, and name the merged model in model.path", key=KEY, code="HF522")
+        )
     if find_file(name, "config.json", record.revision) is None:
-        raise ModelError(Problem(f"the base {name!r} of {adapter!r} is not there", where, key=KEY))
+        raise ModelError(Problem(f"the base {name!r} of {adapter!r} is not there", where, key=KEY, code="HF532"))
     check_base(record, adapter)
 
 
@@ -67,7 +69,9 @@ def _check_quantization(model: ModelSection, record: BaseRecord) -> None:
         trained, asked = bool(stored.get(bits)), bool(getattr(model, bits))
         if trained != asked:
             what = f"{str(asked).lower()} contradicts the adapter, which was trained with {str(trained).lower()}"
-            raise ConfigError(Problem(what, f"set model.{bits}: {str(trained).lower()}", key=f"model.{bits}"))
+            raise ConfigError(
+                Problem(what, f"set model.{bits}: {str(trained).lower()}", key=f"model.{bits}", code="HF589")
+            )
 
 
 def check_settings(folder: Path, lora: Mapping[str, Any]) -> None:
@@ -81,6 +85,7 @@ def check_settings(folder: Path, lora: Mapping[str, Any]) -> None:
             f"{_format(given)} contradicts the adapter's {_format(stored.get(name))}",
             "leave it out: an adapter that is trained on keeps its settings",
             key=f"lora.{name}",
+            code="HF589",
         )
         for name, given in lora.items()
         if given != ALL_LINEAR and _order(given) != _order(stored.get(name))

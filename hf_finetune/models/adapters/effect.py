@@ -34,7 +34,7 @@ def check_effect(model: PeftModel, adapter: str) -> None:
     if torch.equal(tuned, untuned):
         what = "changes nothing: the model answers with this adapter exactly as it does without it"
         remedy = "it was never trained, or was saved without what was: name another folder or checkpoint"
-        raise ModelError(Problem(what, remedy, path=adapter))
+        raise ModelError(Problem(what, remedy, path=adapter, code="HF538"))
 
 
 def _draw_tokens(model: PeftModel) -> Tensor:

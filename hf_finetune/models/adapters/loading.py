@@ -120,7 +120,7 @@ def read_adapter_record(path: str, base: str | None = None) -> BaseRecord:
     weights = load_file(fetch_adapter(path) / ADAPTER_WEIGHTS)
     if (weight := weights.get(f"{PEFT_PREFIX}{name}.weight")) is None:
         what = f"is the adapter of a classifier without its head ({name})"
-        raise ModelError(Problem(what, "train it with the head in modules_to_save", path=path))
+        raise ModelError(Problem(what, "train it with the head in modules_to_save", path=path, code="HF537"))
     known = len(weight) == config.num_labels
     labels = config.id2label if known else {number: f"LABEL_{number}" for number in range(len(weight))}
     described = {"id2label": labels, "problem_type": config.problem_type, "pad_token_id": config.pad_token_id}
@@ -138,7 +138,9 @@ def load_base(record: BaseRecord, *, device: torch.device, attention: str | None
             options["quantization_config"] = BitsAndBytesConfig.from_dict(record.quantization)
     if is_adapter(record.name_or_path):
         what = f"{record.name_or_path!r} is an adapter, not a model"
-        raise ModelError(Problem(what, "name the model that both were trained on, or merge the first one"))
+        raise ModelError(
+            Problem(what, "name the model that both were trained on, or merge the first one", code="HF522")
+        )
     loaded: PreTrainedModel
     with _base_errors(record):
         if record.classifier is None:
@@ -158,7 +160,7 @@ def _base_errors(record: BaseRecord) -> Iterator[None]:
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         what = f"the adapter's base {record.name_or_path!r} cannot be loaded ({reason})"
-        raise ModelError(Problem(what, "say where it is now with --base-path")) from problem
+        raise ModelError(Problem(what, "say where it is now with --base-path", code="HF532")) from problem
 
 
 def _load_language_base(record: BaseRecord, options: dict[str, Any]) -> PreTrainedModel:
@@ -207,13 +209,17 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
     assert isinstance(config, LoraConfig)  # `fetch_adapter` refuses others
     if str(config.init_lora_weights).startswith("pissa_niter"):
         what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
-        raise ModelError(Problem(what, "resume training from it, or use the folder of the finished run", str(folder)))
+        raise ModelError(
+            Problem(what, "resume training from it, or use the folder of the finished run", str(folder), code="HF539")
+        )
     config.inference_mode = not trains
     weights = load_file(folder / ADAPTER_WEIGHTS)
     absent = [name for name in get_new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
     if absent:
         what = f"lacks weights that its base does not have either: {len(absent)}, first {absent[0]}"
-        raise ModelError(Problem(what, "train it with all that is new in modules_to_save", path=str(folder)))
+        raise ModelError(
+            Problem(what, "train it with all that is new in modules_to_save", path=str(folder), code="HF537")
+        )
     kind = PeftModelForSequenceClassification if is_classifier(base) else PeftModelForCausalLM
     try:
         with torch.random.fork_rng(devices=[]), suppress_peft_warnings(), name_what_matches(base, config):
@@ -272,9 +278,9 @@ def _make_settings_error(folder: Path, reason: str) -> ModelError:
         return _make_mismatch_error(folder, shorten_reason(reason))
     what = f"peft builds no adapter with these settings over this base ({shorten_reason(reason)})"
     remedy = "correct them in a copy of the adapter, or name the base that it was trained on"
-    return ModelError(Problem(what, remedy, path=str(folder / ADAPTER_CONFIG), key=", ".join(unusual)))
+    return ModelError(Problem(what, remedy, path=str(folder / ADAPTER_CONFIG), key=", ".join(unusual), code="HF536"))
 
 
 def _make_mismatch_error(folder: Path, reason: str) -> ModelError:
     what = f"the adapter does not fit this base ({reason})"
-    return ModelError(Problem(what, "name the base that it was trained on", path=str(folder)))
+    return ModelError(Problem(what, "name the base that it was trained on", path=str(folder), code="HF536"))

@@ -125,7 +125,7 @@ def _compile(pattern: str, key: str) -> Pattern:
         return compile_linear(pattern)
     except ValueError as error:
         what = f"{pattern!r} is no regular expression that can be matched in bounded time ({error})"
-        raise ConfigError(Problem(what, "write one, or a list of names", key=f"lora.{key}")) from error
+        raise ConfigError(Problem(what, "write one, or a list of names", key=f"lora.{key}", code="HF588")) from error
 
 
 def _find_wrong_layers(model: PreTrainedModel, config: LoraConfig) -> list[Problem]:
@@ -137,16 +137,20 @@ def _find_wrong_layers(model: PreTrainedModel, config: LoraConfig) -> list[Probl
     unknown = [name for name in patterns if name not in lists]
     if unknown:
         what, remedy = f"{unknown[0]!r} names no list of layers of this model", f"it has {', '.join(lists)}"
-        return [Problem(what, remedy, key="lora.layers_pattern")]
+        return [Problem(what, remedy, key="lora.layers_pattern", code="HF581")]
     layers = config.layers_to_transform
     asked = [layers] if isinstance(layers, int) else layers
     count = max((len(part) for name, part in lists.items() if name in patterns or not patterns), default=0)
     there = f"its layers are 0 to {count - 1}"
     if not asked:
-        return [Problem("names no layer", f"leave it out, or name some: {there}", key="lora.layers_to_transform")]
+        return [
+            Problem(
+                "names no layer", f"leave it out, or name some: {there}", key="lora.layers_to_transform", code="HF582"
+            )
+        ]
     outside = sorted(each for each in asked if not 0 <= each < count)
     what = f"this model has no layer {', '.join(map(str, outside))}"
-    return [Problem(what, there, key="lora.layers_to_transform")] if outside else []
+    return [Problem(what, there, key="lora.layers_to_transform", code="HF581")] if outside else []
 
 
 def _find_unknown_parameters(model: PreTrainedModel, config: LoraConfig) -> list[Problem]:
@@ -160,6 +164,7 @@ def _find_unknown_parameters(model: PreTrainedModel, config: LoraConfig) -> list
             f"{name!r} matches no weight matrix of this model",
             f"{suggest(name, ends)} it has {_format_counts(ends)}".lstrip(),
             key="lora.target_parameters",
+            code="HF581",
         )
         for name in unknown
     ]
@@ -177,10 +182,12 @@ def _find_wrong_tokens(model: PreTrainedModel, config: LoraConfig) -> list[Probl
         if name and not _ends_any(modules, name):
             problems.append(_make_unmatched_problem(model, name, TOKEN_ROWS))
         elif not isinstance(ids, list) or not ids:
-            problems.append(Problem("names no token", "leave it out, or give a list of token ids", key=key))
+            problems.append(
+                Problem("names no token", "leave it out, or give a list of token ids", key=key, code="HF582")
+            )
         elif wrong := [each for each in ids if type(each) is not int or not 0 <= each < size]:
             what = f"{wrong[0]!r} is no token of this model"
-            problems.append(Problem(what, f"its ids are 0 to {size - 1:,}", key=key))
+            problems.append(Problem(what, f"its ids are 0 to {size - 1:,}", key=key, code="HF581"))
     return problems
 
 
@@ -201,7 +208,7 @@ def _find_idle_exclusions(model: PreTrainedModel, config: LoraConfig) -> list[Pr
     else:
         idle = [name for name in sorted(excluded) if not _ends_any(targeted, name)]
     what, remedy = "excludes nothing that lora.target_modules names", "leave it out"
-    return [Problem(f"{name!r} {what}", remedy, key="lora.exclude_modules") for name in idle]
+    return [Problem(f"{name!r} {what}", remedy, key="lora.exclude_modules", code="HF582") for name in idle]
 
 
 def _find_quantized_modules(model: PreTrainedModel, config: LoraConfig) -> list[Problem]:
@@ -214,7 +221,7 @@ def _find_quantized_modules(model: PreTrainedModel, config: LoraConfig) -> list[
     }
     what, remedy = "is quantized, and cannot be trained in whole", "leave it out: all-linear gives it an adapter"
     return [
-        Problem(f"{name} {what}", remedy, key="lora.modules_to_save")
+        Problem(f"{name} {what}", remedy, key="lora.modules_to_save", code="HF583")
         for name, module in named.items()
         if not all(weight.is_floating_point() for weight in module.parameters())
     ]
@@ -230,7 +237,9 @@ def _find_idle_patterns(model: PeftModel, lora: Mapping[str, Any]) -> list[Probl
             compiled = _compile(PEFT_KEY.format(pattern), key)
             if not any(map(compiled.fullmatch, targeted)):
                 remedy = f"{suggest(pattern, ends)} it is on {_format_counts(ends)}".lstrip()
-                problems.append(Problem(f"{pattern!r} matches nothing with an adapter", remedy, key=f"lora.{key}"))
+                problems.append(
+                    Problem(f"{pattern!r} matches nothing with an adapter", remedy, key=f"lora.{key}", code="HF581")
+                )
     return problems
 
 
@@ -242,11 +251,15 @@ def _find_missing_biases(model: PeftModel, lora: Mapping[str, Any]) -> list[Prob
         # It is learned, and could not be merged: https://github.com/huggingface/peft/issues/2725
         without = ", ".join(name for name, bias in biases.items() if bias is None)
         remedy = f"name those that have one in lora.target_modules: {', '.join(there)}" if there else "leave it out"
-        return [Problem(f"{without}: no bias that the adapter's could be added to", remedy, key="lora.lora_bias")]
+        return [
+            Problem(
+                f"{without}: no bias that the adapter's could be added to", remedy, key="lora.lora_bias", code="HF582"
+            )
+        ]
     trained = [name for name, each in model.named_parameters() if name.endswith("bias") and each.requires_grad]
     if lora.get("bias", "none") != "none" and not any("lora_" not in name for name in trained):
         where = "no layer of this model" if lora["bias"] == "all" else "no layer with an adapter"
-        return [Problem(f"{where} has a bias that could be trained", "leave it out", key="lora.bias")]
+        return [Problem(f"{where} has a bias that could be trained", "leave it out", key="lora.bias", code="HF582")]
     return []
 
 
@@ -259,7 +272,9 @@ def _find_cut_ranks(model: PeftModel) -> list[Problem]:
         if rank < asked:
             module = name.rpartition(".")[2]
             what = f"{asked} is above {rank}, the rank of {module}, whose parts this adapter begins with"
-            return [Problem(what, f"lower it to {rank}, or set lora.init_lora_weights: true", key="lora.r")]
+            return [
+                Problem(what, f"lower it to {rank}, or set lora.init_lora_weights: true", key="lora.r", code="HF584")
+            ]
     return []
 
 
@@ -270,7 +285,7 @@ def _make_unmatched_problem(model: PreTrainedModel, name: str, key: str) -> Prob
         if isinstance(kind, nn.Linear | nn.Embedding | Conv1D)
     )
     remedy = f"{suggest(name, counts)} it has {_format_counts(counts)}".lstrip()
-    return Problem(f"{name!r} matches no module of this model", remedy, key=f"lora.{key}")
+    return Problem(f"{name!r} matches no module of this model", remedy, key=f"lora.{key}", code="HF581")
 
 
 def _format_counts(counts: Mapping[str, int]) -> str:

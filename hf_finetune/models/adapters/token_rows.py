@@ -33,13 +33,17 @@ def select_token_rows(model: PreTrainedModel, lora: Mapping[str, Any]) -> dict[s
     for name, module in modules.items():
         if _is_named(name, lora.get("target_modules")):
             what = f"{name} gets LoRA, and the tokens that the chat template adds need whole rows of it"
-            raise ConfigError(Problem(what, "name it in lora.modules_to_save instead", key="lora.target_modules"))
+            raise ConfigError(
+                Problem(what, "name it in lora.modules_to_save instead", key="lora.target_modules", code="HF586")
+            )
         if _is_named(name, lora.get("modules_to_save")):
             continue
         if getattr(module, "bias", None) is not None:
             # peft 0.21 multiplies by the rows and leaves the bias out: `TrainableTokensLayer.forward_adapters`.
             what = f"{name} has a bias, which training rows of it for the chat template's tokens would leave out"
-            raise ModelError(Problem(what, f"name {name} in lora.modules_to_save", key="lora.modules_to_save"))
+            raise ModelError(
+                Problem(what, f"name {name} in lora.modules_to_save", key="lora.modules_to_save", code="HF586")
+            )
         rows[name] = list(dict.fromkeys([*rows.get(name, ()), *added]))
     return {name: ids for name, ids in rows.items() if ids} or None
 

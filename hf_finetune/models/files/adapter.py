@@ -67,15 +67,17 @@ def fetch_adapter(path: str | Path) -> Path:
     config = find_file(str(path), ADAPTER_CONFIG)
     if config is None:
         what = f"is not an adapter: there is no {ADAPTER_CONFIG} in it"
-        raise ModelError(Problem(what, "name a folder that recipes/lora.py has written", path=str(path)))
+        raise ModelError(Problem(what, "name a folder that recipes/lora.py has written", path=str(path), code="HF531"))
     check_untrusted_files(str(path))
     if find_file(str(path), ADAPTER_WEIGHTS) is None:
         what = f"is an adapter without {ADAPTER_WEIGHTS}"
-        raise ModelError(Problem(what, "save it as safetensors; pickled weights are not loaded", path=str(path)))
+        raise ModelError(
+            Problem(what, "save it as safetensors; pickled weights are not loaded", path=str(path), code="HF506")
+        )
     kind = (read_object(Path(config)) or {}).get("peft_type")
     if kind != "LORA":
         what = f"is an adapter of the kind {kind}"
-        raise ModelError(Problem(what, "only LoRA's are loaded and merged", path=str(path)))
+        raise ModelError(Problem(what, "only LoRA's are loaded and merged", path=str(path), code="HF531"))
     find_complete_file(str(path), ADAPTER_WEIGHTS)
     return Path(config).parent
 
@@ -89,7 +91,9 @@ def read_base_name(path: str | Path) -> str:
     named: str | None = config.get("base_model_name_or_path")
     if not named:
         remedy = "name its base with --base-path"
-        raise ModelError(Problem("the adapter does not say which model it was trained on", remedy, path=str(path)))
+        raise ModelError(
+            Problem("the adapter does not say which model it was trained on", remedy, path=str(path), code="HF533")
+        )
     return _resolve_base(named, path)
 
 
@@ -119,7 +123,7 @@ def read_base_record(path: str | Path, base: str | None = None) -> BaseRecord:
 def _resolve_base(named: str, adapter: str | Path) -> str:
     if looks_local(named) and not os.path.isdir(adapter):
         what = f"the adapter was trained on {named!r}, a folder of another machine"
-        raise ModelError(Problem(what, "say where its base is now with --base-path", path=str(adapter)))
+        raise ModelError(Problem(what, "say where its base is now with --base-path", path=str(adapter), code="HF532"))
     return os.path.expanduser(named)
 
 
@@ -149,7 +153,7 @@ def check_base(record: BaseRecord, adapter: str | Path) -> None:
     if record.fingerprint is None or compute_fingerprint(record.name_or_path, record.revision) == record.fingerprint:
         return
     what = f"the adapter was trained on another model than {record.name_or_path!r}: weights or configuration differ"
-    raise ModelError(Problem(what, "name the base that it was trained on", path=str(adapter)))
+    raise ModelError(Problem(what, "name the base that it was trained on", path=str(adapter), code="HF536"))
 
 
 @contextmanager

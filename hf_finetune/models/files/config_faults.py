@@ -80,7 +80,7 @@ def _explain(refused: ForeignError, values: Mapping[str, Any], build: Build, nam
     if key is not None:
         reason = f" ({why})" if why else ": no model can be built with it"
         what = f"{format_value(_look_up(values, key))} cannot be used{reason}"
-    return ModelError(Problem(what, CORRECT, path=str(Path(name, CONFIG)), key=key))
+    return ModelError(Problem(what, CORRECT, path=str(Path(name, CONFIG)), key=key, code="HF504"))
 
 
 def _find_key(cause: BaseException | None, values: Mapping[str, Any], build: Build) -> str | None:

@@ -40,20 +40,22 @@ def check_held(auto_class: Any, name: str, commit: str | None, config: PreTraine
     place = str(Path(name, CONFIG))
     if getattr(config, "quantization_config", None) is None:
         if wrong := _find_other_shapes(built, held):
-            raise ModelError(Problem(f"does not fit its weights: {wrong}", CORRECT, path=place))
+            raise ModelError(Problem(f"does not fit its weights: {wrong}", CORRECT, path=place, code="HF503"))
         if (whole := _find_whole_numbers(built, stored)) is not None:
             what = f"{whole} has whole numbers ({stored[whole].dtype}) where the model computes with others"
-            raise ModelError(Problem(what, "copy the model's folder again, or use another model", path=name))
+            raise ModelError(
+                Problem(what, "copy the model's folder again, or use another model", path=name, code="HF505")
+            )
     asked, most = built.num_parameters(), 2 * sum(map(prod, held.values())) + MOST_NEW
     if getattr(config, "quantization_config", None) is not None:
         most = NUMBERS_IN_A_BYTE * sum(file.stat().st_size for file in files) + MOST_NEW
     if asked > most:
         what = f"asks for {asked:,} parameters, and the files hold {sum(map(prod, held.values())):,}"
-        raise ModelError(Problem(what, CORRECT, path=place))
+        raise ModelError(Problem(what, CORRECT, path=place, code="HF503"))
     computed = sum(buffer.numel() for buffer in built.buffers())
     if computed > MOST_COMPUTED:
         what = f"asks for tables of {computed:,} numbers, which are computed when the model is made"
-        raise ModelError(Problem(what, CORRECT, path=place))
+        raise ModelError(Problem(what, CORRECT, path=place, code="HF503"))
 
 
 def _find_other_shapes(built: PreTrainedModel, held: Mapping[str, tuple[int, ...]]) -> str:

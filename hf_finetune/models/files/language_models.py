@@ -32,7 +32,7 @@ def check_language_model(name: str, revision: str | None) -> None:
         return
     if what := _describe_unfit(kind, known, values):
         remedy = "name a decoder, such as a Llama or Qwen; recipe: classification trains encoders"
-        raise ModelError(Problem(f"{name!r} {what}", remedy, key="model.path"))
+        raise ModelError(Problem(f"{name!r} {what}", remedy, key="model.path", code="HF523"))
 
 
 def _describe_unfit(kind: str, known: Any, values: Mapping[str, Any]) -> str | None:

@@ -107,14 +107,21 @@ def find_complete_file(name: str, file: str, revision: str | None = None) -> Pat
     path = find_file(name, file, revision)
     reason = None if path is None else _find_damage(path)
     if path is not None and reason is not None and not os.path.isdir(name):
-        logger.warning("%s of %s is damaged in the cache (%s): downloading it again", file, name, reason)
+        logger.warning(
+            "%s of %s is damaged in the cache (%s): downloading it again", file, name, reason, extra={"code": "HF511"}
+        )
         path = find_file(name, file, revision, force_download=True)
         reason = None if path is None else _find_damage(path)
     if path is None:
-        raise ModelError(Problem(f"has no {file}", "copy or fetch the model again", path=name))
+        raise ModelError(Problem(f"has no {file}", "copy or fetch the model again", path=name, code="HF001"))
     if reason is not None:
         raise ModelError(
-            Problem(f"{file} is damaged or cut short ({reason})", "copy or fetch it again", path=str(Path(name, file)))
+            Problem(
+                f"{file} is damaged or cut short ({reason})",
+                "copy or fetch it again",
+                path=str(Path(name, file)),
+                code="HF501",
+            )
         )
     return Path(path)
 
@@ -126,13 +133,16 @@ def refuse_pickles(name: str, revision: str | None = None) -> None:
     else:
         usual = ("pytorch_model.bin.index.json", "pytorch_model.bin")
         pickles = [file for file in usual if find_file(name, file, revision) is not None]
+    # Of no weights at all nothing is refused: there is no such file, as of a name that was misspelled.
     if not pickles:
         what, remedy = f"has no {SAFE_WEIGHTS_NAME}", "give a folder or Hub id that holds a model's weights"
+        code = "HF001"
     else:
         what = f"has its weights as {pickles[0]}, a pickle, which can run any code when it is opened"
         remedy = "name a revision that has safetensors, or convert it where nothing can be lost: load it with "
         remedy += "transformers and save_pretrained it"
-    raise ModelError(Problem(what, remedy, path=name))
+        code = "HF506"
+    raise ModelError(Problem(what, remedy, path=name, code=code))
 
 
 def _read_shard_names(index: Path) -> list[str]:
@@ -140,12 +150,14 @@ def _read_shard_names(index: Path) -> list[str]:
     # {"weight_map": {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "model-00002-of-00002.safetensors"}}
     weight_map = (read_object(index) or {}).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ModelError(Problem("is no index of weights", "copy or fetch it again", path=str(index)))
+        raise ModelError(Problem("is no index of weights", "copy or fetch it again", path=str(index), code="HF501"))
     shards = sorted({str(shard) for shard in weight_map.values()})
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             what = f"names {shard!r}, which is no safetensors file of this folder"
-            raise ModelError(Problem(what, "use a model whose index names its own files", path=str(index)))
+            raise ModelError(
+                Problem(what, "use a model whose index names its own files", path=str(index), code="HF508")
+            )
     return shards
 
 

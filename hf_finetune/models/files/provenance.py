@@ -116,8 +116,8 @@ def _check_content(name: str, path: Path, commit: str | None) -> None:
     expected = path.resolve().name
     if len(expected) != SHA256_DIGITS or hash_file(path) == expected:
         return
-    logger.warning("%s of %s is damaged in the cache: downloading it again", path.name, name)
+    logger.warning("%s of %s is damaged in the cache: downloading it again", path.name, name, extra={"code": "HF511"})
     downloaded = find_file(name, path.name, commit, force_download=True)
     if downloaded is None or hash_file(Path(downloaded)) != expected:
         what = f"{path.name} is not what the Hub says it is"
-        raise ModelError(Problem(what, "download the model again", path=name))
+        raise ModelError(Problem(what, "download the model again", path=name, code="HF501"))

@@ -30,7 +30,7 @@ def load_quantized(auto_class: Any, name: str, options: Mapping[str, Any]) -> An
     except ForeignError as refused:
         what = f"its weights are quantized in a way that cannot be computed here ({refused})"
         remedy = "install what it names, or name a copy of the model that is not quantized"
-        raise ModelError(Problem(what, remedy, path=str(Path(name, CONFIG)), key=KEY)) from refused
+        raise ModelError(Problem(what, remedy, path=str(Path(name, CONFIG)), key=KEY, code="HF505")) from refused
     return loaded
 
 

@@ -46,7 +46,9 @@ def _check_stamps(name: str | None) -> None:
     changed = sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
     if changed:
         what = f"{', '.join(changed[:3])} changed while the run was prepared"
-        raise ModelError(Problem(what, "begin again when the folder is complete: nothing was trained", path=name))
+        raise ModelError(
+            Problem(what, "begin again when the folder is complete: nothing was trained", path=name, code="HF509")
+        )
 
 
 def _read_stamps(folder: str) -> Stamps:

@@ -50,11 +50,13 @@ def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
     for file in CONFIGS:
         values = read_object(folder / file) or {}
         found = [*_find_code(values), *_find_wrong_paths(values, folder)]
-        problems += [Problem(what, remedy, path=str(Path(name, file)), key=key) for what, remedy, key in found]
+        problems += [
+            Problem(what, remedy, path=str(Path(name, file)), key=key, code=code) for what, remedy, key, code in found
+        ]
     config = read_object(folder / CONFIG) or {}
     if "auto_map" in config and str(config.get("model_type")) not in CONFIG_MAPPING:
         what = f"is a model of the kind {config.get('model_type')!r}, which only code of its repository can load"
-        problems.append(Problem(what, CODE, path=str(Path(name, CONFIG))))
+        problems.append(Problem(what, CODE, path=str(Path(name, CONFIG)), code="HF507"))
     if problems:
         raise ModelError(problems)
     return commit
@@ -70,15 +72,17 @@ def find_local_folder(name: str, commit: str | None) -> Path | None:
     return next((Path(file).parent for file in found if file is not None), None)
 
 
-Found = tuple[str, str, str]
-"""What is wrong, what to do, and the key."""
+Found = tuple[str, str, str, str]
+"""What is wrong, what to do, the key, and the code."""
 
 
 def _find_outside_links(folder: Path, name: str) -> Iterator[Problem]:
     """Yield a problem for each link that leaves the folder."""
     for path in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*")]):
         if leads_out(path, folder):
-            yield Problem("is a link to a file outside the model's folder", INSIDE, path=str(Path(name, path.name)))
+            yield Problem(
+                "is a link to a file outside the model's folder", INSIDE, path=str(Path(name, path.name)), code="HF508"
+            )
 
 
 def _find_code(values: dict[str, Any]) -> Iterator[Found]:
@@ -86,11 +90,11 @@ def _find_code(values: dict[str, Any]) -> Iterator[Found]:
     for keys, value in iterate_leaves(values):
         key = ".".join(keys)
         if keys[-1] == "trust_remote_code" and value is True:
-            yield "asks that code from a repository be trusted", CODE, key
+            yield "asks that code from a repository be trusted", CODE, key, "HF507"
         elif any(part.strip("_").removesuffix("_internal") in KERNELS for part in keys) and "/" in str(value):
-            yield "names a repository whose code would compute the attention or the experts", CODE, key
+            yield "names a repository whose code would compute the attention or the experts", CODE, key, "HF507"
         elif keys[-1] == "transformers_weights" and not str(value or SAFETENSORS[0]).endswith(SAFETENSORS):
-            yield "names weights that are not safetensors", "only safetensors are loaded", key
+            yield "names weights that are not safetensors", "only safetensors are loaded", key, "HF506"
 
 
 def _find_wrong_paths(values: dict[str, Any], folder: Path) -> Iterator[Found]:
@@ -101,7 +105,8 @@ def _find_wrong_paths(values: dict[str, Any], folder: Path) -> Iterator[Found]:
             continue
         path = Path(value)
         if path.is_absolute() or ".." in path.parts or value.startswith("~") or "://" in value or "\\" in value:
-            yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys)
+            yield f"names {value!r}, which is outside the model's folder", INSIDE, ".".join(keys), "HF508"
         elif os.path.lexists(inside := folder / value):
+            # It is inside, and may be a pipe or larger than any: what it is refused for has a code of its own.
             for wrong in look_at_file(inside, value, opened=True):
-                yield f"names {value!r}, which {wrong.what}", wrong.remedy, ".".join(keys)
+                yield f"names {value!r}, which {wrong.what}", wrong.remedy, ".".join(keys), wrong.code

@@ -70,7 +70,9 @@ def _check_room(target: Path, needed: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         what = f"takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free there"
-        raise CannotWriteError(Problem(what, "make room, or name a folder on another disk", path=str(target)))
+        raise CannotWriteError(
+            Problem(what, "make room, or name a folder on another disk", path=str(target), code="HF702")
+        )
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ def convert_gguf(path: Path, folder: Path, dtype: str) -> ConvertedGguf:
     try:
         return _convert(path, header, folder, dtype)
     except FinetuneError as problem:
-        problems = [Problem(each.what, each.remedy, path=str(path)) for each in problem.problems]
+        problems = [Problem(each.what, each.remedy, path=str(path), code=each.code) for each in problem.problems]
         raise ModelError(problems) from problem
 
 
@@ -77,12 +77,15 @@ def _convert(path: Path, header: GgufHeader, folder: Path, dtype: str) -> Conver
     _save(model, tokenizer, folder)
     if faults := find_faults(folder, path.name):  # a model that no command would take
         raise ModelError(
-            [Problem(f"its {each.key} is not one that a model has: {each.what}", ANOTHER) for each in faults]
+            [
+                Problem(f"its {each.key} is not one that a model has: {each.what}", ANOTHER, code=each.code)
+                for each in faults
+            ]
         )
     try:
         verify_saved(model, folder, name=path.name)
     except NonFiniteError as problem:
-        raise ModelError(Problem("is a model that gives no finite numbers", ANOTHER)) from problem
+        raise ModelError(Problem("is a model that gives no finite numbers", ANOTHER, code="HF513")) from problem
     return ConvertedGguf(model.num_parameters(), _find_quantization(header), tuple(notes))
 
 
@@ -107,7 +110,7 @@ def _raise_model_errors() -> Iterator[None]:
     except (ForeignError, OSError) as problem:
         if isinstance(problem, OSError) and problem.errno is not None:  # the system's own, and not transformers'
             raise
-        raise ModelError(Problem(f"cannot be read by transformers ({problem})", ANOTHER)) from problem
+        raise ModelError(Problem(f"cannot be read by transformers ({problem})", ANOTHER, code="HF561")) from problem
 
 
 def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:
@@ -117,20 +120,22 @@ def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:
     """
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         what = f"is a model of the kind {config.model_type!r}, which does not continue text"
-        raise ModelError(Problem(what, "name a language model"))
+        raise ModelError(Problem(what, "name a language model", code="HF523"))
     scaling = header.text(f"{header.architecture}.rope.scaling.type")
     rotated: Any = getattr(config, "rope_parameters", None) or {}
     scaled = scaling not in (None, "none") and rotated.get("rope_type", "default") == "default"
     if scaled or any(name.startswith("rope_f") for name in header.tensors):
         # As of Llama 3.1: https://github.com/ggml-org/llama.cpp/pull/8676. Can go when transformers reads them.
         raise ModelError(
-            Problem("scales its positions in a way that transformers 5.23 does not read from GGUF", ANOTHER)
+            Problem(
+                "scales its positions in a way that transformers 5.23 does not read from GGUF", ANOTHER, code="HF562"
+            )
         )
     layers = header.metadata.get(f"{header.architecture}.block_count", 0)
     if not isinstance(layers, int) or layers > len(header.tensors):
         said = f"{layers:,}" if isinstance(layers, int) else repr(layers)
         what = f"says that it has {said} layers, and holds {len(header.tensors):,} tensors"
-        raise ModelError(Problem(what, "copy or download it again"))
+        raise ModelError(Problem(what, "copy or download it again", code="HF561"))
     with torch.device("meta"), _raise_model_errors():  # no memory, whatever the settings say
         described = AutoModelForCausalLM.from_config(config).num_parameters()
     tied = config.tie_word_embeddings
@@ -138,7 +143,7 @@ def _check_complete(header: GgufHeader, config: PreTrainedConfig) -> None:
     held = sum(count for name, count in header.tensors.items() if not (tied and name == "output.weight"))
     if described != held:
         what = f"holds {held:,} weights, of which transformers makes a model of {described:,}"
-        raise ModelError(Problem(what, ANOTHER))
+        raise ModelError(Problem(what, ANOTHER, code="HF562"))
 
 
 def _load(place: Path, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
@@ -149,7 +154,7 @@ def _load(place: Path, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
     loaded, info = answer
     lost = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lost:
-        raise ModelError(Problem(f"lacks, or has no place for, {', '.join(map(str, lost[:3]))}", ANOTHER))
+        raise ModelError(Problem(f"lacks, or has no place for, {', '.join(map(str, lost[:3]))}", ANOTHER, code="HF562"))
     # The weights are dequantized, and config.json would say that they are not.
     del loaded.config.quantization_config
     model: PreTrainedModel = loaded

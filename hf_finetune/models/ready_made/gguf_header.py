@@ -73,7 +73,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     those of gguf 0.19 are not: its reader counts to any number that a file names.
     """
     if is_of_kernel(path) or not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
-        raise ModelError(Problem("is no regular file", "name a GGUF file", path=str(path)))
+        raise ModelError(Problem("is no regular file", "name a GGUF file", path=str(path), code="HF002"))
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
@@ -82,12 +82,12 @@ def read_gguf_header(path: Path) -> GgufHeader:
                 return _read_header(data)
     except _Torn as problem:
         what, remedy = problem.args
-        raise ModelError(Problem(what, remedy, path=str(path))) from None
+        raise ModelError(Problem(what, remedy, path=str(path), code="HF561")) from None
     except (struct.error, OverflowError):  # there are no bytes where the next number should be
-        raise ModelError(Problem("is cut off within its header", AGAIN, path=str(path))) from None
+        raise ModelError(Problem("is cut off within its header", AGAIN, path=str(path), code="HF561")) from None
     except OSError as problem:
         what = f"cannot be read ({problem.strerror or problem})"
-        raise ModelError(Problem(what, "name a GGUF file that you may read", path=str(path))) from problem
+        raise ModelError(Problem(what, "name a GGUF file that you may read", path=str(path), code="HF002")) from problem
 
 
 def _read_header(data: mmap.mmap) -> GgufHeader:

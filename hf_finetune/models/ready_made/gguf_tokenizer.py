@@ -32,7 +32,9 @@ def load_gguf_tokenizer(folder: Path, name: str, header: GgufHeader) -> tuple[Pr
     kind = header.text("tokenizer.ggml.model")
     if kind is None or not header.lengths.get("tokenizer.ggml.tokens"):
         remedy = "name a file of a whole model: some hold weights alone"
-        raise ModelError(Problem("holds no tokenizer, and a model without its own cannot be used", remedy))
+        raise ModelError(
+            Problem("holds no tokenizer, and a model without its own cannot be used", remedy, code="HF551")
+        )
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     notes = _split_as_the_file_says(tokenizer, kind, header.text("tokenizer.ggml.pre"))
     context = header.metadata.get(f"{header.architecture}.context_length")

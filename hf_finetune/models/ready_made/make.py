@@ -56,10 +56,10 @@ def check_source(source: str, target: str | None) -> None:
     if source not in PACKAGES and (path.is_dir() or not (path.is_file() or source.lower().endswith(".gguf"))):
         raise ConfigError(_explain_source(source, target or "FOLDER"))
     if source not in PACKAGES and not path.exists():
-        raise ConfigError(Problem("no such file", "name a GGUF file that is there", path=source))
+        raise ConfigError(Problem("no such file", "name a GGUF file that is there", path=source, code="HF001"))
     if not target:
         name = source if source in PACKAGES else path.stem
-        raise ConfigError(Problem("the folder to make is missing", f"add one, such as models/{name}"))
+        raise ConfigError(Problem("the folder to make is missing", f"add one, such as models/{name}", code="HF601"))
 
 
 def _make_of_file(path: Path, target: Path, dtype: Dtype) -> MadeModel:
@@ -103,7 +103,9 @@ def _make_of_gguf(package: ModelPackage, target: Path, dtype: Dtype | None) -> M
 def _make_of_files(package: ModelPackage, target: Path, dtype: Dtype | None) -> MadeModel:
     if dtype not in (None, "float32"):
         remedy = "leave --dtype out, and set model.dtype in the run file"
-        raise ConfigError(Problem(f"{package.title} is copied as it is, in float32", remedy, key="--dtype"))
+        raise ConfigError(
+            Problem(f"{package.title} is copied as it is, in float32", remedy, key="--dtype", code="HF601")
+        )
     origin = Origin(package.wheel.requirement, package.wheel.sha256, "float32")
 
     def fill(aside: Path) -> None:
@@ -127,13 +129,15 @@ def _explain_source(source: str, target: str) -> Problem:
     """What to do about a source that is neither a name that we know nor a file."""
     names = " or ".join(PACKAGES)
     if Path(source).is_dir():
-        return Problem("is a folder already", "name it in the run file: model.path", path=source)
+        return Problem("is a folder already", "name it in the run file: model.path", path=source, code="HF563")
     close = find_closest(source, PACKAGES)
     if close is not None:
-        return Problem(f"{source!r} is no model that is known here", f"did you mean {close}?")
+        return Problem(f"{source!r} is no model that is known here", f"did you mean {close}?", code="HF563")
     parts = source.split("/")
     if len(parts) == 2 and all(parts) and not source.startswith((".", "~")):
         what = f"{source!r} is a model of the Hub, and this command makes {names} or converts a GGUF file"
         got = f"hf download {shell_path(source)} --local-dir {shell_path(target)}"
-        return Problem(what, f"get it with: {got}   and then set model.path: {target}")
-    return Problem(f"{source!r} is no model that is known here", f"write {names}, or name a .gguf file that is there")
+        return Problem(what, f"get it with: {got}   and then set model.path: {target}", code="HF563")
+    return Problem(
+        f"{source!r} is no model that is known here", f"write {names}, or name a .gguf file that is there", code="HF563"
+    )

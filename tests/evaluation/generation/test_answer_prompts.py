@@ -392,7 +392,7 @@ def test_every_prompt_that_the_template_refuses_is_named_before_one_is_answered(
     )
     with pytest.raises(DataError) as refused:
         answer_prompts(None, tokenizer, ["hi", "bad", "so", "too bad"], GREEDY)
-    what = "the chat template refuses it: no"
+    what = "the chat template refuses it: no [HF141]"
     assert str(refused.value).splitlines() == [f"eval.prompts[1]: {what}", f"eval.prompts[3]: {what}", "2 problems"]
     tokenizer.chat_template = "{% for m in messages %}{{ 'a' * 10 ** 9 }}{% endfor %}"
     with pytest.raises(DataError, match=r"^eval.prompts\[0\]: the chat template took more than 256 MiB"):

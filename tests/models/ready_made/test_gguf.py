@@ -177,6 +177,7 @@ def test_a_file_that_cannot_be_converted_gets_one_message_and_leaves_nothing(tmp
     with pytest.raises(ModelError) as problem:
         make_model(str(path), tmp_path / "models" / "made")
     assert said in str(problem.value)
+    assert all(each.code for each in problem.value.problems)
     assert str(problem.value).startswith(f"{path}: ")
     assert len(str(problem.value).splitlines()) == 1
     assert problem.value.exit_code == 2

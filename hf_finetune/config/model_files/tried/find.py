@@ -42,12 +42,12 @@ def find_slow_patterns(sections: Mapping[str, Any], place: str) -> Iterator[Prob
     ]
     patterns = tuple(dict.fromkeys(pattern for _, pattern in given))
     if len(patterns) > MOST_UNKNOWN:
-        yield Problem(f"has {len(patterns):,} patterns, which no published tokenizer has", ANOTHER, place)
+        yield Problem(f"has {len(patterns):,} patterns, which no published tokenizer has", ANOTHER, place, code="HF553")
         return
     faults = _try_patterns(patterns) if patterns else {}
     for key, pattern in given:
         if (what := faults.get(pattern)) is not None:
-            yield Problem(f"the pattern {format_value(pattern)} {what}", ANOTHER, place, key=key)
+            yield Problem(f"the pattern {format_value(pattern)} {what}", ANOTHER, place, key=key, code="HF553")
 
 
 @cache
@@ -64,7 +64,7 @@ def _try_patterns(patterns: tuple[str, ...]) -> Mapping[str, str | None]:
     except OSError as problem:
         what = f"the process in which a tokenizer's patterns are tried does not start ({problem.strerror})"
         remedy = "see whether this machine lets Python start another Python"
-        raise MachineError(Problem(what, remedy)) from problem
+        raise MachineError(Problem(what, remedy, code="HF139")) from problem
     answers: list[str | None] = [json.loads(line) for line in answered.splitlines()]
     if len(answers) < len(patterns):
         answers.append(
