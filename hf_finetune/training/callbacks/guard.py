@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,7 @@ class TrainingGuard(TrainerCallback):
             raise NonFiniteError([self._summarize(trainer, found), *found.name_rows(self.locate)], total=1)
         self._records.append(self._record(trainer, found))
         trainer.model.zero_grad()
-        places = "".join(f"\n{row}" for row in found.name_rows(self.locate))
+        places = "".join(f"\n{replace(row, code='')}" for row in found.name_rows(self.locate))
         what = "step %d is left out: %s (%d of at most %d)%s"
         logger.warning(
             what, found.step, found.describe(), self.skipped_steps, self.max_skips, places, extra={"code": "HF922"}
