@@ -73,7 +73,8 @@ def check_push(run: Run) -> None:
         if not run.hub.private and run.lora is None and run.model.path is not None:
             call_with_retries(lambda: check_gated(HfApi(), [str(run.model.path)]), PushOptions().patience)
     except HubError as refused:
-        later = f"or leave hub out, and push when it is trained: {format_resume_command(run.output_dir, run.hub)}"
+        command = format_resume_command(run.output_dir, run.hub)
+        later = f"or leave hub out, and push when it is trained: `{command}`"
         problems = [replace(each, remedy=f"{each.remedy}; {later}", key="hub") for each in refused.problems]
         raise HubError(problems) from refused
 
@@ -202,7 +203,8 @@ def _make_not_pushed_error(
     problems: Sequence[Problem], folder: str | Path, repo_id: str, options: PushOptions
 ) -> NotPushedError:
     command = format_resume_command(folder, options, repo_id)
-    later = f"{folder} is complete; to go on: {command}"
+    # In quotes: what is copied to the end of the line would have the code in it.
+    later = f"{folder} is complete; to go on: `{command}`"
     return NotPushedError(
         [Problem(f"not pushed: {replace(each, code='')}; {later}", code=each.code) for each in problems]
     )

@@ -44,7 +44,7 @@ def test_an_answer_has_the_code_of_its_kind_once_and_last(status, code):
     assert problem.code == code
     said = str(_make_not_pushed_error([problem], "runs/lora", "ada/model", PushOptions()))
     assert said.startswith(f"not pushed: {problem.what}; ")
-    assert said.endswith(f"hf-finetune push runs/lora ada/model [{code}]")
+    assert said.endswith(f"; to go on: `hf-finetune push runs/lora ada/model` [{code}]")
     assert said.count("[HF") == 1
 
 
