@@ -118,7 +118,7 @@ def predict(
         stats = predict_file(str(model), file, output, PredictionOptions(**options))
         if stats.left_out:
             what = f"{stats.left_out:,} of {stats.left_out + stats.rows:,} rows could not be labeled"
-            raise DataError(Problem(what, "put right what the log says about each"))
+            raise DataError(Problem(what, "put right what the log says about each", code="HF961"))
     return [json.loads(line) for line in output.getvalue().splitlines()]
 
 
@@ -241,7 +241,9 @@ def _as_file(rows: str | Path | Sequence[str | Mapping[str, Any]]) -> Iterator[s
     """The rows as a JSONL file: itself where it is one."""
     if isinstance(rows, str | Path):
         if not Path(rows).is_file():
-            raise ConfigError(Problem("no such file", "name a JSONL file, or give a list of texts", path=str(rows)))
+            raise ConfigError(
+                Problem("no such file", "name a JSONL file, or give a list of texts", path=str(rows), code="HF001")
+            )
         yield str(rows)
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
 from hf_finetune.memory import describe_memory_error, forget_advice
@@ -151,16 +151,16 @@ class FinetuneError(Exception):
     exit_code = EXIT_REFUSED
 
     def __init__(
-        self, problems: str | Problem | Sequence[Problem], *, total: int | None = None, summary: Problem | None = None
+        self, problems: Problem | Sequence[Problem], *, total: int | None = None, summary: Problem | None = None
     ) -> None:
         """`total` is the number of problems, if more were found than are in `problems`; `summary` is said first."""
-        if isinstance(problems, str):
-            problems = [Problem(problems)]
-        elif isinstance(problems, Problem):
-            problems = [problems]
-        self.problems: tuple[Problem, ...] = tuple(problems)
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.total = len(self.problems) if total is None else total
         super().__init__(self._format_message(summary))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes: an exception is made anew of its message otherwise, which has no problems in it.
+        return _make_again, (type(self), self.args, self.__dict__)
 
     def _format_message(self, summary: Problem | None) -> str:
         first = self.problems[:MAX_PROBLEMS_SHOWN]
@@ -171,6 +171,13 @@ class FinetuneError(Exception):
         if self.total > 1:
             shown.append(f"{self.total:,} problems")
         return "\n".join(shown)
+
+
+def _make_again(kind: type[FinetuneError], said: tuple[Any, ...], values: dict[str, Any]) -> FinetuneError:
+    made = kind.__new__(kind)
+    made.args = said
+    made.__dict__.update(values)
+    return made
 
 
 class ConfigError(FinetuneError):
@@ -251,21 +258,23 @@ def translate_machine_errors() -> Iterator[None]:
         raise
     except Exception as raised:
         if (described := describe_memory_error(raised)) is not None:
-            raise OutOfMemory(Problem(*described)) from raised
+            raise OutOfMemory(Problem(*described, code="HF703")) from raised
         if _is_left_alone(raised):
             remedy = "what that one says is why"
             raise MachineError(
-                Problem("another process of this run has ended, and this one with it", remedy)
+                Problem("another process of this run has ended, and this one with it", remedy, code="HF713")
             ) from raised
         if (what := _describe_full_disk(raised)) is None:
             raise
-        raise CannotWriteError(Problem(what, f"{advise_writing(_find_number(raised))}; {describe_kept()}")) from raised
+        number = _find_number(raised)
+        remedy = f"{advise_writing(number)}; {describe_kept()}"
+        raise CannotWriteError(Problem(what, remedy, code=find_writing_code(number))) from raised
     except BaseException as raised:
         # No `Exception`, and nowhere to import: Oniguruma gives up on a tokenizer's pattern such as `(a+)+$`.
         if type(raised).__module__ != RUST_PANIC:
             raise
         what = f"the code of a library gave up on this model, or on a text under it ({str(raised)[:200]})"
-        raise ModelError(Problem(what, "name another model, or another tokenizer")) from raised
+        raise ModelError(Problem(what, "name another model, or another tokenizer", code="HF715")) from raised
 
 
 def _is_left_alone(raised: BaseException) -> bool:
@@ -298,6 +307,11 @@ def advise_writing(number: int | None) -> str:
     if number in NOT_ALLOWED:
         return "room does not help: allow writing there, or write to another folder"
     return "make room, or write to another disk"
+
+
+def find_writing_code(number: int | None) -> str:
+    """The code of a write that the system refuses with this number."""
+    return "HF702" if number in NO_SPACE else "HF701"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import psutil
 
-from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem, advise_writing
+from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem, advise_writing, find_writing_code
 from hf_finetune.interruption import unwind_within
 from hf_finetune.privacy import MAX_YAML_BYTES, MAX_YAML_DEPTH, has_open_brackets
 
@@ -171,10 +171,11 @@ def explain_unwritable(path: Path, problem: OSError, remedy: str = "name a folde
     blocking = next((each for each in (path, *path.parents) if os.path.exists(each) and not os.path.isdir(each)), None)
     if isinstance(problem, NotADirectoryError | FileExistsError) and blocking is not None:
         place = "is a file" if blocking == path else f"is below {blocking}, which is a file"
-        return Problem(place, "name one in a folder", str(path))
+        return Problem(place, "name one in a folder", str(path), code="HF706")
     what = f"cannot be written ({problem.strerror or problem}); nothing is left of it"
     known = problem.errno in (*NO_SPACE, errno.EFBIG)
-    return Problem(what, advise_writing(problem.errno) if known else remedy, str(path))
+    remedy = advise_writing(problem.errno) if known else remedy
+    return Problem(what, remedy, str(path), code=find_writing_code(problem.errno))
 
 
 def sync_file(path: Path) -> None:

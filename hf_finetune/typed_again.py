@@ -49,7 +49,7 @@ def check_not_moved(argv: Sequence[str], run: Run) -> None:
         return
     what = f"{file} says that its run is in {run.output_dir}, where it was, or is from another working folder"
     remedy = f"add output_dir={shell_path(file.parent)} to go on with this one, or name the folder of a new run"
-    raise ConfigError(Problem(what, remedy, key="output_dir"))
+    raise ConfigError(Problem(what, remedy, key="output_dir", code="HF910"))
 
 
 def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
@@ -75,13 +75,13 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
         return changes
     told = describe_finished(run.output_dir, report)
     if others := [each for each in changes if each.kind != "safe"]:
-        finished = Problem(f"{told[0]}, under other settings", told[1], key="output_dir")
+        finished = Problem(f"{told[0]}, under other settings", told[1], key="output_dir", code="HF901")
         raise ConfigError([finished, *(_as_problem(each, ELSEWHERE) for each in others)])
     if run.hub is not None:
         from hf_finetune.release import push_run  # huggingface_hub: not for runs that stay here
 
         push_run(run)
-    raise RunFinished(Problem(*told))
+    raise RunFinished(Problem(*told, code="HF908"))
 
 
 def check_processes(run: Run, processes: int, *, allow_changed: bool) -> None:
@@ -90,7 +90,7 @@ def check_processes(run: Run, processes: int, *, allow_changed: bool) -> None:
     if before == processes or allow_changed or not list_numbered(Path(run.output_dir)):
         return
     what = f"{processes} processes, and the run began with {before}: a step would be of other rows"
-    raise ConfigError(Problem(what, f"start as many, or allow it with {ALLOW_CHANGED}"))
+    raise ConfigError(Problem(what, f"start as many, or allow it with {ALLOW_CHANGED}", code="HF901"))
 
 
 def choose_checkpoint(run: Run, *, first: bool, broadcast: Any) -> str | None:
@@ -124,18 +124,20 @@ def say_changes(changes: list[Change], checkpoint: str | None) -> None:
     """Say what has changed since the run began, a line each, and where it is beyond its new end already."""
     run_file = Path(checkpoint).parent / RUN_FILE if checkpoint else None
     if run_file is not None and run_file.exists() and read_settings(run_file) is None:
-        logger.warning("%s is torn, and is written anew: the settings are compared with nothing", run_file)
+        logger.warning(
+            "%s is torn, and is written anew: the settings are compared with nothing", run_file, extra={"code": "HF913"}
+        )
     for change in changes:
-        logger.warning("%s", change)
+        logger.warning("%s", change, extra={"code": "HF912"})
     reached = read_reached(checkpoint) if checkpoint else {}
     steps = next((each.new for each in changes if each.key == "train.max_steps" and each.new > 0), None)
     epochs = next((each.new for each in changes if each.key == "train.num_train_epochs"), None)
     if steps is not None and reached.get("step", 0) > steps:
         what = "the run is beyond train.max_steps already, at step %d: no step is taken, and it ends with its %d steps"
-        logger.warning(what, reached["step"], reached["step"])
+        logger.warning(what, reached["step"], reached["step"], extra={"code": "HF914"})
     elif steps is None and epochs is not None and reached.get("epoch", 0) > epochs:
         what = "the run is beyond train.num_train_epochs already, at epoch %.4g: no step is taken, and it ends there"
-        logger.warning(what, reached["epoch"])
+        logger.warning(what, reached["epoch"], extra={"code": "HF914"})
 
 
 def _compare(run: Run) -> list[Change]:
@@ -161,4 +163,4 @@ def _refuse(changes: list[Change], *, allow_changed: bool) -> None:
 
 
 def _as_problem(change: Change, remedy: str) -> Problem:
-    return Problem(f"{change.shown}: {change.words}", remedy, key=change.key)
+    return Problem(f"{change.shown}: {change.words}", remedy, key=change.key, code="HF901")

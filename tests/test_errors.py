@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import errno
+import os
+import pickle
+from pathlib import Path
+
 import pytest
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
 from hf_finetune import errors
+from hf_finetune.chat.given_up import TextGivenUp
 from hf_finetune.errors import (
     CannotWriteError,
     ConfigError,
@@ -13,10 +19,12 @@ from hf_finetune.errors import (
     FinetuneError,
     ModelError,
     NonFiniteError,
+    OutOfMemory,
     Problem,
     machine_errors,
     user_errors,
 )
+from hf_finetune.files import explain_unwritable
 
 
 def test_a_problem_reads_place_key_what_and_remedy():
@@ -34,17 +42,26 @@ def test_all_problems_are_shown_and_those_beyond_a_hundred_counted():
     lines = str(error).splitlines()
     assert len(lines) == 102
     assert lines[-2:] == ["... and 150 more", "250 problems"]
-    assert str(ConfigError("one")) == "one"
+    assert str(ConfigError(Problem("one"))) == "one"
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ConfigError("no"), 2), (NonFiniteError("no"), 4), (CannotWriteError("no"), 5)]
+    ("error", "exit_code"), [(ConfigError, 2), (NonFiniteError, 4), (CannotWriteError, 5), (OutOfMemory, 7)]
 )
-def test_a_users_mistake_ends_in_its_message_and_exit_code(capsys, error, code):
+def test_a_users_mistake_ends_in_its_message_its_code_and_exit_code(capsys, error, exit_code):
     with pytest.raises(SystemExit) as ended, user_errors():
-        raise error
-    assert ended.value.code == code
-    assert capsys.readouterr().err == "no\n"
+        raise error(Problem("no", code="HF603"))
+    assert ended.value.code == exit_code
+    assert capsys.readouterr().err == "no [HF603]\n"
+
+
+def test_an_error_of_another_process_is_what_it_was_there():
+    problems = [Problem("is bad", "mend it", "rows.jsonl", line, code="HF010") for line in (3, 7)]
+    there = DataError(problems, total=9, summary=Problem("9 rows are rejected"))
+    here = pickle.loads(pickle.dumps(there))
+    assert (type(here), str(here), here.problems, here.total) == (DataError, str(there), tuple(problems), 9)
+    given_up = pickle.loads(pickle.dumps(TextGivenUp(4, "stack")))
+    assert (given_up.number, given_up.problems[0].what) == (4, "the tokenizer gives up on a text (stack)")
 
 
 def test_our_own_mistakes_keep_their_traceback():
@@ -68,7 +85,7 @@ def test_a_process_behind_the_first_waits_before_it_says_the_same(monkeypatch, c
     for rank, expected in (("0", 0), ("1", 1)):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit), user_errors():
-            raise ConfigError("no")
+            raise ConfigError(Problem("no"))
         assert len(waited) == expected
     assert capsys.readouterr().err == "no\nno\n"
 
@@ -129,9 +146,20 @@ def test_a_pattern_of_a_tokenizer_that_never_ends_is_one_message(capfd, monkeypa
     capfd.readouterr()  # Rust has said so itself
 
 
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "HF702"), (errno.EDQUOT, "HF702"), (errno.EACCES, "HF701"), (errno.EFBIG, "HF701")],
+)
+def test_a_write_that_fails_has_the_code_of_its_cause(number, code):
+    failed = OSError(number, os.strerror(number), "rows.jsonl")
+    with pytest.raises(CannotWriteError, match=rf"rows\.jsonl cannot be .* \[{code}\]$"), machine_errors():
+        raise failed
+    assert str(explain_unwritable(Path("rows.jsonl"), failed)).endswith(f" [{code}]")
+
+
 def test_a_process_that_another_one_has_left_alone_says_so_in_one_line(capsys):
     what = "[/__w/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:19864. Check the logs. GLHF!"
     with pytest.raises(SystemExit), user_errors():
         raise RuntimeError(what)
-    said = "another process of this run has ended, and this one with it; what that one says is why\n"
+    said = "another process of this run has ended, and this one with it; what that one says is why [HF713]\n"
     assert capsys.readouterr().err == said

@@ -15,7 +15,7 @@ import pytest
 from datasets import Features, Value
 
 from hf_finetune.data.cache import build_cached_dataset
-from hf_finetune.errors import ConfigError
+from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.files import (
     fill_folder_atomically,
     hash_file,
@@ -159,7 +159,7 @@ def test_what_somebody_has_put_there_meanwhile_is_not_replaced(tmp_path):
 
     def check() -> None:
         if folder.exists():
-            raise ConfigError("is there already")
+            raise ConfigError(Problem("is there already"))
 
     with pytest.raises(ConfigError), fill_folder_atomically(folder, check) as aside:  # noqa: PT012
         aside.mkdir()

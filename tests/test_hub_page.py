@@ -58,7 +58,7 @@ def test_the_files_of_the_page_are_pushed_and_those_that_stay_are_not():
 
 
 def test_the_message_of_the_page_is_the_one_that_is_printed():
-    problem = Problem("the Hub has trouble of its own (503)", "push again later")
+    problem = Problem("the Hub has trouble of its own (503)", "push again later", code="HF809")
     assert str(_make_not_pushed_error([problem], "runs/lora", "my-name/my-adapter", PushOptions())) in PAGE
 
 

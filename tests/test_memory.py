@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hf_finetune.config import load_run
-from hf_finetune.errors import ConfigError, OutOfMemory, machine_errors
+from hf_finetune.errors import ConfigError, OutOfMemory, Problem, machine_errors
 from hf_finetune.memory import advise_when_out_of_memory, describe_memory_error, forget_advice
 from hf_finetune.training import suggest_memory_settings
 
@@ -68,7 +68,7 @@ def test_a_gpu_and_the_system_run_out_as_well():
 
 
 def test_other_errors_pass():
-    for other in (ConfigError("x"), RuntimeError("x"), KeyboardInterrupt()):
+    for other in (ConfigError(Problem("x")), RuntimeError("x"), KeyboardInterrupt()):
         with pytest.raises(type(other)), machine_errors():
             raise other
 

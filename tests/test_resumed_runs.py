@@ -138,7 +138,7 @@ def test_a_run_goes_on_under_other_settings_only_where_they_can_hold_and_are_all
     with pytest.raises(ConfigError) as refused:
         run_recipe(*SMALL, *other, "model.scratch.hidden_size=64", "train.logging_steps=2")
     lines = str(refused.value).splitlines()
-    allowed = "or allow it with --allow-changed"
+    allowed = "or allow it with --allow-changed [HF901]"
     assert [line.partition(": ")[0] for line in lines[:3]] == [
         "train.learning_rate", "data.block_size", "model.scratch.hidden_size",
     ]  # fmt: skip

@@ -107,7 +107,7 @@ def find_accelerate_config(where: str) -> Path:
             return candidate
     names = sorted(path.stem for path in find_shipped("accelerate_configs").glob("*.yaml"))
     remedy = f"{suggest(where, names)} There are {', '.join(names)}".lstrip()
-    raise ConfigError(Problem(f"--on {where}: no such file or name", remedy))
+    raise ConfigError(Problem(f"--on {where}: no such file or name", remedy, code="HF601"))
 
 
 def _run_accelerate_launch(arguments: list[str]) -> int:
@@ -161,5 +161,5 @@ def _read_exit_code(code: int, rank: int) -> int:
         end_stopped(number)
     if code < 0:
         why = " (the system ends a process so that takes too much memory)" if number == signal.SIGKILL else ""
-        logger.error("process %d was ended by %s%s", rank, signal.Signals(number).name, why)
+        logger.error("process %d was ended by %s%s", rank, signal.Signals(number).name, why, extra={"code": "HF714"})
     return 128 - code if code < 0 else code

@@ -65,9 +65,9 @@ def _parse_pairs(given: list[str], option: str, form: str, remedy: str) -> dict[
     for word in given:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
-            problems.append(Problem(f"{word} is not {form}", remedy, key=option))
+            problems.append(Problem(f"{word} is not {form}", remedy, key=option, code="HF603"))
         elif name in found:
-            problems.append(Problem(f"{name} is given twice", "keep one", key=option))
+            problems.append(Problem(f"{name} is given twice", "keep one", key=option, code="HF601"))
         found[name] = value
     if problems:
         raise ConfigError(problems)
@@ -156,7 +156,9 @@ def watch_output() -> Iterator[None]:
             code = ended.code if isinstance(ended, SystemExit) else 0
             raise SystemExit(0 if code in (None, 1) else code)
         what = f"standard output cannot be written ({failure.strerror})"
-        raise CannotWriteError(Problem(what, "make room, or send it elsewhere; nothing but what was shown is lost"))
+        raise CannotWriteError(
+            Problem(what, "make room, or send it elsewhere; nothing but what was shown is lost", code="HF716")
+        )
     if ended is not None:
         raise ended
 

@@ -1,7 +1,130 @@
-"""HF7xx: the machine and its folders."""
+"""HF7xx: the machine and its folders.
+
+HF70x files and folders, HF71x packages, processes and what a run writes on its way.
+"""
 
 from __future__ import annotations
 
 from hf_finetune.codes.code import Code
 
-MACHINE: dict[str, Code] = {}
+MACHINE: dict[str, Code] = {
+    "HF701": Code(
+        "a file or folder cannot be written",
+        "error",
+        "Permissions, a disk that is mounted read-only or a limit to the size of files stand in the way. What a "
+        "command computes would be lost, so it stops there.",
+        "allow writing there, or name another folder; where the size of files is limited, raise that (ulimit -f)",
+    ),
+    "HF702": Code(
+        "there is no space left, or less than is needed",
+        "error",
+        "A checkpoint or model that is cut short cannot be loaded, so that nothing is kept of what does not fit as a "
+        "whole; a run that would fill the disk is refused before it begins.",
+        "make room, or name a folder on another disk; train.save_total_limit says how many checkpoints a run keeps",
+    ),
+    "HF703": Code(
+        "there is not enough memory",
+        "error",
+        "What was asked for does not fit into the memory of the machine or of its GPU, and cannot go on halfway. "
+        "Checkpoints that were saved before are whole.",
+        "do what the message proposes: mostly smaller batches, shorter rows, or weights that take less memory",
+    ),
+    "HF704": Code(
+        "another process is using the folder of the run",
+        "error",
+        "Two processes that write into one folder would mix their checkpoints and reports, so the second writes "
+        "nothing.",
+        "wait until the process that the message names has ended, or name another output_dir",
+    ),
+    "HF705": Code(
+        "what is there already is not written over",
+        "error",
+        "It may be the only copy of what is in it, so nothing of yours is replaced unless you ask for it.",
+        "name another file or folder, move away what is there, or add --overwrite where the message offers it",
+    ),
+    "HF706": Code(
+        "no file or folder can be made under that name",
+        "error",
+        "Something of another kind has the name already, or is on the way to it: a folder in place of a file, a file "
+        "in place of a folder, a device, or a link that leads nowhere. None of these is removed for an output.",
+        "name a file where a file is to be written, and a folder that does not exist yet where a folder is",
+    ),
+    "HF707": Code(
+        "the output would take the place of what is read",
+        "error",
+        "The rows or the weights would be gone before they were read to their end, and the result with them.",
+        "name another file or folder for the output",
+    ),
+    "HF708": Code(
+        "a page or model card of yours is left as it is",
+        "warning",
+        "It has no mark of a page that was made here: somebody wrote it, and it stays. It does not show the new "
+        "figures.",
+        "move it elsewhere to have a new one made, or write the page to another file (`hf-finetune report --output`)",
+    ),
+    "HF709": Code(
+        "the folder of the run has vanished while the run went on",
+        "error",
+        "What was saved in it is gone from there, and what would be written now could not be gone on from.",
+        "put it back, if it was moved or its disk was taken away, and begin again",
+    ),
+    "HF711": Code(
+        "an optional package is not installed",
+        "error",
+        "What was asked for is done by that package, and nothing else is done quietly in its place.",
+        "install it as the message says, or leave out what needs it",
+    ),
+    "HF712": Code(
+        "an installed package is of a version that is not supported",
+        "error",
+        "Other versions of a library fail in the middle of a run, or compute something else without a word.",
+        "install a version in the range that the message names; constraints.txt has those that are tested",
+    ),
+    "HF713": Code(
+        "another process of the run has ended",
+        "error",
+        "Processes that train together wait for each other in every step, so that none of them goes on alone.",
+        "look at what the process that ended first has said: that is the cause",
+    ),
+    "HF714": Code(
+        "a process was ended by a signal",
+        "error",
+        "It could not say why. SIGKILL mostly comes from the system, for a process that takes too much memory; "
+        "SIGSEGV and SIGABRT come from a fault in the compiled code of a library.",
+        "after SIGKILL try smaller batches or shorter rows; else look at the lines before it in the log",
+    ),
+    "HF715": Code(
+        "the code of a library gave up on a model or a text",
+        "error",
+        "Compiled code, often that of a tokenizer, met what it cannot work off, such as a pattern that tries for too "
+        "long on some texts. It ends with an error of its own, behind which nothing can be computed.",
+        "use another model, or another tokenizer",
+    ),
+    "HF716": Code(
+        "standard output cannot be written",
+        "error",
+        "Mostly the disk is full to which it was sent. What was only to be shown is lost; files that the command has "
+        "written are there.",
+        "make room, or send the output elsewhere",
+    ),
+    "HF717": Code(
+        "the progress display has failed",
+        "warning",
+        "It only shows a run: training goes on without it, and all figures are in the log and in the report.",
+        "follow the run with `hf-finetune watch` on its folder",
+    ),
+    "HF718": Code(
+        "the log of the run cannot be written",
+        "warning",
+        "Training goes on and keeps the lines; they are written as soon as they can be, and are lost where the run "
+        "ends before.",
+        "make room, or allow writing there",
+    ),
+    "HF719": Code(
+        "an old checkpoint was removed to make room",
+        "warning",
+        "There was no space for a newer one. The last checkpoint that is whole, and the best, are never removed for "
+        "it.",
+        "make room, or set train.save_total_limit lower",
+    ),
+}

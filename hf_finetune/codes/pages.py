@@ -19,7 +19,7 @@ _GROUPS = {
     "6": "The run file and the command line",
     "7": "The machine and its folders",
     "8": "The Hub",
-    "9": "Training",
+    "9": "Training, its checkpoints, and what comes of it",
 }
 """By the first digit of a code."""
 

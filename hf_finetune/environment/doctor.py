@@ -76,7 +76,7 @@ def check_versions() -> None:
         finding for finding in _find_unsupported_versions(get_installed_versions()) if finding.level == "problem"
     ]
     if problems:
-        raise MachineError([Problem(finding.what, finding.remedy) for finding in problems])
+        raise MachineError([Problem(finding.what, f"`{finding.remedy}`", code="HF712") for finding in problems])
 
 
 def diagnose_machine(facts: MachineInfo, environment: Mapping[str, str]) -> list[MachineFinding]:

@@ -63,7 +63,7 @@ def _check_free(target: Path, copies: Mapping[Path, Path]) -> None:
     """Raise `ConfigError` where a file of another content has the name of one of `copies`, or a link leads out."""
     if what := _describe_held(target, copies):
         remedy = "they stay, and nothing was copied: move them elsewhere, or name a new folder"
-        raise ConfigError(Problem(what, remedy, path=str(target)))
+        raise ConfigError(Problem(what, remedy, path=str(target), code="HF705"))
 
 
 def _describe_held(target: Path, copies: Mapping[Path, Path]) -> str | None:

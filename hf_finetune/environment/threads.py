@@ -96,7 +96,7 @@ def keep_threads(began_with: int | None) -> int:
     if is_users_own(os.environ):
         logger.warning(
             "%d threads, as OMP_NUM_THREADS says; the run began with %d, so that its figures may differ in their last "
-            "digits from those of a run that was not interrupted", now, began_with,
+            "digits from those of a run that was not interrupted", now, began_with, extra={"code": "HF911"},
         )  # fmt: skip
         return now
     torch.set_num_threads(began_with)

@@ -47,7 +47,7 @@ def read_decision_record(path: Path) -> DecisionRecord:
         found = _KEY.search(str(problem)) or _MISSING.search(str(problem))
         raise _make_error(path, found[1] if found else None) from problem
     except (ValueError, OSError) as problem:
-        raise ModelError(Problem(f"cannot be read ({problem})", _REMEDY, path=str(path))) from problem
+        raise ModelError(Problem(f"cannot be read ({problem})", _REMEDY, path=str(path), code="HF957")) from problem
     if record.thresholds.keys() != set(record.labels):
         raise _make_error(path, "thresholds")
     if len(set(record.labels)) < len(record.labels):
@@ -58,4 +58,4 @@ def read_decision_record(path: Path) -> DecisionRecord:
 def _make_error(path: Path, key: str | None) -> ModelError:
     what = "is no decision of a classifier" if key is None else "is no key of such a file"
     what = f"is not {_EXPECTED[key]}" if key in _EXPECTED else what
-    return ModelError(Problem(what, _REMEDY, path=str(path), key=key))
+    return ModelError(Problem(what, _REMEDY, path=str(path), key=key, code="HF957"))

@@ -262,7 +262,7 @@ def _describe(output_dir: str, owner: Owner | None, more: str = "") -> FolderInU
         since = datetime.fromtimestamp(owner.since).strftime("%Y-%m-%d %H:%M:%S")
         who = f"process {owner.pid} on {owner.host} since {since}"
     remedy = f"wait until that has ended{more}, or name another output_dir"
-    return FolderInUse(Problem(f"is in use by {who}; nothing was written", remedy, path=output_dir))
+    return FolderInUse(Problem(f"is in use by {who}; nothing was written", remedy, path=output_dir, code="HF704"))
 
 
 def _release(held: _Held) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import NO_SPACE, CannotWriteError, ConfigError, FinetuneError, Problem
+from hf_finetune.errors import NO_SPACE, CannotWriteError, ConfigError, FinetuneError, Problem, find_writing_code
 from hf_finetune.files import sync_folder
 from hf_finetune.folders.opened import recall
 from hf_finetune.folders.record_kinds import (
@@ -174,7 +174,7 @@ def list_checkpoints(folder: Path, *, complete: bool = True) -> list[Path]:
 def check_run_folder(output_dir: str, folder: Path, *, resuming: bool) -> None:
     """Raise `ConfigError` where `folder`, which the run file calls `output_dir`, holds what no run of ours has left."""
     if (foreign := foreign_entry(folder, resuming=resuming)) is not None:
-        raise ConfigError(Problem(*not_ours(output_dir, foreign), key="output_dir"))
+        raise ConfigError(Problem(*not_ours(output_dir, foreign), key="output_dir", code="HF691"))
 
 
 def not_ours(output_dir: str, foreign: str) -> tuple[str, str]:
@@ -223,7 +223,8 @@ def refuse_folder(what: str, problem: OSError) -> FinetuneError:
     """The error of an `output_dir` that is refused before anything is in it: a setting to change, unless it is full."""
     full = problem.errno in NO_SPACE
     remedy = "make room, or name another folder" if full else "allow writing, or name another folder"
-    return (CannotWriteError if full else ConfigError)(Problem(what, remedy, key="output_dir"))
+    code = find_writing_code(problem.errno)
+    return (CannotWriteError if full else ConfigError)(Problem(what, remedy, key="output_dir", code=code))
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
@@ -240,17 +241,19 @@ def check_replaceable(output: str, *, overwrite: bool) -> None:
     """
     folder, names = Path(output), _list_taken(output)
     if names and not overwrite:
-        raise ConfigError(Problem("is there already", "name another folder, or allow it with --overwrite", path=output))
+        raise ConfigError(
+            Problem("is there already", "name another folder, or allow it with --overwrite", path=output, code="HF705")
+        )
     if names and (foreign := _not_of_a_merged_model(folder, names)) is not None:
         what = f"holds {foreign}, and is no model that hf-finetune has merged: even with --overwrite it stays"
-        raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output))
+        raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output, code="HF705"))
 
 
 def check_new_folder(output: str, remedy: str = "name another folder, or remove this one yourself") -> None:
     """Raise `ConfigError` where `output` is a file, or a folder in which anything stands."""
     if names := _list_taken(output):
         what = f"is there already, and holds {names[0]}: nothing is written over"
-        raise ConfigError(Problem(what, remedy, path=output))
+        raise ConfigError(Problem(what, remedy, path=output, code="HF705"))
 
 
 def check_new_file(path: Path, *, overwrite: bool, example: str, key: str | None = None) -> None:
@@ -261,9 +264,11 @@ def check_new_file(path: Path, *, overwrite: bool, example: str, key: str | None
     # Not Path.exists(), which raises where a folder cannot be searched or a name is too long.
     if os.path.exists(path) and not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "is a device or a pipe"
-        raise ConfigError(Problem(what, f"name a file, such as {example}", path=str(path), key=key))
+        raise ConfigError(Problem(what, f"name a file, such as {example}", path=str(path), key=key, code="HF706"))
     if os.path.lexists(path) and not overwrite:
-        raise ConfigError(Problem("exists already", "name another file, or add --overwrite", path=str(path), key=key))
+        raise ConfigError(
+            Problem("exists already", "name another file, or add --overwrite", path=str(path), key=key, code="HF705")
+        )
 
 
 def _list_taken(output: str) -> list[str]:
@@ -280,7 +285,7 @@ def _list_taken(output: str) -> list[str]:
         if stat.S_ISDIR(mode):
             return [name for name in _names(Path(output)) if not NOBODYS.fullmatch(name)]
         what = "is a file" if stat.S_ISREG(mode) else "is a device or a pipe"
-    raise ConfigError(Problem(what, "name a folder that does not exist yet", path=output))
+    raise ConfigError(Problem(what, "name a folder that does not exist yet", path=output, code="HF706"))
 
 
 def _not_of_a_merged_model(folder: Path, names: list[str]) -> str | None:

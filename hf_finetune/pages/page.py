@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, Problem
+from hf_finetune.errors import CannotWriteError, Problem, find_writing_code
 from hf_finetune.files import write_atomically
 
 # Marks our pages: any other file named report.html is the user's own and is not overwritten.
@@ -83,4 +83,5 @@ def save_page(path: Path, html: str) -> None:
         write_atomically(path, html, private=True)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
-        raise CannotWriteError(Problem(what, "name a file elsewhere", path=str(path))) from problem
+        code = find_writing_code(problem.errno)
+        raise CannotWriteError(Problem(what, "name a file elsewhere", path=str(path), code=code)) from problem

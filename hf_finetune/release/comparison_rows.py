@@ -21,7 +21,7 @@ from hf_finetune.data.reading.formats import Kind
 from hf_finetune.data.splitting.splits import Splits, load_splits
 from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.data.tokenization.text import encode_documents, encode_texts
-from hf_finetune.errors import FinetuneError
+from hf_finetune.errors import FinetuneError, Problem
 from hf_finetune.folders import RUN_FILE
 from hf_finetune.label_set import Labels
 from hf_finetune.models.files.locate import read_trained_labels
@@ -77,7 +77,12 @@ def load_comparison_rows(
     if rows:
         logger.info("to be compared on %d rows of the run's validation split", len(rows))
         return rows
-    logger.warning("to be compared on %d rows of random tokens (%s); name held-out rows with --data", ROWS, reason)
+    logger.warning(
+        "to be compared on %d rows of random tokens (%s); name held-out rows with --data",
+        ROWS,
+        reason,
+        extra={"code": "HF943"},
+    )
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(tokenizer), (ROWS, 1, min(limit, RANDOM_LENGTH)), generator=generator)
     if labels is None:
@@ -105,7 +110,7 @@ def _load_validation_rows(
     folder: Path, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels | None
 ) -> list[ComparisonRow]:
     if not (folder / RUN_FILE).exists():
-        raise FinetuneError(f"there is no {RUN_FILE} beside the adapter")
+        raise FinetuneError(Problem(f"there is no {RUN_FILE} beside the adapter", code="HF001"))
     # Only the section data is validated: a run from another machine may have settings that this one refuses, such as
     # bf16 without a GPU for it.
     settings = read_document(str(folder / RUN_FILE)).values

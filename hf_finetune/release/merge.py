@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from hf_finetune.chat.template import find_end_token_ids, trust_named_template
 from hf_finetune.environment import ProgressLines
-from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem, find_writing_code
 from hf_finetune.files import fill_folder_atomically
 from hf_finetune.folders import STREAM_PRINTS, check_replaceable
 from hf_finetune.folders.decision_record import DECISION
@@ -156,14 +156,15 @@ def _reload(merged: PreTrainedModel, folder: Path, dtype: Dtype, device: torch.d
 
 def _explain_unwritten(problem: OSError, output: str) -> CannotWriteError:
     what = f"cannot be written ({problem.strerror or problem})"
-    return CannotWriteError(Problem(what, "make room, or name another folder", path=output))
+    code = find_writing_code(problem.errno)
+    return CannotWriteError(Problem(what, "make room, or name another folder", path=output, code=code))
 
 
 def _check_place(target: Path, read: Sequence[Path]) -> None:
     place = target.resolve()
     if any(place == path.resolve() or place in path.resolve().parents for path in read):
         what = "the merged model would take the place of the adapter or of its base"
-        raise ConfigError(Problem(what, "name another folder", path=str(target)))
+        raise ConfigError(Problem(what, "name another folder", path=str(target), code="HF707"))
 
 
 def _find_stored_dtype(record: BaseRecord) -> Dtype:
@@ -177,7 +178,9 @@ def _cast(model: PreTrainedModel, dtype: Dtype) -> tuple[PreTrainedModel, Dtype]
     largest = torch.finfo(getattr(torch, dtype)).max
     beyond = sum(int((weight.abs() > largest).sum()) for weight in model.parameters())
     if beyond:
-        logger.warning("saved in float32: %s weights are beyond the range of %s", f"{beyond:,}", dtype)
+        logger.warning(
+            "saved in float32: %s weights are beyond the range of %s", f"{beyond:,}", dtype, extra={"code": "HF942"}
+        )
         return model, "float32"
     logger.info("the merged weights are saved in %s (--dtype)", dtype)
     return model.to(getattr(torch, dtype)), dtype
@@ -259,10 +262,12 @@ def _check_same(facts: MergeResult, before: _Measurement, tolerance: float, *, e
     if not facts.relative_loss_difference <= tolerance:
         what = f"the merged model differs: {_format_facts(facts)}; at most {tolerance:.2%} was allowed"
         remedy = "merge in float32 (--dtype float32), or allow more with --tolerance"
-        raise ModelError(Problem(what, remedy, path=facts.output))
+        raise ModelError(Problem(what, remedy, path=facts.output, code="HF941"))
     if exact and not facts.max_logit_difference <= ROUNDING * scale:
         what = f"the merged model differs: {_format_facts(facts)}; in float32 only rounding may differ"
-        raise ModelError(Problem(what, "this is a bug of hf-finetune or of peft: please report it", path=facts.output))
+        raise ModelError(
+            Problem(what, "this is a bug of hf-finetune or of peft: please report it", path=facts.output, code="HF941")
+        )
 
 
 def _format_facts(facts: MergeResult) -> str:

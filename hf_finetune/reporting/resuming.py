@@ -94,11 +94,13 @@ def check_resumable(output_dir: str, resume: Resume) -> None:
         return
     elif read_finished(folder) and (lost := find_lost_weights(folder)):
         what = f"{output_dir} holds a finished run whose {lost}, and no checkpoint to write it again from"
-        raise ConfigError(Problem(what, "put it back, or train again in another output_dir", key="output_dir"))
+        raise ConfigError(
+            Problem(what, "put it back, or train again in another output_dir", key="output_dir", code="HF909")
+        )
     elif resume != AUTO:
         _refuse_missing(output_dir, resume)
     elif (earlier := find_earlier_run(output_dir)) is not None:  # which is finished, and has nothing to train on from
-        raise ConfigError(Problem(*earlier, key="output_dir"))
+        raise ConfigError(Problem(*earlier, key="output_dir", code="HF691"))
 
 
 def find_resumed(output_dir: str, resume: Resume) -> Resumed:
@@ -117,7 +119,7 @@ def find_resumed(output_dir: str, resume: Resume) -> Resumed:
         named = _find_named(folder, resume)
         if faults := find_foreign(named, read_run_id(folder)) or find_doubts(named):
             remedy = "name another, or leave it out for the newest"
-            raise ConfigError([Problem(f"{resume} {fault}", remedy, key=RESUME) for fault in faults])
+            raise ConfigError([Problem(f"{resume} {fault}", remedy, key=RESUME, code="HF906") for fault in faults])
         return Resumed(str(named), _describe(folder, named, {}))
     found, passed = find_verified(folder, run_id=read_run_id(folder) or _find_only_id(folder), look=find_doubts)
     if found is None:
@@ -228,7 +230,7 @@ def _check_named(folder: Path, resume: str) -> None:
     if not _find_named(folder, resume).is_dir():
         names = [path.name for path in list_sealed(folder)]
         there = f"name one of {folder}: {', '.join(names)}" if names else BEGIN
-        raise ConfigError(Problem(f"no such checkpoint: {resume}", there, key=RESUME))
+        raise ConfigError(Problem(f"no such checkpoint: {resume}", there, key=RESUME, code="HF905"))
 
 
 def _find_named(folder: Path, resume: str) -> Path:
@@ -239,12 +241,14 @@ def _find_named(folder: Path, resume: str) -> Path:
 def _refuse_missing(output_dir: str, resume: Resume) -> None:
     if isinstance(resume, str):
         _check_named(Path(output_dir), resume)
-    raise ConfigError(Problem(f"{output_dir} holds no checkpoint to go on from", BEGIN, key=RESUME))
+    raise ConfigError(Problem(f"{output_dir} holds no checkpoint to go on from", BEGIN, key=RESUME, code="HF905"))
 
 
 def _refuse_all(faults: Mapping[Path, str]) -> NoReturn:
     remedy = "remove it, or name another output_dir: nothing goes on from it"
-    raise ConfigError([Problem(f"{checkpoint} {fault}", remedy, key=RESUME) for checkpoint, fault in faults.items()])
+    raise ConfigError(
+        [Problem(f"{checkpoint} {fault}", remedy, key=RESUME, code="HF906") for checkpoint, fault in faults.items()]
+    )
 
 
 def _find_only_id(folder: Path) -> str | None:
@@ -255,7 +259,7 @@ def _find_only_id(folder: Path) -> str | None:
             owners[owner] = checkpoint.name
     if len(owners) > 1:
         what = f"{folder} holds checkpoints of {len(owners)} runs ({', '.join(owners.values())}), and no {MANIFEST}"
-        raise ConfigError(Problem(what, f"name the one to go on from: {RESUME}=...", key=RESUME))
+        raise ConfigError(Problem(what, f"name the one to go on from: {RESUME}=...", key=RESUME, code="HF907"))
     return next(iter(owners), None)
 
 

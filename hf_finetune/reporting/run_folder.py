@@ -74,7 +74,7 @@ def claim_run_folder(output_dir: str, *, resume: str | bool | None) -> None:
     """
     folder = Path(output_dir)
     if not resume and (earlier := find_earlier_run(output_dir)) is not None:
-        raise ConfigError(Problem(*earlier, key="output_dir"))
+        raise ConfigError(Problem(*earlier, key="output_dir", code="HF691"))
     check_run_folder(output_dir, folder, resuming=bool(resume))
     new = make_run_folder(output_dir)
     forget(folder)
@@ -109,24 +109,28 @@ def _check_same(began: dict[str, Any], now: dict[str, Any]) -> None:
         raise DataError(changed)
     if _are_renamed_and_reordered(before, after):
         what = "the files have other names, by which they are read in another order than when the run began"
-        raise DataError(Problem(what, "name them in the order of run.yaml", key="data"))
+        raise DataError(Problem(what, "name them in the order of run.yaml", key="data", code="HF902"))
     names = [of.get("data", {}).get("labels", {}) for of in (began, now)]
     if names[0] != names[1]:
         what = "is not what it was when the run began"
         remedy = "set it as it was (see run.yaml), or start a new run in another output_dir"
-        raise DataError(Problem(what, remedy, key="data.labels"))
+        raise DataError(Problem(what, remedy, key="data.labels", code="HF902"))
     rows = [
         {name: each.get("sha256") for name, each in of.get("data", {}).get("splits", {}).items()} for of in (began, now)
     ]
     if rows[0] != rows[1]:
         what = "the rows are split in another way than when the run began"
-        raise DataError(Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data"))
+        raise DataError(
+            Problem(what, "set train.seed and the section data as they were: see run.yaml", key="data", code="HF902")
+        )
     for key, model in (("model.path", "model"), ("model.tokenizer", "tokenizer"), ("model.adapter", "adapter")):
         one, other = (_get_source(each, model) for each in (began, now))
         if one is not None and _get_identity(one) != _get_identity(other or {}):
             what = f"the {model} is not the one that the run began with ({_name_revision(one)})"
             put = "name that commit in model.revision, or put its files back"
-            raise ModelError(Problem(what, put if model == "model" else "name a folder that holds it", key=key))
+            raise ModelError(
+                Problem(what, put if model == "model" else "name a folder that holds it", key=key, code="HF903")
+            )
 
 
 def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
@@ -143,7 +147,7 @@ def _say_other_machine(began: dict[str, Any], now: dict[str, Any]) -> None:
         changed.append("a machine with other devices or instructions")
     if changed:
         what = "since the run began, this has changed: %s; it is not bit for bit one that was not interrupted"
-        logger.warning(what, ", ".join(changed))
+        logger.warning(what, ", ".join(changed), extra={"code": "HF911"})
 
 
 def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[Problem]:
@@ -162,7 +166,7 @@ def _describe_changed_files(before: list[dict[str, Any]], after: list[dict[str, 
             remedy = "put it back as it was, or start a new run in another output_dir"
             if not (then and now):
                 remedy = "name the files of data as they were (see run.yaml), or start a new run in another output_dir"
-            problems[file["path"]] = Problem(what, remedy, show_key(file["path"]))
+            problems[file["path"]] = Problem(what, remedy, show_key(file["path"]), code="HF902")
     return list(problems.values())
 
 
@@ -218,15 +222,17 @@ def _bring_back_records(folder: Path) -> dict[str, Any]:
     """The manifest of the run that ends now. Where it or run.yaml has vanished meanwhile, it is as it was opened."""
     if not folder.is_dir():
         what = f"{folder} is not there any more, nor what was saved in it"
-        raise CannotWriteError(Problem(what, "put it back and begin again", key="output_dir"))
+        raise CannotWriteError(Problem(what, "put it back and begin again", key="output_dir", code="HF709"))
     manifest, opened = read_manifest(folder), recall(folder)
     if opened is None:
         return manifest
     if not (folder / RUN_FILE).exists():
-        logger.warning("%s is not there any more: it is written again", folder / RUN_FILE)
+        logger.warning("%s is not there any more: it is written again", folder / RUN_FILE, extra={"code": "HF913"})
         write_atomically(folder / RUN_FILE, opened.run_file)
     if not manifest:
-        logger.warning("%s is torn, or not there any more: it is written again", folder / MANIFEST)
+        logger.warning(
+            "%s is torn, or not there any more: it is written again", folder / MANIFEST, extra={"code": "HF913"}
+        )
     return manifest or dict(opened.manifest)
 
 
@@ -249,16 +255,20 @@ def check_recordable(output_dir: str, name: str) -> None:
     """Raise `ConfigError` if `name` is not a valid name, is a split of the run itself, or the run has not finished."""
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         what = f"{name!r} is not a name for an evaluation"
-        raise ConfigError(Problem(what, "use letters, digits, dots, dashes and underscores", key="--record"))
+        raise ConfigError(
+            Problem(what, "use letters, digits, dots, dashes and underscores", key="--record", code="HF603")
+        )
     check_not_in_use(output_dir)
     path = Path(output_dir) / REPORT
     if not path.is_file() or not is_run_folder(path.parent):
         what = f"there is no {REPORT} of a finished run to add the metrics to"
-        raise ConfigError(Problem(what, "leave --record out", path=output_dir))
+        raise ConfigError(Problem(what, "leave --record out", path=output_dir, code="HF956"))
     measured = json.loads(path.read_text(encoding="utf-8"))["evaluation"].get(name, {})
     if measured and "data" not in measured:
         raise ConfigError(
-            Problem(f"the run measured {name} itself", "record the metrics under another name", key="--record")
+            Problem(
+                f"the run measured {name} itself", "record the metrics under another name", key="--record", code="HF956"
+            )
         )
 
 

@@ -57,7 +57,7 @@ class RunLog:
         self.lines += 1
         fault = self._take(line)
         if fault is not None and len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(Problem(fault, LEFT_OUT, path=path, line=self.lines))
+            self.problems.append(Problem(fault, LEFT_OUT, path=path, line=self.lines, code="HF953"))
 
     def _take(self, line: bytes) -> str | None:
         try:
@@ -109,13 +109,13 @@ class LogReader:
         if not os.path.lexists(self.path):
             return self._begin_anew() if self._offset else False
         if not self.path.is_file() or is_of_kernel(self.path):
-            raise DataError(Problem("is no file", "take it away", path=str(self.path)))
+            raise DataError(Problem("is no file", "take it away", path=str(self.path), code="HF002"))
         try:
             with self.path.open("rb") as file:
                 return self._read_from(file)
         except OSError as problem:
             what = f"cannot be read ({problem.strerror})"
-            raise DataError(Problem(what, "check its permissions", path=str(self.path))) from problem
+            raise DataError(Problem(what, "check its permissions", path=str(self.path), code="HF002")) from problem
 
     def _begin_anew(self) -> bool:
         self.log, self._offset, self._last = RunLog(), 0, b""
@@ -125,13 +125,20 @@ class LogReader:
         found = os.fstat(file.fileno())
         if found.st_size > MAX_LOG_BYTES:
             what = f"has {found.st_size:,} bytes, more than {MAX_LOG_BYTES:,}"
-            raise DataError(Problem(what, "raise train.logging_steps in the next run", path=str(self.path)))
+            raise DataError(
+                Problem(what, "raise train.logging_steps in the next run", path=str(self.path), code="HF954")
+            )
         changed = self._was_replaced(file, found)
         if changed:
             self._begin_anew()
         if found.st_size - self._offset > LONG_LOG_BYTES:  # before the silence, and not behind it
             megabytes = found.st_size / 1e6
-            logger.warning("%s has %.0f MB: it takes some seconds to be read and drawn", self.path, megabytes)
+            logger.warning(
+                "%s has %.0f MB: it takes some seconds to be read and drawn",
+                self.path,
+                megabytes,
+                extra={"code": "HF955"},
+            )
         self._identity = (found.st_dev, found.st_ino)
         file.seek(self._offset)
         before = self.log.lines

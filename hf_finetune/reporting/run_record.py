@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -114,14 +114,14 @@ def read_run(folder: str | Path, *, report: JsonObject | None = None, log: RunLo
     if path.name in (TRAINER_STATE, LOG) and path.is_file():
         path = path.parent
     if not path.is_dir():
-        raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder)))
+        raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder), code="HF951"))
     log = _read_log(path) if log is None else log
     report = _read_report(path) if report is None else report
     manifest = _read_record(path / MANIFEST, MANIFEST_KINDS)
     typed, state = _read_run_file(path), _read_newest_state(path, log)
     if not (report or manifest or state or log.lines):
         remedy = f"name a folder with {REPORT}, {MANIFEST}, {LOG}, {TRAINER_STATE} or checkpoint-N in it"
-        raise ConfigError(Problem("holds nothing of a run", remedy, path=str(folder)))
+        raise ConfigError(Problem("holds nothing of a run", remedy, path=str(folder), code="HF951"))
     report = {} if goes_beyond(log, report) else report
     train = report.get("train", {})
     logged = log.history if log.history else state.get("log_history", [])
@@ -214,8 +214,8 @@ def _find_status(
 
 def _read_log(folder: Path) -> RunLog:
     log = read_log(folder)
-    for line in format_problems(log.problems):
-        logger.warning("%s", line)
+    for line in format_problems(replace(each, code="") for each in log.problems):
+        logger.warning("%s", line, extra={"code": "HF953"})
     return log
 
 
@@ -240,7 +240,11 @@ def _read_plan(path: Path, changed: int, size: int) -> JsonObject:
         state["log_history"] = []
         checked = redact(state)
     except (ValueError, RecursionError, TypeError):
-        logger.warning("%s: is torn, or no JSON: it is passed over, the log tells how far the run got", path)
+        logger.warning(
+            "%s: is torn, or no JSON: it is passed over, the log tells how far the run got",
+            path,
+            extra={"code": "HF953"},
+        )
         return {}
     return checked if isinstance(checked.get("global_step"), int) else {}
 
@@ -349,13 +353,16 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as problem:
         what = f"cannot be read ({problem.strerror})"
-        raise DataError(Problem(what, "check its permissions", str(path))) from problem
+        raise DataError(Problem(what, "check its permissions", str(path), code="HF002")) from problem
 
 
 def _make_file_problem(path: Path, what: str) -> Problem:
     """A problem with its remedy: a trainer state may be removed, for the run is then read from the state before it."""
     if path.name == TRAINER_STATE:
-        return Problem(what, "remove it, and the newest state before it is read", path=str(path))
+        return Problem(what, "remove it, and the newest state before it is read", path=str(path), code="HF952")
     return Problem(
-        what, "put it back as the run wrote it, or remove it: the run is then read from its log", path=str(path)
+        what,
+        "put it back as the run wrote it, or remove it: the run is then read from its log",
+        path=str(path),
+        code="HF952",
     )

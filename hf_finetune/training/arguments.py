@@ -67,9 +67,9 @@ def _build(run: Run, settings: dict[str, Any]) -> TrainingArguments:
         name = max((name for name in run.train if name in said or name in texts), key=len, default=None)
         what = f"{known.__name__} refuses it" if name else f"{known.__name__} refuses what is set together"
         key = f"train.{name}" if name else "train"
-        raise ConfigError(Problem(f"{what} ({said})", "change it, or leave it out", key=key)) from refused
+        raise ConfigError(Problem(f"{what} ({said})", "change it, or leave it out", key=key, code="HF934")) from refused
     if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
-        raise ConfigError(Problem(*NOT_SHARDED, key="train.fsdp"))
+        raise ConfigError(Problem(*NOT_SHARDED, key="train.fsdp", code="HF684"))
     return args
 
 

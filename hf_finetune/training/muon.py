@@ -155,7 +155,7 @@ def _parse_muon_options(optim_args: str | None) -> dict[str, float]:
             continue
         if name not in ("momentum", "embedding_lr", "beta1"):
             remedy = "it takes momentum, embedding_lr and beta1 (of AdamW)"
-            raise ConfigError(Problem(f"{name!r} is no option of muon", remedy, key="train.optim_args"))
+            raise ConfigError(Problem(f"{name!r} is no option of muon", remedy, key="train.optim_args", code="HF602"))
         options[name] = float(value)
     return options
 

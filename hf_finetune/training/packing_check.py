@@ -70,7 +70,7 @@ def check_packing(model: PreTrainedModel, rows: Dataset) -> None:
 def _make_problem(share: float, key: str) -> Problem:
     what = "this model's attention cannot keep packed documents apart"
     figures = f"the logits of one change by {share:.1e} of the largest with what stands before it"
-    return Problem(f"{what}: {figures}", f"set {key}: false", key=key)
+    return Problem(f"{what}: {figures}", f"set {key}: false", key=key, code="HF929")
 
 
 def _collate_rows(model: PreTrainedModel, packed: Sequence[Sequence[list[int]]]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _round_weights(trainer: Trainer) -> torch.dtype:
     beyond = sum(int((weight.abs() > torch.finfo(dtype).max).sum()) for weight in weights)
     if int(trainer.accelerator.reduce(torch.tensor(beyond, device=trainer.accelerator.device))):
         words = "saved in float32, and not as model.save_dtype says: %s weights are beyond the range of %s"
-        logger.warning(words, f"{beyond:,}", _name(dtype))
+        logger.warning(words, f"{beyond:,}", _name(dtype), extra={"code": "HF942"})
         return torch.float32
     for weight in weights:
         weight.data = weight.data.to(dtype).to(weight.dtype)
@@ -219,4 +219,6 @@ def _check_folded(model: Any, before: Tensor, decision: Decision) -> None:
         what = (
             f"with temperature and thresholds in its head the model's logits are {difference:.2e} from those expected"
         )
-        raise ModelError(Problem(what, "set eval.calibrate: false and no eval.threshold_metric", key="eval"))
+        raise ModelError(
+            Problem(what, "set eval.calibrate: false and no eval.threshold_metric", key="eval", code="HF937")
+        )

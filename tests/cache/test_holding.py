@@ -37,7 +37,7 @@ def fail(path: Path, held: Any, error: Exception) -> None:
         (DataError(PROBLEMS, total=9), ("a", "a"), True),
         (DataError(PROBLEMS, total=9), ("a", "b"), False),
         (DataError(PROBLEMS, total=9), (None, None), False),  # two commands, whose files have other names perhaps
-        (CannotWriteError("no space"), ("a", "a"), False),
+        (CannotWriteError(Problem("no space")), ("a", "a"), False),
     ],
 )
 def test_what_one_rank_finds_at_fault_the_others_say_and_do_not_look_for_again(

@@ -216,7 +216,7 @@ def test_output_that_cannot_be_written_is_one_message(monkeypatch, capsys):
             main()
     assert end.value.code == 5
     what = "standard output cannot be written (No space left on device); make room, or send it elsewhere"
-    assert capsys.readouterr().err.splitlines() == [f"{what}; nothing but what was shown is lost"]
+    assert capsys.readouterr().err.splitlines() == [f"{what}; nothing but what was shown is lost [HF716]"]
 
 
 def test_generate_shows_a_base_beside_what_became_of_it(in_this_process, tmp_path):

@@ -58,7 +58,7 @@ def test_init_over_other_files_is_one_message_and_copies_nothing(tmp_path, proje
         init_project(tmp_path, overwrite=True)
     held = f"holds 2 of the {len(files_of(project_root))} files already, of which 2 differ"
     names = "recipes/continued_pretraining.py, data_templates/README.md; they stay, and nothing was copied"
-    assert str(refused.value) == f"{tmp_path}: {held}: {names}: move them elsewhere, or name a new folder"
+    assert str(refused.value) == f"{tmp_path}: {held}: {names}: move them elsewhere, or name a new folder [HF705]"
     assert not (tmp_path / "accelerate_configs").exists()
     assert (tmp_path / "data_templates" / "README.md").read_text() == "mine"
 

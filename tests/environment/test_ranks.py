@@ -36,9 +36,9 @@ def test_of_processes_that_fail_alike_the_others_wait_for_the_first(variable, nu
     waited: list[float] = []
     monkeypatch.setattr(errors.time, "sleep", waited.append)
     with pytest.raises(SystemExit), errors.user_errors():
-        raise errors.ConfigError("it is wrong")
+        raise errors.ConfigError(errors.Problem("it is wrong", code="HF603"))
     assert waited == waits
-    assert capsys.readouterr().err == "it is wrong\n"
+    assert capsys.readouterr().err == "it is wrong [HF603]\n"
 
 
 @pytest.mark.parametrize("variable", RANKS)

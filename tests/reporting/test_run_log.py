@@ -104,6 +104,9 @@ def test_a_damaged_line_is_named_and_the_rest_is_shown(tmp_path, caplog, damage,
     assert [problem.line for problem in found.problems] == lines
     for number in lines:
         assert f"log.jsonl:{number}: is no line of a log: " in caplog.text
+    warned = [record for record in caplog.records if "is no line of a log" in record.getMessage()]
+    assert [record.code for record in warned] == ["HF953"] * len(lines)
+    assert "[HF953]" not in caplog.text, "the form of the log puts it there"
     assert {1, 3, 8} <= {int(entry["step"]) for entry in run.history}
     diagnose(run)
 

@@ -182,7 +182,9 @@ def test_a_torn_or_strange_state_is_named_with_what_to_do(tmp_path, text, what):
 @pytest.mark.parametrize("name", ["report.json", "run.yaml"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, make_unreadable, name):
     make_unreadable(finished(tmp_path / "run") / name)
-    with pytest.raises(DataError, match=rf"run/{name}: cannot be read \(Input/output error\); check its permissions$"):
+    with pytest.raises(
+        DataError, match=rf"run/{name}: cannot be read \(Input/output error\); check its permissions \[HF002\]$"
+    ):
         read_run(tmp_path / "run")
 
 

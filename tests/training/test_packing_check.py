@@ -100,7 +100,7 @@ def test_isolation_that_a_model_cannot_give_is_refused_by_its_own_key(config):
     with pytest.raises(ModelError, match="cannot keep packed documents apart") as refused:
         check_packing(made(config, "eager", torch.float32), BLOCKS)
     assert str(refused.value).startswith("data.isolate_documents: ")
-    assert str(refused.value).endswith("set data.isolate_documents: false")
+    assert str(refused.value).endswith("set data.isolate_documents: false [HF929]")
 
 
 @pytest.mark.parametrize("rows", [PACKED, BLOCKS], ids=["rows", "blocks"])

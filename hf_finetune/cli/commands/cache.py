@@ -46,7 +46,9 @@ def cache(
             remove_entry(each)
     except OSError as problem:
         what = f"the cache cannot be read or changed ({problem.strerror})"
-        raise CannotWriteError(Problem(what, "allow it, or set HF_DATASETS_CACHE", path=str(folder))) from problem
+        raise CannotWriteError(
+            Problem(what, "allow it, or set HF_DATASETS_CACHE", path=str(folder), code="HF701")
+        ) from problem
     kept = [each for each in entries if each not in removed and each not in damaged]
     if as_json:
         groups = {"entries": kept, "removed": removed, "damaged": damaged}
@@ -97,7 +99,9 @@ def _read_age(written: str | None) -> float | None:
         return None
     found = _AGE.fullmatch(written)
     if found is None:
-        raise ConfigError(Problem(f"--older-than {written!r} is no length of time", "write it as 30d or 12h"))
+        raise ConfigError(
+            Problem(f"--older-than {written!r} is no length of time", "write it as 30d or 12h", code="HF603")
+        )
     return float(found[1]) * _SECONDS[found[2]]
 
 
@@ -106,5 +110,5 @@ def _read_size(written: str | None) -> int | None:
         return None
     found = _SIZE.fullmatch(written)
     if found is None:
-        raise ConfigError(Problem(f"--to {written!r} is no size", "write it as 10GB or 500MB"))
+        raise ConfigError(Problem(f"--to {written!r} is no size", "write it as 10GB or 500MB", code="HF603"))
     return int(float(found[1]) * _BYTES[found[2][0].upper()]) if found[1] else 0

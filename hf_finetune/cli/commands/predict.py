@@ -49,7 +49,7 @@ def predict(
     check_saved_model(model, "predict", base_path)  # before torch is imported
     if file != "-" and not Path(file).is_file() and not Path(file).is_fifo():
         what = "is a folder" if Path(file).is_dir() else "no such file"
-        raise DataError(Problem(what, "name a file of rows, or - for standard input", file))
+        raise DataError(Problem(what, "name a file of rows, or - for standard input", file, code="HF001"))
     if output is not None:
         _check_output(output, file, overwrite=overwrite)
     announce(model)
@@ -70,7 +70,9 @@ def predict(
         say(f"{output}: {facts.rows:,} rows")
     if facts.left_out:
         what = f"{facts.left_out:,} of {facts.left_out + facts.rows:,} rows could not be labeled and were left out"
-        raise DataError(Problem(what, "correct them as the messages above say, and label those again", path=file))
+        raise DataError(
+            Problem(what, "correct them as the messages above say, and label those again", path=file, code="HF961")
+        )
 
 
 def _check_output(output: str, file: str, *, overwrite: bool) -> None:
@@ -80,7 +82,9 @@ def _check_output(output: str, file: str, *, overwrite: bool) -> None:
 
     path = Path(output)
     if os.path.exists(path) and os.path.exists(file) and path.samefile(file):
-        raise ConfigError(Problem("is the file to read as well", "name another one", output, key="--output"))
+        raise ConfigError(
+            Problem("is the file to read as well", "name another one", output, key="--output", code="HF707")
+        )
     check_new_file(path, overwrite=overwrite, example="labelled.jsonl", key="--output")
     check_rows_name(output, "--output")
 

@@ -44,7 +44,9 @@ def report(
     path = output or (runs[0].folder / PAGE if len(runs) == 1 else Path("comparison.html"))
     if not is_writable_page(path):
         remedy = "name another file with --output"
-        raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(path), key="--output"))
+        raise ConfigError(
+            Problem("is there already, and no page of ours", remedy, path=str(path), key="--output", code="HF705")
+        )
     if watch:
         runs = [_watch(runs, path)]
     replaced = ", over the comparison that was there" if output is None and len(runs) > 1 and path.exists() else ""
@@ -69,7 +71,7 @@ def _wait(folders: list[str]) -> None:
     from hf_finetune.reporting import is_waited_for, wait_for_run
 
     if len(folders) > 1:
-        raise ConfigError(Problem("shows one run", "name one folder, or leave it out", key="--watch"))
+        raise ConfigError(Problem("shows one run", "name one folder, or leave it out", key="--watch", code="HF601"))
     folder = Path(folders[0])
     if is_waited_for(folder):
         unwind_when_stopped(lambda: "the page is as it was last written, if it was; the run goes on")
@@ -95,7 +97,9 @@ def _check_once(folders: list[str]) -> None:
     for folder in folders:
         place = Path(folder).resolve()
         if place in seen:
-            problems.append(Problem(f"is the same folder as {seen[place]}", "name each run once", path=folder))
+            problems.append(
+                Problem(f"is the same folder as {seen[place]}", "name each run once", path=folder, code="HF601")
+            )
         seen.setdefault(place, folder)
     if problems:
         raise ConfigError(problems)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,8 +73,9 @@ def check_push(run: Run) -> None:
         if not run.hub.private and run.lora is None and run.model.path is not None:
             call_with_retries(lambda: check_gated(HfApi(), [str(run.model.path)]), PushOptions().patience)
     except HubError as refused:
-        later = f"or leave hub out, and push when it is trained: {format_resume_command(run.output_dir, run.hub)}"
-        problems = [Problem(each.what, f"{each.remedy}; {later}", key="hub") for each in refused.problems]
+        command = format_resume_command(run.output_dir, run.hub)
+        later = f"or leave hub out, and push when it is trained: `{command}`"
+        problems = [replace(each, remedy=f"{each.remedy}; {later}", key="hub") for each in refused.problems]
         raise HubError(problems) from refused
 
 
@@ -110,16 +111,22 @@ def push_folder(folder: str | Path, repo_id: str, *, options: PushOptions | None
     files = plan_push(folder, repo_id, options=options)
     try:
         if is_offline_mode():
-            raise HubError(Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it"))
+            raise HubError(Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it", code="HF801"))
         if get_token() is None:
             raise HubError(
-                Problem("there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN")
+                Problem(
+                    "there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN", code="HF802"
+                )
             )
         if options.public:
             call_with_retries(lambda: check_gated_base(HfApi(), Path(folder), options.license), options.patience)
         facts = transfer(files, repo_id, options)
         if options.public and facts.private:
-            logger.warning("%s was there already, and stays private: make it public in its settings", repo_id)
+            logger.warning(
+                "%s was there already, and stays private: make it public in its settings",
+                repo_id,
+                extra={"code": "HF805"},
+            )
         return facts
     except HubError as refused:
         raise _make_not_pushed_error(refused.problems, folder, repo_id, options) from refused
@@ -136,7 +143,9 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     """
     check_repo_id(repo_id)
     if not Path(folder).is_dir():
-        raise ConfigError(Problem("is no folder", "name a run folder or a model folder", path=str(folder)))
+        raise ConfigError(
+            Problem("is no folder", "name a run folder or a model folder", path=str(folder), code="HF634")
+        )
     # Before anything is opened: the card is made anew from files of the folder, one of which may be a pipe, or hold a
     # list where an object belongs.
     if problems := find_faults(Path(folder), str(folder)) or find_odd_pages(Path(folder)):
@@ -147,7 +156,12 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     check_weights(Path(folder), files)
     if base := find_local_base(Path(folder)):
         remedy = "push the base and train on its Hub id, or push the model of hf-finetune merge"
-        logger.warning("the adapter loads only where its base is, the folder %s of this machine: %s", base, remedy)
+        logger.warning(
+            "the adapter loads only where its base is, the folder %s of this machine: %s",
+            base,
+            remedy,
+            extra={"code": "HF826"},
+        )
     return redact_files(Path(folder), files, found)
 
 
@@ -189,8 +203,10 @@ def _make_not_pushed_error(
     problems: Sequence[Problem], folder: str | Path, repo_id: str, options: PushOptions
 ) -> NotPushedError:
     command = format_resume_command(folder, options, repo_id)
+    # In quotes: what is copied to the end of the line would have the code in it.
+    later = f"{folder} is complete; to go on: `{command}`"
     return NotPushedError(
-        [Problem(f"not pushed: {problem}; {folder} is complete; to go on: {command}") for problem in problems]
+        [Problem(f"not pushed: {replace(each, code='')}; {later}", code=each.code) for each in problems]
     )
 
 

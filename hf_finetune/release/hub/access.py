@@ -26,9 +26,13 @@ _WRITING_ROLES = ("admin", "write", "contributor")
 def check_access(repo_id: str, *, public: bool, create_pr: bool) -> None:
     """Raise `HubError` if the token may not push to `repo_id`, or if that would publish a private run."""
     if is_offline_mode():
-        raise HubError(Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it, or push later"))
+        raise HubError(
+            Problem("HF_HUB_OFFLINE is set, so the Hub is not asked", "unset it, or push later", code="HF801")
+        )
     if get_token() is None:
-        raise HubError(Problem("there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN"))
+        raise HubError(
+            Problem("there is no Hugging Face token here", "log in with `hf auth login`, or set HF_TOKEN", code="HF802")
+        )
     api = HfApi(library_name="hf-finetune")
     try:
         who = call_with_retries(api.whoami, PATIENCE)
@@ -48,7 +52,7 @@ def _check_token(who: dict[str, Any], repo_id: str) -> None:
     token = who.get("auth", {}).get("accessToken", {})
     remedy = f"make one that may write at {_TOKENS}, and log in with it: `hf auth login`"
     if token.get("role") == "read":
-        raise HubError(Problem("the token may only read", remedy))
+        raise HubError(Problem("the token may only read", remedy, code="HF802"))
     scoped = token.get("fineGrained", {}).get("scoped")
     if token.get("role") != "fineGrained" or scoped is None:
         return
@@ -58,7 +62,9 @@ def _check_token(who: dict[str, Any], repo_id: str) -> None:
         if "repo.write" in scope.get("permissions", []) or "repo.content.write" in scope.get("permissions", [])
     }
     if not granted & {repo_id, repo_id.split("/")[0]}:
-        raise HubError(Problem(f"the token may not write to {repo_id}, nor to its owner's repositories", remedy))
+        raise HubError(
+            Problem(f"the token may not write to {repo_id}, nor to its owner's repositories", remedy, code="HF802")
+        )
 
 
 def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: bool, create_pr: bool) -> None:
@@ -67,12 +73,12 @@ def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: 
     except RepositoryNotFoundError:
         if create_pr:
             what = f"there is no repository {repo_id} to open a pull request on, or the token may not see it"
-            raise HubError(Problem(what, "check its name, or push without create_pr")) from None
+            raise HubError(Problem(what, "check its name, or push without create_pr", code="HF806")) from None
         _check_owner(who, repo_id.split("/")[0])
         return
     if not info.private and not public:
         what = f"{repo_id} is public, and what is pushed there everybody can read"
-        raise HubError(Problem(what, "allow it with hub.private: false (--public), or name another one"))
+        raise HubError(Problem(what, "allow it with hub.private: false (--public), or name another one", code="HF804"))
     # Anybody may open a pull request.
     if create_pr:
         return
@@ -83,7 +89,9 @@ def _check_repository(api: HfApi, who: dict[str, Any], repo_id: str, *, public: 
         if get_http_status(problem) not in (401, 403, 404):
             raise
         what = f"{who.get('name')} may not write to {repo_id}"
-        raise HubError(Problem(what, "ask its owner, set hub.create_pr: true, or name another one")) from problem
+        raise HubError(
+            Problem(what, "ask its owner, set hub.create_pr: true, or name another one", code="HF803")
+        ) from problem
 
 
 def _check_owner(who: dict[str, Any], owner: str) -> None:
@@ -93,6 +101,6 @@ def _check_owner(who: dict[str, Any], owner: str) -> None:
     if owner in writable:
         return
     if owner in roles:
-        raise HubError(Problem(f"{who.get('name')} may only read in {owner}", "ask its administrators"))
+        raise HubError(Problem(f"{who.get('name')} may only read in {owner}", "ask its administrators", code="HF803"))
     remedy = suggest(owner, writable, f"use one of {', '.join(writable)}")
-    raise HubError(Problem(f"{who.get('name')} may not make a repository under {owner!r}", remedy))
+    raise HubError(Problem(f"{who.get('name')} may not make a repository under {owner!r}", remedy, code="HF803"))

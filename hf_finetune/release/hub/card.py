@@ -32,12 +32,14 @@ def read_card_metadata(folder: Path) -> dict[str, Any]:
     text = _read_text(path)
     if not text.strip():
         remedy = "write one: what the model is for, what it was trained on, what it cannot do"
-        raise ConfigError(Problem("there is no model card, which a push needs", remedy, path=str(path)))
+        raise ConfigError(Problem("there is no model card, which a push needs", remedy, path=str(path), code="HF811"))
     found = _METADATA.match(text)
     try:
         values = read_bounded_yaml(found[1]) if found else {}
     except ValueError as problem:
-        raise DataError(Problem(f"what stands between the dashes {problem}", "mend it", path=str(path))) from problem
+        raise DataError(
+            Problem(f"what stands between the dashes {problem}", "mend it", path=str(path), code="HF812")
+        ) from problem
     return values if isinstance(values, dict) else {}
 
 
@@ -61,9 +63,9 @@ def add_license(folder: Path, license: str | None, repo_id: str) -> bytes:
     if stated is None:
         what = "says no license, so nobody would know what they may do with the model"
         remedy = "give --license, such as apache-2.0, or unknown; or set card.license in the run file"
-        raise ConfigError(Problem(what, remedy, path=str(folder / CARD)))
+        raise ConfigError(Problem(what, remedy, path=str(folder / CARD), code="HF813"))
     if problem := find_license_problem(stated):
-        raise ConfigError(Problem(problem.what, problem.remedy, path=None if license else str(folder / CARD)))
+        raise ConfigError(replace(problem, path=None if license else str(folder / CARD)))
     if MARKER in text and text == render_card(run := find_source_run(folder)):
         owner = run.settings.get("card") or {}
         return render_card(
@@ -106,7 +108,7 @@ def check_gated(api: HfApi, bases: Sequence[str]) -> None:
         if gated:
             what = f"these are the weights of {base}, which its owner gives only to those who accept its terms"
             remedy = "push without --public, push the adapter instead, or say with --license what its terms allow"
-            raise HubError(Problem(what, remedy))
+            raise HubError(Problem(what, remedy, code="HF814"))
 
 
 def _read_text(path: Path) -> str:
@@ -114,8 +116,8 @@ def _read_text(path: Path) -> str:
         return ""
     if not path.is_file() or leads_out(path, path.parent):
         what = "is no file of this folder"
-        raise DataError(Problem(what, "put a text of your own in its place", path=str(path)))
+        raise DataError(Problem(what, "put a text of your own in its place", path=str(path), code="HF824"))
     try:
         return path.read_text(encoding="utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as problem:
-        raise DataError(Problem("is not UTF-8", "save it as UTF-8", path=str(path))) from problem
+        raise DataError(Problem("is not UTF-8", "save it as UTF-8", path=str(path), code="HF003")) from problem

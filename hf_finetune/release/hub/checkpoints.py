@@ -83,7 +83,13 @@ class CheckpointPusher(TrainerCallback):
             worker.join()
         if self.failed:
             steps = ", ".join(str(step) for step in self.failed)
-            logger.warning("checkpoints that were not pushed, %d of %d: %s", len(self.failed), self._tried, steps)
+            logger.warning(
+                "checkpoints that were not pushed, %d of %d: %s",
+                len(self.failed),
+                self._tried,
+                steps,
+                extra={"code": "HF815"},
+            )
 
     @property
     def _tried(self) -> int:
@@ -121,7 +127,7 @@ class CheckpointPusher(TrainerCallback):
 
     def _note_failure(self, step: int, why: str) -> None:
         self.failed.append(step)
-        logger.warning("checkpoint-%d was not pushed: %s; the next one is tried", step, why)
+        logger.warning("checkpoint-%d was not pushed: %s; the next one is tried", step, why, extra={"code": "HF815"})
 
 
 def _copy_checkpoint(checkpoint: Path, held: Path) -> Path:

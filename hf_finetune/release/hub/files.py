@@ -98,7 +98,9 @@ def find_allowed_files(folder: Path) -> dict[str, Path]:
     Raises `ConfigError` if it is not a folder, and `DataError` for links out of it, or to what is not pushed.
     """
     if not folder.is_dir():
-        raise ConfigError(Problem("is not a folder", "name the folder of a model or run", path=str(folder)))
+        raise ConfigError(
+            Problem("is not a folder", "name the folder of a model or run", path=str(folder), code="HF634")
+        )
     candidates = [*folder.iterdir(), *(folder / _TEMPLATES).glob("*.jinja")]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(candidates) if path.is_file()}
     code = _CODE if _is_scratch(folder) else set()
@@ -106,13 +108,13 @@ def find_allowed_files(folder: Path) -> dict[str, Path]:
     if left := sum(name.startswith(f"{_TEMPLATES}/") and name not in allowed for name in found):
         # Their names are not shown: they may have a line break in them, or anything.
         said = "not pushed: %d of %s, whose names have other signs than letters, digits, '.', '_' and '-'"
-        logger.warning(said, left, folder / _TEMPLATES)
+        logger.warning(said, left, folder / _TEMPLATES, extra={"code": "HF825"})
     # A foreign model folder may have `vocab.txt` -> ~/.ssh/id_ed25519; the like was found in transformers:
     # https://github.com/huggingface/transformers/pull/46279
     wrong = {name: what for name, path in allowed.items() if (what := _describe_link(path, folder, code))}
     if wrong:
         remedy = "put the file itself there, or take the link out"
-        raise DataError([Problem(what, remedy, path=str(folder / name)) for name, what in wrong.items()])
+        raise DataError([Problem(what, remedy, path=str(folder / name), code="HF824") for name, what in wrong.items()])
     return allowed
 
 
@@ -131,7 +133,12 @@ def find_odd_pages(folder: Path) -> list[Problem]:
     """Find the pages and records of a run that are no files, or larger than any, since they are read whole."""
     pages = [path for path in sorted(folder.iterdir()) if _PAGES.fullmatch(path.name)]
     odd = [
-        Problem("is no regular file, and would not go along", "put the file itself there, or take it out", str(path))
+        Problem(
+            "is no regular file, and would not go along",
+            "put the file itself there, or take it out",
+            str(path),
+            code="HF824",
+        )
         for path in pages
         if not path.is_file()
     ]
@@ -139,7 +146,7 @@ def find_odd_pages(folder: Path) -> list[Problem]:
     for path in filter(Path.is_file, pages):
         most = _LARGEST_CARD if path.name == CARD else _LARGEST_PAGE
         if path.stat().st_size > most:
-            odd.append(Problem(f"has more than {most >> 20} MiB", remedy, path=str(path)))
+            odd.append(Problem(f"has more than {most >> 20} MiB", remedy, path=str(path), code="HF824"))
     return odd
 
 
@@ -150,7 +157,7 @@ def read_header(path: Path) -> bytes:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= min(path.stat().st_size - 8, _LONGEST_HEADER):
-            raise DataError(Problem("is not a safetensors file", "save the model again", path=str(path)))
+            raise DataError(Problem("is not a safetensors file", "save the model again", path=str(path), code="HF501"))
         return file.read(length)
 
 
@@ -174,7 +181,7 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
     if not configured or not any(is_weights(name) for name in paths):
         lacking = "weights as .safetensors" if configured else "config.json or adapter_config.json"
         remedy = "name the folder of a finished run, of a merged model or of an adapter"
-        raise ConfigError(Problem(f"is no model: there is no {lacking} in it", remedy, path=str(folder)))
+        raise ConfigError(Problem(f"is no model: there is no {lacking} in it", remedy, path=str(folder), code="HF634"))
     if faults := find_faults(folder, str(folder)):
         raise DataError(faults)
     for name in filter(is_weights, paths):
@@ -183,7 +190,9 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
         shards = _read_shards(paths[index])
         if missing := sorted(shards - set(paths)):
             what = "is named by the index and missing"
-            raise DataError([Problem(what, "save the model again", path=str(folder / name)) for name in missing])
+            raise DataError(
+                [Problem(what, "save the model again", path=str(folder / name), code="HF501") for name in missing]
+            )
 
 
 def _check_length(path: Path) -> None:
@@ -193,17 +202,19 @@ def _check_length(path: Path) -> None:
         ends = [each["data_offsets"][1] for name, each in json.loads(header).items() if name != "__metadata__"]
         expected = 8 + len(header) + max(ends, default=0)
     except (ValueError, RecursionError, AttributeError, TypeError, LookupError) as problem:
-        raise DataError(Problem("has a header that is none", "save the model again", path=str(path))) from problem
+        raise DataError(
+            Problem("has a header that is none", "save the model again", path=str(path), code="HF501")
+        ) from problem
     if (size := path.stat().st_size) != expected:
         what = f"has {size:,} bytes, and its header tells of {expected:,}"
-        raise DataError(Problem(what, "save the model again", path=str(path)))
+        raise DataError(Problem(what, "save the model again", path=str(path), code="HF501"))
 
 
 def _read_shards(index: Path) -> set[str]:
     shards = _read_json(index).get("weight_map", {})
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         what = "weight_map does not say which file has each weight"
-        raise DataError(Problem(what, "save the model again", path=str(index)))
+        raise DataError(Problem(what, "save the model again", path=str(index), code="HF501"))
     return set(shards.values())
 
 
@@ -219,7 +230,7 @@ def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
         if name not in _NOT_HASHED and _is_allowed(name) and (name not in planned or planned[name].sha256 != sha256)
     }
     if wrong:
-        raise DataError([Problem(what, remedy, path=str(folder / name)) for name, what in wrong.items()])
+        raise DataError([Problem(what, remedy, path=str(folder / name), code="HF822") for name, what in wrong.items()])
 
 
 def _read_recorded(folder: Path) -> dict[str, str]:
@@ -227,7 +238,9 @@ def _read_recorded(folder: Path) -> dict[str, str]:
     files = _read_json(folder / MANIFEST).get("files", {})
     if not isinstance(files, dict):
         what = "files is no object"
-        raise DataError(Problem(what, "put the manifest back as the run wrote it", path=str(folder / MANIFEST)))
+        raise DataError(
+            Problem(what, "put the manifest back as the run wrote it", path=str(folder / MANIFEST), code="HF821")
+        )
     return files
 
 
@@ -239,7 +252,7 @@ def _check_code(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
     if wrong:
         what = "is not the code of hf-finetune, and whoever loads the model would run it"
         remedy = "take it out: the push of a model that was saved by this version brings its own"
-        raise DataError([Problem(what, remedy, path=str(folder / name)) for name in sorted(wrong)])
+        raise DataError([Problem(what, remedy, path=str(folder / name), code="HF823") for name in sorted(wrong)])
 
 
 def _plan_file(name: str, path: Path, instead: bytes | None) -> PlannedFile:
@@ -260,7 +273,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
-        raise DataError(Problem("is not JSON", "save the model again", path=str(path))) from problem
+        raise DataError(Problem("is not JSON", "save the model again", path=str(path), code="HF821")) from problem
     if not isinstance(value, dict):
-        raise DataError(Problem("is not a JSON object", "save the model again", path=str(path)))
+        raise DataError(Problem("is not a JSON object", "save the model again", path=str(path), code="HF821"))
     return value

@@ -54,7 +54,9 @@ def _redact_file(file: PlannedFile) -> PlannedFile:
         text = file.content.decode("utf-8", errors="replace")
         shown = redact_yaml(text)
         if shown is None:
-            raise DataError(Problem("is torn, or no YAML", "put it back as the run wrote it", path=str(file.path)))
+            raise DataError(
+                Problem("is torn, or no YAML", "put it back as the run wrote it", path=str(file.path), code="HF821")
+            )
         return file if shown == text else _with_content(file, _NOTE + shown)
     if file.name == MANIFEST:
         return _redact_json(file, lambda values: redact(_without_row_hashes(values)))
@@ -85,7 +87,9 @@ def _redact_json(file: PlannedFile, change: Callable[[Any], Any]) -> PlannedFile
         values = json.loads(file.content or b"")
         shown = change(values)
     except (ValueError, RecursionError) as problem:
-        raise DataError(Problem("is torn, or no JSON", "save the model again", path=str(file.path))) from problem
+        raise DataError(
+            Problem("is torn, or no JSON", "save the model again", path=str(file.path), code="HF821")
+        ) from problem
     return file if shown == values else _with_content(file, format_json(shown))
 
 

@@ -45,13 +45,17 @@ NOT_UNDERSTOOD = (KeyError, TypeError, AttributeError, IndexError, RecursionErro
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _TOKENS = "https://huggingface.co/settings/tokens"
 _MESSAGES = {
-    401: ("the Hub does not accept the token", "log in again with `hf auth login`, or set HF_TOKEN"),
-    403: ("the token may not do that", f"use one with write access, from {_TOKENS}"),
-    404: ("there is no such repository, or the token may not see it", "check its name, and the token's access"),
-    409: ("others are writing to the repository", "push again when they are done"),
-    412: ("others have written to the repository meanwhile", "push again"),
-    413: ("the Hub takes no files as large as these", "save the model in smaller shards"),
-    429: ("the Hub asks for patience", "push again later"),
+    401: ("the Hub does not accept the token", "log in again with `hf auth login`, or set HF_TOKEN", "HF802"),
+    403: ("the token may not do that", f"use one with write access, from {_TOKENS}", "HF802"),
+    404: (
+        "there is no such repository, or the token may not see it",
+        "check its name, and the token's access",
+        "HF806",
+    ),
+    409: ("others are writing to the repository", "push again when they are done", "HF808"),
+    412: ("others have written to the repository meanwhile", "push again", "HF808"),
+    413: ("the Hub takes no files as large as these", "save the model in smaller shards", "HF808"),
+    429: ("the Hub asks for patience", "push again later", "HF808"),
 }
 
 
@@ -104,7 +108,7 @@ def is_unreadable(problem: BaseException) -> bool:
 def explain_answer(problem: BaseException) -> UnreadableAnswer:
     """Explain what `is_unreadable`."""
     what = f"the Hub was reached, and its answer is none that is understood ({type(problem).__name__})"
-    return UnreadableAnswer(Problem(what, f"look whether {constants.ENDPOINT} is the Hub"))
+    return UnreadableAnswer(Problem(what, f"look whether {constants.ENDPOINT} is the Hub", code="HF807"))
 
 
 def is_transient(problem: BaseException) -> bool:
@@ -141,17 +145,16 @@ def describe_error(problem: BaseException) -> Problem:
         check = f"check the connection to {constants.ENDPOINT}"
         if any(isinstance(cause, httpx2.ReadTimeout) for cause in causes):
             what = f"the Hub was reached, and its answer was not whole in {TIMEOUT:.0f} s"
-            return Problem(what, f"push again later, or {check}")
+            return Problem(what, f"push again later, or {check}", code="HF801")
         detail = f": {problem}" if isinstance(problem, HFValidationError) else ""
-        return Problem(f"the Hub cannot be reached ({type(causes[-1]).__name__}{detail})", check)
+        return Problem(f"the Hub cannot be reached ({type(causes[-1]).__name__}{detail})", check, code="HF801")
     if status >= 500:
-        return Problem(f"the Hub has trouble of its own ({status})", "push again later")
+        return Problem(f"the Hub has trouble of its own ({status})", "push again later", code="HF809")
     is_missing = any(isinstance(cause, RepositoryNotFoundError) for cause in _iterate_causes(problem))
-    what, remedy = _MESSAGES.get(
-        404 if is_missing else status, ("the Hub refuses it", "push again when that is mended")
-    )
+    refused = ("the Hub refuses it", "push again when that is mended", "HF808")
+    what, remedy, code = _MESSAGES.get(404 if is_missing else status, refused)
     reason = _get_server_message(problem)
-    return Problem(f"{what} ({status}{f': {reason}' if reason else ''})", remedy)
+    return Problem(f"{what} ({status}{f': {reason}' if reason else ''})", remedy, code=code)
 
 
 def _parse_status(cause: BaseException) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
@@ -122,7 +122,9 @@ def _compare(api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: Pu
     info = call_with_retries(lambda: _open_repository(api, repo_id, options), options.patience)
     if not info.private and not options.public:
         what = f"{repo_id} is public, and what is pushed there everybody can read"
-        raise HubError(Problem(what, "allow it with --public (run file: hub.private: false), or name another one"))
+        raise HubError(
+            Problem(what, "allow it with --public (run file: hub.private: false), or name another one", code="HF804")
+        )
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
     changed = [file for file in files if not _is_same(file, there.get(file.name))]
     planned = {file.name for file in files}
@@ -198,7 +200,7 @@ def _commit(api: HfApi, repo_id: str, difference: _Difference, options: PushOpti
     except UnreadableAnswer as problem:
         pages = "discussions" if options.create_pr else f"commits/{options.revision or constants.DEFAULT_REVISION}"
         remedy = f"look at {constants.ENDPOINT}/{repo_id}/{pages} whether the commit is there"
-        raise UnreadableAnswer([Problem(each.what, remedy) for each in problem.problems]) from problem
+        raise UnreadableAnswer([replace(each, remedy=remedy) for each in problem.problems]) from problem
 
 
 def _upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], options: PushOptions) -> None:
@@ -228,5 +230,7 @@ def _check_arrived(api: HfApi, repo_id: str, files: Sequence[PlannedFile], commi
     if missing:
         what = f"{repo_id} does not hold {', '.join(missing)} as sent"
         raise HubError(
-            Problem(what, "look whether a .gitignore or .gitattributes there leaves them out, and push again")
+            Problem(
+                what, "look whether a .gitignore or .gitattributes there leaves them out, and push again", code="HF810"
+            )
         )

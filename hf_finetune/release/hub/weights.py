@@ -36,7 +36,9 @@ def _check_file(file: PlannedFile) -> None:
             weight = tensors.get_tensor(name)
             if weight.is_floating_point() and not bool(weight.isfinite().all()):
                 what = f"{name} is NaN or infinite"
-                raise DataError(Problem(what, "push a checkpoint from before that, or train again", str(file.path)))
+                raise DataError(
+                    Problem(what, "push a checkpoint from before that, or train again", str(file.path), code="HF833")
+                )
             named.add(name)
             changing = changing or ("lora_A" not in name and "embedding_A" not in name and bool(weight.any()))
     if file.name != ADAPTER:
@@ -44,10 +46,10 @@ def _check_file(file: PlannedFile) -> None:
     alone = sorted(name for name in named if "lora_" in name and _name_partner(name) not in named)
     if alone:
         what = f"{len(alone)} weights are missing, first {_name_partner(alone[0])}"
-        raise ModelError(Problem(what, "save the adapter again", path=str(file.path)))
+        raise ModelError(Problem(what, "save the adapter again", path=str(file.path), code="HF834"))
     if not changing:
         what = "changes nothing: all of its weights B are 0, as before training"
-        raise ModelError(Problem(what, "push an adapter that was trained", path=str(file.path)))
+        raise ModelError(Problem(what, "push an adapter that was trained", path=str(file.path), code="HF538"))
 
 
 def _name_partner(name: str) -> str:

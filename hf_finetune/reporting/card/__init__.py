@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
-from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem, find_writing_code
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import CARD, CARD_MARKER
 from hf_finetune.privacy import escape_control_characters
@@ -52,13 +52,14 @@ def write_card(folder: Path, made_from: Path | None = None, *, report: dict[str,
     """
     path = folder / CARD
     if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
-        logger.warning("%s is yours and stays as it is: no model card was written", CARD)
+        logger.warning("%s is yours and stays as it is: no model card was written", CARD, extra={"code": "HF708"})
         return path
     try:
         write_atomically(path, render_card(find_source_run(folder, made_from, report)))
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
-        raise CannotWriteError(Problem(what, "make room, or allow writing", path=str(path))) from problem
+        code = find_writing_code(problem.errno)
+        raise CannotWriteError(Problem(what, "make room, or allow writing", path=str(path), code=code)) from problem
     return path
 
 

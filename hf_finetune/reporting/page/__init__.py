@@ -60,8 +60,8 @@ def write_page(folder: Path, report: dict[str, Any] | None = None) -> Path:
     """
     path = folder / PAGE
     if not is_writable_page(path):
-        command = f"hf-finetune report {shell_path(folder)} --output FILE"
-        logger.warning("%s is not a page of ours and stays as it is; %s", path, command)
+        command = f"`hf-finetune report {shell_path(folder)} --output FILE`"
+        logger.warning("%s is not a page of ours and stays as it is; %s", path, command, extra={"code": "HF708"})
         return path
     run = read_run(folder, report=report)
     save_page(path, render_page(run, diagnose(run)))

@@ -78,4 +78,6 @@ def show_names(names: list[str]) -> str:
 
 def _make_problem(names: list[str], what: str) -> Problem:
     remedy = "look at the data, learning rate and, with gradient checkpointing, whether inputs require gradients"
-    return Problem(f"{len(names):,} trained weights are not trained as asked: {what} ({show_names(names)})", remedy)
+    return Problem(
+        f"{len(names):,} trained weights are not trained as asked: {what} ({show_names(names)})", remedy, code="HF928"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,9 +104,11 @@ class TrainingGuard(TrainerCallback):
             raise NonFiniteError([self._summarize(trainer, found), *found.name_rows(self.locate)], total=1)
         self._records.append(self._record(trainer, found))
         trainer.model.zero_grad()
-        places = "".join(f"\n{row}" for row in found.name_rows(self.locate))
+        places = "".join(f"\n{replace(row, code='')}" for row in found.name_rows(self.locate))
         what = "step %d is left out: %s (%d of at most %d)%s"
-        logger.warning(what, found.step, found.describe(), self.skipped_steps, self.max_skips, places)
+        logger.warning(
+            what, found.step, found.describe(), self.skipped_steps, self.max_skips, places, extra={"code": "HF922"}
+        )
         return False
 
     def check_weights(self, trainer: StoppedTrainer) -> None:
@@ -118,7 +121,7 @@ class TrainingGuard(TrainerCallback):
             )
             self._record(trainer, found)
             what = f"after step {found.step} weights are not finite ({show_names(everywhere)}): they are not saved"
-            raise NonFiniteError(Problem(what, f"lower the learning rate; {say_kept(trainer)}"))
+            raise NonFiniteError(Problem(what, f"lower the learning rate; {say_kept(trainer)}", code="HF923"))
 
     def _look(self, trainer: StoppedTrainer, loss: float, norm: float, rate: float, *, overflow: bool) -> None:
         engine = trainer.accelerator.state.deepspeed_plugin is not None  # which keeps the gradients to itself
@@ -169,7 +172,7 @@ class TrainingGuard(TrainerCallback):
             advice = f"{self.skipped_steps} steps were left out already, as train.max_nonfinite_skips allows"
         elif found.cause not in BY_ROWS:
             advice = "no row is the cause: lower train.learning_rate"
-        return Problem(what, f"{advice}; {say_kept(trainer)}")
+        return Problem(what, f"{advice}; {say_kept(trainer)}", code="HF921")
 
 
 def make_guard(run: Run, splits: Splits) -> TrainingGuard:

@@ -132,7 +132,7 @@ class LogFile(TrainerCallback):
             if not self._warned:
                 self._warned = True
                 what = "%s cannot be written (%s): the run goes on, and the file is mended when there is room"
-                logger.warning(what, self.path, problem.strerror or problem)
+                logger.warning(what, self.path, problem.strerror or problem, extra={"code": "HF718"})
 
 
 def _now() -> float:

@@ -70,13 +70,15 @@ class LossWatch:
         self.in_a_row["overflow"] = self.in_a_row.get("overflow", 0) + 1 if overflow else 0
         if self.in_a_row["overflow"] >= MAX_OVERFLOWS:
             what = f"the gradients have overflowed for {MAX_OVERFLOWS} steps, whatever the loss was scaled by"
-            raise NonFiniteError(Problem(what, "set train.bf16=true in place of train.fp16, or lower learning_rate"))
+            raise NonFiniteError(
+                Problem(what, "set train.bf16=true in place of train.fp16, or lower learning_rate", code="HF924")
+            )
         self.had_gradient |= norm != 0
         gone = self._count("gradient", norm == 0)
         if not self.had_gradient and self.in_a_row["gradient"] == STEPS_WITHOUT_GRADIENT:
             what = f"the gradient was exactly 0 in each of the first {STEPS_WITHOUT_GRADIENT} steps: nothing is learned"
             remedy = "look at whether rows have anything to train (labels, data.loss_on), and at what is frozen"
-            raise ModelError(Problem(what, remedy))
+            raise ModelError(Problem(what, remedy, code="HF925"))
         if gone and self.had_gradient:
             self._warn("gradient", "the gradient is exactly 0 for %d steps: no weight learns anything any more")
 
@@ -102,7 +104,7 @@ class LossWatch:
             return
         # Not in the same folder: its last checkpoint may be of the steps behind the jump.
         remedy = "begin again in another output_dir with a lower train.learning_rate, or longer train.warmup_steps"
-        raise NonFiniteError(Problem(what, f"{remedy}; {kept()}"))
+        raise NonFiniteError(Problem(what, f"{remedy}; {kept()}", code="HF927"))
 
     def _count(self, name: str, zero: bool) -> bool:
         """Count the steps in a row; whether there are enough of them."""
@@ -112,7 +114,7 @@ class LossWatch:
     def _warn(self, name: str, what: str) -> None:
         if name not in self.warned:
             self.warned.append(name)
-            logger.warning(what, STEPS_AT_ZERO)
+            logger.warning(what, STEPS_AT_ZERO, extra={"code": "HF926"})
 
 
 def find_beginning(first: Sequence[float]) -> float:

@@ -77,7 +77,7 @@ class NonFiniteStep:
             what += f"; so of lines {', '.join(more)}"
         if len(places) > 1 + len(more):
             what += f"; nonfinite.json has all {len(places):,} rows"
-        return [Problem(what, path=path, line=line)]
+        return [Problem(what, path=path, line=line, code="HF921")]
 
 
 def write_record(folder: Path, steps: Sequence[dict[str, Any]]) -> None:

@@ -147,7 +147,9 @@ class ProgressDisplay(TrainerCallback):
             if console is not None:
                 console.show_cursor(True)
         why = escape_control_characters(f"{type(failure).__name__}: {failure}")
-        logger.warning("the progress display failed and is off, the run goes on without it: %s", why)
+        logger.warning(
+            "the progress display failed and is off, the run goes on without it: %s", why, extra={"code": "HF717"}
+        )
         logger.debug("where the progress display failed", exc_info=failure)
 
     def _close(self) -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_finetune.errors import NO_SPACE, NOT_ALLOWED, CannotWriteError, Problem, advise_writing
+from hf_finetune.errors import NO_SPACE, NOT_ALLOWED, CannotWriteError, Problem, advise_writing, find_writing_code
 from hf_finetune.files import open_private, raise_write_errors
 from hf_finetune.folders.checkpoints import (
     aside_of,
@@ -148,7 +148,9 @@ def _free_oldest(snapshot: Snapshot) -> bool:
     oldest = next((each for each in list_sealed(folder, snapshot.run_id) if each not in spared), None)
     if oldest is None:
         return False
-    logger.warning("there is no space for %s: %s is removed for it", snapshot.checkpoint.name, oldest.name)
+    logger.warning(
+        "there is no space for %s: %s is removed for it", snapshot.checkpoint.name, oldest.name, extra={"code": "HF719"}
+    )
     remove_checkpoint(oldest)
     return True
 
@@ -157,12 +159,15 @@ def _explain(snapshot: Snapshot, problem: OSError) -> CannotWriteError:
     folder = snapshot.checkpoint.parent
     if not folder.is_dir():
         what = f"{snapshot.checkpoint} cannot be written: {folder} is not there any more, nor what was saved in it"
-        return CannotWriteError(Problem(what, "put it back and begin again", key="output_dir"))
+        return CannotWriteError(Problem(what, "put it back and begin again", key="output_dir", code="HF709"))
     last, _ = find_verified(folder, run_id=snapshot.run_id)
     what = f"{snapshot.checkpoint} cannot be written ({problem.strerror or problem})"
     kept = f"{last.name} is kept, and the same command goes on from it" if last else "nothing is kept"
+    code = find_writing_code(problem.errno)
     if problem.errno in (errno.EFBIG, *NOT_ALLOWED):
-        return CannotWriteError(Problem(what, f"{advise_writing(problem.errno)}; {kept}", key="output_dir"))
+        remedy = f"{advise_writing(problem.errno)}; {kept}"
+        return CannotWriteError(Problem(what, remedy, key="output_dir", code=code))
     free = shutil.disk_usage(folder).free
     what += f": it takes {format_size(snapshot.nbytes)}, and {format_size(free)} are free"
-    return CannotWriteError(Problem(what, f"make room, or lower train.save_total_limit; {kept}", key="output_dir"))
+    remedy = f"make room, or lower train.save_total_limit; {kept}"
+    return CannotWriteError(Problem(what, remedy, key="output_dir", code=code))

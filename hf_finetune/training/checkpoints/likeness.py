@@ -90,7 +90,9 @@ def _check_values(kept: Any) -> None:
             if lost or (low < 0 and str(name).startswith(_NEVER_NEGATIVE)):
                 what = f"the optimizer's {show_key(str(name))} of parameter {show_key(str(number))} holds numbers "
                 what += "that are not finite" if lost else "below 0, of which the root is taken"
-                raise ModelError(Problem(what, "name another checkpoint: no run has written this one", key=RESUME))
+                raise ModelError(
+                    Problem(what, "name another checkpoint: no run has written this one", key=RESUME, code="HF906")
+                )
 
 
 def _take_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
@@ -115,4 +117,4 @@ def check_exported(callbacks: Iterable[Any], kept: Mapping[str, Any]) -> None:
                        for each, own in parts):  # fmt: skip
                 what = f"the checkpoint has a state of {show_key(name)} that it does not keep"
                 remedy = "set train.restore_callback_states_from_checkpoint=false, or name another checkpoint"
-                raise ModelError(Problem(what, remedy, key=RESUME))
+                raise ModelError(Problem(what, remedy, key=RESUME, code="HF916"))

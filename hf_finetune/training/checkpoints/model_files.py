@@ -90,7 +90,7 @@ def copy_weights(files: ModelFiles, checkpoint: Path, beside: dict[str, Tensor])
         if kinds[0] != kinds[1]:
             what = f"{checkpoint.name} holds a model of another shape or precision"
             remedy = "leave the sections model and lora as they were (see run.yaml), or name another output_dir"
-            raise ModelError(Problem(what, remedy, key=RESUME))
+            raise ModelError(Problem(what, remedy, key=RESUME, code="HF901"))
     with torch.no_grad():
         for into, saved in pairs:
             for name, tensor in into.items():

@@ -64,7 +64,7 @@ def check_count(model: nn.Module, facts: dict[str, Any]) -> None:
     if before is not None and before != now:
         what = f"{now:,} values would be trained, and up to the checkpoint it was {before:,}"
         remedy = "leave model.train_only and the sections model and lora as they were (see run.yaml)"
-        raise ModelError(Problem(what, remedy, key=RESUME))
+        raise ModelError(Problem(what, remedy, key=RESUME, code="HF901"))
 
 
 def check_first_loss(loss: float, losses: Sequence[float], step: int) -> None:
@@ -74,7 +74,7 @@ def check_first_loss(loss: float, losses: Sequence[float], step: int) -> None:
         what = f"step {step}, the first after the checkpoint, has a loss of {loss:.4g}: the {len(losses)} steps before"
         what += f" had {min(losses):.4g} to {max(losses):.4g}, so that this is not the model which was trained"
         remedy = "put model and data back as they were; where its rows are to be so hard, go on from an earlier one"
-        raise ModelError(Problem(what, remedy, key=RESUME))
+        raise ModelError(Problem(what, remedy, key=RESUME, code="HF903"))
 
 
 def find_bound(losses: Sequence[float]) -> float | None:

@@ -63,7 +63,7 @@ def check_room(room: Room, folder: Path) -> None:
     remedy = "make room, or name an output_dir on another disk"
     if room.most > 1:
         remedy += ", or set train.save_total_limit lower"
-    raise CannotWriteError(Problem(what, remedy, key="output_dir"))
+    raise CannotWriteError(Problem(what, remedy, key="output_dir", code="HF702"))
 
 
 def plan_room(trainer: Trainer, files: ModelFiles, snapshot: Snapshot | None, limit: int | None) -> Room:

@@ -135,7 +135,9 @@ class CheckpointSaver:
         """Raise `ModelError` where the weights are not those of the checkpoint, bit for bit; any rank may call it."""
         if self.trainer.args.should_save and (name := find_other(self._collect(), checkpoint)) is not None:
             what = f"{name} is not what {checkpoint.name} holds: something has changed the model since it was restored"
-            raise ModelError(Problem(what, "leave the model as it is between its making and trainer.train", key=RESUME))
+            raise ModelError(
+                Problem(what, "leave the model as it is between its making and trainer.train", key=RESUME, code="HF904")
+            )
 
     def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Snapshot | None:
         """The state of now; None on ranks that do not write."""

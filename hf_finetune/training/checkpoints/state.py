@@ -77,7 +77,9 @@ def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]
         return encode_state(state, "state", tensors), tensors
     except TypeError as problem:
         what = f"{type(optimizer).__name__} has a state that no checkpoint can hold ({problem})"
-        raise ModelError(Problem(what, "name another train.optim, or set train.save_strategy: no")) from problem
+        raise ModelError(
+            Problem(what, "name another train.optim, or set train.save_strategy: no", code="HF915")
+        ) from problem
 
 
 def read_counts(trainer: Trainer, rank: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
@@ -92,7 +94,7 @@ def check_records(checkpoint: Path) -> None:
     faults = find_record_faults(checkpoint, (read_seal(checkpoint) or {}).get("step"), known)
     if faults:
         remedy = "name another checkpoint, or leave it out for the newest"
-        raise ModelError([Problem(f"{checkpoint} {fault}", remedy, key=RESUME) for fault in faults])
+        raise ModelError([Problem(f"{checkpoint} {fault}", remedy, key=RESUME, code="HF906") for fault in faults])
 
 
 def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def restore_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
 
 def _describe_other(part: str, other: str) -> Problem:
     what = f"the state of the {part} is of another {other}, or of other weights"
-    return Problem(what, "set train.optim, model and lora as they were: see run.yaml", key=RESUME)
+    return Problem(what, "set train.optim, model and lora as they were: see run.yaml", key=RESUME, code="HF901")
 
 
 def _apply_settings(optimizer: Any, schedule: LambdaLR, asked: list[dict[str, Any]]) -> None:
@@ -158,7 +160,7 @@ def restore_callbacks(callbacks: Iterable[Any], saved: dict[str, Any]) -> None:
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
                 what = f"the checkpoint keeps a state of {type(callback).__name__} that it cannot go on from"
                 raise ModelError(
-                    Problem(what, "name another checkpoint, or leave the callback out", key=RESUME)
+                    Problem(what, "name another checkpoint, or leave the callback out", key=RESUME, code="HF916")
                 ) from problem
         elif state is not None and isinstance(callback, EarlyStoppingCallback):
             callback.early_stopping_patience_counter = state

@@ -67,7 +67,7 @@ class TrainerMixin(ResumableTrainer):
             rows: Any = loader.dataset
             what = f"{len(rows):,} rows make no batch of {needed:,} under train.dataloader_drop_last"
             remedy = "lower train.per_device_train_batch_size, or give more rows"
-            raise DataError(Problem(f"0 optimizer steps: {what}", remedy, key="data.train"))
+            raise DataError(Problem(f"0 optimizer steps: {what}", remedy, key="data.train", code="HF931"))
         return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
@@ -98,7 +98,9 @@ class TrainerMixin(ResumableTrainer):
             if not self.args.lr_scheduler_kwargs:
                 raise
             what = f"{SchedulerType(self.args.lr_scheduler_type).value} cannot be made of these ({error})"
-            raise ConfigError(Problem(what, "give it other values", key="train.lr_scheduler_kwargs")) from error
+            raise ConfigError(
+                Problem(what, "give it other values", key="train.lr_scheduler_kwargs", code="HF934")
+            ) from error
         return schedule
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -116,7 +118,7 @@ class TrainerMixin(ResumableTrainer):
             what = (
                 "no checkpoint had a number for %s on validation, so that none is the best: the last weights are kept"
             )
-            logger.warning(what, self.args.metric_for_best_model)
+            logger.warning(what, self.args.metric_for_best_model, extra={"code": "HF936"})
         return result
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
@@ -242,7 +244,7 @@ def _check_same_rows(*splits: Any) -> None:
     counts = ", ".join(f"process {rank}: {rows[0]:,}" for rank, rows in enumerate(found))
     what = f"the processes have not read the same rows ({counts}; and those of validation)"
     remedy = "give each machine the same files, and leave them alone while a run starts"
-    raise DataError(Problem(what, remedy, key="data.train"))
+    raise DataError(Problem(what, remedy, key="data.train", code="HF932"))
 
 
 def _warn_of_long_warmup(args: TrainingArguments, steps: int) -> None:
@@ -254,7 +256,7 @@ def _warn_of_long_warmup(args: TrainingArguments, steps: int) -> None:
     what = "the warm-up of %s steps is as long as the run of %s or longer: train.learning_rate is never reached, its "
     what += "last step has %.0f %% of it; lower train.warmup_steps (%d is a twentieth)"
     share, twentieth = 100 * (steps - 1) / warmup, max(1, steps // 20)
-    logger.warning(what, f"{warmup:,}", f"{steps:,}", share, twentieth)
+    logger.warning(what, f"{warmup:,}", f"{steps:,}", share, twentieth, extra={"code": "HF935"})
 
 
 def _check_can_train(model: Any) -> None:
@@ -266,7 +268,7 @@ def _check_can_train(model: Any) -> None:
             f"its weights are quantized ({model.config.quantization_config.quant_method.value}), and cannot be trained"
         )
         remedy = "train an adapter over them (recipe: lora), or name a copy of the model that is not quantized"
-        raise ModelError(Problem(what, remedy, key="model.path")) from refused
+        raise ModelError(Problem(what, remedy, key="model.path", code="HF630")) from refused
 
 
 def _find_settings(config: PreTrainedConfig) -> dict[str, Any]:

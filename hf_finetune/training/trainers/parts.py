@@ -28,7 +28,7 @@ def select_part(rows: Any, loader: Any, number: int) -> FinetuneError | None:
     failed: list[bool] = gather_object([problem is not None])
     if any(failed):
         what = f"process {failed.index(True)} cannot read the next part of the stream"
-        return problem or DataError(Problem(what, "see what it says", key="data.train"))
+        return problem or DataError(Problem(what, "see what it says", key="data.train", code="HF933"))
     rows.show()
     return None
 

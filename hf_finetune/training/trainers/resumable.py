@@ -144,7 +144,12 @@ class ResumableTrainer(transformers.Trainer):
         if took > GRACE_S / 2 and not self._warned:
             self._warned = True
             what = "a checkpoint takes %.0f s to be saved: who ends a run leaves it %.0f s as a rule (torchrun, Slurm, "
-            logger.warning(what + "Kubernetes); let them wait longer, see docs/long-runs.md", took, GRACE_S)
+            logger.warning(
+                what + "Kubernetes); let them wait longer, see docs/long-runs.md",
+                took,
+                GRACE_S,
+                extra={"code": "HF917"},
+            )
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.checkpoints.writer.wait()  # or the best checkpoint might still be written, and not be found

@@ -13,7 +13,7 @@ from release.hub.hub_server import Fault
 from release.hub.pushes_with_faults import KINDS, push_all
 
 from hf_finetune.errors import NotPushedError
-from hf_finetune.release.hub import PushOptions, push_folder
+from hf_finetune.release.hub import PushOptions, _make_not_pushed_error, push_folder
 from hf_finetune.release.hub import retries as hub_requests
 from hf_finetune.release.hub.retries import PATIENCE, UnreadableAnswer, call_with_retries, describe_error, is_transient
 
@@ -33,6 +33,19 @@ def test_pushes_with_faults_lose_nothing_show_no_part_and_send_nothing_again(hub
 def answered(status: int, **headers: str) -> HfHubHTTPError:
     request = httpx2.Request("POST", "https://hub/x")
     return HfHubHTTPError("no", response=httpx2.Response(status, headers=headers, request=request))
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(401, "HF802"), (403, "HF802"), (404, "HF806"), (409, "HF808"), (413, "HF808"), (418, "HF808"), (503, "HF809")],
+)
+def test_an_answer_has_the_code_of_its_kind_once_and_last(status, code):
+    problem = describe_error(answered(status))
+    assert problem.code == code
+    said = str(_make_not_pushed_error([problem], "runs/lora", "ada/model", PushOptions()))
+    assert said.startswith(f"not pushed: {problem.what}; ")
+    assert said.endswith(f"; to go on: `hf-finetune push runs/lora ada/model` [{code}]")
+    assert said.count("[HF") == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])

@@ -152,7 +152,7 @@ def test_a_failed_push_exits_6_and_the_command_it_names_goes_on(hub, folder, com
     assert (code, out) == (6, "")
     assert "the token may not do that" in err
     assert WRITE not in err
-    words = err.rpartition("to go on: hf-finetune ")[2].split()
+    words = err.rpartition("to go on: `hf-finetune ")[2].partition("`")[0].split()
     assert words[0] == "push"
     sent = len(hub.uploads())
     assert command(*words)[0] == 0

@@ -18,7 +18,7 @@ from models.scratch_models import tiny_model
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_finetune.environment.logs import set_up_logging
-from hf_finetune.errors import NonFiniteError, user_errors
+from hf_finetune.errors import NonFiniteError, Problem, user_errors
 from hf_finetune.training.callbacks.trackers import redirect_trackers
 from hf_finetune.training.facts import collect_train_stats
 from hf_finetune.training.trainers.base import Trainer
@@ -44,7 +44,7 @@ class SampleAtEvaluation(TrainerCallback):
 
 class Fail(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        raise NonFiniteError("the loss is no number")
+        raise NonFiniteError(Problem("the loss is no number"))
 
 
 def rows(count: int = 8) -> Dataset:

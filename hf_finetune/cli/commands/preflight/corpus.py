@@ -57,7 +57,9 @@ def _plant_canaries(file: Path, given: dict[str, Any], *, overwrite: bool, limit
     from hf_finetune.errors import ConfigError, Problem
 
     if limited:
-        raise ConfigError(Problem("canaries are as many as you ask for", "set --count or --copies", key="--max-bytes"))
+        raise ConfigError(
+            Problem("canaries are as many as you ask for", "set --count or --copies", key="--max-bytes", code="HF601")
+        )
     row_format, seed = given.pop("row_format", "messages"), given.pop("seed", 0)
     copies = _parse_numbers(given.pop("copies")) if "copies" in given else COPIES
     canaries = make_canaries(copies=copies, row_format=row_format, seed=seed, **given)
@@ -76,7 +78,9 @@ def _parse_numbers(listed: str) -> list[int]:
     try:
         return [int(number) for number in listed.split(",")]
     except ValueError:
-        raise ConfigError(Problem(f"{listed} is not a list of numbers", "write 1,10,100", key="--copies")) from None
+        raise ConfigError(
+            Problem(f"{listed} is not a list of numbers", "write 1,10,100", key="--copies", code="HF603")
+        ) from None
 
 
 def _refuse_options(kind: str, given: dict[str, Any]) -> None:
@@ -84,4 +88,4 @@ def _refuse_options(kind: str, given: dict[str, Any]) -> None:
 
     if given:
         options = ", ".join("--format" if name == "row_format" else f"--{name}" for name in given)
-        raise ConfigError(Problem(f"{options}: only for canaries", f"leave it out for {kind}"))
+        raise ConfigError(Problem(f"{options}: only for canaries", f"leave it out for {kind}", code="HF601"))

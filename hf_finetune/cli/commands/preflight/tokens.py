@@ -55,12 +55,14 @@ def _check_asked(source: str, settings: list[str], *, of_run: bool, chat: bool, 
     problems = []
     if not of_run and settings:
         remedy = "put quotes around a text of several words"
-        problems.append(Problem(f"{settings[0]!r} is a setting of a run, and {source!r} no run file", remedy))
+        problems.append(
+            Problem(f"{settings[0]!r} is a setting of a run, and {source!r} no run file", remedy, code="HF601")
+        )
     if of_run and chat:
-        problems.append(Problem("a row is shown as it is trained", "leave it out", key="--chat"))
+        problems.append(Problem("a row is shown as it is trained", "leave it out", key="--chat", code="HF601"))
     if of_run and trusted is not None:
         what, key = "a run names it in data.trust_chat_template", "--trust-chat-template"
-        problems.append(Problem(what, "leave it out", key=key))
+        problems.append(Problem(what, "leave it out", key=key, code="HF601"))
     if problems:
         raise ConfigError(problems)
     check_template_hash(trusted)
@@ -72,7 +74,9 @@ def check_page(page: Path) -> None:
 
     if not is_writable_page(page):
         remedy = "name another file with --html"
-        raise ConfigError(Problem("is there already, and no page of ours", remedy, path=str(page), key="--html"))
+        raise ConfigError(
+            Problem("is there already, and no page of ours", remedy, path=str(page), key="--html", code="HF705")
+        )
 
 
 def _view_text(model: str, text: str, trusted: str | None, chat: bool) -> list[TokenView]:
@@ -99,14 +103,14 @@ def _read_standard_input() -> str:
         return written.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as problem:
         what = f"standard input is not UTF-8 (byte {problem.start:,})"
-        raise DataError(Problem(what, "convert it, as by iconv")) from problem
+        raise DataError(Problem(what, "convert it, as by iconv", code="HF003")) from problem
 
 
 def _view_row(run_file: str, row: str, settings: list[str]) -> list[TokenView]:
     """View a row of a run, by its file and line, as it would be trained."""
     path, _, line = row.rpartition(":")
     if not path or not line.isdecimal():
-        raise ConfigError(Problem(f"{row!r} names no row", "write FILE:LINE, as rows.jsonl:12"))
+        raise ConfigError(Problem(f"{row!r} names no row", "write FILE:LINE, as rows.jsonl:12", code="HF603"))
     from hf_finetune.config import load_run, read_recipe_name
     from hf_finetune.environment import set_up_logging
     from hf_finetune.preflight import find_row, load_run_rows, load_token_settings, view_rows

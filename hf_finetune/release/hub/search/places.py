@@ -68,7 +68,7 @@ def check_secrets(files: Sequence[PlannedFile]) -> Found:
     problems = [each for file in files for each in _look_at_name(file, sought)]
     found = {(file.name, file.sha256): _search_file(file, sought) for file in files} if not problems else {}
     problems = problems or [
-        Problem(f"holds what looks like {kind}", _REMEDY, path=str(file.path), line=line)
+        Problem(f"holds what looks like {kind}", _REMEDY, path=str(file.path), line=line, code="HF831")
         for file in files
         for line, kind in _list_secrets(file, found[file.name, file.sha256])
     ]
@@ -80,8 +80,10 @@ def check_secrets(files: Sequence[PlannedFile]) -> Found:
 def _look_at_name(file: PlannedFile, sought: Sought) -> Iterator[Problem]:
     """Yield what the name of `file` itself tells, as that of a template may: `ghp_....jinja`."""
     places = find_places(file.name.encode("utf-8", "surrogateescape"), sought)
-    for kind in [*places.secrets.values(), *places.homes.values()][:1]:
-        yield Problem(f"holds a file whose name has {kind} in it", "give it another name", path=str(file.path.parent))
+    kinds = [(kind, "HF831") for kind in places.secrets.values()] + [(kind, "HF832") for kind in places.homes.values()]
+    for kind, code in kinds[:1]:
+        what = f"holds a file whose name has {kind} in it"
+        yield Problem(what, "give it another name", path=str(file.path.parent), code=code)
 
 
 def check_no_home(files: Iterable[PlannedFile], found: Found) -> None:
@@ -91,7 +93,7 @@ def check_no_home(files: Iterable[PlannedFile], found: Found) -> None:
     """
     sought = Sought(homes=compile_home_rules())
     wrong = [
-        Problem("holds a path of this machine", "write it as others have it", str(file.path), line)
+        Problem("holds a path of this machine", "write it as others have it", str(file.path), line, code="HF832")
         for file in files
         for line in _list_homes(file, found.get((file.name, file.sha256)) or _search_file(file, sought))
     ]
