@@ -13,7 +13,7 @@ from hf_finetune.privacy import redact_path
 
 
 def keep_rejected_lines(folder: Path, splits: Splits) -> None:
-    """Write file, line and reason of each rejected line of a run's files into its folder, if there are any.
+    """Write file, line, reason and code of each rejected line of a run's files into its folder, if there are any.
 
     For their owner alone, and never pushed. Raises OSError.
     """
@@ -29,5 +29,4 @@ def keep_rejected_lines(folder: Path, splits: Splits) -> None:
             for rows in table.cache_files[:1]:
                 with name_rejected_lines(Path(rows["filename"])).open(encoding="utf-8") as kept:
                     for each in map(json.loads, kept):
-                        line = {"file": shown[each["file"]], "line": each["line"], "reason": each["reason"]}
-                        out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                        out.write(json.dumps(each | {"file": shown[each["file"]]}, ensure_ascii=False).encode() + b"\n")

@@ -53,7 +53,7 @@ def name_row_kind(run: Run) -> RowKind:
     kinds |= dict.fromkeys(SFT_RECIPES, "conversation")
     if run.recipe not in kinds:
         what = f"a run of {run.recipe} trains nothing"
-        raise ConfigError(Problem(what, "name a run file of another recipe", key="recipe"))
+        raise ConfigError(Problem(what, "name a run file of another recipe", key="recipe", code="HF095"))
     return kinds[run.recipe]
 
 
@@ -61,7 +61,9 @@ def load_run_rows(run: Run) -> Splits:
     """Read and split the rows of a run as its recipe does. Raises `DataError`, and `ConfigError` for a stream."""
     if run.data.stream:
         what = "the training rows are read on the way to the trainer, and none of them is at hand"
-        raise ConfigError(Problem(what, "name some of the files in data.train, and set it to false", key="data.stream"))
+        raise ConfigError(
+            Problem(what, "name some of the files in data.train, and set it to false", key="data.stream", code="HF095")
+        )
     return load_splits(run.data, name_row_kind(run), int(run.train.get("seed", DEFAULT_SEED)))
 
 
