@@ -150,11 +150,14 @@ def _count_seen_rows(counter: SeenRowCounter, window: Window, file: str) -> None
 
 
 def _log_left_out(problems: Sequence[Problem]) -> None:
-    """Log the lines that are left out, those of one code together: each kind of fault has its lines in one list."""
-    for code in dict.fromkeys(each.code for each in problems):
-        # The log puts the code behind the message.
-        for line in format_problems(replace(each, code="") for each in problems if each.code == code):
-            logger.warning("%s", line, extra={"code": code})
+    """Log the lines that are left out, those with one fault together, in the order of the first of each."""
+    by_fault: dict[Problem, list[Problem]] = {}
+    for each in problems:
+        by_fault.setdefault(replace(each, line=None), []).append(replace(each, code=""))
+    for fault, alike in by_fault.items():
+        # The log puts the code behind all of what is said.
+        for line in format_problems(alike):
+            logger.warning("%s", line, extra={"code": fault.code})
 
 
 def warn_of_empty_texts(empty: int, rows: int) -> None:
