@@ -124,7 +124,7 @@ def read_row_prints(folder: Path, *, parts: bool = True) -> RowPrints | None:
             "%s holds no prints of rows that can be read (%s): by it nobody can tell which rows were trained; put it "
         )
         what += "back as the run wrote it, or go on with the run, which writes it anew"
-        logger.warning(what, path, type(problem).__name__)
+        logger.warning(what, path, type(problem).__name__, extra={"code": "HF092"})
         return None
 
 
@@ -157,7 +157,12 @@ def _iterate_parts(path: Path, *, check: bool = True) -> Iterator[tuple[int, Has
             # Readers look at the sums; who appends walks from header to header.
             whole = magic == _MAGIC and start + size <= path.stat().st_size
             if not whole or (check and _sum_up(file, size) != checksum):
-                logger.warning("%s is torn: the prints of its first %d bytes are read", path.name, start - _PART.size)
+                logger.warning(
+                    "%s is torn: the prints of its first %d bytes are read",
+                    path.name,
+                    start - _PART.size,
+                    extra={"code": "HF092"},
+                )
                 return
             file.seek(start + size)
             yield number, np.memmap(path, "<u8", "r", start, (count,)) if count else np.empty(0, np.uint64)

@@ -140,7 +140,7 @@ def read_entry(path: Path) -> tuple[bytes, dict[str, Any]] | None:
 def explain_removed(path: Path) -> MachineError:
     """Say that an entry was taken away between its being written and its being read."""
     what = "a file of the cache was removed or changed as soon as it was written"
-    return MachineError(Problem(what, "start the run again", str(path)))
+    return MachineError(Problem(what, "start the run again", str(path), code="HF090"))
 
 
 def is_damaged(entry: Entry) -> bool:

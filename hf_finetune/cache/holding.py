@@ -142,7 +142,7 @@ def _read_word(descriptor: int) -> FinetuneError | None:
         word = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
         if word["launch"] != name_launch():
             return None
-        problems = [Problem(**each) for each in word["problems"]]
+        problems = [Problem(code=each.pop("code"), **each) for each in word["problems"]]
         return _SAME_FOR_ALL[word["kind"]](problems, total=word["total"])
     except (ValueError, KeyError, TypeError):  # nothing as a rule
         return None

@@ -6,6 +6,7 @@ code        what a code is
 table       all of them
 pages       what `hf-finetune explain` says of one
 rows        HF0xx: files, and rows that cannot be read
+sources     HF05x to HF09x of these: sources, tables, streams, corpora and the cache
 lengths     HF10x: lengths and tokens
 templates   HF13x: chat templates
 duplicates  HF2xx: duplicates, and rows that are evaluated and trained

@@ -40,4 +40,55 @@ DUPLICATES: dict[str, Code] = {
         _SEEN,
         "take these rows out before a score on that benchmark is told to anybody",
     ),
+    # What is refused, or left out, as the splits of a run are made.
+    "HF210": Code(
+        "one file, or the same rows, in two splits",
+        "error",
+        _SEEN,
+        "name a file that is not trained on, or have the split drawn with data.validation_fraction",
+    ),
+    "HF211": Code(
+        "groups with rows in two splits",
+        "error",
+        "Rows of one group, such as all questions of one person, are alike: a score on a group that was trained is too "
+        "high.",
+        "move all rows of a group into one file",
+    ),
+    "HF212": Code(
+        "rows of a drawn split are left out, as copies of training rows",
+        "warning",
+        f"{_SEEN} The split is smaller for it.",
+        "take repeated rows out of the file, or leave it as it is",
+    ),
+    "HF213": Code(
+        "a split that is left without a row",
+        "error",
+        "Nothing can be measured on it, which would be noticed at the end of the run.",
+        "raise its fraction, add rows, take repeated rows out, or cut text into smaller documents",
+    ),
+    "HF214": Code(
+        "a split with more rows than are trained",
+        "warning",
+        "As a rule the files of two splits were swapped, and the model learns from the smaller one.",
+        "check which file is data.train",
+    ),
+    "HF215": Code(
+        "a weight that cannot be applied",
+        "error",
+        "A weight says how often the rows of a source are trained: it means nothing for rows that are evaluated, and a "
+        "small one can leave a source without a row.",
+        "raise the weight, leave it out, or take the source out",
+    ),
+    "HF216": Code(
+        "values to stratify by that a single row has",
+        "error",
+        "Stratified splits have each value in the same share, and one row cannot be in two of them.",
+        "merge rare values, add rows, or stratify by another field",
+    ),
+    "HF217": Code(
+        "fewer groups than splits",
+        "error",
+        "The rows of a group stay together, so that some split would have none.",
+        "group by a field with more values, or ask for fewer splits",
+    ),
 }

@@ -12,12 +12,14 @@ from hf_finetune.codes.models import MODELS
 from hf_finetune.codes.personal import PERSONAL
 from hf_finetune.codes.rows import ROWS
 from hf_finetune.codes.run_file import RUN_FILE
+from hf_finetune.codes.sources import SOURCES
 from hf_finetune.codes.splits import SPLITS
 from hf_finetune.codes.templates import TEMPLATES
 from hf_finetune.codes.training import TRAINING
 
 CODES: dict[str, Code] = {
     **ROWS,
+    **SOURCES,
     **LENGTHS,
     **TEMPLATES,
     **DUPLICATES,

@@ -62,7 +62,9 @@ def build_cached_dataset(
 
     def make() -> tuple[Dataset, Stats]:
         if arrow.exists():
-            logger.warning("%s in the cache is not as it was written: it is made again", arrow.name)
+            logger.warning(
+                "%s in the cache is not as it was written: it is made again", arrow.name, extra={"code": "HF091"}
+            )
         _write_dataset(arrow, features, build())
         if (made := _load(arrow, needs)) is None:
             raise explain_removed(arrow)
@@ -72,7 +74,9 @@ def build_cached_dataset(
         return find_or_make(arrow, lambda: _load(arrow, needs), make)
     except OSError as error:
         what = f"the datasets cache cannot be written: {error.strerror or error}"
-        raise CannotWriteError(Problem(what, "make room there, or set HF_DATASETS_CACHE", str(arrow.parent))) from error
+        raise CannotWriteError(
+            Problem(what, "make room there, or set HF_DATASETS_CACHE", str(arrow.parent), code="HF701")
+        ) from error
 
 
 def _load(arrow: Path, needs: tuple[str, ...]) -> tuple[Dataset, Stats] | None:

@@ -287,7 +287,7 @@ def _ask(process: BaseProcess, pipe: Connection, question: Any) -> Any:
         remedy = "start the run again, with data.num_proc: 1 if there is too little"
         # Who kills a process by a signal that it cannot hear is nearly always the system, for its memory.
         killed = code is not None and -code == getattr(signal, "SIGKILL", 9)
-        raise (OutOfMemory if killed else MachineError)(Problem(what, remedy)) from gone
+        raise (OutOfMemory if killed else MachineError)(Problem(what, remedy, code="HF093")) from gone
 
 
 def _serve(

@@ -105,10 +105,12 @@ def make_canaries(
     """
     if row_format not in CANARY_FORMATS:
         remedy = suggest(row_format, CANARY_FORMATS, f"there are {', '.join(CANARY_FORMATS)}")
-        raise ConfigError(Problem(f"canaries do not come in the row format {row_format}", remedy, key="--format"))
+        raise ConfigError(
+            Problem(f"canaries do not come in the row format {row_format}", remedy, key="--format", code="HF604")
+        )
     if not copies or min(copies) < 1 or len({*copies}) < len(copies):
         what = "names no different numbers from 1 on"
-        raise ConfigError(Problem(what, "write for example 1,10,100", key="--copies"))
+        raise ConfigError(Problem(what, "write for example 1,10,100", key="--copies", code="HF603"))
     generator = random.Random(seed)
     # Three syllables such as Bodiga: no word of any training data. A dict is a set that keeps the order.
     names: dict[str, None] = {}
@@ -153,10 +155,14 @@ def read_canaries(path: str) -> list[Canary]:
         stated = _parse_statement(line)
         if stated is None:
             what = "is no canary"
-            problems.append(Problem(what, "name a file that `hf-finetune corpus canaries` wrote", path, number, KEY))
+            problems.append(
+                Problem(what, "name a file that `hf-finetune corpus canaries` wrote", path, number, KEY, code="HF081")
+            )
         elif secrets.setdefault(stated[0], stated[1]) != stated[1]:
             what = f"the vault {stated[0]} has another code on an earlier line"
-            problems.append(Problem(what, "give one file of canaries, as it was trained", path, number, KEY))
+            problems.append(
+                Problem(what, "give one file of canaries, as it was trained", path, number, KEY, code="HF081")
+            )
         else:
             found[stated] += 1
         if len(problems) == MAX_PROBLEMS_SHOWN:
@@ -165,7 +171,9 @@ def read_canaries(path: str) -> list[Canary]:
         raise DataError(problems)
     if not found:
         raise DataError(
-            Problem("has no canaries", "name a file that `hf-finetune corpus canaries` wrote", path, key=KEY)
+            Problem(
+                "has no canaries", "name a file that `hf-finetune corpus canaries` wrote", path, key=KEY, code="HF081"
+            )
         )
     canaries = [Canary(name, secret, copies, asked) for (name, secret, asked), copies in found.items()]
     return sorted(canaries, key=lambda canary: (canary.copies, canary.name))
@@ -176,9 +184,13 @@ def _read_lines(path: str) -> Iterator[tuple[int, str]]:
         with Path(path).expanduser().open(encoding="utf-8") as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
     except OSError as error:
-        raise DataError(Problem(f"cannot be read ({error.strerror})", "check the path", path, key=KEY)) from None
+        raise DataError(
+            Problem(f"cannot be read ({error.strerror})", "check the path", path, key=KEY, code="HF002")
+        ) from None
     except UnicodeDecodeError:
-        raise DataError(Problem("is no UTF-8 text", "name the JSONL file of the canaries", path, key=KEY)) from None
+        raise DataError(
+            Problem("is no UTF-8 text", "name the JSONL file of the canaries", path, key=KEY, code="HF003")
+        ) from None
 
 
 def _parse_statement(line: str) -> tuple[str, str, bool] | None:

@@ -89,12 +89,12 @@ def write_corpus(kind: str, path: Path, *, max_bytes: int | None = None, overwri
     """
     if kind not in KINDS:
         remedy = suggest(kind, [*KINDS, CANARIES], f"there are {', '.join(KINDS)}")
-        raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy))
+        raise ConfigError(Problem(f"{kind}: there is no such corpus", remedy, code="HF601"))
     check_new_file(path, overwrite=overwrite, example="corpus.jsonl")
     rows = list(_MAKERS[kind](read_library_files(Path(sysconfig.get_path("stdlib")))))
     if not rows:
         remedy = "use another Python; Linux distributions split the library's source off into a package of its own"
-        raise MachineError(Problem("this Python has no source files of its standard library", remedy))
+        raise MachineError(Problem("this Python has no source files of its standard library", remedy, code="HF080"))
     kept = rows if max_bytes is None else _sample(rows, max_bytes)
     content = b"".join(row.encode_line() for row in kept)
     write_corpus_file(path, content)
@@ -167,7 +167,9 @@ def _sample(rows: list[Row], max_bytes: int) -> list[Row]:
     lines = [row.encode_line() for row in rows]
     smallest = min(map(len, lines))
     if max_bytes < smallest:
-        raise ConfigError(Problem(f"not one row fits in {max_bytes:,} bytes", f"allow {smallest:,} bytes at least"))
+        raise ConfigError(
+            Problem(f"not one row fits in {max_bytes:,} bytes", f"allow {smallest:,} bytes at least", code="HF603")
+        )
     chosen, left = [], max_bytes
     for number in sorted(range(len(rows)), key=lambda number: hash_order(lines[number])):
         if len(lines[number]) <= left:

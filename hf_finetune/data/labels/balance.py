@@ -32,7 +32,7 @@ def select_balanced_rows(
         return np.arange(len(encoded), dtype=np.int64)
     if labels.kind != "single":
         what = f"{balance} needs rows of one label each: a row left out or repeated changes all of its labels"
-        raise ConfigError(Problem(what, "write weights or focal", key="data.balance"))
+        raise ConfigError(Problem(what, "write weights or focal", key="data.balance", code="HF309"))
     counts = np.bincount(encoded, minlength=len(labels.names))
     wanted = int(counts.min() if balance == "undersample" else counts.max())
     random = np.random.default_rng(seed)

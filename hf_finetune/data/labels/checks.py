@@ -82,11 +82,13 @@ def check_numbers(splits: Splits) -> None:
         total += len(too_large)
         for row in too_large[: MAX_PROBLEMS_SHOWN - len(problems)]:
             path, line = splits.locate(name, int(row))
-            problems.append(Problem("the label is too large for float32", "scale the labels down", path, line))
+            problems.append(
+                Problem("the label is too large for float32", "scale the labels down", path, line, code="HF310")
+            )
     train = read_numbers(splits.rows["train"])
     if not problems and train.min() == train.max():
         what = "every training row has the same label, so there is nothing to learn"
-        problems, total = [Problem(what, "add rows with other numbers", key="data.train")], 1
+        problems, total = [Problem(what, "add rows with other numbers", key="data.train", code="HF306")], 1
     if problems:
         raise DataError(problems, total=total)
 
@@ -105,7 +107,7 @@ def _check_label_count(train: Occurrences) -> list[Problem]:
         if train
         else "no training row has one"
     )
-    return [Problem(what, "there must be two labels at least: add rows of another", key="data.train")]
+    return [Problem(what, "there must be two labels at least: add rows of another", key="data.train", code="HF306")]
 
 
 def _find_similar(splits: Splits, train: Occurrences) -> list[Problem]:
@@ -138,7 +140,11 @@ def _find_single_rows(
             once.add(label)
             path, line = splits.locate(name, found[name][label].first[0])
             what = f"the label {format_value(label)} has a single row in all splits together"
-            problems.append(Problem(what, "add rows of it, merge it with another, or take it out", path, line, "label"))
+            problems.append(
+                Problem(
+                    what, "add rows of it, merge it with another, or take it out", path, line, "label", code="HF307"
+                )
+            )
     return problems, once
 
 
@@ -156,7 +162,7 @@ def _find_unknown(
             what = f"the label {format_value(label)} is in {name}, but no training row has it"
             for row in rows.first[: MAX_PROBLEMS_SHOWN - len(problems)]:
                 path, line = splits.locate(name, row)
-                problems.append(Problem(what, remedy, path, line, "label"))
+                problems.append(Problem(what, remedy, path, line, "label", code="HF308"))
     return sorted(problems, key=lambda problem: (problem.path or "", problem.line or 0)), total
 
 
@@ -181,11 +187,15 @@ def _check_weights(data: DataSection, names: Sequence[str]) -> list[Problem]:
     listed = ", ".join(names[:MAX_LABELS_NAMED]) + (", ..." if len(names) > MAX_LABELS_NAMED else "")
     for name in sorted(given - set(names)):
         remedy = suggest(name, names, f"the labels are {listed}")
-        problems.append(Problem(f"{format_value(name)} is no label of the training rows", remedy, key="data.balance"))
+        problems.append(
+            Problem(f"{format_value(name)} is no label of the training rows", remedy, key="data.balance", code="HF309")
+        )
     missing = [format_value(name) for name in names if name not in given]
     if missing:
         what = f"has no weight for {', '.join(missing[:MAX_LABELS_NAMED])}"
-        problems.append(Problem(what, f"give each label one; the labels are {listed}", key="data.balance"))
+        problems.append(
+            Problem(what, f"give each label one; the labels are {listed}", key="data.balance", code="HF309")
+        )
     return problems
 
 
@@ -194,4 +204,4 @@ def _check_label_map(splits: Splits) -> list[Problem]:
     if not splits.unused_labels:
         return []
     named = ", ".join(map(format_value, splits.unused_labels[:MAX_LABELS_NAMED]))
-    return [Problem(f"no row has the label {named}", "correct it, or leave it out", key=LABEL_MAP)]
+    return [Problem(f"no row has the label {named}", "correct it, or leave it out", key=LABEL_MAP, code="HF305")]

@@ -34,7 +34,7 @@ def freeze_labels(splits: Splits, data: DataSection) -> Labels:
     Raises DataError with every problem of the labels of any split; see `check_classes`.
     """
     if "label" not in splits.rows["train"].column_names:
-        raise DataError(Problem(f"rows of format {splits.format} have no label", key="data.format"))
+        raise DataError(Problem(f"rows of format {splits.format} have no label", key="data.format", code="HF022"))
     if data.task == "regression":
         check_numbers(splits)
         _log_numbers(splits)
@@ -74,7 +74,11 @@ def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences
         if missing:
             shortened = ", ".join(missing[:MAX_COUNTS_LOGGED]) + (", ..." if len(missing) > MAX_COUNTS_LOGGED else "")
             logger.warning(
-                "%s has no row of %d of the labels, which it cannot score: %s", name, len(missing), shortened
+                "%s has no row of %d of the labels, which it cannot score: %s",
+                name,
+                len(missing),
+                shortened,
+                extra={"code": "HF311"},
             )
 
 

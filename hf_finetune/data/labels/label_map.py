@@ -46,7 +46,7 @@ class LabelMap:
         added = format_label_map({**self.names, str(unknown): str(unknown)})
         meant = suggest(str(unknown), self._known, show=format_value)
         remedy = f"{meant and f'{meant} if not, '}add it under the name that it is to have, such as {added}"
-        raise LineError(f"the label {format_value(unknown)} is not in {LABEL_MAP}", remedy, key=key)
+        raise LineError(f"the label {format_value(unknown)} is not in {LABEL_MAP}", remedy, key=key, code="HF304")
 
     def rename(self, label: Label) -> str | list[str]:
         """Return the label, or labels, of a row under their names in the run, each once."""

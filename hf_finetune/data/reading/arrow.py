@@ -100,8 +100,8 @@ class FileStats:
     rejected: int
     blank: int
     rows: int
-    rejected_lines: tuple[tuple[int, str], ...]
-    """The number of each of the first dropped lines, and the reason."""
+    rejected_lines: tuple[tuple[int, str, str], ...]
+    """The number of each of the first dropped lines, the reason, and its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,8 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
         rejected = name_rejected_lines(place_dataset("rows", made_from))
         dataset, counts = build_cached_dataset("rows", made_from, features, partial(_keep_rejected, build, rejected))
     except OSError as error:
-        raise CannotWriteError(
-            f"the datasets cache cannot be written: {error.strerror or error}; set HF_DATASETS_CACHE"
-        ) from error
+        what = f"the datasets cache cannot be written: {error.strerror or error}"
+        raise CannotWriteError(Problem(what, "set HF_DATASETS_CACHE", code="HF701")) from error
     decoder.labels.names.found.update(counts["labels"])
     facts = tuple(
         FileStats(
@@ -161,7 +160,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
             weight=file.weight,
             sha256=sha256,
             bytes=stamp.size,
-            rejected_lines=tuple((line, reason) for line, reason in count.pop("rejected_lines")),
+            rejected_lines=tuple((line, reason, code) for line, reason, code in count.pop("rejected_lines")),
             **count,
         )
         for file, sha256, stamp, count in zip(files, hashes, stamps, counts["files"], strict=True)
@@ -200,7 +199,9 @@ def _build_batches(
                 yield batch
                 show(tally.rows)
         if not _is_as_before(file, stamp):
-            raise DataError(Problem("the file changed while it was read", "run again when it is complete", file.shown))
+            raise DataError(
+                Problem("the file changed while it was read", "run again when it is complete", file.shown, code="HF008")
+            )
         if tally.rejected and reading.on_bad_line == "fail":
             problems += describe_rejected_lines(file.shown, tally, MAX_PROBLEMS_SHOWN - len(problems))
             total += tally.rejected
@@ -214,7 +215,7 @@ def _build_batches(
                 "blank": tally.blank,
                 "rows": tally.rows,
                 "rejected": tally.rejected,
-                "rejected_lines": [(line.line, line.reason) for line in tally.first],
+                "rejected_lines": [(line.line, line.reason, line.code) for line in tally.first],
             }
         )
     if problems:
@@ -264,11 +265,14 @@ def _find_similar_labels(files: Sequence[DataFile], reading: ReadSettings) -> li
 
 def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:
     if not tally.lines:
-        return Problem("the file is empty", "put rows into it, or leave it out", file.shown)
+        return Problem("the file is empty", "put rows into it, or leave it out", file.shown, code="HF007")
     if not tally.rejected:
-        return Problem("the file has only blank lines", "put rows into it, or leave it out", file.shown)
+        return Problem("the file has only blank lines", "put rows into it, or leave it out", file.shown, code="HF007")
     return Problem(
-        f"all {tally.rejected:,} lines are rejected", "run with data.on_bad_line=fail to see why", file.shown
+        f"all {tally.rejected:,} lines are rejected",
+        "run with data.on_bad_line=fail to see why",
+        file.shown,
+        code="HF053",
     )
 
 
@@ -310,7 +314,9 @@ def _read_split_values(
     if None in values:
         line = block.line_numbers[values.index(None)]
         remedy = f"give every row the field, or leave out data.{setting}"
-        raise DataError(Problem(f"the row has no `{key}`", remedy, file.shown, line, key=f"data.{setting}"))
+        raise DataError(
+            Problem(f"the row has no `{key}`", remedy, file.shown, line, key=f"data.{setting}", code="HF024")
+        )
     return values
 
 

@@ -124,7 +124,7 @@ class ColumnMapper:
         missing = [f"`{column}`" for column in self.columns.values() if column in self.unseen]
         if missing and self._checked:
             what = f"no row has {' or '.join(missing)}"
-            raise DataError(Problem(what, "correct the name, or leave it out", self.shown, key=self.key))
+            raise DataError(Problem(what, "correct the name, or leave it out", self.shown, key=self.key, code="HF024"))
 
     def _explain_missing(self, field: str, column: str, row: Mapping[str, Any], line: int | None) -> Problem:
         names = list_paths(row) if "." in column else list(row)
@@ -134,7 +134,7 @@ class ColumnMapper:
         meant = [name for name in names if not column.startswith(f"{name}.")]
         remedy = suggest(column, meant, otherwise, show=format_key)
         what = f"there is no column {format_key(column)}, which `{field}` is to be taken from"
-        return Problem(what, remedy, self.shown, line, self.key)
+        return Problem(what, remedy, self.shown, line, self.key, code="HF024")
 
 
 def _list_displaced(columns: Mapping[str, str]) -> list[str]:
@@ -148,7 +148,7 @@ def explain_pair(columns: Mapping[str, str], key: str = KEY) -> Problem | None:
     if "text_pair" not in columns or columns.get("text") != columns["text_pair"]:
         return None
     what = f"text and text_pair are both taken from the column {format_key(columns['text'])}"
-    return Problem(what, "take one of them from another column, or leave text_pair out", key=key)
+    return Problem(what, "take one of them from another column, or leave text_pair out", key=key, code="HF029")
 
 
 def look_up(row: Mapping[str, Any], column: str) -> Any:

@@ -69,7 +69,9 @@ def check_rows_name(shown: str, key: str | None = None) -> None:
     if last in _OTHER_ENDINGS or LAYOUTS.get(ending, "jsonl") not in {"jsonl", "json"} or ending in PROSE:
         what = f"is written as JSON Lines, which no {last if last in _OTHER_ENDINGS else ending} file holds"
         raise ConfigError(
-            Problem(what, "name it .jsonl, or .jsonl.gz or .jsonl.zst to have it compressed", shown, key=key)
+            Problem(
+                what, "name it .jsonl, or .jsonl.gz or .jsonl.zst to have it compressed", shown, key=key, code="HF006"
+            )
         )
 
 
@@ -78,7 +80,9 @@ def check_binary(head: bytes, shown: str) -> None:
     found = _name_foreign(head, shown)
     if found is not None:
         what, remedy = found
-        raise DataError(Problem(f"this is {what}, not rows", remedy.format(file=shell_path(shown)), shown))
+        raise DataError(
+            Problem(f"this is {what}, not rows", remedy.format(file=shell_path(shown)), shown, code="HF005")
+        )
 
 
 def _name_foreign(head: bytes, shown: str) -> tuple[str, str] | None:
@@ -137,7 +141,9 @@ def choose_layout(head: bytes, shown: str, *, by_content: bool = False, streamed
         check_binary(head, shown)
     if found == "html":
         remedy = f"download it again; `head -c 300 {shell_path(shown)}` shows what the server answered"
-        raise DataError(Problem("this is an HTML page, such as a server's error, not rows", remedy, shown))
+        raise DataError(
+            Problem("this is an HTML page, such as a server's error, not rows", remedy, shown, code="HF005")
+        )
     if found is None:
         return "jsonl" if streamed else _choose_text_layout(head, shown, named, by_content=by_content)
     if by_content or named in {None, found} or (named == "json" and found == "jsonl"):
@@ -185,7 +191,7 @@ def _refuse_text(head: bytes, shown: str) -> None:
     else:
         kind = PROSE.get(get_ending(shown), "plain text")
         what, remedy = f"this is {kind}, not JSON Lines: no line begins with {{", explain_text_formats()
-    raise DataError(Problem(what, remedy, shown))
+    raise DataError(Problem(what, remedy, shown, code="HF005"))
 
 
 def explain_text_formats() -> str:
@@ -221,11 +227,13 @@ def _refuse_name(found: str, named: Layout | None, shown: str) -> Layout:
     """Raise DataError for a file of another kind than its name says."""
     ending = get_ending(shown)
     if found == "jsonl":
-        raise DataError(Problem(f"this is JSON Lines, not {_NAMES[named or found]}", "name it .jsonl", shown))
+        raise DataError(
+            Problem(f"this is JSON Lines, not {_NAMES[named or found]}", "name it .jsonl", shown, code="HF006")
+        )
     if found == "text":
         what = f"this is text, not {_NAMES[named or 'csv']}"
-        raise DataError(Problem(what, f"was it renamed to {ending}? write it again", shown))
-    raise DataError(Problem(f"this is {_NAMES[found]}", _explain_conversion(shown), shown))
+        raise DataError(Problem(what, f"was it renamed to {ending}? write it again", shown, code="HF006"))
+    raise DataError(Problem(f"this is {_NAMES[found]}", _explain_conversion(shown), shown, code="HF006"))
 
 
 def check_pretty_printed(head: bytes, shown: str) -> None:
@@ -237,7 +245,9 @@ def check_pretty_printed(head: bytes, shown: str) -> None:
             r're.split(rb"(?<=})\s*\n(?={)", sys.stdin.buffer.read().strip())]'
             f"' < {shell_path(shown)} > rows.jsonl`"
         )
-        raise DataError(Problem("this is pretty-printed JSON, not one object a line", remedy, path=shown, line=1))
+        raise DataError(
+            Problem("this is pretty-printed JSON, not one object a line", remedy, path=shown, line=1, code="HF017")
+        )
 
 
 def _is_array_of_objects(text: str) -> bool:

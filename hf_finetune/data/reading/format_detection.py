@@ -98,7 +98,9 @@ def _read_first_row(
     files = [file for file in train if isinstance(file, DataFile)]
     if len(files) < len(train):
         what = f"none of the first {len(train)} shards has a line that is a JSON object"
-        raise DataError(Problem(what, "look at them with hf-finetune check", train[0].shown, key="data.train"))
+        raise DataError(
+            Problem(what, "look at them with hf-finetune check", train[0].shown, key="data.train", code="HF054")
+        )
     read_role(files, "train", reading)
     raise AssertionError("a file without a single row was read")
 
@@ -113,7 +115,9 @@ def _check_kind(row_format: RowFormat, becomes: Kind, shown: str) -> None:
         remedy += "; `data.format: text` reads only the `text` of each row"
     if row_format.name == "input_output" and becomes == "labelled":
         remedy += "; `task: classification` takes `output` as the label"
-    raise DataError(Problem(f"rows of format {row_format.name} are {_KIND_NAMES[row_format.becomes]}", remedy, shown))
+    raise DataError(
+        Problem(f"rows of format {row_format.name} are {_KIND_NAMES[row_format.becomes]}", remedy, shown, code="HF022")
+    )
 
 
 _NOT_TEXT = frozenset({"messages", "conversations", "tools", "label"})
@@ -133,10 +137,14 @@ def _check_fields(data: DataSection, first: Mapping[str, Any], row_format: RowFo
             continue
         if key not in first:
             remedy = suggest(key, first, f"the rows have {', '.join(list(first)[:20])}", show="`{}`".format)
-            problems.append(Problem(f"the rows have no field `{key}`", remedy, shown, key=f"data.{setting}"))
+            problems.append(
+                Problem(f"the rows have no field `{key}`", remedy, shown, key=f"data.{setting}", code="HF024")
+            )
         elif isinstance(first[key], (dict, list)) and key != row_format.label:
             remedy = "name a field that holds a string or a number"
-            problems.append(Problem(f"the field `{key}` is not a single value", remedy, shown, key=f"data.{setting}"))
+            problems.append(
+                Problem(f"the field `{key}` is not a single value", remedy, shown, key=f"data.{setting}", code="HF035")
+            )
     if problems:
         raise DataError(problems)
 
@@ -172,7 +180,11 @@ def choose_format(
     names = " and ".join(f"`{each.name}`" for each in matches)
     raise DataError(
         Problem(
-            f"the keys of the first row fit the formats {names}", "set data.format to the one you mean", shown, line
+            f"the keys of the first row fit the formats {names}",
+            "set data.format to the one you mean",
+            shown,
+            line,
+            code="HF021",
         )
     )
 
@@ -230,7 +242,7 @@ def _check_mapped(mapped: set[str], row_format: RowFormat) -> None:
     unknown = sorted(mapped - set(own))
     if unknown:
         what = f"format {row_format.name} has no field {', '.join(unknown)}"
-        raise DataError(Problem(what, f"it has {', '.join(own)}", key="data.columns"))
+        raise DataError(Problem(what, f"it has {', '.join(own)}", key="data.columns", code="HF029"))
 
 
 def _apply_task(row_format: RowFormat, task: str | None) -> RowFormat:
@@ -261,10 +273,10 @@ def _explain_no_format(
         fits = any(set(each.required) <= {*row, *named} for each in taken if not each.in_text_file)
         remedy = f"did you mean {', '.join(guesses)}?"
         remedy += f" {format_columns(named, setting)} takes them as they are" if fits else ""
-        return Problem("no row format has these keys", remedy, shown, line)
+        return Problem("no row format has these keys", remedy, shown, line, code="HF020")
     if get_ending(shown) in {".csv", ".tsv"} and any(map(_reads_as_text, row)):
         what = "no row format has these columns, which read as a row: the first line names the columns"
-        return Problem(what, "write a line above it, such as text,label or question,answer", shown, line)
+        return Problem(what, "write a line above it, such as text,label or question,answer", shown, line, code="HF060")
     formats = "; ".join(
         f"{each.name}: {', '.join(each.required)}" for each in FORMATS.values() if not each.in_text_file
     )
@@ -274,13 +286,17 @@ def _explain_no_format(
     if columns:
         near = next((each for each in FORMATS.values() if set(columns) <= set(each.required) <= {*row, *columns}), None)
         name = f"the nearest format is {near.name}" if near else "near to a format of ours"
-        return Problem(what, f"{name}: {format_columns(columns, setting)} makes them rows of it", shown, line)
+        return Problem(
+            what, f"{name}: {format_columns(columns, setting)} makes them rows of it", shown, line, code="HF020"
+        )
     if len(row) > 1:
         asked = {kind: needed for kind, needed in _NEEDED.items() if becomes in (None, kind)}
         examples = [format_columns(make_example(row, kind), setting) for kind in asked]
         remedy = f"say which of them hold {', or '.join(asked.values())}, such as {', or '.join(examples)}"
-        return Problem(what, remedy, shown, line)
-    return Problem(what, f"the formats are {formats}; {setting} takes their fields from other names", shown, line)
+        return Problem(what, remedy, shown, line, code="HF020")
+    return Problem(
+        what, f"the formats are {formats}; {setting} takes their fields from other names", shown, line, code="HF020"
+    )
 
 
 def _reads_as_text(name: str) -> bool:
@@ -297,4 +313,4 @@ def _explain_no_format_of(row: Mapping[str, Any], shown: str, line: int, mapped:
     else:
         missing = [f"{each.name} needs {', '.join(sorted(set(each.required) - row.keys()))} too" for each in homes]
         what, remedy = f"{fields} alone {'make' if len(mapped) > 1 else 'makes'} no row", "; ".join(missing)
-    return Problem(what, remedy, shown, line, setting)
+    return Problem(what, remedy, shown, line, setting, code="HF029")

@@ -57,13 +57,17 @@ def explain_no_number(field: str, value: object) -> LineError:
     """Explain why a value, decoded from JSON or the text of a cell, is no number, and how to write it as one."""
     if not isinstance(value, str):
         what = f"`{field}` must be a number, found {name_json_type(value)}"
-        return LineError(what, "write a number, or take the row out", key=field)
+        return LineError(what, "write a number, or take the row out", key=field, code="HF027")
     if not value.strip():
-        return LineError(f"`{field}` is empty, and must be a number", "fill it in, or take the row out", key=field)
+        return LineError(
+            f"`{field}` is empty, and must be a number", "fill it in, or take the row out", key=field, code="HF027"
+        )
     # The text of a row is not shown, but what was meant as a number is.
     short = len(value) <= _LONGEST_NUMBER and (len(value) <= 4 or any(map(str.isdecimal, value)))
     shown = json.dumps(value, ensure_ascii=False) if short else "a text"
-    return LineError(f"`{field}` must be a number, found {shown}", _suggest_number(value.strip()), key=field)
+    return LineError(
+        f"`{field}` must be a number, found {shown}", _suggest_number(value.strip()), key=field, code="HF027"
+    )
 
 
 def _shorten(text: str) -> str:
@@ -94,6 +98,7 @@ def decode_utf8(line: bytes) -> str:
         raise LineError(
             f"byte {error.start + 1} of the line is 0x{line[error.start]:02X}, which is not UTF-8",
             "convert the file: `iconv -f WINDOWS-1252 -t UTF-8 old > new` where it is Latin-1 or Windows-1252",
+            code="HF003",
         ) from None
 
 
@@ -111,7 +116,9 @@ def parse_json_object(line: bytes) -> dict[str, Any]:
         raise
     if not isinstance(value, dict):
         raise LineError(
-            f"a row must be a JSON object, found {name_json_type(value)}", "write each row as {...} on its own line"
+            f"a row must be a JSON object, found {name_json_type(value)}",
+            "write each row as {...} on its own line",
+            code="HF010",
         )
     # Python decodes the escape \ud83d alone to a lone surrogate, which no UTF-8 file, tokenizer or Arrow table takes.
     if _SURROGATE_ESCAPE.search(line):
@@ -128,7 +135,7 @@ def _check_nesting(line: bytes) -> None:
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", line)):
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_NESTING:
-            raise LineError(f"nested more than {MAX_NESTING} levels deep", "flatten the row")
+            raise LineError(f"nested more than {MAX_NESTING} levels deep", "flatten the row", code="HF014")
 
 
 def _check_surrogates(value: dict[str, Any]) -> None:
@@ -138,18 +145,21 @@ def _check_surrogates(value: dict[str, Any]) -> None:
         raise LineError(
             "a string has half of a surrogate pair (\\ud800 to \\udfff alone), which is not a character",
             "write the whole pair or the character itself; cutting text between code units makes such halves",
+            code="HF016",
         ) from None
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build the dict of an object; raises LineError for a key that occurs twice."""
     if len(pairs) > MAX_KEYS:
-        raise LineError(*explain_width(len(pairs), "keys"))
+        raise LineError(*explain_width(len(pairs), "keys"), code="HF014")
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise LineError(f"the key {format_key(twice)} occurs twice in one object", "keep one of them", key=twice)
+        raise LineError(
+            f"the key {format_key(twice)} occurs twice in one object", "keep one of them", key=twice, code="HF012"
+        )
     return found
 
 
@@ -165,7 +175,9 @@ def _parse_integer(digits: str) -> int:
     # int() of a long string takes quadratic time; 64 bits have 19 digits and a sign.
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
         raise LineError(
-            f"an integer of {len(digits.lstrip('-')):,} digits does not fit 64 bits", "write it as a string"
+            f"an integer of {len(digits.lstrip('-')):,} digits does not fit 64 bits",
+            "write it as a string",
+            code="HF013",
         )
     return int(digits)
 
@@ -173,12 +185,12 @@ def _parse_integer(digits: str) -> int:
 def _parse_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise LineError("a number is too large for double precision", "write it as a string")
+        raise LineError("a number is too large for double precision", "write it as a string", code="HF013")
     return value
 
 
 def _reject_constant(name: str) -> NoReturn:
-    raise LineError(f"{name} is not JSON", "write null or leave the key out")
+    raise LineError(f"{name} is not JSON", "write null or leave the key out", code="HF013")
 
 
 def _keep_fault(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -224,19 +236,27 @@ def _explain_json_error(text: str, error: json.JSONDecodeError) -> LineError:
     if error.msg == "Extra data":
         rest = text[error.pos :].lstrip(" \t\r,")
         if rest[:1] in {"{", "["}:
-            return LineError("more than one JSON value on the line", "put each object on a line of its own")
+            return LineError(
+                "more than one JSON value on the line", "put each object on a line of its own", code="HF011"
+            )
         return LineError(
-            f"the object ends at character {error.pos}, but the line goes on", "remove what follows the object"
+            f"the object ends at character {error.pos}, but the line goes on",
+            "remove what follows the object",
+            code="HF011",
         )
     if error.pos >= len(text.rstrip(" \t\r")) or error.msg.startswith("Unterminated string"):
         return LineError(
-            "not valid JSON: the line ends inside the row", "one whole object a line; was the file cut off?"
+            "not valid JSON: the line ends inside the row",
+            "one whole object a line; was the file cut off?",
+            code="HF010",
         )
     if "\0" in text:
         return LineError(
-            "the line has NUL bytes", "the file is damaged, or is UTF-16: `iconv -f UTF-16 -t UTF-8 old > new`"
+            "the line has NUL bytes",
+            "the file is damaged, or is UTF-16: `iconv -f UTF-16 -t UTF-8 old > new`",
+            code="HF016",
         )
     remedy = "write line breaks and tabs inside strings as \\n and \\t" if "control character" in error.msg else ""
     if text[error.pos : error.pos + 1] == "'":
         remedy = "JSON strings take double quotes: write the file with json.dumps, not str()"
-    return LineError(f"not valid JSON: {error.msg.rstrip(': ')} (character {error.pos + 1})", remedy)
+    return LineError(f"not valid JSON: {error.msg.rstrip(': ')} (character {error.pos + 1})", remedy, code="HF010")

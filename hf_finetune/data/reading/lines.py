@@ -136,11 +136,16 @@ def decompress(path: ByteSource, shown: str, place: ReadPlace | None = None) -> 
             yield from _bound(_decompress(file, place), file, shown) if file.seekable() else _decompress(file, place)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DataError(
-            Problem(f"the compressed file is damaged or cut off ({type(error).__name__})", "copy it again", path=shown)
+            Problem(
+                f"the compressed file is damaged or cut off ({type(error).__name__})",
+                "copy it again",
+                path=shown,
+                code="HF004",
+            )
         ) from None
     except OSError as error:
         raise DataError(
-            Problem(f"cannot be read: {error.strerror}", "check the file's permissions", path=shown)
+            Problem(f"cannot be read: {error.strerror}", "check the file's permissions", path=shown, code="HF002")
         ) from None
 
 
@@ -171,7 +176,7 @@ def _bound(chunks: Iterator[bytes], file: io.BufferedReader, shown: str) -> Iter
         if unpacked > UNPACKED_ANYWAY and unpacked > MOST_UNPACKED * file.tell():
             what = f"the compressed file unpacks to more than {MOST_UNPACKED} times its size"
             remedy = "rows are never so alike: see what it holds, or name the unpacked file"
-            raise DataError(Problem(what, remedy, path=shown))
+            raise DataError(Problem(what, remedy, path=shown, code="HF009"))
         yield chunk
 
 
@@ -214,6 +219,7 @@ def _check_encoding(head: bytes, shown: str) -> None:
                 f"convert the file: `iconv -f {wide} -t UTF-8 old > new`",
                 path=shown,
                 line=1,
+                code="HF003",
             )
         )
 

@@ -145,7 +145,9 @@ def _iterate_checked_lines(block: LineBlock, max_line_bytes: int, tally: LineCou
 
 def _build_length_error(size: int, limit: int) -> LineError:
     return LineError(
-        f"the line has {size:,} bytes, more than the limit of {limit:,}", "split it, or raise data.max_line_bytes"
+        f"the line has {size:,} bytes, more than the limit of {limit:,}",
+        "split it, or raise data.max_line_bytes",
+        code="HF015",
     )
 
 
@@ -238,7 +240,7 @@ def _yield_whole_file(
         size += len(texts[-1])
         if size > MAX_DOCUMENT_BYTES:
             remedy = "set data.format to paragraphs or lines"
-            raise DataError(Problem("the file is too large to be one document", remedy, path=shown))
+            raise DataError(Problem("the file is too large to be one document", remedy, path=shown, code="HF009"))
     text = "".join(texts)
     if text.strip():
         yield RowBlock([TextRow(text)], [1])

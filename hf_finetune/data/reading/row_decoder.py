@@ -264,7 +264,10 @@ class RowDecoder:
 def _check_tools(tools: object) -> None:
     if tools is not None and not isinstance(tools, list):
         raise LineError(
-            f"`tools` must be an array, found {name_json_type(tools)}", "write the tools as JSON", key="tools"
+            f"`tools` must be an array, found {name_json_type(tools)}",
+            "write the tools as JSON",
+            key="tools",
+            code="HF026",
         )
 
 
@@ -280,7 +283,7 @@ def _reduce_items(found: object, items: Items, unused: set[str]) -> object:
     for number, item in enumerate(found):
         place = f"{items.field}[{number}]"
         if not isinstance(item, dict):
-            raise LineError(f"`{place}` must be an object, found {name_json_type(item)}", key=items.field)
+            raise LineError(f"`{place}` must be an object, found {name_json_type(item)}", key=items.field, code="HF026")
         unknown = check_message_keys(item, place, items)
         if len(unused) < MAX_UNUSED_KEYS:
             unused.update(f"{items.field}[].{key}" for key in unknown)
@@ -328,9 +331,11 @@ def _explain_type_error(message: str, row_format: RowFormat, row: Mapping[str, A
             remedy = "write a class as text or as a whole number; data.task: regression predicts numbers"
         elif found["found"] == "bool" and place.partition("[")[0] == row_format.label:
             remedy = 'write a class as text, such as "yes", or as a whole number'
-        return LineError(f"`{place}` must be {wanted}, found {found['found']}", remedy, key=place)
+        return LineError(f"`{place}` must be {wanted}, found {found['found']}", remedy, key=place, code="HF026")
     place_found = _PLACE.search(message)
     place = place_found["place"] if place_found else "the row"
     if place.endswith(("from", "sender")):
-        return LineError(f"`{place}` is not a known speaker", "write system, human, gpt or tool", key=place)
-    return LineError(f"`{place}` is empty or out of range", "fill it in", key=place)
+        return LineError(
+            f"`{place}` is not a known speaker", "write system, human, gpt or tool", key=place, code="HF031"
+        )
+    return LineError(f"`{place}` is empty or out of range", "fill it in", key=place, code="HF028")

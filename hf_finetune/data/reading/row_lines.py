@@ -107,7 +107,7 @@ def _find_layout(
     head = b"".join(first)
     layout = choose_layout(head, shown, by_content=settings.by_content, streamed=streamed)
     if streamed and layout not in {"jsonl", "json"}:
-        raise DataError(Problem("a table cannot be read from standard input", "name the file", shown))
+        raise DataError(Problem("a table cannot be read from standard input", "name the file", shown, code="HF067"))
     return layout, chain(first, chunks)
 
 
@@ -131,13 +131,15 @@ def _open_table(path: ByteSource, shown: str, layout: Layout, chunks: Iterator[b
     if is_compressed(path):
         # Their columns are at places of the file, and Parquet is compressed inside: nothing is gained.
         what = f"the {layout.capitalize()} file is compressed as a whole, and it is read at many places"
-        raise DataError(Problem(what, f"decompress it, and name {shown.rpartition('.')[0]}", shown))
+        raise DataError(Problem(what, f"decompress it, and name {shown.rpartition('.')[0]}", shown, code="HF067"))
     from hf_finetune.data.reading.tables.arrow_rows import open_arrow, open_parquet
 
     if layout == "parquet":
         return open_parquet(path if isinstance(path, Path) else path.open("rb"), shown)
     if not isinstance(path, Path):
-        raise DataError(Problem("an Arrow file is read on this machine alone", "write it as JSONL or Parquet", shown))
+        raise DataError(
+            Problem("an Arrow file is read on this machine alone", "write it as JSONL or Parquet", shown, code="HF067")
+        )
     return open_arrow(path, shown)
 
 
@@ -183,7 +185,7 @@ def _encode_row(
     line = msgspec.json.encode(values)
     if len(line) > settings.max_line_bytes:
         what = f"the row has {len(line):,} bytes, more than the limit of {settings.max_line_bytes:,}"
-        return b"", LineError(what, "split it, or raise data.max_line_bytes")
+        return b"", LineError(what, "split it, or raise data.max_line_bytes", code="HF015")
     return line, None
 
 

@@ -82,12 +82,14 @@ def _find_files(written: str, role: str, format_name: RowFormatName) -> list[tup
         return _list_folder(written, path, role, format_name)
     if os.path.exists(path):
         if not _is_readable(path):
-            raise DataError(Problem("is not a file", "name a file or a folder", written, key=f"data.{role}"))
+            raise DataError(
+                Problem("is not a file", "name a file or a folder", written, key=f"data.{role}", code="HF002")
+            )
         return [(written, path)]
     if glob.has_magic(written):
         names = [name for name in find_matches(str(path), f"data.{role}") if _is_readable(Path(name))]
         if not names:
-            raise DataError(Problem("no file matches", "check the pattern", written, key=f"data.{role}"))
+            raise DataError(Problem("no file matches", "check the pattern", written, key=f"data.{role}", code="HF055"))
         # A pattern such as ~/rows/*.jsonl is shown with ~ again: messages and the manifest name no home folder.
         home = str(Path.home()) if written.startswith("~") else ""
         return [("~" + name.removeprefix(home) if home else name, Path(name)) for name in names]
@@ -105,16 +107,26 @@ def _list_folder(written: str, folder: Path, role: str, format_name: RowFormatNa
     if not names:
         wanted = ", ".join(f"*{ending}" for ending in endings)
         raise DataError(
-            Problem(f"the folder has no {wanted}", _suggest_pattern(folder, written), written, key=f"data.{role}")
+            Problem(
+                f"the folder has no {wanted}",
+                _suggest_pattern(folder, written),
+                written,
+                key=f"data.{role}",
+                code="HF055",
+            )
         )
     remedy = "put the file itself there, or name it, or a pattern: a folder is read no further than it goes"
     outside = [name for name in names if leads_out(folder / name, folder)]
     if outside:
         what = "is a link out of the folder"
-        raise DataError([Problem(what, remedy, os.path.join(written, name), key=f"data.{role}") for name in outside])
+        raise DataError(
+            [Problem(what, remedy, os.path.join(written, name), key=f"data.{role}", code="HF056") for name in outside]
+        )
     if odd := [name for name in names if not _is_readable(folder / name)]:
         what, remedy = "is not a file", "take it out of the folder, or name the files"
-        raise DataError([Problem(what, remedy, os.path.join(written, name), key=f"data.{role}") for name in odd])
+        raise DataError(
+            [Problem(what, remedy, os.path.join(written, name), key=f"data.{role}", code="HF002") for name in odd]
+        )
     _note_left_out(written, folder, endings)
     return [(os.path.join(written, name), folder / name) for name in names]
 
@@ -132,7 +144,9 @@ def _note_left_out(written: str, folder: Path, endings: tuple[str, ...]) -> None
         more = f" and {len(left) - 3:,} more" if len(left) > 3 else ""
         named = f"{', '.join(left[:3])}{more}"
         read = ", ".join(f"*{ending}" for ending in endings)
-        logger.warning("%s: of a folder %s are read, so that these are not: %s", written, read, named)
+        logger.warning(
+            "%s: of a folder %s are read, so that these are not: %s", written, read, named, extra={"code": "HF057"}
+        )
 
 
 def _suggest_pattern(folder: Path, written: str) -> str:
@@ -149,9 +163,15 @@ def _suggest_pattern(folder: Path, written: str) -> str:
 def _explain_missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
     if not os.path.isdir(folder):
-        return Problem(f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}")
+        return Problem(
+            f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}", code="HF001"
+        )
     return Problem(
-        "no such file", suggest(path.name, os.listdir(folder), "check the path"), written, key=f"data.{role}"
+        "no such file",
+        suggest(path.name, os.listdir(folder), "check the path"),
+        written,
+        key=f"data.{role}",
+        code="HF001",
     )
 
 
@@ -159,14 +179,20 @@ def _find_mismatch(shown: str, format_name: RowFormatName) -> Problem | None:
     if format_name in TEXT_FORMATS:
         if shown.endswith(JSONL_ENDINGS):
             remedy = "set data.format to auto or a row format, or name a text file"
-            return Problem(f"is JSONL, which format {format_name} would train on as plain text", remedy, shown)
+            return Problem(
+                f"is JSONL, which format {format_name} would train on as plain text", remedy, shown, code="HF050"
+            )
         if get_ending(shown) in {".csv", ".tsv", ".parquet", ".arrow"}:
             remedy = "set data.format to auto or a row format, or name a text file"
-            return Problem(f"is a table, which format {format_name} would train on as plain text", remedy, shown)
+            return Problem(
+                f"is a table, which format {format_name} would train on as plain text", remedy, shown, code="HF050"
+            )
         return None
     kind = PROSE.get(get_ending(shown))
     if kind is not None:
-        return Problem(f"is {kind}, which format {format_name} does not read", explain_text_formats(), shown)
+        return Problem(
+            f"is {kind}, which format {format_name} does not read", explain_text_formats(), shown, code="HF050"
+        )
     return None
 
 
@@ -179,7 +205,9 @@ def _find_duplicates(files: Iterable[DataFile], role: str) -> list[Problem]:
         identity = status.st_dev, status.st_ino
         if identity in seen:
             remedy = "keep one; `weight: 2.0` reads a file twice"
-            problems.append(Problem(f"is the same file as {seen[identity]}", remedy, file.shown, key=f"data.{role}"))
+            problems.append(
+                Problem(f"is the same file as {seen[identity]}", remedy, file.shown, key=f"data.{role}", code="HF051")
+            )
         seen.setdefault(identity, file.shown)
     return problems
 
@@ -201,6 +229,7 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
                 "check the path; offline, only data sets that are already in the cache can be read",
                 repo_id,
                 key=f"data.{role}",
+                code="HF072",
             )
         ) from None
     # The version: another one may write the same rows differently.
@@ -212,7 +241,7 @@ def _download_hub_rows(repo_id: str, role: str) -> Path:
 def _write_hub_rows(rows: datasets.Dataset, repo_id: str, path: Path) -> Path:
     table = open_dataset(rows, repo_id)
     for note in table.notes:
-        logger.warning("%s: %s", repo_id, note)
+        logger.warning("%s: %s", repo_id, note, extra={"code": "HF066"})
     with open_atomically(path, private=True) as file:
         file.writelines(msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n" for row in table.rows)
     return path
@@ -221,5 +250,5 @@ def _write_hub_rows(rows: datasets.Dataset, repo_id: str, path: Path) -> Path:
 def _drop_nulls(row: TableRow, repo_id: str) -> dict[str, Any]:
     # A table gives every row all columns: absent ones are None, and would be keys too many.
     if row.fault is not None:
-        raise DataError(Problem(row.fault.reason, row.fault.remedy, repo_id, row.number))
+        raise DataError(Problem(row.fault.reason, row.fault.remedy, repo_id, row.number, code=row.fault.code))
     return {key: value for key, value in (row.values or {}).items() if value is not None}

@@ -93,7 +93,7 @@ def _check_count(path: str, found: int, expected: int) -> None:
 
 def _explain_cut(path: str) -> MachineError:
     what = "a file of the cache was cut or changed while the run read it"
-    return MachineError(Problem(what, "start the run again: it is made again then", path))
+    return MachineError(Problem(what, "start the run again: it is made again then", path, code="HF090"))
 
 
 def _find_file(table: Dataset) -> str | None:

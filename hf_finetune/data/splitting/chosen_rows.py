@@ -74,7 +74,7 @@ def load_choice(made_from: Any, tables: Mapping[str, Dataset], choose: Callable[
         return find_or_make(path, lambda: _read(path), make)
     except OSError as error:
         what = f"the rows of each split cannot be written into the datasets cache: {error.strerror or error}"
-        raise CannotWriteError(Problem(what, "make room, or set HF_DATASETS_CACHE")) from error
+        raise CannotWriteError(Problem(what, "make room, or set HF_DATASETS_CACHE", code="HF701")) from error
 
 
 def _build_arrays(choice: Choice, tables: Mapping[str, Dataset]) -> dict[str, npt.NDArray[Any]]:

@@ -100,7 +100,7 @@ def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_l
         first += ", ..." if count > _MAX_PLACES_SHOWN else ""
         what = f"{count:,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
         remedy = "merge rare values, add rows, or stratify by another field"
-        raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by"))
+        raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by", code="HF216"))
     return codes
 
 
@@ -109,7 +109,7 @@ def _compute_groups(table: Dataset, key: str, fractions: int) -> Codes:
     codes, values = _encode_column(table, GROUP)
     if len(values) <= fractions:
         what = f"`{key}` has {len(values)} groups, too few for {fractions + 1} splits"
-        raise DataError(Problem(what, "group by a field with more values", key="data.group_by"))
+        raise DataError(Problem(what, "group by a field with more values", key="data.group_by", code="HF217"))
     return codes
 
 
@@ -131,6 +131,7 @@ def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, floa
             f"{fractions[name]} of {rows:,} rows gives {name} no row",
             "change the fraction, add rows, or cut text into smaller documents (data.format paragraphs or lines)",
             key=f"data.{name}_fraction",
+            code="HF213",
         )
         for name, numbers in parts.items()
         if not len(numbers)

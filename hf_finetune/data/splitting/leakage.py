@@ -50,7 +50,7 @@ def get_row_hashes(table: Dataset) -> Hashes:
 def check_files_differ(files: Mapping[str, Sequence[DataFile]]) -> None:
     """Raise `DataError` where two roles read one file, by whatever names."""
     problems = [
-        Problem(f"is also data.{first} ({one.shown})", _LEAKAGE_REMEDY, other.shown, key=f"data.{second}")
+        Problem(f"is also data.{first} ({one.shown})", _LEAKAGE_REMEDY, other.shown, key=f"data.{second}", code="HF210")
         for first, second in combinations(files, 2)
         for one in files[first]
         for other in files[second]
@@ -71,12 +71,13 @@ def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats])
             _LEAKAGE_REMEDY,
             other.path,
             key=f"data.{other.role}",
+            code="HF210",
         )
         for one, other in combinations(facts, 2)
         if one.role != other.role and one.sha256 == other.sha256
     ]
     problems += [
-        Problem(f"has the same rows as data.{first}", _LEAKAGE_REMEDY, key=f"data.{second}")
+        Problem(f"has the same rows as data.{first}", _LEAKAGE_REMEDY, key=f"data.{second}", code="HF210")
         for first, second in combinations(tables, 2)
         if not problems and _have_same_rows(tables[first], tables[second])
     ]
@@ -102,6 +103,7 @@ def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -
             f"{len(groups[first] & groups[second]):,} groups of `{group_by}` are in data.{first} and data.{second}",
             "move each group to one file",
             key="data.group_by",
+            code="HF211",
         )
         for first, second in combinations(groups, 2)
         if groups[first] & groups[second]
@@ -172,7 +174,9 @@ def log_overlap(
             if chosen[name][0] != "train":  # a file of its own: each of them is a problem that is said
                 continue
             left_out = (name, counts["copies"], rows)
-            logger.warning("%s: %d of %d rows are copies of training rows and are left out", *left_out)
+            logger.warning(
+                "%s: %d of %d rows are copies of training rows and are left out", *left_out, extra={"code": "HF212"}
+            )
         elif counts["copies"]:
             role = chosen[name][0]
             places = [
@@ -215,6 +219,7 @@ def _log_duplicates(
     logger.warning(
         "%s: %d rows have the text of a training row, %d of them with another label: %s%s",
         *(split, facts["copies"], facts["other_label"], shown, " ..." if facts["copies"] > len(first) else ""),
+        extra={"code": "HF202"},
     )
 
 
@@ -238,7 +243,7 @@ def _build_duplicate_problems(
         copied = int(choice.trained[overlap.copy_of[row]])
         first, first_line = _locate_row(tables["train"], files["train"], copied)
         what = f"is also a training row ({first}:{first_line})"
-        problems.append(Problem(what, "take it out of one of the files", path, line, key=f"data.{split}"))
+        problems.append(Problem(what, "take it out of one of the files", path, line, key=f"data.{split}", code="HF202"))
     return problems
 
 
@@ -248,9 +253,17 @@ def check_sizes(chosen: Selection) -> None:
     for name, (_, numbers) in chosen.items():
         if not len(numbers):
             what = f"every row that was drawn for {name} is a copy of a training row"
-            raise DataError(Problem(what, "take repeated rows out of the file", key=f"data.{name}_fraction"))
+            raise DataError(
+                Problem(what, "take repeated rows out of the file", key=f"data.{name}_fraction", code="HF213")
+            )
         if len(numbers) > train:
-            logger.warning("%s has more rows than train: %d and %d; are they swapped?", name, len(numbers), train)
+            logger.warning(
+                "%s has more rows than train: %d and %d; are they swapped?",
+                name,
+                len(numbers),
+                train,
+                extra={"code": "HF214"},
+            )
 
 
 def _locate_row(table: Dataset, files: Sequence[DataFile], number: int) -> tuple[str, int]:

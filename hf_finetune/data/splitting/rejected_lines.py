@@ -39,7 +39,7 @@ def iterate_rejected_lines(splits: Splits) -> Iterator[LeftOut]:
 
 
 def keep_rejected_lines(folder: Path, splits: Splits) -> None:
-    """Write file, line and reason of each rejected line of a run's files into its folder, if there are any.
+    """Write file, line, reason and code of each rejected line of a run's files into its folder, if there are any.
 
     For their owner alone, and never pushed. Raises OSError.
     """

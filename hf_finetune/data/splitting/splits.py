@@ -56,7 +56,7 @@ from hf_finetune.data.streaming.plan import StreamPlan, plan_stream
 from hf_finetune.data.streaming.prints import hash_held_out
 from hf_finetune.data.streaming.shards import list_shards
 from hf_finetune.data.streaming.stream import RowStream
-from hf_finetune.errors import DataError, Problem
+from hf_finetune.errors import DataError, Problem, add_code
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +235,11 @@ def _list_unused(decoder: RowDecoder, also_read: Sequence[str]) -> tuple[str, ..
     if of_rows := [key for key in unused if key not in of_messages]:
         logger.info("keys of the rows that are not read: %s", ", ".join(of_rows))
     if of_messages:
-        logger.warning("keys of messages that nothing but a chat template reads: %s", ", ".join(of_messages))
+        logger.warning(
+            "keys of messages that nothing but a chat template reads: %s",
+            ", ".join(of_messages),
+            extra={"code": "HF034"},
+        )
     return unused
 
 
@@ -287,7 +291,9 @@ def _resolve_files(data: DataSection, of_hub: str) -> dict[str, list[DataFile]]:
             problems += error.problems
             continue
         if role != "train" and any(file.weight != 1.0 for file in files[role]):
-            problems.append(Problem("weights apply to data.train only", "leave the weight out", key=f"data.{role}"))
+            problems.append(
+                Problem("weights apply to data.train only", "leave the weight out", key=f"data.{role}", code="HF215")
+            )
     if problems:
         raise DataError(problems)
     return files
@@ -319,13 +325,15 @@ def _log_left_out(file: FileStats) -> None:
     if not file.rejected:
         return
     first = file.rejected_lines[:_MAX_PLACES_SHOWN]
-    listed = ", ".join(f"{line} ({reason})" for line, reason in first)
+    listed = ", ".join(f"{line} ({add_code(reason, code)})" for line, reason, code in first)
     more = ", ..." if file.rejected > len(first) else ""
-    logger.warning("%s: %d of %d lines left out: %s%s", file.path, file.rejected, file.lines, listed, more)
+    logger.warning(
+        "%s: %d of %d lines left out: %s%s", file.path, file.rejected, file.lines, listed, more, extra={"code": "HF052"}
+    )
 
 
 def _check_some_text(tables: Mapping[str, Dataset]) -> None:
     for role, table in tables.items():
         chunks: Sequence[pa.Array] = table.data.column("text").chunks
         if not any(pc.any(pc.not_equal(pc.utf8_trim_whitespace(chunk), "")).as_py() for chunk in chunks):
-            raise DataError(Problem("no row has any text", "fill the `text` fields", key=f"data.{role}"))
+            raise DataError(Problem("no row has any text", "fill the `text` fields", key=f"data.{role}", code="HF037"))

@@ -32,7 +32,7 @@ def apply_weights(rows: Rows, table: Dataset, weights: Sequence[float], seed: in
         extra.append(draw_first(partial(_iterate_source, rows, table, number), count, wanted, seed))
         if not int(weight) * count + wanted:
             what = f"the weight {weight} of source {number + 1} leaves it no row"
-            raise DataError(Problem(what, "raise the weight, or take the source out", key="data.train"))
+            raise DataError(Problem(what, "raise the weight, or take the source out", key="data.train", code="HF215"))
     return (
         map_numbers(_iterate_weighted(rows, table, weights, extra), np.int64),
         map_numbers(_iterate_once(rows, table, weights, extra), np.int64),

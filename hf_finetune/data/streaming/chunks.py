@@ -88,7 +88,7 @@ class ChunkReader:
                 begin = replace(begin, turn=turn + 1, row=0, byte=0, line=1)
             passes_without_rows = 0 if found else passes_without_rows + 1
             if passes_without_rows == 2:  # the first may have begun behind the last row
-                raise DataError(Problem("no shard has a row", "put rows into them", key="data.train"))
+                raise DataError(Problem("no shard has a row", "put rows into them", key="data.train", code="HF007"))
             begin = replace(begin, pass_number=begin.pass_number + 1, turn=0)
             logger.info("every shard has been read: pass %d begins", begin.pass_number + 1)
 
@@ -151,7 +151,7 @@ class _Rejected:
         self.said += 1
         if self.said <= MAX_LINES_SAID:
             more = " (and those of further lines are not said)" if self.said == MAX_LINES_SAID else ""
-            logger.warning("%s:%d is left out: %s%s", self.shown, line, bad.reason, more)
+            logger.warning("%s:%d is left out: %s%s", self.shown, line, bad.reason, more, extra={"code": bad.code})
 
     def count_until(self, last: int) -> int:
         """Count those up to the line `last`, and forget them."""

@@ -92,7 +92,7 @@ class PartBuilder:
             why = getattr(error.__cause__ or error, "strerror", None) or error
             what = f"a part of the stream cannot be written into the datasets cache: {why}"
             remedy = "make room or set HF_DATASETS_CACHE, as three parts are there at once, and type the command again"
-            raise CannotWriteError(f"{what}; {remedy}") from error
+            raise CannotWriteError(Problem(what, remedy, code="HF701")) from error
         end = Position.from_dict(counts["end"])
         return Part(rows, arrow, start, end, facts["sha256"], prints["texts"], prints["ngrams"])
 
@@ -121,7 +121,9 @@ class PartBuilder:
                 break
             if left == self.examples and chunk.begin.pass_number > start.pass_number + 1:
                 what = "no row of a whole pass gives an example"
-                raise DataError(Problem(what, "look at the rows with hf-finetune check", key="data.train"))
+                raise DataError(
+                    Problem(what, "look at the rows with hf-finetune check", key="data.train", code="HF071")
+                )
             carried, skip = behind, 0
         maker.check(start.read + of_part)
         collected.write(prints)

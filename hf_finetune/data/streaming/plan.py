@@ -69,7 +69,7 @@ def plan_stream(run: Run, args: Any) -> StreamPlan:
     if saved.rows_per_step != rows:
         what = f"a step of {rows:,} rows, and the run began with {saved.rows_per_step:,}: parts would not fit"
         remedy = "set batch size, accumulation and processes as they were, or start a new run in another output_dir"
-        raise ConfigError(Problem(what, remedy, key="data.stream"))
+        raise ConfigError(Problem(what, remedy, key="data.stream", code="HF901"))
     return replace(plan, step=step, saved=saved)
 
 
@@ -84,4 +84,4 @@ def read_saved(checkpoint: Path) -> tuple[int, SavedStream]:
     except (KeyError, ValueError) as problem:
         what = f"{checkpoint} does not say where a stream stands"
         remedy = "go on with the settings that the run began with, or start a new run in another output_dir"
-        raise ConfigError(Problem(what, remedy, key="data.stream")) from problem
+        raise ConfigError(Problem(what, remedy, key="data.stream", code="HF906")) from problem

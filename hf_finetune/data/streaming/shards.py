@@ -113,7 +113,9 @@ def list_shards(data: DataSection) -> list[Shard]:
                 shards.append(Shard(file.shown, file.path, status.st_size, str(status.st_mtime_ns)))
     counted = Counter(each.shown for each in shards)
     if twice := sorted(shown for shown, times in counted.items() if times > 1):
-        raise DataError([Problem("is named twice", "name it once", shown, key="data.train") for shown in twice])
+        raise DataError(
+            [Problem("is named twice", "name it once", shown, key="data.train", code="HF051") for shown in twice]
+        )
     return shards
 
 
@@ -126,16 +128,19 @@ def _list_remote(url: str) -> list[Shard]:
         package = PACKAGES.get(protocol)
         remedy = f"install it: pip install {package}" if package else "write hf://, s3://, https:// or a local path"
         what = f"{protocol}:// is read by a package that is not here" if package else f"{problem}"
-        raise DataError(Problem(what, remedy, url, key="data.train")) from problem
+        code = "HF711" if package else "HF072"
+        raise DataError(Problem(what, remedy, url, key="data.train", code=code)) from problem
     try:
         found = filesystem.glob(path) if is_glob(path) else filesystem.find(path) or [path]
         names = sorted(map(str, found))
         facts = {name: filesystem.info(name) for name in names}
     except Exception as problem:  # each protocol has errors of its own
         what = f"cannot be reached ({_shorten(problem)})"
-        raise DataError(Problem(what, "check the address, the network and the login", url, key="data.train")) from None
+        raise DataError(
+            Problem(what, "check the address, the network and the login", url, key="data.train", code="HF072")
+        ) from None
     if not names:
-        raise DataError(Problem("no file matches", "check the pattern", url, key="data.train"))
+        raise DataError(Problem("no file matches", "check the pattern", url, key="data.train", code="HF055"))
     return [
         Shard(filesystem.unstrip_protocol(name), RemoteFile(filesystem, name), each.get("size"), _read_stamp(each))
         for name, each in facts.items()
@@ -158,7 +163,7 @@ def check_there(shard: Shard) -> None:
     there = path.is_file() if isinstance(path, Path) else path.filesystem.exists(path.path)
     if not there:
         what = "the shard is not there any more"
-        raise DataError(Problem(what, "put it back, and type the same command again", shard.shown))
+        raise DataError(Problem(what, "put it back, and type the same command again", shard.shown, code="HF902"))
 
 
 def order_shards(count: int, seed: int, pass_number: int) -> Sequence[int]:

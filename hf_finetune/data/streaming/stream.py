@@ -119,10 +119,12 @@ class RowStream:
         then, now = (Counter(PurePath(name).name for name in names) for names in (began, self.summarize()["shards"]))
         gone, new = (sorted((one - other).elements()) for one, other in ((then, now), (now, then)))
         remedy = "put it back: the run goes on with the shards that it began with"
-        problems = [Problem("the shard is not there any more", remedy, name, key="data.train") for name in gone]
+        problems = [
+            Problem("the shard is not there any more", remedy, name, key="data.train", code="HF902") for name in gone
+        ]
         remedy = "take it away, or name the shards as they were: the run goes on with those that it began with"
         what = "the shard was not there when the run began"
-        problems += [Problem(what, remedy, name, key="data.train") for name in new]
+        problems += [Problem(what, remedy, name, key="data.train", code="HF902") for name in new]
         if problems:
             raise DataError(problems[:MAX_PROBLEMS_SHOWN], total=len(problems))
 
@@ -130,7 +132,7 @@ class RowStream:
         names = list(dict.fromkeys(self._name_shard(position) for position in (part.start, part.end)))
         what = f"the rows that the checkpoint stands in are others now (from {' to '.join(names)})"
         remedy = "put the shards and the settings of data back as they were, or start a new run in another output_dir"
-        return Problem(what, remedy, names[0], key="data.train")
+        return Problem(what, remedy, names[0], key="data.train", code="HF902")
 
     def _name_shard(self, position: Position) -> str:
         order = order_shards(len(self.shards), self.plan.seed, position.pass_number)

@@ -87,7 +87,9 @@ def choose_temperature(outputs: ClassifierOutputs) -> float:
     what = "temperature %.3f: log-loss on rows that it was not fitted to %.4f, at temperature 1 %.4f%s"
     logger.info(what, temperature, after.mean(), before.mean(), "" if kept else ": no gain, 1 is kept")
     if kept and not MIN_TEMPERATURE * 1.001 < temperature < MAX_TEMPERATURE / 1.001:
-        logger.warning("the temperature is at its bound: the logits say next to nothing about validation")
+        logger.warning(
+            "the temperature is at its bound: the logits say next to nothing about validation", extra={"code": "HF333"}
+        )
     return temperature if kept else 1.0
 
 

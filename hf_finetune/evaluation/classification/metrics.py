@@ -86,7 +86,9 @@ def predict_split(trainer: Trainer, rows: Dataset, groups: Groups | None = None)
     broken = int((~np.isfinite(logits)).any(axis=1).sum())
     if broken:
         remedy = "train in float32 or with train.bf16, and with a lower train.learning_rate"
-        raise NonFiniteError(Problem(f"the model's answer to {broken:,} of {len(logits):,} rows is no number", remedy))
+        raise NonFiniteError(
+            Problem(f"the model's answer to {broken:,} of {len(logits):,} rows is no number", remedy, code="HF513")
+        )
     in_place = np.empty_like(logits)
     in_place[order] = logits
     whole = references.dtype == np.int64 or references.ndim == 2

@@ -70,7 +70,12 @@ def generate_batch(
             found = _answer_batch(session, batch, numbers or range(len(prompts)))
             if found is None:
                 batch_size = max(1, len(batch) // 2)
-                logger.warning("out of memory answering %d prompts at once: %d from here on", len(batch), batch_size)
+                logger.warning(
+                    "out of memory answering %d prompts at once: %d from here on",
+                    len(batch),
+                    batch_size,
+                    extra={"code": "HF350"},
+                )
                 clear_device_cache(garbage_collection=True)
                 continue
             answers |= found
@@ -98,7 +103,7 @@ def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]
         requests.append(_Request(place, ids, room))
     if cut:
         what = "%d of %d prompts are cut at their start: of %s positions, %d are for the answer"
-        logger.warning(what, cut, len(prompts), f"{positions:,}", least)
+        logger.warning(what, cut, len(prompts), f"{positions:,}", least, extra={"code": "HF351"})
     return sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
 
 
@@ -141,7 +146,9 @@ def _answer_batch(
             raise
         if len(batch) == 1:
             what = f"there is no memory to answer a single prompt of {len(batch[0].ids):,} tokens"
-            raise ModelError(Problem(what, "lower eval.max_new_tokens, or use a smaller model")) from error
+            raise ModelError(
+                Problem(what, "lower eval.max_new_tokens, or use a smaller model", code="HF703")
+            ) from error
         return None
     pairs = zip(batch, rows, strict=True)
     return {request.place: decode_answer(session, request.ids, new) for request, new in pairs}

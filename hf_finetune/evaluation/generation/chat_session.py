@@ -83,7 +83,7 @@ def check_chat(tokenizer: PreTrainedTokenizerFast, opening: list[Message]) -> No
     """Raise `ModelError` or `DataError` if no conversation can begin with `opening`."""
     if not tokenizer.chat_template:
         remedy = "fine-tune it with recipes/sft.py, or let it continue text: hf-finetune generate --raw"
-        raise ModelError(Problem("the model has no chat template to talk with", remedy))
+        raise ModelError(Problem("the model has no chat template to talk with", remedy, code="HF352"))
     for message in opening:
         _check_writable(tokenizer, message["content"])
     encode_prompt(tokenizer, [*opening, {"role": "user", "content": "A"}])
@@ -92,7 +92,7 @@ def check_chat(tokenizer: PreTrainedTokenizerFast, opening: list[Message]) -> No
 def _check_writable(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     unknown = format_unknown_pieces(tokenizer, text)
     if unknown:
-        raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "say it without"))
+        raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "say it without", code="HF353"))
 
 
 def _run_command(chat: ChatSession, name: str, argument: str) -> bool:
@@ -106,7 +106,7 @@ def _run_command(chat: ChatSession, name: str, argument: str) -> bool:
         chat.screen.note("the conversation begins again" + (", under a system message" if opening else ""))
     elif name == "/save":
         if not argument:
-            raise DataError("/save needs the name of a file: /save chats.jsonl")
+            raise DataError(Problem("/save needs the name of a file: /save chats.jsonl", code="HF601"))
         save_conversation(chat.messages, argument)
         chat.screen.note(f"appended to {argument}: a row of {len(chat.messages)} messages")
     elif name != "/quit":
@@ -202,22 +202,24 @@ def save_conversation(messages: list[Message], name: str) -> None:
     except (OSError, RuntimeError, ValueError) as problem:  # a home folder that there is not; a character 0
         reason = problem.strerror if isinstance(problem, OSError) else problem
         what = f"not saved: it cannot be written ({reason or problem})"
-        raise CannotWriteError(Problem(what, "name another file", path=name)) from problem
+        raise CannotWriteError(Problem(what, "name another file", path=name, code="HF701")) from problem
 
 
 def _write_row(messages: list[Message], name: str) -> bytes:
     answers = [message for message in messages if message["role"] == "assistant"]
     if not answers:
-        raise DataError(Problem("nothing to save yet: the model has answered nothing", "say something first"))
+        raise DataError(
+            Problem("nothing to save yet: the model has answered nothing", "say something first", code="HF354")
+        )
     if all(answer.get("train") is False for answer in answers):
         what = "not saved: every answer was cut off, and from these a model would learn to stop in mid-sentence"
-        raise DataError(Problem(what, "let the model finish one; chat --max-new-tokens allows more"))
+        raise DataError(Problem(what, "let the model finish one; chat --max-new-tokens allows more", code="HF354"))
     row = {"messages": messages}
     line = json.dumps(row, ensure_ascii=False).encode()
     try:
         RowDecoder(FORMATS["messages"], (), row).decode_line(line, name)
     except LineError as fault:
-        raise DataError(Problem(f"not saved: {fault.reason}", "/reset begins again")) from fault
+        raise DataError(Problem(f"not saved: {fault.reason}", "/reset begins again", code=fault.code)) from fault
     return line
 
 
@@ -233,7 +235,7 @@ def _check_place(file: Path) -> None:
     elif file.is_file() and not _holds_rows(file):
         what = "it holds something else than rows, and is not written to"
     if what:
-        raise DataError(Problem(f"not saved: {what}", remedy, path=str(file)))
+        raise DataError(Problem(f"not saved: {what}", remedy, path=str(file), code="HF354"))
 
 
 def _holds_rows(file: Path) -> bool:

@@ -94,7 +94,9 @@ def _build_chats(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], sys
     check_prompts(tokenizer, prompts)
     unknown = format_unknown_pieces(tokenizer, system or "")
     if unknown:
-        raise ModelError(Problem(f"the tokenizer has never seen {unknown}", "leave it out", key="--system"))
+        raise ModelError(
+            Problem(f"the tokenizer has never seen {unknown}", "leave it out", key="--system", code="HF353")
+        )
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     chats = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
     _check_chats(tokenizer, chats)
@@ -158,7 +160,7 @@ def try_template(tokenizer: PreTrainedTokenizerFast, opening: Sequence[Message])
 def _refuse_system(system: str | None) -> None:
     if system is not None:
         what = "a text that is continued takes no system message"
-        raise ConfigError(Problem(what, "leave --system out; for --raw, write it into the prompt"))
+        raise ConfigError(Problem(what, "leave --system out; for --raw, write it into the prompt", code="HF601"))
 
 
 def generate_answer(
@@ -185,7 +187,7 @@ def generate_answer(
             room = min(room, positions - len(ids))
         if room < 1:
             what = f"the conversation has {len(ids):,} tokens, the model takes {positions:,} with its answer"
-            raise ModelError(Problem(what, "shorten it"))
+            raise ModelError(Problem(what, "shorten it", code="HF355"))
         pieces = IncrementalDetokenizer(tokenizer, ids)
         stream = TokenStreamer(_make_token_writer(pieces, ends, write)) if write else None
         [new] = generate_ids(session, [ids], room, streamer=stream)
@@ -205,7 +207,7 @@ def check_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) ->
         unknown = format_unknown_pieces(tokenizer, prompt)
         if unknown:
             what = f"the tokenizer has never seen {unknown}"
-            problems.append(Problem(what, "leave it out of the prompt", key=f"eval.prompts[{index}]"))
+            problems.append(Problem(what, "leave it out of the prompt", key=f"eval.prompts[{index}]", code="HF353"))
     if problems:
         raise ModelError(problems)
 
@@ -230,7 +232,13 @@ def _continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Samp
         ids = [get_start_token_id(tokenizer), *ids]
     cut = 0 if positions is None else max(0, len(ids) - (positions - 1))
     if cut:
-        logger.warning("a prompt of %d tokens does not fit %d positions: %d are cut", len(ids), positions, cut)
+        logger.warning(
+            "a prompt of %d tokens does not fit %d positions: %d are cut",
+            len(ids),
+            positions,
+            cut,
+            extra={"code": "HF351"},
+        )
     new: list[int] = []
     window, most = ids[cut:], session.settings.max_new_tokens
     while len(new) < most:

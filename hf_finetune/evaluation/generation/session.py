@@ -160,7 +160,7 @@ class FiniteLogits(LogitsProcessor):
         # The largest of a row with NaN is NaN. Minus infinity alone is what a model may say of a token.
         if not scores.amax(dim=-1).isfinite().all():
             remedy = "load the model in another precision, train it again, or name another one"
-            raise NonFiniteError(Problem("the model's next token has NaN or infinite logits", remedy))
+            raise NonFiniteError(Problem("the model's next token has NaN or infinite logits", remedy, code="HF513"))
         return scores
 
 

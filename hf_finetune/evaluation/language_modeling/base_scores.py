@@ -77,14 +77,18 @@ class BaseScores(TrainerCallback):
             found, where = broadcast_object_list([found, where])
         if found is None and not self._is_at_hand(resumed):
             what = "the base cannot be scored on the %s rows: %s (hf-finetune score --base loads it afresh)"
-            logger.warning(what, split, self._describe_model(resumed))
+            logger.warning(what, split, self._describe_model(resumed), extra={"code": "HF331"})
             return
         if found is None:
             logger.info("scoring the base on %s %s rows", f"{len(np.unique(rows['row'][:])):,}", split)
             with keep_random_state(self.trainer.args.device), self._as_base(resumed):
                 found = predict_sums(self.trainer, rows)
         if not np.isfinite(found).all():
-            logger.warning("the base gives NaN or infinite losses on the %s rows, and is not compared with", split)
+            logger.warning(
+                "the base gives NaN or infinite losses on the %s rows, and is not compared with",
+                split,
+                extra={"code": "HF331"},
+            )
             return
         self.sums[split] = found
         loss = found[:, 0].sum() / max(1.0, found[:, 2].sum())
@@ -111,7 +115,9 @@ class BaseScores(TrainerCallback):
             if read_sums(path, "base", made_from, len(sums)) is None:
                 _write_objects(path, {"base": record})
         except OSError as problem:
-            logger.warning("the scores of the base are not kept for other runs: %s", problem.strerror)
+            logger.warning(
+                "the scores of the base are not kept for other runs: %s", problem.strerror, extra={"code": "HF332"}
+            )
 
     def _hash_inputs(self, rows: Dataset) -> str:
         """Hash all that the scores follow from: weights, rows as tokens, precision, and the versions that compute them.

@@ -70,4 +70,6 @@ def _hash_sums(sums: Array) -> str:
 
 def _warn(path: Path, problem: Exception) -> None:
     why = " ".join(str(problem).split())[:100] or type(problem).__name__
-    logger.warning("%s does not hold the scores of the base (%s): they are computed anew", path.name, why)
+    logger.warning(
+        "%s does not hold the scores of the base (%s): they are computed anew", path.name, why, extra={"code": "HF332"}
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from itertools import chain
@@ -116,8 +116,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     seen = SeenRowCounter(read_training_records(model))
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
-        for line in format_problems(window.problems):
-            logger.warning("%s", line)
+        _log_left_out(window.problems)
         if window.lines:
             logits = compute_logits(classifier, rows)
             _check_finite(logits, window, file)
@@ -135,7 +134,9 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     facts.seen_rows = seen.summarize()
     log_seen_rows(facts.seen_rows)
     if facts.truncated:
-        logger.warning("texts cut at %d tokens: %s", classifier.max_length, f"{facts.truncated:,}")
+        logger.warning(
+            "texts cut at %d tokens: %s", classifier.max_length, f"{facts.truncated:,}", extra={"code": "HF340"}
+        )
     warn_of_empty_texts(facts.empty, facts.rows)
     return facts
 
@@ -148,10 +149,26 @@ def _count_seen_rows(counter: SeenRowCounter, window: Window, file: str) -> None
         counter.add(rows, lambda row: (file, window.numbers[row]))
 
 
+def _log_left_out(problems: Sequence[Problem]) -> None:
+    """Log the lines that are left out, those with one fault together, in the order of the first of each."""
+    by_fault: dict[Problem, list[Problem]] = {}
+    for each in problems:
+        by_fault.setdefault(replace(each, line=None), []).append(replace(each, code=""))
+    for fault, alike in by_fault.items():
+        # The log puts the code behind all of what is said.
+        for line in format_problems(alike):
+            logger.warning("%s", line, extra={"code": fault.code})
+
+
 def warn_of_empty_texts(empty: int, rows: int) -> None:
     """Say how many rows have no text: a model labels them all the same, and that says nothing of them."""
     if empty:
-        logger.warning("%s of %s rows have no text, so that their labels say nothing", f"{empty:,}", f"{rows:,}")
+        logger.warning(
+            "%s of %s rows have no text, so that their labels say nothing",
+            f"{empty:,}",
+            f"{rows:,}",
+            extra={"code": "HF341"},
+        )
 
 
 def open_classifier(path: str, options: PredictionOptions) -> Classifier:
@@ -212,7 +229,7 @@ def compute_logits(classifier: Classifier, rows: EncodedTexts) -> Array:
         joined = torch.cat(logits).cpu().double().numpy()  # one copy from the device for the whole window
     except torch.OutOfMemoryError as error:
         what = f"a batch of {classifier.batch_tokens:,} tokens is too large for the memory of the device"
-        raise MachineError(Problem(what, "name fewer", key="--batch-tokens")) from error
+        raise MachineError(Problem(what, "name fewer", key="--batch-tokens", code="HF703")) from error
     sorted_back = np.empty_like(joined)
     sorted_back[order] = joined
     return sorted_back
@@ -240,8 +257,8 @@ def _check_exists(file: str) -> Path:
     path = Path(file)
     if path == STANDARD_INPUT or (path.exists() and not path.is_dir()):
         return path
-    what = "is a folder" if path.is_dir() else "no such file"
-    raise DataError(Problem(what, "name a file of rows, or - for standard input", path=file))
+    what, code = ("is a folder", "HF002") if path.is_dir() else ("no such file", "HF001")
+    raise DataError(Problem(what, "name a file of rows, or - for standard input", path=file, code=code))
 
 
 def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Decision | None:
@@ -251,10 +268,12 @@ def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Deci
     """
     labels = read_labels(config)
     if len({*labels.names}) < len(labels.names):
-        raise ModelError(Problem("two of its labels have the same name", "correct id2label in config.json", path))
+        raise ModelError(
+            Problem("two of its labels have the same name", "correct id2label in config.json", path, code="HF342")
+        )
     if decision is not None and decision.labels != labels.names:
         what = f"{DECISION} is for the labels {', '.join(decision.labels)}, the model has {', '.join(labels.names)}"
-        raise ModelError(Problem(what, f"remove {DECISION}, or use that of the run", path))
+        raise ModelError(Problem(what, f"remove {DECISION}, or use that of the run", path, code="HF957"))
     if decision is not None or labels.kind == "number":
         return decision
     # `pipeline` takes the sigmoid of a single label, even under single_label_classification: softmax would always be 1.
@@ -264,7 +283,9 @@ def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Deci
 def _resolve_max_length(longest: int | None, asked: int | None) -> int | None:
     if asked is not None and longest is not None and asked > longest:
         what = f"{asked:,} tokens are too long; the model takes {longest:,}"
-        raise ConfigError(Problem(what, "leave it out, or set a number that the model takes", key="--max-length"))
+        raise ConfigError(
+            Problem(what, "leave it out, or set a number that the model takes", key="--max-length", code="HF603")
+        )
     return asked or longest
 
 
@@ -273,4 +294,4 @@ def _check_finite(logits: Array, window: Window, file: str) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if bad.size:
         what, remedy = "the row has NaN or infinite logits", "load the model in another precision, or train it again"
-        raise NonFiniteError(Problem(what, remedy, file, window.numbers[bad[0]]))
+        raise NonFiniteError(Problem(what, remedy, file, window.numbers[bad[0]], code="HF513"))

@@ -96,7 +96,7 @@ def _check_columns(block: LineBlock, shown: str) -> None:
     if row is None:
         return
     what = f"there is no column `text` or `input`; the columns are {', '.join(map(format_key, list(row)[:20]))}"
-    raise DataError(Problem(what, "take it from another: --columns text=COLUMN", shown))
+    raise DataError(Problem(what, "take it from another: --columns text=COLUMN", shown, code="HF023"))
 
 
 def _make_decoder(first: dict[str, Any], prefix: str) -> RowDecoder:
@@ -133,9 +133,11 @@ def _add_block(window: Window, block: LineBlock, decoder: RowDecoder, shown: str
     window.size += len(block.data)
     if block.overlong is not None:
         what = f"the line has {block.overlong:,} bytes, more than the limit of {MAX_LINE_BYTES:,}"
-        window.problems.append(Problem(what, "split it", shown, block.first_line))
+        window.problems.append(Problem(what, "split it", shown, block.first_line, code="HF015"))
     if block.fault is not None:
-        window.problems.append(Problem(block.fault.reason, block.fault.remedy, shown, block.first_line))
+        window.problems.append(
+            Problem(block.fault.reason, block.fault.remedy, shown, block.first_line, code=block.fault.code)
+        )
     # Fast path: the whole block is decoded at once, which fails if any of its lines does.
     rows = decoder.decode_block(block.data, block.count) if block.count else []
     if rows is None or any(_has_added_field(row) for row in rows):
@@ -160,10 +162,10 @@ def _decode_lines(window: Window, block: LineBlock, decoder: RowDecoder, shown: 
         try:
             row = decoder.decode_line(line, f"{shown}:{number}")
         except LineError as bad:
-            window.problems.append(Problem(bad.reason, bad.remedy, shown, number, bad.key))
+            window.problems.append(Problem(bad.reason, bad.remedy, shown, number, bad.key, code=bad.code))
             continue
         if _has_added_field(row):
-            window.problems.append(Problem(_describe_conflict(row, decoder), TAKEN_REMEDY, shown, number))
+            window.problems.append(Problem(_describe_conflict(row, decoder), TAKEN_REMEDY, shown, number, code="HF343"))
             window.taken = window.taken or window.problems[-1]
             continue
         rows.append(row)

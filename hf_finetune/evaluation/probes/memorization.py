@@ -73,11 +73,7 @@ def compute_exposure(
     Raises `ModelError` if the model has no chat template for canaries that are questions, if the tokenizer cannot
     encode a canary, or if one is longer than the model takes.
     """
-    asked = any(canary.asked for canary in canaries)
-    if asked and not tokenizer.chat_template:
-        what = "the canaries are questions, and the model has no chat template to be asked by"
-        raise ModelError(Problem(what, "plant and score with those of `corpus canaries --format text`", key=KEY))
-    template = get_training_template(tokenizer) if asked else None
+    template = _find_template(tokenizer, canaries)
     _check_writable(tokenizer, canaries)
     generator, bits, extracted = random.Random(seed), [], []
     inner = unwrap_adapter(model)
@@ -140,7 +136,7 @@ def measure_verbatim(
     longest = get_max_length(tokenizer, inner.config)
     if longest is not None and length > longest:
         what = f"{prefix:,} tokens and what follows them are {length:,}, the model takes {longest:,}"
-        raise ModelError(Problem(what, f"name {longest // 2:,} at most", key="eval.verbatim_prefix"))
+        raise ModelError(Problem(what, f"name {longest // 2:,} at most", key="eval.verbatim_prefix", code="HF355"))
     size = _limit_rows(length, inner)
     continued: list[int] = []
     with set_eval_mode(inner), torch.no_grad():
@@ -178,19 +174,32 @@ def _describe_exposure(group: dict[str, Any], tested: int) -> str:
     return f"canaries planted {times}: exposure {bits:.1f} of {most:.1f} bits, {secrets}: {known}"
 
 
+def _find_template(tokenizer: PreTrainedTokenizerFast, canaries: Sequence[Canary]) -> str | None:
+    """Return the chat template of canaries that are questions, else None; raises `ModelError` where there is none."""
+    if not any(canary.asked for canary in canaries):
+        return None
+    if not tokenizer.chat_template:
+        what = "the canaries are questions, and the model has no chat template to be asked by"
+        remedy = "plant and score with those of `corpus canaries --format text`"
+        raise ModelError(Problem(what, remedy, key=KEY, code="HF352"))
+    return get_training_template(tokenizer)
+
+
 def _check_writable(tokenizer: PreTrainedTokenizerFast, canaries: Sequence[Canary]) -> None:
     texts = (f"{canary.opening} {canary.secret}" for canary in canaries)
     unknown = sorted({piece for text in texts for piece in find_unknown_pieces(tokenizer, text)})
     if unknown:
         what = f"the tokenizer has never seen {', '.join(map(repr, unknown[:10]))}"
-        raise ModelError(Problem(what, "name canaries that were among its training data", key=KEY))
+        raise ModelError(Problem(what, "name canaries that were among its training data", key=KEY, code="HF353"))
 
 
 def _check_length(statements: Sequence[_Statement], longest: int | None) -> None:
     length = max(len(statement.input_ids) for statement in statements)
     if longest is not None and length > longest:
         raise ModelError(
-            Problem(f"a canary has {length:,} tokens, the model takes {longest:,}", "leave it out", key=KEY)
+            Problem(
+                f"a canary has {length:,} tokens, the model takes {longest:,}", "leave it out", key=KEY, code="HF355"
+            )
         )
 
 
@@ -235,10 +244,12 @@ def _render_canary(tokenizer: PreTrainedTokenizerFast, template: str, messages: 
         if fault is not None:
             raise fault
     except ChatTemplateError as problem:
-        raise ModelError(Problem(str(problem), "name another data.chat_template", key=KEY)) from problem
+        raise ModelError(
+            Problem(str(problem), "name another data.chat_template", key=KEY, code=problem.code)
+        ) from problem
     if messages[-1]["content"] not in text:
         what = "the chat template does not write what a canary says"
-        raise ModelError(Problem(what, "mend it, or name another data.chat_template", key=KEY))
+        raise ModelError(Problem(what, "mend it, or name another data.chat_template", key=KEY, code="HF142"))
     return text
 
 

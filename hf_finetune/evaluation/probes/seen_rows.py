@@ -123,9 +123,9 @@ def log_seen_rows(found: dict[str, Any]) -> None:
     words, places = found.get("words", []), ", ".join(found.get("places", []))
     if places:
         more = ", ..." if found["copies"] + found["shares_13_words"] > len(found["places"]) else ""
-        logger.warning("%s (%s%s)", words[0], places, more)
+        logger.warning("%s (%s%s)", words[0], places, more, extra={"code": "HF360"})
     for said in words[1 if places else 0 :]:
-        logger.warning("%s", said)
+        logger.warning("%s", said, extra={"code": "HF361"})
 
 
 def _each(hashes: Hashes | None, rows: int) -> list[int]:

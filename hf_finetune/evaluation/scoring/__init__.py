@@ -65,11 +65,11 @@ def load_scored_rows(run: Run) -> Splits:
     kind: Kind | None = "labelled" if is_sequence_classifier(path) else None
     if kind == "labelled" and run.data.trust_chat_template is not None:
         what = "is the hash of a chat template, and a classifier reads texts without one"
-        raise ConfigError(Problem(what, "leave it out", key=TRUST_KEY))
+        raise ConfigError(Problem(what, "leave it out", key=TRUST_KEY, code="HF323"))
     splits = _load_grouped(run, path, _name_labels(run.data, path, kind), kind)
     if run.data.labels and splits.unused_labels:
         unused = ", ".join(map(format_value, splits.unused_labels))
-        logger.warning("no row has the label %s, which %s names", unused, LABEL_MAP)
+        logger.warning("no row has the label %s, which %s names", unused, LABEL_MAP, extra={"code": "HF305"})
     return splits
 
 
@@ -78,7 +78,7 @@ def _name_labels(data: DataSection, path: str, kind: Kind | None) -> DataSection
     number = kind == "labelled" and is_regression_model(path)
     if data.labels and (kind is None or number):
         what = "names labels, and the model predicts numbers" if number else "names labels, and the model gives none"
-        raise ConfigError(Problem(what, "leave it out", key=LABEL_MAP))
+        raise ConfigError(Problem(what, "leave it out", key=LABEL_MAP, code="HF323"))
     if number:
         return data.model_copy(update={"task": "regression"})
     if kind is None or data.labels:

@@ -157,14 +157,16 @@ def _explain_other_labels(found: Sequence[str], labels: Labels, path: str, line:
     what = f"the labels of the rows are {rows}, and those of the model {own}"
     named = suggest_label_map(found, labels.names)
     remedy = f"if they mean the same, {named} names them as the model does" if named else "score rows with its labels"
-    return Problem(what, remedy, path, line, "label")
+    return Problem(what, remedy, path, line, "label", code="HF541")
 
 
 def _describe_unknown(name: str, labels: Labels, found: Sequence[str], path: str, line: int) -> Problem:
     if name in labels.names:
-        return Problem("a row has several labels, and the model gives one", "keep one of them", path, line, "label")
+        return Problem(
+            "a row has several labels, and the model gives one", "keep one of them", path, line, "label", code="HF321"
+        )
     named = suggest_label_map(found, labels.names)
     otherwise = f"its labels are {', '.join(labels.names[:MAX_LABELS_NAMED])}"
     otherwise += f"; {named} names them as it does" if named else ""
     remedy = suggest(name, labels.names, otherwise, show=format_value)
-    return Problem(f"the model has no label {format_value(name)}", remedy, path, line, "label")
+    return Problem(f"the model has no label {format_value(name)}", remedy, path, line, "label", code="HF541")

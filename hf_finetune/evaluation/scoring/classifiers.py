@@ -49,7 +49,7 @@ def score_classifier(run: Run, splits: Splits) -> ScoreResult:
         if (others.names, others.kind) != (labels.names, labels.kind):
             one, two = (f"{', '.join(each.names)} ({each.kind})" for each in (others, labels))
             what = f"its labels are {one}; those of the model {two}"
-            raise ModelError(Problem(what, "name a classifier of the same labels", run.eval.base))
+            raise ModelError(Problem(what, "name a classifier of the same labels", run.eval.base, code="HF322"))
         base = evaluate_classifier(other, splits, find_precision(run.eval.base))
         both = base.make_statistic(beside=tuned)
         sides, rows = (base.make_statistic(), tuned.make_statistic()), len(tuned.outputs.logits)
@@ -61,10 +61,12 @@ def score_classifier(run: Run, splits: Splits) -> ScoreResult:
 
 def _check_settings(run: Run) -> None:
     given = [name for name in NOT_OF_CLASSIFIERS if getattr(run.eval, name) not in (None, [])]
-    problems = [Problem("is asked of language models", "leave it out", key=f"eval.{name}") for name in given]
+    problems = [
+        Problem("is asked of language models", "leave it out", key=f"eval.{name}", code="HF323") for name in given
+    ]
     if run.eval.base is True or (isinstance(run.eval.base, str) and not is_sequence_classifier(run.eval.base)):
         what = "what a classifier was tuned from knows no labels"
-        problems.append(Problem(what, "name another classifier to compare with", key="eval.base"))
+        problems.append(Problem(what, "name another classifier to compare with", key="eval.base", code="HF323"))
     if problems:
         raise ConfigError(problems)
 
@@ -75,7 +77,7 @@ def _measure_swap(
     """Measure the effect of swapping the words of the list `name`; {} if no row has any."""
     rows, changed = swap_rows(splits, name)
     if changed is None:
-        logger.warning("no row has a word of the list %s: nothing was swapped", name)
+        logger.warning("no row has a word of the list %s: nothing was swapped", name, extra={"code": "HF324"})
         return {}
     before, after = tuned.select_rows(rows), evaluate_classifier(classifier, changed, precision)
     both = before.make_statistic(beside=after)

@@ -105,7 +105,7 @@ def _measure_swaps(
     for name in run.eval.swaps:
         rows, changed = swap_rows(splits, name)
         if changed is None:
-            logger.warning("no row has a word of the list %s: nothing was swapped", name)
+            logger.warning("no row has a word of the list %s: nothing was swapped", name, extra={"code": "HF324"})
             continue
         after = evaluate_language_model(model, tokenizer, changed, tokens, without_answers)
         before = tuned.select_rows(rows)
@@ -130,7 +130,9 @@ def _describe_decoding(run: Run, tuned: LanguageModelScores, tokenizer: PreTrain
     if longer:
         what = "exact match cannot be above 0 for %s of %s answers: their references are longer than %d tokens, %s"
         remedy = "where answers are cut (--max-new-tokens, eval.max_new_tokens)"
-        logger.warning(what, f"{longer:,}", f"{len(tuned.answers):,}", run.eval.max_new_tokens, remedy)
+        logger.warning(
+            what, f"{longer:,}", f"{len(tuned.answers):,}", run.eval.max_new_tokens, remedy, extra={"code": "HF325"}
+        )
     return {
         "decoding": {"rows": len(tuned.answers), "greedy": greedy, "longer_references": longer}
         | {name: value for name, value in how.items() if name not in left_out}

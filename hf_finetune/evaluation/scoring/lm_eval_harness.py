@@ -33,7 +33,9 @@ def run_harness(
     unknown = [name for name in names if name not in manager.all_tasks]
     if unknown:
         remedy = "name one of `lm-eval ls tasks`, or a YAML file of a task"
-        raise ConfigError([Problem(f"the harness has no task {name}", remedy, key="eval.harness") for name in unknown])
+        raise ConfigError(
+            [Problem(f"the harness has no task {name}", remedy, key="eval.harness", code="HF326") for name in unknown]
+        )
     subject = HFLM(pretrained=unwrap_adapter(model), tokenizer=tokenizer, batch_size=batch_size)
     found = simple_evaluate(model=subject, tasks=names, task_manager=manager)
     return {name: _select_metrics(found["results"][name]) for name in names}

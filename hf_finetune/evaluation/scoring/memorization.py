@@ -48,7 +48,7 @@ def measure_memorization(
     unseen = [path for path in asked if not _was_trained_on(get_model_path(run), path)]
     if unseen:
         words.insert(0, f"not among the training data of the run's manifest: {', '.join(redact(unseen))}")
-        logger.warning("%s", words[0])
+        logger.warning("%s", words[0], extra={"code": "HF327"})
     return {"memorization": {**found, "words": words}}
 
 

@@ -65,7 +65,10 @@ def find_precision(path: str) -> Precision:
     if given.get("fp16") is not True:
         return Precision()
     if torch.accelerator.current_accelerator() is None:
-        logger.warning("computed without float16, in which its run has evaluated it (train.fp16): a GPU can do that")
+        logger.warning(
+            "computed without float16, in which its run has evaluated it (train.fp16): a GPU can do that",
+            extra={"code": "HF328"},
+        )
         return Precision()
     logger.info("computed under autocast in float16, as its run has evaluated it (train.fp16)")
     return Precision(torch.float16, _find_attention(path))

@@ -49,4 +49,6 @@ def check_finite(values: Array) -> None:
     broken = int((~np.isfinite(values)).any(axis=1).sum())
     if broken:
         remedy = "load the model in another precision, or train it again with a lower train.learning_rate"
-        raise NonFiniteError(Problem(f"{broken:,} of {len(values):,} rows have NaN or infinite logits", remedy))
+        raise NonFiniteError(
+            Problem(f"{broken:,} of {len(values):,} rows have NaN or infinite logits", remedy, code="HF513")
+        )

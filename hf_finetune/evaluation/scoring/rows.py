@@ -138,16 +138,16 @@ def _encode_prompts(splits: Splits, tokenizer: PreTrainedTokenizerFast, asked: I
             continue
         except TemplateLimitError as problem:
             limits += 1
-            what, remedy = f"the chat template {problem.what} on its prompt", problem.remedy
+            what, remedy, code = f"the chat template {problem.what} on its prompt", problem.remedy, problem.code
         except TextGivenUp as problem:
             [given_up] = problem.problems
-            what, remedy = given_up.what, given_up.remedy
+            what, remedy, code = given_up.what, given_up.remedy, given_up.code
         except DataError as problem:
-            [refusal] = problem.problems
-            what, remedy = f"{refusal.what} (in its prompt)", "change the row"
+            [fault] = problem.problems
+            what, remedy, code = f"{fault.what} (in its prompt)", "change the row", fault.code
         refused += 1
         if refused <= MAX_PROBLEMS_SHOWN:
-            problems.append(Problem(what, remedy, *splits.locate(SPLIT, each.row)))
+            problems.append(Problem(what, remedy, *splits.locate(SPLIT, each.row), code=code))
         if limits == MAX_ROWS_AT_FAULT:
             break
     if problems:

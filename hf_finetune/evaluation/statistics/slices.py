@@ -44,13 +44,17 @@ def get_field_values(rows: Sequence[Mapping[str, Any]], field: str, path: str | 
     if all(value is None for value in found):
         names = list(dict.fromkeys(name for row in rows for name in _list_fields(row)))
         remedy = suggest(field, names, f"the fields are {', '.join(map(format_key, names[:MAX_NAMES]))}")
-        raise DataError(Problem(f"no row has the field {field}", remedy, path, key=KEY))
+        raise DataError(Problem(f"no row has the field {field}", remedy, path, key=KEY, code="HF024"))
     values = [None if value is None else _format_value(value) for value in found]
     unfit = sum(value is None or len(value) > MAX_VALUE_LENGTH for value, had in zip(values, found, strict=True) if had)
     if unfit:
         kind = f"a list, an object or a text of over {MAX_VALUE_LENGTH} letters"
         what = f"in {unfit:,} of {len(rows):,} rows {field} is {kind}"
-        raise DataError(Problem(what, "name a field with a short value, such as a language or a source", path, key=KEY))
+        raise DataError(
+            Problem(
+                what, "name a field with a short value, such as a language or a source", path, key=KEY, code="HF035"
+            )
+        )
     return values
 
 
@@ -220,11 +224,11 @@ def read_raw_rows(splits: Splits, split: str, max_line_bytes: int, key: str) -> 
     """
     places = splits.places[split]
     if splits.format in TEXT_FORMATS:
-        raise ConfigError(Problem("rows of a text file have no fields", "leave it out", key=key))
+        raise ConfigError(Problem("rows of a text file have no fields", "leave it out", key=key, code="HF622"))
     for place, shown in enumerate(places.files):
         if not Path(shown).expanduser().is_file():
             what = f"{shown} is not a local file, whose rows could be read again"
-            raise ConfigError(Problem(what, "save the data set as JSONL and name that", key=key))
+            raise ConfigError(Problem(what, "save the data set as JSONL and name that", key=key, code="HF036"))
         wanted = set(places.line[places.file == place].tolist())
         path = Path(shown).expanduser()
         for block in iterate_row_blocks(path, shown, RowSettings(max_line_bytes, quiet=True)):

@@ -35,7 +35,7 @@ def find_rejected(splits: Splits, run: Run) -> Iterator[Finding]:
     places: dict[tuple[str, str], list[Place]] = {}
     lines: Counter[str] = Counter()
     for each in iterate_rejected_lines(splits):
-        kind = (each.role, each.code or "HF101")  # TEMP
+        kind = (each.role, each.code)
         counts[kind] += 1
         if counts[kind] <= MAX_PLACES:
             places.setdefault(kind, []).append(Place(each.path, each.line))

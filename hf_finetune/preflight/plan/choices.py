@@ -110,7 +110,7 @@ def fit_batch(found: Found, recipe: RecipeName, shape: Shape, length: int, rows:
             size //= 2
     what = f"{found.model_path} needs about {format_size(memory.total)} for a step of one row by recipe {recipe}"
     remedy = f"name a smaller one ({format_size(round(room))} of {found.machine.describe()} may be used)"
-    raise ConfigError(Problem(what, remedy, key="--model"))
+    raise ConfigError(Problem(what, remedy, key="--model", code="HF703"))
 
 
 def _uses_bf16(found: Found, recipe: RecipeName) -> bool:

@@ -79,7 +79,7 @@ def choose_reading(files: Sequence[DataFile], task: Task | None) -> Reading:
         raise AssertionError("a format was found that was not found before")
     if wanted not in (None, reading.becomes) and (wanted, reading.becomes) != ("conversation", "prompt_completion"):
         what = f"--task {task} takes {_NAMES[str(wanted)]}, and these rows are {_NAMES[reading.becomes]}"
-        raise ConfigError(Problem(what, "leave --task out, or name other files", files[0].shown))
+        raise ConfigError(Problem(what, "leave --task out, or name other files", files[0].shown, code="HF022"))
     task_of = reading.task or ("regression" if _is_quantity(reading, fields) else None)
     return Reading(reading.format, reading.becomes, reading.columns, task_of, reading.why, tuple(first), fields)
 
@@ -91,7 +91,7 @@ def _read_first_rows(files: Sequence[DataFile]) -> tuple[int, list[dict[str, Any
         if rows:
             return rows[0][0], [row for _, row in rows]
     what = "no line is a JSON object, and no row that of a table"
-    raise DataError(Problem(what, "write one row a line, as data_templates/ has them", files[0].shown))
+    raise DataError(Problem(what, "write one row a line, as data_templates/ has them", files[0].shown, code="HF054"))
 
 
 def _iterate_objects(file: DataFile) -> Any:

@@ -121,7 +121,7 @@ def plan_run(files: Sequence[str], *, model: str | None, task: Task | None, outp
 def _read_text_file(text_format: Any, task: Task | None, file: str) -> Reading:
     if task not in (None, "pretrain"):
         what = f"--task {task} takes rows, and this is text"
-        raise ConfigError(Problem(what, "leave --task out, or name a file of rows", file))
+        raise ConfigError(Problem(what, "leave --task out, or name a file of rows", file, code="HF022"))
     cuts = {"lines": "each line", "paragraphs": "what blank lines separate", "file": "each file"}
     return Reading(text_format, "document", why=f"{cuts[text_format]} is a document")
 

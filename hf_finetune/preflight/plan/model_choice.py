@@ -56,10 +56,10 @@ def check_model_fits(reading: Reading, path: str | None, model: ModelFound | Non
     if model is None or reading.becomes == "labelled" or model.kind == "decoder":
         if path is None and reading.becomes in ("conversation", "prompt_completion"):
             what = "a model from random weights cannot learn to answer from conversations alone"
-            raise ConfigError(Problem(what, "name a pretrained one", key="--model"))
+            raise ConfigError(Problem(what, "name a pretrained one", key="--model", code="HF022"))
         return
     rows = "texts" if reading.becomes == "document" else "conversations"
     what = (
         f"{path} is {'an encoder' if model.kind == 'encoder' else 'a classifier'}, which cannot learn to write {rows}"
     )
-    raise ConfigError(Problem(what, "name a decoder, such as a Llama or Qwen", key="--model"))
+    raise ConfigError(Problem(what, "name a decoder, such as a Llama or Qwen", key="--model", code="HF022"))

@@ -57,7 +57,7 @@ def find_files(roles: dict[Role, list[str]], text_format: TextFileFormat | None)
         except DataError as error:
             problems += error.problems
     empty = [each.shown for files in found.values() for each in files if each.path.stat().st_size == 0]
-    problems += [Problem("the file is empty", "put rows into it", shown) for shown in empty]
+    problems += [Problem("the file is empty", "put rows into it", shown, code="HF007") for shown in empty]
     if problems:
         raise DataError(problems)
     return found
@@ -103,4 +103,4 @@ def _refuse_table(file: str, head: bytes) -> None:
     if len(lines) > 1 and {line.count(b"\t") for line in lines} == {1}:
         what = "each line has one tab, as that of a table has"
         remedy = f"name it .tsv, with the names of the columns above: {shell_path('label<TAB>text')}"
-        raise DataError(Problem(what, remedy, file))
+        raise DataError(Problem(what, remedy, file, code="HF006"))

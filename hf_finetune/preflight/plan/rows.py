@@ -22,7 +22,7 @@ from hf_finetune.data.reading.sources import DataFile
 from hf_finetune.data.splitting.assignment import Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.data.splitting.leakage import get_row_hashes
-from hf_finetune.errors import DataError
+from hf_finetune.errors import DataError, add_code
 from hf_finetune.preflight.plan.columns import Reading
 from hf_finetune.preflight.plan.contents import Column
 
@@ -86,8 +86,8 @@ def look_at_rows(files: Mapping[str, Sequence[DataFile]], data: DataSection, rea
     rejected = [each for each in stats if each.rejected]
     place = ""
     if rejected:
-        line, reason = rejected[0].rejected_lines[0]
-        place = f"{rejected[0].path}:{line}: {reason}"
+        line, reason, code = rejected[0].rejected_lines[0]
+        place = add_code(f"{rejected[0].path}:{line}: {reason}", code)
     return RowsFound(
         counts={role: len(table) for role, table in tables.items()},
         rejected=sum(each.rejected for each in stats),

@@ -103,11 +103,12 @@ def _describe_missing(splits: Splits, path: str, line: int) -> Problem:
     files = [file for file in splits.files if _is_same(path, file.path)]
     if not files:
         names = ", ".join(dict.fromkeys(file.path for file in splits.files))
-        return Problem("is no file of this run", f"its files are {names}", path)
-    reasons = [reason for number, reason in files[0].rejected_lines if number == line]
-    if reasons:
-        return Problem(f"the row is left out: {reasons[0]}", "correct it, or name another", path, line)
+        return Problem("is no file of this run", f"its files are {names}", path, code="HF094")
+    rejected = [(reason, code) for number, reason, code in files[0].rejected_lines if number == line]
+    if rejected:
+        reason, code = rejected[0]
+        return Problem(f"the row is left out: {reason}", "correct it, or name another", path, line, code=code)
     if line > files[0].lines:
-        return Problem(f"the file has {files[0].lines:,} lines", "name one of them", path, line)
+        return Problem(f"the file has {files[0].lines:,} lines", "name one of them", path, line, code="HF094")
     what = "no row of the run stands here: the line is blank, or its row is left out or repeats another"
-    return Problem(what, "name another line", path, line)
+    return Problem(what, "name another line", path, line, code="HF094")

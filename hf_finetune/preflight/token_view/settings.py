@@ -53,7 +53,7 @@ def name_row_kind(run: Run) -> RowKind:
     kinds |= dict.fromkeys(SFT_RECIPES, "conversation")
     if run.recipe not in kinds:
         what = f"a run of {run.recipe} trains nothing"
-        raise ConfigError(Problem(what, "name a run file of another recipe", key="recipe"))
+        raise ConfigError(Problem(what, "name a run file of another recipe", key="recipe", code="HF095"))
     return kinds[run.recipe]
 
 
@@ -64,7 +64,8 @@ def load_run_rows(run: Run, *, refuse_copies: bool = True) -> Splits:
     """
     if run.data.stream:
         what = "the training rows are read on the way to the trainer, and none of them is at hand"
-        raise ConfigError(Problem(what, "name some of the files in data.train, and set it to false", key="data.stream"))
+        remedy = "name some of the files in data.train, and set it to false"
+        raise ConfigError(Problem(what, remedy, key="data.stream", code="HF095"))
     seed = int(run.train.get("seed", DEFAULT_SEED))
     return load_splits(run.data, name_row_kind(run), seed, refuse_copies=refuse_copies)
 

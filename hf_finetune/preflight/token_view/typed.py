@@ -23,14 +23,14 @@ def view_text(tokenizer: PreTrainedTokenizerFast, text: str, *, chat: bool = Fal
     """
     if len(text) > MOST_CHARACTERS:
         what = f"a text of {len(text):,} characters is too long to be shown token by token"
-        raise ConfigError(Problem(what, f"show a part of it, of {MOST_CHARACTERS:,} at most"))
+        raise ConfigError(Problem(what, f"show a part of it, of {MOST_CHARACTERS:,} at most", code="HF603"))
     spelled = sorted(get_control_tokens(tokenizer, only_special=not chat).find_spelled(text))
     notes = (f"it spells {', '.join(spelled)}, which stays text",) if spelled else ()
     if not chat:
         return TokenView("text", tuple(encode_spans(tokenizer, (text, None))), notes=notes)
     if not tokenizer.chat_template:
         what = "the tokenizer has no chat template"
-        raise ConfigError(Problem(what, "leave it out, or name a model that can chat", key="--chat"))
+        raise ConfigError(Problem(what, "leave it out, or name a model that can chat", key="--chat", code="HF352"))
     tokens = tokenize_prompt(tokenizer, [{"role": "user", "content": text}])
     pieces = read_rendered(tokenizer, tokens)
     untrained = [-100] * len(pieces.ids)

@@ -117,13 +117,13 @@ def test_a_label_that_only_an_evaluation_split_has_is_named_by_file_and_line():
     problems = refused(["ham", "spam"] * 3, validation=validation, test=test)
     assert problems == [
         "test.jsonl:1: label: the label 'spam ' is in test, but no training row has it; did you mean 'spam'? write it "
-        "in one way",
+        "in one way [HF308]",
         "test.jsonl:2: label: the label 'eggs' is in test, but no training row has it; add training rows of it, or "
-        "take the row out",
+        "take the row out [HF308]",
         "validation.jsonl:2: label: the label 'Spam' is in validation, but no training row has it; did you mean "
-        "'spam'? write it in one way",
+        "'spam'? write it in one way [HF308]",
         "validation.jsonl:3: label: the label 'eggs' is in validation, but no training row has it; add training rows "
-        "of it, or take the row out",
+        "of it, or take the row out [HF308]",
     ]
 
 
@@ -161,7 +161,7 @@ def test_labels_that_differ_by_case_or_blanks_are_named_together(other, how):
     (problem,) = refused(["ham", "spam", other, "spam", "spam", other, "ham"])
     assert problem == (
         f"train.jsonl:3: label: the labels {other!r} (2 rows, the first here) and 'spam' (3 rows, the first at "
-        f"train.jsonl:2) {how}; did you mean 'spam'? write it in one way"
+        f"train.jsonl:2) {how}; did you mean 'spam'? write it in one way [HF303]"
     )
 
 
@@ -188,7 +188,7 @@ def test_one_label_is_nothing_to_tell_apart():
 def test_a_label_of_a_single_row_in_all_splits_is_named():
     assert refused(["a", "b", "a", "b", "c", "a"], validation=write("validation.jsonl", ["a", "b"], 10)) == [
         "train.jsonl:5: label: the label 'c' has a single row in all splits together; add rows of it, merge it with "
-        "another, or take it out"
+        "another, or take it out [HF307]"
     ]
     assert freeze(["a", "a", "c"], validation=write("other.jsonl", ["a", "c"], 10)).names == ("a", "c")
     assert refused([[1, 2], [1], [2], [3, 1]])[0].startswith("train.jsonl:4: label: the label 3 has a single row")
@@ -227,15 +227,15 @@ def test_rare_labels_that_should_be_stratified_are_named_with_what_was_meant():
 
 def test_blank_labels_rows_without_a_label_and_labels_said_twice_are_refused_line_by_line():
     assert refused(["a", "", "b", " \t"]) == [
-        f"train.jsonl:{line}: label: the label is empty; name it, or take the row out" for line in (2, 4)
+        f"train.jsonl:{line}: label: the label is empty; name it, or take the row out [HF301]" for line in (2, 4)
     ]
     assert refused([["a"], [], ["b", "a", "b"], ["a", ""], [3]]) == [
         "train.jsonl:2: label: the row has no label; give it one, or set data.allow_empty: true where none of the "
-        "labels fits",
-        "train.jsonl:3: label: the label 'b' occurs twice; keep one of them",
-        "train.jsonl:4: label: the label is empty; name it, or take the row out",
+        "labels fits [HF301]",
+        "train.jsonl:3: label: the label 'b' occurs twice; keep one of them [HF302]",
+        "train.jsonl:4: label: the label is empty; name it, or take the row out [HF301]",
         "train.jsonl:5: label: the label's type is list of integers, where list of strings was set by train.jsonl:1; "
-        'write all labels in one type: 1 and "1" would be two labels',
+        'write all labels in one type: 1 and "1" would be two labels [HF300]',
     ]
     left = freeze([["a"], [], ["b", "b"], ["a", "b"], ["b"]], on_bad_line="skip")
     assert left.names == ("a", "b")
@@ -244,7 +244,7 @@ def test_blank_labels_rows_without_a_label_and_labels_said_twice_are_refused_lin
 def test_numbers_and_numeric_text_are_not_two_classes():
     assert refused([1, "1", 2, "x"]) == [
         f"train.jsonl:{line}: label: the label's type is string, where integer was set by train.jsonl:1; write all "
-        'labels in one type: 1 and "1" would be two labels'
+        'labels in one type: 1 and "1" would be two labels [HF300]'
         for line in (2, 4)
     ]
 
@@ -252,12 +252,12 @@ def test_numbers_and_numeric_text_are_not_two_classes():
 def test_numbers_are_not_predicted_unless_asked_for():
     assert refused([1, 2.5]) == [
         "train.jsonl:2: label: `label` must be integer or string or array, found float; write a class as text or as a "
-        "whole number; data.task: regression predicts numbers"
+        "whole number; data.task: regression predicts numbers [HF026]"
     ]
     assert refused([1, "x", True], task="regression") == [
         'train.jsonl:2: label: `label` must be a number, found "x"; write a number; where labels have names, leave '
-        "data.task: regression out",
-        "train.jsonl:3: label: `label` must be a number, found a boolean; write a number, or take the row out",
+        "data.task: regression out [HF027]",
+        "train.jsonl:3: label: `label` must be a number, found a boolean; write a number, or take the row out [HF027]",
     ]
 
 
@@ -270,11 +270,11 @@ def test_numbers_that_are_all_the_same_or_too_large_are_refused():
 
 def test_weights_are_for_every_label_and_for_no_other():
     assert refused(["ham", "spam"] * 2, balance={"ham": 1, "spma": 4}) == [
-        "data.balance: 'spma' is no label of the training rows; did you mean spam?",
-        "data.balance: has no weight for 'spam'; give each label one; the labels are ham, spam",
+        "data.balance: 'spma' is no label of the training rows; did you mean spam? [HF309]",
+        "data.balance: has no weight for 'spam'; give each label one; the labels are ham, spam [HF309]",
     ]
     assert refused([0, 1, 0, 1], balance={"0": 1, "1": 2, "7": 3}) == [
-        "data.balance: '7' is no label of the training rows; the labels are 0, 1"
+        "data.balance: '7' is no label of the training rows; the labels are 0, 1 [HF309]"
     ]
     assert freeze([0, 1, 0, 1], balance={"0": 1, "1": 2}).names == ("0", "1")
 
@@ -297,9 +297,9 @@ def test_labels_that_are_one_are_said_in_the_same_try_as_a_row_that_is_wrong(as_
     words = ["spam", "", "Spam", "ham", "spam"]
     problems = refused([[word] for word in words] if as_list else words)
     assert problems == [
-        "train.jsonl:2: label: the label is empty; name it, or take the row out",
+        "train.jsonl:2: label: the label is empty; name it, or take the row out [HF301]",
         "train.jsonl:3: label: the labels 'Spam' (1 row, the first here) and 'spam' (2 rows, the first at "
-        "train.jsonl:1) differ by case or white space only; did you mean 'spam'? write it in one way",
+        "train.jsonl:1) differ by case or white space only; did you mean 'spam'? write it in one way [HF303]",
     ]
     assert len(refused([1, True, 2])) == 1  # numbers have one spelling
 

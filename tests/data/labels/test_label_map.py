@@ -89,7 +89,7 @@ def test_a_label_that_is_not_in_the_map_is_named_by_line_with_the_map_that_has_i
     [first, second, count] = refused(["pos", "neg", "so-so", "pos", "so-so"], NAMES)
     remedy = '`data.labels: {pos: POSITIVE, neg: NEGATIVE, "so-so": "so-so"}`'
     assert first.startswith("train.jsonl:3: label: the label 'so-so' is not in data.labels; add it under the name")
-    assert first.endswith(f"that it is to have, such as {remedy}")
+    assert first.endswith(f"that it is to have, such as {remedy} [HF304]")
     assert second == first.replace(":3:", ":5:")
     assert count == "2 problems"
 
@@ -101,7 +101,7 @@ def test_a_label_that_is_misspelled_is_told_what_was_probably_meant():
 
 def test_a_key_that_no_row_has_is_one_message():
     [line] = refused(["pos", "neg"] * 2, NAMES | {"positive": "POSITIVE"})
-    assert line == "data.labels: no row has the label 'positive'; correct it, or leave it out"
+    assert line == "data.labels: no row has the label 'positive'; correct it, or leave it out [HF305]"
 
 
 def test_a_key_that_a_split_of_its_own_has_is_one_of_the_rows_again_from_the_cache():

@@ -97,7 +97,8 @@ def test_a_column_that_no_row_has_is_named_with_what_was_meant(tmp_path, name):
         path = write(tmp_path, [row] if name == "rows.json" else row, name=name)
     said = refuse(path, "conversation", {"prompt": "query", "completion": "reply"})
     assert said == (
-        f"{path}:1: data.columns: there is no column `query`, which `prompt` is to be taken from; did you mean `qeury`?"
+        f"{path}:1: data.columns: there is no column `query`, which `prompt` is to be taken from; did you mean "
+        "`qeury`? [HF024]"
     )
 
 
@@ -147,7 +148,7 @@ def test_columns_that_fit_no_format_are_listed_with_the_line_that_helps(tmp_path
     assert "the nearest format is question_answer: `data.columns: {question: query, answer: reply}`" in said
     said = refuse(write(tmp_path, "foo,bar", "q,a", name="rows.csv"), "conversation", {})
     assert "say which of them hold a question and its answer" in said
-    assert said.endswith("such as `data.columns: {question: foo, answer: bar}`")
+    assert said.endswith("such as `data.columns: {question: foo, answer: bar}` [HF020]")
     # A message and a department would make a classifier's rows, or a document: of `sft` they are asked to be neither.
     columns = "customer_message,agent_reply,department"
     said = refuse(write(tmp_path, columns, "q,a,d", name="rows.csv"), "conversation", {})

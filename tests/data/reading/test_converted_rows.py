@@ -63,7 +63,7 @@ def test_numbers_are_asked_of_json_too(source):
     rows = [{"text": "a", "label": 7}, {"text": "b", "label": "7"}, {"text": "c"}]
     text = json.dumps(rows) if source.endswith(".json") else "".join(f"{json.dumps(row)}\n" for row in rows)
     said = refuse(text, source, numbers=("label",))
-    assert said[1] == f'{source}:2: label: `label` must be a number, found "7"; write it without quotes'
+    assert said[1] == f'{source}:2: label: `label` must be a number, found "7"; write it without quotes [HF027]'
     assert said[2].startswith(f"{source}:3: label: there is no field `label`")
 
 
@@ -117,7 +117,7 @@ def test_a_name_that_promises_another_kind_of_file_is_refused(name):
 
 def test_the_header_once_more_is_found_in_any_case_where_there_are_columns():
     said = refuse("text,label\na,b\nText , LABEL\nc,d\n")
-    assert said[1] == "rows.csv:3: row 2: the row repeats the header; take it out; were two files joined?"
+    assert said[1] == "rows.csv:3: row 2: the row repeats the header; take it out; were two files joined? [HF064]"
     assert convert("text\na\nText\n") == [{"text": "a"}, {"text": "Text"}]
 
 
@@ -162,7 +162,7 @@ def test_nul_bytes_of_a_small_table_are_named_by_their_row():
 
 
 def test_an_empty_array_and_a_stream_are_called_what_they_are():
-    assert refuse("[]", "rows.json") == ["rows.json: the array is empty; put rows into it, or leave it out"]
+    assert refuse("[]", "rows.json") == ["rows.json: the array is empty; put rows into it, or leave it out [HF007]"]
     with pytest.raises(ConfigError, match="/dev/stdin: standard input is not read"):
         convert_rows(Path("/dev/stdin"), Path("out.jsonl"), RowsOptions())
 

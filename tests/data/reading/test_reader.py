@@ -158,7 +158,7 @@ def test_control_characters_in_a_key_are_escaped_in_the_message(tmp_path):
 def test_a_misspelt_key_says_how_many_rows_have_it(tmp_path):
     _, _, tally = read_lines(tmp_path, GOOD, b'{"txet": "a"}', GOOD, b'{"txet": "b"}')
     assert [str(problem) for problem in describe_rejected_lines("rows.jsonl", tally, 1)] == [
-        "rows.jsonl:2: text: the key `txet` is not known (2 rows have it); did you mean `text`?"
+        "rows.jsonl:2: text: the key `txet` is not known (2 rows have it); did you mean `text`? [HF025]"
     ]
 
 

@@ -140,7 +140,8 @@ def test_a_folder_says_what_to_name_and_no_setting_that_score_does_not_have(fold
     Path("tables/a.csv").write_text("text\na\n")
     with pytest.raises(DataError, match=r"^tables: is a folder, not rows; name one of its files"):
         convert_rows(Path("tables"), Path("out.jsonl"), RowsOptions())
-    with pytest.raises(DataError, match=r"^tables: data.train: the folder has no .*: name them by .*tables/\*.csv$"):
+    said = r"^tables: data.train: the folder has no .*: name them by .*tables/\*.csv \[HF055\]$"
+    with pytest.raises(DataError, match=said):
         load_splits(DataSection(train="tables"), "document", seed=0)
     with pytest.raises(DataError, match=r"^tables: the folder has no \*.jsonl"):
         load_rows("tables", DataSection(test="tables"), None)

@@ -162,7 +162,7 @@ def test_a_compressed_parquet_file_is_not_called_damaged(tmp_path, name):
     path = write(tmp_path, name, gzip.compress((tmp_path / "rows.parquet").read_bytes()))
     said = refuse(path)
     assert said.startswith(f"{name}: the Parquet file is compressed as a whole")
-    assert said.endswith(f"; decompress it, and name {name.removesuffix('.gz')}")
+    assert said.endswith(f"; decompress it, and name {name.removesuffix('.gz')} [HF067]")
 
 
 def test_a_row_keeps_the_line_that_it_begins_on(tmp_path):

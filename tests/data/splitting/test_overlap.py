@@ -136,8 +136,9 @@ def test_copies_in_a_file_of_its_own_are_refused_by_pairs_of_lines():
     with pytest.raises(DataError) as error:
         load(train=train, validation=validation, test=test)
     assert [str(problem) for problem in error.value.problems] == [
-        "validation.jsonl:3: data.validation: is also a training row (train.jsonl:4); take it out of one of the files",
-        "test.jsonl:1: data.test: is also a training row (train.jsonl:1); take it out of one of the files",
+        "validation.jsonl:3: data.validation: is also a training row (train.jsonl:4); take it out of one of the files "
+        "[HF202]",
+        "test.jsonl:1: data.test: is also a training row (train.jsonl:1); take it out of one of the files [HF202]",
     ]
 
 

@@ -79,7 +79,7 @@ def test_facts_account_for_every_line_and_are_ready_for_json(tmp_path):
             "rejected": 1,
             "blank": 1,
             "rows": 2,
-            "rejected_lines": [[3, "not valid JSON: Expecting value (character 1)"]],
+            "rejected_lines": [[3, "not valid JSON: Expecting value (character 1)", "HF010"]],
         }
     ]
     assert facts["unused_keys"] == ["source"]
@@ -92,7 +92,7 @@ def test_lines_that_are_left_out_are_named_with_their_reasons_the_first_five(cap
     load(train=write("rows.jsonl", [*texts(2), *bad]), on_bad_line="skip")
     load(train=write("one.jsonl", [*texts(2), bad[0]]), on_bad_line="skip")
     many, one = (record.getMessage() for record in caplog.records if "left out" in record.getMessage())
-    reason = "(`text` must be string, found int)"
+    reason = "(`text` must be string, found int [HF026])"
     listed = ", ".join(f"{line} {reason}" for line in range(3, 8))
     assert many == f"rows.jsonl: 6 of 8 lines left out: {listed}, ..."
     assert one == f"one.jsonl: 1 of 3 lines left out: 3 {reason}"
@@ -315,7 +315,8 @@ def test_rejected_lines_of_all_files_are_named_in_one_pass():
 
 def test_more_than_a_hundred_rejected_lines_are_counted():
     message = refused(train=write("rows.jsonl", [*texts(1), *[{"text": 1}] * 250]))
-    assert message.startswith("rows.jsonl:2: text: `text` must be string, found int (and 99 more lines: 3-101)\n")
+    shown = "rows.jsonl:2: text: `text` must be string, found int [HF026] (and 99 more lines: 3-101)\n"
+    assert message.startswith(shown)
     assert message.endswith("... and 150 more\n250 problems")
 
 
@@ -542,7 +543,8 @@ def test_of_many_rejected_lines_the_first_are_in_the_manifest_and_all_in_the_run
             *(("one.jsonl", line) for line in range(1, 151)),
             ("two.jsonl", 2),
         ]
-        assert (kept[1]["line"], kept[1]["reason"]) == splits.files[0].rejected_lines[1]
+        assert tuple(kept[1][key] for key in ("line", "reason", "code")) == splits.files[0].rejected_lines[1]
+        assert kept[0]["code"] == "HF010"
         (tmp_path / "rejected_lines.jsonl").unlink()
     keep_rejected_lines(tmp_path, load(train=write("whole.jsonl", texts(3))))
     assert not (tmp_path / "rejected_lines.jsonl").exists()

@@ -113,7 +113,7 @@ def test_a_saved_conversation_is_a_row_that_our_reader_takes(tmp_path):
     _, notes, messages = talk(lines)
     told = {"role": "system", "content": "Be kind."}
     assert saved_rows(file) == [[told, user("hi"), assistant("abc")], messages]
-    assert "/save needs the name of a file: /save chats.jsonl" in notes
+    assert "/save needs the name of a file: /save chats.jsonl [HF601]" in notes
     assert f"appended to {file}: a row of 3 messages" in notes
     assert notes[-1] == f"appended to {file}: a row of 5 messages"
 
@@ -130,12 +130,15 @@ def test_a_row_goes_on_a_line_of_its_own_and_to_the_home_folder(tmp_path, monkey
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("", "it is a folder; name a file in it, such as {}/chats.jsonl"),
-        ("missing/chats.jsonl", "there is no folder {}/missing; make it first, or name another file"),
-        ("x" * 300, "it cannot be written (File name too long); name another file"),
-        ("~nobody-of-this-name/x", "it cannot be written (Could not determine home directory.); name another file"),
-        ("a\0b", "it cannot be written (embedded null byte); name another file"),
-        ("pipe", "it is neither a file nor a folder; name a new file"),
+        ("", "it is a folder; name a file in it, such as {}/chats.jsonl [HF354]"),
+        ("missing/chats.jsonl", "there is no folder {}/missing; make it first, or name another file [HF354]"),
+        ("x" * 300, "it cannot be written (File name too long); name another file [HF701]"),
+        (
+            "~nobody-of-this-name/x",
+            "it cannot be written (Could not determine home directory.); name another file [HF701]",
+        ),
+        ("a\0b", "it cannot be written (embedded null byte); name another file [HF701]"),
+        ("pipe", "it is neither a file nor a folder; name a new file [HF354]"),
     ],
 )
 def test_where_nothing_can_be_saved_it_is_said_why_and_the_chat_goes_on(tmp_path, name, said):
@@ -153,7 +156,7 @@ def test_a_file_without_rights_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(chat_module, "open_private", refuse)  # root, as which tests may run, has all rights
     _, notes, _ = talk(["hi", f"/save {tmp_path}/new.jsonl"])
-    said = "not saved: it cannot be written (Permission denied); name another file"
+    said = "not saved: it cannot be written (Permission denied); name another file [HF701]"
     assert notes == [f"{tmp_path}/new.jsonl: {said}"]
 
 
@@ -171,10 +174,11 @@ def test_a_file_of_something_else_is_not_written_to_and_a_new_one_is_its_owners_
 def test_a_conversation_without_an_answer_is_not_saved(tmp_path):
     file = tmp_path / "chats.jsonl"
     _, notes, _ = talk([f"/save {file}", "/system Be kind.", f"/save {file}"])
-    assert notes[0] == notes[2] == "nothing to save yet: the model has answered nothing; say something first"
+    said = "nothing to save yet: the model has answered nothing; say something first [HF354]"
+    assert notes[0] == notes[2] == said
     _, notes, _ = talk([f"/save {file}"], opening=[assistant("")])
     assert notes[0].startswith("not saved: ")
-    assert notes[0].endswith("; /reset begins again")
+    assert notes[0].endswith("; /reset begins again [HF028]")
     assert not file.exists()
 
 
@@ -184,7 +188,7 @@ def test_an_answer_that_was_cut_off_is_said_kept_and_never_trained(tmp_path):
     assert notes[0] == "cut off after 20 tokens: --max-new-tokens allows more"
     assert messages == [user("hi"), assistant("ab" * 10, train=False)]
     assert notes[1].startswith("not saved: every answer was cut off, and from these")
-    assert notes[1].endswith("; let the model finish one; chat --max-new-tokens allows more")
+    assert notes[1].endswith("; let the model finish one; chat --max-new-tokens allows more [HF354]")
     talk(["and", f"/save {file}"], opening=[user("hi"), assistant("ab", train=False)])
     assert json.loads(file.read_text())["messages"][1] == assistant("ab", train=False)
     assert len(saved_rows(file)) == 1

@@ -66,7 +66,7 @@ class ConversationRules:
             return self._find_conversation_fault(self._turns(row), self._items.field)
         if self._filled is None or self._allow_empty or not _is_blank(getattr(row, self._filled)):
             return None
-        return LineError(f"`{self._filled}` is empty: {self._why}", _EMPTY_REMEDY, key=self._filled)
+        return LineError(f"`{self._filled}` is empty: {self._why}", _EMPTY_REMEDY, key=self._filled, code="HF028")
 
     def _find_conversation_fault(self, turns: Sequence[Any], field: str) -> LineError | None:
         """Return the fault of the messages in `field`, or None; remembers valid sequences of roles."""
@@ -86,11 +86,13 @@ class ConversationRules:
             turn = turns[number]
             if _is_blank(text) and not self._allow_empty and not _calls_tool(turn.extra):
                 what = f"the assistant says nothing in `{field}[{number}]`: the model would learn to answer nothing"
-                return LineError(f"{what} {_format_roles(roles, number)}", _EMPTY_REMEDY, key=field)
+                return LineError(f"{what} {_format_roles(roles, number)}", _EMPTY_REMEDY, key=field, code="HF028")
             trained = trained or (turn.train is not False and turn.weight != 0)
         if not trained:
             what = "`train` or `weight` leaves out every turn of the assistant"
-            return LineError(f"{what} {_format_roles(roles, 0)}", "train one of them, or take the row out", key=field)
+            return LineError(
+                f"{what} {_format_roles(roles, 0)}", "train one of them, or take the row out", key=field, code="HF030"
+            )
         return None
 
 
@@ -114,19 +116,22 @@ def _find_order_fault(roles: Sequence[str], field: str) -> LineError | None:
         if role not in ROLES:
             remedy = suggest(role, ROLES, f"the roles are {', '.join(ROLES)}")
             return LineError(
-                f"`{field}[{number}]` has an unknown role {_format_roles(roles, number)}", remedy, key=field
+                f"`{field}[{number}]` has an unknown role {_format_roles(roles, number)}",
+                remedy,
+                key=field,
+                code="HF031",
             )
     if "assistant" not in roles:
         remedy = "there is nothing to train on: take the row out"
-        return LineError(f"the assistant never speaks {_format_roles(roles, 0)}", remedy, key=field)
+        return LineError(f"the assistant never speaks {_format_roles(roles, 0)}", remedy, key=field, code="HF030")
     for number, (before, role) in enumerate(pairwise(roles), 1):
         if role in SYSTEM_ROLES and before not in SYSTEM_ROLES:
             what = f"`{field}[{number}]` is a {role} message after others"
-            return LineError(f"{what} {_format_roles(roles, number)}", "put it first", key=field)
+            return LineError(f"{what} {_format_roles(roles, number)}", "put it first", key=field, code="HF032")
         if role == before == "assistant":
             what = f"the assistant speaks twice in a row in `{field}[{number}]`"
             remedy = "join the two messages, or put back what stood between them"
-            return LineError(f"{what} {_format_roles(roles, number)}", remedy, key=field)
+            return LineError(f"{what} {_format_roles(roles, number)}", remedy, key=field, code="HF032")
     return None
 
 

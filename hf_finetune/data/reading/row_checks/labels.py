@@ -57,7 +57,9 @@ class LabelRule:
             return
         kind = get_label_kind(label)
         if kind is None:
-            raise LineError("the list of labels mixes strings and integers", "write all labels as strings", key=key)
+            raise LineError(
+                "the list of labels mixes strings and integers", "write all labels as strings", key=key, code="HF300"
+            )
         self._check_value(label if isinstance(label, list) else [label], key)
         # An empty list says nothing about its elements: the first list that has some sets the type.
         settles = self.kind is None or (self.kind == "empty list" and kind.startswith("list of"))
@@ -67,18 +69,20 @@ class LabelRule:
             remedy = "write all labels in one type"
             if {kind.rstrip("s"), str(self.kind).rstrip("s")} in ({"string", "integer"}, _LISTS):
                 remedy += ': 1 and "1" would be two labels'
-            raise LineError(f"the label's type is {kind}, where {self.kind} was set by {self.place}", remedy, key=key)
+            raise LineError(
+                f"the label's type is {kind}, where {self.kind} was set by {self.place}", remedy, key=key, code="HF300"
+            )
         if self.names:
             self.names.check(label if isinstance(label, list) else [label], key)
 
     def _check_value(self, labels: list[Any], key: str) -> None:
         if not labels and not self.allow_empty:
-            raise LineError("the row has no label", _ALLOW_EMPTY, key=key)
+            raise LineError("the row has no label", _ALLOW_EMPTY, key=key, code="HF301")
         if any(isinstance(label, str) and not label.strip() for label in labels):
-            raise LineError("the label is empty", "name it, or take the row out", key=key)
+            raise LineError("the label is empty", "name it, or take the row out", key=key, code="HF301")
         twice = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
         if twice is not None:
-            raise LineError(f"the label {twice!r} occurs twice", "keep one of them", key=key)
+            raise LineError(f"the label {twice!r} occurs twice", "keep one of them", key=key, code="HF302")
 
 
 _LISTS = {"list of string", "list of integer"}
@@ -116,7 +120,9 @@ def find_similar_labels(labels: Mapping[str, tuple[int, str, int]]) -> list[Prob
             what = f"the labels {format_value(label)} ({_format_rows(its_rows)}, the first here) and "
             what += f"{format_value(most)} ({_format_rows(rows)}, the first at {first_path}:{first_line}) {how}"
             problems.append(
-                Problem(what, f"did you mean {format_value(most)}? write it in one way", path, line, "label")
+                Problem(
+                    what, f"did you mean {format_value(most)}? write it in one way", path, line, "label", code="HF303"
+                )
             )
     return problems
 

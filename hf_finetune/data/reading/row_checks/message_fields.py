@@ -35,7 +35,9 @@ def check_required(value: Mapping[str, Any], required: Iterable[str], unknown: l
             raise explain_misspelled(near, key)
         found = ", ".join(format_key(each) for each in list(value)[:10]) or "none"
         names = ", ".join(f"`{each}`" for each in required)
-        raise LineError(f"the key `{key}` is missing", f"{owner} has {names}; this one has {found}", key=key)
+        raise LineError(
+            f"the key `{key}` is missing", f"{owner} has {names}; this one has {found}", key=key, code="HF023"
+        )
 
 
 def check_misspelled(
@@ -49,7 +51,9 @@ def check_misspelled(
 
 def explain_misspelled(near: str, key: str) -> LineError:
     """What is said of a key that is not known, and close to one that is."""
-    return LineError(f"the key {format_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near)
+    return LineError(
+        f"the key {format_key(near)} is not known", f"did you mean `{key}`?", key=key, misspelled=near, code="HF025"
+    )
 
 
 def check_message_keys(message: Mapping[str, Any], place: str, items: Items) -> list[str]:
@@ -83,13 +87,17 @@ def join_text_parts(content: Any, place: str) -> Any:
         where = f"{place}[{number}]"
         if part["type"] != "text":
             kind = format_key(str(part["type"]))
-            raise LineError(f"`{where}` is a part of the type {kind}", "only text is trained: take the row out")
+            raise LineError(
+                f"`{where}` is a part of the type {kind}", "only text is trained: take the row out", code="HF033"
+            )
         unknown = [key for key in part if key not in _OF_PARTS]
         check_required(part, _OF_PARTS, unknown, f"`{where}`")
         if unknown:
-            raise LineError(f"the key {format_key(unknown[0])} of `{where}` is not known", "take it out")
+            raise LineError(f"the key {format_key(unknown[0])} of `{where}` is not known", "take it out", code="HF025")
         if not isinstance(part["text"], str):
-            raise LineError(f"`{where}.text` must be string, found {name_json_type(part['text'])}", "write a text")
+            raise LineError(
+                f"`{where}.text` must be string, found {name_json_type(part['text'])}", "write a text", code="HF026"
+            )
     return "".join(part["text"] for part in content)
 
 
@@ -99,7 +107,7 @@ def _explain_foreign(key: str, ours: str, place: str) -> LineError:
         "false": "`train: false` leaves a message out of the loss",
         "weight": "`weight` is 0 or 1",
     }[ours]
-    return LineError(f"the key {format_key(key)} of `{place}` is another tool's", remedy, key=key)
+    return LineError(f"the key {format_key(key)} of `{place}` is another tool's", remedy, key=key, code="HF025")
 
 
 def _check_calls(*fields: object) -> list[str]:

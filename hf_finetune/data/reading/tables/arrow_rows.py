@@ -69,22 +69,27 @@ def open_dataset(rows: Dataset, shown: str) -> Table:
 def _explain_damage(kind: str, shown: str, error: Exception) -> Problem:
     reason = str(error).strip().splitlines()
     detail = reason[0][:120] if reason else type(error).__name__
-    return Problem(f"the {kind} file is damaged or cut off ({detail})", "copy it again", shown)
+    return Problem(f"the {kind} file is damaged or cut off ({detail})", "copy it again", shown, code="HF004")
 
 
 def _open(schema: pa.Schema, read: Any, shown: str) -> Table:
     """Open a table of `schema` whose batches `read(names)` gives; columns that JSON cannot hold are left out."""
     if len(schema.names) > MAX_KEYS:
-        raise DataError(Problem(*explain_width(len(schema.names), "columns"), shown))
+        raise DataError(Problem(*explain_width(len(schema.names), "columns"), shown, code="HF014"))
     twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
     if twice:
-        raise DataError([Problem(f"the column {format_key(name)} occurs twice", "rename one", shown) for name in twice])
+        raise DataError(
+            [
+                Problem(f"the column {format_key(name)} occurs twice", "rename one", shown, code="HF061")
+                for name in twice
+            ]
+        )
     binary = [field.name for field in schema if _holds_binary(field.type)]
     names = [name for name in schema.names if name not in binary]
     listed = ", ".join(map(format_key, binary))
     notes = (f"binary columns are left out, which JSON does not have: {listed}",) if binary else ()
     if not names:
-        raise DataError(Problem(f"all columns are binary: {listed}", "cast texts to strings", shown))
+        raise DataError(Problem(f"all columns are binary: {listed}", "cast texts to strings", shown, code="HF065"))
     columns = {name: _list_inside(schema.field(name).type) for name in names}
     return Table(columns, _read_rows(read(names), shown, _read_features(schema)), notes)
 
@@ -133,7 +138,7 @@ def _read_rows(batches: Iterator[pa.RecordBatch], shown: str, features: Mapping[
     except (pa.ArrowException, OSError) as error:
         raise DataError(_explain_damage("table", shown, error)) from None
     if not number:
-        raise DataError(Problem("the table has no rows", "put rows into it, or leave it out", shown))
+        raise DataError(Problem("the table has no rows", "put rows into it, or leave it out", shown, code="HF007"))
 
 
 def _to_python(rows: pa.RecordBatch) -> list[dict[str, Any] | LineError]:
@@ -143,7 +148,9 @@ def _to_python(rows: pa.RecordBatch) -> list[dict[str, Any] | LineError]:
         whole: list[dict[str, Any] | LineError] = rows.to_pylist()
     except UnicodeDecodeError:
         if rows.num_rows == 1:
-            return [LineError("a byte of the row is not UTF-8", "write the file again with texts in UTF-8")]
+            return [
+                LineError("a byte of the row is not UTF-8", "write the file again with texts in UTF-8", code="HF003")
+            ]
         half = rows.num_rows // 2
         return [*_to_python(rows.slice(0, half)), *_to_python(rows.slice(half))]
     return whole
@@ -187,7 +194,9 @@ def _to_json(value: Any, name: str) -> Any:
         return value
     if isinstance(value, float):
         if math.isinf(value):
-            raise LineError(f"{format_key(name)} holds an infinite number, which JSON does not have", "leave it out")
+            raise LineError(
+                f"{format_key(name)} holds an infinite number, which JSON does not have", "leave it out", code="HF013"
+            )
         return None if math.isnan(value) else value  # pandas writes a missing number as NaN
     if isinstance(value, dict):
         # A struct has all fields in every row: absent ones come back as None, and would be keys too many.

@@ -87,6 +87,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
             f"no row format has a field {format_key(name)}",
             suggest(name, fields, f"the fields are {', '.join(fields)}", show=format_key),
             key=COLUMNS,
+            code="HF029",
         )
         for name in columns
         if name not in fields
@@ -99,22 +100,27 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
     """Raise DataError or ConfigError where there is nothing to read, or where to write is taken."""
     for path, what in ((source, "standard input is not read"), (target, "standard output is not written")):
         if path == STANDARD_INPUT or str(path) in _STREAMS:
-            raise ConfigError(Problem(what, "name a file: the rows are there whole, or not at all", str(path)))
+            raise ConfigError(
+                Problem(what, "name a file: the rows are there whole, or not at all", str(path), code="HF067")
+            )
         try:
             path.exists()
         except OSError as problem:
-            raise ConfigError(Problem(f"is no path ({problem.strerror})", "name another", str(path)[:100])) from problem
+            raise ConfigError(
+                Problem(f"is no path ({problem.strerror})", "name another", str(path)[:100], code="HF626")
+            ) from problem
     if source.is_dir():
         remedy = "name one of its files; data.train takes a pattern such as folder/*.csv"
-        raise DataError(Problem("is a folder, not rows", remedy, str(source)))
+        raise DataError(Problem("is a folder, not rows", remedy, str(source), code="HF002"))
     if not source.is_file():
         others = source.parent.iterdir() if source.parent.is_dir() else ()
         names = [each.name for each in others if each.name != source.name]
         what = "is not a file" if source.exists() else "no such file"
         what = "is a link that leads to nothing" if source.is_symlink() and not source.exists() else what
-        raise DataError(Problem(what, suggest(source.name, names, "check the path"), str(source)))
+        remedy, code = suggest(source.name, names, "check the path"), "HF002" if source.exists() else "HF001"
+        raise DataError(Problem(what, remedy, str(source), code=code))
     if target.exists() and target.samefile(source):
-        raise ConfigError(Problem("is the file to read as well", "name another one", str(target)))
+        raise ConfigError(Problem("is the file to read as well", "name another one", str(target), code="HF707"))
     check_new_file(target, overwrite=overwrite, example="rows.jsonl")
     check_rows_name(str(target))
 
@@ -125,7 +131,9 @@ def _write_rows(source: Path, options: RowsOptions, file: BinaryIO, stats: RowsS
     find_fault: Callable[[bytes, int], LineError | None] | None = None
     for block in iterate_row_blocks(source, shown, settings):
         if block.overlong is not None:
-            _reject(stats, shown, block.first_line, block.row, LineError("the line is too long", "split it"))
+            _reject(
+                stats, shown, block.first_line, block.row, LineError("the line is too long", "split it", code="HF015")
+            )
         if block.fault is not None:
             _reject(stats, shown, block.first_line, block.row, block.fault)
         for number, line in _select_rows(block, shown, stats):
@@ -159,11 +167,13 @@ def _find_no_text(line: bytes, fields: frozenset[str], columns: Mapping[str, str
     for name in sorted(fields & row.keys()):
         start = bytes(row[name])[:1]  # decides the type of a JSON value
         if start == b"n":
-            return LineError(f"`{name}` is null", "fill it in, or leave such rows out", key=name)
+            return LineError(f"`{name}` is null", "fill it in, or leave such rows out", key=name, code="HF028")
         if start == b"{" or (start == b"[" and name != "output"):  # of several labels, `output` is a list
             value = msgspec.json.decode(row[name])
             what = f"`{name}` must be a text, found {name_json_type(value)}"
-            return LineError(what, suggest_inside(name, columns.get(name, name), value, COLUMNS), key=name)
+            return LineError(
+                what, suggest_inside(name, columns.get(name, name), value, COLUMNS), key=name, code="HF026"
+            )
     return None
 
 
@@ -172,7 +182,9 @@ def _find_no_number(line: bytes, names: Sequence[str]) -> LineError | None:
     row = msgspec.json.decode(line, type=dict[str, Raw]) if names else {}
     for name in names:
         if name not in row:
-            return LineError(f"there is no field {format_key(name)}", "write it, or take the row out", key=name)
+            return LineError(
+                f"there is no field {format_key(name)}", "write it, or take the row out", key=name, code="HF023"
+            )
         if bytes(row[name])[:1] not in _NUMBER_STARTS:
             return explain_no_number(name, msgspec.json.decode(row[name]))
     return None
@@ -182,7 +194,7 @@ def _reject(stats: RowsStats, shown: str, line: int, row: int | None, bad: LineE
     stats.rejected += 1
     if len(stats.problems) < MAX_PROBLEMS_SHOWN:
         key = bad.key if row is None else f"row {row:,}"
-        stats.problems.append(Problem(bad.reason, bad.remedy, shown, line, key))
+        stats.problems.append(Problem(bad.reason, bad.remedy, shown, line, key, code=bad.code))
 
 
 def _choose_checks(
@@ -201,7 +213,9 @@ def _choose_checks(
     if missing:
         listed = ", ".join(map(format_key, first))
         remedy = suggest(missing[0], first, f"the fields are {listed}", show=format_key)
-        raise DataError(Problem(f"there is no field {format_key(missing[0])}", remedy, shown, number, NUMBERS))
+        raise DataError(
+            Problem(f"there is no field {format_key(missing[0])}", remedy, shown, number, NUMBERS, code="HF024")
+        )
 
     def find_wrong_kind(line: bytes) -> LineError | None:
         bad = _find_no_text(line, fields - {*options.numbers}, options.columns)
@@ -225,7 +239,7 @@ def _check_stats(source: Path, options: RowsOptions, stats: RowsStats) -> None:
         whole = (
             f"{stats.rejected:,} of {stats.rejected + stats.rows + stats.blank:,} rows are rejected, nothing is written"
         )
-        summary = Problem(whole, "correct them, or leave them out: --on-bad-line skip", str(source))
+        summary = Problem(whole, "correct them, or leave them out: --on-bad-line skip", str(source), code="HF053")
         raise DataError(stats.problems, total=stats.rejected, summary=summary)
     if not stats.rows:
-        raise DataError(Problem("the file has only blank rows", "put rows into it", str(source)))
+        raise DataError(Problem("the file has only blank rows", "put rows into it", str(source), code="HF007"))

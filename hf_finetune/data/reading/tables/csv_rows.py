@@ -130,7 +130,7 @@ def _read_sample(chunks: Chunks, encoding: Encoding, shown: str) -> tuple[str, b
             return head.read(SAMPLE_CHARACTERS), not head.read(1)
     except UnicodeDecodeError:
         what = f"the file is marked as {encoding.name.upper()} and is damaged or cut off"
-        raise DataError(Problem(what, "copy it again", shown)) from None
+        raise DataError(Problem(what, "copy it again", shown, code="HF004")) from None
 
 
 def _parse_sample(sample: str, delimiter: str) -> list[list[str]]:
@@ -183,11 +183,11 @@ def _check_header_width(sample: str, whole: bool, delimiter: str, shown: str, li
     widths = Counter(map(len, below))
     if rows and _is_padded_title(rows):
         what = "the first line is a title, and the names of the columns stand below it"
-        raise DataError(Problem(what, "delete it", shown, line))
+        raise DataError(Problem(what, "delete it", shown, line, code="HF060"))
     if len(below) > 1 and len(widths) == 1 and len(rows[0]) not in widths:
         own, others = len(rows[0]), next(iter(widths))
         what = f"the first line has {own} column{'s' if own > 1 else ''}, and those below it {others}"
-        raise DataError(Problem(what, _advise_width(own, below), shown, line))
+        raise DataError(Problem(what, _advise_width(own, below), shown, line, code="HF060"))
 
 
 def _is_padded_title(rows: list[list[str]]) -> bool:
@@ -233,43 +233,50 @@ def _read_records(
             if lines.number > begins:
                 raise DataError(_explain_open_quote(shown, begins, lines.number)) from None
             what, remedy = "the row is longer than the limit", "split it, or raise data.max_line_bytes"
-            yield begins, LineError(what, remedy)
+            yield begins, LineError(what, remedy, code="HF015")
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 raise DataError(_explain_open_quote(shown, begins, lines.number)) from None
             # What else csv refuses, `_Lines` and the limit of its fields leave no room for.
-            yield begins, LineError("text follows a closing quote", 'write a quote inside quotes twice: ""')
+            yield (
+                begins,
+                LineError("text follows a closing quote", 'write a quote inside quotes twice: ""', code="HF062"),
+            )
         except UnicodeDecodeError:
             what = f"the text of the file is damaged or cut off behind line {lines.number}"
-            raise DataError(Problem(what, "copy it again", shown, lines.number)) from None
+            raise DataError(Problem(what, "copy it again", shown, lines.number, code="HF004")) from None
         else:
             yield begins, record
 
 
 def _explain_open_quote(shown: str, begins: int, ends: int) -> Problem:
     what = f"a quote that opens in the row of this line is not closed by line {ends:,}"
-    return Problem(what, 'close it; a quote inside quotes is written twice: ""', shown, begins)
+    return Problem(what, 'close it; a quote inside quotes is written twice: ""', shown, begins, code="HF062")
 
 
 def _read_header(rows: Iterator[tuple[int, list[str] | LineError]], shown: str) -> tuple[int, list[str]]:
     for line, record in rows:
         if isinstance(record, LineError):
-            raise DataError(Problem(f"the header is broken: {record.reason}", record.remedy, shown, line))
+            raise DataError(
+                Problem(f"the header is broken: {record.reason}", record.remedy, shown, line, code=record.code)
+            )
         if any(record):
             # Two files that were joined by a tool may have two byte order marks.
             return line, [name.lstrip("\ufeff").strip() for name in record]
-    raise DataError(Problem("the file is empty", "put rows into it, or leave it out", shown))
+    raise DataError(Problem("the file is empty", "put rows into it, or leave it out", shown, code="HF007"))
 
 
 def _check_names(header: Sequence[str], shown: str, line: int) -> list[str]:
     """Return the names of the columns that have one; raises DataError where one occurs twice."""
     names = [name for name in header if name.strip()]
     if len(header) > MAX_KEYS:
-        raise DataError(Problem(*explain_width(len(header), "columns"), shown, line))
+        raise DataError(Problem(*explain_width(len(header), "columns"), shown, line, code="HF014"))
     if any("\0" in name or SURROGATES.search(name) for name in names):
-        raise DataError(Problem("the header has bytes that are no text", "write the file again as UTF-8", shown, line))
+        raise DataError(
+            Problem("the header has bytes that are no text", "write the file again as UTF-8", shown, line, code="HF003")
+        )
     problems = [
-        Problem(f"the column {format_key(name)} occurs {count} times", "rename all but one", shown, line)
+        Problem(f"the column {format_key(name)} occurs {count} times", "rename all but one", shown, line, code="HF061")
         for name, count in Counter(names).items()
         if count > 1
     ]
@@ -304,24 +311,26 @@ def _build_rows(
     if not number:
         names = ", ".join(format_key(header[place]) for place in named)
         what = f"there is a header ({names}) and no row below it"
-        raise DataError(Problem(what, "put rows into it, or leave it out", shown, header_line))
+        raise DataError(Problem(what, "put rows into it, or leave it out", shown, header_line, code="HF007"))
 
 
 def _find_fault(record: list[str], header: list[str], checks: _Checks) -> LineError | None:
     """Find why a record is no row."""
     if len(record) != len(header):
         fields = f"{len(record)} field{'' if len(record) == 1 else 's'}"
-        return LineError(f"the row has {fields}, the header {len(header)}", _advise_fields(record, len(header)))
+        return LineError(
+            f"the row has {fields}, the header {len(header)}", _advise_fields(record, len(header)), code="HF063"
+        )
     # Joined files may write their headers in other ways: "Text,Label" below "text,label".
     if len(record[0]) < _LONGEST_NAME and record[0].strip().casefold() == checks.first and _repeats(record, header):
-        return LineError("the row repeats the header", "take it out; were two files joined?")
+        return LineError("the row repeats the header", "take it out; were two files joined?", code="HF064")
     joined = "".join(record)
     if checks.blanks and any(_opens_behind_blank(cell) and cell.rstrip()[-1:] == '"' for cell in record):
-        return LineError("a blank stands before a quote, which then is text", _NO_BLANK)
+        return LineError("a blank stands before a quote, which then is text", _NO_BLANK, code="HF062")
     if "\0" in joined:
-        return LineError("the row has NUL bytes", "the file is damaged: write it again")
+        return LineError("the row has NUL bytes", "the file is damaged: write it again", code="HF016")
     if checks.damaged and SURROGATES.search(joined):
-        return LineError("a byte of the row is not UTF-8", "write the file again in one encoding")
+        return LineError("a byte of the row is not UTF-8", "write the file again in one encoding", code="HF003")
     return None
 
 

@@ -99,5 +99,5 @@ def _choose_wide(head: bytes, shown: str) -> Encoding | None:
         return Encoding(wide.lower(), f"it is read as {wide}, by its byte order mark", damaged=True)
     if wide is not None:
         what, remedy = f"this looks like {wide} without a byte order mark", f"`iconv -f {wide} -t UTF-8 old > new`"
-        raise DataError(Problem(what, f"convert the file: {remedy}", shown, 1))
+        raise DataError(Problem(what, f"convert the file: {remedy}", shown, 1, code="HF003"))
     return None

@@ -61,7 +61,7 @@ class _Scanner:
         """Move behind the array's bracket; raises DataError where there is none."""
         if self._skip_space() != b"[":
             what, remedy = "this is not one JSON array", "a .json file of rows begins with [; JSONL is named .jsonl"
-            raise DataError(Problem(what, remedy, self._shown, self._line))
+            raise DataError(Problem(what, remedy, self._shown, self._line, code="HF018"))
         self._advance(self._begin + 1)
 
     def read_element(self) -> tuple[int, bytes | int] | None:
@@ -91,7 +91,9 @@ class _Scanner:
                 self._place = len(self._text)
                 if not self._fill():
                     remedy = "copy the file again; the rows above are whole"
-                    raise DataError(Problem("the array is cut off in the row of this line", remedy, self._shown, line))
+                    raise DataError(
+                        Problem("the array is cut off in the row of this line", remedy, self._shown, line, code="HF004")
+                    )
                 continue
             mark, self._place = found[0], found.end()
             if mark == b"\\":
@@ -115,7 +117,9 @@ class _Scanner:
         self._advance(self._begin + 1)
         if self._skip_space():
             remedy = "one array holds all rows of a .json file"
-            raise DataError(Problem("something follows the end of the array", remedy, self._shown, self._line))
+            raise DataError(
+                Problem("something follows the end of the array", remedy, self._shown, self._line, code="HF018")
+            )
 
 
 def open_json_array(chunks: Iterator[bytes], shown: str, limit: int) -> Table:
@@ -132,7 +136,7 @@ def _read_rows(scanner: _Scanner, shown: str, limit: int) -> Iterator[TableRow]:
         line, element = found
         if isinstance(element, int):
             what = f"the row has {element:,} bytes, more than the limit of {limit:,}"
-            yield TableRow(number, line, None, LineError(what, "split it, or raise data.max_line_bytes"))
+            yield TableRow(number, line, None, LineError(what, "split it, or raise data.max_line_bytes", code="HF015"))
             continue
         # Outside of strings a line break is white space, and inside it is not JSON.
         text = element.strip()
@@ -145,4 +149,4 @@ def _read_rows(scanner: _Scanner, shown: str, limit: int) -> Iterator[TableRow]:
             flat = text.replace(b"\r", b" ").replace(b"\n", b" ")
             yield TableRow(number, line, msgspec.json.decode(flat, type=dict[str, Raw]))
     if not number:
-        raise DataError(Problem("the array is empty", "put rows into it, or leave it out", shown))
+        raise DataError(Problem("the array is empty", "put rows into it, or leave it out", shown, code="HF007"))
