@@ -9,9 +9,8 @@ rows        HF0xx: files, and rows that cannot be read
 sources     HF05x to HF09x of these: sources, tables, streams, corpora and the cache
 lengths     HF10x: lengths and tokens
 templates   HF13x: chat templates
-duplicates  HF2xx: duplicates, and rows that are evaluated and trained
 evaluation  HF3xx: labels and evaluation
-splits      HF38x: splits that are small, lopsided, or not like the training rows
+splits      HF2xx: duplicates and leakage; HF38x: splits that are small, lopsided, or of another kind
 personal    HF4xx: personal data and secrets
 models      HF5xx: models and tokenizers
 run_file    HF6xx: the run file and the command line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hf_finetune.codes.code import Code
-from hf_finetune.codes.duplicates import DUPLICATES
 from hf_finetune.codes.evaluation import EVALUATION
 from hf_finetune.codes.hub import HUB
 from hf_finetune.codes.lengths import LENGTHS
@@ -13,7 +12,7 @@ from hf_finetune.codes.personal import PERSONAL
 from hf_finetune.codes.rows import ROWS
 from hf_finetune.codes.run_file import RUN_FILE
 from hf_finetune.codes.sources import SOURCES
-from hf_finetune.codes.splits import SPLITS
+from hf_finetune.codes.splits import DUPLICATES, SPLITS
 from hf_finetune.codes.templates import TEMPLATES
 from hf_finetune.codes.training import TRAINING
 
