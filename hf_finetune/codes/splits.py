@@ -1,4 +1,4 @@
-"""HF2xx: duplicates, and rows that are evaluated and trained; HF38x: splits that are small, lopsided, or of another kind."""
+"""HF2xx: duplicates and leakage; HF38x: splits that are small, lopsided, or of another kind than the training rows."""
 
 from __future__ import annotations
 
