@@ -101,7 +101,10 @@ def test_what_cannot_be_reached_is_said(memory, tmp_path):
 
 def test_a_stream_without_rows_is_said(memory):
     memory.pipe("/empty/a.jsonl", b"[1]\n[2]\n")
-    with pytest.raises(DataError, match="none of the first 1 shards has a line that is a JSON object"):
+    with pytest.raises(DataError, match="the shard has no line that is a JSON object"):
+        read_pass(DataSection(train="memory://empty/*.jsonl", stream=True))
+    memory.pipe("/empty/b.jsonl", b"[1]\n")
+    with pytest.raises(DataError, match="none of the first 2 shards has a line that is a JSON object"):
         read_pass(DataSection(train="memory://empty/*.jsonl", stream=True))
     memory.pipe("/shards/a.jsonl", LINES)
     memory.pipe("/shards/b.arrow", b"ARROW1" + bytes(20))
