@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from hf_finetune.cache.arrays import PIECE, give_back
 from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.reader import LineCounts
 from hf_finetune.files import open_atomically, open_private
@@ -112,7 +114,10 @@ class LeftOut:
     def iterate(self) -> Iterator[tuple[int, str]]:
         """Yield the id and the reason of each line of the first pass: in the next ones all of them come again."""
         self.lines.seek(0)
-        for line in islice(iter(self.lines.readline, b""), self.first, self.first + self.count):
+        lines = islice(iter(self.lines.readline, b""), self.first, self.first + self.count)
+        for number, line in enumerate(lines):
+            if number % PIECE == 0 and isinstance(self.lines, mmap.mmap):
+                give_back(self.lines)
             found = msgspec.json.decode(line, type=_Line)
             if not found.pass_number:
                 yield found.row, found.reason
@@ -133,11 +138,12 @@ class LeftOutNames:
             self._begun = True
         if not left_out.count:
             return
+        redact = lru_cache(1)(redact_path)  # of a shard at a time: it asks the system for the working folder
         with open(self._path, "ab", opener=open_private) as out:
             for row, reason in left_out.iterate():
                 shown, line = self._locate(row)
                 self._say(shown, line, reason)
-                named = {"file": redact_path(shown), "line": line, "reason": reason, "part": number + 1}
+                named = {"file": redact(shown), "line": line, "reason": reason, "part": number + 1}
                 out.write(json.dumps(named, ensure_ascii=False).encode() + b"\n")
             out.flush()
             os.fsync(out.fileno())  # a checkpoint that knows of the part is on the disk, too
