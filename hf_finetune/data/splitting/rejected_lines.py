@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 from hf_finetune.data.reading.arrow import name_rejected_lines
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.data.streaming.left_out import iterate_named
 from hf_finetune.files import open_atomically
 from hf_finetune.folders import REJECTED_LINES
 from hf_finetune.privacy import redact_path
 
 
-def keep_rejected_lines(folder: Path, splits: Splits) -> None:
+def keep_rejected_lines(folder: Path, splits: Splits, *, resume: bool = False) -> None:
     """Write file, line and reason of each rejected line of a run's files into its folder, if there are any.
 
-    For their owner alone, and never pushed. Raises OSError.
+    Those of a stream are added as its parts are trained; of a run that goes on, they stay. For their owner alone, and
+    never pushed. Raises OSError.
     """
-    if not any(file.rejected for file in splits.files):
+    streamed = iterate_named(folder / REJECTED_LINES) if resume and splits.stream is not None else iter(())
+    first = next(streamed, None)
+    if first is None and not any(file.rejected for file in splits.files):
         (folder / REJECTED_LINES).unlink(missing_ok=True)  # of a run that failed here
         return
     roles = list(dict.fromkeys(file.role for file in splits.files))
@@ -31,3 +36,4 @@ def keep_rejected_lines(folder: Path, splits: Splits) -> None:
                     for each in map(json.loads, kept):
                         line = {"file": shown[each["file"]], "line": each["line"], "reason": each["reason"]}
                         out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        out.writelines(chain(() if first is None else (first,), streamed))
