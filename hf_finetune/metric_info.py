@@ -1,4 +1,4 @@
-"""Metrics by name: title, number format, direction, and what the Hub calls them."""
+"""Metrics by name: title, number format, direction, and what the Hub calls them; and how counts are said."""
 
 from __future__ import annotations
 
@@ -171,6 +171,16 @@ def format_share(share: float, decimals: int = 2) -> str:
 def format_size(name: str, size: float) -> str:
     """Format how large a difference is: `6.1 points` of a share, else as the metric itself."""
     return f"{100 * size:.1f} points" if get_metric_info(name).style == "{:.1%}" else format_metric(name, size)
+
+
+def say_count(number: int, noun: str) -> str:
+    """`1 step`, `2,000 steps`, `2 training losses`."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def choose_verb(number: int, one: str, several: str) -> str:
+    """The verb that goes with so many: `choose_verb(1, "is", "are")`."""
+    return one if number == 1 else several
 
 
 def format_interval(name: str, interval: Any) -> str:

@@ -157,7 +157,7 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
     if resume and (left := leave_newer(Path(run.output_dir), Path(resume))):
         what = "%s: of steps beyond %s, from which the run goes on; kept under names that end in .left"
         logger.info(what, ", ".join(left), Path(resume).name)
-    keep_rejected_lines(Path(run.output_dir), splits)
+    keep_rejected_lines(Path(run.output_dir), splits, resume=bool(resume))
     if args is not None:
         keep_row_prints(Path(run.output_dir), splits, resume=bool(resume))
 

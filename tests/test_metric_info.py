@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from sklearn.metrics import get_scorer_names
 
-from hf_finetune.metric_info import METRICS, format_metrics, format_share
+from hf_finetune.metric_info import METRICS, choose_verb, format_metrics, format_share, say_count
 
 # Our names beside those of scikit-learn, which puts neg_ before what is better lower.
 SCORERS = {
@@ -94,3 +94,12 @@ def test_a_figure_of_a_loss_that_exploded_has_no_hundreds_of_digits():
         "validation loss 671.3000", "perplexity 3.5e+291", "3,000,000,000,000 tokens seen",
     ]  # fmt: skip
     assert format_metrics({"eval_perplexity": float("inf")}) == ["perplexity inf"]
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(0, "row", "0 rows"), (1, "shard", "1 shard"), (1_200, "step", "1,200 steps"), (2, "loss", "2 losses")],
+)
+def test_one_is_no_plural(number, noun, said):
+    assert say_count(number, noun) == said
+    assert choose_verb(number, "is", "are") == ("is" if number == 1 else "are")

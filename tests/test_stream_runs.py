@@ -82,11 +82,15 @@ def check_resumed(run_recipe, settings: tuple[str, ...], tmp_path: Path, steps: 
 
 
 def test_a_stream_of_documents_goes_on_in_the_middle_of_a_part_and_at_its_end(
-    run_recipe, documents, tmp_path, datasets_cache
+    run_recipe, documents, shards, tmp_path, datasets_cache
 ):
     cache = datasets_cache / "hf_finetune"
     before = set(cache.glob("part-*"))  # of other tests
-    report = check_resumed(run_recipe, documents, tmp_path, (2, 4, 6))
+    for path in (*shards.glob("*.jsonl"), tmp_path / "val.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(["[1]\n", *lines[:2], "[2]\n", "[3]\n", *lines[2:], '{"text": 5}\n']))
+    report = check_resumed(run_recipe, (*documents, "data.on_bad_line=skip"), tmp_path, (2, 4, 6))
+    check_left_out(report, tmp_path, shards)
     counts = report["data"]["train"]
     assert (counts["shards"], counts["parts"]) == (4, 3)
     assert report["train"]["epochs"] == pytest.approx(counts["passes"], abs=1e-3)
@@ -102,6 +106,18 @@ def test_a_stream_of_documents_goes_on_in_the_middle_of_a_part_and_at_its_end(
     distinct = {value for part in prints.parts for value in part.tolist()}
     assert len(distinct) >= counts["rows"] - 4, "all rows that were read"
     assert len(read_row_prints(tmp_path / "cut6").parts) == 3, "none twice"
+
+
+def check_left_out(report: dict, tmp_path: Path, shards: Path) -> None:
+    """The lines that are no rows are named once, in the order in which they were read, whether a run was resumed."""
+    whole = (tmp_path / "run" / "rejected_lines.jsonl").read_text()
+    for step in (2, 4, 6):
+        assert (tmp_path / f"cut{step}" / "rejected_lines.jsonl").read_text() == whole
+    named = [(Path(each["file"]).name, each["line"]) for each in map(json.loads, whole.splitlines())]
+    of_pass = [(f"s{turn}.jsonl", line) for turn in order_shards(4, 42, 0) for line in (1, 4, 5, 10)]
+    count = report["data"]["train"]["rejected"]
+    assert named == [("val.jsonl", line) for line in (1, 4, 5, 10)] + of_pass[:count]
+    assert count > 4
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@
     tokenizer-KEY.tokenizer    the tokenizer.json of one that was trained
     KIND-KEY.npz        numbers of rows: which a split has, prints of their texts, what others share with them
     KIND-KEY.json       counts of the first two, and size and sha256 of their file
-    KIND-KEY.rejected.jsonl, KIND-KEY.prints.npz    lines that were left out of rows, and prints of a part's rows
+    KIND-KEY.rejected.jsonl, KIND-KEY.prints.npz    lines left out of rows or of a part, and prints of its rows
     .KIND-KEY.lock      is locked by the process that makes them, for as long as it does (`holding`)
 
 What else is there (a key, scores of a base, downloads) is neither listed nor removed. Nothing of the

@@ -33,6 +33,7 @@ import pyarrow as pa
 from hf_finetune.environment.progress_lines import show_progress
 from hf_finetune.environment.threads import count_cores
 from hf_finetune.errors import DataError, FinetuneError, MachineError, OutOfMemory, Problem
+from hf_finetune.metric_info import choose_verb
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ def count_processes(wanted: int | None) -> int:
         return 1
     cores = count_cores()
     if wanted is not None and wanted > cores:
-        _say_once(f"data.num_proc is {wanted}, and {cores} are used: this process has no more cores")
+        used = f"{cores} {choose_verb(cores, 'is', 'are')} used"
+        _say_once(f"data.num_proc is {wanted}, and {used}: this process has no more cores")
     return min(cores, MOST_PROCESSES, wanted or cores)
 
 

@@ -13,6 +13,7 @@ from hf_finetune.data.labels.freeze import MAX_COUNTS_LOGGED
 from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.label_set import Labels
+from hf_finetune.metric_info import say_count
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def select_balanced_rows(
     random = np.random.default_rng(seed)
     chosen = [_resample(np.flatnonzero(encoded == number), wanted, random) for number in range(len(labels.names))]
     before = ", ".join(f"{name} {count:,}" for name, count in zip(labels.names, counts, strict=True))
-    logger.info("data.balance is %s: %d training rows of each label, where there were %s", balance, wanted, before)
+    rows = say_count(wanted, "training row")
+    logger.info("data.balance is %s: %s of each label, where there were %s", balance, rows, before)
     return np.sort(np.concatenate(chosen))
 
 

@@ -21,6 +21,7 @@ from hf_finetune.data.labels.checks import (
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.label_set import REGRESSION_NAME, Labels, LabelsKind, iterate_labels
+from hf_finetune.metric_info import choose_verb, say_count
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,13 @@ def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences
     counts = [f"{format_value(value)} {found['train'][value].count:,}" for value in labels.values[:MAX_COUNTS_LOGGED]]
     counts += ["..."] if len(labels.values) > MAX_COUNTS_LOGGED else []
     several = " (a row may have several)" if labels.kind == "multi" else ""
-    logger.info("%d labels%s, with their training rows: %s", len(labels.names), several, ", ".join(counts))
+    named = say_count(len(labels.names), "label"), several, choose_verb(len(labels.names), "its", "their")
+    logger.info("%s%s, with %s training rows: %s", *named, ", ".join(counts))
     numbered = [value for value in labels.values if isinstance(value, int)]
     if numbered and numbered != list(range(len(numbered))):
         names = ", ".join(labels.names[:MAX_COUNTS_LOGGED])
-        logger.info("the labels are not 0, 1, 2 ...: %s are %d classes of these names", names, len(numbered))
+        classes = choose_verb(len(numbered), "is a class of this name", f"are {len(numbered)} classes of these names")
+        logger.info("the labels are not 0, 1, 2 ...: %s %s", names, classes)
     for name in splits.rows:
         missing = [format_value(value) for value in labels.values if value not in found[name]]
         if missing:
@@ -85,5 +88,5 @@ def _log_classes(splits: Splits, labels: Labels, found: Mapping[str, Occurrences
 def _log_numbers(splits: Splits) -> None:
     train: Dataset = splits.rows["train"]
     numbers = read_numbers(train)
-    shape = (len(numbers), numbers.min(), numbers.max(), numbers.mean())
-    logger.info("the labels of %d training rows are numbers from %g to %g, %g on average", *shape)
+    shape = (say_count(len(numbers), "training row"), numbers.min(), numbers.max(), numbers.mean())
+    logger.info("the labels of %s are numbers from %g to %g, %g on average", *shape)

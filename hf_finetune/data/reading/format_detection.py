@@ -97,7 +97,8 @@ def _read_first_row(
     reading = ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", settings, None, None)
     files = [file for file in train if isinstance(file, DataFile)]
     if len(files) < len(train):
-        what = f"none of the first {len(train)} shards has a line that is a JSON object"
+        asked = "the shard has no" if len(train) == 1 else f"none of the first {len(train)} shards has a"
+        what = f"{asked} line that is a JSON object"
         raise DataError(
             Problem(what, "look at them with hf-finetune check", train[0].shown, key="data.train", code="HF054")
         )

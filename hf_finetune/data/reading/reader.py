@@ -15,6 +15,7 @@ from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.row_types import TextRow
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
+from hf_finetune.metric_info import choose_verb, say_count
 
 MAX_DOCUMENT_BYTES = 1024**3
 
@@ -182,12 +183,14 @@ def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts)
     """Decode the lines of a block: number and text of each that is valid UTF-8, blank ones included."""
     good: list[tuple[int, str]] = []
     if block.overlong is not None:
+        tally.lines += 1
         tally.reject(block.first_line, _build_length_error(block.overlong, max_line_bytes))
-    tally.lines += block.count + (block.overlong is not None)
     if block.count and not block.data.strip(b"\n"):
+        tally.lines += block.count
         tally.blank += block.count
         return [(block.first_line, "\n" * (block.count - 1))]  # one for all
     for number, line in enumerate(block.lines, block.first_line):
+        tally.lines += 1
         try:
             text = decode_utf8(line).removesuffix("\r")
         except LineError as bad:
@@ -262,8 +265,8 @@ def read_first_row(path: ByteSource, shown: str, settings: RowSettings) -> tuple
     return None
 
 
-def _count_rows(count: int) -> str:
-    return f"{count:,} rows have" if count > 1 else "1 row has"
+def _say_rows(count: int) -> str:
+    return f"{say_count(count, 'row')} {choose_verb(count, 'has', 'have')}"
 
 
 def describe_rejected_lines(shown: str, tally: LineCounts, most: int) -> list[Problem]:
@@ -272,7 +275,7 @@ def describe_rejected_lines(shown: str, tally: LineCounts, most: int) -> list[Pr
         Problem(
             line.reason
             if not line.misspelled
-            else f"{line.reason} ({_count_rows(tally.misspelled[line.misspelled])} it)",
+            else f"{line.reason} ({_say_rows(tally.misspelled[line.misspelled])} it)",
             line.remedy,
             path=shown,
             line=line.line,

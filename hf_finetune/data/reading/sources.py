@@ -27,6 +27,7 @@ from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import DataError, Problem, suggest
 from hf_finetune.files import is_of_kernel, open_atomically
 from hf_finetune.folders import leads_out
+from hf_finetune.metric_info import say_count
 from hf_finetune.ranks import is_first_rank
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _suggest_pattern(folder: Path, written: str) -> str:
     if found:
         ending, count = found.most_common(1)[0]
         pattern = os.path.join(written, f"*{ending}")
-        return f"it has {count:,} {ending} file{'s' if count > 1 else ''}: name them by a pattern, {pattern}"
+        return f"it has {say_count(count, f'{ending} file')}: name them by a pattern, {pattern}"
     return f"name the files, or a pattern such as {os.path.join(written, '**', '*.jsonl')} for folders inside it"
 
 

@@ -23,6 +23,7 @@ from hf_finetune.data.splitting.overlap import Overlap
 from hf_finetune.data.splitting.spill import find_repeats, hash_membership
 from hf_finetune.data.splitting.train_prints import compare_splits, read_user_key
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
+from hf_finetune.metric_info import choose_verb, say_count
 
 logger = logging.getLogger(__name__)
 
@@ -173,9 +174,10 @@ def log_overlap(
         if counts["copies"] and "first" not in found:
             if chosen[name][0] != "train":  # a file of its own: each of them is a problem that is said
                 continue
-            left_out = (name, counts["copies"], rows)
+            one, several = "is a copy of a training row and is left out", "are copies of training rows and are left out"
+            left_out = name, counts["copies"], say_count(rows, "row")
             logger.warning(
-                "%s: %d of %d rows are copies of training rows and are left out", *left_out, extra={"code": "HF212"}
+                "%s: %d of %s %s", *left_out, choose_verb(counts["copies"], one, several), extra={"code": "HF212"}
             )
         elif counts["copies"]:
             role = chosen[name][0]
@@ -185,7 +187,8 @@ def log_overlap(
             ]
             _log_duplicates(name, counts, places)
         if found["shared"]:
-            logger.info("%s: %d of %d rows share 13 words in a row with training rows", name, found["shared"], rows)
+            shared = found["shared"], say_count(rows, "row"), choose_verb(found["shared"], "shares", "share")
+            logger.info("%s: %d of %s %s 13 words in a row with training rows", name, *shared)
 
 
 def count_repeated_rows(table: Dataset, trained: Rows) -> dict[str, Any]:
@@ -201,8 +204,8 @@ def log_repeated_rows(repeated: Mapping[str, Any], table: Dataset, files: Sequen
     shown = [(_locate_row(table, files, row), _locate_row(table, files, copied)) for row, copied in repeated["first"]]
     listed = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in shown)
     more = " ..." if repeated["copies"] > len(shown) else ""
-    counts = (f"{repeated['copies']:,}", f"{repeated['rows']:,}")
-    logger.info("train: %s of %s rows are there already: %s%s", *counts, listed, more)
+    counts = f"{repeated['copies']:,}", f"{repeated['rows']:,}", choose_verb(repeated["copies"], "is", "are")
+    logger.info("train: %s of %s rows %s there already: %s%s", *counts, listed, more)
 
 
 def _read_labels(table: Dataset, rows: Rows) -> list[Any]:
@@ -217,8 +220,9 @@ def _log_duplicates(
 ) -> None:
     shown = ", ".join(f"{path}:{line} (as {other}:{its_line})" for (path, line), (other, its_line) in first)
     logger.warning(
-        "%s: %d rows have the text of a training row, %d of them with another label: %s%s",
-        *(split, facts["copies"], facts["other_label"], shown, " ..." if facts["copies"] > len(first) else ""),
+        "%s: %s %s the text of a training row, %d of them with another label: %s%s",
+        *(split, say_count(facts["copies"], "row"), choose_verb(facts["copies"], "has", "have")),
+        *(facts["other_label"], shown, " ..." if facts["copies"] > len(first) else ""),
         extra={"code": "HF202"},
     )
 

@@ -8,6 +8,7 @@ examples.py    what makes examples of a chunk: documents and conversations have 
 parts.py       a part: so many examples as an entry of the cache, and where the next one begins
 feed.py        the data set that a trainer sees: one part after another, the next of which is made meanwhile
 prints.py      prints of the rows of each part, appended to a file of the run
+left_out.py    lines that are left out: counted, kept beside a part, named in the run folder
 facts.py       what was read, for the report
 stream.py      the training split of a run that streams
 """

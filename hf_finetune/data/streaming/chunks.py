@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,10 +14,10 @@ from datasets.table import InMemoryTable
 
 from hf_finetune.data.reading.arrow import ReadSettings
 from hf_finetune.data.reading.formats import get_features
-from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.lines import ReadPlace
 from hf_finetune.data.reading.reader import LineCounts, RowBlock, TextCut, describe_rejected_lines, read_rows, read_text
 from hf_finetune.data.reading.sources import TEXT_FORMATS
+from hf_finetune.data.streaming.left_out import Keep, LineTally
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.shards import Shard, check_there, order_shards
 from hf_finetune.data.tokenization.batches import count_row_bytes
@@ -30,8 +29,6 @@ logger = logging.getLogger(__name__)
 LINE_BITS = 40
 """The id of a row is the number of its shard, and its line in so many bits below: no table says where a row stands."""
 ROWS_PER_CHUNK = 4_000
-MAX_LINES_SAID = 5
-"""Lines of a shard that are named where bad ones are left out."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Chunk:
     """With nothing used of the chunk, nor carried into it."""
     end: Position
     rejected: int
-    """Lines before its last row that were left out."""
+    """Lines that were left out between the last row of the chunk before and its own."""
 
     def keep(self, kept: npt.NDArray[np.bool_]) -> Chunk:
         """The same chunk with some of its rows alone; `kept`: (rows,)."""
@@ -70,34 +67,37 @@ class ChunkReader:
         """The shard and the line of a row, by its id."""
         return self.shards[row >> LINE_BITS].shown, row & (2**LINE_BITS - 1)
 
-    def iterate(self, start: Position) -> Iterator[Chunk]:
+    def iterate(self, start: Position, keep: Keep | None = None) -> Iterator[Chunk]:
         """Yield the chunks from `start` on, without end: behind the last shard the next pass begins.
 
-        Raises `DataError` for a bad line under `on_bad_line: fail`, a shard that has vanished, and where a whole pass
-        has no row.
+        `keep` takes the lines that are left out, in their order, ahead of the chunk that they are counted with. Raises
+        `DataError` for a bad line under `on_bad_line: fail`, a shard that has vanished, and where a whole pass has no
+        row.
         """
         begin, passes_without_rows = replace(start, skip=0), 0
+        left_out = LineTally(keep)
         while True:
             found = False
             # Of each pass anew, by its number alone: a run that goes on in the tenth one draws none of the nine before.
             order = order_shards(len(self.shards), self.seed, begin.pass_number)
             for turn in range(begin.turn, len(order)):
-                for chunk in self._read_shard(order[turn], replace(begin, turn=turn)):
+                for chunk in self._read_shard(order[turn], replace(begin, turn=turn), left_out):
                     found, begin = True, chunk.end
                     yield chunk
                 begin = replace(begin, turn=turn + 1, row=0, byte=0, line=1)
             passes_without_rows = 0 if found else passes_without_rows + 1
             if passes_without_rows == 2:  # the first may have begun behind the last row
-                raise DataError(Problem("no shard has a row", "put rows into them", key="data.train", code="HF007"))
+                raise DataError(_explain_no_rows(left_out.count_until(2**LINE_BITS)))
             begin = replace(begin, pass_number=begin.pass_number + 1, turn=0)
             logger.info("every shard has been read: pass %d begins", begin.pass_number + 1)
 
-    def _read_shard(self, number: int, begin: Position) -> Iterator[Chunk]:
+    def _read_shard(self, number: int, begin: Position, left_out: LineTally) -> Iterator[Chunk]:
         """Yield the chunks of a shard from `begin` on."""
         shard, place = self.shards[number], ReadPlace(begin.byte, begin.line)
         check_there(shard)
-        rejected, fails = _Rejected(shard.shown, begin.row), self.reading.on_bad_line == "fail"
-        tally = LineCounts(keep=None if fails else rejected.add)
+        fails = self.reading.on_bad_line == "fail"
+        tally = LineCounts(keep=None if fails else left_out.add)
+        left_out.enter(tally, begin.pass_number, number << LINE_BITS, begin.row)
         waiting = _Waiting(number << LINE_BITS)
         for block in self._read_blocks(shard, tally, place):
             # Nothing is made of the rows behind a bad line: the run ends, and reads them again once it is mended.
@@ -109,7 +109,7 @@ class ChunkReader:
                 # From the last row on, and not from the line behind it, which may lie inside of a paragraph.
                 found = place.find(last)
                 end = replace(begin, row=last + 1, byte=found.byte, line=found.line)
-                yield Chunk(rows, ids, begin, end, rejected.count_until(last))
+                yield Chunk(rows, ids, begin, end, left_out.count_until(last))
                 begin = end
         if tally.rejected and fails:
             problems = describe_rejected_lines(shard.shown, tally, MAX_PROBLEMS_SHOWN)
@@ -117,7 +117,7 @@ class ChunkReader:
         if waiting.count:
             end = replace(begin, turn=begin.turn + 1, row=0, byte=0, line=1)
             rows, ids = waiting.cut_off(waiting.count)
-            yield Chunk(rows, ids, begin, end, rejected.count_until(2**LINE_BITS))
+            yield Chunk(rows, ids, begin, end, left_out.count_until(2**LINE_BITS))
 
     def _read_blocks(self, shard: Shard, tally: LineCounts, place: ReadPlace) -> Iterator[RowBlock]:
         decoder, settings = self.reading.decoder, self.reading.rows
@@ -131,35 +131,6 @@ class ChunkReader:
         columns = self.reading.decoder.row_format.columns(block.rows)
         schema = get_features(self.reading.decoder.row_format.becomes).arrow_schema
         return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
-
-
-class _Rejected:
-    """The rejected lines of a shard that belong to no chunk yet."""
-
-    # Lines are rejected by blocks, and a chunk ends inside of one: each counts with the chunk that it lies in, so that
-    # the counts are the same wherever parts end.
-
-    def __init__(self, shown: str, first: int) -> None:
-        self.shown, self.first, self.said = shown, first, 0
-        self.lines: deque[int] = deque()
-
-    def add(self, line: int, bad: LineError) -> None:
-        """Take a rejected line; the first of a shard are said."""
-        if line < self.first:  # of a block that is read again
-            return
-        self.lines.append(line)
-        self.said += 1
-        if self.said <= MAX_LINES_SAID:
-            more = " (and those of further lines are not said)" if self.said == MAX_LINES_SAID else ""
-            logger.warning("%s:%d is left out: %s%s", self.shown, line, bad.reason, more, extra={"code": bad.code})
-
-    def count_until(self, last: int) -> int:
-        """Count those up to the line `last`, and forget them."""
-        count = 0
-        while self.lines and self.lines[0] <= last:
-            self.lines.popleft()
-            count += 1
-        return count
 
 
 class _Waiting:
@@ -200,3 +171,10 @@ class _Waiting:
 
 def _as_dataset(table: pa.Table) -> Dataset:
     return Dataset(InMemoryTable(table), fingerprint="chunk")
+
+
+def _explain_no_rows(left_out: int) -> Problem:
+    if left_out:
+        remedy = "run with data.on_bad_line=fail to see why their lines are left out"
+        return Problem("no shard has a row", remedy, key="data.train", code="HF007")
+    return Problem("no shard has a row", "put rows into them", key="data.train", code="HF007")

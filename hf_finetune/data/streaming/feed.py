@@ -1,7 +1,8 @@
 """The data set that a trainer sees: the part of each epoch, the next of which is made meanwhile.
 
-By a thread, and not by a process: a part takes a small share of the time that it is trained for, the tokenizer lets go
-of the interpreter, nothing is held twice in memory or has to be sent, and no worker can be killed without the run.
+By a thread, and not by processes: a part takes a small share of the time that it is trained for, the tokenizer lets go
+of the interpreter, nothing is held twice in memory or has to be sent, and no worker can be killed without the run. One
+that is forked while the trainer computes would have the locks that its threads hold at that moment, and wait for ever.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,6 +22,9 @@ from hf_finetune.data.streaming.parts import Part, StoppedReading
 from hf_finetune.data.streaming.position import Position
 
 logger = logging.getLogger(__name__)
+
+SECONDS_UNSAID = 5.0
+"""For which the trainer waits for a part without a word."""
 
 Build = Callable[[Position, Callable[[], bool]], Part]
 Trained = Callable[[int, Part], None]
@@ -107,7 +112,12 @@ class PartFeed:
     def _take(self, number: int) -> Part:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and number == self.number + 1:
-            return ahead.wait()
+            began = time.monotonic()
+            part = ahead.wait()
+            if (waited := time.monotonic() - began) > SECONDS_UNSAID:
+                what = "part %d was waited for, for %.0f s: it takes longer to make than the one before to train"
+                logger.info(what, number + 1, waited)
+            return part
         if ahead is not None:
             ahead.stop()
         return self._build(self._starts[number], lambda: False)

@@ -14,16 +14,18 @@ from datasets import Dataset
 
 from hf_finetune.cache.entries import remove_files
 from hf_finetune.data.cache import Batches, build_cached_dataset, place_dataset
+from hf_finetune.data.reading.arrow import name_rejected_lines
 from hf_finetune.data.splitting.assignment import Hashes
 from hf_finetune.data.streaming.chunks import Chunk, ChunkReader
 from hf_finetune.data.streaming.examples import ExampleMaker
+from hf_finetune.data.streaming.left_out import Keep, LeftOut, keep_left_out
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.prints import PartPrints, find_copies, find_prints
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import CannotWriteError, DataError, Problem
 from hf_finetune.row_prints import map_arrays
 
-KIND, PRINTS = "part", ".prints.npz"
+KIND, BESIDE = "part", (".prints.npz", ".rejected.jsonl")
 
 
 class StoppedReading(Exception):
@@ -44,6 +46,7 @@ class Part:
     texts: Hashes
     ngrams: Hashes
     """Prints of its rows and of runs of their words, mapped."""
+    left_out: LeftOut
 
     def remove(self) -> None:
         """Take its files out of the cache; who reads them goes on reading. Raises OSError."""
@@ -52,7 +55,7 @@ class Part:
 
 def name_prints(arrow: Path) -> Path:
     """The file of prints beside that of a part."""
-    return arrow.with_suffix(PRINTS)
+    return arrow.with_suffix(BESIDE[0])
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ class PartBuilder:
         }
         try:
             arrow = place_dataset(KIND, made_from)
-            build = partial(self._build_batches, start, name_prints(arrow), stopped)
-            rows, counts = build_cached_dataset(KIND, made_from, self.maker.features, build, (PRINTS,))
-            prints = map_arrays(name_prints(arrow))  # now: `hf-finetune cache` may remove it while the run goes on
+            build = partial(self._write_beside, arrow, start, stopped)
+            rows, counts = build_cached_dataset(KIND, made_from, self.maker.features, build, BESIDE)
+            # Now: `hf-finetune cache` may remove them while the run goes on.
+            prints, left_out = map_arrays(name_prints(arrow)), LeftOut.map(name_rejected_lines(arrow), *counts["lines"])
             facts = json.loads(arrow.with_suffix(".json").read_text())
         except (OSError, CannotWriteError) as error:
             why = getattr(error.__cause__ or error, "strerror", None) or error
@@ -94,18 +98,30 @@ class PartBuilder:
             remedy = "make room or set HF_DATASETS_CACHE, as three parts are there at once, and type the command again"
             raise CannotWriteError(Problem(what, remedy, code="HF701")) from error
         end = Position.from_dict(counts["end"])
-        return Part(rows, arrow, start, end, facts["sha256"], prints["texts"], prints["ngrams"])
+        return Part(rows, arrow, start, end, facts["sha256"], prints["texts"], prints["ngrams"], left_out)
 
-    def _build_batches(self, start: Position, prints: Path, stopped: Callable[[], bool]) -> Batches:
-        """Yield the examples of a part, and return its end."""
-        maker, collected, of_part = self.maker.begin(self.reader.locate), PartPrints(), Counter[str]()
-        carried, skip, left = start.carried, start.skip, self.examples
-        for chunk in self.reader.iterate(start):
+    def _write_beside(self, arrow: Path, start: Position, stopped: Callable[[], bool]) -> Batches:
+        """Yield the examples of a part, and write its prints and the lines left out of it; return its counts."""
+        collected = PartPrints()
+        with keep_left_out(name_rejected_lines(arrow)) as keep:
+            counts = yield from self._build_batches(start, collected, keep, stopped)
+        collected.write(name_prints(arrow))
+        return counts
+
+    def _build_batches(
+        self, start: Position, collected: PartPrints, keep: Keep, stopped: Callable[[], bool]
+    ) -> Batches:
+        """Yield the examples of a part, and return its end, and which of the lines that `keep` took are its own."""
+        maker, of_part = self.maker.begin(self.reader.locate), Counter[str]()
+        carried, skip, left, before = start.carried, start.skip, self.examples, 0
+        for chunk in self.reader.iterate(start, keep):
             if stopped():
                 raise StoppedReading
             kept, dropped = self._leave_out(chunk, collected)
             examples, behind, counts = maker.make(kept, carried)
-            if not skip:  # else it was counted with the part that it began in
+            if skip:  # it was counted with the part that it began in
+                before = chunk.rejected
+            else:
                 of_part += counts + Counter(rows=len(chunk.ids), rejected=chunk.rejected, held_out=dropped)
             batch = examples.slice(skip, left)
             left -= len(batch)
@@ -126,8 +142,7 @@ class PartBuilder:
                 )
             carried, skip = behind, 0
         maker.check(start.read + of_part)
-        collected.write(prints)
-        return {"end": end.as_dict(), "part": dict(of_part)}
+        return {"end": end.as_dict(), "part": dict(of_part), "lines": [before, of_part["rejected"]]}
 
     def _leave_out(self, chunk: Chunk, collected: PartPrints) -> tuple[Chunk, int]:
         """The chunk without rows that are evaluated, and how many those were."""

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import PurePath
 from typing import Any
@@ -17,6 +18,7 @@ from hf_finetune.data.streaming.chunks import ChunkReader
 from hf_finetune.data.streaming.examples import ExampleMaker
 from hf_finetune.data.streaming.facts import StreamFacts
 from hf_finetune.data.streaming.feed import PartedRows, PartFeed, PartSizes
+from hf_finetune.data.streaming.left_out import LeftOutNames
 from hf_finetune.data.streaming.parts import Part, PartBuilder
 from hf_finetune.data.streaming.plan import SavedStream, StreamPlan
 from hf_finetune.data.streaming.position import Position
@@ -25,6 +27,7 @@ from hf_finetune.data.streaming.shards import Shard, order_shards
 from hf_finetune.data.tokenization.batches import count_row_bytes
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 from hf_finetune.folders import read_manifest
+from hf_finetune.metric_info import say_count
 from hf_finetune.ranks import is_first_rank
 
 logger = logging.getLogger(__name__)
@@ -62,8 +65,8 @@ class RowStream:
             self._check_shards()
         sizes = self._choose_sizes(maker, saved)
         steps = sizes.examples // sizes.rows_per_step
-        what = "train: a stream of %s shards, in parts of %s examples (%s optimizer steps)"
-        logger.info(what, f"{len(self.shards):,}", f"{sizes.examples:,}", f"{steps:,}")
+        each = say_count(sizes.examples, "example"), say_count(steps, "optimizer step")
+        logger.info("train: a stream of %s, in parts of %s (%s)", say_count(len(self.shards), "shard"), *each)
         # By the step: a checkpoint at the end of a part stands in the next one.
         starts, number = {0: Position()}, 0
         if saved is not None:
@@ -72,7 +75,8 @@ class RowStream:
         builder = PartBuilder(
             self._read(sizes.chunk_bytes), maker, sizes.examples, self.held_out, self.key, self._describe()
         )
-        feed = PartFeed(builder.build, sizes, starts, self._keep_prints)
+        names = LeftOutNames(self.plan.folder, self.locate)
+        feed = PartFeed(builder.build, sizes, starts, partial(self._keep_records, names))
         part = feed.select(number)
         if saved is not None and number == saved.part and part.sha256 != saved.sha256:
             raise DataError(self._explain_other(part))
@@ -138,7 +142,8 @@ class RowStream:
         order = order_shards(len(self.shards), self.plan.seed, position.pass_number)
         return self.shards[order[min(position.turn, len(order) - 1)]].shown
 
-    def _keep_prints(self, number: int, part: Part) -> None:
+    def _keep_records(self, names: LeftOutNames, number: int, part: Part) -> None:
         # One process writes for all, into the folder of the run.
         if is_first_rank():
+            names.add(number, part.left_out)
             keep_part_prints(self.plan.folder, number, part.texts, part.ngrams)

@@ -9,6 +9,7 @@ from typing import Any
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.tokenization.text import warn_of_unknown_tokens
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import choose_verb, say_count
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class ConversationStats:
         dropped = f" ({self.dropped:,} left out)" if self.dropped else ""
         share = self.trained_tokens / max(self.tokens, 1)
         return (
-            f"{self.rows:,} conversations{dropped}, {self.tokens:,} tokens, {self.trained_tokens:,} of them {use} "
-            f"({share:.0%}), the longest {self.longest:,}"
+            f"{say_count(self.rows, 'conversation')}{dropped}, {say_count(self.tokens, 'token')}, "
+            f"{self.trained_tokens:,} of them {use} ({share:.0%}), the longest {self.longest:,}"
         )
 
 
@@ -82,7 +83,7 @@ def check_dropped_share(split: str, facts: ConversationStats, data: DataSection,
 def log_warnings(split: str, facts: ConversationStats) -> None:
     """Warn of what the counts show: control tokens that are spelled, ends cut off, texts that the tokenizer changes."""
     if facts.spelled:
-        tokens = ", ".join(f"{token} ({rows:,} rows)" for token, rows in facts.spelled.items())
+        tokens = ", ".join(f"{token} ({say_count(rows, 'row')})" for token, rows in facts.spelled.items())
         logger.warning(
             "%s: text spells control tokens: %s; they stay text (put reasoning in reasoning_content)",
             split,
@@ -92,14 +93,15 @@ def log_warnings(split: str, facts: ConversationStats) -> None:
     # Above 5 %: an EOS that is cut off is never trained, and generation then runs on to max_new_tokens.
     if facts.without_end > 0.05 * facts.examples:
         logger.warning(
-            "%s: %d of %d examples end before their turn does; a model that never sees the end does not learn to stop",
-            *(split, facts.without_end, facts.examples),
+            "%s: %d of %s %s; a model that never sees the end does not learn to stop",
+            *(split, facts.without_end, say_count(facts.examples, "example")),
+            choose_verb(facts.without_end, "ends before its turn does", "end before their turn does"),
             extra={"code": "HF103"},
         )
     warn_of_unknown_tokens(split, facts.unknown, facts.trained_tokens)
     if facts.altered:
         logger.warning(
-            "%s: the tokenizer changes the text of %d of the first %d rows; what is trained is not what they say",
-            *(split, facts.altered, min(facts.rows, ROWS_DECODED)),
+            "%s: the tokenizer changes the text of %d of the first %s; what is trained is not what they say",
+            *(split, facts.altered, say_count(min(facts.rows, ROWS_DECODED), "row")),
             extra={"code": "HF123"},
         )

@@ -35,6 +35,7 @@ from hf_finetune.data.tokenization.rendered_rows import (
 )
 from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import say_count
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def pack_examples(
     if not packing or isinstance(counted, StreamFacts):
         return examples, facts
     blocks, share = pack_bfd(examples["train"], block_size)
-    logger.info("train: packed into %s blocks, %.1f%% full", f"{len(blocks):,}", 100 * share)
+    logger.info("train: packed into %s, %.1f%% full", say_count(len(blocks), "block"), 100 * share)
     packed = replace(counted, filled=share, longest=block_size)
     return examples | {"train": blocks}, facts | {"train": packed}
 

@@ -27,6 +27,7 @@ from hf_finetune.data.tokenization.text import IGNORE_INDEX, DocumentWork, Locat
 from hf_finetune.data.tokenization.windows import WindowStats, cut_into_windows
 from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import say_count
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class PackingStats:
         padding = 100 * self.padding / (self.blocks * block_size)
         empty = f" ({self.dropped:,} without text left out)" if self.dropped else ""
         return (
-            f"{self.rows:,} documents{empty}, {self.tokens:,} tokens, {self.trained_tokens:,} of them predicted, "
-            f"in {self.blocks:,} blocks of {block_size:,} ({padding:.1f}% padding)"
+            f"{say_count(self.rows, 'document')}{empty}, {say_count(self.tokens, 'token')}, {self.trained_tokens:,} of "
+            f"them predicted, in {say_count(self.blocks, 'block')} of {block_size:,} ({padding:.1f}% padding)"
         )
 
 

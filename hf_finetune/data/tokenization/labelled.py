@@ -23,6 +23,7 @@ from hf_finetune.data.tokenization.batches import iterate_batches
 from hf_finetune.data.tokenization.text import EncodedTexts, Locate, encode_texts, separate_pairs
 from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.label_set import Labels
+from hf_finetune.metric_info import choose_verb, say_count
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class LabelledStats:
         return asdict(self)
 
     def describe(self) -> str:
-        return f"{self.rows:,} rows, {self.tokens:,} tokens, the longest row {self.longest:,}"
+        return f"{say_count(self.rows, 'row')}, {say_count(self.tokens, 'token')}, the longest row {self.longest:,}"
 
 
 def tokenize_labelled(
@@ -74,13 +75,8 @@ def tokenize_labelled(
         tokenized[name], facts[name] = _tokenize(splits, name, tokenizer, labels, data, limit)
         logger.info("%s: %s", name, facts[name].describe())
         if facts[name].truncated:
-            logger.warning(
-                "%s: %s rows longer than %d tokens were cut",
-                name,
-                f"{facts[name].truncated:,}",
-                limit,
-                extra={"code": "HF101"},
-            )
+            cut = say_count(facts[name].truncated, "row"), limit, choose_verb(facts[name].truncated, "was", "were")
+            logger.warning("%s: %s longer than %d tokens %s cut", name, *cut, extra={"code": "HF101"})
         if data.max_length == LONGEST_TRAIN:
             limit = facts["train"].longest
     if limit is not None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.chat.given_up import TextGivenUp, name_rows
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.data.tokenization.sure_prefix import find_sure_prefix, splits_at_blanks
+from hf_finetune.metric_info import choose_verb
 
 logger = logging.getLogger(__name__)
 
@@ -216,8 +217,8 @@ def warn_of_unknown_tokens(split: str, unknown: int, tokens: int) -> None:
     """Warn where more than one in a thousand of the predicted `tokens` of a split are `unknown` to the tokenizer."""
     if unknown > UNKNOWN * tokens:
         share = f"{unknown / tokens:.1%}"
-        what = "%s: %s of the predicted tokens (%s) are unknown to the tokenizer, for which all of them are one"
-        logger.warning(what, split, share, f"{unknown:,}", extra={"code": "HF106"})
+        what = "%s: %s of the predicted tokens (%s) %s unknown to the tokenizer, for which all of them are one"
+        logger.warning(what, split, share, f"{unknown:,}", choose_verb(unknown, "is", "are"), extra={"code": "HF106"})
 
 
 def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -16,6 +16,7 @@ from hf_finetune.data.tokenization.batches import iterate_batches
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, DocumentWork, Locate, count_rows, get_start_token_id
 from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import say_count
 
 # Of an example: its row in the split, counted from 0, and the length of the text that it predicts.
 ROW_FEATURES = {"length": Value("int32"), "row": Value("int32"), "bytes": Value("int64"), "words": Value("int64")}
@@ -51,8 +52,8 @@ class WindowStats:
     def describe(self, size: int) -> str:
         empty = f" ({self.dropped:,} without text left out)" if self.dropped else ""
         return (
-            f"{self.rows:,} documents{empty}, {self.tokens:,} tokens, {self.trained_tokens:,} of them predicted, "
-            f"each document by itself, in {self.windows:,} windows of at most {size:,}"
+            f"{say_count(self.rows, 'document')}{empty}, {say_count(self.tokens, 'token')}, {self.trained_tokens:,} of "
+            f"them predicted, each document by itself, in {say_count(self.windows, 'window')} of at most {size:,}"
         )
 
 

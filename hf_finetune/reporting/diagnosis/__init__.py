@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hf_finetune.metric_info import parse_number
+from hf_finetune.metric_info import parse_number, say_count
 from hf_finetune.reporting.diagnosis.curves import (
     Curve,
     estimate_fall,
@@ -114,7 +114,8 @@ def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | 
     few = len(train) < MIN_POINTS and len(validation) < 3
     if not few and run.step >= MIN_STEPS and (_has_fallen(train) or _has_fallen(validation)):
         return None
-    points = f"{_count(len(train), 'training loss')} and {_count(len(validation), 'validation loss')} are in the log"
+    of_train, of_validation = say_count(len(train), "training loss"), say_count(len(validation), "validation loss")
+    points = f"{of_train} and {of_validation} are in the log"
     title, cause = "The log is too short to judge the run by", "Few points, or too few steps."
     if not few and run.step >= MIN_STEPS:
         title, cause = (
@@ -128,7 +129,7 @@ def _judge_length(run: RunRecord, train: Curve, validation: Curve) -> Finding | 
         kind="too_short_to_say",
         level="note",
         title=title,
-        evidence=f"{points}, over {_count(run.step, 'step')}.{_describe_mean_loss(run)}",
+        evidence=f"{points}, over {say_count(run.step, 'step')}.{_describe_mean_loss(run)}",
         cause=cause,
         remedy=_advise_more_points(run, train, validation),
     )
@@ -145,11 +146,6 @@ def _advise_more_points(run: RunRecord, train: Curve, validation: Curve) -> str:
     first = ", ".join(way for way in ways[:-1] if way)
     said = f"{first}, or {ways[-1]}" if first else ways[-1]
     return f"{said[0].upper()}{said[1:]}."
-
-
-def _count(number: int, what: str) -> str:
-    """`1 step`, `2 steps`, `2 training losses`."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def _describe_mean_loss(run: RunRecord) -> str:

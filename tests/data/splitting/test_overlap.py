@@ -199,7 +199,7 @@ def test_shared_runs_are_counted_and_logged_and_system_messages_do_not_count(cap
     with caplog.at_level(logging.INFO, "hf_finetune"):
         splits = load(train=train, validation=validation)
     assert splits.overlap == {"validation": {"copies": 0, "shares_13_words": 1}}
-    assert "validation: 1 of 2 rows share 13 words in a row with training rows" in caplog.text
+    assert "validation: 1 of 2 rows shares 13 words in a row with training rows" in caplog.text
 
 
 def test_more_rows_to_evaluate_on_than_to_train_on_are_pointed_out(caplog):
@@ -281,7 +281,7 @@ def test_long_labelled_texts_that_share_a_run_are_counted(caplog):
     with caplog.at_level(logging.INFO, "hf_finetune"):
         splits = load("labelled", train=train, validation=write("validation.jsonl", other))
     assert splits.overlap["validation"] == {"copies": 0, "other_label": 0, "shares_13_words": 1}
-    assert "1 of 2 rows share 13 words" in caplog.text
+    assert "1 of 2 rows shares 13 words" in caplog.text
 
 
 def test_copies_of_repeated_labelled_rows_are_drawn_into_one_split():

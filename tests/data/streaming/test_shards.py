@@ -101,8 +101,14 @@ def test_what_cannot_be_reached_is_said(memory, tmp_path):
 
 def test_a_stream_without_rows_is_said(memory):
     memory.pipe("/empty/a.jsonl", b"[1]\n[2]\n")
-    with pytest.raises(DataError, match="none of the first 1 shards has a line that is a JSON object"):
+    with pytest.raises(DataError, match="the shard has no line that is a JSON object"):
         read_pass(DataSection(train="memory://empty/*.jsonl", stream=True))
+    memory.pipe("/empty/b.jsonl", b"[1]\n")
+    with pytest.raises(DataError, match="none of the first 2 shards has a line that is a JSON object"):
+        read_pass(DataSection(train="memory://empty/*.jsonl", stream=True))
+    memory.pipe("/bad/a.jsonl", b'{"text": 5}\n' * 3)
+    with pytest.raises(DataError, match=r"no shard has a row; run with data\.on_bad_line=fail to see why"):
+        read_pass(DataSection(train="memory://bad/a.jsonl", stream=True, on_bad_line="skip"))
     memory.pipe("/shards/a.jsonl", LINES)
     memory.pipe("/shards/b.arrow", b"ARROW1" + bytes(20))
     with pytest.raises(DataError, match="an Arrow file is read on this machine alone; write it as JSONL or Parquet"):

@@ -6,26 +6,22 @@ import gzip
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import zstandard
+from data.streaming.opened_streams import BLOCK, SEED, open_documents
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from hf_finetune.config.sections import DataSection
-from hf_finetune.data.splitting.splits import load_splits
-from hf_finetune.data.streaming import plan, stream
+from hf_finetune.data.streaming import feed, plan, stream
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.shards import order_shards
-from hf_finetune.data.tokenization.documents import group_into_blocks, pack_splits
+from hf_finetune.data.tokenization.documents import group_into_blocks
 from hf_finetune.errors import ConfigError, DataError
 from hf_finetune.folders.record_kinds import SEEN
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.training.trainers import parts
-
-BLOCK = 16
-SEED = 7
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +44,6 @@ def write_jsonl(path: Path, texts: list[str]) -> None:
 
 def write_paragraphs(path: Path, texts: list[str]) -> None:
     path.write_text("\n\n".join(text.replace(" ", "\n", 3) for text in texts) + "\n")
-
-
-def open_documents(data: DataSection, folder: Path, tokenizer, *, isolate: bool = False):
-    """The splits of a run that streams `data`, and its rows at the first part, of 12 blocks."""
-    args = SimpleNamespace(train_batch_size=4, world_size=1, gradient_accumulation_steps=1, seed=SEED, data_seed=None)
-    args.max_steps, args.resume_from_checkpoint = 1_000, None
-    run = SimpleNamespace(data=data, output_dir=str(folder), train={})
-    splits = load_splits(data, "document", SEED, trained=(run, args))  # type: ignore[arg-type]
-    return splits, pack_splits({}, tokenizer, BLOCK, isolate=isolate, stream=splits.stream)[0]["train"]
 
 
 @pytest.mark.parametrize("kind", ["plain", "gz", "zst", "paragraphs", "isolated"])
@@ -149,6 +136,19 @@ def test_where_another_process_cannot_read_the_next_part_this_one_ends_too(tmp_p
     assert "process 1 cannot read the next part of the stream" in str(parts.select_part(rows, DataLoader(rows), 1))
     with pytest.raises(RuntimeError, match="a copy"):
         parts.select_part(rows, DataLoader(rows.select([0])), 2)
+
+
+def test_a_part_that_the_trainer_has_waited_for_is_said(tmp_path, tokenizer, monkeypatch, caplog):
+    write_jsonl(tmp_path / "s.jsonl", make_texts(1, 30))
+    _, rows = open_documents(DataSection(train=f"{tmp_path}/*.jsonl", stream=True, stream_part=3), tmp_path, tokenizer)
+    for number, seconds in enumerate((60.0, 0.0), 1):
+        monkeypatch.setattr(feed, "SECONDS_UNSAID", seconds)
+        rows.feed.begin()
+        with caplog.at_level("INFO"):
+            rows.feed.select(number)
+    rows.feed.close(finished=True)
+    said = [line for line in caplog.messages if "was waited for" in line]
+    assert [line.partition(" was waited for, for 0 s")[0] for line in said] == ["part 3"]
 
 
 def test_the_id_of_a_row_says_its_shard_and_its_line(tmp_path, tokenizer):

@@ -293,7 +293,7 @@ def test_text_that_spells_control_tokens_is_counted_and_stays_text(tokenized, ca
         examples, facts, tokenizer = tokenized([[user("a<|eos|>"), assistant("b<|eos|>c")], TWO])
     assert facts.spelled == {"<|eos|>": 1}
     assert examples[0]["input_ids"].count(tokenizer.eos_token_id) == 2
-    assert "text spells control tokens: <|eos|> (1 rows)" in caplog.text
+    assert "text spells control tokens: <|eos|> (1 row)" in caplog.text
 
 
 def test_a_tokenizer_that_changes_the_text_is_noticed(tokenized, caplog):

@@ -57,7 +57,7 @@ def test_rows_longer_than_the_limit_are_cut_and_counted(tmp_path, tokenizer, cap
     assert texts_of(tokenizer, rows["train"])[2] == "abab"
     assert (facts["train"].truncated, facts["validation"].truncated) == (1, 1)
     assert tokenizer.model_max_length == 4
-    assert "train: 1 rows longer than 4 tokens were cut" in caplog.text
+    assert "train: 1 row longer than 4 tokens was cut" in caplog.text
 
 
 def test_longest_train_cuts_the_others_at_the_longest_training_row_and_pads_all_to_it(tmp_path, tokenizer):

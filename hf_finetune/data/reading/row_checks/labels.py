@@ -15,6 +15,7 @@ from hf_finetune.data.reading.formats import LabelKind
 from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_types import Label
 from hf_finetune.errors import Problem
+from hf_finetune.metric_info import say_count
 
 # Python turns no longer text into a number: https://github.com/python/cpython/issues/95778
 _LONGEST_NUMBER = 1_000
@@ -117,8 +118,8 @@ def find_similar_labels(labels: Mapping[str, tuple[int, str, int]]) -> list[Prob
         for label in others:
             its_rows, path, line = labels[label]
             how = "are the same number" if _NUMBER.fullmatch(label.strip()) else "differ by case or white space only"
-            what = f"the labels {format_value(label)} ({_format_rows(its_rows)}, the first here) and "
-            what += f"{format_value(most)} ({_format_rows(rows)}, the first at {first_path}:{first_line}) {how}"
+            what = f"the labels {format_value(label)} ({say_count(its_rows, 'row')}, the first here) and "
+            what += f"{format_value(most)} ({say_count(rows, 'row')}, the first at {first_path}:{first_line}) {how}"
             problems.append(
                 Problem(
                     what, f"did you mean {format_value(most)}? write it in one way", path, line, "label", code="HF303"
@@ -133,7 +134,3 @@ def normalize_label(label: str) -> str:
     if len(label) <= _LONGEST_NUMBER and _NUMBER.fullmatch(label.strip()):
         return str(Fraction(label.strip()))
     return "".join(unicodedata.normalize("NFC", label).casefold().split())
-
-
-def _format_rows(rows: int) -> str:
-    return f"{rows:,} rows" if rows > 1 else "1 row"

@@ -20,6 +20,7 @@ from hf_finetune.data.reading.json_line import MAX_KEYS, LineError, explain_widt
 from hf_finetune.data.reading.tables.encodings import SURROGATES, Chunks, Encoding, detect_encoding, open_text
 from hf_finetune.data.reading.tables.rows import Table, TableRow
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import say_count
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 SAMPLE_ROWS = 20
@@ -186,7 +187,7 @@ def _check_header_width(sample: str, whole: bool, delimiter: str, shown: str, li
         raise DataError(Problem(what, "delete it", shown, line, code="HF060"))
     if len(below) > 1 and len(widths) == 1 and len(rows[0]) not in widths:
         own, others = len(rows[0]), next(iter(widths))
-        what = f"the first line has {own} column{'s' if own > 1 else ''}, and those below it {others}"
+        what = f"the first line has {say_count(own, 'column')}, and those below it {others}"
         raise DataError(Problem(what, _advise_width(own, below), shown, line, code="HF060"))
 
 
@@ -317,7 +318,7 @@ def _build_rows(
 def _find_fault(record: list[str], header: list[str], checks: _Checks) -> LineError | None:
     """Find why a record is no row."""
     if len(record) != len(header):
-        fields = f"{len(record)} field{'' if len(record) == 1 else 's'}"
+        fields = say_count(len(record), "field")
         return LineError(
             f"the row has {fields}, the header {len(header)}", _advise_fields(record, len(header)), code="HF063"
         )
