@@ -113,7 +113,7 @@ class LeftOut:
             return cls(io.BytesIO() if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), first, count)
 
     def iterate(self) -> Iterator[tuple[int, str, str]]:
-        """Yield the id, the reason and the code of each line of the first pass: in the next ones all of them come again."""
+        """Yield id, reason and code of each line of the first pass: in the next ones all of them come again."""
         self.lines.seek(0)
         lines = islice(iter(self.lines.readline, b""), self.first, self.first + self.count)
         for number, line in enumerate(lines):
