@@ -99,7 +99,7 @@ def _read_first_row(
     if len(files) < len(train):
         what = f"none of the first {len(train)} shards has a line that is a JSON object"
         raise DataError(
-            Problem(what, "look at them with hf-finetune check", train[0].shown, key="data.train", code="HF054")
+            Problem(what, "look at them with `hf-finetune check`", train[0].shown, key="data.train", code="HF054")
         )
     read_role(files, "train", reading)
     raise AssertionError("a file without a single row was read")
