@@ -215,7 +215,7 @@ def test_plain_text_is_answered_with_what_predict_reads(predict, classifier, tmp
     (tmp_path / "lines.txt").write_text("good day\nbad film\n")
     code, _, said = predict(classifier, tmp_path / "lines.txt")
     assert code == 2
-    assert said.splitlines()[-1].endswith('write each text on a line of its own, as {"text": "..."}')
+    assert said.splitlines()[-1].endswith('write each text on a line of its own, as {"text": "..."} [HF005]')
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])

@@ -100,7 +100,7 @@ def _read_first_row(
         asked = "the shard has no" if len(train) == 1 else f"none of the first {len(train)} shards has a"
         what = f"{asked} line that is a JSON object"
         raise DataError(
-            Problem(what, "look at them with hf-finetune check", train[0].shown, key="data.train", code="HF054")
+            Problem(what, "look at them with `hf-finetune check`", train[0].shown, key="data.train", code="HF054")
         )
     read_role(files, "train", reading)
     raise AssertionError("a file without a single row was read")

@@ -138,7 +138,7 @@ class PartBuilder:
             if left == self.examples and chunk.begin.pass_number > start.pass_number + 1:
                 what = "no row of a whole pass gives an example"
                 raise DataError(
-                    Problem(what, "look at the rows with hf-finetune check", key="data.train", code="HF071")
+                    Problem(what, "look at the rows with `hf-finetune check`", key="data.train", code="HF071")
                 )
             carried, skip = behind, 0
         maker.check(start.read + of_part)

@@ -126,7 +126,7 @@ def _list_remote(url: str) -> list[Shard]:
         filesystem, path = fsspec.url_to_fs(url)
     except (ImportError, ValueError) as problem:
         package = PACKAGES.get(protocol)
-        remedy = f"install it: pip install {package}" if package else "write hf://, s3://, https:// or a local path"
+        remedy = f"install it: `pip install {package}`" if package else "write hf://, s3://, https:// or a local path"
         what = f"{protocol}:// is read by a package that is not here" if package else f"{problem}"
         code = "HF711" if package else "HF072"
         raise DataError(Problem(what, remedy, url, key="data.train", code=code)) from problem

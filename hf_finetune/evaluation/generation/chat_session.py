@@ -82,7 +82,7 @@ def run_chat(chat: ChatSession, lines: Iterable[str]) -> None:
 def check_chat(tokenizer: PreTrainedTokenizerFast, opening: list[Message]) -> None:
     """Raise `ModelError` or `DataError` if no conversation can begin with `opening`."""
     if not tokenizer.chat_template:
-        remedy = "fine-tune it with recipes/sft.py, or let it continue text: hf-finetune generate --raw"
+        remedy = "fine-tune it with recipes/sft.py, or let it continue text: `hf-finetune generate --raw`"
         raise ModelError(Problem("the model has no chat template to talk with", remedy, code="HF352"))
     for message in opening:
         _check_writable(tokenizer, message["content"])

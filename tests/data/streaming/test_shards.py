@@ -88,7 +88,7 @@ def test_a_shard_is_read_from_a_web_server(tmp_path):
 
 
 def test_what_cannot_be_reached_is_said(memory, tmp_path):
-    with pytest.raises(DataError, match=r"s3:// is read by a package that is not here; install it: pip install s3fs"):
+    with pytest.raises(DataError, match=r"s3:// is read by a package that is not here; install it: `pip install s3fs`"):
         list_shards(DataSection(train="s3://bucket/*.jsonl", stream=True))
     with pytest.raises(DataError, match="nope"):
         list_shards(DataSection(train="nope://bucket/a.jsonl", stream=True))
