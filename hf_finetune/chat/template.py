@@ -312,7 +312,7 @@ def encode_prompt(
             raise fault
     except ChatTemplateError as problem:
         raise DataError(str(problem)) from problem
-    return get_control_tokens(tokenizer).encode([text], [[]])[0].ids
+    return list(get_control_tokens(tokenizer).encode([text], [[]])[0].ids)
 
 
 def find_end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
