@@ -21,12 +21,12 @@ if TYPE_CHECKING:
         remove_entry,
         sweep_cache,
     )
-    from hf_finetune.cache.keys import find_cache
+    from hf_finetune.cache.keys import find_own_cache
 
 __all__ = [
     "Entry",
     "choose_to_remove",
-    "find_cache",
+    "find_own_cache",
     "is_damaged",
     "list_entries",
     "remove_entry",

@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from hf_finetune.cache.keys import find_own_cache
 from hf_finetune.errors import MachineError, Problem
 from hf_finetune.files import write_atomically
 
@@ -69,6 +70,13 @@ def list_entries(folder: Path) -> list[Entry]:
                 size = facts.st_size + sum(other.stat().st_size for other in others if other.exists())
                 entries.append(Entry(path, found[1], size, facts.st_mtime))
     return sorted(entries, key=lambda entry: (-entry.used, entry.path.name))
+
+
+def was_used_since(began: float) -> bool:
+    """Whether an entry was made or loaded since `began`, in seconds since 1970; False where that cannot be seen."""
+    with suppress(OSError):
+        return any(entry.used >= began for entry in list_entries(find_own_cache()))
+    return False
 
 
 def choose_to_remove(entries: list[Entry], *, older_than: float | None, to_size: int | None, now: float) -> list[Entry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from datetime import datetime
@@ -33,10 +32,10 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """List what earlier runs have read and tokenized, and remove what is old, too much or damaged."""
-    from hf_finetune.cache import choose_to_remove, is_damaged, list_entries, remove_entry, sweep_cache
+    from hf_finetune.cache import choose_to_remove, find_own_cache, is_damaged, list_entries, remove_entry, sweep_cache
 
     seconds, size = _read_age(older_than), _read_size(to)
-    folder = _find_folder()
+    folder = find_own_cache()
     try:
         swept = sweep_cache(folder) if folder.is_dir() else 0
         entries = list_entries(folder)
@@ -61,19 +60,6 @@ def cache(
         say("all entries are as they were written")
     if swept:
         say(f"swept: {swept:,} files that killed processes had left")
-
-
-def _find_folder() -> Path:
-    """The folder of the cache, by the variables that `datasets` reads; to import it would take a second."""
-    from hf_finetune.cache import find_cache
-
-    home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
-    named = os.environ.get("HF_DATASETS_CACHE", os.path.join(home, "datasets"))
-    folder = find_cache(Path(named).expanduser())
-    # As `files.make_private_folder` does where several users share a cache.
-    if folder.is_dir() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        return folder.with_name(f"{folder.name}-{os.getuid()}")
-    return folder
 
 
 def _describe(entry: Entry) -> dict[str, str | int]:
