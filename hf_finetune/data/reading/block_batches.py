@@ -40,6 +40,7 @@ class Found:
     accepted: int
     blank: int
     rows: int
+    bytes: int
     rejected: list[Rejected]
     unused_keys: set[str]
 
@@ -103,7 +104,7 @@ class _BlockReader:
 
         tally = LineCounts(keep=keep)
         batches = list(self.read(blocks, tally))
-        counts = tally.lines, tally.accepted, tally.blank, tally.rows
+        counts = tally.lines, tally.accepted, tally.blank, tally.rows, tally.bytes
         return Found(batches, *counts, rejected, self.decoder.unused_keys - self.expected)
 
     def may_count(self, found: Found) -> bool:
@@ -119,4 +120,5 @@ class _BlockReader:
         tally.accepted += found.accepted
         tally.blank += found.blank
         tally.rows += found.rows
+        tally.bytes += found.bytes
         self.decoder.unused_keys |= found.unused_keys

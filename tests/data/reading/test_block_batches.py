@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
+from contextlib import contextmanager
 
 import datasets
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from hf_finetune.cache.keys import place_in_cache
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data import workers
-from hf_finetune.data.reading import block_batches, lines
+from hf_finetune.data.reading import arrow, block_batches, lines
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import DataError
 
@@ -103,3 +105,28 @@ def test_a_row_without_the_field_of_its_group_is_named(tmp_path):
     one, several = (read(path, number, tmp_path / str(number), **more) for number in (1, 3))
     assert one == several
     assert one[0][1][0].line == 34
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_how_far_a_file_of_lines_is_read_is_told_by_its_bytes(tmp_path, monkeypatch, number):
+    shares = []
+
+    @contextmanager
+    def note(what, total=None):
+        yield lambda done, share=None: shares.append(share)
+
+    monkeypatch.setattr(arrow, "show_progress", note)
+    monkeypatch.setattr(arrow, "BATCH_BYTES", 1_000)
+    rows = "".join(line(n=n, pad="x" * n) + "\n" for n in range(60)) + "\n{\n" + "x" * 900 + "\n"
+    (tmp_path / "rows.jsonl").write_text(rows)
+    more = {"on_bad_line": "skip", "max_line_bytes": 800}
+    read(tmp_path / "rows.jsonl", number, tmp_path / "cache", **more)
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.5
+    assert shares[-1] > 0.9
+    shares.clear()
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    read(tmp_path / "rows.jsonl.gz", number, tmp_path / "packed", **more)
+    (tmp_path / "rows.csv").write_text("question,answer\n" + "a,b\n" * 60)
+    read(tmp_path / "rows.csv", number, tmp_path / "table")
+    assert set(shares) == {None}
