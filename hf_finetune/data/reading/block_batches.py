@@ -1,7 +1,7 @@
 """Blocks of lines -> record batches, by several processes; what is said of a line does not depend on which reads it.
 
-This process cuts a file into blocks and takes what was found in the order of the file. Rows with a label are read by it
-alone: the first label decides which kind the others have to be.
+This process cuts a file into blocks and takes what was found in the order of the file. Which kind labels have to be was
+decided by the first one; as long as none has, it reads alone.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Found:
     bytes: int
     rejected: list[Rejected]
     unused_keys: set[str]
+    labels: set[str]
+    """Those that `data.labels` has renamed."""
 
 
 def read_batches(
@@ -51,7 +53,8 @@ def read_batches(
     """Yield the rows of a file as `build` makes record batches of them; `tally` counts its lines, see `read_rows`."""
     blocks, enough = look_ahead(iterate_row_blocks(file.path, file.shown, settings), FEWEST_BLOCKS)
     reader = _BlockReader(file.shown, decoder, settings.max_line_bytes, build)
-    if processes > 1 and enough and decoder.row_format.label is None:
+    settled = decoder.row_format.label is None or decoder.labels.is_settled
+    if processes > 1 and enough and settled:
         yield from _read_elsewhere(reader, blocks, tally, processes)
         return
     for block in blocks:
@@ -97,6 +100,8 @@ class _BlockReader:
     def find(self, blocks: list[LineBlock]) -> Found:
         """Read blocks in another process: what is found must not depend on those that it was given before."""
         self.decoder.unused_keys = set(self.expected)
+        labels = self.decoder.labels.names
+        labels.seen = set()
         rejected: list[Rejected] = []
 
         def keep(line: int, bad: LineError) -> None:
@@ -105,7 +110,7 @@ class _BlockReader:
         tally = LineCounts(keep=keep)
         batches = list(self.read(blocks, tally))
         counts = tally.lines, tally.accepted, tally.blank, tally.rows, tally.bytes
-        return Found(batches, *counts, rejected, self.decoder.unused_keys - self.expected)
+        return Found(batches, *counts, rejected, self.decoder.unused_keys - self.expected, labels.seen)
 
     def may_count(self, found: Found) -> bool:
         """Whether all keys that were found are noted; which of more come first, only their lines tell."""
@@ -122,3 +127,4 @@ class _BlockReader:
         tally.rows += found.rows
         tally.bytes += found.bytes
         self.decoder.unused_keys |= found.unused_keys
+        self.decoder.labels.names.seen |= found.labels

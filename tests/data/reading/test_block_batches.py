@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import datasets
 import pytest
@@ -48,12 +49,13 @@ def _small_blocks(monkeypatch):
     monkeypatch.setattr(workers, "count_cores", lambda: 3)
 
 
-def read(path, number, cache, **more):
+def read(path, number, cache, becomes="conversation", **more):
     """All that reading a file gives: rows and counts, or the message; and what stands in the cache."""
     before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, cache
     try:
-        splits = load_splits(DataSection(train=str(path), num_proc=number, **more), "conversation", seed=0)
+        splits = load_splits(DataSection(train=str(path), num_proc=number, **more), becomes, seed=0)
         found = (splits.rows["train"].to_list(), splits.files, splits.unused_keys, splits.hashes["train"].tolist())
+        found += (splits.unused_labels,)
     except DataError as refused:
         found = (str(refused), refused.problems, refused.total)
     kept = {each.name: each.read_bytes() for each in place_in_cache(".").glob("rows-*")}
@@ -72,12 +74,49 @@ def test_rows_counts_and_messages_are_those_of_one_process(tmp_path, on_bad_line
     assert read(path, 1, folder / "1", **more) == read(path, 3, folder / "3", **more)
 
 
-def test_other_processes_do_read(tmp_path, monkeypatch):
+SEVERAL = {"a": "A", "b": "B", "c": "A", "1": "B", "2": "A", "unseen": "C"}
+KINDS = {
+    "text": ("a", {}),
+    "number": (1, {}),
+    "several": (["a"], {}),
+    "renamed": ("a", {"labels": SEVERAL}),
+    "renamed numbers": (1, {"labels": SEVERAL}),
+    "several renamed": (["a"], {"labels": SEVERAL, "allow_empty": True}),
+    "regression": (0.5, {"task": "regression"}),
+}
+LABELS = st.sampled_from(
+    ["a", "b", "A", "c", "d", " ", 1, 2, 3, 0.5, True, None, [], ["a"], ["b", "c"], ["a", "a"], [1, "a"]]
+)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from([*KINDS]),
+    labels=st.lists(st.one_of(LABELS, st.just(KINDS)), min_size=12, max_size=50),
+    before=st.lists(st.just([]), max_size=20),
+    on_bad_line=st.sampled_from(["fail", "skip", "skip"]),
+)
+def test_rows_with_labels_are_read_as_by_one_process(tmp_path, monkeypatch, kind, labels, before, on_bad_line):
+    usual, more = KINDS[kind]
+    monkeypatch.chdir(tmp_path)
+    path = Path("rows.jsonl")
+    given_labels = [usual if label is KINDS else label for label in [*before, KINDS, *labels]]
+    written = (json.dumps({"text": f"text {number}", "label": label}) for number, label in enumerate(given_labels))
+    path.write_text("\n".join(written))
+    folder = tmp_path / os.urandom(8).hex()
+    more = {"on_bad_line": on_bad_line, **more}
+    one, several = (read(path, number, folder / str(number), "labelled", **more) for number in (1, 3))
+    assert one == several
+
+
+@pytest.mark.parametrize(("kind", "becomes"), [(None, "conversation"), ("text", "labelled"), ("renamed", "labelled")])
+def test_other_processes_do_read(tmp_path, monkeypatch, kind, becomes):
     asked = []
     monkeypatch.setattr(block_batches.WorkerPool, "do", lambda self, item: asked.append(item) or self._do_here(item))
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(line(n=number) + "\n" for number in range(40)))
-    read(path, 2, tmp_path / "cache")
+    rows = {"conversation": line(), "labelled": json.dumps({"text": "a" * 40, "label": "a"})}
+    path.write_text(f"{rows[becomes]}\n" * 40)
+    read(path, 2, tmp_path / "cache", becomes, **KINDS.get(kind, (None, {}))[1])
     assert len(asked) > 5
 
 
