@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import pyarrow as pa
 
@@ -21,10 +20,12 @@ from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import DataFile
 from hf_finetune.data.workers import WorkerPool, look_ahead
 
-FEWEST_BLOCKS = 64
-"""Of a quarter of a megabyte, for which processes are started."""
-BLOCKS_AT_ONCE = 8
-"""Given to a process: a record batch has columns of some megabytes then."""
+FEWEST_BYTES = 2**24
+"""Of lines, for which processes are started."""
+BYTES_AT_ONCE = 2**21
+"""Of the blocks that are given to a process, or one: a record batch has columns of some megabytes then."""
+BYTES_OF_A_BLOCK = 256
+"""Beside its lines: one that stands for a line that is rejected has none."""
 
 Build = Callable[[RowBlock], pa.RecordBatch]
 Rejected = tuple[int, str, str, str | None, str | None]
@@ -51,7 +52,7 @@ def read_batches(
     file: DataFile, decoder: RowDecoder, settings: RowSettings, tally: LineCounts, build: Build, processes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file as `build` makes record batches of them; `tally` counts its lines, see `read_rows`."""
-    blocks, enough = look_ahead(iterate_row_blocks(file.path, file.shown, settings), FEWEST_BLOCKS)
+    blocks, enough = look_ahead(iterate_row_blocks(file.path, file.shown, settings), FEWEST_BYTES, _count_bytes)
     reader = _BlockReader(file.shown, decoder, settings.max_line_bytes, build)
     settled = decoder.row_format.label is None or decoder.labels.is_settled
     if processes > 1 and enough and settled:
@@ -77,10 +78,21 @@ def _read_elsewhere(
 
 def _gather(blocks: Iterable[LineBlock], given: deque[list[LineBlock]]) -> Iterator[list[LineBlock]]:
     """Yield some blocks at once, and keep them until their result is taken."""
-    source = iter(blocks)
-    while some := list(islice(source, BLOCKS_AT_ONCE)):
+    some, size = list[LineBlock](), 0
+    for block in blocks:
+        some.append(block)
+        size += _count_bytes(block)
+        if size >= BYTES_AT_ONCE:
+            given.append(some)
+            yield some
+            some, size = [], 0
+    if some:
         given.append(some)
         yield some
+
+
+def _count_bytes(block: LineBlock) -> int:
+    return len(block.data) + BYTES_OF_A_BLOCK
 
 
 class _BlockReader:

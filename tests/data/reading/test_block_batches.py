@@ -43,8 +43,8 @@ LINES = st.one_of(
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(block_batches, "FEWEST_BLOCKS", 2)
-    monkeypatch.setattr(block_batches, "BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(block_batches, "FEWEST_BYTES", 600)
+    monkeypatch.setattr(block_batches, "BYTES_AT_ONCE", 500)
     monkeypatch.setattr(lines, "CHUNK_BYTES", 300)
     monkeypatch.setattr(workers, "count_cores", lambda: 3)
 
