@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -105,7 +106,8 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     check_not_moved(argv, run)
     resume = get_resume(run.train)
     pushes = run.hub is not None
-    unwind_when_stopped(partial(describe_kept, run.output_dir, read_launch_words(), resume, pushes=pushes))
+    words = read_launch_words()
+    unwind_when_stopped(partial(describe_kept, run.output_dir, words, resume, pushes=pushes, began=time.time()))
     advise_when_out_of_memory(partial(suggest_memory_settings, run))
     if hold_run_folder(run.output_dir):  # before anything in it is looked at
         sweep(Path(run.output_dir))

@@ -20,6 +20,7 @@ import pytest
 from chat_models import saved_parrot
 from saved_records import put_records
 
+from hf_finetune.cache.keys import find_cache
 from hf_finetune.cli.terminal import read_terminal_lines
 from hf_finetune.interruption import RECIPES, Terminated, catch_signals, find_signal, unwind_when_stopped
 from hf_finetune.reporting import describe_kept
@@ -249,13 +250,27 @@ def test_the_scripts_whose_imports_are_guarded_are_the_recipes():
     assert sorted(RECIPES) == sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
 
 
-def test_what_is_kept_is_a_checkpoint_the_model_or_the_whole_run(tmp_path):
+def place_entry(cache):
+    path = find_cache(cache) / f"rows-{'0' * 32}.arrow"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"rows")
+    return path
+
+
+def test_what_is_kept_is_a_checkpoint_the_model_or_the_whole_run(tmp_path, monkeypatch):
     typed = ["hf-finetune", "train", "a b.yaml", "train.resume_from_checkpoint=x/checkpoint-1"]
     say = "hf-finetune train 'a b.yaml'"
     nothing = "nothing is kept, no checkpoint had been saved (train.save_strategy, train.save_steps); begin again with"
     assert describe_kept(str(tmp_path / "none"), typed) == f"{nothing}: {say}"
     (tmp_path / "manifest.json").write_text("{}")
     assert describe_kept(str(tmp_path), typed) == f"{nothing}: {say}"
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    began, cached = time.time(), place_entry(tmp_path / "cache")
+    assert describe_kept(str(tmp_path), typed, began=began).startswith(
+        "the rows that were read and tokenized are in the cache"
+    )
+    os.utime(cached, (began - 1, began - 1))  # of an earlier run
+    assert describe_kept(str(tmp_path), typed, began=began) == f"{nothing}: {say}"
     (tmp_path / "model.safetensors").write_text("")
     model = f"{tmp_path} keeps the trained model, which was not measured yet; begin again with: {say}"
     assert describe_kept(str(tmp_path), typed) == model

@@ -3,12 +3,12 @@
     KIND-KEY.arrow      tokens or rows, found by what they were made from
     tokenizer-KEY.tokenizer    the tokenizer.json of one that was trained
     KIND-KEY.npz        numbers of rows: which a split has, prints of their texts, what others share with them
-    KIND-KEY.json       counts of the first two, and size and sha256 of their file
+    base_scores-KEY.json, sha256-KEY.txt, hub-KEY.jsonl    what a base scored, the sha256 of a file, rows of the Hub
+    KIND-KEY.json       counts of the first two and of rows of the Hub, and size and sha256 of their file
     KIND-KEY.rejected.jsonl, KIND-KEY.prints.npz    lines left out of rows or of a part, and prints of its rows
     .KIND-KEY.lock      is locked by the process that makes them, for as long as it does (`holding`)
 
-What else is there (a key, scores of a base, downloads) is neither listed nor removed. Nothing of the
-stack is imported here.
+What else is there stands in `leftovers`. Nothing of the stack is imported here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,19 +25,36 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from hf_finetune.cache.keys import find_own_cache
 from hf_finetune.errors import MachineError, Problem
 from hf_finetune.files import write_atomically
-
-SECONDS_OF_LEFTOVERS = 3_600.0
-"""How old what a killed process has left must be: a cache may be shared with machines whose processes are not seen."""
 
 BESIDE = (".json", ".rejected.jsonl", ".prints.npz")
 """The endings of the files that belong to that of an entry."""
 
-_ENTRY = re.compile(r"([a-z_]+)-([0-9a-f]{32})\.(?:arrow|tokenizer|npz)")
-_LEFT = re.compile(r"\..+\.(\d+)\.aside")
+KINDS = {
+    "rows": "rows that were read",
+    "hub": "rows of a data set of the Hub",
+    "chosen": "which rows each split has",
+    "overlap": "rows that splits share",
+    "prints": "prints of training rows",
+    "conversations": "tokenized conversations",
+    "bins": "packed conversations",
+    "blocks": "tokenized documents",
+    "windows": "tokenized documents to evaluate",
+    "labelled": "tokenized rows with labels",
+    "part": "part of a stream",
+    "tokenizer": "trained tokenizer",
+    "base_scores": "scores of a base model",
+    "sha256": "sha256 of a data file",
+}
+"""What a user is told that an entry is."""
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_ENTRY = re.compile(
+    r"([a-z_]+)-[0-9a-f]{32}\.(?:arrow|tokenizer|npz)|(base_scores)-[0-9a-f]{32}\.json"
+    r"|(sha256)-[0-9a-f]{32}\.txt|(hub)-[0-9a-f]{32}\.jsonl"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +75,29 @@ class Entry:
         return self.path.with_suffix(".json")
 
 
+def find_kind(path: Path) -> str | None:
+    """The kind of the entry whose own file this is, by its name; None for any other file."""
+    found = _ENTRY.fullmatch(path.name)
+    return None if found is None else next(kind for kind in found.groups() if kind)
+
+
 def list_entries(folder: Path) -> list[Entry]:
     """List the entries of the cache, the one that was used last first. Raises OSError."""
     entries = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        if found := _ENTRY.fullmatch(path.name):
+        if kind := find_kind(path):
             with suppress(FileNotFoundError):  # it was removed meanwhile
                 facts, others = path.stat(), [path.with_suffix(ending) for ending in BESIDE]
-                size = facts.st_size + sum(other.stat().st_size for other in others if other.exists())
-                entries.append(Entry(path, found[1], size, facts.st_mtime))
+                beside = sum(other.stat().st_size for other in others if other != path and other.exists())
+                entries.append(Entry(path, kind, facts.st_size + beside, facts.st_mtime))
     return sorted(entries, key=lambda entry: (-entry.used, entry.path.name))
+
+
+def was_used_since(began: float) -> bool:
+    """Whether an entry was made or loaded since `began`, in seconds since 1970; False where that cannot be seen."""
+    with suppress(OSError):
+        return any(entry.used >= began for entry in list_entries(find_own_cache()))
+    return False
 
 
 def choose_to_remove(entries: list[Entry], *, older_than: float | None, to_size: int | None, now: float) -> list[Entry]:
@@ -145,6 +174,9 @@ def explain_removed(path: Path) -> MachineError:
 
 def is_damaged(entry: Entry) -> bool:
     """Whether the file of an entry is not as it was written, or its counts are missing. Raises OSError."""
+    if entry.kind in ("base_scores", "sha256"):  # which have no counts: whoever reads them looks at all of it
+        content = entry.path.read_text(errors="replace").strip()
+        return not (content[:1] + content[-1:] == "{}" or _SHA256.fullmatch(content))
     if entry.path.suffix == ".npz":  # a zip, which has sums of its own
         try:
             with zipfile.ZipFile(entry.path) as file:
@@ -157,15 +189,3 @@ def is_damaged(entry: Entry) -> bool:
         return True
     with entry.path.open("rb") as file:
         return bool(hashlib.file_digest(file, "sha256").hexdigest() != expected)
-
-
-def sweep_cache(folder: Path) -> int:
-    """Remove what killed processes have left half-written, and count the files."""
-    swept = 0
-    for path in folder.iterdir():
-        if (found := _LEFT.fullmatch(path.name)) and not psutil.pid_exists(int(found[1])):
-            with suppress(OSError):  # it belongs to another user, or is gone
-                if time.time() - path.stat().st_mtime > SECONDS_OF_LEFTOVERS:
-                    path.unlink()
-                    swept += 1
-    return swept

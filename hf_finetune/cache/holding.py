@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from hf_finetune.cache.entries import sweep_cache
+from hf_finetune.cache.leftovers import sweep_cache
 from hf_finetune.errors import DataError, FinetuneError, ModelError, Problem
 from hf_finetune.ranks import is_first_rank, name_launch
 

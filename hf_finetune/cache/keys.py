@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def compute_cache_key(made_from: Any) -> str:
 def find_cache(datasets_cache: Path) -> Path:
     """The folder of the cache inside that of `datasets`."""
     return datasets_cache / "hf_finetune"
+
+
+def find_own_cache() -> Path:
+    """That folder by the variables that `datasets` reads, which takes a second to import; it may not be there yet."""
+    home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
+    named = os.environ.get("HF_DATASETS_CACHE", os.path.join(home, "datasets"))
+    folder = find_cache(Path(named).expanduser())
+    # As `files.make_private_folder` does where several users share a cache.
+    if folder.is_dir() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        return folder.with_name(f"{folder.name}-{os.getuid()}")
+    return folder
 
 
 def place_in_cache(name: str) -> Path:

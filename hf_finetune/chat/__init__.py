@@ -15,6 +15,7 @@ slow_templates      texts of slow templates that are kept, and lines that say ho
 worker_process      the worker started, watched and ended
 worker              the program that it runs: jinja2 within limits of memory and time
 built_in            the templates of templates/, and the tokens that they add to a tokenizer
+long_texts/         texts of megabytes, tokenized in pieces
 shapes/             conversations of one shape are put together from its pieces, and not rendered
 templates/          plain and alpaca, which add none, and those of six model families
 """

@@ -33,9 +33,7 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], *, offsets: bool = 
     """
     try:
         encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
-        size = sum(map(len, texts))
-        said = say_while(f"tokenizing {size:,} characters at once") if size > LONG else nullcontext()
-        with said:
+        with say_tokenizing(sum(map(len, texts))):
             encodings: list[Encoding] = encode(texts, add_special_tokens=False)
         return encodings
     except BaseException as raised:
@@ -50,6 +48,11 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], *, offsets: bool = 
     except TextGivenUp as fault:
         fault.number += middle
         raise
+
+
+def say_tokenizing(size: int) -> AbstractContextManager[None]:
+    """Say from time to time that so many characters are tokenized, where they are many."""
+    return say_while(f"tokenizing {size:,} characters at once") if size > LONG else nullcontext()
 
 
 @contextmanager

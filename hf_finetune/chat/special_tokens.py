@@ -26,6 +26,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.any_of import find_any
 from hf_finetune.chat.given_up import encode_batch
+from hf_finetune.chat.long_texts.borders import splits_at_borders
+from hf_finetune.chat.long_texts.pieces import Encoded, encode_each
 
 # Unicode's noncharacters, in an order that is drawn anew in each process: no text can have been written to contain it.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -37,9 +39,9 @@ _TWIN_NAME = re.compile(rf"{MARK[:4]}\d+{MARK[4:]}")
 class TokenizedText:
     """Token ids of one string, and the characters that each stands for."""
 
-    ids: list[int]
+    ids: Sequence[int]
     """(tokens,)"""
-    encoding: Encoding
+    encoding: Encoded
     """Knows for which characters of the twin's string each token stands."""
     bounds: list[int]
     """The positions that `encode` was given, in the same string."""
@@ -84,6 +86,8 @@ class ControlTokens:
     """Proper suffixes of control tokens."""
     sizes: tuple[int, ...]
     """The lengths of control tokens, the longest first."""
+    in_pieces: bool
+    """Whether the twin gives the pieces of a long text the tokens of the whole."""
 
     def encode_plain(self, texts: Sequence[str], *, offsets: bool = True) -> list[Encoding]:
         """Tokenize texts that nothing was rendered into, so that they hold no control token: (tokens,) per text.
@@ -91,6 +95,10 @@ class ControlTokens:
         Without `offsets` it is faster, and the characters of a token are not known. Raises `TextGivenUp`.
         """
         return encode_batch(self.twin, texts, offsets=offsets)
+
+    def encode_ids(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """The token ids alone of such texts: (tokens,) per text. Of a long one memory follows a piece of it."""
+        return [each.ids for each in encode_each(self.twin, texts, in_pieces=self.in_pieces, offsets=False)]
 
     def find_spelled(self, value: Any) -> set[str]:
         """Find the control tokens that the strings inside `value` (JSON-like) spell."""
@@ -170,7 +178,7 @@ class ControlTokens:
             for text, inner in zip(texts, bounds, strict=True)
         ]
         joined = ["".join(parts) for parts in pieces]
-        encoded = encode_batch(self.twin, joined)
+        encoded = encode_each(self.twin, joined, in_pieces=self.in_pieces)
         return [
             TokenizedText(one.ids, one, list(accumulate(len(part) for part in parts[:-1])), text)
             for one, parts, text in zip(encoded, pieces, joined, strict=True)
@@ -213,9 +221,10 @@ def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool)
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.content not in bytes_of_text]
     contents = [token.content for token in added if token.special or punctuated.search(token.content)]
     names = {content: f"{MARK[:4]}{index}{MARK[4:]}" for index, content in enumerate(contents)}
+    twin = _build_twin(spec, names, bytes_of_text)
     return ControlTokens(
         names=names,
-        twin=_build_twin(spec, names, bytes_of_text),
+        twin=twin,
         anywhere=find_any(contents, first_alone=True),
         unmarked=find_any(contents, not_behind=MARK),
         first=find_any([content[0] for content in contents]),
@@ -223,6 +232,7 @@ def _find_control_tokens(tokenizer: PreTrainedTokenizerFast, only_special: bool)
         prefixes=frozenset(content[:size] for content in contents for size in range(1, len(content))),
         suffixes=frozenset(content[-size:] for content in contents for size in range(1, len(content))),
         sizes=tuple(sorted({len(content) for content in contents}, reverse=True)),
+        in_pieces=splits_at_borders(spec),
     )
 
 
@@ -237,6 +247,7 @@ def _find_byte_pieces(model: Mapping[str, Any]) -> frozenset[str]:
 def _build_twin(spec: dict[str, Any], names: Mapping[str, str], bytes_of_text: frozenset[str]) -> Tokenizer:
     """Build the tokenizer of `spec`, a tokenizer.json, with its control tokens renamed wherever they are mentioned.
 
+    `spec` is that of the twin then.
     `bytes_of_text` keep their names in the vocabulary, where the model looks for them, and are no added tokens.
     """
     # The ids stay: only names change, so a model reads the twin's ids as those of the tokenizer.

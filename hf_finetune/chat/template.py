@@ -328,7 +328,7 @@ def tokenize_prompt(
             raise fault
     except ChatTemplateError as problem:
         raise DataError(Problem(str(problem), code=problem.code)) from problem
-    return get_control_tokens(tokenizer).encode([text], [[]])[0]
+    return list(get_control_tokens(tokenizer).encode([text], [[]])[0].ids)
 
 
 def find_end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

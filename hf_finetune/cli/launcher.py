@@ -9,6 +9,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -71,9 +72,8 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
         check_typed_again(apply_defaults(run), allow_changed=allow_changed)
     if recipe != "score":
         typed = ["hf-finetune", "train", *argv, "--on", where]
-        describe_when_stopped(
-            partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
-        )
+        kept = partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
+        describe_when_stopped(partial(kept, began=time.time()))
     use_cpu, fsdp = bool(run.train.get("use_cpu")), bool(run.train.get("fsdp"))
     check_launch_file(where, settings, detect_hardware(), use_cpu=use_cpu, fsdp=fsdp)
     if run.hub is not None:

@@ -8,6 +8,7 @@ import re
 import time
 from pathlib import Path
 
+from hf_finetune.cache.entries import mark_used
 from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.files import hash_file, write_atomically
@@ -33,6 +34,7 @@ def hash_data_file(path: Path) -> str:
     except OSError:  # the rows are not kept either, which their reader says
         return hash_file(path)
     if (known := _read_hash(kept)) is not None:
+        mark_used(kept)
         return known
     if time.time() - max(status.st_mtime, status.st_ctime) <= CLOCK_TICK_S:
         return hash_file(path)

@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
@@ -169,16 +168,23 @@ def map_batches(
         yield from pool.map((number, _pack(batch)) for number, batch in source)
 
 
-def look_ahead(items: Iterator[Item], count: int) -> tuple[Iterator[Item], bool]:
-    """The same items, and whether there are `count` of them or more; none is held once it was given on."""
-    first = deque(islice(items, count))
+def look_ahead(
+    items: Iterator[Item], amount: int, size: Callable[[Item], int] = lambda item: 1
+) -> tuple[Iterator[Item], bool]:
+    """The same items, and whether their sizes add up to `amount` or more; none is held once it was given on."""
+    first, found = deque[Item](), 0
+    for item in items:
+        first.append(item)
+        found += size(item)
+        if found >= amount:
+            break
 
     def iterate() -> Iterator[Item]:
         while first:
             yield first.popleft()
         yield from items
 
-    return iterate(), len(first) == count
+    return iterate(), found >= amount
 
 
 def map_ahead(do: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Iterator[Result]:

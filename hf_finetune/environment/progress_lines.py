@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_finetune.ranks import is_first_rank
 
@@ -26,6 +26,12 @@ SECONDS_UNSHOWN = 1.0
 SECONDS_BETWEEN_FRAMES = 0.1
 
 
+class Show(Protocol):
+    """Is told how many are done, and which share of the work that is where it is not that of their number."""
+
+    def __call__(self, done: int, share: float | None = None) -> object: ...
+
+
 class ProgressLines:
     """Logs how far a loop has come, at most every five seconds; a loop that is faster than that says nothing."""
 
@@ -34,20 +40,20 @@ class ProgressLines:
         self.what, self.total = what, total
         self.started = self.logged = time.monotonic()
 
-    def log_if_due(self, done: int) -> float:
+    def log_if_due(self, done: int, share: float | None = None) -> float:
         """Log that `done` are done if five seconds have passed; returns the seconds since the start."""
         now = time.monotonic()
         seconds = now - self.started
         if now - self.logged >= INTERVAL_S and done != self.total:
             self.logged = now
             far = f"{done:,}" if self.total is None else f"{done:,} of {self.total:,}"
-            rest = self._describe_rest(done, seconds)
+            rest = self._describe_rest(done / self.total if share is None and self.total else share, seconds)
             logger.info("%s %s, %s a second%s", far, self.what, f"{done / seconds:.3g}", rest)
         return seconds
 
-    def _describe_rest(self, done: int, seconds: float) -> str:
+    def _describe_rest(self, share: float | None, seconds: float) -> str:
         """Say how long it will take still, where that is known and worth a word."""
-        left = (self.total - done) * seconds / done if self.total and done else 0.0
+        left = (1 - share) * seconds / share if share else 0.0
         if left < SECONDS_WORTH_SAYING:
             return ""
         return f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"
@@ -71,10 +77,10 @@ def say_while(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
+def show_progress(what: str, total: int | None = None) -> Iterator[Show]:
     """Give a function that is told how many are done; `what` they are is a plural, as `rows tokenized`."""
     if not is_first_rank():  # of several processes that work side by side one is enough
-        yield lambda done: None
+        yield lambda done, share=None: None
         return
     if not is_drawn_on():
         yield ProgressLines(what, total).log_if_due
@@ -96,19 +102,20 @@ class _Bar:
         self.due = self.began + SECONDS_UNSHOWN
         self.foot: Foot | None = None
 
-    def show(self, done: int) -> None:
+    def show(self, done: int, share: float | None = None) -> None:
         """Show that so many are done."""
         now = time.monotonic()
         if now < self.due:
             return
         self.due = now + SECONDS_BETWEEN_FRAMES
         if self.foot is None:
-            self._open()
+            self._open(by_share=share is not None)
         assert self.foot is not None
-        self.bars.update(self.task, completed=done, speed=f"{done / (now - self.began):,.0f} {self.unit}/s")
+        speed = f"{done / (now - self.began):,.0f} {self.unit}/s"
+        self.bars.update(self.task, completed=done if share is None else share, count=f"{done:,}", speed=speed)
         self.foot.draw(self.bars.get_renderable())
 
-    def _open(self) -> None:
+    def _open(self, *, by_share: bool) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -120,12 +127,13 @@ class _Bar:
 
         self.foot = Foot()
         self.foot.open()
-        speed = TextColumn("{task.fields[speed]}")
-        columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.completed:,}"), speed]
-        if self.total is not None:
-            columns[1:] = [MofNCompleteColumn(), BarColumn(), speed, TimeRemainingColumn(), TextColumn("left")]
+        count, speed = TextColumn("{task.fields[count]}"), TextColumn("{task.fields[speed]}")
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), count, speed]
+        if by_share or self.total is not None:
+            counted = count if by_share else MofNCompleteColumn()
+            columns[1:] = [counted, BarColumn(), speed, TimeRemainingColumn(), TextColumn("left")]
         self.bars = Progress(*columns, console=self.foot.console)
-        self.task = self.bars.add_task(self.doing, total=self.total, speed="")
+        self.task = self.bars.add_task(self.doing, total=1.0 if by_share else self.total, count="", speed="")
 
     def close(self) -> None:
         """Take it off the screen."""

@@ -17,6 +17,7 @@ from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.environment.versions import __version__
 from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.memory import format_size
 
 if TYPE_CHECKING:
     from datasets import Dataset  # a second and a half, and a saved tokenizer needs no rows
@@ -32,6 +33,8 @@ SPECIAL = PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
 VOCAB_SIZE_KEY = "model.tokenizer.train.vocab_size"
 BYTES = 256
 ROWS_PER_BATCH = 1_000
+BYTES_WORTH_SAYING = 2**23
+"""Of texts, on which a tokenizer is trained in about a second."""
 
 
 def train_tokenizer(
@@ -59,6 +62,9 @@ def load_or_train(kind: TokenizerKind, rows: Dataset, vocab_size: int | None) ->
     path = place_in_cache(f"tokenizer-{compute_cache_key(made_from)}.tokenizer")
 
     def train() -> tuple[bytes, dict[str, Any]]:
+        size = _count_bytes(rows)
+        if size > BYTES_WORTH_SAYING:
+            logger.info("training a %s tokenizer on %s of text", kind, format_size(size))
         trained, characters = _train(kind, _iterate_texts(rows), vocab_size)
         entry = trained.to_str().encode(), {"characters": characters}
         write_entry(path, *entry)
@@ -67,6 +73,11 @@ def load_or_train(kind: TokenizerKind, rows: Dataset, vocab_size: int | None) ->
     content, counts = find_or_make(path, lambda: read_entry(path), train)
     mark_used(path)
     return _finish(kind, vocab_size, Tokenizer.from_str(content.decode()), counts["characters"])
+
+
+def _count_bytes(rows: Dataset) -> float:
+    """The bytes of the texts of rows, about: those of their whole table, of which they may be a selection."""
+    return float(rows.data.column("text").nbytes) * len(rows) / max(1, len(rows.data))
 
 
 def _iterate_texts(rows: Dataset) -> Iterator[str]:

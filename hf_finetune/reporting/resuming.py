@@ -10,6 +10,7 @@ from datetime import date as calendar_date
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_finetune.cache.entries import was_used_since
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import (
     AUTO,
@@ -163,10 +164,17 @@ def read_template_date(output_dir: str) -> str | None:
         return None
 
 
-def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO, *, pushes: bool = False) -> str:
+def describe_kept(
+    output_dir: str,
+    command: Sequence[str],
+    resume: Resume = AUTO,
+    *,
+    pushes: bool = False,
+    began: float | None = None,
+) -> str:
     """What is kept of a run that is stopped, and how to go on; `command` is what was typed, `resume` what it asked.
 
-    `pushes`: the run goes to the Hub at its end.
+    `pushes`: the run goes to the Hub at its end. `began`: when it was started, in seconds since 1970.
     """
     folder, words = Path(output_dir), [word for word in command if not word.startswith(f"{RESUME}=")]
     if resume != AUTO and len(words) == len(command):  # the run file says so
@@ -180,6 +188,8 @@ def describe_kept(output_dir: str, command: Sequence[str], resume: Resume = AUTO
         kept = f"{whole[-1]} is kept, step {get_step(whole[-1])} of {_show_planned(whole[-1])}"
         return f"{kept}; go on with: {shell_line(words)}"
     kept = "nothing is kept, no checkpoint had been saved (train.save_strategy, train.save_steps)"
+    if began is not None and was_used_since(began):
+        kept = "the rows that were read and tokenized are in the cache, no checkpoint had been saved"
     if any(_is_newer(folder / weights, folder / MANIFEST) for weights in WEIGHTS):
         kept = f"{output_dir} keeps the trained model, which was not measured yet"
     return f"{kept}; begin again with: {shell_line(words)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -15,12 +17,14 @@ import pytest
 from datasets import Features, Value
 from typer.testing import CliRunner
 
-from hf_finetune.cache import entries
-from hf_finetune.cache.entries import Entry, choose_to_remove, write_entry
+from hf_finetune.cache import leftovers
+from hf_finetune.cache.entries import KINDS, Entry, choose_to_remove, write_entry, write_sidecar
 from hf_finetune.cli import app
 from hf_finetune.data.cache import build_cached_dataset
+from hf_finetune.data.streaming.parts import KIND
 from hf_finetune.errors import CannotWriteError, ConfigError
 
+ROOT = Path(__file__).resolve().parents[2]
 FEATURES = Features({"n": Value("int64")})
 
 
@@ -52,9 +56,12 @@ def run(*arguments):
 
 def test_entries_are_listed_and_the_last_used_comes_first(folder):
     assert run() == (3, 0, 0, 0)
-    shown = CliRunner().invoke(app, ["cache"]).stdout.splitlines()
-    assert re.search(r"hf_finetune: 3 entries, \d+ KiB$", shown[0])
-    assert [line.split()[0] for line in shown[1:]] == sorted((line.split()[0] for line in shown[1:]), reverse=True)
+    first, *shown, in_all, key = CliRunner().invoke(app, ["cache"]).stdout.splitlines()
+    assert re.search(r"hf_finetune: 3 entries, \d+ KiB$", first)
+    assert [line.split()[0] for line in shown] == sorted((line.split()[0] for line in shown), reverse=True)
+    assert all("rows that were read" in line for line in shown)
+    assert re.fullmatch(r"rows that were read: 3 entries, \d+ KiB", in_all)
+    assert key.startswith("besides, key of row prints, by which runs recognize rows of earlier ones: 1 file,")
 
 
 @pytest.mark.parametrize(("options", "left"), [(["--older-than", "30d"], 2), (["--older-than", "12h"], 1)])
@@ -85,7 +92,7 @@ def test_what_killed_processes_have_left_is_swept_and_that_of_living_ones_not(fo
     for pid in (os.getpid(), 2**22 + 1):
         (folder / f".rows-0.arrow.{pid}.aside").write_bytes(b"half")
     assert run() == (3, 0, 0, 0)  # just written, perhaps on another machine
-    monkeypatch.setattr(entries, "SECONDS_OF_LEFTOVERS", -1.0)
+    monkeypatch.setattr(leftovers, "SECONDS_OF_LEFTOVERS", -1.0)
     assert run() == (3, 0, 0, 1)
     assert [path.name for path in folder.glob(".*.aside")] == [f".rows-0.arrow.{os.getpid()}.aside"]
 
@@ -93,7 +100,7 @@ def test_what_killed_processes_have_left_is_swept_and_that_of_living_ones_not(fo
 def test_a_tokenizer_is_an_entry_as_rows_are(folder):
     path = folder / f"tokenizer-{'0' * 32}.tokenizer"
     write_entry(path, b"{}", {"characters": 0})
-    assert f"tokenizer      {'0' * 32}" in CliRunner().invoke(app, ["cache"]).stdout.splitlines()[1]
+    assert re.search(f"trained tokenizer +{'0' * 32}$", CliRunner().invoke(app, ["cache"]).stdout.splitlines()[1])
     assert run("--verify") == (4, 0, 0, 0)
     path.write_bytes(b"[]")
     assert run("--verify") == (3, 0, 1, 0)
@@ -140,3 +147,55 @@ def test_numbers_of_rows_are_listed_verified_and_removed_as_well(folder):
     os.utime(path, (0, 0))
     assert run("--older-than", "30d")[1] == 2
     assert not path.exists()
+
+
+def test_scores_of_a_base_and_sums_of_files_are_entries_too(folder):
+    scores, mark, rows = (
+        folder / f"{name.format('0' * 32)}" for name in ("base_scores-{}.json", "sha256-{}.txt", "hub-{}.jsonl")
+    )
+    scores.write_text("{}")
+    mark.write_text("0" * 64)
+    rows.write_text("{}\n")
+    write_sidecar(rows, {}, 3, hashlib.sha256(b"{}\n").hexdigest())
+    assert run("--verify") == (6, 0, 0, 0)
+    shown = CliRunner().invoke(app, ["cache"]).stdout
+    for name in ("scores of a base model", "sha256 of a data file", "rows of a data set of the Hub"):
+        assert f"{name}: 1 entry, " in shown
+    for path in (scores, mark, rows):
+        path.write_text("{")
+    assert run("--verify") == (3, 0, 3, 0)
+    scores.write_text("{}")
+    os.utime(scores, (0, 0))
+    assert run("--older-than", "30d") == (2, 2, 0, 0)
+
+
+def test_locks_and_files_without_an_entry_are_swept_where_no_process_is_at_them(folder, monkeypatch):
+    names = [f".rows-{number}{'0' * 31}.lock" for number in range(3)]
+    for name in names:
+        (folder / name).touch()
+    left, begun = (folder / f"rows-{number}{'0' * 31}.rejected.jsonl" for number in (9, 0))
+    for path in (left, begun):
+        path.touch()
+    assert run() == (3, 0, 0, 0)  # just written
+    monkeypatch.setattr(leftovers, "SECONDS_OF_LEFTOVERS", -1.0)
+    with (folder / names[0]).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run() == (3, 0, 0, 3)
+        assert ".lock" in (shown := CliRunner().invoke(app, ["cache"]).stdout)
+        assert "lock of an entry that is made: 1 file," in shown
+        assert "file without its entry: 1 file," in shown
+    assert [path.name for path in sorted(folder.glob(".*.lock"))] == names[:1]
+    assert not left.exists()
+    assert begun.exists()
+    assert run() == (3, 0, 0, 2)
+    assert run() == (3, 0, 0, 0)
+    assert [each.name for each in folder.iterdir() if each.suffix not in (".arrow", ".json")] == ["row_prints.key"]
+
+
+def test_every_kind_of_entry_has_a_name_for_users():
+    made = {KIND}
+    for path in (ROOT / "hf_finetune").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        made.update(re.findall(r'(?:build_cached_dataset|place_dataset|_place)\(\s*"([a-z_]+)"', source))
+        made.update(re.findall(r'place_in_cache\(f"([a-z_0-9]+)-\{', source))
+    assert made == KINDS.keys()

@@ -66,6 +66,9 @@ def test_how_long_it_will_take_still_is_said_where_it_is_worth_a_word(caplog, mo
     monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.0)
     progress.log_if_due(250)
     assert re.fullmatch(rf"250 of 1,000 rows read, \S+ a second{left}", caplog.records[0].getMessage())
+    progress.total = None  # rows of which only the share of their bytes is known
+    progress.log_if_due(250, 0.25)
+    assert re.fullmatch(rf"250 rows read, \S+ a second{left}", caplog.records[1].getMessage())
 
 
 def test_a_terminal_gets_a_bar_that_a_line_of_the_log_does_not_run_into():
@@ -81,6 +84,10 @@ with progress_lines.show_progress("rows tokenized", 40) as show:
         time.sleep(0.02)
         if done == 20:
             logging.getLogger("hf_finetune").info("a line of the log")
+with progress_lines.show_progress("rows of a.jsonl read") as show:
+    for done in range(1, 9):
+        show(done, done / 10)
+        time.sleep(0.02)
 print("the end")
 """
     ours, theirs = pty.openpty()
@@ -97,6 +104,7 @@ print("the end")
     drawn = written.decode()
     assert "tokenized" in drawn
     assert "rows/s" in drawn
+    assert re.search(r"read \S*\d.* rows/s .*left", drawn)
     assert show_screen(drawn) == ["a line of the log", "the end"]
 
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import re
 import signal
 import subprocess
 import sys
@@ -441,6 +442,18 @@ def test_other_rows_or_settings_have_a_tokenizer_of_their_own(tokenizers_trained
     load_tokenizer(scratch("bpe", 280), ROWS)
     load_tokenizer(scratch(kind, size), rows)
     assert tokenizers_trained == ["bpe", kind]
+
+
+def test_training_that_takes_its_time_is_said_with_the_size_of_the_texts(tokenizers_trained, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "hf_finetune")
+    load_tokenizer(scratch("bpe", 281), ROWS)
+    assert "training" not in caplog.text
+    monkeypatch.setattr(tokenizer_training, "BYTES_WORTH_SAYING", 0)
+    for _ in range(2):
+        load_tokenizer(scratch("word", 280), ROWS)
+    said = [line for line in caplog.messages if "training" in line]
+    assert len(said) == 1
+    assert re.fullmatch(r"training a word tokenizer on \d+ KiB of text", said[0])
 
 
 @pytest.mark.parametrize("damage", [lambda content: content.replace(b"<|pad|>", b"<|bad|>"), lambda content: b""])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,9 @@ from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.memory import format_size
 
 if TYPE_CHECKING:
-    from hf_finetune.cache import Entry
+    from hf_finetune.cache import Entry, OtherFile
+
+NAMES_SHOWN = 3
 
 _AGE = re.compile(r"(\d{1,6})([dh])")
 _SIZE = re.compile(r"0|(\d{1,9}(?:\.\d{1,3})?) ?([KMGT]i?B?|B)", re.IGNORECASE)
@@ -33,10 +35,18 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """List what earlier runs have read and tokenized, and remove what is old, too much or damaged."""
-    from hf_finetune.cache import choose_to_remove, is_damaged, list_entries, remove_entry, sweep_cache
+    from hf_finetune.cache import (
+        choose_to_remove,
+        find_own_cache,
+        is_damaged,
+        list_entries,
+        list_others,
+        remove_entry,
+        sweep_cache,
+    )
 
     seconds, size = _read_age(older_than), _read_size(to)
-    folder = _find_folder()
+    folder = find_own_cache()
     try:
         swept = sweep_cache(folder) if folder.is_dir() else 0
         entries = list_entries(folder)
@@ -44,6 +54,7 @@ def cache(
         damaged = [each for each in entries if verify and each not in removed and is_damaged(each)]
         for each in (*removed, *damaged):
             remove_entry(each)
+        others = list_others(folder)
     except OSError as problem:
         what = f"the cache cannot be read or changed ({problem.strerror})"
         raise CannotWriteError(
@@ -53,9 +64,11 @@ def cache(
     if as_json:
         groups = {"entries": kept, "removed": removed, "damaged": damaged}
         told = {name: [_describe(each) for each in group] for name, group in groups.items()}
-        print_json({"folder": str(folder), **told, "leftovers": swept})
+        beside = [{"name": each.path.name, "what": each.kind, "bytes": each.size} for each in others]
+        print_json({"folder": str(folder), **told, "leftovers": swept, "others": beside})
         return
     _say_entries(folder, kept)
+    _say_others(others)
     for word, group in (("removed", removed), ("damaged, removed", damaged)):
         if group:
             say(f"{word}: {len(group):,} entries, {_add_up(group)}")
@@ -65,29 +78,40 @@ def cache(
         say(f"swept: {swept:,} files that killed processes had left")
 
 
-def _find_folder() -> Path:
-    """The folder of the cache, by the variables that `datasets` reads; to import it would take a second."""
-    from hf_finetune.cache import find_cache
-
-    home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
-    named = os.environ.get("HF_DATASETS_CACHE", os.path.join(home, "datasets"))
-    folder = find_cache(Path(named).expanduser())
-    # As `files.make_private_folder` does where several users share a cache.
-    if folder.is_dir() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        return folder.with_name(f"{folder.name}-{os.getuid()}")
-    return folder
-
-
 def _describe(entry: Entry) -> dict[str, str | int]:
+    from hf_finetune.cache import KINDS
+
     used = datetime.fromtimestamp(entry.used).astimezone().isoformat(timespec="seconds")
-    return {"name": entry.path.name, "kind": entry.kind, "bytes": entry.size, "used": used}
+    what = KINDS.get(entry.kind, entry.kind)
+    return {"name": entry.path.name, "kind": entry.kind, "what": what, "bytes": entry.size, "used": used}
 
 
 def _say_entries(folder: Path, entries: list[Entry]) -> None:
+    from hf_finetune.cache import KINDS
+
     say(f"{folder}: {len(entries):,} entries, {_add_up(entries)}")
+    width = max(map(len, KINDS.values()))
+    of_kind: dict[str, list[Entry]] = {}
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).astimezone().strftime("%Y-%m-%d %H:%M")
-        say(f"  {used}  {format_size(entry.size):>10}  {entry.kind:<14} {entry.path.stem.rpartition('-')[2]}")
+        name = KINDS.get(entry.kind, entry.kind)
+        say(f"  {used}  {format_size(entry.size):>10}  {name:<{width}} {entry.path.stem.rpartition('-')[2]}")
+        of_kind.setdefault(name, []).append(entry)
+    for name, some in sorted(of_kind.items()):
+        say(f"{name}: {_count(some, 'entry', 'entries')}, {_add_up(some)}")
+
+
+def _say_others(others: list[OtherFile]) -> None:
+    """Say what is there besides, and is not removed: some of it belongs to processes that run."""
+    for kind in sorted({each.kind for each in others}):
+        some = [each for each in others if each.kind == kind]
+        named = [each.path.name for each in some[:NAMES_SHOWN]] + ["..."] * (len(some) > NAMES_SHOWN)
+        size = format_size(sum(each.size for each in some))
+        say(f"besides, {kind}: {_count(some, 'file', 'files')}, {size} ({', '.join(named)})")
+
+
+def _count(some: Sequence[object], one: str, many: str) -> str:
+    return f"{len(some):,} {one if len(some) == 1 else many}"
 
 
 def _add_up(entries: list[Entry]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -21,6 +22,7 @@ from hf_finetune.data.reading.block_batches import Build, read_batches
 from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.formats import encode_row, get_features
 from hf_finetune.data.reading.json_line import LineError
+from hf_finetune.data.reading.lines import is_compressed
 from hf_finetune.data.reading.reader import (
     LineCounts,
     RowBlock,
@@ -194,10 +196,11 @@ def _build_batches(
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
         tally = LineCounts(keep=partial(keep, number))
         build = partial(_build_batch, file=file, number=number, reading=reading, schema=schema)
+        size = _count_bytes_of_lines(file, stamp, reading)
         with show_progress(f"rows of {file.shown} read") as show:
             for batch in _join_batches(_read_batches(file, reading, tally, build)):
                 yield batch
-                show(tally.rows)
+                show(tally.rows, min(1.0, tally.bytes / size) if size and tally.bytes else None)
         if not _is_as_before(file, stamp):
             raise DataError(
                 Problem("the file changed while it was read", "run again when it is complete", file.shown, code="HF008")
@@ -222,6 +225,13 @@ def _build_batches(
         similar = _find_similar_labels(files, reading)  # said in the same try as the rows that are wrong
         raise DataError([*problems, *similar][:MAX_PROBLEMS_SHOWN], total=total + len(similar))
     return {"files": counts, "labels": sorted(reading.decoder.labels.names.seen)}
+
+
+def _count_bytes_of_lines(file: DataFile, stamp: _Stamp, reading: ReadSettings) -> int:
+    """The bytes of which `LineCounts` counts those that were read; 0 where they are not those of the file."""
+    with suppress(OSError):  # its reader says so
+        return 0 if reading.rows.columns or is_compressed(file.path) else stamp.size
+    return 0
 
 
 def _read_batches(file: DataFile, reading: ReadSettings, tally: LineCounts, build: Build) -> Iterator[pa.RecordBatch]:

@@ -1,7 +1,7 @@
 """Blocks of lines -> record batches, by several processes; what is said of a line does not depend on which reads it.
 
-This process cuts a file into blocks and takes what was found in the order of the file. Rows with a label are read by it
-alone: the first label decides which kind the others have to be.
+This process cuts a file into blocks and takes what was found in the order of the file. Which kind labels have to be was
+decided by the first one; as long as none has, it reads alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import pyarrow as pa
 
@@ -21,10 +20,12 @@ from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import DataFile
 from hf_finetune.data.workers import WorkerPool, look_ahead
 
-FEWEST_BLOCKS = 64
-"""Of a quarter of a megabyte, for which processes are started."""
-BLOCKS_AT_ONCE = 8
-"""Given to a process: a record batch has columns of some megabytes then."""
+FEWEST_BYTES = 2**24
+"""Of lines, for which processes are started."""
+BYTES_AT_ONCE = 2**21
+"""Of the blocks that are given to a process, or one: a record batch has columns of some megabytes then."""
+BYTES_OF_A_BLOCK = 256
+"""Beside its lines: one that stands for a line that is rejected has none."""
 
 Build = Callable[[RowBlock], pa.RecordBatch]
 Rejected = tuple[int, str, str, str, str | None, str | None]
@@ -40,17 +41,21 @@ class Found:
     accepted: int
     blank: int
     rows: int
+    bytes: int
     rejected: list[Rejected]
     unused_keys: set[str]
+    labels: set[str]
+    """Those that `data.labels` has renamed."""
 
 
 def read_batches(
     file: DataFile, decoder: RowDecoder, settings: RowSettings, tally: LineCounts, build: Build, processes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file as `build` makes record batches of them; `tally` counts its lines, see `read_rows`."""
-    blocks, enough = look_ahead(iterate_row_blocks(file.path, file.shown, settings), FEWEST_BLOCKS)
+    blocks, enough = look_ahead(iterate_row_blocks(file.path, file.shown, settings), FEWEST_BYTES, _count_bytes)
     reader = _BlockReader(file.shown, decoder, settings.max_line_bytes, build)
-    if processes > 1 and enough and decoder.row_format.label is None:
+    settled = decoder.row_format.label is None or decoder.labels.is_settled
+    if processes > 1 and enough and settled:
         yield from _read_elsewhere(reader, blocks, tally, processes)
         return
     for block in blocks:
@@ -73,10 +78,21 @@ def _read_elsewhere(
 
 def _gather(blocks: Iterable[LineBlock], given: deque[list[LineBlock]]) -> Iterator[list[LineBlock]]:
     """Yield some blocks at once, and keep them until their result is taken."""
-    source = iter(blocks)
-    while some := list(islice(source, BLOCKS_AT_ONCE)):
+    some, size = list[LineBlock](), 0
+    for block in blocks:
+        some.append(block)
+        size += _count_bytes(block)
+        if size >= BYTES_AT_ONCE:
+            given.append(some)
+            yield some
+            some, size = [], 0
+    if some:
         given.append(some)
         yield some
+
+
+def _count_bytes(block: LineBlock) -> int:
+    return len(block.data) + BYTES_OF_A_BLOCK
 
 
 class _BlockReader:
@@ -96,6 +112,8 @@ class _BlockReader:
     def find(self, blocks: list[LineBlock]) -> Found:
         """Read blocks in another process: what is found must not depend on those that it was given before."""
         self.decoder.unused_keys = set(self.expected)
+        labels = self.decoder.labels.names
+        labels.seen = set()
         rejected: list[Rejected] = []
 
         def keep(line: int, bad: LineError) -> None:
@@ -103,8 +121,8 @@ class _BlockReader:
 
         tally = LineCounts(keep=keep)
         batches = list(self.read(blocks, tally))
-        counts = tally.lines, tally.accepted, tally.blank, tally.rows
-        return Found(batches, *counts, rejected, self.decoder.unused_keys - self.expected)
+        counts = tally.lines, tally.accepted, tally.blank, tally.rows, tally.bytes
+        return Found(batches, *counts, rejected, self.decoder.unused_keys - self.expected, labels.seen)
 
     def may_count(self, found: Found) -> bool:
         """Whether all keys that were found are noted; which of more come first, only their lines tell."""
@@ -119,4 +137,6 @@ class _BlockReader:
         tally.accepted += found.accepted
         tally.blank += found.blank
         tally.rows += found.rows
+        tally.bytes += found.bytes
         self.decoder.unused_keys |= found.unused_keys
+        self.decoder.labels.names.seen |= found.labels

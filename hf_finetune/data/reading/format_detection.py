@@ -72,7 +72,7 @@ def choose_decoder(data: DataSection, becomes: Kind, train: Sequence[RowsFile]) 
     if row_format.label is not None:
         # `"label": []` does not tell whether labels are names or numbers: the first that is not empty does.
         for _ in read_rows(file.path, file.shown, decoder, replace(settings, quiet=True), LineCounts()):
-            if decoder.labels.kind not in {None, "empty list"}:
+            if decoder.labels.is_settled:
                 break
     return decoder
 

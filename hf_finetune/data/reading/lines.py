@@ -65,6 +65,13 @@ class LineBlock:
         return self.count > 0 and not self.data.strip(b" \t\r\n")
 
     @property
+    def size(self) -> int:
+        """Bytes that it has of the file, with the end of its last line; 0 of rows of a table."""
+        if self.numbers is not None or self.fault is not None:
+            return 0
+        return 1 + (len(self.data) if self.overlong is None else self.overlong)
+
+    @property
     def lines(self) -> list[bytes]:
         """Each line, without its b"\\n"."""
         return self.data.split(b"\n") if self.count else []
@@ -98,7 +105,7 @@ class ReadPlace:
         for block in blocks:
             self.starts.append((block.first_line, byte))
             yield block
-            byte += 1 + (len(block.data) if block.overlong is None else block.overlong)
+            byte += block.size
 
     def find(self, line: int) -> ReadPlace:
         """The place from which `line`, at or behind the one found before, is read again; forgets those before it."""

@@ -43,6 +43,8 @@ class LineCounts:
     blank: int = 0
     rows: int = 0
     rejected: int = 0
+    bytes: int = 0
+    """Of the lines of the file; of a table, whose rows become other lines, 0."""
     first: list[RejectedLine] = field(default_factory=list)
     """The first `MAX_PROBLEMS_SHOWN` of the rejected lines."""
     misspelled: Counter[str] = field(default_factory=Counter)
@@ -97,6 +99,7 @@ def decode_block(
     block: LineBlock, shown: str, decoder: RowDecoder, max_line_bytes: int, tally: LineCounts
 ) -> RowBlock | None:
     """Decode the lines of a block, and count them in `tally`; None where none of them is a row."""
+    tally.bytes += block.size
     # Nearly all blocks pass as a whole; lines are decoded one by one only in a block that has a bad one.
     whole = block.count > 0 and not block.is_blank
     rows = decoder.decode_block(block.data, block.count) if whole else None
@@ -182,6 +185,7 @@ def read_text(
 def _decode_text_lines(block: LineBlock, max_line_bytes: int, tally: LineCounts) -> list[tuple[int, str]]:
     """Decode the lines of a block: number and text of each that is valid UTF-8, blank ones included."""
     good: list[tuple[int, str]] = []
+    tally.bytes += block.size
     if block.overlong is not None:
         tally.lines += 1
         tally.reject(block.first_line, _build_length_error(block.overlong, max_line_bytes))

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import datasets
 import msgspec
 
+from hf_finetune.cache.entries import write_sidecar
 from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import place_in_cache
 from hf_finetune.config.paths import find_matches
@@ -244,7 +245,12 @@ def _write_hub_rows(rows: datasets.Dataset, repo_id: str, path: Path) -> Path:
     for note in table.notes:
         logger.warning("%s: %s", repo_id, note, extra={"code": "HF066"})
     with open_atomically(path, private=True) as file:
-        file.writelines(msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n" for row in table.rows)
+        digest, size = hashlib.sha256(), 0
+        for row in table.rows:
+            line = msgspec.json.encode(_drop_nulls(row, repo_id)) + b"\n"
+            digest.update(line)
+            size += file.write(line)
+        write_sidecar(path, {}, size, digest.hexdigest())
     return path
 
 

@@ -23,7 +23,7 @@ from hf_finetune.data.streaming.facts import StreamFacts
 from hf_finetune.data.streaming.position import Carried
 from hf_finetune.data.tokenization.batches import iterate_batches
 from hf_finetune.data.tokenization.conversation_stats import ConversationStats, check_dropped_share, log_warnings
-from hf_finetune.data.tokenization.examples import FEATURES, Counted, ExampleBuilder
+from hf_finetune.data.tokenization.examples import Counted, ExampleBuilder
 from hf_finetune.data.tokenization.packing import FEATURES as PACKED
 from hf_finetune.data.tokenization.packing import build_bins, pack_bfd
 from hf_finetune.data.tokenization.rendered_rows import (
@@ -33,6 +33,7 @@ from hf_finetune.data.tokenization.rendered_rows import (
     read_turns,
     write_plain,
 )
+from hf_finetune.data.tokenization.windows import FEATURES
 from hf_finetune.data.workers import count_processes, map_rows
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.metric_info import say_count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -259,7 +259,7 @@ Tokens = tuple[IntArray, npt.NDArray[np.bool_], IntArray]
 class _BlockWork(DocumentWork):
     """Documents -> their tokens, joined."""
 
-    def build(self, encoded: tuple[dict[int, str], list[list[int]]]) -> Tokens:
+    def build(self, encoded: tuple[dict[int, str], list[Sequence[int]]]) -> Tokens:
         """Join them."""
         texts, documents = encoded
         self.count_unknown(documents)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from itertools import chain
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-from datasets import Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.assistant_mask import Span
@@ -20,19 +18,12 @@ from hf_finetune.data.tokenization.conversation_stats import ROWS_DECODED, Conve
 from hf_finetune.data.tokenization.rendered_rows import RenderedRow, RowOfTurns, count_bytes_written
 from hf_finetune.data.tokenization.spans import clip_runs, find_token_ranges
 from hf_finetune.data.tokenization.text import IGNORE_INDEX, measure_longest_token
-from hf_finetune.data.tokenization.windows import ROW_FEATURES
+from hf_finetune.data.tokenization.windows import Example, build_batch
 
-FEATURES = Features(
-    {
-        "input_ids": List(Value("int32")),
-        "labels": List(Value("int32")),
-        **ROW_FEATURES,
-    }
-)
+TOKENS_DECODED = 2**16
+"""Of a span, which may have millions."""
+MOST_TOKENS_OF_A_CHARACTER = 8
 
-
-Example = tuple[list[int], list[int], int, int, int, int]
-"""The columns of an example."""
 Counted = tuple[Counter[str], Counter[str]]
 """The counts of examples, and of the control tokens that their texts spell."""
 
@@ -90,13 +81,7 @@ class ExampleBuilder:
 
     def build(self, encoded: Sequence[tuple[RenderedRow, TokenizedText]]) -> pa.RecordBatch:
         """Build the examples of tokenized conversations."""
-        examples = [example for row, tokens in encoded for example in self._build_examples(row, tokens)]
-        # From numpy: pyarrow looks at every number of a list of Python's.
-        ids, labels, *numbers = zip(*examples, strict=True) if examples else [()] * len(FEATURES)
-        arrays = [_build_lists(ids), _build_lists(labels)]
-        types = list(FEATURES.arrow_schema.types)[len(arrays) :]
-        arrays += [pa.array(column, kind) for column, kind in zip(numbers, types, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=FEATURES.arrow_schema)
+        return build_batch([example for row, tokens in encoded for example in self._build_examples(row, tokens)])
 
     def collect(self) -> Counted:
         """What was counted so far."""
@@ -149,9 +134,9 @@ class ExampleBuilder:
         """Count the example of the tokens from `start` to `stop`; those in `ranges` are trained."""
         runs = clip_runs(ranges, start + 1, stop)
         ids, size = tokens.ids[start:stop], stop - start
-        labels = [IGNORE_INDEX] * size
+        labels = array("i", [IGNORE_INDEX]) * size
         for begin, end in clip_runs(ranges, start, stop):
-            labels[begin - start : end - start] = tokens.ids[begin:end]
+            labels[begin - start : end - start] = array("i", tokens.ids[begin:end])
         said = [tokens.read_text(*run) for run in runs]
         in_bytes, words = sum(len(text.encode()) for text in said), sum(len(text.split()) for text in said)
         self.counts["examples"] += 1
@@ -175,19 +160,16 @@ class ExampleBuilder:
         )
 
     def _decodes(self, row: RenderedRow, tokens: TokenizedText, ranges: Sequence[Span]) -> bool:
-        """Whether the trained tokens say what the text says, white space aside."""
+        """Whether the trained tokens say what the text says, white space aside; of a long span the first ones."""
         decode = self.tokenizer.backend_tokenizer.decode
-        spans = zip(row.spans, ranges, strict=True)
-        return all(
-            _strip_whitespace(row.text[slice(*span)].replace(MARK, ""))
-            in _strip_whitespace(decode(tokens.ids[slice(*tokens_of_it)], skip_special_tokens=False))
-            for span, tokens_of_it in spans
-        )
-
-
-def _build_lists(rows: Sequence[list[int]]) -> pa.ListArray:
-    bounds = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-    return pa.ListArray.from_arrays(bounds, np.fromiter(chain.from_iterable(rows), np.int32, int(bounds[-1])))
+        for (start, stop), (begin, end) in zip(row.spans, ranges, strict=True):
+            if end - begin > TOKENS_DECODED:
+                end = begin + TOKENS_DECODED
+                stop = min(stop, start + TOKENS_DECODED // MOST_TOKENS_OF_A_CHARACTER)
+            said = decode(list(tokens.ids[begin:end]), skip_special_tokens=False)
+            if _strip_whitespace(row.text[start:stop].replace(MARK, "")) not in _strip_whitespace(said):
+                return False
+        return True
 
 
 def _by_count(spelled: tuple[str, int]) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat.given_up import TextGivenUp, name_rows
 from hf_finetune.chat.special_tokens import get_control_tokens
-from hf_finetune.data.tokenization.sure_prefix import find_sure_prefix, splits_at_blanks
+from hf_finetune.data.tokenization.sure_prefix import find_sure_prefix
 from hf_finetune.metric_info import choose_verb
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,12 @@ class EncodedTexts:
     """Number of rows that were cut."""
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Tokenize plain texts without BOS or EOS: one list of ids (tokens,) per text.
+def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[Sequence[int]]:
+    """Tokenize plain texts without BOS or EOS: one list of ids (tokens,) per text; an array for a text of megabytes.
 
     A text that spells a special token stays ordinary text.
     """
-    control = get_control_tokens(tokenizer, only_special=True)
-    return [encoding.ids for encoding in control.encode_plain(texts, offsets=False)]
+    return get_control_tokens(tokenizer, only_special=True).encode_ids(texts)
 
 
 Locate = Callable[[int], tuple[str, int | None]]
@@ -59,7 +58,7 @@ def count_rows(row: int) -> tuple[str, int | None]:
     return f"row {row + 1:,}", None
 
 
-def encode_rows(tokenizer: PreTrainedTokenizerFast, texts: Mapping[int, str], locate: Locate) -> list[list[int]]:
+def encode_rows(tokenizer: PreTrainedTokenizerFast, texts: Mapping[int, str], locate: Locate) -> list[Sequence[int]]:
     """Tokenize documents as `encode_documents` does; the keys of `texts` are the numbers of their rows.
 
     Raises `DataError` for a row that the tokenizer gives up on.
@@ -82,12 +81,12 @@ class DocumentWork:
         self.counts["text_bytes"] += sum(len(text.encode()) for text in texts.values())
         return texts
 
-    def encode(self, texts: dict[int, str]) -> tuple[dict[int, str], list[list[int]]]:
+    def encode(self, texts: dict[int, str]) -> tuple[dict[int, str], list[Sequence[int]]]:
         """Tokenize them."""
         encoded = encode_rows(self.tokenizer, texts, self.locate)
         return texts, encoded
 
-    def count_unknown(self, documents: Sequence[list[int]]) -> None:
+    def count_unknown(self, documents: Sequence[Sequence[int]]) -> None:
         """Count the tokens that stand for text which the tokenizer does not know."""
         if (unknown := self.tokenizer.unk_token_id) is not None:
             self.counts["unknown"] += sum(ids.count(unknown) for ids in documents)
@@ -163,13 +162,13 @@ def _shorten(
         for number, (text, pair) in enumerate(rows)
         if not pair and (begin := find_sure_prefix(text, max_length)) is not None
     }
-    if not begun or not splits_at_blanks(tokenizer):
-        return rows
     control = get_control_tokens(tokenizer, only_special=True)
+    if not control.in_pieces:
+        return rows
     for number, begin in begun.items():
         with suppress(TextGivenUp):  # said of the whole text, then, with its number
             # As many tokens as are kept, and one that is cut off: the special ones take of their room.
-            if len(control.encode_plain([begin], offsets=False)[0]) > max_length:
+            if len(control.encode_ids([begin])[0]) > max_length:
                 rows[number] = (begin, None)
     return rows
 

@@ -227,7 +227,7 @@ def _continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Samp
     generates 5 and 6; then [5, 6], and so on up to `max_new_tokens`. A longer prompt loses its first tokens.
     """
     tokenizer, positions = session.tokenizer, session.max_positions
-    ids = encode_documents(tokenizer, [prompt])[0]
+    ids = list(encode_documents(tokenizer, [prompt])[0])
     if tokenizer.bos_token_id is not None or not ids:
         ids = [get_start_token_id(tokenizer), *ids]
     cut = 0 if positions is None else max(0, len(ids) - (positions - 1))

@@ -22,6 +22,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.cache.entries import mark_used
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.config.sections import Run
 from hf_finetune.data.cache import hash_dataset
@@ -103,6 +104,7 @@ class BaseScores(TrainerCallback):
             return found, f", from {ROW_SCORES}"
         with contextlib.suppress(OSError):
             if (found := read_sums(_place(made_from), "base", made_from, rows)) is not None:
+                mark_used(_place(made_from))
                 return found, ", from the cache"
         return None, ""
 

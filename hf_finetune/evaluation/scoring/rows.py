@@ -159,4 +159,4 @@ def _encode_plain_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> lis
     """Encode a prompt as training does, in which control tokens in its text stay text; an empty one is an EOS."""
     control = get_control_tokens(tokenizer)
     begin = str(tokenizer.bos_token) if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id) else ""
-    return control.encode([begin + control.mark(prompt)], [[]])[0].ids or [tokenizer.eos_token_id]
+    return list(control.encode([begin + control.mark(prompt)], [[]])[0].ids) or [tokenizer.eos_token_id]

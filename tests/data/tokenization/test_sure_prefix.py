@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.chat import given_up
+from hf_finetune.chat.long_texts import pieces
+from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.data.tokenization import sure_prefix, text
-from hf_finetune.data.tokenization.sure_prefix import find_sure_prefix, splits_at_blanks
+from hf_finetune.data.tokenization.sure_prefix import find_sure_prefix
 from hf_finetune.data.tokenization.text import encode_texts
 from hf_finetune.models.tokenizer_training import train_tokenizer
 
@@ -60,7 +61,7 @@ TEXTS = st.lists(st.sampled_from(WORDS), max_size=30).map("".join)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), limit=st.integers(2, 6))
 def test_what_is_cut_of_a_text_never_changes_what_is_kept(name, texts, limit):
-    assert splits_at_blanks(TOKENIZERS[name])
+    assert get_control_tokens(TOKENIZERS[name], only_special=True).in_pieces
     whole = encode_texts(TOKENIZERS[name], texts, None, limit)
     with pytest.MonkeyPatch.context() as patch:
         for key, value in {"LONG": 12, "PER_TOKEN": 2, "LAST_PLACES": 8}.items():
@@ -71,30 +72,17 @@ def test_what_is_cut_of_a_text_never_changes_what_is_kept(name, texts, limit):
 
 def test_of_a_text_of_megabytes_the_beginning_is_tokenized_alone(monkeypatch):
     given_texts: list[int] = []
-    encode = given_up.encode_batch
-    monkeypatch.setattr(
-        "hf_finetune.chat.special_tokens.encode_batch",
-        lambda twin, texts, **options: given_texts.extend(map(len, texts)) or encode(twin, texts, **options),
-    )
+    encode = pieces.encode_batch
+
+    def note(twin, texts, **options):
+        given_texts.extend(map(len, texts))
+        return encode(twin, texts, **options)
+
+    for module in ("long_texts.pieces", "special_tokens"):
+        monkeypatch.setattr(f"hf_finetune.chat.{module}.encode_batch", note)
     found = encode_texts(BPE, ["some text " * 100_000], None, 128)
     assert (len(found.input_ids[0]), found.truncated) == (128, 1)
     assert max(given_texts) < 60_000
-
-
-@pytest.mark.parametrize(
-    "tokenizer",
-    [changed(pre_tokenizer=None), changed(pre_tokenizer=pre_tokenizers.Metaspace()),
-     changed(pre_tokenizer=pre_tokenizers.ByteLevel(False, use_regex=False)),
-     changed(normalizer=normalizers.Replace(" ", "")), train_tokenizer("char", ["ab"])],
-)  # fmt: skip
-def test_a_tokenizer_that_may_look_across_a_blank_gets_the_whole_text(tokenizer):
-    assert not splits_at_blanks(tokenizer)
-
-
-def test_an_added_token_with_a_blank_in_it_is_looked_for_in_the_whole_text():
-    tokenizer = changed()
-    tokenizer.add_tokens(["a b"])
-    assert not splits_at_blanks(tokenizer)
 
 
 def test_a_text_without_such_a_blank_has_no_sure_beginning():

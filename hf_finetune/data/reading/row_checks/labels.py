@@ -35,6 +35,11 @@ class LabelRule:
     """`data.labels`, which every label has to be in."""
 
     @property
+    def is_settled(self) -> bool:
+        """Whether no row can change the type any more."""
+        return self.kind not in (None, "empty list")
+
+    @property
     def run_kind(self) -> LabelKind | None:
         """The type of the labels as `names` has them: text, where it has any."""
         if not self.names or self.kind not in ("integer", "list of integers"):
