@@ -308,7 +308,7 @@ def encode_prompt(
 
     Raises `DataError` as `tokenize_prompt` does.
     """
-    return tokenize_prompt(tokenizer, messages, tools).ids
+    return list(tokenize_prompt(tokenizer, messages, tools).ids)
 
 
 def tokenize_prompt(
@@ -328,7 +328,7 @@ def tokenize_prompt(
             raise fault
     except ChatTemplateError as problem:
         raise DataError(Problem(str(problem), code=problem.code)) from problem
-    return list(get_control_tokens(tokenizer).encode([text], [[]])[0].ids)
+    return get_control_tokens(tokenizer).encode([text], [[]])[0]
 
 
 def find_end_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -139,11 +139,11 @@ class DocumentLengths:
             del texts[row]
         return texts
 
-    def encode(self, texts: dict[int, str]) -> list[list[int]]:
+    def encode(self, texts: dict[int, str]) -> list[Sequence[int]]:
         """Tokenize them."""
         return encode_rows(self.tokenizer, texts, self.where)
 
-    def build(self, documents: list[list[int]]) -> Sizes:
+    def build(self, documents: list[Sequence[int]]) -> Sizes:
         """The sizes of documents: of each every token but the first is trained."""
         unknown = self.tokenizer.unk_token_id
         self.tally.counts["unknown"] += 0 if unknown is None else sum(ids.count(unknown) for ids in documents)

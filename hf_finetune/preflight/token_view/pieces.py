@@ -40,13 +40,13 @@ def read_rendered(tokenizer: PreTrainedTokenizerFast, tokens: TokenizedText) -> 
     """The tokens of a conversation, its control tokens under the names that they have in the vocabulary."""
     names = get_control_tokens(tokenizer).names
     contents = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
-    texts = split_text(tokens.text, tokens.encoding.offsets)
+    texts = split_text(tokens.text, [tokens.find_characters(number) for number in range(len(tokens.ids))])
     control = [MARK[0] in text for text in texts]
     for number, (index, special) in enumerate(zip(tokens.ids, control, strict=True)):
         if special:
             content = contents[index]
             texts[number] = texts[number].replace(names[content], content)
-    return Pieces(tokens.ids, texts, control)
+    return Pieces(list(tokens.ids), texts, control)
 
 
 def read_ids(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> Pieces:
