@@ -89,6 +89,5 @@ class _Shared:
         room = MAX_PLACES // 2 - len(self.pairs)
         for row, at in zip(trained[:room].tolist(), left[first][:room].tolist(), strict=True):
             self.pairs.append((start + row, int(self.rows[at])))
-        # What is in many training rows is looked up as often, and marked once.
         for one, stop in set(zip(left.tolist(), right.tolist(), strict=True)):
             self.seen[self.rows[one:stop]] = True

@@ -24,7 +24,6 @@ MOST_ROWS = 2_000
 # Half of them are left to be measured: with 25 of each side an interval is some 0.3 wide.
 _FEWEST_ROWS = 50
 _TOLD_APART = 0.6
-# The beginning of a row is enough to tell where it comes from, and whole books would take minutes.
 _MOST_LETTERS = 2_000
 _MOST_FEATURES = 20_000
 _WORDS_SHOWN = 5

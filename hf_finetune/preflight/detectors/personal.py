@@ -95,8 +95,7 @@ def _search_split(splits: Splits, split: str, rows: Dataset) -> dict[Kind, _Seen
                 if len(its.places) == MAX_PLACES:
                     break
                 path, first = splits.locate(split, int(own[start + row]))
-                # In a JSONL the line feeds of a text are escapes on the line of its row; in a .txt each ends a line of
-                # the file.
+                # In a JSONL a line feed is an escape on the line of its row; in a .txt each ends a line of the file.
                 place = Place(path, first + line * in_text_file)
                 # Hits are in the order of the rows: another one of the same line can only follow at once.
                 if place not in its.places[-1:]:

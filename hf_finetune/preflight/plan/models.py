@@ -110,6 +110,7 @@ def list_models() -> list[Candidate]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     found = [each for folder in _walk(Path("."), DEEPEST) if (each := _describe(folder, str(folder))) is not None]
+    # "models--org--my-model" -> "org/my-model". Its snapshots are named by commits, of which no order tells the newest.
     for repository in sorted(Path(HF_HUB_CACHE).glob("models--*--*")):
         name = repository.name.removeprefix("models--").replace("--", "/", 1)
         described = (_describe(snapshot, name) for snapshot in sorted(repository.glob("snapshots/*")))
@@ -119,6 +120,7 @@ def list_models() -> list[Candidate]:
 
 def _walk(top: Path, depth: int) -> Iterator[Path]:
     """Yield the folders below `top`, the nearest first."""
+    # Level by level and bounded: this folder may be a home, or the root of a disk, and links may lead around.
     level, seen = [top], 0
     for _ in range(depth):
         below = []

@@ -77,6 +77,7 @@ def choose_text_format(files: Sequence[str]) -> TextFileFormat | None:
     heads = [_read_head(path) for path in texts]
     for path, head in zip(texts, heads, strict=True):
         _refuse_table(path, head)
+    # Windows ends lines by \r\n; blank lines at the two ends of a file separate nothing.
     if any(b"\n\n" in head.replace(b"\r", b"").strip() for head in heads):
         return "paragraphs"
     return "lines" if any(b"\n" in head.strip() for head in heads) else "file"

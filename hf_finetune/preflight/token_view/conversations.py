@@ -36,6 +36,7 @@ class ConversationViewer:
         self.limit = settings.limit
         # `cut` at a length that no row has gives each as it is, and so its tokens that are cut off or left out.
         self.whole = ExampleBuilder(tokenizer, "cut", WHOLE, self._locate, self.renderer.refuse)
+        # Of `too_long: error` a row is shown as left out, and nothing is refused.
         self.kept = ExampleBuilder(tokenizer, data.too_long, self.limit, self._locate, lambda *refused: None)
 
     def _locate(self, number: int) -> tuple[str, int]:
@@ -108,6 +109,7 @@ class ConversationViewer:
 def view_packed(splits: Splits, settings: TokenSettings, blocks: Dataset, number: int) -> TokenView:
     """View block `number` of the packed training rows, `blocks` of `pack_examples`."""
     block = blocks[number]
+    # Each once, in their order: a row that is split may be in a block more than once.
     rows = list(dict.fromkeys(block["rows"]))
     views = ConversationViewer(splits, "train", settings, rows).view()
     waiting = dict(zip(rows, views, strict=True))

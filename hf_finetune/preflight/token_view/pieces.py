@@ -54,8 +54,8 @@ def read_rendered(tokenizer: PreTrainedTokenizerFast, tokens: TokenizedText) -> 
 def read_ids(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> Pieces:
     """The tokens of documents as they are decoded, by their ids alone."""
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    # Decoded one by one, the tokens of a part of a character would be U+FFFD each: the stream gives None for these, and
-    # the character with its last token.
+    # Decoded one by one, parts of a character would be U+FFFD each: the stream gives it with its last token, and None
+    # before.
     stream = DecodeStream(skip_special_tokens=False)
     texts = [stream.step(tokenizer.backend_tokenizer, index) or "" for index in ids]
     return Pieces(list(ids), texts, [index in special for index in ids])

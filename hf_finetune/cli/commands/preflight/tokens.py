@@ -94,6 +94,7 @@ def _read_standard_input() -> str:
     """The whole of standard input but its last line feed. Raises `DataError` where it is not UTF-8."""
     from hf_finetune.preflight import MOST_CHARACTERS
 
+    # A character has four bytes of UTF-8 at most: one byte more than all of these is too long, whatever it says.
     written = sys.stdin.buffer.read(4 * MOST_CHARACTERS + 1)
     try:
         return written.decode("utf-8").removesuffix("\n")
