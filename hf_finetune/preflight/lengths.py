@@ -97,7 +97,7 @@ def _measure_split(splits: Splits, split: str, settings: TokenSettings) -> Split
     else:
         if any(has_pairs(each) for each in splits.rows.values()):
             separate_pairs(settings.tokenizer)
-        # One token more than the largest limit tells that a text is longer; the rest of a book is not tokenized for it.
+        # One token more than the largest limit tells that a text is longer; the rest of a book need not be tokenized.
         work = texts = TextLengths(where, settings, limits, max(limits) + 1 if limits else None)
         tally = texts.tally
     sizes, filled = np.zeros((len(rows), 2), np.int32), 0

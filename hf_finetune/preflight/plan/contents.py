@@ -84,7 +84,7 @@ def _read_number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        # JSON has integers of any length, and float() raises for one above 1.8e308.
+        # No number is NaN or infinite, which floats of Parquet may be.
         return float(value) if abs(value) < 1e300 else None
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else None
 
