@@ -36,7 +36,6 @@ class ConversationViewer:
         self.limit = settings.limit
         # `cut` at a length that no row has gives each as it is, and so its tokens that are cut off or left out.
         self.whole = ExampleBuilder(tokenizer, "cut", WHOLE, self._locate, self.renderer.refuse)
-        # Of `too_long: error` a row is shown as left out, and nothing is refused.
         self.kept = ExampleBuilder(tokenizer, data.too_long, self.limit, self._locate, lambda *refused: None)
 
     def _locate(self, number: int) -> tuple[str, int]:

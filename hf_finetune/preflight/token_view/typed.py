@@ -24,7 +24,6 @@ def view_text(tokenizer: PreTrainedTokenizerFast, text: str, *, chat: bool = Fal
     if len(text) > MOST_CHARACTERS:
         what = f"a text of {len(text):,} characters is too long to be shown token by token"
         raise ConfigError(Problem(what, f"show a part of it, of {MOST_CHARACTERS:,} at most"))
-    # Outside of a conversation <think> is a word that a model may have learned, and no sign of a template.
     spelled = sorted(get_control_tokens(tokenizer, only_special=not chat).find_spelled(text))
     notes = (f"it spells {', '.join(spelled)}, which stays text",) if spelled else ()
     if not chat:
